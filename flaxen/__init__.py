@@ -1,0 +1,33 @@
+"""flaxen: define a model once in JAX, then train it and serve it through the same compiled forward.
+
+Knows: the names that users import. Deliberately does not import what is behind them before they
+are asked for, so that `import flaxen` is instant and its host-side rooms stay free of JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flaxen.llm import LLM, AsyncLLM
+    from flaxen.protocol import SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
+
+_HOMES = {
+    "LLM": "flaxen.llm",
+    "AsyncLLM": "flaxen.llm",
+    "SamplingParams": "flaxen.protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flaxen' has no attribute {name!r}: it has {__all__}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

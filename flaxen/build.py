@@ -1,0 +1,155 @@
+"""From arguments to an engine: resolves, loads and wires the parts of one process.
+
+Deliberately does not know: argv, the environment, HTTP.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.core import Engine
+from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.models.model import Model, Params
+from flaxen.protocol import ModelInfo
+from flaxen.text.bad_words import bad_word_ids
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.resolve import resolve
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_AUTO_KV_CACHE_BYTES = 2 * 1024**3
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArgs:
+    """What an engine is built from. Names are vLLM's where it has one.
+
+    Raises:
+      ValueError: an unknown dtype; EngineConfig checks the sizes.
+    """
+
+    model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
+    dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 on CPU, else bfloat16
+    served_model_name: str | None = None  # None: from the model
+    max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    page_size: int = 16  # tokens
+    kv_cache_bytes: int | None = None  # None: what all sequences need, at most 2 GiB
+    enable_prefix_caching: bool = True
+    max_waiting: int = 4096  # sequences
+    max_logprobs: int = 20
+    seed: int = 0
+    compile_cache: Path | None = None  # directory of compiled steps; None compiles anew each time
+    compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
+    offline: bool = False  # never ask the Hugging Face hub
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", *DTYPES):
+            raise ValueError(
+                f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts of a running model."""
+
+    engine: Engine
+    executor: JaxExecutor
+    tokenizer: Tokenizer
+    model: Model
+    params: Params
+    info: ModelInfo
+
+
+def build(args: EngineArgs, on_progress: Progress | None = None) -> Parts:
+    """Loads the model and starts its engine.
+
+    Raises:
+      ValueError: a bad argument, or a checkpoint that can't be served.
+      FileNotFoundError: no such model.
+    """
+    report = on_progress or (lambda stage, done, total: None)
+    if args.compile_cache is not None:
+        _use_compile_cache(args.compile_cache)
+    checkpoint = open_checkpoint(resolve(args.model, offline=args.offline))
+    on_cpu = jax.default_backend() == "cpu"
+    # XLA's CPU code for bfloat16 products is several times slower than for float32.
+    dtype = DTYPES["float32" if on_cpu else "bfloat16"] if args.dtype == "auto" else DTYPES[args.dtype]
+    model = checkpoint.model
+    config = _engine_config(args, model, jnp.dtype(dtype).itemsize)
+    tokenizer = checkpoint.tokenizer()
+    params = checkpoint.load_params(dtype, functools.partial(report, "weights"))
+    info = ModelInfo(
+        name=args.served_model_name or checkpoint.name,
+        vocab_size=model.vocab_size,
+        max_model_len=config.max_model_len,
+        max_logprobs=config.max_logprobs,
+        eos_token_ids=tokenizer.eos_token_ids,
+        created=int(time.time()),
+    )
+    executor = JaxExecutor(
+        model,
+        params,
+        config,
+        eos_ids=tokenizer.eos_token_ids,
+        cache_dtype=jnp.dtype(dtype),
+        bad_word_ids=functools.partial(bad_word_ids, tokenizer),
+        on_compiled=functools.partial(report, "compile"),
+    )
+    engine = Engine(config, executor, info, tokenizer, seed=args.seed)
+    return Parts(
+        engine=engine, executor=executor, tokenizer=tokenizer, model=model, params=params, info=info
+    )
+
+
+def _engine_config(args: EngineArgs, model: Model, itemsize: int) -> EngineConfig:
+    token_bytes = sum(2 * s.num_kv_heads * s.head_dim for s in model.cache_specs) * itemsize
+    page_bytes = token_bytes * args.page_size
+    wanted_len = args.max_model_len or model.max_position
+    if wanted_len > model.max_position:
+        raise ValueError(
+            f"max_model_len is {wanted_len}, and the model was made for {model.max_position} "
+            "tokens: lower it"
+        )
+    pages_per_seq = -(-wanted_len // args.page_size)
+    all_bytes = pages_per_seq * args.max_num_seqs * page_bytes
+    pool_bytes = args.kv_cache_bytes or min(all_bytes, _AUTO_KV_CACHE_BYTES)
+    num_pages = pool_bytes // page_bytes
+    if num_pages < 1:
+        raise ValueError(
+            f"the KV cache of {pool_bytes} bytes is smaller than one page of {page_bytes}: "
+            "give it more memory"
+        )
+    max_model_len = wanted_len
+    if args.max_model_len is None:
+        max_model_len = min(wanted_len, num_pages * args.page_size)
+    return EngineConfig(
+        max_model_len=max_model_len,
+        num_pages=num_pages,
+        page_size=args.page_size,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        enable_prefix_caching=args.enable_prefix_caching,
+        max_waiting=args.max_waiting,
+        max_logprobs=args.max_logprobs,
+        compile_sizes=args.compile_sizes,
+    )
+
+
+def _use_compile_cache(directory: Path) -> None:
+    """Keeps all compiled code, also that which compiles fast: it adds up at each start."""
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,1 @@
+"""The only composition root: reads arguments, environment and files; builds and wires the parts."""

@@ -1,0 +1,150 @@
+"""`flaxen bench`: speed on fixed workloads, as shares of what the machine can do."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flaxen.cli import options
+from flaxen.cli.bench_workloads import NAMES, load_workloads, make_workloads
+from flaxen.cli.progress import OnProgress, show_progress
+
+BENCH_PANEL = "Benchmark"
+
+
+def bench(
+    model: options.Model,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload",
+            "-w",
+            help="Which to run; may be given several times.",
+            show_default=" ".join(NAMES),
+            rich_help_panel=BENCH_PANEL,
+        ),
+    ] = None,
+    workloads: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON with the workloads' token ids, to run the very requests of another engine.",
+            show_default="made here, always the same",
+            rich_help_panel=BENCH_PANEL,
+        ),
+    ] = None,
+    reps: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Repetitions of each, with fresh tokens.", rich_help_panel=BENCH_PANEL
+        ),
+    ] = 3,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Also write the JSON line to this file.",
+            rich_help_panel=BENCH_PANEL,
+        ),
+    ] = None,
+    dtype: options.Dtype = "auto",
+    max_model_len: options.MaxModelLen = None,
+    max_num_seqs: options.MaxNumSeqs = 64,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
+    page_size: options.PageSize = 16,
+    kv_cache_size: options.KvCacheSize = None,
+    prefix_caching: options.PrefixCaching = True,
+    seed: options.Seed = 0,
+    compile_cache: options.CompileCache = None,
+    compile_size: options.CompileSize = None,
+    offline: options.Offline = False,
+) -> None:
+    """Measure throughput and latency; the last line printed is JSON with every figure."""
+    loaded = None if workloads is None else load_workloads(workloads, reps)
+    names = choose(workload or [], list(loaded) if loaded else list(NAMES))
+    args = options.engine_args(
+        model,
+        compile_cache,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        page_size=page_size,
+        kv_cache_bytes=kv_cache_size,
+        enable_prefix_caching=prefix_caching,
+        seed=seed,
+        compile_sizes=tuple(compile_size or ()),
+        offline=offline,
+    )
+
+    from flaxen.build import build
+    from flaxen.cli import bench_limits, bench_report, bench_run
+    from flaxen.cli.bench_cost import model_cost
+
+    console = Console(stderr=True, highlight=False)
+    with show_progress(console) as on_progress:
+        start_s = time.perf_counter()
+        parts = build(args, on_progress)
+        startup_s = time.perf_counter() - start_s
+        parts.executor.wait_compiled()  # else it goes on beside the first requests
+        compiled_s = time.perf_counter() - start_s
+        dtype_used = parts.params["embed"].dtype
+        on_progress("machine's limits", 0, 1)
+        limits = bench_limits.measure(dtype_used.name)
+        on_progress("machine's limits", 1, 1)
+        console.print(
+            f"{parts.info.name} in {dtype_used.name} was ready after {startup_s:.1f} s; all steps "
+            f"were compiled after {compiled_s:.1f} s"
+        )
+        console.print(bench_report.limits_line(limits))
+
+        chosen = loaded or make_workloads(parts.info.vocab_size, reps)
+        warmup = chosen.get("warmup") or make_workloads(parts.info.vocab_size, 1)["warmup"]
+        runner = bench_run.Bench(
+            engine=parts.engine,
+            cost=model_cost(parts.model, parts.params, dtype_used.itemsize),
+            limits=limits,
+        )
+        results = []
+        for name in names:
+            for batch in warmup.batches:
+                bench_run.run_requests(parts.engine, batch.prompts, batch.num_outputs)
+            on_progress(name, 0, reps)
+            on_rep = functools.partial(_report, on_progress, name, reps)
+            results.append(runner.run(chosen[name], reps, on_rep))
+    parts.engine.close()
+    console.print(bench_report.table(results))
+    setup = {
+        "model": parts.info.name,
+        "dtype": dtype_used.name,
+        "startup_s": startup_s,
+        "compiled_s": compiled_s,
+    }
+    line = json.dumps(bench_report.as_json(results, limits, setup))
+    if json_file is not None:
+        json_file.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+def choose(wanted: list[str], available: list[str]) -> list[str]:
+    """Returns the workloads to run: those asked for, or all but the warm-up.
+
+    Raises:
+      ValueError: one asked for does not exist.
+    """
+    known = [name for name in available if name != "warmup"]
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"there is no workload {name!r}: choose from {', '.join(known)}")
+    return wanted or known
+
+
+def _report(on_progress: OnProgress, name: str, num_reps: int, num_done: int) -> None:
+    on_progress(name, num_done, num_reps)

@@ -1,0 +1,71 @@
+"""What the machine itself can do: the read bandwidth of its memory, and its matrix products.
+
+Knows: how to time both. Deliberately does not know models or engines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+_BUFFER_BYTES = 1 << 30  # far above any cache, so that it is memory that is read
+_SIDE = 2048  # of the square product: large enough to be bound by arithmetic
+_NUM_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The best of a few runs, as others may use the machine at the same time."""
+
+    read_bytes_s: float  # bytes a second, all cores reading
+    matmul_flops: dict[str, float]  # dtype -> floating-point operations a second
+
+    @property
+    def peak_flops(self) -> float:
+        """The faster of the dtypes: a product in a narrow dtype may also be done in a wider one."""
+        return max(self.matmul_flops.values())
+
+
+def measure(compute_dtype: str) -> Limits:
+    """Measures for a few seconds; takes 1 GiB of memory meanwhile."""
+    dtypes = sorted({compute_dtype, "float32"})
+    return Limits(
+        read_bytes_s=_read_bytes_s(), matmul_flops={dtype: _matmul_flops(dtype) for dtype in dtypes}
+    )
+
+
+def _best_s(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_NUM_RUNS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _read_bytes_s() -> float:
+    import numpy as np
+
+    buffer = np.empty(_BUFFER_BYTES // 8, np.int64)
+    buffer.fill(1)  # pages that were never written all map to one page of zeros, in the cache
+    # A container may be given fewer cores than the machine has.
+    num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with ThreadPoolExecutor(num_cores) as pool:
+        # An OR of integers is one vector instruction a load; numpy lets the threads run meanwhile.
+        chunks = np.array_split(buffer, num_cores)
+        elapsed_s = _best_s(lambda: list(pool.map(np.bitwise_or.reduce, chunks)))
+    return float(buffer.nbytes / elapsed_s)
+
+
+def _matmul_flops(dtype: str) -> float:
+    import jax
+    import jax.numpy as jnp
+
+    square = jnp.ones((_SIDE, _SIDE), dtype)
+    product = jax.jit(lambda a: a @ a)
+    product(square).block_until_ready()  # compiles
+    return 2 * _SIDE**3 / _best_s(lambda: product(square).block_until_ready())

@@ -1,0 +1,80 @@
+"""The `flaxen` command: its subcommands, and how errors reach the user.
+
+Deliberately imports neither JAX nor the web framework: each command imports what it runs, so that
+`flaxen --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+import flaxen
+from flaxen.cli.bench import bench
+from flaxen.cli.chat import chat
+from flaxen.cli.generate import generate
+from flaxen.cli.serve import serve
+from flaxen.protocol import EngineClosedError
+
+
+@dataclass(kw_only=True)
+class _Settings:
+    debug: bool = False
+
+
+app = typer.Typer(
+    name="flaxen",
+    help="Define a model once in JAX, then train it and serve it through the same forward.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # main() prints errors: one line, or the plain traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command()(chat)
+app.command()(generate)
+app.command()(bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flaxen {flaxen.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    context.obj.debug = debug
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Returns its exit code: 0, 1 (a bug), 2 (a wrong request), 130 (Ctrl-C)."""
+    settings = _Settings()
+    try:
+        app(args=arguments, prog_name="flaxen", obj=settings)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, EngineClosedError) as error:
+        if settings.debug:
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

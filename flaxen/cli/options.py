@@ -1,0 +1,186 @@
+"""The options that several commands share, and how the engine's become EngineArgs.
+
+Deliberately does not import the engine: help must not wait for JAX. The defaults are therefore
+written here too, and a test holds them equal to the engine's own.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flaxen.cli.sizes import parse_size
+
+if TYPE_CHECKING:
+    from flaxen.build import EngineArgs
+
+MODEL_PANEL = "Model"
+ENGINE_PANEL = "Engine"
+SAMPLING_PANEL = "Sampling"
+MODEL_HELP = "A GGUF file, a directory with safetensors, a Hugging Face id, or smollm2-135m."
+
+
+def size(text: str | int) -> int:
+    """Parses a size for typer, which also passes defaults through here.
+
+    Raises:
+      typer.BadParameter: not a size.
+    """
+    if isinstance(text, int):
+        return text
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Number format to compute in: float32, bfloat16, or auto, which is float32 on a CPU.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most tokens of a request, prompt and answer together.",
+        show_default="the model's own, as far as the KV cache holds it",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+MaxNumSeqs = Annotated[
+    int,
+    typer.Option(min=1, help="Sequences that run at once.", rich_help_panel=ENGINE_PANEL),
+]
+MaxNumBatchedTokens = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Tokens computed in one step: more is faster on long prompts, and makes the "
+        "others wait longer between their tokens.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+PageSize = Annotated[
+    int,
+    typer.Option(min=1, help="Tokens in a page of the KV cache.", rich_help_panel=ENGINE_PANEL),
+]
+KvCacheSize = Annotated[
+    int | None,
+    typer.Option(
+        parser=size,
+        metavar="SIZE",
+        help="Memory for the KV cache, as 2GiB or 512MiB.",
+        show_default="what all sequences need, at most 2GiB",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+PrefixCaching = Annotated[
+    bool,
+    typer.Option(
+        "--prefix-caching/--no-prefix-caching",
+        help="Compute a beginning that prompts share only once.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Where the random choices of requests without a seed of their own start from.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+CompileCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        envvar="FLAXEN_CACHE",
+        file_okay=False,
+        help="Where compiled programs are kept, so that the next start is quick.",
+        show_default="~/.cache/flaxen",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+CompileSize = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1,
+        help="Number of tokens that a step is compiled for, smaller steps being padded to it; may "
+        "be given several times, and the largest must be --max-num-batched-tokens.",
+        show_default="a few from 1 up",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Never download: take only what is on this machine.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+MaxTokens = Annotated[
+    int,
+    typer.Option(min=1, help="Most tokens of an answer.", rich_help_panel=SAMPLING_PANEL),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="0 always takes the likeliest token; higher is more varied.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Sample from the likeliest tokens whose probabilities sum to this, above 0 to 1.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Sample from this many likeliest tokens; 0 is all.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+SamplingSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--sampling-seed",
+        help="The same seed gives the same text.",
+        show_default="random",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+
+
+def engine_args(model: str, compile_cache: Path | None, **options: Any) -> EngineArgs:
+    """Gathers the options of a command; fields that it has no option for keep their defaults.
+
+    Raises:
+      ValueError: a value is out of its range.
+    """
+    from flaxen.build import EngineArgs
+
+    return EngineArgs(
+        model=model,
+        # Clients call the model what it was called here, unless that is a path on this machine.
+        served_model_name=None if Path(model).expanduser().exists() else model,
+        compile_cache=compile_cache or default_cache(),
+        **options,
+    )
+
+
+def default_cache() -> Path:
+    """The directory for compiled programs, by the XDG convention."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "flaxen"

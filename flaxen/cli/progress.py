@@ -1,0 +1,34 @@
+"""Progress of long work on the terminal. Deliberately silent when nobody is looking at one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+OnProgress = Callable[[str, int, int], None]  # what, done, in all
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[OnProgress]:
+    """Gives a function that draws one bar for each kind of work; a no-op off a terminal."""
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars = {}
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield on_progress

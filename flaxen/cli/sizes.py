@@ -1,0 +1,40 @@
+"""Sizes in bytes as people write them. Deliberately does not know what they are sizes of."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Returns the bytes of a size such as "2GiB", "512 MiB", "1.5GB" or "1048576".
+
+    Raises:
+      ValueError: not a number with a known unit, or nothing is left of it in whole bytes.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise ValueError(
+            f"{text!r} is not a size: write a number and a unit, as 2GiB, 512MiB or 1.5GB"
+        )
+    size = int(float(match[1]) * factor)
+    if size < 1:
+        raise ValueError(f"a size must be at least 1 byte, got {text!r}")
+    return size
+
+
+def format_size(num_bytes: float) -> str:
+    """Returns bytes in the largest binary unit that leaves at least 1, as "2.0 GiB"."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,187 @@
+"""The engine on a thread of its own, for asyncio callers: an EngineClient in this process.
+
+Deliberately does not know: HTTP, JAX, how a step is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+
+from flaxen.engine.core import Engine
+from flaxen.protocol import (
+    EngineBusyError,
+    EngineClient,
+    EngineClosedError,
+    EngineStats,
+    Request,
+    TokenEvent,
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+class AsyncEngine(EngineClient):
+    """Runs an engine on a thread, from construction until `close`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.info = engine.info
+        self._engine = engine
+        self._changed = threading.Condition()  # guards all below
+        self._added: list[tuple[Request, float]] = []
+        self._aborted: list[str] = []
+        self._streams: dict[str, _Events] = {}
+        self._refuses: str | None = None  # why no request is taken
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="flaxen-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
+        self._engine.check(request)
+        with self._changed:
+            if self._refuses is not None:
+                raise EngineClosedError(self._refuses)
+            if request.request_id in self._streams:
+                raise ValueError(f"request id {request.request_id!r} is in use: give another")
+            config = self._engine.config
+            num_queued = sum(r.sampling.n for r, _ in self._added)
+            num_waiting = self._engine.stats().num_waiting + num_queued
+            if num_waiting + request.sampling.n > config.max_waiting + config.max_num_seqs:
+                raise EngineBusyError(
+                    f"the queue is full: {num_waiting} sequences wait, and at most "
+                    f"{config.max_waiting} may beside those that run; try again later"
+                )
+            stream = self._streams[request.request_id] = _Events(self, request)
+            self._added.append((request, time.monotonic()))
+            self._changed.notify()
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        with self._changed:
+            if request_id in self._streams:
+                self._aborted.append(request_id)
+                self._changed.notify()
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    def check_health(self) -> None:
+        if self._refuses is not None:
+            raise EngineClosedError(self._refuses)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        with self._changed:
+            self._refuses = self._refuses or "the engine is shutting down: it takes no requests"
+        deadline = time.monotonic() + drain_s
+        while self._streams and self._thread.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        with self._changed:
+            self._stopping = True
+            self._aborted += self._streams
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._engine.close)
+
+    def _run(self) -> None:
+        """The thread: takes what was added and aborted, makes a step, hands out its events."""
+        try:
+            while True:
+                with self._changed:
+                    while not (self._added or self._aborted or self._engine.has_work):
+                        if self._stopping:
+                            return
+                        self._changed.wait()
+                    added, self._added = self._added, []
+                    aborted, self._aborted = self._aborted, []
+                self._take(added, aborted)
+                self._hand_out(self._engine.step())
+        except Exception as error:  # a bug of ours: nobody may wait for ever
+            self._break(error)
+
+    def _take(self, added: list[tuple[Request, float]], aborted: list[str]) -> None:
+        for request, arrival_s in added:
+            try:
+                self._engine.add(request, arrival_s)
+            except (ValueError, EngineBusyError) as error:
+                self._fail(request.request_id, error)
+        for request_id in aborted:
+            self._engine.abort(request_id)
+
+    def _hand_out(self, events: list[TokenEvent]) -> None:
+        """Wakes each event loop once, however many events it gets."""
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[_Events, TokenEvent]]] = {}
+        for event in events:
+            stream = self._streams[event.request_id]
+            batches.setdefault(stream.loop, []).append((stream, event))
+            if event.finish is not None:
+                stream.num_running -= 1
+                if not stream.num_running:
+                    with self._changed:
+                        del self._streams[event.request_id]
+        for loop, batch in batches.items():
+            _call(loop, functools.partial(_put_all, batch))
+
+    def _fail(self, request_id: str, error: Exception) -> None:
+        with self._changed:
+            stream = self._streams.pop(request_id)
+        _call(stream.loop, functools.partial(stream.put, error))
+
+    def _break(self, error: Exception) -> None:
+        _LOG.critical("the engine broke; every open request fails", exc_info=error)
+        with self._changed:
+            self._refuses = f"the engine broke: {error!r}"
+            broken = list(self._streams)
+        for request_id in broken:
+            self._fail(request_id, EngineClosedError(self._refuses))
+
+
+class _Events:
+    """The events of one request, for one reader: an async iterator that can be closed."""
+
+    def __init__(self, engine: AsyncEngine, request: Request) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.num_running = request.sampling.n  # the engine thread's count of those not ended
+        self._engine, self._request_id = engine, request.request_id
+        self._queue: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
+        self._num_open = request.sampling.n  # the reader's
+
+    def put(self, item: TokenEvent | Exception) -> None:
+        self._queue.put_nowait(item)
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        if not self._num_open:
+            raise StopAsyncIteration
+        try:
+            item = await self._queue.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if isinstance(item, Exception):
+            self._num_open = 0
+            raise item
+        self._num_open -= item.finish is not None
+        return item
+
+    async def aclose(self) -> None:
+        """Aborts the request unless it has ended; reading on ends at once."""
+        if self._num_open:
+            self._num_open = 0
+            self._engine.abort(self._request_id)
+
+
+def _put_all(batch: list[tuple[_Events, TokenEvent]]) -> None:
+    for stream, event in batch:
+        stream.put(event)
+
+
+def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the reader's event loop is closed: nobody reads
+        loop.call_soon_threadsafe(callback)

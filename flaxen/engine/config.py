@@ -1,0 +1,51 @@
+"""The engine's sizes. Deliberately does not know models or JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Sizes that are fixed for an engine's life.
+
+    Raises:
+      ValueError: a size is out of range, or the pool can't hold one sequence of full length.
+    """
+
+    max_model_len: int  # tokens, prompt and output together
+    num_pages: int  # pages in the KV pool
+    page_size: int = 16  # tokens a page
+    max_num_seqs: int = 64  # sequences that run at once
+    max_num_batched_tokens: int = 512  # tokens computed in one step
+    enable_prefix_caching: bool = True
+    max_waiting: int = 4096  # sequences queued beyond those that run
+    max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
+    max_n: int = 128  # sequences a request may ask for
+    compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "num_pages", "page_size", "max_num_seqs",
+                     "max_num_batched_tokens", "max_waiting", "max_n"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_logprobs < 0:
+            raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")
+        if self.num_pages * self.page_size < self.max_model_len:
+            raise ValueError(
+                f"the KV pool holds {self.num_pages * self.page_size} tokens, fewer than one "
+                f"sequence of max_model_len ({self.max_model_len}): lower max_model_len or give "
+                "the pool more memory"
+            )
+        if self.compile_sizes and max(self.compile_sizes) < self.max_num_batched_tokens:
+            raise ValueError(
+                f"the largest of compile_sizes {self.compile_sizes} must be at least "
+                f"max_num_batched_tokens ({self.max_num_batched_tokens})"
+            )
+        if any(size < 1 for size in self.compile_sizes):
+            raise ValueError(f"compile_sizes must be at least 1, got {self.compile_sizes}")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+                f"max_num_seqs ({self.max_num_seqs}), so that every sequence can decode in a step"
+            )

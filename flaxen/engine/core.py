@@ -1,0 +1,272 @@
+"""The engine: requests in, token events out, one step at a time.
+
+A step is planned and dispatched while the one before it runs; then the results of the earlier one
+are turned into events. Nothing here waits for the device except `fetch`.
+
+Knows: requests, the scheduler, an executor, what ends a sequence.
+Deliberately does not know: JAX, threads, HTTP.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.outputs import SequenceOutput
+from flaxen.engine.scheduler import Scheduled, Scheduler, StepPlan
+from flaxen.engine.sequence import Sequence
+from flaxen.engine.validate import validate
+from flaxen.protocol import (
+    EngineBusyError,
+    EngineStats,
+    FinishReason,
+    ModelInfo,
+    Request,
+    TokenEvent,
+)
+from flaxen.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request that has not ended."""
+
+    outputs: dict[Sequence, SequenceOutput] = field(default_factory=dict)  # those not ended
+    deadline_s: float | None = None
+    worst: FinishReason = FinishReason.STOP
+
+
+@dataclass(slots=True)
+class _InFlight:
+    plan: StepPlan
+    handle: Any = None
+
+
+class Engine:
+    """Serves requests step by step. One thread at a time may call it, except `check` and `stats`.
+
+    Args:
+      config: the sizes.
+      executor: runs the steps.
+      info: the model's name and limits.
+      tokenizer: None leaves all text empty.
+      seed: from which requests without a seed get theirs.
+      clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        info: ModelInfo,
+        tokenizer: Tokenizer | None,
+        *,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config, self.info = config, info
+        self._executor, self._tokenizer, self._clock = executor, tokenizer, clock
+        self._scheduler = Scheduler(config, clock=clock)
+        self._seeds = random.Random(seed)
+        self._open: dict[str, _Open] = {}
+        self._in_flight: _InFlight | None = None
+        self._events: list[TokenEvent] = []  # of this call of step
+        self._num_ended = dict.fromkeys(FinishReason, 0)
+        self._num_generated = 0
+        self._num_steps = 0
+        self.schedule_s = 0.0  # seconds spent planning, in all
+
+    @property
+    def has_work(self) -> bool:
+        """Some request has not ended, or some event has not been returned."""
+        return bool(self._open or self._events or self._in_flight)
+
+    def check(self, request: Request) -> None:
+        """Raises ValueError if the request can never be served as asked."""
+        validate(request, self.config, self.info)
+        sequence = _sequence(request, 0, request.sampling, 0.0)
+        self._executor.check(sequence)
+        SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
+
+    def add(self, request: Request, arrival_s: float | None = None) -> None:
+        """Queues a request.
+
+        Args:
+          request: one that `check` passes.
+          arrival_s: when it came, by the engine's clock; None is now.
+
+        Raises:
+          ValueError: as `check`, or its id is that of a request that has not ended.
+          EngineBusyError: the queue is full.
+        """
+        self.check(request)
+        if request.request_id in self._open:
+            raise ValueError(f"request id {request.request_id!r} is in use: give another")
+        sampling = request.sampling
+        if self._scheduler.num_waiting + sampling.n > self.config.max_waiting + self._idle_rows():
+            raise EngineBusyError(
+                f"the queue is full: {self._scheduler.num_waiting} sequences wait, and at most "
+                f"{self.config.max_waiting} may; try again later"
+            )
+        arrival_s = self._clock() if arrival_s is None else arrival_s
+        seed = self._seeds.getrandbits(62) if sampling.seed is None else sampling.seed
+        opened = self._open[request.request_id] = _Open()
+        if request.timeout_s is not None:
+            opened.deadline_s = arrival_s + request.timeout_s
+        for index in range(sampling.n):
+            own = replace(sampling, seed=seed + index)
+            if index > 0:  # the prompt is scored once, and the others may use cached pages
+                own = replace(own, prompt_logprobs=None)
+            sequence = _sequence(request, index, own, arrival_s)
+            output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
+            self._scheduler.add(sequence)
+            opened.outputs[sequence] = output
+
+    def abort(self, request_id: str, error: str = "aborted by the client") -> None:
+        """Ends a request and frees all it owns; an unknown id is ignored."""
+        opened = self._open.get(request_id)
+        for sequence in list(opened.outputs) if opened is not None else ():
+            self._end(sequence, FinishReason.ABORT, error)
+
+    def step(self) -> list[TokenEvent]:
+        """Dispatches the next step, then returns the events of the one before it."""
+        self._abort_overdue()
+        previous, self._in_flight = self._in_flight, None
+        try:
+            self._dispatch()
+            if previous is not None:
+                result = self._executor.fetch(previous.plan, previous.handle)
+                self._process(previous, result)
+        except Exception as error:  # the device's: whose fault it was can't be told
+            self._fail_steps([previous, self._in_flight], error)
+        events, self._events = self._events, []
+        return events
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of this moment."""
+        scheduler, pool = self._scheduler, self._scheduler.pool
+        ended = self._num_ended
+        return EngineStats(
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            num_pages=self.config.num_pages,
+            num_used_pages=pool.num_used,
+            sum_slots_allocated=scheduler.sum_slots_allocated,
+            sum_slots_held=scheduler.sum_slots_held,
+            num_preemptions=scheduler.num_preemptions,
+            num_prefix_queries=scheduler.num_prefix_queries,
+            num_prefix_hits=scheduler.num_prefix_hits,
+            num_prompt_tokens=scheduler.num_prompt_tokens,
+            num_generated_tokens=self._num_generated,
+            num_steps=self._num_steps,
+            num_finished=ended[FinishReason.STOP] + ended[FinishReason.LENGTH],
+            num_aborted=ended[FinishReason.ABORT],
+            num_failed=ended[FinishReason.ERROR],
+        )
+
+    def close(self) -> None:
+        """Stops the executor's background work."""
+        self._executor.close()
+
+    def _idle_rows(self) -> int:
+        return self.config.max_num_seqs - self._scheduler.num_running
+
+    def _dispatch(self) -> None:
+        started = time.perf_counter()
+        plan = self._scheduler.schedule(self._executor.max_step_tokens)
+        self.schedule_s += time.perf_counter() - started
+        if not plan.items:
+            return
+        self._in_flight = _InFlight(plan)
+        for item in plan.items:
+            if item.load_row:
+                self._executor.load(item.sequence, item.row)
+        self._in_flight.handle = self._executor.dispatch(plan)
+        self._num_steps += 1
+
+    def _process(self, done: _InFlight, result: StepResult) -> None:
+        """Turns a step's samples into events. What fails here fails its own sequence alone."""
+        for item, token_id, error, logprobs in zip(
+            done.plan.items, result.tokens, result.errors, result.logprobs, strict=True
+        ):
+            sequence = item.sequence
+            if sequence.ended:
+                continue
+            try:
+                self._score_prompt(done, item)
+                if error is not None:
+                    self._end(sequence, FinishReason.ERROR, error)
+                elif token_id is not None:
+                    self._scheduler.append(sequence, token_id)
+                    self._num_generated += 1
+                    output = self._open[sequence.request_id].outputs[sequence]
+                    self._emit(sequence, output.push(token_id, logprobs))
+            except Exception as failure:  # this sequence's alone: its neighbours go on
+                self._end(sequence, FinishReason.ERROR, f"internal error: {failure!r}")
+
+    def _score_prompt(self, done: _InFlight, item: Scheduled) -> None:
+        """Collects the prompt's log-probabilities, chunk by chunk; a resumed one starts again."""
+        sequence = item.sequence
+        num_top, num_prompt = sequence.sampling.prompt_logprobs, sequence.num_prompt_tokens
+        if num_top is None or len(sequence.tokens) > num_prompt:
+            return
+        found = self._open[sequence.request_id].outputs[sequence].prompt_logprobs
+        if item.start == 0:
+            found[:] = [None]  # nothing predicts the first token
+        end = min(item.start + item.num_tokens + 1, num_prompt)
+        targets = sequence.tokens[item.start + 1 : end]
+        found += self._executor.score_prompt(done.plan, done.handle, item, targets, num_top)
+
+    def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
+        """Adds an event; the last one of a sequence ends it, and that of the last the request."""
+        self._events.append(event)
+        if event.finish is None:
+            return
+        self._scheduler.end(sequence)
+        opened = self._open[sequence.request_id]
+        del opened.outputs[sequence]
+        severity = list(FinishReason).index
+        opened.worst = max(opened.worst, event.finish.reason, key=severity)
+        if not opened.outputs:
+            del self._open[sequence.request_id]
+            self._num_ended[opened.worst] += 1
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str) -> None:
+        """Ends a sequence before its time. Pages that a failed one filled are not shared on."""
+        if reason is FinishReason.ERROR:
+            self._scheduler.forget(sequence)
+        output = self._open[sequence.request_id].outputs[sequence]
+        self._emit(sequence, output.finish(reason, error=error))
+
+    def _abort_overdue(self) -> None:
+        now = self._clock()
+        for request_id, opened in list(self._open.items()):
+            if opened.deadline_s is not None and now >= opened.deadline_s:
+                self.abort(request_id, "timeout: the request took longer than it was given")
+
+    def _fail_steps(self, failed: list[_InFlight | None], error: Exception) -> None:
+        """Ends the sequences of steps that the device could not run; the others start again."""
+        for in_flight in failed:
+            for item in in_flight.plan.items if in_flight is not None else ():
+                if not item.sequence.ended:
+                    self._end(item.sequence, FinishReason.ERROR, f"the step failed: {error!r}")
+        self._in_flight = None
+        self._executor.reset()
+        self._scheduler.reset()
+
+
+def _sequence(request: Request, index: int, sampling: Any, arrival_s: float) -> Sequence:
+    return Sequence(
+        request_id=request.request_id,
+        index=index,
+        sampling=sampling,
+        tokens=list(request.prompt_token_ids),
+        num_prompt_tokens=len(request.prompt_token_ids),
+        cache_salt=request.cache_salt,
+        arrival_s=arrival_s,
+    )

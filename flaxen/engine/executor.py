@@ -1,0 +1,65 @@
+"""What the engine asks of whatever runs its steps: a device, or a test's fake computed by hand.
+
+Deliberately does not know JAX.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from typing import Any
+
+from flaxen.engine.scheduler import Scheduled, StepPlan
+from flaxen.engine.sequence import Sequence
+from flaxen.protocol import TokenLogprobs
+
+
+@dataclass(kw_only=True, slots=True)
+class StepResult:
+    """What a step sampled: one entry for each of the plan's items, None where it sampled nothing."""
+
+    tokens: list[int | None]
+    errors: list[str | None]  # why an item that samples has no token
+    logprobs: list[TokenLogprobs | None]  # where its sequence asked for them
+
+
+class Executor(abc.ABC):
+    """Runs steps in the order in which they are dispatched. One thread at a time may call it."""
+
+    vocab_size: int
+
+    @property
+    @abc.abstractmethod
+    def max_step_tokens(self) -> int:
+        """The largest step that can be run now; grows while shapes compile."""
+
+    @abc.abstractmethod
+    def check(self, sequence: Sequence) -> None:
+        """Raises ValueError if a row can't hold the sequence's settings."""
+
+    @abc.abstractmethod
+    def load(self, sequence: Sequence, row: int) -> None:
+        """Writes a sequence's settings and known tokens to its row, after the steps dispatched."""
+
+    @abc.abstractmethod
+    def dispatch(self, plan: StepPlan) -> Any:
+        """Starts a step, and returns a handle for `fetch` without waiting for it."""
+
+    @abc.abstractmethod
+    def fetch(self, plan: StepPlan, handle: Any) -> StepResult:
+        """Waits for a step."""
+
+    @abc.abstractmethod
+    def score_prompt(
+        self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
+    ) -> list[TokenLogprobs]:
+        """Log-probabilities of the tokens that follow the item's first len(targets) tokens."""
+
+    @abc.abstractmethod
+    def reset(self) -> None:
+        """Makes new, empty state after a step failed: what the old one held is lost."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Stops what runs in the background."""

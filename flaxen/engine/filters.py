@@ -1,0 +1,94 @@
+"""top-k, top-p and min-p as thresholds on the logits, without a sort.
+
+The bits of a float32, read as an integer after a small change, are in the order of the floats. So
+the threshold is found by bisection over 32 bits, each a comparison and a sum over the vocabulary:
+exact, and cheap where a sort is slow. Tokens with equal logits are kept or dropped together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def filter_top_k(logits: jax.Array, top_k: jax.Array) -> jax.Array:
+    """Keeps the top_k largest of each row.
+
+    Args:
+      logits: float32 [S, V].
+      top_k: int32 [S]; 0 keeps all.
+
+    Returns:
+      float32 [S, V], -inf where dropped.
+    """
+    keys = _ordered(logits)
+
+    def keeps_enough(threshold: jax.Array) -> jax.Array:
+        return _sum(keys >= threshold[:, None]) >= top_k
+
+    threshold = _largest(keeps_enough, logits.shape[0])
+    return jnp.where((keys >= threshold[:, None]) | (top_k == 0)[:, None], logits, -jnp.inf)
+
+
+def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Keeps the fewest most likely tokens that hold top_p of each row's probability.
+
+    https://arxiv.org/abs/1904.09751, section 3.1.
+
+    Args:
+      logits: float32 [S, V]; -inf is no candidate.
+      top_p: float32 [S], (0, 1]; 1 keeps all.
+
+    Returns:
+      float32 [S, V], -inf where dropped.
+    """
+    keys = _ordered(logits)
+    mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    wanted = top_p * _sum(mass)
+
+    def keeps_enough(threshold: jax.Array) -> jax.Array:
+        return _sum(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
+
+    threshold = _largest(keeps_enough, logits.shape[0])
+    return jnp.where((keys >= threshold[:, None]) | (top_p >= 1)[:, None], logits, -jnp.inf)
+
+
+def filter_min_p(logits: jax.Array, min_p: jax.Array) -> jax.Array:
+    """Keeps tokens at least min_p times as likely as the likeliest, https://arxiv.org/abs/2407.01082.
+
+    Args:
+      logits: float32 [S, V].
+      min_p: float32 [S], [0, 1]; 0 keeps all.
+
+    Returns:
+      float32 [S, V], -inf where dropped.
+    """
+    floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(min_p)[:, None]
+    return jnp.where(logits >= floor, logits, -jnp.inf)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """Unsigned integers in the order of the floats."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    sign = jnp.uint32(0x8000_0000)
+    return jnp.where(bits & sign, ~bits, bits | sign)
+
+
+def _largest(holds: Callable[[jax.Array], jax.Array], num_rows: int) -> jax.Array:
+    """The largest uint32 of each row for which `holds` is true; it is for 0, and then not again."""
+
+    def try_bit(i: jax.Array, found: jax.Array) -> jax.Array:
+        candidate = found | (jnp.uint32(0x8000_0000) >> i.astype(jnp.uint32))
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, 32, try_bit, jnp.zeros(num_rows, jnp.uint32))
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    """Sum over the vocabulary, in two stages so that XLA's CPU code is vectorised."""
+    dtype = jnp.float32 if x.dtype == jnp.float32 else jnp.int32
+    lanes = 256
+    padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % lanes)))
+    return padded.reshape(x.shape[0], -1, lanes).sum(axis=1, dtype=dtype).sum(axis=1)

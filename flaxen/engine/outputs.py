@@ -1,0 +1,115 @@
+"""Sampled tokens to events: the text of each sequence, and whether it has ended.
+
+Deliberately does not know: steps, pages, other sequences.
+"""
+
+from __future__ import annotations
+
+from flaxen.engine.sequence import Sequence
+from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.text.detokenize import Detokenizer
+from flaxen.text.tokenizer import Tokenizer
+
+
+class SequenceOutput:
+    """One sequence's way from tokens to events.
+
+    Args:
+      sequence: read, never changed.
+      tokenizer: None leaves all text empty, and stop strings are refused.
+      eos_ids: tokens that end a sequence unless it ignores them.
+
+    Raises:
+      ValueError: stop strings without a tokenizer.
+    """
+
+    def __init__(
+        self, sequence: Sequence, tokenizer: Tokenizer | None, eos_ids: tuple[int, ...]
+    ) -> None:
+        sampling = sequence.sampling
+        self.prompt_logprobs: list[TokenLogprobs | None] = []  # emitted with the first event
+        self._sequence = sequence
+        self._stop_ids = frozenset(sampling.stop_token_ids)
+        self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_ids)
+        self._detokenizer: Detokenizer | None = None
+        if tokenizer is not None:
+            self._detokenizer = Detokenizer(
+                tokenizer,
+                sequence.tokens[: sequence.num_prompt_tokens],
+                skip_special_tokens=sampling.skip_special_tokens,
+                stop=sampling.stop,
+                include_stop_str=sampling.include_stop_str_in_output,
+                min_tokens=sampling.min_tokens,
+            )
+        elif sampling.stop:
+            raise ValueError("stop strings need a tokenizer, and this engine has none")
+
+    def push(self, token_id: int, logprobs: TokenLogprobs | None) -> TokenEvent:
+        """The event of a token that the sequence already holds as its last."""
+        sequence, sampling = self._sequence, self._sequence.sampling
+        num_output = len(sequence.tokens) - sequence.num_prompt_tokens
+        reason: FinishReason | None = None
+        stop_reason: int | str | None = None
+        if num_output >= sampling.min_tokens and token_id in self._stop_ids:
+            reason, stop_reason = FinishReason.STOP, token_id
+        elif num_output >= sampling.min_tokens and token_id in self._eos_ids:
+            reason = FinishReason.STOP
+
+        text = ""
+        if self._detokenizer is not None:
+            # A token that ends the sequence is not part of its text, unless asked for.
+            if reason is None or sampling.include_stop_str_in_output:
+                text = self._detokenizer.push(token_id)
+            if reason is None and self._detokenizer.stopped is not None:
+                reason, stop_reason = FinishReason.STOP, self._detokenizer.stopped
+        if reason is None and len(sequence.tokens) >= sequence.max_num_tokens:
+            reason = FinishReason.LENGTH
+        if reason is None:
+            return self._event((token_id,), text, logprobs, None)
+        return self.finish(reason, stop_reason, token_ids=(token_id,), text=text, logprobs=logprobs)
+
+    def finish(
+        self,
+        reason: FinishReason,
+        stop_reason: int | str | None = None,
+        *,
+        error: str | None = None,
+        token_ids: tuple[int, ...] = (),
+        text: str = "",
+        logprobs: TokenLogprobs | None = None,
+    ) -> TokenEvent:
+        """The sequence's last event, with the text that was still held back."""
+        sequence = self._sequence
+        is_stop_string = isinstance(stop_reason, str)
+        if self._detokenizer is not None and not is_stop_string and error is None:
+            text += self._detokenizer.flush()
+        first = sequence.first_scheduled_s
+        end = Finish(
+            reason=reason,
+            stop_reason=stop_reason,
+            error=error,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
+            num_cached_tokens=sequence.num_cached_tokens or 0,
+            queue_s=max(0.0, first - sequence.arrival_s) if first is not None else 0.0,
+        )
+        return self._event(token_ids, text, logprobs, end)
+
+    def _event(
+        self,
+        token_ids: tuple[int, ...],
+        text: str,
+        logprobs: TokenLogprobs | None,
+        finish: Finish | None,
+    ) -> TokenEvent:
+        prompt_logprobs = tuple(self.prompt_logprobs) or None
+        self.prompt_logprobs = []
+        return TokenEvent(
+            request_id=self._sequence.request_id,
+            index=self._sequence.index,
+            token_ids=token_ids,
+            text=text,
+            logprobs=None if logprobs is None else (logprobs,),
+            prompt_logprobs=prompt_logprobs,
+            finish=finish,
+        )

@@ -1,0 +1,161 @@
+"""The KV pool's pages: who owns them, and which tokens' keys those that nobody owns still hold.
+
+Knows: page ids, reference counts, hashes of page contents, least-recently-used order.
+Deliberately does not know: sequences, steps, the device, the KV arrays themselves, JAX.
+
+Invariants (`check_invariants`):
+  - A page is free or has owners; free + used is all of them.
+  - A page has more than one owner only if each took it through the prefix cache.
+  - A hash maps to exactly one page, and a page has at most one hash. A page with a hash may be
+    free: its content stays until the page is allocated again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable
+
+
+def root_hash(cache_salt: str, *, adapter: str = "", epoch: int = 0) -> bytes:
+    """The parent of a first page: sequences share pages only where all three are equal.
+
+    Args:
+      cache_salt: the request's; keeps tenants apart.
+      adapter: reserved: keys depend on the adapter that computed them.
+      epoch: how often the pages under this salt were distrusted.
+    """
+    return hashlib.sha256(repr((adapter, cache_salt, epoch)).encode()).digest()
+
+
+def page_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:
+    """Names a full page by all that its keys depend on: the pages before it and its own tokens.
+
+    Cryptographic, because a collision would show one user's tokens to another.
+    """
+    return hashlib.sha256(parent + array("q", token_ids).tobytes()).digest()
+
+
+def extend_hashes(hashes: list[bytes], tokens: list[int], page_size: int, parent: bytes) -> None:
+    """Appends the hashes of the full pages of `tokens` that `hashes` lacks. Mutates `hashes`.
+
+    Args:
+      parent: the last of `hashes`; the root, if there is none.
+    """
+    for start in range(len(hashes) * page_size, len(tokens) - page_size + 1, page_size):
+        parent = page_hash(parent, tokens[start : start + page_size])
+        hashes.append(parent)
+
+
+class PagePool:
+    """Hands out pages, and finds those that already hold a prefix.
+
+    Free pages are allocated in this order: those without a hash first, as they hold nothing, then
+    those with one, least recently used first. A sequence's pages are freed tail first, so that
+    the head of a prefix, which more sequences share, outlives its tail.
+
+    Args:
+      num_pages: pages in the pool, at least 1; their ids are 0 to num_pages - 1.
+      enable_prefix_caching: without it nothing is registered and nothing is found.
+
+    Raises:
+      ValueError: there is no page.
+    """
+
+    def __init__(self, num_pages: int, *, enable_prefix_caching: bool = True) -> None:
+        if num_pages < 1:
+            raise ValueError(f"num_pages must be at least 1, got {num_pages}: no page, no sequence")
+        self.num_pages = num_pages
+        self.enable_prefix_caching = enable_prefix_caching
+        self._num_owners = [0] * num_pages
+        self._hash_of: list[bytes | None] = [None] * num_pages
+        self._page_of: dict[bytes, int] = {}
+        # Ordered, first allocated first. Removing any one is O(1): a cached page is hit wherever
+        # it stands. (A plain dict would find its first key in O(n) after many removals.)
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_pages))
+
+    @property
+    def num_free(self) -> int:
+        """Pages that nobody owns, those that the prefix cache still knows included."""
+        return len(self._free)
+
+    @property
+    def num_used(self) -> int:
+        """Pages with at least one owner."""
+        return self.num_pages - len(self._free)
+
+    def allocate(self, num: int) -> list[int]:
+        """Takes `num` free pages, each with one owner and no hash. There must be as many."""
+        assert num <= len(self._free), f"{num} pages are allocated, but {len(self._free)} are free"
+        pages = [self._free.popitem(last=False)[0] for _ in range(num)]
+        for page in pages:
+            self._num_owners[page] = 1
+            content = self._hash_of[page]
+            if content is not None:
+                self._hash_of[page] = None
+                del self._page_of[content]
+        return pages
+
+    def retain(self, pages: Iterable[int]) -> int:
+        """Adds an owner to pages found by `lookup`. Returns how many of them were free."""
+        num_free = len(self._free)
+        for page in pages:
+            if self._num_owners[page] == 0:
+                del self._free[page]
+            self._num_owners[page] += 1
+        return num_free - len(self._free)
+
+    def release(self, pages: list[int]) -> int:
+        """Takes one owner from each of a sequence's pages, in the sequence's order.
+
+        Returns:
+          How many of them are free now.
+        """
+        num_free = len(self._free)
+        for page in reversed(pages):
+            assert self._num_owners[page] > 0, f"page {page} is released, but nobody owns it"
+            self._num_owners[page] -= 1
+            if self._num_owners[page] == 0:
+                self._free[page] = None
+                if self._hash_of[page] is None:
+                    self._free.move_to_end(page, last=False)
+        return len(self._free) - num_free
+
+    def lookup(self, hashes: Iterable[bytes]) -> list[int]:
+        """The pages of the longest cached prefix of a hash chain. Changes nothing: see `retain`."""
+        pages = []
+        for content in hashes:
+            page = self._page_of.get(content)
+            if page is None:
+                break
+            pages.append(page)
+        return pages
+
+    def register(self, pages: list[int], hashes: list[bytes]) -> None:
+        """Makes owned pages findable by their hashes, except where another page holds the same."""
+        if not self.enable_prefix_caching:
+            return
+        for page, content in zip(pages, hashes, strict=True):
+            assert self._num_owners[page] > 0, f"page {page} is registered, but nobody owns it"
+            assert self._hash_of[page] is None, f"page {page} is registered twice"
+            if content not in self._page_of:
+                self._hash_of[page] = content
+                self._page_of[content] = page
+
+    def reset_cache(self) -> None:
+        """Forgets every hash: the pages' contents were lost, or must not be found again."""
+        for page in self._page_of.values():
+            self._hash_of[page] = None
+        self._page_of.clear()
+
+    def check_invariants(self) -> None:
+        """Asserts what this module's docstring promises. Slow: for tests."""
+        for page, num_owners in enumerate(self._num_owners):
+            assert num_owners >= 0, f"page {page} has {num_owners} owners"
+            assert (num_owners == 0) == (page in self._free), f"page {page}: owned, or free?"
+        assert self.num_free + self.num_used == self.num_pages
+        by_page = {page: content for page, content in enumerate(self._hash_of) if content}
+        assert {content: page for page, content in by_page.items()} == self._page_of
+        assert len(by_page) == len(self._page_of), "two pages have the same hash"
+        assert self.enable_prefix_caching or not by_page, "a hash, but prefix caching is off"

@@ -1,0 +1,150 @@
+"""The device's state of the running sequences: one row each, in arrays of fixed size.
+
+Deliberately does not know: how logits become tokens (sampling), pages, the scheduler.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.engine.sequence import Sequence
+
+MAX_STOP_IDS = 64  # EOS ids included
+MAX_BAD_WORDS = 128  # token sequences
+MAX_BAD_WORD_TOKENS = 16
+NO_TOKEN = -1
+
+
+class RowSettings(NamedTuple):
+    """How each row is sampled. R rows; without the leading axis, what one row is loaded with."""
+
+    temperature: jax.Array  # [R] float32; 0 is greedy
+    top_k: jax.Array  # [R] int32; 0 keeps all
+    top_p: jax.Array  # [R] float32
+    min_p: jax.Array  # [R] float32
+    presence_penalty: jax.Array  # [R] float32
+    frequency_penalty: jax.Array  # [R] float32
+    repetition_penalty: jax.Array  # [R] float32
+    seed: jax.Array  # [R, 2] uint32, low and high half
+    num_prompt_tokens: jax.Array  # [R] int32
+    min_length: jax.Array  # [R] int32, tokens before which no stop id is sampled
+    stop_ids: jax.Array  # [R, MAX_STOP_IDS] int32, NO_TOKEN where unused
+    bad_words: jax.Array  # [R, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS] int32, right-aligned
+    has_bias: jax.Array  # [R] bool
+
+
+class Rows(NamedTuple):
+    """All the rows. `tokens` is every known token of a sequence, prompt and output."""
+
+    settings: RowSettings
+    bias: jax.Array  # [R, V] float32, added to the logits of rows with has_bias; -inf forbids
+    tokens: jax.Array  # [R, max length] int32
+
+
+def empty_rows(num_rows: int, max_len: int, vocab_size: int) -> Rows:
+    """Rows that no sequence owns yet."""
+
+    def zeros(dtype: jnp.dtype, *shape: int) -> jax.Array:
+        return jnp.zeros((num_rows, *shape), dtype)
+
+    i32, f32 = jnp.dtype("int32"), jnp.dtype("float32")
+    settings = RowSettings(
+        temperature=zeros(f32),
+        top_k=zeros(i32),
+        top_p=zeros(f32),
+        min_p=zeros(f32),
+        presence_penalty=zeros(f32),
+        frequency_penalty=zeros(f32),
+        repetition_penalty=zeros(f32),
+        seed=zeros(jnp.dtype("uint32"), 2),
+        num_prompt_tokens=zeros(i32),
+        min_length=zeros(i32),
+        stop_ids=zeros(i32, MAX_STOP_IDS),
+        bad_words=zeros(i32, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS),
+        has_bias=zeros(jnp.dtype("bool")),
+    )
+    return Rows(settings, zeros(f32, vocab_size), zeros(i32, max_len))
+
+
+def load_row(
+    settings: RowSettings, tokens: jax.Array, row: jax.Array, new: RowSettings, known: jax.Array
+) -> tuple[RowSettings, jax.Array]:
+    """Writes one row's settings and known tokens [max length]. `settings`, `tokens` are donated."""
+    updated = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one), settings, new)
+    return updated, tokens.at[row].set(known)
+
+
+def load_bias(bias: jax.Array, row: jax.Array, new: jax.Array) -> jax.Array:
+    """Writes one row's bias [V]. `bias` is donated."""
+    return bias.at[row].set(new)
+
+
+def row_settings(
+    sequence: Sequence, eos_ids: tuple[int, ...], bad_words: tuple[tuple[int, ...], ...]
+) -> RowSettings:
+    """What a sequence's row is loaded with, as numpy values.
+
+    Raises:
+      ValueError: more stop ids or bad words, or longer ones, than a row holds.
+    """
+    sampling = sequence.sampling
+    ids = sampling.stop_token_ids if sampling.ignore_eos else (*eos_ids, *sampling.stop_token_ids)
+    ids = tuple(dict.fromkeys(ids))
+    if len(ids) > MAX_STOP_IDS:
+        raise ValueError(
+            f"stop_token_ids holds {len(ids)} ids with the end-of-sequence ids, and at most "
+            f"{MAX_STOP_IDS} are supported"
+        )
+    stop_ids = np.full(MAX_STOP_IDS, NO_TOKEN, np.int32)
+    stop_ids[: len(ids)] = ids
+    if len(bad_words) > MAX_BAD_WORDS:
+        raise ValueError(
+            f"bad_words gives {len(bad_words)} token sequences, and at most {MAX_BAD_WORDS} are "
+            "supported"
+        )
+    words = np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
+    for slot, word in enumerate(bad_words):
+        if len(word) > MAX_BAD_WORD_TOKENS:
+            raise ValueError(
+                f"one of bad_words has {len(word)} tokens, and at most {MAX_BAD_WORD_TOKENS} are "
+                "supported"
+            )
+        words[slot, MAX_BAD_WORD_TOKENS - len(word) :] = word
+    # Without a seed, each sequence gets one of its own: see Engine.add.
+    seed = (sampling.seed or 0) & 0xFFFF_FFFF_FFFF_FFFF
+    return RowSettings(
+        temperature=np.float32(sampling.temperature),
+        top_k=np.int32(max(sampling.top_k, 0)),
+        top_p=np.float32(sampling.top_p),
+        min_p=np.float32(sampling.min_p),
+        presence_penalty=np.float32(sampling.presence_penalty),
+        frequency_penalty=np.float32(sampling.frequency_penalty),
+        repetition_penalty=np.float32(sampling.repetition_penalty),
+        seed=np.array([seed & 0xFFFF_FFFF, seed >> 32], np.uint32),
+        num_prompt_tokens=np.int32(sequence.num_prompt_tokens),
+        min_length=np.int32(sequence.num_prompt_tokens + sampling.min_tokens),
+        stop_ids=stop_ids,
+        bad_words=words,
+        has_bias=np.bool_(has_bias(sequence)),
+    )  # type: ignore[arg-type]  # numpy values stand for arrays
+
+
+def has_bias(sequence: Sequence) -> bool:
+    """Whether the sequence's row reads its bias."""
+    return bool(sequence.sampling.logit_bias) or sequence.sampling.allowed_token_ids is not None
+
+
+def row_bias(sequence: Sequence, vocab_size: int) -> np.ndarray:
+    """The bias of a sequence's row, float32 [V]."""
+    sampling = sequence.sampling
+    bias = np.zeros(vocab_size, np.float32)
+    if sampling.allowed_token_ids is not None:
+        bias[:] = -np.inf
+        bias[list(sampling.allowed_token_ids)] = 0
+    for token_id, value in (sampling.logit_bias or {}).items():
+        bias[token_id] += value
+    return bias

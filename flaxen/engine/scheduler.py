@@ -1,0 +1,324 @@
+"""Decides which tokens the next step computes, and in which pages.
+
+One rule: a sequence's num_computed_tokens chases its num_tokens, under one token budget a step.
+There is no prefill phase and no decode phase. The engine plans step N+1 before step N's tokens
+reach the host, so `schedule` counts a step's tokens as computed, and its samples as in flight, at
+once: steps run on the device in the order in which they were planned.
+
+Knows: sequences, pages, rows, the budget.
+Deliberately does not know: token texts, stop conditions, sampling, the device, JAX.
+
+Invariants:
+  - The running are in arrival order, and all of them arrived before all that wait.
+  - The running own their pages and one row each; who waits or has ended owns nothing.
+  - The oldest sequence always gets what it needs, so that nobody starves: pages are taken from
+    the latest, and who waits is admitted first come, first served, nobody overtaking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.pages import PagePool, extend_hashes, root_hash
+from flaxen.engine.sequence import Sequence
+
+
+@dataclass(slots=True)
+class Scheduled:
+    """One sequence's part of a step."""
+
+    sequence: Sequence
+    row: int  # in the device's per-sequence state
+    start: int  # position of the first token to compute
+    num_tokens: int  # at least 1
+    samples: bool  # a token is sampled after the last one
+    load_row: bool  # just admitted or resumed: the device's row must be written from the host
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step. Its inputs must be read from the sequences before the scheduler is called again.
+
+    A plan that has items must run whole, or every sequence in it be forgotten and ended: others
+    may already have been promised the pages that it fills.
+    """
+
+    items: list[Scheduled] = field(default_factory=list)  # running in arrival order, then admitted
+    preempted: list[Sequence] = field(default_factory=list)
+
+
+class Scheduler:
+    """Plans steps. One thread at a time may call it.
+
+    Args:
+      config: the sizes.
+      clock: seconds, monotonic; stamps Sequence.first_scheduled_s.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config = config
+        self.pool = PagePool(config.num_pages, enable_prefix_caching=config.enable_prefix_caching)
+        # Counters since the start; EngineStats says what they count.
+        self.sum_slots_allocated = 0
+        self.sum_slots_held = 0
+        self.num_preemptions = 0
+        self.num_prefix_queries = 0
+        self.num_prefix_hits = 0
+        self.num_prompt_tokens = 0
+
+        self._clock = clock
+        self._page_size = config.page_size
+        # Both are ordered sets, so that any sequence can leave in O(1).
+        self._running: dict[Sequence, None] = {}
+        self._waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self._free_rows = list(range(config.max_num_seqs))
+        self._num_slots_held = 0  # of the used pages
+        self._epochs: dict[str, int] = {}  # by cache salt, how often its pages were forgotten
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that own pages, those that only wait for tokens in flight included."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that were never admitted, or were preempted."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Some sequence has not ended."""
+        return bool(self._running or self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a new sequence. Sets its max_num_tokens.
+
+        Raises:
+          ValueError: its prompt leaves no room for a single output token.
+        """
+        max_model_len = self.config.max_model_len
+        if len(sequence.tokens) >= max_model_len:
+            raise ValueError(
+                f"the prompt has {len(sequence.tokens)} tokens, and max_model_len is "
+                f"{max_model_len}, prompt and output together: shorten the prompt to at most "
+                f"{max_model_len - 1} tokens or raise max_model_len"
+            )
+        max_tokens = sequence.sampling.max_tokens
+        sequence.max_num_tokens = max_model_len
+        if max_tokens is not None:
+            sequence.max_num_tokens = min(max_model_len, sequence.num_prompt_tokens + max_tokens)
+        self._waiting[sequence] = None
+
+    def schedule(self, max_tokens: int | None = None) -> StepPlan:
+        """Plans the next step, as if all steps planned before were done.
+
+        Args:
+          max_tokens: the step's token budget, where it is less than max_num_batched_tokens.
+
+        Returns:
+          The plan; without items if there is nothing to compute before tokens in flight arrive.
+        """
+        plan = StepPlan()
+        allowed = self.config.max_num_batched_tokens
+        if max_tokens is not None:
+            allowed = min(allowed, max_tokens)
+        budget = self._schedule_running(plan, allowed)
+        budget = self._admit(plan, budget)
+        if plan.items:
+            self._num_slots_held += allowed - budget
+            self.sum_slots_held += self._num_slots_held
+            self.sum_slots_allocated += self.pool.num_used * self._page_size
+        return plan
+
+    def append(self, sequence: Sequence, token_id: int) -> None:
+        """Takes a sampled token that reached the host; one of a sequence that ended is ignored."""
+        if sequence.ended:
+            return
+        assert sequence.num_in_flight > 0, f"{sequence.request_id}: no token is in flight"
+        sequence.num_in_flight -= 1
+        sequence.tokens.append(token_id)
+        num_known = len(sequence.tokens)
+        # The page that this token fills gets its name, now or when the token is scheduled.
+        if num_known % self._page_size == 0 and sequence.row is not None:
+            self._extend_hashes(sequence)
+            if num_known <= sequence.num_computed_tokens:
+                last = num_known // self._page_size - 1
+                self.pool.register([sequence.pages[last]], sequence.page_hashes[last:])
+
+    def end(self, sequence: Sequence) -> None:
+        """Removes a sequence, wherever it is, and frees all it owns. Repeated calls do nothing."""
+        sequence.ended = True
+        if sequence in self._running:
+            del self._running[sequence]
+            self._release(sequence)
+        else:
+            self._waiting.pop(sequence, None)
+
+    def reset(self) -> None:
+        """Preempts all that run and empties the prefix cache: the device lost what its pages held.
+
+        Tokens still in flight will never arrive: they are sampled anew.
+        """
+        while self._running:
+            latest, _ = self._running.popitem()
+            self._release(latest)
+            self._requeue(latest)
+        for waiting in self._waiting:
+            waiting.num_in_flight = 0
+        self.pool.reset_cache()
+
+    def forget(self, sequence: Sequence) -> None:
+        """Keeps the pages that a sequence may have filled from all that are admitted from now on.
+
+        For one whose step failed, or whose logits are not finite; it may have ended. Which pages
+        are bad, and who has built on them since, can't be told: all pages under its salt are left
+        behind, by a new root of the hash chains, and are evicted as pages are needed.
+        """
+        salt = sequence.cache_salt
+        self._epochs[salt] = self._epochs.get(salt, 0) + 1
+        for waiting in self._waiting:
+            if waiting.cache_salt == salt:
+                waiting.page_hashes.clear()
+
+    def _schedule_running(self, plan: StepPlan, budget: int) -> int:
+        """Adds the running to the plan, oldest first. Returns what is left of the budget."""
+        page_size = self._page_size
+        last_slot = page_size - 1
+        items = plan.items
+        for sequence in list(self._running):
+            row = sequence.row
+            if row is None or budget == 0:
+                break  # None: preempted by an older one in this very loop, as are all after it
+            start = sequence.num_computed_tokens
+            in_flight = sequence.num_in_flight
+            num_tokens = len(sequence.tokens) + in_flight
+            if num_tokens >= sequence.max_num_tokens:
+                continue  # its last tokens are in flight
+            # The fast path: one output token, which opens no page, and fills none that could be
+            # registered yet.
+            offset = start % page_size
+            is_inside = offset > 0 and (in_flight > 0 or offset < last_slot)
+            if is_inside and num_tokens - start == 1 and start >= sequence.num_prompt_tokens:
+                sequence.num_computed_tokens = num_tokens
+                sequence.num_in_flight = in_flight + 1
+                items.append(Scheduled(sequence, row, start, 1, True, False))
+                budget -= 1
+                continue
+            end = min(num_tokens, start + budget)
+            if not self._grow(sequence, end, plan):
+                break
+            items.append(self._compute(sequence, row, end, load_row=False))
+            budget -= end - start
+        return budget
+
+    def _admit(self, plan: StepPlan, budget: int) -> int:
+        """Adds the waiting to the plan, first come first. Returns what is left of the budget."""
+        while self._waiting and self._free_rows and budget > 0:
+            sequence = next(iter(self._waiting))
+            # A resumed sequence is computed from the host's tokens: all of them must be there.
+            if sequence.num_in_flight or not self._acquire(sequence):
+                break
+            assert len(sequence.tokens) < sequence.max_num_tokens, (
+                f"{sequence.request_id} has all its {sequence.max_num_tokens} tokens: end it"
+            )
+            del self._waiting[sequence]
+            self._running[sequence] = None
+            row = sequence.row = self._free_rows.pop()
+            start = sequence.num_computed_tokens
+            end = min(len(sequence.tokens), start + budget)
+            plan.items.append(self._compute(sequence, row, end, load_row=True))
+            budget -= end - start
+        return budget
+
+    def _compute(self, sequence: Sequence, row: int, end: int, *, load_row: bool) -> Scheduled:
+        """Counts the tokens before `end` as computed, and a sample after the last as in flight."""
+        start = sequence.num_computed_tokens
+        sequence.num_computed_tokens = end
+        # The pages are registered before the step has run. Whoever finds them is at the earliest
+        # in this same step, in which each layer writes all keys before it reads any.
+        filled = slice(start // self._page_size, min(end, len(sequence.tokens)) // self._page_size)
+        self.pool.register(sequence.pages[filled], sequence.page_hashes[filled])
+        samples = end == sequence.num_tokens
+        if samples:
+            if end == sequence.num_prompt_tokens:
+                self.num_prompt_tokens += end
+            sequence.num_in_flight += 1
+        return Scheduled(sequence, row, start, end - start, samples, load_row)
+
+    def _grow(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
+        """Gives a running sequence pages, taken from the latest; False if that was itself."""
+        num_missing = max(0, -(-num_tokens // self._page_size) - len(sequence.pages))
+        while self.pool.num_free < num_missing:
+            latest, _ = self._running.popitem()
+            self._release(latest)
+            self._requeue(latest)
+            plan.preempted.append(latest)
+            self.num_preemptions += 1
+            if latest is sequence:
+                return False
+        sequence.pages += self.pool.allocate(num_missing)
+        return True
+
+    def _requeue(self, sequence: Sequence) -> None:
+        """Puts a sequence that was released at the head of the queue, to be computed again."""
+        sequence.num_computed_tokens = 0
+        sequence.page_hashes.clear()  # `forget` may have outdated them
+        self._waiting[sequence] = None
+        self._waiting.move_to_end(sequence, last=False)
+
+    def _acquire(self, sequence: Sequence) -> bool:
+        """Gives a sequence pages for all its known tokens, those in the prefix cache first.
+
+        All at once, not for the first chunk only: two long prompts admitted on the same free
+        pages would preempt each other half-way. And one page for each running sequence stays
+        free: without it, who was just admitted is often preempted, and its work lost, as soon as
+        an older sequence grows. Sets pages and num_computed_tokens.
+
+        Returns:
+          False if there are too few free pages; then the sequence owns none.
+        """
+        self._extend_hashes(sequence)
+        # For prompt_logprobs every position must be computed. The last one always must, found or
+        # not: what comes next is in its logits.
+        looks_up = self.config.enable_prefix_caching and sequence.sampling.prompt_logprobs is None
+        max_found = (len(sequence.tokens) - 1) // self._page_size if looks_up else 0
+        found = self.pool.lookup(sequence.page_hashes[:max_found])
+        num_reused = self.pool.retain(found)
+        num_new = -(-len(sequence.tokens) // self._page_size) - len(found)
+        if self.pool.num_free < num_new + len(self._running):
+            self.pool.release(found)
+            return False
+        sequence.pages = found + self.pool.allocate(num_new)
+        sequence.num_computed_tokens = len(found) * self._page_size
+        self._num_slots_held += num_reused * self._page_size
+        if sequence.num_cached_tokens is None:  # the first time
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            sequence.first_scheduled_s = self._clock()
+            if looks_up:
+                self.num_prefix_queries += sequence.num_prompt_tokens
+                self.num_prefix_hits += sequence.num_cached_tokens
+        return True
+
+    def _release(self, sequence: Sequence) -> None:
+        """Frees the pages and the row of a sequence that no longer runs."""
+        assert sequence.row is not None
+        num_full, num_in_last = divmod(sequence.num_computed_tokens, self._page_size)
+        # Pages that are not full are never shared, so that only full ones can stay used.
+        num_kept = len(sequence.pages) - self.pool.release(sequence.pages)
+        self._num_slots_held -= (num_full - num_kept) * self._page_size + num_in_last
+        self._free_rows.append(sequence.row)
+        sequence.row = None
+        sequence.pages = []
+
+    def _extend_hashes(self, sequence: Sequence) -> None:
+        """Hashes the full pages of known tokens that have no hash yet."""
+        if self.config.enable_prefix_caching:
+            hashes, salt = sequence.page_hashes, sequence.cache_salt
+            parent = hashes[-1] if hashes else root_hash(salt, epoch=self._epochs.get(salt, 0))
+            extend_hashes(hashes, sequence.tokens, self._page_size, parent)

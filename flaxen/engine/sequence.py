@@ -1,0 +1,41 @@
+"""One sequence on its way through the engine. Deliberately does not know JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flaxen.protocol import SamplingParams
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class Sequence:
+    """The host's record of one of a request's n sequences. The scheduler and engine mutate it."""
+
+    request_id: str
+    index: int  # which of the request's n
+    sampling: SamplingParams
+    tokens: list[int]  # the prompt, then every output token that reached the host
+    num_prompt_tokens: int
+    cache_salt: str = ""
+    arrival_s: float = 0.0  # monotonic clock
+
+    # The scheduler's.
+    max_num_tokens: int = 0  # prompt and output at most; add() derives it from the limits
+    num_computed_tokens: int = 0  # tokens whose keys are in pages, steps in flight included
+    num_in_flight: int = 0  # tokens sampled on the device that have not reached the host
+    pages: list[int] = field(default_factory=list)
+    page_hashes: list[bytes] = field(default_factory=list)  # of the full pages of known tokens
+    row: int | None = None  # in the device's per-sequence state, while running
+    num_cached_tokens: int | None = None  # prompt tokens found by the first prefix look-up
+    first_scheduled_s: float | None = None
+    ended: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that exist, those still on the device included: num_computed_tokens chases it."""
+        return len(self.tokens) + self.num_in_flight
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens that exist, those still on the device included."""
+        return self.num_tokens - self.num_prompt_tokens

@@ -1,0 +1,42 @@
+"""The few shapes that steps are compiled for. Deliberately does not know JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flaxen.engine.config import EngineConfig
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Shape:
+    """One compiled step: T tokens of at most S sequences. Real steps are padded to it."""
+
+    num_tokens: int  # T
+    num_seqs: int  # S
+
+
+# One stream, several, many; then prefill chunks. Each costs seconds to compile.
+_TOKENS = (1, 16, 64, 128, 512, 2048, 8192)
+
+
+def step_shapes(config: EngineConfig) -> tuple[Shape, ...]:
+    """The shapes of a configuration, smallest first; the last holds the largest step."""
+    largest = config.max_num_batched_tokens
+    sizes = config.compile_sizes or [*(size for size in _TOKENS if size < largest), largest]
+    return tuple(Shape(num_tokens=t, num_seqs=min(t, config.max_num_seqs)) for t in sorted(sizes))
+
+
+def first_shape(shapes: Iterable[Shape]) -> Shape:
+    """The shape to compile first: the smallest that has a row for every sequence.
+
+    Any step can be run with it, in chunks, while the others compile.
+    """
+    shapes = list(shapes)
+    most = max(shape.num_seqs for shape in shapes)
+    return min(shape for shape in shapes if shape.num_seqs == most)
+
+
+def smallest_shape(shapes: Iterable[Shape], num_tokens: int, num_seqs: int) -> Shape:
+    """The smallest shape that holds the step."""
+    return min(s for s in shapes if s.num_tokens >= num_tokens and s.num_seqs >= num_seqs)

@@ -1,0 +1,134 @@
+"""The compiled step as pure functions: a model, the cache and the rows to new tokens.
+
+Deliberately does not know: requests, the scheduler, when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.engine.rows import Rows
+from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
+from flaxen.kernels.paged_attention import PagedBatch, paged_attention
+from flaxen.models.model import Cache, CacheSpec, Model, Params
+
+
+class StepInput(NamedTuple):
+    """What the host says of a step, in one array: S sequences, padded with rows of R, no tokens."""
+
+    packed: jax.Array  # [S, 4 + P] int32: row, start, num_tokens, samples, then the page table
+
+    @property
+    def row(self) -> jax.Array:
+        return self.packed[:, 0]
+
+    @property
+    def start(self) -> jax.Array:
+        return self.packed[:, 1]
+
+    @property
+    def num_tokens(self) -> jax.Array:
+        return self.packed[:, 2]
+
+    @property
+    def samples(self) -> jax.Array:
+        return self.packed[:, 3] > 0
+
+    def paged_batch(self) -> PagedBatch:
+        """The same for attention."""
+        cu_q_lens = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(self.num_tokens)])
+        kv_lens = jnp.where(self.num_tokens > 0, self.start + self.num_tokens, 0)
+        return PagedBatch(kv_lens, self.packed[:, 4:], cu_q_lens)
+
+
+def empty_cache(
+    model: Model, num_pages: int, page_size: int, dtype: jnp.dtype
+) -> tuple[Any, ...]:
+    """The KV pool: keys and values, [pages, page size, K, H], for each layer."""
+
+    def pages(spec: CacheSpec) -> jax.Array:
+        shape = (num_pages, page_size, spec.num_kv_heads, spec.head_dim)
+        return jnp.zeros(shape, dtype)
+
+    return tuple((pages(spec), pages(spec)) for spec in model.cache_specs)
+
+
+def forward(
+    model: Model, params: Params, cache: Cache, tokens: jax.Array, step: StepInput, num_tokens: int
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Runs the model over the step's tokens.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      cache: the KV pool; donated.
+      tokens: [R, max length] int32, the rows' tokens.
+      step: the step.
+      num_tokens: T, static.
+
+    Returns:
+      The hidden state of each sequence's last token [S, D], of all tokens [T, D], and the cache.
+    """
+    batch = step.paged_batch()
+    sequences = batch.token_sequences(num_tokens)
+    positions = jnp.maximum(batch.token_positions(num_tokens), 0)
+    row = jnp.minimum(step.row, tokens.shape[0] - 1)  # padding reads any
+
+    def attend(
+        spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
+    ) -> tuple[jax.Array, Any]:
+        return paged_attention(q, k, v, entry, batch, window=spec.window)
+
+    hidden, cache = model.forward(params, tokens[row[sequences], positions], positions, attend, cache)
+    return hidden[jnp.maximum(batch.cu_q_lens[1:] - 1, 0)], hidden, cache
+
+
+def draw(
+    model: Model,
+    num_top: int,
+    params: Params,
+    rows: Rows,
+    tokens: jax.Array,
+    hidden: jax.Array,
+    step: StepInput,
+    wants: Wants,
+) -> tuple[jax.Array, Sampled]:
+    """Samples after each sequence's last token, and writes the new tokens to their rows.
+
+    Args:
+      model: the model.
+      num_top: K, how many of the likeliest tokens to report; static.
+      params: its parameters.
+      rows: settings and bias; its tokens are empty, since they come apart to be donated.
+      tokens: [R, max length] int32; donated.
+      hidden: [S, D] of the last tokens.
+      step: the step.
+      wants: what any sequence asks for.
+
+    Returns:
+      The updated tokens, and the samples; those of sequences that do not sample mean nothing.
+    """
+    num_rows = tokens.shape[0]
+    finite = jnp.all(jnp.isfinite(hidden), axis=-1)
+    lengths = step.start + step.num_tokens
+    sampled = sample(
+        model.unembed(params, hidden),
+        finite,
+        rows._replace(tokens=tokens),
+        jnp.minimum(step.row, num_rows - 1),
+        lengths,
+        wants,
+        num_top,
+    )
+    target = jnp.where(step.samples, step.row, num_rows)  # out of range: dropped
+    return tokens.at[target, lengths].set(sampled.tokens, mode="drop"), sampled
+
+
+def score_prompt(
+    model: Model, num_top: int, params: Params, hidden: jax.Array, targets: jax.Array
+) -> Scores:
+    """Log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
+    return score(model.unembed(params, hidden), targets, num_top)

@@ -1,0 +1,46 @@
+"""Whether a request can be served as asked. Deliberately does not know the engine's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flaxen.engine.config import EngineConfig
+from flaxen.protocol import ModelInfo, Request
+
+
+def validate(request: Request, config: EngineConfig, info: ModelInfo) -> None:
+    """Checks a request against the model and the engine's limits.
+
+    Raises:
+      ValueError: it can never be served; the message says which value is wrong and what may be.
+    """
+    sampling = request.sampling
+    num_prompt = len(request.prompt_token_ids)
+    if num_prompt >= config.max_model_len:
+        raise ValueError(
+            f"the prompt has {num_prompt} tokens, and the model takes {config.max_model_len}, "
+            f"prompt and output together: shorten it to at most {config.max_model_len - 1}"
+        )
+    if sampling.min_tokens > config.max_model_len - num_prompt:
+        raise ValueError(
+            f"min_tokens is {sampling.min_tokens}, and a prompt of {num_prompt} tokens leaves "
+            f"room for {config.max_model_len - num_prompt}"
+        )
+    if sampling.n > config.max_n:
+        raise ValueError(f"n must be at most {config.max_n}, got {sampling.n}")
+    for name in ("logprobs", "prompt_logprobs"):
+        asked = getattr(sampling, name)
+        if asked is not None and asked > config.max_logprobs:
+            raise ValueError(f"{name} must be at most {config.max_logprobs}, got {asked}")
+    _check_ids("the prompt", request.prompt_token_ids, info.vocab_size)
+    _check_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
+    _check_ids("allowed_token_ids", sampling.allowed_token_ids or (), info.vocab_size)
+    _check_ids("logit_bias", sampling.logit_bias or (), info.vocab_size)
+
+
+def _check_ids(name: str, token_ids: Iterable[int], vocab_size: int) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise ValueError(
+                f"{name} holds token id {token_id}, outside the vocabulary of {vocab_size} tokens"
+            )

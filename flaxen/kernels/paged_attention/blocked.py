@@ -1,0 +1,115 @@
+"""Paged attention in blocks, for XLA: the path of every platform that has no kernel of its own.
+
+The new tokens are cut into query blocks of one sequence each, and groups of query blocks walk
+over the keys in blocks at absolute positions with a running softmax. Both loops run as often as
+the batch needs, so one compiled shape serves every context length, and a block that lies wholly
+outside a token's sight leaves its result unchanged to the bit.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_attention.write import write_pages
+
+KEY_BLOCK = 128  # tokens; a multiple of the page size
+_UNSEEN = -1e30  # the running maximum before any key: finite, so that differences are never NaN
+
+
+def paged_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    cache: tuple[jax.Array, jax.Array],
+    batch: PagedBatch,
+    *,
+    window: int | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """As `reference.paged_attention`.
+
+    Raises:
+      ValueError: the page size does not divide the key block.
+    """
+    T, N, H = q.shape
+    cache = write_pages(k, v, cache, batch)
+    k_pages, v_pages = cache
+    page_size, K = k_pages.shape[1:3]
+    if KEY_BLOCK % page_size:
+        raise ValueError(f"the page size must divide {KEY_BLOCK}, got {page_size}")
+    pages_per_block = KEY_BLOCK // page_size
+    page_table = jnp.pad(batch.page_table, ((0, 0), (0, -batch.page_table.shape[1] % pages_per_block)))
+    block, group = (1, T) if T <= 64 else (16, 8)
+
+    # Query blocks: block b holds `counts[b]` tokens from token `starts[b]` on, of sequence owners[b].
+    S = batch.kv_lens.shape[0]
+    q_lens = jnp.diff(batch.cu_q_lens)
+    ends = jnp.cumsum(-(-q_lens // block))  # of each sequence's query blocks
+    num_blocks = -(-(T // block + (S if block > 1 else 0)) // group) * group
+    ids = jnp.arange(num_blocks, dtype=jnp.int32)
+    owners = jnp.minimum(jnp.searchsorted(ends, ids, side="right", method="compare_all"), S - 1)
+    offsets = (ids - jnp.where(owners > 0, ends[owners - 1], 0)) * block
+    starts = batch.cu_q_lens[owners] + offsets
+    lanes = jnp.arange(block)
+    is_token = (offsets[:, None] + lanes[None] < q_lens[owners, None]) & (ids < ends[-1])[:, None]
+    first_positions = batch.kv_lens[owners] - q_lens[owners] + offsets
+    positions = jnp.where(is_token, first_positions[:, None] + lanes[None], -1)  # [num_blocks, block]
+
+    grouped_q = q.reshape(T, K, N // K, H) * jnp.asarray(H**-0.5, q.dtype)
+
+    def attend_group(g: jax.Array, out: jax.Array) -> jax.Array:
+        mine = g * group + jnp.arange(group)
+        rows = jnp.minimum(starts[mine][:, None] + lanes[None], T - 1)
+        q_g = grouped_q[rows].transpose(0, 2, 1, 3, 4).reshape(group, K, -1, H)  # rows x heads
+        position_g = positions[mine]
+        table_g = page_table[owners[mine]]
+        first = jnp.min(jnp.where(position_g < 0, jnp.iinfo(jnp.int32).max, position_g))
+        low = 0 if window is None else jnp.maximum(first - window + 1, 0) // KEY_BLOCK
+        high = jnp.max(position_g) // KEY_BLOCK + 1
+
+        def attend_block(
+            b: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            maximum, total, acc = state
+            pages = jax.lax.dynamic_slice_in_dim(table_g, b * pages_per_block, pages_per_block, 1)
+            keys = k_pages[pages].reshape(group, KEY_BLOCK, K, H)
+            values = v_pages[pages].reshape(group, KEY_BLOCK, K, H)
+            slots = b * KEY_BLOCK + jnp.arange(KEY_BLOCK)
+            distance = position_g[:, :, None] - slots[None, None]
+            seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            # Slots that no token sees may hold another sequence's leavings, even NaN: 0 * NaN.
+            values = jnp.where(jnp.any(seen, axis=1)[:, :, None, None], values, 0)
+            scores = jnp.einsum(
+                "gKrH,gsKH->gKrs", q_g, keys, preferred_element_type=jnp.float32
+            ).reshape(group, K, block, N // K, KEY_BLOCK)
+            scores = jnp.where(seen[:, None, :, None, :], scores, -jnp.inf)
+            scores = scores.reshape(group, K, -1, KEY_BLOCK)
+            new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
+            weights = jnp.exp(scores - new_maximum[..., None])
+            rescale = jnp.exp(maximum - new_maximum)
+            total = total * rescale + jnp.sum(weights, axis=-1)
+            acc = acc * rescale[..., None] + jnp.einsum(
+                "gKrs,gsKH->gKrH", weights.astype(v.dtype), values,
+                preferred_element_type=jnp.float32,
+            )  # fmt: skip
+            return new_maximum, total, acc
+
+        shape = (group, K, block * (N // K))
+        state = (jnp.full(shape, _UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, H)))
+        _, total, acc = jax.lax.fori_loop(low, high, attend_block, state)
+        acc = acc / jnp.where(total == 0, 1, total)[..., None]  # 0 only for padding
+        acc = acc.reshape(group, K, block, N // K, H).transpose(0, 2, 1, 3, 4)
+        return jax.lax.dynamic_update_slice_in_dim(out, acc.astype(q.dtype), g * group, axis=0)
+
+    out = jnp.zeros((num_blocks, block, K, N // K, H), q.dtype)
+    num_groups = (ends[-1] + group - 1) // group
+    out = jax.lax.fori_loop(0, num_groups, attend_group, out)
+
+    # Back from query blocks to tokens.
+    tokens = jnp.arange(T)
+    sequences = batch.token_sequences(T)
+    in_sequence = tokens - batch.cu_q_lens[sequences]
+    first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
+    blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
+    return out[blocks, in_sequence % block].reshape(T, N, H), cache

@@ -1,0 +1,25 @@
+"""Puts new keys and values into their pages, in place where the cache is donated."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.paged_attention.batch import PagedBatch
+
+
+def write_pages(
+    k: jax.Array, v: jax.Array, cache: tuple[jax.Array, jax.Array], batch: PagedBatch
+) -> tuple[jax.Array, jax.Array]:
+    """The cache with k and v [T, K, H] at their tokens' slots; padding tokens are dropped."""
+    k_pages, v_pages = cache
+    num_pages, page_size = k_pages.shape[:2]
+    T = k.shape[0]
+    sequences, positions = batch.token_sequences(T), batch.token_positions(T)
+    pages = batch.page_table[sequences, jnp.maximum(positions, 0) // page_size]
+    pages = jnp.where(positions >= 0, pages, num_pages)  # out of range: dropped
+    slots = jnp.maximum(positions, 0) % page_size
+    return (
+        k_pages.at[pages, slots].set(k.astype(k_pages.dtype), mode="drop"),
+        v_pages.at[pages, slots].set(v.astype(v_pages.dtype), mode="drop"),
+    )

@@ -1,0 +1,205 @@
+"""Generation from Python: `LLM` for batches, in the calling thread. Names are vLLM's.
+
+Deliberately does not know: HTTP, argv, how an engine works.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.progress import Progress
+
+from flaxen.build import EngineArgs, Parts, build
+from flaxen.build import Progress as OnProgress
+from flaxen.outputs import CompletionOutput, RequestOutput
+from flaxen.protocol import Request, SamplingParams
+from flaxen.text.chat import ChatTemplate
+from flaxen.text.tokenizer import Tokenizer
+
+__all__ = ["LLM", "CompletionOutput", "EngineArgs", "Prompt", "RequestOutput", "build"]
+
+Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, or {"prompt_token_ids": ids}
+
+
+class LLM:
+    """A model ready to generate. Not for several threads at once; see AsyncLLM for those.
+
+    Args:
+      model: a named model, a directory, a .gguf file or a Hugging Face repo id.
+      on_progress: called with (stage, done, total) while weights load and steps compile.
+      **engine_args: the other fields of flaxen.build.EngineArgs.
+
+    Raises:
+      ValueError: a bad argument, or a checkpoint that can't be served.
+      FileNotFoundError: no such model.
+      TypeError: an argument that EngineArgs does not have.
+    """
+
+    def __init__(
+        self, model: str, *, on_progress: OnProgress | None = None, **engine_args: Any
+    ) -> None:
+        self._parts: Parts = build(EngineArgs(model=str(model), **engine_args), on_progress)
+        self.engine = self._parts.engine
+        self.info = self._parts.info
+        self._ids = itertools.count()
+        self._template: ChatTemplate | None = None  # made when first asked for
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._parts.tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool | Callable[[int, int], None] = False,
+    ) -> list[RequestOutput]:
+        """Continues each prompt.
+
+        Args:
+          prompts: one or several; a flat list of integers is one prompt's token ids.
+          sampling_params: for all, or one for each prompt; None is the default.
+          use_tqdm: True shows a progress bar; a callable gets (prompts done, prompts in all).
+
+        Returns:
+          One output for each prompt, in their order. A prompt that failed has the finish reason
+          "error" and says why; the others are not affected.
+
+        Raises:
+          ValueError: a prompt or its parameters can't be served; then none of them was started.
+        """
+        listed = as_prompts(prompts)
+        if sampling_params is None or isinstance(sampling_params, SamplingParams):
+            each = [sampling_params or SamplingParams()] * len(listed)
+        else:
+            each = list(sampling_params)
+        if len(each) != len(listed):
+            raise ValueError(
+                f"{len(listed)} prompts came with {len(each)} sampling params: give one for all, "
+                "or one for each"
+            )
+        outputs: dict[str, RequestOutput] = {}
+        requests = []
+        for prompt, sampling in zip(listed, each, strict=True):
+            request = make_request(self.tokenizer, prompt, sampling, f"llm-{next(self._ids)}")
+            self.engine.check(request)
+            requests.append(request)
+            text = prompt if isinstance(prompt, str) else None
+            outputs[request.request_id] = RequestOutput.of(request, text)
+        return self._run(requests, outputs, use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        use_tqdm: bool | Callable[[int, int], None] = False,
+        **template_variables: Any,
+    ) -> list[RequestOutput]:
+        """Answers one conversation, or several, through the model's own chat template.
+
+        Raises:
+          ValueError: as `generate`; or the model has no template, or it refuses the messages.
+        """
+        is_one = not messages or isinstance(messages[0], Mapping)
+        conversations: Any = [messages] if is_one else messages
+        tokenizer = self.tokenizer
+        template = self._template = self._template or ChatTemplate(
+            tokenizer.chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+        )
+        prompts = [
+            tokenizer.encode(
+                template.render(
+                    list(conversation),
+                    add_generation_prompt=add_generation_prompt,
+                    **template_variables,
+                ),
+                add_special_tokens=False,
+            )
+            for conversation in conversations
+        ]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def _run(
+        self,
+        requests: list[Request],
+        outputs: dict[str, RequestOutput],
+        use_tqdm: bool | Callable[[int, int], None],
+    ) -> list[RequestOutput]:
+        engine = self.engine
+        limit = engine.config.max_waiting
+        todo = list(reversed(requests))
+        num_done = 0
+        with _Bar(use_tqdm, len(requests)) as bar:
+            try:
+                while num_done < len(requests):
+                    while todo and engine.stats().num_waiting + todo[-1].sampling.n <= limit:
+                        engine.add(todo.pop())
+                    for event in engine.step():
+                        output = outputs[event.request_id]
+                        output.add(event)
+                        num_done += output.finished
+                    bar.show(num_done)
+            except BaseException:  # Ctrl-C too: nothing of this call may stay in the engine
+                for request in requests:
+                    engine.abort(request.request_id)
+                while engine.has_work:
+                    engine.step()
+                raise
+        return [outputs[request.request_id] for request in requests]
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """A list of prompts from what `generate` takes."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    listed: list[Any] = list(prompts)
+    if listed and all(isinstance(item, int) for item in listed):
+        return [listed]
+    return listed
+
+
+def make_request(
+    tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingParams, request_id: str
+) -> Request:
+    """A request of text or token ids.
+
+    Raises:
+      ValueError: the prompt is empty, or neither text nor token ids.
+    """
+    if isinstance(prompt, Mapping):
+        if set(prompt) not in ({"prompt_token_ids"}, {"prompt"}):
+            raise ValueError(
+                f"a prompt of keys {sorted(prompt)} is not supported: use 'prompt' or "
+                "'prompt_token_ids'"
+            )
+        (prompt,) = prompt.values()
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    return Request(request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling)
+
+
+class _Bar:
+    """Shows how many prompts are done: on a bar, through a callable, or not at all."""
+
+    def __init__(self, wanted: bool | Callable[[int, int], None], total: int) -> None:
+        self._call = wanted if callable(wanted) else None
+        self._bar = Progress(transient=True, disable=wanted is not True)
+        self._task = self._bar.add_task("generating", total=total)
+        self._total = total
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, num_done: int) -> None:
+        self._bar.update(self._task, completed=num_done)
+        if self._call is not None:
+            self._call(num_done, self._total)

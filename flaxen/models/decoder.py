@@ -1,0 +1,126 @@
+"""The decoder: one definition for every family, configured by features.
+
+Deliberately does not know: model names, how attention is computed or cached, files.
+Dimension key: D model, F mlp, N query heads, K kv heads, H head dim, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.linear import linear
+from flaxen.kernels.rms_norm import rms_norm
+from flaxen.models.config import DecoderConfig
+from flaxen.models.model import Attend, Cache, CacheSpec, Model, Params, ParamSpec
+from flaxen.models.rope import apply_rope, rope_tables
+
+
+def decoder(config: DecoderConfig) -> Model:
+    """The model of a configuration: functions and specs, no parameters."""
+    return Model(
+        forward=functools.partial(_forward, config),
+        unembed=_unembed,
+        param_specs=_param_specs(config),
+        cache_specs=_cache_specs(config),
+        vocab_size=config.vocab_size,
+        max_position=config.max_position,
+    )
+
+
+def _forward(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    x = params["embed"][tokens]
+    cos, sin = rope_tables(config.rope, config.head_dim, positions)
+
+    # The layers are unrolled (a scan slices the stacked weights: over twice the step time on CPU),
+    # but traced once: each call after the first reuses the inner jit's jaxpr.
+    @functools.partial(jax.jit, static_argnums=0)
+    def layer(
+        spec: CacheSpec, p: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, entry: Any
+    ) -> tuple[jax.Array, Any]:
+        h = rms_norm(x, p["attn_norm"], config.norm_eps)
+        q = _heads(linear(h, p["wq"], p.get("bq")), config.num_heads)
+        k = _heads(linear(h, p["wk"], p.get("bk")), config.num_kv_heads)
+        v = _heads(linear(h, p["wv"], p.get("bv")), config.num_kv_heads)
+        if config.qk_norm:
+            q = rms_norm(q, p["q_norm"], config.norm_eps)
+            k = rms_norm(k, p["k_norm"], config.norm_eps)
+        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        out, entry = attend(spec, q, k, v, entry)
+        x = x + linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"))
+        h = rms_norm(x, p["mlp_norm"], config.norm_eps)
+        gate = linear(h, p["w_gate"], p.get("b_gate"))
+        up = linear(h, p["w_up"], p.get("b_up"))
+        return x + linear(jax.nn.silu(gate) * up, p["w_down"], p.get("b_down")), entry
+
+    specs = _cache_specs(config)
+    entries = []
+    for spec, p, entry in zip(specs, params["layers"], cache, strict=True):
+        x, entry = layer(spec, p, x, cos, sin, entry)
+        entries.append(entry)
+    return rms_norm(x, params["final_norm"], config.norm_eps), tuple(entries)
+
+
+def _heads(x: jax.Array, num_heads: int) -> jax.Array:
+    return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def _unembed(params: Params, hidden: jax.Array) -> jax.Array:
+    table = params["unembed"] if "unembed" in params else params["embed"]
+    return jnp.einsum("...D,VD->...V", hidden, table, preferred_element_type=jnp.float32)
+
+
+def _cache_specs(config: DecoderConfig) -> tuple[CacheSpec, ...]:
+    return tuple(
+        CacheSpec(
+            kind="full" if window is None else "sliding",
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            window=window,
+        )
+        for window in config.windows
+    )
+
+
+def _param_specs(config: DecoderConfig) -> dict[str, Any]:
+    d, f, h = config.model_dim, config.mlp_dim, config.head_dim
+    q_dim, kv_dim = config.num_heads * h, config.num_kv_heads * h
+    weights = {  # [in, out]
+        "wq": ParamSpec(shape=(d, q_dim), axes=("model", "heads")),
+        "wk": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads")),
+        "wv": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads")),
+        "wo": ParamSpec(shape=(q_dim, d), axes=("heads", "model")),
+        "w_gate": ParamSpec(shape=(d, f), axes=("model", "mlp")),
+        "w_up": ParamSpec(shape=(d, f), axes=("model", "mlp")),
+        "w_down": ParamSpec(shape=(f, d), axes=("mlp", "model")),
+    }
+    layer = {
+        "attn_norm": ParamSpec(shape=(d,), axes=("model",)),
+        "mlp_norm": ParamSpec(shape=(d,), axes=("model",)),
+        **weights,
+    }
+    for name in config.biases:
+        spec = weights[name]
+        layer["b" + name[1:]] = ParamSpec(shape=spec.shape[1:], axes=spec.axes[1:])
+    if config.qk_norm:
+        layer["q_norm"] = ParamSpec(shape=(h,), axes=("head_dim",))
+        layer["k_norm"] = ParamSpec(shape=(h,), axes=("head_dim",))
+    table = ParamSpec(shape=(config.vocab_size, d), axes=("vocab", "model"))
+    specs: dict[str, Any] = {
+        "embed": table,
+        "layers": tuple(dict(layer) for _ in range(config.num_layers)),
+        "final_norm": ParamSpec(shape=(d,), axes=("model",)),
+    }
+    if not config.tied_embeddings:
+        specs["unembed"] = table
+    return specs

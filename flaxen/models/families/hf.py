@@ -1,0 +1,225 @@
+"""Reads the fields that the families' Hugging Face config.json files share, and names tensors.
+
+A field that would change the result is honoured or refused by its name; fields of training,
+generation and bookkeeping are not looked at. Deliberately does not know any family, nor files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.families.hf_rope import rope_config
+
+TENSOR_NAMES: Mapping[str, str] = {
+    "embed": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "unembed": "lm_head.weight",
+    "attn_norm": "model.layers.{}.input_layernorm.weight",
+    "wq": "model.layers.{}.self_attn.q_proj.weight",
+    "wk": "model.layers.{}.self_attn.k_proj.weight",
+    "wv": "model.layers.{}.self_attn.v_proj.weight",
+    "wo": "model.layers.{}.self_attn.o_proj.weight",
+    "mlp_norm": "model.layers.{}.post_attention_layernorm.weight",
+    "w_gate": "model.layers.{}.mlp.gate_proj.weight",
+    "w_up": "model.layers.{}.mlp.up_proj.weight",
+    "w_down": "model.layers.{}.mlp.down_proj.weight",
+}
+ATTENTION_BIAS_NAMES: Mapping[str, str] = {
+    "bq": "model.layers.{}.self_attn.q_proj.bias",
+    "bk": "model.layers.{}.self_attn.k_proj.bias",
+    "bv": "model.layers.{}.self_attn.v_proj.bias",
+    "bo": "model.layers.{}.self_attn.o_proj.bias",
+}
+
+_MAX_LAYERS = 1000
+
+# Fields that change the result and that the decoder has no place for, with their harmless values.
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "quantization": (None,),
+    "compression_config": (None,),
+    "hidden_act": ("silu", None),
+    "hidden_activation": ("silu", None),
+    "pretraining_tp": (1, None),
+    "partial_rotary_factor": (1, None),
+    "rope_interleaved": (False, None),
+    "dual_chunk_attention_config": (None,),
+    "attention_chunk_size": (None,),
+    "no_rope_layers": (None, ()),
+    "clip_qkv": (None,),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "attention_multiplier": (None,),
+    "embedding_multiplier": (1, None),
+    "residual_multiplier": (1, None),
+    "logits_scaling": (1, None),
+    "logit_scale": (1, None),
+    "is_causal": (True, None),
+    "use_bidirectional_attention": (False, None),
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "num_experts": (0, None),
+    "num_local_experts": (0, None),
+}
+
+
+def decoder_config(
+    hf: Mapping[str, Any],
+    *,
+    biases: tuple[str, ...] = (),
+    qk_norm: bool = False,
+    windows: tuple[int | None, ...] = (),
+    refused: Collection[str] = (),
+) -> DecoderConfig:
+    """The decoder's configuration from the shared fields and what a family found of its own.
+
+    Args:
+      hf: the fields of config.json.
+      biases: as in DecoderConfig.
+      qk_norm: as in DecoderConfig.
+      windows: as in DecoderConfig.
+      refused: fields that other families know and this one must not have set.
+
+    Raises:
+      ValueError: a field is missing, has the wrong type, or is not supported.
+    """
+    _check_refused(hf, refused)
+    num_heads = whole(hf, "num_attention_heads")
+    model_dim = whole(hf, "hidden_size")
+    head_dim = whole(hf, "head_dim", default=0)
+    if head_dim == 0:
+        if model_dim % num_heads:
+            raise ValueError(
+                f"the configuration has no head_dim, and hidden_size ({model_dim}) is not a "
+                f"multiple of num_attention_heads ({num_heads}): add head_dim"
+            )
+        head_dim = model_dim // num_heads
+    return DecoderConfig(
+        vocab_size=whole(hf, "vocab_size"),
+        model_dim=model_dim,
+        mlp_dim=whole(hf, "intermediate_size"),
+        num_layers=num_layers(hf),
+        num_heads=num_heads,
+        num_kv_heads=whole(hf, "num_key_value_heads", default=num_heads),
+        head_dim=head_dim,
+        norm_eps=_norm_eps(hf),
+        rope=rope_config(hf),
+        windows=windows,
+        biases=biases,
+        qk_norm=qk_norm,
+        tied_embeddings=flag(hf, "tie_word_embeddings"),
+        max_position=whole(hf, "max_position_embeddings"),
+    )
+
+
+def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Each layer's sliding window, by layer_types or, without it, by max_window_layers.
+
+    Raises:
+      ValueError: layer_types has an unknown kind, another length, or no window to slide.
+    """
+    count = num_layers(hf)
+    window: int | None = None
+    if flag(hf, "use_sliding_window"):
+        window = whole(hf, "sliding_window")
+    kinds = hf.get("layer_types")
+    if kinds is None:
+        if window is None:
+            return (None,) * count
+        num_full = whole(hf, "max_window_layers")
+        return tuple(None if i < num_full else window for i in range(count))
+    if not isinstance(kinds, list | tuple) or len(kinds) != count:
+        raise ValueError(
+            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
+        )
+    for kind in kinds:
+        if kind not in ("full_attention", "sliding_attention"):
+            raise ValueError(
+                f"layer_types has {kind!r}, which is not supported: only "
+                "full_attention and sliding_attention are"
+            )
+    if window is None and "sliding_attention" in kinds:
+        raise ValueError(
+            "layer_types has sliding_attention, but use_sliding_window is not true: "
+            "set it, with sliding_window, or make every layer full_attention"
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def num_layers(hf: Mapping[str, Any]) -> int:
+    """The number of layers, in a range that a damaged file's number is not in."""
+    count = whole(hf, "num_hidden_layers")
+    if count > _MAX_LAYERS:
+        raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS}, got {count}")
+    return count
+
+
+def whole(hf: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
+    """A whole number above 0; null counts as missing."""
+    value = hf.get(name)
+    if value is None and default is not None:
+        return default
+    if value is None:
+        raise ValueError(
+            f"the configuration has no {name}: add it, as the model can't be built without"
+        )
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+    return value
+
+
+def flag(hf: Mapping[str, Any], name: str) -> bool:
+    """A switch; null and missing are off."""
+    value = hf.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def require_present(hf: Mapping[str, Any], *names: str) -> None:
+    """Refuses a config.json that leaves out a field; null is an answer."""
+    for name in names:
+        if name not in hf:
+            raise ValueError(
+                f"the configuration has no {name}, whose default is not the same everywhere: add it"
+            )
+
+
+def _norm_eps(hf: Mapping[str, Any]) -> float:
+    value = hf.get("rms_norm_eps", 1e-6)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"rms_norm_eps must be a number above 0, got {value!r}")
+    return float(value)
+
+
+def _check_refused(hf: Mapping[str, Any], refused: Collection[str]) -> None:
+    quantization = hf.get("quantization_config")
+    if quantization is not None:
+        method = (
+            quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        )
+        raise ValueError(
+            f"quantization_config ({method!r}) is not supported: only float32, "
+            "float16 and bfloat16 safetensors are read; use the checkpoint before quantization, or "
+            "a GGUF file of it"
+        )
+    for name, harmless in _REFUSED.items():
+        _check_harmless(hf, name, harmless)
+    for name in refused:
+        _check_harmless(hf, name, (None, False))
+
+
+def _check_harmless(hf: Mapping[str, Any], name: str, harmless: tuple[Any, ...]) -> None:
+    value = hf.get(name)
+    if isinstance(value, list):
+        value = tuple(value)
+    if value not in harmless:
+        allowed = " or ".join(repr(v) for v in harmless if v is not None)
+        raise ValueError(
+            f"{name} = {value!r} is not supported, and leaving it out would change "
+            f"the result{': only ' + allowed + ' is' if allowed else ''}"
+        )

@@ -1,0 +1,136 @@
+"""Reads rotary positions from config.json, in each spelling that it has had.
+
+`rope_theta` and `rope_scaling` (with "type", later "rope_type") at the top level, and the one
+dict `rope_parameters` that holds both. Deliberately does not know what the kinds compute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.models.config import RopeConfig
+
+_KNOWN = {
+    "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
+    "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
+    "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor",
+}  # fmt: skip
+
+
+def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
+    """The rotary embedding of a configuration.
+
+    Args:
+      hf: the fields of config.json.
+
+    Raises:
+      ValueError: an unknown kind or field, a field that the kind needs is missing, or a bad value.
+    """
+    rope = _rope_fields(hf)
+    unknown = sorted(name for name in rope.keys() - _KNOWN if rope[name] is not None)
+    if unknown:
+        raise ValueError(
+            f"rope field {unknown[0]} = {rope[unknown[0]]!r} is not supported, and "
+            "leaving it out would change the result"
+        )
+    if rope.get("partial_rotary_factor") not in (None, 1):
+        raise ValueError(
+            f"partial_rotary_factor = {rope['partial_rotary_factor']!r} is not "
+            "supported: heads are rotated whole"
+        )
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    theta = _positive(rope, "rope_theta", _positive(hf, "rope_theta", 10_000.0))
+    if kind == "default":
+        return RopeConfig(theta=theta)
+    if kind == "linear":
+        return RopeConfig(kind="linear", theta=theta, factor=_positive(rope, "factor"))
+    original = _original_max_position(hf, rope)
+    if kind == "llama3":
+        low, high = _positive(rope, "low_freq_factor"), _positive(rope, "high_freq_factor")
+        if low >= high:
+            raise ValueError(
+                f"low_freq_factor must be below high_freq_factor, got {low:g} and {high:g}"
+            )
+        return RopeConfig(
+            kind="llama3",
+            theta=theta,
+            factor=_positive(rope, "factor"),
+            original_max_position=original,
+            low_freq_factor=low,
+            high_freq_factor=high,
+        )
+    if kind == "yarn":
+        if theta <= 1:
+            raise ValueError(f"rope kind yarn needs a rope_theta above 1, got {theta:g}")
+        ratio = _positive(hf, "max_position_embeddings") / original if original else None
+        return RopeConfig(
+            kind="yarn",
+            theta=theta,
+            factor=_positive(rope, "factor", ratio),
+            original_max_position=original,
+            beta_fast=_positive(rope, "beta_fast", 32.0),
+            beta_slow=_positive(rope, "beta_slow", 1.0),
+            attention_factor=_optional_number(rope, "attention_factor"),
+            mscale=_number(rope, "mscale", 0.0),
+            mscale_all_dim=_number(rope, "mscale_all_dim", 0.0),
+            truncate=_truncate(rope),
+        )
+    raise ValueError(
+        f"rope kind {kind!r} is not supported: default, linear, llama3 and yarn are. Leaving it "
+        "out would change the result"
+    )
+
+
+def _rope_fields(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = [name for name in ("rope_scaling", "rope_parameters") if hf.get(name)]
+    for name in found:
+        if not isinstance(hf[name], dict):
+            raise ValueError(f"{name} must be an object, got {hf[name]!r}")
+    if len(found) == 2 and hf["rope_scaling"] != hf["rope_parameters"]:
+        raise ValueError(
+            "the configuration has both rope_scaling and rope_parameters, and they differ: keep one"
+        )
+    return hf[found[0]] if found else {}
+
+
+def _original_max_position(hf: Mapping[str, Any], rope: Mapping[str, Any]) -> int:
+    # transformers gives the top level's priority, and falls back to the whole context.
+    for fields, name in (
+        (hf, "original_max_position_embeddings"),
+        (rope, "original_max_position_embeddings"),
+        (hf, "max_position_embeddings"),
+    ):
+        if fields.get(name) is not None:
+            return int(_positive(fields, name))
+    return 0
+
+
+def _optional_number(fields: Mapping[str, Any], name: str) -> float | None:
+    return None if fields.get(name) is None else _number(fields, name)
+
+
+def _number(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = fields.get(name)
+    if value is None:
+        if default is None:
+            raise ValueError(f"this rope kind needs {name}, which is missing")
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _positive(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = _number(fields, name, default)
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, got {value:g}")
+    return value
+
+
+def _truncate(rope: Mapping[str, Any]) -> bool:
+    value = rope.get("truncate")
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"truncate must be true or false, got {value!r}")
+    return value is not False

@@ -1,0 +1,39 @@
+"""The Llama family: Llama 1 to 3.3, SmolLM2, TinyLlama and what else shares the architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.families import hf
+from flaxen.models.families.family import Family
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    biases: tuple[str, ...] = ()
+    if hf.flag(fields, "attention_bias"):
+        biases += ("wq", "wk", "wv", "wo")
+    if hf.flag(fields, "mlp_bias"):
+        biases += ("w_gate", "w_up", "w_down")
+    return hf.decoder_config(
+        fields, biases=biases, refused=("sliding_window", "use_sliding_window", "layer_types")
+    )
+
+
+FAMILY = Family(
+    config_from_hf=config_from_hf,
+    tensor_names={
+        **hf.TENSOR_NAMES,
+        **hf.ATTENTION_BIAS_NAMES,
+        "b_gate": "model.layers.{}.mlp.gate_proj.bias",
+        "b_up": "model.layers.{}.mlp.up_proj.bias",
+        "b_down": "model.layers.{}.mlp.down_proj.bias",
+    },
+    gguf_interleaved_qk=True,
+)

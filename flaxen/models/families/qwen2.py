@@ -1,0 +1,34 @@
+"""The Qwen2 and Qwen2.5 family: biases on query, key and value; sliding windows on some layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.families import hf
+from flaxen.models.families.family import Family
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "num_key_value_heads")
+    return hf.decoder_config(
+        fields,
+        biases=("wq", "wk", "wv"),
+        windows=hf.layer_windows(fields),
+        refused=("mlp_bias",),
+    )
+
+
+FAMILY = Family(
+    config_from_hf=config_from_hf,
+    tensor_names={
+        **hf.TENSOR_NAMES,
+        **{name: hf.ATTENTION_BIAS_NAMES[name] for name in ("bq", "bk", "bv")},
+    },
+)

@@ -1,0 +1,38 @@
+"""The dense Qwen3 family: norms on query and key heads, a head size of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.families import hf
+from flaxen.models.families.family import Family
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    # transformers' head_dim is 128 where it is missing, whatever the hidden size: don't guess.
+    hf.require_present(fields, "num_key_value_heads", "head_dim")
+    return hf.decoder_config(
+        fields,
+        biases=("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+        qk_norm=True,
+        windows=hf.layer_windows(fields),
+        refused=("mlp_bias",),
+    )
+
+
+FAMILY = Family(
+    config_from_hf=config_from_hf,
+    tensor_names={
+        **hf.TENSOR_NAMES,
+        **hf.ATTENTION_BIAS_NAMES,
+        "q_norm": "model.layers.{}.self_attn.q_norm.weight",
+        "k_norm": "model.layers.{}.self_attn.k_norm.weight",
+    },
+)

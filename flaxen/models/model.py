@@ -1,0 +1,73 @@
+"""The one shape that every model definition takes, whatever it was written in.
+
+Knows: the forward, the unembedding, the parameters' shapes and axes, the cache each layer needs.
+Deliberately does not know: engines, training, files, or how attention stores its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
+Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSpec:
+    """What one layer's attention keeps of past tokens. Hashable: it selects compiled code."""
+
+    kind: Literal["full", "sliding"]
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None  # tokens, the current one included; None unless sliding
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamSpec:
+    """Shape and logical axis names of one parameter."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+
+
+class Attend(Protocol):
+    """The only place where tokens meet.
+
+    Args:
+      spec: the layer's cache spec.
+      q: [..., N, H] queries, rotated.
+      k: [..., K, H] keys of the same tokens, rotated.
+      v: [..., K, H] values.
+      cache: the layer's entry of the cache; may be None where nothing is kept.
+
+    Returns:
+      The attention output, [..., N, H] in q's dtype, and the layer's new cache entry.
+    """
+
+    def __call__(
+        self, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
+    ) -> tuple[jax.Array, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A decoder as pure functions over an explicit tree of parameters."""
+
+    # forward(params, tokens[...], positions[...], attend, cache) -> (hidden[..., D], cache)
+    forward: Callable[[Params, jax.Array, jax.Array, Attend, Cache], tuple[jax.Array, Cache]]
+    # unembed(params, hidden[..., D]) -> float32 logits[..., V]
+    unembed: Callable[[Params, jax.Array], jax.Array]
+    param_specs: Any  # the pytree of ParamSpec that `params` must match
+    cache_specs: tuple[CacheSpec, ...]  # one a layer
+    vocab_size: int
+    max_position: int  # tokens
+
+
+def logprobs(logits: jax.Array) -> jax.Array:
+    """Natural-log probabilities of float32 logits [..., V]: the one used to train, score and serve."""
+    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)

@@ -1,0 +1,96 @@
+"""Rotary position embedding, https://arxiv.org/abs/2104.09864, and its ways to longer contexts.
+
+Deliberately does not know which model asks for which kind.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.models.config import RopeConfig
+
+
+def rope_tables(
+    rope: RopeConfig, head_dim: int, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotation at each position.
+
+    Args:
+      rope: kind and parameters.
+      head_dim: H, even.
+      positions: [...] integer positions.
+
+    Returns:
+      float32 [..., 1, H/2] each; the axis of size 1 stands for the heads.
+    """
+    frequencies, scale = rope_frequencies(rope, head_dim)
+    angles = jnp.multiply.outer(positions[..., None].astype(jnp.float32), frequencies)
+    return jnp.cos(angles) * scale, jnp.sin(angles) * scale
+
+
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates the pairs (i, i + H/2) of x [..., heads, H] by the tables' angles, in float32."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:
+    """The angle per position of each pair, float32 [H/2], and the factor on cosine and sine."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    base = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
+    if rope.kind == "default":
+        return base, 1.0
+    if rope.kind == "linear":
+        return (base / np.float32(rope.factor)).astype(np.float32), 1.0
+    if rope.kind == "llama3":
+        return _llama3(rope, base), 1.0
+    return _yarn(rope, base, head_dim)
+
+
+def _llama3(rope: RopeConfig, base: np.ndarray) -> np.ndarray:
+    """Long waves are stretched by `factor`, short ones kept, those between blended.
+
+    https://github.com/meta-llama/llama-models/blob/main/models/llama3/model.py
+    """
+    wavelength = 2 * np.pi / base
+    longest = rope.original_max_position / rope.low_freq_factor
+    shortest = rope.original_max_position / rope.high_freq_factor
+    blend = (rope.original_max_position / wavelength - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    blended = (1 - blend) * base / rope.factor + blend * base
+    stretched = np.where(wavelength > longest, base / rope.factor, base)
+    between = (wavelength <= longest) & (wavelength >= shortest)
+    return np.where(between, blended, stretched).astype(np.float32)
+
+
+def _yarn(rope: RopeConfig, base: np.ndarray, head_dim: int) -> tuple[np.ndarray, float]:
+    """YaRN, https://arxiv.org/abs/2309.00071, sections 3.2 to 3.4."""
+
+    def dimension_of(rotations: float) -> float:
+        turns = rope.original_max_position / (rotations * 2 * math.pi)
+        return head_dim * math.log(turns) / (2 * math.log(rope.theta))
+
+    low, high = dimension_of(rope.beta_fast), dimension_of(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    span = max(high - low, 0.001)
+    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - low) / span, 0, 1)
+    frequencies = base / rope.factor * ramp + base * (1 - ramp)
+
+    def mscale(weight: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * weight * math.log(rope.factor) + 1.0
+
+    if rope.attention_factor is not None:
+        scale = rope.attention_factor
+    elif rope.mscale and rope.mscale_all_dim:
+        scale = mscale(rope.mscale) / mscale(rope.mscale_all_dim)
+    else:
+        scale = mscale(1.0)
+    return frequencies.astype(np.float32), scale

@@ -1,0 +1,1 @@
+"""The OpenAI wire format over an EngineClient. Deliberately does not know JAX or models."""

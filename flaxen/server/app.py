@@ -1,0 +1,80 @@
+"""The application: which handler answers which route. Deliberately does nothing a route does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from flaxen.protocol import EngineBusyError, EngineClient, EngineClosedError
+from flaxen.server import chat, completions, info, tokens
+from flaxen.server.config import ServerConfig
+from flaxen.server.context import Context
+from flaxen.server.errors import ApiError, handle_error
+from flaxen.server.guard import Guard
+from flaxen.server.metrics import Metrics
+from flaxen.text.chat import ChatTemplate
+from flaxen.text.tokenizer import Tokenizer
+
+Handler = Callable[[Context, Request], Awaitable[Response]]
+
+ROUTES: dict[tuple[str, str], Handler] = {
+    ("POST", "/v1/completions"): completions.create,
+    ("POST", "/v1/chat/completions"): chat.create,
+    ("GET", "/v1/models"): info.list_models,
+    ("GET", "/v1/models/{name:path}"): info.get_model,
+    ("POST", "/tokenize"): tokens.tokenize,
+    ("POST", "/detokenize"): tokens.detokenize,
+    ("GET", "/health"): info.health,
+    ("GET", "/version"): info.version,
+    ("GET", "/metrics"): info.metrics,
+}
+
+
+def create_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
+    """Returns the server of an engine as an ASGI application; closing the engine is the caller's.
+
+    Raises:
+      ValueError: the tokenizer's chat template is not valid.
+    """
+    template = None
+    if tokenizer.chat_template is not None:
+        template = ChatTemplate(
+            tokenizer.chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+        )
+    model_name = (config.served_model_names or (engine.info.name,))[0]
+    context = Context(
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=template,
+        config=config,
+        metrics=Metrics(engine, model_name),
+    )
+    # No pages about itself: they load scripts from elsewhere, and the bodies are read by hand.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    for (method, path), handler in ROUTES.items():
+        app.add_api_route(path, _bind(handler, context), methods=[method], response_model=None)
+    for error in (ApiError, EngineBusyError, EngineClosedError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(error, handle_error)
+    app.add_middleware(Guard, config=config)
+    if config.cors_origins:
+        # Outside the guard: a browser's preflight carries no key.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id"],
+        )
+    return app
+
+
+def _bind(handler: Handler, context: Context) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(http: Request) -> Response:
+        return await handler(context, http)
+
+    return endpoint

@@ -1,0 +1,133 @@
+"""Bytes of a request -> a JSON object that is safe to look into.
+
+Knows: sizes, time, encodings, JSON. Deliberately does not know any field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from flaxen.server.config import ServerConfig
+from flaxen.server.errors import ApiError, invalid
+
+MAX_DEPTH = 32  # levels of lists and objects; far above any field of ours, far below recursion
+_MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read_json(http: Request, config: ServerConfig) -> dict[str, Any]:
+    """Reads the request's body as one JSON object.
+
+    Raises:
+      ApiError: 400 not a JSON object, 408 too slow, 413 too large, 415 not declared as plain JSON.
+    """
+    # Asking for JSON's own type also keeps a browser's forms from calling a local server.
+    media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(
+            415,
+            f"the body must be declared as application/json, got {media_type or 'no content-type'}:"
+            " send the header 'Content-Type: application/json'",
+            code="unsupported_media_type",
+        )
+    encoding = http.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise ApiError(
+            415,
+            f"a body with content-encoding {encoding!r} is not supported: send it uncompressed",
+            code="unsupported_content_encoding",
+        )
+    try:
+        async with asyncio.timeout(config.body_timeout_s):
+            body = await _read(http, config.max_body_bytes)
+    except TimeoutError:
+        raise ApiError(
+            408,
+            f"the body did not arrive within {config.body_timeout_s:g} seconds",
+            code="body_timeout",
+        ) from None
+    return _decode(body)
+
+
+async def _read(http: Request, limit: int) -> bytes:
+    """Collects the body; a length that was declared too large is refused before any of it."""
+    length = http.headers.get("content-length", "")
+    # A length of more digits than any real one would be slow to parse, or not parse at all.
+    if len(length) > 18 or (length.isascii() and length.isdigit() and int(length) > limit):
+        raise _too_large(limit)
+    chunks, size = [], 0
+    async for chunk in http.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the body is larger than {limit} bytes, the most this server reads: send less at once, "
+        "or start the server with a larger --max-body-size",
+        code="body_too_large",
+    )
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise _invalid_json(f"it is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise _invalid_json(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:  # Python's own limit on digits
+        raise _invalid_json("a number has too many digits") from None
+    if not isinstance(value, dict):
+        raise _invalid_json(f"it must be an object, got {_json_type(value)}")
+    _check_depth(value)
+    if _MAYBE_SURROGATE.search(body):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise _invalid_json(
+                "a string holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+            ) from None
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ApiError:
+    return _invalid_json(f"lists and objects are nested more than {MAX_DEPTH} deep")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _invalid_json(f"{name} is not a JSON number")
+
+
+def _invalid_json(reason: str) -> ApiError:
+    return invalid(f"the body is not valid JSON: {reason}", code="invalid_json")
+
+
+def _json_type(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list"
+    return "null" if value is None else f"a {type(value).__name__}"

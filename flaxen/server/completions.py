@@ -1,0 +1,261 @@
+"""POST /v1/completions. Deliberately does not know chat messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from flaxen.protocol import SamplingParams, TokenEvent, TokenLogprobs
+from flaxen.server import idle
+from flaxen.server.body import read_json
+from flaxen.server.context import Context
+from flaxen.server.errors import invalid
+from flaxen.server.generation import Generation
+from flaxen.server.logprobs import completion_logprobs, prompt_logprobs, token_text
+from flaxen.server.prompts import Prompt, fit_max_tokens, read_prompts
+from flaxen.server.sampling import (
+    check_logprobs,
+    drop_idle_fields,
+    sampling_params,
+    stream_options,
+)
+from flaxen.server.schema import CommonBody, CompletionBody, StreamOptions, parse_two
+from flaxen.server.sse import EventStream, unless_disconnected
+from flaxen.server.wire import (
+    Answer,
+    ChunkWriter,
+    Envelope,
+    Usage,
+    answer_id,
+    check_cache_salt,
+    now,
+    start_generation,
+)
+
+_DEFAULT_MAX_TOKENS = 16  # OpenAI's, where the field is left out; null is up to the model's length
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One parsed request: what to generate, and how to write it down."""
+
+    body: CompletionBody
+    common: CommonBody
+    options: StreamOptions
+    prompts: list[Prompt]
+    samplings: list[SamplingParams]
+    envelope: Envelope
+    context: Context
+
+    @property
+    def only_scores(self) -> bool:
+        """The prompt is wanted back, and nothing after it."""
+        return self.body.max_tokens == 0
+
+    def usage(self) -> Usage:
+        return Usage(num_prompt=sum(len(prompt.token_ids) for prompt in self.prompts))
+
+
+async def create(context: Context, http: HttpRequest) -> Response:
+    """Answers POST /v1/completions."""
+    context.engine.check_health()
+    job = await _parse(context, http)
+    generation = start_generation(
+        context, job.envelope.id, job.prompts, job.samplings, job.common.cache_salt
+    )
+    if job.common.stream:
+        return EventStream(_stream(job, generation), generation.close)
+    try:
+        answer = await unless_disconnected(http.receive, _collect(job, generation))
+    finally:
+        await generation.close()
+    return Response(status_code=499) if answer is None else JSONResponse(answer)
+
+
+async def _parse(context: Context, http: HttpRequest) -> _Job:
+    fields = drop_idle_fields(await read_json(http, context.config), idle.COMPLETION)
+    body, common = parse_two(CompletionBody, fields)
+    model = context.check_model(common.model)
+    options = stream_options(common)
+    check_cache_salt(common)
+    check_logprobs(body.logprobs, "logprobs", context)
+    check_logprobs(common.prompt_logprobs, "prompt_logprobs", context)
+    n = 1 if common.n is None else common.n
+    if body.best_of is not None and body.best_of != n:
+        raise invalid(
+            f"best_of must equal n ({n}), got {body.best_of}: choosing among more is not supported",
+            "best_of",
+        )
+    if body.max_tokens == 0 and not body.echo:
+        raise invalid("max_tokens must be at least 1 without echo=true, got 0", "max_tokens")
+    if common.stream and common.prompt_logprobs is not None:
+        raise invalid("prompt_logprobs can't be streamed: set stream=false", "prompt_logprobs")
+    if common.stream and body.echo and body.logprobs is not None and n > 1:
+        raise invalid("echo with logprobs and n > 1 can't be streamed: set stream=false", "stream")
+
+    prompts = await read_prompts(
+        body.prompt, add_special_tokens=body.add_special_tokens is not False, context=context
+    )
+    default = None if "max_tokens" in body.model_fields_set else _DEFAULT_MAX_TOKENS
+    samplings = [
+        sampling_params(
+            common,
+            context,
+            # The engine always samples a token: one that only scores is dropped in _without_output.
+            max_tokens=fit_max_tokens(
+                prompt,
+                1 if body.max_tokens == 0 else body.max_tokens,
+                default,
+                context,
+                field="max_tokens",
+                prompt_field="prompt",
+            ),
+            logprobs=body.logprobs,
+            prompt_logprobs=_prompt_logprobs(body, common),
+        )
+        for prompt in prompts
+    ]
+    envelope = Envelope(
+        id=answer_id(http, "cmpl"), object="text_completion", model=model, created=now()
+    )
+    return _Job(
+        body=body,
+        common=common,
+        options=options,
+        prompts=prompts,
+        samplings=samplings,
+        envelope=envelope,
+        context=context,
+    )
+
+
+def _prompt_logprobs(body: CompletionBody, common: CommonBody) -> int | None:
+    """The prompt's logprobs that the engine must give: for echo, for the field, or for both."""
+    counts = [common.prompt_logprobs] if common.prompt_logprobs is not None else []
+    if body.echo and body.logprobs is not None:
+        counts.append(body.logprobs)
+    return max(counts, default=None)
+
+
+async def _collect(job: _Job, generation: Generation) -> dict[str, Any]:
+    n, usage = job.samplings[0].n, job.usage()
+    answers = [Answer() for _ in range(len(job.prompts) * n)]
+    prompt_entries: dict[int, tuple[TokenLogprobs | None, ...]] = {}
+    async for i, event in generation.events():
+        if event.prompt_logprobs is not None:
+            prompt_entries[i] = event.prompt_logprobs
+        event = _without_output(event) if job.only_scores else event
+        usage.count(event)
+        answers[i * n + event.index].add(event)
+    choices = [
+        _whole_choice(job, index, index // n, answer, prompt_entries.get(index // n))
+        for index, answer in enumerate(answers)
+    ]
+    return job.envelope.fields() | {"choices": choices, "usage": usage.json()}
+
+
+def _whole_choice(
+    job: _Job,
+    index: int,
+    prompt_index: int,
+    answer: Answer,
+    prompt_entries: tuple[TokenLogprobs | None, ...] | None,
+) -> dict[str, Any]:
+    prompt, common = job.prompts[prompt_index], job.common
+    echoed = _prompt_text(job, prompt) if job.body.echo else ""
+    choice: dict[str, Any] = {
+        "index": index,
+        "text": echoed + "".join(answer.texts),
+        "logprobs": None,
+        "finish_reason": "length" if job.only_scores else answer.finish_reason,
+        "stop_reason": None if job.only_scores else answer.stop_reason,
+    }
+    if job.body.logprobs is not None:
+        token_ids, entries = answer.token_ids, list[TokenLogprobs | None](answer.logprobs)
+        if job.body.echo:
+            assert prompt_entries is not None, "the engine gave no prompt logprobs"
+            token_ids = [*prompt.token_ids, *token_ids]
+            entries = [*prompt_entries, *entries]
+        choice["logprobs"] = _logprobs(job, token_ids, entries, 0)
+    if common.prompt_logprobs is not None:
+        assert prompt_entries is not None, "the engine gave no prompt logprobs"
+        choice["prompt_logprobs"] = prompt_logprobs(
+            prompt_entries, num_top=common.prompt_logprobs, tokenizer=job.context.tokenizer
+        )
+    if common.return_token_ids:
+        choice["prompt_token_ids"] = list(prompt.token_ids)
+        choice["token_ids"] = answer.token_ids
+    return choice
+
+
+async def _stream(job: _Job, generation: Generation) -> AsyncGenerator[str, None]:
+    n, usage, tokenizer = job.samplings[0].n, job.usage(), job.context.tokenizer
+    writer = ChunkWriter(job.envelope, usage, job.options)
+    offsets: dict[int, int] = {}  # characters of logprob tokens so far; also who has begun
+    with_ids, with_logprobs = bool(job.common.return_token_ids), job.body.logprobs is not None
+    as_ids = bool(job.common.return_tokens_as_token_ids)
+    async for i, arrived in generation.events():
+        event = _without_output(arrived) if job.only_scores else arrived
+        usage.count(event)
+        index, text = i * n + event.index, event.text
+        token_ids, entries = list(event.token_ids), list[TokenLogprobs | None](event.logprobs or ())
+        first = index not in offsets
+        if first:
+            offsets[index] = 0
+            if job.body.echo:
+                text = _prompt_text(job, job.prompts[i]) + text
+                if with_logprobs:
+                    assert event.prompt_logprobs is not None, "the engine gave no prompt logprobs"
+                    token_ids = [*job.prompts[i].token_ids, *token_ids]
+                    entries = [*event.prompt_logprobs, *entries]
+        finish = event.finish
+        if not (text or finish or (token_ids and (with_ids or with_logprobs))):
+            continue  # half a character, or what may become a stop string: it comes with the next
+        choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None}
+        if with_logprobs and token_ids:
+            choice["logprobs"] = _logprobs(job, token_ids, entries, offsets[index])
+            offsets[index] += sum(len(token_text(tokenizer, t, as_ids)) for t in token_ids)
+        choice["finish_reason"] = choice["stop_reason"] = None
+        if finish is not None:
+            choice["finish_reason"] = "length" if job.only_scores else finish.reason.value
+            choice["stop_reason"] = None if job.only_scores else finish.stop_reason
+        if with_ids:
+            choice["token_ids"] = list(event.token_ids)
+            if first:
+                choice["prompt_token_ids"] = list(job.prompts[i].token_ids)
+        yield writer.chunk(choice)
+    if writer.wants_usage:
+        yield writer.last()
+
+
+def _without_output(event: TokenEvent) -> TokenEvent:
+    """The event of a request that only scores: the one token that the engine had to sample goes."""
+    return TokenEvent(
+        request_id=event.request_id,
+        index=event.index,
+        prompt_logprobs=event.prompt_logprobs,
+        finish=event.finish,
+    )
+
+
+def _logprobs(
+    job: _Job, token_ids: list[int], entries: list[TokenLogprobs | None], offset: int
+) -> dict[str, Any]:
+    return completion_logprobs(
+        token_ids,
+        entries,
+        num_top=job.body.logprobs or 0,
+        offset=offset,
+        tokenizer=job.context.tokenizer,
+        as_ids=bool(job.common.return_tokens_as_token_ids),
+    )
+
+
+def _prompt_text(job: _Job, prompt: Prompt) -> str:
+    if prompt.text is not None:
+        return prompt.text
+    return job.context.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)

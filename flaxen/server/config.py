@@ -1,0 +1,65 @@
+"""The server's limits and secrets, checked once. Deliberately does not know flags or files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What the HTTP server allows.
+
+    Raises:
+      ValueError: a limit is out of its range, or a name or key is empty or holds odd characters.
+    """
+
+    api_keys: tuple[str, ...] = ()  # any of them opens the server; () asks for none
+    served_model_names: tuple[str, ...] = ()  # the first is the main one; () is the engine's own
+    cors_origins: tuple[str, ...] = ()  # origins whose pages may call the server; "*" is any
+    max_body_bytes: int = 4 * 2**20  # of one request's JSON
+    max_prompts: int = 128  # prompts in one completions request
+    max_n: int = 128  # sequences for each prompt
+    max_stop: int = 16  # stop strings
+    max_logprobs: int = 20  # most likely tokens a position; the engine's own limit also holds
+    body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
+    request_timeout_s: float | None = 3600.0  # seconds from submission to the last token
+    drain_s: float = 30.0  # seconds that open requests get to finish after a signal
+
+    def __post_init__(self) -> None:
+        for name in ("api_keys", "served_model_names", "cors_origins"):
+            values = getattr(self, name)
+            if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+                raise ValueError(f"{name} must be a tuple of strings")
+            object.__setattr__(self, name, tuple(values))
+        for key in self.api_keys:
+            # The message leaves the key out: it may end in a log.
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise ValueError(
+                    "an api key must be printable ASCII without spaces, as it travels in a header; "
+                    f"one of {len(key)} characters is not"
+                )
+        for value in (*self.served_model_names, *self.cors_origins):
+            if not value.strip() or not value.isprintable():
+                raise ValueError(
+                    f"a served model name or CORS origin must be printable text, got {value!r}"
+                )
+        for name, low in (
+            ("max_body_bytes", 1),
+            ("max_prompts", 1),
+            ("max_n", 1),
+            ("max_stop", 0),
+            ("max_logprobs", 0),
+        ):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < low:
+                raise ValueError(f"{name} must be a whole number of at least {low}, got {count!r}")
+        if not 0 < self.body_timeout_s < math.inf:
+            raise ValueError(f"body_timeout_s must be above 0 seconds, got {self.body_timeout_s}")
+        if self.request_timeout_s is not None and not 0 < self.request_timeout_s < math.inf:
+            raise ValueError(
+                f"request_timeout_s must be above 0 seconds, got {self.request_timeout_s}; "
+                "None sets no limit"
+            )
+        if not 0 <= self.drain_s < math.inf:
+            raise ValueError(f"drain_s must be at least 0 seconds, got {self.drain_s}")

@@ -1,0 +1,115 @@
+"""Errors as OpenAI's JSON with a status code. Deliberately does not know any route."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from flaxen.protocol import EngineBusyError, EngineClosedError
+
+logger = logging.getLogger("flaxen.server")
+
+
+class ApiError(Exception):
+    """An error that the client is told about: its status, and the fields of OpenAI's error body."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        type: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.type = type
+        self.headers = headers
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """A 400: the request asks for what it may not."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def internal() -> ApiError:
+    """A 500 that says nothing of the inside; the cause belongs in the log."""
+    return ApiError(
+        500,
+        "the server failed on this request: this is not the request's fault; its log has the cause "
+        "under the request's x-request-id",
+        code="internal_error",
+        type="server_error",
+    )
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What the client is told of any exception; an unexpected one is logged here."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, EngineBusyError):
+        return ApiError(
+            429,
+            "the queue is full: too many requests wait for the model; try again later",
+            code="queue_full",
+            type="rate_limit_error",
+            headers={"retry-after": "1"},
+        )
+    if isinstance(error, EngineClosedError):
+        return ApiError(
+            503,
+            "the server takes no more requests: it is shutting down or its engine has stopped; "
+            "try again later",
+            code="unavailable",
+            type="server_error",
+            headers={"retry-after": "1"},
+        )
+    logger.error("a request failed", exc_info=error)
+    return internal()
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """The JSON that the `openai` clients read errors from."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_response(error: ApiError) -> Response:
+    """The HTTP answer of an error."""
+    return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)
+
+
+async def handle_error(request: Request, error: Exception) -> Response:
+    """Starlette's exception handler: every error of a route leaves through here."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)  # nobody reads it; 499 is what the debug log shows
+    if isinstance(error, HTTPException):  # raised by the router
+        where = f"{request.method} {request.url.path}"
+        if error.status_code == 404:
+            message = f"there is no route {where}: docs/server.md lists them"
+            return error_response(ApiError(404, message, code="unknown_url"))
+        if error.status_code == 405:
+            headers = dict(error.headers or {})
+            allowed = headers.get("Allow", headers.get("allow", "another method"))
+            message = f"the route of {where} takes {allowed} only"
+            return error_response(
+                ApiError(405, message, code="method_not_allowed", headers=headers)
+            )
+    return error_response(as_api_error(error))

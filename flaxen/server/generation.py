@@ -1,0 +1,145 @@
+"""The engine's streams behind one HTTP request: submitted, merged, timed, and ended as one.
+
+Knows: EngineClient, and which error an early end is. Deliberately does not know JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+from flaxen.protocol import EngineClient, Finish, FinishReason, Request, TokenEvent
+from flaxen.server.errors import ApiError, internal, invalid
+from flaxen.server.metrics import Metrics
+
+logger = logging.getLogger("flaxen.server")
+
+# The engine's clock for a timeout starts after ours, and may tick coarser.
+_CLOCK_SLACK_S = 0.02
+
+
+class Generation:
+    """All sequences of one HTTP request. Whoever makes one must see that `close` is awaited.
+
+    Raises:
+      ApiError: 400, the engine can't serve a request as asked.
+      EngineBusyError, EngineClosedError: the engine takes none now.
+    """
+
+    def __init__(self, engine: EngineClient, metrics: Metrics, requests: Sequence[Request]) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._requests = tuple(requests)
+        self._readers: list[asyncio.Task[None]] = []
+        self._streams: list[AsyncIterator[TokenEvent]] = []
+        self._start = time.monotonic()
+        self._last: dict[tuple[int, int], float] = {}  # when a sequence's last tokens came
+        self._started: set[int] = set()  # requests whose first token came
+        self._open = {(i, j) for i, r in enumerate(self._requests) for j in range(r.sampling.n)}
+        try:
+            for request in self._requests:
+                self._streams.append(engine.submit(request))
+        except BaseException as error:
+            # All or nothing: what was queued before the refusal must not run on unread.
+            for request in self._requests[: len(self._streams)]:
+                engine.abort(request.request_id)
+            if isinstance(error, ValueError):
+                raise invalid(str(error)) from None
+            raise
+
+    async def events(self) -> AsyncGenerator[tuple[int, TokenEvent], None]:
+        """Yields (which prompt, event) as the engine brings them, until all sequences ended.
+
+        Raises:
+          ApiError: a sequence failed (500), ran out of time (504) or was cut by a shutdown (503).
+        """
+        async for i, event in self._merged():
+            self._observe(i, event)
+            if event.finish is not None and event.finish.reason in _EARLY_ENDS:
+                raise self._early_end(self._requests[i], event.finish)
+            yield i, event
+        if self._open:
+            logger.error("the engine ended a stream without finishing its sequences")
+            raise internal()
+
+    async def close(self) -> None:
+        """Ends what still runs, at once. May be called again."""
+        now = time.monotonic()
+        for i in {i for i, _ in self._open}:
+            self._engine.abort(self._requests[i].request_id)
+        for _ in self._open:
+            self._metrics.finished(FinishReason.ABORT, now - self._start, None)
+        self._open.clear()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        for stream in self._streams:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+
+    async def _merged(self) -> AsyncIterator[tuple[int, TokenEvent]]:
+        if len(self._streams) == 1:  # the common case, without a task and a queue in between
+            async for event in self._streams[0]:
+                yield 0, event
+            return
+        arrivals: asyncio.Queue[tuple[int, TokenEvent | Exception | None]] = asyncio.Queue()
+
+        async def read(i: int, stream: AsyncIterator[TokenEvent]) -> None:
+            try:
+                async for event in stream:
+                    arrivals.put_nowait((i, event))
+            except Exception as error:
+                arrivals.put_nowait((i, error))
+            else:
+                arrivals.put_nowait((i, None))
+
+        self._readers = [
+            asyncio.create_task(read(i, stream)) for i, stream in enumerate(self._streams)
+        ]
+        left = len(self._readers)
+        while left:
+            i, arrival = await arrivals.get()
+            if isinstance(arrival, Exception):
+                raise arrival
+            if arrival is None:
+                left -= 1
+            else:
+                yield i, arrival
+
+    def _observe(self, i: int, event: TokenEvent) -> None:
+        now, sequence = time.monotonic(), (i, event.index)
+        if event.token_ids:
+            if i not in self._started:
+                self._started.add(i)
+                self._metrics.first_token(now - self._start)
+            if sequence in self._last:
+                self._metrics.next_token(now - self._last[sequence])
+            self._last[sequence] = now
+        if event.finish is not None:
+            self._open.discard(sequence)
+            self._metrics.finished(event.finish.reason, now - self._start, event.finish.queue_s)
+
+    def _early_end(self, request: Request, finish: Finish) -> ApiError:
+        if finish.reason is FinishReason.ERROR:
+            logger.error("request %s failed: %s", request.request_id, finish.error)
+            return internal()
+        timeout_s = request.timeout_s
+        if timeout_s is not None and time.monotonic() - self._start >= timeout_s - _CLOCK_SLACK_S:
+            return ApiError(
+                504,
+                f"the answer was not complete within {timeout_s:g} seconds, this server's limit: "
+                "ask for fewer tokens, or start it with a larger --request-timeout-s",
+                code="timeout",
+                type="server_error",
+            )
+        return ApiError(
+            503,
+            "the request was cut short: the server is shutting down",
+            code="aborted",
+            type="server_error",
+        )
+
+
+_EARLY_ENDS = (FinishReason.ABORT, FinishReason.ERROR)

@@ -1,0 +1,91 @@
+"""What every HTTP request passes first and last: its id, its key, the last line of defence, a log.
+
+Deliberately does not know routes, apart from the one that needs no key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flaxen.server.config import ServerConfig
+from flaxen.server.errors import ApiError, as_api_error, error_response, invalid
+
+logger = logging.getLogger("flaxen.server")
+
+_OPEN_PATH = "/health"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in config.api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 0
+        headers = Headers(scope=scope)
+        asked_id = headers.get("x-request-id")
+        valid = asked_id is not None and _REQUEST_ID.fullmatch(asked_id) is not None
+        request_id = asked_id if asked_id is not None and valid else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            if asked_id is not None and not valid:
+                raise invalid(
+                    "the header x-request-id must be 1 to 128 letters, digits, '.', '_', ':' or "
+                    "'-': correct it or leave it out",
+                    "x-request-id",
+                )
+            self._check_key(scope["path"], headers.get("authorization"))
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            # Routes answer for their own errors: what comes here is the guard's own, or a bug.
+            answer = error_response(as_api_error(error))
+            if not status:
+                await answer(scope, receive, send_with_id)
+        finally:
+            # No query and no body: they may hold what a user wrote.
+            logger.debug(
+                "%s %s -> %s in %.3f s, id %s",
+                scope["method"],
+                scope["path"],
+                status or "no answer",
+                time.monotonic() - start,
+                request_id,
+            )
+
+    def _check_key(self, path: str, authorization: str | None) -> None:
+        if not self._keys or path == _OPEN_PATH:
+            return
+        scheme, _, given = (authorization or "").partition(" ")
+        # Header bytes come as Latin-1. Every key is compared, each in constant time: how long the
+        # check takes tells nothing of the keys.
+        found = [hmac.compare_digest(given.strip().encode("latin-1"), key) for key in self._keys]
+        if scheme.lower() != "bearer" or not any(found):
+            raise ApiError(
+                401,
+                ("the API key is missing" if not authorization else "the API key is wrong")
+                + ": send a valid one as 'Authorization: Bearer KEY'",
+                code="invalid_api_key",
+                type="authentication_error",
+                headers={"www-authenticate": "Bearer"},
+            )

@@ -1,0 +1,52 @@
+"""The routes that only tell: models, health, version, metrics. Deliberately reads no bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from flaxen import __version__
+from flaxen.server.context import Context
+
+
+async def list_models(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /v1/models."""
+    models = [_model(context, name) for name in context.model_names]
+    return JSONResponse({"object": "list", "data": models})
+
+
+async def get_model(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /v1/models/{name}."""
+    return JSONResponse(_model(context, context.check_model(http.path_params["name"])))
+
+
+async def health(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /health: 503 from the moment the engine takes no more requests."""
+    context.engine.check_health()
+    return JSONResponse({"status": "ok"})
+
+
+async def version(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /version."""
+    return JSONResponse({"version": __version__})
+
+
+async def metrics(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /metrics in Prometheus' or OpenMetrics' format."""
+    page, content_type = context.metrics.render(http.headers.get("accept", ""))
+    return Response(page, headers={"content-type": content_type})
+
+
+def _model(context: Context, name: str) -> dict[str, Any]:
+    info = context.engine.info
+    return {
+        "id": name,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "flaxen",
+        "root": info.name,
+        "parent": None,
+        "max_model_len": info.max_model_len,
+    }

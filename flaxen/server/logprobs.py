@@ -1,0 +1,117 @@
+"""TokenLogprobs -> the three shapes that OpenAI and vLLM give them. Pure functions.
+
+Deliberately does not know requests or streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flaxen.protocol import TokenLogprobs
+from flaxen.text.tokenizer import Tokenizer
+
+# JSON has no infinity; the ecosystem writes a token of no probability so.
+_LEAST = -9999.0
+
+
+def token_text(tokenizer: Tokenizer, token_id: int, as_id: bool = False) -> str:
+    """A token as a string; `as_id` gives "token_id:7", which keeps parts of characters apart."""
+    if as_id:
+        return f"token_id:{token_id}"
+    return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+
+
+def completion_logprobs(
+    token_ids: Sequence[int],
+    entries: Sequence[TokenLogprobs | None],
+    *,
+    num_top: int,
+    offset: int,
+    tokenizer: Tokenizer,
+    as_ids: bool,
+) -> dict[str, Any]:
+    """The `logprobs` of /v1/completions.
+
+    Args:
+      token_ids: the tokens.
+      entries: one for each; None (the first token of a prompt) has no probability.
+      num_top: most likely tokens to name; the token itself is always beside them.
+      offset: characters before the first token.
+    """
+    tokens: list[str] = []
+    offsets: list[int] = []
+    values: list[float | None] = []
+    tops: list[dict[str, float] | None] = []
+    for token_id, entry in zip(token_ids, entries, strict=True):
+        text = token_text(tokenizer, token_id, as_ids)
+        tokens.append(text)
+        offsets.append(offset)
+        offset += len(text)
+        if entry is None:
+            values.append(None)
+            tops.append(None)
+            continue
+        values.append(_finite(entry.logprob))
+        top: dict[str, float] = {}
+        for top_id, logprob in (*entry.top[:num_top], (entry.token_id, entry.logprob)):
+            # Two tokens may look the same as text: the likelier, which comes first, stays.
+            top.setdefault(token_text(tokenizer, top_id, as_ids), _finite(logprob))
+        tops.append(top)
+    return {
+        "tokens": tokens,
+        "token_logprobs": values,
+        "top_logprobs": tops,
+        "text_offset": offsets,
+    }
+
+
+def chat_logprobs(
+    entries: Sequence[TokenLogprobs], *, num_top: int, tokenizer: Tokenizer, as_ids: bool
+) -> dict[str, Any]:
+    """The `logprobs` of /v1/chat/completions."""
+
+    def describe(token_id: int, logprob: float) -> dict[str, Any]:
+        return {
+            "token": token_text(tokenizer, token_id, as_ids),
+            "logprob": _finite(logprob),
+            "bytes": list(tokenizer.token_bytes(token_id)),
+        }
+
+    content = [
+        describe(entry.token_id, entry.logprob)
+        | {"top_logprobs": [describe(*top) for top in entry.top[:num_top]]}
+        for entry in entries
+    ]
+    return {"content": content, "refusal": None}
+
+
+def prompt_logprobs(
+    entries: Sequence[TokenLogprobs | None], *, num_top: int, tokenizer: Tokenizer
+) -> list[dict[str, dict[str, Any]] | None]:
+    """vLLM's `prompt_logprobs`: for each token after the first, the likely ones by id."""
+    described: list[dict[str, dict[str, Any]] | None] = []
+    for entry in entries:
+        if entry is None:
+            described.append(None)
+            continue
+        ranked = [(i, lp, rank) for rank, (i, lp) in enumerate(entry.top[:num_top], start=1)]
+        # The token itself last: where it is among the likely, the two agree.
+        described.append(
+            {
+                str(token_id): {
+                    "logprob": _finite(logprob),
+                    "rank": rank,
+                    "decoded_token": token_text(tokenizer, token_id),
+                }
+                for token_id, logprob, rank in (
+                    *ranked,
+                    (entry.token_id, entry.logprob, entry.rank),
+                )
+            }
+        )
+    return described
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, _LEAST)

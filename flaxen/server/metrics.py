@@ -1,0 +1,110 @@
+"""Prometheus metrics, named as vLLM's. Deliberately does not know HTTP or engines' insides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from flaxen.protocol import EngineClient, FinishReason
+
+_LABELS = ("model_name",)
+_LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+              60.0, 120.0, 300.0, 600.0)  # fmt: skip
+
+
+class Metrics:
+    """One server's metrics: histograms fed by its requests, and the engine's numbers as they are.
+
+    Every server has its own registry, so that two in one process do not share counts.
+    """
+
+    def __init__(self, engine: EngineClient, model_name: str) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_EngineCollector(engine, model_name))
+        self._first_token = self._histogram(
+            "time_to_first_token", "From submission to the first token.", model_name
+        )
+        self._inter_token = self._histogram(
+            "inter_token_latency", "Between one sequence's events.", model_name
+        )
+        self._queue = self._histogram(
+            "request_queue_time", "From submission to the first step.", model_name
+        )
+        self._end_to_end = self._histogram(
+            "e2e_request_latency", "From submission to a sequence's end.", model_name
+        )
+        finished = Counter(
+            "flaxen:request_success",
+            "Sequences that ended, by how.",
+            (*_LABELS, "finished_reason"),
+            registry=self._registry,
+        )
+        # Every reason is there from the start: a rate over a series that appears later is wrong.
+        self._finished = {
+            reason: finished.labels(model_name, reason.value) for reason in FinishReason
+        }
+
+    def _histogram(self, name: str, text: str, model_name: str) -> Histogram:
+        histogram = Histogram(
+            f"flaxen:{name}_seconds", text, _LABELS, buckets=_LATENCIES, registry=self._registry
+        )
+        return histogram.labels(model_name)
+
+    def first_token(self, seconds: float) -> None:
+        """A request's first token came."""
+        self._first_token.observe(seconds)
+
+    def next_token(self, seconds: float) -> None:
+        """A sequence's later token came, so long after the one before."""
+        self._inter_token.observe(seconds)
+
+    def finished(self, reason: FinishReason, seconds: float, queue_s: float | None) -> None:
+        """A sequence ended; `queue_s` is None where it ended without the engine's account."""
+        self._finished[reason].inc()
+        self._end_to_end.observe(seconds)
+        if queue_s is not None:
+            self._queue.observe(queue_s)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Returns the page in the format that the scraper accepts, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's statistics at each scrape, so that nothing counts twice."""
+
+    def __init__(self, engine: EngineClient, model_name: str) -> None:
+        self._engine = engine
+        self._label = [model_name]
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats()
+        yield self._gauge("num_requests_running", "Sequences that run.", stats.num_running)
+        yield self._gauge("num_requests_waiting", "Sequences that wait.", stats.num_waiting)
+        yield self._gauge(
+            "kv_cache_usage_perc",
+            "Share of the KV pages that sequences own, from 0 to 1.",
+            stats.num_used_pages / max(stats.num_pages, 1),
+        )
+        for name, text, value in (
+            ("num_preemptions", "Sequences sent back to wait.", stats.num_preemptions),
+            ("prefix_cache_queries", "Prompt tokens looked up.", stats.num_prefix_queries),
+            ("prefix_cache_hits", "Prompt tokens found.", stats.num_prefix_hits),
+            ("prompt_tokens", "Prompt tokens computed or found.", stats.num_prompt_tokens),
+            ("generation_tokens", "Tokens generated.", stats.num_generated_tokens),
+            ("engine_steps", "Steps of the engine.", stats.num_steps),
+        ):
+            counter = CounterMetricFamily(f"flaxen:{name}", text, labels=_LABELS)
+            counter.add_metric(self._label, value)
+            yield counter
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        gauge = GaugeMetricFamily(f"flaxen:{name}", text, labels=_LABELS)
+        gauge.add_metric(self._label, value)
+        return gauge

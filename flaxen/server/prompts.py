@@ -1,0 +1,169 @@
+"""The prompt of a body -> token ids, and how many tokens the answer may have.
+
+Knows: OpenAI's four forms of a prompt, chat templates, the model's length.
+Deliberately does not know sampling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flaxen.server.context import Context
+from flaxen.server.errors import ApiError, invalid
+from flaxen.server.messages import read_messages
+from flaxen.server.sampling import check_token_ids
+from flaxen.server.schema import shorten
+
+# Text of more characters is tokenized in a thread: it takes long enough to hold up every stream.
+_LONG_TEXT = 20_000
+# What the template is given in other ways, or may not be given by a request.
+_RESERVED = ("self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt: its ids, and its text where it was sent as text."""
+
+    token_ids: tuple[int, ...]
+    text: str | None
+
+
+async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context) -> list[Prompt]:
+    """Reads a string, a list of strings, a list of ids, or a list of lists of ids.
+
+    Raises:
+      ApiError: 400, none of these forms, too many prompts, an empty one, an id out of range.
+    """
+    wrong = invalid(
+        "prompt must be a string, a list of strings, a list of token ids or a list of such lists, "
+        f"got {shorten(value)}",
+        "prompt",
+        "invalid_type",
+    )
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
+        value = [value]
+    if not isinstance(value, list):
+        raise wrong
+    if not value:
+        raise invalid("prompt must hold at least one prompt, got an empty list", "prompt")
+    limit = context.config.max_prompts
+    if len(value) > limit:
+        raise invalid(
+            f"prompt must hold at most {limit} prompts on this server, got {len(value)}", "prompt"
+        )
+    kind = type(value[0])
+    prompts = []
+    for item in value:
+        if isinstance(item, str) and kind is str:
+            token_ids = await encode(item, add_special_tokens, context)
+            prompts.append(Prompt(token_ids=tuple(token_ids), text=item))
+        elif isinstance(item, list) and kind is list and all(map(_is_id, item)):
+            check_token_ids(item, context.engine.info.vocab_size, "prompt")
+            prompts.append(Prompt(token_ids=tuple(item), text=None))
+        else:
+            raise wrong
+        if not prompts[-1].token_ids:
+            raise invalid("the prompt is empty: give at least one token", "prompt")
+    return prompts
+
+
+async def chat_prompt(
+    messages: list[Any],
+    *,
+    add_generation_prompt: bool,
+    template_kwargs: Mapping[str, Any],
+    add_special_tokens: bool,
+    context: Context,
+) -> Prompt:
+    """Renders the messages with the model's own template, and tokenizes the result.
+
+    Raises:
+      ApiError: 400, wrong messages, no template, or the template refuses them.
+    """
+    template = context.chat_template
+    if template is None:
+        raise invalid(
+            "this model has no chat template, so it can't read messages: use /v1/completions",
+            "messages",
+            "no_chat_template",
+        )
+    for name in template_kwargs:
+        if name in _RESERVED:
+            raise invalid(
+                f"chat_template_kwargs may not set {name!r}: the server sets it itself",
+                "chat_template_kwargs",
+            )
+    read = read_messages(messages)
+    try:
+        # In a thread: it waits for the template's own process, or for its turn there.
+        text = await asyncio.to_thread(
+            template.render, read, add_generation_prompt=add_generation_prompt, **template_kwargs
+        )
+    except ValueError as error:
+        raise invalid(str(error), "messages") from None
+    # The template writes the special tokens itself: more would change the prompt.
+    token_ids = await encode(text, add_special_tokens, context)
+    if not token_ids:
+        raise invalid("the messages render to an empty prompt", "messages")
+    return Prompt(token_ids=tuple(token_ids), text=text)
+
+
+async def encode(text: str, add_special_tokens: bool, context: Context) -> list[int]:
+    """Tokenizes, without holding up the other requests."""
+    if len(text) <= _LONG_TEXT:
+        return context.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return await asyncio.to_thread(
+        context.tokenizer.encode, text, add_special_tokens=add_special_tokens
+    )
+
+
+def fit_max_tokens(
+    prompt: Prompt,
+    asked: int | None,
+    default: int | None,
+    context: Context,
+    *,
+    field: str,
+    prompt_field: str,
+) -> int:
+    """Returns how many tokens the answer may have; what is asked for is never cut in silence.
+
+    Args:
+      asked: what the request says; None where it says nothing.
+      default: what to take then, cut to the model's length; None is up to that length.
+      field: the name that `asked` has in the request, for errors.
+      prompt_field: the same of the prompt.
+
+    Raises:
+      ApiError: 400, below 1, or with code context_length_exceeded.
+    """
+    if asked is not None and asked < 1:
+        raise invalid(f"{field} must be at least 1, got {shorten(asked)}", field)
+    length, num_prompt = context.engine.info.max_model_len, len(prompt.token_ids)
+    room = length - num_prompt
+    if room < 1:
+        raise _too_long(
+            f"the prompt has {num_prompt} tokens, and the model's length is {length} for prompt "
+            "and output together: shorten the prompt",
+            prompt_field,
+        )
+    if asked is None:
+        return room if default is None else min(room, default)
+    if asked > room:
+        raise _too_long(
+            f"the prompt has {num_prompt} tokens and {field} is {shorten(asked)}, together above "
+            f"the model's length of {length}: ask for at most {room}, or shorten the prompt",
+            prompt_field,
+        )
+    return asked
+
+
+def _too_long(message: str, param: str) -> ApiError:
+    return invalid(message, param, "context_length_exceeded")
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

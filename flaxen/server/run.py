@@ -1,0 +1,163 @@
+"""Listens, serves an application, and stops it in order. Deliberately does not know routes.
+
+uvicorn's own handling of signals does not serve us: on the first one it stops accepting, so that a
+load balancer sees refused connections and no 503; it waits for open streams without an end; and
+it raises the signal again when done, so that the process never exits with 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from flaxen.protocol import EngineClient
+
+logger = logging.getLogger("flaxen.server")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_KEEP_ALIVE_S = 75  # above the 60 s after which load balancers usually close idle connections
+_FLUSH_S = 5  # seconds that answers get to be written after the engine has ended them
+
+
+def run(
+    app: ASGIApp,
+    engine: EngineClient,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    uds: str | None = None,
+    drain_s: float = 30.0,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains, closes the engine and returns.
+
+    From the first signal on, /health and new requests get 503 while open ones finish; those that
+    still run after `drain_s` seconds are aborted. A second signal ends the process at once.
+
+    Args:
+      host: address to listen on.
+      port: TCP port; 0 takes a free one.
+      uds: path of a Unix socket to listen on, in place of host and port.
+      on_ready: called with the server's URL once it accepts connections.
+
+    Raises:
+      OSError: the address can't be listened on.
+    """
+    with listen(host, port, uds) as listener:
+        asyncio.run(serve(app, engine, listener, drain_s=drain_s, on_ready=on_ready))
+
+
+async def serve(
+    app: ASGIApp,
+    engine: EngineClient,
+    listener: socket.socket,
+    *,
+    drain_s: float,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """The same on a listening socket, in a running loop of the main thread."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_FLUSH_S,
+    )
+    server = _Server(config)
+    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if signalled.is_set():
+            # The user has asked twice: no cleaning up that could hang.
+            os._exit(128 + number)
+        logger.info("%s: draining for up to %g s", number.name, drain_s)
+        signalled.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(signalled.wait())
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if server.started and on_ready is not None:
+            on_ready(url_of(listener))
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        # The listener stays open while the engine drains: the routes answer 503 from its state.
+        await engine.close(drain_s if signalled.is_set() else 0.0)
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def listen(host: str, port: int, uds: str | None = None) -> socket.socket:
+    """Returns a listening socket; a Unix socket's path is free again once nobody listens on it.
+
+    Raises:
+      OSError: the address is taken, not this machine's, or not allowed.
+    """
+    if uds is not None:
+        return _listen_unix(uds)
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(
+            f"can't listen on {host}:{port}: {error.strerror or error}. Another program may use "
+            "the port: choose another --port, or check --host"
+        ) from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL under which a listening socket is reached."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _listen_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # A socket that a killed server left behind answers nobody; anything else is not ours.
+        if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
+            os.unlink(path)
+        listener.bind(path)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"can't listen on the Unix socket {path}: {error.strerror or error}. Choose a path "
+            "that does not exist yet, in a folder that can be written"
+        ) from error
+    return listener
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: `serve` has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

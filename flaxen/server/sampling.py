@@ -1,0 +1,125 @@
+"""The common fields of a body -> SamplingParams, held to the server's limits.
+
+Knows: which fields mean the same on both sides, and each limit. Deliberately does not know prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flaxen.protocol import SamplingParams
+from flaxen.server.context import Context
+from flaxen.server.errors import invalid
+from flaxen.server.idle import STREAM_OPTIONS, drop_idle
+from flaxen.server.schema import CommonBody, StreamOptions, shorten
+
+# The fields that SamplingParams has by the same name and meaning.
+_SAME = ("n", "temperature", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty",
+         "repetition_penalty", "stop", "bad_words", "min_tokens", "stop_token_ids", "ignore_eos",
+         "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens")  # fmt: skip
+
+
+def sampling_params(
+    common: CommonBody,
+    context: Context,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
+) -> SamplingParams:
+    """Returns how to sample; `max_tokens` is already fitted to the model's length.
+
+    Raises:
+      ApiError: 400, a value is out of its range or above the server's limit.
+    """
+    config, vocab_size = context.config, context.engine.info.vocab_size
+    if common.n is not None and common.n > config.max_n:
+        raise invalid(f"n must be at most {config.max_n} on this server, got {common.n}", "n")
+    if common.stop is not None and len(common.stop) > config.max_stop:
+        raise invalid(
+            f"stop must hold at most {config.max_stop} strings on this server, "
+            f"got {len(common.stop)}",
+            "stop",
+        )
+    for name in ("stop_token_ids", "allowed_token_ids"):
+        check_token_ids(getattr(common, name) or (), vocab_size, name)
+    values: dict[str, Any] = {name: getattr(common, name) for name in _SAME}
+    if common.top_k is not None:
+        values["top_k"] = min(common.top_k, vocab_size)  # above it, the same: all are kept
+    values["logit_bias"] = _logit_bias(common.logit_bias, vocab_size)
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return SamplingParams(
+            **given, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
+        )
+    except ValueError as error:
+        # Every message of SamplingParams begins with the field's name.
+        field = str(error).split(" ", 1)[0]
+        raise invalid(str(error), field if field in CommonBody.model_fields else None) from None
+
+
+def check_token_ids(token_ids: Iterable[int], vocab_size: int, where: str) -> None:
+    """Raises a 400 if an id is outside the vocabulary."""
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise invalid(
+                f"{where} must hold token ids in [0, {vocab_size - 1}], got {shorten(token_id)}",
+                where,
+            )
+
+
+def check_logprobs(count: int | None, name: str, context: Context) -> None:
+    """Raises a 400 if more of the most likely tokens are asked for than there may be."""
+    limit = min(context.config.max_logprobs, context.engine.info.max_logprobs)
+    if count is not None and not 0 <= count <= limit:
+        raise invalid(f"{name} must be in [0, {limit}] on this server, got {shorten(count)}", name)
+
+
+def stream_options(common: CommonBody) -> StreamOptions:
+    """Returns the options of a stream, checked against the fields that they need.
+
+    Raises:
+      ApiError: 400, options without a stream, or continuous usage without usage.
+    """
+    options = common.stream_options
+    if options is None:
+        return StreamOptions()
+    if not common.stream:
+        raise invalid("stream_options needs stream=true: remove it", "stream_options")
+    if options.continuous_usage_stats and not options.include_usage:
+        raise invalid(
+            "stream_options.continuous_usage_stats needs stream_options.include_usage=true",
+            "stream_options.continuous_usage_stats",
+        )
+    return options
+
+
+def drop_idle_fields(fields: Mapping[str, Any], idle: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a generating route's fields without those that ask for nothing.
+
+    Raises:
+      ApiError: 400, a field asks for something that the server does not do.
+    """
+    kept = drop_idle(fields, idle)
+    options = kept.get("stream_options")
+    if isinstance(options, dict):
+        kept["stream_options"] = drop_idle(options, STREAM_OPTIONS, "stream_options.")
+    return kept
+
+
+def _logit_bias(biases: Mapping[str, float] | None, vocab_size: int) -> dict[int, float] | None:
+    if not biases:
+        return None
+    read: dict[int, float] = {}
+    for key, bias in biases.items():
+        # At most 10 digits: int() of any more is slow, and no vocabulary has them.
+        token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else -1
+        if not 0 <= token_id < vocab_size:
+            raise invalid(
+                f"logit_bias must map token ids in [0, {vocab_size - 1}] as strings, "
+                f"got the key {shorten(key)}",
+                "logit_bias",
+            )
+        read[token_id] = bias
+    return read

@@ -1,0 +1,179 @@
+"""The fields of each request body and their types. Deliberately does not know limits or engines.
+
+The bodies of the two generating routes are read as two parts, their own fields and the common
+ones, so that no class inherits from another. None always means "not given", as in OpenAI's API.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from flaxen.server.errors import invalid
+
+# Strict: "5" is not a number and true is not 1. Unknown fields are refused, never dropped.
+_STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`, with vLLM's continuous usage."""
+
+    model_config = _STRICT
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class CommonBody(BaseModel):
+    """What completions and chat completions share: OpenAI's sampling fields, then vLLM's."""
+
+    model_config = _STRICT
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: list[str] | None = None
+
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    prompt_logprobs: int | None = None
+    cache_salt: str | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class CompletionBody(BaseModel):
+    """The fields that only /v1/completions has."""
+
+    model_config = _STRICT
+
+    prompt: Any  # its four forms are told apart in prompts.py
+    max_tokens: int | None = None
+    logprobs: int | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    add_special_tokens: bool | None = None
+
+
+class ChatBody(BaseModel):
+    """The fields that only /v1/chat/completions has."""
+
+    model_config = _STRICT
+
+    messages: list[Any]  # read in messages.py
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
+
+
+class TokenizeBody(BaseModel):
+    """The fields of /tokenize: a prompt, or messages."""
+
+    model_config = _STRICT
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(BaseModel):
+    """The fields of /detokenize."""
+
+    model_config = _STRICT
+
+    model: str | None = None
+    tokens: list[int]
+
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+def parse(body_class: type[_Body], fields: Mapping[str, Any]) -> _Body:
+    """Checks the fields' names and types.
+
+    Raises:
+      ApiError: 400 with the first wrong field as its param.
+    """
+    try:
+        return body_class.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+    param = _param(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        raise invalid(
+            f"unknown field {param!r}: this server would have to ignore it, and refuses instead; "
+            "remove it, or see docs/server.md for the fields there are",
+            param,
+            "unknown_parameter",
+        )
+    if problem["type"] == "missing":
+        raise invalid(f"the field {param!r} is required", param, "missing_required_parameter")
+    wanted = problem["msg"].removeprefix("Input should be ")
+    raise invalid(
+        f"{param} must be {wanted}, got {shorten(problem['input'])}", param, "invalid_type"
+    )
+
+
+def parse_two(body_class: type[_Body], fields: Mapping[str, Any]) -> tuple[_Body, CommonBody]:
+    """Reads a generating route's body as its own fields and the common ones.
+
+    Raises:
+      ApiError: 400 with the first wrong field as its param.
+    """
+    names = CommonBody.model_fields
+    common = {name: value for name, value in fields.items() if name in names}
+    own = {name: value for name, value in fields.items() if name not in names}
+    return parse(body_class, own), parse(CommonBody, common)
+
+
+def shorten(value: object) -> str:
+    """A value as an error message shows it: never more than a line of what the client sent."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxlevel = 2
+
+
+def _param(location: tuple[int | str, ...]) -> str:
+    """("messages", 0, "role") -> "messages[0].role", as OpenAI names it."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        else:
+            # A client's own key: it is shown, so it is cut.
+            name += ("." if name else "") + part[:80]
+    return name

@@ -1,0 +1,181 @@
+"""Runs one template in a process of its own, under limits of time, memory and output.
+
+A template is a program that came with a model's files. Inside this process nothing could stop it:
+one expression (`10 ** 10 ** 9`, a comparison of nested lists) is one call into C that holds the
+interpreter's lock. See docs/decisions/0010-chat-template-limits.md for what was weighed.
+
+Deliberately does not know: messages, models, Jinja.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+_HEADER = struct.Struct(">Q")  # as in chat_worker, which is a script and can't be imported from
+_WORKER = Path(__file__).with_name("chat_worker.py")
+_START_S = 60.0  # the machine may be busy loading a model
+_JSON_BYTES_PER_CHAR = 12  # the most: an escaped surrogate pair
+
+
+class TemplateProcess:
+    """One compiled template, in a process that is replaced when a limit kills it. Final.
+
+    Safe to share between threads; they take turns. The process ends with this object, with this
+    process, or by its own alarm.
+
+    Raises:
+      ValueError: the template does not compile within the limits.
+    """
+
+    def __init__(self, source: str, *, timeout_s: float, max_chars: int, max_bytes: int) -> None:
+        self._source = source
+        self._timeout_s = timeout_s
+        self._max_chars = max_chars
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._process = self._start()
+
+    def render(self, variables: Mapping[str, object]) -> str:
+        """The template's text.
+
+        Args:
+          variables: the template's; they must be JSON.
+
+        Raises:
+          ValueError: the template raised, failed, or went over a limit; says which.
+        """
+        try:
+            request = json.dumps({"variables": variables, "max_chars": self._max_chars})
+        except (TypeError, ValueError) as exc:
+            raise ValueError(
+                f"a chat template can only be given JSON values: {exc}; convert the value"
+            ) from exc
+        with self._lock:
+            if self._process.poll() is not None:
+                self._process = self._start()
+            return self._ask(self._process, request)
+
+    def close(self) -> None:
+        """Ends the process. A later `render` would start another."""
+        with self._lock:
+            self._finalizer()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        limits = {"alarm_s": math.ceil(self._timeout_s) + 1, "max_bytes": self._max_bytes}
+        # -P: the script's directory stays off sys.path, where our modules would hide others.
+        # A session of its own: an interrupt from the keyboard is for this process to handle.
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(_WORKER), json.dumps(limits)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._finalizer = weakref.finalize(self, _end, process)
+        if _receive(process, _START_S, 1000) is None:
+            self._finalizer()
+            raise ValueError(
+                f"the process that renders the chat template did not start (exit code "
+                f"{process.returncode}): {sys.executable} must be a Python that has jinja2"
+            )
+        try:
+            self._ask(process, json.dumps({"source": self._source}))
+        except ValueError:
+            self._finalizer()  # no process for a template that does not compile
+            raise
+        return process
+
+    def _ask(self, process: subprocess.Popen[bytes], request: str) -> str:
+        """Sends one request and awaits its reply; ends the process if none comes."""
+        body = request.encode()
+        stdin = _pipe(process.stdin)
+        begin = time.monotonic()
+        try:
+            stdin.write(_HEADER.pack(len(body)) + body)
+            stdin.flush()
+            max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
+            reply = _receive(process, self._timeout_s, max_bytes)
+        except BrokenPipeError:
+            reply = None
+        except BaseException:  # an interrupt: the reply would be taken for the next request's
+            self._finalizer()
+            raise
+        if reply is None:
+            late = time.monotonic() - begin >= self._timeout_s
+            self._finalizer()
+            raise ValueError(
+                self._explain("time", "")
+                if late
+                else f"the chat template ended its process (exit code {process.returncode}): it "
+                "is broken or hostile; give the model another chat template"
+            )
+        if "error" in reply:
+            raise ValueError(self._explain(reply["error"], reply["detail"]))
+        text: str = reply["text"]
+        return text
+
+    def _explain(self, error: str, detail: str) -> str:
+        """What went wrong and what to do about it. A template's own message stands as it is."""
+        messages = {
+            "raised": detail,
+            "failed": f"the chat template failed on these messages: {detail}",
+            "syntax": f"the chat template is not valid Jinja: {detail}; give another one",
+            "time": f"the chat template took longer than {self._timeout_s:g} s, its limit: send "
+            "fewer messages, or give the model another chat template",
+            "memory": f"the chat template needed more than {self._max_bytes / 1e6:.0f} MB of "
+            "memory, its limit: send fewer messages, or give the model another chat template",
+            "output": f"the chat template rendered more than {self._max_chars} characters, its "
+            "limit: send fewer messages, or give the model another chat template",
+        }
+        return messages[error]
+
+
+def _receive(
+    process: subprocess.Popen[bytes], timeout_s: float, max_bytes: int
+) -> dict[str, Any] | None:
+    """One reply; None if the process ended, sent too much, or was too late."""
+    fd = _pipe(process.stdout).fileno()
+    poll = select.poll()  # not select(): a busy server's file numbers pass its limit of 1024
+    poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    data, size = bytearray(), _HEADER.size
+    while len(data) < size:
+        left_ms = (deadline - time.monotonic()) * 1000
+        if left_ms <= 0 or not poll.poll(left_ms):
+            return None
+        chunk = os.read(fd, 1 << 20)
+        if not chunk:
+            return None
+        data += chunk
+        if len(data) >= _HEADER.size:
+            size = _HEADER.size + _HEADER.unpack_from(data)[0]
+            if size > max_bytes:
+                return None
+    reply: dict[str, Any] = json.loads(data[_HEADER.size :])
+    return reply
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None  # both were asked for as pipes
+    return stream
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kills and reaps a process, and closes its pipes."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(BrokenPipeError):  # what was left to write has no reader
+            _pipe(stream).close()

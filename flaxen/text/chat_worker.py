@@ -1,0 +1,140 @@
+"""The process that runs a chat template: reads requests on stdin, answers on stdout.
+
+Started by `chat_process`, as a script of its own: it imports nothing of flaxen, so it starts fast
+and holds nothing worth stealing. It limits itself, since its parent may die before it:
+  - memory: the kernel refuses more address space (Linux), which raises MemoryError here;
+  - time: the kernel kills this process by SIGALRM, also inside a long C call;
+  - output: counted while the template runs.
+
+Deliberately does not know: tokenizers, what messages are, when a request is too late.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import signal
+import struct
+import sys
+from typing import Any, BinaryIO, NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+_HEADER = struct.Struct(">Q")  # bytes of the JSON that follows
+_MAX_DETAIL = 2000  # characters of an error
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}`, which marks what the model wrote, for training: here only its body."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja declares it as no ClassVar)
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
+class _RaisedError(Exception):
+    """The template called raise_exception."""
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise _RaisedError(str(message))
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.datetime.now().strftime(layout)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own escapes <, > and & for HTML, which no model was trained on."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _compile(source: str) -> jinja2.Template:
+    """Compiles with the conventions of transformers' apply_chat_template."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment.from_string(source)
+
+
+def _render(template: jinja2.Template, variables: dict[str, Any], max_chars: int) -> dict[str, str]:
+    chunks, num_chars = [], 0
+    for chunk in template.generate(variables):
+        num_chars += len(chunk)
+        if num_chars > max_chars:
+            return {"error": "output", "detail": ""}
+        chunks.append(chunk)
+    return {"text": "".join(chunks)}
+
+
+def _answer(request: dict[str, Any], template: jinja2.Template | None) -> Any:
+    """The reply to one request: a compiled template, or a dict to send."""
+    try:
+        if template is None:
+            return _compile(request["source"])
+        return _render(template, request["variables"], request["max_chars"])
+    except _RaisedError as exc:
+        return {"error": "raised", "detail": str(exc)[:_MAX_DETAIL]}
+    except jinja2.TemplateSyntaxError as exc:
+        return {"error": "syntax", "detail": f"line {exc.lineno}: {exc.message}"}
+    except MemoryError:
+        return {"error": "memory", "detail": ""}
+    except Exception as exc:  # whatever the template did: the parent tells the caller
+        return {"error": "failed", "detail": f"{type(exc).__name__}: {exc}"[:_MAX_DETAIL]}
+
+
+def _limit_memory(max_bytes: int) -> None:
+    """Allows this process `max_bytes` more than it has now. Linux only: others don't enforce it."""
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + max_bytes, used + max_bytes))
+
+
+def _send(stream: BinaryIO, value: dict[str, Any]) -> None:
+    body = json.dumps(value).encode()
+    stream.write(_HEADER.pack(len(body)) + body)
+    stream.flush()
+
+
+def main() -> None:
+    """Argument: JSON with alarm_s, whole seconds for one request, and max_bytes of memory."""
+    limits = json.loads(sys.argv[1])
+    _limit_memory(limits["max_bytes"])
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # to be killed by it, whatever was inherited
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    _send(replies, {"ready": True})
+    template: jinja2.Template | None = None
+    while header := requests.read(_HEADER.size):
+        request = json.loads(requests.read(_HEADER.unpack(header)[0]))
+        signal.alarm(limits["alarm_s"])
+        reply = _answer(request, template)
+        if isinstance(reply, jinja2.Template):
+            template, reply = reply, {"text": ""}
+        signal.alarm(0)
+        _send(replies, reply)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""One tokenizer, whichever file it came from: text to ids, ids to text, ids to bytes.
+
+Text is the UTF-8 of the tokens' bytes, joined; what is no UTF-8 becomes U+FFFD. `decode` and the
+incremental `Detokenizer` share that definition, so that streamed and whole text are the same.
+
+Deliberately does not know: file formats (their readers make the `TokenizerParts`), chat, sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from flaxen.text.gguf_tokenizer import read_gguf
+from flaxen.text.hf_tokenizer import read_directory
+from flaxen.text.parts import TokenizerParts
+from flaxen.text.token_bytes import spelling_of
+
+
+class Tokenizer:
+    """Final. Safe to share between threads: nothing changes after construction but a memo."""
+
+    def __init__(self, parts: TokenizerParts) -> None:
+        backend = parts.backend
+        # Both are settings of whoever saved the file; a prompt is never cut or padded.
+        backend.no_truncation()
+        backend.no_padding()
+        state = backend.decoder.__getstate__() if backend.decoder is not None else None
+        spelling = spelling_of(state)
+        added = backend.get_added_tokens_decoder()
+
+        self._backend = backend
+        self._prefix = list(parts.prefix_ids)
+        self._suffix = list(parts.suffix_ids)
+        self._added = frozenset(added)
+        self._spelling = spelling
+        self._bytes: dict[int, bytes] = {}  # a memo; two threads may both fill in the same entry
+
+        self.bos_token_id = parts.bos_token_id
+        self.eos_token_ids = parts.eos_token_ids
+        self.chat_template = parts.chat_template
+        self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
+        # One more than the largest id; added tokens may leave a gap after the others.
+        ids_end = backend.get_vocab_size(with_added_tokens=False)
+        self.vocab_size = max([ids_end, *(i + 1 for i in added)])
+        self.strips_leading_space = spelling.strips_leading_space
+
+    @classmethod
+    def from_directory(cls, path: Path) -> Tokenizer:
+        """Reads tokenizer.json, and the files that Hugging Face puts beside it.
+
+        Raises:
+          FileNotFoundError: there is no directory or no tokenizer.json; says what to do.
+          ValueError: a file is corrupt, or the tokenizer is of a kind we don't decode.
+        """
+        return cls(read_directory(path))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, object]) -> Tokenizer:
+        """Builds the tokenizer that a GGUF file describes in its `tokenizer.*` keys.
+
+        Args:
+          metadata: GGUF key -> str, int, float, bool, or a list of them.
+
+        Raises:
+          ValueError: a key is missing or wrong, or the tokenizer is of a kind we don't read.
+        """
+        return cls(read_gguf(metadata))
+
+    @property
+    def bos_token(self) -> str | None:
+        """The text of `bos_token_id`."""
+        return None if self.bos_token_id is None else self.token(self.bos_token_id)
+
+    @property
+    def eos_token(self) -> str | None:
+        """The text of the first of `eos_token_ids`."""
+        return self.token(self.eos_token_ids[0]) if self.eos_token_ids else None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text. Special tokens that are written out in it are recognised.
+
+        Args:
+          text: any text.
+          add_special_tokens: put BOS and EOS around it where the model asks for them. A text that
+            a chat template rendered already has them: pass False.
+
+        Raises:
+          ValueError: the text is not valid Unicode.
+        """
+        try:
+            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as exc:
+            # The library says "must be str" of a str that has no UTF-8.
+            position = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
+            if position is None:
+                raise
+            raise ValueError(
+                f"the text is not valid Unicode: it holds half of a surrogate pair "
+                f"({text[position]!a}) at character {position}; send the whole pair or leave it out"
+            ) from exc
+        return self._prefix + ids + self._suffix if add_special_tokens else ids
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of ids. An id that no token has (a padded vocabulary's) gives nothing."""
+        skipped = self.special_token_ids if skip_special_tokens else frozenset()
+        data = b"".join([self.token_bytes(i) for i in ids if i not in skipped])
+        if self.strips_leading_space:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def token(self, token_id: int) -> str:
+        """The text of one token alone, its leading space kept; "" where no token has the id."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of one token, even half a character; b"" where no token has the id."""
+        try:
+            return self._bytes[token_id]
+        except KeyError:
+            pass
+        token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+        if token is None:
+            return b""  # not kept: a caller could fill the memo with ids that do not exist
+        added = token_id in self._added
+        spell = self._spelling.added_to_bytes if added else self._spelling.to_bytes
+        self._bytes[token_id] = spell(token)
+        return self._bytes[token_id]

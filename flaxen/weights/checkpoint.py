@@ -1,0 +1,172 @@
+"""The one front to a model in files, whatever the format.
+
+Opening checks all that can be checked without reading the weights: every refusal comes before
+anything is compiled. Deliberately does not know engines, or where models come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.decoder import decoder
+from flaxen.models.families import find_family
+from flaxen.models.model import Model, Params
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights import gguf_model, huggingface
+from flaxen.weights.gguf import read_gguf
+from flaxen.weights.params import Source, find_sources, load_params
+from flaxen.weights.tensor import StoredTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model in files: what it is, and how to get its parameters and tokenizer."""
+
+    name: str
+    config: DecoderConfig
+    model: Model
+    dtype: jnp.dtype  # of the weights in the files; bfloat16 for quantized ones
+    sources: list[Source]  # one for each leaf of model.param_specs
+    round_to: jnp.dtype | None  # see docs/decisions/0020-quantized-weights-round-to-bf16.md
+    make_tokenizer: Callable[[], Tokenizer]
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, built anew.
+
+        Raises:
+          ValueError: its files are missing, damaged or of a kind that is not supported.
+        """
+        return self.make_tokenizer()
+
+    def load_params(
+        self, dtype: jnp.dtype, on_progress: Callable[[int, int], None] | None = None
+    ) -> Params:
+        """The parameters, as arrays on the default device in a tree like model.param_specs.
+
+        Args:
+          dtype: of every array: float32, bfloat16 or float16.
+          on_progress: called with the bytes read and the bytes in all.
+
+        Raises:
+          ValueError: the dtype is not supported.
+        """
+        return load_params(
+            self.model.param_specs,
+            self.sources,
+            dtype,
+            round_to=self.round_to,
+            on_progress=on_progress,
+        )
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a GGUF file, or a directory with config.json and safetensors.
+
+    Raises:
+      ValueError: it is neither, is damaged or incomplete, or asks for what is not supported; the
+        message names the file, and the tensor or field.
+    """
+    if path.is_dir():
+        return _open_huggingface(path)
+    if path.is_file():
+        return _open_gguf(path)
+    raise ValueError(f"{path} does not exist: give a .gguf file or a directory with config.json")
+
+
+def _open_huggingface(path: Path) -> Checkpoint:
+    fields = huggingface.read_json(path / "config.json")
+    try:
+        family = find_family(huggingface.architecture(fields))
+        config = family.config_from_hf(fields)
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from None
+
+    def ignored(name: str) -> bool:
+        tied_copy = config.tied_embeddings and name == family.tensor_names["unembed"]
+        return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the config
+
+    return _checkpoint(
+        path,
+        config,
+        tensors=huggingface.read_tensors(path),
+        names=family.tensor_names,
+        interleaved_heads={},
+        ignored=ignored,
+        rounds=False,
+        make_tokenizer=lambda: Tokenizer.from_directory(path),
+    )
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = read_gguf(path)
+    try:
+        family = find_family(gguf_model.architecture(file))
+        config = family.config_from_hf(gguf_model.config_fields(file))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    heads: dict[str, int] = {}
+    if family.gguf_interleaved_qk:
+        q, k = config.num_heads, config.num_kv_heads
+        heads = {"wq": q, "bq": q, "wk": k, "bk": k}
+    return _checkpoint(
+        path,
+        config,
+        tensors=file.tensors,
+        names=gguf_model.TENSOR_NAMES,
+        interleaved_heads=heads,
+        ignored=lambda name: name == gguf_model.ROPE_FACTORS,
+        rounds=True,
+        make_tokenizer=lambda: Tokenizer.from_gguf(file.metadata),
+    )
+
+
+def _checkpoint(
+    path: Path,
+    config: DecoderConfig,
+    *,
+    tensors: Mapping[str, StoredTensor],
+    names: Mapping[str, str],
+    interleaved_heads: Mapping[str, int],
+    ignored: Callable[[str], bool],
+    rounds: bool,
+    make_tokenizer: Callable[[], Tokenizer],
+) -> Checkpoint:
+    model = decoder(config)
+    try:
+        sources = find_sources(
+            model.param_specs,
+            names,
+            tensors,
+            interleaved_heads=interleaved_heads,
+            ignored=ignored,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    stored = {source.stored.dtype for source in sources}
+    if stored - {"F32", "F16"}:
+        dtype = jnp.dtype("bfloat16")
+    else:
+        dtype = jnp.dtype("float16" if "F16" in stored else "float32")
+    return Checkpoint(
+        name=_name(path),
+        config=config,
+        model=model,
+        dtype=dtype,
+        sources=sources,
+        round_to=dtype if rounds and dtype == jnp.bfloat16 else None,
+        make_tokenizer=make_tokenizer,
+    )
+
+
+def _name(path: Path) -> str:
+    """The file's or directory's name; of a snapshot in the Hugging Face cache, the repository's."""
+    path = path.absolute()
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/", 1)
+    return path.stem if path.suffix == ".gguf" else path.name

@@ -1,0 +1,119 @@
+"""Turns rows of GGUF blocks into numbers.
+
+The 32-value types are decoded here, as planes: byte j of all blocks lies together, so each NumPy
+call runs over long contiguous rows (over twice as fast as the gguf package, and bit-equal to it).
+The 256-value types are left to the gguf package. Deliberately does not know files or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+
+class BlockType(NamedTuple):
+    """A tensor type: rows are cut into blocks of `values` numbers, which take `bytes` bytes."""
+
+    name: str  # as ggml spells it
+    values: int
+    bytes: int
+
+
+BLOCK_TYPES: Mapping[int, BlockType] = {  # by ggml's number
+    0: BlockType("F32", 1, 4),
+    1: BlockType("F16", 1, 2),
+    30: BlockType("BF16", 1, 2),
+    2: BlockType("Q4_0", 32, 18),
+    3: BlockType("Q4_1", 32, 20),
+    8: BlockType("Q8_0", 32, 34),
+    12: BlockType("Q4_K", 256, 144),
+    13: BlockType("Q5_K", 256, 176),
+    14: BlockType("Q6_K", 256, 210),
+}
+
+
+def block_type(kind: int) -> BlockType:
+    """The supported type of a number.
+
+    Raises:
+      ValueError: it is not supported; the message names it and those that are.
+    """
+    if kind in BLOCK_TYPES:
+        return BLOCK_TYPES[kind]
+    # Imported late: it takes a quarter of a second, which most files need not pay.
+    from gguf import GGMLQuantizationType
+
+    known = {int(each): each.name for each in GGMLQuantizationType}
+    raise ValueError(
+        f"type {known.get(kind, f'number {kind}')}, which is not supported. Supported are "
+        f"{', '.join(t.name for t in BLOCK_TYPES.values())}: quantize the model to one of them"
+    )
+
+
+def read_rows(kind: int, data: np.ndarray) -> np.ndarray:
+    """The values of some rows.
+
+    Args:
+      kind: a key of BLOCK_TYPES.
+      data: uint8 [rows, bytes of a row].
+
+    Returns:
+      [rows, values of a row]: float32, or the stored dtype of F16 and BF16. It may be a view with
+      the rows innermost.
+    """
+    if kind in _FLOATS:
+        return data.view(_FLOATS[kind])
+    with np.errstate(all="ignore"):  # a block's scale may be infinite: that is the file's affair
+        if kind in _PLANES:
+            num_bytes = BLOCK_TYPES[kind].bytes
+            blocks = data.reshape(data.shape[0], -1, num_bytes)
+            planes = np.ascontiguousarray(blocks.transpose(1, 2, 0))
+            return _PLANES[kind](planes).reshape(-1, data.shape[0]).T
+        return _from_library(kind, data)
+
+
+def _from_library(kind: int, data: np.ndarray) -> np.ndarray:
+    from gguf import GGMLQuantizationType, dequantize
+
+    # One wide row: the package works row group by row group, and small groups are slow.
+    flat = dequantize(data.reshape(1, -1), GGMLQuantizationType(kind))
+    return flat.reshape(data.shape[0], -1)
+
+
+def _halves(planes: np.ndarray, at: int) -> np.ndarray:
+    """The float16 at a byte of every block, as float32 [blocks, 1, rows]."""
+    low, high = planes[:, at].astype(np.uint16), planes[:, at + 1].astype(np.uint16)
+    return (low | (high << 8)).view(np.float16).astype(np.float32)[:, None]
+
+
+def _nibbles(planes: np.ndarray, at: int) -> np.ndarray:
+    """The 32 four-bit numbers from a byte on: the low halves of 16 bytes, then the high ones."""
+    packed = planes[:, at : at + 16]
+    return np.concatenate([packed & 15, packed >> 4], axis=1)
+
+
+def _q4_0(planes: np.ndarray) -> np.ndarray:
+    values: np.ndarray = (_nibbles(planes, 2).view(np.int8) - np.int8(8)) * _halves(planes, 0)
+    return values
+
+
+def _q4_1(planes: np.ndarray) -> np.ndarray:
+    values: np.ndarray = _nibbles(planes, 4) * _halves(planes, 0)
+    values += _halves(planes, 2)
+    return values
+
+
+def _q8_0(planes: np.ndarray) -> np.ndarray:
+    values: np.ndarray = planes[:, 2:].view(np.int8) * _halves(planes, 0)
+    return values
+
+
+_FLOATS: Mapping[int, np.dtype] = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    30: np.dtype(ml_dtypes.bfloat16),
+}
+_PLANES: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {2: _q4_0, 3: _q4_1, 8: _q8_0}

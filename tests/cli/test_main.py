@@ -1,0 +1,129 @@
+"""The command as a user meets it: help, versions, and errors of one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flaxen
+from flaxen.cli.main import main
+
+COMMANDS = ("serve", "chat", "generate", "bench")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"flaxen {flaxen.__version__}\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_explains_each_option(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    options = [line for line in lines if line.startswith("│") and "--" in line[:6]]
+    assert len(options) > 8
+    for line in options:
+        # The name, its kind, and some words after a gap.
+        assert len(line.strip("│ ").split("  ", 1)[-1].strip()) > 10, line
+
+
+@pytest.mark.parametrize("module", ["flaxen", "flaxen.cli.main"])
+def test_what_help_imports_is_light(module: str) -> None:
+    heavy = ("jax", "jaxlib", "numpy", "fastapi", "uvicorn", "pydantic", "tokenizers")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_exports_lazily() -> None:
+    assert flaxen.SamplingParams(max_tokens=3).max_tokens == 3
+    assert dir(flaxen) == ["AsyncLLM", "LLM", "SamplingParams", "__version__"]
+    with pytest.raises(AttributeError, match=r"module 'flaxen' has no attribute 'LMM': it has \["):
+        _ = flaxen.LMM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "m"], "give prompts by --prompt TEXT or by --prompts-file FILE"),
+        (["generate", "m", "-p", "a", "--prompts-file", "b"], "one of the two"),
+        (["generate", "m", "-p", ""], "a prompt is empty: write at least a word"),
+        (["generate", "m", "--prompts-file", "/nowhere/x"], "No such file or directory"),
+        (["chat"], "name a MODEL to run here, or give the --url of a running server"),
+        (["chat", "--url", "localhost"], "'localhost' is not the URL of a server"),
+        (["chat", "--url", "http://127.0.0.1:9", "--dtype", "float32"], "are the server's to cho"),
+        (["chat", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),
+        (["bench", "m", "-w", "Z"], "there is no workload 'Z': choose from A, B16, B64, C, D, E"),
+        (["bench", "m", "--workloads", "/nowhere/x"], "No such file or directory"),
+        (["serve", "m", "--body-timeout-s", "0"], "body_timeout_s must be above 0 seconds, got 0"),
+        (["serve", "m", "--host", "256.0.0.1"], "can't listen on 256.0.0.1:8000"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "m", "--kv-cache-size", "2 gigs"], "'2 gigs' is not a size"),
+        (["serve", "m", "--max-body-size", "0"], "a size must be at least 1 byte, got '0'"),
+        (["serve", "m", "--port", "70000"], "Invalid value for '--port'"),
+        (["serve"], "Missing argument 'MODEL'"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["generate", "m", "-p", "a", "--max-tokens", "0"], "Invalid value for '--max-tokens'"),
+    ],
+)
+def test_a_wrong_option_is_exit_code_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "generate", "m"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback (most recent call last)")
+    assert "ValueError: give prompts by" in error
+
+
+def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
+    from flaxen.cli.generate import read_prompts
+
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n\n  two words\n \n", encoding="utf-8")
+    assert read_prompts([], file) == ["one", "  two words"]
+    file.write_text("\n")
+    with pytest.raises(ValueError, match=r"prompts.txt is empty: write at least a word"):
+        read_prompts([], file)
+
+
+def test_the_compile_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flaxen.cli.options import default_cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "flaxen"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "flaxen"

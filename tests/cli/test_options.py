@@ -1,0 +1,62 @@
+"""The commands' options: nothing that can be set is left out, and no default differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flaxen.build import EngineArgs
+from flaxen.cli.bench import bench
+from flaxen.cli.chat import chat
+from flaxen.cli.generate import generate
+from flaxen.cli.serve import serve
+from flaxen.server.config import ServerConfig
+
+# The option where it has another name than the field.
+ENGINE_OPTIONS = {
+    "kv_cache_bytes": "kv_cache_size",
+    "enable_prefix_caching": "prefix_caching",
+    "compile_sizes": "compile_size",
+}
+SERVER_OPTIONS = {
+    "api_keys": "api_key",
+    "served_model_names": "served_model_name",
+    "cors_origins": "cors_origin",
+    "max_body_bytes": "max_body_size",
+}
+
+
+def defaults(command: Callable[..., None]) -> dict[str, Any]:
+    parameters = inspect.signature(command).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+@pytest.mark.parametrize("command", [serve, chat, generate, bench])
+def test_engine_defaults(command: Callable[..., None]) -> None:
+    options = defaults(command)
+    num_checked = 0
+    for field in dataclasses.fields(EngineArgs):
+        name = ENGINE_OPTIONS.get(field.name, field.name)
+        # An option that is not given is None where the field is an empty tuple. The cache's
+        # directory is the one default that the command line chooses itself.
+        if name in options and name not in ("model", "compile_cache", "served_model_name"):
+            assert (options[name] or None) == (field.default or None), name
+            num_checked += 1
+    assert num_checked >= 4
+
+
+def test_server_defaults() -> None:
+    options = defaults(serve)
+    for field in dataclasses.fields(ServerConfig):
+        name = SERVER_OPTIONS.get(field.name, field.name)
+        assert (options[name] or None) == (field.default or None), name
+
+
+def test_every_engine_argument_has_an_option_of_serve() -> None:
+    options = set(defaults(serve))
+    fields = {field.name for field in dataclasses.fields(EngineArgs)}
+    assert {ENGINE_OPTIONS.get(name, name) for name in fields} <= options

@@ -1,0 +1,15 @@
+"""What every test run is held to: strict JAX numerics, and Hypothesis without time limits."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports JAX: a silent broadcast between ranks hides shape errors. The processes
+# that the end-to-end tests start inherit it.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+from hypothesis import settings
+
+# No deadline: the machine that runs the tests is shared, and a compile may fall into any example.
+settings.register_profile("flaxen", deadline=None, print_blob=True)
+settings.load_profile("flaxen")

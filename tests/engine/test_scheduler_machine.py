@@ -1,0 +1,318 @@
+"""The scheduler under any use: a fake device keeps token ids where a real one keeps keys.
+
+Each step must find its own sequence's tokens in its own pages, whatever was shared, preempted,
+aborted, or went wrong on the device before.
+"""
+
+import random
+import zlib
+from collections import deque
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.scheduler import Scheduled, Scheduler, StepPlan
+from flaxen.engine.sequence import Sequence
+from flaxen.protocol import SamplingParams
+
+STOP_TOKEN = 0
+
+
+def next_token(tokens: list[int]) -> int:
+    """What the fake model says, greedily; three tokens only, so that outputs share prefixes too."""
+    return zlib.crc32(bytes(tokens)) % 3
+
+
+@dataclass(eq=False)
+class Fault:
+    """What a faulty step leaves in a slot, in place of a token."""
+
+    is_reported: bool = False
+
+
+class FakeEngine:
+    """Device and loop: runs each plan at once, and hands its samples over when told to."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.scheduler = Scheduler(config)
+        self.memory: list[int | Fault] = [-1] * (config.num_pages * config.page_size)
+        self.row_tokens: dict[int, int | Fault] = {}  # the last sampled, which stays on the device
+        self.truth: dict[Sequence, list[int]] = {}  # prompt and all samples, delivered or not
+        self.distrusted: dict[Sequence, set[Fault]] = {}  # known when it was admitted
+        self.reported: set[Fault] = set()
+        self.alive: list[Sequence] = []  # in order of arrival
+        self.ends: dict[Sequence, int] = {}
+        self.outstanding: deque[list[tuple[Scheduled, int | Fault, bool]]] = deque()
+
+    def add(self, prompt: list[int], sampling: SamplingParams, salt: str = "") -> None:
+        sequence = Sequence(
+            request_id=str(len(self.truth)), index=0, sampling=sampling, tokens=list(prompt),
+            num_prompt_tokens=len(prompt), cache_salt=salt,
+        )  # fmt: skip
+        self.truth[sequence] = list(prompt)
+        self.ends[sequence] = 0
+        self.alive.append(sequence)
+        self.scheduler.add(sequence)
+
+    def end(self, sequence: Sequence) -> None:
+        if sequence in self.alive:
+            self.alive.remove(sequence)
+            self.ends[sequence] += 1
+        self.scheduler.end(sequence)
+
+    def slot(self, sequence: Sequence, position: int) -> int:
+        page_size = self.config.page_size
+        return sequence.pages[position // page_size] * page_size + position % page_size
+
+    def step(
+        self, fails: bool = False, faulty: int | None = None, max_tokens: int | None = None
+    ) -> StepPlan:
+        """Plans and runs a step. `fails`: all of it goes wrong; `faulty`: one item does."""
+        plan = self.scheduler.schedule(max_tokens)
+        written: dict[int, Scheduled] = {}
+        for i, item in enumerate(plan.items):
+            sequence, known = item.sequence, len(item.sequence.tokens)
+            if item.load_row:
+                self.distrusted[sequence] = set(self.reported)
+            for position in range(item.start, item.start + item.num_tokens):
+                slot = self.slot(sequence, position)
+                assert slot not in written, "two items write the same slot"
+                written[slot] = item
+                self.memory[slot] = (
+                    sequence.tokens[position] if position < known else self.row_tokens[item.row]
+                )
+                if fails or i == faulty:
+                    self.memory[slot] = Fault()
+        results = [(item, self.read(item), fails) for item in plan.items]
+        if plan.items:
+            self.outstanding.append(results)
+        return plan
+
+    def read(self, item: Scheduled) -> int | Fault:
+        """What an item samples (unused if it does not), after all of the step is written."""
+        sequence, end = item.sequence, item.start + item.num_tokens
+        slots = [self.slot(sequence, position) for position in range(end)]
+        found = [self.memory[slot] for slot in slots]
+        faults = [content for content in found if isinstance(content, Fault)]
+        if faults:
+            assert not self.distrusted[sequence] & set(faults), "read what it was to be kept from"
+            for slot in slots[item.start :]:
+                self.memory[slot] = faults[0]  # its keys depend on what it read
+            if item.samples:
+                self.row_tokens[item.row] = faults[0]
+            return faults[0]
+        assert found == self.truth[sequence][:end], "the pages hold another sequence's tokens"
+        token = next_token([content for content in found if isinstance(content, int)])
+        if item.samples:
+            assert end == len(self.truth[sequence]), "sampled, but not after the last token"
+            self.truth[sequence].append(token)
+            self.row_tokens[item.row] = token
+        return token
+
+    def deliver(self) -> None:
+        """The oldest outstanding step's samples reach the host."""
+        for item, token, failed in self.outstanding.popleft():
+            sequence = item.sequence
+            if isinstance(token, Fault) and (item.samples or failed):
+                self.scheduler.forget(sequence)
+                self.reported.add(token)
+                self.end(sequence)
+            elif isinstance(token, int) and item.samples:
+                self.scheduler.append(sequence, token)
+                stops = token == STOP_TOKEN and not sequence.sampling.ignore_eos
+                if not sequence.ended and (stops or self.is_full(sequence)):
+                    self.end(sequence)
+
+    def lose_memory(self) -> None:
+        """The oldest outstanding step took the device's state with it; all others start again."""
+        for item, _, _ in self.outstanding.popleft():
+            self.end(item.sequence)
+        self.outstanding.clear()
+        self.memory = [-1] * len(self.memory)
+        self.row_tokens.clear()
+        for sequence in self.alive:
+            self.truth[sequence] = list(sequence.tokens)
+        self.scheduler.reset()
+
+    def is_full(self, sequence: Sequence) -> bool:
+        max_tokens = sequence.sampling.max_tokens
+        is_long = len(sequence.tokens) == self.config.max_model_len
+        return is_long or len(sequence.tokens) - sequence.num_prompt_tokens == max_tokens
+
+    def drain(self) -> None:
+        """Runs until everything has ended, within what it may take if only the oldest moves."""
+        for _ in range(12 * self.config.max_model_len * len(self.alive) + 4):
+            if not self.alive and not self.outstanding:
+                break
+            if not self.step().items or len(self.outstanding) > 2:
+                self.deliver()
+        assert not self.alive, f"{len(self.alive)} sequences starve"
+        assert not self.scheduler.has_work
+        assert self.scheduler.pool.num_used == 0
+        assert set(self.ends.values()) <= {1}, "a sequence did not end exactly once"
+
+
+TOKENS = st.integers(0, 2)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Adds, steps, delivers, aborts and breaks things in any order."""
+
+    @initialize(
+        page_size=st.integers(1, 4),
+        max_model_len=st.integers(6, 24),
+        num_more_pages=st.integers(0, 8),
+        max_num_seqs=st.integers(1, 5),
+        num_more_tokens=st.integers(0, 12),
+        caching=st.sampled_from([True, True, False]),
+        depth=st.integers(0, 2),
+    )
+    def start(
+        self, page_size: int, max_model_len: int, num_more_pages: int, max_num_seqs: int,
+        num_more_tokens: int, caching: bool, depth: int,
+    ) -> None:  # fmt: skip
+        config = EngineConfig(
+            max_model_len=max_model_len,
+            num_pages=-(-max_model_len // page_size) + num_more_pages,
+            page_size=page_size,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_seqs + num_more_tokens,
+            enable_prefix_caching=caching,
+        )
+        self.depth = depth
+        self.engine = FakeEngine(config)
+
+    @rule(
+        prompt=st.lists(TOKENS, min_size=1, max_size=23),
+        salt=st.sampled_from(["", "", "b"]),
+        max_tokens=st.none() | st.integers(1, 8),
+        ignore_eos=st.booleans(),
+        prompt_logprobs=st.sampled_from([None, None, 1]),
+        n=st.integers(1, 3),
+    )
+    def add(
+        self, prompt: list[int], salt: str, max_tokens: int | None, ignore_eos: bool,
+        prompt_logprobs: int | None, n: int,
+    ) -> None:  # fmt: skip
+        sampling = SamplingParams(
+            max_tokens=max_tokens, ignore_eos=ignore_eos, prompt_logprobs=prompt_logprobs
+        )
+        for _ in range(n):
+            self.engine.add(prompt[: self.engine.config.max_model_len - 1], sampling, salt)
+
+    @precondition(lambda self: len(self.engine.outstanding) <= self.depth)
+    @rule(
+        fails=st.sampled_from([False] * 15 + [True]),
+        faulty=st.none() | st.integers(0, 20),
+        max_tokens=st.none() | st.integers(1, 20),
+    )
+    def step(self, fails: bool, faulty: int | None, max_tokens: int | None) -> None:
+        engine = self.engine
+        held, allocated = engine.scheduler.sum_slots_held, engine.scheduler.sum_slots_allocated
+        oldest = engine.alive[0] if engine.alive else None
+        is_ready = oldest is not None and oldest.num_in_flight == 0
+        plan = engine.step(fails, faulty, max_tokens)
+        sequences = [item.sequence for item in plan.items]
+        budget = engine.config.max_num_batched_tokens
+        budget = budget if max_tokens is None else min(budget, max_tokens)
+        assert sum(item.num_tokens for item in plan.items) <= budget
+        assert all(item.num_tokens > 0 for item in plan.items)
+        assert sequences == [s for s in engine.alive if s in set(sequences)], "order of arrival"
+        assert not set(plan.preempted) & set(sequences)
+        if is_ready:
+            assert sequences[0] is oldest, "the oldest sequence must always progress"
+        if plan.items:
+            page_size = engine.config.page_size
+            filled = {engine.slot(s, i) for s in engine.alive for i in range(s.num_computed_tokens)
+                      if s.row is not None}  # fmt: skip
+            assert engine.scheduler.sum_slots_held - held == len(filled)
+            num_slots = engine.scheduler.pool.num_used * page_size
+            assert engine.scheduler.sum_slots_allocated - allocated == num_slots
+
+    @precondition(lambda self: self.engine.outstanding)
+    @rule()
+    def deliver(self) -> None:
+        self.engine.deliver()
+
+    @precondition(lambda self: self.engine.outstanding)
+    @rule(happens=st.sampled_from([False, False, False, True]))
+    def lose_memory(self, happens: bool) -> None:
+        if happens:
+            self.engine.lose_memory()
+
+    @precondition(lambda self: self.engine.alive)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.engine.end(data.draw(st.sampled_from(self.engine.alive)))
+
+    @invariant()
+    def owns_what_it_should(self) -> None:
+        engine, scheduler = self.engine, self.engine.scheduler
+        scheduler.pool.check_invariants()
+        running = [s for s in engine.alive if s.row is not None]
+        assert running == engine.alive[: len(running)], "somebody was overtaken"
+        assert scheduler.num_running == len(running)
+        assert scheduler.num_waiting == len(engine.alive) - len(running)
+        rows = {s.row for s in running}
+        assert len(rows) == len(running)
+        assert rows <= set(range(engine.config.max_num_seqs))
+        owners: dict[int, tuple[Sequence, int]] = {}
+        for sequence in engine.truth:
+            if sequence not in running:
+                assert (sequence.pages, sequence.row) == ([], None)
+            for i, page in enumerate(sequence.pages):
+                other, index = owners.setdefault(page, (sequence, i))
+                if other is not sequence:
+                    end = (i + 1) * engine.config.page_size
+                    assert index == i
+                    assert sequence.cache_salt == other.cache_salt
+                    assert min(sequence.num_computed_tokens, other.num_computed_tokens) >= end
+                    assert sequence.tokens[:end] == other.tokens[:end], "not a shared prefix"
+        assert scheduler.pool.num_used == len(owners)
+
+    @invariant()
+    def cached_pages_hold_what_their_hash_says(self) -> None:
+        page_size, memory = self.engine.config.page_size, self.engine.memory
+        for sequence in self.engine.truth:
+            for i, content in enumerate(sequence.page_hashes):
+                for page in self.engine.scheduler.pool.lookup([content]):
+                    slots = memory[page * page_size : (page + 1) * page_size]
+                    expected = sequence.tokens[i * page_size : (i + 1) * page_size]
+                    assert slots == expected or any(isinstance(slot, Fault) for slot in slots)
+
+    def teardown(self) -> None:
+        self.engine.drain()
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_ten_thousand_requests_end_once_and_leave_no_page() -> None:
+    rng = random.Random(0)
+    config = EngineConfig(
+        max_model_len=64, num_pages=120, page_size=4, max_num_seqs=32, max_num_batched_tokens=256
+    )
+    engine = FakeEngine(config)
+    prefixes = [[rng.randrange(3) for _ in range(rng.randint(1, 24))] for _ in range(8)]
+    num_added = 0
+    while num_added < 10_000 or engine.alive or engine.outstanding:
+        while num_added < 10_000 and len(engine.alive) < 64:
+            prompt = rng.choice(prefixes) + [rng.randrange(3) for _ in range(rng.randint(0, 6))]
+            sampling = SamplingParams(max_tokens=rng.randint(1, 24), ignore_eos=num_added % 2 == 0)
+            engine.add(prompt, sampling, salt=rng.choice("ab"))
+            num_added += 1
+        if rng.random() < 0.02 and engine.alive:
+            engine.end(rng.choice(engine.alive))
+        if not engine.step().items or len(engine.outstanding) > 1:
+            engine.deliver()
+    assert list(engine.ends.values()) == [1] * 10_000
+    assert engine.scheduler.num_preemptions > 0
+    assert engine.scheduler.num_prefix_hits > 0
+    assert not engine.scheduler.has_work
+    assert engine.scheduler.pool.num_used == 0
+    engine.scheduler.pool.check_invariants()

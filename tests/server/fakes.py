@@ -1,0 +1,212 @@
+"""An engine whose tokens are computable by hand, and a real tokenizer of one token a byte."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import tokenizers
+
+from flaxen.protocol import (
+    EngineBusyError,
+    EngineClient,
+    EngineClosedError,
+    EngineStats,
+    Finish,
+    FinishReason,
+    ModelInfo,
+    Request,
+    TokenEvent,
+    TokenLogprobs,
+)
+from flaxen.text.parts import TokenizerParts
+from flaxen.text.tokenizer import Tokenizer
+
+BOS, END = 256, 257
+VOCAB_SIZE = 258
+TEMPLATE = (
+    "{% for m in messages %}{% if m.content == 'refuse' %}{{ raise_exception('no such talk') }}"
+    "{% endif %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}{{ extra }}"
+)
+
+
+def byte_tokenizer(chat_template: str | None = TEMPLATE) -> Tokenizer:
+    """Token i is byte i; then "<s>", put before a prompt, and "</s>"."""
+    # GPT-2's spelling of bytes: the printable ones stand for themselves, the others follow at 256.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    vocab = {chr(byte): byte for byte in printable}
+    vocab |= {chr(256 + i): byte for i, byte in enumerate(others)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<s>", "</s>"])
+    parts = TokenizerParts(
+        backend=backend,
+        bos_token_id=BOS,
+        eos_token_ids=(END,),
+        chat_template=chat_template,
+        prefix_ids=(BOS,),
+    )
+    return Tokenizer(parts)
+
+
+def letters(request: Request, index: int) -> list[int]:
+    """Sequence 0 says "abcd…", sequence 1 "bcde…", and so on; far more than is ever asked for."""
+    return [ord("a") + (index + k) % 26 for k in range(100_000)]
+
+
+def likely(token_id: int, count: int) -> TokenLogprobs:
+    """The token is the likeliest, at -0.5; those with lower ids follow, at -1.5, -2.5, …"""
+    top = tuple((token_id - k, -0.5 - k) for k in range(count))
+    return TokenLogprobs(token_id=token_id, logprob=-0.5, rank=1, top=top)
+
+
+class FakeEngine(EngineClient):
+    """Every sequence says `says`, a token each `step_s` seconds, up to max_tokens."""
+
+    def __init__(
+        self,
+        *,
+        says: Callable[[Request, int], list[int]] = letters,
+        step_s: float = 0.0,
+        max_model_len: int = 4096,
+        max_waiting: int = 1000,
+        ends: dict[int, Finish] | None = None,  # an early end at a sequence's k-th token
+        raises: Exception | None = None,  # in place of the third token
+    ) -> None:
+        self.info = ModelInfo(
+            name="fake/model",
+            vocab_size=VOCAB_SIZE,
+            max_model_len=max_model_len,
+            max_logprobs=20,
+            eos_token_ids=(END,),
+            created=1_700_000_000,
+        )
+        self.requests: list[Request] = []
+        self.open: set[str] = set()
+        self.aborted: list[str] = []
+        self.ended: list[str] = []  # streams whose generator was left, in whichever way
+        self.closed = False
+        self._says = says
+        self._step_s = step_s
+        self._max_waiting = max_waiting
+        self._ends = ends or {}
+        self._raises = raises
+
+    def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
+        self.check_health()
+        if len(self.open) >= self._max_waiting:
+            raise EngineBusyError("full")
+        if request.sampling.n > 64:
+            raise ValueError("the engine runs at most 64 sequences of a request")
+        self.requests.append(request)
+        self.open.add(request.request_id)
+        return self._run(request)
+
+    async def _run(self, request: Request) -> AsyncIterator[TokenEvent]:
+        sampling, begin = request.sampling, asyncio.get_running_loop().time()
+        outputs = {i: self._says(request, i) for i in range(sampling.n)}
+        decoders = {i: codecs.getincrementaldecoder("utf-8")("replace") for i in outputs}
+        try:
+            for k in range(sampling.max_tokens or 16):
+                await asyncio.sleep(self._step_s)
+                if self._raises is not None and k == 2:
+                    raise self._raises
+                late = asyncio.get_running_loop().time() - begin >= (request.timeout_s or 1e9)
+                for i, output in list(outputs.items()):
+                    if k == len(output):
+                        return  # a fault: the sequence never gets its finish
+                    finish = self._ends.get(k)
+                    if late or request.request_id not in self.open:
+                        finish = _finish(FinishReason.ABORT, error="late" if late else "aborted")
+                    elif output[k] in sampling.stop_token_ids:
+                        finish = _finish(FinishReason.STOP, stop_reason=output[k])
+                    elif k + 1 == sampling.max_tokens:
+                        finish = _finish(FinishReason.LENGTH)
+                    if finish is not None:
+                        del outputs[i]
+                        finish = replace(
+                            finish,
+                            num_prompt_tokens=len(request.prompt_token_ids),
+                            num_output_tokens=k + 1,
+                        )
+                    yield self._event(request, i, k, output[k], decoders[i], finish)
+                if not outputs:
+                    return
+        finally:
+            self.open.discard(request.request_id)
+            self.ended.append(request.request_id)
+
+    def _event(
+        self,
+        request: Request,
+        index: int,
+        k: int,
+        token_id: int,
+        decoder: codecs.IncrementalDecoder,
+        finish: Finish | None,
+    ) -> TokenEvent:
+        sampling = request.sampling
+        prompt = None
+        if k == 0 and index == 0 and sampling.prompt_logprobs is not None:
+            scored = request.prompt_token_ids[1:]
+            prompt = (None, *(likely(i, sampling.prompt_logprobs) for i in scored))
+        return TokenEvent(
+            request_id=request.request_id,
+            index=index,
+            token_ids=(token_id,),
+            text=decoder.decode(bytes([token_id])),
+            logprobs=None if sampling.logprobs is None else (likely(token_id, sampling.logprobs),),
+            prompt_logprobs=prompt,
+            finish=finish,
+        )
+
+    def abort(self, request_id: str) -> None:
+        if request_id in self.open:
+            self.open.discard(request_id)
+            self.aborted.append(request_id)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_running=len(self.open), num_waiting=2, num_pages=8, num_used_pages=2,
+            sum_slots_allocated=0, sum_slots_held=0, num_preemptions=3, num_prefix_queries=40,
+            num_prefix_hits=10, num_prompt_tokens=50, num_generated_tokens=60, num_steps=70,
+            num_finished=0, num_aborted=0, num_failed=0,
+        )  # fmt: skip
+
+    def check_health(self) -> None:
+        if self.closed:
+            raise EngineClosedError("draining")
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        self.closed = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + drain_s
+        while self.open and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        for request_id in list(self.open):
+            self.abort(request_id)
+
+
+def _finish(
+    reason: FinishReason, *, stop_reason: int | str | None = None, error: str | None = None
+) -> Finish:
+    return Finish(
+        reason=reason,
+        stop_reason=stop_reason,
+        error=error,
+        num_prompt_tokens=0,
+        num_output_tokens=0,
+        num_cached_tokens=1,
+        queue_s=0.25,
+    )
+
+
+ERROR = _finish(FinishReason.ERROR, error="secret: the device is on fire")
+STOP = _finish(FinishReason.STOP)

@@ -1,0 +1,38 @@
+"""The limits on file sizes."""
+
+from pathlib import Path
+
+from tools.check_sizes import check
+
+
+def write(path: Path, num_lines: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x\n" * num_lines)
+
+
+def test_files_within_the_aim_pass(tmp_path: Path) -> None:
+    write(tmp_path / "flaxen" / "a.py", 300)
+    write(tmp_path / "flaxen" / "kernels" / "b" / "cpu.py", 800)
+    write(tmp_path / "csrc" / "c.cc", 800)
+    write(tmp_path / "flaxen" / "data.json", 5000)
+    assert check(tmp_path) == ([], [])
+
+
+def test_a_file_over_the_aim_is_noted(tmp_path: Path) -> None:
+    write(tmp_path / "tests" / "a.py", 400)
+    assert check(tmp_path) == (["tests/a.py: 400 lines, aim 300"], [])
+
+
+def test_a_file_over_its_limit_fails(tmp_path: Path) -> None:
+    write(tmp_path / "flaxen" / "a.py", 401)
+    write(tmp_path / "flaxen" / "kernels" / "b.py", 801)
+    assert check(tmp_path)[1] == [
+        "flaxen/a.py: 401 lines, limit 400: split it by idea",
+        "flaxen/kernels/b.py: 801 lines, limit 800: split it by idea",
+    ]
+
+
+def test_the_package_has_a_limit(tmp_path: Path) -> None:
+    for i in range(51):
+        write(tmp_path / "flaxen" / f"{i}.py", 399)
+    assert check(tmp_path)[1] == ["flaxen/: 20349 lines in all, limit 20000"]

@@ -1,0 +1,135 @@
+"""Writes small GGUF files and checkpoints: shared by the tests of this room."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tests.models.golden import GOLDENS
+
+Kind = gguf.GGMLQuantizationType
+STRING, ARRAY = 8, 9
+
+
+def copy_golden(case: str, directory: Path) -> Path:
+    """A checkpoint of its own to damage."""
+    for name in ("config.json", "model.safetensors"):
+        (directory / name).write_bytes((GOLDENS / case / name).read_bytes())
+    return directory
+
+
+def change_config(directory: Path, **fields: Any) -> None:
+    """Sets fields of config.json."""
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def change_tensors(directory: Path, **tensors: np.ndarray | None) -> None:
+    """Sets tensors of model.safetensors, with "__" for each dot of a name; None drops one."""
+    path = directory / "model.safetensors"
+    held: dict[str, Any] = load_file(path)
+    held.update({name.replace("__", "."): value for name, value in tensors.items()})
+    save_file({name: value for name, value in held.items() if value is not None}, path)
+
+
+def golden_metadata(case: str) -> dict[str, Any]:
+    """The metadata that llama.cpp's converter writes for a golden (rope apart)."""
+    hf = json.loads((GOLDENS / case / "config.json").read_text())
+    architecture = {"mistral": "llama"}.get(hf["model_type"], hf["model_type"])
+    own = {
+        "vocab_size": hf["vocab_size"],
+        "block_count": hf["num_hidden_layers"],
+        "context_length": hf["max_position_embeddings"],
+        "embedding_length": hf["hidden_size"],
+        "feed_forward_length": hf["intermediate_size"],
+        "attention.head_count": hf["num_attention_heads"],
+        "attention.head_count_kv": hf["num_key_value_heads"],
+        "attention.layer_norm_rms_epsilon": hf["rms_norm_eps"],
+        "rope.freq_base": hf["rope_parameters"]["rope_theta"],
+    }
+    if hf.get("head_dim"):
+        own |= {"attention.key_length": hf["head_dim"], "attention.value_length": hf["head_dim"]}
+    return {
+        "general.architecture": architecture,
+        **{f"{architecture}.{key}": value for key, value in own.items()},
+    }
+
+
+def golden_tensors(case: str) -> dict[str, np.ndarray]:
+    """A golden's tensors by their GGUF names, query and key rows permuted as the converter does."""
+    hf = json.loads((GOLDENS / case / "config.json").read_text())
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, hf["num_hidden_layers"])
+    names_qwen3 = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, hf["num_hidden_layers"])
+    tensors = {}
+    for name, value in load_file(GOLDENS / case / "model.safetensors").items():
+        suffixes = (".weight", ".bias")
+        found = names.get_name(name, suffixes) or names_qwen3.get_name(name, suffixes)
+        assert found is not None
+        if hf["model_type"] in ("llama", "mistral") and ("q_proj" in name or "k_proj" in name):
+            heads = hf["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+            rows = value.reshape(heads, 2, -1, *value.shape[1:])
+            value = np.ascontiguousarray(rows.swapaxes(1, 2).reshape(value.shape))
+        tensors[found] = value
+    return tensors
+
+
+def write_gguf(
+    path: Path,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    kinds: Mapping[str, Kind] | None = None,
+) -> Path:
+    """A GGUF file by the gguf package; tensors are stored as `kinds` says, else as they are."""
+    writer = gguf.GGUFWriter(path, metadata["general.architecture"])
+    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32,
+              str: writer.add_string, list: writer.add_array}  # fmt: skip
+    for key, value in metadata.items():
+        if key != "general.architecture":
+            adders[type(value)](key, value)
+    for name, value in tensors.items():
+        kind = (kinds or {}).get(name)
+        if kind is None:
+            writer.add_tensor(name, value)
+        else:
+            packed = value if value.dtype == np.uint8 else gguf.quants.quantize(value, kind)
+            writer.add_tensor(name, packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def text(value: str) -> bytes:
+    """A string as GGUF stores it."""
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def raw_gguf(
+    keys: list[tuple[str, int, bytes]],
+    tensors: list[tuple[str, tuple[int, ...], int, int]],
+    data: bytes = b"",
+    version: int = 3,
+) -> bytes:
+    """A GGUF file byte by byte, right or wrong.
+
+    Args:
+      keys: name, value type, the value's bytes.
+      tensors: name, dimensions (innermost first), type, offset.
+      data: what follows the header, from the next multiple of 32 bytes on.
+      version: in the header.
+    """
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys))
+    for name, kind, value in keys:
+        out += text(name) + struct.pack("<I", kind) + value
+    for name, dims, kind, offset in tensors:
+        out += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+    return out + bytes(-len(out) % 32) + data
