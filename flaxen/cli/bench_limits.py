@@ -30,6 +30,17 @@ class Limits:
         return max(self.matmul_flops.values())
 
 
+def best(first: Limits, second: Limits) -> Limits:
+    """The better of two measurements of the same machine, figure by figure."""
+    return Limits(
+        read_bytes_s=max(first.read_bytes_s, second.read_bytes_s),
+        matmul_flops={
+            dtype: max(flops, second.matmul_flops[dtype])
+            for dtype, flops in first.matmul_flops.items()
+        },
+    )
+
+
 def measure(compute_dtype: str) -> Limits:
     """Measures for a few seconds; takes 1 GiB of memory meanwhile."""
     dtypes = sorted({compute_dtype, "float32"})

@@ -13,12 +13,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 import flaxen
+from flaxen.cli.bench_ideal import ModelCost
 from flaxen.cli.bench_limits import Limits
 from flaxen.cli.bench_run import Result
 
@@ -26,9 +29,22 @@ _UNITS = {
     "decode_tok_s": "decode tok/s",
     "prompt_tok_s": "prompt tok/s",
     "output_tok_s": "output tok/s",
-    "ttft_ms": "ms to the first token",
-    "e2e_tok_s": "tok/s with the prompt",
+    "ttft_ms": "TTFT ms",
+    "e2e_tok_s": "end-to-end tok/s",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was measured, and what the shares are computed from."""
+
+    results: Sequence[Result]
+    cost: ModelCost
+    limits: Limits
+
+    def limit_shares(self, result: Result) -> list[float]:
+        """Each repetition's share of the machine's limit."""
+        return [rep.limit_share(self.cost, self.limits) for rep in result.reps]
 
 
 def limits_line(limits: Limits) -> str:
@@ -39,27 +55,31 @@ def limits_line(limits: Limits) -> str:
     return f"memory reads {limits.read_bytes_s / 1e9:.1f} GB/s; products {products}"
 
 
-def table(results: Sequence[Result]) -> Table:
+def table(report: Report) -> Table:
     """One row a figure; medians, with the least and the most of the repetitions."""
-    rows = Table("workload", "figure", title_justify="left")
-    for column in ("median", "min-max", "of the limit", "KV waste", "scheduler"):
+    lines = [f"{result.name}: {result.description}" for result in report.results]
+    rows = Table(box=box.SIMPLE, caption="\n".join(lines), caption_justify="left")
+    rows.add_column("", no_wrap=True)
+    rows.add_column("figure", no_wrap=True)
+    for column in ("median", "min-max", "of limit", "KV waste", "scheduler"):
         rows.add_column(column, justify="right", no_wrap=True)
-    for result in results:
+    for result in report.results:
         for i, (name, values) in enumerate(result.figures.items()):
-            cells = [f"{statistics.median(values):,.1f}", f"{min(values):,.1f}-{max(values):,.1f}"]
+            spread = f"{_number(min(values))}-{_number(max(values))}"
+            cells = [_UNITS[name], _number(statistics.median(values)), spread]
             if i == 0:
                 cells += [
-                    f"{statistics.median(result.limit_shares):.1%}",
+                    f"{statistics.median(report.limit_shares(result)):.1%}",
                     f"{result.kv_waste:.1%}",
                     f"{result.scheduler_share:.1%}",
                 ]
-            label = f"[bold]{result.name}[/] {result.description}" if i == 0 else ""
-            rows.add_row(label, _UNITS[name], *cells)
+            rows.add_row(f"[bold]{result.name}[/]" if i == 0 else "", *cells)
     return rows
 
 
-def as_json(results: Sequence[Result], limits: Limits, setup: dict[str, Any]) -> dict[str, Any]:
+def as_json(report: Report, setup: dict[str, Any]) -> dict[str, Any]:
     """Everything that is needed to compare this run with another."""
+    limits = report.limits
     return {
         "flaxen": flaxen.__version__,
         "git_sha": _git_sha(),
@@ -74,13 +94,17 @@ def as_json(results: Sequence[Result], limits: Limits, setup: dict[str, Any]) ->
         "workloads": {
             result.name: {
                 **{name: _summary(values) for name, values in result.figures.items()},
-                "limit_share": _summary(result.limit_shares),
+                "limit_share": _summary(report.limit_shares(result)),
                 "kv_waste": result.kv_waste,
                 "scheduler_share": result.scheduler_share,
             }
-            for result in results
+            for result in report.results
         },
     }
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

@@ -92,7 +92,6 @@ def generate(
         fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
         llm = LLM(**fields, on_progress=on_progress)
     outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
-    llm.engine.close()
     for output in outputs:
         print(_as_json(output) if as_json else _as_text(output, len(outputs) > 1))
     errors = [output.outputs[0].error for output in outputs if output.outputs[0].error]

@@ -77,7 +77,7 @@ KvCacheSize = Annotated[
         parser=size,
         metavar="SIZE",
         help="Memory for the KV cache, as 2GiB or 512MiB.",
-        show_default="what all sequences need, at most 2GiB",
+        show_default="what all sequences need, at most 1GiB",
         rich_help_panel=ENGINE_PANEL,
     ),
 ]

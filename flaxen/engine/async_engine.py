@@ -85,7 +85,6 @@ class AsyncEngine(EngineClient):
             self._aborted += self._streams
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._engine.close)
 
     def _run(self) -> None:
         """The thread: takes what was added and aborted, makes a step, hands out its events."""

@@ -17,7 +17,7 @@ class EngineConfig:
     num_pages: int  # pages in the KV pool
     page_size: int = 16  # tokens a page
     max_num_seqs: int = 64  # sequences that run at once
-    max_num_batched_tokens: int = 512  # tokens computed in one step
+    max_num_batched_tokens: int = 256  # tokens computed in one step
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences queued beyond those that run
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for

@@ -169,16 +169,12 @@ class Engine:
             num_failed=ended[FinishReason.ERROR],
         )
 
-    def close(self) -> None:
-        """Stops the executor's background work."""
-        self._executor.close()
-
     def _idle_rows(self) -> int:
         return self.config.max_num_seqs - self._scheduler.num_running
 
     def _dispatch(self) -> None:
         started = time.perf_counter()
-        plan = self._scheduler.schedule(self._executor.max_step_tokens)
+        plan = self._scheduler.schedule()
         self.schedule_s += time.perf_counter() - started
         if not plan.items:
             return
@@ -196,6 +192,8 @@ class Engine:
         ):
             sequence = item.sequence
             if sequence.ended:
+                if error is not None:  # aborted before its bad pages were known to be bad
+                    self._scheduler.forget(sequence)
                 continue
             try:
                 self._score_prompt(done, item)

@@ -29,11 +29,6 @@ class Executor(abc.ABC):
 
     vocab_size: int
 
-    @property
-    @abc.abstractmethod
-    def max_step_tokens(self) -> int:
-        """The largest step that can be run now; grows while shapes compile."""
-
     @abc.abstractmethod
     def check(self, sequence: Sequence) -> None:
         """Raises ValueError if a row can't hold the sequence's settings."""
@@ -59,7 +54,3 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def reset(self) -> None:
         """Makes new, empty state after a step failed: what the old one held is lost."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Stops what runs in the background."""

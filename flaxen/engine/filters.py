@@ -56,7 +56,9 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
 
 
 def filter_min_p(logits: jax.Array, min_p: jax.Array) -> jax.Array:
-    """Keeps tokens at least min_p times as likely as the likeliest, https://arxiv.org/abs/2407.01082.
+    """Keeps tokens at least min_p times as likely as the likeliest.
+
+    https://arxiv.org/abs/2407.01082.
 
     Args:
       logits: float32 [S, V].
@@ -88,7 +90,7 @@ def _largest(holds: Callable[[jax.Array], jax.Array], num_rows: int) -> jax.Arra
 
 def _sum(x: jax.Array) -> jax.Array:
     """Sum over the vocabulary, in two stages so that XLA's CPU code is vectorised."""
-    dtype = jnp.float32 if x.dtype == jnp.float32 else jnp.int32
+    dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     lanes = 256
     padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % lanes)))
     return padded.reshape(x.shape[0], -1, lanes).sum(axis=1, dtype=dtype).sum(axis=1)

@@ -6,8 +6,6 @@ Deliberately does not know: when steps are planned, what ends a sequence, texts.
 from __future__ import annotations
 
 import functools
-import threading
-import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
@@ -16,15 +14,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from flaxen.engine import step as steps
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
-from flaxen.engine.rows import Rows, empty_rows, has_bias, load_bias, load_row, row_bias, row_settings
+from flaxen.engine.rows import (
+    Rows,
+    empty_rows,
+    has_bias,
+    load_bias,
+    load_row,
+    row_bias,
+    row_settings,
+)
 from flaxen.engine.sampling import ALL_FORBIDDEN, OK, Sampled, Scores, Wants
 from flaxen.engine.scheduler import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.engine.shapes import Shape, first_shape, smallest_shape, step_shapes
+from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step import StepInput
 from flaxen.models.model import Model, Params
 from flaxen.protocol import SamplingParams, TokenLogprobs
@@ -46,10 +53,7 @@ class _Handle:
 
 
 class JaxExecutor(Executor):
-    """Holds the parameters, the KV pool and the rows; compiles the steps.
-
-    The first shape is compiled by the constructor, so that any step can be run; the others in the
-    background, and are used as they become ready.
+    """Holds the parameters, the KV pool and the rows. Compiles every shape when it is made.
 
     Args:
       model: the model.
@@ -78,37 +82,19 @@ class JaxExecutor(Executor):
         self._cache_dtype = cache_dtype
         self._num_top = min(config.max_logprobs, model.vocab_size)
         self._pages_per_seq = -(-config.max_model_len // config.page_size)
+        self._shapes = step_shapes(config)
+        self._prepare = jax.jit(steps.prepare, static_argnums=2)
+        self._last = jax.jit(steps.last_hidden)
+        self._draw = jax.jit(functools.partial(steps.draw, model, self._num_top), donate_argnums=2)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1))
         self._load_bias = jax.jit(load_bias, donate_argnums=0)
         self._score = jax.jit(functools.partial(steps.score_prompt, model, self._num_top))
         self.reset()
 
-        self._forward: dict[Shape, Any] = {}  # compiled
-        self._draw: dict[int, Any] = {}  # compiled, by num_seqs
-        self._shapes = step_shapes(config)
-        self._on_compiled = on_compiled
-        self._stopped = threading.Event()
-        self._compile_error: Exception | None = None
-        first = first_shape(self._shapes)
-        self._compile(first)
-        rest = [shape for shape in self._shapes if shape != first]
-        self._compiler = threading.Thread(target=self._compile_all, args=(rest,), daemon=True)
-        self._compiler.start()
-        # A thread that compiles while the interpreter ends takes the process down with it.
-        weakref.finalize(self, _stop, self._stopped, self._compiler)
-
-    def wait_compiled(self) -> None:
-        """Returns when every shape is ready.
-
-        Raises:
-          RuntimeError: one could not be compiled; the engine goes on with the others.
-        """
-        self._compiler.join()
-        if self._compile_error is not None:
-            raise RuntimeError("a step shape could not be compiled") from self._compile_error
-
-    def close(self) -> None:
-        _stop(self._stopped, self._compiler)
+        for num_compiled, shape in enumerate(self._shapes, start=1):
+            self._run(shape, self._padding(shape), Wants(*np.zeros(4, bool)))
+            if on_compiled is not None:
+                on_compiled(num_compiled, len(self._shapes))
 
     def reset(self) -> None:
         config = self._config
@@ -123,10 +109,6 @@ class JaxExecutor(Executor):
         self._cache, rows = jax.jit(empty)()
         self._tokens = rows.tokens
         self._rows = rows._replace(tokens=jnp.zeros((0, 0), jnp.int32))
-
-    @property
-    def max_step_tokens(self) -> int:
-        return max(shape.num_tokens for shape in self._forward)
 
     def check(self, sequence: Sequence) -> None:
         row_settings(sequence, self._eos_ids, self._bad_word_ids(sequence.sampling.bad_words))
@@ -147,9 +129,8 @@ class JaxExecutor(Executor):
 
     def dispatch(self, plan: StepPlan) -> _Handle:
         num_tokens = sum(item.num_tokens for item in plan.items)
-        shape = smallest_shape(list(self._forward), num_tokens, len(plan.items))
-        packed = np.zeros((shape.num_seqs, 4 + self._pages_per_seq), np.int32)
-        packed[:, 0] = self._config.max_num_seqs  # padding: no row
+        shape = smallest_shape(self._shapes, num_tokens, len(plan.items))
+        packed = self._padding(shape)
         starts, position = [], 0
         for line, item in enumerate(plan.items):
             pages = item.sequence.pages
@@ -158,13 +139,7 @@ class JaxExecutor(Executor):
             starts.append(position)
             position += item.num_tokens
         wants = _wants([item.sequence.sampling for item in plan.items if item.samples])
-        step = StepInput(jnp.asarray(packed))
-        last, hidden, self._cache = self._forward[shape](
-            self._params, self._cache, self._tokens, step
-        )
-        self._tokens, sampled = self._draw[shape.num_seqs](
-            self._params, self._rows, self._tokens, last, step, wants
-        )
+        sampled, hidden = self._run(shape, packed, wants)
         return _Handle(
             sampled=sampled, hidden=hidden, starts=starts, wants_logprobs=bool(wants.logprobs)
         )
@@ -202,45 +177,21 @@ class JaxExecutor(Executor):
             found += [_token_logprobs(scores, n, int(ids[n]), num_top) for n in range(num)]
         return found
 
-    def _compile_all(self, shapes: list[Shape]) -> None:
-        try:
-            for shape in shapes:
-                if self._stopped.is_set():
-                    return
-                self._compile(shape)
-        except Exception as error:  # any: it must reach wait_compiled, not the thread's end
-            self._compile_error = error
+    def _padding(self, shape: Shape) -> np.ndarray:
+        packed = np.zeros((shape.num_seqs, 4 + self._pages_per_seq), np.int32)
+        packed[:, 0] = self._config.max_num_seqs  # no row
+        return packed
 
-    def _compile(self, shape: Shape) -> None:
-        def spec(x: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-        params, rows = jax.tree.map(spec, (self._params, self._rows))
-        cache, tokens = jax.tree.map(spec, (self._cache, self._tokens))
-        packed = (shape.num_seqs, 4 + self._pages_per_seq)
-        step = StepInput(jax.ShapeDtypeStruct(packed, jnp.int32))  # type: ignore[arg-type]
-        forward = jax.jit(
-            functools.partial(steps.forward, self._model, num_tokens=shape.num_tokens),
-            donate_argnums=1,
+    def _run(self, shape: Shape, packed: np.ndarray, wants: Wants) -> tuple[Sampled, jax.Array]:
+        """Starts a step. Returns its samples, and the hidden states [T, D]."""
+        step = StepInput(jax.device_put(packed))
+        ids, positions, batch = self._prepare(self._tokens, step, shape.num_tokens)
+        attend = Partial(steps.attend_paged, batch)
+        hidden, self._cache = self._model.forward(self._params, ids, positions, attend, self._cache)
+        self._tokens, sampled = self._draw(
+            self._params, self._rows, self._tokens, self._last(hidden, batch), step, wants
         )
-        lowered = forward.lower(params, cache, tokens, step)
-        if shape.num_seqs not in self._draw:
-            draw = jax.jit(
-                functools.partial(steps.draw, self._model, self._num_top), donate_argnums=2
-            )
-            last = jax.eval_shape(forward, params, cache, tokens, step)[0]
-            wants = jax.tree.map(spec, _wants([]))
-            self._draw[shape.num_seqs] = draw.lower(
-                params, rows, tokens, last, step, wants
-            ).compile()
-        self._forward[shape] = lowered.compile()
-        if self._on_compiled is not None:
-            self._on_compiled(len(self._forward), len(self._shapes))
-
-
-def _stop(stopped: threading.Event, compiler: threading.Thread) -> None:
-    stopped.set()
-    compiler.join()
+        return sampled, hidden
 
 
 def _wants(all_sampling: list[SamplingParams]) -> Wants:

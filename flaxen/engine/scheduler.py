@@ -115,19 +115,14 @@ class Scheduler:
             sequence.max_num_tokens = min(max_model_len, sequence.num_prompt_tokens + max_tokens)
         self._waiting[sequence] = None
 
-    def schedule(self, max_tokens: int | None = None) -> StepPlan:
+    def schedule(self) -> StepPlan:
         """Plans the next step, as if all steps planned before were done.
-
-        Args:
-          max_tokens: the step's token budget, where it is less than max_num_batched_tokens.
 
         Returns:
           The plan; without items if there is nothing to compute before tokens in flight arrive.
         """
         plan = StepPlan()
         allowed = self.config.max_num_batched_tokens
-        if max_tokens is not None:
-            allowed = min(allowed, max_tokens)
         budget = self._schedule_running(plan, allowed)
         budget = self._admit(plan, budget)
         if plan.items:

@@ -17,7 +17,7 @@ class Shape:
 
 
 # One stream, several, many; then prefill chunks. Each costs seconds to compile.
-_TOKENS = (1, 16, 64, 128, 512, 2048, 8192)
+_TOKENS = (1, 16, 64, 256, 1024, 4096)
 
 
 def step_shapes(config: EngineConfig) -> tuple[Shape, ...]:
@@ -25,16 +25,6 @@ def step_shapes(config: EngineConfig) -> tuple[Shape, ...]:
     largest = config.max_num_batched_tokens
     sizes = config.compile_sizes or [*(size for size in _TOKENS if size < largest), largest]
     return tuple(Shape(num_tokens=t, num_seqs=min(t, config.max_num_seqs)) for t in sorted(sizes))
-
-
-def first_shape(shapes: Iterable[Shape]) -> Shape:
-    """The shape to compile first: the smallest that has a row for every sequence.
-
-    Any step can be run with it, in chunks, while the others compile.
-    """
-    shapes = list(shapes)
-    most = max(shape.num_seqs for shape in shapes)
-    return min(shape for shape in shapes if shape.num_seqs == most)
 
 
 def smallest_shape(shapes: Iterable[Shape], num_tokens: int, num_seqs: int) -> Shape:

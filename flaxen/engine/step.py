@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
 from flaxen.kernels.paged_attention import PagedBatch, paged_attention
-from flaxen.models.model import Cache, CacheSpec, Model, Params
+from flaxen.models.model import CacheSpec, Model, Params
 
 
 class StepInput(NamedTuple):
@@ -44,9 +44,7 @@ class StepInput(NamedTuple):
         return PagedBatch(kv_lens, self.packed[:, 4:], cu_q_lens)
 
 
-def empty_cache(
-    model: Model, num_pages: int, page_size: int, dtype: jnp.dtype
-) -> tuple[Any, ...]:
+def empty_cache(model: Model, num_pages: int, page_size: int, dtype: jnp.dtype) -> tuple[Any, ...]:
     """The KV pool: keys and values, [pages, page size, K, H], for each layer."""
 
     def pages(spec: CacheSpec) -> jax.Array:
@@ -56,34 +54,33 @@ def empty_cache(
     return tuple((pages(spec), pages(spec)) for spec in model.cache_specs)
 
 
-def forward(
-    model: Model, params: Params, cache: Cache, tokens: jax.Array, step: StepInput, num_tokens: int
-) -> tuple[jax.Array, jax.Array, Cache]:
-    """Runs the model over the step's tokens.
+def prepare(
+    tokens: jax.Array, step: StepInput, num_tokens: int
+) -> tuple[jax.Array, jax.Array, PagedBatch]:
+    """The ids [T] and positions [T] of a step's tokens, and the batch for attention.
 
     Args:
-      model: the model.
-      params: its parameters.
-      cache: the KV pool; donated.
       tokens: [R, max length] int32, the rows' tokens.
       step: the step.
       num_tokens: T, static.
-
-    Returns:
-      The hidden state of each sequence's last token [S, D], of all tokens [T, D], and the cache.
     """
     batch = step.paged_batch()
     sequences = batch.token_sequences(num_tokens)
     positions = jnp.maximum(batch.token_positions(num_tokens), 0)
     row = jnp.minimum(step.row, tokens.shape[0] - 1)  # padding reads any
+    return tokens[row[sequences], positions], positions, batch
 
-    def attend(
-        spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
-    ) -> tuple[jax.Array, Any]:
-        return paged_attention(q, k, v, entry, batch, window=spec.window)
 
-    hidden, cache = model.forward(params, tokens[row[sequences], positions], positions, attend, cache)
-    return hidden[jnp.maximum(batch.cu_q_lens[1:] - 1, 0)], hidden, cache
+def attend_paged(
+    batch: PagedBatch, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
+) -> tuple[jax.Array, Any]:
+    """The model's `attend`, once bound to a step's batch."""
+    return paged_attention(q, k, v, entry, batch, window=spec.window)
+
+
+def last_hidden(hidden: jax.Array, batch: PagedBatch) -> jax.Array:
+    """The hidden state of each sequence's last token, [S, D], from those of all, [T, D]."""
+    return hidden[jnp.maximum(batch.cu_q_lens[1:] - 1, 0)]
 
 
 def draw(
@@ -104,7 +101,7 @@ def draw(
       params: its parameters.
       rows: settings and bias; its tokens are empty, since they come apart to be donated.
       tokens: [R, max length] int32; donated.
-      hidden: [S, D] of the last tokens.
+      hidden: [S, D] of the sequences' last tokens.
       step: the step.
       wants: what any sequence asks for.
 

@@ -23,7 +23,7 @@ def decoder(config: DecoderConfig) -> Model:
     """The model of a configuration: functions and specs, no parameters."""
     return Model(
         forward=functools.partial(_forward, config),
-        unembed=_unembed,
+        unembed=functools.partial(_unembed, config),
         param_specs=_param_specs(config),
         cache_specs=_cache_specs(config),
         vocab_size=config.vocab_size,
@@ -39,43 +39,59 @@ def _forward(
     attend: Attend,
     cache: Cache,
 ) -> tuple[jax.Array, Cache]:
-    x = params["embed"][tokens]
-    cos, sin = rope_tables(config.rope, config.head_dim, positions)
+    """Unrolled over the layers: a scan slices the stacked weights, over twice the step time on CPU.
 
-    # The layers are unrolled (a scan slices the stacked weights: over twice the step time on CPU),
-    # but traced once: each call after the first reuses the inner jit's jaxpr.
-    @functools.partial(jax.jit, static_argnums=0)
-    def layer(
-        spec: CacheSpec, p: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, entry: Any
-    ) -> tuple[jax.Array, Any]:
-        h = rms_norm(x, p["attn_norm"], config.norm_eps)
-        q = _heads(linear(h, p["wq"], p.get("bq")), config.num_heads)
-        k = _heads(linear(h, p["wk"], p.get("bk")), config.num_kv_heads)
-        v = _heads(linear(h, p["wv"], p.get("bv")), config.num_kv_heads)
-        if config.qk_norm:
-            q = rms_norm(q, p["q_norm"], config.norm_eps)
-            k = rms_norm(k, p["k_norm"], config.norm_eps)
-        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-        out, entry = attend(spec, q, k, v, entry)
-        x = x + linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"))
-        h = rms_norm(x, p["mlp_norm"], config.norm_eps)
-        gate = linear(h, p["w_gate"], p.get("b_gate"))
-        up = linear(h, p["w_up"], p.get("b_up"))
-        return x + linear(jax.nn.silu(gate) * up, p["w_down"], p.get("b_down")), entry
-
-    specs = _cache_specs(config)
+    Each part is a jit of its own, so that the layer is traced, and outside of another jit also
+    compiled, once and not once a layer. See docs/decisions/0040-layers-compiled-once.md.
+    """
+    x, cos, sin = _embed(config, params["embed"], tokens, positions)
     entries = []
-    for spec, p, entry in zip(specs, params["layers"], cache, strict=True):
-        x, entry = layer(spec, p, x, cos, sin, entry)
+    for spec, p, entry in zip(_cache_specs(config), params["layers"], cache, strict=True):
+        x, entry = _layer(config, spec, attend, p, x, cos, sin, entry)
         entries.append(entry)
-    return rms_norm(x, params["final_norm"], config.norm_eps), tuple(entries)
+    return x, tuple(entries)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(
+    config: DecoderConfig, table: jax.Array, tokens: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return table[tokens], *rope_tables(config.rope, config.head_dim, positions)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=7)
+def _layer(
+    config: DecoderConfig,
+    spec: CacheSpec,
+    attend: Attend,
+    p: Params,
+    x: jax.Array,
+    cos: jax.Array,
+    sin: jax.Array,
+    entry: Any,
+) -> tuple[jax.Array, Any]:
+    h = rms_norm(x, p["attn_norm"], config.norm_eps)
+    q = _heads(linear(h, p["wq"], p.get("bq")), config.num_heads)
+    k = _heads(linear(h, p["wk"], p.get("bk")), config.num_kv_heads)
+    v = _heads(linear(h, p["wv"], p.get("bv")), config.num_kv_heads)
+    if config.qk_norm:
+        q = rms_norm(q, p["q_norm"], config.norm_eps)
+        k = rms_norm(k, p["k_norm"], config.norm_eps)
+    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+    out, entry = attend(spec, q, k, v, entry)
+    x = x + linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"))
+    h = rms_norm(x, p["mlp_norm"], config.norm_eps)
+    gate = linear(h, p["w_gate"], p.get("b_gate"))
+    up = linear(h, p["w_up"], p.get("b_up"))
+    return x + linear(jax.nn.silu(gate) * up, p["w_down"], p.get("b_down")), entry
 
 
 def _heads(x: jax.Array, num_heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], num_heads, -1)
 
 
-def _unembed(params: Params, hidden: jax.Array) -> jax.Array:
+def _unembed(config: DecoderConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    hidden = rms_norm(hidden, params["final_norm"], config.norm_eps)
     table = params["unembed"] if "unembed" in params else params["embed"]
     return jnp.einsum("...D,VD->...V", hidden, table, preferred_element_type=jnp.float32)
 

@@ -36,7 +36,7 @@ class ParamSpec:
 
 
 class Attend(Protocol):
-    """The only place where tokens meet.
+    """The only place where tokens meet. Also a pytree (jax.tree_util.Partial), to cross a jit.
 
     Args:
       spec: the layer's cache spec.
@@ -60,7 +60,7 @@ class Model:
 
     # forward(params, tokens[...], positions[...], attend, cache) -> (hidden[..., D], cache)
     forward: Callable[[Params, jax.Array, jax.Array, Attend, Cache], tuple[jax.Array, Cache]]
-    # unembed(params, hidden[..., D]) -> float32 logits[..., V]
+    # unembed(params, hidden[..., D]) -> float32 logits[..., V]; the final norm is part of it
     unembed: Callable[[Params, jax.Array], jax.Array]
     param_specs: Any  # the pytree of ParamSpec that `params` must match
     cache_specs: tuple[CacheSpec, ...]  # one a layer

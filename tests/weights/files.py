@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,13 @@ def write_gguf(
 ) -> Path:
     """A GGUF file by the gguf package; tensors are stored as `kinds` says, else as they are."""
     writer = gguf.GGUFWriter(path, metadata["general.architecture"])
-    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32,
-              str: writer.add_string, list: writer.add_array}  # fmt: skip
+    adders: dict[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
     for key, value in metadata.items():
         if key != "general.architecture":
             adders[type(value)](key, value)

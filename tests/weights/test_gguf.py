@@ -170,18 +170,14 @@ def dequantized(kind: Kind, block: np.ndarray) -> list[np.float32]:
                 values.append(d * f32(scales[group]) * f32(q) - dmin * f32(mins[group]))
         return values
     assert kind == Kind.Q6_K
-    low, high, scales, d = (
-        block[:128],
-        block[128:192],
-        block[192:208].view(np.int8),
-        half(block[208:]),
-    )
+    low, high, d = block[:128], block[128:192], half(block[208:])
+    signed_scales = block[192:208].view(np.int8)
     values = []
     for i in range(256):
         part, j = divmod(i, 128)  # two halves of four groups of 32
         q = int(low[64 * part + j % 64]) >> 4 * (j // 64) & 15
         q |= (int(high[32 * part + j % 32]) >> 2 * (j // 32) & 3) << 4
-        values.append(d * f32(scales[i // 16]) * f32(q - 32))
+        values.append(d * f32(signed_scales[i // 16]) * f32(q - 32))
     return values
 
 

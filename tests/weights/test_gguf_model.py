@@ -56,7 +56,8 @@ def test_yarn_rope(tmp_path: Path) -> None:
 def llama3_divisors(rope: RopeConfig, head_dim: int) -> np.ndarray:
     plain, _ = rope_frequencies(RopeConfig(theta=rope.theta), head_dim)
     scaled, _ = rope_frequencies(rope, head_dim)
-    return (plain / scaled).astype(np.float32)
+    divisors: np.ndarray = (plain / scaled).astype(np.float32)
+    return divisors
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])

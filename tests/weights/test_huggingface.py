@@ -33,7 +33,7 @@ def shard(directory: Path, *, forget: str | None = None) -> dict[str, str]:
     names = sorted(tensors)
     parts = {"model-00001-of-00002.safetensors": names[::2],
              "model-00002-of-00002.safetensors": names[1::2]}  # fmt: skip
-    index = {}
+    index: dict[str, str] = {}
     for file, held in parts.items():
         save_file({name: tensors[name] for name in held if name != forget}, directory / file)
         index |= dict.fromkeys(held, file)

@@ -39,7 +39,9 @@ def paged_attention(
     if KEY_BLOCK % page_size:
         raise ValueError(f"the page size must divide {KEY_BLOCK}, got {page_size}")
     pages_per_block = KEY_BLOCK // page_size
-    page_table = jnp.pad(batch.page_table, ((0, 0), (0, -batch.page_table.shape[1] % pages_per_block)))
+    page_table = jnp.pad(
+        batch.page_table, ((0, 0), (0, -batch.page_table.shape[1] % pages_per_block))
+    )
     block, group = (1, T) if T <= 64 else (16, 8)
 
     # Query blocks: block b holds `counts[b]` tokens from token `starts[b]` on, of sequence owners[b].
@@ -54,7 +56,9 @@ def paged_attention(
     lanes = jnp.arange(block)
     is_token = (offsets[:, None] + lanes[None] < q_lens[owners, None]) & (ids < ends[-1])[:, None]
     first_positions = batch.kv_lens[owners] - q_lens[owners] + offsets
-    positions = jnp.where(is_token, first_positions[:, None] + lanes[None], -1)  # [num_blocks, block]
+    positions = jnp.where(
+        is_token, first_positions[:, None] + lanes[None], -1
+    )  # [num_blocks, block]
 
     grouped_q = q.reshape(T, K, N // K, H) * jnp.asarray(H**-0.5, q.dtype)
 
@@ -103,8 +107,11 @@ def paged_attention(
         return jax.lax.dynamic_update_slice_in_dim(out, acc.astype(q.dtype), g * group, axis=0)
 
     out = jnp.zeros((num_blocks, block, K, N // K, H), q.dtype)
-    num_groups = (ends[-1] + group - 1) // group
-    out = jax.lax.fori_loop(0, num_groups, attend_group, out)
+    if num_blocks == group:  # one group: no loop, which would only be more to compile
+        out = attend_group(jnp.int32(0), out)
+    else:
+        num_groups = (ends[-1] + group - 1) // group
+        out = jax.lax.fori_loop(0, num_groups, attend_group, out)
 
     # Back from query blocks to tokens.
     tokens = jnp.arange(T)

@@ -1,0 +1,1 @@
+"""The model definitions: configurations, layers, the decoder, and the families that use it."""

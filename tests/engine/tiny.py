@@ -1,0 +1,153 @@
+"""A real engine over a tiny random model, and what the tests ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.core import Engine
+from flaxen.engine.executor import Executor
+from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels.causal_attention import causal_attention
+from flaxen.models.config import DecoderConfig
+from flaxen.models.decoder import decoder
+from flaxen.models.model import CacheSpec, Params, logprobs
+from flaxen.outputs import RequestOutput
+from flaxen.protocol import ModelInfo, Request, SamplingParams
+from flaxen.text.tokenizer import Tokenizer
+
+MODEL_CONFIG = DecoderConfig(
+    vocab_size=300,
+    model_dim=48,
+    mlp_dim=96,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=16,
+    windows=(None, 24),
+    tied_embeddings=True,
+    max_position=512,
+)
+MODEL = decoder(MODEL_CONFIG)
+EOS_ID = 2
+# One compiled shape: within it, equalities hold to the bit.
+ONE_SHAPE = EngineConfig(
+    max_model_len=128,
+    num_pages=256,
+    max_num_seqs=16,
+    max_num_batched_tokens=64,
+    compile_sizes=(64,),
+)
+
+
+def make_params(seed: int = 0) -> Params:
+    """Random weights, strong enough that distributions are neither flat nor certain."""
+    rng = np.random.default_rng(seed)
+
+    def random(spec: Any) -> jax.Array:
+        values = rng.standard_normal(spec.shape).astype(np.float32)
+        norm = len(spec.shape) == 1
+        return jnp.asarray(1 + 0.1 * values if norm else values * 3 / np.sqrt(spec.shape[0]))
+
+    return jax.tree.map(
+        random, MODEL.param_specs, is_leaf=lambda x: not isinstance(x, dict | tuple)
+    )
+
+
+PARAMS = make_params()
+
+
+def make_info(config: EngineConfig) -> ModelInfo:
+    return ModelInfo(
+        name="tiny",
+        vocab_size=MODEL.vocab_size,
+        max_model_len=config.max_model_len,
+        max_logprobs=config.max_logprobs,
+        eos_token_ids=(EOS_ID,),
+        created=0,
+    )
+
+
+def make_executor(config: EngineConfig = ONE_SHAPE, params: Params = PARAMS) -> JaxExecutor:
+    return JaxExecutor(
+        MODEL,
+        params,
+        config,
+        eos_ids=(EOS_ID,),
+        cache_dtype=jnp.dtype("float32"),
+        bad_word_ids=lambda words: tuple(tuple(map(ord, word)) for word in words),
+    )
+
+
+def make_engine(
+    config: EngineConfig = ONE_SHAPE,
+    *,
+    params: Params = PARAMS,
+    executor: Executor | None = None,
+    tokenizer: Tokenizer | None = None,
+    **kwargs: Any,
+) -> Engine:
+    executor = executor or make_executor(config, params)
+    return Engine(config, executor, make_info(config), tokenizer, **kwargs)
+
+
+def run(engine: Engine, requests: list[Request]) -> list[RequestOutput]:
+    """All requests at once, to their ends; afterwards no page is left."""
+    outputs = {request.request_id: RequestOutput.of(request, None) for request in requests}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for event in engine.step():
+            outputs[event.request_id].add(event)
+    assert engine.stats().num_used_pages == 0
+    return list(outputs.values())
+
+
+def request(name: str, prompt: list[int], **sampling: Any) -> Request:
+    sampling = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True, "logprobs": 3, **sampling}
+    return Request(
+        request_id=name, prompt_token_ids=tuple(prompt), sampling=SamplingParams(**sampling)
+    )
+
+
+def prompts(lengths: list[int], seed: int = 1) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, MODEL.vocab_size, n).tolist() for n in lengths]
+
+
+def trace(output: RequestOutput) -> list[tuple[Any, ...]]:
+    """Every token with all its log-probabilities: equal only if equal to the bit."""
+    (only,) = output.outputs
+    assert only.error is None
+    assert only.logprobs is not None
+    return [(t.token_id, t.logprob, t.rank, t.top) for t in only.logprobs]
+
+
+def dense_logprobs(tokens: list[int], params: Params = PARAMS) -> np.ndarray:
+    """Log-probabilities after each token, [T, V], by one whole causal forward."""
+    padded = [*tokens, *[0] * (128 - len(tokens))]  # what comes after changes nothing before
+    return np.asarray(_dense_logprobs(params, jnp.asarray([padded])))[: len(tokens)]
+
+
+@jax.jit
+def _dense_logprobs(params: Params, ids: jax.Array) -> jax.Array:
+    def attend(
+        spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
+    ) -> tuple[jax.Array, None]:
+        return causal_attention(q, k, v, window=spec.window), None
+
+    positions = jnp.arange(ids.shape[1])[None]
+    hidden, _ = MODEL.forward(
+        params, ids, positions, Partial(attend), (None,) * len(MODEL.cache_specs)
+    )
+    return logprobs(MODEL.unembed(params, hidden))[0]
+
+
+def with_config(**changes: Any) -> EngineConfig:
+    return replace(ONE_SHAPE, **changes)
