@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flaxen.llm import LLM, AsyncLLM
+    from flaxen.async_llm import AsyncLLM
+    from flaxen.llm import LLM
     from flaxen.protocol import SamplingParams
 
 __version__ = "0.1.0"
@@ -18,7 +19,7 @@ __all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
 
 _HOMES = {
     "LLM": "flaxen.llm",
-    "AsyncLLM": "flaxen.llm",
+    "AsyncLLM": "flaxen.async_llm",
     "SamplingParams": "flaxen.protocol",
 }
 

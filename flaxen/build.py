@@ -82,7 +82,8 @@ def build(args: EngineArgs, on_progress: Progress | None = None) -> Parts:
       ValueError: a bad argument, or a checkpoint that can't be served.
       FileNotFoundError: no such model.
     """
-    # Tracing makes millions of objects that live on: collecting them would take a fifth of the time.
+    # Tracing makes millions of objects that live on: a fifth of the time would go to garbage
+    # collection.
     gc.disable()
     try:
         return _build(args, on_progress or (lambda stage, done, total: None))

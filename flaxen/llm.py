@@ -14,13 +14,12 @@ from rich.progress import Progress
 from flaxen.build import EngineArgs, Parts, build
 from flaxen.build import Progress as OnProgress
 from flaxen.outputs import CompletionOutput, RequestOutput
+from flaxen.prompts import Prompt, as_prompts, chat_prompt, make_request, model_template
 from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
 __all__ = ["LLM", "CompletionOutput", "EngineArgs", "Prompt", "RequestOutput", "build"]
-
-Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, or {"prompt_token_ids": ids}
 
 
 class LLM:
@@ -108,18 +107,14 @@ class LLM:
         """
         is_one = not messages or isinstance(messages[0], Mapping)
         conversations: Any = [messages] if is_one else messages
-        tokenizer = self.tokenizer
-        template = self._template = self._template or ChatTemplate(
-            tokenizer.chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-        )
+        template = self._template = self._template or model_template(self.tokenizer)
         prompts = [
-            tokenizer.encode(
-                template.render(
-                    list(conversation),
-                    add_generation_prompt=add_generation_prompt,
-                    **template_variables,
-                ),
-                add_special_tokens=False,
+            chat_prompt(
+                self.tokenizer,
+                template,
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                **template_variables,
             )
             for conversation in conversations
         ]
@@ -152,35 +147,6 @@ class LLM:
                     engine.step()
                 raise
         return [outputs[request.request_id] for request in requests]
-
-
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A list of prompts from what `generate` takes."""
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    listed: list[Any] = list(prompts)
-    if listed and all(isinstance(item, int) for item in listed):
-        return [listed]
-    return listed
-
-
-def make_request(
-    tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingParams, request_id: str
-) -> Request:
-    """A request of text or token ids.
-
-    Raises:
-      ValueError: the prompt is empty, or neither text nor token ids.
-    """
-    if isinstance(prompt, Mapping):
-        if set(prompt) not in ({"prompt_token_ids"}, {"prompt"}):
-            raise ValueError(
-                f"a prompt of keys {sorted(prompt)} is not supported: use 'prompt' or "
-                "'prompt_token_ids'"
-            )
-        (prompt,) = prompt.values()
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    return Request(request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling)
 
 
 class _Bar:

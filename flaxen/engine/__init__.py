@@ -1,1 +1,1 @@
-"""Requests to token events: scheduler, pages, the compiled step, sampling, and the loop over them."""
+"""Requests to token events: scheduler, pages, the compiled step, sampling, and their loop."""

@@ -17,7 +17,7 @@ from flaxen.protocol import TokenLogprobs
 
 @dataclass(kw_only=True, slots=True)
 class StepResult:
-    """What a step sampled: one entry for each of the plan's items, None where it sampled nothing."""
+    """What a step sampled: one entry for each of the plan's items, None where there is nothing."""
 
     tokens: list[int | None]
     errors: list[str | None]  # why an item that samples has no token

@@ -92,5 +92,5 @@ def _sum(x: jax.Array) -> jax.Array:
     """Sum over the vocabulary, in two stages so that XLA's CPU code is vectorised."""
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     lanes = 256
-    padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % lanes)))
-    return padded.reshape(x.shape[0], -1, lanes).sum(axis=1, dtype=dtype).sum(axis=1)
+    blocks = jnp.pad(x, ((0, 0), (0, -x.shape[1] % lanes))).reshape(x.shape[0], -1, lanes)
+    return jnp.sum(jnp.sum(blocks, axis=1, dtype=dtype), axis=1)

@@ -5,7 +5,7 @@ Deliberately does not know: how logits become tokens (sampling), pages, the sche
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def load_bias(bias: jax.Array, row: jax.Array, new: jax.Array) -> jax.Array:
 def row_settings(
     sequence: Sequence, eos_ids: tuple[int, ...], bad_words: tuple[tuple[int, ...], ...]
 ) -> RowSettings:
-    """What a sequence's row is loaded with, as numpy values.
+    """What a sequence's row is loaded with; the values are numpy's, on the host.
 
     Raises:
       ValueError: more stop ids or bad words, or longer ones, than a row holds.
@@ -116,21 +116,22 @@ def row_settings(
         words[slot, MAX_BAD_WORD_TOKENS - len(word) :] = word
     # Without a seed, each sequence gets one of its own: see Engine.add.
     seed = (sampling.seed or 0) & 0xFFFF_FFFF_FFFF_FFFF
-    return RowSettings(
-        temperature=np.float32(sampling.temperature),
-        top_k=np.int32(max(sampling.top_k, 0)),
-        top_p=np.float32(sampling.top_p),
-        min_p=np.float32(sampling.min_p),
-        presence_penalty=np.float32(sampling.presence_penalty),
-        frequency_penalty=np.float32(sampling.frequency_penalty),
-        repetition_penalty=np.float32(sampling.repetition_penalty),
-        seed=np.array([seed & 0xFFFF_FFFF, seed >> 32], np.uint32),
-        num_prompt_tokens=np.int32(sequence.num_prompt_tokens),
-        min_length=np.int32(sequence.num_prompt_tokens + sampling.min_tokens),
-        stop_ids=stop_ids,
-        bad_words=words,
-        has_bias=np.bool_(has_bias(sequence)),
-    )  # type: ignore[arg-type]  # numpy values stand for arrays
+    values: dict[str, Any] = {
+        "temperature": np.float32(sampling.temperature),
+        "top_k": np.int32(max(sampling.top_k, 0)),
+        "top_p": np.float32(sampling.top_p),
+        "min_p": np.float32(sampling.min_p),
+        "presence_penalty": np.float32(sampling.presence_penalty),
+        "frequency_penalty": np.float32(sampling.frequency_penalty),
+        "repetition_penalty": np.float32(sampling.repetition_penalty),
+        "seed": np.array([seed & 0xFFFF_FFFF, seed >> 32], np.uint32),
+        "num_prompt_tokens": np.int32(sequence.num_prompt_tokens),
+        "min_length": np.int32(sequence.num_prompt_tokens + sampling.min_tokens),
+        "stop_ids": stop_ids,
+        "bad_words": words,
+        "has_bias": np.bool_(has_bias(sequence)),
+    }
+    return RowSettings(**values)
 
 
 def has_bias(sequence: Sequence) -> bool:

@@ -91,7 +91,7 @@ def sample(
 
 
 def score(logits: jax.Array, tokens: jax.Array, num_top: int) -> Scores:
-    """Log-probabilities of the given tokens [S] and of the likeliest, from float32 logits [S, V]."""
+    """Log-probabilities of the tokens [S] and of the likeliest, from float32 logits [S, V]."""
     table = logprobs(logits)
     chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
     rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
@@ -216,4 +216,4 @@ def _uniform(seed: jax.Array, position: jax.Array) -> jax.Array:
         z = z + x * y
         if turn == 0:
             x, y, z = (word ^ (word >> 16) for word in (x, y, z))
-    return (x >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+    return jnp.multiply(x >> 8, jnp.float32(2**-24))

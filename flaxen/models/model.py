@@ -69,5 +69,5 @@ class Model:
 
 
 def logprobs(logits: jax.Array) -> jax.Array:
-    """Natural-log probabilities of float32 logits [..., V]: the one used to train, score and serve."""
+    """Log-probabilities of float32 logits [..., V]: the one way, to train, score and serve."""
     return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)

@@ -44,7 +44,7 @@ def paged_attention(
     )
     block, group = (1, T) if T <= 64 else (16, 8)
 
-    # Query blocks: block b holds `counts[b]` tokens from token `starts[b]` on, of sequence owners[b].
+    # Query block b holds tokens of the sequence owners[b], from token starts[b] on.
     S = batch.kv_lens.shape[0]
     q_lens = jnp.diff(batch.cu_q_lens)
     ends = jnp.cumsum(-(-q_lens // block))  # of each sequence's query blocks

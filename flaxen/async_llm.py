@@ -1,0 +1,80 @@
+"""Generation from asyncio: `AsyncLLM` streams, for many callers at once. Names are vLLM's.
+
+Deliberately does not know: HTTP, argv, how an engine works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from flaxen.build import EngineArgs, Progress, build
+from flaxen.engine.async_engine import AsyncEngine
+from flaxen.outputs import RequestOutput
+from flaxen.prompts import Prompt, chat_prompt, make_request, model_template
+from flaxen.protocol import SamplingParams
+
+
+class AsyncLLM:
+    """A model that generates on a thread of its own until `shutdown`.
+
+    Args and errors are LLM's.
+    """
+
+    def __init__(
+        self, model: str, *, on_progress: Progress | None = None, **engine_args: Any
+    ) -> None:
+        parts = build(EngineArgs(model=str(model), **engine_args), on_progress)
+        self.tokenizer = parts.tokenizer
+        self.info = parts.info
+        self.engine = AsyncEngine(parts.engine)
+        self._template = model_template(parts.tokenizer)
+
+    async def generate(
+        self, prompt: Prompt, sampling_params: SamplingParams, request_id: str
+    ) -> AsyncIterator[RequestOutput]:
+        """Continues a prompt. Yields its output so far, the same object, as it grows.
+
+        Leaving the loop early, or cancelling the task, aborts the request.
+
+        Args:
+          prompt: text, token ids, or a dict of either.
+          sampling_params: how to sample.
+          request_id: of no other open request.
+
+        Raises:
+          ValueError: it can't be served as asked.
+          EngineBusyError: the queue is full.
+          EngineClosedError: after `shutdown`.
+        """
+        request = make_request(self.tokenizer, prompt, sampling_params, request_id)
+        output = RequestOutput.of(request, prompt if isinstance(prompt, str) else None)
+        events = self.engine.submit(request)
+        try:
+            async for event in events:
+                output.add(event)
+                yield output
+        finally:
+            if not output.finished:
+                self.engine.abort(request_id)
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling_params: SamplingParams,
+        request_id: str,
+        **template_variables: Any,
+    ) -> AsyncIterator[RequestOutput]:
+        """Answers a conversation; as `generate`."""
+        prompt = chat_prompt(self.tokenizer, self._template, messages, **template_variables)
+        async for output in self.generate(prompt, sampling_params, request_id):
+            yield output
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request early; an unknown id is ignored."""
+        self.engine.abort(request_id)
+
+    async def shutdown(self, drain_s: float = 0.0) -> None:
+        """Refuses new requests, lets the open ones run up to `drain_s` seconds, ends the rest."""
+        await self.engine.close(drain_s)
+        self._template.close()
