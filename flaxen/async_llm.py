@@ -11,7 +11,7 @@ from typing import Any
 from flaxen.build import EngineArgs, Progress, build
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.outputs import RequestOutput
-from flaxen.prompts import Prompt, chat_prompt, make_request, model_template
+from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
 
 
@@ -48,7 +48,7 @@ class AsyncLLM:
           EngineClosedError: after `shutdown`.
         """
         request = make_request(self.tokenizer, prompt, sampling_params, request_id)
-        output = RequestOutput.of(request, prompt if isinstance(prompt, str) else None)
+        output = RequestOutput.of(request, prompt_text(prompt))
         events = self.engine.submit(request)
         try:
             async for event in events:

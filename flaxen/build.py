@@ -76,7 +76,7 @@ class Parts:
 
 
 def build(args: EngineArgs, on_progress: Progress | None = None) -> Parts:
-    """Loads the model and starts its engine. What it leaves is exempt from garbage collection.
+    """Loads the model and starts its engine.
 
     Raises:
       ValueError: a bad argument, or a checkpoint that can't be served.
@@ -84,12 +84,13 @@ def build(args: EngineArgs, on_progress: Progress | None = None) -> Parts:
     """
     # Tracing makes millions of objects that live on: a fifth of the time would go to garbage
     # collection.
+    collects = gc.isenabled()
     gc.disable()
     try:
         return _build(args, on_progress or (lambda stage, done, total: None))
     finally:
-        gc.enable()
-        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def _build(args: EngineArgs, report: Progress) -> Parts:

@@ -14,7 +14,14 @@ from rich.progress import Progress
 from flaxen.build import EngineArgs, Parts, build
 from flaxen.build import Progress as OnProgress
 from flaxen.outputs import CompletionOutput, RequestOutput
-from flaxen.prompts import Prompt, as_prompts, chat_prompt, make_request, model_template
+from flaxen.prompts import (
+    Prompt,
+    as_prompts,
+    chat_prompt,
+    make_request,
+    model_template,
+    prompt_text,
+)
 from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
@@ -87,8 +94,7 @@ class LLM:
             request = make_request(self.tokenizer, prompt, sampling, f"llm-{next(self._ids)}")
             self.engine.check(request)
             requests.append(request)
-            text = prompt if isinstance(prompt, str) else None
-            outputs[request.request_id] = RequestOutput.of(request, text)
+            outputs[request.request_id] = RequestOutput.of(request, prompt_text(prompt))
         return self._run(requests, outputs, use_tqdm)
 
     def chat(
@@ -127,13 +133,12 @@ class LLM:
         use_tqdm: bool | Callable[[int, int], None],
     ) -> list[RequestOutput]:
         engine = self.engine
-        limit = engine.config.max_waiting
         todo = list(reversed(requests))
         num_done = 0
         with _Bar(use_tqdm, len(requests)) as bar:
             try:
                 while num_done < len(requests):
-                    while todo and engine.stats().num_waiting + todo[-1].sampling.n <= limit:
+                    while todo and engine.has_room(todo[-1].sampling.n):
                         engine.add(todo.pop())
                     for event in engine.step():
                         output = outputs[event.request_id]

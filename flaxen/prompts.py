@@ -5,7 +5,8 @@ Deliberately does not know: engines, HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from flaxen.protocol import Request, SamplingParams
@@ -20,9 +21,15 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
     listed: list[Any] = list(prompts)
-    if listed and all(isinstance(item, int) for item in listed):
+    if listed and all(_is_int(item) for item in listed):
         return [listed]
     return listed
+
+
+def prompt_text(prompt: Prompt) -> str | None:
+    """The text of a prompt, None where it is token ids."""
+    given = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
+    return given if isinstance(given, str) else None
 
 
 def make_request(
@@ -33,17 +40,34 @@ def make_request(
     Raises:
       ValueError: the prompt is empty, or neither text nor token ids.
     """
-    if isinstance(prompt, Mapping):
-        if set(prompt) not in ({"prompt_token_ids"}, {"prompt"}):
-            raise ValueError(
-                f"a prompt of keys {sorted(prompt)} is not supported: use 'prompt' or "
-                "'prompt_token_ids'"
-            )
-        (given,) = prompt.values()
+    if isinstance(prompt, Mapping) and set(prompt) not in ({"prompt_token_ids"}, {"prompt"}):
+        raise ValueError(
+            f"a prompt of keys {sorted(prompt)} is not supported: use 'prompt' or "
+            "'prompt_token_ids'"
+        )
+    text = prompt_text(prompt)
+    if text is not None:
+        ids = tokenizer.encode(text)
     else:
-        given = prompt
-    ids = tokenizer.encode(given) if isinstance(given, str) else given
+        ids = _token_ids(prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt)
     return Request(request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling)
+
+
+def _token_ids(given: Any) -> list[int]:
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise ValueError(
+            f"a prompt must be text, token ids, {{'prompt': text}} or {{'prompt_token_ids': ids}}, "
+            f"got a {type(given).__name__}"
+        )
+    ids = list(given)
+    for token_id in ids:
+        if not _is_int(token_id):
+            raise ValueError(f"a prompt's token ids must be whole numbers, got {token_id!r}")
+    return [int(token_id) for token_id in ids]
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's too
 
 
 def model_template(tokenizer: Tokenizer) -> ChatTemplate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import enum
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 MAX_SEED = 2**63 - 1
@@ -59,12 +59,16 @@ class SamplingParams:
     prompt_logprobs: int | None = None  # the same for each prompt token
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        for name in ("stop", "stop_token_ids", "bad_words"):
-            object.__setattr__(self, name, tuple(getattr(self, name) or ()))
-        if self.allowed_token_ids is not None:
-            object.__setattr__(self, "allowed_token_ids", tuple(self.allowed_token_ids))
+        for name in ("stop", "bad_words"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+        for name in ("stop", "stop_token_ids", "bad_words", "allowed_token_ids"):
+            value = getattr(self, name)
+            if value is None and name == "allowed_token_ids":
+                continue
+            is_list = value is None or isinstance(value, Iterable)
+            _require(is_list, f"{name} must be a list, got {value!r}")
+            object.__setattr__(self, name, tuple(value or ()))
 
         self._check_number("temperature", 0, math.inf)
         self._check_number("top_p", 0, 1)
@@ -175,6 +179,7 @@ class Finish:
     reason: FinishReason
     stop_reason: int | str | None = None  # the stop token id or stop string; None for EOS
     error: str | None = None  # for ABORT and ERROR: what happened
+    is_request_error: bool = False  # for ERROR: what the request asked for was impossible
     num_prompt_tokens: int
     num_output_tokens: int
     num_cached_tokens: int  # prompt tokens that came from the prefix cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from flaxen.cli import options
 from flaxen.cli.bench_workloads import NAMES, load_workloads, make_workloads
-from flaxen.cli.progress import OnProgress, show_progress
+from flaxen.cli.progress import show_progress
 
 BENCH_PANEL = "Benchmark"
 
@@ -57,7 +56,7 @@ def bench(
     dtype: options.Dtype = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
@@ -105,8 +104,7 @@ def bench(
             for batch in warmup.batches:
                 bench_run.run_requests(parts.engine, batch.prompts, batch.num_outputs)
             on_progress(name, 0, reps)
-            on_rep = functools.partial(_report, on_progress, name, reps)
-            results.append(bench_run.run_workload(parts.engine, chosen[name], reps, on_rep))
+            results.append(bench_run.run_workload(parts.engine, chosen[name], reps, on_progress))
         # Once more: what others ran at the start may have made the machine look slower than it is.
         limits = bench_limits.best(limits, bench_limits.measure(dtype_used.name))
     cost = model_cost(parts.model, parts.params, dtype_used.itemsize)
@@ -135,7 +133,3 @@ def choose(wanted: list[str], available: list[str]) -> list[str]:
         if name not in known:
             raise ValueError(f"there is no workload {name!r}: choose from {', '.join(known)}")
     return wanted or known
-
-
-def _report(on_progress: OnProgress, name: str, num_reps: int, num_done: int) -> None:
-    on_progress(name, num_done, num_reps)

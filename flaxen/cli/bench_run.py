@@ -13,6 +13,7 @@ from typing import Protocol
 from flaxen.cli.bench_ideal import ModelCost, ideal
 from flaxen.cli.bench_limits import Limits
 from flaxen.cli.bench_workloads import Batch, Workload
+from flaxen.cli.progress import OnProgress
 from flaxen.protocol import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 
 Clock = Callable[[], float]
@@ -61,7 +62,7 @@ def run_workload(
     engine: SyncEngine,
     workload: Workload,
     num_reps: int,
-    on_rep: Callable[[int], None],
+    on_progress: OnProgress,
     clock: Clock = time.perf_counter,
 ) -> Result:
     """Runs a workload's first repetitions, timed one by one, its requests greedy.
@@ -70,7 +71,7 @@ def run_workload(
       engine: without work.
       workload: what to run.
       num_reps: at most the workload's own.
-      on_rep: told the number of repetitions done after each.
+      on_progress: told the workload's name and the repetitions done, of how many, after each.
       clock: seconds.
 
     Raises:
@@ -86,7 +87,7 @@ def run_workload(
         reps.append(rep)
         for name, value in values.items():
             figures.setdefault(name, []).append(value)
-        on_rep(num_done)
+        on_progress(workload.name, num_done, num_reps)
     elapsed_s = clock() - start_s
     after = engine.stats()
     allocated = after.sum_slots_allocated - before.sum_slots_allocated

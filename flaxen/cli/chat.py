@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import secrets
 import sys
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ def chat(
     max_tokens: options.MaxTokens = 512,
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 1.0,
-    sampling_seed: options.SamplingSeed = None,
+    sampling_seed: Annotated[int | None, options.sampling_seed("random")] = None,
     dtype: options.Dtype = "auto",
     max_model_len: options.MaxModelLen = None,
     kv_cache_size: options.KvCacheSize = None,
@@ -79,6 +80,7 @@ def chat(
             max_model_len=max_model_len,
             kv_cache_bytes=kv_cache_size,
             max_num_seqs=1,
+            seed=secrets.randbits(62),  # of the answers without --sampling-seed
             offline=offline,
         )
         with show_progress(Console(stderr=True)) as on_progress:

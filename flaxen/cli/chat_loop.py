@@ -40,8 +40,13 @@ def chat_loop(
             write(f"There is no command {line.split()[0]}. {HELP}\n")
         elif line:
             messages.append({"role": "user", "content": line})
-            text = _stream(answer, messages, write)
-            messages.append({"role": "assistant", "content": text})
+            try:
+                text = _stream(answer, messages, write)
+            except (ValueError, OSError) as error:  # as when the conversation is too long
+                messages.pop()
+                write(f"[error: {error}]\nYour last message is left out. {HELP}\n")
+            else:
+                messages.append({"role": "assistant", "content": text})
 
 
 def _stream(answer: Answer, messages: list[Message], write: Callable[[str], object]) -> str:

@@ -39,7 +39,7 @@ def generate(
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
-    sampling_seed: options.SamplingSeed = None,
+    sampling_seed: Annotated[int | None, options.sampling_seed("from --seed")] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +50,7 @@ def generate(
     dtype: options.Dtype = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
@@ -94,9 +94,7 @@ def generate(
     outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
     for output in outputs:
         print(_as_json(output) if as_json else _as_text(output, len(outputs) > 1))
-    errors = [output.outputs[0].error for output in outputs if output.outputs[0].error]
-    if errors:
-        raise RuntimeError(f"{len(errors)} of {len(outputs)} prompts failed, first: {errors[0]}")
+    check_outputs(outputs)
 
 
 def read_prompts(given: list[str], file: Path | None) -> list[str]:
@@ -116,6 +114,19 @@ def read_prompts(given: list[str], file: Path | None) -> list[str]:
     if not prompts or not all(prompts):
         raise ValueError(f"{'a prompt' if file is None else file} is empty: write at least a word")
     return prompts
+
+
+def check_outputs(outputs: list[RequestOutput]) -> None:
+    """Ends the command if prompts failed, once those that did not are printed.
+
+    Raises:
+      SystemExit: with how many failed, and why the first did.
+    """
+    errors = [output.outputs[0].error for output in outputs if output.outputs[0].error]
+    if errors:
+        raise SystemExit(
+            f"error: {len(errors)} of {len(outputs)} prompts failed, first: {errors[0]}"
+        )
 
 
 def _as_json(output: RequestOutput) -> str:

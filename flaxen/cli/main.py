@@ -63,12 +63,16 @@ def _options(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Returns its exit code: 0, 1 (a bug), 2 (a wrong request), 130 (Ctrl-C)."""
+    """Runs one command.
+
+    Returns:
+      Its exit code: 0, 1 (it could not do what was asked), 2 (a wrong request), 130 (Ctrl-C).
+    """
     settings = _Settings()
     try:
         app(args=arguments, prog_name="flaxen", obj=settings)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        return exit_code(end)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, EngineClosedError) as error:
@@ -78,3 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def exit_code(end: SystemExit) -> int:
+    """The number for a SystemExit; a text is printed, as Python does, and counts as 1."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1

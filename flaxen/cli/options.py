@@ -69,7 +69,11 @@ MaxNumBatchedTokens = Annotated[
 ]
 PageSize = Annotated[
     int,
-    typer.Option(min=1, help="Tokens in a page of the KV cache.", rich_help_panel=ENGINE_PANEL),
+    typer.Option(
+        min=1,
+        help="Tokens in a page of the KV cache; it must divide 128.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
 ]
 KvCacheSize = Annotated[
     int | None,
@@ -152,15 +156,16 @@ TopK = Annotated[
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
-SamplingSeed = Annotated[
-    int | None,
-    typer.Option(
+
+
+def sampling_seed(default: str) -> Any:
+    """The option --sampling-seed; `default` says in help where the seed comes from without it."""
+    return typer.Option(
         "--sampling-seed",
         help="The same seed gives the same text.",
-        show_default="random",
+        show_default=default,
         rich_help_panel=SAMPLING_PANEL,
-    ),
-]
+    )
 
 
 def engine_args(model: str, compile_cache: Path | None, **options: Any) -> EngineArgs:

@@ -130,6 +130,15 @@ def serve(
         int,
         typer.Option(min=1, help="Answers for each prompt.", rich_help_panel=LIMITS_PANEL),
     ] = 128,
+    max_sequences_per_request: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Prompts times answers; never more than --max-waiting and --max-num-seqs together "
+            "hold.",
+            rich_help_panel=LIMITS_PANEL,
+        ),
+    ] = 1024,
     max_stop: Annotated[
         int, typer.Option(min=0, help="Stop strings.", rich_help_panel=LIMITS_PANEL)
     ] = 16,
@@ -138,7 +147,7 @@ def serve(
         typer.Option(
             min=1,
             help="Sequences that may wait for their turn; beyond them requests are refused with "
-            "status 429 or 503.",
+            "status 429.",
             rich_help_panel=SERVER_PANEL,
         ),
     ] = 4096,
@@ -153,7 +162,7 @@ def serve(
     dtype: options.Dtype = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
@@ -173,6 +182,8 @@ def serve(
         max_body_bytes=max_body_size,
         max_prompts=max_prompts,
         max_n=max_n,
+        # More than the engine holds would be refused as if there were only no room right now.
+        max_sequences=min(max_sequences_per_request, max_waiting + max_num_seqs),
         max_stop=max_stop,
         max_logprobs=max_logprobs,
         body_timeout_s=body_timeout_s,
@@ -222,7 +233,9 @@ def serve(
         console.print(f"{name} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
 
     app = create_app(engine, parts.tokenizer, server_config)
-    run(app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready)
+    raise typer.Exit(
+        run(app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready)
+    )
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -36,6 +36,7 @@ class AsyncEngine(EngineClient):
         self._added: list[tuple[Request, float]] = []
         self._aborted: list[str] = []
         self._streams: dict[str, _Events] = {}
+        self._num_open = 0  # sequences of all the streams that have not ended
         self._refuses: str | None = None  # why no request is taken
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="flaxen-engine", daemon=True)
@@ -49,14 +50,14 @@ class AsyncEngine(EngineClient):
             if request.request_id in self._streams:
                 raise ValueError(f"request id {request.request_id!r} is in use: give another")
             config = self._engine.config
-            num_queued = sum(r.sampling.n for r, _ in self._added)
-            num_waiting = self._engine.stats().num_waiting + num_queued
-            if num_waiting + request.sampling.n > config.max_waiting + config.max_num_seqs:
+            capacity = config.max_waiting + config.max_num_seqs
+            if self._num_open + request.sampling.n > capacity:  # then Engine.add refuses none
                 raise EngineBusyError(
-                    f"the queue is full: {num_waiting} sequences wait, and at most "
-                    f"{config.max_waiting} may beside those that run; try again later"
+                    f"the queue is full: {self._num_open} sequences run or wait, and at most "
+                    f"{capacity} may; try again later"
                 )
             stream = self._streams[request.request_id] = _Events(self, request)
+            self._num_open += request.sampling.n
             self._added.append((request, time.monotonic()))
             self._changed.notify()
         return stream
@@ -118,9 +119,10 @@ class AsyncEngine(EngineClient):
             stream = self._streams[event.request_id]
             batches.setdefault(stream.loop, []).append((stream, event))
             if event.finish is not None:
-                stream.num_running -= 1
-                if not stream.num_running:
-                    with self._changed:
+                with self._changed:
+                    self._num_open -= 1
+                    stream.num_running -= 1
+                    if not stream.num_running:
                         del self._streams[event.request_id]
         for loop, batch in batches.items():
             _call(loop, functools.partial(_put_all, batch))
@@ -128,6 +130,7 @@ class AsyncEngine(EngineClient):
     def _fail(self, request_id: str, error: Exception) -> None:
         with self._changed:
             stream = self._streams.pop(request_id)
+            self._num_open -= stream.num_running
         _call(stream.loop, functools.partial(stream.put, error))
 
     def _break(self, error: Exception) -> None:

@@ -21,12 +21,11 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences queued beyond those that run
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
-    max_n: int = 128  # sequences a request may ask for
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "num_pages", "page_size", "max_num_seqs",
-                     "max_num_batched_tokens", "max_waiting", "max_n"):  # fmt: skip
+                     "max_num_batched_tokens", "max_waiting"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_logprobs < 0:

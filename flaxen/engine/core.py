@@ -12,11 +12,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.executor import ALL_FORBIDDEN, Executor, StepResult
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.scheduler import Scheduled, Scheduler, StepPlan
 from flaxen.engine.sequence import Sequence
@@ -88,10 +88,14 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raises ValueError if the request can never be served as asked."""
+        self._check(request)
+
+    def _check(self, request: Request) -> Sequence:
         validate(request, self.config, self.info)
-        sequence = _sequence(request, 0, request.sampling, 0.0)
+        sequence = _sequence(request, 0, 0, 0.0)
         self._executor.check(sequence)
         SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
+        return sequence
 
     def add(self, request: Request, arrival_s: float | None = None) -> None:
         """Queues a request.
@@ -104,28 +108,33 @@ class Engine:
           ValueError: as `check`, or its id is that of a request that has not ended.
           EngineBusyError: the queue is full.
         """
-        self.check(request)
+        checked = self._check(request)
         if request.request_id in self._open:
             raise ValueError(f"request id {request.request_id!r} is in use: give another")
         sampling = request.sampling
-        if self._scheduler.num_waiting + sampling.n > self.config.max_waiting + self._idle_rows():
+        if not self.has_room(sampling.n):
             raise EngineBusyError(
                 f"the queue is full: {self._scheduler.num_waiting} sequences wait, and at most "
                 f"{self.config.max_waiting} may; try again later"
             )
         arrival_s = self._clock() if arrival_s is None else arrival_s
         seed = self._seeds.getrandbits(62) if sampling.seed is None else sampling.seed
-        opened = self._open[request.request_id] = _Open()
+        opened = _Open()
         if request.timeout_s is not None:
             opened.deadline_s = arrival_s + request.timeout_s
         for index in range(sampling.n):
-            own = replace(sampling, seed=seed + index)
-            if index > 0:  # the prompt is scored once, and the others may use cached pages
-                own = replace(own, prompt_logprobs=None)
-            sequence = _sequence(request, index, own, arrival_s)
+            sequence = _sequence(request, index, seed + index, arrival_s)
+            sequence.bad_word_ids = checked.bad_word_ids  # tokenized once
             output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
-            self._scheduler.add(sequence)
             opened.outputs[sequence] = output
+        self._open[request.request_id] = opened  # whole, so that `abort` finds all there may be
+        for sequence in opened.outputs:
+            self._scheduler.add(sequence)
+
+    def has_room(self, num_seqs: int) -> bool:
+        """Whether a request of so many sequences can be added now: all may run or wait."""
+        num_open = self._scheduler.num_running + self._scheduler.num_waiting
+        return num_open + num_seqs <= self.config.max_num_seqs + self.config.max_waiting
 
     def abort(self, request_id: str, error: str = "aborted by the client") -> None:
         """Ends a request and frees all it owns; an unknown id is ignored."""
@@ -144,6 +153,9 @@ class Engine:
                 self._process(previous, result)
         except Exception as error:  # the device's: whose fault it was can't be told
             self._fail_steps([previous, self._in_flight], error)
+        except BaseException as error:  # Ctrl-C: what the device was told is half a step
+            self._fail_steps([previous, self._in_flight], error)
+            raise
         events, self._events = self._events, []
         return events
 
@@ -169,9 +181,6 @@ class Engine:
             num_failed=ended[FinishReason.ERROR],
         )
 
-    def _idle_rows(self) -> int:
-        return self.config.max_num_seqs - self._scheduler.num_running
-
     def _dispatch(self) -> None:
         started = time.perf_counter()
         plan = self._scheduler.schedule()
@@ -192,7 +201,7 @@ class Engine:
         ):
             sequence = item.sequence
             if sequence.ended:
-                if error is not None:  # aborted before its bad pages were known to be bad
+                if error not in (None, ALL_FORBIDDEN):  # aborted before its pages proved bad
                     self._scheduler.forget(sequence)
                 continue
             try:
@@ -210,7 +219,7 @@ class Engine:
     def _score_prompt(self, done: _InFlight, item: Scheduled) -> None:
         """Collects the prompt's log-probabilities, chunk by chunk; a resumed one starts again."""
         sequence = item.sequence
-        num_top, num_prompt = sequence.sampling.prompt_logprobs, sequence.num_prompt_tokens
+        num_top, num_prompt = sequence.prompt_logprobs, sequence.num_prompt_tokens
         if num_top is None or len(sequence.tokens) > num_prompt:
             return
         found = self._open[sequence.request_id].outputs[sequence].prompt_logprobs
@@ -236,7 +245,7 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str) -> None:
         """Ends a sequence before its time. Pages that a failed one filled are not shared on."""
-        if reason is FinishReason.ERROR:
+        if reason is FinishReason.ERROR and error != ALL_FORBIDDEN:
             self._scheduler.forget(sequence)
         output = self._open[sequence.request_id].outputs[sequence]
         self._emit(sequence, output.finish(reason, error=error))
@@ -247,7 +256,7 @@ class Engine:
             if opened.deadline_s is not None and now >= opened.deadline_s:
                 self.abort(request_id, "timeout: the request took longer than it was given")
 
-    def _fail_steps(self, failed: list[_InFlight | None], error: Exception) -> None:
+    def _fail_steps(self, failed: list[_InFlight | None], error: BaseException) -> None:
         """Ends the sequences of steps that the device could not run; the others start again."""
         for in_flight in failed:
             for item in in_flight.plan.items if in_flight is not None else ():
@@ -258,13 +267,16 @@ class Engine:
         self._scheduler.reset()
 
 
-def _sequence(request: Request, index: int, sampling: Any, arrival_s: float) -> Sequence:
+def _sequence(request: Request, index: int, seed: int, arrival_s: float) -> Sequence:
     return Sequence(
         request_id=request.request_id,
         index=index,
-        sampling=sampling,
+        sampling=request.sampling,
         tokens=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
         cache_salt=request.cache_salt,
         arrival_s=arrival_s,
+        seed=seed,
+        # The prompt is scored once, and the others may use cached pages.
+        prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
     )

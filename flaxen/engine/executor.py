@@ -14,6 +14,12 @@ from flaxen.engine.scheduler import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import TokenLogprobs
 
+# The one error that is the request's own doing, and says nothing bad of the pages.
+ALL_FORBIDDEN = (
+    "no token may be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens together "
+    "forbid all of them"
+)
+
 
 @dataclass(kw_only=True, slots=True)
 class StepResult:

@@ -46,7 +46,7 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     """
     keys = _ordered(logits)
     mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    wanted = top_p * _sum(mass)
+    wanted = jnp.maximum(top_p * _sum(mass), 1e-30)  # above 0, which no token at all would hold
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
         return _sum(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
@@ -73,6 +73,7 @@ def filter_min_p(logits: jax.Array, min_p: jax.Array) -> jax.Array:
 
 def _ordered(x: jax.Array) -> jax.Array:
     """Unsigned integers in the order of the floats."""
+    x = jnp.where(x == 0, 0.0, x)  # -0 is 0
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     sign = jnp.uint32(0x8000_0000)
     return jnp.where(bits & sign, ~bits, bits | sign)
@@ -85,7 +86,8 @@ def _largest(holds: Callable[[jax.Array], jax.Array], num_rows: int) -> jax.Arra
         candidate = found | (jnp.uint32(0x8000_0000) >> i.astype(jnp.uint32))
         return jnp.where(holds(candidate), candidate, found)
 
-    return jax.lax.fori_loop(0, 32, try_bit, jnp.zeros(num_rows, jnp.uint32))
+    found: jax.Array = jax.lax.fori_loop(0, 32, try_bit, jnp.zeros(num_rows, jnp.uint32))
+    return found
 
 
 def _sum(x: jax.Array) -> jax.Array:

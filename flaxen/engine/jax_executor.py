@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from flaxen.engine import executor
 from flaxen.engine import step as steps
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
@@ -37,10 +38,6 @@ from flaxen.models.model import Model, Params
 from flaxen.protocol import SamplingParams, TokenLogprobs
 
 _SCORE_ROWS = 64  # prompt tokens scored by one call
-_ERRORS = {
-    ALL_FORBIDDEN: "no token may be sampled: allowed_token_ids, bad_words, logit_bias and "
-    "min_tokens together forbid all of them",
-}
 _NOT_FINITE = "the model's output is not finite (NaN or infinity) for this sequence"
 
 
@@ -53,7 +50,7 @@ class _Handle:
 
 
 class JaxExecutor(Executor):
-    """Holds the parameters, the KV pool and the rows. Compiles every shape when it is made.
+    """Holds the parameters, the KV pool and the rows. Compiles the steps when it is made.
 
     Args:
       model: the model.
@@ -105,17 +102,18 @@ class JaxExecutor(Executor):
             )
             return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
 
+        self._cache: tuple[Any, ...] = ()  # else there would be two for a moment
         # One call, not one an array: the memory is filled while the host goes on to compile.
         self._cache, rows = jax.jit(empty)()
         self._tokens = rows.tokens
         self._rows = rows._replace(tokens=jnp.zeros((0, 0), jnp.int32))
 
     def check(self, sequence: Sequence) -> None:
-        row_settings(sequence, self._eos_ids, self._bad_word_ids(sequence.sampling.bad_words))
+        sequence.bad_word_ids = self._bad_word_ids(sequence.sampling.bad_words)
+        row_settings(sequence, self._eos_ids)
 
     def load(self, sequence: Sequence, row: int) -> None:
-        bad_words = self._bad_word_ids(sequence.sampling.bad_words)
-        new = row_settings(sequence, self._eos_ids, bad_words)
+        new = row_settings(sequence, self._eos_ids)
         known = np.zeros(self._config.max_model_len, np.int32)
         known[: len(sequence.tokens)] = sequence.tokens
         index = np.int32(row)
@@ -153,7 +151,7 @@ class JaxExecutor(Executor):
             ok = item.samples and status[line] == OK
             failed = item.samples and not ok
             result.tokens.append(tokens[line] if ok else None)
-            result.errors.append(_ERRORS.get(status[line], _NOT_FINITE) if failed else None)
+            result.errors.append(_error(status[line]) if failed else None)
             wanted = item.sequence.sampling.logprobs
             result.logprobs.append(
                 _token_logprobs(scores, line, tokens[line], wanted)
@@ -166,7 +164,7 @@ class JaxExecutor(Executor):
         self, plan: StepPlan, handle: _Handle, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
         start = handle.starts[plan.items.index(item)]
-        hidden = np.asarray(handle.hidden[start : start + len(targets)])
+        hidden = np.asarray(handle.hidden)[start : start + len(targets)]
         found = []
         for i in range(0, len(targets), _SCORE_ROWS):
             chunk = np.zeros((_SCORE_ROWS, hidden.shape[1]), hidden.dtype)
@@ -192,6 +190,10 @@ class JaxExecutor(Executor):
             self._params, self._rows, self._tokens, self._last(hidden, batch), step, wants
         )
         return sampled, hidden
+
+
+def _error(status: int) -> str:
+    return executor.ALL_FORBIDDEN if status == ALL_FORBIDDEN else _NOT_FINITE
 
 
 def _wants(all_sampling: list[SamplingParams]) -> Wants:

@@ -5,6 +5,7 @@ Deliberately does not know: steps, pages, other sequences.
 
 from __future__ import annotations
 
+from flaxen.engine.executor import ALL_FORBIDDEN
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.text.detokenize import Detokenizer
@@ -88,6 +89,7 @@ class SequenceOutput:
             reason=reason,
             stop_reason=stop_reason,
             error=error,
+            is_request_error=error == ALL_FORBIDDEN,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
             num_cached_tokens=sequence.num_cached_tokens or 0,
@@ -102,8 +104,9 @@ class SequenceOutput:
         logprobs: TokenLogprobs | None,
         finish: Finish | None,
     ) -> TokenEvent:
-        prompt_logprobs = tuple(self.prompt_logprobs) or None
-        self.prompt_logprobs = []
+        prompt_logprobs = None
+        if len(self.prompt_logprobs) == self._sequence.num_prompt_tokens:  # not of an early end
+            prompt_logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), []
         return TokenEvent(
             request_id=self._sequence.request_id,
             index=self._sequence.index,

@@ -17,6 +17,8 @@ MAX_STOP_IDS = 64  # EOS ids included
 MAX_BAD_WORDS = 128  # token sequences
 MAX_BAD_WORD_TOKENS = 16
 NO_TOKEN = -1
+# Beyond these a divisor changes no choice any more, and float32 comes near its ends.
+_MIN_DIVISOR, _MAX_DIVISOR = 1e-30, 1e30
 
 
 class RowSettings(NamedTuple):
@@ -83,15 +85,13 @@ def load_bias(bias: jax.Array, row: jax.Array, new: jax.Array) -> jax.Array:
     return bias.at[row].set(new)
 
 
-def row_settings(
-    sequence: Sequence, eos_ids: tuple[int, ...], bad_words: tuple[tuple[int, ...], ...]
-) -> RowSettings:
+def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
     """What a sequence's row is loaded with; the values are numpy's, on the host.
 
     Raises:
       ValueError: more stop ids or bad words, or longer ones, than a row holds.
     """
-    sampling = sequence.sampling
+    sampling, bad_words = sequence.sampling, sequence.bad_word_ids or ()
     ids = sampling.stop_token_ids if sampling.ignore_eos else (*eos_ids, *sampling.stop_token_ids)
     ids = tuple(dict.fromkeys(ids))
     if len(ids) > MAX_STOP_IDS:
@@ -114,16 +114,15 @@ def row_settings(
                 "supported"
             )
         words[slot, MAX_BAD_WORD_TOKENS - len(word) :] = word
-    # Without a seed, each sequence gets one of its own: see Engine.add.
-    seed = (sampling.seed or 0) & 0xFFFF_FFFF_FFFF_FFFF
+    seed = sequence.seed & 0xFFFF_FFFF_FFFF_FFFF
     values: dict[str, Any] = {
-        "temperature": np.float32(sampling.temperature),
-        "top_k": np.int32(max(sampling.top_k, 0)),
+        "temperature": _divisor(sampling.temperature) if sampling.temperature else np.float32(0),
+        "top_k": np.int32(min(max(sampling.top_k, 0), np.iinfo(np.int32).max)),
         "top_p": np.float32(sampling.top_p),
         "min_p": np.float32(sampling.min_p),
         "presence_penalty": np.float32(sampling.presence_penalty),
         "frequency_penalty": np.float32(sampling.frequency_penalty),
-        "repetition_penalty": np.float32(sampling.repetition_penalty),
+        "repetition_penalty": _divisor(sampling.repetition_penalty),
         "seed": np.array([seed & 0xFFFF_FFFF, seed >> 32], np.uint32),
         "num_prompt_tokens": np.int32(sequence.num_prompt_tokens),
         "min_length": np.int32(sequence.num_prompt_tokens + sampling.min_tokens),
@@ -132,6 +131,10 @@ def row_settings(
         "has_bias": np.bool_(has_bias(sequence)),
     }
     return RowSettings(**values)
+
+
+def _divisor(value: float) -> np.float32:
+    return np.float32(min(max(value, _MIN_DIVISOR), _MAX_DIVISOR))
 
 
 def has_bias(sequence: Sequence) -> bool:

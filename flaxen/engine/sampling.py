@@ -58,7 +58,7 @@ def sample(
 
     Args:
       logits: float32 [S, V], the model's.
-      finite: bool [S]; a row that is not has no token.
+      finite: bool [S]; a row that is not, or whose logits are not, has no token.
       rows: the state of all rows.
       row_ids: int32 [S], the row of each sequence.
       lengths: int32 [S], its known tokens: the position of the new one.
@@ -80,8 +80,9 @@ def sample(
         ),
         lambda: greedy,
     )
-    possible = jnp.max(adjusted, axis=-1) > -jnp.inf
-    status = jnp.where(finite, jnp.where(possible, OK, ALL_FORBIDDEN), NOT_FINITE)
+    largest = jnp.max(adjusted, axis=-1)  # NaN if any is
+    finite &= largest < jnp.inf
+    status = jnp.where(finite, jnp.where(largest > -jnp.inf, OK, ALL_FORBIDDEN), NOT_FINITE)
     scores = jax.lax.cond(
         wants.logprobs,
         lambda: score(logits, tokens, num_top),
@@ -167,7 +168,8 @@ def _draw(logits: jax.Array, settings: RowSettings, lengths: jax.Array, wants: W
     The one uniform number comes from the row's own key, (seed, position): never from the batch.
     """
     temperature = jnp.where(settings.temperature > 0, settings.temperature, 1)
-    logits = logits / temperature[:, None]
+    # The largest becomes 0, which no temperature makes infinite.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature[:, None]
     logits = jax.lax.cond(
         wants.filters,
         lambda x: filter_top_p(
@@ -176,30 +178,34 @@ def _draw(logits: jax.Array, settings: RowSettings, lengths: jax.Array, wants: W
         lambda x: x,
         logits,
     )
-    mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    mass = jnp.exp(logits)
     uniform = _uniform(settings.seed, lengths)
 
     # Two levels, since a long cumulative sum is slow in XLA: first the lane block, then the lane.
     lanes = 256
     num_seqs, vocab_size = mass.shape
     blocks = jnp.pad(mass, ((0, 0), (0, -vocab_size % lanes))).reshape(num_seqs, -1, lanes)
-    block_ends = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
+    block_mass = blocks.sum(axis=-1)
+    block_ends = jnp.cumsum(block_mass, axis=-1)
     target = uniform * block_ends[:, -1]
-    block = _first_above(block_ends, target)
+    block = _first_above(block_ends, target, block_mass)
     start = jnp.where(block > 0, jnp.take_along_axis(block_ends, block[:, None] - 1, 1)[:, 0], 0)
     within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    lane = _first_above(jnp.cumsum(within, axis=-1), target - start)
+    lane = _first_above(jnp.cumsum(within, axis=-1), target - start, within)
     return (block * lanes + lane).astype(jnp.int32)
 
 
-def _first_above(ends: jax.Array, target: jax.Array) -> jax.Array:
-    """The first index whose cumulative sum exceeds the target: one with a mass above 0.
+def _first_above(ends: jax.Array, target: jax.Array, mass: jax.Array) -> jax.Array:
+    """The first index with mass whose cumulative sum exceeds the target.
 
-    Rounding may leave the target at or above the whole sum: then the last index with mass.
+    Rounding may leave the target at or above the whole sum: then the last index with mass. And a
+    sum in another order than from left to right may fall where nothing is added: hence `mass`.
     """
-    above = jnp.sum(ends <= target[:, None], axis=-1)
-    last = jnp.sum(ends < ends[:, -1:], axis=-1)
-    return jnp.minimum(above, last)
+    num = ends.shape[-1]
+    ids = jnp.arange(num)[None]
+    first = jnp.min(jnp.where((mass > 0) & (ends > target[:, None]), ids, num), axis=-1)
+    last = jnp.max(jnp.where(mass > 0, ids, 0), axis=-1)
+    return jnp.minimum(first, last)
 
 
 def _uniform(seed: jax.Array, position: jax.Array) -> jax.Array:

@@ -281,7 +281,7 @@ class Scheduler:
         self._extend_hashes(sequence)
         # For prompt_logprobs every position must be computed. The last one always must, found or
         # not: what comes next is in its logits.
-        looks_up = self.config.enable_prefix_caching and sequence.sampling.prompt_logprobs is None
+        looks_up = self.config.enable_prefix_caching and sequence.prompt_logprobs is None
         max_found = (len(sequence.tokens) - 1) // self._page_size if looks_up else 0
         found = self.pool.lookup(sequence.page_hashes[:max_found])
         num_reused = self.pool.retain(found)

@@ -18,6 +18,9 @@ class Sequence:
     num_prompt_tokens: int
     cache_salt: str = ""
     arrival_s: float = 0.0  # monotonic clock
+    seed: int = 0  # this sequence's own; sampling.seed is the request's
+    prompt_logprobs: int | None = None  # as sampling's, but of one of the n only
+    bad_word_ids: tuple[tuple[int, ...], ...] | None = None  # None until they are tokenized
 
     # The scheduler's.
     max_num_tokens: int = 0  # prompt and output at most; add() derives it from the limits

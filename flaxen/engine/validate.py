@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from flaxen.engine.config import EngineConfig
 from flaxen.protocol import ModelInfo, Request
 
+MAX_WORD_CHARS = 1000  # of a stop string or bad word
+MAX_BAD_WORDS = 128
+MAX_LOGIT_BIAS = 1024
+
 
 def validate(request: Request, config: EngineConfig, info: ModelInfo) -> None:
     """Checks a request against the model and the engine's limits.
@@ -26,12 +30,26 @@ def validate(request: Request, config: EngineConfig, info: ModelInfo) -> None:
             f"min_tokens is {sampling.min_tokens}, and a prompt of {num_prompt} tokens leaves "
             f"room for {config.max_model_len - num_prompt}"
         )
-    if sampling.n > config.max_n:
-        raise ValueError(f"n must be at most {config.max_n}, got {sampling.n}")
+    capacity = config.max_num_seqs + config.max_waiting
+    if sampling.n > capacity:
+        raise ValueError(f"n must be at most {capacity}, all that run or wait, got {sampling.n}")
     for name in ("logprobs", "prompt_logprobs"):
         asked = getattr(sampling, name)
         if asked is not None and asked > config.max_logprobs:
             raise ValueError(f"{name} must be at most {config.max_logprobs}, got {asked}")
+    for name in ("stop", "bad_words"):
+        for word in getattr(sampling, name):
+            if len(word) > MAX_WORD_CHARS:
+                raise ValueError(
+                    f"a string of {name} has {len(word)} characters, and at most {MAX_WORD_CHARS} "
+                    "are supported"
+                )
+    for name, most in (("bad_words", MAX_BAD_WORDS), ("logit_bias", MAX_LOGIT_BIAS)):
+        if len(getattr(sampling, name) or ()) > most:
+            raise ValueError(
+                f"{name} has {len(getattr(sampling, name))} entries, and at most {most} are "
+                "supported"
+            )
     _check_ids("the prompt", request.prompt_token_ids, info.vocab_size)
     _check_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
     _check_ids("allowed_token_ids", sampling.allowed_token_ids or (), info.vocab_size)

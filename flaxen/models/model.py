@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
@@ -35,6 +36,7 @@ class ParamSpec:
     axes: tuple[str, ...]
 
 
+@runtime_checkable
 class Attend(Protocol):
     """The only place where tokens meet. Also a pytree (jax.tree_util.Partial), to cross a jit.
 
@@ -68,6 +70,6 @@ class Model:
     max_position: int  # tokens
 
 
-def logprobs(logits: jax.Array) -> jax.Array:
+def logprobs(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:
     """Log-probabilities of float32 logits [..., V]: the one way, to train, score and serve."""
     return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from flaxen.models.config import RopeConfig
 
 
 def rope_tables(
-    rope: RopeConfig, head_dim: int, positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    rope: RopeConfig, head_dim: int, positions: Int[Array, "*B"]
+) -> tuple[Float[Array, "*B 1 half"], Float[Array, "*B 1 half"]]:
     """Cosines and sines of the rotation at each position.
 
     Args:
@@ -32,7 +32,11 @@ def rope_tables(
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
 
-def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+def apply_rope(
+    x: Float[Array, "*B heads H"],
+    cos: Float[Array, "*B 1 half"],
+    sin: Float[Array, "*B 1 half"],
+) -> Float[Array, "*B heads H"]:
     """Rotates the pairs (i, i + H/2) of x [..., heads, H] by the tables' angles, in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -72,7 +76,7 @@ def _llama3(rope: RopeConfig, base: np.ndarray) -> np.ndarray:
 def _yarn(rope: RopeConfig, base: np.ndarray, head_dim: int) -> tuple[np.ndarray, float]:
     """YaRN, https://arxiv.org/abs/2309.00071, sections 3.2 to 3.4."""
 
-    def dimension_of(rotations: float) -> float:
+    def dimension_of(rotations: float | int) -> float:  # checked strictly under pytest
         turns = rope.original_max_position / (rotations * 2 * math.pi)
         return head_dim * math.log(turns) / (2 * math.log(rope.theta))
 

@@ -67,7 +67,7 @@ def create_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
             CORSMiddleware,
             allow_origins=config.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["*"],  # the official client sends a dozen of its own, x-stainless-*
             expose_headers=["x-request-id"],
         )
     return app

@@ -20,6 +20,7 @@ class ServerConfig:
     max_body_bytes: int = 4 * 2**20  # of one request's JSON
     max_prompts: int = 128  # prompts in one completions request
     max_n: int = 128  # sequences for each prompt
+    max_sequences: int = 1024  # prompts x n of one request; above the engine's queue: always 429
     max_stop: int = 16  # stop strings
     max_logprobs: int = 20  # most likely tokens a position; the engine's own limit also holds
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
@@ -48,6 +49,7 @@ class ServerConfig:
             ("max_body_bytes", 1),
             ("max_prompts", 1),
             ("max_n", 1),
+            ("max_sequences", 1),
             ("max_stop", 0),
             ("max_logprobs", 0),
         ):

@@ -122,6 +122,8 @@ class Generation:
             self._metrics.finished(event.finish.reason, now - self._start, event.finish.queue_s)
 
     def _early_end(self, request: Request, finish: Finish) -> ApiError:
+        if finish.is_request_error:
+            return ApiError(400, finish.error or "the request is impossible")
         if finish.reason is FinishReason.ERROR:
             logger.error("request %s failed: %s", request.request_id, finish.error)
             return internal()

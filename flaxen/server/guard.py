@@ -63,9 +63,10 @@ class Guard:
             if not status:
                 await answer(scope, receive, send_with_id)
         finally:
-            # No query and no body: they may hold what a user wrote.
+            # No query and no body: they may hold what a user wrote. The path comes decoded: its
+            # repr keeps a line break in it from forging a line.
             logger.debug(
-                "%s %s -> %s in %.3f s, id %s",
+                "%s %r -> %s in %.3f s, id %s",
                 scope["method"],
                 scope["path"],
                 status or "no answer",

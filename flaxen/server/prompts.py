@@ -7,7 +7,7 @@ Deliberately does not know sampling.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from flaxen.server.messages import read_messages
 from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import shorten
 
-# Text of more characters is tokenized in a thread: it takes long enough to hold up every stream.
+# More characters, in all, are tokenized in a thread: they would hold up every stream.
 _LONG_TEXT = 20_000
 # What the template is given in other ways, or may not be given by a request.
 _RESERVED = ("self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
@@ -54,20 +54,21 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
         raise invalid(
             f"prompt must hold at most {limit} prompts on this server, got {len(value)}", "prompt"
         )
-    kind = type(value[0])
-    prompts = []
-    for item in value:
-        if isinstance(item, str) and kind is str:
-            token_ids = await encode(item, add_special_tokens, context)
-            prompts.append(Prompt(token_ids=tuple(token_ids), text=item))
-        elif isinstance(item, list) and kind is list and all(map(_is_id, item)):
-            check_token_ids(item, context.engine.info.vocab_size, "prompt")
-            prompts.append(Prompt(token_ids=tuple(item), text=None))
-        else:
-            raise wrong
-        if not prompts[-1].token_ids:
-            raise invalid("the prompt is empty: give at least one token", "prompt")
-    return prompts
+    if all(isinstance(item, str) for item in value):
+        encoded = await encode(value, add_special_tokens, context)
+        texts: list[str | None] = value
+    elif all(isinstance(item, list) and all(map(_is_id, item)) for item in value):
+        encoded, texts = value, [None] * len(value)
+        for token_ids in encoded:
+            check_token_ids(token_ids, context.engine.info.vocab_size, "prompt")
+    else:
+        raise wrong
+    if not all(encoded):
+        raise invalid("the prompt is empty: give at least one token", "prompt")
+    return [
+        Prompt(token_ids=tuple(token_ids), text=text)
+        for token_ids, text in zip(encoded, texts, strict=True)
+    ]
 
 
 async def chat_prompt(
@@ -105,19 +106,24 @@ async def chat_prompt(
     except ValueError as error:
         raise invalid(str(error), "messages") from None
     # The template writes the special tokens itself: more would change the prompt.
-    token_ids = await encode(text, add_special_tokens, context)
+    [token_ids] = await encode([text], add_special_tokens, context)
     if not token_ids:
         raise invalid("the messages render to an empty prompt", "messages")
     return Prompt(token_ids=tuple(token_ids), text=text)
 
 
-async def encode(text: str, add_special_tokens: bool, context: Context) -> list[int]:
-    """Tokenizes, without holding up the other requests."""
-    if len(text) <= _LONG_TEXT:
-        return context.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    return await asyncio.to_thread(
-        context.tokenizer.encode, text, add_special_tokens=add_special_tokens
-    )
+async def encode(
+    texts: Sequence[str], add_special_tokens: bool, context: Context
+) -> list[list[int]]:
+    """Tokenizes each text, without holding up the other requests."""
+
+    def encode_all() -> list[list[int]]:
+        tokenizer = context.tokenizer
+        return [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+
+    if sum(map(len, texts)) <= _LONG_TEXT:
+        return encode_all()
+    return await asyncio.to_thread(encode_all)
 
 
 def fit_max_tokens(

@@ -19,13 +19,15 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from flaxen.protocol import EngineClient
+from flaxen.protocol import EngineClient, EngineClosedError
 
 logger = logging.getLogger("flaxen.server")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KEEP_ALIVE_S = 75  # above the 60 s after which load balancers usually close idle connections
 _FLUSH_S = 5  # seconds that answers get to be written after the engine has ended them
+_WATCH_S = 1.0  # between two looks at the engine
+_BROKE = "the engine broke"  # how check_health begins of an engine that no drain has stopped
 
 
 def run(
@@ -37,10 +39,10 @@ def run(
     uds: str | None = None,
     drain_s: float = 30.0,
     on_ready: Callable[[str], None] | None = None,
-) -> None:
+) -> int:
     """Serves until SIGTERM or SIGINT, then drains, closes the engine and returns.
 
-    From the first signal on, /health and new requests get 503 while open ones finish; those that
+    A server whose engine broke ends too, so that whatever watches it starts another. From the first signal on, /health and new requests get 503 while open ones finish; those that
     still run after `drain_s` seconds are aborted. A second signal ends the process at once.
 
     Args:
@@ -49,11 +51,14 @@ def run(
       uds: path of a Unix socket to listen on, in place of host and port.
       on_ready: called with the server's URL once it accepts connections.
 
+    Returns:
+      The exit code: 0, or 1 if the engine broke.
+
     Raises:
       OSError: the address can't be listened on.
     """
     with listen(host, port, uds) as listener:
-        asyncio.run(serve(app, engine, listener, drain_s=drain_s, on_ready=on_ready))
+        return asyncio.run(serve(app, engine, listener, drain_s=drain_s, on_ready=on_ready))
 
 
 async def serve(
@@ -63,7 +68,7 @@ async def serve(
     *,
     drain_s: float,
     on_ready: Callable[[str], None] | None = None,
-) -> None:
+) -> int:
     """The same on a listening socket, in a running loop of the main thread."""
     config = uvicorn.Config(
         app,
@@ -91,20 +96,35 @@ async def serve(
         loop.add_signal_handler(number, on_signal, number)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(signalled.wait())
+    breaking = asyncio.create_task(_until_broken(engine))
     try:
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if server.started and on_ready is not None:
             on_ready(url_of(listener))
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving, stopping, breaking), return_when=asyncio.FIRST_COMPLETED)
+        broke = breaking.done()
         # The listener stays open while the engine drains: the routes answer 503 from its state.
         await engine.close(drain_s if signalled.is_set() else 0.0)
         server.should_exit = True
         await serving
+        return int(broke)
     finally:
         stopping.cancel()
+        breaking.cancel()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+async def _until_broken(engine: EngineClient) -> None:
+    while True:
+        try:
+            engine.check_health()
+        except EngineClosedError as error:
+            if str(error).startswith(_BROKE):
+                logger.critical("the server ends: %s", error)
+                return
+        await asyncio.sleep(_WATCH_S)
 
 
 def listen(host: str, port: int, uds: str | None = None) -> socket.socket:

@@ -36,7 +36,7 @@ async def tokenize(context: Context, http: HttpRequest) -> Response:
             if getattr(body, name) is not None:
                 raise invalid(f"{name} needs messages: a prompt has no template", name)
         assert body.prompt is not None
-        tokens = await encode(body.prompt, body.add_special_tokens is not False, context)
+        [tokens] = await encode([body.prompt], body.add_special_tokens is not False, context)
     strings = None
     if body.return_token_strs:
         strings = [token_text(context.tokenizer, token_id) for token_id in tokens]

@@ -31,8 +31,17 @@ def start_generation(
 ) -> Generation:
     """Submits one engine request for each prompt.
 
-    Raises: as Generation.
+    Raises:
+      ApiError: 400, more sequences than one request may have.
+      Others: as Generation.
     """
+    limit, n = context.config.max_sequences, samplings[0].n
+    if len(prompts) * n > limit:
+        raise invalid(
+            f"prompts x n must be at most {limit} sequences on this server, got {len(prompts)} x "
+            f"{n}: send several requests",
+            "n",
+        )
     # The client chooses the answer's id (x-request-id), and may choose one twice: the engine's
     # ids end in something of our own.
     unique = uuid.uuid4().hex[:12]

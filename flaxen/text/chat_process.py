@@ -27,6 +27,9 @@ from typing import IO, Any
 _HEADER = struct.Struct(">Q")  # as in chat_worker, which is a script and can't be imported from
 _WORKER = Path(__file__).with_name("chat_worker.py")
 _START_S = 60.0  # the machine may be busy loading a model
+# All that the process gets of our environment, which may hold keys: where its Python finds its
+# libraries and Jinja, and what time strftime_now tells.
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
 _JSON_BYTES_PER_CHAR = 12  # the most: an escaped surrogate pair
 
 
@@ -82,6 +85,8 @@ class TemplateProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+            cwd="/",
         )
         self._finalizer = weakref.finalize(self, _end, process)
         if _receive(process, _START_S, 1000) is None:

@@ -75,8 +75,11 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether config.json and all the weights are there; their contents are not looked at."""
-    if not (directory / "config.json").is_file():
+    """Whether config, tokenizer and all the weights are there; nobody looks into them.
+
+    A cache that another program filled often lacks the tokenizer: AutoModel reads none.
+    """
+    if not all((directory / name).is_file() for name in ("config.json", "tokenizer.json")):
         return False
     if (directory / _INDEX).is_file():
         return all((directory / shard).is_file() for shard in _shards(directory / _INDEX)[1])

@@ -68,11 +68,9 @@ class FakeEngine:
         page_size = self.config.page_size
         return sequence.pages[position // page_size] * page_size + position % page_size
 
-    def step(
-        self, fails: bool = False, faulty: int | None = None, max_tokens: int | None = None
-    ) -> StepPlan:
+    def step(self, fails: bool = False, faulty: int | None = None) -> StepPlan:
         """Plans and runs a step. `fails`: all of it goes wrong; `faulty`: one item does."""
-        plan = self.scheduler.schedule(max_tokens)
+        plan = self.scheduler.schedule()
         written: dict[int, Scheduled] = {}
         for i, item in enumerate(plan.items):
             sequence, known = item.sequence, len(item.sequence.tokens)
@@ -208,18 +206,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         fails=st.sampled_from([False] * 15 + [True]),
         faulty=st.none() | st.integers(0, 20),
-        max_tokens=st.none() | st.integers(1, 20),
     )
-    def step(self, fails: bool, faulty: int | None, max_tokens: int | None) -> None:
+    def step(self, fails: bool, faulty: int | None) -> None:
         engine = self.engine
         held, allocated = engine.scheduler.sum_slots_held, engine.scheduler.sum_slots_allocated
         oldest = engine.alive[0] if engine.alive else None
         is_ready = oldest is not None and oldest.num_in_flight == 0
-        plan = engine.step(fails, faulty, max_tokens)
+        plan = engine.step(fails, faulty)
         sequences = [item.sequence for item in plan.items]
-        budget = engine.config.max_num_batched_tokens
-        budget = budget if max_tokens is None else min(budget, max_tokens)
-        assert sum(item.num_tokens for item in plan.items) <= budget
+        num_tokens = sum(item.num_tokens for item in plan.items)
+        assert num_tokens <= engine.config.max_num_batched_tokens
         assert all(item.num_tokens > 0 for item in plan.items)
         assert sequences == [s for s in engine.alive if s in set(sequences)], "order of arrival"
         assert not set(plan.preempted) & set(sequences)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.model import CacheSpec, Model, Params
@@ -27,7 +28,7 @@ def hidden_states(model: Model, params: Params, tokens: np.ndarray) -> jax.Array
     """The final hidden states [T, D] of one sequence of tokens [T]."""
     positions = jnp.arange(len(tokens), dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, jnp.asarray(tokens)[None], positions, attend, cache)
+    hidden, _ = model.forward(params, jnp.asarray(tokens)[None], positions, Partial(attend), cache)
     return hidden[0]
 
 

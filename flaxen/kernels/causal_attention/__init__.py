@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 
 def causal_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
     *,
-    segment_ids: jax.Array | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
     window: int | None = None,
-) -> jax.Array:
+) -> Float[Array, "B T N H"]:
     """Each token attends to itself and to those before it in its own segment.
 
     Args:

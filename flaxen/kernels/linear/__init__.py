@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
-def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def linear(
+    x: Float[Array, "*B I"], weight: Float[Array, "I O"], bias: Float[Array, O] | None = None
+) -> Float[Array, "*B O"]:
     """x @ weight + bias, summed in float32.
 
     Args:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
+
+# Keys and values of one layer.
+KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
 
 
 class PagedBatch(NamedTuple):
@@ -15,17 +18,17 @@ class PagedBatch(NamedTuple):
     tokens. A padding sequence has no tokens and a kv_len of 0; padding tokens come last.
     """
 
-    kv_lens: jax.Array  # [S] int32, tokens with this step's included
-    page_table: jax.Array  # [S, P] int32 page ids; entries past the sequence's pages are not read
-    cu_q_lens: jax.Array  # [S+1] int32
+    kv_lens: Int32[Array, S]  # tokens with this step's included
+    page_table: Int32[Array, "S P"]  # page ids; entries past the sequence's pages are not read
+    cu_q_lens: Int32[Array, S + 1]
 
-    def token_sequences(self, num_tokens: int) -> jax.Array:
+    def token_sequences(self, num_tokens: int) -> Int32[Array, T]:
         """The sequence of each of the T tokens, [T]; padding tokens get the last one."""
         tokens = jnp.arange(num_tokens, dtype=jnp.int32)
         found = jnp.searchsorted(self.cu_q_lens[1:], tokens, side="right", method="compare_all")
         return jnp.minimum(found, self.kv_lens.shape[0] - 1)
 
-    def token_positions(self, num_tokens: int) -> jax.Array:
+    def token_positions(self, num_tokens: int) -> Int32[Array, T]:
         """The position of each of the T tokens in its sequence, [T]; -1 for padding."""
         tokens = jnp.arange(num_tokens, dtype=jnp.int32)
         sequences = self.token_sequences(num_tokens)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
 
 KEY_BLOCK = 128  # tokens; a multiple of the page size
@@ -19,14 +20,14 @@ _UNSEEN = -1e30  # the running maximum before any key: finite, so that differenc
 
 
 def paged_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    cache: tuple[jax.Array, jax.Array],
+    q: Float[Array, "T N H"],
+    k: Float[Array, "T K H"],
+    v: Float[Array, "T K H"],
+    cache: KvPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[Float[Array, "T N H"], KvPages]:
     """As `reference.paged_attention`.
 
     Raises:
@@ -60,7 +61,7 @@ def paged_attention(
         is_token, first_positions[:, None] + lanes[None], -1
     )  # [num_blocks, block]
 
-    grouped_q = q.reshape(T, K, N // K, H) * jnp.asarray(H**-0.5, q.dtype)
+    grouped_q = q.reshape(T, K, N // K, H)
 
     def attend_group(g: jax.Array, out: jax.Array) -> jax.Array:
         mine = g * group + jnp.arange(group)
@@ -87,7 +88,7 @@ def paged_attention(
             scores = jnp.einsum(
                 "gKrH,gsKH->gKrs", q_g, keys, preferred_element_type=jnp.float32
             ).reshape(group, K, block, N // K, KEY_BLOCK)
-            scores = jnp.where(seen[:, None, :, None, :], scores, -jnp.inf)
+            scores = jnp.where(seen[:, None, :, None, :], scores * (H**-0.5), -jnp.inf)
             scores = scores.reshape(group, K, -1, KEY_BLOCK)
             new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
             weights = jnp.exp(scores - new_maximum[..., None])

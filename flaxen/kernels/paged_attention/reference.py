@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
 
 
 def paged_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    cache: tuple[jax.Array, jax.Array],
+    q: Float[Array, "T N H"],
+    k: Float[Array, "T K H"],
+    v: Float[Array, "T K H"],
+    cache: KvPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[Float[Array, "T N H"], KvPages]:
     """Writes the new keys and values to their pages, then attends over the pages.
 
     Args:

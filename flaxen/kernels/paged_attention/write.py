@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 
 
 def write_pages(
-    k: jax.Array, v: jax.Array, cache: tuple[jax.Array, jax.Array], batch: PagedBatch
-) -> tuple[jax.Array, jax.Array]:
+    k: Float[Array, "T K H"], v: Float[Array, "T K H"], cache: KvPages, batch: PagedBatch
+) -> KvPages:
     """The cache with k and v [T, K, H] at their tokens' slots; padding tokens are dropped."""
     k_pages, v_pages = cache
     num_pages, page_size = k_pages.shape[:2]

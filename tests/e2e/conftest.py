@@ -1,0 +1,37 @@
+"""One server for all the end-to-end tests: it takes seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.serving import Server, serve
+
+
+@pytest.fixture(scope="session")
+def compile_cache(request: pytest.FixtureRequest) -> Path:
+    """What the servers compile stays in pytest's own cache, so that the next run starts fast."""
+    cache = request.config.cache
+    assert cache is not None
+    return cache.mkdir("flaxen")
+
+
+@pytest.fixture(scope="session")
+def running_server(
+    compile_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    log_file = tmp_path_factory.mktemp("server") / "log"
+    sizes = ("--max-model-len", "1024", "--max-num-seqs", "16")
+    with serve(compile_cache, log_file, *sizes) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running_server: Server) -> Iterator[Server]:
+    """The server; the test must leave nothing in it, and make it log nothing."""
+    num_logged = len(running_server.log_file.read_text())
+    yield running_server
+    running_server.wait_until_idle()
+    assert running_server.log_file.read_text()[num_logged:] == ""

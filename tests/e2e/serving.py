@@ -1,0 +1,126 @@
+"""A `flaxen serve` process, as a user starts it, and what the tests ask of it.
+
+Deliberately imports nothing of flaxen: only what a client sees is tested here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+from prometheus_client.parser import text_string_to_metric_families
+
+MODEL = "smollm2-135m"
+KEY = "sk-of-the-tests"
+PARIS = [{"role": "user", "content": "What is the capital of France?"}]  # answered in 8 tokens
+END_OF_TURN = 2  # <|im_end|>, the model's end of sequence
+# Whose likeliest tokens are far ahead of the next, for 10 and 24 tokens: no rounding changes them.
+ONE_TWO = "One, two, three,"
+ONCE = "Once upon a time"
+
+_READY = re.compile(r"is served on (http://\S+)")
+_START_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running server: its process, its clients with the key, and its log so far."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    http: httpx.Client
+    openai: Any  # Any, since bodies here are dicts and not the client's typed arguments
+
+    def complete(self, prompt: Any, **body: Any) -> Any:
+        """/v1/completions, greedy unless told; fields that only flaxen has go as extra_body."""
+        body = {"temperature": 0, **body}
+        return self.openai.completions.create(model=MODEL, prompt=prompt, **_split(body))
+
+    def chat(self, messages: Any, **body: Any) -> Any:
+        """/v1/chat/completions in the same way."""
+        body = {"temperature": 0, **body}
+        return self.openai.chat.completions.create(model=MODEL, messages=messages, **_split(body))
+
+    def metrics(self) -> dict[str, float]:
+        """The value of each series, a reason of an end behind its name."""
+        page = self.http.get("/metrics").raise_for_status().text
+        return {
+            sample.name.removeprefix("flaxen:") + sample.labels.get("finished_reason", ""):
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if "le" not in sample.labels
+        }  # fmt: skip
+
+    def wait_until_idle(self) -> dict[str, float]:
+        """Waits a few seconds until nothing runs, waits or owns a page. Returns the metrics."""
+        deadline_s = time.monotonic() + 5
+        while True:
+            now = self.metrics()
+            busy = {name: now[name] for name in IDLE_GAUGES if now[name]}
+            if not busy:
+                return now
+            assert time.monotonic() < deadline_s, f"something is left in the engine: {busy}"
+            time.sleep(0.02)
+
+
+IDLE_GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+
+# What the official client takes by name; the rest is vLLM's and goes into extra_body.
+_OPENAI_FIELDS = {
+    "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "n", "presence_penalty", "seed", "stop", "stream", "stream_options",
+    "temperature", "top_logprobs", "top_p", "user", "extra_headers",
+}  # fmt: skip
+
+
+def _split(body: dict[str, Any]) -> dict[str, Any]:
+    ours = {name: value for name, value in body.items() if name not in _OPENAI_FIELDS}
+    return {name: value for name, value in body.items() if name in _OPENAI_FIELDS} | {
+        "extra_body": ours
+    }
+
+
+@contextlib.contextmanager
+def serve(cache: Path, log_file: Path, *options: str) -> Iterator[Server]:
+    """Starts a server on a free port of this machine, and ends it."""
+    command = [
+        sys.executable, "-m", "flaxen.cli", "serve", MODEL, "--port", "0", "--api-key", KEY,
+        "--compile-cache", str(cache), *options,
+    ]  # fmt: skip
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, env=dict(os.environ), stderr=log)
+    try:
+        url = _wait_until_ready(process, log_file)
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=120) as http:
+            client = openai.OpenAI(
+                base_url=f"{url}/v1", api_key=KEY, max_retries=0, http_client=http
+            )
+            yield Server(url=url, process=process, log_file=log_file, http=http, openai=client)
+    finally:
+        process.kill()  # does nothing to one that has ended
+        process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log_file: Path) -> str:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while True:
+        log = log_file.read_text()
+        ready = _READY.search(log)
+        if ready is not None:
+            return ready[1]
+        assert process.poll() is None, f"the server ended at its start:\n{log}"
+        assert time.monotonic() < deadline_s, f"not ready after {_START_TIMEOUT_S} s:\n{log}"
+        time.sleep(0.05)

@@ -1,0 +1,358 @@
+"""Every sampling parameter, through the official client, by an effect that it alone can have.
+
+The log-probabilities that come with the tokens are the model's own, before any parameter: from
+them the tests compute what a parameter must have chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.e2e.serving import END_OF_TURN, ONCE, ONE_TWO, PARIS, Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ONES = "1 1 1 1 1 1"  # continued by more of them
+IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+RANDOM = {"temperature": 1.0, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def plain(running_server: Server) -> Any:
+    """The greedy continuation of ONE_TWO, " four, five, six, seven, eight", a token a word."""
+    return running_server.complete(ONE_TWO, max_tokens=9, logprobs=20, return_token_ids=True)
+
+
+def ids(server: Server, prompt: Any, **body: Any) -> list[int]:
+    (choice,) = server.complete(prompt, **IDS, **body).choices
+    return list(choice.token_ids)
+
+
+def tops(choice: Any) -> list[dict[int, float]]:
+    """The likeliest tokens at each place and their log-probabilities, likeliest first."""
+    return [
+        {int(name.removeprefix("token_id:")): value for name, value in top.items()}
+        for top in choice.logprobs.top_logprobs
+    ]
+
+
+def words(server: Server, text: str) -> list[int]:
+    tokens: list[int] = server.http.post("/tokenize", json={"prompt": text}).json()["tokens"]
+    return tokens
+
+
+def test_n_is_as_many_answers_with_seeds_in_a_row(server: Server) -> None:
+    together = server.complete(ONE_TWO, max_tokens=6, n=3, top_k=20, **RANDOM, **IDS).choices
+    assert [choice.index for choice in together] == [0, 1, 2]
+    assert len({tuple(choice.token_ids) for choice in together}) == 3
+    for choice in together:
+        seed = RANDOM["seed"] + choice.index
+        alone = ids(server, ONE_TWO, max_tokens=6, top_k=20, temperature=1.0, seed=seed)
+        assert choice.token_ids == alone
+    assert len(server.chat(PARIS, max_tokens=1, n=3).choices) == 3
+
+
+def test_a_seed_gives_the_same_text_alone_and_among_15_others(server: Server) -> None:
+    asked = {"max_tokens": 12, "temperature": 0.9, "top_k": 40, "top_p": 0.95}
+
+    def sample(seed: int) -> list[int]:
+        return ids(server, f"{ONCE}, number {seed} ", seed=seed, **asked)
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(sample, range(16)))
+    for seed in (0, 7, 15):
+        assert together[seed] == sample(seed)
+    assert ids(server, ONCE, seed=1, **asked) != ids(server, ONCE, seed=2, **asked)
+
+
+def test_without_a_seed_or_temperature_texts_vary(server: Server) -> None:
+    body = {"prompt": ONCE, "max_tokens": 8, "n": 4}
+    answers = [server.http.post("/v1/completions", json=body).json() for _ in range(2)]
+    found = {choice["text"] for answer in answers for choice in answer["choices"]}
+    assert len(found) > 4
+
+
+def test_temperature(server: Server, plain: Any) -> None:
+    def mean_logprob(temperature: float) -> float:
+        answer = server.complete(
+            ONCE, max_tokens=12, n=4, temperature=temperature, seed=7, logprobs=0
+        )
+        values = [v for choice in answer.choices for v in choice.logprobs.token_logprobs]
+        return sum(values) / len(values)
+
+    assert mean_logprob(0.5) > mean_logprob(1.0) > mean_logprob(1.5)
+    almost_greedy = ids(server, ONE_TWO, max_tokens=9, temperature=0.001, seed=7)
+    assert almost_greedy == plain.choices[0].token_ids
+    # So hot that all tokens are alike: none of the likely ones.
+    hot = server.complete(ONE_TWO, max_tokens=9, temperature=1e9, seed=7, logprobs=20, **IDS)
+    likely = [list(top)[:20] for top in tops(hot.choices[0])]
+    assert not any(i in top for i, top in zip(hot.choices[0].token_ids, likely, strict=True))
+
+
+@pytest.mark.parametrize("only", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_the_narrowest_filters_are_greedy(
+    server: Server, plain: Any, only: dict[str, float]
+) -> None:
+    found = ids(server, ONE_TWO, max_tokens=9, temperature=2.0, seed=7, **only)
+    assert found == plain.choices[0].token_ids
+
+
+def test_top_k(server: Server) -> None:
+    def ranks(**body: Any) -> list[int]:
+        (choice,) = server.complete(
+            ONCE, max_tokens=24, temperature=3.0, seed=7, logprobs=20, **IDS, **body
+        ).choices
+        return [list(top).index(i) for i, top in zip(choice.token_ids, tops(choice), strict=True)]
+
+    assert set(ranks(top_k=3)) == {0, 1, 2}
+    assert max(ranks(top_k=-1)) == 20  # beyond the twenty: the token itself comes behind them
+
+
+def test_top_p(server: Server) -> None:
+    (choice,) = server.complete(
+        ONCE, max_tokens=24, top_p=0.5, logprobs=20, **RANDOM, **IDS
+    ).choices
+    above = [
+        sum(math.exp(value) for value in top.values() if value > top[i])
+        for i, top in zip(choice.token_ids, tops(choice), strict=True)
+    ]
+    assert all(mass < 0.5 for mass in above)
+    assert any(mass > 0 for mass in above)
+
+
+def test_min_p(server: Server) -> None:
+    (choice,) = server.complete(
+        ONCE, max_tokens=24, min_p=0.2, logprobs=20, **RANDOM, **IDS
+    ).choices
+    shares = [
+        math.exp(top[i] - max(top.values()))
+        for i, top in zip(choice.token_ids, tops(choice), strict=True)
+    ]
+    assert min(shares) >= 0.2
+    assert any(share < 1 for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("presence", "frequency"), [(2.0, 0.0), (0.0, 2.0), (1.0, 0.5), (-2.0, 0.0), (0.0, -2.0)]
+)
+def test_presence_and_frequency_penalties(
+    server: Server, presence: float, frequency: float
+) -> None:
+    prompt = ONES if presence + frequency > 0 else ONCE
+    asked = {"max_tokens": 16, "logprobs": 20, **IDS}
+    penalties = {"presence_penalty": presence, "frequency_penalty": frequency}
+    (choice,) = server.complete(prompt, **asked, **penalties).choices
+    counts: Counter[int] = Counter()  # of the output only: the prompt's tokens cost nothing
+    for token_id, top in zip(choice.token_ids, tops(choice), strict=True):
+        values = {
+            i: value - presence * (counts[i] > 0) - frequency * counts[i]
+            for i, value in top.items()
+        }
+        assert token_id == max(values, key=lambda i: values[i])
+        counts[token_id] += 1
+    assert choice.token_ids != ids(server, prompt, max_tokens=16)
+
+
+def test_repetition_penalty(server: Server) -> None:
+    known = words(server, ONES)
+    strong = ids(server, ONES, max_tokens=16, repetition_penalty=1000.0)
+    assert len(set(known + strong)) == len(set(known)) + len(strong)  # every token is a new one
+    weak = ids(server, ONCE, max_tokens=16, repetition_penalty=0.01)
+    assert set(weak) <= set(words(server, ONCE))  # only the prompt's own again
+
+
+def test_logit_bias(server: Server, plain: Any) -> None:
+    (choice,) = server.complete(ONE_TWO, max_tokens=1, logprobs=20, **IDS).choices
+    (first, best), (second, next_best), *_ = tops(choice)[0].items()
+    assert choice.token_ids == [first]
+    for extra, expected in ((-0.01, first), (0.01, second)):
+        bias = {str(second): best - next_best + extra}
+        assert ids(server, ONE_TWO, max_tokens=1, logit_bias=bias) == [expected]
+    assert ids(server, ONE_TWO, max_tokens=1, logit_bias={str(first): -100}) == [second]
+    assert ids(server, ONE_TWO, max_tokens=4, logit_bias={"7042": 100}) == [7042] * 4
+
+
+def test_allowed_token_ids(server: Server) -> None:
+    (choice,) = server.complete(ONE_TWO, max_tokens=1, logprobs=20, **IDS).choices
+    likely = list(tops(choice)[0])
+    allowed = [likely[9], likely[4], likely[6]]
+    found = ids(server, ONE_TWO, max_tokens=8, allowed_token_ids=allowed, temperature=0)
+    assert found[0] == likely[4]
+    hot = ids(server, ONE_TWO, max_tokens=24, allowed_token_ids=allowed, temperature=5.0, seed=7)
+    assert set(hot) == set(allowed)
+
+
+def test_bad_words(server: Server, plain: Any) -> None:
+    assert plain.choices[0].text == " four, five, six, seven, eight"
+    for bad, kept in (
+        (["five"], " four,"),
+        ([" five"], " four,"),
+        (["four, five"], " four,"),  # its beginning may come
+        (["two, three", "five, six"], " four, five,"),
+    ):
+        (choice,) = server.complete(ONE_TWO, max_tokens=9, bad_words=bad).choices
+        assert choice.text.startswith(kept)
+        assert not any(word.strip() in choice.text for word in bad)
+        # Where it would have come, the next likeliest comes instead.
+        place = plain.choices[0].text.removeprefix(kept).split(",")[0]
+        assert not choice.text.startswith(kept + place)
+
+
+def test_min_tokens_holds_back_every_kind_of_stop(server: Server) -> None:
+    asked = {"max_tokens": 16, "return_token_ids": True}
+    (short,) = server.chat(PARIS, **asked).choices
+    assert len(short.token_ids) == 8
+    (longer,) = server.chat(PARIS, min_tokens=12, **asked).choices
+    assert len(longer.token_ids) >= 12
+    assert END_OF_TURN not in longer.token_ids[:11]
+    comma = words(server, ",")
+    (choice,) = server.complete(
+        ONE_TWO, max_tokens=9, min_tokens=4, stop_token_ids=comma, **IDS
+    ).choices
+    assert comma[0] not in choice.token_ids[:3]
+    # The fourth token, a comma, may end it; the second may not.
+    (choice,) = server.complete(ONE_TWO, max_tokens=9, min_tokens=4, stop=[","]).choices
+    assert (choice.text, choice.stop_reason) == (" four, five", ",")
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_max_tokens(server: Server, field: str) -> None:
+    answer = server.chat(PARIS, **{field: 3})
+    assert answer.usage.completion_tokens == 3
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_completions_have_16_tokens_by_default(server: Server) -> None:
+    assert server.complete(ONCE).usage.completion_tokens == 16  # OpenAI's default
+
+
+def test_ignore_eos_and_skip_special_tokens(server: Server) -> None:
+    asked = {"max_tokens": 16, "return_token_ids": True, "ignore_eos": True}
+    (hidden,) = server.chat(PARIS, **asked).choices
+    assert len(hidden.token_ids) == 16
+    assert END_OF_TURN in hidden.token_ids
+    assert hidden.finish_reason == "length"
+    assert "<|im_end|>" not in hidden.message.content
+    (shown,) = server.chat(PARIS, skip_special_tokens=False, **asked).choices
+    assert shown.token_ids == hidden.token_ids
+    assert "<|im_end|>" in shown.message.content
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "ended_by"),
+    [
+        ("five", " four, ", "five"),
+        (["nine", "seven"], " four, five, six, ", "seven"),
+        ("r, fi", " fou", "r, fi"),  # begins and ends inside tokens
+        (["five, seven", "six, seven"], " four, five, ", "six, seven"),
+        (["ve, six, s", "x, s"], " four, fi", "ve, six, s"),  # the same end: the longer
+    ],
+)
+@pytest.mark.parametrize("include", [False, True])
+def test_stop_strings(server: Server, stop: Any, text: str, ended_by: str, include: bool) -> None:
+    asked = {"max_tokens": 9, "stop": stop, "include_stop_str_in_output": include}
+    expected = text + ended_by if include else text
+    (whole,) = server.complete(ONE_TWO, **asked).choices
+    assert whole.text == expected
+    assert (whole.finish_reason, whole.stop_reason) == ("stop", ended_by)
+    shown = ""
+    for chunk in server.complete(ONE_TWO, stream=True, **asked):
+        shown += chunk.choices[0].text
+        assert expected.startswith(shown)  # nothing of the stop string is ever taken back
+    assert shown == expected
+
+
+def test_a_stop_string_that_never_comes_takes_nothing(server: Server) -> None:
+    (choice,) = server.complete(ONE_TWO, max_tokens=9, stop=["eight and", "eighth"]).choices
+    assert choice.text == " four, five, six, seven, eight"
+    assert choice.finish_reason == "length"
+
+
+def test_stop_token_ids(server: Server, plain: Any) -> None:
+    (six,) = words(server, " six")
+    asked = {"max_tokens": 9, "stop_token_ids": [six]}
+    answer = server.complete(ONE_TWO, **asked, **IDS)
+    (choice,) = answer.choices
+    assert (choice.text, choice.finish_reason, choice.stop_reason) == (" four, five,", "stop", six)
+    assert choice.token_ids == plain.choices[0].token_ids[:5]
+    (shown,) = server.complete(ONE_TWO, include_stop_str_in_output=True, **asked).choices
+    assert shown.text == " four, five, six"
+
+
+def test_stop_in_a_chat(server: Server) -> None:
+    (choice,) = server.chat(PARIS, stop=[" France"]).choices
+    assert choice.message.content == "The capital of"
+    assert (choice.finish_reason, choice.stop_reason) == ("stop", " France")
+
+
+def test_logprobs(server: Server, plain: Any) -> None:
+    (choice,) = plain.choices
+    found = choice.logprobs
+    assert "".join(found.tokens) == choice.text
+    assert [choice.text[at:][: len(t)] for at, t in zip(found.text_offset, found.tokens,
+            strict=True)] == found.tokens  # fmt: skip
+    for token, value, top in zip(
+        found.tokens, found.token_logprobs, found.top_logprobs, strict=True
+    ):
+        assert top[token] == value == max(top.values()) < 0  # greedy
+        assert sum(map(math.exp, top.values())) < 1
+    for count in (0, 1, 5):
+        (fewer,) = server.complete(ONE_TWO, max_tokens=2, logprobs=count).choices
+        assert [len(top) for top in fewer.logprobs.top_logprobs] == [max(count, 1)] * 2
+        assert fewer.logprobs.token_logprobs == found.token_logprobs[:2]
+    assert server.complete(ONE_TWO, max_tokens=2).choices[0].logprobs is None
+    (chat,) = server.chat(PARIS, max_tokens=3, logprobs=True, top_logprobs=4).choices
+    assert [len(entry.top_logprobs) for entry in chat.logprobs.content] == [4] * 3
+    (bare,) = server.chat(PARIS, max_tokens=3, logprobs=True).choices
+    assert [entry.top_logprobs for entry in bare.logprobs.content] == [[]] * 3
+
+
+def test_echo_scores_what_was_generated(server: Server, plain: Any) -> None:
+    (choice,) = plain.choices
+    whole = ONE_TWO + choice.text
+    answer = server.complete(whole, max_tokens=0, echo=True, logprobs=20)
+    (scored,) = answer.choices
+    assert scored.text == whole
+    assert answer.usage.completion_tokens == 0
+    assert scored.finish_reason == "length"
+    assert scored.logprobs.token_logprobs[0] is None
+    assert scored.logprobs.top_logprobs[0] is None
+    generated = slice(-len(choice.token_ids), None)
+    assert scored.logprobs.tokens[generated] == choice.logprobs.tokens
+    # Generated one by one, scored at once: other compiled shapes, see docs/server.md.
+    assert scored.logprobs.token_logprobs[generated] == pytest.approx(
+        choice.logprobs.token_logprobs, abs=1e-4, rel=0
+    )
+    (echoed,) = server.complete(ONE_TWO, max_tokens=2, echo=True).choices
+    assert echoed.text == ONE_TWO + " four,"
+    assert echoed.logprobs is None
+
+
+def test_prompt_logprobs(server: Server) -> None:
+    prompt = words(server, ONE_TWO)
+    (choice,) = server.complete(
+        ONE_TWO, max_tokens=1, prompt_logprobs=2, echo=True, logprobs=1
+    ).choices
+    first, *others = choice.prompt_logprobs
+    assert first is None
+    assert len(others) == len(prompt) - 1
+    for token_id, entries, echoed in zip(
+        prompt[1:], others, choice.logprobs.token_logprobs[1:], strict=False
+    ):
+        own = entries[str(token_id)]
+        assert own["logprob"] == echoed
+        assert own["decoded_token"] == server.http.post(
+            "/detokenize", json={"tokens": [token_id]}
+        ).json()["prompt"]  # fmt: skip
+        assert len(entries) == (2 if own["rank"] <= 2 else 3)
+        best = next(entry for entry in entries.values() if entry["rank"] == 1)
+        assert best["logprob"] >= own["logprob"]
+        assert (own["rank"] == 1) == (own == best)
+    chat = server.chat(PARIS, max_tokens=1, prompt_logprobs=0)
+    assert len(chat.prompt_logprobs) == chat.usage.prompt_tokens
+    assert {len(entries) for entries in chat.prompt_logprobs[1:]} == {1}

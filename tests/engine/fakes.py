@@ -1,0 +1,234 @@
+"""Executors for tests: one whose tokens are computed by hand, and one that breaks when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.core import Engine
+from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.scheduler import Scheduled, StepPlan
+from flaxen.engine.sequence import Sequence
+from flaxen.protocol import ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
+from flaxen.text.tokenizer import Tokenizer
+
+VOCAB_SIZE = 300
+EOS_ID = 2
+POISON = 299  # a sequence that holds it fails, as one whose hidden state is NaN
+SMALL = EngineConfig(
+    max_model_len=64,
+    num_pages=24,
+    page_size=4,
+    max_num_seqs=8,
+    max_num_batched_tokens=16,
+    max_waiting=8,
+)
+
+
+class FakeExecutor(Executor):
+    """The token after t is t + 1, modulo the vocabulary; its log-probability is -t.
+
+    In place of keys it keeps token ids in the pages. Each step must find its sequence's own tokens
+    in its own pages, and every row loaded before it is used.
+    """
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, config: EngineConfig = SMALL) -> None:
+        self._config = config
+        self.num_resets = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self._rows: dict[int, list[int]] = {}
+        self._slots = [-1] * (self._config.num_pages * self._config.page_size)
+        self.num_resets += 1
+
+    def check(self, sequence: Sequence) -> None:
+        if "unsupported" in sequence.sampling.bad_words:
+            raise ValueError("a row can't hold these bad words")
+
+    def load(self, sequence: Sequence, row: int) -> None:
+        self._rows[row] = list(sequence.tokens)
+
+    def dispatch(self, plan: StepPlan) -> StepResult:
+        size = self._config.page_size
+        for item in plan.items:
+            tokens, pages = self._rows[item.row], item.sequence.pages
+            for at in range(item.start, item.start + item.num_tokens):
+                self._slots[pages[at // size] * size + at % size] = tokens[at]
+        result = StepResult(tokens=[], errors=[], logprobs=[])
+        for item in plan.items:
+            token, error = self._sample(item)
+            wanted = item.sequence.sampling.logprobs
+            result.tokens.append(token)
+            result.errors.append(error)
+            result.logprobs.append(
+                None if token is None or wanted is None else by_hand(token, wanted)
+            )
+        return result
+
+    def _sample(self, item: Scheduled) -> tuple[int | None, str | None]:
+        size, pages, known = self._config.page_size, item.sequence.pages, self._rows[item.row]
+        end = item.start + item.num_tokens
+        found: list[int] = []
+        for page in pages[: -(-end // size)]:
+            found += self._slots[page * size : (page + 1) * size]
+        assert found[:end] == known[:end], "the pages hold another sequence's tokens"
+        if not item.samples:
+            return None, None
+        assert end == len(known), "sampled, but not after the last token"
+        token = (known[-1] + 1) % VOCAB_SIZE
+        known.append(token)
+        return (None, "poisoned") if POISON in known[:end] else (token, None)
+
+    def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
+        return handle
+
+    def score_prompt(
+        self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
+    ) -> list[TokenLogprobs]:
+        return [by_hand(token, num_top) for token in targets]
+
+
+def by_hand(token_id: int, num_top: int) -> TokenLogprobs:
+    """The log-probabilities that FakeExecutor reports of a token."""
+    top = tuple((token_id + i, -float(token_id + i)) for i in range(num_top))
+    return TokenLogprobs(token_id=token_id, logprob=-float(token_id), rank=1, top=top)
+
+
+class FaultyExecutor(Executor):
+    """Another executor, whose calls raise where `breaks` says so, given the call's name and count.
+
+    A dispatch breaks before the inner one is told of the step, a fetch after it has run.
+    """
+
+    def __init__(
+        self,
+        inner: Executor,
+        breaks: Callable[[str, int], bool],
+        error: BaseException | None = None,
+    ) -> None:
+        self.vocab_size = inner.vocab_size
+        self.counts = dict.fromkeys(("load", "dispatch", "fetch", "score_prompt", "reset"), 0)
+        self._inner, self._breaks = inner, breaks
+        self._error = error or RuntimeError("the device is on fire")
+
+    def _call(self, name: str) -> None:
+        self.counts[name] += 1
+        if self._breaks(name, self.counts[name]):
+            raise self._error
+
+    def check(self, sequence: Sequence) -> None:
+        self._inner.check(sequence)
+
+    def load(self, sequence: Sequence, row: int) -> None:
+        self._call("load")
+        self._inner.load(sequence, row)
+
+    def dispatch(self, plan: StepPlan) -> Any:
+        self._call("dispatch")
+        return self._inner.dispatch(plan)
+
+    def fetch(self, plan: StepPlan, handle: Any) -> StepResult:
+        self._call("fetch")
+        return self._inner.fetch(plan, handle)
+
+    def score_prompt(
+        self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
+    ) -> list[TokenLogprobs]:
+        self._call("score_prompt")
+        return self._inner.score_prompt(plan, handle, item, targets, num_top)
+
+    def reset(self) -> None:
+        self._call("reset")
+        self._inner.reset()
+
+
+@dataclass
+class FakeClock:
+    """Seconds that pass only when told to."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Ends:
+    """How each sequence ended, (request id, index) -> reason, and its tokens; each ends once."""
+
+    reasons: dict[tuple[str, int], str] = field(default_factory=dict)
+    errors: dict[tuple[str, int], str | None] = field(default_factory=dict)
+    tokens: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+
+    def take(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            key = event.request_id, event.index
+            assert key not in self.reasons, f"{key} has ended, and has another event"
+            self.tokens.setdefault(key, []).extend(event.token_ids)
+            if event.finish is not None:
+                self.reasons[key] = str(event.finish.reason)
+                self.errors[key] = event.finish.error
+
+
+def fake_engine(
+    config: EngineConfig = SMALL,
+    executor: Executor | None = None,
+    tokenizer: Tokenizer | None = None,
+    **kwargs: Any,
+) -> Engine:
+    info = ModelInfo(
+        name="fake",
+        vocab_size=VOCAB_SIZE,
+        max_model_len=config.max_model_len,
+        max_logprobs=config.max_logprobs,
+        eos_token_ids=(EOS_ID,),
+        created=0,
+    )
+    return Engine(config, executor or FakeExecutor(config), info, tokenizer, **kwargs)
+
+
+def run_out(engine: Engine, ends: Ends | None = None) -> Ends:
+    """Steps until nothing is open; afterwards no page is left."""
+    ends = ends or Ends()
+    while engine.has_work:
+        ends.take(engine.step())
+    stats = engine.stats()
+    assert (stats.num_used_pages, stats.num_running, stats.num_waiting) == (0, 0, 0)
+    return ends
+
+
+def sequence_of(
+    tokens: list[int],
+    num_prompt_tokens: int | None = None,
+    words: tuple[tuple[int, ...], ...] = (),
+    **sampling: Any,
+) -> Sequence:
+    """A sequence that no scheduler knows; `words` are its bad words' token ids."""
+    num_prompt_tokens = len(tokens) if num_prompt_tokens is None else num_prompt_tokens
+    return Sequence(
+        request_id="s",
+        index=0,
+        sampling=SamplingParams(**sampling),
+        tokens=list(tokens),
+        num_prompt_tokens=num_prompt_tokens,
+        seed=sampling.get("seed", 0),
+        bad_word_ids=words,
+    )
+
+
+def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """Pearson's statistic; infinite if something came that can't."""
+    expected = probabilities * counts.sum()
+    if (counts[expected == 0] > 0).any():
+        return float("inf")
+    possible = expected > 0
+    differences = counts[possible] - expected[possible]
+    return float((differences**2 / expected[possible]).sum())

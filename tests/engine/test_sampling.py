@@ -1,0 +1,336 @@
+"""Logits to tokens, against a plain NumPy re-implementation, and the draw against its distribution.
+
+The critical values of chi-square are those of a probability of one in ten thousand; seeds are
+fixed, so that a test always gives the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxen.engine.rows import Rows, RowSettings, row_bias, row_settings
+from flaxen.engine.sampling import (
+    ALL_FORBIDDEN,
+    NOT_FINITE,
+    OK,
+    Sampled,
+    Wants,
+    sample,
+    score,
+)
+from flaxen.engine.sequence import Sequence
+from tests.engine.fakes import chi_square, sequence_of
+
+EOS = (2,)
+LENGTH = 24
+ALL = Wants(*np.ones(4, bool))
+_sample = jax.jit(sample, static_argnums=6)
+
+
+def load(sequences: list[Sequence], vocab_size: int) -> Rows:
+    """Rows that hold the sequences, in their order."""
+    settings = [row_settings(s, EOS) for s in sequences]
+    tokens = np.zeros((len(sequences), LENGTH), np.int32)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence.tokens)] = sequence.tokens
+    bias = np.stack([row_bias(s, vocab_size) for s in sequences])
+    stacked = RowSettings(*(jnp.asarray(np.stack(field)) for field in zip(*settings, strict=True)))
+    return Rows(stacked, jnp.asarray(bias), jnp.asarray(tokens))
+
+
+def draw(
+    sequences: list[Sequence],
+    logits: np.ndarray,
+    *,
+    wants: Wants = ALL,
+    order: np.ndarray | None = None,
+    finite: np.ndarray | None = None,
+) -> Sampled:
+    """Samples the sequences, one line of logits each; `order` puts them elsewhere in the batch."""
+    num = len(sequences)
+    order = np.arange(num) if order is None else order
+    rows = load(sequences, logits.shape[1])
+    lengths = np.array([len(s.tokens) for s in sequences], np.int32)
+    finite = np.ones(num, bool) if finite is None else finite
+    sampled = _sample(
+        jnp.asarray(logits[order], jnp.float32), jnp.asarray(finite[order]), rows,
+        jnp.asarray(order, jnp.int32), jnp.asarray(lengths[order]), wants, 4,
+    )  # fmt: skip
+    return jax.tree.map(np.asarray, sampled)
+
+
+def adjusted(sequence: Sequence, logits: np.ndarray) -> np.ndarray:
+    """What a sequence's settings make of its logits [V], said as plainly as can be."""
+    sampling = sequence.sampling
+    logits = logits.astype(np.float32).copy()
+    prompt = sequence.tokens[: sequence.num_prompt_tokens]
+    output = sequence.tokens[sequence.num_prompt_tokens :]
+    for token in range(len(logits)):
+        if sampling.allowed_token_ids is not None and token not in sampling.allowed_token_ids:
+            logits[token] = -np.inf
+        logits[token] += np.float32((sampling.logit_bias or {}).get(token, 0))
+    for *before, last in sequence.bad_word_ids or ():
+        if not before or output[-len(before) :] == before:
+            logits[last] = -np.inf
+    if len(output) < sampling.min_tokens:
+        logits[list(sampling.stop_token_ids)] = -np.inf
+        if not sampling.ignore_eos:
+            logits[list(EOS)] = -np.inf
+    for token in set(prompt + output):
+        factor = np.float32(sampling.repetition_penalty)
+        logits[token] = logits[token] / factor if logits[token] > 0 else logits[token] * factor
+    for token in set(output):
+        logits[token] -= np.float32(sampling.frequency_penalty) * np.float32(output.count(token))
+        logits[token] -= np.float32(sampling.presence_penalty)
+    return logits
+
+
+CHANGES: dict[str, Any] = {
+    "nothing": lambda rng: {},
+    "presence": lambda rng: {"presence_penalty": rng.choice([-2, 0.7, 2.0])},
+    "frequency": lambda rng: {"frequency_penalty": rng.choice([-2, 0.7, 2.0])},
+    "repetition": lambda rng: {"repetition_penalty": rng.choice([0.3, 1.4, 5.0])},
+    "bias": lambda rng: {"logit_bias": {int(i): float(rng.normal() * 3) for i in range(0, 30, 2)}},
+    "allowed": lambda rng: {"allowed_token_ids": tuple(rng.choice(30, 5, replace=False).tolist())},
+    "min tokens": lambda rng: {"min_tokens": 4, "stop_token_ids": rng.choice(30, 9).tolist()},
+    "ignored eos": lambda rng: {"min_tokens": 4, "ignore_eos": True, "stop_token_ids": (1, 4)},
+    "bad words": lambda rng: {},
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "all at once"])
+def test_greedy_is_the_largest_of_the_adjusted_logits(change: str) -> None:
+    rng = np.random.default_rng(sum(map(ord, change)))
+    sequences = []
+    for _ in range(256):
+        names = list(CHANGES) if change == "all at once" else [change]
+        asked = {k: v for name in names for k, v in CHANGES[name](rng).items()}
+        num_prompt, num_output = rng.integers(1, 9), rng.integers(0, 9)
+        tokens = rng.integers(0, 30, num_prompt + num_output).tolist()
+        words = [rng.integers(0, 30, n).tolist() for n in (1, 1, 2, 2, 2, 3)]
+        words += [[*tokens[-2:], int(rng.integers(30))], [*tokens[-15:], 5]]
+        sequence = sequence_of(tokens, int(num_prompt), temperature=0, max_tokens=None, **asked)
+        sequence.bad_word_ids = tuple(map(tuple, words)) if "bad words" in names else ()
+        sequences.append(sequence)
+    logits = rng.standard_normal((256, 30)).astype(np.float32)
+    expected = [
+        int(np.argmax(adjusted(s, line))) for s, line in zip(sequences, logits, strict=True)
+    ]
+    found = draw(sequences, logits).tokens.tolist()
+    assert found == expected
+    num_changed = int((np.argmax(logits, axis=-1) != np.array(expected)).sum())
+    assert (num_changed > 12) == (change != "nothing")
+
+
+def test_bad_words_count_in_the_output_only() -> None:
+    logits = np.tile(np.float32([0, 1, 2, 3, 9]), (6, 1))
+    cases = [  # tokens, of which prompt, words, what is sampled
+        ([1, 2], 1, ((4,),), 3),
+        ([1, 2], 1, ((2, 4),), 3),
+        ([1, 2], 2, ((2, 4),), 4),  # the 2 is the prompt's
+        ([1, 2, 3], 1, ((2, 3, 4),), 3),
+        ([1, 2, 3], 2, ((2, 3, 4),), 4),  # half of it is
+        ([1, 3], 1, ((2, 4), (3, 4), (1, 4)), 3),
+    ]
+    sequences = [sequence_of(tokens, num, words, temperature=0) for tokens, num, words, _ in cases]
+    found = draw(sequences, logits)
+    assert found.tokens.tolist() == [expected for *_, expected in cases]
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = np.float32([[0, 5, 5, 5], [7, 7, 7, 7], [-1, -3, -1, -2]])
+    found = draw([sequence_of([1], temperature=0)] * 3, logits)
+    assert found.tokens.tolist() == [1, 0, 0]
+
+
+def test_a_row_without_a_token_says_why() -> None:
+    logits = np.zeros((7, 30), np.float32)
+    logits[2, 7], logits[3, 7], logits[6] = np.nan, np.inf, np.nan
+    sequences = [sequence_of([1]) for _ in range(7)]
+    sequences[1] = sequence_of([1], allowed_token_ids=(2,), min_tokens=1)
+    sequences[4] = sequence_of([1], words=((5,),), allowed_token_ids=(5,), temperature=0)
+    sequences[6] = sequence_of([1], allowed_token_ids=(5,), logit_bias={5: 3})
+    finite = np.arange(7) != 5
+    found = draw(sequences, logits, finite=finite)
+    assert found.status.tolist() == [
+        OK, ALL_FORBIDDEN, NOT_FINITE, NOT_FINITE, ALL_FORBIDDEN, NOT_FINITE, NOT_FINITE,
+    ]  # fmt: skip
+
+
+def test_logprobs_are_the_models_own() -> None:
+    rng = np.random.default_rng(3)
+    logits = (rng.standard_normal((64, 300)) * 4).astype(np.float32)
+    logits[0, [7, 250, 9]] = 20.0  # equals: the lower id first
+    exact = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True))
+    sequences = [
+        sequence_of([7, 8], 1, temperature=t, seed=i, top_k=3, logit_bias={i: 50.0})
+        for i, t in enumerate(np.repeat([0.0, 1.0], 32).tolist())
+    ]
+    found = draw(sequences, logits)
+    assert found.tokens.tolist() == list(range(64))
+    for i, (line, raw) in enumerate(zip(exact, logits, strict=True)):
+        assert abs(found.scores.logprob[i] - line[i]) < 4e-6
+        assert found.scores.rank[i] == 1 + (raw > raw[i]).sum()
+        likeliest = np.argsort(-raw, kind="stable")[:4]
+        assert found.scores.top_ids[i].tolist() == likeliest.tolist()
+        np.testing.assert_allclose(found.scores.top_logprobs[i], line[likeliest], atol=4e-6, rtol=0)
+    assert found.scores.top_ids[0, :3].tolist() == [7, 9, 250]
+    scored = jax.jit(score, static_argnums=2)(jnp.asarray(logits), jnp.asarray(found.tokens), 4)
+    jax.tree.map(np.testing.assert_array_equal, scored, found.scores)
+
+
+def test_no_logprobs_where_none_are_wanted() -> None:
+    wants = ALL._replace(logprobs=np.bool_(False))
+    found = draw([sequence_of([1])] * 2, np.ones((2, 30), np.float32), wants=wants)
+    assert not any(field.any() for field in found.scores)
+
+
+def test_a_row_is_its_own_wherever_it_is() -> None:
+    """Neither its place nor what the others ask for changes a token, nor a bit of its scores."""
+    rng = np.random.default_rng(8)
+    sequences = [
+        sequence_of([5, 6, 7], 1, seed=i, temperature=[0, 0.7, 1.0, 3.0][i % 4]) for i in range(32)
+    ]
+    sequences += [
+        sequence_of([5, 6, 7], 1, seed=i, top_p=0.8, top_k=9, min_p=0.02, presence_penalty=1.5)
+        for i in range(32)
+    ]
+    logits = (rng.standard_normal((64, 300)) * 2).astype(np.float32)
+    found = draw(sequences, logits)
+    order = rng.permutation(64)
+    shuffled = draw(sequences, logits, order=order)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b), found, shuffled)
+    plain = Wants(*map(np.bool_, (False, True, False, True)))  # all that the first half asks for
+    fewer = draw(sequences, logits, wants=plain)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:32], b[:32]), found, fewer)
+    assert (found.tokens[32:] != fewer.tokens[32:]).any()
+
+
+def many_draws(logits: np.ndarray, num: int = 8192, **sampling: Any) -> np.ndarray:
+    """How often each token is drawn over many seeds."""
+    one = load([sequence_of([1], **sampling)], len(logits))
+    settings = one.settings._replace(seed=jnp.stack([jnp.arange(num, dtype=jnp.uint32)] * 2, 1))
+    settings = RowSettings(*(jnp.broadcast_to(x, (num, *x.shape[1:])) for x in settings))
+    bias = jnp.broadcast_to(one.bias, (num, len(logits)))
+    rows = Rows(settings, bias, jnp.zeros((num, 2), jnp.int32))
+    wants = Wants(*map(np.bool_, (bool(settings.has_bias[0]), True, True, False)))
+    lines = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (num, len(logits)))
+    found = _sample(
+        lines, jnp.ones(num, bool), rows, jnp.arange(num), jnp.ones(num, jnp.int32), wants, 1
+    )
+    return np.bincount(np.asarray(found.tokens), minlength=len(logits))
+
+
+SMALL_LOGITS = np.float32([0.3, -1.0, 1.2, 0.0, -np.inf, 0.9, -2.5, 0.2])
+
+
+def distribution(logits: np.ndarray, temperature: float, keep: int | None = None) -> np.ndarray:
+    scaled = logits.astype(np.float64) / temperature
+    if keep is not None:
+        scaled = np.where(scaled >= np.sort(scaled)[-keep], scaled, -np.inf)
+    mass = np.exp(scaled - scaled.max())
+    return np.asarray(mass / mass.sum())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "temperature", "keep"),
+    [
+        ({}, 1.0, None),
+        ({"temperature": 0.5}, 0.5, None),
+        ({"temperature": 3.0}, 3.0, None),
+        ({"top_k": 3}, 1.0, 3),
+        ({"top_p": 0.6}, 1.0, 2),  # the likeliest hold 0.33, 0.24, 0.13: 0.57 is not enough
+        ({"min_p": 0.4}, 1.0, 3),
+        ({"temperature": 2.0, "min_p": 0.5, "top_k": 6, "top_p": 0.79}, 2.0, 4),
+    ],
+)
+def test_the_draw_follows_the_distribution(
+    sampling: dict[str, Any], temperature: float, keep: int | None
+) -> None:
+    counts = many_draws(SMALL_LOGITS, **sampling)
+    expected = distribution(SMALL_LOGITS, temperature, keep)
+    degrees = (expected > 0).sum() - 1
+    critical = {1: 15.1, 2: 18.4, 3: 21.1, 6: 27.9}[degrees]
+    assert chi_square(counts, expected) < critical
+
+
+def test_the_draw_follows_the_distribution_of_a_large_vocabulary() -> None:
+    """More than one block of the two-level sum, the last one not full."""
+    rng = np.random.default_rng(4)
+    logits = (rng.standard_normal(700) * 2).astype(np.float32)
+    logits[rng.random(700) < 0.3] = -np.inf
+    expected, counts = distribution(logits, 1.0), many_draws(logits)
+    assert counts[expected == 0].sum() == 0
+    bins = np.argsort(-expected)  # the rarest share a bin, so that each expects some
+    order = np.concatenate([bins[:99], bins[99:]])
+    merged = np.add.reduceat(counts[order], np.arange(100))
+    assert chi_square(merged, np.add.reduceat(expected[order], np.arange(100))) < 157.0
+
+
+@pytest.mark.parametrize("moves", ["seed", "position"])
+def test_numbers_in_a_row_are_independent(moves: str) -> None:
+    """One request's tokens have positions in a row, its n sequences have seeds in a row."""
+    num, size = 2**14, 8
+    ids = np.arange(num)
+    rows = load([sequence_of([1])], size)
+    seeds = np.stack([ids if moves == "seed" else ids * 0 + 77, ids * 0], 1)
+    settings = rows.settings._replace(seed=jnp.asarray(seeds, jnp.uint32))
+    settings = RowSettings(*(jnp.broadcast_to(x, (num, *x.shape[1:])) for x in settings))
+    wants = Wants(*map(np.bool_, (False, True, False, False)))
+    found = _sample(
+        jnp.zeros((num, size)), jnp.ones(num, bool), rows._replace(settings=settings),
+        jnp.asarray(ids), jnp.asarray(ids if moves == "position" else ids * 0 + 9), wants, 1,
+    )  # fmt: skip
+    tokens = np.asarray(found.tokens)
+    flat = np.full(size, 1 / size)
+    assert chi_square(np.bincount(tokens, minlength=size), flat) < 29.9
+    for lag in (1, 2, 3, 16):
+        pairs = np.bincount(tokens[lag:] * size + tokens[:-lag], minlength=size * size)
+        assert chi_square(pairs, np.full(size * size, size**-2)) < 110.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_extreme_settings_give_a_possible_token(scale: float) -> None:
+    logits = SMALL_LOGITS * np.float32(scale)
+    for low in (1e-300, 1e-45, 1e-38, 1e-20):
+        assert np.flatnonzero(many_draws(logits, 64, temperature=low)).tolist() == [2]
+        assert np.flatnonzero(many_draws(logits, 64, top_p=low)).tolist() == [2]
+    tied = np.where(logits == logits.max(), logits[5], logits)
+    drawn = many_draws(tied, 64, temperature=1e-300)
+    assert np.flatnonzero(drawn).tolist() == [2, 5], "a draw among equals"
+    flat = np.where(logits > -np.inf, 1 / 7, 0)
+    for high in (1e30, 1e300):
+        assert chi_square(many_draws(logits, temperature=high), flat) < 27.9
+        counts = many_draws(logits, temperature=high, allowed_token_ids=(1, 6))
+        assert np.flatnonzero(counts).tolist() == [1, 6]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1e-300, 1e300])
+def test_extreme_penalties_give_a_possible_token(temperature: float) -> None:
+    logits = np.tile(np.float32([5, -5, 0, -np.inf, 1, -1]), (2, 1))
+    sequences = [
+        sequence_of([0, 1, 2, 3], temperature=temperature, repetition_penalty=p, top_p=0.5)
+        for p in (1e-300, 1e300)
+    ]
+    found = draw(sequences, logits)
+    assert found.status.tolist() == [OK, OK]
+    assert found.tokens[0] == 0 or temperature == 1e300  # 5 divided by next to nothing
+    assert found.tokens[1] == 4 or temperature in (1.0, 1e300)
+    assert set(found.tokens.tolist()) <= {0, 2, 4, 5, 1}
+
+
+def test_the_last_of_the_mass_is_never_behind_the_vocabulary() -> None:
+    """A uniform number next to 1, and sums that round: the token must have a mass."""
+    rng = np.random.default_rng(2)
+    for size in (7, 256, 257, 700):
+        logits = (rng.standard_normal(size) * 12).astype(np.float32)
+        logits[rng.random(size) < 0.5] = -np.inf
+        logits[-1], logits[0] = -np.inf, 0
+        counts = many_draws(logits, 2048)
+        assert counts[logits == -np.inf].sum() == 0
+        assert counts.sum() == 2048
