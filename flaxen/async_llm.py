@@ -48,7 +48,7 @@ class AsyncLLM:
           EngineClosedError: after `shutdown`.
         """
         request = make_request(self.tokenizer, prompt, sampling_params, request_id)
-        output = RequestOutput.of(request, prompt_text(prompt))
+        output = RequestOutput.of(request, prompt_text(prompt), self.tokenizer)
         events = self.engine.submit(request)
         try:
             async for event in events:

@@ -94,7 +94,9 @@ class LLM:
             request = make_request(self.tokenizer, prompt, sampling, f"llm-{next(self._ids)}")
             self.engine.check(request)
             requests.append(request)
-            outputs[request.request_id] = RequestOutput.of(request, prompt_text(prompt))
+            outputs[request.request_id] = RequestOutput.of(
+                request, prompt_text(prompt), self.tokenizer
+            )
         return self._run(requests, outputs, use_tqdm)
 
     def chat(

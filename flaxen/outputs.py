@@ -1,10 +1,23 @@
-"""What generation returns to Python callers; names are vLLM's."""
+"""What generation returns to Python callers; names and shapes are vLLM's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from flaxen.protocol import Finish, Request, TokenEvent, TokenLogprobs
+from flaxen.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """The log-probability of one token in one place."""
+
+    logprob: float
+    rank: int  # 1 is the likeliest
+    decoded_token: str | None  # its text; None without a tokenizer
+
+
+Logprobs = dict[int, Logprob]  # of one place, by token id: the token itself, then the likeliest
 
 
 @dataclass(kw_only=True)
@@ -15,7 +28,7 @@ class CompletionOutput:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     cumulative_logprob: float | None = None  # of the tokens; None unless logprobs were asked for
-    logprobs: list[TokenLogprobs] | None = None  # one a token
+    logprobs: list[Logprobs] | None = None  # one a token
     finish_reason: str | None = None  # stop, length, abort or error; None while it runs
     stop_reason: int | str | None = None  # the stop token id or stop string that ended it
     error: str | None = None  # what happened, for abort and error
@@ -29,18 +42,22 @@ class RequestOutput:
     prompt: str | None  # None where token ids were given
     prompt_token_ids: tuple[int, ...]
     outputs: list[CompletionOutput]
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    prompt_logprobs: list[Logprobs | None] | None = None  # one a prompt token, None for the first
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache, by the first sequence
     finished: bool = False
+    tokenizer: Tokenizer | None = field(default=None, repr=False)  # for decoded_token
 
     @classmethod
-    def of(cls, request: Request, prompt: str | None) -> RequestOutput:
+    def of(
+        cls, request: Request, prompt: str | None, tokenizer: Tokenizer | None = None
+    ) -> RequestOutput:
         """The output of a request that has no tokens yet."""
         return cls(
             request_id=request.request_id,
             prompt=prompt,
             prompt_token_ids=request.prompt_token_ids,
             outputs=[CompletionOutput(index=index) for index in range(request.sampling.n)],
+            tokenizer=tokenizer,
         )
 
     def add(self, event: TokenEvent) -> None:
@@ -49,13 +66,22 @@ class RequestOutput:
         output.text += event.text
         output.token_ids += event.token_ids
         if event.logprobs is not None:
-            output.logprobs = (output.logprobs or []) + list(event.logprobs)
+            output.logprobs = output.logprobs or []
+            output.logprobs += [self._logprobs(token) for token in event.logprobs]
             total = sum(token.logprob for token in event.logprobs)
             output.cumulative_logprob = (output.cumulative_logprob or 0.0) + total
         if event.prompt_logprobs is not None:
-            self.prompt_logprobs = event.prompt_logprobs
+            self.prompt_logprobs = [
+                None if token is None else self._logprobs(token) for token in event.prompt_logprobs
+            ]
         if event.finish is not None:
             self._finish(output, event.finish)
+
+    def _logprobs(self, token: TokenLogprobs) -> Logprobs:
+        ranked = [(token.token_id, token.logprob, token.rank)]
+        ranked += [(each, value, rank) for rank, (each, value) in enumerate(token.top, start=1)]
+        decode = self.tokenizer.token if self.tokenizer is not None else lambda token_id: None
+        return {each: Logprob(value, rank, decode(each)) for each, value, rank in ranked}
 
     def _finish(self, output: CompletionOutput, finish: Finish) -> None:
         output.finish_reason = str(finish.reason)

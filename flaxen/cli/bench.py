@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import options
-from flaxen.cli.bench_workloads import NAMES, load_workloads, make_workloads
+from flaxen.cli.bench_workloads import DESCRIPTIONS, NAMES, load_workloads, make_workloads
 from flaxen.cli.progress import show_progress
 
 BENCH_PANEL = "Benchmark"
@@ -24,8 +24,10 @@ def bench(
         typer.Option(
             "--workload",
             "-w",
-            help="Which to run; may be given several times.",
-            show_default=" ".join(NAMES),
+            help="Which to run; may be given several times. In numbers of tokens: "
+            + "; ".join(f"{name} is {text}" for name, text in DESCRIPTIONS.items())
+            + ".",
+            show_default="all of them",
             rich_help_panel=BENCH_PANEL,
         ),
     ] = None,
@@ -33,7 +35,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSON with the workloads' token ids, to run the very requests of another engine.",
+            help="JSON with each workload's token ids, so that two engines run the same requests.",
             show_default="made here, always the same",
             rich_help_panel=BENCH_PANEL,
         ),

@@ -81,7 +81,8 @@ _KINDS: dict[str, tuple[str, Callable[[Draw], Batch]]] = {
     "E": ("32 at once that share 512, 32 own in, 32 out", _shared),
     "warmup": ("4 at once, 128 in, 16 out", lambda draw: _same(draw, 4, 128, 16)),
 }
-NAMES = tuple(name for name in _KINDS if name != "warmup")
+DESCRIPTIONS = {name: text for name, (text, _) in _KINDS.items() if name != "warmup"}
+NAMES = tuple(DESCRIPTIONS)
 
 
 def make_workloads(vocab_size: int, num_reps: int, seed: int = SEED) -> dict[str, Workload]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from flaxen.cli import options
 from flaxen.cli.chat_http import Answer, http_answer
@@ -21,6 +22,7 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
+            metavar="[MODEL]",
             help=f"{options.MODEL_HELP} With --url: the server's name for the model.",
             show_default=False,
         ),
@@ -87,7 +89,7 @@ def chat(
             parts = build(args, on_progress)
         answer = local_answer(parts.engine, parts.tokenizer, SamplingParams(**sampling))
     if console.is_terminal:
-        console.print(f"[bold]{model}[/]  [dim]{HELP}[/]")
+        console.print(f"[bold]{escape(model or '')}[/]  [dim]{HELP}[/]")
         with contextlib.suppress(ImportError):  # not in every Python
             importlib.import_module("readline")  # gives input() a history and editing keys
     prompt = "> " if sys.stdin.isatty() else ""

@@ -117,7 +117,7 @@ CompileSize = Annotated[
         min=1,
         help="Number of tokens that a step is compiled for, smaller steps being padded to it; may "
         "be given several times, and the largest must be --max-num-batched-tokens.",
-        show_default="a few from 1 up",
+        show_default="1, 16, 64, ... up to --max-num-batched-tokens",
         rich_help_panel=ENGINE_PANEL,
     ),
 ]

@@ -171,7 +171,11 @@ def serve(
     compile_size: options.CompileSize = None,
     offline: options.Offline = False,
 ) -> None:
-    """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C."""
+    """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
+
+    Loads the weights and compiles every step before it listens: the first start takes longest, and
+    /health answers once all is ready. Then try: curl http://127.0.0.1:8000/v1/models
+    """
     # The cheap checks come first: a bad option must not wait for the weights.
     from flaxen.server.config import ServerConfig
 
@@ -230,7 +234,8 @@ def serve(
 
     def on_ready(url: str) -> None:
         elapsed_s = time.perf_counter() - start_s
-        console.print(f"{name} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
+        # As it is, on one line: programs that start a server read the URL from it.
+        console.out(f"{name} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
 
     app = create_app(engine, parts.tokenizer, server_config)
     raise typer.Exit(

@@ -26,7 +26,7 @@ def filter_top_k(logits: jax.Array, top_k: jax.Array) -> jax.Array:
     keys = _ordered(logits)
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
-        return _sum(keys >= threshold[:, None]) >= top_k
+        return row_sum(keys >= threshold[:, None]) >= top_k
 
     threshold = _largest(keeps_enough, logits.shape[0])
     return jnp.where((keys >= threshold[:, None]) | (top_k == 0)[:, None], logits, -jnp.inf)
@@ -46,10 +46,10 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     """
     keys = _ordered(logits)
     mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    wanted = jnp.maximum(top_p * _sum(mass), 1e-30)  # above 0, which no token at all would hold
+    wanted = jnp.maximum(top_p * row_sum(mass), 1e-30)  # above 0, which no token at all would hold
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
-        return _sum(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
+        return row_sum(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
 
     threshold = _largest(keeps_enough, logits.shape[0])
     return jnp.where((keys >= threshold[:, None]) | (top_p >= 1)[:, None], logits, -jnp.inf)
@@ -90,8 +90,8 @@ def _largest(holds: Callable[[jax.Array], jax.Array], num_rows: int) -> jax.Arra
     return found
 
 
-def _sum(x: jax.Array) -> jax.Array:
-    """Sum over the vocabulary, in two stages so that XLA's CPU code is vectorised."""
+def row_sum(x: jax.Array) -> jax.Array:
+    """The sum of each row of [S, V], in two stages so that XLA's CPU code is vectorised."""
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     lanes = 256
     blocks = jnp.pad(x, ((0, 0), (0, -x.shape[1] % lanes))).reshape(x.shape[0], -1, lanes)

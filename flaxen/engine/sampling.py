@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.filters import filter_min_p, filter_top_k, filter_top_p
+from flaxen.engine.filters import filter_min_p, filter_top_k, filter_top_p, row_sum
 from flaxen.engine.rows import NO_TOKEN, Rows, RowSettings
 from flaxen.models.model import logprobs
 
@@ -80,9 +80,9 @@ def sample(
         ),
         lambda: greedy,
     )
-    largest = jnp.max(adjusted, axis=-1)  # NaN if any is
-    finite &= largest < jnp.inf
-    status = jnp.where(finite, jnp.where(largest > -jnp.inf, OK, ALL_FORBIDDEN), NOT_FINITE)
+    possible = jnp.max(adjusted, axis=-1) > -jnp.inf
+    finite &= jnp.isfinite(row_sum(logits))  # XLA's max may pass over a NaN, a sum does not
+    status = jnp.where(finite, jnp.where(possible, OK, ALL_FORBIDDEN), NOT_FINITE)
     scores = jax.lax.cond(
         wants.logprobs,
         lambda: score(logits, tokens, num_top),

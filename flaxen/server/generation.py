@@ -123,7 +123,7 @@ class Generation:
 
     def _early_end(self, request: Request, finish: Finish) -> ApiError:
         if finish.is_request_error:
-            return ApiError(400, finish.error or "the request is impossible")
+            return invalid(finish.error or "the request is impossible")
         if finish.reason is FinishReason.ERROR:
             logger.error("request %s failed: %s", request.request_id, finish.error)
             return internal()

@@ -42,8 +42,9 @@ def run(
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains, closes the engine and returns.
 
-    A server whose engine broke ends too, so that whatever watches it starts another. From the first signal on, /health and new requests get 503 while open ones finish; those that
-    still run after `drain_s` seconds are aborted. A second signal ends the process at once.
+    From the first signal on, /health and new requests get 503 while open ones finish; those that
+    still run after `drain_s` seconds are aborted. A second signal ends the process at once. If the
+    engine breaks, the server ends too, so that whatever watches the process starts another.
 
     Args:
       host: address to listen on.

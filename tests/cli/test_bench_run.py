@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
@@ -15,6 +15,7 @@ from flaxen.cli.bench_limits import Limits, best
 from flaxen.cli.bench_report import Report, as_json, limits_line, table
 from flaxen.cli.bench_run import Result, run_requests, run_workload
 from flaxen.cli.bench_workloads import Batch, Workload
+from flaxen.cli.progress import OnProgress
 from flaxen.protocol import EngineStats, Finish, FinishReason, Request, TokenEvent
 
 STEP_S = 0.01
@@ -68,18 +69,23 @@ class Engine:
         return EngineStats(**counts)
 
 
-def run(batches: tuple[Batch, ...], on_rep: Callable[[int], None] = lambda done: None) -> Result:
+def run(
+    batches: tuple[Batch, ...], on_progress: OnProgress = lambda what, done, total: None
+) -> Result:
     """Runs all but the last of several batches."""
     engine = Engine()
     workload = Workload(name="W", description="two out", batches=batches)
     num_reps = max(len(batches) - 1, 1)
-    return run_workload(engine, workload, num_reps, on_rep, clock=lambda: engine.now_s)
+    return run_workload(engine, workload, num_reps, on_progress, clock=lambda: engine.now_s)
 
 
 def test_throughput_of_a_batch() -> None:
-    done: list[int] = []
-    result = run((Batch(prompts=((1, 2), (3, 4)), num_outputs=(5, 10)),) * 3, done.append)
-    assert done == [1, 2]
+    told: list[tuple[str, int, int]] = []
+    result = run(
+        (Batch(prompts=((1, 2), (3, 4)), num_outputs=(5, 10)),) * 3,
+        lambda *progress: told.append(progress),
+    )
+    assert told == [("W", 1, 2), ("W", 2, 2)]
     # 15 tokens in 10 steps; at best, the prompts and 9 decode steps of 1 ms each.
     assert result.figures == {"output_tok_s": pytest.approx([150, 150])}
     assert result.reps[0].limit_share(COST, LIMITS) == pytest.approx(0.1)

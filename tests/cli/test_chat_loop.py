@@ -94,3 +94,18 @@ def test_a_second_ctrl_c_ends_the_chat() -> None:
     with pytest.raises(KeyboardInterrupt):
         converse(model, ["hello"])
     assert model.closed == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("too long"), OSError("no answer")])
+def test_a_turn_that_fails_is_left_out_and_the_chat_goes_on(error: Exception) -> None:
+    def fail(i: int) -> None:
+        if i == 1 and len(model.asked) == 2:
+            raise error
+
+    model = Model(fail)
+    written = converse(model, ["hello", "a long story", "and?"])
+    assert f"I was [error: {error}]\nYour last message is left out. /reset forgets" in written
+    assert [message["content"] for message in model.asked[2]] == [
+        "hello", "I was asked 1 things.", "and?",
+    ]  # fmt: skip
+    assert model.closed == 3

@@ -126,6 +126,19 @@ def test_chat_here_and_with_a_server_say_the_same(
     assert converse(MODEL, *SMALL) == remote
 
 
+def test_chats_without_a_seed_differ(environment: dict[str, str]) -> None:
+    def say(*seed: str) -> str:
+        done = subprocess.run(
+            [*FLAXEN, "chat", MODEL, "--temperature", "2", "--max-tokens", "16", *SMALL, *seed],
+            input="Hello!\n", env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert say() != say()
+    assert say("--sampling-seed", "7") == say("--sampling-seed", "7")
+
+
 def test_bench(environment: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     rep = {"prompts": [[2000, 2001], [2002, 2003]], "out": [4, 6]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import flaxen
-from flaxen.cli.main import main
+from flaxen.cli.main import exit_code, main
 
 COMMANDS = ("serve", "chat", "generate", "bench")
 
@@ -106,6 +106,36 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert error.startswith("Traceback (most recent call last)")
     assert "ValueError: give prompts by" in error
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "printed"),
+    [(None, 0, ""), (0, 0, ""), (143, 143, ""), ("error: it failed", 1, "error: it failed\n")],
+)
+def test_the_exit_code_of_a_command_that_ends_itself(
+    code: int | str | None, number: int, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(SystemExit(code)) == number
+    assert capsys.readouterr().err == printed
+
+
+def test_prompts_that_failed_end_generate_with_their_error() -> None:
+    from flaxen.cli.generate import check_outputs
+    from flaxen.outputs import CompletionOutput, RequestOutput
+
+    outputs = [
+        RequestOutput(
+            request_id=f"r{i}",
+            prompt="a",
+            prompt_token_ids=(1,),
+            outputs=[CompletionOutput(index=0, error=error)],
+        )
+        for i, error in enumerate([None, "it has no finite logits", "late"])
+    ]
+    check_outputs(outputs[:1])
+    message = "^error: 2 of 3 prompts failed, first: it has no finite logits$"
+    with pytest.raises(SystemExit, match=message):
+        check_outputs(outputs)
 
 
 def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from flaxen.build import EngineArgs
 from flaxen.cli.bench import bench
 from flaxen.cli.chat import chat
 from flaxen.cli.generate import generate
+from flaxen.cli.main import main
 from flaxen.cli.serve import serve
 from flaxen.server.config import ServerConfig
 
@@ -27,6 +28,7 @@ SERVER_OPTIONS = {
     "served_model_names": "served_model_name",
     "cors_origins": "cors_origin",
     "max_body_bytes": "max_body_size",
+    "max_sequences": "max_sequences_per_request",
 }
 
 
@@ -60,3 +62,27 @@ def test_every_engine_argument_has_an_option_of_serve() -> None:
     options = set(defaults(serve))
     fields = {field.name for field in dataclasses.fields(EngineArgs)}
     assert {ENGINE_OPTIONS.get(name, name) for name in fields} <= options
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "unsaid"),
+    [
+        # Where each seed really comes from: chat draws one, generate's engine has --seed.
+        ("chat", "default: (random)", "from --seed"),
+        ("generate", "default: (from --seed)", "(random)"),
+        ("serve", "refused with status 429.", "503"),
+        ("bench", "it must divide 128", "512)"),
+    ],
+)
+def test_help_says_what_is_so(
+    command: str,
+    said: str,
+    unsaid: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert unsaid not in out

@@ -37,6 +37,7 @@ class Server:
     """A running server: its process, its clients with the key, and its log so far."""
 
     url: str
+    model: str  # its name there
     process: subprocess.Popen[bytes]
     log_file: Path
     http: httpx.Client
@@ -44,13 +45,13 @@ class Server:
 
     def complete(self, prompt: Any, **body: Any) -> Any:
         """/v1/completions, greedy unless told; fields that only flaxen has go as extra_body."""
-        body = {"temperature": 0, **body}
-        return self.openai.completions.create(model=MODEL, prompt=prompt, **_split(body))
+        body = {"model": self.model, "temperature": 0, **body}
+        return self.openai.completions.create(prompt=prompt, **_split(body))
 
     def chat(self, messages: Any, **body: Any) -> Any:
         """/v1/chat/completions in the same way."""
-        body = {"temperature": 0, **body}
-        return self.openai.chat.completions.create(model=MODEL, messages=messages, **_split(body))
+        body = {"model": self.model, "temperature": 0, **body}
+        return self.openai.chat.completions.create(messages=messages, **_split(body))
 
     def metrics(self) -> dict[str, float]:
         """The value of each series, a reason of an end behind its name."""
@@ -80,7 +81,7 @@ IDLE_GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_p
 # What the official client takes by name; the rest is vLLM's and goes into extra_body.
 _OPENAI_FIELDS = {
     "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens",
-    "max_tokens", "n", "presence_penalty", "seed", "stop", "stream", "stream_options",
+    "max_tokens", "model", "n", "presence_penalty", "seed", "stop", "stream", "stream_options",
     "temperature", "top_logprobs", "top_p", "user", "extra_headers",
 }  # fmt: skip
 
@@ -93,7 +94,7 @@ def _split(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serve(cache: Path, log_file: Path, *options: str) -> Iterator[Server]:
+def serve(cache: Path, log_file: Path, *options: str, model: str = MODEL) -> Iterator[Server]:
     """Starts a server on a free port of this machine, and ends it."""
     command = [
         sys.executable, "-m", "flaxen.cli", "serve", MODEL, "--port", "0", "--api-key", KEY,
@@ -104,11 +105,13 @@ def serve(cache: Path, log_file: Path, *options: str) -> Iterator[Server]:
     try:
         url = _wait_until_ready(process, log_file)
         headers = {"authorization": f"Bearer {KEY}"}
-        with httpx.Client(base_url=url, headers=headers, timeout=120) as http:
-            client = openai.OpenAI(
-                base_url=f"{url}/v1", api_key=KEY, max_retries=0, http_client=http
+        with (
+            httpx.Client(base_url=url, headers=headers, timeout=120) as http,
+            openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=120) as client,
+        ):
+            yield Server(
+                url=url, model=model, process=process, log_file=log_file, http=http, openai=client
             )
-            yield Server(url=url, process=process, log_file=log_file, http=http, openai=client)
     finally:
         process.kill()  # does nothing to one that has ended
         process.wait()

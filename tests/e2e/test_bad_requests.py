@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.serving import MODEL, ONCE, PARIS, Server
+from tests.e2e.serving import END_OF_TURN, MODEL, ONCE, PARIS, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -64,6 +64,14 @@ COMPLETIONS: list[Row] = [
      "needs stream=true"),
     ({"suffix": "the end"}, BAD, "unsupported_parameter", "suffix", "not supported"),
     ({"guided_json": {}}, BAD, "unknown_parameter", "guided_json", "refuses instead"),
+    ({"prompt": ["a"] * 11, "n": 100}, BAD, "invalid_value", "n", "at most 1024 sequences"),
+    ({"stop": "a" * 1001}, BAD, "invalid_value", None, "at most 1000"),
+    ({"logit_bias": {f"{i}": 1 for i in range(1025)}}, BAD, "invalid_value", None, "1024"),
+    # These two can be told only when a token is to be chosen: the engine's step goes on.
+    ({"allowed_token_ids": [7042], "bad_words": ["Paris"]}, BAD, "invalid_value", None,
+     "forbid all of them"),
+    ({"allowed_token_ids": [END_OF_TURN], "min_tokens": 1}, BAD, "invalid_value", None,
+     "no token may be sampled"),
     ({"cache_salt": ""}, BAD, "invalid_value", "cache_salt", "must not be empty"),
 ]  # fmt: skip
 
@@ -182,6 +190,7 @@ def test_no_one_else_notices(server: Server) -> None:
     assert after["generation_tokens_total"] - before["generation_tokens_total"] == 4 * 24
     ended = {name: after[name] - before[name] for name in after if "request_success_total" in name}
     assert {name: count for name, count in ended.items() if count} == {
-        "request_success_totallength": 4
+        "request_success_totallength": 4,
+        "request_success_totalerror": 2,
     }
     assert server.http.get("/health").json() == {"status": "ok"}

@@ -23,7 +23,7 @@ SMALL = (
     "--compile-size", "16", "--kv-cache-size", "64MiB",
 )  # fmt: skip
 LIMITS = (
-    "--max-waiting", "1", "--request-timeout-s", "2", "--body-timeout-s", "0.5",
+    "--max-waiting", "1", "--request-timeout-s", "1", "--body-timeout-s", "0.5",
     "--max-body-size", "4KiB", "--max-prompts", "2", "--max-n", "2", "--max-stop", "1",
     "--max-logprobs", "2", "--served-model-name", "main", "--served-model-name", "other",
     "--cors-origin", "https://example.org", "--no-prefix-caching",
@@ -34,7 +34,7 @@ ENDLESS: dict[str, Any] = {"max_tokens": 450, "ignore_eos": True}
 @pytest.fixture(scope="module")
 def strict(compile_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_file = tmp_path_factory.mktemp("strict") / "log"
-    with serve(compile_cache, log_file, *SMALL, *LIMITS) as server:
+    with serve(compile_cache, log_file, *SMALL, *LIMITS, model="main") as server:
         yield server
 
 
@@ -46,7 +46,9 @@ def test_a_client_that_leaves_a_stream_frees_its_pages(server: Server) -> None:
         assert during["num_requests_running"] == 4
         assert during["kv_cache_usage_perc"] > 0
         with server.chat(PARIS, stream=True, **ENDLESS) as second:
-            next(iter(second))
+            parts = iter(second)
+            next(parts)  # the role alone, before the first token
+            next(parts)
             assert server.metrics()["num_requests_running"] == 5
     after = server.wait_until_idle()
     assert after["request_success_totalabort"] - before["request_success_totalabort"] == 5
@@ -65,15 +67,14 @@ def test_a_client_that_does_not_wait_frees_its_pages(server: Server) -> None:
 
 def test_a_request_has_a_time_limit(strict: Server) -> None:
     start_s = time.monotonic()
-    with pytest.raises(openai.InternalServerError, match="within 2 seconds") as caught:
+    with pytest.raises(openai.InternalServerError, match="within 1 seconds") as caught:
         strict.complete(ONCE, **ENDLESS)
     assert (caught.value.status_code, caught.value.code) == (504, "timeout")
-    assert 2 <= time.monotonic() - start_s < 4
-    shown = ""
-    with pytest.raises(openai.APIError, match="within 2 seconds"):
-        for chunk in strict.complete(ONCE, stream=True, **ENDLESS):
-            shown += chunk.choices[0].text
-    assert shown  # what came in time was sent in time
+    assert time.monotonic() - start_s >= 1
+    chunks: list[Any] = []
+    with pytest.raises(openai.APIError, match="within 1 seconds"):
+        chunks.extend(strict.complete(ONCE, stream=True, **ENDLESS))
+    assert chunks  # what came in time was sent in time
     assert strict.wait_until_idle()["request_success_totalabort"] == 2
 
 
@@ -88,8 +89,10 @@ def test_a_full_queue_refuses(strict: Server) -> None:
             strict.complete("Hi", max_tokens=1)
         assert caught.value.code == "queue_full"
         assert caught.value.response.headers["retry-after"] == "1"
+    patient = strict.openai.with_options(max_retries=9)
+    # The client's own way to try again later.
+    assert patient.completions.create(model="main", prompt="Hi", max_tokens=1).choices
     strict.wait_until_idle()
-    assert strict.complete("Hi", max_tokens=1).usage.completion_tokens == 1
 
 
 def test_a_body_has_a_time_limit(strict: Server) -> None:
@@ -122,19 +125,18 @@ def test_limits_are_options(strict: Server, body: dict[str, Any], status: int, w
 
 def test_other_options_act(strict: Server) -> None:
     assert [model.id for model in strict.openai.models.list().data] == ["main", "other"]
-    body = {"prompt": [28] * 504, "max_tokens": None, "model": "other", "ignore_eos": True}
-    for _ in range(2):
-        answer = strict.http.post("/v1/completions", json=body).json()
-        assert answer["model"] == "other"
-        assert answer["usage"]["completion_tokens"] == 8  # null is up to the model's length
-        assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    for name in ("main", "other"):
+        answer = strict.complete(ONCE * 5, max_tokens=1, model=name)
+        assert answer.model == name
+        assert answer.usage.prompt_tokens > 17
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
     for origin, allowed in (("https://example.org", "https://example.org"), ("https://a", None)):
         health = strict.http.get("/health", headers={"origin": origin})
         assert health.headers.get("access-control-allow-origin") == allowed
 
 
 def test_sigterm_drains(compile_cache: Path, tmp_path: Path) -> None:
-    with serve(compile_cache, tmp_path / "log", *SMALL, "--drain-s", "2") as server:
+    with serve(compile_cache, tmp_path / "log", *SMALL, "--drain-s", "1.5") as server:
         endless = iter(server.complete(ONCE, stream=True, **ENDLESS))
         short = iter(server.complete(ONE_TWO, stream=True, max_tokens=9))
         next(endless)

@@ -94,7 +94,7 @@ def test_temperature(server: Server, plain: Any) -> None:
     assert not any(i in top for i, top in zip(hot.choices[0].token_ids, likely, strict=True))
 
 
-@pytest.mark.parametrize("only", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+@pytest.mark.parametrize("only", [{"top_k": 1}, {"top_p": 1e-6}, {"top_p": 1e-300}, {"min_p": 1.0}])
 def test_the_narrowest_filters_are_greedy(
     server: Server, plain: Any, only: dict[str, float]
 ) -> None:

@@ -26,7 +26,8 @@ V = 20
 
 def test_settings_of_a_sequence() -> None:
     sequence = sequence_of(
-        [5, 6, 7, 8], 3, ((7,), (1, 2, 3)), temperature=0.5, top_k=4, top_p=0.25, min_p=0.125, seed=2**40 + 3,
+        [5, 6, 7, 8], 3, ((7,), (1, 2, 3)), seed=2**40 + 3,
+        temperature=0.5, top_k=4, top_p=0.25, min_p=0.125,
         presence_penalty=1, frequency_penalty=-1, repetition_penalty=2, min_tokens=9,
         max_tokens=20, stop_token_ids=(4, 2, 4),
     )  # fmt: skip
@@ -58,12 +59,12 @@ def test_every_value_fits_its_type() -> None:
     assert row_settings(sequence_of([5], temperature=0.0), ()).temperature == 0
     for top_k, held in ((-1, 0), (2**70, 2**31 - 1)):
         assert row_settings(sequence_of([5], top_k=top_k), ()).top_k == held
-    # n sequences of the largest seed go beyond it.
-    halves = [
-        tuple(row_settings(sequence_of([5], seed=seed), ()).seed.tolist())
-        for seed in (0, 1, -1, MAX_SEED, -MAX_SEED, MAX_SEED + 127)
-    ]
-    assert len(set(halves)) == 6
+    halves = set()
+    for seed in (0, 1, -1, MAX_SEED, -MAX_SEED, MAX_SEED + 127):  # n sequences go beyond the last
+        sequence = sequence_of([5])
+        sequence.seed = seed
+        halves.add(tuple(row_settings(sequence, ()).seed.tolist()))
+    assert len(halves) == 6
 
 
 def test_what_a_row_can_not_hold_is_refused() -> None:

@@ -126,7 +126,15 @@ def trace(output: RequestOutput) -> list[tuple[Any, ...]]:
     (only,) = output.outputs
     assert only.error is None
     assert only.logprobs is not None
-    return [(t.token_id, t.logprob, t.rank, t.top) for t in only.logprobs]
+    return [
+        (
+            token_id,
+            each[token_id].logprob,
+            each[token_id].rank,
+            tuple((i, found.logprob) for i, found in each.items() if found.rank <= 3),
+        )
+        for token_id, each in zip(only.token_ids, only.logprobs, strict=True)
+    ]
 
 
 def dense_logprobs(tokens: list[int], params: Params = PARAMS) -> np.ndarray:

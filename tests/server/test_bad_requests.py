@@ -237,3 +237,25 @@ def test_what_the_engine_refuses_is_the_clients_fault() -> None:
     answer = post(make_app(max_n=100), COMPLETION, {"prompt": "a", "n": 65})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "the engine runs at most 64 sequences of a request"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "product"),
+    [
+        (COMPLETION, {"prompt": ["a", "b", "c"], "n": 2}, "3 x 2"),
+        (COMPLETION, {"prompt": ["a", "b", "c"], "n": 2, "stream": True}, "3 x 2"),
+        (CHAT, {"messages": HELLO, "n": 6}, "1 x 6"),
+    ],
+)
+def test_more_sequences_than_can_ever_run_are_a_400(
+    path: str, body: dict[str, Any], product: str
+) -> None:
+    engine = FakeEngine()
+    answer = post(make_app(engine, max_sequences=5), path, body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "n")
+    assert error["message"].startswith("prompts x n must be at most 5 sequences on this server")
+    assert f"got {product}: send several requests" in error["message"]
+    assert engine.requests == []
+    assert post(make_app(engine, max_sequences=6), path, body).status_code == 200

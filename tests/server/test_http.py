@@ -166,11 +166,17 @@ def test_cors_answers_a_preflight_without_a_key() -> None:
 
     async def preflight(origin: str) -> Any:
         async with http_client(app) as client:
-            headers = {"origin": origin, "access-control-request-method": "POST"}
+            headers = {
+                "origin": origin,
+                "access-control-request-method": "POST",
+                "access-control-request-headers": "authorization,x-stainless-lang",
+            }
             return await client.options("/v1/completions", headers=headers)
 
     answer = run(preflight("https://a.example"))
+    assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == "https://a.example"
+    assert answer.headers["access-control-allow-headers"] == "authorization,x-stainless-lang"
     assert "access-control-allow-origin" not in run(preflight("https://b.example")).headers
     answer = get(app, "/version", origin="https://a.example")
     assert answer.status_code == 401
@@ -237,7 +243,15 @@ def test_the_log_has_no_prompt(caplog: pytest.LogCaptureFixture) -> None:
     post(make_app(), "/v1/completions", {"prompt": "tell nobody", "what": "tell nobody"})
     lines = [record.getMessage() for record in caplog.records if record.name == "flaxen.server"]
     assert [line.split(" in ")[0] for line in lines] == [
-        "POST /v1/completions -> 200",
-        "POST /v1/completions -> 400",
+        "POST '/v1/completions' -> 200",
+        "POST '/v1/completions' -> 400",
     ]
     assert "nobody" not in caplog.text
+
+
+def test_a_path_can_not_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "flaxen")
+    get(make_app(), "/%0A2026%20INFO%20all%20is%20well")
+    [line] = [r.getMessage() for r in caplog.records if r.name == "flaxen.server"]
+    assert line.startswith(r"GET '/\n2026 INFO all is well' -> 404")
+    assert "\n" not in line

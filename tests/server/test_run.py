@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from flaxen.engine.async_engine import AsyncEngine
 from flaxen.server.run import listen, serve, url_of
+from tests.engine.fakes import FakeExecutor, FaultyExecutor, fake_engine
 from tests.server.clients import make_app, run
 from tests.server.fakes import FakeEngine
 
@@ -43,7 +45,7 @@ async def server(engine: FakeEngine, uds: str | None = None, **config: Any) -> A
         )
         yield await ready
         os.kill(os.getpid(), signal.SIGTERM)
-        await serving
+        assert await serving == 0
 
 
 async def until(condition: Any, seconds: float = 5.0) -> None:
@@ -162,6 +164,35 @@ def test_an_address_that_is_taken() -> None:
             listen("127.0.0.1", port)
     with pytest.raises(OSError, match=r"can't listen on no-such-host.invalid:1"):
         listen("no-such-host.invalid", 1)
+
+
+def test_a_server_whose_engine_broke_ends_with_1(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        faulty = FaultyExecutor(FakeExecutor(), lambda call, _: call in ("dispatch", "reset"))
+        engine = AsyncEngine(fake_engine(executor=faulty))
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        with listen("127.0.0.1", 0) as listener:
+            serving = asyncio.create_task(
+                serve(make_app(engine), engine, listener, drain_s=60, on_ready=ready.set_result)
+            )
+            async with httpx.AsyncClient(base_url=await ready) as client:
+                answer = await client.post("/v1/completions", json={"prompt": "a"})
+                assert answer.status_code == 503
+            assert await asyncio.wait_for(serving, 10) == 1
+
+    run(work())
+    assert "the server ends: the engine broke: RuntimeError('the device is on fire')" in caplog.text
+
+
+def test_an_engine_that_only_refuses_does_not_end_the_server() -> None:
+    async def work() -> None:
+        engine = FakeEngine()
+        async with server(engine) as url, httpx.AsyncClient(base_url=url) as client:
+            engine.closed = True
+            await asyncio.sleep(1.5)  # longer than from one look at the engine to the next
+            assert (await client.get("/health")).status_code == 503
+
+    run(work())
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")

@@ -148,6 +148,20 @@ def test_the_process_ends_with_the_template() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_gets_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAXEN_API_KEY", "secret")
+    monkeypatch.setenv("TZ", "UTC")
+    before = children()
+    template = ChatTemplate("{{ strftime_now('%Z%H') }}", bos_token="", eos_token="")
+    (pid,) = children() - before
+    names = {line.split(b"=")[0] for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
+    assert b"TZ" in names  # what it needs is there
+    assert names <= {b"LD_LIBRARY_PATH", b"PYTHONHOME", b"PYTHONPATH", b"TZ", b""}
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    template.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_process_is_replaced() -> None:
     before = children()
     template = ChatTemplate("{{ messages[0].content }}", bos_token="", eos_token="")

@@ -37,6 +37,7 @@ class Hub:
         if repo_id != "org/model":
             raise RuntimeError("404 Client Error\n\nRepository Not Found")
         copy_golden("llama_linear", self.directory)
+        (self.directory / "tokenizer.json").write_text("{}")
         return str(self.directory)
 
 
@@ -102,6 +103,21 @@ def test_an_incomplete_cache_is_completed_from_the_network(tmp_path: Path) -> No
     assert [call["local_files_only"] for call in hub.calls] == [True, False]
 
 
+def test_a_cache_without_the_tokenizer_is_completed_from_the_network(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, cached=True)
+
+    def download(repo_id: str, **arguments: Any) -> str:
+        found = hub(repo_id, **arguments)
+        if arguments["local_files_only"]:
+            (tmp_path / "tokenizer.json").unlink()
+        return found
+
+    assert resolve("org/model", download=download) == tmp_path
+    assert [call["local_files_only"] for call in hub.calls] == [True, False]
+    with pytest.raises(ValueError, match="no complete copy in the Hugging Face cache"):
+        resolve("org/model", offline=True, download=download)
+
+
 def test_only_safe_files_are_downloaded(tmp_path: Path) -> None:
     hub = Hub(tmp_path)
     resolve("org/model", download=hub)
@@ -117,6 +133,7 @@ def test_the_hubs_own_cache_is_read(tmp_path: Path) -> None:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123abcd")
     copy_golden("llama_linear", snapshot)
+    (snapshot / "tokenizer.json").write_text("{}")
     assert resolve("org/model", cache_dir=tmp_path, offline=True) == snapshot
 
 
