@@ -75,8 +75,16 @@ class Parts:
     info: ModelInfo
 
 
-def build(args: EngineArgs, on_progress: Progress | None = None) -> Parts:
+def build(
+    args: EngineArgs, on_progress: Progress | None = None, *, compile_all: bool = True
+) -> Parts:
     """Loads the model and starts its engine.
+
+    Args:
+      args: what to build.
+      on_progress: called with (stage, done, total).
+      compile_all: False leaves the step shapes that a single request does not need to
+        `Engine.warm_up`; until then, the first step that needs one waits for it.
 
     Raises:
       ValueError: a bad argument, or a checkpoint that can't be served.
@@ -87,13 +95,13 @@ def build(args: EngineArgs, on_progress: Progress | None = None) -> Parts:
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _build(args, on_progress or (lambda stage, done, total: None))
+        return _build(args, on_progress or (lambda stage, done, total: None), compile_all)
     finally:
         if collects:
             gc.enable()
 
 
-def _build(args: EngineArgs, report: Progress) -> Parts:
+def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
     if args.compile_cache is not None:
         _use_compile_cache(args.compile_cache)
     checkpoint = open_checkpoint(resolve(args.model, offline=args.offline))
@@ -125,6 +133,8 @@ def _build(args: EngineArgs, report: Progress) -> Parts:
         on_compiled=functools.partial(report, "compile"),
     )
     engine = Engine(config, executor, info, tokenizer, seed=args.seed)
+    while compile_all and engine.warm_up():
+        pass
     return Parts(
         engine=engine, executor=executor, tokenizer=tokenizer, model=model, params=params, info=info
     )

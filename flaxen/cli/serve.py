@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import logging
 import signal
 import time
@@ -228,7 +229,8 @@ def serve(
 
     start_s = time.perf_counter()
     with show_progress(console) as on_progress:
-        parts = build(args, on_progress)
+        parts = build(args, on_progress, compile_all=False)  # AsyncEngine does the rest
+    gc.freeze()  # what lives as long as the process is not looked at again
     engine = AsyncEngine(parts.engine)
     name = (server_config.served_model_names or (parts.info.name,))[0]
 

@@ -89,17 +89,23 @@ class AsyncEngine(EngineClient):
 
     def _run(self) -> None:
         """The thread: takes what was added and aborted, makes a step, hands out its events."""
+        is_cold = True  # some step shape may still have to be compiled
         try:
             while True:
                 with self._changed:
                     while not (self._added or self._aborted or self._engine.has_work):
                         if self._stopping:
                             return
+                        if is_cold:
+                            break
                         self._changed.wait()
                     added, self._added = self._added, []
                     aborted, self._aborted = self._aborted, []
                 self._take(added, aborted)
-                self._hand_out(self._engine.step())
+                if self._engine.has_work:
+                    self._hand_out(self._engine.step())
+                elif is_cold:
+                    is_cold = self._engine.warm_up()
         except Exception as error:  # a bug of ours: nobody may wait for ever
             self._break(error)
 

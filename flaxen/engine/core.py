@@ -159,6 +159,13 @@ class Engine:
         events, self._events = self._events, []
         return events
 
+    def warm_up(self) -> bool:
+        """Makes one more step shape ready, when there is nothing else to do. False: none is left.
+
+        What it runs has no tokens, and changes nothing.
+        """
+        return self._executor.warm_up()
+
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
         scheduler, pool = self._scheduler, self._scheduler.pool

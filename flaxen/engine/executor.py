@@ -35,6 +35,10 @@ class Executor(abc.ABC):
 
     vocab_size: int
 
+    def warm_up(self) -> bool:
+        """Makes one more step shape ready, ahead of its need. False: there is none left."""
+        return False
+
     @abc.abstractmethod
     def check(self, sequence: Sequence) -> None:
         """Raises ValueError if a row can't hold the sequence's settings."""

@@ -50,7 +50,10 @@ class _Handle:
 
 
 class JaxExecutor(Executor):
-    """Holds the parameters, the KV pool and the rows. Compiles the steps when it is made.
+    """Holds the parameters, the KV pool and the rows.
+
+    When it is made, it compiles the steps of a single request: the largest shape and the smallest.
+    The others are compiled by `warm_up`, or when a step first needs them.
 
     Args:
       model: the model.
@@ -88,10 +91,20 @@ class JaxExecutor(Executor):
         self._score = jax.jit(functools.partial(steps.score_prompt, model, self._num_top))
         self.reset()
 
-        for num_compiled, shape in enumerate(self._shapes, start=1):
-            self._run(shape, self._padding(shape), Wants(*np.zeros(4, bool)))
-            if on_compiled is not None:
-                on_compiled(num_compiled, len(self._shapes))
+        self._on_compiled = on_compiled
+        # The last is next; a single shape is largest and smallest.
+        self._cold = list(dict.fromkeys([*self._shapes[1:-1], self._shapes[-1], self._shapes[0]]))
+        for _ in range(min(2, len(self._cold))):
+            self.warm_up()
+
+    def warm_up(self) -> bool:
+        if not self._cold:
+            return False
+        shape = self._cold.pop()
+        self._run(shape, self._padding(shape), Wants(*np.zeros(4, bool)))
+        if self._on_compiled is not None:
+            self._on_compiled(len(self._shapes) - len(self._cold), len(self._shapes))
+        return True
 
     def reset(self) -> None:
         config = self._config

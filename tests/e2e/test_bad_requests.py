@@ -113,7 +113,7 @@ def refused(server: Server, route: str, row: Row) -> None:
         ask.create(**required, extra_body=body)
     error = caught.value
     assert (error.code, error.param, error.type) == (code, param, "invalid_request_error")
-    assert words in error.body["message"]
+    assert words in error.message
     assert error.response.headers["x-request-id"]
 
 

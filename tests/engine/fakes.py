@@ -39,8 +39,8 @@ class FakeExecutor(Executor):
 
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, config: EngineConfig = SMALL) -> None:
-        self._config = config
+    def __init__(self, config: EngineConfig = SMALL, poison: int | None = POISON) -> None:
+        self._config, self._poison = config, poison
         self.num_resets = 0
         self.reset()
 
@@ -85,7 +85,7 @@ class FakeExecutor(Executor):
         assert end == len(known), "sampled, but not after the last token"
         token = (known[-1] + 1) % VOCAB_SIZE
         known.append(token)
-        return (None, "poisoned") if POISON in known[:end] else (token, None)
+        return (None, "poisoned") if self._poison in known[:end] else (token, None)
 
     def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
         return handle

@@ -8,8 +8,8 @@ import pytest
 
 from flaxen.engine.executor import ALL_FORBIDDEN
 from flaxen.engine.outputs import SequenceOutput
-from flaxen.outputs import RequestOutput
-from flaxen.protocol import Finish, FinishReason, Request, SamplingParams, TokenEvent
+from flaxen.outputs import Logprob, RequestOutput
+from flaxen.protocol import Finish, FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
 from tests.engine.fakes import by_hand, sequence_of
 from tests.server.fakes import END, byte_tokenizer
 
@@ -111,6 +111,7 @@ def test_without_a_tokenizer_there_is_no_text() -> None:
 
 def test_an_early_end_says_what_happened() -> None:
     sequence = sequence_of([65, 66], stop=("abc",))
+    sequence.max_num_tokens = 9
     output = SequenceOutput(sequence, TOKENIZER, (END,))
     sequence.tokens.append(97)
     assert output.push(97, None).text == ""
@@ -155,22 +156,23 @@ def event(index: int, *token_ids: int, reason: FinishReason | None = None, **mor
 
 def test_a_request_output_grows_by_events() -> None:
     request = Request(request_id="r", prompt_token_ids=(5, 6), sampling=SamplingParams(n=2))
-    output = RequestOutput.of(request, "hi")
+    output = RequestOutput.of(request, "hi", TOKENIZER)
     assert (output.prompt, output.prompt_token_ids, output.finished) == ("hi", (5, 6), False)
-    scored = (None, by_hand(6, 1))
-    output.add(event(0, 10, 20, prompt_logprobs=scored))
-    output.add(event(1, 30))
+    output.add(event(0, 97, 99, prompt_logprobs=(None, by_hand(66, 2))))
+    output.add(event(1, 98))
     output.add(event(1, reason=FinishReason.ABORT))
     assert not output.finished
     first, second = output.outputs
     assert (second.finish_reason, second.stop_reason, second.error) == ("abort", "x", "e")
-    assert (first.text, first.token_ids, first.finish_reason) == ("éé", [10, 20], None)
-    output.add(event(0, 40, reason=FinishReason.STOP))
+    assert (first.text, first.token_ids, first.finish_reason) == ("éé", [97, 99], None)
+    output.add(event(0, 100, reason=FinishReason.STOP))
     assert output.finished
-    assert output.prompt_logprobs == scored
+    assert output.prompt_logprobs == [None, {66: Logprob(-66, 1, "B"), 67: Logprob(-67, 2, "C")}]
     assert output.num_cached_tokens == 4
-    assert first.cumulative_logprob == -70
-    assert first.logprobs == [by_hand(10, 1), by_hand(20, 1), by_hand(40, 1)]
+    assert first.cumulative_logprob == -296
+    assert first.logprobs == [
+        {97: Logprob(-97, 1, "a")}, {99: Logprob(-99, 1, "c")}, {100: Logprob(-100, 1, "d")},
+    ]  # fmt: skip
 
 
 def test_no_logprobs_where_none_came() -> None:
@@ -179,3 +181,14 @@ def test_no_logprobs_where_none_came() -> None:
     output.add(TokenEvent(request_id="r", index=0, token_ids=(1,), text="a"))
     (only,) = output.outputs
     assert (only.logprobs, only.cumulative_logprob) == (None, None)
+
+
+def test_a_token_that_is_not_among_the_likeliest_comes_first() -> None:
+    request = Request(request_id="r", prompt_token_ids=(5,), sampling=SamplingParams())
+    output = RequestOutput.of(request, None)
+    rare = TokenLogprobs(token_id=9, logprob=-7.0, rank=50, top=((4, -0.5), (8, -1.5)))
+    output.add(TokenEvent(request_id="r", index=0, token_ids=(9,), logprobs=(rare,)))
+    (found,) = output.outputs[0].logprobs or []
+    assert list(found.items()) == [
+        (9, Logprob(-7.0, 50, None)), (4, Logprob(-0.5, 1, None)), (8, Logprob(-1.5, 2, None)),
+    ]  # fmt: skip
