@@ -87,8 +87,8 @@ def build(
         `Engine.warm_up`; until then, the first step that needs one waits for it.
 
     Raises:
-      ValueError: a bad argument, or a checkpoint that can't be served.
-      FileNotFoundError: no such model.
+      ValueError: a bad argument, no such model, or a checkpoint that can't be served.
+      FileNotFoundError: the checkpoint has no tokenizer.
     """
     # Tracing makes millions of objects that live on: a fifth of the time would go to garbage
     # collection.

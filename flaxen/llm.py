@@ -38,8 +38,8 @@ class LLM:
       **engine_args: the other fields of flaxen.build.EngineArgs.
 
     Raises:
-      ValueError: a bad argument, or a checkpoint that can't be served.
-      FileNotFoundError: no such model.
+      ValueError: a bad argument, no such model, or a checkpoint that can't be served.
+      FileNotFoundError: the checkpoint has no tokenizer.
       TypeError: an argument that EngineArgs does not have.
     """
 

@@ -22,7 +22,7 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help=f"{options.MODEL_HELP} With --url: the server's name for the model.",
             show_default=False,
         ),

@@ -174,8 +174,9 @@ def serve(
 ) -> None:
     """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
 
-    Loads the weights and compiles every step before it listens: the first start takes longest, and
-    /health answers once all is ready. Then try: curl http://127.0.0.1:8000/v1/models
+    /health answers once the weights are read and what a single request needs is compiled; what
+    many at once need is compiled while the server is idle, or when they first come. All of it is
+    kept for the next start. Then try: curl http://127.0.0.1:8000/v1/models
     """
     # The cheap checks come first: a bad option must not wait for the weights.
     from flaxen.server.config import ServerConfig

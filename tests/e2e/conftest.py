@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.serving import Server, serve
+from tests.e2e.serving import ONE_TWO, Server, serve
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,9 @@ def server(running_server: Server) -> Iterator[Server]:
     yield running_server
     running_server.wait_until_idle()
     assert running_server.log_file.read_text()[num_logged:] == ""
+
+
+@pytest.fixture(scope="session")
+def plain(running_server: Server) -> Any:
+    """The greedy continuation of ONE_TWO, " four, five, six, seven, eight", a token a word."""
+    return running_server.complete(ONE_TWO, max_tokens=9, logprobs=20, return_token_ids=True)

@@ -64,19 +64,46 @@ class Server:
             if "le" not in sample.labels
         }  # fmt: skip
 
-    def wait_until_idle(self) -> dict[str, float]:
-        """Waits a few seconds until nothing runs, waits or owns a page. Returns the metrics."""
-        deadline_s = time.monotonic() + 5
+    def wait_for(self, **gauges: float) -> dict[str, float]:
+        """Waits until the gauges have these values. Returns the metrics."""
+        # Long only where the engine's thread compiles at the time.
+        deadline_s = time.monotonic() + 30
         while True:
-            now = self.metrics()
-            busy = {name: now[name] for name in IDLE_GAUGES if now[name]}
-            if not busy:
-                return now
-            assert time.monotonic() < deadline_s, f"something is left in the engine: {busy}"
+            metrics = self.metrics()
+            found = {name: metrics[name] for name in gauges}
+            if found == gauges:
+                return metrics
+            assert time.monotonic() < deadline_s, f"{found} does not become {gauges}"
             time.sleep(0.02)
 
+    def wait_until_idle(self) -> dict[str, float]:
+        """Waits until nothing runs, waits or owns a page. Returns the metrics."""
+        return self.wait_for(num_requests_running=0, num_requests_waiting=0, kv_cache_usage_perc=0)
 
-IDLE_GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+
+# Makes completions name tokens by their ids.
+IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+
+
+def ids(server: Server, prompt: Any, **body: Any) -> list[int]:
+    """The ids of one completion's tokens."""
+    (choice,) = server.complete(prompt, **IDS, **body).choices
+    return list(choice.token_ids)
+
+
+def tops(choice: Any) -> list[dict[int, float]]:
+    """The likeliest tokens at each place and their log-probabilities, likeliest first."""
+    return [
+        {int(name.removeprefix("token_id:")): value for name, value in top.items()}
+        for top in choice.logprobs.top_logprobs
+    ]
+
+
+def words(server: Server, text: str) -> list[int]:
+    """The ids of a text's tokens."""
+    tokens: list[int] = server.http.post("/tokenize", json={"prompt": text}).json()["tokens"]
+    return tokens
+
 
 # What the official client takes by name; the rest is vLLM's and goes into extra_body.
 _OPENAI_FIELDS = {

@@ -84,7 +84,7 @@ def test_a_full_queue_refuses(strict: Server) -> None:
         strict.complete(ONE_TWO, stream=True, **ENDLESS),
     ):
         next(iter(running))
-        assert strict.metrics()["num_requests_waiting"] == 1
+        strict.wait_for(num_requests_running=2, num_requests_waiting=1)
         with pytest.raises(openai.RateLimitError, match="queue is full") as caught:
             strict.complete("Hi", max_tokens=1)
         assert caught.value.code == "queue_full"
@@ -136,9 +136,9 @@ def test_other_options_act(strict: Server) -> None:
 
 
 def test_sigterm_drains(compile_cache: Path, tmp_path: Path) -> None:
-    with serve(compile_cache, tmp_path / "log", *SMALL, "--drain-s", "1.5") as server:
+    with serve(compile_cache, tmp_path / "log", *SMALL, "--drain-s", "3") as server:
         endless = iter(server.complete(ONCE, stream=True, **ENDLESS))
-        short = iter(server.complete(ONE_TWO, stream=True, max_tokens=9))
+        short = iter(server.complete(ONE_TWO, stream=True, max_tokens=4))
         next(endless)
         next(short)
         server.process.send_signal(signal.SIGTERM)

@@ -29,7 +29,8 @@ def sequence(
     return Sequence(
         request_id=f"r{prompt}",
         index=0,
-        sampling=SamplingParams(max_tokens=max_tokens, prompt_logprobs=prompt_logprobs),
+        sampling=SamplingParams(max_tokens=max_tokens),
+        prompt_logprobs=prompt_logprobs,
         tokens=list(prompt),
         num_prompt_tokens=len(prompt),
         cache_salt=salt,
@@ -211,12 +212,6 @@ def test_prompt_logprobs_need_every_position_but_are_found_by_others() -> None:
     s.add(a)
     assert [start for start, *_ in parts(s.schedule())] == [0, 0]
     assert (a.num_cached_tokens, s.num_prefix_queries) == (0, 10)
-
-
-def test_a_step_can_be_given_a_smaller_budget_but_not_a_larger_one() -> None:
-    s = scheduler(max_num_batched_tokens=8)
-    s.add(sequence(range(20)))
-    assert [parts(s.schedule(budget))[0][1] for budget in (3, 100, None)] == [3, 8, 8]
 
 
 def test_the_first_step_is_stamped() -> None:

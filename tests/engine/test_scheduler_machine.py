@@ -48,10 +48,12 @@ class FakeEngine:
         self.ends: dict[Sequence, int] = {}
         self.outstanding: deque[list[tuple[Scheduled, int | Fault, bool]]] = deque()
 
-    def add(self, prompt: list[int], sampling: SamplingParams, salt: str = "") -> None:
+    def add(
+        self, prompt: list[int], sampling: SamplingParams, salt: str = "", *, scored: bool = False
+    ) -> None:
         sequence = Sequence(
             request_id=str(len(self.truth)), index=0, sampling=sampling, tokens=list(prompt),
-            num_prompt_tokens=len(prompt), cache_salt=salt,
+            num_prompt_tokens=len(prompt), cache_salt=salt, prompt_logprobs=1 if scored else None,
         )  # fmt: skip
         self.truth[sequence] = list(prompt)
         self.ends[sequence] = 0
@@ -189,18 +191,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         salt=st.sampled_from(["", "", "b"]),
         max_tokens=st.none() | st.integers(1, 8),
         ignore_eos=st.booleans(),
-        prompt_logprobs=st.sampled_from([None, None, 1]),
+        scored=st.sampled_from([False, False, True]),
         n=st.integers(1, 3),
     )
     def add(
         self, prompt: list[int], salt: str, max_tokens: int | None, ignore_eos: bool,
-        prompt_logprobs: int | None, n: int,
+        scored: bool, n: int,
     ) -> None:  # fmt: skip
-        sampling = SamplingParams(
-            max_tokens=max_tokens, ignore_eos=ignore_eos, prompt_logprobs=prompt_logprobs
-        )
+        sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=ignore_eos)
         for _ in range(n):
-            self.engine.add(prompt[: self.engine.config.max_model_len - 1], sampling, salt)
+            self.engine.add(
+                prompt[: self.engine.config.max_model_len - 1], sampling, salt, scored=scored
+            )
 
     @precondition(lambda self: len(self.engine.outstanding) <= self.depth)
     @rule(
