@@ -163,9 +163,11 @@ def _index(token_ids: jax.Array) -> jax.Array:
 
 
 def _draw(logits: jax.Array, settings: RowSettings, lengths: jax.Array, wants: Wants) -> jax.Array:
-    """Draws from each row's distribution by the inverse of its cumulative sum, in vocabulary order.
+    """Draws from each row's distribution: the largest logit plus Gumbel noise.
 
-    The one uniform number comes from the row's own key, (seed, position): never from the batch.
+    https://arxiv.org/abs/1611.01144, section 2. The noise comes from the row's own key (seed,
+    position) and the token's id, never from the batch. Rounding can only change a draw whose two
+    largest are within it, where the inverse of a cumulative sum has a boundary at every token.
     """
     temperature = jnp.where(settings.temperature > 0, settings.temperature, 1)
     # The largest becomes 0, which no temperature makes infinite.
@@ -178,43 +180,24 @@ def _draw(logits: jax.Array, settings: RowSettings, lengths: jax.Array, wants: W
         lambda x: x,
         logits,
     )
-    mass = jnp.exp(logits)
-    uniform = _uniform(settings.seed, lengths)
-
-    # Two levels, since a long cumulative sum is slow in XLA: first the lane block, then the lane.
-    lanes = 256
-    num_seqs, vocab_size = mass.shape
-    blocks = jnp.pad(mass, ((0, 0), (0, -vocab_size % lanes))).reshape(num_seqs, -1, lanes)
-    block_mass = blocks.sum(axis=-1)
-    block_ends = jnp.cumsum(block_mass, axis=-1)
-    target = uniform * block_ends[:, -1]
-    block = _first_above(block_ends, target, block_mass)
-    start = jnp.where(block > 0, jnp.take_along_axis(block_ends, block[:, None] - 1, 1)[:, 0], 0)
-    within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    lane = _first_above(jnp.cumsum(within, axis=-1), target - start, within)
-    return (block * lanes + lane).astype(jnp.int32)
+    return _argmax(logits + _gumbel(settings.seed, lengths, logits.shape[-1]))
 
 
-def _first_above(ends: jax.Array, target: jax.Array, mass: jax.Array) -> jax.Array:
-    """The first index with mass whose cumulative sum exceeds the target.
+def _gumbel(seed: jax.Array, position: jax.Array, vocab_size: int) -> jax.Array:
+    """Standard Gumbel numbers from (seed [S, 2], position [S], token id), float32 [S, V]."""
+    key_x, key_y, key_z = _pcg3d(seed[:, 0], seed[:, 1], position.astype(jnp.uint32))
+    ids = jnp.arange(vocab_size, dtype=jnp.uint32)[None]
+    bits, _, _ = _pcg3d(key_x[:, None] ^ ids, key_y[:, None] + ids, key_z[:, None])
+    # As -log(-log(1 - v)): float32 is fine-grained at small v, where the largest come from.
+    v = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2**-32)
+    return -jnp.log(-jnp.log1p(-jnp.minimum(v, jnp.float32(1 - 2**-24))))
 
-    Rounding may leave the target at or above the whole sum: then the last index with mass. And a
-    sum in another order than from left to right may fall where nothing is added: hence `mass`.
+
+def _pcg3d(x: jax.Array, y: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Three uint32 to three that look random: pcg3d, https://jcgt.org/published/0009/03/02/.
+
+    A counter-based generator of a few operations: jax.random's takes seconds to compile.
     """
-    num = ends.shape[-1]
-    ids = jnp.arange(num)[None]
-    first = jnp.min(jnp.where((mass > 0) & (ends > target[:, None]), ids, num), axis=-1)
-    last = jnp.max(jnp.where(mass > 0, ids, 0), axis=-1)
-    return jnp.minimum(first, last)
-
-
-def _uniform(seed: jax.Array, position: jax.Array) -> jax.Array:
-    """Uniform numbers in [0, 1) from (seed [S, 2], position [S]), float32 [S].
-
-    The counter-based generator pcg3d of https://jcgt.org/published/0009/03/02/, section 4: one
-    number a token is all that is needed, and jax.random's takes seconds to compile.
-    """
-    x, y, z = seed[:, 0], seed[:, 1], position.astype(jnp.uint32)
     x, y, z = (word * jnp.uint32(1664525) + jnp.uint32(1013904223) for word in (x, y, z))
     for turn in range(2):
         x = x + y * z
@@ -222,4 +205,4 @@ def _uniform(seed: jax.Array, position: jax.Array) -> jax.Array:
         z = z + x * y
         if turn == 0:
             x, y, z = (word ^ (word >> 16) for word in (x, y, z))
-    return jnp.multiply(x >> 8, jnp.float32(2**-24))
+    return x, y, z

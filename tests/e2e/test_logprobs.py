@@ -46,7 +46,7 @@ def test_echo_scores_what_was_generated(server: Server, plain: Any) -> None:
     assert scored.logprobs.top_logprobs[0] is None
     generated = slice(-len(choice.token_ids), None)
     assert scored.logprobs.tokens[generated] == choice.logprobs.tokens
-    # Generated one by one, scored at once: other compiled shapes, see docs/server.md.
+    # Generated one by one, scored at once: other compiled shapes sum in another order.
     assert scored.logprobs.token_logprobs[generated] == pytest.approx(
         choice.logprobs.token_logprobs, abs=1e-4, rel=0
     )

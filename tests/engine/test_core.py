@@ -150,11 +150,12 @@ def scored(outputs: list[RequestOutput]) -> list[Any]:
 
 def test_prompt_logprobs_of_chunks_and_after_preemption(executor: JaxExecutor) -> None:
     batch = [
-        request(f"r{i}", [i + 3, *PROMPT * (9 + i % 3)], prompt_logprobs=2, max_tokens=40)
-        for i in range(7)
+        request(f"r{i}", [i + 3, *PROMPT * num], prompt_logprobs=2, max_tokens=100 - 4 * num)
+        for i, num in enumerate((1, 2, 1, 16, 9, 17, 12))
     ]
     expected = scored(run(make_engine(executor=executor), batch))
-    sizes = with_config(max_num_batched_tokens=17, num_pages=14)
+    # A long prompt gets one token a step: older ones need its pages before it is through.
+    sizes = with_config(max_num_seqs=4, max_num_batched_tokens=4, num_pages=16)
     crowded = make_engine(sizes, executor=executor)
     assert scored(run(crowded, batch)) == expected
     assert crowded.stats().num_preemptions > 2
@@ -204,13 +205,14 @@ def test_a_sequence_that_is_not_finite_fails_alone(executor: JaxExecutor) -> Non
     expected = [trace(output) for output in run(engine, [*good, heir])]
 
     engine = make_engine(with_config(num_pages=24), executor=executor)
-    bad = request("bad", [*head, POISON, *PROMPT])
+    bad = request("bad", [*head, POISON, *PROMPT], max_tokens=1)  # in one step only
     *neighbours, failed = run(engine, [*good, bad])
     assert [trace(output) for output in neighbours] == expected[:4]
     assert failed.outputs[0].error is not None
     assert "the model's output is not finite" in failed.outputs[0].error
     assert failed.outputs[0].token_ids == []
 
+    assert run(engine, [heir])[0].num_cached_tokens == 0
     engine.add(bad)
     engine.step()
     engine.abort("bad")  # before it is known to be bad
