@@ -154,11 +154,15 @@ def test_prompt_logprobs_of_chunks_and_after_preemption(executor: JaxExecutor) -
         for i, num in enumerate((1, 2, 1, 16, 9, 17, 12))
     ]
     expected = scored(run(make_engine(executor=executor), batch))
-    # A long prompt gets one token a step: older ones need its pages before it is through.
-    sizes = with_config(max_num_seqs=4, max_num_batched_tokens=4, num_pages=16)
-    crowded = make_engine(sizes, executor=executor)
-    assert scored(run(crowded, batch)) == expected
-    assert crowded.stats().num_preemptions > 2
+    # First some are preempted when they have output; then, as a long prompt gets one token a step
+    # and older ones need its pages meanwhile, half-way through the prompt.
+    for num_seqs, num_tokens, num_pages in ((16, 17, 12), (4, 4, 16)):
+        sizes = with_config(
+            max_num_seqs=num_seqs, max_num_batched_tokens=num_tokens, num_pages=num_pages
+        )
+        crowded = make_engine(sizes, executor=executor)
+        assert scored(run(crowded, batch)) == expected
+        assert crowded.stats().num_preemptions > 1
     assert all(len(found) == len(asked.prompt_token_ids)
                for (_, found), asked in zip(expected, batch, strict=True))  # fmt: skip
 

@@ -234,3 +234,15 @@ def test_a_prefix_is_found_and_counted() -> None:
         while engine.has_work:
             cached += [e.finish.num_cached_tokens for e in engine.step() if e.finish]
     assert cached == [0, 12]
+
+
+def test_prompt_logprobs_come_once_also_to_who_is_preempted() -> None:
+    engine = fake_engine(CROWDED)
+    for name, first in (("a", 100), ("b", 200)):
+        prompt = list(range(first, first + 28))
+        engine.add(ask(name, prompt, max_tokens=None, prompt_logprobs=1))
+    scored = []
+    while engine.has_work:
+        scored += [e.request_id for e in engine.step() if e.prompt_logprobs is not None]
+    assert engine.stats().num_preemptions > 0
+    assert sorted(scored) == ["a", "b"]
