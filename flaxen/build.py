@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.text.bad_words import bad_word_ids
@@ -141,6 +142,8 @@ def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
 
 
 def _engine_config(args: EngineArgs, model: Model, itemsize: int) -> EngineConfig:
+    if args.page_size < 1 or KEY_BLOCK % args.page_size:
+        raise ValueError(f"page_size must divide {KEY_BLOCK}, got {args.page_size}")
     token_bytes = sum(2 * s.num_kv_heads * s.head_dim for s in model.cache_specs) * itemsize
     page_bytes = token_bytes * args.page_size
     wanted_len = args.max_model_len or model.max_position

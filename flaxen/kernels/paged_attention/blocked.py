@@ -8,6 +8,8 @@ outside a token's sight leaves its result unchanged to the bit.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -45,22 +47,9 @@ def paged_attention(
     )
     block, group = (1, T) if T <= 64 else (16, 8)
 
-    # Query block b holds tokens of the sequence owners[b], from token starts[b] on.
-    S = batch.kv_lens.shape[0]
-    q_lens = jnp.diff(batch.cu_q_lens)
-    ends = jnp.cumsum(-(-q_lens // block))  # of each sequence's query blocks
-    num_blocks = -(-(T // block + (S if block > 1 else 0)) // group) * group
-    ids = jnp.arange(num_blocks, dtype=jnp.int32)
-    owners = jnp.minimum(jnp.searchsorted(ends, ids, side="right", method="compare_all"), S - 1)
-    offsets = (ids - jnp.where(owners > 0, ends[owners - 1], 0)) * block
-    starts = batch.cu_q_lens[owners] + offsets
+    starts, owners, positions, ends = _query_blocks(batch, T, block, group)
+    num_blocks = owners.shape[0]
     lanes = jnp.arange(block)
-    is_token = (offsets[:, None] + lanes[None] < q_lens[owners, None]) & (ids < ends[-1])[:, None]
-    first_positions = batch.kv_lens[owners] - q_lens[owners] + offsets
-    positions = jnp.where(
-        is_token, first_positions[:, None] + lanes[None], -1
-    )  # [num_blocks, block]
-
     grouped_q = q.reshape(T, K, N // K, H)
 
     def attend_group(g: jax.Array, out: jax.Array) -> jax.Array:
@@ -121,3 +110,28 @@ def paged_attention(
     first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
     blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
     return out[blocks, in_sequence % block].reshape(T, N, H), cache
+
+
+class _QueryBlocks(NamedTuple):
+    """Tokens cut into blocks of one sequence each, in order; those past the last are padding."""
+
+    starts: jax.Array  # [blocks] the first token of each
+    owners: jax.Array  # [blocks] its sequence
+    positions: jax.Array  # [blocks, block] of its tokens in the sequence; -1 is padding
+    ends: jax.Array  # [S] the block after each sequence's last
+
+
+def _query_blocks(batch: PagedBatch, T: int, block: int, group: int) -> _QueryBlocks:
+    """Cuts the T tokens into blocks of at most `block`; their number is a multiple of `group`."""
+    S = batch.kv_lens.shape[0]
+    q_lens = jnp.diff(batch.cu_q_lens)
+    ends = jnp.cumsum(-(-q_lens // block))
+    num_blocks = -(-(T // block + (S if block > 1 else 0)) // group) * group
+    ids = jnp.arange(num_blocks, dtype=jnp.int32)
+    owners = jnp.minimum(jnp.searchsorted(ends, ids, side="right", method="compare_all"), S - 1)
+    offsets = (ids - jnp.where(owners > 0, ends[owners - 1], 0)) * block
+    lanes = jnp.arange(block)[None]
+    is_token = (offsets[:, None] + lanes < q_lens[owners, None]) & (ids < ends[-1])[:, None]
+    first_positions = batch.kv_lens[owners] - q_lens[owners] + offsets
+    positions = jnp.where(is_token, first_positions[:, None] + lanes, -1)
+    return _QueryBlocks(batch.cu_q_lens[owners] + offsets, owners, positions, ends)
