@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import options
-from flaxen.cli.interrupt import interruptible
+from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -89,11 +89,14 @@ def generate(
         offline=offline,
     )
     console = Console(stderr=True)
-    with interruptible(), show_progress(console) as on_progress:
-        fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
-        llm = LLM(**fields, on_progress=on_progress)
-    with interruptible():
-        outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
+    try:
+        with interruptible(), show_progress(console) as on_progress:
+            fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
+            llm = LLM(**fields, on_progress=on_progress)
+        with interruptible():
+            outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
+    except KeyboardInterrupt:
+        end_now()
     for output in outputs:
         print(_as_json(output) if as_json else _as_text(output, len(outputs) > 1))
     check_outputs(outputs)

@@ -6,10 +6,13 @@ is dropped there. Deliberately does not know what is interrupted.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 
 @contextmanager
@@ -28,3 +31,10 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
     if interrupts:
         raise KeyboardInterrupt
+
+
+def end_now() -> NoReturn:
+    """Ends the process as after Ctrl-C: XLA crashes if Python ends beside a running step."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
