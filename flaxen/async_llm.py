@@ -6,9 +6,10 @@ Deliberately does not know: HTTP, argv, how an engine works.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flaxen.build import EngineArgs, Progress, build
+from flaxen.build import EngineArgs, Progress, build, use_compile_cache
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
@@ -22,8 +23,15 @@ class AsyncLLM:
     """
 
     def __init__(
-        self, model: str, *, on_progress: Progress | None = None, **engine_args: Any
+        self,
+        model: str,
+        *,
+        on_progress: Progress | None = None,
+        compile_cache: Path | None = None,
+        **engine_args: Any,
     ) -> None:
+        if compile_cache is not None:
+            use_compile_cache(compile_cache)
         parts = build(EngineArgs(model=str(model), **engine_args), on_progress)
         self.tokenizer = parts.tokenizer
         self.info = parts.info

@@ -19,12 +19,15 @@ import jax.numpy as jnp
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels import native
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
+from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.packing import QUANTIZATIONS, Quantization
 from flaxen.weights.resolve import resolve
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -38,11 +41,12 @@ class EngineArgs:
     """What an engine is built from. Names are vLLM's where it has one.
 
     Raises:
-      ValueError: an unknown dtype; EngineConfig checks the sizes.
+      ValueError: an unknown dtype or quantization; EngineConfig checks the sizes.
     """
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
-    dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 on CPU, else bfloat16
+    dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
+    quantization: Quantization = "auto"  # of weights: none, int8, int4; auto is as the file has it
     served_model_name: str | None = None  # None: from the model
     max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
     max_num_seqs: int = 64
@@ -53,7 +57,6 @@ class EngineArgs:
     max_waiting: int = 4096  # sequences
     max_logprobs: int = 20
     seed: int = 0
-    compile_cache: Path | None = None  # directory of compiled steps; None compiles anew each time
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
     offline: bool = False  # never ask the Hugging Face hub
 
@@ -61,6 +64,11 @@ class EngineArgs:
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(
                 f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"
+            )
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(
+                f"quantization {self.quantization!r} is not supported: use one of "
+                f"{', '.join(QUANTIZATIONS)}"
             )
 
 
@@ -73,6 +81,7 @@ class Parts:
     tokenizer: Tokenizer
     model: Model
     params: Params
+    dtype: jnp.dtype  # of compute and of the KV cache
     info: ModelInfo
 
 
@@ -103,17 +112,24 @@ def build(
 
 
 def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
-    if args.compile_cache is not None:
-        _use_compile_cache(args.compile_cache)
+    use_native = native.is_enabled()
+    if args.quantization in ("int8", "int4") and not use_native:
+        raise ValueError(
+            f"quantization {args.quantization} needs flaxen's C++ kernels, and "
+            f"{_why_not_native()}. Use auto or none"
+        )
     checkpoint = open_checkpoint(resolve(args.model, offline=args.offline))
-    on_cpu = jax.default_backend() == "cpu"
-    # XLA's CPU code for bfloat16 products is several times slower than for float32.
-    auto = "float32" if on_cpu else "bfloat16"
-    dtype = jnp.dtype(DTYPES[auto if args.dtype == "auto" else args.dtype])
+    dtype = _dtype(args.dtype, use_native)
     model = checkpoint.model
-    config = _engine_config(args, model, dtype.itemsize)
+    config = _engine_config(args, model, dtype.itemsize, use_native)
     with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free
-        loading = pool.submit(checkpoint.load_params, dtype, functools.partial(report, "weights"))
+        loading = pool.submit(
+            checkpoint.load_params,
+            dtype,
+            functools.partial(report, "weights"),
+            packed=use_native,
+            quantization=args.quantization,
+        )
         tokenizer = checkpoint.tokenizer()
         params = loading.result()
     info = ModelInfo(
@@ -130,6 +146,7 @@ def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
         config,
         eos_ids=tokenizer.eos_token_ids,
         cache_dtype=dtype,
+        use_native=use_native,
         bad_word_ids=functools.partial(bad_word_ids, tokenizer),
         on_compiled=functools.partial(report, "compile"),
     )
@@ -137,13 +154,39 @@ def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
     while compile_all and engine.warm_up():
         pass
     return Parts(
-        engine=engine, executor=executor, tokenizer=tokenizer, model=model, params=params, info=info
+        engine=engine,
+        executor=executor,
+        tokenizer=tokenizer,
+        model=model,
+        params=params,
+        dtype=dtype,
+        info=info,
     )
 
 
-def _engine_config(args: EngineArgs, model: Model, itemsize: int) -> EngineConfig:
+def _dtype(name: str, use_native: bool) -> jnp.dtype:
+    if name == "auto":
+        # XLA's CPU code for bfloat16 products is several times slower than for float32.
+        is_slow = jax.default_backend() == "cpu" and not use_native
+        name = "float32" if is_slow else "bfloat16"
+    dtype: jnp.dtype = jnp.dtype(DTYPES[name])
+    return dtype
+
+
+def _why_not_native() -> str:
+    if jax.default_backend() != "cpu":
+        return f"JAX computes on {jax.default_backend()} here"
+    return "XLA was chosen in their place" if native.is_built() else native.missing_reason()
+
+
+def _engine_config(args: EngineArgs, model: Model, itemsize: int, use_native: bool) -> EngineConfig:
     if args.page_size < 1 or KEY_BLOCK % args.page_size:
         raise ValueError(f"page_size must divide {KEY_BLOCK}, got {args.page_size}")
+    if use_native and args.page_size % PAGE_MULTIPLE:
+        raise ValueError(
+            f"page_size must be a multiple of {PAGE_MULTIPLE} for the C++ kernels, got "
+            f"{args.page_size}"
+        )
     token_bytes = sum(2 * s.num_kv_heads * s.head_dim for s in model.cache_specs) * itemsize
     page_bytes = token_bytes * args.page_size
     wanted_len = args.max_model_len or model.max_position
@@ -173,12 +216,21 @@ def _engine_config(args: EngineArgs, model: Model, itemsize: int) -> EngineConfi
         enable_prefix_caching=args.enable_prefix_caching,
         max_waiting=args.max_waiting,
         max_logprobs=args.max_logprobs,
-        compile_sizes=args.compile_sizes,
+        compile_sizes=args.compile_sizes or _compile_sizes(args, use_native),
     )
 
 
-def _use_compile_cache(directory: Path) -> None:
-    """Keeps all compiled code, also that which compiles fast: it adds up at each start."""
+def _compile_sizes(args: EngineArgs, use_native: bool) -> tuple[int, ...]:
+    """Few where padding costs next to nothing (decision 0043); () leaves them to the engine."""
+    largest = args.max_num_batched_tokens
+    return tuple(sorted({1, min(16, largest), largest})) if use_native else ()
+
+
+def use_compile_cache(directory: Path) -> None:
+    """Keeps what the process compiles, for the next one.
+
+    All of it, also what compiles fast: it adds up at each start.
+    """
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

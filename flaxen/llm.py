@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from flaxen.build import EngineArgs, Parts, build
+from flaxen.build import EngineArgs, Parts, build, use_compile_cache
 from flaxen.build import Progress as OnProgress
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.prompts import (
@@ -35,6 +36,7 @@ class LLM:
     Args:
       model: a named model, a directory, a .gguf file or a Hugging Face repo id.
       on_progress: called with (stage, done, total) while weights load and steps compile.
+      compile_cache: directory of compiled steps, for the whole process; None leaves it as it is.
       **engine_args: the other fields of flaxen.build.EngineArgs.
 
     Raises:
@@ -44,8 +46,15 @@ class LLM:
     """
 
     def __init__(
-        self, model: str, *, on_progress: OnProgress | None = None, **engine_args: Any
+        self,
+        model: str,
+        *,
+        on_progress: OnProgress | None = None,
+        compile_cache: Path | None = None,
+        **engine_args: Any,
     ) -> None:
+        if compile_cache is not None:
+            use_compile_cache(compile_cache)
         self._parts: Parts = build(EngineArgs(model=str(model), **engine_args), on_progress)
         self.engine = self._parts.engine
         self.info = self._parts.info

@@ -1,29 +1,138 @@
-"""Sizes that don't fit the model or each other are refused before its weights are read."""
+"""What is built: what does not fit is refused before the weights are read; what "auto" means."""
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+import tokenizers
 
-from flaxen.build import EngineArgs, build
+from flaxen.build import EngineArgs, Parts, build
+from flaxen.kernels import native
+from flaxen.kernels.linear.packed import PackedLinear
 
-GOLDEN = str(Path(__file__).parent / "models" / "goldens" / "llama_tied_biases")
+GOLDEN = Path(__file__).parent / "models" / "goldens" / "llama_tied_biases"
+SIZES: dict[str, Any] = {
+    "max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 16, "compile_sizes": (16,),
+}  # fmt: skip
+needs_native = pytest.mark.skipif(not native.is_enabled(), reason="the C++ kernels were not built")
+
+
+@pytest.fixture
+def without_native() -> Iterator[None]:
+    """As on a machine where XLA was chosen, or had to be."""
+    before = native.isa()
+    native.configure(isa=native.XLA)
+    yield
+    native.configure(isa=before)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A golden with a tokenizer of bytes."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(GOLDEN / name, tmp_path)
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())[:128]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE({c: i for i, c in enumerate(alphabet)}, [])
+    )
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    return str(tmp_path)
+
+
+def weight_formats(parts: Parts) -> set[str]:
+    """How the matrices are held."""
+    leaves = jax.tree.leaves(parts.params, is_leaf=lambda node: isinstance(node, PackedLinear))
+    return {
+        leaf.format if isinstance(leaf, PackedLinear) else "plain"
+        for leaf in leaves
+        if len(leaf.shape) == 2
+    }
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"dtype": "float64"}, "dtype 'float64' is not supported: use auto, float32 or bfloat16"),
+        (
+            {"dtype": "float64"},
+            "dtype 'float64' is not supported: use auto, float32 or bfloat16",
+        ),
+        (
+            {"quantization": "q4"},
+            "quantization 'q4' is not supported: use one of auto, none, int8, int4",
+        ),
         ({"page_size": 24}, "page_size must divide 128, got 24"),
         ({"page_size": 0}, "page_size must divide 128, got 0"),
-        ({"max_model_len": 10**6}, "max_model_len is 1000000, and the model was made for"),
+        (
+            {"max_model_len": 10**6},
+            "max_model_len is 1000000, and the model was made for",
+        ),
         ({"kv_cache_bytes": 10}, "KV cache of 10 bytes is smaller than one page"),
         ({"max_num_batched_tokens": 8}, "must be at least max_num_seqs"),
         ({"compile_sizes": (16,)}, "the largest of compile_sizes"),
     ],
 )
-def test_bad_sizes(args: dict[str, Any], message: str) -> None:
+def test_bad_arguments(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build(EngineArgs(model=GOLDEN, **args))
+        build(EngineArgs(model=str(GOLDEN), **args))
+
+
+@needs_native
+def test_small_pages_are_not_for_the_kernels() -> None:
+    with pytest.raises(ValueError, match=r"multiple of 16 for the C\+\+ kernels, got 8"):
+        build(EngineArgs(model=str(GOLDEN), page_size=8))
+
+
+@pytest.mark.usefixtures("without_native")
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantizing_needs_the_kernels(quantization: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = EngineArgs(model=str(GOLDEN), quantization=quantization)
+    message = f"quantization {quantization} needs flaxen's C.. kernels, and"
+    if native.is_built():
+        with pytest.raises(ValueError, match=f"{message} XLA was chosen in their place. Use auto"):
+            build(args)
+    monkeypatch.setattr(native, "is_built", lambda: False)
+    reason = re.escape(native.missing_reason())
+    with pytest.raises(ValueError, match=rf"{message} {reason}. Use auto or none"):
+        build(args)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("args", "dtype", "formats"),
+    [
+        ({}, "bfloat16", {"bfloat16"}),
+        ({"dtype": "float32", "quantization": "none"}, "float32", {"float32"}),
+        ({"quantization": "int8"}, "bfloat16", {"int8"}),
+        ({"quantization": "int4", "dtype": "float32"}, "float32", {"int4", "int8"}),
+    ],
+)
+def test_the_kernels_get_packed_weights(
+    model: str, args: dict[str, Any], dtype: str, formats: set[str]
+) -> None:
+    parts = build(EngineArgs(model=model, **SIZES, **args))
+    assert parts.dtype == jnp.dtype(dtype)
+    assert weight_formats(parts) == formats
+
+
+@pytest.mark.usefixtures("without_native")
+@pytest.mark.parametrize(
+    ("args", "dtype"),
+    [
+        ({}, "float32"),
+        ({"dtype": "bfloat16", "quantization": "none"}, "bfloat16"),
+        ({"page_size": 4}, "float32"),
+    ],
+)
+def test_xla_gets_plain_arrays(model: str, args: dict[str, Any], dtype: str) -> None:
+    parts = build(EngineArgs(model=model, **SIZES, **args))
+    assert parts.dtype == jnp.dtype(dtype)
+    assert weight_formats(parts) == {"plain"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(parts.params)} == {jnp.dtype(dtype)}

@@ -22,7 +22,7 @@ from tests.server.fakes import byte_tokenizer
 GOLDEN = Path(__file__).parent / "models" / "goldens" / "llama_tied_biases"
 SIZES: dict[str, Any] = {
     "max_model_len": 64, "max_num_seqs": 4, "max_waiting": 4, "max_num_batched_tokens": 16,
-    "compile_sizes": (16,), "page_size": 4,
+    "compile_sizes": (16,), "page_size": 16,
 }  # fmt: skip
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

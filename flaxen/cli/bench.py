@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flaxen.cli import options
 from flaxen.cli.bench_workloads import DESCRIPTIONS, NAMES, load_workloads, make_workloads
+from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.progress import show_progress
 
 BENCH_PANEL = "Benchmark"
@@ -56,12 +57,14 @@ def bench(
         ),
     ] = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
+    threads: options.Threads = None,
     seed: options.Seed = 0,
     compile_cache: options.CompileCache = None,
     compile_size: options.CompileSize = None,
@@ -74,6 +77,7 @@ def bench(
         model,
         compile_cache,
         dtype=dtype,
+        quantization=quantization,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -84,6 +88,7 @@ def bench(
         compile_sizes=tuple(compile_size or ()),
         offline=offline,
     )
+    cpu = set_up_cpu(threads)
 
     from flaxen.build import build
     from flaxen.cli import bench_limits, bench_report, bench_run
@@ -94,11 +99,11 @@ def bench(
         start_s = time.perf_counter()
         parts = build(args, on_progress)
         startup_s = time.perf_counter() - start_s
-        dtype_used = parts.params["embed"].dtype
         on_progress("machine's limits", 0, 1)
-        limits = bench_limits.measure(dtype_used.name)
+        limits = bench_limits.measure(parts.dtype.name)
         on_progress("machine's limits", 1, 1)
-        console.print(f"{parts.info.name} in {dtype_used.name} was ready after {startup_s:.1f} s")
+        announce(cpu)
+        console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")
         chosen = loaded or make_workloads(parts.info.vocab_size, reps)
         warmup = chosen.get("warmup") or make_workloads(parts.info.vocab_size, 1)["warmup"]
         results = []
@@ -108,14 +113,17 @@ def bench(
             on_progress(name, 0, reps)
             results.append(bench_run.run_workload(parts.engine, chosen[name], reps, on_progress))
         # Once more: what others ran at the start may have made the machine look slower than it is.
-        limits = bench_limits.best(limits, bench_limits.measure(dtype_used.name))
-    cost = model_cost(parts.model, parts.params, dtype_used.itemsize)
+        limits = bench_limits.best(limits, bench_limits.measure(parts.dtype.name))
+    cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
     report = bench_report.Report(results=results, cost=cost, limits=limits)
-    console.print(bench_report.limits_line(limits))
+    console.print(bench_report.limits_line(limits, cpu.isa))
     console.print(bench_report.table(report))
     setup = {
         "model": parts.info.name,
-        "dtype": dtype_used.name,
+        "dtype": parts.dtype.name,
+        "quantization": quantization,
+        "isa": cpu.isa,
+        "num_threads": cpu.num_threads,
         "startup_s": startup_s,
     }
     line = json.dumps(bench_report.as_json(report, setup))

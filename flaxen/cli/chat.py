@@ -15,6 +15,7 @@ from rich.markup import escape
 from flaxen.cli import options
 from flaxen.cli.chat_http import Answer, http_answer
 from flaxen.cli.chat_loop import HELP, chat_loop
+from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.progress import show_progress
 
 
@@ -46,8 +47,10 @@ def chat(
     top_p: options.TopP = 1.0,
     sampling_seed: Annotated[int | None, options.sampling_seed("random")] = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     kv_cache_size: options.KvCacheSize = None,
+    threads: options.Threads = None,
     compile_cache: options.CompileCache = None,
     offline: options.Offline = False,
 ) -> None:
@@ -62,10 +65,11 @@ def chat(
     console = Console(highlight=False)
     answer: Answer
     if url is not None:
-        if dtype != "auto" or max_model_len is not None or kv_cache_size is not None:
+        formats, sizes = (dtype, quantization), (max_model_len, kv_cache_size, threads)
+        if formats != ("auto", "auto") or sizes != (None, None, None):
             raise ValueError(
-                "--dtype, --max-model-len and --kv-cache-size are the server's to choose: leave "
-                "them out with --url"
+                "--dtype, --quantization, --max-model-len, --kv-cache-size and --threads are the "
+                "server's to choose: leave them out with --url"
             )
         model, answer = http_answer(url, model, api_key, sampling)
     elif model is None:
@@ -79,14 +83,17 @@ def chat(
             model,
             compile_cache,
             dtype=dtype,
+            quantization=quantization,
             max_model_len=max_model_len,
             kv_cache_bytes=kv_cache_size,
             max_num_seqs=1,
             seed=secrets.randbits(62),  # of the answers without --sampling-seed
             offline=offline,
         )
+        cpu = set_up_cpu(threads)
         with show_progress(Console(stderr=True)) as on_progress:
             parts = build(args, on_progress)
+        announce(cpu)
         answer = local_answer(parts.engine, parts.tokenizer, SamplingParams(**sampling))
     if console.is_terminal:
         console.print(f"[bold]{escape(model or '')}[/]  [dim]{HELP}[/]")

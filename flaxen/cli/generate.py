@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import options
+from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
 
@@ -49,12 +50,14 @@ def generate(
         ),
     ] = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
+    threads: options.Threads = None,
     seed: options.Seed = 0,
     compile_cache: options.CompileCache = None,
     compile_size: options.CompileSize = None,
@@ -78,6 +81,7 @@ def generate(
         model,
         compile_cache,
         dtype=dtype,
+        quantization=quantization,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -88,11 +92,13 @@ def generate(
         compile_sizes=tuple(compile_size or ()),
         offline=offline,
     )
+    cpu = set_up_cpu(threads)
     console = Console(stderr=True)
     try:
         with interruptible(), show_progress(console) as on_progress:
             fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
             llm = LLM(**fields, on_progress=on_progress)
+        announce(cpu)
         with interruptible():
             outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
     except KeyboardInterrupt:

@@ -41,7 +41,16 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_def
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Number format to compute in: float32, bfloat16, or auto, which is float32 on a CPU.",
+        help="Number format to compute in: float32, bfloat16, or auto, which is float32 where XLA "
+        "alone computes on a CPU, else bfloat16.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Quantization = Annotated[
+    str,
+    typer.Option(
+        help="Of the weights: int8, int4, none, or auto, which keeps what the file has where the "
+        "CPU kernels can.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -90,6 +99,15 @@ PrefixCaching = Annotated[
     typer.Option(
         "--prefix-caching/--no-prefix-caching",
         help="Compute a beginning that prompts share only once.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads that compute on the CPU.",
+        show_default="one for each CPU that the process may use",
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
@@ -171,16 +189,18 @@ def sampling_seed(default: str) -> Any:
 def engine_args(model: str, compile_cache: Path | None, **options: Any) -> EngineArgs:
     """Gathers the options of a command; fields that it has no option for keep their defaults.
 
+    Compiled programs are kept from here on, for the whole process.
+
     Raises:
       ValueError: a value is out of its range.
     """
-    from flaxen.build import EngineArgs
+    from flaxen.build import EngineArgs, use_compile_cache
 
+    use_compile_cache(compile_cache or default_cache())
     return EngineArgs(
         model=model,
         # Clients call the model what it was called here, unless that is a path on this machine.
         served_model_name=None if Path(model).expanduser().exists() else model,
-        compile_cache=compile_cache or default_cache(),
         **options,
     )
 

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import options
+from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.progress import show_progress
 from flaxen.cli.sizes import parse_size
 
@@ -161,12 +162,14 @@ def serve(
         ),
     ] = 20,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
+    threads: options.Threads = None,
     seed: options.Seed = 0,
     compile_cache: options.CompileCache = None,
     compile_size: options.CompileSize = None,
@@ -211,6 +214,7 @@ def serve(
         model,
         compile_cache,
         dtype=dtype,
+        quantization=quantization,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -223,6 +227,7 @@ def serve(
         compile_sizes=tuple(compile_size or ()),
         offline=offline,
     )
+    cpu = set_up_cpu(threads)
 
     from flaxen.build import build
     from flaxen.engine.async_engine import AsyncEngine
@@ -231,6 +236,7 @@ def serve(
     start_s = time.perf_counter()
     with show_progress(console) as on_progress:
         parts = build(args, on_progress, compile_all=False)  # AsyncEngine does the rest
+    announce(cpu)
     gc.freeze()  # what lives as long as the process is not looked at again
     engine = AsyncEngine(parts.engine)
     name = (server_config.served_model_names or (parts.info.name,))[0]

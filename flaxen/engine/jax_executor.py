@@ -61,6 +61,7 @@ class JaxExecutor(Executor):
       config: the sizes.
       eos_ids: end-of-sequence ids.
       cache_dtype: of the KV pool.
+      use_native: the parameters are packed, and steps run through the C++ kernels.
       bad_word_ids: gives the token sequences of a request's bad words.
       on_compiled: called with (shapes ready, shapes in all) after each.
     """
@@ -73,16 +74,24 @@ class JaxExecutor(Executor):
         *,
         eos_ids: tuple[int, ...],
         cache_dtype: jnp.dtype,
+        use_native: bool = False,
         bad_word_ids: Callable[[tuple[str, ...]], tuple[tuple[int, ...], ...]],
         on_compiled: Callable[[int, int], None] | None = None,
     ) -> None:
         self.vocab_size = model.vocab_size
         self._model, self._params, self._config = model, params, config
         self._eos_ids, self._bad_word_ids = eos_ids, bad_word_ids
-        self._cache_dtype = cache_dtype
+        self._cache_dtype, self._use_native = cache_dtype, use_native
         self._num_top = min(config.max_logprobs, model.vocab_size)
         self._pages_per_seq = -(-config.max_model_len // config.page_size)
         self._shapes = step_shapes(config)
+        # What is left of a step to XLA, once kernels do the work, is quick to compile as one piece
+        # and quick to start. Without them that would take seconds a shape: decision 0040.
+        self._whole_step = jax.jit(
+            functools.partial(steps.whole_step, model, self._num_top),
+            static_argnums=0,
+            donate_argnums=(3, 4),
+        )
         self._prepare = jax.jit(steps.prepare, static_argnums=2)
         self._last = jax.jit(steps.last_hidden)
         self._draw = jax.jit(functools.partial(steps.draw, model, self._num_top), donate_argnums=2)
@@ -101,7 +110,7 @@ class JaxExecutor(Executor):
         if not self._cold:
             return False
         shape = self._cold.pop()
-        self._run(shape, self._padding(shape), Wants(*np.zeros(4, bool)))
+        self._run(shape, self._padding(shape), Wants(*np.zeros(2, bool)))
         if self._on_compiled is not None:
             self._on_compiled(len(self._shapes) - len(self._cold), len(self._shapes))
         return True
@@ -111,7 +120,11 @@ class JaxExecutor(Executor):
 
         def empty() -> tuple[Any, Rows]:
             cache = steps.empty_cache(
-                self._model, config.num_pages, config.page_size, self._cache_dtype
+                self._model,
+                config.num_pages,
+                config.page_size,
+                self._cache_dtype,
+                use_native=self._use_native,
             )
             return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
 
@@ -196,6 +209,11 @@ class JaxExecutor(Executor):
     def _run(self, shape: Shape, packed: np.ndarray, wants: Wants) -> tuple[Sampled, jax.Array]:
         """Starts a step. Returns its samples, and the hidden states [T, D]."""
         step = StepInput(jax.device_put(packed))
+        if self._use_native:
+            self._tokens, self._cache, sampled, hidden = self._whole_step(
+                shape.num_tokens, self._params, self._rows, self._tokens, self._cache, step, wants
+            )
+            return sampled, hidden
         ids, positions, batch = self._prepare(self._tokens, step, shape.num_tokens)
         attend = Partial(steps.attend_paged, batch)
         hidden, self._cache = self._model.forward(self._params, ids, positions, attend, self._cache)
@@ -210,7 +228,7 @@ def _error(status: int) -> str:
 
 
 def _wants(all_sampling: list[SamplingParams]) -> Wants:
-    adjust = random = filters = logprobs = False
+    adjust = logprobs = False
     for s in all_sampling:
         adjust |= bool(
             s.logit_bias
@@ -221,10 +239,8 @@ def _wants(all_sampling: list[SamplingParams]) -> Wants:
             or s.frequency_penalty
             or s.repetition_penalty != 1
         )
-        random |= s.temperature > 0
-        filters |= s.top_k > 0 or s.top_p < 1 or s.min_p > 0
         logprobs |= s.logprobs is not None
-    return Wants(*map(np.bool_, (adjust, random, filters, logprobs)))  # type: ignore[arg-type]
+    return Wants(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
 
 
 def _to_host(scores: Scores) -> tuple[list[Any], ...]:

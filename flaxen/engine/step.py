@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
-from flaxen.kernels.paged_attention import PagedBatch, paged_attention
+from flaxen.kernels import paged_attention
+from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models.model import CacheSpec, Model, Params
 
 
@@ -44,20 +46,24 @@ class StepInput(NamedTuple):
         return PagedBatch(kv_lens, self.packed[:, 4:], cu_q_lens)
 
 
-def empty_cache(model: Model, num_pages: int, page_size: int, dtype: jnp.dtype) -> tuple[Any, ...]:
-    """The KV pool: keys and values, [pages, page size, K, H], for each layer."""
+def empty_cache(
+    model: Model, num_pages: int, page_size: int, dtype: jnp.dtype, *, use_native: bool
+) -> tuple[Any, ...]:
+    """The KV pool: the pages of each layer, for the C++ kernels or for XLA."""
 
-    def pages(spec: CacheSpec) -> jax.Array:
-        shape = (num_pages, page_size, spec.num_kv_heads, spec.head_dim)
-        return jnp.zeros(shape, dtype)
+    def pages(spec: CacheSpec) -> Any:
+        sizes = num_pages, page_size, spec.num_kv_heads, spec.head_dim
+        return paged_attention.empty_cache(*sizes, dtype, use_native=use_native)
 
-    return tuple((pages(spec), pages(spec)) for spec in model.cache_specs)
+    return tuple(pages(spec) for spec in model.cache_specs)
 
 
 def prepare(
     tokens: jax.Array, step: StepInput, num_tokens: int
 ) -> tuple[jax.Array, jax.Array, PagedBatch]:
     """The ids [T] and positions [T] of a step's tokens, and the batch for attention.
+
+    Padding has the id -1, whose embedding is zeros, and the position 0.
 
     Args:
       tokens: [R, max length] int32, the rows' tokens.
@@ -66,21 +72,26 @@ def prepare(
     """
     batch = step.paged_batch()
     sequences = batch.token_sequences(num_tokens)
-    positions = jnp.maximum(batch.token_positions(num_tokens), 0)
+    positions = batch.token_positions(num_tokens)
     row = jnp.minimum(step.row, tokens.shape[0] - 1)  # padding reads any
-    return tokens[row[sequences], positions], positions, batch
+    known = tokens[row[sequences], jnp.maximum(positions, 0)]
+    return jnp.where(positions < 0, -1, known), jnp.maximum(positions, 0), batch
 
 
 def attend_paged(
     batch: PagedBatch, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
 ) -> tuple[jax.Array, Any]:
     """The model's `attend`, once bound to a step's batch."""
-    return paged_attention(q, k, v, entry, batch, window=spec.window)
+    return paged_attention.paged_attention(q, k, v, entry, batch, window=spec.window)
 
 
 def last_hidden(hidden: jax.Array, batch: PagedBatch) -> jax.Array:
-    """The hidden state of each sequence's last token, [S, D], from those of all, [T, D]."""
-    return hidden[jnp.maximum(batch.cu_q_lens[1:] - 1, 0)]
+    """The hidden state of each sequence's last token, [S, D], from those of all, [T, D].
+
+    Zeros for padding.
+    """
+    last = hidden[jnp.maximum(batch.cu_q_lens[1:] - 1, 0)]
+    return jnp.where((batch.kv_lens > 0)[:, None], last, 0)
 
 
 def draw(
@@ -109,7 +120,7 @@ def draw(
       The updated tokens, and the samples; those of sequences that do not sample mean nothing.
     """
     num_rows = tokens.shape[0]
-    finite = jnp.all(jnp.isfinite(hidden), axis=-1)
+    finite = jnp.all(jnp.isfinite(hidden), axis=-1) & step.samples
     lengths = step.start + step.num_tokens
     sampled = sample(
         model.unembed(params, hidden),
@@ -122,6 +133,41 @@ def draw(
     )
     target = jnp.where(step.samples, step.row, num_rows)  # out of range: dropped
     return tokens.at[target, lengths].set(sampled.tokens, mode="drop"), sampled
+
+
+def whole_step(
+    model: Model,
+    num_top: int,
+    num_tokens: int,
+    params: Params,
+    rows: Rows,
+    tokens: jax.Array,
+    cache: tuple[Any, ...],
+    step: StepInput,
+    wants: Wants,
+) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
+    """A step from beginning to end.
+
+    Args:
+      model: the model.
+      num_top: as of `draw`.
+      num_tokens: T, static.
+      params: the model's parameters.
+      rows: as of `draw`.
+      tokens: as of `draw`.
+      cache: the KV pool; donated.
+      step: the step.
+      wants: what any sequence asks for.
+
+    Returns:
+      The updated tokens and cache, the samples, and all tokens' hidden states [T, D].
+    """
+    ids, positions, batch = prepare(tokens, step, num_tokens)
+    attend = Partial(attend_paged, batch)
+    hidden, cache = model.forward(params, ids, positions, attend, cache)
+    last = last_hidden(hidden, batch)
+    tokens, sampled = draw(model, num_top, params, rows, tokens, last, step, wants)
+    return tokens, cache, sampled, hidden
 
 
 def score_prompt(

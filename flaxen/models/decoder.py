@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear import linear
+from flaxen.kernels.linear import Weight, embed, gated_linear, linear, linears, unembed
 from flaxen.kernels.rms_norm import rms_norm
+from flaxen.kernels.rope import apply_rope
 from flaxen.models.config import DecoderConfig
 from flaxen.models.model import Attend, Cache, CacheSpec, Model, Params, ParamSpec
-from flaxen.models.rope import apply_rope, rope_tables
+from flaxen.models.rope import rope_tables
 
 
 def decoder(config: DecoderConfig) -> Model:
@@ -44,7 +45,8 @@ def _forward(
     Each part is a jit of its own, so that the layer is traced, and outside of another jit also
     compiled, once and not once a layer. See docs/decisions/0040-layers-compiled-once.md.
     """
-    x, cos, sin = _embed(config, params["embed"], tokens, positions)
+    dtype = params["final_norm"].dtype
+    x, cos, sin = _embed(config, dtype, params["embed"], tokens, positions)
     entries = []
     for spec, p, entry in zip(_cache_specs(config), params["layers"], cache, strict=True):
         x, entry = _layer(config, spec, attend, p, x, cos, sin, entry)
@@ -52,11 +54,12 @@ def _forward(
     return x, tuple(entries)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _embed(
-    config: DecoderConfig, table: jax.Array, tokens: jax.Array, positions: jax.Array
+    config: DecoderConfig, dtype: jnp.dtype, table: Weight, tokens: jax.Array, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return table[tokens], *rope_tables(config.rope, config.head_dim, positions)
+    x = embed(table, tokens, dtype)
+    return x, *rope_tables(config.rope, config.head_dim, positions)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=7)
@@ -70,20 +73,31 @@ def _layer(
     sin: jax.Array,
     entry: Any,
 ) -> tuple[jax.Array, Any]:
-    h = rms_norm(x, p["attn_norm"], config.norm_eps)
-    q = _heads(linear(h, p["wq"], p.get("bq")), config.num_heads)
-    k = _heads(linear(h, p["wk"], p.get("bk")), config.num_kv_heads)
-    v = _heads(linear(h, p["wv"], p.get("bv")), config.num_kv_heads)
+    eps = config.norm_eps
+    q, k, v = linears(
+        x,
+        (p["wq"], p["wk"], p["wv"]),
+        (p.get("bq"), p.get("bk"), p.get("bv")),
+        norm=(p["attn_norm"], eps),
+    )
+    q, k, v = (
+        _heads(q, config.num_heads),
+        _heads(k, config.num_kv_heads),
+        _heads(v, config.num_kv_heads),
+    )
     if config.qk_norm:
-        q = rms_norm(q, p["q_norm"], config.norm_eps)
-        k = rms_norm(k, p["k_norm"], config.norm_eps)
+        q, k = rms_norm(q, p["q_norm"], eps), rms_norm(k, p["k_norm"], eps)
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
     out, entry = attend(spec, q, k, v, entry)
-    x = x + linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"))
-    h = rms_norm(x, p["mlp_norm"], config.norm_eps)
-    gate = linear(h, p["w_gate"], p.get("b_gate"))
-    up = linear(h, p["w_up"], p.get("b_up"))
-    return x + linear(jax.nn.silu(gate) * up, p["w_down"], p.get("b_down")), entry
+    x = linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"), residual=x)
+    h = gated_linear(
+        x,
+        p["w_gate"],
+        p["w_up"],
+        (p.get("b_gate"), p.get("b_up")),
+        norm=(p["mlp_norm"], eps),
+    )
+    return linear(h, p["w_down"], p.get("b_down"), residual=x), entry
 
 
 def _heads(x: jax.Array, num_heads: int) -> jax.Array:
@@ -91,9 +105,8 @@ def _heads(x: jax.Array, num_heads: int) -> jax.Array:
 
 
 def _unembed(config: DecoderConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    hidden = rms_norm(hidden, params["final_norm"], config.norm_eps)
     table = params["unembed"] if "unembed" in params else params["embed"]
-    return jnp.einsum("...D,VD->...V", hidden, table, preferred_element_type=jnp.float32)
+    return unembed(hidden, table, (params["final_norm"], config.norm_eps))
 
 
 def _cache_specs(config: DecoderConfig) -> tuple[CacheSpec, ...]:

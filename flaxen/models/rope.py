@@ -1,6 +1,7 @@
 """Rotary position embedding, https://arxiv.org/abs/2104.09864, and its ways to longer contexts.
 
-Deliberately does not know which model asks for which kind.
+The angles; `kernels/rope` rotates by them. Deliberately does not know which model asks for which
+kind.
 """
 
 from __future__ import annotations
@@ -30,17 +31,6 @@ def rope_tables(
     frequencies, scale = rope_frequencies(rope, head_dim)
     angles = jnp.multiply.outer(positions[..., None].astype(jnp.float32), frequencies)
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
-
-
-def apply_rope(
-    x: Float[Array, "*B heads H"],
-    cos: Float[Array, "*B 1 half"],
-    sin: Float[Array, "*B 1 half"],
-) -> Float[Array, "*B heads H"]:
-    """Rotates the pairs (i, i + H/2) of x [..., heads, H] by the tables' angles, in float32."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:

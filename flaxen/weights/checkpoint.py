@@ -19,7 +19,8 @@ from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights import gguf_model, huggingface
 from flaxen.weights.gguf import read_gguf
-from flaxen.weights.params import Source, find_sources, load_params
+from flaxen.weights.packing import Quantization
+from flaxen.weights.params import Form, Source, find_sources, load_params
 from flaxen.weights.tensor import StoredTensor
 
 
@@ -44,21 +45,32 @@ class Checkpoint:
         return self.make_tokenizer()
 
     def load_params(
-        self, dtype: jnp.dtype, on_progress: Callable[[int, int], None] | None = None
+        self,
+        dtype: jnp.dtype,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        packed: bool = False,
+        quantization: Quantization = "none",
     ) -> Params:
-        """The parameters, as arrays on the default device in a tree like model.param_specs.
+        """The parameters on the default device, in a tree like model.param_specs.
 
         Args:
-          dtype: of every array: float32, bfloat16 or float16.
+          dtype: of every array that is not quantized: float32, bfloat16 or, not packed, float16.
           on_progress: called with the bytes read and the bytes in all.
+          packed: each matrix is a flaxen.kernels.linear.packed.PackedLinear [in, out], the
+            embedding too (its rows are outputs); else all are plain arrays.
+          quantization: of packed matrices. "auto" keeps quantized tensors as the file has them,
+            and "none" dequantizes them, which plain arrays always are; "int8" and "int4" quantize
+            whatever the file has. See docs/decisions/0051-quantized-weights.md.
 
         Raises:
-          ValueError: the dtype is not supported.
+          ValueError: a dtype or quantization that is not supported, weights that can't be
+            quantized, or a file that changed since it was opened.
         """
         return load_params(
             self.model.param_specs,
             self.sources,
-            dtype,
+            Form(dtype=jnp.dtype(dtype), packed=packed, quantization=quantization),
             round_to=self.round_to,
             on_progress=on_progress,
         )

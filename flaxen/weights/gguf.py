@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from flaxen.weights.gguf_blocks import block_type, read_rows
-from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.gguf_stored import LAYOUTS, read_stored
+from flaxen.weights.layout import Rows
+from flaxen.weights.tensor import QuantizedRows, StoredTensor, read_bytes
 
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -70,7 +72,7 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Opens a GGUF file: reads its header, maps the rest into memory.
+    """Opens a GGUF file, and reads its header.
 
     Args:
       path: a file.
@@ -112,7 +114,7 @@ def read_gguf(path: Path) -> GgufFile:
     for name, shape, kind, offset in infos:
         if name in tensors:
             raise ValueError(f"{path} has the tensor {name} twice: a damaged file")
-        tensors[name] = _tensor(path, mapped, name, shape, kind, start + offset)
+        tensors[name] = _tensor(path, mapped.size, name, shape, kind, start + offset)
     return GgufFile(metadata=metadata, tensors=tensors)
 
 
@@ -149,7 +151,7 @@ def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _tensor(
-    path: Path, mapped: np.ndarray, name: str, shape: tuple[int, ...], kind: int, offset: int
+    path: Path, file_bytes: int, name: str, shape: tuple[int, ...], kind: int, offset: int
 ) -> StoredTensor:
     try:
         block = block_type(kind)
@@ -161,14 +163,31 @@ def _tensor(
             f"{block.values} in a block of {block.name}: a damaged file"
         )
     num_bytes = math.prod(shape) // block.values * block.bytes
-    if offset + num_bytes > mapped.size:
+    if offset + num_bytes > file_bytes:
         raise ValueError(
-            f"{path} is truncated: it ends at byte {mapped.size}, inside tensor {name}. "
+            f"{path} is truncated: it ends at byte {file_bytes}, inside tensor {name}. "
             "Download it again"
         )
-    data = np.asarray(mapped[offset : offset + num_bytes]).reshape(shape[0], -1)
+    row_bytes = num_bytes // shape[0]
+
+    def blocks(start: int, stop: int) -> np.ndarray:
+        data = read_bytes(path, offset + start * row_bytes, (stop - start) * row_bytes)
+        return data.reshape(stop - start, row_bytes)
 
     def read(start: int, stop: int) -> np.ndarray:
-        return read_rows(kind, data[start:stop]).reshape(stop - start, *shape[1:])
+        return read_rows(kind, blocks(start, stop)).reshape(stop - start, *shape[1:])
 
-    return StoredTensor(name=name, shape=shape, dtype=block.name, num_bytes=num_bytes, read=read)
+    def stored(start: int, stop: int) -> Rows:
+        return read_stored(kind, blocks(start, stop))
+
+    quantized = None
+    if kind in LAYOUTS and len(shape) == 2:
+        quantized = QuantizedRows(layout=LAYOUTS[kind], read=stored)
+    return StoredTensor(
+        name=name,
+        shape=shape,
+        dtype=block.name,
+        num_bytes=num_bytes,
+        read=read,
+        quantized=quantized,
+    )

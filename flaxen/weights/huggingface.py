@@ -11,12 +11,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.tensor import StoredTensor, read_bytes
 
-_VALUE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -116,26 +121,41 @@ def _shards(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _file_tensors(path: Path) -> dict[str, StoredTensor]:
-    try:
-        handle: Any = safe_open(path, framework="numpy")
-        names: list[str] = list(handle.keys())
+    try:  # the library checks that the header and the file's size agree, and maps the file
+        with safe_open(path, framework="numpy"):
+            pass
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}): download it again") from None
-    return {name: _tensor(path, handle, name) for name in names}
+    # https://huggingface.co/docs/safetensors: the header's size, the header, then the tensors.
+    header_bytes = int.from_bytes(read_bytes(path, 0, 8).tobytes(), "little")
+    header = json.loads(read_bytes(path, 8, header_bytes).tobytes())
+    return {
+        name: _tensor(path, 8 + header_bytes, name, fields)
+        for name, fields in header.items()
+        if name != "__metadata__"
+    }
 
 
-def _tensor(path: Path, handle: Any, name: str) -> StoredTensor:
-    stored = handle.get_slice(name)
-    dtype, shape = str(stored.get_dtype()), tuple(stored.get_shape())
-    if dtype not in _VALUE_BYTES:
+def _tensor(path: Path, data_start: int, name: str, fields: dict[str, Any]) -> StoredTensor:
+    shape = tuple(fields["shape"])
+    if fields["dtype"] not in _DTYPES:
         raise ValueError(
-            f"{path}: tensor {name} has dtype {dtype}, which is not supported: only "
-            f"{', '.join(_VALUE_BYTES)} are. Use the checkpoint before quantization"
+            f"{path}: tensor {name} has dtype {fields['dtype']}, which is not supported: only "
+            f"{', '.join(_DTYPES)} are. Use the checkpoint before quantization"
         )
+    dtype = _DTYPES[fields["dtype"]]
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    offset = data_start + fields["data_offsets"][0]
 
     def read(start: int, stop: int) -> np.ndarray:
-        rows: np.ndarray = stored[start:stop]
+        data = read_bytes(path, offset + start * row_bytes, (stop - start) * row_bytes)
+        rows: np.ndarray = data.view(dtype).reshape(stop - start, *shape[1:])
         return rows
 
-    num_bytes = math.prod(shape) * _VALUE_BYTES[dtype]
-    return StoredTensor(name=name, shape=shape, dtype=dtype, num_bytes=num_bytes, read=read)
+    return StoredTensor(
+        name=name,
+        shape=shape,
+        dtype=fields["dtype"],
+        num_bytes=math.prod(shape) * dtype.itemsize,
+        read=read,
+    )

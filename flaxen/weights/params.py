@@ -1,8 +1,8 @@
 """Stored tensors to the tree of arrays that a model takes.
 
-Each tensor is read, converted and turned around in pieces that stay in the processor's cache, by
-several threads, into memory that JAX takes over without a copy. Deliberately does not know file
-formats or families.
+Each tensor is read, converted and turned around or packed in pieces that stay in the processor's
+cache, by several threads, into memory that JAX takes over without a copy. Deliberately does not
+know file formats or families.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.kernels.linear.packed import TILE
 from flaxen.models.model import Params, ParamSpec
+from flaxen.weights.memory import WeightMemory
+from flaxen.weights.packing import QUANTIZATIONS, Packing, Quantization, choose_layout
 from flaxen.weights.tensor import StoredTensor
 
 DTYPES = ("float32", "bfloat16", "float16")
+PACKED_DTYPES = ("float32", "bfloat16")
 _PIECE = 1 << 17  # values read at once
-_ALIGNMENT = 64  # bytes; JAX's CPU backend copies what is less aligned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +94,38 @@ def find_sources(
     return sources
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """The form that parameters take in memory.
+
+    Raises:
+      ValueError: a dtype or quantization that is not supported, or not together with the others.
+    """
+
+    dtype: jnp.dtype  # of what is not quantized
+    packed: bool = False  # matrices as PackedLinear, which only the C++ kernels take
+    quantization: Quantization = "none"
+
+    def __post_init__(self) -> None:
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(
+                f"quantization {self.quantization!r} is not supported: use one of "
+                f"{', '.join(QUANTIZATIONS)}"
+            )
+        known = PACKED_DTYPES if self.packed else DTYPES
+        if self.dtype.name not in known:
+            raise ValueError(f"dtype {self.dtype.name} is not supported: use {', '.join(known)}")
+        if not self.packed and self.quantization not in ("auto", "none"):
+            raise ValueError(
+                f"quantization {self.quantization} needs packed weights, which only the C++ "
+                "kernels can compute with: use auto or none"
+            )
+
+
 def load_params(
     specs: Any,
     sources: list[Source],
-    dtype: jnp.dtype,
+    form: Form,
     *,
     round_to: jnp.dtype | None,
     on_progress: Callable[[int, int], None] | None,
@@ -104,62 +135,90 @@ def load_params(
     Args:
       specs: the tree whose leaves the sources are for.
       sources: as find_sources returns them.
-      dtype: of the arrays; one of DTYPES.
-      round_to: values are rounded to this first; None leaves them as they are.
+      form: what each becomes.
+      round_to: values that are dequantized or floats are rounded to this first; None leaves them
+        as they are.
       on_progress: called with bytes read and bytes in all, from this thread.
 
     Raises:
-      ValueError: the dtype is not supported.
+      ValueError: a tensor can't be quantized, or its file changed.
     """
-    dtype = jnp.dtype(dtype)
-    if dtype.name not in DTYPES:
-        raise ValueError(f"dtype {dtype.name} is not supported: use {', '.join(DTYPES)}")
     total = sum(source.stored.num_bytes for source in sources)
     done = 0
-    arrays: list[jax.Array | None] = [None] * len(sources)
+    memory = WeightMemory()
+    params: list[Any] = [None] * len(sources)
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
         futures = {
-            pool.submit(_load, source, dtype, round_to): i for i, source in enumerate(sources)
+            pool.submit(_load, source, form, round_to, memory): i
+            for i, source in enumerate(sources)
         }
-        for future in as_completed(futures):
-            arrays[futures[future]] = jax.device_put(future.result())
-            done += sources[futures[future]].stored.num_bytes
-            if on_progress is not None:
-                on_progress(done, total)
+        try:
+            for future in as_completed(futures):
+                params[futures[future]] = future.result()
+                done += sources[futures[future]].stored.num_bytes
+                if on_progress is not None:
+                    on_progress(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # nobody wants the rest
+            raise
     structure = jax.tree.structure(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
-    return jax.tree.unflatten(structure, arrays)
+    return jax.tree.unflatten(structure, params)
 
 
-def _load(source: Source, dtype: jnp.dtype, round_to: jnp.dtype | None) -> np.ndarray:
-    out = _aligned_empty(source.spec.shape, dtype)
-    num_rows = source.stored.shape[0]
-    order = _row_order(num_rows, source.interleaved_heads)
-    step = max(1, _PIECE // math.prod(source.stored.shape[1:]))
-    if source.interleaved_heads:  # a head's rows trade places: read whole heads
-        head = num_rows // source.interleaved_heads
-        step = head * max(1, step // head)
-    for start in range(0, num_rows, step):
-        stop = min(start + step, num_rows)
-        rows = source.stored.read(start, stop)
-        if source.interleaved_heads:
-            rows = rows[order[start:stop] - start]
-        if round_to is not None:
-            rows = rows.astype(round_to)
+def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory) -> Any:
+    """The parameter: an array, or a PackedLinear."""
+    if form.packed and len(source.spec.shape) == 2:
+        return _load_packed(source, form, round_to, memory)
+    out = memory.zeros(source.spec.shape, form.dtype)
+    for start, stop in _pieces(source):
+        rows = _floats(source, start, stop, round_to)
         if source.transposed:
             out[:, start:stop] = rows.T
         else:
             out[start:stop] = rows
-    return out
+    return jax.device_put(out)
 
 
-def _row_order(num_rows: int, heads: int) -> np.ndarray:
-    """For each row in the order of split halves, its place in the interleaved order."""
-    rows = np.arange(num_rows)
-    return rows.reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1) if heads else rows
+def _load_packed(
+    source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory
+) -> Any:
+    stored = source.stored
+    layout = choose_layout(stored, form.dtype, form.quantization, is_table=not source.transposed)
+    num_outputs, num_inputs = stored.shape
+    packing = Packing((num_outputs, num_inputs), layout, memory)
+    for start, stop in _pieces(source):
+        if stored.quantized is not None and layout is stored.quantized.layout:
+            rows = stored.quantized.read(start, stop)
+            packing.write(start, rows.in_order(_row_order(source, start, stop)))
+            continue
+        floats = _floats(source, start, stop, round_to)
+        try:
+            packing.write_floats(start, floats)
+        except ValueError as error:
+            raise ValueError(f"tensor {stored.name} can't be quantized: {error}") from None
+    return packing.finish(jax.device_put)
 
 
-def _aligned_empty(shape: tuple[int, ...], dtype: jnp.dtype) -> np.ndarray:
-    num_bytes = math.prod(shape) * dtype.itemsize
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + num_bytes].view(dtype).reshape(shape)
+def _pieces(source: Source) -> list[tuple[int, int]]:
+    """Ranges of rows, in whole tiles and whole heads: a head's rows may trade places."""
+    num_rows = source.stored.shape[0]
+    heads = source.interleaved_heads
+    unit = math.lcm(TILE, num_rows // heads if heads else 1)
+    wanted = _PIECE // math.prod(source.stored.shape[1:])
+    step = unit * max(1, wanted // unit)
+    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def _floats(source: Source, start: int, stop: int, round_to: jnp.dtype | None) -> np.ndarray:
+    rows = source.stored.read(start, stop)
+    order = _row_order(source, start, stop)
+    rows = rows if order is None else rows[order]
+    return rows if round_to is None else rows.astype(round_to)
+
+
+def _row_order(source: Source, start: int, stop: int) -> np.ndarray | None:
+    """For each row in the order of split halves, its place among those read; None for theirs."""
+    if not source.interleaved_heads:
+        return None
+    head = source.stored.shape[0] // source.interleaved_heads
+    return np.arange(stop - start).reshape(-1, head // 2, 2).swapaxes(1, 2).reshape(-1)

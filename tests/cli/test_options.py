@@ -43,9 +43,8 @@ def test_engine_defaults(command: Callable[..., None]) -> None:
     num_checked = 0
     for field in dataclasses.fields(EngineArgs):
         name = ENGINE_OPTIONS.get(field.name, field.name)
-        # An option that is not given is None where the field is an empty tuple. The cache's
-        # directory is the one default that the command line chooses itself.
-        if name in options and name not in ("model", "compile_cache", "served_model_name"):
+        # An option that is not given is None where the field is an empty tuple.
+        if name in options and name not in ("model", "served_model_name"):
             assert (options[name] or None) == (field.default or None), name
             num_checked += 1
     assert num_checked >= 4

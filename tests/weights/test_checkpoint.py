@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from flaxen.kernels.linear.packed import unpack
 from flaxen.models.model import ParamSpec
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.resolve import resolve
@@ -129,6 +130,8 @@ def test_an_interleaved_head_is_put_in_order_when_read_in_pieces(tmp_path: Path)
     layer = open_checkpoint(path).load_params(FLOAT32)["layers"][0]
     np.testing.assert_array_equal(layer["wq"], expected.T)
     np.testing.assert_array_equal(layer["wk"], expected.T)
+    packed = open_checkpoint(path).load_params(FLOAT32, packed=True)["layers"][0]
+    np.testing.assert_array_equal(unpack(packed["wq"]), expected.T)
 
 
 def test_progress_goes_up_to_all_bytes() -> None:

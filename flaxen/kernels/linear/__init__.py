@@ -1,25 +1,178 @@
-"""Linear layer. Deliberately does not know what the weight belongs to."""
+"""Linear layers, with what stands around them: norm, bias, gate, residual.
+
+A weight is a plain array [I, O], which XLA multiplies, or a `PackedLinear`, which the C++ kernels
+do. Deliberately does not know what the weight belongs to.
+"""
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int32
+
+from flaxen.kernels.linear import native, reference
+from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
+from flaxen.kernels.linear.reference import Weight
+from flaxen.kernels.rms_norm import rms_norm
+
+__all__ = [
+    "PackedLinear",
+    "Weight",
+    "embed",
+    "gated_linear",
+    "linear",
+    "linears",
+    "pack",
+    "unembed",
+    "unpack",
+]
+
+Bias = jax.Array | None  # [O]
+Norm = tuple[jax.Array, float]  # weight [I], and what is added to the mean square
 
 
 def linear(
-    x: Float[Array, "*B I"], weight: Float[Array, "I O"], bias: Float[Array, O] | None = None
+    x: Float[Array, "*B I"],
+    weight: Weight,
+    bias: Bias = None,
+    *,
+    norm: Norm | None = None,
+    residual: Float[Array, "*B O"] | None = None,
+    out_dtype: DTypeLike | None = None,
 ) -> Float[Array, "*B O"]:
-    """x @ weight + bias, summed in float32.
+    """norm(x) @ weight + bias + residual, summed in float32 and rounded once.
 
     Args:
       x: [..., I] activations.
       weight: [I, O].
       bias: [O] or None.
+      norm: weight [I] and epsilon of an RMS norm over x, or None.
+      residual: [..., O] or None.
+      out_dtype: of the result; None is x's.
 
-    Returns:
-      [..., O] in x's dtype.
+    Raises:
+      ValueError: sizes that do not match.
     """
-    out = jnp.einsum("...I,IO->...O", x, weight, preferred_element_type=jnp.float32)
-    if bias is not None:
-        out = out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
-    return out.astype(x.dtype)
+    (out,) = _linears(x, (weight,), (bias,), norm, residual, False, out_dtype)
+    return out
+
+
+def linears(
+    x: Float[Array, "*B I"],
+    weights: tuple[Weight, ...],
+    biases: tuple[Bias, ...],
+    *,
+    norm: Norm | None = None,
+) -> tuple[Float[Array, "*B _"], ...]:
+    """Several layers over the same input: norm(x) @ weight + bias for each.
+
+    Args:
+      x: [..., I] activations.
+      weights: each [I, O], of whatever O.
+      biases: [O] or None, one for each weight.
+      norm: weight [I] and epsilon of an RMS norm over x, or None.
+
+    Raises:
+      ValueError: sizes that do not match.
+    """
+    return _linears(x, weights, biases, norm, None, False, None)
+
+
+def gated_linear(
+    x: Float[Array, "*B I"],
+    gate: Weight,
+    up: Weight,
+    biases: tuple[Bias, Bias] = (None, None),
+    *,
+    norm: Norm | None = None,
+) -> Float[Array, "*B O"]:
+    """silu(h @ gate + bias) * (h @ up + bias) where h is norm(x), https://arxiv.org/abs/2002.05202.
+
+    Args:
+      x: [..., I] activations.
+      gate: [I, O].
+      up: [I, O].
+      biases: of gate and up.
+      norm: weight [I] and epsilon of an RMS norm over x, or None.
+
+    Raises:
+      ValueError: sizes that do not match.
+    """
+    if gate.shape != up.shape:
+        raise ValueError(f"gate and up must have one shape, got {gate.shape} and {up.shape}")
+    (out,) = _linears(x, (gate, up), biases, norm, None, True, None)
+    return out
+
+
+def embed(
+    table: Float[Array, "V D"] | PackedLinear, ids: Int32[Array, "*B"], dtype: DTypeLike
+) -> Float[Array, "*B D"]:
+    """Rows of a table by id, [..., D] in dtype; zeros where an id is negative, for padding.
+
+    Args:
+      table: [V, D], or packed as the unembedding [D, V] that it is tied to.
+      ids: [...] below V.
+      dtype: of the result.
+    """
+    if isinstance(table, PackedLinear):
+        return native.embed(table, ids.reshape(-1), jnp.dtype(dtype)).reshape(
+            *ids.shape, table.num_inputs
+        )
+    rows = table[jnp.maximum(ids, 0)].astype(dtype)
+    return jnp.where((ids >= 0)[..., None], rows, 0)
+
+
+def unembed(
+    x: Float[Array, "*B D"], table: Float[Array, "V D"] | PackedLinear, norm: Norm
+) -> Float[Array, "*B V"]:
+    """float32 scores of every word: norm(x) against each row of the table.
+
+    Args:
+      x: [..., D].
+      table: [V, D], or packed as [D, V].
+      norm: weight [D] and epsilon of an RMS norm over x.
+    """
+    if isinstance(table, PackedLinear):
+        return linear(x, table, norm=norm, out_dtype=jnp.float32)
+    return jnp.einsum(
+        "...D,VD->...V", rms_norm(x, *norm), table, preferred_element_type=jnp.float32
+    )
+
+
+def _linears(
+    x: jax.Array,
+    weights: tuple[Weight, ...],
+    biases: tuple[Bias, ...],
+    norm: Norm | None,
+    residual: jax.Array | None,
+    gated: bool,
+    out_dtype: DTypeLike | None,
+) -> tuple[jax.Array, ...]:
+    for weight in weights:
+        if weight.shape[0] != x.shape[-1]:
+            raise ValueError(
+                f"a weight of {weight.shape[0]} inputs was given {x.shape[-1]}: their sizes must "
+                "match"
+            )
+    out_dtype = jnp.dtype(x.dtype if out_dtype is None else out_dtype)
+    scale, eps = (None, 0.0) if norm is None else norm
+    packed = [weight for weight in weights if isinstance(weight, PackedLinear)]
+    if not packed:
+        return reference.linears(x, weights, biases, scale, residual, eps, gated, out_dtype)
+    if len(packed) != len(weights):
+        raise ValueError("either all weights of a layer must be packed, or none")
+    rows = math.prod(x.shape[:-1])
+    outs = native.linears(
+        x.reshape(rows, x.shape[-1]),
+        tuple(packed),
+        biases,
+        scale,
+        None if residual is None else residual.reshape(rows, residual.shape[-1]),
+        eps,
+        gated,
+        out_dtype,
+    )
+    return tuple(out.reshape(*x.shape[:-1], out.shape[-1]) for out in outs)

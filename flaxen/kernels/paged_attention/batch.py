@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-# Keys and values of one layer.
+# Keys and values of one layer, as XLA reads them, and as the C++ kernel does.
 KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
+NativePages = Float[Array, "pages 2 K words"]
 
 
 class PagedBatch(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
@@ -29,6 +29,9 @@ def paged_attention(
     batch: PagedBatch,
     *,
     window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Float32[Array, N] | None = None,
 ) -> tuple[Float[Array, "T N H"], KvPages]:
     """As `reference.paged_attention`.
 
@@ -77,7 +80,10 @@ def paged_attention(
             scores = jnp.einsum(
                 "gKrH,gsKH->gKrs", q_g, keys, preferred_element_type=jnp.float32
             ).reshape(group, K, block, N // K, KEY_BLOCK)
-            scores = jnp.where(seen[:, None, :, None, :], scores * (H**-0.5), -jnp.inf)
+            scores = scores * (H**-0.5 if scale is None else scale)
+            if softcap is not None:
+                scores = softcap * jnp.tanh(scores / softcap)
+            scores = jnp.where(seen[:, None, :, None, :], scores, -jnp.inf)
             scores = scores.reshape(group, K, -1, KEY_BLOCK)
             new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
             weights = jnp.exp(scores - new_maximum[..., None])
@@ -91,6 +97,9 @@ def paged_attention(
 
         shape = (group, K, block * (N // K))
         state = (jnp.full(shape, _UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, H)))
+        if sinks is not None:  # each a score without a value, before all others
+            by_row = jnp.tile(sinks.reshape(1, K, N // K), (group, 1, block))
+            state = (by_row, jnp.ones(shape), state[2])
         _, total, acc = jax.lax.fori_loop(low, high, attend_block, state)
         acc = acc / jnp.where(total == 0, 1, total)[..., None]  # 0 only for padding
         acc = acc.reshape(group, K, block, N // K, H).transpose(0, 2, 1, 3, 4)

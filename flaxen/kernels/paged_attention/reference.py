@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
@@ -18,6 +18,9 @@ def paged_attention(
     batch: PagedBatch,
     *,
     window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Float32[Array, N] | None = None,
 ) -> tuple[Float[Array, "T N H"], KvPages]:
     """Writes the new keys and values to their pages, then attends over the pages.
 
@@ -28,9 +31,12 @@ def paged_attention(
       cache: keys and values, [pages, page size, K, H] each.
       batch: which token belongs where.
       window: the number of tokens seen, the current one included; None sees all.
+      scale: of the scores; None is H ** -0.5.
+      softcap: scores become softcap * tanh(scores / softcap); above 0; None leaves them.
+      sinks: [N] a score for each query head that takes its share of the softmax, but has no value.
 
     Returns:
-      [T, N, H] in q's dtype (padding tokens: unspecified, finite), and the updated cache.
+      [T, N, H] in q's dtype (padding tokens: zeros), and the updated cache.
     """
     T, N, H = q.shape
     cache = write_pages(k, v, cache, batch)
@@ -38,16 +44,22 @@ def paged_attention(
     K = k_pages.shape[2]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     tables = batch.page_table[sequences]
-    keys = k_pages[tables].reshape(T, -1, K, H)
-    values = v_pages[tables].reshape(T, -1, K, H)
-    slots = jnp.arange(keys.shape[1])
+    slots = jnp.arange(tables.shape[1] * k_pages.shape[1])
     distance = positions[:, None] - slots[None, :]
     visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    # Stale slots may hold NaN, and 0 * NaN is NaN: here, and in the gradient of the scores.
+    keys = jnp.where(visible[..., None, None], k_pages[tables].reshape(T, -1, K, H), 0)
+    values = jnp.where(visible[..., None, None], v_pages[tables].reshape(T, -1, K, H), 0)
     visible = visible.at[:, 0].set(visible[:, 0] | (positions < 0))  # padding: no 0 / 0
     grouped_q = q.reshape(T, K, N // K, H)
     scores = jnp.einsum("TKGH,TSKH->TKGS", grouped_q, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible[:, None, None, :], scores * (H**-0.5), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    values = jnp.where(visible[:, :, None, None], values, 0)  # stale slots may hold NaN
+    scores = scores * (H**-0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(visible[:, None, None, :], scores, -jnp.inf)
+    if sinks is not None:
+        extra = jnp.broadcast_to(sinks.reshape(1, K, N // K, 1), (T, K, N // K, 1))
+        scores = jnp.concatenate([scores, extra], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : slots.size].astype(v.dtype)
     out = jnp.einsum("TKGS,TSKH->TKGH", weights, values, preferred_element_type=jnp.float32)
     return out.reshape(T, N, H).astype(q.dtype), cache

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from flaxen.kernels.rms_norm import native, reference
 
 
 def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
@@ -16,8 +16,9 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Fl
       eps: added to the mean square, above 0.
 
     Returns:
-      [..., D] in x's dtype; the norm itself is computed in float32.
+      [..., D] in x's dtype; the norm itself is computed in float32, and rounded to x's dtype before
+      the weight.
     """
-    x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * scale).astype(x.dtype) * jnp.broadcast_to(weight.astype(x.dtype), x.shape)
+    if native.runs(x):
+        return native.rms_norm(x, weight, eps)
+    return reference.rms_norm(x, weight, eps)

@@ -1,4 +1,4 @@
-"""top-k, top-p and min-p as thresholds on the logits, without a sort.
+"""top-k, top-p and min-p in plain jnp: thresholds on the logits, without a sort.
 
 The bits of a float32, read as an integer after a small change, are in the order of the floats. So
 the threshold is found by bisection over 32 bits, each a comparison and a sum over the vocabulary:

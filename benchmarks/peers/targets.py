@@ -1,0 +1,206 @@
+"""How fast flaxen must be, beside which peer or limit, and whether it is.
+
+Deliberately does not measure.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flaxen.cli.bench_ideal import ModelCost
+from flaxen.cli.bench_limits import Limits
+
+from .compare import Measured, Outcome
+from .serving import ServerOutcome
+
+_WIDE = ("vllm", "openvino-bf16", "transformers", "llama-bf16", "llamabatched-bf16")
+_VLLM = ("vllm",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Our speed on a workload, over the best peer's whose name begins with one of `peers`."""
+
+    workload: str
+    ours: str
+    peers: tuple[str, ...]
+    at_least: float
+
+
+def _wide(workload: str, at_least: float) -> Target:
+    return Target(workload=workload, ours="flaxen-bf16", peers=_WIDE, at_least=at_least)
+
+
+def _against_vllm(workload: str, at_least: float) -> Target:
+    return Target(workload=workload, ours="flaxen-bf16", peers=_VLLM, at_least=at_least)
+
+
+TARGETS: Mapping[str, tuple[Target, ...]] = {
+    "smollm2-135m": (
+        _against_vllm("A", 1.9),
+        Target(workload="A", ours="flaxen-bf16", peers=("openvino-bf16",), at_least=1.4),
+        Target(workload="A", ours="flaxen-int8", peers=("llama-q8_0",), at_least=1.15),
+        Target(workload="A", ours="flaxen-int4", peers=("llama-q4_1",), at_least=1.3),
+        _wide("B16", 1.6),
+        _wide("B64", 1.6),
+        _wide("C", 1.3),
+        _wide("D", 1.6),
+        _wide("E", 1.6),
+    ),
+    "llama-1b-rand": tuple(_against_vllm(name, 1.3) for name in ("A", "B16", "C", "D", "E")),
+}
+SERVER_AT_LEAST = 1.6  # output tokens a second, over vLLM's server
+SERVER_P99_ITL_MS = 60.0  # at most
+LIMIT_SHARE = 0.75  # of the read bandwidth: one stream of SmolLM2 in bf16
+MEMORY_MARGIN_BYTES = 600_000_000  # above the weights and the KV pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A target beside what was reached."""
+
+    workload: str
+    what: str  # is compared
+    ours: str
+    against: str  # the best of the peers that ran, or another limit
+    reached: float
+    wanted: float
+    is_most: bool = False  # wanted is the most that is allowed, not the least
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it was reached."""
+        return self.reached <= self.wanted if self.is_most else self.reached >= self.wanted
+
+
+def judge_ratios(model: str, outcomes: Sequence[Outcome]) -> list[Verdict]:
+    """Judges the targets for which both sides have figures.
+
+    The best peer is the one that leaves us the least ratio, whatever its number format, so that a
+    peer that is slow in one format on this machine is not the one that counts.
+    """
+    measured: dict[tuple[str, str], Measured] = {
+        (outcome.engine.name, name): result
+        for outcome in outcomes
+        for name, result in outcome.measured.items()
+    }
+    verdicts = []
+    for target in TARGETS.get(model, ()):
+        ours = measured.get((target.ours, target.workload))
+        if ours is None:
+            continue
+        ratios = {
+            engine: ratio(ours.speeds, theirs.speeds)
+            for (engine, workload), theirs in measured.items()
+            if workload == target.workload and engine.startswith(target.peers)
+        }
+        if ratios:
+            peer = min(ratios, key=ratios.__getitem__)
+            verdicts.append(
+                Verdict(
+                    workload=target.workload,
+                    what="ratio",
+                    ours=target.ours,
+                    against=peer,
+                    reached=ratios[peer],
+                    wanted=target.at_least,
+                )
+            )
+    return verdicts
+
+
+def judge_limits(
+    model: str,
+    outcomes: Sequence[Outcome],
+    costs: Mapping[str, ModelCost],
+    limits: Limits,
+) -> list[Verdict]:
+    """Judges flaxen against the machine's bandwidth, and against its own memory.
+
+    Args:
+      model: its name.
+      outcomes: of all engines.
+      costs: by engine.
+      limits: the machine's.
+    """
+    verdicts = []
+    for outcome in outcomes:
+        name = outcome.engine.name
+        if not name.startswith("flaxen") or not outcome.measured:
+            continue
+        if (model, name) == ("smollm2-135m", "flaxen-bf16") and "A" in outcome.measured:
+            reps = outcome.measured["A"].reps
+            share = statistics.median(rep.limit_share(costs[name], limits) for rep in reps)
+            verdicts.append(
+                Verdict(
+                    workload="A",
+                    what="share of the limit",
+                    ours=name,
+                    against="read bandwidth",
+                    reached=share,
+                    wanted=LIMIT_SHARE,
+                )
+            )
+        verdicts.append(
+            Verdict(
+                workload="all",
+                what="peak memory, GB",
+                ours=name,
+                against="weights + KV + 0.6",
+                reached=outcome.peak_rss_bytes / 1e9,
+                wanted=(costs[name].weight_bytes + outcome.engine.kv_bytes + MEMORY_MARGIN_BYTES)
+                / 1e9,
+                is_most=True,
+            )
+        )
+    return verdicts
+
+
+def judge_servers(outcomes: Sequence[ServerOutcome]) -> list[Verdict]:
+    """Judges flaxen's bf16 server against vLLM's, whichever of vLLM's formats is faster."""
+    by_name = {outcome.server.name: outcome.figures for outcome in outcomes if outcome.figures}
+    ours = by_name.get("flaxen-bf16")
+    if ours is None:
+        return []
+    p99_ms = statistics.median(ours["itl_p99_ms"])
+    verdicts = [
+        Verdict(
+            workload="S",
+            what="inter-token p99, ms",
+            ours="flaxen-bf16",
+            against="-",
+            reached=p99_ms,
+            wanted=SERVER_P99_ITL_MS,
+            is_most=True,
+        )
+    ]
+    ratios = {
+        name: ratio(ours["output_tok_s"], figures["output_tok_s"])
+        for name, figures in by_name.items()
+        if name.startswith("vllm")
+    }
+    if ratios:
+        peer = min(ratios, key=ratios.__getitem__)
+        verdicts.append(
+            Verdict(
+                workload="S",
+                what="ratio",
+                ours="flaxen-bf16",
+                against=peer,
+                reached=ratios[peer],
+                wanted=SERVER_AT_LEAST,
+            )
+        )
+    return verdicts
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How many times as fast we are: the median over the repetitions that both ran.
+
+    Each repetition's two runs lie next to each other in time, so that a slow minute of the machine
+    falls on both.
+    """
+    pairs = zip(ours, theirs, strict=False)  # one that failed ran fewer
+    return statistics.median(our / their for our, their in pairs)

@@ -1,0 +1,51 @@
+"""The worker's half of the conversation with `peers.worker`: one JSON object a line.
+
+Standard library only, as it runs in every engine's own environment. Deliberately does not know
+engines, nor how times become figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+# (prompts' token ids, tokens to generate for each) -> (seconds, tokens generated)
+Generate = Callable[[list[list[int]], list[int]], tuple[float, int]]
+# (model, the engine's arguments) -> how it generates, and the versions that do it
+Load = Callable[[str, dict[str, Any]], tuple[Generate, dict[str, str]]]
+
+
+class UnsupportedError(Exception):
+    """The engine can't run these requests at all; it may run others."""
+
+
+def answer(load: Load) -> None:
+    """Loads the model named in argv, then answers requests until stdin ends.
+
+    argv: the model's path, and a JSON object of the engine's own arguments.
+    """
+    # Engines, and the libraries below them, print to standard output as they like.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def reply(**fields: Any) -> None:
+        replies.write(json.dumps(fields) + "\n")
+        replies.flush()
+
+    generate, versions = load(sys.argv[1], json.loads(sys.argv[2]))
+    reply(ready=versions)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            wall_s, num_tokens = generate(request["prompts"], request["num_outputs"])
+        except UnsupportedError as error:
+            reply(unsupported=str(error))
+        except Exception as error:  # any engine's own kind
+            traceback.print_exc()
+            reply(error=f"{type(error).__name__}: {error}")
+        else:
+            reply(wall_s=wall_s, num_tokens=num_tokens)

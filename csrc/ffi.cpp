@@ -1,0 +1,282 @@
+// The kernels as targets of XLA's foreign function interface, and what Python sets through ctypes.
+// Needs no Python headers: one library serves every version. Shapes were checked when traced, by
+// flaxen/kernels; what is checked here again is what would corrupt memory.
+#include <vector>
+
+#include "isa.h"
+#include "kernels.h"
+#include "pool.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace flaxen {
+namespace {
+
+using Integers = ffi::Span<const int64_t>;
+
+Type type_of(const ffi::AnyBuffer& buffer) {
+  return buffer.element_type() == ffi::DataType::BF16 ? Type::bf16 : Type::f32;
+}
+
+int64_t leading_size(const ffi::AnyBuffer& buffer) {
+  const auto dims = buffer.dimensions();
+  int64_t size = 1;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) size *= dims[i];
+  return size;
+}
+
+// Hands out the operands in order.
+class Operands {
+ public:
+  explicit Operands(ffi::RemainingArgs args) : args_(args) {}
+  ffi::AnyBuffer next() { return *args_.get<ffi::AnyBuffer>(index_++); }
+  bool has(size_t count) const { return index_ + count <= args_.size(); }
+
+ private:
+  ffi::RemainingArgs args_;
+  size_t index_ = 0;
+};
+
+// Of a weight, in this order: format, outputs, group, zero, has mins, has bias.
+constexpr size_t kWeightFields = 6;
+
+bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
+  *weight = Weight{};
+  weight->format = static_cast<Format>(fields[0]);
+  weight->num_outputs = fields[1];
+  weight->group = fields[2];
+  weight->zero = static_cast<int32_t>(fields[3]);
+  const bool is_quantized = weight->format == Format::int8 || weight->format == Format::int4;
+  if (!operands.has(1 + is_quantized + fields[4] + fields[5])) return false;
+  weight->data = operands.next().untyped_data();
+  if (is_quantized) {
+    const auto scales = operands.next();
+    weight->scales = scales.untyped_data();
+    weight->wide_scales = scales.element_type() == ffi::DataType::F32;
+  }
+  if (fields[4] != 0) weight->mins = operands.next().untyped_data();
+  if (fields[5] != 0) weight->bias = operands.next().untyped_data();
+  return true;
+}
+
+ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers weights,
+                  bool has_norm, bool has_residual, bool gated, float eps) {
+  constexpr size_t kMaxWeights = 8;
+  const size_t num_weights = weights.size() / kWeightFields;
+  const size_t num_results = gated ? 1 : num_weights;
+  Operands operands(args);
+  if (num_weights == 0 || num_weights > kMaxWeights || results.size() != num_results ||
+      !operands.has(1 + has_norm + has_residual))
+    return ffi::Error::InvalidArgument("flaxen_linear: operands do not match the attributes");
+  LinearCall call{};
+  const auto x = operands.next();
+  call.x = x.untyped_data();
+  call.type = type_of(x);
+  call.rows = leading_size(x);
+  call.num_inputs = x.dimensions().back();
+  if (has_norm) call.norm = operands.next().untyped_data();
+  if (has_residual) call.residual = operands.next().untyped_data();
+  call.eps = eps;
+  call.gated = gated;
+  Weight read[kMaxWeights];
+  for (size_t i = 0; i < num_weights; ++i) {
+    if (!read_weight(operands, weights.begin() + i * kWeightFields, &read[i]))
+      return ffi::Error::InvalidArgument("flaxen_linear: an operand of a weight is missing");
+    if (i < num_results) {
+      auto out = *results.get<ffi::AnyBuffer>(i);
+      read[i].out = out->untyped_data();
+      call.out_type = type_of(*out);
+    }
+  }
+  call.num_weights = static_cast<int>(num_weights);
+  call.weights = read;
+  kernels().linear(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error embed(ffi::Buffer<ffi::S32> ids, ffi::RemainingArgs args,
+                 ffi::Result<ffi::AnyBuffer> out, Integers weights) {
+  EmbedCall call{};
+  Operands operands(args);
+  if (weights.size() != kWeightFields || !read_weight(operands, weights.begin(), &call.weight))
+    return ffi::Error::InvalidArgument("flaxen_embed: operands do not match the attributes");
+  call.ids = ids.typed_data();
+  call.num_ids = static_cast<int64_t>(ids.element_count());
+  call.num_inputs = out->dimensions().back();
+  call.out_type = type_of(*out);
+  call.out = out->untyped_data();
+  kernels().embed(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error rms_norm(ffi::AnyBuffer x, ffi::AnyBuffer weight, ffi::Result<ffi::AnyBuffer> out,
+                    float eps) {
+  RmsNormCall call{};
+  call.x = x.untyped_data();
+  call.weight = weight.untyped_data();
+  call.rows = leading_size(x);
+  call.width = x.dimensions().back();
+  call.eps = eps;
+  call.type = type_of(x);
+  call.out = out->untyped_data();
+  kernels().rms_norm(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error rope(ffi::AnyBuffer x, ffi::Buffer<ffi::F32> cos, ffi::Buffer<ffi::F32> sin,
+                ffi::Result<ffi::AnyBuffer> out) {
+  const auto dims = x.dimensions();  // [tokens, heads, head_dim]
+  RopeCall call{};
+  call.x = x.untyped_data();
+  call.cos = cos.typed_data();
+  call.sin = sin.typed_data();
+  call.tokens = dims[0];
+  call.heads = dims[1];
+  call.head_dim = dims[2];
+  call.type = type_of(x);
+  call.out = out->untyped_data();
+  kernels().rope(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer pages,
+                     ffi::Buffer<ffi::S32> kv_lens, ffi::Buffer<ffi::S32> page_table,
+                     ffi::Buffer<ffi::S32> cu_q_lens, ffi::RemainingArgs sinks,
+                     ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_pages,
+                     int64_t page_size, int64_t window, float scale, float softcap) {
+  if (pages.untyped_data() != new_pages->untyped_data())
+    return ffi::Error::Internal("flaxen_attention: the pages were not aliased to the result");
+  AttentionCall call{};
+  call.q = q.untyped_data();
+  call.k = k.untyped_data();
+  call.v = v.untyped_data();
+  call.pages = pages.untyped_data();
+  call.type = type_of(q);
+  call.kv_lens = kv_lens.typed_data();
+  call.page_table = page_table.typed_data();
+  call.cu_q_lens = cu_q_lens.typed_data();
+  if (sinks.size() > 0) call.sinks = static_cast<const float*>(sinks.get<ffi::AnyBuffer>(0)->untyped_data());
+  const auto q_dims = q.dimensions();
+  call.T = q_dims[0];
+  call.N = q_dims[1];
+  call.H = q_dims[2];
+  call.K = k.dimensions()[1];
+  call.S = page_table.dimensions()[0];
+  call.P = page_table.dimensions()[1];
+  call.num_pages = pages.dimensions()[0];
+  call.page_size = page_size;
+  call.window = window;
+  call.scale = scale;
+  call.softcap = softcap;
+  call.out = out->untyped_data();
+  kernels().attention(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error sample(ffi::Buffer<ffi::F32> logits, ffi::Buffer<ffi::F32> temperature,
+                  ffi::Buffer<ffi::S32> top_k, ffi::Buffer<ffi::F32> top_p,
+                  ffi::Buffer<ffi::F32> min_p, ffi::Buffer<ffi::U32> seed,
+                  ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::PRED> wanted,
+                  ffi::Result<ffi::Buffer<ffi::S32>> out,
+                  ffi::Result<ffi::Buffer<ffi::PRED>> finite) {
+  SampleCall call{};
+  call.logits = logits.typed_data();
+  call.S = logits.dimensions()[0];
+  call.V = logits.dimensions()[1];
+  call.temperature = temperature.typed_data();
+  call.top_k = top_k.typed_data();
+  call.top_p = top_p.typed_data();
+  call.min_p = min_p.typed_data();
+  call.seed = seed.typed_data();
+  call.position = position.typed_data();
+  call.wanted = wanted.typed_data();
+  call.out = out->typed_data();
+  call.finite = finite->typed_data();
+  kernels().sample(call);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace flaxen
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_linear, flaxen::linear,
+                              ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<flaxen::Integers>("weights")
+                                  .Attr<bool>("has_norm")
+                                  .Attr<bool>("has_residual")
+                                  .Attr<bool>("gated")
+                                  .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_embed, flaxen::embed,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<flaxen::Integers>("weights"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rms_norm, flaxen::rms_norm,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rope, flaxen::rope,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_attention, flaxen::attention,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("page_size")
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("softcap"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_sample, flaxen::sample,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::PRED>>());
+
+extern "C" {
+
+// 1 if the instruction set was chosen, 0 if the machine lacks it or there is none of that name.
+int flaxen_choose_isa(const char* name) {
+  return flaxen::choose_isa(name) ? 1 : 0;
+}
+const char* flaxen_chosen_isa() {
+  return flaxen::chosen_isa();
+}
+void flaxen_set_num_threads(int num_threads) {
+  flaxen::set_num_threads(num_threads);
+}
+int flaxen_num_threads() { return flaxen::num_threads(); }
+
+}  // extern "C"
+
+#pragma GCC visibility pop

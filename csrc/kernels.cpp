@@ -1,0 +1,16 @@
+// Compiled once for each instruction set: FLAXEN_KERNELS names the table, FLAXEN_WIDTH the lanes.
+#include "kernels.h"
+
+#include "pool.h"
+#include "simd.h"
+
+#include "attention.inc"
+#include "elementwise.inc"
+#include "linear.inc"
+#include "sample.inc"
+
+namespace flaxen {
+
+const Kernels FLAXEN_KERNELS = {linear, embed, rms_norm, rope, attention, sample};
+
+}  // namespace flaxen

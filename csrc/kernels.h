@@ -1,0 +1,127 @@
+// What each instruction set implements. Plain data in and out: knows neither XLA nor Python.
+#pragma once
+#include <cstdint>
+
+namespace flaxen {
+
+enum class Type { f32, bf16 };  // of activations, keys and values, norms, biases
+
+// How a weight [in, out] lies in memory: tiles of 16 outputs, and in a tile the inputs one after
+// the other, padded with zeros to a multiple of 32. Always
+//   value(i, o) = scale(i / group, o) * (stored(i, o) - zero) + min(i / group, o)
+// with scale 1, zero 0 and min 0 for floats.
+enum class Format {
+  f32,   // [out/16][in][16] float
+  bf16,  // [out/16][in/2][16][2] bfloat16
+  int8,  // [out/16][in][16] int8
+  int4,  // [out/16][in/8][16] uint32, the first input in the lowest four bits; stored as 0..15
+};
+
+struct Weight {
+  Format format;
+  const void* data;
+  const void* scales;  // int8, int4: [out/16][in/group][16], float16 or float32; else null
+  const void* mins;    // the same, or null for none
+  bool wide_scales;    // scales and mins are float32
+  int32_t zero;
+  int64_t group;  // inputs that share a scale, a multiple of 32
+  int64_t num_outputs;
+  const void* bias;  // [num_outputs] of the activations' type, or null
+  void* out;         // [rows, num_outputs]
+};
+
+// out_w = weights_w(norm(x)) + bias_w (+ residual), or silu(gate(norm(x))) * up(norm(x)).
+// Sums are float32; each row has one order of reduction, whatever the number of rows or threads.
+struct LinearCall {
+  const void* x;  // [rows, num_inputs]
+  Type type;      // of x, norm, biases, residual
+  int64_t rows;
+  int64_t num_inputs;
+  const void* norm;  // [num_inputs] weight of an RMS norm over x, or null for none
+  float eps;
+  const void* residual;  // [rows, num_outputs] or null; only with one weight
+  Type out_type;
+  bool gated;  // weights are (gate, up), with one output in the first
+  int num_weights;
+  const Weight* weights;
+};
+
+// Rows of a weight by id: out[t] = weight[:, ids[t]]; zeros where the id is negative.
+struct EmbedCall {
+  const int32_t* ids;
+  int64_t num_ids;
+  int64_t num_inputs;  // the width of a row
+  Weight weight;       // without bias or out
+  Type out_type;
+  void* out;  // [num_ids, num_inputs]
+};
+
+struct RmsNormCall {
+  const void* x;  // [rows, width]
+  const void* weight;
+  int64_t rows, width;
+  float eps;
+  Type type;
+  void* out;
+};
+
+// Rotates pairs (i, i + head_dim/2) of each head; tables are [tokens, head_dim/2].
+struct RopeCall {
+  const void* x;  // [tokens, heads, head_dim]
+  const float* cos;
+  const float* sin;
+  int64_t tokens, heads, head_dim;
+  Type type;
+  void* out;
+};
+
+// Ragged attention over pages; see flaxen/kernels/paged_attention/native.py for the page layout.
+struct AttentionCall {
+  const void* q;  // [T, N, H]
+  const void* k;  // [T, K, H]
+  const void* v;
+  void* pages;  // [pages, 2, K, page_size * H], written in place
+  Type type;
+  const int32_t* kv_lens;     // [S]
+  const int32_t* page_table;  // [S, P]
+  const int32_t* cu_q_lens;   // [S + 1]
+  const float* sinks;         // [N] or null
+  int64_t T, N, K, H, S, P, num_pages, page_size;
+  int64_t window;  // tokens seen, the current one included; 0 sees all
+  float scale;     // of the scores
+  float softcap;   // 0 for none
+  void* out;       // [T, N, H]
+};
+
+// A token for each row of logits; see flaxen/kernels/sample/__init__.py.
+struct SampleCall {
+  const float* logits;  // [S, V]
+  int64_t S, V;
+  const float* temperature;  // [S]; 0 is greedy
+  const int32_t* top_k;      // [S]; 0 keeps all
+  const float* top_p;        // [S]; 1 keeps all
+  const float* min_p;        // [S]; 0 keeps all
+  const uint32_t* seed;      // [S, 2]
+  const int32_t* position;   // [S]
+  const bool* wanted;        // [S]; rows that are not are left at 0
+  int32_t* out;              // [S]
+  bool* finite;              // [S]: whether all logits of a wanted row are
+};
+
+struct Kernels {
+  void (*linear)(const LinearCall&);
+  void (*embed)(const EmbedCall&);
+  void (*rms_norm)(const RmsNormCall&);
+  void (*rope)(const RopeCall&);
+  void (*attention)(const AttentionCall&);
+  void (*sample)(const SampleCall&);
+};
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAmxKernels;
+#endif
+
+}  // namespace flaxen

@@ -1,0 +1,31 @@
+// One pool of threads for all kernels of the process. Deliberately knows nothing of what runs in it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace flaxen {
+
+// Sets how many threads take part in a call, the caller's own included. Not while a kernel runs.
+void set_num_threads(int num_threads);
+int num_threads();
+
+// Calls body(context, task) for every task from 0 to num_tasks - 1, each once, and returns when all
+// are done. Tasks are handed out one by one, so that a thread that loses its core holds up only one.
+// A caller who finds the pool in use runs all its tasks itself: what a task computes must not
+// depend on who runs it.
+void run_tasks(int64_t num_tasks, void (*body)(const void* context, int64_t task),
+               const void* context);
+
+template <class Body>
+void parallel_for(int64_t num_tasks, const Body& body) {
+  run_tasks(
+      num_tasks,
+      [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
+}
+
+// Memory of the calling thread, 64-byte aligned and kept for its next call: `slot` tells apart what
+// one kernel needs at the same time. Its contents are undefined.
+enum class Slot { activations, sums, tile, rows, scores, num_slots };
+void* scratch(Slot slot, size_t num_bytes);
+
+}  // namespace flaxen

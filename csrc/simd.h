@@ -1,0 +1,194 @@
+// Vectors of the instruction set that this file is compiled for, in GCC's and Clang's vector
+// extensions: the same source gives AVX-512, AVX2 and portable code.
+//
+// Included only by files that are compiled once for each instruction set. Everything here has
+// internal linkage, and these files use no templates of the standard library: the linker keeps one
+// copy of such a function, perhaps one with instructions that the machine lacks.
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#define FLAXEN_INLINE static inline __attribute__((always_inline))
+
+namespace flaxen {
+namespace {
+
+constexpr int W = FLAXEN_WIDTH;  // lanes of 32 bits
+constexpr int kTile = 16;  // outputs in a weight's tile
+constexpr int kTileVectors = kTile / W;
+
+// Calls body(Index<0>{}) to body(Index<N - 1>{}). A plain loop is unrolled too late for a compiler to
+// keep an array that it indexes in registers.
+template <int I>
+struct Index {
+  constexpr operator int() const { return I; }
+};
+template <int N, class Body>
+FLAXEN_INLINE void unroll(const Body& body) {
+  if constexpr (N > 0) {
+    unroll<N - 1>(body);
+    body(Index<N - 1>{});
+  }
+}
+#define FLAXEN_LAMBDA __attribute__((always_inline))
+
+typedef float f32v __attribute__((vector_size(4 * W)));
+typedef int32_t i32v __attribute__((vector_size(4 * W)));
+typedef uint32_t u32v __attribute__((vector_size(4 * W)));
+typedef int8_t i8v __attribute__((vector_size(W)));
+typedef uint16_t u16v __attribute__((vector_size(2 * W)));
+
+// Unaligned, of any type.
+template <class V>
+struct __attribute__((packed, may_alias)) Unaligned {
+  V value;
+};
+template <class V>
+FLAXEN_INLINE V load(const void* from) {
+  return static_cast<const Unaligned<V>*>(from)->value;
+}
+template <class V>
+FLAXEN_INLINE void store(void* to, V value) {
+  static_cast<Unaligned<V>*>(to)->value = value;
+}
+
+FLAXEN_INLINE f32v splat(float x) { return x - f32v{}; }
+FLAXEN_INLINE f32v as_f32(u32v bits) { return (f32v)bits; }
+FLAXEN_INLINE f32v max(f32v a, f32v b) { return a > b ? a : b; }
+
+// A vector of 32-bit words holds pairs of bfloat16: the first of each, and the second.
+FLAXEN_INLINE f32v first_of_pairs(u32v pairs) { return (f32v)(pairs << 16); }
+FLAXEN_INLINE f32v second_of_pairs(u32v pairs) { return (f32v)(pairs & 0xffff0000u); }
+
+FLAXEN_INLINE float bf16_to_f32(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+// To the nearest, ties to even; NaN stays NaN.
+FLAXEN_INLINE uint16_t f32_to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+FLAXEN_INLINE u32v f32_to_bf16_bits(f32v value) {  // in the lower half of each word
+  const u32v bits = (u32v)value;
+  const u32v rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40) : rounded;
+}
+FLAXEN_INLINE f32v round_to_bf16(f32v value) { return (f32v)(f32_to_bf16_bits(value) << 16); }
+
+FLAXEN_INLINE f32v load_bf16(const uint16_t* from) {
+  return (f32v)(__builtin_convertvector(load<u16v>(from), u32v) << 16);
+}
+FLAXEN_INLINE void store_bf16(uint16_t* to, f32v value) {
+  store(to, __builtin_convertvector(f32_to_bf16_bits(value), u16v));
+}
+
+FLAXEN_INLINE float f16_to_f32(uint16_t bits) {
+  const uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  if (exponent == 0) {
+    const float tiny = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -tiny : tiny;
+  }
+  const uint32_t wide =
+      sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+FLAXEN_INLINE f32v load_f16(const uint16_t* from) {
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  return (f32v)_mm512_maskz_cvtph_ps(0xffff, load<__m256i>(from));
+#elif defined(__F16C__) && FLAXEN_WIDTH == 8
+  return (f32v)_mm256_cvtph_ps(load<__m128i>(from));
+#else
+  f32v value;
+  for (int i = 0; i < W; ++i) value[i] = f16_to_f32(from[i]);
+  return value;
+#endif
+}
+
+FLAXEN_INLINE i32v load_i8(const int8_t* from) {
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  return (i32v)_mm512_maskz_cvtepi8_epi32(0xffff, load<__m128i>(from));
+#elif defined(__AVX2__) && FLAXEN_WIDTH == 8
+  return (i32v)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+  return __builtin_convertvector(load<i8v>(from), i32v);
+#endif
+}
+
+// sum += a * b in one rounding, where the machine can. Written out, since a compiler that is left to
+// fuse them does so or not depending on what stands around, and the same row would have other bits
+// in another block of rows. As an instruction, since GCC 12 prefers forms of it that overwrite a
+// factor, and then keeps half the sums in memory.
+FLAXEN_INLINE void add_product(f32v& sum, f32v a, f32v b) {
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#elif defined(__FMA__) && FLAXEN_WIDTH == 8
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#elif defined(__FMA__) || defined(__aarch64__)
+  for (int i = 0; i < W; ++i) sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
+#else
+  sum += a * b;
+#endif
+}
+
+FLAXEN_INLINE float sum_lanes(f32v v) {  // in a fixed order
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+}
+
+// e^x to within 2 units in the last place: x = n log 2 + r, and a polynomial in r.
+FLAXEN_INLINE f32v exp(f32v x) {
+  const f32v clamped = max(x < 88.37f ? x : splat(88.37f), splat(-87.33f));
+  const f32v shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
+  const f32v n = shifted - 12582912.0f;
+  f32v r = clamped - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  f32v p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const f32v power = (f32v)(((i32v)shifted + 127) << 23);
+  const f32v result = p * power;
+  return x == x ? (x < -87.33f ? f32v{} : result) : x;  // NaN stays NaN
+}
+
+// Reads and writes activations of either type as float32.
+template <class T>
+struct Io;
+template <>
+struct Io<float> {
+  static constexpr bool rounds = false;
+  FLAXEN_INLINE f32v load(const float* p) { return flaxen::load<f32v>(p); }
+  FLAXEN_INLINE void store(float* p, f32v v) { flaxen::store(p, v); }
+  FLAXEN_INLINE float load1(const float* p) { return *p; }
+  FLAXEN_INLINE void store1(float* p, float v) { *p = v; }
+};
+template <>
+struct Io<uint16_t> {
+  static constexpr bool rounds = true;
+  FLAXEN_INLINE f32v load(const uint16_t* p) { return load_bf16(p); }
+  FLAXEN_INLINE void store(uint16_t* p, f32v v) { store_bf16(p, v); }
+  FLAXEN_INLINE float load1(const uint16_t* p) { return bf16_to_f32(*p); }
+  FLAXEN_INLINE void store1(uint16_t* p, float v) { *p = f32_to_bf16(v); }
+};
+
+}  // namespace
+}  // namespace flaxen

@@ -1,0 +1,103 @@
+"""A linear layer's weight as the CPU kernels read it: tiles of 16 outputs, perhaps quantized.
+
+Deliberately does not know files, nor which layer it belongs to. The layouts are those of
+`csrc/kernels.h`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+TILE = 16  # outputs that lie together
+INPUT_MULTIPLE = 32  # inputs are padded with zeros to a multiple of it
+
+Leaf = Any  # an array; in a tree that was mapped, what it was mapped to
+
+Format = Literal["float32", "bfloat16", "int8", "int4"]
+FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8", "int4")  # as numbered in C++
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedLinear:
+    """A weight [I, O]. With I and O padded to multiples of 32 and 16,
+
+      value(i, o) = scale(i // group, o) * (stored(i, o) - zero) + min(i // group, o)
+
+    where floats have neither scales nor mins.
+    """
+
+    # float32 and int8 [O/16, I, 16]; bfloat16 [O/16, I/2, 16, 2];
+    # int4 uint32 [O/16, I/8, 16], the first input in the lowest four bits, as 0..15
+    data: Leaf
+    scales: Leaf | None = None  # float16 or float32 [O/16, I/group, 16]
+    mins: Leaf | None = None  # the same dtype and shape
+    format: Format = dataclasses.field(metadata={"static": True})
+    num_inputs: int = dataclasses.field(metadata={"static": True})  # I
+    num_outputs: int = dataclasses.field(metadata={"static": True})  # O
+    group: int = dataclasses.field(default=0, metadata={"static": True})  # inputs; 0 for floats
+    zero: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(I, O)."""
+        return self.num_inputs, self.num_outputs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, scales and padding included."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+
+def pack(weight: jax.Array) -> PackedLinear:
+    """Packs a float32 or bfloat16 weight [I, O] without loss. Differentiable.
+
+    Raises:
+      ValueError: another dtype.
+    """
+    if weight.dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"only float32 and bfloat16 weights can be packed, got {weight.dtype}")
+    num_inputs, num_outputs = weight.shape
+    padded = jnp.pad(weight, ((0, -num_inputs % INPUT_MULTIPLE), (0, -num_outputs % TILE)))
+    rows = padded.shape[0]
+    if weight.dtype == jnp.float32:
+        data = padded.reshape(rows, -1, TILE).transpose(1, 0, 2)
+    else:
+        data = padded.reshape(rows // 2, 2, -1, TILE).transpose(2, 0, 3, 1)
+    return PackedLinear(
+        data=data,
+        format="float32" if weight.dtype == jnp.float32 else "bfloat16",
+        num_inputs=num_inputs,
+        num_outputs=num_outputs,
+    )
+
+
+def unpack(weight: PackedLinear) -> jax.Array:
+    """The values [I, O]: exact in the dtype of float weights, float32 for quantized ones."""
+    stored = _stored(weight)  # [O/16, I, 16]
+    if weight.scales is not None:
+        scales = _by_input(weight, weight.scales)
+        stored = (stored.astype(jnp.float32) - weight.zero) * scales
+        if weight.mins is not None:
+            stored = stored + _by_input(weight, weight.mins)
+    rows = stored.transpose(1, 0, 2).reshape(stored.shape[1], -1)
+    return rows[: weight.num_inputs, : weight.num_outputs]
+
+
+def _stored(weight: PackedLinear) -> jax.Array:
+    data = weight.data
+    if weight.format == "bfloat16":
+        return data.transpose(0, 1, 3, 2).reshape(data.shape[0], -1, TILE)
+    if weight.format == "int4":
+        shifts = jnp.arange(0, 32, 4, dtype=jnp.uint32)[None, None, :, None]
+        nibbles = (data[:, :, None] >> shifts) & 15
+        return nibbles.reshape(data.shape[0], -1, TILE)
+    return data
+
+
+def _by_input(weight: PackedLinear, per_group: jax.Array) -> jax.Array:
+    return jnp.repeat(per_group.astype(jnp.float32), weight.group, axis=1)

@@ -1,0 +1,211 @@
+"""Paged attention by the C++ kernel, over a cache whose pages lie as that kernel reads them.
+
+Deliberately does not know the algorithm: csrc/attention.inc.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
+
+from flaxen.kernels import native
+from flaxen.kernels.paged_attention import reference
+from flaxen.kernels.paged_attention.batch import KvPages, NativePages, PagedBatch
+
+PAGE_MULTIPLE = 16  # tokens: a page is whole groups of keys
+
+
+def empty_pages(
+    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
+) -> NativePages:
+    """A layer's pages, keys and values in one array.
+
+    With words of r = 4 / itemsize numbers, a page and kv head hold their keys as
+    [head_dim / r, page_size, r] and their values as [page_size / r, head_dim, r].
+
+    Args:
+      num_pages: how many.
+      page_size: tokens, a multiple of 16.
+      num_kv_heads: K.
+      head_dim: H, even.
+      dtype: float32 or bfloat16.
+
+    Returns:
+      [pages, 2, K, page_size * H] zeros.
+
+    Raises:
+      ValueError: a size or dtype that the kernel has not.
+    """
+    _check_sizes(page_size, head_dim, jnp.dtype(dtype))
+    return jnp.zeros((num_pages, 2, num_kv_heads, page_size * head_dim), dtype)
+
+
+def paged_attention(
+    q: Float[Array, "T N H"],
+    k: Float[Array, "T K H"],
+    v: Float[Array, "T K H"],
+    pages: NativePages,
+    batch: PagedBatch,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Float32[Array, N] | None = None,
+) -> tuple[Float[Array, "T N H"], NativePages]:
+    """As `reference.paged_attention`, over `empty_pages`; in place where the pages are donated.
+
+    Sums and softmax are float32, and only the result is rounded to q's dtype. A token's bits depend
+    on its own sequence alone. Tokens of a sequence that its page table cannot hold get zeros, and
+    entries of the table that are no page are not written to.
+
+    Its gradient is the reference's, which gathers all of a token's slots: for short contexts.
+
+    Raises:
+      ValueError: dtypes differ, or a size or dtype that the kernel has not, or a bad option.
+      RuntimeError: the kernels were not built.
+    """
+    T, N, H = q.shape
+    K, words = pages.shape[2:]
+    for name, found in (("k", k.dtype), ("v", v.dtype), ("the pages", pages.dtype)):
+        if found != q.dtype:
+            raise ValueError(f"{name} must have q's dtype, {q.dtype}, but is {found}: cast it")
+    if words % H:
+        raise ValueError(f"pages of {words} numbers a head do not hold heads of {H}")
+    _check_sizes(words // H, H, q.dtype)
+    # The kernel would read past the end of what is too small.
+    sinks_shape = (N,) if sinks is None else sinks.shape
+    if not k.shape == v.shape == (T, K, H) or N % K or sinks_shape != (N,):
+        raise ValueError(
+            f"q {q.shape} does not go with k {k.shape}, v {v.shape}, pages of {K} heads and sinks "
+            f"{sinks_shape}: they are [T, N, H], [T, K, H] and [N], with N a multiple of K"
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"the window must be at least 1, got {window}: None sees all tokens")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"the softcap must be above 0, got {softcap}: None leaves the scores")
+    scale = H**-0.5 if scale is None else scale
+    return _attend(q, k, v, pages, batch, sinks, window, float(scale), softcap)
+
+
+def to_reference(pages: NativePages, page_size: int, head_dim: int) -> KvPages:
+    """The same keys and values as `reference` and `blocked` hold them, [pages, page_size, K, H].
+
+    Args:
+      pages: [pages, 2, K, page_size * H].
+      page_size: tokens.
+      head_dim: H.
+    """
+    num_pages, _, K, _ = pages.shape
+    pack = 4 // pages.dtype.itemsize
+    keys = pages[:, 0].reshape(num_pages, K, head_dim // pack, page_size, pack)
+    values = pages[:, 1].reshape(num_pages, K, page_size // pack, head_dim, pack)
+    shape = (num_pages, page_size, K, head_dim)
+    return (
+        keys.transpose(0, 3, 1, 2, 4).reshape(shape),
+        values.transpose(0, 2, 4, 1, 3).reshape(shape),
+    )
+
+
+def from_reference(cache: KvPages) -> NativePages:
+    """The inverse of `to_reference`."""
+    num_pages, page_size, K, H = cache[0].shape
+    pack = 4 // cache[0].dtype.itemsize
+    keys = cache[0].reshape(num_pages, page_size, K, H // pack, pack).transpose(0, 2, 3, 1, 4)
+    values = cache[1].reshape(num_pages, page_size // pack, pack, K, H).transpose(0, 3, 1, 4, 2)
+    shape = (num_pages, K, page_size * H)
+    return jnp.stack([keys.reshape(shape), values.reshape(shape)], axis=1)
+
+
+def _check_sizes(page_size: int, head_dim: int, dtype: jnp.dtype) -> None:
+    if page_size < 1 or page_size % PAGE_MULTIPLE:
+        raise ValueError(
+            f"the C++ kernel needs a page size that is a multiple of {PAGE_MULTIPLE}, "
+            f"got {page_size}"
+        )
+    if head_dim % 2:
+        raise ValueError(f"the C++ kernel needs an even head dimension, got {head_dim}")
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"the C++ kernel has float32 and bfloat16, not {dtype}")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pages: jax.Array,
+    batch: PagedBatch,
+    sinks: jax.Array | None,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[jax.Array, jax.Array]:
+    native.library()
+    call = jax.ffi.ffi_call(
+        "flaxen_attention",
+        (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(pages.shape, pages.dtype)),
+        input_output_aliases={3: 1},
+        vmap_method="sequential",
+    )
+    out, new_pages = call(
+        *(q, k, v, pages, *batch),
+        *(() if sinks is None else (sinks,)),
+        page_size=np.int64(pages.shape[3] // q.shape[2]),
+        window=np.int64(window or 0),
+        scale=np.float32(scale),
+        softcap=np.float32(softcap or 0),
+    )
+    return out, new_pages
+
+
+_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, PagedBatch, jax.Array | None]
+
+
+def _forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pages: jax.Array,
+    batch: PagedBatch,
+    sinks: jax.Array | None,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
+    kept = (q, k, v, pages, batch, sinks)
+    return _attend(*kept, window, scale, softcap), kept
+
+
+def _backward(
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    kept: _Kept,
+    gradients: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array | None, ...]:
+    q, k, v, pages, batch, sinks = kept
+    H = q.shape[2]
+    page_size = pages.shape[3] // H
+
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, pages: jax.Array, sinks: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        out, cache = reference.paged_attention(
+            *(q, k, v, to_reference(pages, page_size, H), batch),
+            window=window,
+            scale=scale,
+            softcap=softcap,
+            sinks=sinks,
+        )
+        return out, from_reference(cache)
+
+    _, pull_back = jax.vjp(attend, q, k, v, pages, sinks)
+    q_bar, k_bar, v_bar, pages_bar, sinks_bar = pull_back(gradients)
+    return q_bar, k_bar, v_bar, pages_bar, None, sinks_bar
+
+
+_attend.defvjp(_forward, _backward)

@@ -1,0 +1,51 @@
+"""The RMS norm by the C++ kernel; its gradient by the reference."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from flaxen.kernels import native
+from flaxen.kernels.rms_norm import reference
+
+
+def runs(x: jax.Array) -> bool:
+    """Whether the kernel is in use, and has this dtype."""
+    return native.is_enabled() and x.dtype in (jnp.float32, jnp.bfloat16)
+
+
+def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
+    """As flaxen.kernels.rms_norm.rms_norm, where it `runs`."""
+    return _rms_norm(x, weight, float(eps))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    native.library()
+    # Sequential: under vmap a weight may have the axis too, and the kernel takes one weight.
+    call = jax.ffi.ffi_call(
+        "flaxen_rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    )
+    out: jax.Array = call(x, weight.astype(x.dtype), eps=np.float32(eps))
+    return out
+
+
+def _forward(
+    x: jax.Array, weight: jax.Array, eps: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _rms_norm(x, weight, eps), (x, weight)
+
+
+def _backward(
+    eps: float, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    _, pull_back = jax.vjp(lambda x, weight: reference.rms_norm(x, weight, eps), *kept)
+    found: tuple[jax.Array, jax.Array] = pull_back(gradient)
+    return found
+
+
+_rms_norm.defvjp(_forward, _backward)

@@ -1,0 +1,57 @@
+"""The rotation of rope by the C++ kernel; its gradient is the rotation back."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flaxen.kernels import native
+from flaxen.kernels.rope import reference
+
+
+def runs(x: jax.Array, cos: jax.Array, sin: jax.Array) -> bool:
+    """Whether the kernel is in use, and has these dtypes."""
+    tables_are_float32 = cos.dtype == jnp.float32 and sin.dtype == jnp.float32
+    return native.is_enabled() and tables_are_float32 and x.dtype in (jnp.float32, jnp.bfloat16)
+
+
+def apply_rope(
+    x: Float[Array, "*B heads H"],
+    cos: Float[Array, "*B 1 half"],
+    sin: Float[Array, "*B 1 half"],
+) -> Float[Array, "*B heads H"]:
+    """As flaxen.kernels.rope.apply_rope, where it `runs`."""
+    half = cos.shape[-1]
+    tokens = x.reshape(-1, *x.shape[-2:])
+    out: jax.Array = _apply_rope(tokens, cos.reshape(-1, half), sin.reshape(-1, half))
+    return out.reshape(x.shape)
+
+
+@jax.custom_vjp
+def _apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """x [T, heads, H]; cos, sin [T, H/2]."""
+    native.library()
+    call = jax.ffi.ffi_call(
+        "flaxen_rope", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    )
+    out: jax.Array = call(x, cos, sin)
+    return out
+
+
+def _forward(
+    x: jax.Array, cos: jax.Array, sin: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    return _apply_rope(x, cos, sin), (x, cos, sin)
+
+
+def _backward(
+    kept: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, cos, sin = kept
+    # Of the tables by the reference; where nobody asks for it, it is not computed.
+    _, pull_back = jax.vjp(lambda c, s: reference.apply_rope(x, c[:, None], s[:, None]), cos, sin)
+    return _apply_rope(gradient, cos, -sin), *pull_back(gradient)
+
+
+_apply_rope.defvjp(_forward, _backward)

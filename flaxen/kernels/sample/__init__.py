@@ -1,0 +1,66 @@
+"""A token for each row of logits: the largest, or a draw from what the filters keep.
+
+Deliberately does not know: penalties and whatever else changes logits before it, log-probabilities.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32, UInt32
+
+from flaxen.kernels.sample import native, reference
+from flaxen.kernels.sample.filters import row_sum
+
+__all__ = ["row_sum", "sample"]
+
+
+def sample(
+    logits: Float32[Array, "S V"],
+    temperature: Float32[Array, S],
+    top_k: Int32[Array, S],
+    top_p: Float32[Array, S],
+    min_p: Float32[Array, S],
+    seed: UInt32[Array, "S 2"],
+    position: Int32[Array, S],
+    wanted: Bool[Array, S],
+) -> tuple[Int32[Array, S], Bool[Array, S]]:
+    """Chooses a token of each row, by that row's numbers alone. It has no gradient.
+
+    Args:
+      logits: [S, V], V at least 1; -inf is no candidate.
+      temperature: [S], 0 or above; 0 takes the largest, the first of equals.
+      top_k: [S], at least 0; keeps the k largest, and what equals the last of them. 0 keeps all.
+      top_p: [S], above 0; keeps the fewest likeliest that hold this share of what min_p and top_k
+        leave, and what equals the last of them. 1 keeps all.
+      min_p: [S], 0 to 1; keeps what is at least so many times as likely as the likeliest.
+      seed: [S, 2], the two halves of each row's seed.
+      position: [S], of the new token in its sequence: the other part of the noise's key.
+      wanted: [S]; rows that are not cost nothing.
+
+    Returns:
+      Token ids [S], and whether all logits of the row are finite [S]; 0 and false where not wanted.
+      In a row with NaN or inf the id is one of the vocabulary, and means nothing.
+
+    Raises:
+      ValueError: shapes that do not match, another dtype, or no vocabulary.
+    """
+    args = {
+        "logits": (logits, jnp.float32, (logits.shape[0], logits.shape[-1])),
+        "temperature": (temperature, jnp.float32, logits.shape[:1]),
+        "top_k": (top_k, jnp.int32, logits.shape[:1]),
+        "top_p": (top_p, jnp.float32, logits.shape[:1]),
+        "min_p": (min_p, jnp.float32, logits.shape[:1]),
+        "seed": (seed, jnp.uint32, (logits.shape[0], 2)),
+        "position": (position, jnp.int32, logits.shape[:1]),
+        "wanted": (wanted, jnp.bool_, logits.shape[:1]),
+    }
+    for name, (value, dtype, shape) in args.items():
+        if value.shape != shape or value.dtype != dtype:
+            raise ValueError(
+                f"sample needs {name} as {jnp.dtype(dtype)} {list(shape)} beside logits "
+                f"{list(logits.shape)}, got {value.dtype} {list(value.shape)}"
+            )
+    if logits.shape[1] == 0:
+        raise ValueError("sample needs logits of at least one token, got a vocabulary of 0")
+    run = native.sample if native.runs() else reference.sample
+    return run(logits, temperature, top_k, top_p, min_p, seed, position, wanted)

@@ -1,0 +1,35 @@
+"""Sampling by the C++ kernel."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels import native
+
+
+def runs() -> bool:
+    """Whether the kernel is in use."""
+    return native.is_enabled()
+
+
+def sample(
+    logits: jax.Array,
+    temperature: jax.Array,
+    top_k: jax.Array,
+    top_p: jax.Array,
+    min_p: jax.Array,
+    seed: jax.Array,
+    position: jax.Array,
+    wanted: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """As flaxen.kernels.sample.sample."""
+    native.library()
+    num_rows = logits.shape[:1]
+    results = (
+        jax.ShapeDtypeStruct(num_rows, jnp.int32),
+        jax.ShapeDtypeStruct(num_rows, jnp.bool_),
+    )
+    call = jax.ffi.ffi_call("flaxen_sample", results, vmap_method="sequential")
+    tokens, finite = call(logits, temperature, top_k, top_p, min_p, seed, position, wanted)
+    return tokens, finite

@@ -1,0 +1,75 @@
+"""What a step must read and multiply, of a model small enough to count by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flaxen.cli.bench_cost import model_cost
+from flaxen.cli.bench_ideal import CacheLayer
+from flaxen.kernels.linear.packed import PackedLinear, pack
+from flaxen.models.config import DecoderConfig
+from flaxen.models.decoder import decoder
+from flaxen.models.model import ParamSpec
+
+V, D, F, N, K, H = 48, 32, 64, 2, 1, 16
+LAYER = D * N * H + 2 * D * K * H + N * H * D + 3 * D * F  # elements of a layer's matrices
+NORMS = 2 * D
+
+
+def model(tied: bool) -> Any:
+    return decoder(
+        DecoderConfig(
+            vocab_size=V, model_dim=D, mlp_dim=F, num_layers=2, num_heads=N, num_kv_heads=K,
+            head_dim=H, windows=(None, 8), tied_embeddings=tied,
+        )
+    )  # fmt: skip
+
+
+def params(specs: Any, make: Any) -> Any:
+    return jax.tree.map(make, specs, is_leaf=lambda node: isinstance(node, ParamSpec))
+
+
+def int4(spec: ParamSpec) -> jax.Array | PackedLinear:
+    """A matrix of four-bit numbers with a float16 scale for 32 of them: 4.5 bits each."""
+    if len(spec.shape) == 1:
+        return jnp.zeros(spec.shape, jnp.bfloat16)
+    num_inputs, num_outputs = spec.shape if spec.shape[0] != V else spec.shape[::-1]
+    tiles = num_outputs // 16
+    return PackedLinear(
+        data=jnp.zeros((tiles, num_inputs // 8, 16), jnp.uint32),
+        scales=jnp.zeros((tiles, num_inputs // 32, 16), jnp.float16),
+        format="int4",
+        num_inputs=num_inputs,
+        num_outputs=num_outputs,
+        group=32,
+        zero=8,
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_plain_weights(tied: bool) -> None:
+    definition = model(tied)
+    weights = params(definition.param_specs, lambda spec: jnp.zeros(spec.shape, jnp.float32))
+    cost = model_cost(definition, weights, cache_itemsize=2)
+    # Of an embedding that is not the unembedding too, only the rows of the tokens are read.
+    assert cost.weight_bytes == 4 * (2 * (LAYER + NORMS) + D * V)
+    assert (cost.layer_params, cost.unembed_params) == (2 * LAYER, D * V)
+    assert cost.cache_layers == (
+        CacheLayer(bytes_per_token=2 * K * H * 2, window=None),
+        CacheLayer(bytes_per_token=2 * K * H * 2, window=8),
+    )
+
+
+def test_packed_weights_count_what_they_take() -> None:
+    definition = model(tied=True)
+    cost = model_cost(definition, params(definition.param_specs, int4), cache_itemsize=2)
+    assert cost.weight_bytes == (2 * LAYER + D * V) * 4.5 / 8 + 2 * 2 * NORMS
+    assert (cost.layer_params, cost.unembed_params) == (2 * LAYER, D * V)
+
+
+def test_padding_is_read_too() -> None:
+    assert pack(jnp.zeros((20, 17), jnp.bfloat16)).nbytes == 32 * 32 * 2

@@ -1,0 +1,93 @@
+"""--threads and FLAXEN_CPU_ISA: what is set, what is said about it, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from flaxen.cli.cpu import Cpu, announce, describe, set_up_cpu
+from flaxen.cli.main import main
+from flaxen.kernels import native
+
+
+@pytest.fixture(autouse=True)
+def restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process's settings as they were; XLA has started long before, with its own threads."""
+    monkeypatch.setenv("PJRT_NPROC", "")
+    monkeypatch.delenv("FLAXEN_CPU_ISA", raising=False)
+    num_threads = native.num_threads()
+    yield
+    native.configure(num_threads=num_threads, isa=(*native.supported_isas(), native.XLA)[0])
+
+
+def test_each_instruction_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for isa in (*native.supported_isas(), native.XLA):
+        monkeypatch.setenv("FLAXEN_CPU_ISA", isa)
+        assert set_up_cpu(2).isa == isa == native.isa()
+
+
+def test_the_best_one_is_used_unless_told_otherwise() -> None:
+    best = (*native.supported_isas(), native.XLA)[0]
+    assert set_up_cpu(None).isa == best
+
+
+def test_threads_are_those_of_the_kernels_and_of_xla() -> None:
+    assert set_up_cpu(3).num_threads == 3
+    assert native.num_threads() == (3 if native.is_built() else 1)
+    assert os.environ["PJRT_NPROC"] == "3"
+
+
+def test_without_the_option_there_is_a_thread_for_each_cpu() -> None:
+    assert set_up_cpu(None).num_threads == len(os.sched_getaffinity(0))
+    assert os.environ["PJRT_NPROC"] == ""  # XLA's default is the same
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "bench", "chat"])
+def test_an_instruction_set_that_is_none_is_refused(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLAXEN_CPU_ISA", "sse9")
+    more = {"generate": ["-p", "a"], "serve": ["--port", "0"]}.get(command, [])
+    assert main([command, "m", *more]) == 2
+    assert capsys.readouterr().err == (
+        "error: FLAXEN_CPU_ISA=sse9: there is no CPU ISA 'sse9': use one of amx, avx512, avx2, "
+        "portable, xla\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cpu", "text"),
+    [
+        (Cpu(isa="avx2", num_threads=2), "CPU kernels: avx2, 2 threads"),
+        (Cpu(isa="xla", num_threads=1), "CPU kernels: none, XLA with 1 thread"),
+        (
+            Cpu(isa="xla", num_threads=4, missing_reason="there is no compiler."),
+            "CPU kernels: none, XLA with 4 threads. This is the slower path: there is no compiler.",
+        ),
+    ],
+)
+def test_what_is_said(cpu: Cpu, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert describe(cpu) == text
+    announce(cpu)
+    assert capsys.readouterr().err == text + "\n"
+
+
+def test_an_installation_without_the_library_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "_path", lambda: None)
+    cpu = set_up_cpu(None)
+    assert cpu.isa == native.XLA
+    assert "no C++ compiler (GCC 11 or newer, or Clang) was found" in describe(cpu)
+    assert "--force-reinstall" in describe(cpu)
+    monkeypatch.setenv("FLAXEN_CPU_ISA", "portable")
+    with pytest.raises(ValueError, match="the CPU ISA portable was asked for, but there is no lib"):
+        set_up_cpu(None)
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_wrong_threads_are_refused(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "m", "--threads", threads]) == 2
+    assert "Invalid value for '--threads'" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""The library itself: where it is found, and what can be set."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+
+from flaxen.kernels import native
+
+
+def test_it_was_built_if_there_is_a_compiler() -> None:
+    assert native.is_built() or not (shutil.which("g++") or shutil.which("clang++"))
+
+
+@pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+def test_the_portable_path_is_always_there() -> None:
+    assert native.supported_isas()[-1] == "portable"
+    assert native.is_enabled()
+
+
+def test_the_chosen_isa_is_the_one_in_use(isa: str) -> None:
+    assert native.isa() == isa
+    assert native.library().flaxen_chosen_isa().decode() == isa
+    assert isa in native.supported_isas()  # which asks, and leaves the choice as it was
+    assert native.isa() == isa
+
+
+def test_xla_turns_the_kernels_off(isa: str) -> None:
+    native.configure(isa=native.XLA)
+    assert not native.is_enabled()
+    assert native.isa() == native.XLA
+    native.configure(num_threads=2)  # leaves the other setting
+    assert native.isa() == native.XLA
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no CPU ISA 'sse2': use one of amx, avx512, avx"):
+        native.configure(isa="sse2")
+    with pytest.raises(ValueError, match="the number of threads must be at least 1, got 0"):
+        native.configure(num_threads=0)
+
+
+@pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+@pytest.mark.skipif(set(native.ISAS) <= set(native.supported_isas()), reason="it has them all")
+def test_what_the_machine_lacks_is_refused() -> None:
+    before = native.isa()
+    lacking = min(set(native.ISAS) - set(native.supported_isas()))
+    with pytest.raises(ValueError, match=f"this machine has no {lacking}: leave the CPU ISA unset"):
+        native.configure(isa=lacking)
+    assert native.isa() == before
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_path", lambda: None)
+    assert native.supported_isas() == ()
+    assert native.num_threads() == 1
+    assert native.isa() == native.XLA
+    native.configure(num_threads=2)  # XLA's threads are not set here
+    with pytest.raises(ValueError, match="avx2 was asked for, but there is no libflaxen_native"):
+        native.configure(isa="avx2")
+
+
+def test_there_are_as_many_threads_as_asked_for(isa: str, num_threads: int) -> None:
+    assert native.num_threads() == num_threads
+
+
+@pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+def test_the_number_of_threads_can_change_while_others_wait() -> None:
+    before = native.num_threads()
+    for count in (1, 4, 2, 4, 1):
+        setter = threading.Thread(target=native.configure, kwargs={"num_threads": count})
+        setter.start()
+        setter.join(timeout=30)
+        assert not setter.is_alive()
+        assert native.num_threads() == count
+    native.configure(num_threads=before)
