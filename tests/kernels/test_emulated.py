@@ -47,7 +47,7 @@ def library() -> Path:
 
 @pytest.mark.parametrize("lacking", LACKING)
 def test_the_kernels_on_what_the_machine_lacks(lacking: str, library: Path) -> None:
-    # Equality with the reference, and of bits whatever the batch: the rest is the same on every ISA.
+    # Equality with the reference, and of bits in any batch: the rest is the same on every ISA.
     chosen = f"{lacking} and (bits or reference) and not embedding"
     files = sorted(str(path) for path in Path(__file__).parent.glob("test_native*.py"))
     done = subprocess.run(

@@ -89,7 +89,7 @@ def unpack(weight: PackedLinear) -> jax.Array:
 
 
 def _stored(weight: PackedLinear) -> jax.Array:
-    data = weight.data
+    data: jax.Array = weight.data
     if weight.format == "bfloat16":
         return data.transpose(0, 1, 3, 2).reshape(data.shape[0], -1, TILE)
     if weight.format == "int4":
@@ -100,4 +100,5 @@ def _stored(weight: PackedLinear) -> jax.Array:
 
 
 def _by_input(weight: PackedLinear, per_group: jax.Array) -> jax.Array:
-    return jnp.repeat(per_group.astype(jnp.float32), weight.group, axis=1)
+    repeated: jax.Array = jnp.repeat(per_group.astype(jnp.float32), weight.group, axis=1)
+    return repeated
