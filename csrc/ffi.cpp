@@ -140,6 +140,16 @@ ffi::Error rope(ffi::AnyBuffer x, ffi::Buffer<ffi::F32> cos, ffi::Buffer<ffi::F3
   return ffi::Error::Success();
 }
 
+ffi::Error log_softmax(ffi::Buffer<ffi::F32> x, ffi::Result<ffi::Buffer<ffi::F32>> out) {
+  LogSoftmaxCall call{};
+  call.x = x.typed_data();
+  call.width = x.dimensions().back();
+  call.rows = call.width == 0 ? 0 : static_cast<int64_t>(x.element_count()) / call.width;
+  call.out = out->typed_data();
+  kernels().log_softmax(call);
+  return ffi::Error::Success();
+}
+
 ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer pages,
                      ffi::Buffer<ffi::S32> kv_lens, ffi::Buffer<ffi::S32> page_table,
                      ffi::Buffer<ffi::S32> cu_q_lens, ffi::RemainingArgs sinks,
@@ -232,6 +242,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rope, flaxen::rope,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_log_softmax, flaxen::log_softmax,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_attention, flaxen::attention,
                               ffi::Ffi::Bind()

@@ -11,6 +11,7 @@
 
 namespace flaxen {
 
-const Kernels FLAXEN_KERNELS = {linear, embed, rms_norm, rope, attention, sample};
+const Kernels FLAXEN_KERNELS = {linear, embed,     rms_norm, rope,
+                                log_softmax, attention, sample};
 
 }  // namespace flaxen

@@ -65,6 +65,13 @@ struct RmsNormCall {
   void* out;
 };
 
+// out = x - log(sum(exp(x))) for each row.
+struct LogSoftmaxCall {
+  const float* x;  // [rows, width]
+  int64_t rows, width;
+  float* out;
+};
+
 // Rotates pairs (i, i + head_dim/2) of each head; tables are [tokens, head_dim/2].
 struct RopeCall {
   const void* x;  // [tokens, heads, head_dim]
@@ -113,6 +120,7 @@ struct Kernels {
   void (*embed)(const EmbedCall&);
   void (*rms_norm)(const RmsNormCall&);
   void (*rope)(const RopeCall&);
+  void (*log_softmax)(const LogSoftmaxCall&);
   void (*attention)(const AttentionCall&);
   void (*sample)(const SampleCall&);
 };

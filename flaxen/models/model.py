@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flaxen.kernels.log_softmax import log_softmax
+
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
 
@@ -72,4 +74,4 @@ class Model:
 
 def logprobs(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:
     """Log-probabilities of float32 logits [..., V]: the one way, to train, score and serve."""
-    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return log_softmax(logits.astype(jnp.float32))
