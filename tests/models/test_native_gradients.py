@@ -1,0 +1,63 @@
+"""jax.grad through a whole model whose layers are the C++ kernels = through XLA's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from flaxen.kernels import native
+from flaxen.kernels.causal_attention import causal_attention
+from flaxen.kernels.linear import PackedLinear, pack, unpack
+from flaxen.models.model import CacheSpec, Params, logprobs
+from tests.engine.tiny import MODEL, PARAMS
+
+pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+
+
+def attend(
+    spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
+) -> tuple[jax.Array, None]:
+    return causal_attention(q, k, v, window=spec.window), None
+
+
+def loss(params: Params, ids: jax.Array) -> jax.Array:
+    """Mean negative log-likelihood of the next token, ids [B, T]."""
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+    cache = (None,) * len(MODEL.cache_specs)
+    hidden, _ = MODEL.forward(params, ids, positions, Partial(attend), cache)
+    table = logprobs(MODEL.unembed(params, hidden))[:, :-1]
+    return -jnp.mean(jnp.take_along_axis(table, ids[:, 1:, None], axis=-1))
+
+
+def packed(params: Params) -> Params:
+    """As a checkpoint is loaded for the kernels."""
+
+    def one(path: tuple[object, ...], leaf: jax.Array) -> object:
+        if leaf.ndim == 1:
+            return leaf
+        return pack(leaf.T if getattr(path[0], "key", None) == "embed" else leaf)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def unpacked(params: Params) -> Params:
+    def one(leaf: object) -> object:
+        return unpack(leaf) if isinstance(leaf, PackedLinear) else leaf
+
+    plain = jax.tree.map(one, params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear))
+    return {**plain, "embed": plain["embed"].T}
+
+
+def test_gradients_of_a_model_are_those_through_xla() -> None:
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, MODEL.vocab_size, (2, 33)), jnp.int32)
+    expected_loss, expected = jax.jit(jax.value_and_grad(loss))(PARAMS, ids)
+    found_loss, gradients = jax.jit(jax.value_and_grad(loss))(packed(PARAMS), ids)
+    np.testing.assert_allclose(found_loss, expected_loss, rtol=1e-6)
+    found = unpacked(gradients)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        # float32 sums of some hundred products, through two layers.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(jnp.abs(other).max()))
