@@ -15,6 +15,7 @@ from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.causal_attention import causal_attention
+from flaxen.kernels.linear import pack
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.model import CacheSpec, Params, logprobs
@@ -61,6 +62,19 @@ def make_params(seed: int = 0) -> Params:
 
 
 PARAMS = make_params()
+
+
+def pack_params(params: Params, dtype: str = "float32") -> Params:
+    """Plain parameters as a checkpoint is loaded for the C++ kernels."""
+
+    def packed(path: tuple[Any, ...], leaf: jax.Array) -> Any:
+        leaf = leaf.astype(dtype)
+        if leaf.ndim == 1:
+            return leaf
+        is_table = getattr(path[0], "key", None) in ("embed", "unembed")
+        return pack(leaf.T if is_table else leaf)
+
+    return jax.tree_util.tree_map_with_path(packed, params)
 
 
 def make_info(config: EngineConfig) -> ModelInfo:

@@ -10,9 +10,9 @@ from jax.tree_util import Partial
 
 from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
-from flaxen.kernels.linear import PackedLinear, pack, unpack
+from flaxen.kernels.linear import PackedLinear, unpack
 from flaxen.models.model import CacheSpec, Params, logprobs
-from tests.engine.tiny import MODEL, PARAMS
+from tests.engine.tiny import MODEL, PARAMS, pack_params
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 
@@ -32,17 +32,6 @@ def loss(params: Params, ids: jax.Array) -> jax.Array:
     return -jnp.mean(jnp.take_along_axis(table, ids[:, 1:, None], axis=-1))
 
 
-def packed(params: Params) -> Params:
-    """As a checkpoint is loaded for the kernels."""
-
-    def one(path: tuple[object, ...], leaf: jax.Array) -> object:
-        if leaf.ndim == 1:
-            return leaf
-        return pack(leaf.T if getattr(path[0], "key", None) == "embed" else leaf)
-
-    return jax.tree_util.tree_map_with_path(one, params)
-
-
 def unpacked(params: Params) -> Params:
     def one(leaf: object) -> object:
         return unpack(leaf) if isinstance(leaf, PackedLinear) else leaf
@@ -54,7 +43,7 @@ def unpacked(params: Params) -> Params:
 def test_gradients_of_a_model_are_those_through_xla() -> None:
     ids = jnp.asarray(np.random.default_rng(0).integers(0, MODEL.vocab_size, (2, 33)), jnp.int32)
     expected_loss, expected = jax.jit(jax.value_and_grad(loss))(PARAMS, ids)
-    found_loss, gradients = jax.jit(jax.value_and_grad(loss))(packed(PARAMS), ids)
+    found_loss, gradients = jax.jit(jax.value_and_grad(loss))(pack_params(PARAMS), ids)
     np.testing.assert_allclose(found_loss, expected_loss, rtol=1e-6)
     found = unpacked(gradients)
     assert jax.tree.structure(found) == jax.tree.structure(expected)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
-from flaxen.kernels.linear import pack
-from flaxen.models.model import Params
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,
@@ -25,6 +22,7 @@ from tests.engine.tiny import (
     PARAMS,
     dense_logprobs,
     make_engine,
+    pack_params,
     prompts,
     request,
     run,
@@ -38,23 +36,10 @@ DTYPES = ["float32", "bfloat16"]
 ALONE = replace(ONE_SHAPE, compile_sizes=(1, 16, 64), enable_prefix_caching=False)
 
 
-def packed_params(dtype: str) -> Params:
-    """The tiny model's, as a checkpoint is loaded for the kernels."""
-
-    def packed(path: tuple[object, ...], leaf: jax.Array) -> object:
-        leaf = leaf.astype(dtype)
-        if leaf.ndim == 1:
-            return leaf
-        is_table = getattr(path[0], "key", None) in ("embed", "unembed")
-        return pack(leaf.T if is_table else leaf)
-
-    return jax.tree_util.tree_map_with_path(packed, PARAMS)
-
-
 def native_engine(dtype: str, config: EngineConfig) -> Engine:
     executor = JaxExecutor(
         MODEL,
-        packed_params(dtype),
+        pack_params(PARAMS, dtype),
         config,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype(dtype),
