@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench bench-peers bench-scheduler e2e clean
+.PHONY: help demo test test-emulated test-fast check bench bench-peers bench-scheduler e2e clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -15,6 +15,9 @@ demo: $(READY) ## serve SmolLM2-135M, and ask it something with the OpenAI clien
 
 test: $(READY) ## every test, the slow ones included
 	$(BIN)/python -m pytest -q
+
+test-emulated: $(READY) ## AVX-512 and AMX on machines that lack them: ten minutes or more
+	FLAXEN_TEST_EMULATED=1 $(BIN)/python -m pytest -q tests/kernels/test_emulated.py
 
 test-fast: $(READY) ## the tests that neither load the real model nor start processes
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(not native.is_built(), reason="the library was not built"),
+    pytest.mark.skipif("FLAXEN_TEST_EMULATED" not in os.environ, reason="run make test-emulated"),
 ]
 
 
