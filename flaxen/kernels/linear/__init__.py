@@ -1,7 +1,8 @@
 """Linear layers, with what stands around them: norm, bias, gate, residual.
 
 A weight is a plain array [I, O], which XLA multiplies, or a `PackedLinear`, which the C++ kernels
-do. Deliberately does not know what the weight belongs to.
+do; either may have adapters beside it, as a `LoraWeight`. Deliberately does not know what the
+weight belongs to.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from flaxen.kernels.linear import native, reference
+from flaxen.kernels.linear.lora import LoraWeight, add_adapters
 from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
 from flaxen.kernels.linear.reference import Weight
 from flaxen.kernels.rms_norm import rms_norm
 
 __all__ = [
+    "LoraWeight",
     "PackedLinear",
     "Weight",
     "embed",
@@ -30,13 +33,14 @@ __all__ = [
     "unpack",
 ]
 
+AnyWeight = Weight | LoraWeight
 Bias = jax.Array | None  # [O]
 Norm = tuple[jax.Array, float]  # weight [I], and what is added to the mean square
 
 
 def linear(
     x: Float[Array, "*B I"],
-    weight: Weight,
+    weight: AnyWeight,
     bias: Bias = None,
     *,
     norm: Norm | None = None,
@@ -62,7 +66,7 @@ def linear(
 
 def linears(
     x: Float[Array, "*B I"],
-    weights: tuple[Weight, ...],
+    weights: tuple[AnyWeight, ...],
     biases: tuple[Bias, ...],
     *,
     norm: Norm | None = None,
@@ -83,8 +87,8 @@ def linears(
 
 def gated_linear(
     x: Float[Array, "*B I"],
-    gate: Weight,
-    up: Weight,
+    gate: AnyWeight,
+    up: AnyWeight,
     biases: tuple[Bias, Bias] = (None, None),
     *,
     norm: Norm | None = None,
@@ -144,13 +148,15 @@ def unembed(
 
 def _linears(
     x: jax.Array,
-    weights: tuple[Weight, ...],
+    weights: tuple[AnyWeight, ...],
     biases: tuple[Bias, ...],
     norm: Norm | None,
     residual: jax.Array | None,
     gated: bool,
     out_dtype: DTypeLike | None,
 ) -> tuple[jax.Array, ...]:
+    if any(isinstance(weight, LoraWeight) for weight in weights):
+        return _with_adapters(x, weights, biases, norm, residual, gated, out_dtype)
     for weight in weights:
         if weight.shape[0] != x.shape[-1]:
             raise ValueError(
@@ -176,3 +182,26 @@ def _linears(
         out_dtype,
     )
     return tuple(out.reshape(*x.shape[:-1], out.shape[-1]) for out in outs)
+
+
+def _with_adapters(
+    x: jax.Array,
+    weights: tuple[AnyWeight, ...],
+    biases: tuple[Bias, ...],
+    norm: Norm | None,
+    residual: jax.Array | None,
+    gated: bool,
+    out_dtype: DTypeLike | None,
+) -> tuple[jax.Array, ...]:
+    """Each base alone, then its adapters, then what else is fused: all in float32, rounded once."""
+    h = x if norm is None else rms_norm(x, *norm)
+    bases = tuple(each.base if isinstance(each, LoraWeight) else each for each in weights)
+    outs = list(_linears(h, bases, biases, None, None, False, jnp.float32))
+    for index, weight in enumerate(weights):
+        if isinstance(weight, LoraWeight):
+            outs[index] = add_adapters(h, outs[index], weight)
+    if gated:
+        outs = [jax.nn.silu(outs[0]) * outs[1]]
+    if residual is not None:
+        outs = [outs[0] + residual.astype(jnp.float32)]
+    return tuple(out.astype(x.dtype if out_dtype is None else out_dtype) for out in outs)

@@ -1,0 +1,1 @@
+"""Sources to packed batches of tokens; how far they were read can be saved."""

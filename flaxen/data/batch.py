@@ -1,0 +1,17 @@
+"""What data gives and training takes. Deliberately does not know where it came from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """B rows of T tokens; a row holds several sequences, segments, one after the other."""
+
+    tokens: np.ndarray  # [B, T] int32
+    targets: np.ndarray  # [B, T] int32: the token that follows in the segment; -1 where none does
+    loss_weights: np.ndarray  # [B, T] float32, of each target's loss; 0 for none
+    segment_ids: np.ndarray  # [B, T] int32: 1, 2, ... along a row; 0 is padding, at its end
+    positions: np.ndarray  # [B, T] int32, from 0 in each segment
