@@ -184,6 +184,30 @@ ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::
   return ffi::Error::Success();
 }
 
+ffi::Error causal_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+                            ffi::RemainingArgs segment_ids, ffi::Result<ffi::AnyBuffer> out,
+                            int64_t window, float scale, float softcap) {
+  CausalCall call{};
+  call.q = q.untyped_data();
+  call.k = k.untyped_data();
+  call.v = v.untyped_data();
+  call.type = type_of(q);
+  if (segment_ids.size() > 0)
+    call.segment_ids = static_cast<const int32_t*>(segment_ids.get<ffi::AnyBuffer>(0)->untyped_data());
+  const auto q_dims = q.dimensions();
+  call.B = q_dims[0];
+  call.T = q_dims[1];
+  call.N = q_dims[2];
+  call.H = q_dims[3];
+  call.K = k.dimensions()[2];
+  call.window = window;
+  call.scale = scale;
+  call.softcap = softcap;
+  call.out = out->untyped_data();
+  kernels().causal_attention(call);
+  return ffi::Error::Success();
+}
+
 ffi::Error sample(ffi::Buffer<ffi::F32> logits, ffi::Buffer<ffi::F32> temperature,
                   ffi::Buffer<ffi::S32> top_k, ffi::Buffer<ffi::F32> top_p,
                   ffi::Buffer<ffi::F32> min_p, ffi::Buffer<ffi::U32> seed,
@@ -261,6 +285,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_attention, flaxen::attention,
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("page_size")
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("softcap"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_attention, flaxen::causal_attention,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("window")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));

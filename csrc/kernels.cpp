@@ -5,6 +5,7 @@
 #include "simd.h"
 
 #include "attention.inc"
+#include "causal_attention.inc"
 #include "elementwise.inc"
 #include "linear.inc"
 #include "sample.inc"
@@ -12,6 +13,6 @@
 namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {linear, embed,     rms_norm, rope,
-                                log_softmax, attention, sample};
+                                log_softmax, attention, causal_attention, sample};
 
 }  // namespace flaxen

@@ -100,6 +100,20 @@ struct AttentionCall {
   void* out;       // [T, N, H]
 };
 
+// Causal attention of whole sequences, packed in rows one after the other.
+struct CausalCall {
+  const void* q;  // [B, T, N, H]
+  const void* k;  // [B, T, K, H]
+  const void* v;
+  Type type;
+  const int32_t* segment_ids;  // [B, T], equal along a sequence, 0 for padding; null is one a row
+  int64_t B, T, N, K, H;
+  int64_t window;  // as above
+  float scale;
+  float softcap;
+  void* out;  // [B, T, N, H]; zeros for padding
+};
+
 // A token for each row of logits; see flaxen/kernels/sample/__init__.py.
 struct SampleCall {
   const float* logits;  // [S, V]
@@ -122,6 +136,7 @@ struct Kernels {
   void (*rope)(const RopeCall&);
   void (*log_softmax)(const LogSoftmaxCall&);
   void (*attention)(const AttentionCall&);
+  void (*causal_attention)(const CausalCall&);
   void (*sample)(const SampleCall&);
 };
 

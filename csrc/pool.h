@@ -25,7 +25,7 @@ void parallel_for(int64_t num_tasks, const Body& body) {
 
 // Memory of the calling thread, 64-byte aligned and kept for its next call: `slot` tells apart what
 // one kernel needs at the same time. Its contents are undefined.
-enum class Slot { activations, sums, tile, rows, scores, num_slots };
+enum class Slot { activations, sums, tile, rows, scores, pages, batch, adapters, num_slots };
 void* scratch(Slot slot, size_t num_bytes);
 
 }  // namespace flaxen

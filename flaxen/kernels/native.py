@@ -17,7 +17,16 @@ import jax
 ISAS = ("amx", "avx512", "avx2", "portable")
 XLA = "xla"  # stands beside the ISAs, for none of our kernels
 _NAME = "libflaxen_native.so"
-_TARGETS = ("linear", "embed", "rms_norm", "rope", "log_softmax", "attention", "sample")
+_TARGETS = (
+    "linear",
+    "embed",
+    "rms_norm",
+    "rope",
+    "log_softmax",
+    "attention",
+    "causal_attention",
+    "sample",
+)
 
 
 def is_built() -> bool:

@@ -1,15 +1,32 @@
-"""Packed = alone, and the sliding window, against a loop over tokens."""
+"""Packed = alone, the sliding window and padding, against a loop over tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
 
 
-def by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int | None) -> np.ndarray:
+@pytest.fixture(params=["xla", "native"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """XLA, or the C++ kernels."""
+    if request.param == "native" and not native.is_built():
+        pytest.skip("the library was not built")
+    isas = native.supported_isas()
+    native.configure(isa=native.XLA if request.param == "xla" else isas[0])
+    yield request.param
+    native.configure(isa=isas[0] if isas else native.XLA)
+
+
+def by_loops(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int | None, softcap: float | None
+) -> np.ndarray:
     """One sequence: q [T, N, H]; k, v [T, K, H]."""
     out = np.zeros_like(q)
     for t in range(q.shape[0]):
@@ -17,30 +34,54 @@ def by_loops(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int | None) ->
         for n in range(q.shape[1]):
             kv_head = n * k.shape[1] // q.shape[1]
             scores = k[first : t + 1, kv_head] @ q[t, n] / np.sqrt(q.shape[2])
+            if softcap is not None:
+                scores = softcap * np.tanh(scores / softcap)
             weights = np.exp(scores - scores.max())
             out[t, n] = weights / weights.sum() @ v[first : t + 1, kv_head]
     return out
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 4])
-def test_equals_loops_and_segments_do_not_mix(window: int | None) -> None:
+def test_equals_loops_and_segments_do_not_mix(
+    kernels: str, window: int | None, softcap: float | None
+) -> None:
     rng = np.random.default_rng(0)
-    lengths = [7, 12, 5]
-    q = rng.standard_normal((sum(lengths), 6, 8)).astype(np.float32)
-    k, v = (rng.standard_normal((sum(lengths), 2, 8)).astype(np.float32) for _ in range(2))
+    lengths, padding = [7, 12, 5], 3
+    size = sum(lengths) + padding
+    q = rng.standard_normal((size, 6, 8)).astype(np.float32)
+    k, v = (rng.standard_normal((size, 2, 8)).astype(np.float32) for _ in range(2))
     ends = np.cumsum(lengths)
     expected = np.concatenate(
         [
-            by_loops(q[e - n : e], k[e - n : e], v[e - n : e], window)
-            for n, e in zip(lengths, ends, strict=True)
+            *(
+                by_loops(q[e - n : e], k[e - n : e], v[e - n : e], window, softcap)
+                for n, e in zip(lengths, ends, strict=True)
+            ),
+            np.zeros((padding, 6, 8), np.float32),
         ]
     )
-    segment_ids = jnp.asarray(np.repeat(np.arange(3), lengths))[None]
+    segment_ids = jnp.asarray(np.repeat([1, 2, 3, 0], [*lengths, padding]))[None]
     got = causal_attention(
-        jnp.asarray(q)[None],
-        jnp.asarray(k)[None],
-        jnp.asarray(v)[None],
+        *(jnp.asarray(x)[None] for x in (q, k, v)),
         segment_ids=segment_ids,
         window=window,
+        softcap=softcap,
     )
     np.testing.assert_allclose(got[0], expected, rtol=0, atol=2e-6)
+    assert not got[0, -padding:].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": 0}, "the window must be at least 1, got 0: None sees all tokens"),
+        ({"softcap": 0.0}, "the softcap must be above 0, got 0.0: None leaves the scores"),
+        ({"heads": 3}, r"q \(1, 4, 3, 8\) does not go with k \(1, 4, 2, 8\) and v \(1, 4, 2, 8\)"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
+    q = jnp.zeros((1, 4, changes.pop("heads", 4), 8))
+    k = jnp.zeros((1, 4, 2, 8))
+    with pytest.raises(ValueError, match=message):
+        causal_attention(q, k, k, **changes)

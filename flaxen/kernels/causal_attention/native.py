@@ -1,0 +1,61 @@
+"""Causal attention by the C++ kernel of paged attention; its gradient by jnp.
+
+Deliberately does not know the algorithm: csrc/causal_attention.inc.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.kernels import native
+from flaxen.kernels.causal_attention import reference
+from flaxen.kernels.causal_attention.reference import Options
+
+
+def runs(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
+    """Whether the kernel is in use, and has these dtypes and this head."""
+    has_dtype = q.dtype == k.dtype == v.dtype and q.dtype in (jnp.float32, jnp.bfloat16)
+    return native.is_enabled() and has_dtype and q.shape[-1] % 2 == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def causal_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+) -> jax.Array:
+    """As `reference.causal_attention`, where it `runs`; a segment's tokens lie together."""
+    native.library()
+    call = jax.ffi.ffi_call(
+        "flaxen_causal_attention",
+        jax.ShapeDtypeStruct(q.shape, q.dtype),
+        vmap_method="sequential",
+    )
+    out: jax.Array = call(
+        *(q, k, v),
+        *(() if segment_ids is None else (segment_ids.astype(jnp.int32),)),
+        window=np.int64(options.window or 0),
+        scale=np.float32(options.scale),
+        softcap=np.float32(options.softcap or 0),
+    )
+    return out
+
+
+_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
+
+
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+) -> tuple[jax.Array, _Kept]:
+    return causal_attention(q, k, v, segment_ids, options), (q, k, v, segment_ids)
+
+
+def _backward(
+    options: Options, kept: _Kept, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    return *reference.gradient(*kept, options, cotangent), None
+
+
+causal_attention.defvjp(_forward, _backward)

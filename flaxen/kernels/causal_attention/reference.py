@@ -1,0 +1,112 @@
+"""Causal attention in plain jnp: all scores at once, and its gradient a few queries at a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 128  # queries whose scores are held at once
+
+
+class Options(NamedTuple):
+    """What is the same for all tokens."""
+
+    window: int | None
+    scale: float
+    softcap: float | None
+
+
+def causal_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+) -> jax.Array:
+    """As flaxen.kernels.causal_attention.causal_attention."""
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    grouped_q = q.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped_q, k, preferred_element_type=jnp.float32)
+    visible = _visible(jnp.arange(T), segment_ids, segment_ids, B, T, options.window)
+    weights = _softmax(_capped(scores * options.scale, options.softcap), visible).astype(v.dtype)
+    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v, preferred_element_type=jnp.float32)
+    return out.reshape(B, T, N, H).astype(q.dtype)
+
+
+def gradient(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    options: Options,
+    cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of q, k, v: recomputes the scores, of some queries at a time, in float32."""
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    block = min(_BLOCK, T)
+    num_blocks = -(-T // block)
+
+    def blocks(x: jax.Array) -> jax.Array:  # [num_blocks, B, block, ...]
+        padded = jnp.pad(x, ((0, 0), (0, num_blocks * block - T), *((0, 0),) * (x.ndim - 2)))
+        return padded.reshape(B, num_blocks, block, *x.shape[2:]).swapaxes(0, 1)
+
+    k32, v32 = k.astype(jnp.float32), v.astype(jnp.float32)
+
+    def step(
+        sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        first, q_block, out_bar, *ids = xs
+        q32 = q_block.astype(jnp.float32).reshape(B, block, K, N // K, H)
+        out_bar = out_bar.astype(jnp.float32).reshape(B, block, K, N // K, H)
+        scores = jnp.einsum("BTKGH,BSKH->BKGTS", q32, k32) * options.scale
+        capped = _capped(scores, options.softcap)
+        visible = _visible(
+            first + jnp.arange(block), ids[0] if ids else None, segment_ids, B, T, options.window
+        )
+        weights = _softmax(capped, visible)
+        weights_bar = jnp.einsum("BTKGH,BSKH->BKGTS", out_bar, v32)
+        weighted = weights * weights_bar
+        scores_bar = weighted - weights * jnp.sum(weighted, axis=-1, keepdims=True)
+        if options.softcap is not None:
+            scores_bar = scores_bar * (1 - (capped / options.softcap) ** 2)
+        scores_bar = scores_bar * options.scale
+        q_bar = jnp.einsum("BKGTS,BSKH->BTKGH", scores_bar, k32)
+        k_bar = sums[0] + jnp.einsum("BKGTS,BTKGH->BSKH", scores_bar, q32)
+        v_bar = sums[1] + jnp.einsum("BKGTS,BTKGH->BSKH", weights, out_bar)
+        return (k_bar, v_bar), q_bar
+
+    xs = [jnp.arange(num_blocks) * block, blocks(q), blocks(cotangent)]
+    if segment_ids is not None:
+        xs.append(blocks(segment_ids))
+    zeros = jnp.zeros(k.shape, jnp.float32)
+    (k_bar, v_bar), q_bars = jax.lax.scan(step, (zeros, zeros), tuple(xs))
+    q_bar = q_bars.swapaxes(0, 1).reshape(B, num_blocks * block, N, H)[:, :T]
+    return q_bar.astype(q.dtype), k_bar.astype(k.dtype), v_bar.astype(v.dtype)
+
+
+def _visible(
+    queries: jax.Array,
+    query_ids: jax.Array | None,
+    key_ids: jax.Array | None,
+    B: int,
+    T: int,
+    window: int | None,
+) -> jax.Array:
+    """Which of T keys these queries see, [B, queries, T]."""
+    distance = queries[:, None] - jnp.arange(T)[None, :]
+    visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    visible = jnp.broadcast_to(visible[None], (B, queries.shape[0], T))
+    if query_ids is None or key_ids is None:
+        return visible
+    same = query_ids[:, :, None] == key_ids[:, None, :]
+    return visible & same & (query_ids != 0)[:, :, None]
+
+
+def _capped(scores: jax.Array, softcap: float | None) -> jax.Array:
+    return scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+
+
+def _softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
+    """Over what is visible; zeros where nothing is. Scores [B, K, G, T, S], visible [B, T, S]."""
+    visible = jnp.broadcast_to(visible[:, None, None], scores.shape)
+    return jax.nn.softmax(scores, axis=-1, where=visible)
