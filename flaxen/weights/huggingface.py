@@ -69,7 +69,7 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
     if (directory / _INDEX).is_file():
         return _indexed(directory)
     if (directory / _SINGLE).is_file():
-        return _file_tensors(directory / _SINGLE)
+        return file_tensors(directory / _SINGLE)
     pickles = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
     if pickles:
         raise ValueError(
@@ -100,7 +100,7 @@ def _indexed(directory: Path) -> dict[str, StoredTensor]:
             raise ValueError(
                 f"{directory / shard} does not exist, but {_INDEX} names it: download it"
             )
-        held = _file_tensors(directory / shard)
+        held = file_tensors(directory / shard)
         tensors |= {name: held[name] for name in held if shard_of.get(name) == shard}
     for name, shard in shard_of.items():
         if name not in tensors:
@@ -120,7 +120,12 @@ def _shards(path: Path) -> tuple[dict[str, str], list[str]]:
     return shard_of, sorted(set(shard_of.values()))
 
 
-def _file_tensors(path: Path) -> dict[str, StoredTensor]:
+def file_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, which stay on disk until they are read.
+
+    Raises:
+      ValueError: it is damaged, or a dtype is not supported.
+    """
     try:  # the library checks that the header and the file's size agree, and maps the file
         with safe_open(path, framework="numpy"):
             pass

@@ -1,0 +1,128 @@
+"""One LoRA adapter outside a stack: NumPy arrays on the host, and what is merged from them.
+
+Deliberately does not know files, nor who trains or serves the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.kernels.linear import PackedLinear, Weight, pack, unpack
+from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes
+from flaxen.models.model import Model, Params
+
+Layer = Mapping[str, Mapping[str, np.ndarray]]  # {"wq": {"a": [I, R], "b": [R, O]}, ...}, float32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapter:
+    """An adapter's configuration and its weights, one dict of targets a layer.
+
+    Raises:
+      ValueError: arrays that are not float32, or have not the configuration's rank and targets.
+    """
+
+    config: LoraConfig
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        for index, layer in enumerate(self.layers):
+            if set(layer) != set(self.config.targets):
+                raise ValueError(
+                    f"layer {index} of the adapter has {', '.join(layer) or 'no targets'}, and its "
+                    f"configuration says {', '.join(self.config.targets)}: every layer must have "
+                    "all of them"
+                )
+            for name, each in layer.items():
+                self._check(f"layer {index}, {name}", each["a"], each["b"])
+
+    def _check(self, where: str, a: np.ndarray, b: np.ndarray) -> None:
+        rank = self.config.rank
+        if (a.dtype, b.dtype) != (np.float32, np.float32):
+            raise ValueError(f"{where}: adapters are float32, got a {a.dtype} and b {b.dtype}")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != rank or b.shape[0] != rank:
+            raise ValueError(
+                f"{where}: a must be [in, {rank}] and b [{rank}, out] for the rank {rank}, got "
+                f"{list(a.shape)} and {list(b.shape)}"
+            )
+
+    @property
+    def tree(self) -> Adapters:
+        """The arrays as models/adapters.py has them, without the leading axis of a stack."""
+        return {"layers": self.layers}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its arrays."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.tree))
+
+
+def from_stack(config: LoraConfig, stack: Adapters, index: int = 0) -> Adapter:
+    """One adapter of a stack, copied to the host.
+
+    Args:
+      config: of the adapters in the stack.
+      stack: with leading axes n.
+      index: below n.
+    """
+    layers = jax.tree.map(lambda leaf: np.array(leaf[index], np.float32), stack["layers"])
+    return Adapter(config=config, layers=tuple(layers))
+
+
+def check_adapter(adapter: Adapter, model: Model) -> None:
+    """Refuses an adapter of another model.
+
+    Raises:
+      ValueError: another number of layers, or a matrix of another shape.
+    """
+    expected = adapter_shapes(model, adapter.config)["layers"]
+    if len(adapter.layers) != len(expected):
+        raise ValueError(
+            f"the adapter has {len(adapter.layers)} layers and the model {len(expected)}: it was "
+            "made for another model"
+        )
+    for index, (layer, shapes) in enumerate(zip(adapter.layers, expected, strict=True)):
+        for name, each in layer.items():
+            found = {part: array.shape for part, array in each.items()}
+            if found != shapes[name]:
+                raise ValueError(
+                    f"layer {index}, {name}: the adapter has {found} and the model needs "
+                    f"{shapes[name]}: it was made for another model"
+                )
+
+
+def merge_weight(weight: np.ndarray, ab: Mapping[str, np.ndarray], scale: float) -> np.ndarray:
+    """weight + scale * a @ b, computed in float32 and rounded once to the weight's dtype."""
+    product: np.ndarray = ab["a"] @ ab["b"]
+    return (weight.astype(np.float32) + np.float32(scale) * product).astype(weight.dtype)
+
+
+def merge_adapter(params: Params, adapter: Adapter) -> Params:
+    """Parameters with an adapter added to the weights themselves, of the same form and dtype.
+
+    Raises:
+      ValueError: a weight is quantized, which would round most of the adapter away.
+    """
+
+    def merged(name: str, weight: Weight, layer: Layer) -> Weight:
+        if name not in layer:
+            return weight
+        if isinstance(weight, PackedLinear) and weight.scales is not None:
+            raise ValueError(
+                f"{name} is quantized ({weight.format}), so an adapter can't be merged into it: "
+                "load the model with quantization none"
+            )
+        plain = unpack(weight) if isinstance(weight, PackedLinear) else weight
+        dense = jnp.asarray(merge_weight(np.asarray(plain), layer[name], adapter.config.scale))
+        return pack(dense) if isinstance(weight, PackedLinear) else dense
+
+    layers = tuple(
+        {name: merged(name, weight, own) for name, weight in layer.items()}
+        for layer, own in zip(params["layers"], adapter.layers, strict=True)
+    )
+    return {**params, "layers": layers}

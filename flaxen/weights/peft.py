@@ -1,0 +1,240 @@
+"""LoRA adapters as the peft library stores them: adapter_config.json and one safetensors file.
+
+What would change the result and is not supported is refused by its name; no pickle is read, and no
+path that a file names is followed. Deliberately does not know who trains or serves adapters.
+https://huggingface.co/docs/peft/developer_guides/checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
+from flaxen.models.families.hf import TENSOR_NAMES
+from flaxen.models.model import Model
+from flaxen.weights.adapter import Adapter
+from flaxen.weights.atomic import new_directory
+from flaxen.weights.huggingface import file_tensors, read_json
+from flaxen.weights.tensor import StoredTensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# All families have these names: tests/weights/test_peft.py.
+_MODULES = {name: TENSOR_NAMES[name].removesuffix(".weight") for name in LORA_TARGETS}
+_PREFIX = "base_model.model."
+_MAX_CONFIG_BYTES = 1 << 20
+# Fields that do not change what a finished adapter computes, whatever they hold.
+_BOOKKEEPING = {
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "lora_dropout", "megatron_core", "qalora_group_size", "exclude_modules",
+    "ensure_weight_tying",
+}  # fmt: skip
+_READ = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "init_lora_weights"}
+# Other ways to begin change the base's weights too, and what is stored is relative to those.
+_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
+
+
+def save_adapter(directory: Path, adapter: Adapter, base_name: str | None = None) -> None:
+    """Writes an adapter's directory, whole or not at all; one of the same name is replaced.
+
+    Args:
+      directory: its name.
+      adapter: float32, as it is stored.
+      base_name: the model that it belongs to, for people and for peft.
+
+    Raises:
+      ValueError: the directory holds something else.
+    """
+    config = adapter.config
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "use_rslora": config.use_rslora,
+        "target_modules": sorted(_MODULES[name].split(".")[-1] for name in config.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "lora_dropout": 0.0,
+    }
+    tensors = {}
+    for index, layer in enumerate(adapter.layers):
+        for name, each in layer.items():
+            for part, tensor in _tensor_names(name, index).items():
+                tensors[tensor] = np.ascontiguousarray(each[part].T)
+    with new_directory(directory, replaces=(CONFIG, WEIGHTS)) as filling:
+        text = json.dumps(fields, indent=2, sort_keys=True)
+        (filling / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, filling / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) -> Adapter:
+    """Reads an adapter's directory, by peft or by us. All is checked before any weight is read.
+
+    Args:
+      directory: holds adapter_config.json and adapter_model.safetensors.
+      model: what it adapts.
+      max_rank: the highest that is accepted; None accepts any.
+
+    Raises:
+      ValueError: a file is missing or damaged, a field is not supported, a tensor is missing, has
+        no place or the wrong shape, or a weight is not finite; the message names it.
+    """
+    fields = _read_config(directory / CONFIG)
+    stored = _read_tensors(directory)
+    path = directory / WEIGHTS
+    targets = tuple(
+        name
+        for name in LORA_TARGETS
+        if any(tensor in stored for tensor in _tensor_names(name, 0).values())
+    )
+    try:
+        _check_target_modules(fields.get("target_modules"), targets)
+        config = _lora_config(fields, targets, max_rank)
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG}: {error}") from None
+    try:
+        shapes = adapter_shapes(model, config)["layers"]
+        _check_tensors(stored, shapes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    layers = tuple(
+        {name: _read_pair(path, stored, name, index) for name in targets}
+        for index in range(len(shapes))
+    )
+    return Adapter(config=config, layers=layers)
+
+
+def _tensor_names(target: str, layer: int) -> dict[str, str]:
+    """The file's names of a target's a and b, which it holds transposed."""
+    module = _PREFIX + _MODULES[target].format(layer)
+    return {"a": f"{module}.lora_A.weight", "b": f"{module}.lora_B.weight"}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.is_file() and path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, over {_MAX_CONFIG_BYTES}: it is no adapter's "
+            "configuration"
+        )
+    fields = read_json(path)
+    if fields.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{path}: peft_type {fields.get('peft_type')!r} is not supported: only LORA is"
+        )
+    for name, value in fields.items():
+        known = name in _BOOKKEEPING or name in _READ or (name, value) == ("bias", "none")
+        if not known and value not in (None, False, {}, []):
+            raise ValueError(
+                f"{path}: {name} = {value!r} is not supported, and leaving it out would change the "
+                "result: only plain LoRA of linear layers is"
+            )
+    if fields.get("init_lora_weights") not in _INITS:
+        raise ValueError(
+            f"{path}: init_lora_weights = {fields['init_lora_weights']!r} is not supported, as it "
+            "also changes the base's weights: convert the adapter to plain LoRA with peft's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    return fields
+
+
+def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
+    if (directory / WEIGHTS).is_file():
+        return file_tensors(directory / WEIGHTS)
+    pickles = sorted(entry.name for entry in directory.glob("*.bin"))
+    if pickles:
+        raise ValueError(
+            f"{directory} has no {WEIGHTS}; {pickles[0]} is there, but pickle files can run code "
+            "and are never read: save the adapter again with safetensors"
+        )
+    raise ValueError(f"{directory / WEIGHTS} does not exist: {directory} is no complete adapter")
+
+
+def _lora_config(
+    fields: Mapping[str, Any], targets: tuple[str, ...], max_rank: int | None
+) -> LoraConfig:
+    rank, alpha = fields.get("r"), fields.get("lora_alpha")
+    use_rslora = fields.get("use_rslora") or False
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise ValueError(f"r must be a whole number, got {rank!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ValueError(f"lora_alpha must be a number, got {alpha!r}")
+    if not isinstance(use_rslora, bool):
+        raise ValueError(f"use_rslora must be true or false, got {use_rslora!r}")
+    if max_rank is not None and rank > max_rank:
+        raise ValueError(f"r is {rank}, and at most {max_rank} is allowed here: raise that limit")
+    return LoraConfig(rank=rank, alpha=float(alpha), targets=targets, use_rslora=use_rslora)
+
+
+def _check_target_modules(named: Any, targets: tuple[str, ...]) -> None:
+    """What the configuration names must be what the file holds."""
+    if named == "all-linear":
+        return
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise ValueError(
+            f"target_modules must be a list of names or all-linear, got {named!r}: patterns are "
+            "not supported"
+        )
+    modules = {name: _MODULES[name].format(0) for name in targets}
+    for each in named:
+        if not any(_ends_with(module, each) for module in _MODULES.values()):
+            raise ValueError(
+                f"target_modules has {each!r}, which can't be adapted here: only "
+                f"{', '.join(sorted(module.split('.')[-1] for module in _MODULES.values()))} can"
+            )
+        if not any(_ends_with(module, each) for module in modules.values()):
+            raise ValueError(f"target_modules has {each!r}, of which {WEIGHTS} holds no tensor")
+    for module in modules.values():
+        if not any(_ends_with(module, each) for each in named):
+            raise ValueError(
+                f"{WEIGHTS} holds tensors of {module.split('.')[-1]}, which target_modules lacks"
+            )
+
+
+def _ends_with(module: str, name: str) -> bool:
+    return f".{module}".endswith(f".{name}")
+
+
+def _check_tensors(stored: Mapping[str, StoredTensor], shapes: Any) -> None:
+    left = dict(stored)
+    for index, layer in enumerate(shapes):
+        for target, parts in layer.items():
+            for part, tensor in _tensor_names(target, index).items():
+                if tensor not in left:
+                    raise ValueError(
+                        f"tensor {tensor} is missing: every layer of the model must have it"
+                    )
+                found, needed = left.pop(tensor).shape, parts[part][::-1]
+                if found != needed:
+                    raise ValueError(
+                        f"tensor {tensor} has shape {list(found)}, but the model and the adapter's "
+                        f"rank need {list(needed)}: they do not belong together"
+                    )
+    if left:
+        raise ValueError(
+            f"tensor {min(left)} has no place: only LoRA of the layers' linear weights is "
+            f"supported, of this model's {len(shapes)} layers"
+        )
+
+
+def _read_pair(
+    path: Path, stored: Mapping[str, StoredTensor], target: str, layer: int
+) -> dict[str, np.ndarray]:
+    pair = {}
+    for part, name in _tensor_names(target, layer).items():
+        tensor = stored[name]
+        values = tensor.read(0, tensor.shape[0]).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: tensor {name} has values that are not finite")
+        pair[part] = np.ascontiguousarray(values.T)
+    return pair
