@@ -43,7 +43,7 @@ class Adapter:
 
     def _check(self, where: str, a: np.ndarray, b: np.ndarray) -> None:
         rank = self.config.rank
-        if (a.dtype, b.dtype) != (np.float32, np.float32):
+        if a.dtype != np.float32 or b.dtype != np.float32:
             raise ValueError(f"{where}: adapters are float32, got a {a.dtype} and b {b.dtype}")
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != rank or b.shape[0] != rank:
             raise ValueError(
