@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from report import report
 
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.scheduler import Scheduled, Scheduler
+from flaxen.engine.plan import Scheduled
+from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import SamplingParams
 

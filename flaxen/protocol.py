@@ -11,6 +11,7 @@ import enum
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 MAX_SEED = 2**63 - 1
 
@@ -139,6 +140,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     cache_salt: str = ""  # requests share cached prefixes only with the same salt
     timeout_s: float | None = None  # seconds from submission; then the request is aborted
+    adapter: str | None = None  # the name of one that the engine knows; None is the base model
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
@@ -216,6 +218,28 @@ class ModelInfo:
     created: int  # seconds since 1970
 
 
+class AdapterWeights(Protocol):
+    """One LoRA adapter as `flaxen.weights.adapter` reads it; whoever serves it knows its inside."""
+
+    @property
+    def config(self) -> Any:
+        """Rank, alpha and targets."""
+
+    @property
+    def layers(self) -> Any:
+        """The factors of each layer's targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """One adapter that an engine knows, and where its weights are."""
+
+    name: str
+    rank: int
+    created: int  # when it was loaded, seconds since 1970
+    is_on_device: bool  # else in the host's memory only, from where a slot is filled when needed
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineStats:
     """Counters since the start, and gauges of this moment."""
@@ -235,6 +259,10 @@ class EngineStats:
     num_finished: int  # requests; finished + aborted + failed is all that ended
     num_aborted: int
     num_failed: int
+    max_loras: int = 0  # adapters that can run at once; 0: the engine serves none
+    running_adapters: tuple[str, ...] = ()  # names of those that sequences run with
+    waiting_adapters: tuple[str, ...] = ()  # names of those that sequences wait with
+    num_adapter_loads: int = 0  # from the host's memory to the device
 
 
 class EngineClient(abc.ABC):
@@ -258,6 +286,34 @@ class EngineClient(abc.ABC):
     @abc.abstractmethod
     def abort(self, request_id: str) -> None:
         """Ends a request early with FinishReason.ABORT; an unknown id is ignored."""
+
+    @abc.abstractmethod
+    def load_adapter(
+        self, name: str, adapter: AdapterWeights, *, load_inplace: bool = False
+    ) -> None:
+        """Makes an adapter known by a name: requests may name it from now on. Any thread may call.
+
+        Args:
+          name: of requests' `adapter`.
+          adapter: its weights; kept, so they must not be changed.
+          load_inplace: a known name gets these weights; requests that run keep those they have.
+
+        Raises:
+          ValueError: the name is in use, the adapter does not fit the model or the engine's limits,
+            or the engine serves no adapters.
+        """
+
+    @abc.abstractmethod
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter: new requests can't name it, and those that have it end with it.
+
+        Raises:
+          ValueError: no adapter has this name.
+        """
+
+    @abc.abstractmethod
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Those known, in the order in which they were loaded."""
 
     @abc.abstractmethod
     def stats(self) -> EngineStats:

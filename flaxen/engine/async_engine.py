@@ -12,9 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Any
 
+from flaxen.engine.adapters import ServedAdapter
 from flaxen.engine.core import Engine
 from flaxen.protocol import (
+    AdapterInfo,
+    AdapterWeights,
     EngineBusyError,
     EngineClient,
     EngineClosedError,
@@ -33,8 +38,9 @@ class AsyncEngine(EngineClient):
         self.info = engine.info
         self._engine = engine
         self._changed = threading.Condition()  # guards all below
-        self._added: list[tuple[Request, float]] = []
+        self._added: list[tuple[Request, float, ServedAdapter | None]] = []
         self._aborted: list[str] = []
+        self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # between two steps
         self._streams: dict[str, _Events] = {}
         self._num_open = 0  # sequences of all the streams that have not ended
         self._refuses: str | None = None  # why no request is taken
@@ -43,7 +49,7 @@ class AsyncEngine(EngineClient):
         self._thread.start()
 
     def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
-        self._engine.check(request)
+        adapter = self._engine.check(request)
         with self._changed:
             if self._refuses is not None:
                 raise EngineClosedError(self._refuses)
@@ -58,7 +64,7 @@ class AsyncEngine(EngineClient):
                 )
             stream = self._streams[request.request_id] = _Events(self, request)
             self._num_open += request.sampling.n
-            self._added.append((request, time.monotonic()))
+            self._added.append((request, time.monotonic(), adapter))
             self._changed.notify()
         return stream
 
@@ -67,6 +73,36 @@ class AsyncEngine(EngineClient):
             if request_id in self._streams:
                 self._aborted.append(request_id)
                 self._changed.notify()
+
+    def load_adapter(
+        self, name: str, adapter: AdapterWeights, *, load_inplace: bool = False
+    ) -> None:
+        self._engine.adapters.load(name, adapter, load_inplace=load_inplace)
+
+    def unload_adapter(self, name: str) -> None:
+        self._engine.adapters.unload(name)
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return self._engine.known_adapters()
+
+    def set_params(self, params: Any) -> None:
+        """As Engine.set_params, between two steps. Waits until it is done: not for a coroutine."""
+        self._call_between_steps(functools.partial(self._engine.set_params, params))
+
+    def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
+        """As Engine.set_adapter_stack, between two steps. Waits until it is done."""
+        self._call_between_steps(
+            functools.partial(self._engine.set_adapter_stack, names, stack, scales)
+        )
+
+    def _call_between_steps(self, call: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+        with self._changed:
+            if self._refuses is not None:
+                raise EngineClosedError(self._refuses)
+            self._calls.append((call, done))
+            self._changed.notify()
+        done.result()
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -93,7 +129,9 @@ class AsyncEngine(EngineClient):
         try:
             while True:
                 with self._changed:
-                    while not (self._added or self._aborted or self._engine.has_work):
+                    while not (
+                        self._added or self._aborted or self._calls or self._engine.has_work
+                    ):
                         if self._stopping:
                             return
                         if is_cold:
@@ -101,6 +139,12 @@ class AsyncEngine(EngineClient):
                         self._changed.wait()
                     added, self._added = self._added, []
                     aborted, self._aborted = self._aborted, []
+                    calls, self._calls = self._calls, []
+                for call, done in calls:
+                    try:
+                        done.set_result(call())
+                    except Exception as error:  # the caller's
+                        done.set_exception(error)
                 self._take(added, aborted)
                 if self._engine.has_work:
                     self._hand_out(self._engine.step())
@@ -109,10 +153,12 @@ class AsyncEngine(EngineClient):
         except Exception as error:  # a bug of ours: nobody may wait for ever
             self._break(error)
 
-    def _take(self, added: list[tuple[Request, float]], aborted: list[str]) -> None:
-        for request, arrival_s in added:
+    def _take(
+        self, added: list[tuple[Request, float, ServedAdapter | None]], aborted: list[str]
+    ) -> None:
+        for request, arrival_s, adapter in added:
             try:
-                self._engine.add(request, arrival_s)
+                self._engine.add(request, arrival_s, adapter)
             except (ValueError, EngineBusyError) as error:
                 self._fail(request.request_id, error)
         for request_id in aborted:
@@ -144,6 +190,9 @@ class AsyncEngine(EngineClient):
         with self._changed:
             self._refuses = f"the engine broke: {error!r}"
             broken = list(self._streams)
+            calls, self._calls = self._calls, []
+        for _, done in calls:
+            done.set_exception(EngineClosedError(self._refuses))
         for request_id in broken:
             self._fail(request_id, EngineClosedError(self._refuses))
 

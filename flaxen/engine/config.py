@@ -6,6 +6,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraLimits:
+    """How many adapters an engine serves, and how large they may be. Names are vLLM's.
+
+    Raises:
+      ValueError: a limit is out of its range.
+    """
+
+    max_loras: int = 8  # slots: adapters that run at once, in one batch
+    max_lora_rank: int = 16  # all slots have it; smaller adapters are padded with zeros
+    max_cpu_loras: int | None = None  # adapters known at once, in the host's memory; None: any
+
+    def __post_init__(self) -> None:
+        for name in ("max_loras", "max_lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise ValueError(
+                f"max_cpu_loras must be at least max_loras ({self.max_loras}), got "
+                f"{self.max_cpu_loras}: every adapter in a slot is also in the host's memory"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Sizes that are fixed for an engine's life.
 
@@ -22,6 +45,7 @@ class EngineConfig:
     max_waiting: int = 4096  # sequences queued beyond those that run
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
+    lora: LoraLimits | None = None  # None: no adapters are served
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "num_pages", "page_size", "max_num_seqs",

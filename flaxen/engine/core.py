@@ -15,13 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from flaxen.engine.adapters import AdapterStore, ServedAdapter
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import ALL_FORBIDDEN, Executor, StepResult
 from flaxen.engine.outputs import SequenceOutput
-from flaxen.engine.scheduler import Scheduled, Scheduler, StepPlan
-from flaxen.engine.sequence import Sequence
+from flaxen.engine.plan import Scheduled, StepPlan
+from flaxen.engine.scheduler import Scheduler
+from flaxen.engine.sequence import Sequence, sequence_of
+from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
+    AdapterInfo,
     EngineBusyError,
     EngineStats,
     FinishReason,
@@ -71,6 +75,8 @@ class Engine:
     ) -> None:
         self.config, self.info = config, info
         self._executor, self._tokenizer, self._clock = executor, tokenizer, clock
+        max_adapters = config.lora.max_cpu_loras if config.lora is not None else None
+        self.adapters = AdapterStore(max_adapters, executor.check_adapter)
         self._scheduler = Scheduler(config, clock=clock)
         self._seeds = random.Random(seed)
         self._open: dict[str, _Open] = {}
@@ -86,29 +92,43 @@ class Engine:
         """Some request has not ended, or some event has not been returned."""
         return bool(self._open or self._events or self._in_flight)
 
-    def check(self, request: Request) -> None:
-        """Raises ValueError if the request can never be served as asked."""
+    def check(self, request: Request) -> ServedAdapter | None:
+        """Raises ValueError if the request can't be served as asked.
+
+        Returns:
+          Its adapter. Given to `add`, it serves the request even if it was unloaded meanwhile.
+        """
+        adapter = None if request.adapter is None else self.adapters.find(request.adapter)
         self._check(request)
+        return adapter
 
     def _check(self, request: Request) -> Sequence:
         validate(request, self.config, self.info)
-        sequence = _sequence(request, 0, 0, 0.0)
+        sequence = sequence_of(request, None, 0, 0, 0.0)
         self._executor.check(sequence)
         SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
         return sequence
 
-    def add(self, request: Request, arrival_s: float | None = None) -> None:
+    def add(
+        self,
+        request: Request,
+        arrival_s: float | None = None,
+        adapter: ServedAdapter | None = None,
+    ) -> None:
         """Queues a request.
 
         Args:
           request: one that `check` passes.
           arrival_s: when it came, by the engine's clock; None is now.
+          adapter: what `check` returned; None is what it would return now.
 
         Raises:
           ValueError: as `check`, or its id is that of a request that has not ended.
           EngineBusyError: the queue is full.
         """
         checked = self._check(request)
+        if request.adapter is not None and (adapter is None or self.adapters.is_fixed):
+            adapter = self.adapters.find(request.adapter)
         if request.request_id in self._open:
             raise ValueError(f"request id {request.request_id!r} is in use: give another")
         sampling = request.sampling
@@ -123,7 +143,7 @@ class Engine:
         if request.timeout_s is not None:
             opened.deadline_s = arrival_s + request.timeout_s
         for index in range(sampling.n):
-            sequence = _sequence(request, index, seed + index, arrival_s)
+            sequence = sequence_of(request, adapter, index, seed + index, arrival_s)
             sequence.bad_word_ids = checked.bad_word_ids  # tokenized once
             output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
             opened.outputs[sequence] = output
@@ -166,26 +186,55 @@ class Engine:
         """
         return self._executor.warm_up()
 
+    def set_params(self, params: Any) -> None:
+        """Serves other parameters from the next step on: these very arrays, with no copy.
+
+        Nothing that was computed before is found in the prefix cache any more; sequences that run
+        go on with the keys that they have. Whoever donates the arrays to a computation must set
+        others before the next step.
+
+        Args:
+          params: of the same tree, shapes and dtypes.
+
+        Raises:
+          ValueError: they are not.
+        """
+        self._executor.set_params(params)
+        self._scheduler.drop_prefix_cache()
+
+    def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
+        """Serves the adapters of a stack that someone else trains: these very arrays, with no copy.
+
+        They take the place of all that are loaded, until others are set. No names ends it, and
+        leaves the engine without adapters, as it began.
+
+        Args:
+          names: n that requests may use, one for each adapter of the stack.
+          stack: as models/adapters.py has it, [n, ...] float32.
+          scales: [n] float32.
+
+        Raises:
+          ValueError: sequences run or wait, or a name is given twice.
+        """
+        if self.has_work:
+            raise ValueError("the adapters can't be changed at once while sequences run or wait")
+        if len(set(names)) != len(names):
+            raise ValueError(f"every adapter of a stack needs its own name, got {names}")
+        rank = self._executor.set_adapter_stack(stack if names else None, scales)
+        fixed = self.adapters.fix(names, rank)
+        self._scheduler.adapter_slots.fix(fixed or None)
+
+    def known_adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests may name. Any thread may call."""
+        return adapter_infos(self.adapters, self._scheduler.adapter_slots)
+
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
-        scheduler, pool = self._scheduler, self._scheduler.pool
-        ended = self._num_ended
-        return EngineStats(
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            num_pages=self.config.num_pages,
-            num_used_pages=pool.num_used,
-            sum_slots_allocated=scheduler.sum_slots_allocated,
-            sum_slots_held=scheduler.sum_slots_held,
-            num_preemptions=scheduler.num_preemptions,
-            num_prefix_queries=scheduler.num_prefix_queries,
-            num_prefix_hits=scheduler.num_prefix_hits,
-            num_prompt_tokens=scheduler.num_prompt_tokens,
-            num_generated_tokens=self._num_generated,
+        return engine_stats(
+            self._scheduler,
+            self._num_ended,
+            num_generated=self._num_generated,
             num_steps=self._num_steps,
-            num_finished=ended[FinishReason.STOP] + ended[FinishReason.LENGTH],
-            num_aborted=ended[FinishReason.ABORT],
-            num_failed=ended[FinishReason.ERROR],
         )
 
     def _dispatch(self) -> None:
@@ -195,6 +244,9 @@ class Engine:
         if not plan.items:
             return
         self._in_flight = _InFlight(plan)
+        for slot, adapter in plan.adapter_loads:
+            assert adapter.weights is not None, "a slot that is never empty is to be filled"
+            self._executor.load_adapter(slot, adapter.weights)
         for item in plan.items:
             if item.load_row:
                 self._executor.load(item.sequence, item.row)
@@ -272,18 +324,3 @@ class Engine:
         self._in_flight = None
         self._executor.reset()
         self._scheduler.reset()
-
-
-def _sequence(request: Request, index: int, seed: int, arrival_s: float) -> Sequence:
-    return Sequence(
-        request_id=request.request_id,
-        index=index,
-        sampling=request.sampling,
-        tokens=list(request.prompt_token_ids),
-        num_prompt_tokens=len(request.prompt_token_ids),
-        cache_salt=request.cache_salt,
-        arrival_s=arrival_s,
-        seed=seed,
-        # The prompt is scored once, and the others may use cached pages.
-        prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
-    )

@@ -10,9 +10,9 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Any
 
-from flaxen.engine.scheduler import Scheduled, StepPlan
+from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import TokenLogprobs
+from flaxen.protocol import AdapterWeights, TokenLogprobs
 
 # The one error that is the request's own doing, and says nothing bad of the pages.
 ALL_FORBIDDEN = (
@@ -46,6 +46,29 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def load(self, sequence: Sequence, row: int) -> None:
         """Writes a sequence's settings and known tokens to its row, after the steps dispatched."""
+
+    @abc.abstractmethod
+    def check_adapter(self, adapter: AdapterWeights) -> None:
+        """Raises ValueError if no slot could hold the adapter. Any thread may call."""
+
+    @abc.abstractmethod
+    def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        """Fills a slot with an adapter, after the steps dispatched."""
+
+    @abc.abstractmethod
+    def set_adapter_stack(self, stack: Any, scales: Any) -> int:
+        """Takes another's stack of adapters by reference, in place of the slots; None ends that.
+
+        Returns:
+          Its rank; 0 for None.
+
+        Raises:
+          ValueError: the stack is not of the model, or has not one adapter for each scale.
+        """
+
+    @abc.abstractmethod
+    def set_params(self, params: Any) -> None:
+        """Takes other parameters by reference. Raises ValueError if they are not of the model."""
 
     @abc.abstractmethod
     def dispatch(self, plan: StepPlan) -> Any:

@@ -1,4 +1,5 @@
-"""Runs steps through JAX. Every jit, donation and transfer of the engine is here.
+"""Runs steps through JAX. Every jit, donation and transfer of the engine is here; the adapters' are
+in adapter_stack.
 
 Deliberately does not know: when steps are planned, what ends a sequence, texts.
 """
@@ -18,8 +19,11 @@ from jax.tree_util import Partial
 
 from flaxen.engine import executor
 from flaxen.engine import step as steps
+from flaxen.engine.adapter_stack import AdapterStack
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.params import check_same
+from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.rows import (
     Rows,
     empty_rows,
@@ -30,12 +34,13 @@ from flaxen.engine.rows import (
     row_settings,
 )
 from flaxen.engine.sampling import ALL_FORBIDDEN, OK, Sampled, Scores, Wants
-from flaxen.engine.scheduler import Scheduled, StepPlan
-from flaxen.engine.sequence import Sequence
+from flaxen.engine.sequence import NO_SLOT, Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step import StepInput
+from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
-from flaxen.protocol import SamplingParams, TokenLogprobs
+from flaxen.protocol import AdapterWeights, SamplingParams, TokenLogprobs
+from flaxen.weights.adapter import Adapter
 
 _SCORE_ROWS = 64  # prompt tokens scored by one call
 _NOT_FINITE = "the model's output is not finite (NaN or infinity) for this sequence"
@@ -93,29 +98,40 @@ class JaxExecutor(Executor):
             donate_argnums=(3, 4),
         )
         self._prepare = jax.jit(steps.prepare, static_argnums=2)
+        self._adapter_ids = jax.jit(steps.adapter_ids, static_argnums=2)
         self._last = jax.jit(steps.last_hidden)
         self._draw = jax.jit(functools.partial(steps.draw, model, self._num_top), donate_argnums=2)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1))
         self._load_bias = jax.jit(load_bias, donate_argnums=0)
         self._score = jax.jit(functools.partial(steps.score_prompt, model, self._num_top))
-        self.reset()
+        self._adapters = AdapterStack(model, config.lora)
+        self._reset_state()
 
         self._on_compiled = on_compiled
         # The last is next; a single shape is largest and smallest.
-        self._cold = list(dict.fromkeys([*self._shapes[1:-1], self._shapes[-1], self._shapes[0]]))
-        for _ in range(min(2, len(self._cold))):
+        shapes = list(dict.fromkeys([*self._shapes[1:-1], self._shapes[-1], self._shapes[0]]))
+        # Steps in which some sequence has an adapter are compiled apart: the others pay nothing.
+        mixed = [] if config.lora is None else [(shape, True) for shape in shapes]
+        self._cold = [*mixed, *((shape, False) for shape in shapes)]
+        self._num_steps = len(self._cold)
+        for _ in range(min(2, len(shapes))):
             self.warm_up()
 
     def warm_up(self) -> bool:
         if not self._cold:
             return False
-        shape = self._cold.pop()
-        self._run(shape, self._padding(shape), Wants(*np.zeros(2, bool)))
+        shape, has_adapters = self._cold.pop()
+        wants = Wants(*np.zeros(2, bool))
+        self._run(shape, self._padding(shape), wants, has_adapters=has_adapters)
         if self._on_compiled is not None:
-            self._on_compiled(len(self._shapes) - len(self._cold), len(self._shapes))
+            self._on_compiled(self._num_steps - len(self._cold), self._num_steps)
         return True
 
     def reset(self) -> None:
+        self._adapters.reset()
+        self._reset_state()
+
+    def _reset_state(self) -> None:
         config = self._config
 
         def empty() -> tuple[Any, Rows]:
@@ -151,6 +167,25 @@ class JaxExecutor(Executor):
             bias = self._load_bias(bias, index, row_bias(sequence, self.vocab_size))
         self._rows = self._rows._replace(settings=settings, bias=bias)
 
+    def check_adapter(self, adapter: AdapterWeights) -> None:
+        if not isinstance(adapter, Adapter):
+            raise ValueError(
+                f"an adapter must be a flaxen.weights.adapter.Adapter, got a "
+                f"{type(adapter).__name__}"
+            )
+        self._adapters.check(adapter)
+
+    def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        assert isinstance(adapter, Adapter)
+        self._adapters.load(slot, adapter)
+
+    def set_adapter_stack(self, stack: Any, scales: Any) -> int:
+        return self._adapters.give(stack, scales)
+
+    def set_params(self, params: Any) -> None:
+        check_same(self._params, params)
+        self._params = params
+
     def dispatch(self, plan: StepPlan) -> _Handle:
         num_tokens = sum(item.num_tokens for item in plan.items)
         shape = smallest_shape(self._shapes, num_tokens, len(plan.items))
@@ -158,12 +193,14 @@ class JaxExecutor(Executor):
         starts, position = [], 0
         for line, item in enumerate(plan.items):
             pages = item.sequence.pages
-            packed[line, :4] = item.row, item.start, item.num_tokens, item.samples
-            packed[line, 4 : 4 + len(pages)] = pages
+            slot = item.sequence.adapter_slot
+            packed[line, :5] = item.row, item.start, item.num_tokens, item.samples, slot
+            packed[line, 5 : 5 + len(pages)] = pages
             starts.append(position)
             position += item.num_tokens
         wants = _wants([item.sequence.sampling for item in plan.items if item.samples])
-        sampled, hidden = self._run(shape, packed, wants)
+        has_adapters = any(item.sequence.adapter is not None for item in plan.items)
+        sampled, hidden = self._run(shape, packed, wants, has_adapters=has_adapters)
         return _Handle(
             sampled=sampled, hidden=hidden, starts=starts, wants_logprobs=bool(wants.logprobs)
         )
@@ -202,23 +239,32 @@ class JaxExecutor(Executor):
         return found
 
     def _padding(self, shape: Shape) -> np.ndarray:
-        packed = np.zeros((shape.num_seqs, 4 + self._pages_per_seq), np.int32)
+        packed = np.zeros((shape.num_seqs, 5 + self._pages_per_seq), np.int32)
         packed[:, 0] = self._config.max_num_seqs  # no row
+        packed[:, 4] = NO_SLOT
         return packed
 
-    def _run(self, shape: Shape, packed: np.ndarray, wants: Wants) -> tuple[Sampled, jax.Array]:
+    def _run(
+        self, shape: Shape, packed: np.ndarray, wants: Wants, *, has_adapters: bool
+    ) -> tuple[Sampled, jax.Array]:
         """Starts a step. Returns its samples, and the hidden states [T, D]."""
         step = StepInput(jax.device_put(packed))
+        params, lora = self._params, self._adapters.arrays if has_adapters else None
         if self._use_native:
+            rows, tokens = self._rows, self._tokens
             self._tokens, self._cache, sampled, hidden = self._whole_step(
-                shape.num_tokens, self._params, self._rows, self._tokens, self._cache, step, wants
+                shape.num_tokens, params, rows, tokens, self._cache, step, wants, lora
             )
             return sampled, hidden
         ids, positions, batch = self._prepare(self._tokens, step, shape.num_tokens)
         attend = Partial(steps.attend_paged, batch)
-        hidden, self._cache = self._model.forward(self._params, ids, positions, attend, self._cache)
+        adapted = params
+        if lora is not None:
+            adapter_ids = self._adapter_ids(step, batch, shape.num_tokens)
+            adapted = with_adapters(params, *lora, adapter_ids)
+        hidden, self._cache = self._model.forward(adapted, ids, positions, attend, self._cache)
         self._tokens, sampled = self._draw(
-            self._params, self._rows, self._tokens, self._last(hidden, batch), step, wants
+            params, self._rows, self._tokens, self._last(hidden, batch), step, wants
         )
         return sampled, hidden
 

@@ -23,8 +23,8 @@ def root_hash(cache_salt: str, *, adapter: str = "", epoch: int = 0) -> bytes:
 
     Args:
       cache_salt: the request's; keeps tenants apart.
-      adapter: reserved: keys depend on the adapter that computed them.
-      epoch: how often the pages under this salt were distrusted.
+      adapter: the key of the adapter that computed them; "" is the base model.
+      epoch: how often the pages under this salt were distrusted or dropped.
     """
     return hashlib.sha256(repr((adapter, cache_salt, epoch)).encode()).digest()
 

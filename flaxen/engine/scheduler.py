@@ -5,14 +5,15 @@ There is no prefill phase and no decode phase. The engine plans step N+1 before 
 reach the host, so `schedule` counts a step's tokens as computed, and its samples as in flight, at
 once: steps run on the device in the order in which they were planned.
 
-Knows: sequences, pages, rows, the budget.
+Knows: sequences, pages, rows, adapter slots, the budget.
 Deliberately does not know: token texts, stop conditions, sampling, the device, JAX.
 
 Invariants:
-  - The running are in arrival order, and all of them arrived before all that wait.
-  - The running own their pages and one row each; who waits or has ended owns nothing.
-  - The oldest sequence always gets what it needs, so that nobody starves: pages are taken from
-    the latest, and who waits is admitted first come, first served, nobody overtaking.
+  - The running own their pages and one row each, and a slot holds their adapter; who waits or has
+    ended owns nothing.
+  - Whoever runs longest always gets what it needs, so that nobody starves: pages are taken from
+    the latest admitted, and who waits is admitted first come, first served. Only who waits for an
+    adapter's slot is overtaken, and not for ever: `adapter_slots.Turns`.
 """
 
 from __future__ import annotations
@@ -20,35 +21,16 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from itertools import count, islice, takewhile
 
+from flaxen.engine.adapter_slots import AdapterSlots
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.pages import PagePool, extend_hashes, root_hash
-from flaxen.engine.sequence import Sequence
+from flaxen.engine.pages import PagePool
+from flaxen.engine.plan import Scheduled, StepPlan
+from flaxen.engine.prefixes import Prefixes
+from flaxen.engine.sequence import NO_SLOT, Sequence
 
-
-@dataclass(slots=True)
-class Scheduled:
-    """One sequence's part of a step."""
-
-    sequence: Sequence
-    row: int  # in the device's per-sequence state
-    start: int  # position of the first token to compute
-    num_tokens: int  # at least 1
-    samples: bool  # a token is sampled after the last one
-    load_row: bool  # just admitted or resumed: the device's row must be written from the host
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """One step. Its inputs must be read from the sequences before the scheduler is called again.
-
-    A plan that has items must run whole, or every sequence in it be forgotten and ended: others
-    may already have been promised the pages that it fills.
-    """
-
-    items: list[Scheduled] = field(default_factory=list)  # running in arrival order, then admitted
-    preempted: list[Sequence] = field(default_factory=list)
+_MAX_PASSED = 256  # waiting sequences without a slot that a step looks past
 
 
 class Scheduler:
@@ -64,6 +46,7 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.pool = PagePool(config.num_pages, enable_prefix_caching=config.enable_prefix_caching)
+        self.adapter_slots = AdapterSlots(config.lora.max_loras if config.lora is not None else 0)
         # Counters since the start; EngineStats says what they count.
         self.sum_slots_allocated = 0
         self.sum_slots_held = 0
@@ -71,15 +54,17 @@ class Scheduler:
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
         self.num_prompt_tokens = 0
+        self.num_adapter_loads = 0
 
         self._clock = clock
         self._page_size = config.page_size
         # Both are ordered sets, so that any sequence can leave in O(1).
-        self._running: dict[Sequence, None] = {}
-        self._waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self._running: dict[Sequence, None] = {}  # in the order in which they were admitted
+        self._waiting: OrderedDict[Sequence, None] = OrderedDict()  # in order of arrival
         self._free_rows = list(range(config.max_num_seqs))
         self._num_slots_held = 0  # of the used pages
-        self._epochs: dict[str, int] = {}  # by cache salt, how often its pages were forgotten
+        self._orders = count()
+        self._prefixes = Prefixes(config.page_size, is_enabled=config.enable_prefix_caching)
 
     @property
     def num_running(self) -> int:
@@ -90,6 +75,10 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sequences that were never admitted, or were preempted."""
         return len(self._waiting)
+
+    def waiting(self) -> tuple[Sequence, ...]:
+        """All that wait, in order of arrival. Any thread may call."""
+        return tuple(self._waiting)  # copied in one piece
 
     @property
     def has_work(self) -> bool:
@@ -113,6 +102,7 @@ class Scheduler:
         sequence.max_num_tokens = max_model_len
         if max_tokens is not None:
             sequence.max_num_tokens = min(max_model_len, sequence.num_prompt_tokens + max_tokens)
+        sequence.order = next(self._orders)
         self._waiting[sequence] = None
 
     def schedule(self) -> StepPlan:
@@ -141,7 +131,7 @@ class Scheduler:
         num_known = len(sequence.tokens)
         # The page that this token fills gets its name, now or when the token is scheduled.
         if num_known % self._page_size == 0 and sequence.row is not None:
-            self._extend_hashes(sequence)
+            self._prefixes.extend(sequence)
             if num_known <= sequence.num_computed_tokens:
                 last = num_known // self._page_size - 1
                 self.pool.register([sequence.pages[last]], sequence.page_hashes[last:])
@@ -167,19 +157,24 @@ class Scheduler:
         for waiting in self._waiting:
             waiting.num_in_flight = 0
         self.pool.reset_cache()
+        self.adapter_slots.reset()
+
+    def drop_prefix_cache(self) -> None:
+        """Keeps all pages filled so far from all that are admitted from now on.
+
+        Sequences that run keep theirs, and what they add to them is not found either.
+        """
+        self._prefixes.drop(self._waiting)
+        self.pool.reset_cache()
 
     def forget(self, sequence: Sequence) -> None:
         """Keeps the pages that a sequence may have filled from all that are admitted from now on.
 
         For one whose step failed, or whose logits are not finite; it may have ended. Which pages
         are bad, and who has built on them since, can't be told: all pages under its salt are left
-        behind, by a new root of the hash chains, and are evicted as pages are needed.
+        behind, and are evicted as pages are needed.
         """
-        salt = sequence.cache_salt
-        self._epochs[salt] = self._epochs.get(salt, 0) + 1
-        for waiting in self._waiting:
-            if waiting.cache_salt == salt:
-                waiting.page_hashes.clear()
+        self._prefixes.distrust(sequence.cache_salt, self._waiting)
 
     def _schedule_running(self, plan: StepPlan, budget: int) -> int:
         """Adds the running to the plan, oldest first. Returns what is left of the budget."""
@@ -214,8 +209,12 @@ class Scheduler:
 
     def _admit(self, plan: StepPlan, budget: int) -> int:
         """Adds the waiting to the plan, first come first. Returns what is left of the budget."""
-        while self._waiting and self._free_rows and budget > 0:
-            sequence = next(iter(self._waiting))
+        turns = self.adapter_slots.turns()
+        for sequence in list(islice(self._waiting, len(self._free_rows) + _MAX_PASSED)):
+            if not self._free_rows or budget <= 0:
+                break
+            if not turns.may_run(sequence.adapter):
+                continue
             # A resumed sequence is computed from the host's tokens: all of them must be there.
             if sequence.num_in_flight or not self._acquire(sequence):
                 break
@@ -225,11 +224,20 @@ class Scheduler:
             del self._waiting[sequence]
             self._running[sequence] = None
             row = sequence.row = self._free_rows.pop()
+            self._pin(sequence, plan)
             start = sequence.num_computed_tokens
             end = min(len(sequence.tokens), start + budget)
             plan.items.append(self._compute(sequence, row, end, load_row=True))
             budget -= end - start
         return budget
+
+    def _pin(self, sequence: Sequence, plan: StepPlan) -> None:
+        """Keeps the sequence's adapter in a slot, which the plan fills if it must be."""
+        if sequence.adapter is not None:
+            sequence.adapter_slot, must_fill = self.adapter_slots.pin(sequence.adapter)
+            if must_fill:
+                plan.adapter_loads.append((sequence.adapter_slot, sequence.adapter))
+                self.num_adapter_loads += 1
 
     def _compute(self, sequence: Sequence, row: int, end: int, *, load_row: bool) -> Scheduled:
         """Counts the tokens before `end` as computed, and a sample after the last as in flight."""
@@ -261,11 +269,14 @@ class Scheduler:
         return True
 
     def _requeue(self, sequence: Sequence) -> None:
-        """Puts a sequence that was released at the head of the queue, to be computed again."""
+        """Puts a sequence that was released where it was in the queue, to be computed again."""
         sequence.num_computed_tokens = 0
         sequence.page_hashes.clear()  # `forget` may have outdated them
+        # Who was overtaken comes first again.
+        older = list(takewhile(lambda other: other.order < sequence.order, self._waiting))
         self._waiting[sequence] = None
-        self._waiting.move_to_end(sequence, last=False)
+        for each in (sequence, *reversed(older)):
+            self._waiting.move_to_end(each, last=False)
 
     def _acquire(self, sequence: Sequence) -> bool:
         """Gives a sequence pages for all its known tokens, those in the prefix cache first.
@@ -278,7 +289,7 @@ class Scheduler:
         Returns:
           False if there are too few free pages; then the sequence owns none.
         """
-        self._extend_hashes(sequence)
+        self._prefixes.extend(sequence)
         # For prompt_logprobs every position must be computed. The last one always must, found or
         # not: what comes next is in its logits.
         looks_up = self.config.enable_prefix_caching and sequence.prompt_logprobs is None
@@ -301,8 +312,11 @@ class Scheduler:
         return True
 
     def _release(self, sequence: Sequence) -> None:
-        """Frees the pages and the row of a sequence that no longer runs."""
+        """Frees the pages, the row and the slot of a sequence that no longer runs."""
         assert sequence.row is not None
+        if sequence.adapter is not None:
+            self.adapter_slots.unpin(sequence.adapter)
+            sequence.adapter_slot = NO_SLOT
         num_full, num_in_last = divmod(sequence.num_computed_tokens, self._page_size)
         # Pages that are not full are never shared, so that only full ones can stay used.
         num_kept = len(sequence.pages) - self.pool.release(sequence.pages)
@@ -310,10 +324,3 @@ class Scheduler:
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.pages = []
-
-    def _extend_hashes(self, sequence: Sequence) -> None:
-        """Hashes the full pages of known tokens that have no hash yet."""
-        if self.config.enable_prefix_caching:
-            hashes, salt = sequence.page_hashes, sequence.cache_salt
-            parent = hashes[-1] if hashes else root_hash(salt, epoch=self._epochs.get(salt, 0))
-            extend_hashes(hashes, sequence.tokens, self._page_size, parent)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flaxen.protocol import SamplingParams
+from flaxen.engine.adapters import ServedAdapter
+from flaxen.protocol import Request, SamplingParams
+
+NO_SLOT = -1
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -17,18 +20,21 @@ class Sequence:
     tokens: list[int]  # the prompt, then every output token that reached the host
     num_prompt_tokens: int
     cache_salt: str = ""
+    adapter: ServedAdapter | None = None
     arrival_s: float = 0.0  # monotonic clock
     seed: int = 0  # this sequence's own; sampling.seed is the request's
     prompt_logprobs: int | None = None  # as sampling's, but of one of the n only
     bad_word_ids: tuple[tuple[int, ...], ...] | None = None  # None until they are tokenized
 
     # The scheduler's.
+    order: int = 0  # of arrival
     max_num_tokens: int = 0  # prompt and output at most; add() derives it from the limits
     num_computed_tokens: int = 0  # tokens whose keys are in pages, steps in flight included
     num_in_flight: int = 0  # tokens sampled on the device that have not reached the host
     pages: list[int] = field(default_factory=list)
     page_hashes: list[bytes] = field(default_factory=list)  # of the full pages of known tokens
     row: int | None = None  # in the device's per-sequence state, while running
+    adapter_slot: int = NO_SLOT  # that holds its adapter, while running
     num_cached_tokens: int | None = None  # prompt tokens found by the first prefix look-up
     first_scheduled_s: float | None = None
     ended: bool = False
@@ -42,3 +48,22 @@ class Sequence:
     def num_output_tokens(self) -> int:
         """Output tokens that exist, those still on the device included."""
         return self.num_tokens - self.num_prompt_tokens
+
+
+def sequence_of(
+    request: Request, adapter: ServedAdapter | None, index: int, seed: int, arrival_s: float
+) -> Sequence:
+    """One of a request's n sequences, as the engine first knows it."""
+    return Sequence(
+        request_id=request.request_id,
+        index=index,
+        sampling=request.sampling,
+        tokens=list(request.prompt_token_ids),
+        num_prompt_tokens=len(request.prompt_token_ids),
+        cache_salt=request.cache_salt,
+        adapter=adapter,
+        arrival_s=arrival_s,
+        seed=seed,
+        # The prompt is scored once, and the others may use cached pages.
+        prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
+    )

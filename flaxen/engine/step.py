@@ -15,13 +15,17 @@ from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
 from flaxen.kernels import paged_attention
 from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.models.adapters import Adapters, with_adapters
 from flaxen.models.model import CacheSpec, Model, Params
+
+Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
 
 class StepInput(NamedTuple):
     """What the host says of a step, in one array: S sequences, padded with rows of R, no tokens."""
 
-    packed: jax.Array  # [S, 4 + P] int32: row, start, num_tokens, samples, then the page table
+    # [S, 5 + P] int32: row, start, num_tokens, samples, adapter slot or -1, then the page table
+    packed: jax.Array
 
     @property
     def row(self) -> jax.Array:
@@ -39,11 +43,15 @@ class StepInput(NamedTuple):
     def samples(self) -> jax.Array:
         return self.packed[:, 3] > 0
 
+    @property
+    def adapter_slot(self) -> jax.Array:
+        return self.packed[:, 4]
+
     def paged_batch(self) -> PagedBatch:
         """The same for attention."""
         cu_q_lens = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(self.num_tokens)])
         kv_lens = jnp.where(self.num_tokens > 0, self.start + self.num_tokens, 0)
-        return PagedBatch(kv_lens, self.packed[:, 4:], cu_q_lens)
+        return PagedBatch(kv_lens, self.packed[:, 5:], cu_q_lens)
 
 
 def empty_cache(
@@ -76,6 +84,18 @@ def prepare(
     row = jnp.minimum(step.row, tokens.shape[0] - 1)  # padding reads any
     known = tokens[row[sequences], jnp.maximum(positions, 0)]
     return jnp.where(positions < 0, -1, known), jnp.maximum(positions, 0), batch
+
+
+def adapter_ids(step: StepInput, batch: PagedBatch, num_tokens: int) -> jax.Array:
+    """The adapter slot of each token, [T] int32; -1 for none, and for padding.
+
+    Args:
+      step: the step.
+      batch: of the step.
+      num_tokens: T, static.
+    """
+    slots = step.adapter_slot[batch.token_sequences(num_tokens)]
+    return jnp.where(batch.token_positions(num_tokens) < 0, -1, slots)
 
 
 def attend_paged(
@@ -145,6 +165,7 @@ def whole_step(
     cache: tuple[Any, ...],
     step: StepInput,
     wants: Wants,
+    lora: Lora | None,
 ) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
     """A step from beginning to end.
 
@@ -158,13 +179,17 @@ def whole_step(
       cache: the KV pool; donated.
       step: the step.
       wants: what any sequence asks for.
+      lora: the adapters; None where no sequence of the step has one.
 
     Returns:
       The updated tokens and cache, the samples, and all tokens' hidden states [T, D].
     """
     ids, positions, batch = prepare(tokens, step, num_tokens)
     attend = Partial(attend_paged, batch)
-    hidden, cache = model.forward(params, ids, positions, attend, cache)
+    adapted = params
+    if lora is not None:
+        adapted = with_adapters(params, *lora, adapter_ids(step, batch, num_tokens))
+    hidden, cache = model.forward(adapted, ids, positions, attend, cache)
     last = last_hidden(hidden, batch)
     tokens, sampled = draw(model, num_top, params, rows, tokens, last, step, wants)
     return tokens, cache, sampled, hidden

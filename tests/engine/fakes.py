@@ -12,9 +12,9 @@ import numpy as np
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor, StepResult
-from flaxen.engine.scheduler import Scheduled, StepPlan
+from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
+from flaxen.protocol import AdapterWeights, ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
 from flaxen.text.tokenizer import Tokenizer
 
 VOCAB_SIZE = 300
@@ -33,6 +33,8 @@ SMALL = EngineConfig(
 class FakeExecutor(Executor):
     """The token after t is t + 1, modulo the vocabulary; its log-probability is -t.
 
+    With an adapter of alpha a it is t + 1 + a.
+
     In place of keys it keeps token ids in the pages. Each step must find its sequence's own tokens
     in its own pages, and every row loaded before it is used.
     """
@@ -41,11 +43,12 @@ class FakeExecutor(Executor):
 
     def __init__(self, config: EngineConfig = SMALL, poison: int | None = POISON) -> None:
         self._config, self._poison = config, poison
-        self.num_resets = 0
+        self.num_resets, self._step = 0, 1
         self.reset()
 
     def reset(self) -> None:
         self._rows: dict[int, list[int]] = {}
+        self.adapter_slots: dict[int, AdapterWeights] = {}
         self._slots = [-1] * (self._config.num_pages * self._config.page_size)
         self.num_resets += 1
 
@@ -55,6 +58,22 @@ class FakeExecutor(Executor):
 
     def load(self, sequence: Sequence, row: int) -> None:
         self._rows[row] = list(sequence.tokens)
+
+    def check_adapter(self, adapter: AdapterWeights) -> None:
+        if self._config.lora is None or adapter.config.rank > self._config.lora.max_lora_rank:
+            raise ValueError("no slot could hold this adapter")
+
+    def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        self.adapter_slots[slot] = adapter
+
+    def set_adapter_stack(self, stack: Any, scales: Any) -> int:
+        self.adapter_slots = dict(enumerate(stack or ()))
+        return 1
+
+    def set_params(self, params: Any) -> None:
+        if not isinstance(params, int):
+            raise ValueError("the fake's parameters are what it adds to a token")
+        self._step = params
 
     def dispatch(self, plan: StepPlan) -> StepResult:
         size = self._config.page_size
@@ -83,7 +102,12 @@ class FakeExecutor(Executor):
         if not item.samples:
             return None, None
         assert end == len(known), "sampled, but not after the last token"
-        token = (known[-1] + 1) % VOCAB_SIZE
+        sequence, step = item.sequence, self._step
+        if sequence.adapter is not None:
+            weights = self.adapter_slots[sequence.adapter_slot]
+            assert weights is sequence.adapter.weights, "the slot holds another adapter"
+            step += int(weights.config.alpha)
+        token = (known[-1] + step) % VOCAB_SIZE
         known.append(token)
         return (None, "poisoned") if self._poison in known[:end] else (token, None)
 
@@ -115,7 +139,9 @@ class FaultyExecutor(Executor):
         error: BaseException | None = None,
     ) -> None:
         self.vocab_size = inner.vocab_size
-        self.counts = dict.fromkeys(("load", "dispatch", "fetch", "score_prompt", "reset"), 0)
+        self.counts = dict.fromkeys(
+            ("load", "load_adapter", "dispatch", "fetch", "score_prompt", "reset"), 0
+        )
         self._inner, self._breaks = inner, breaks
         self._error = error or RuntimeError("the device is on fire")
 
@@ -130,6 +156,19 @@ class FaultyExecutor(Executor):
     def load(self, sequence: Sequence, row: int) -> None:
         self._call("load")
         self._inner.load(sequence, row)
+
+    def check_adapter(self, adapter: AdapterWeights) -> None:
+        self._inner.check_adapter(adapter)
+
+    def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
+        self._call("load_adapter")
+        self._inner.load_adapter(slot, adapter)
+
+    def set_adapter_stack(self, stack: Any, scales: Any) -> int:
+        return self._inner.set_adapter_stack(stack, scales)
+
+    def set_params(self, params: Any) -> None:
+        self._inner.set_params(params)
 
     def dispatch(self, plan: StepPlan) -> Any:
         self._call("dispatch")

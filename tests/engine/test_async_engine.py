@@ -15,7 +15,7 @@ import pytest
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import StepResult
-from flaxen.engine.scheduler import StepPlan
+from flaxen.engine.plan import StepPlan
 from flaxen.protocol import (
     EngineBusyError,
     EngineClosedError,

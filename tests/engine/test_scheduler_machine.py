@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.scheduler import Scheduled, Scheduler, StepPlan
+from flaxen.engine.plan import Scheduled, StepPlan
+from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import SamplingParams
 

@@ -3,7 +3,8 @@
 import pytest
 
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.scheduler import Scheduler, StepPlan
+from flaxen.engine.plan import StepPlan
+from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import SamplingParams
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 import tokenizers
 
 from flaxen.protocol import (
+    AdapterInfo,
+    AdapterWeights,
     EngineBusyError,
     EngineClient,
     EngineClosedError,
@@ -93,6 +95,7 @@ class FakeEngine(EngineClient):
         self.aborted: list[str] = []
         self.ended: list[str] = []  # streams whose generator was left, in whichever way
         self.closed = False
+        self.known: dict[str, AdapterWeights] = {}  # adapters
         self._says = says
         self._step_s = step_s
         self._max_waiting = max_waiting
@@ -105,6 +108,8 @@ class FakeEngine(EngineClient):
             raise EngineBusyError("full")
         if request.sampling.n > 64:
             raise ValueError("the engine runs at most 64 sequences of a request")
+        if request.adapter is not None and request.adapter not in self.known:
+            raise ValueError(f"there is no adapter {request.adapter!r}")
         self.requests.append(request)
         self.open.add(request.request_id)
         return self._run(request)
@@ -172,12 +177,33 @@ class FakeEngine(EngineClient):
             self.open.discard(request_id)
             self.aborted.append(request_id)
 
+    def load_adapter(
+        self, name: str, adapter: AdapterWeights, *, load_inplace: bool = False
+    ) -> None:
+        if adapter.config.rank > 16:
+            raise ValueError(f"the adapter's rank is {adapter.config.rank}, and max_lora_rank 16")
+        if name in self.known and not load_inplace:
+            raise ValueError(f"the adapter {name!r} has already been loaded")
+        self.known[name] = adapter
+
+    def unload_adapter(self, name: str) -> None:
+        if name not in self.known:
+            raise ValueError(f"there is no adapter {name!r}")
+        del self.known[name]
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        return tuple(
+            AdapterInfo(name=name, rank=each.config.rank, created=1_700_000_001, is_on_device=False)
+            for name, each in self.known.items()
+        )
+
     def stats(self) -> EngineStats:
         return EngineStats(
             num_running=len(self.open), num_waiting=2, num_pages=8, num_used_pages=2,
             sum_slots_allocated=0, sum_slots_held=0, num_preemptions=3, num_prefix_queries=40,
             num_prefix_hits=10, num_prompt_tokens=50, num_generated_tokens=60, num_steps=70,
             num_finished=0, num_aborted=0, num_failed=0,
+            max_loras=4, running_adapters=("x", "y"), waiting_adapters=("z",), num_adapter_loads=5,
         )  # fmt: skip
 
     def check_health(self) -> None:

@@ -1,0 +1,32 @@
+"""Whether other parameters can take the place of those that a step was compiled for.
+
+Deliberately does not know models.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from flaxen.models.model import Params
+
+
+def check_same(old: Params, new: Params) -> None:
+    """Compares two trees of parameters.
+
+    Raises:
+      ValueError: another tree, or a leaf of another shape or dtype.
+    """
+    if not jax.tree.structure(old) == jax.tree.structure(new):  # noqa: SIM201, mypy knows no other
+        raise ValueError(
+            "the new parameters are another tree than the engine's: they need the same names, "
+            "layers and packing"
+        )
+
+    def check(path: tuple[object, ...], have: jax.Array, given: jax.Array) -> None:
+        if (have.shape, have.dtype) != (given.shape, given.dtype):
+            raise ValueError(
+                f"the parameter {jax.tree_util.keystr(path)} must be {have.dtype}"
+                f"{list(have.shape)}, got {given.dtype}{list(given.shape)}"
+            )
+
+    jax.tree_util.tree_map_with_path(check, old, new)

@@ -1,0 +1,63 @@
+"""What an engine tells of itself. Any thread may ask. Deliberately changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flaxen.engine.adapter_slots import AdapterSlots
+from flaxen.engine.adapters import AdapterStore, ServedAdapter
+from flaxen.engine.scheduler import Scheduler
+from flaxen.protocol import AdapterInfo, EngineStats, FinishReason
+
+
+def engine_stats(
+    scheduler: Scheduler,
+    num_ended: Mapping[FinishReason, int],
+    *,
+    num_generated: int,
+    num_steps: int,
+) -> EngineStats:
+    """Counters and gauges of this moment.
+
+    Args:
+      scheduler: the engine's.
+      num_ended: requests, by their worst end.
+      num_generated: tokens.
+      num_steps: steps dispatched.
+    """
+    pool, slots = scheduler.pool, scheduler.adapter_slots
+    return EngineStats(
+        num_running=scheduler.num_running,
+        num_waiting=scheduler.num_waiting,
+        num_pages=pool.num_pages,
+        num_used_pages=pool.num_used,
+        sum_slots_allocated=scheduler.sum_slots_allocated,
+        sum_slots_held=scheduler.sum_slots_held,
+        num_preemptions=scheduler.num_preemptions,
+        num_prefix_queries=scheduler.num_prefix_queries,
+        num_prefix_hits=scheduler.num_prefix_hits,
+        num_prompt_tokens=scheduler.num_prompt_tokens,
+        num_generated_tokens=num_generated,
+        num_steps=num_steps,
+        num_finished=num_ended[FinishReason.STOP] + num_ended[FinishReason.LENGTH],
+        num_aborted=num_ended[FinishReason.ABORT],
+        num_failed=num_ended[FinishReason.ERROR],
+        max_loras=slots.num_slots,
+        running_adapters=_names(slots.pinned()),
+        waiting_adapters=_names(each.adapter for each in scheduler.waiting()),
+        num_adapter_loads=scheduler.num_adapter_loads,
+    )
+
+
+def _names(adapters: Iterable[ServedAdapter | None]) -> tuple[str, ...]:
+    return tuple(sorted({adapter.name for adapter in adapters if adapter is not None}))
+
+
+def adapter_infos(store: AdapterStore, slots: AdapterSlots) -> tuple[AdapterInfo, ...]:
+    """The adapters that requests may name, and where they are."""
+    return tuple(
+        AdapterInfo(
+            name=each.name, rank=each.rank, created=each.created, is_on_device=slots.holds(each)
+        )
+        for each in store.known()
+    )
