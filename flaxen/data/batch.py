@@ -15,3 +15,10 @@ class Batch(NamedTuple):
     loss_weights: np.ndarray  # [B, T] float32, of each target's loss; 0 for none
     segment_ids: np.ndarray  # [B, T] int32: 1, 2, ... along a row; 0 is padding, at its end
     positions: np.ndarray  # [B, T] int32, from 0 in each segment
+
+
+class PairBatch(NamedTuple):
+    """Two batches of one segment a row: row i of both answers the same prompt."""
+
+    chosen: Batch
+    rejected: Batch

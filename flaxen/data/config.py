@@ -1,0 +1,57 @@
+"""What data is read, and how it becomes batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Format = Literal["auto", "text", "completion", "chat", "preference"]
+OnBadRecord = Literal["fail", "skip"]
+OnLong = Literal["auto", "split", "truncate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Files, and how their records are ordered and packed.
+
+    Raises:
+      ValueError: a size, number or word that is not allowed.
+    """
+
+    files: tuple[Path, ...]  # .jsonl, .txt, .md or .parquet
+    batch_size: int = 8  # rows
+    sequence_length: int = 1024  # tokens of a row
+    format: Format = "auto"  # of the records; auto takes each by its keys
+    seed: int = 0  # of the order
+    shuffle: bool = True
+    epochs: int | None = 1  # how often each record is read; None never ends
+    on_bad_record: OnBadRecord = "fail"
+    on_long: OnLong = "auto"  # of more tokens than a row; auto splits text and truncates others
+    overlap: int = 0  # tokens of a split text that are repeated, without loss, as context
+    max_segments: int = 32  # sequences in a row
+    max_record_bytes: int = 16 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("files is empty: name at least one file of records")
+        for name in ("batch_size", "sequence_length", "max_segments", "max_record_bytes"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, or None for no end, got {self.epochs}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
+        if not 0 <= self.overlap < self.sequence_length:
+            raise ValueError(
+                f"overlap must be from 0 to below sequence_length {self.sequence_length}, got "
+                f"{self.overlap}: a piece of a text must bring new tokens"
+            )
+        allowed = {"format": Format, "on_bad_record": OnBadRecord, "on_long": OnLong}
+        for name, words in allowed.items():
+            value = getattr(self, name)
+            if value not in get_args(words):
+                raise ValueError(
+                    f"{name} {value!r} is not known: use one of {', '.join(get_args(words))}"
+                )

@@ -1,0 +1,166 @@
+"""All records of a run: checked when they are opened, written as tokens when they are needed.
+
+Deliberately does not know: the order of records, batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+
+from flaxen.data.config import DataConfig
+from flaxen.data.encode import Encoder, TokenSequence, cut
+from flaxen.data.records import Pair, Record, Text
+from flaxen.data.sources import open_source
+
+_NUM_NAMED = 5  # of the bad records, in an error or report
+_CACHED_TOKENS = 8_000_000  # of 8 bytes; small data is written as tokens once, not every epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of the records that were read so far."""
+
+    num_records: int  # good and bad
+    num_bad: int
+    num_truncated: int
+    bad: tuple[str, ...]  # the first of the bad ones, each "FILE:LINE: what is wrong"
+
+
+class Corpus:
+    """The records of some files. Final.
+
+    Args:
+      config: which files, and what becomes of long and of bad records.
+      encoder: of the model.
+      pairs: take preference pairs, and nothing else; else take everything but them.
+
+    Raises:
+      ValueError: a bad record where none may be, a file that can't be read, or no good record.
+      OSError: a file can't be read.
+    """
+
+    def __init__(self, config: DataConfig, encoder: Encoder, *, pairs: bool) -> None:
+        self._config = config
+        self._encoder = encoder
+        self._pairs = pairs
+        self._sources = [open_source(file, config.max_record_bytes) for file in config.files]
+        self._source_of, self._index_of = array("q"), array("q")
+        self._bad: dict[tuple[int, int], str] = {}  # (source, line) -> what is wrong
+        self._unusable: set[int] = set()  # found bad only when they were written as tokens
+        self._truncated: set[int] = set()
+        self._cache: dict[int, tuple[TokenSequence, ...]] = {}
+        self._num_cached = 0  # tokens
+        for number, source in enumerate(self._sources):
+            self._bad |= {(number, line): message for line, message in source.errors}
+            for index in range(len(source)):
+                try:
+                    check_kind(source.record(index, config.format), pairs=pairs)
+                except ValueError as error:
+                    self._bad[number, source.line(index)] = str(error)
+                else:
+                    self._source_of.append(number)
+                    self._index_of.append(index)
+        if self._bad and config.on_bad_record == "fail":
+            raise ValueError(
+                f"{len(self._bad)} of {len(self) + len(self._bad)} records can't be used: "
+                f"{'; '.join(self._named_bad())}. Correct them, or skip bad records"
+            )
+        if not len(self):
+            raise ValueError(self._no_record())
+
+    def __len__(self) -> int:
+        return len(self._index_of)
+
+    @property
+    def digest(self) -> bytes:
+        """Of the contents of all files."""
+        return hashlib.blake2b(b"".join(source.digest for source in self._sources)).digest()
+
+    def report(self) -> Report:
+        """What became of the records so far."""
+        return Report(
+            num_records=len(self) + len(self._bad) - len(self._unusable),
+            num_bad=len(self._bad),
+            num_truncated=len(self._truncated),
+            bad=tuple(self._named_bad()),
+        )
+
+    def sequences(self, index: int) -> tuple[TokenSequence, ...]:
+        """A record's sequences, each of at most a row's length; none of a bad record.
+
+        Args:
+          index: of the record, below len(self).
+
+        Raises:
+          ValueError: the record can't be written as tokens, and none may be bad.
+        """
+        if (kept := self._cache.get(index)) is not None:
+            return kept
+        source = self._sources[self._source_of[index]]
+        record = source.record(self._index_of[index], self._config.format)
+        try:
+            sequences = self._cut(index, record)
+        except ValueError as error:
+            line = source.line(self._index_of[index])
+            if self._config.on_bad_record == "fail":
+                raise ValueError(f"{source.path}:{line}: {error}") from error
+            self._bad[self._source_of[index], line] = str(error)
+            self._unusable.add(index)
+            if len(self._unusable) == len(self):
+                raise ValueError(self._no_record()) from error
+            sequences = ()
+        self._num_cached += sum(len(sequence.tokens) for sequence in sequences)
+        if self._num_cached <= _CACHED_TOKENS:
+            self._cache[index] = sequences
+        return sequences
+
+    def close(self) -> None:
+        """Ends what the encoder started."""
+        self._encoder.close()
+
+    def _cut(self, index: int, record: Record) -> tuple[TokenSequence, ...]:
+        config = self._config
+        whole = self._encoder.encode(record)
+        splits = config.on_long == "split" or (
+            config.on_long == "auto" and isinstance(record, Text)
+        )
+        splits = splits and not self._pairs  # the halves of a pair would not belong together
+        pieces: list[TokenSequence] = []
+        for sequence in whole:
+            some = cut(sequence, config.sequence_length, splits=splits, overlap=config.overlap)
+            if not any(piece.weights[1:].any() for piece in some):
+                raise ValueError(
+                    f"nothing to learn is left of its {len(sequence.tokens)} tokens when they are "
+                    f"cut to the sequence_length of {config.sequence_length}: raise it"
+                )
+            pieces += some
+        if not splits and any(seq.num_inputs > config.sequence_length for seq in whole):
+            self._truncated.add(index)
+        return tuple(pieces)
+
+    def _named_bad(self) -> list[str]:
+        some = sorted(self._bad.items())[:_NUM_NAMED]
+        return [f"{self._sources[number].path}:{line}: {text}" for (number, line), text in some]
+
+    def _no_record(self) -> str:
+        files = ", ".join(str(source.path) for source in self._sources)
+        bad = f"all {len(self._bad)} are bad: {'; '.join(self._named_bad())}"
+        return f"{files} has no record to use: {bad if self._bad else 'it is empty'}"
+
+
+def check_kind(record: Record, *, pairs: bool) -> None:
+    """Refuses a record of the other kind of training.
+
+    Raises:
+      ValueError: a pair where none is wanted, or the other way round.
+    """
+    if isinstance(record, Pair) and not pairs:
+        raise ValueError("the record is a preference pair, which only DPO learns from")
+    if not isinstance(record, Pair) and pairs:
+        raise ValueError(
+            "the record is no preference pair, and DPO learns from nothing else: it must have the "
+            "keys of OpenAI's (input, preferred_output, non_preferred_output) or prompt, chosen "
+            "and rejected"
+        )

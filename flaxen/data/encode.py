@@ -1,0 +1,152 @@
+"""Records to sequences of tokens, each with the weight of its loss.
+
+Deliberately does not know: files, rows, batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxen.data.records import Chat, Completion, Pair, Record, Text
+from flaxen.text.chat import ChatTemplate
+from flaxen.text.chat_turns import render_turns
+from flaxen.text.tokenizer import Tokenizer
+
+
+class TokenSequence(NamedTuple):
+    """Tokens, and how much is learned from predicting each."""
+
+    tokens: np.ndarray  # [n] int32
+    weights: np.ndarray  # [n] float32; the first is never predicted
+
+    @property
+    def num_inputs(self) -> int:
+        """Positions that it takes in a row: the last token is only a target."""
+        return len(self.tokens) - 1
+
+
+class Encoder:
+    """One model's way to write records as tokens. Final.
+
+    Args:
+      tokenizer: the model's.
+      template: for conversations; None is the tokenizer's own, started when it is first needed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._given_template = template
+        self._own_template: ChatTemplate | None = None
+
+    def encode(self, record: Record) -> tuple[TokenSequence, ...]:
+        """One sequence, or for a pair two: chosen, rejected.
+
+        Raises:
+          ValueError: the template refuses the messages, or no token is there to be learned.
+        """
+        if isinstance(record, Pair):
+            return (self._one(record.chosen), self._one(record.rejected))
+        return (self._one(record),)
+
+    def close(self) -> None:
+        """Ends the process of a template that was started here."""
+        if self._own_template:
+            self._own_template.close()
+
+    def _one(self, record: Text | Completion | Chat) -> TokenSequence:
+        if isinstance(record, Chat):
+            sequence = self._chat(record)
+        elif isinstance(record, Completion):
+            text, begin = record.prompt + record.completion, len(record.prompt)
+            ids = self._end(self._tokenizer.encode(text))
+            start = self._token_at(text, ids, begin, True)
+            sequence = _weighted(ids, [(start, len(ids))])
+        else:
+            ids = self._tokenizer.encode(record.text, add_special_tokens=record.begins)
+            ids = self._end(ids) if record.ends else ids
+            sequence = _weighted(ids, [(0, len(ids))])
+        if not sequence.weights[1:].any():
+            raise ValueError("no token is left to be learned: the text is too short")
+        return sequence
+
+    def _chat(self, record: Chat) -> TokenSequence:
+        text, spans = render_turns(
+            self._template(), record.messages, record.trained, tools=record.tools
+        )
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        found = []
+        for begin, end in spans:
+            first = self._token_at(text, ids, begin, False)
+            last = self._token_at(text, ids, end, False)
+            # What a template puts behind the end of a turn is never sampled.
+            ends = [i for i in range(first, last) if ids[i] in self._tokenizer.eos_token_ids]
+            found.append((first, ends[-1] + 1 if ends else last))
+        return _weighted(ids, found)
+
+    def _template(self) -> ChatTemplate:
+        if self._given_template:
+            return self._given_template
+        if not self._own_template:
+            tokenizer = self._tokenizer
+            self._own_template = ChatTemplate(
+                tokenizer.chat_template,
+                bos_token=tokenizer.bos_token,
+                eos_token=tokenizer.eos_token,
+            )
+        return self._own_template
+
+    def _end(self, ids: list[int]) -> list[int]:
+        eos = self._tokenizer.eos_token_ids
+        return [*ids, eos[0]] if eos and (not ids or ids[-1] not in eos) else ids
+
+    def _token_at(self, text: str, ids: list[int], position: int, add_special_tokens: bool) -> int:
+        """The first token that is not the same when the text ends at a character.
+
+        The whole is encoded once and never in parts: some tokenizers begin each text with a space.
+        """
+        if position == len(text):
+            return len(ids)
+        part = self._tokenizer.encode(text[:position], add_special_tokens=add_special_tokens)
+        pairs = enumerate(zip(part, ids, strict=False))
+        return next((i for i, (one, other) in pairs if one != other), min(len(part), len(ids)))
+
+
+def cut(
+    sequence: TokenSequence, length: int, *, splits: bool, overlap: int
+) -> tuple[TokenSequence, ...]:
+    """A sequence as pieces of at most `length` inputs.
+
+    Args:
+      sequence: n tokens.
+      length: inputs of a piece, at least 1.
+      splits: False gives the first piece only.
+      overlap: inputs of a later piece that repeat the end of the one before, without loss; below
+        `length`.
+
+    Returns:
+      The pieces. Each target of the sequence has its weight in exactly one of them, unless
+      it was cut off.
+    """
+    if sequence.num_inputs <= length:
+        return (sequence,)
+    if not splits:
+        return (TokenSequence(sequence.tokens[: length + 1], sequence.weights[: length + 1]),)
+    pieces = []
+    step = length - overlap
+    for begin in range(0, sequence.num_inputs - overlap, step):
+        weights = sequence.weights[begin : begin + length + 1].copy()
+        if begin:
+            weights[: overlap + 1] = 0
+        if weights[1:].any():
+            pieces.append(TokenSequence(sequence.tokens[begin : begin + length + 1], weights))
+    return tuple(pieces)
+
+
+def _weighted(ids: list[int], spans: Iterable[tuple[int, int]]) -> TokenSequence:
+    weights = np.zeros(len(ids), np.float32)
+    for begin, end in spans:
+        weights[begin:end] = 1
+    return TokenSequence(np.asarray(ids, np.int32), weights)

@@ -1,0 +1,203 @@
+"""Batches in an order that a seed gives, and that can be taken up again anywhere.
+
+Records are read in windows of some rows' worth of tokens; a window is packed on its own, so the
+place in the data is three numbers: the epoch, where the window begins, and the rows taken of it.
+
+Deliberately does not know: files, texts, what a batch is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from flaxen.data.batch import Batch, PairBatch
+from flaxen.data.config import DataConfig
+from flaxen.data.corpus import Corpus, Report
+from flaxen.data.encode import Encoder, TokenSequence
+from flaxen.data.pack import Row, collate, collate_pairs, pack
+from flaxen.text.chat import ChatTemplate
+from flaxen.text.tokenizer import Tokenizer
+
+BatchT = TypeVar("BatchT")  # Batch or PairBatch
+
+_WINDOW_ROWS = 64
+_VERSION = 1  # of the state, and of the order and packing that it stands for
+
+
+def open_data(
+    config: DataConfig, tokenizer: Tokenizer, *, template: ChatTemplate | None = None
+) -> DataIterator[Batch]:
+    """Batches of packed sequences, to train on or to evaluate.
+
+    Args:
+      config: files, order, sizes.
+      tokenizer: the model's.
+      template: for conversations; None is the model's own.
+
+    Raises:
+      ValueError: a bad record where none may be, a file that can't be read, or no good record.
+      OSError: a file can't be read.
+    """
+    corpus = Corpus(config, Encoder(tokenizer, template), pairs=False)
+
+    def make_rows(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
+        sequences = [sequence for record in records for sequence in record]
+        return pack(sequences, config.sequence_length, config.max_segments)
+
+    return DataIterator(corpus, config, _fingerprint(corpus, config, tokenizer), make_rows, collate)
+
+
+def open_pairs(
+    config: DataConfig, tokenizer: Tokenizer, *, template: ChatTemplate | None = None
+) -> DataIterator[PairBatch]:
+    """Batches of preference pairs, one a row. As open_data."""
+    corpus = Corpus(config, Encoder(tokenizer, template), pairs=True)
+
+    def make_rows(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
+        return [record for record in records if record]
+
+    fingerprint = _fingerprint(corpus, config, tokenizer)
+    return DataIterator(corpus, config, fingerprint, make_rows, collate_pairs)
+
+
+class DataIterator(Generic[BatchT]):
+    """Final. Ends after `config.epochs`; the last batch is filled up with rows of padding."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: DataConfig,
+        fingerprint: str,
+        make_rows: Callable[[Sequence[tuple[TokenSequence, ...]]], list[Row]],
+        make_batch: Callable[[Sequence[Row], int, int], BatchT],
+    ) -> None:
+        self._corpus = corpus
+        self._config = config
+        self._fingerprint = fingerprint
+        self._make_rows = make_rows
+        self._make_batch = make_batch
+        self._order: tuple[int, np.ndarray] | None = None  # an epoch, and its records in order
+        self._window: tuple[list[Row], int] | None = None  # the rows, and where the next begins
+        self._epoch = self._start = self._row = 0
+
+    def __iter__(self) -> DataIterator[BatchT]:
+        return self
+
+    def __next__(self) -> BatchT:
+        rows: list[Row] = []
+        while len(rows) < self._config.batch_size and (row := self._next_row()) is not None:
+            rows.append(row)
+        if not rows:
+            raise StopIteration
+        return self._make_batch(rows, self._config.batch_size, self._config.sequence_length)
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are wholly read, in batches that were given."""
+        return self._epoch
+
+    def state(self) -> dict[str, Any]:
+        """The place in the data, for `restore`: small, and JSON."""
+        return {
+            "version": _VERSION,
+            "data": self._fingerprint,
+            "epoch": self._epoch,
+            "start": self._start,
+            "row": self._row,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes to a place: the batches are then those that followed when it was saved.
+
+        Raises:
+          ValueError: the state is of other data, or of another order or size of rows.
+        """
+        place: list[Any] = [state.get(name) for name in ("epoch", "start", "row")]
+        is_place = all(isinstance(number, int) and number >= 0 for number in place)
+        if state.get("version") != _VERSION or not is_place:
+            raise ValueError(
+                f"{dict(state)} is no place in data that this version saved: begin the data anew"
+            )
+        if state.get("data") != self._fingerprint:
+            raise ValueError(
+                "the place was saved for other data: the files, the model's tokenizer or the "
+                "settings (seed, shuffle, sequence_length, ...) have changed since; put them back, "
+                "or begin anew"
+            )
+        self._epoch, self._start, self._row = place
+        self._window = None
+
+    def num_batches(self) -> int | None:
+        """All batches from the beginning to the end; None where there is no end.
+
+        Writes all records as tokens, which may take a while.
+        """
+        if self._config.epochs is None:
+            return None
+        copy = DataIterator(
+            self._corpus, self._config, self._fingerprint, self._make_rows, self._make_batch
+        )
+        num_rows = 0
+        while copy._next_row() is not None:
+            num_rows += 1
+        return -(-num_rows // self._config.batch_size)
+
+    def report(self) -> Report:
+        """What became of the records that were read so far."""
+        return self._corpus.report()
+
+    def close(self) -> None:
+        """Ends the chat template's process."""
+        self._corpus.close()
+
+    def _next_row(self) -> Row | None:
+        while True:
+            if self._epoch == self._config.epochs:  # never, if None
+                return None
+            if self._window is None:
+                self._window = self._read_window()
+            rows, end = self._window
+            if self._row < len(rows):
+                self._row += 1
+                return rows[self._row - 1]
+            self._window = None
+            self._row, self._start = 0, end
+            if end == len(self._corpus):
+                self._epoch, self._start = self._epoch + 1, 0
+
+    def _read_window(self) -> tuple[list[Row], int]:
+        """Packs records from `_start` on, until they are enough or the epoch ends."""
+        if self._order is None or self._order[0] != self._epoch:
+            self._order = (self._epoch, self._shuffled(self._epoch))
+        order = self._order[1]
+        wanted = _WINDOW_ROWS * self._config.sequence_length
+        end = self._start
+        records = []
+        while wanted > 0 and end < len(order):
+            record = self._corpus.sequences(int(order[end]))
+            records.append(record)
+            wanted -= sum(sequence.num_inputs for sequence in record)
+            end += 1
+        return self._make_rows(records), end
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        count = len(self._corpus)
+        if not self._config.shuffle:
+            return np.arange(count)
+        # NumPy keeps a bit generator's raw stream; what Generator.permutation gives may change.
+        key = np.array([self._config.seed, epoch], np.uint64)
+        return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+
+
+def _fingerprint(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> str:
+    """Of all that the rows and their order depend on."""
+    settings = (
+        config.sequence_length, config.format, config.seed, config.shuffle, config.on_bad_record,
+        config.on_long, config.overlap, config.max_segments, config.max_record_bytes,
+        tokenizer.vocab_size, tokenizer.eos_token_ids, tokenizer.chat_template, len(corpus),
+    )  # fmt: skip
+    return hashlib.blake2b(corpus.digest + repr(settings).encode(), digest_size=16).hexdigest()

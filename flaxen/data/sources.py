@@ -1,0 +1,75 @@
+"""Opens a file of records by its name's ending; reads Parquet, where pyarrow is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from flaxen.data.config import Format
+from flaxen.data.lines import JsonLines, PlainText, Source
+from flaxen.data.records import Record, parse_record
+
+_READ_BYTES = 1024 * 1024
+
+
+def open_source(path: Path, max_record_bytes: int) -> Source:
+    """The records of a file: .jsonl or .ndjson, .txt or .md, .parquet.
+
+    Raises:
+      ValueError: another ending, or a Parquet file without pyarrow, or a damaged one.
+      OSError: the file can't be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return JsonLines(path, max_record_bytes)
+    if suffix in (".txt", ".md"):
+        return PlainText(path)
+    if suffix == ".parquet":
+        return Parquet(path)
+    raise ValueError(
+        f"{path} is of no kind that is read here: give .jsonl (one JSON object a line), .txt, .md "
+        "or .parquet"
+    )
+
+
+class Parquet:
+    """One record a row; the table is held in memory, as Arrow. Final.
+
+    Raises:
+      ValueError: pyarrow is not installed, or the file is damaged.
+      OSError: the file can't be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.errors: list[tuple[int, str]] = []
+        digest = hashlib.blake2b(digest_size=16)
+        with path.open("rb") as file:
+            while data := file.read(_READ_BYTES):
+                digest.update(data)
+        self.digest = digest.digest()
+        try:
+            parquet: Any = importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            raise ValueError(
+                f"{path} needs pyarrow, which is not installed: run `pip install flaxen[parquet]`"
+            ) from None
+        arrow: Any = importlib.import_module("pyarrow")
+        try:
+            self._table = parquet.read_table(path)
+        except arrow.ArrowException as error:
+            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+
+    def __len__(self) -> int:
+        num_rows: int = self._table.num_rows
+        return num_rows
+
+    def line(self, index: int) -> int:
+        return index + 1
+
+    def record(self, index: int, format: Format) -> Record:
+        (row,) = self._table.slice(index, 1).to_pylist()
+        # A column that a record has no value for is null.
+        return parse_record({k: v for k, v in row.items() if v is not None}, format)

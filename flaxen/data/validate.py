@@ -1,0 +1,53 @@
+"""What is wrong with a file of records, line by line, before anything is trained on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flaxen.data.corpus import check_kind
+from flaxen.data.lines import JsonLines
+
+Method = Literal["supervised", "dpo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a file of JSON lines holds."""
+
+    num_records: int  # good and bad
+    num_bad: int
+    errors: tuple[tuple[int, str], ...]  # the first of the bad ones: (line from 1, what is wrong)
+
+
+def validate_file(
+    path: Path, method: Method, *, max_errors: int = 20, max_record_bytes: int = 16 * 1024 * 1024
+) -> Validation:
+    """Checks each line of a JSON lines file, whatever its name ends in.
+
+    What only a model's template or tokenizer can tell (roles in an order that the template
+    refuses) is found when the data is opened and read.
+
+    Args:
+      path: the file.
+      method: "supervised" takes text, completions and chats; "dpo" preference pairs.
+      max_errors: lines that are named, at most; all are counted.
+      max_record_bytes: a longer line is bad.
+
+    Raises:
+      OSError: the file can't be read.
+    """
+    source = JsonLines(path, max_record_bytes)
+    errors = list(source.errors)
+    for index in range(len(source)):
+        try:
+            check_kind(source.record(index, "auto"), pairs=method == "dpo")
+        except ValueError as error:
+            errors.append((source.line(index), str(error)))
+    num_records = len(source) + len(source.errors)
+    if not num_records:
+        errors.append((1, "the file has no records: write one JSON object a line"))
+    return Validation(
+        num_records=num_records, num_bad=len(errors), errors=tuple(sorted(errors)[:max_errors])
+    )

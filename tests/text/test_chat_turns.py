@@ -1,0 +1,67 @@
+"""Where the assistant's turns lie in a rendered conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flaxen.text.chat import ChatTemplate
+from flaxen.text.chat_turns import render_turns
+from flaxen.text.tokenizer import Tokenizer
+
+CHAT: list[dict[str, Any]] = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Yes"},
+    {"role": "user", "content": "So?"},
+    {"role": "assistant", "content": "No"},
+]
+# It takes the thoughts out of all answers but the last, as several models' do.
+FORGETS = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+    "{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def forgets() -> Iterator[ChatTemplate]:
+    template = ChatTemplate(FORGETS, bos_token=None, eos_token=None)
+    yield template
+    template.close()
+
+
+def test_smollm2s_turns(smollm2: Tokenizer) -> None:
+    template = ChatTemplate(
+        smollm2.chat_template, bos_token=smollm2.bos_token, eos_token=smollm2.eos_token
+    )
+    text, spans = render_turns(template, CHAT, (1, 3))
+    assert text == template.render(CHAT, add_generation_prompt=False)
+    assert [text[begin:end] for begin, end in spans] == ["Yes<|im_end|>\n", "No<|im_end|>\n"]
+    assert text[: spans[1][0]] == template.render(CHAT[:3])
+    assert render_turns(template, CHAT, (3,)).spans == spans[1:]
+    template.close()
+
+
+def test_a_turn_that_changes_when_more_follows_is_refused(forgets: ChatTemplate) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"does not render messages\[:2\] as the beginning of the whole conversation, so the "
+        r'answer in messages\[1\] can\'t be found in it: give that message "weight": 0',
+    ):
+        render_turns(forgets, CHAT, (1, 3))
+    text, ((begin, end),) = render_turns(forgets, CHAT, (3,))
+    assert text[begin:end] == "<think></think>No"
+
+
+def test_tools_are_rendered(forgets: ChatTemplate) -> None:
+    template = ChatTemplate(
+        "{{ tools[0].name }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        bos_token=None,
+        eos_token=None,
+    )
+    text, spans = render_turns(template, CHAT[:2], (1,), tools=[{"name": "add"}])
+    assert text == "addHiYes"
+    assert spans == ((5, 8),)
+    template.close()
