@@ -99,7 +99,8 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
         if any(tensor in stored for tensor in _tensor_names(name, 0).values())
     )
     try:
-        _check_target_modules(fields.get("target_modules"), targets)
+        num_layers = len(model.param_specs["layers"])
+        _check_target_modules(fields.get("target_modules"), targets, num_layers)
         config = _lora_config(fields, targets, max_rank)
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}") from None
@@ -176,8 +177,8 @@ def _lora_config(
     return LoraConfig(rank=rank, alpha=float(alpha), targets=targets, use_rslora=use_rslora)
 
 
-def _check_target_modules(named: Any, targets: tuple[str, ...]) -> None:
-    """What the configuration names must be what the file holds."""
+def _check_target_modules(named: Any, targets: tuple[str, ...], num_layers: int) -> None:
+    """What the configuration names, by the ends of its path, must be what the file holds."""
     if named == "all-linear":
         return
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
@@ -185,24 +186,24 @@ def _check_target_modules(named: Any, targets: tuple[str, ...]) -> None:
             f"target_modules must be a list of names or all-linear, got {named!r}: patterns are "
             "not supported"
         )
-    modules = {name: _MODULES[name].format(0) for name in targets}
+    known = {_MODULES[name].format(i): name for name in LORA_TARGETS for i in range(num_layers)}
+    if len(named) > len(known):
+        raise ValueError(
+            f"target_modules has {len(named)} names, and the model {len(known)} linear weights"
+        )
+    lacking = {module for module, name in known.items() if name in targets}
     for each in named:
-        if not any(_ends_with(module, each) for module in _MODULES.values()):
+        meant = [module for module in known if f".{module}".endswith(f".{each}")]
+        if not meant:
             raise ValueError(
                 f"target_modules has {each!r}, which can't be adapted here: only "
-                f"{', '.join(sorted(module.split('.')[-1] for module in _MODULES.values()))} can"
+                f"{', '.join(sorted(name.split('.')[-1] for name in _MODULES.values()))} can"
             )
-        if not any(_ends_with(module, each) for module in modules.values()):
+        if not any(known[module] in targets for module in meant):
             raise ValueError(f"target_modules has {each!r}, of which {WEIGHTS} holds no tensor")
-    for module in modules.values():
-        if not any(_ends_with(module, each) for each in named):
-            raise ValueError(
-                f"{WEIGHTS} holds tensors of {module.split('.')[-1]}, which target_modules lacks"
-            )
-
-
-def _ends_with(module: str, name: str) -> bool:
-    return f".{module}".endswith(f".{name}")
+        lacking.difference_update(meant)
+    if lacking:
+        raise ValueError(f"{WEIGHTS} holds tensors of {min(lacking)}, which target_modules lacks")
 
 
 def _check_tensors(stored: Mapping[str, StoredTensor], shapes: Any) -> None:
