@@ -1,0 +1,273 @@
+"""Runs fine-tuning jobs one after the other, on threads of its own, and writes down how they go.
+
+A job's row says all: a server that was killed finds its running job there and goes on with it.
+Deliberately does not know HTTP, nor how files are read and models trained: `Trainer` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from flaxen.server.files_store import FileStore
+from flaxen.server.job_store import JobStore, Row
+
+logger = logging.getLogger("flaxen.server")
+
+_NUM_NAMED = 20  # wrong lines in an error
+_POLL_S = 30.0  # between two looks at the jobs, should a wake-up ever be lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What a trainer is asked for. Hyperparameters that are None are the trainer's choice."""
+
+    id: str
+    method: str  # "supervised" or "dpo"
+    training_file: Path
+    validation_file: Path | None
+    n_epochs: int | None
+    batch_size: int | None  # records
+    learning_rate_multiplier: float | None
+    beta: float | None
+    lora_rank: int
+    lora_alpha: float
+    seed: int
+
+
+class Progress(Protocol):
+    """What a trainer says while it trains, and asks."""
+
+    def started(self, hyperparameters: Mapping[str, float]) -> None:
+        """The hyperparameters that were chosen."""
+
+    def stepped(
+        self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
+    ) -> None:
+        """A step was made, with OpenAI's names of metrics; `num_tokens` were trained on so far."""
+
+    def checkpointed(self, step: int, metrics: Mapping[str, float], *, is_last: bool) -> None:
+        """A checkpoint is complete, and can be served."""
+
+    def should_stop(self) -> bool:
+        """Whether to stop soon, with a state saved to go on from."""
+
+
+class Trainer(Protocol):
+    """Trains adapters, keeps their checkpoints, and has them served."""
+
+    def validate(self, path: Path, method: str) -> Sequence[tuple[int, str]]:
+        """What is wrong with a file: (line from 1, why)."""
+
+    def train(self, job: TrainingJob, progress: Progress) -> bool:
+        """Trains, or goes on from what an earlier call saved. Returns whether it got to the end.
+
+        Raises:
+          ValueError: the job can't be done; the message is for the user.
+        """
+
+    def serve(self, job_id: str, step: int, model_name: str) -> None:
+        """Has a job's checkpoint served under a name."""
+
+
+class Worker:
+    """A context: works from entering to leaving, when a job that runs is left to be resumed."""
+
+    def __init__(self, jobs: JobStore, files: FileStore, trainer: Trainer) -> None:
+        self._jobs, self._files, self._trainer = jobs, files, trainer
+        self._changed = threading.Condition()
+        self._num_changes = 0
+        self._stopping = False
+        # Files are validated beside training, which may take hours.
+        self._threads = [
+            threading.Thread(target=self._run, args=args, name=f"flaxen-{args[0]}", daemon=True)
+            for args in (
+                ("validation", ("validating_files",), self._validate),
+                ("training", ("running", "queued"), self._train),
+            )
+        ]
+
+    def __enter__(self) -> Worker:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def wake(self) -> None:
+        """Says that a job was made or changed."""
+        with self._changed:
+            self._num_changes += 1
+            self._changed.notify_all()
+
+    def _run(self, name: str, statuses: Sequence[str], work: Callable[[Row], None]) -> None:
+        while True:
+            with self._changed:
+                seen = self._num_changes
+                if self._stopping:
+                    return
+            try:
+                job = self._jobs.oldest(statuses)
+                if job is not None:
+                    work(job)
+                    continue
+            except Exception:  # the database, say: the jobs are still there when it is back
+                logger.exception("%s of fine-tuning jobs failed; trying again", name)
+            with self._changed:
+                if self._num_changes == seen and not self._stopping:
+                    self._changed.wait(_POLL_S)
+
+    def _validate(self, job: Row) -> None:
+        of = ("validating_files",)
+        named = [name for name in ("training_file", "validation_file") if job[name] is not None]
+        what = " and ".join(f"{name.replace('_', ' ')}: {job[name]}" for name in named)
+        self._jobs.add_event(job["id"], f"Validating {what}")
+        for param in named:
+            try:
+                wrong = self._trainer.validate(self._files.path(job[param]), job["method"])
+            except Exception:
+                logger.exception("the file %s can't be validated", job[param])
+                wrong = [(1, "the server can't read the file; its log has the cause")]
+            if wrong:
+                message = (
+                    f"The job failed due to an invalid {param.replace('_', ' ')}. "
+                    + "; ".join(f"line {line}: {why}" for line, why in wrong[:_NUM_NAMED])
+                )
+                self._fail(job["id"], f"invalid_{param}", message, param, of)
+                return
+        messages = ["Files validated, moving job to queued state"]
+        self._jobs.move(job["id"], "queued", of=of, messages=messages)
+        self.wake()
+
+    def _train(self, job: Row) -> None:
+        job_id = job["id"]
+        if job["status"] == "queued":
+            messages = ["Fine-tuning job started"]
+            if not self._jobs.move(job_id, "running", of=("queued",), messages=messages):
+                return
+        progress = _Recorder(self._jobs, self._trainer, job, lambda: self._stopping)
+        try:
+            files = [self._files.path(job["training_file"]), None]
+            if job["validation_file"] is not None:
+                files[1] = self._files.path(job["validation_file"])
+            is_done = self._trainer.train(_training_job(job, files), progress)
+        except ValueError as error:
+            self._fail(job_id, "training_failed", self._cleaned(job, str(error)), None)
+            return
+        except Exception:
+            logger.exception("the fine-tuning job %s failed", job_id)
+            message = "The server failed on this job; its log has the cause"
+            self._fail(job_id, "server_error", message, None)
+            return
+        if is_done:
+            messages = [
+                f"New fine-tuned model created: {job['model_name']}",
+                "The job has successfully completed",
+            ]
+            self._jobs.move(job_id, "succeeded", of=("running",), messages=messages)
+
+    def _fail(
+        self,
+        job_id: str,
+        code: str,
+        message: str,
+        param: str | None,
+        of: Sequence[str] = ("running",),
+    ) -> None:
+        error = {"code": code, "message": message, "param": param}
+        self._jobs.move(job_id, "failed", of=of, messages=[message], level="error", error=error)
+
+    def _cleaned(self, job: Row, message: str) -> str:
+        """Without this machine's paths, which are nobody's business."""
+        for param in ("training_file", "validation_file"):
+            if job[param] is not None:
+                message = message.replace(str(self._files.path(job[param])), job[param])
+        return message
+
+
+class _Recorder:
+    """A job's Progress, written to the database."""
+
+    def __init__(
+        self, jobs: JobStore, trainer: Trainer, job: Row, is_stopping: Callable[[], bool]
+    ) -> None:
+        self._jobs, self._trainer, self._job = jobs, trainer, job
+        self._is_stopping = is_stopping
+        self._begin: tuple[float, int] | None = None  # when this process made which step
+
+    def started(self, hyperparameters: Mapping[str, float]) -> None:
+        self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
+
+    def stepped(
+        self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
+    ) -> None:
+        now = time.time()
+        if self._begin is None:
+            self._begin = (now, step)
+        since, first = self._begin
+        rest = (now - since) / max(1, step - first) * (num_steps - step)
+        parts = [f"training loss={metrics['train_loss']:.2f}"]
+        if "valid_loss" in metrics:
+            parts.append(f"validation loss={metrics['valid_loss']:.2f}")
+        self._jobs.add_step(
+            self._job["id"],
+            step,
+            f"Step {step}/{num_steps}: {', '.join(parts)}",
+            {"step": step, "total_steps": num_steps, **metrics},
+            trained_tokens=num_tokens,
+            estimated_finish=int(now + rest) if step > first else None,
+        )
+
+    def checkpointed(self, step: int, metrics: Mapping[str, float], *, is_last: bool) -> None:
+        name = self._job["model_name"] if is_last else f"{self._job['model_name']}:ckpt-step-{step}"
+        self._trainer.serve(self._job["id"], step, name)
+        self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
+
+    def should_stop(self) -> bool:
+        return self._is_stopping() or self._jobs.status(self._job["id"]) != "running"
+
+
+def serve_again(jobs: JobStore, trainer: Trainer) -> None:
+    """Has the checkpoints of all jobs served that a server made before it was started anew."""
+    for job in jobs.list():
+        rows, _ = jobs.checkpoints(job["id"], None, 1000)
+        for row in rows:
+            try:
+                trainer.serve(job["id"], row["step"], row["model_name"])
+            except (ValueError, OSError) as error:
+                logger.error("the model %s can't be served: %s", row["model_name"], error)
+
+
+def _training_job(job: Row, files: Sequence[Path | None]) -> TrainingJob:
+    numbers = {k: None if v == "auto" else v for k, v in job["hyperparameters"].items()}
+    training_file, validation_file = files
+    assert training_file is not None
+    return TrainingJob(
+        id=job["id"],
+        method=job["method"],
+        training_file=training_file,
+        validation_file=validation_file,
+        n_epochs=numbers["n_epochs"],
+        batch_size=numbers["batch_size"],
+        learning_rate_multiplier=numbers["learning_rate_multiplier"],
+        beta=numbers.get("beta"),
+        lora_rank=job["lora"]["rank"],
+        lora_alpha=job["lora"]["alpha"],
+        seed=job["seed"],
+    )

@@ -1,0 +1,114 @@
+"""The tables of files and fine-tuning jobs, and how their database is opened.
+
+Portable SQL only: SQLite by default, PostgreSQL by URL. Deliberately does not know what a job does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+# `number` gives the order of creation, also within a second; ids are what clients see.
+files = sa.Table(
+    "flaxen_files",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),  # seconds since 1970, as all times
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+
+jobs = sa.Table(
+    "flaxen_fine_tuning_jobs",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.Column("estimated_finish", sa.BigInteger),
+    sa.Column("status", sa.String(32), nullable=False, index=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model_name", sa.Text, nullable=False),  # of the result, once there is one
+    sa.Column("training_file", sa.String(64), nullable=False),
+    sa.Column("validation_file", sa.String(64)),
+    sa.Column("method", sa.String(32), nullable=False),  # "supervised" or "dpo"
+    sa.Column("hyperparameters", sa.JSON, nullable=False),  # asked for; with "auto" until it runs
+    sa.Column("lora", sa.JSON, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("metadata", sa.JSON),
+    sa.Column("error", sa.JSON),
+    sa.Column("trained_tokens", sa.BigInteger),
+    sa.Column("last_step", sa.Integer, nullable=False, default=0),  # of the steps reported
+)
+
+events = sa.Table(
+    "flaxen_fine_tuning_events",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("job_id", sa.String(64), nullable=False, index=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("level", sa.String(16), nullable=False),
+    sa.Column("type", sa.String(16), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON),
+)
+
+checkpoints = sa.Table(
+    "flaxen_fine_tuning_checkpoints",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("job_id", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("model_name", sa.Text, nullable=False),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.UniqueConstraint("job_id", "step"),
+)
+
+
+def open_database(url: str | None, data_dir: Path) -> sa.Engine:
+    """Connects, and makes the tables that are missing.
+
+    Args:
+      url: SQLAlchemy's URL of the database; None is SQLite in `data_dir`.
+
+    Raises:
+      ValueError: not a URL, its driver is not installed, or nobody answers there.
+    """
+    try:
+        parsed = sa.make_url(url or f"sqlite:///{data_dir / 'flaxen.db'}")
+        engine = sa.create_engine(parsed, pool_pre_ping=True)
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", _set_up_sqlite)
+        metadata.create_all(engine)
+    except ImportError as error:
+        raise ValueError(
+            f"the database's driver {error.name!r} is not installed: "
+            "pip install 'flaxen[postgresql]' has PostgreSQL's"
+        ) from error
+    except sa.exc.ArgumentError:
+        raise ValueError(
+            "the database URL is not one: write it as postgresql+psycopg://USER@HOST/NAME"
+        ) from None  # its text may hold a password
+    except sa.exc.DBAPIError as error:
+        where = parsed.render_as_string(hide_password=True)
+        raise ValueError(
+            f"the database {where} can't be used: {error.orig}. Check that it runs, that the "
+            "database exists and that the user may make tables in it"
+        ) from error
+    return engine
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers never wait for a writer
+    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.close()

@@ -1,0 +1,119 @@
+"""A server with fine-tuning over a trainer that is computable by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from flaxen.server.app import create_app
+from flaxen.server.config import ServerConfig
+from flaxen.server.files_store import FileStore
+from flaxen.server.fine_tuning_app import add_fine_tuning
+from flaxen.server.fine_tuning_config import FineTuningConfig
+from flaxen.server.fine_tuning_context import FineTuning
+from flaxen.server.fine_tuning_worker import Progress, TrainingJob, Worker
+from flaxen.server.job_store import JobStore
+from flaxen.server.job_store_tables import open_database
+from tests.server.fakes import FakeEngine, byte_tokenizer
+
+MODEL = "fake/model"
+GOOD = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+class FakeTrainer:
+    """Step k of three has the loss 1/k. A line that says "bad" is wrong. A job may be held."""
+
+    def __init__(self) -> None:
+        self.jobs: list[TrainingJob] = []
+        self.served: list[tuple[str, int, str]] = []
+        self.may_step = threading.Event()
+        self.may_step.set()
+        self.raises: Exception | None = None
+        self.steps: dict[str, int] = {}  # made of each job, as its saved state would say
+
+    def validate(self, path: Path, method: str) -> Sequence[tuple[int, str]]:
+        lines = path.read_bytes().splitlines()
+        return [(i + 1, f"not {method}") for i, line in enumerate(lines) if b"bad" in line]
+
+    def train(self, job: TrainingJob, progress: Progress) -> bool:
+        self.jobs.append(job)
+        if self.raises is not None:
+            raise self.raises
+        progress.started({"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.0})
+        for step in range(self.steps.get(job.id, 0) + 1, 4):
+            while not self.may_step.wait(0.005):
+                if progress.should_stop():
+                    return False
+            if progress.should_stop():
+                return False
+            progress.stepped(step, 3, {"train_loss": 1 / step}, 10 * step)
+            self.steps[job.id] = step
+        progress.checkpointed(2, {"train_loss": 1 / 2}, is_last=False)
+        progress.checkpointed(3, {"train_loss": 1 / 3}, is_last=True)
+        return True
+
+    def serve(self, job_id: str, step: int, model_name: str) -> None:
+        self.served.append((job_id, step, model_name))
+
+
+@dataclass(kw_only=True)
+class Served:
+    """An application, and what is behind it."""
+
+    app: Any
+    trainer: FakeTrainer
+    files: FileStore
+    jobs: JobStore
+    worker: Worker
+    directory: Path
+    database: sa.Engine = field(repr=False)
+
+    def wait_for(self, job_id: str, status: str) -> dict[str, Any]:
+        deadline_s = time.monotonic() + 20
+        while (row := self.jobs.get(job_id))["status"] != status:
+            assert time.monotonic() < deadline_s, f"{row} does not become {status}"
+            time.sleep(0.005)
+        return row
+
+
+@contextmanager
+def serving(
+    directory: Path,
+    trainer: FakeTrainer | None = None,
+    api_keys: tuple[str, ...] = (),
+    **config: Any,
+) -> Iterator[Served]:
+    """An application whose worker runs."""
+    settings = FineTuningConfig(data_dir=directory, **config)
+    database = open_database(settings.database_url, directory)
+    files = FileStore(
+        database,
+        directory / "files",
+        max_file_bytes=settings.max_file_bytes,
+        max_total_bytes=settings.max_total_bytes,
+    )
+    jobs, trainer = JobStore(database), trainer or FakeTrainer()
+    server_config = ServerConfig(api_keys=api_keys)
+    app = create_app(FakeEngine(), byte_tokenizer(), server_config)
+    with Worker(jobs, files, trainer) as worker:
+        context = FineTuning(
+            config=settings, files=files, jobs=jobs, base_models=(MODEL,), on_change=worker.wake
+        )
+        add_fine_tuning(app, context, server_config)
+        yield Served(
+            app=app,
+            trainer=trainer,
+            files=files,
+            jobs=jobs,
+            worker=worker,
+            directory=directory,
+            database=database,
+        )
+    database.dispose()
