@@ -11,9 +11,12 @@ from typing import Any
 
 from flaxen.build import EngineArgs, Progress, build, use_compile_cache
 from flaxen.engine.async_engine import AsyncEngine
+from flaxen.engine.config import LoraLimits
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
+from flaxen.weights.adapter import Adapter
+from flaxen.weights.peft import load_adapter as read_adapter
 
 
 class AsyncLLM:
@@ -28,18 +31,37 @@ class AsyncLLM:
         *,
         on_progress: Progress | None = None,
         compile_cache: Path | None = None,
+        lora: LoraLimits | None = None,
         **engine_args: Any,
     ) -> None:
         if compile_cache is not None:
             use_compile_cache(compile_cache)
-        parts = build(EngineArgs(model=str(model), **engine_args), on_progress)
+        parts = build(EngineArgs(model=str(model), **engine_args), on_progress, lora=lora)
+        self._model = parts.model
         self.tokenizer = parts.tokenizer
         self.info = parts.info
         self.engine = AsyncEngine(parts.engine)
         self._template = model_template(parts.tokenizer)
 
+    def load_adapter(
+        self, name: str, adapter: Adapter | str | Path, *, load_inplace: bool = False
+    ) -> None:
+        """As LLM.load_adapter. A directory is read before it returns: not for a coroutine."""
+        if not isinstance(adapter, Adapter):
+            adapter = read_adapter(Path(adapter), self._model)
+        self.engine.load_adapter(name, adapter, load_inplace=load_inplace)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; requests that have it end with it. ValueError: there is none."""
+        self.engine.unload_adapter(name)
+
     async def generate(
-        self, prompt: Prompt, sampling_params: SamplingParams, request_id: str
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        adapter: str | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Continues a prompt. Yields its output so far, the same object, as it grows.
 
@@ -49,13 +71,14 @@ class AsyncLLM:
           prompt: text, token ids, or a dict of either.
           sampling_params: how to sample.
           request_id: of no other open request.
+          adapter: the name of one loaded; None is the base model.
 
         Raises:
           ValueError: it can't be served as asked.
           EngineBusyError: the queue is full.
           EngineClosedError: after `shutdown`.
         """
-        request = make_request(self.tokenizer, prompt, sampling_params, request_id)
+        request = make_request(self.tokenizer, prompt, sampling_params, request_id, adapter)
         output = RequestOutput.of(request, prompt_text(prompt), self.tokenizer)
         events = self.engine.submit(request)
         try:
@@ -71,11 +94,13 @@ class AsyncLLM:
         messages: Sequence[Mapping[str, Any]],
         sampling_params: SamplingParams,
         request_id: str,
+        *,
+        adapter: str | None = None,
         **template_variables: Any,
     ) -> AsyncIterator[RequestOutput]:
         """Answers a conversation; as `generate`."""
         prompt = chat_prompt(self.tokenizer, self._template, messages, **template_variables)
-        async for output in self.generate(prompt, sampling_params, request_id):
+        async for output in self.generate(prompt, sampling_params, request_id, adapter=adapter):
             yield output
 
     def abort(self, request_id: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.config import EngineConfig
+from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
@@ -86,7 +86,11 @@ class Parts:
 
 
 def build(
-    args: EngineArgs, on_progress: Progress | None = None, *, compile_all: bool = True
+    args: EngineArgs,
+    on_progress: Progress | None = None,
+    *,
+    compile_all: bool = True,
+    lora: LoraLimits | None = None,
 ) -> Parts:
     """Loads the model and starts its engine.
 
@@ -95,6 +99,7 @@ def build(
       on_progress: called with (stage, done, total).
       compile_all: False leaves the step shapes that a single request does not need to
         `Engine.warm_up`; until then, the first step that needs one waits for it.
+      lora: how many adapters are served beside the model; None: none.
 
     Raises:
       ValueError: a bad argument, no such model, or a checkpoint that can't be served.
@@ -105,13 +110,13 @@ def build(
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _build(args, on_progress or (lambda stage, done, total: None), compile_all)
+        return _build(args, on_progress or (lambda stage, done, total: None), compile_all, lora)
     finally:
         if collects:
             gc.enable()
 
 
-def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
+def _build(args: EngineArgs, report: Progress, compile_all: bool, lora: LoraLimits | None) -> Parts:
     use_native = native.is_enabled()
     if args.quantization in ("int8", "int4") and not use_native:
         raise ValueError(
@@ -121,7 +126,7 @@ def _build(args: EngineArgs, report: Progress, compile_all: bool) -> Parts:
     checkpoint = open_checkpoint(resolve(args.model, offline=args.offline))
     dtype = _dtype(args.dtype, use_native)
     model = checkpoint.model
-    config = _engine_config(args, model, dtype.itemsize, use_native)
+    config = _engine_config(args, model, dtype.itemsize, use_native, lora)
     with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free
         loading = pool.submit(
             checkpoint.load_params,
@@ -179,7 +184,9 @@ def _why_not_native() -> str:
     return "XLA was chosen in their place" if native.is_built() else native.missing_reason()
 
 
-def _engine_config(args: EngineArgs, model: Model, itemsize: int, use_native: bool) -> EngineConfig:
+def _engine_config(
+    args: EngineArgs, model: Model, itemsize: int, use_native: bool, lora: LoraLimits | None
+) -> EngineConfig:
     if args.page_size < 1 or KEY_BLOCK % args.page_size:
         raise ValueError(f"page_size must divide {KEY_BLOCK}, got {args.page_size}")
     if use_native and args.page_size % PAGE_MULTIPLE:
@@ -217,6 +224,7 @@ def _engine_config(args: EngineArgs, model: Model, itemsize: int, use_native: bo
         max_waiting=args.max_waiting,
         max_logprobs=args.max_logprobs,
         compile_sizes=args.compile_sizes or _compile_sizes(args, use_native),
+        lora=lora,
     )
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from flaxen.build import EngineArgs, Parts, build, use_compile_cache
 from flaxen.build import Progress as OnProgress
+from flaxen.engine.config import LoraLimits
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.prompts import (
     Prompt,
@@ -26,8 +27,18 @@ from flaxen.prompts import (
 from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.adapter import Adapter
+from flaxen.weights.peft import load_adapter as read_adapter
 
-__all__ = ["LLM", "CompletionOutput", "EngineArgs", "Prompt", "RequestOutput", "build"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "EngineArgs",
+    "LoraLimits",
+    "Prompt",
+    "RequestOutput",
+    "build",
+]
 
 
 class LLM:
@@ -37,6 +48,7 @@ class LLM:
       model: a named model, a directory, a .gguf file or a Hugging Face repo id.
       on_progress: called with (stage, done, total) while weights load and steps compile.
       compile_cache: directory of compiled steps, for the whole process; None leaves it as it is.
+      lora: how many adapters can be loaded and run beside the model; None: none.
       **engine_args: the other fields of flaxen.build.EngineArgs.
 
     Raises:
@@ -51,11 +63,13 @@ class LLM:
         *,
         on_progress: OnProgress | None = None,
         compile_cache: Path | None = None,
+        lora: LoraLimits | None = None,
         **engine_args: Any,
     ) -> None:
         if compile_cache is not None:
             use_compile_cache(compile_cache)
-        self._parts: Parts = build(EngineArgs(model=str(model), **engine_args), on_progress)
+        args = EngineArgs(model=str(model), **engine_args)
+        self._parts: Parts = build(args, on_progress, lora=lora)
         self.engine = self._parts.engine
         self.info = self._parts.info
         self._ids = itertools.count()
@@ -66,11 +80,33 @@ class LLM:
         """The model's tokenizer."""
         return self._parts.tokenizer
 
+    def load_adapter(
+        self, name: str, adapter: Adapter | str | Path, *, load_inplace: bool = False
+    ) -> None:
+        """Makes an adapter known by a name, for `generate`.
+
+        Args:
+          name: printable text.
+          adapter: one in memory, or a directory in PEFT's format.
+          load_inplace: a name that is in use gets these weights.
+
+        Raises:
+          ValueError: it can't be read or served, or the name is in use.
+        """
+        if not isinstance(adapter, Adapter):
+            adapter = read_adapter(Path(adapter), self._parts.model)
+        self.engine.adapters.load(name, adapter, load_inplace=load_inplace)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter. Raises ValueError if there is none of this name."""
+        self.engine.adapters.unload(name)
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | Sequence[str | None] | None = None,
         use_tqdm: bool | Callable[[int, int], None] = False,
     ) -> list[RequestOutput]:
         """Continues each prompt.
@@ -78,6 +114,7 @@ class LLM:
         Args:
           prompts: one or several; a flat list of integers is one prompt's token ids.
           sampling_params: for all, or one for each prompt; None is the default.
+          adapter: the name of one loaded, for all, or one for each prompt; None is the base model.
           use_tqdm: True shows a progress bar; a callable gets (prompts done, prompts in all).
 
         Returns:
@@ -88,19 +125,14 @@ class LLM:
           ValueError: a prompt or its parameters can't be served; then none of them was started.
         """
         listed = as_prompts(prompts)
-        if sampling_params is None or isinstance(sampling_params, SamplingParams):
-            each = [sampling_params or SamplingParams()] * len(listed)
-        else:
-            each = list(sampling_params)
-        if len(each) != len(listed):
-            raise ValueError(
-                f"{len(listed)} prompts came with {len(each)} sampling params: give one for all, "
-                "or one for each"
-            )
+        default = SamplingParams() if sampling_params is None else sampling_params
+        samplings = _each(default, len(listed), "sampling params")
+        adapters = _each(adapter, len(listed), "adapters")
         outputs: dict[str, RequestOutput] = {}
         requests = []
-        for prompt, sampling in zip(listed, each, strict=True):
-            request = make_request(self.tokenizer, prompt, sampling, f"llm-{next(self._ids)}")
+        for prompt, sampling, name in zip(listed, samplings, adapters, strict=True):
+            request_id = f"llm-{next(self._ids)}"
+            request = make_request(self.tokenizer, prompt, sampling, request_id, name)
             self.engine.check(request)
             requests.append(request)
             outputs[request.request_id] = RequestOutput.of(
@@ -114,6 +146,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         add_generation_prompt: bool = True,
+        adapter: str | Sequence[str | None] | None = None,
         use_tqdm: bool | Callable[[int, int], None] = False,
         **template_variables: Any,
     ) -> list[RequestOutput]:
@@ -135,7 +168,7 @@ class LLM:
             )
             for conversation in conversations
         ]
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+        return self.generate(prompts, sampling_params, adapter=adapter, use_tqdm=use_tqdm)
 
     def _run(
         self,
@@ -163,6 +196,18 @@ class LLM:
                     engine.step()
                 raise
         return [outputs[request.request_id] for request in requests]
+
+
+def _each(given: Any, num: int, what: str) -> list[Any]:
+    """One for each prompt, from one for all or a list of as many."""
+    if given is None or isinstance(given, str | SamplingParams):
+        return [given] * num
+    listed = list(given)
+    if len(listed) != num:
+        raise ValueError(
+            f"{num} prompts came with {len(listed)} {what}: give one for all, or one for each"
+        )
+    return listed
 
 
 class _Bar:

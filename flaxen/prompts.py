@@ -33,9 +33,13 @@ def prompt_text(prompt: Prompt) -> str | None:
 
 
 def make_request(
-    tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingParams, request_id: str
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    sampling: SamplingParams,
+    request_id: str,
+    adapter: str | None = None,
 ) -> Request:
-    """A request of text or token ids.
+    """A request of text or token ids, for an adapter or the base model.
 
     Raises:
       ValueError: the prompt is empty, or neither text nor token ids.
@@ -50,7 +54,9 @@ def make_request(
         ids = tokenizer.encode(text)
     else:
         ids = _token_ids(prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt)
-    return Request(request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling)
+    return Request(
+        request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling, adapter=adapter
+    )
 
 
 def _token_ids(given: Any) -> list[int]:

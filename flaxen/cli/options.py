@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODEL_PANEL = "Model"
 ENGINE_PANEL = "Engine"
 SAMPLING_PANEL = "Sampling"
+LORA_PANEL = "LoRA adapters"
 MODEL_HELP = "A GGUF file, a directory with safetensors, a Hugging Face id, or smollm2-135m."
 
 
@@ -137,6 +138,63 @@ CompileSize = Annotated[
         "be given several times, and the largest must be --max-num-batched-tokens.",
         show_default="1, 16, 64, ... up to --max-num-batched-tokens",
         rich_help_panel=ENGINE_PANEL,
+    ),
+]
+EnableLora = Annotated[
+    bool,
+    typer.Option(
+        "--enable-lora",
+        help="Serve LoRA adapters beside the model, mixed in one batch.",
+        rich_help_panel=LORA_PANEL,
+    ),
+]
+MaxLoras = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Adapters that run at once. The others wait in the host's memory for one of these "
+        "slots, all of which have room for the largest rank and all targets.",
+        rich_help_panel=LORA_PANEL,
+    ),
+]
+MaxLoraRank = Annotated[
+    int, typer.Option(min=1, help="Largest rank of an adapter.", rich_help_panel=LORA_PANEL)
+]
+MaxCpuLoras = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Adapters that may be loaded, in the host's memory.",
+        show_default="any number",
+        rich_help_panel=LORA_PANEL,
+    ),
+]
+LoraModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=DIR",
+        help="Adapter in PEFT's format to load at the start; may be given several times.",
+        rich_help_panel=LORA_PANEL,
+    ),
+]
+AllowLoraUpdating = Annotated[
+    bool,
+    typer.Option(
+        "--allow-runtime-lora-updating",
+        help="Let clients load adapters from below --lora-dir, and unload any: "
+        "/v1/load_lora_adapter, /v1/unload_lora_adapter.",
+        rich_help_panel=LORA_PANEL,
+    ),
+]
+LoraDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Directory below which clients may load adapters from.",
+        show_default="none",
+        rich_help_panel=LORA_PANEL,
     ),
 ]
 Offline = Annotated[

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import options
+from flaxen.cli.adapters import LoraOptions
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.progress import show_progress
 from flaxen.cli.sizes import parse_size
@@ -174,6 +175,13 @@ def serve(
     compile_cache: options.CompileCache = None,
     compile_size: options.CompileSize = None,
     offline: options.Offline = False,
+    enable_lora: options.EnableLora = False,
+    max_loras: options.MaxLoras = 8,
+    max_lora_rank: options.MaxLoraRank = 16,
+    max_cpu_loras: options.MaxCpuLoras = None,
+    lora_modules: options.LoraModules = None,
+    allow_runtime_lora_updating: options.AllowLoraUpdating = False,
+    lora_dir: options.LoraDir = None,
 ) -> None:
     """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
 
@@ -198,6 +206,15 @@ def serve(
         body_timeout_s=body_timeout_s,
         request_timeout_s=request_timeout_s or None,
         drain_s=drain_s,
+    )
+    lora = LoraOptions(
+        enable=enable_lora,
+        max_loras=max_loras,
+        max_lora_rank=max_lora_rank,
+        max_cpu_loras=max_cpu_loras,
+        modules=tuple(lora_modules or ()),
+        allow_updating=allow_runtime_lora_updating,
+        directory=lora_dir,
     )
     console = Console(stderr=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -235,18 +252,21 @@ def serve(
 
     start_s = time.perf_counter()
     with show_progress(console) as on_progress:
-        parts = build(args, on_progress, compile_all=False)  # AsyncEngine does the rest
+        # AsyncEngine compiles the rest.
+        parts = build(args, on_progress, compile_all=False, lora=lora.limits())
     announce(cpu)
     gc.freeze()  # what lives as long as the process is not looked at again
     engine = AsyncEngine(parts.engine)
-    name = (server_config.served_model_names or (parts.info.name,))[0]
+    names = server_config.served_model_names or (parts.info.name,)
+    lora.load_modules(engine, parts.model, names)
 
     def on_ready(url: str) -> None:
         elapsed_s = time.perf_counter() - start_s
         # As it is, on one line: programs that start a server read the URL from it.
-        console.out(f"{name} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
+        console.out(f"{names[0]} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
 
-    app = create_app(engine, parts.tokenizer, server_config)
+    files = lora.files(parts.model)
+    app = create_app(engine, parts.tokenizer, server_config, adapter_files=files)
     raise typer.Exit(
         run(app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready)
     )

@@ -5,6 +5,8 @@ Deliberately does not know models.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from flaxen.models.model import Params
@@ -16,7 +18,8 @@ def check_same(old: Params, new: Params) -> None:
     Raises:
       ValueError: another tree, or a leaf of another shape or dtype.
     """
-    if not jax.tree.structure(old) == jax.tree.structure(new):  # noqa: SIM201, mypy knows no other
+    have_tree: Any = jax.tree.structure(old)
+    if have_tree != jax.tree.structure(new):
         raise ValueError(
             "the new parameters are another tree than the engine's: they need the same names, "
             "layers and packing"

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flaxen.protocol import EngineBusyError, EngineClient, EngineClosedError
-from flaxen.server import chat, completions, info, tokens
+from flaxen.server import adapters, chat, completions, info, tokens
+from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, handle_error
@@ -34,9 +35,26 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/metrics"): info.metrics,
 }
 
+ADAPTER_ROUTES: dict[tuple[str, str], Handler] = {
+    ("POST", "/v1/load_lora_adapter"): adapters.load,
+    ("POST", "/v1/unload_lora_adapter"): adapters.unload,
+}
 
-def create_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
+
+def create_app(
+    engine: EngineClient,
+    tokenizer: Tokenizer,
+    config: ServerConfig,
+    *,
+    adapter_files: AdapterFiles | None = None,
+) -> FastAPI:
     """Returns the server of an engine as an ASGI application; closing the engine is the caller's.
+
+    Args:
+      engine: what serves.
+      tokenizer: of its model.
+      config: limits and names.
+      adapter_files: those that clients may load; without it the routes to load them do not exist.
 
     Raises:
       ValueError: the tokenizer's chat template is not valid.
@@ -53,10 +71,12 @@ def create_app(engine: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         chat_template=template,
         config=config,
         metrics=Metrics(engine, model_name),
+        adapter_files=adapter_files,
     )
     # No pages about itself: they load scripts from elsewhere, and the bodies are read by hand.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    for (method, path), handler in ROUTES.items():
+    routes = ROUTES if adapter_files is None else ROUTES | ADAPTER_ROUTES
+    for (method, path), handler in routes.items():
         app.add_api_route(path, _bind(handler, context), methods=[method], response_model=None)
     for error in (ApiError, EngineBusyError, EngineClosedError, HTTPException, ClientDisconnect):
         app.add_exception_handler(error, handle_error)

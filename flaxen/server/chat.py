@@ -48,6 +48,7 @@ class _Job:
     sampling: SamplingParams
     answer_id: str
     model: str
+    adapter: str | None
     context: Context
 
     def envelope(self, kind: str) -> Envelope:
@@ -72,7 +73,12 @@ async def create(context: Context, http: HttpRequest) -> Response:
     context.engine.check_health()
     job = await _parse(context, http)
     generation = start_generation(
-        context, job.answer_id, [job.prompt], [job.sampling], job.common.cache_salt
+        context,
+        job.answer_id,
+        [job.prompt],
+        [job.sampling],
+        job.common.cache_salt,
+        job.adapter,
     )
     if job.common.stream:
         return EventStream(_stream(job, generation), generation.close)
@@ -86,7 +92,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
 async def _parse(context: Context, http: HttpRequest) -> _Job:
     fields = drop_idle_fields(await read_json(http, context.config), idle.CHAT)
     body, common = parse_two(ChatBody, fields)
-    model = context.check_model(common.model)
+    model, adapter = context.find_model(common.model)
     options = stream_options(common)
     check_cache_salt(common)
     check_logprobs(body.top_logprobs, "top_logprobs", context)
@@ -131,6 +137,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         sampling=sampling,
         answer_id=answer_id(http, "chatcmpl"),
         model=model,
+        adapter=adapter,
         context=context,
     )
 

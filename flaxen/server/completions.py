@@ -49,6 +49,7 @@ class _Job:
     prompts: list[Prompt]
     samplings: list[SamplingParams]
     envelope: Envelope
+    adapter: str | None
     context: Context
 
     @property
@@ -65,7 +66,12 @@ async def create(context: Context, http: HttpRequest) -> Response:
     context.engine.check_health()
     job = await _parse(context, http)
     generation = start_generation(
-        context, job.envelope.id, job.prompts, job.samplings, job.common.cache_salt
+        context,
+        job.envelope.id,
+        job.prompts,
+        job.samplings,
+        job.common.cache_salt,
+        job.adapter,
     )
     if job.common.stream:
         return EventStream(_stream(job, generation), generation.close)
@@ -79,7 +85,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
 async def _parse(context: Context, http: HttpRequest) -> _Job:
     fields = drop_idle_fields(await read_json(http, context.config), idle.COMPLETION)
     body, common = parse_two(CompletionBody, fields)
-    model = context.check_model(common.model)
+    model, adapter = context.find_model(common.model)
     options = stream_options(common)
     check_cache_salt(common)
     check_logprobs(body.logprobs, "logprobs", context)
@@ -129,6 +135,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         prompts=prompts,
         samplings=samplings,
         envelope=envelope,
+        adapter=adapter,
         context=context,
     )
 

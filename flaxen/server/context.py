@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.protocol import EngineClient
+from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError
 from flaxen.server.metrics import Metrics
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
+
+_MAX_NAMED = 20  # adapters, in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class Context:
     chat_template: ChatTemplate | None  # None: the model has none
     config: ServerConfig
     metrics: Metrics
+    adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -33,13 +37,31 @@ class Context:
         Raises:
           ApiError: 404, no such model.
         """
+        return self.find_model(name)[0]
+
+    def find_model(self, name: str | None) -> tuple[str, str | None]:
+        """Returns the name to answer with, and the adapter that it means, None for the base model.
+
+        An adapter is meant by its own name, and by "base:adapter".
+
+        Raises:
+          ApiError: 404, no such model.
+        """
         if name is None:
-            return self.model_names[0]
-        if name not in self.model_names:
-            raise ApiError(
-                404,
-                f"the model {name[:80]!r} is not served here: use {' or '.join(self.model_names)}",
-                param="model",
-                code="model_not_found",
-            )
-        return name
+            return self.model_names[0], None
+        if name in self.model_names:
+            return name, None
+        adapters = {adapter.name for adapter in self.engine.adapters()}
+        if name in adapters:
+            return name, name
+        for base in self.model_names:
+            adapter = name.removeprefix(f"{base}:")
+            if adapter != name and adapter in adapters:
+                return name, adapter
+        served = " or ".join((*self.model_names, *sorted(adapters)[:_MAX_NAMED]))
+        raise ApiError(
+            404,
+            f"the model {name[:80]!r} is not served here: use {served}",
+            param="model",
+            code="model_not_found",
+        )

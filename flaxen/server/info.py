@@ -8,18 +8,24 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen import __version__
+from flaxen.protocol import AdapterInfo
 from flaxen.server.context import Context
 
 
 async def list_models(context: Context, http: HttpRequest) -> Response:
     """Answers GET /v1/models."""
     models = [_model(context, name) for name in context.model_names]
+    models += [_adapter(context, adapter, adapter.name) for adapter in context.engine.adapters()]
     return JSONResponse({"object": "list", "data": models})
 
 
 async def get_model(context: Context, http: HttpRequest) -> Response:
     """Answers GET /v1/models/{name}."""
-    return JSONResponse(_model(context, context.check_model(http.path_params["name"])))
+    name, adapter_name = context.find_model(http.path_params["name"])
+    for adapter in context.engine.adapters():
+        if adapter.name == adapter_name:
+            return JSONResponse(_adapter(context, adapter, name))
+    return JSONResponse(_model(context, name))
 
 
 async def health(context: Context, http: HttpRequest) -> Response:
@@ -50,3 +56,9 @@ def _model(context: Context, name: str) -> dict[str, Any]:
         "parent": None,
         "max_model_len": info.max_model_len,
     }
+
+
+def _adapter(context: Context, adapter: AdapterInfo, name: str) -> dict[str, Any]:
+    base = _model(context, name)
+    parent = context.model_names[0]
+    return base | {"created": adapter.created, "root": adapter.name, "parent": parent}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -9,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from flaxen.protocol import EngineClient, FinishReason
+from flaxen.protocol import EngineClient, EngineStats, FinishReason
 
 _LABELS = ("model_name",)
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -99,10 +100,23 @@ class _EngineCollector(Collector):
             ("prompt_tokens", "Prompt tokens computed or found.", stats.num_prompt_tokens),
             ("generation_tokens", "Tokens generated.", stats.num_generated_tokens),
             ("engine_steps", "Steps of the engine.", stats.num_steps),
+            ("lora_loads", "Adapters copied to the device.", stats.num_adapter_loads),
         ):
             counter = CounterMetricFamily(f"flaxen:{name}", text, labels=_LABELS)
             counter.add_metric(self._label, value)
             yield counter
+        if stats.max_loras:
+            yield self._lora_info(stats)
+
+    def _lora_info(self, stats: EngineStats) -> Metric:
+        """vLLM's: the names are labels, and the value is the time."""
+        names = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+        gauge = GaugeMetricFamily(
+            "flaxen:lora_requests_info", "Names of the adapters that run and wait.", labels=names
+        )
+        running, waiting = ",".join(stats.running_adapters), ",".join(stats.waiting_adapters)
+        gauge.add_metric([str(stats.max_loras), running, waiting], time.time())
+        return gauge
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         gauge = GaugeMetricFamily(f"flaxen:{name}", text, labels=_LABELS)

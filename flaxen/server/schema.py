@@ -116,6 +116,24 @@ class DetokenizeBody(BaseModel):
     tokens: list[int]
 
 
+class LoadAdapterBody(BaseModel):
+    """The fields of /v1/load_lora_adapter."""
+
+    model_config = _STRICT
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool | None = None
+
+
+class UnloadAdapterBody(BaseModel):
+    """The fields of /v1/unload_lora_adapter."""
+
+    model_config = _STRICT
+
+    lora_name: str
+
+
 _Body = TypeVar("_Body", bound=BaseModel)
 
 

@@ -28,8 +28,17 @@ def start_generation(
     prompts: Sequence[Prompt],
     samplings: Sequence[SamplingParams],
     cache_salt: str | None,
+    adapter: str | None,
 ) -> Generation:
     """Submits one engine request for each prompt.
+
+    Args:
+      context: the engine and its limits.
+      answer_id: of the answer, from which the requests' ids are made.
+      prompts: at least one.
+      samplings: one for each prompt.
+      cache_salt: as the client gave it.
+      adapter: the name of the one that the model's name means.
 
     Raises:
       ApiError: 400, more sequences than one request may have.
@@ -52,6 +61,7 @@ def start_generation(
             sampling=sampling,
             cache_salt=cache_salt or "",
             timeout_s=context.config.request_timeout_s,
+            adapter=adapter,
         )
         for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
     ]
