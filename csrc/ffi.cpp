@@ -38,8 +38,8 @@ class Operands {
   size_t index_ = 0;
 };
 
-// Of a weight, in this order: format, outputs, group, zero, has mins, has bias.
-constexpr size_t kWeightFields = 6;
+// Of a weight, in this order: format, outputs, group, zero, has mins, has bias, adapters, their rank.
+constexpr size_t kWeightFields = 8;
 
 bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
   *weight = Weight{};
@@ -48,7 +48,8 @@ bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
   weight->group = fields[2];
   weight->zero = static_cast<int32_t>(fields[3]);
   const bool is_quantized = weight->format == Format::int8 || weight->format == Format::int4;
-  if (!operands.has(1 + is_quantized + fields[4] + fields[5])) return false;
+  const bool has_adapters = fields[7] != 0;
+  if (!operands.has(1 + is_quantized + fields[4] + fields[5] + (has_adapters ? 4 : 0))) return false;
   weight->data = operands.next().untyped_data();
   if (is_quantized) {
     const auto scales = operands.next();
@@ -57,12 +58,20 @@ bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
   }
   if (fields[4] != 0) weight->mins = operands.next().untyped_data();
   if (fields[5] != 0) weight->bias = operands.next().untyped_data();
+  if (has_adapters) {
+    weight->adapters.a = static_cast<const float*>(operands.next().untyped_data());
+    weight->adapters.b = static_cast<const float*>(operands.next().untyped_data());
+    weight->adapters.scales = static_cast<const float*>(operands.next().untyped_data());
+    weight->adapters.ids = static_cast<const int32_t*>(operands.next().untyped_data());
+    weight->adapters.num = fields[6];
+    weight->adapters.rank = fields[7];
+  }
   return true;
 }
 
 ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers weights,
                   bool has_norm, bool has_residual, bool gated, float eps) {
-  constexpr size_t kMaxWeights = 8;
+  constexpr size_t kMaxWeights = 8;  // as in linear.inc
   const size_t num_weights = weights.size() / kWeightFields;
   const size_t num_results = gated ? 1 : num_weights;
   Operands operands(args);
@@ -76,7 +85,11 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers 
   call.rows = leading_size(x);
   call.num_inputs = x.dimensions().back();
   if (has_norm) call.norm = operands.next().untyped_data();
-  if (has_residual) call.residual = operands.next().untyped_data();
+  if (has_residual) {
+    const auto residual = operands.next();
+    call.residual = residual.untyped_data();
+    call.residual_type = type_of(residual);
+  }
   call.eps = eps;
   call.gated = gated;
   Weight read[kMaxWeights];
@@ -107,6 +120,32 @@ ffi::Error embed(ffi::Buffer<ffi::S32> ids, ffi::RemainingArgs args,
   call.out_type = type_of(*out);
   call.out = out->untyped_data();
   kernels().embed(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error transpose(ffi::RemainingArgs args, ffi::Result<ffi::AnyBuffer> out, Integers weights,
+                     int64_t num_inputs) {
+  TransposeCall call{};
+  Operands operands(args);
+  if (weights.size() != kWeightFields || !read_weight(operands, weights.begin(), &call.weight))
+    return ffi::Error::InvalidArgument("flaxen_transpose: operands do not match the attributes");
+  call.num_inputs = num_inputs;
+  call.out = out->untyped_data();
+  kernels().transpose(call);
+  return ffi::Error::Success();
+}
+
+PackCall pack_call(const ffi::AnyBuffer& from, const ffi::AnyBuffer& plain, void* to) {
+  return {from.untyped_data(), type_of(plain), plain.dimensions()[0], plain.dimensions()[1], to};
+}
+
+ffi::Error pack(ffi::AnyBuffer plain, ffi::Result<ffi::AnyBuffer> packed) {
+  kernels().pack(pack_call(plain, plain, packed->untyped_data()));
+  return ffi::Error::Success();
+}
+
+ffi::Error unpack(ffi::AnyBuffer packed, ffi::Result<ffi::AnyBuffer> plain) {
+  kernels().unpack(pack_call(packed, *plain, plain->untyped_data()));
   return ffi::Error::Success();
 }
 
@@ -252,6 +291,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_embed, flaxen::embed,
                                   .RemainingArgs()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<flaxen::Integers>("weights"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_transpose, flaxen::transpose,
+                              ffi::Ffi::Bind()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<flaxen::Integers>("weights")
+                                  .Attr<int64_t>("num_inputs"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_pack, flaxen::pack,
+                              ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_unpack, flaxen::unpack,
+                              ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rms_norm, flaxen::rms_norm,
                               ffi::Ffi::Bind()

@@ -8,11 +8,12 @@
 #include "causal_attention.inc"
 #include "elementwise.inc"
 #include "linear.inc"
+#include "repack.inc"
 #include "sample.inc"
 
 namespace flaxen {
 
-const Kernels FLAXEN_KERNELS = {linear, embed,     rms_norm, rope,
+const Kernels FLAXEN_KERNELS = {linear,      embed,     transpose,        pack,  unpack, rms_norm, rope,
                                 log_softmax, attention, causal_attention, sample};
 
 }  // namespace flaxen

@@ -17,6 +17,16 @@ enum class Format {
   int4,  // [out/16][in/8][16] uint32, the first input in the lowest four bits; stored as 0..15
 };
 
+// Low-rank adapters of a weight, one chosen by each row: they add scales[id] * (x @ a[id]) @ b[id].
+struct Adapters {
+  const float* a;       // [num, inputs, rank]
+  const float* b;       // [num, rank, outputs]
+  const float* scales;  // [num]
+  const int32_t* ids;   // [rows]; no adapter where it is not one of num
+  int64_t num;
+  int64_t rank;  // 0 where the weight has none
+};
+
 struct Weight {
   Format format;
   const void* data;
@@ -26,20 +36,22 @@ struct Weight {
   int32_t zero;
   int64_t group;  // inputs that share a scale, a multiple of 32
   int64_t num_outputs;
+  Adapters adapters;
   const void* bias;  // [num_outputs] of the activations' type, or null
   void* out;         // [rows, num_outputs]
 };
 
-// out_w = weights_w(norm(x)) + bias_w (+ residual), or silu(gate(norm(x))) * up(norm(x)).
+// out_w = weights_w(norm(x)) + adapters_w(norm(x)) + bias_w (+ residual), or silu(gate(norm(x))) * up(norm(x)).
 // Sums are float32; each row has one order of reduction, whatever the number of rows or threads.
 struct LinearCall {
   const void* x;  // [rows, num_inputs]
-  Type type;      // of x, norm, biases, residual
+  Type type;      // of x, norm, biases
   int64_t rows;
   int64_t num_inputs;
   const void* norm;  // [num_inputs] weight of an RMS norm over x, or null for none
   float eps;
   const void* residual;  // [rows, num_outputs] or null; only with one weight
+  Type residual_type;
   Type out_type;
   bool gated;  // weights are (gate, up), with one output in the first
   int num_weights;
@@ -54,6 +66,21 @@ struct EmbedCall {
   Weight weight;       // without bias or out
   Type out_type;
   void* out;  // [num_ids, num_inputs]
+};
+
+// The packed transpose [out, in] of a packed weight; of a quantized one, its values in float32.
+struct TransposeCall {
+  Weight weight;  // without adapters, bias, out
+  int64_t num_inputs;
+  void* out;
+};
+
+// A plain weight [in, out] to a packed one of its type, or back.
+struct PackCall {
+  const void* from;
+  Type type;
+  int64_t num_inputs, num_outputs;
+  void* to;
 };
 
 struct RmsNormCall {
@@ -132,6 +159,9 @@ struct SampleCall {
 struct Kernels {
   void (*linear)(const LinearCall&);
   void (*embed)(const EmbedCall&);
+  void (*transpose)(const TransposeCall&);
+  void (*pack)(const PackCall&);
+  void (*unpack)(const PackCall&);
   void (*rms_norm)(const RmsNormCall&);
   void (*rope)(const RopeCall&);
   void (*log_softmax)(const LogSoftmaxCall&);

@@ -20,6 +20,9 @@ _NAME = "libflaxen_native.so"
 _TARGETS = (
     "linear",
     "embed",
+    "transpose",
+    "pack",
+    "unpack",
     "rms_norm",
     "rope",
     "log_softmax",

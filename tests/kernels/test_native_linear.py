@@ -161,9 +161,9 @@ def native_linears(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> jax.Array:
-    from flaxen.kernels.linear import native as native_linear
+    from flaxen.kernels.linear import gradients
 
-    (out,) = native_linear.linears(x, weights, biases, None, None, 0.0, gated, out_dtype)
+    (out,) = gradients.linears(x, weights, biases, None, None, 0.0, gated, out_dtype)
     return out
 
 

@@ -7,6 +7,7 @@ weight belongs to.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
-from flaxen.kernels.linear import native, reference
-from flaxen.kernels.linear.lora import LoraWeight, add_adapters
-from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
+from flaxen.kernels.linear import gradients, reference
+from flaxen.kernels.linear.lora import LoraWeight, add_adapters, check_adapters
+from flaxen.kernels.linear.packed import PackedLinear, unpack
 from flaxen.kernels.linear.reference import Weight
+from flaxen.kernels.linear.repack import pack, transpose
 from flaxen.kernels.rms_norm import rms_norm
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "linear",
     "linears",
     "pack",
+    "transpose",
     "unembed",
     "unpack",
 ]
@@ -122,7 +125,7 @@ def embed(
       dtype: of the result.
     """
     if isinstance(table, PackedLinear):
-        return native.embed(table, ids.reshape(-1), jnp.dtype(dtype)).reshape(
+        return gradients.embed(table, ids.reshape(-1), jnp.dtype(dtype)).reshape(
             *ids.shape, table.num_inputs
         )
     rows = table[jnp.maximum(ids, 0)].astype(dtype)
@@ -155,25 +158,29 @@ def _linears(
     gated: bool,
     out_dtype: DTypeLike | None,
 ) -> tuple[jax.Array, ...]:
-    if any(isinstance(weight, LoraWeight) for weight in weights):
-        return _with_adapters(x, weights, biases, norm, residual, gated, out_dtype)
     for weight in weights:
         if weight.shape[0] != x.shape[-1]:
             raise ValueError(
                 f"a weight of {weight.shape[0]} inputs was given {x.shape[-1]}: their sizes must "
                 "match"
             )
+        if isinstance(weight, LoraWeight):
+            check_adapters(weight, x.shape[:-1])
+    adapted = [weight for weight in weights if isinstance(weight, LoraWeight)]
+    num_packed = sum(isinstance(_base(weight), PackedLinear) for weight in weights)
+    if num_packed not in (0, len(weights)):
+        raise ValueError("either all weights of a layer must be packed, or none")
+    if adapted and (not num_packed or any(weight.dropout for weight in adapted)):
+        return _with_adapters(x, weights, biases, norm, residual, gated, out_dtype)
     out_dtype = jnp.dtype(x.dtype if out_dtype is None else out_dtype)
     scale, eps = (None, 0.0) if norm is None else norm
-    packed = [weight for weight in weights if isinstance(weight, PackedLinear)]
-    if not packed:
-        return reference.linears(x, weights, biases, scale, residual, eps, gated, out_dtype)
-    if len(packed) != len(weights):
-        raise ValueError("either all weights of a layer must be packed, or none")
+    if not num_packed:
+        plain = tuple(_base(weight) for weight in weights)
+        return reference.linears(x, plain, biases, scale, residual, eps, gated, out_dtype)
     rows = math.prod(x.shape[:-1])
-    outs = native.linears(
+    outs = gradients.linears(
         x.reshape(rows, x.shape[-1]),
-        tuple(packed),
+        tuple(_by_row(weight, rows) for weight in weights),
         biases,
         scale,
         None if residual is None else residual.reshape(rows, residual.shape[-1]),
@@ -182,6 +189,18 @@ def _linears(
         out_dtype,
     )
     return tuple(out.reshape(*x.shape[:-1], out.shape[-1]) for out in outs)
+
+
+def _base(weight: AnyWeight) -> Weight:
+    base: Weight = weight.base if isinstance(weight, LoraWeight) else weight
+    return base
+
+
+def _by_row(weight: AnyWeight, rows: int) -> PackedLinear | LoraWeight:
+    if isinstance(weight, LoraWeight):
+        return dataclasses.replace(weight, ids=weight.ids.reshape(rows), key=None)
+    assert isinstance(weight, PackedLinear)
+    return weight
 
 
 def _with_adapters(
@@ -195,7 +214,7 @@ def _with_adapters(
 ) -> tuple[jax.Array, ...]:
     """Each base alone, then its adapters, then what else is fused: all in float32, rounded once."""
     h = x if norm is None else rms_norm(x, *norm)
-    bases = tuple(each.base if isinstance(each, LoraWeight) else each for each in weights)
+    bases = tuple(_base(each) for each in weights)
     outs = list(_linears(h, bases, biases, None, None, False, jnp.float32))
     for index, weight in enumerate(weights):
         if isinstance(weight, LoraWeight):

@@ -11,8 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear.reference import Weight
-
 Leaf = Any  # an array; in a tree that was mapped, what it was mapped to
 
 
@@ -24,7 +22,7 @@ class LoraWeight:
     `a`, `b` and all sums with them are float32, whatever the base is.
     """
 
-    base: Weight  # [I, O]
+    base: Leaf  # a Weight [I, O]
     a: Leaf  # [n, I, R] float32
     b: Leaf  # [n, R, O] float32
     scales: Leaf  # [n] float32
@@ -36,7 +34,34 @@ class LoraWeight:
     @property
     def shape(self) -> tuple[int, int]:
         """(I, O)."""
-        return self.base.shape[0], self.base.shape[1]
+        num_inputs, num_outputs = self.base.shape
+        return num_inputs, num_outputs
+
+
+def check_adapters(weight: LoraWeight, batch: tuple[int, ...]) -> None:
+    """Checks what the kernels would read past the end of.
+
+    Args:
+      weight: with adapters.
+      batch: the leading axes of the inputs.
+
+    Raises:
+      ValueError: sizes that do not match, or dtypes that adapters have not.
+    """
+    num, rank = weight.a.shape[0], weight.a.shape[2]
+    num_inputs, num_outputs = weight.shape
+    expected = {
+        "a": (weight.a, (num, num_inputs, rank), jnp.float32),
+        "b": (weight.b, (num, rank, num_outputs), jnp.float32),
+        "scales": (weight.scales, (num,), jnp.float32),
+        "ids": (weight.ids, batch, jnp.int32),
+    }
+    for name, (found, shape, dtype) in expected.items():
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(
+                f"adapters of a weight [{num_inputs}, {num_outputs}] need {name} of {shape} in "
+                f"{jnp.dtype(dtype)} here, got {found.shape} in {found.dtype}"
+            )
 
 
 def add_adapters(x: jax.Array, out: jax.Array, weight: LoraWeight) -> jax.Array:
@@ -54,6 +79,7 @@ def add_adapters(x: jax.Array, out: jax.Array, weight: LoraWeight) -> jax.Array:
     """
     x = x.astype(jnp.float32)
     if weight.dropout:
+        assert weight.key is not None, "dropout needs a key"
         keep = jax.random.bernoulli(weight.key, 1 - weight.dropout, x.shape)
         x = jnp.where(keep, x / (1 - weight.dropout), 0)
     chosen = jax.nn.one_hot(weight.ids, weight.a.shape[0], dtype=jnp.float32)

@@ -1,0 +1,190 @@
+"""Linear layers and embeddings through the C++ kernels, with gradients through the same kernels.
+
+A backward multiplies with the packed transpose of the weight, made anew each time: that is a copy,
+small beside the product. What is not asked for (of frozen weights, say) the compiler drops, so no
+part here depends on more than it needs. Deliberately does not know which layer it is called for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.linear import native, reference
+from flaxen.kernels.linear.lora import LoraWeight
+from flaxen.kernels.linear.native import Operand, Weights
+from flaxen.kernels.linear.packed import PackedLinear, unpack
+from flaxen.kernels.linear.repack import pack, transpose
+from flaxen.kernels.rms_norm import rms_norm
+
+_Saved = tuple[jax.Array, Weights, tuple[Operand, ...], Operand, Operand]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def linears(
+    x: jax.Array,
+    weights: Weights,
+    biases: tuple[Operand, ...],
+    norm: Operand,
+    residual: Operand,
+    eps: float,
+    gated: bool,
+    out_dtype: jnp.dtype,
+) -> tuple[jax.Array, ...]:
+    """As `native.linears`, differentiable."""
+    return native.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
+
+
+def _forward(
+    x: jax.Array,
+    weights: Weights,
+    biases: tuple[Operand, ...],
+    norm: Operand,
+    residual: Operand,
+    eps: float,
+    gated: bool,
+    out_dtype: jnp.dtype,
+) -> tuple[tuple[jax.Array, ...], _Saved]:
+    outs = linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
+    return outs, (x, weights, biases, norm, residual)
+
+
+def _backward(
+    eps: float,
+    gated: bool,
+    out_dtype: jnp.dtype,
+    saved: _Saved,
+    cotangents: tuple[jax.Array, ...],
+) -> tuple[object, ...]:
+    x, weights, biases, norm, residual = saved
+    h = x if norm is None else rms_norm(x, norm, eps)
+    outs_bar = [each.astype(x.dtype) for each in cotangents]
+    if gated:
+        outs_bar = _gate_gradients(h, weights, biases, cotangents[0])
+    h_bar = _input_gradient(outs_bar, weights)
+    norm_bar = None
+    x_bar = h_bar
+    if norm is not None:
+        _, pull_back = jax.vjp(lambda x, weight: rms_norm(x, weight, eps), x, norm)
+        x_bar, norm_bar = pull_back(h_bar)
+    return (
+        x_bar,
+        tuple(
+            _lora_gradient(h, each, out_bar)
+            if isinstance(each, LoraWeight)
+            else _weight_gradient(h, each, out_bar)
+            for each, out_bar in zip(weights, outs_bar, strict=True)
+        ),
+        tuple(
+            None if bias is None else jnp.sum(each.astype(jnp.float32), axis=0).astype(bias.dtype)
+            for bias, each in zip(biases, outs_bar, strict=True)
+        ),
+        norm_bar,
+        None if residual is None else cotangents[0].astype(residual.dtype),
+    )
+
+
+linears.defvjp(_forward, _backward)
+
+
+def _gate_gradients(
+    h: jax.Array, weights: Weights, biases: tuple[Operand, ...], cotangent: jax.Array
+) -> list[jax.Array]:
+    """Of silu(gate) * up to gate and up, which are computed once more."""
+    wide = jnp.dtype(jnp.float32)
+    gate, up = native.linears(h, weights, biases, None, None, 0.0, False, wide)
+    out_bar = cotangent.astype(wide)
+    share = jax.nn.sigmoid(gate)
+    gate_bar = out_bar * up * share * (1 + gate * (1 - share))
+    return [gate_bar.astype(h.dtype), (out_bar * gate * share).astype(h.dtype)]
+
+
+def _input_gradient(outs_bar: list[jax.Array], weights: Weights) -> jax.Array:
+    """The sum of out_bar @ weight^T, in float32 from one weight to the next."""
+    total = None
+    for index, (out_bar, weight) in enumerate(zip(outs_bar, weights, strict=True)):
+        is_last = index == len(weights) - 1
+        dtype = out_bar.dtype if is_last else jnp.dtype(jnp.float32)
+        (total,) = native.linears(
+            out_bar, (_transposed(weight),), (None,), None, total, 0.0, False, dtype
+        )
+    assert total is not None
+    return total
+
+
+def _transposed(weight: PackedLinear | LoraWeight) -> PackedLinear | LoraWeight:
+    if not isinstance(weight, LoraWeight):
+        return transpose(weight)
+    assert isinstance(weight.base, PackedLinear)
+    return dataclasses.replace(
+        weight,
+        base=transpose(weight.base),
+        a=weight.b.swapaxes(1, 2),
+        b=weight.a.swapaxes(1, 2),
+    )
+
+
+def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> PackedLinear:
+    """h^T @ out_bar, packed as the weight is."""
+    wide = jnp.dtype(jnp.float32)
+    (found,) = native.linears(h.T, (pack(out_bar),), (None,), None, None, 0.0, False, wide)
+    if weight.scales is None:
+        return dataclasses.replace(weight, data=pack(found.astype(weight.data.dtype)).data)
+    scales = (weight.scales, weight.mins)
+    _, pull_back = jax.vjp(
+        lambda scales: unpack(dataclasses.replace(weight, scales=scales[0], mins=scales[1])), scales
+    )
+    ((scales_bar, mins_bar),) = pull_back(found)
+    return dataclasses.replace(weight, data=None, scales=scales_bar, mins=mins_bar)
+
+
+def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> LoraWeight:
+    """To a, b and scales; every adapter for every row, as few train at once."""
+    assert isinstance(weight.base, PackedLinear)
+    h32, out_bar32 = h.astype(jnp.float32), out_bar.astype(jnp.float32)
+    chosen = jax.nn.one_hot(weight.ids, weight.a.shape[0], dtype=jnp.float32)[:, :, None]
+    hidden = jnp.einsum("TI,nIR->TnR", h32, weight.a) * chosen
+    hidden_bar = jnp.einsum("TO,nRO->TnR", out_bar32, weight.b) * chosen
+    scales = weight.scales[:, None, None]
+    b_bar = jnp.einsum("TnR,TO->nRO", hidden, out_bar32)
+    return dataclasses.replace(
+        weight,
+        base=_weight_gradient(h, weight.base, out_bar),
+        a=jnp.einsum("TI,TnR->nIR", h32, hidden_bar) * scales,
+        b=b_bar * scales,
+        scales=jnp.sum(b_bar * weight.b, axis=(1, 2)),
+        ids=None,
+        key=None,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
+    """As `native.embed`, differentiable."""
+    return native.embed(table, ids, out_dtype)
+
+
+def _embed_forward(
+    table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype
+) -> tuple[jax.Array, tuple[PackedLinear, jax.Array]]:
+    return embed(table, ids, out_dtype), (table, ids)
+
+
+def _embed_backward(
+    out_dtype: jnp.dtype, saved: tuple[PackedLinear, jax.Array], cotangent: jax.Array
+) -> tuple[PackedLinear, None]:
+    table, ids = saved
+    if table.scales is not None:
+        _, pull_back = jax.vjp(lambda table: reference.embed(table, ids, out_dtype), table)
+        return pull_back(cotangent)[0], None
+    D, V = table.shape
+    places = jnp.where(ids >= 0, ids, V)  # past the end: dropped
+    rows = jnp.zeros((V, D), jnp.float32).at[places].add(cotangent.astype(jnp.float32), mode="drop")
+    data = transpose(pack(rows.astype(table.data.dtype))).data
+    return dataclasses.replace(table, data=data), None
+
+
+embed.defvjp(_embed_forward, _embed_backward)

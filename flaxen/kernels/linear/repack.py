@@ -1,0 +1,142 @@
+"""Weights from one form to another: plain, packed, packed transposed; by C++ where it is in use.
+
+Copies without loss, and differentiable: gradients go the same ways back. Deliberately does not
+know what is multiplied with them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.kernels import native
+from flaxen.kernels.linear import packed as plain
+from flaxen.kernels.linear.packed import FORMATS, INPUT_MULTIPLE, TILE, Format, PackedLinear
+
+_DTYPES: dict[Format, jnp.dtype] = {
+    "float32": jnp.dtype(jnp.float32),
+    "bfloat16": jnp.dtype(jnp.bfloat16),
+}
+
+
+def pack(weight: jax.Array) -> PackedLinear:
+    """Packs a float32 or bfloat16 weight [I, O] without loss. Differentiable.
+
+    Raises:
+      ValueError: another dtype.
+    """
+    if not native.is_enabled() or weight.dtype not in (jnp.float32, jnp.bfloat16):
+        return plain.pack(weight)
+    return _floats(_pack(weight), *weight.shape)
+
+
+def transpose(weight: PackedLinear) -> PackedLinear:
+    """The weight [O, I] of a packed weight [I, O]: without loss for floats, whose gradient goes
+    through; float32 for quantized ones, whose does not.
+
+    Args:
+      weight: of any format.
+    """
+    I, O = weight.shape  # noqa: E741
+    if weight.format in _DTYPES:
+        return _floats(_transpose_floats(weight.data, I, O), O, I)
+    return _floats(_transpose_quantized(jax.lax.stop_gradient(weight)), O, I)
+
+
+def weight_fields(weight: PackedLinear) -> list[int]:
+    """What ffi.cpp reads of a weight by itself: see kWeightFields there."""
+    padded = _padded(weight.num_inputs)
+    group = weight.group or padded
+    has_mins = int(weight.mins is not None)
+    return [FORMATS.index(weight.format), weight.num_outputs, group, weight.zero, has_mins, 0, 0, 0]
+
+
+def weight_leaves(weight: PackedLinear) -> list[jax.Array]:
+    """The arrays that `weight_fields` describe."""
+    return [leaf for leaf in (weight.data, weight.scales, weight.mins) if leaf is not None]
+
+
+def _floats(data: jax.Array, num_inputs: int, num_outputs: int) -> PackedLinear:
+    name: Format = "float32" if data.dtype == jnp.float32 else "bfloat16"
+    return PackedLinear(data=data, format=name, num_inputs=num_inputs, num_outputs=num_outputs)
+
+
+def _padded(num_inputs: int) -> int:
+    return -(-num_inputs // INPUT_MULTIPLE) * INPUT_MULTIPLE
+
+
+def _packed_shape(num_inputs: int, num_outputs: int, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    tiles, rows = -(-num_outputs // TILE), _padded(num_inputs)
+    shape = (tiles, rows, TILE) if dtype == jnp.float32 else (tiles, rows // 2, TILE, 2)
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@jax.custom_vjp
+def _pack(weight: jax.Array) -> jax.Array:
+    native.library()
+    num_inputs, num_outputs = weight.shape
+    out = _packed_shape(num_inputs, num_outputs, weight.dtype)
+    data: jax.Array = jax.ffi.ffi_call("flaxen_pack", out, vmap_method="sequential")(weight)
+    return data
+
+
+def _pack_forward(weight: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+    return _pack(weight), (weight.shape[0], weight.shape[1])
+
+
+def _pack_backward(shape: tuple[int, int], cotangent: jax.Array) -> tuple[jax.Array]:
+    out = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    return (jax.ffi.ffi_call("flaxen_unpack", out, vmap_method="sequential")(cotangent),)
+
+
+_pack.defvjp(_pack_forward, _pack_backward)
+
+
+def _transpose_floats(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
+    if not native.is_enabled():
+        weight = _floats(data, num_inputs, num_outputs)
+        transposed: jax.Array = plain.pack(plain.unpack(weight).T).data
+        return transposed
+    return _transpose_native(data, num_inputs, num_outputs)
+
+
+def _call_transpose(weight: PackedLinear, dtype: jnp.dtype) -> jax.Array:
+    native.library()
+    out = _packed_shape(weight.num_outputs, weight.num_inputs, dtype)
+    call = jax.ffi.ffi_call("flaxen_transpose", out, vmap_method="sequential")
+    data: jax.Array = call(
+        *weight_leaves(weight),
+        weights=np.array(weight_fields(weight), np.int64),
+        num_inputs=np.int64(weight.num_inputs),
+    )
+    return data
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _transpose_native(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
+    return _call_transpose(_floats(data, num_inputs, num_outputs), data.dtype)
+
+
+def _transpose_forward(
+    data: jax.Array, num_inputs: int, num_outputs: int
+) -> tuple[jax.Array, None]:
+    return _transpose_native(data, num_inputs, num_outputs), None
+
+
+def _transpose_backward(
+    num_inputs: int, num_outputs: int, _: None, cotangent: jax.Array
+) -> tuple[jax.Array]:
+    return (_transpose_native(cotangent, num_outputs, num_inputs),)
+
+
+_transpose_native.defvjp(_transpose_forward, _transpose_backward)
+
+
+def _transpose_quantized(weight: PackedLinear) -> jax.Array:
+    if native.is_enabled():
+        return _call_transpose(weight, jnp.dtype(jnp.float32))
+    data: jax.Array = plain.pack(plain.unpack(weight).T).data
+    return data
