@@ -21,6 +21,7 @@ from flaxen.server.job_store import JobStore, Row
 logger = logging.getLogger("flaxen.server")
 
 _NUM_NAMED = 20  # wrong lines in an error
+_STATUS_S = 0.2  # between two looks at a running job's status
 _POLL_S = 30.0  # between two looks at the jobs, should a wake-up ever be lost
 
 
@@ -210,6 +211,7 @@ class _Recorder:
         self._jobs, self._trainer, self._job = jobs, trainer, job
         self._is_stopping = is_stopping
         self._begin: tuple[float, int] | None = None  # when this process made which step
+        self._asked_s, self._is_running = 0.0, True
 
     def started(self, hyperparameters: Mapping[str, float]) -> None:
         self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
@@ -240,7 +242,10 @@ class _Recorder:
         self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
 
     def should_stop(self) -> bool:
-        return self._is_stopping() or self._jobs.status(self._job["id"]) != "running"
+        if time.monotonic() - self._asked_s > _STATUS_S:
+            self._is_running = self._jobs.status(self._job["id"]) == "running"
+            self._asked_s = time.monotonic()
+        return self._is_stopping() or not self._is_running
 
 
 def serve_again(jobs: JobStore, trainer: Trainer) -> None:

@@ -1,0 +1,278 @@
+"""One fine-tuning job: an adapter trained beside weights that somebody serves meanwhile.
+
+Its state is saved now and then, so that a job that was stopped or killed goes on to the very same
+adapter. Deliberately does not know: HTTP, databases, who serves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flaxen.data.config import DataConfig
+from flaxen.data.corpus import Corpus
+from flaxen.data.encode import Encoder
+from flaxen.data.iterate import DataIterator, open_data, open_pairs
+from flaxen.models.adapters import LoraConfig
+from flaxen.models.model import Model, Params
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.train.dpo import dpo
+from flaxen.train.jobs_plan import (
+    LEARNING_RATES,
+    JobMethod,
+    Plan,
+    Wishes,
+    checkpoint_steps,
+    make_plan,
+)
+from flaxen.train.jobs_validate import Validation, make_validation
+from flaxen.train.loop import Calls, Metrics, train
+from flaxen.train.lora import initial_adapters, lora
+from flaxen.train.loss import Objective, Remat, next_token
+from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from flaxen.train.state import TrainState
+from flaxen.train.step import Sums, TrainStep, make_step, start
+from flaxen.weights.adapter import from_stack
+from flaxen.weights.peft import save_adapter
+from flaxen.weights.train_checkpoint import Checkpoints
+
+_REMAT_ABOVE = 1024  # tokens of a row, from where memory is saved at the price of time
+_MAX_WARMUP = 10  # steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that a job adapts: the very arrays that are served."""
+
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    name: str
+    max_length: int  # tokens of a training sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What a job trains on, and how."""
+
+    method: JobMethod
+    training_file: Path
+    validation_file: Path | None
+    wishes: Wishes
+    lora: LoraConfig
+    seed: int
+    directory: Path  # the job's own: its state, and the adapters that it ends with
+    save_every_s: float = 60.0  # seconds between two saved states
+
+    def adapter_directory(self, step: int) -> Path:
+        """Where the adapter of a checkpoint is, in PEFT's format."""
+        return self.directory / f"adapter-{step}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCalls:
+    """Who is told, and asked, while a job runs; all on its thread."""
+
+    # the hyperparameters that were chosen, by their names in OpenAI's API
+    on_start: Callable[[Mapping[str, float]], None]
+    # step, num_steps, metrics by OpenAI's names, tokens trained on since the job's beginning
+    on_step: Callable[[int, int, Mapping[str, float], int], None]
+    # step, metrics, whether it is the last: the adapter's directory is complete
+    on_checkpoint: Callable[[int, Mapping[str, float], bool], None]
+    should_stop: Callable[[], bool]
+    rest: Callable[[float], None]  # after each microbatch, with the seconds that it took
+
+
+class _Stopped(Exception):
+    pass
+
+
+def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
+    """Trains until the end, or until it is told to stop.
+
+    Args:
+      spec: what to train; a directory with a state in it is gone on with.
+      base: what is adapted; nothing of it is changed or copied.
+      calls: who is told.
+
+    Returns:
+      Whether it got to the end. If not, its state is saved.
+
+    Raises:
+      ValueError: the data can't be trained on, or training diverged.
+      OSError: a file can't be read or written.
+    """
+    plan = _plan(spec, base)
+    batches = _open(spec, base, plan, spec.training_file, plan.n_epochs)
+    validation = None
+    try:
+        if spec.validation_file is not None:
+            validation = _open(spec, base, plan, spec.validation_file, 1)
+        with Checkpoints(spec.directory / "state", keep=1) as checkpoints:
+            return _Job(spec, base, plan, calls, batches, validation, checkpoints).run()
+    finally:
+        batches.close()
+        if validation is not None:
+            validation.close()
+
+
+def _plan(spec: JobSpec, base: Base) -> Plan:
+    config = DataConfig(
+        files=(spec.training_file,), sequence_length=base.max_length, on_bad_record="fail"
+    )
+    corpus = Corpus(config, Encoder(base.tokenizer), pairs=spec.method == "dpo")
+    try:
+        lengths = []
+        for index in range(len(corpus)):
+            sizes = [sequence.num_inputs for sequence in corpus.sequences(index)]
+            lengths.append(max(sizes) if spec.method == "dpo" else sum(sizes))
+    finally:
+        corpus.close()
+    return make_plan(spec.method, spec.wishes, lengths, max_length=base.max_length)
+
+
+def _open(spec: JobSpec, base: Base, plan: Plan, file: Path, epochs: int) -> DataIterator[Any]:
+    opener: Callable[..., DataIterator[Any]] = open_pairs if spec.method == "dpo" else open_data
+    config = DataConfig(
+        files=(file,),
+        batch_size=plan.rows_per_step,
+        sequence_length=plan.row_length,
+        seed=spec.seed,
+        epochs=epochs,
+    )
+    return opener(config, base.tokenizer)
+
+
+def _objective(model: Model, plan: Plan) -> Objective:
+    remat: Remat = "layer" if plan.row_length > _REMAT_ABOVE else "none"
+    if plan.beta is None:
+        return next_token(model, remat=remat)
+    return dpo(model, beta=plan.beta, remat=remat)
+
+
+class _Job:
+    """A run's parts, and what it has got to. Final."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        base: Base,
+        plan: Plan,
+        calls: JobCalls,
+        batches: DataIterator[Any],
+        validation: DataIterator[Any] | None,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._spec, self._base, self._plan, self._calls = spec, base, plan, calls
+        self._batches, self._checkpoints = batches, checkpoints
+        num_steps = batches.num_batches()
+        assert num_steps is not None, "a job has an end"
+        self._num_steps = num_steps
+        self._kept_steps = checkpoint_steps(num_steps, plan.n_epochs)
+        self._step = self._make_step()
+        self._validation: Validation | None = None
+        if validation is not None:
+            self._validation = make_validation(self._step, base.params, validation, self._worked)
+        self._state: TrainState | None = None  # after the last whole step
+        self._num_tokens = 0
+        self._metrics: Metrics | None = None
+        self._since_s = self._saved_s = time.monotonic()
+
+    def run(self) -> bool:
+        spec, plan = self._spec, self._plan
+        adapters = initial_adapters(self._base.model, spec.lora, [spec.seed])
+        state = start(self._step, adapters, spec.seed)
+        if self._checkpoints.steps():
+            _, state, extra = self._checkpoints.restore(state)
+            self._batches.restore(extra["data"])
+            self._num_tokens = extra["num_tokens"]
+        chosen = {name: value for name, value in asdict(plan).items() if value is not None}
+        names = ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
+        self._calls.on_start({name: chosen[name] for name in names if name in chosen})
+        self._since_s = time.monotonic()
+        try:
+            state = train(
+                self._step,
+                state,
+                self._base.params,
+                self._batches,
+                num_steps=self._num_steps,
+                num_microbatches=plan.rows_per_step,
+                calls=Calls(
+                    on_metrics=self._on_metrics,
+                    on_step=lambda state, compute: self._on_step(state),
+                    on_microbatch=self._on_microbatch,
+                    should_stop=self._calls.should_stop,
+                ),
+            )
+        except _Stopped:
+            pass
+        else:
+            if int(state.step) == self._num_steps:
+                return True
+        if self._state is not None:
+            self._save()
+        return False
+
+    def _make_step(self) -> TrainStep:
+        spec, plan = self._spec, self._plan
+        rate = LEARNING_RATES[spec.method] * plan.learning_rate_multiplier
+        warmup = min(_MAX_WARMUP, self._num_steps // 10)
+        schedule = make_schedule(ScheduleConfig(warmup_steps=warmup), self._num_steps)
+        optimizer = make_optimizer(OptimizerConfig(learning_rate=rate))
+        objective = _objective(self._base.model, plan)
+        return make_step(lora(spec.lora), objective, optimizer, schedule, [rate])
+
+    def _on_microbatch(self, sums: Sums) -> None:
+        jax.block_until_ready(sums.values["loss"])
+        self._worked()
+
+    def _worked(self) -> None:
+        """A piece of work is done: lets others work, and stops if that is wanted."""
+        self._calls.rest(time.monotonic() - self._since_s)
+        if self._calls.should_stop():
+            raise _Stopped
+        self._since_s = time.monotonic()
+
+    def _on_metrics(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def _on_step(self, state: TrainState) -> None:
+        assert self._metrics is not None, "the loop gives a step's metrics before its state"
+        self._state = None  # its arrays are gone, and a validation may be stopped
+        step, found = self._metrics.step, self._metrics.values
+        is_kept = step in self._kept_steps
+        metrics = {
+            "train_loss": float(found["loss"][0]),
+            self._accuracy("train"): float(found["accuracy"][0]),
+        }
+        if is_kept and self._validation is not None:
+            loss, accuracy = self._validation(state.params)
+            for name in ("valid", "full_valid"):
+                metrics |= {f"{name}_loss": loss, self._accuracy(name): accuracy}
+        # From here on nothing stops.
+        self._state = state
+        self._num_tokens += self._metrics.num_tokens
+        self._calls.on_step(step, self._num_steps, metrics, self._num_tokens)
+        if is_kept:
+            adapter = from_stack(self._spec.lora, state.params)
+            save_adapter(self._spec.adapter_directory(step), adapter, self._base.name)
+            self._calls.on_checkpoint(step, metrics, step == self._num_steps)
+        if is_kept or time.monotonic() - self._saved_s > self._spec.save_every_s:
+            self._save()
+
+    def _accuracy(self, name: str) -> str:
+        what = "mean_token_accuracy" if self._plan.beta is None else "preference_accuracy"
+        return f"{name}_{what}"
+
+    def _save(self) -> None:
+        assert self._state is not None
+        extra = {"data": self._state.data_state, "num_tokens": self._num_tokens}
+        tree = self._state._replace(data_state=None)
+        self._checkpoints.save(int(self._state.step), tree, extra, force=True)
+        self._saved_s = time.monotonic()

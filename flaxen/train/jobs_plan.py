@@ -1,0 +1,77 @@
+"""What a fine-tuning job leaves open, chosen from its data. Pure arithmetic.
+
+Deliberately does not know: files, models, where a job comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+JobMethod = Literal["supervised", "dpo"]
+
+# The learning rate at the multiplier 1; DPO wants about a tenth (arXiv:2305.18290 takes less yet).
+LEARNING_RATES: dict[JobMethod, float] = {"supervised": 2e-4, "dpo": 2e-5}
+_ROW_MULTIPLE = 64  # tokens: rows of few lengths, so that few are compiled
+_SHORTEST_ROW = 256  # tokens; shorter records share a row
+_MAX_BATCH = 8  # records, where the job does not say
+_NUM_KEPT = 3  # checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """The hyperparameters that a job asks for; None leaves one to the plan."""
+
+    n_epochs: int | None = None
+    batch_size: int | None = None  # records
+    learning_rate_multiplier: float | None = None
+    beta: float | None = None  # DPO's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The hyperparameters of a job, and the sizes that follow from its records."""
+
+    n_epochs: int
+    batch_size: int  # records of a step: exactly so many pairs, or about so many packed records
+    learning_rate_multiplier: float
+    beta: float | None
+    row_length: int  # tokens
+    rows_per_step: int
+
+
+def make_plan(
+    method: JobMethod, wishes: Wishes, lengths: Sequence[int], *, max_length: int
+) -> Plan:
+    """Chooses what a job leaves open.
+
+    Args:
+      method: "supervised" packs records into rows; "dpo" has a pair a row.
+      wishes: what the job asks for.
+      lengths: tokens of each record, of a pair the longer one's; at least one record.
+      max_length: tokens of the longest row; longer records are cut.
+    """
+    longest = min(max(lengths), max_length)
+    batch_size = wishes.batch_size or max(1, min(_MAX_BATCH, len(lengths) // 10))
+    shortest = _SHORTEST_ROW if method == "supervised" else _ROW_MULTIPLE
+    row_length = -(-max(longest, shortest) // _ROW_MULTIPLE) * _ROW_MULTIPLE
+    row_length = min(row_length, max_length)
+    rows = batch_size
+    if method == "supervised":
+        mean = sum(min(length, max_length) for length in lengths) / len(lengths)
+        rows = max(1, round(batch_size * mean / row_length))
+    return Plan(
+        n_epochs=wishes.n_epochs or 3,
+        batch_size=batch_size,
+        learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
+        beta=None if method == "supervised" else wishes.beta or 0.1,
+        row_length=row_length,
+        rows_per_step=rows,
+    )
+
+
+def checkpoint_steps(num_steps: int, n_epochs: int) -> list[int]:
+    """The steps after which a model is kept: the ends of the last epochs."""
+    ends = {max(1, round(epoch * num_steps / n_epochs)) for epoch in range(1, n_epochs + 1)}
+    return sorted(ends)[-_NUM_KEPT:]

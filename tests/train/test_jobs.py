@@ -1,0 +1,239 @@
+"""Fine-tuning jobs on a tiny model, and the arithmetic around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from flaxen.models.adapters import LoraConfig
+from flaxen.train.jobs import Base, JobCalls, JobSpec, run_job
+from flaxen.train.jobs_pace import Pace
+from flaxen.train.jobs_plan import Plan, Wishes, checkpoint_steps, make_plan
+from flaxen.weights.peft import load_adapter
+from tests.data.tiny_text import make_tokenizer
+from tests.engine.tiny import MODEL, PARAMS
+
+BASE = Base(model=MODEL, params=PARAMS, tokenizer=make_tokenizer(), name="tiny", max_length=96)
+CHATS = [
+    {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+    for q, a in [("one", "two"), ("three", "four"), ("five", "six"), ("seven", "eight")]
+]
+PAIRS = [
+    {"prompt": "say ", "chosen": "yes", "rejected": "no"},
+    {"prompt": "tell ", "chosen": "yes", "rejected": "never"},
+    {"prompt": "write ", "chosen": "yes", "rejected": "not"},
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every job compiles anew, which takes seconds; here only the first of a kind does."""
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@dataclass
+class Told:
+    """What a job said; stops it before what `stop_at` says."""
+
+    stop_at: Callable[[Told], bool] = lambda told: False
+    chosen: dict[str, float] = field(default_factory=dict)
+    steps: list[tuple[int, int, Mapping[str, float], int]] = field(default_factory=list)
+    checkpoints: list[tuple[int, Mapping[str, float], bool]] = field(default_factory=list)
+    rests: list[float] = field(default_factory=list)
+
+    def calls(self) -> JobCalls:
+        return JobCalls(
+            on_start=self.chosen.update,
+            on_step=lambda *step: self.steps.append(step),
+            on_checkpoint=lambda *checkpoint: self.checkpoints.append(checkpoint),
+            should_stop=lambda: self.stop_at(self),
+            rest=self.rests.append,
+        )
+
+
+def make_spec(directory: Path, records: list[Any], **changes: Any) -> JobSpec:
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "records.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    spec = JobSpec(
+        method="supervised",
+        training_file=file,
+        validation_file=None,
+        wishes=Wishes(n_epochs=3, batch_size=2, learning_rate_multiplier=50.0),
+        lora=LoraConfig(rank=4, alpha=8.0),
+        seed=3,
+        directory=directory / "job",
+    )
+    return replace(spec, **changes)
+
+
+def arrays(spec: JobSpec, step: int) -> list[np.ndarray]:
+    adapter = load_adapter(spec.adapter_directory(step), MODEL)
+    return [each[part] for layer in adapter.layers for each in layer.values() for part in "ab"]
+
+
+def test_a_job_learns_tells_and_leaves_adapters(tmp_path: Path) -> None:
+    told = Told()
+    spec = make_spec(tmp_path, CHATS)
+    spec = replace(spec, validation_file=spec.training_file)
+    assert run_job(spec, BASE, told.calls())
+    assert told.chosen == {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 50.0}
+    numbers = [step for step, _, _, _ in told.steps]
+    num_steps = told.steps[0][1]
+    assert numbers == list(range(1, num_steps + 1))
+    losses = [metrics["train_loss"] for _, _, metrics, _ in told.steps]
+    assert losses[-1] < losses[0] - 0.5
+    assert all(0 <= m["train_mean_token_accuracy"] <= 1 for _, _, m, _ in told.steps)
+    tokens = [count for _, _, _, count in told.steps]
+    assert tokens == sorted(set(tokens))
+    kept = checkpoint_steps(num_steps, 3)
+    assert [(step, last) for step, _, last in told.checkpoints] == [
+        (step, step == num_steps) for step in kept
+    ]
+    valid = [metrics["full_valid_loss"] for _, metrics, _ in told.checkpoints]
+    assert valid[-1] < valid[0]
+    assert len(arrays(spec, num_steps)) == 2 * 2 * 7
+    # Once it is done, there is nothing to do, and nothing is told twice.
+    again = Told()
+    assert run_job(spec, BASE, again.calls())
+    assert (again.steps, again.checkpoints) == ([], [])
+
+
+def test_a_stopped_job_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = make_spec(tmp_path / "whole", CHATS)
+    told = Told()
+    assert run_job(whole, BASE, told.calls())
+    num_steps = told.steps[0][1]
+    assert num_steps >= 3
+
+    parts = make_spec(tmp_path / "parts", CHATS)
+    seen: list[int] = []
+    for stop_after in (0, 1, 2, 99):  # the second call goes on from the first's state, and so on
+        told = Told(lambda told, n=stop_after: len(told.steps) >= n)
+        done = run_job(parts, BASE, told.calls())
+        seen += [step for step, _, _, _ in told.steps]
+        assert done == (stop_after == 99)
+    assert seen == list(range(1, num_steps + 1))
+    for mine, other in zip(arrays(parts, num_steps), arrays(whole, num_steps), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_job_can_be_stopped_between_microbatches_and_in_validation(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, CHATS * 8, wishes=Wishes(n_epochs=1, batch_size=32))
+    told = Told(lambda told: len(told.rests) == 1)
+    assert not run_job(spec, BASE, told.calls())
+    assert (told.steps, len(told.rests)) == ([], 1)
+
+    spec = replace(spec, validation_file=spec.training_file, directory=tmp_path / "other")
+    whole = Told()
+    assert run_job(spec, BASE, whole.calls())
+    spec = replace(spec, directory=tmp_path / "stopped")
+    told = Told(lambda told: len(told.rests) == len(whole.rests) - 1)
+    assert not run_job(spec, BASE, told.calls())
+    assert told.checkpoints == []
+    again = Told()
+    assert run_job(spec, BASE, again.calls())
+    assert again.checkpoints == whole.checkpoints
+
+
+def test_dpo_tells_pairs_apart(tmp_path: Path) -> None:
+    wishes = Wishes(n_epochs=6, batch_size=1, learning_rate_multiplier=100.0, beta=0.5)
+    spec = make_spec(tmp_path, PAIRS, method="dpo", wishes=wishes)
+    told = Told()
+    assert run_job(spec, BASE, told.calls())
+    assert told.chosen["beta"] == 0.5
+    assert len(told.steps) == 6 * len(PAIRS)
+    assert told.steps[0][2]["train_loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert told.steps[-1][2]["train_loss"] < 0.5
+    assert told.steps[-1][2]["train_preference_accuracy"] == 1
+    assert [step for step, _, _ in told.checkpoints] == [12, 15, 18]
+
+
+@pytest.mark.parametrize(
+    ("records", "method", "message"),
+    [
+        (PAIRS, "supervised", r"records.jsonl:1.*preference pair, which only DPO"),
+        (CHATS, "dpo", r"records.jsonl:1.*DPO learns from nothing else"),
+    ],
+)
+def test_records_that_do_not_fit_are_named(
+    tmp_path: Path, records: list[Any], method: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_job(make_spec(tmp_path, records, method=method), BASE, Told().calls())
+
+
+def test_a_plan_leaves_nothing_open() -> None:
+    def plan(**known: Any) -> Plan:
+        known = {"learning_rate_multiplier": 1.0, "beta": None, **known}
+        return Plan(**known)
+
+    # 100 records of 64 tokens: ten of 8 records' 512 tokens fill two rows of 256.
+    assert make_plan("supervised", Wishes(), [64] * 100, max_length=2048) == plan(
+        n_epochs=3, batch_size=8, row_length=256, rows_per_step=2
+    )
+    assert make_plan("supervised", Wishes(batch_size=1), [300, 10], max_length=2048) == plan(
+        n_epochs=3, batch_size=1, row_length=320, rows_per_step=1
+    )
+    assert make_plan("dpo", Wishes(n_epochs=1, batch_size=5), [70, 10], max_length=2048) == plan(
+        n_epochs=1, batch_size=5, row_length=128, rows_per_step=5, beta=0.1
+    )
+    assert make_plan("dpo", Wishes(), [5000], max_length=100).row_length == 100
+
+
+def test_checkpoints_are_at_the_ends_of_the_last_epochs() -> None:
+    assert checkpoint_steps(10, 1) == [10]
+    assert checkpoint_steps(10, 2) == [5, 10]
+    assert checkpoint_steps(50, 5) == [30, 40, 50]
+    assert checkpoint_steps(2, 50) == [1, 2]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_the_trainer_rests_its_share_while_requests_run() -> None:
+    clock = Clock()
+    busy_until_s = float("inf")
+    pace = Pace(share=0.2, is_busy=lambda: clock() < busy_until_s, clock=clock, sleep=clock.sleep)
+    pace.rest(0.5, lambda: False)
+    assert clock() == pytest.approx(102.0)  # a fifth: 0.5 of 2.5 seconds
+    busy_until_s = 103.0
+    pace.rest(0.5, lambda: False)
+    assert clock() == pytest.approx(103.0, abs=0.011)
+    pace.rest(0.5, lambda: False)  # idle: at once
+    assert clock() == pytest.approx(103.0, abs=0.011)
+    busy_until_s = float("inf")
+    before_s = clock()
+    pace.rest(0.5, lambda: True)
+    assert clock() == before_s
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.5])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"above 0 and at most 1, got {share}"):
+        Pace(share=share, is_busy=lambda: True)
