@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flaxen.async_llm import AsyncLLM
     from flaxen.llm import LLM
+    from flaxen.loading import load
     from flaxen.protocol import SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__", "load"]
 
 _HOMES = {
     "LLM": "flaxen.llm",
     "AsyncLLM": "flaxen.async_llm",
     "SamplingParams": "flaxen.protocol",
+    "load": "flaxen.loading",
 }
 
 

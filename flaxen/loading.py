@@ -1,0 +1,65 @@
+"""`flaxen.load`: a served model as pure functions over a tree of arrays, for JAX to transform.
+
+Deliberately does not know engines, training, or what is computed with the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from flaxen.kernels import native
+from flaxen.models.model import Model, Params
+from flaxen.weights.adapter import Adapter, check_adapter, merge_adapter
+from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.packing import Quantization
+from flaxen.weights.peft import load_adapter
+from flaxen.weights.resolve import resolve
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: str = "float32",
+    adapter: str | Path | Adapter | None = None,
+    packed: bool = False,
+    quantization: Quantization = "none",
+    offline: bool = False,
+) -> tuple[Model, Params]:
+    """A model's functions and its parameters: what the server computes with.
+
+    Forward-mode derivatives (jax.jvp, jax.jacfwd) need every op in XLA: plain parameters, and
+    `flaxen.kernels.native.configure(isa="xla")` before anything is computed. All else (jax.grad,
+    jax.vmap, jax.jit) works with the C++ kernels too.
+
+    Args:
+      model: a named model, a directory, a .gguf file or a Hugging Face repository.
+      dtype: of the parameters that are not quantized: float32, bfloat16 or, not packed, float16.
+      adapter: a PEFT adapter's directory, or the adapter; it is merged into the weights. To have
+        several, or to differentiate by them: flaxen.models.adapters.with_adapters.
+      packed: each matrix as a PackedLinear, for the C++ kernels; False is plain arrays, for XLA.
+      quantization: of packed matrices, as the server's: auto, none, int8 or int4.
+      offline: never ask the Hugging Face hub.
+
+    Raises:
+      ValueError: no such model or adapter, it is not supported, or the kernels are not in use.
+    """
+    if packed and not native.is_enabled():
+        raise ValueError(
+            "packed parameters need flaxen's C++ kernels, which are not in use here: load with "
+            "packed=False"
+        )
+    checkpoint = open_checkpoint(resolve(str(model), offline=offline))
+    try:
+        jax_dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype {dtype!r} is not supported: use float32 or bfloat16") from None
+    if isinstance(adapter, str | Path):
+        adapter = load_adapter(Path(adapter).expanduser(), checkpoint.model)
+    elif adapter is not None:
+        check_adapter(adapter, checkpoint.model)
+    params = checkpoint.load_params(jax_dtype, packed=packed, quantization=quantization)
+    if adapter is not None:
+        params = merge_adapter(params, adapter)
+    return checkpoint.model, params
