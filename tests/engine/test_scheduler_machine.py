@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flaxen.engine.config import EngineConfig
+from flaxen.engine.adapters import ServedAdapter
+from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
@@ -46,15 +47,20 @@ class FakeEngine:
         self.distrusted: dict[Sequence, set[Fault]] = {}  # known when it was admitted
         self.reported: set[Fault] = set()
         self.alive: list[Sequence] = []  # in order of arrival
+        self.running: list[Sequence] = []  # in the order in which they were admitted
+        self.slots: dict[int, ServedAdapter] = {}  # what the device's hold
+        self.computed_with: dict[int, ServedAdapter | None] = {}  # each page, by whose keys
         self.ends: dict[Sequence, int] = {}
         self.outstanding: deque[list[tuple[Scheduled, int | Fault, bool]]] = deque()
 
     def add(
-        self, prompt: list[int], sampling: SamplingParams, salt: str = "", *, scored: bool = False
-    ) -> None:
+        self, prompt: list[int], sampling: SamplingParams, salt: str = "", *, scored: bool = False,
+        adapter: ServedAdapter | None = None,
+    ) -> None:  # fmt: skip
         sequence = Sequence(
             request_id=str(len(self.truth)), index=0, sampling=sampling, tokens=list(prompt),
             num_prompt_tokens=len(prompt), cache_salt=salt, prompt_logprobs=1 if scored else None,
+            adapter=adapter,
         )  # fmt: skip
         self.truth[sequence] = list(prompt)
         self.ends[sequence] = 0
@@ -65,6 +71,8 @@ class FakeEngine:
         if sequence in self.alive:
             self.alive.remove(sequence)
             self.ends[sequence] += 1
+        if sequence in self.running:
+            self.running.remove(sequence)
         self.scheduler.end(sequence)
 
     def slot(self, sequence: Sequence, position: int) -> int:
@@ -74,14 +82,21 @@ class FakeEngine:
     def step(self, fails: bool = False, faulty: int | None = None) -> StepPlan:
         """Plans and runs a step. `fails`: all of it goes wrong; `faulty`: one item does."""
         plan = self.scheduler.schedule()
+        for sequence in plan.preempted:
+            self.running.remove(sequence)
+        self.slots.update(plan.adapter_loads)
         written: dict[int, Scheduled] = {}
         for i, item in enumerate(plan.items):
             sequence, known = item.sequence, len(item.sequence.tokens)
             if item.load_row:
                 self.distrusted[sequence] = set(self.reported)
+                self.running.append(sequence)
+            adapter = sequence.adapter
+            assert self.slots.get(sequence.adapter_slot) is adapter, "the slot holds another's"
             for position in range(item.start, item.start + item.num_tokens):
                 slot = self.slot(sequence, position)
                 assert slot not in written, "two items write the same slot"
+                self.computed_with[slot // self.config.page_size] = adapter
                 written[slot] = item
                 self.memory[slot] = (
                     sequence.tokens[position] if position < known else self.row_tokens[item.row]
@@ -97,6 +112,9 @@ class FakeEngine:
         """What an item samples (unused if it does not), after all of the step is written."""
         sequence, end = item.sequence, item.start + item.num_tokens
         slots = [self.slot(sequence, position) for position in range(end)]
+        for slot in slots:
+            page = slot // self.config.page_size
+            assert self.computed_with[page] is sequence.adapter, "another adapter's keys"
         found = [self.memory[slot] for slot in slots]
         faults = [content for content in found if isinstance(content, Fault)]
         if faults:
@@ -135,6 +153,8 @@ class FakeEngine:
         self.outstanding.clear()
         self.memory = [-1] * len(self.memory)
         self.row_tokens.clear()
+        self.slots.clear()
+        self.running.clear()
         for sequence in self.alive:
             self.truth[sequence] = list(sequence.tokens)
         self.scheduler.reset()
@@ -158,6 +178,9 @@ class FakeEngine:
 
 
 TOKENS = st.integers(0, 2)
+ADAPTERS = [
+    ServedAdapter(name=name, rank=1, weights=None, key=f"{name}#0") for name in ("x", "y", "z")
+]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -171,10 +194,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_more_tokens=st.integers(0, 12),
         caching=st.sampled_from([True, True, False]),
         depth=st.integers(0, 2),
+        max_loras=st.integers(1, 3),
     )
     def start(
         self, page_size: int, max_model_len: int, num_more_pages: int, max_num_seqs: int,
         num_more_tokens: int, caching: bool, depth: int,
+        max_loras: int,
     ) -> None:  # fmt: skip
         config = EngineConfig(
             max_model_len=max_model_len,
@@ -183,6 +208,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + num_more_tokens,
             enable_prefix_caching=caching,
+            lora=LoraLimits(max_loras=max_loras),
         )
         self.depth = depth
         self.engine = FakeEngine(config)
@@ -194,16 +220,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         ignore_eos=st.booleans(),
         scored=st.sampled_from([False, False, True]),
         n=st.integers(1, 3),
+        adapter=st.sampled_from([None, None, None, *ADAPTERS]),
     )
     def add(
         self, prompt: list[int], salt: str, max_tokens: int | None, ignore_eos: bool,
-        scored: bool, n: int,
+        scored: bool, n: int, adapter: ServedAdapter | None,
     ) -> None:  # fmt: skip
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=ignore_eos)
         for _ in range(n):
-            self.engine.add(
-                prompt[: self.engine.config.max_model_len - 1], sampling, salt, scored=scored
-            )
+            cut = prompt[: self.engine.config.max_model_len - 1]
+            self.engine.add(cut, sampling, salt, scored=scored, adapter=adapter)
 
     @precondition(lambda self: len(self.engine.outstanding) <= self.depth)
     @rule(
@@ -213,14 +239,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, fails: bool, faulty: int | None) -> None:
         engine = self.engine
         held, allocated = engine.scheduler.sum_slots_held, engine.scheduler.sum_slots_allocated
-        oldest = engine.alive[0] if engine.alive else None
+        oldest = next(iter([*engine.running, *engine.alive]), None)
         is_ready = oldest is not None and oldest.num_in_flight == 0
         plan = engine.step(fails, faulty)
         sequences = [item.sequence for item in plan.items]
         num_tokens = sum(item.num_tokens for item in plan.items)
         assert num_tokens <= engine.config.max_num_batched_tokens
         assert all(item.num_tokens > 0 for item in plan.items)
-        assert sequences == [s for s in engine.alive if s in set(sequences)], "order of arrival"
+        assert sequences == [s for s in engine.running if s in set(sequences)], "their order"
+        self.nobody_was_overtaken(plan)
         assert not set(plan.preempted) & set(sequences)
         if is_ready:
             assert sequences[0] is oldest, "the oldest sequence must always progress"
@@ -231,6 +258,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert engine.scheduler.sum_slots_held - held == len(filled)
             num_slots = engine.scheduler.pool.num_used * page_size
             assert engine.scheduler.sum_slots_allocated - allocated == num_slots
+
+    def nobody_was_overtaken(self, plan: StepPlan) -> None:
+        """But those who wait for an adapter's slot, while all slots are taken."""
+        admitted = {item.sequence for item in plan.items if item.load_row}
+        if admitted:
+            latest = max(i for i, s in enumerate(self.engine.alive) if s in admitted)
+            passed = [s for s in self.engine.alive[:latest] if s.row is None]
+            assert all(s.adapter is not None for s in passed)
+            num_running = len({s.adapter for s in self.engine.running if s.adapter is not None})
+            assert not passed or num_running == self.engine.scheduler.adapter_slots.num_slots
 
     @precondition(lambda self: self.engine.outstanding)
     @rule()
@@ -252,8 +289,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def owns_what_it_should(self) -> None:
         engine, scheduler = self.engine, self.engine.scheduler
         scheduler.pool.check_invariants()
-        running = [s for s in engine.alive if s.row is not None]
-        assert running == engine.alive[: len(running)], "somebody was overtaken"
+        running = engine.running
+        assert set(running) == {s for s in engine.alive if s.row is not None}
+        adapters = {s.adapter for s in running if s.adapter is not None}
+        assert len(adapters) <= scheduler.adapter_slots.num_slots, "more adapters than slots"
+        assert set(scheduler.adapter_slots.pinned()) == adapters
         assert scheduler.num_running == len(running)
         assert scheduler.num_waiting == len(engine.alive) - len(running)
         rows = {s.row for s in running}
@@ -262,13 +302,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         owners: dict[int, tuple[Sequence, int]] = {}
         for sequence in engine.truth:
             if sequence not in running:
-                assert (sequence.pages, sequence.row) == ([], None)
+                assert (sequence.pages, sequence.row, sequence.adapter_slot) == ([], None, -1)
             for i, page in enumerate(sequence.pages):
                 other, index = owners.setdefault(page, (sequence, i))
                 if other is not sequence:
                     end = (i + 1) * engine.config.page_size
                     assert index == i
                     assert sequence.cache_salt == other.cache_salt
+                    assert sequence.adapter is other.adapter
                     assert min(sequence.num_computed_tokens, other.num_computed_tokens) >= end
                     assert sequence.tokens[:end] == other.tokens[:end], "not a shared prefix"
         assert scheduler.pool.num_used == len(owners)
@@ -294,8 +335,9 @@ TestScheduler.settings = settings(max_examples=150, stateful_step_count=40, dead
 def test_ten_thousand_requests_end_once_and_leave_no_page() -> None:
     rng = random.Random(0)
     config = EngineConfig(
-        max_model_len=64, num_pages=120, page_size=4, max_num_seqs=32, max_num_batched_tokens=256
-    )
+        max_model_len=64, num_pages=70, page_size=4, max_num_seqs=32, max_num_batched_tokens=256,
+        lora=LoraLimits(max_loras=2),
+    )  # fmt: skip
     engine = FakeEngine(config)
     prefixes = [[rng.randrange(3) for _ in range(rng.randint(1, 24))] for _ in range(8)]
     num_added = 0
@@ -303,7 +345,8 @@ def test_ten_thousand_requests_end_once_and_leave_no_page() -> None:
         while num_added < 10_000 and len(engine.alive) < 64:
             prompt = rng.choice(prefixes) + [rng.randrange(3) for _ in range(rng.randint(0, 6))]
             sampling = SamplingParams(max_tokens=rng.randint(1, 24), ignore_eos=num_added % 2 == 0)
-            engine.add(prompt, sampling, salt=rng.choice("ab"))
+            adapter = rng.choice([None, *ADAPTERS])
+            engine.add(prompt, sampling, salt=rng.choice("ab"), adapter=adapter)
             num_added += 1
         if rng.random() < 0.02 and engine.alive:
             engine.end(rng.choice(engine.alive))
@@ -311,6 +354,7 @@ def test_ten_thousand_requests_end_once_and_leave_no_page() -> None:
             engine.deliver()
     assert list(engine.ends.values()) == [1] * 10_000
     assert engine.scheduler.num_preemptions > 0
+    assert engine.scheduler.num_adapter_loads > 10
     assert engine.scheduler.num_prefix_hits > 0
     assert not engine.scheduler.has_work
     assert engine.scheduler.pool.num_used == 0

@@ -75,3 +75,10 @@ def test_openmetrics_where_asked_for() -> None:
     answer = get(make_app(), "/metrics", accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
+
+
+def test_adapters_are_named_as_vllm_names_them() -> None:
+    samples = scrape(make_app(FakeEngine(), served_model_names=("main",)))
+    labels = {"max_lora": "4", "running_lora_adapters": "x,y", "waiting_lora_adapters": "z"}
+    assert samples["flaxen:lora_requests_info", tuple(sorted(labels.items()))] > 1.7e9
+    assert value(samples, "flaxen:lora_loads_total") == 5
