@@ -16,6 +16,7 @@ import typer
 import flaxen
 from flaxen.cli.bench import bench
 from flaxen.cli.chat import chat
+from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
 from flaxen.cli.serve import serve
 from flaxen.protocol import EngineClosedError
@@ -38,6 +39,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(generate)
 app.command()(bench)
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
+Array = Any  # data gives NumPy arrays; inside a jit they are JAX's
 
 
 class Batch(NamedTuple):
     """B rows of T tokens; a row holds several sequences, segments, one after the other."""
 
-    tokens: np.ndarray  # [B, T] int32
-    targets: np.ndarray  # [B, T] int32: the token that follows in the segment; -1 where none does
-    loss_weights: np.ndarray  # [B, T] float32, of each target's loss; 0 for none
-    segment_ids: np.ndarray  # [B, T] int32: 1, 2, ... along a row; 0 is padding, at its end
-    positions: np.ndarray  # [B, T] int32, from 0 in each segment
+    tokens: Array  # [B, T] int32
+    targets: Array  # [B, T] int32: the token that follows in the segment; -1 where none does
+    loss_weights: Array  # [B, T] float32, of each target's loss; 0 for none
+    segment_ids: Array  # [B, T] int32: 1, 2, ... along a row; 0 is padding, at its end
+    positions: Array  # [B, T] int32, from 0 in each segment
 
 
 class PairBatch(NamedTuple):

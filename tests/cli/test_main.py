@@ -9,7 +9,7 @@ import pytest
 import flaxen
 from flaxen.cli.main import exit_code, main
 
-COMMANDS = ("serve", "chat", "generate", "bench")
+COMMANDS = ("serve", "chat", "generate", "bench", "eval")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +30,7 @@ def test_help_of_a_command_explains_each_option(
     monkeypatch.setenv("COLUMNS", "200")
     assert main([command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    options = [line for line in lines if line.startswith("│") and "--" in line[:6]]
+    options = [line for line in lines if line.startswith("│") and "--" in line[:8]]
     assert len(options) > 8
     for line in options:
         # The name, its kind, and some words after a gap.

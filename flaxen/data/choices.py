@@ -1,0 +1,138 @@
+"""Multiple-choice questions from lines of JSON, as sequences whose learned tokens are the choice.
+
+Deliberately does not know: how a sequence is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flaxen.data.config import OnBadRecord
+from flaxen.data.encode import Encoder, TokenSequence
+from flaxen.data.lines import JsonLines
+from flaxen.data.records import Record, parse_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prompt, and texts of which one is to be the likeliest after it."""
+
+    records: tuple[Record, ...]  # one a choice: the prompt and the choice
+    choice_bytes: tuple[int, ...]  # of each choice's text, in UTF-8
+    answer: int  # index of the right choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """The questions of some files."""
+
+    questions: tuple[Question, ...]
+    num_bad: int
+
+
+def read_questions(
+    files: Iterable[Path], on_bad_record: OnBadRecord = "fail", max_record_bytes: int = 16 << 20
+) -> Questions:
+    """Reads files of one question a line.
+
+    A question is {"choices": [TEXT, ...], "answer": INDEX} and one of: "prompt", a text that a
+    choice continues, after a space where neither has white space there; "question", for which the
+    prompt is "Question: ...\\nAnswer:"; "messages", for which choices are the assistant's answers.
+
+    Raises:
+      ValueError: a bad line where none may be, or no good one.
+      OSError: a file can't be read.
+    """
+    questions, bad = [], []
+    for path in files:
+        source = JsonLines(path, max_record_bytes)
+        bad += [f"{path}:{line}: {message}" for line, message in source.errors]
+        for index in range(len(source)):
+            try:
+                questions.append(parse_question(source.value(index)))
+            except ValueError as error:
+                bad.append(f"{path}:{source.line(index)}: {error}")
+    if bad and (on_bad_record == "fail" or not questions):
+        total = len(questions) + len(bad)
+        raise ValueError(
+            f"{len(bad)} of {total} questions can't be used: {'; '.join(bad[:5])}. Correct them"
+        )
+    if not questions:
+        raise ValueError("there is no question: write one JSON object a line")
+    return Questions(questions=tuple(questions), num_bad=len(bad))
+
+
+def parse_question(value: object) -> Question:
+    """The question in one JSON value.
+
+    Raises:
+      ValueError: it is none; says which key is wrong.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a question must be a JSON object, got {str(value)[:80]}")
+    asked = [name for name in ("prompt", "question", "messages") if name in value]
+    if len(asked) != 1 or "choices" not in value or "answer" not in value:
+        raise ValueError(
+            "a question must have choices, answer and one of prompt, question and messages, got "
+            f"{', '.join(map(str, value)) or 'no keys'}"
+        )
+    choices, answer = value["choices"], value["answer"]
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise ValueError(f"choices must be a list of at least two texts, got {str(choices)[:80]}")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        raise ValueError(
+            f"answer must be the index of the right choice, from 0 to {len(choices) - 1}, got "
+            f"{answer!r}"
+        )
+    return Question(
+        records=tuple(_record(asked[0], value[asked[0]], choice) for choice in choices),
+        choice_bytes=tuple(len(choice.encode()) for choice in choices),
+        answer=answer,
+    )
+
+
+def encode_question(
+    encoder: Encoder, question: Question, eos_ids: Iterable[int], length: int
+) -> tuple[tuple[TokenSequence, ...], bool]:
+    """One sequence a choice, of at most `length` inputs: the beginning of a long prompt is cut off.
+
+    Returns:
+      The sequences, with weights on the choice's own tokens, and whether any was cut.
+
+    Raises:
+      ValueError: a choice alone is too long, or the template refuses the messages.
+    """
+    ends = set(eos_ids)
+    found, was_cut = [], False
+    for record in question.records:
+        ((tokens, weights),) = encoder.encode(record)
+        scored = [int(i) for i in weights.nonzero()[0]]
+        if len(scored) > 1 and int(tokens[scored[-1]]) in ends:
+            weights[scored.pop()] = 0  # how an answer ends is not part of the choice
+        begin = max(0, scored[-1] - length)
+        if scored[0] <= begin:
+            raise ValueError(f"a choice of {len(scored)} tokens is too long for {length} tokens")
+        was_cut = was_cut or begin > 0
+        stop = scored[-1] + 1
+        found.append(TokenSequence(tokens[begin:stop], weights[begin:stop]))
+    return tuple(found), was_cut
+
+
+def _record(kind: str, asked: Any, choice: Any) -> Record:
+    if not isinstance(choice, str) or not choice:
+        raise ValueError(f"a choice must be a text that is not empty, got {choice!r}")
+    if kind == "messages":
+        messages = asked if isinstance(asked, list) else [asked]
+        return parse_record(
+            {"prompt": messages, "completion": [{"role": "assistant", "content": choice}]}, "auto"
+        )
+    if not isinstance(asked, str):
+        raise ValueError(f"{kind} must be a text, got {asked!r}")
+    prompt = f"Question: {asked}\nAnswer:" if kind == "question" else asked
+    joined = prompt[-1:].isspace() or choice[0].isspace() or not prompt
+    return parse_record(
+        {"prompt": prompt, "completion": choice if joined else f" {choice}"}, "auto"
+    )

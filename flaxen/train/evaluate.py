@@ -1,0 +1,175 @@
+"""Scores a model on data: perplexity, and multiple choice.
+
+Deliberately does not know: files, formats, how batches are packed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.data.batch import Batch
+from flaxen.data.encode import TokenSequence
+from flaxen.data.pack import collate, pack
+from flaxen.models.adapters import with_adapters
+from flaxen.models.model import Model, Params
+from flaxen.train.loss import token_logprobs
+from flaxen.weights.adapter import Adapter
+
+Score = Callable[[Batch], np.ndarray]  # the log-probability of each target, [B, T] float32
+
+_WINDOW_ROWS = 64  # of choices that are packed together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """How well tokens were predicted."""
+
+    num_tokens: int  # with a loss
+    loss: float  # natural logarithm, the mean of a token
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinity where that is too large for a number."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How often the right choice had the highest score."""
+
+    num_questions: int
+    num_right: int
+
+    @property
+    def accuracy(self) -> float:
+        """From 0 to 1."""
+        return self.num_right / self.num_questions
+
+    @property
+    def stderr(self) -> float:
+        """The accuracy's standard error; 0 of a single question."""
+        p, n = self.accuracy, self.num_questions
+        return math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What is to be scored for one question."""
+
+    sequences: tuple[TokenSequence, ...]  # one a choice, with weights on the choice
+    lengths: tuple[int, ...]  # what the second score divides by, above 0
+    answer: int
+
+
+def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> Score:
+    """A compiled function that scores batches; it compiles once for each shape.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      adapter: beside them.
+    """
+    stack = None
+    if adapter:
+        stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
+        scales = jnp.full(1, adapter.config.scale, jnp.float32)
+
+    @jax.jit
+    def compiled(params: Params, stack: object, batch: Batch) -> jax.Array:
+        if stack is not None:
+            ids = jnp.zeros(batch.tokens.shape, jnp.int32)
+            params = with_adapters(params, stack, scales, ids)
+        # Nothing is computed for targets that do not count.
+        targets = jnp.where(batch.loss_weights > 0, batch.targets, -1)
+        return token_logprobs(model, params, batch._replace(targets=targets))
+
+    return lambda batch: np.asarray(compiled(params, stack, batch))
+
+
+def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
+    """The mean loss of all targets of some batches, by their weights.
+
+    Raises:
+      ValueError: nothing has a weight, or the model gives numbers that are not finite.
+    """
+    total = num_tokens = 0.0
+    for batch in batches:
+        weights = batch.loss_weights.astype(np.float64)
+        total -= float((weights * score(batch)).sum())
+        num_tokens += float(weights.sum())
+    if not num_tokens:
+        raise ValueError("there is no token to score: the data is empty")
+    if not math.isfinite(total):
+        raise ValueError(
+            "the model gives log-probabilities that are not finite: its weights are damaged, or "
+            "overflow in this dtype"
+        )
+    return Perplexity(num_tokens=round(num_tokens), loss=total / num_tokens)
+
+
+def multiple_choice(
+    questions: Iterable[Choices], score: Score, *, batch_size: int, sequence_length: int
+) -> tuple[Accuracy, Accuracy]:
+    """Takes of each question the choice with the highest log-probability.
+
+    Ties go to the first choice.
+
+    Args:
+      questions: at least one.
+      score: of the model.
+      batch_size: rows of a batch.
+      sequence_length: tokens of a row; each sequence must fit.
+
+    Returns:
+      By the sum of a choice's log-probabilities, and by the sum over its length.
+
+    Raises:
+      ValueError: no question.
+    """
+    num_questions = num_right = num_right_by_length = 0
+    window: list[Choices] = []
+
+    def judge() -> None:
+        nonlocal num_questions, num_right, num_right_by_length
+        sequences = [sequence for question in window for sequence in question.sequences]
+        sums = iter(_sums(sequences, score, batch_size, sequence_length))
+        for question in window:
+            own = np.array([next(sums) for _ in question.sequences])
+            num_questions += 1
+            num_right += int(own.argmax()) == question.answer
+            num_right_by_length += int((own / question.lengths).argmax()) == question.answer
+        window.clear()
+
+    for question in questions:
+        window.append(question)
+        if sum(s.num_inputs for q in window for s in q.sequences) > _WINDOW_ROWS * sequence_length:
+            judge()
+    judge()
+    if not num_questions:
+        raise ValueError("there is no question to score")
+    return (
+        Accuracy(num_questions=num_questions, num_right=num_right),
+        Accuracy(num_questions=num_questions, num_right=num_right_by_length),
+    )
+
+
+def _sums(
+    sequences: Sequence[TokenSequence], score: Score, batch_size: int, length: int
+) -> list[float]:
+    """The weighted sum of each sequence's log-probabilities, in their order."""
+    rows = pack(sequences, length, max_segments=32)
+    by_identity: dict[int, float] = {}
+    for begin in range(0, len(rows), batch_size):
+        some = rows[begin : begin + batch_size]
+        batch = collate(some, batch_size, length)
+        weighted = batch.loss_weights.astype(np.float64) * score(batch)
+        for i, row in enumerate(some):
+            sums = np.bincount(batch.segment_ids[i], weighted[i], minlength=len(row) + 1)
+            by_identity |= {id(each): float(sums[j]) for j, each in enumerate(row, 1)}
+    return [by_identity[id(sequence)] for sequence in sequences]
