@@ -11,12 +11,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from flaxen.kernels.linear import Weight, embed, gated_linear, linear, linears, unembed
 from flaxen.kernels.rms_norm import rms_norm
 from flaxen.kernels.rope import apply_rope
 from flaxen.models.config import DecoderConfig
-from flaxen.models.model import Attend, Cache, CacheSpec, Model, Params, ParamSpec
+from flaxen.models.model import (
+    LAYER_INPUT,
+    Attend,
+    Cache,
+    CacheSpec,
+    Model,
+    Params,
+    ParamSpec,
+)
 from flaxen.models.rope import rope_tables
 
 
@@ -74,6 +83,7 @@ def _layer(
     entry: Any,
 ) -> tuple[jax.Array, Any]:
     eps = config.norm_eps
+    x = checkpoint_name(x, LAYER_INPUT)
     q, k, v = linears(
         x,
         (p["wq"], p["wk"], p["wv"]),

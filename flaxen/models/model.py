@@ -19,6 +19,10 @@ from flaxen.kernels.log_softmax import log_softmax
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
 
+# What a model's layers call their input by jax.ad_checkpoint.checkpoint_name, so that training can
+# keep it and compute the rest of the layer again.
+LAYER_INPUT = "layer_input"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSpec:

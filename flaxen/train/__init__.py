@@ -1,0 +1,1 @@
+"""Batches to better parameters: losses, optimizers, the step, adapters."""

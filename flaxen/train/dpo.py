@@ -1,0 +1,88 @@
+"""Direct preference optimisation, https://arxiv.org/abs/2305.18290.
+
+The reference is what is frozen: the base of the adapters, with no copy. Deliberately does not know:
+optimizers, where pairs come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.data.batch import Batch, PairBatch
+from flaxen.models.model import Model, Params
+from flaxen.train.loss import Objective, Policy, Remat, token_logprobs
+
+
+def dpo(
+    model: Model, *, beta: float = 0.1, label_smoothing: float = 0.0, remat: Remat = "none"
+) -> Objective:
+    """The sigmoid loss of pairs, each loss weight 0 or 1.
+
+    Its reports are means over pairs: the accuracy (how many are told apart rightly), and the
+    rewards of the chosen and the rejected: beta times how much likelier the policy has each than
+    the reference.
+
+    Args:
+      model: the model.
+      beta: how much it costs to leave the reference, above 0.
+      label_smoothing: the share of pairs whose labels are taken to be wrong, from 0 to below 0.5.
+      remat: what the backward pass recomputes.
+
+    Raises:
+      ValueError: a value out of its range.
+    """
+    if not beta > 0:
+        raise ValueError(f"DPO's beta must be above 0, got {beta}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(
+            f"DPO's label smoothing must be from 0 to below 0.5, got {label_smoothing}: from 0.5 "
+            "on, the rejected would be preferred"
+        )
+
+    def losses(
+        policy: Policy, frozen: Params, batch: PairBatch
+    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        rows = _one_batch(batch)
+        scored = _row_logprobs(model, policy(rows.tokens.shape), rows, remat)
+        reference = jax.lax.stop_gradient(_row_logprobs(model, frozen, rows, remat))
+        rewards = beta * (scored - reference).reshape(-1, 2)
+        chosen, rejected = rewards[:, 0], rewards[:, 1]
+        margin = chosen - rejected
+        loss = -(
+            (1 - label_smoothing) * jax.nn.log_sigmoid(margin)
+            + label_smoothing * jax.nn.log_sigmoid(-margin)
+        )
+        return loss, {
+            "accuracy": (margin > 0).astype(jnp.float32),
+            "chosen_reward": chosen,
+            "rejected_reward": rejected,
+        }
+
+    return Objective(
+        reports=("accuracy", "chosen_reward", "rejected_reward"), counts=_pairs, losses=losses
+    )
+
+
+def _pairs(batch: PairBatch) -> np.ndarray:
+    return np.ones(batch.chosen.tokens.shape[0], np.float32)
+
+
+def _one_batch(pairs: PairBatch) -> Batch:
+    """[2B, T]: each pair's chosen row, then its rejected one, so that a pair stays in its group."""
+
+    def together(chosen: Any, rejected: Any) -> jax.Array:
+        both = jnp.stack([jnp.asarray(chosen), jnp.asarray(rejected)], axis=1)
+        return both.reshape(-1, chosen.shape[1])
+
+    rows: Batch = jax.tree.map(together, pairs.chosen, pairs.rejected)
+    return rows
+
+
+def _row_logprobs(model: Model, params: Params, rows: Batch, remat: Remat) -> jax.Array:
+    wanted = rows._replace(targets=jnp.where(rows.loss_weights != 0, rows.targets, -1))
+    return token_logprobs(model, params, wanted, remat=remat).sum(axis=1)

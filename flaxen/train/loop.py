@@ -1,0 +1,140 @@
+"""The training loop: batches in, a state out, and calls at each step.
+
+Deliberately does not know: files, terminals, checkpoints' format, what is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from flaxen.data.batch import Batch
+from flaxen.models.model import Params
+from flaxen.train.state import TrainState
+from flaxen.train.step import Compute, StepMetrics, Sums, TrainStep, run_step, split_batch
+
+
+class DivergedError(ValueError):
+    """The loss or its gradient is no longer a number."""
+
+
+class Batches(Protocol):
+    """An iterator that can say where it is."""
+
+    def __next__(self) -> Any: ...
+
+    def state(self) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """One step, on the host. What is trained at once, a stack's adapters, has one value each."""
+
+    step: int  # from 1
+    values: Mapping[str, np.ndarray]  # loss, and what else the objective reports; [n] float32
+    grad_norm: np.ndarray  # [n] float32, before clipping
+    learning_rate: np.ndarray  # [n] float32
+    num_tokens: int  # of the batch, without padding
+    num_loss_tokens: int  # of those, how many have a loss
+    seconds: float  # of the step, the wait for its batch included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """What is called in a run, from its thread."""
+
+    on_metrics: Callable[[Metrics], None] = lambda metrics: None
+    # after each step, with the state and what to compute with; the state's arrays are donated in
+    # the next step: copy what is to be kept
+    on_step: Callable[[TrainState, Compute], None] = lambda state, compute: None
+    on_microbatch: Callable[[Sums], None] | None = None  # see run_step
+    should_stop: Callable[[], bool] = lambda: False  # asked before each step
+
+
+def train(
+    step: TrainStep,
+    state: TrainState,
+    frozen: Params,
+    batches: Batches,
+    *,
+    num_steps: int,
+    num_microbatches: int = 1,
+    calls: Calls | None = None,
+) -> TrainState:
+    """Trains until `num_steps` were made in all, or the batches end, or a call says stop.
+
+    Args:
+      step: the compiled functions.
+      state: a new one, or one to resume from; its arrays are donated.
+      frozen: parameters that are not trained, or None.
+      batches: where the state says they are: restored by the caller.
+      num_steps: of the whole run, those before a resumption included.
+      num_microbatches: of a batch; divides its rows.
+      calls: who is told.
+
+    Returns:
+      The last state.
+
+    Raises:
+      DivergedError: the loss or its gradient is not finite; no call was made with that state.
+      ValueError: a batch without a loss, or that does not divide.
+    """
+    calls = calls or Calls()
+    compute = step.prepare(state.params)
+    number = int(state.step)
+    while number < num_steps and not calls.should_stop():
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            break
+        microbatches = split_batch(batch, num_microbatches, step.trainable.num_groups)
+        state, compute, found = run_step(
+            step, state, compute, frozen, microbatches, calls.on_microbatch
+        )
+        state = state._replace(data_state=batches.state())
+        number += 1
+        metrics = _on_host(number, found, batch, start)
+        calls.on_metrics(metrics)
+        calls.on_step(state, compute)
+    return state
+
+
+def _on_host(number: int, found: StepMetrics, batch: Any, start: float) -> Metrics:
+    """Waits for the step.
+
+    Raises:
+      DivergedError: what it gave is not finite.
+    """
+    values = {name: np.asarray(value) for name, value in found.values.items()}
+    grad_norm = np.asarray(found.grad_norm)
+    for name, value in (("loss", values["loss"]), ("gradient's norm", grad_norm)):
+        if not np.isfinite(value).all():
+            raise DivergedError(
+                f"the {name} of step {number} is {', '.join(map(str, value))}: training can't go "
+                "on. Lower the learning rate, or warm up for longer"
+            )
+    num_tokens, num_loss_tokens = count_tokens(batch)
+    return Metrics(
+        step=number,
+        values=values,
+        grad_norm=grad_norm,
+        learning_rate=np.asarray(found.learning_rate),
+        num_tokens=num_tokens,
+        num_loss_tokens=num_loss_tokens,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def count_tokens(batch: Any) -> tuple[int, int]:
+    """How many tokens of all the Batch in a tree are no padding, and how many have a loss."""
+    found = jax.tree.leaves(batch, is_leaf=lambda each: isinstance(each, Batch))
+    parts = [each for each in found if isinstance(each, Batch)]
+    return (
+        sum(int((each.segment_ids > 0).sum()) for each in parts),
+        sum(int((each.loss_weights != 0).sum()) for each in parts),
+    )

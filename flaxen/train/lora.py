@@ -1,0 +1,90 @@
+"""Training LoRA adapters, several at once: a stack beside one frozen base (arXiv:2106.09685).
+
+Deliberately does not know: losses, optimizers, files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
+from flaxen.models.model import Model, Params
+from flaxen.train.trainable import Trainable
+
+
+def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> Trainable:
+    """A stack of adapters of one configuration.
+
+    Args:
+      config: of each.
+      num_adapters: n.
+      dropout: the probability that an input of an adapter is dropped, from 0 to below 1. Which are
+        dropped depends on n.
+
+    Raises:
+      ValueError: a value out of its range.
+    """
+    if num_adapters < 1:
+        raise ValueError(f"at least 1 adapter must be trained, got {num_adapters}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"LoRA's dropout must be from 0 to below 1, got {dropout}")
+
+    def assemble(
+        adapters: Adapters, frozen: Params, shape: tuple[int, int], key: jax.Array
+    ) -> Params:
+        num_rows, _ = shape
+        of_row = jnp.repeat(jnp.arange(num_adapters, dtype=jnp.int32), num_rows // num_adapters)
+        return with_adapters(
+            frozen,
+            adapters,
+            jnp.full(num_adapters, config.scale, jnp.float32),
+            jnp.broadcast_to(of_row[:, None], shape),
+            key=key if dropout else None,
+            dropout=dropout,
+        )
+
+    return Trainable(num_adapters=num_adapters, to_compute=None, assemble=assemble)
+
+
+def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> Adapters:
+    """A stack of new adapters, which do not change the model yet.
+
+    `a` is uniform up to 1 / sqrt(I), which is what PEFT draws (Kaiming with a slope of sqrt(5));
+    `b` is zeros.
+
+    Args:
+      model: gives the shapes.
+      config: of each adapter.
+      seeds: one for each; an adapter depends on its own alone.
+
+    Returns:
+      A stack, float32.
+
+    Raises:
+      ValueError: the model has not the configuration's targets.
+    """
+    shapes = adapter_shapes(model, config)
+    layers = []
+    for index, layer in enumerate(shapes["layers"]):
+        stacks = {}
+        for name, shape in layer.items():
+            number = index * len(LORA_TARGETS) + LORA_TARGETS.index(name)
+            bound = 1 / math.sqrt(shape["a"][0])
+            drawn = [
+                jax.random.uniform(
+                    jax.random.fold_in(jax.random.key(seed), number),
+                    shape["a"],
+                    jnp.float32,
+                    -bound,
+                    bound,
+                )
+                for seed in seeds
+            ]
+            b = jnp.zeros((len(seeds), *shape["b"]), jnp.float32)
+            stacks[name] = {"a": jnp.stack(drawn), "b": b}
+        layers.append(stacks)
+    return {"layers": tuple(layers)}

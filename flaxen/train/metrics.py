@@ -1,0 +1,139 @@
+"""What a run's metrics are worth as speed, and where they are written: JSON lines, TensorBoard.
+
+Deliberately does not know: terminals, how the steps are made.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from flaxen.models.model import Model, ParamSpec
+from flaxen.train.loop import Metrics
+from flaxen.train.trainable import Trainable
+
+Record = dict[str, float | int | list[float]]
+Write = Callable[[Record], None]
+
+
+def flops_per_token(model: Model, trainable: Trainable) -> int:
+    """Floating point operations that training on one token needs, adapters and attention left out.
+
+    Each weight of a matrix costs 2 in the forward and 2 for the gradient of its input; 2 more for
+    its own gradient where it is trained. What a rematerialising step computes twice counts once.
+
+    Args:
+      model: its matrices are counted; a tied table once, as the unembedding.
+      trainable: with adapters, the matrices are frozen.
+    """
+    specs = dict(model.param_specs)
+    if "unembed" in specs:
+        del specs["embed"]  # rows of it are read, not multiplied
+    leaves = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
+    num_weights = sum(int(np.prod(leaf.shape)) for leaf in leaves if len(leaf.shape) == 2)
+    return num_weights * (6 if trainable.num_adapters is None else 4)
+
+
+def measure_peak_flops(size: int = 1024, seconds: float = 0.5) -> float:
+    """The machine's floating point operations a second, by float32 products of square matrices.
+
+    Args:
+      size: of the matrices.
+      seconds: how long to try.
+    """
+    matrix = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    jax.block_until_ready(multiply(matrix, matrix))
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        jax.block_until_ready(multiply(matrix, matrix))
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def to_record(metrics: Metrics, *, flops: int, peak_flops: float, num_steps: int) -> Record:
+    """A step's metrics as one flat record.
+
+    Args:
+      metrics: of the step.
+      flops: of a token, of each adapter of a stack.
+      peak_flops: of the machine, a second.
+      num_steps: of the run.
+
+    Returns:
+      Numbers by name; lists where several adapters are trained. `mfu` is model FLOPs utilisation, a
+      share from 0 to 1 (https://arxiv.org/abs/2204.02311), `seconds_left` as if all the steps to
+      come took as long as this one.
+    """
+    num_groups = metrics.grad_norm.size
+    rate = metrics.num_tokens / metrics.seconds
+    several = {
+        **metrics.values,
+        "grad_norm": metrics.grad_norm,
+        "learning_rate": metrics.learning_rate,
+    }
+    return {
+        "step": metrics.step,
+        **{name: _number(value) for name, value in several.items()},
+        "num_tokens": metrics.num_tokens,
+        "num_loss_tokens": metrics.num_loss_tokens,
+        "seconds": metrics.seconds,
+        "tokens_per_second": rate,
+        "mfu": rate * num_groups * flops / peak_flops,
+        "seconds_left": (num_steps - metrics.step) * metrics.seconds,
+    }
+
+
+def _number(value: np.ndarray) -> float | list[float]:
+    numbers = [float(each) for each in value]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+@contextmanager
+def write_jsonl(path: Path) -> Iterator[Write]:
+    """Gives a function that appends a record to a file as one line, at once.
+
+    Args:
+      path: of the file; what it has already stays.
+    """
+    with path.open("a", encoding="utf-8") as file:
+
+        def write(record: Record) -> None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+        yield write
+
+
+@contextmanager
+def write_tensorboard(directory: Path) -> Iterator[Write]:
+    """Gives a function that adds a record to TensorBoard's event file; lists as NAME/0, NAME/1, ...
+
+    Args:
+      directory: of the run.
+    """
+    writer = SummaryWriter(str(directory), flush_secs=10)
+
+    def write(record: Record) -> None:
+        step = record["step"]
+        for name, value in record.items():
+            if isinstance(value, list):
+                for index, each in enumerate(value):
+                    writer.add_scalar(f"{name}/{index}", each, step)
+            elif name != "step":
+                writer.add_scalar(name, value, step)
+
+    try:
+        yield write
+    finally:
+        writer.close()

@@ -1,0 +1,275 @@
+"""One optimizer step, compiled: gradients summed over microbatches, then one update.
+
+The microbatches are a loop on the host, so that a server may answer between two of them. The only
+place of training that compiles and donates. Deliberately does not know: files, iterators, metrics'
+destinations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flaxen.models.model import Params
+from flaxen.train.loss import Objective
+from flaxen.train.optimizer import Schedule
+from flaxen.train.state import TrainState, new_state
+from flaxen.train.trainable import Trainable
+
+Compute = Any  # the masters as they are computed with: see Trainable.to_compute
+
+
+class Sums(NamedTuple):
+    """What the microbatches of a step add up to."""
+
+    gradients: Params  # float32, like the masters
+    values: Mapping[str, jax.Array]  # [n] float32: loss, and what else the objective reports
+
+
+class StepMetrics(NamedTuple):
+    """Of one step: [n] arrays, one value for each adapter of a stack, else one."""
+
+    values: Mapping[str, jax.Array]  # loss, and what else the objective reports, as means
+    grad_norm: jax.Array  # before clipping
+    learning_rate: jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStep:
+    """The compiled functions of a run, and what they were made of."""
+
+    trainable: Trainable
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    # masters -> compute; donates nothing
+    prepare: Callable[[Params], Compute]
+    # masters -> sums of nothing
+    zeros: Callable[[Params], Sums]
+    # sums (donated), masters, compute, frozen, microbatch, key, step, microbatch's number, counts
+    accumulate: Callable[..., Sums]
+    # masters and optimizer's state (both donated), sums, step, counts
+    update: Callable[..., tuple[Params, Any, StepMetrics]]
+
+
+def make_step(
+    trainable: Trainable,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    learning_rates: Sequence[float],
+) -> TrainStep:
+    """Puts the parts of a run together; nothing is compiled before it is called.
+
+    Args:
+      trainable: what is trained.
+      objective: what for.
+      optimizer: at the learning rate 1.
+      schedule: the share of the learning rates.
+      learning_rates: the highest one for each adapter of a stack, else one.
+
+    Raises:
+      ValueError: the number of learning rates is wrong.
+    """
+    if len(learning_rates) != trainable.num_groups:
+        raise ValueError(
+            f"{len(learning_rates)} learning rates were given for {trainable.num_groups} to train: "
+            "give one for each"
+        )
+    rates = np.asarray(learning_rates, np.float32)
+    to_compute = trainable.to_compute
+    return TrainStep(
+        trainable=trainable,
+        objective=objective,
+        optimizer=optimizer,
+        prepare=(lambda masters: masters) if to_compute is None else jax.jit(to_compute),
+        zeros=jax.jit(functools.partial(_zeros, trainable.num_groups, objective.reports)),
+        accumulate=jax.jit(
+            functools.partial(_accumulate, trainable, objective), donate_argnums=(0,)
+        ),
+        update=jax.jit(
+            functools.partial(_update, trainable, optimizer, schedule, rates),
+            donate_argnums=(0, 1),
+        ),
+    )
+
+
+def start(step: TrainStep, params: Params, seed: int) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      step: of the run.
+      params: float32 masters; the state takes them over, and the first step donates them.
+      seed: of the run's randomness.
+    """
+    init = step.optimizer.init
+    if step.trainable.num_adapters is not None:
+        init = jax.vmap(init)
+    return new_state(params, jax.jit(init)(params), seed)
+
+
+def run_step(
+    step: TrainStep,
+    state: TrainState,
+    compute: Compute,
+    frozen: Params,
+    microbatches: Sequence[Any],
+    on_microbatch: Callable[[Sums], None] | None = None,
+) -> tuple[TrainState, Compute, StepMetrics]:
+    """Makes one step. The arrays of `state` are donated; those of `compute` are not, since somebody
+    may be sampling with them.
+
+    Args:
+      step: the compiled functions.
+      state: before the step.
+      compute: `step.prepare(state.params)`.
+      frozen: parameters that are not trained, or None.
+      microbatches: as the objective takes them; adapter i has the i-th share of the rows of each.
+      on_microbatch: called after each was dispatched, with what there is so far. To wait for it is
+        to wait until the machine is free.
+
+    Returns:
+      The state, what to compute with, and the metrics.
+
+    Raises:
+      ValueError: nothing in the step's microbatches has a loss.
+    """
+    counts = sum(_counts(step, each) for each in microbatches)
+    if not np.all(counts > 0):
+        raise ValueError(
+            f"the batch of step {int(state.step) + 1} has no token with a loss: are its records "
+            "longer than sequence_length, and cut before the answer?"
+        )
+    sums = step.zeros(state.params)
+    for number, microbatch in enumerate(microbatches):
+        sums = step.accumulate(
+            sums,
+            state.params,
+            compute,
+            frozen,
+            microbatch,
+            state.key,
+            state.step,
+            np.int32(number),
+            counts,
+        )
+        if on_microbatch is not None:
+            on_microbatch(sums)
+    params, opt_state, metrics = step.update(
+        state.params, state.opt_state, sums, state.step, counts
+    )
+    state = state._replace(params=params, opt_state=opt_state, step=state.step + 1)
+    return state, step.prepare(params), metrics
+
+
+def split_batch(batch: Any, num_microbatches: int, num_groups: int = 1) -> list[Any]:
+    """Microbatches of a batch; every adapter of a stack gets all rows.
+
+    Args:
+      batch: a tree of arrays [B, ...].
+      num_microbatches: divides B.
+      num_groups: adapters that are trained at once.
+
+    Returns:
+      Trees of arrays [num_groups * B / num_microbatches, ...].
+
+    Raises:
+      ValueError: B is no multiple of num_microbatches.
+    """
+    num_rows = jax.tree.leaves(batch)[0].shape[0]
+    if num_rows % num_microbatches:
+        raise ValueError(
+            f"{num_rows} rows do not make {num_microbatches} equal microbatches: change one of "
+            "the two"
+        )
+    size = num_rows // num_microbatches
+
+    def part(number: int, leaf: np.ndarray) -> np.ndarray:
+        rows = leaf[number * size : (number + 1) * size]
+        return np.tile(rows, (num_groups,) + (1,) * (rows.ndim - 1))
+
+    return [
+        jax.tree.map(functools.partial(part, number), batch) for number in range(num_microbatches)
+    ]
+
+
+def _counts(step: TrainStep, microbatch: Any) -> np.ndarray:
+    by_group = step.objective.counts(microbatch).reshape(step.trainable.num_groups, -1)
+    counts: np.ndarray = by_group.sum(axis=1, dtype=np.float32)
+    return counts
+
+
+def _zeros(num_groups: int, reports: Sequence[str], params: Params) -> Sums:
+    values = {name: jnp.zeros(num_groups, jnp.float32) for name in ("loss", *reports)}
+    return Sums(jax.tree.map(jnp.zeros_like, params), values)
+
+
+def _accumulate(
+    trainable: Trainable,
+    objective: Objective,
+    sums: Sums,
+    masters: Params,
+    compute: Compute,
+    frozen: Params,
+    microbatch: Any,
+    key: jax.Array,
+    step: jax.Array,
+    number: jax.Array,
+    counts: jax.Array,
+) -> Sums:
+    """Adds a microbatch's share of the gradients of sum(loss) / sum(count)."""
+    own_key = jax.random.fold_in(jax.random.fold_in(key, step), number)
+
+    def loss(compute: Compute) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def policy(shape: tuple[int, int]) -> Params:
+            return trainable.assemble(compute, frozen, shape, own_key)
+
+        losses, reports = objective.losses(policy, frozen, microbatch)
+        values = {
+            name: rows.reshape(trainable.num_groups, -1).sum(axis=1)
+            for name, rows in {"loss": losses, **reports}.items()
+        }
+        # The adapters of a stack do not meet: the gradient of the sum is each one's own.
+        return jnp.sum(values["loss"] / counts), values
+
+    gradients, values = jax.grad(loss, has_aux=True)(compute)
+    if trainable.to_compute is not None:
+        _, pull_back = jax.vjp(trainable.to_compute, masters)
+        (gradients,) = pull_back(gradients)
+    total: Sums = jax.tree.map(jnp.add, sums, Sums(gradients, values))
+    return total
+
+
+def _update(
+    trainable: Trainable,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    learning_rates: np.ndarray,
+    masters: Params,
+    opt_state: Any,
+    sums: Sums,
+    step: jax.Array,
+    counts: jax.Array,
+) -> tuple[Params, Any, StepMetrics]:
+    rates = jnp.asarray(learning_rates) * jnp.asarray(schedule(step), jnp.float32)
+
+    def one(
+        masters: Params, opt_state: Any, gradients: Params, rate: jax.Array
+    ) -> tuple[Params, Any, jax.Array]:
+        updates, opt_state = optimizer.update(gradients, opt_state, masters)
+        masters = jax.tree.map(lambda old, update: old + rate * update, masters, updates)
+        return masters, opt_state, optax.tree.norm(gradients)
+
+    if trainable.num_adapters is None:
+        masters, opt_state, norm = one(masters, opt_state, sums.gradients, rates[0])
+        norms = norm[None]
+    else:
+        masters, opt_state, norms = jax.vmap(one)(masters, opt_state, sums.gradients, rates)
+    values = {name: value / counts for name, value in sums.values.items()}
+    return masters, opt_state, StepMetrics(values, norms, rates)
