@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flaxen.cli import options
+from flaxen.cli import fine_tuning, options
 from flaxen.cli.adapters import LoraOptions
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.progress import show_progress
@@ -182,6 +182,11 @@ def serve(
     lora_modules: options.LoraModules = None,
     allow_runtime_lora_updating: options.AllowLoraUpdating = False,
     lora_dir: options.LoraDir = None,
+    data_dir: fine_tuning.DataDir = None,
+    database_url: fine_tuning.DatabaseUrl = None,
+    fine_tuning_share: fine_tuning.Share = fine_tuning.DEFAULT_SHARE,
+    max_file_size: fine_tuning.MaxFileSize = fine_tuning.DEFAULT_FILE_BYTES,
+    max_files_size: fine_tuning.MaxFilesSize = fine_tuning.DEFAULT_TOTAL_BYTES,
 ) -> None:
     """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
 
@@ -208,13 +213,20 @@ def serve(
         drain_s=drain_s,
     )
     lora = LoraOptions(
-        enable=enable_lora,
+        enable=enable_lora or data_dir is not None,  # what comes of a job is an adapter
         max_loras=max_loras,
         max_lora_rank=max_lora_rank,
         max_cpu_loras=max_cpu_loras,
         modules=tuple(lora_modules or ()),
         allow_updating=allow_runtime_lora_updating,
         directory=lora_dir,
+    )
+    tuning = fine_tuning.FineTuningOptions(
+        data_dir=data_dir,
+        database_url=database_url,
+        share=fine_tuning_share,
+        max_file_bytes=max_file_size,
+        max_total_bytes=max_files_size,
     )
     console = Console(stderr=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -267,9 +279,11 @@ def serve(
 
     files = lora.files(parts.model)
     app = create_app(engine, parts.tokenizer, server_config, adapter_files=files)
-    raise typer.Exit(
-        run(app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready)
-    )
+    with tuning.running(app, server_config, engine, parts, max_lora_rank):
+        code = run(
+            app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready
+        )
+    raise typer.Exit(code)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

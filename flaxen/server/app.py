@@ -86,7 +86,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],  # the official client sends a dozen of its own, x-stainless-*
             expose_headers=["x-request-id"],
         )

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol
 
 from flaxen.server.files_store import FileStore
-from flaxen.server.job_store import JobStore, Row
+from flaxen.server.job_store import ENDED, JobStore, Row
 
 logger = logging.getLogger("flaxen.server")
 
@@ -53,7 +53,7 @@ class Progress(Protocol):
     ) -> None:
         """A step was made, with OpenAI's names of metrics; `num_tokens` were trained on so far."""
 
-    def checkpointed(self, step: int, metrics: Mapping[str, float], *, is_last: bool) -> None:
+    def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
         """A checkpoint is complete, and can be served."""
 
     def should_stop(self) -> bool:
@@ -75,6 +75,9 @@ class Trainer(Protocol):
 
     def serve(self, job_id: str, step: int, model_name: str) -> None:
         """Has a job's checkpoint served under a name."""
+
+    def forget(self, job_id: str) -> None:
+        """A job has ended: removes what is needed only to go on with it."""
 
 
 class Worker:
@@ -157,11 +160,16 @@ class Worker:
         self.wake()
 
     def _train(self, job: Row) -> None:
-        job_id = job["id"]
         if job["status"] == "queued":
             messages = ["Fine-tuning job started"]
-            if not self._jobs.move(job_id, "running", of=("queued",), messages=messages):
+            if not self._jobs.move(job["id"], "running", of=("queued",), messages=messages):
                 return
+        self._run_trainer(job)
+        if self._jobs.status(job["id"]) in ENDED:
+            self._trainer.forget(job["id"])
+
+    def _run_trainer(self, job: Row) -> None:
+        job_id = job["id"]
         progress = _Recorder(self._jobs, self._trainer, job, lambda: self._stopping)
         try:
             files = [self._files.path(job["training_file"]), None]
@@ -236,7 +244,7 @@ class _Recorder:
             estimated_finish=int(now + rest) if step > first else None,
         )
 
-    def checkpointed(self, step: int, metrics: Mapping[str, float], *, is_last: bool) -> None:
+    def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
         name = self._job["model_name"] if is_last else f"{self._job['model_name']}:ckpt-step-{step}"
         self._trainer.serve(self._job["id"], step, name)
         self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
@@ -248,9 +256,11 @@ class _Recorder:
         return self._is_stopping() or not self._is_running
 
 
-def serve_again(jobs: JobStore, trainer: Trainer) -> None:
-    """Has the checkpoints of all jobs served that a server made before it was started anew."""
+def take_up(jobs: JobStore, trainer: Trainer) -> None:
+    """At a server's start: has the models served that were made before, and removes leftovers."""
     for job in jobs.list():
+        if job["status"] in ENDED:
+            trainer.forget(job["id"])
         rows, _ = jobs.checkpoints(job["id"], None, 1000)
         for row in rows:
             try:

@@ -69,10 +69,6 @@ class JobSpec:
     directory: Path  # the job's own: its state, and the adapters that it ends with
     save_every_s: float = 60.0  # seconds between two saved states
 
-    def adapter_directory(self, step: int) -> Path:
-        """Where the adapter of a checkpoint is, in PEFT's format."""
-        return self.directory / f"adapter-{step}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class JobCalls:
@@ -86,6 +82,16 @@ class JobCalls:
     on_checkpoint: Callable[[int, Mapping[str, float], bool], None]
     should_stop: Callable[[], bool]
     rest: Callable[[float], None]  # after each microbatch, with the seconds that it took
+
+
+def adapter_directory(directory: Path, step: int) -> Path:
+    """Where, in a job's directory, the adapter of a checkpoint is, in PEFT's format."""
+    return directory / f"adapter-{step}"
+
+
+def state_directory(directory: Path) -> Path:
+    """Where, in a job's directory, the state is that a stopped job goes on with."""
+    return directory / "state"
 
 
 class _Stopped(Exception):
@@ -113,7 +119,7 @@ def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
     try:
         if spec.validation_file is not None:
             validation = _open(spec, base, plan, spec.validation_file, 1)
-        with Checkpoints(spec.directory / "state", keep=1) as checkpoints:
+        with Checkpoints(state_directory(spec.directory), keep=1) as checkpoints:
             return _Job(spec, base, plan, calls, batches, validation, checkpoints).run()
     finally:
         batches.close()
@@ -261,7 +267,7 @@ class _Job:
         self._calls.on_step(step, self._num_steps, metrics, self._num_tokens)
         if is_kept:
             adapter = from_stack(self._spec.lora, state.params)
-            save_adapter(self._spec.adapter_directory(step), adapter, self._base.name)
+            save_adapter(adapter_directory(self._spec.directory, step), adapter, self._base.name)
             self._calls.on_checkpoint(step, metrics, step == self._num_steps)
         if is_kept or time.monotonic() - self._saved_s > self._spec.save_every_s:
             self._save()

@@ -33,6 +33,7 @@ class FakeTrainer:
     def __init__(self) -> None:
         self.jobs: list[TrainingJob] = []
         self.served: list[tuple[str, int, str]] = []
+        self.forgotten: list[str] = []
         self.may_step = threading.Event()
         self.may_step.set()
         self.raises: Exception | None = None
@@ -55,12 +56,15 @@ class FakeTrainer:
                 return False
             progress.stepped(step, 3, {"train_loss": 1 / step}, 10 * step)
             self.steps[job.id] = step
-        progress.checkpointed(2, {"train_loss": 1 / 2}, is_last=False)
-        progress.checkpointed(3, {"train_loss": 1 / 3}, is_last=True)
+        progress.checkpointed(2, {"train_loss": 1 / 2}, False)
+        progress.checkpointed(3, {"train_loss": 1 / 3}, True)
         return True
 
     def serve(self, job_id: str, step: int, model_name: str) -> None:
         self.served.append((job_id, step, model_name))
+
+    def forget(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.server.fine_tuning_worker import serve_again
+from flaxen.server.fine_tuning_worker import take_up
 from tests.server.clients import get, openai_client, post, run
 from tests.server.fine_tuning import GOOD, MODEL, FakeTrainer, Served, serving
 
@@ -244,6 +244,7 @@ def test_a_job_pauses_resumes_and_is_cancelled(served: Served) -> None:
             served.wait_for(other.id, "succeeded")
             with pytest.raises(openai.BadRequestError, match="the job is succeeded"):
                 await jobs.cancel(other.id)
+            assert served.trainer.forgotten == [running, other.id]
             for call in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events):
                 with pytest.raises(openai.NotFoundError, match="there is no fine-tuning job"):
                     await call("ftjob-none")
@@ -277,9 +278,10 @@ def test_a_server_that_ends_leaves_its_job_to_the_next(tmp_path: Path) -> None:
         messages = [event["message"] for event in served.jobs.events(job_id, None, 100)[0]]
         assert messages.count("Fine-tuning job started") == 1
         trainer.served.clear()
-        serve_again(served.jobs, trainer)
+        take_up(served.jobs, trainer)
         assert (job_id, 3, row["model_name"]) in trainer.served
         assert len(trainer.served) == 4
+        assert trainer.forgotten.count(job_id) == 2
 
 
 def test_steps_that_are_made_again_are_told_once(served: Served) -> None:

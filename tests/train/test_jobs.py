@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flaxen.models.adapters import LoraConfig
-from flaxen.train.jobs import Base, JobCalls, JobSpec, run_job
+from flaxen.train.jobs import Base, JobCalls, JobSpec, adapter_directory, run_job
 from flaxen.train.jobs_pace import Pace
 from flaxen.train.jobs_plan import Plan, Wishes, checkpoint_steps, make_plan
 from flaxen.weights.peft import load_adapter
@@ -85,7 +85,7 @@ def make_spec(directory: Path, records: list[Any], **changes: Any) -> JobSpec:
 
 
 def arrays(spec: JobSpec, step: int) -> list[np.ndarray]:
-    adapter = load_adapter(spec.adapter_directory(step), MODEL)
+    adapter = load_adapter(adapter_directory(spec.directory, step), MODEL)
     return [each[part] for layer in adapter.layers for each in layer.values() for part in "ab"]
 
 

@@ -1,0 +1,239 @@
+"""The options of fine-tuning, and how its parts are wired: store, worker, trainer, engine.
+
+Deliberately imports neither JAX nor the web framework before it must: help waits for neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from flaxen.cli import options
+from flaxen.cli.sizes import parse_size
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from flaxen.build import Parts
+    from flaxen.protocol import EngineClient
+    from flaxen.server.config import ServerConfig
+    from flaxen.server.fine_tuning_worker import Progress, TrainingJob
+    from flaxen.train.jobs import Base
+
+PANEL = "Fine-tuning"
+DEFAULT_SHARE = 0.2
+DEFAULT_FILE_BYTES = parse_size("512MiB")  # OpenAI's
+DEFAULT_TOTAL_BYTES = parse_size("8GiB")
+_MAX_LENGTH = 2048  # tokens of a training sequence; memory grows with it
+_NICENESS = 10  # of the thread that trains: requests' threads go first
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        file_okay=False,
+        help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs and models there.",
+        show_default="neither is served",
+        rich_help_panel=PANEL,
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="FLAXEN_DATABASE_URL",
+        help="Where jobs and files are listed, as postgresql+psycopg://USER:PASSWORD@HOST/NAME; of "
+        "one server alone.",
+        show_default="SQLite in --data-dir",
+        rich_help_panel=PANEL,
+    ),
+]
+Share = Annotated[
+    float,
+    typer.Option(
+        help="Share of the time that a job trains while requests run, above 0 to 1; while none "
+        "runs it has all of it.",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxFileSize = Annotated[
+    int,
+    typer.Option(
+        parser=options.size,
+        metavar="SIZE",
+        help="Largest file of an upload.",
+        show_default="512MiB",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxFilesSize = Annotated[
+    int,
+    typer.Option(
+        parser=options.size,
+        metavar="SIZE",
+        help="All files together.",
+        show_default="8GiB",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningOptions:
+    """The options as they were given.
+
+    Raises:
+      ValueError: one has no effect without --data-dir, or is out of its range.
+    """
+
+    data_dir: Path | None
+    database_url: str | None
+    share: float
+    max_file_bytes: int
+    max_total_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.data_dir is None and self.database_url is not None:
+            raise ValueError("--database-url needs --data-dir, where files and models are kept")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"--fine-tuning-share must be above 0 and at most 1, got {self.share}")
+
+    @contextlib.contextmanager
+    def running(
+        self, app: FastAPI, config: ServerConfig, engine: EngineClient, parts: Parts, max_rank: int
+    ) -> Iterator[None]:
+        """Adds the routes to an application, and runs jobs while inside; and else nothing.
+
+        Raises:
+          ValueError: another server has the data-dir, or the database can't be used.
+        """
+        if self.data_dir is None:
+            yield
+            return
+        from flaxen.server.files_store import FileStore, lock_directory
+        from flaxen.server.fine_tuning_app import add_fine_tuning
+        from flaxen.server.fine_tuning_config import FineTuningConfig
+        from flaxen.server.fine_tuning_context import FineTuning
+        from flaxen.server.fine_tuning_worker import Worker, take_up
+        from flaxen.server.job_store import JobStore
+        from flaxen.server.job_store_tables import open_database
+
+        settings = FineTuningConfig(
+            data_dir=self.data_dir,
+            database_url=self.database_url,
+            max_file_bytes=self.max_file_bytes,
+            max_total_bytes=self.max_total_bytes,
+            max_lora_rank=max_rank,
+        )
+        lock_directory(self.data_dir)  # until the process ends
+        database = open_database(self.database_url, self.data_dir)
+        files = FileStore(
+            database,
+            self.data_dir / "files",
+            max_file_bytes=self.max_file_bytes,
+            max_total_bytes=self.max_total_bytes,
+        )
+        jobs = JobStore(database)
+        trainer = EngineTrainer(
+            engine, _base_of(parts), self.data_dir / "jobs", share=self.share, max_rank=max_rank
+        )
+        take_up(jobs, trainer)
+        with Worker(jobs, files, trainer) as worker:
+            names = config.served_model_names or (engine.info.name,)
+            context = FineTuning(
+                config=settings, files=files, jobs=jobs, base_models=names, on_change=worker.wake
+            )
+            add_fine_tuning(app, context, config)
+            yield
+
+
+def _base_of(parts: Parts) -> Base:
+    """What jobs adapt: the very arrays that are served."""
+    from flaxen.train.jobs import Base
+
+    return Base(
+        model=parts.model,
+        params=parts.params,
+        tokenizer=parts.tokenizer,
+        name=parts.info.name,
+        max_length=min(parts.info.max_model_len, _MAX_LENGTH),
+    )
+
+
+class EngineTrainer:
+    """The server's Trainer: trains on an engine's own weights, and has it serve the result."""
+
+    def __init__(
+        self, engine: EngineClient, base: Base, directory: Path, *, share: float, max_rank: int
+    ) -> None:
+        from flaxen.train.jobs_pace import Pace
+
+        self._engine, self._base = engine, base
+        self._directory, self._max_rank = directory, max_rank
+        self._pace = Pace(share=share, is_busy=self._is_busy)
+
+    def validate(self, path: Path, method: str) -> Sequence[tuple[int, str]]:
+        """What is wrong with a file."""
+        from flaxen.data.validate import Method, validate_file
+
+        return validate_file(path, cast(Method, method)).errors
+
+    def train(self, job: TrainingJob, progress: Progress) -> bool:
+        """Trains, or goes on. Returns whether it got to the end."""
+        from flaxen.models.adapters import LoraConfig
+        from flaxen.train.jobs import JobCalls, JobSpec, run_job
+        from flaxen.train.jobs_plan import JobMethod, Wishes
+
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        spec = JobSpec(
+            method=cast(JobMethod, job.method),
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            wishes=Wishes(
+                n_epochs=job.n_epochs,
+                batch_size=job.batch_size,
+                learning_rate_multiplier=job.learning_rate_multiplier,
+                beta=job.beta,
+            ),
+            lora=LoraConfig(rank=job.lora_rank, alpha=job.lora_alpha),
+            seed=job.seed,
+            directory=self._directory / job.id,
+        )
+        calls = JobCalls(
+            on_start=progress.started,
+            on_step=progress.stepped,
+            on_checkpoint=progress.checkpointed,
+            should_stop=progress.should_stop,
+            rest=lambda worked_s: self._pace.rest(worked_s, progress.should_stop),
+        )
+        return run_job(spec, self._base, calls)
+
+    def serve(self, job_id: str, step: int, model_name: str) -> None:
+        """Has a job's adapter served.
+
+        Raises:
+          ValueError: it is not there, is damaged, or no more adapters may be loaded.
+        """
+        from flaxen.train.jobs import adapter_directory
+        from flaxen.weights.peft import load_adapter
+
+        path = adapter_directory(self._directory / job_id, step)
+        adapter = load_adapter(path, self._base.model, max_rank=self._max_rank)
+        self._engine.load_adapter(model_name, adapter, load_inplace=True)
+
+    def forget(self, job_id: str) -> None:
+        """Removes what is needed only to go on with a job."""
+        from flaxen.train.jobs import state_directory
+
+        shutil.rmtree(state_directory(self._directory / job_id), ignore_errors=True)
+
+    def _is_busy(self) -> bool:
+        stats = self._engine.stats()
+        return stats.num_running + stats.num_waiting > 0
