@@ -15,14 +15,15 @@ _READ_BYTES = 1024 * 1024
 
 
 def open_source(path: Path, max_record_bytes: int) -> Source:
-    """The records of a file: .jsonl or .ndjson, .txt or .md, .parquet.
+    """The records of a file: .jsonl, .ndjson or no ending (as uploads are kept), .txt or .md,
+    .parquet.
 
     Raises:
       ValueError: another ending, or a Parquet file without pyarrow, or a damaged one.
       OSError: the file can't be read.
     """
     suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
+    if suffix in (".jsonl", ".ndjson", ""):
         return JsonLines(path, max_record_bytes)
     if suffix in (".txt", ".md"):
         return PlainText(path)

@@ -119,6 +119,11 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         open_source(damaged, 1)
 
 
+def test_a_file_without_an_ending_is_lines_of_json(tmp_path: Path) -> None:
+    (tmp_path / "file-1").write_text('{"text": "a"}')
+    assert open_source(tmp_path / "file-1", 100).record(0, "auto") == Text(text="a")
+
+
 def test_the_digest_is_of_the_contents(tmp_path: Path) -> None:
     digests = set()
     for text in ('{"text": "a"}\n', '{"text": "b"}\n', '{"text": "a"}\n'):
