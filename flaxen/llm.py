@@ -15,6 +15,7 @@ from rich.progress import Progress
 from flaxen.build import EngineArgs, Parts, build, use_compile_cache
 from flaxen.build import Progress as OnProgress
 from flaxen.engine.config import LoraLimits
+from flaxen.models.model import Model
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.prompts import (
     Prompt,
@@ -76,6 +77,11 @@ class LLM:
         self._template: ChatTemplate | None = None  # made when first asked for
 
     @property
+    def model(self) -> Model:
+        """The model that runs, without its parameters."""
+        return self._parts.model
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._parts.tokenizer
@@ -94,7 +100,7 @@ class LLM:
           ValueError: it can't be read or served, or the name is in use.
         """
         if not isinstance(adapter, Adapter):
-            adapter = read_adapter(Path(adapter), self._parts.model)
+            adapter = read_adapter(Path(adapter), self.model)
         self.engine.adapters.load(name, adapter, load_inplace=load_inplace)
 
     def unload_adapter(self, name: str) -> None:

@@ -1,0 +1,65 @@
+"""The options of adapters: what they come to, and which are refused."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaxen.cli.adapters import LoraOptions
+from flaxen.cli.serve import serve
+from flaxen.engine.config import LoraLimits
+
+
+def options(**given: Any) -> LoraOptions:
+    defaults: dict[str, Any] = {
+        "enable": True, "max_loras": 8, "max_lora_rank": 16, "max_cpu_loras": None, "modules": (),
+        "allow_updating": False, "directory": None,
+    }  # fmt: skip
+    return LoraOptions(**defaults | given)
+
+
+def test_limits() -> None:
+    assert options().limits() == LoraLimits()
+    assert options(enable=False).limits() is None
+    found = options(max_loras=2, max_lora_rank=4, max_cpu_loras=3).limits()
+    assert found == LoraLimits(max_loras=2, max_lora_rank=4, max_cpu_loras=3)
+
+
+def test_defaults_of_serve_are_the_engines() -> None:
+    parameters = inspect.signature(serve).parameters
+    for field in fields(LoraLimits):
+        assert parameters[field.name].default == field.default
+
+
+def test_modules() -> None:
+    found = options(modules=("a=/x/a", "ft:b=c=d")).named_paths()
+    assert found == [("a", Path("/x/a")), ("ft:b", Path("c=d"))]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"modules": ("a=b",), "enable": False}, "--lora-modules needs --enable-lora"),
+        ({"max_cpu_loras": 9, "enable": False}, "--max-cpu-loras needs --enable-lora"),
+        ({"allow_updating": True, "enable": False}, "--allow-runtime-lora-updating needs --enable"),
+        ({"directory": Path("x"), "enable": False}, "--lora-dir needs --enable-lora"),
+        ({"allow_updating": True}, "and --lora-dir need each other"),
+        ({"directory": Path("x")}, "and --lora-dir need each other"),
+        ({"modules": ("a",)}, "--lora-modules must be NAME=DIR, got 'a'"),
+        ({"modules": ("=a",)}, "--lora-modules must be NAME=DIR, got '=a'"),
+    ],
+)
+def test_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**given)
+
+
+def test_a_module_may_not_have_the_base_models_name() -> None:
+    model: Any = None  # not reached
+    engine: Any = None
+    with pytest.raises(ValueError, match="'base' is the base model's name"):
+        options(modules=("base=x",)).load_modules(engine, model, ("base",))
