@@ -19,6 +19,7 @@ from flaxen.cli.chat import chat
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
 from flaxen.cli.serve import serve
+from flaxen.cli.train import train
 from flaxen.protocol import EngineClosedError
 
 
@@ -39,6 +40,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(generate)
 app.command()(bench)
+app.command()(train)
 app.command("eval")(evaluate)
 
 

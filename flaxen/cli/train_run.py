@@ -1,0 +1,293 @@
+"""A training run from its configuration to its result: opens the parts and wires them.
+
+Deliberately does not know: argv, terminals.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.data.iterate import DataIterator, open_data, open_pairs
+from flaxen.kernels import native
+from flaxen.models.config import DecoderConfig
+from flaxen.models.decoder import decoder
+from flaxen.models.families import find_family
+from flaxen.models.model import Model, Params
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.train.config import TrainConfig
+from flaxen.train.dpo import dpo
+from flaxen.train.full import full, initial_params
+from flaxen.train.loop import Calls, Metrics, train
+from flaxen.train.lora import initial_adapters, lora
+from flaxen.train.loss import next_token
+from flaxen.train.metrics import (
+    Record,
+    flops_per_token,
+    measure_peak_flops,
+    to_record,
+    write_jsonl,
+    write_tensorboard,
+)
+from flaxen.train.optimizer import make_optimizer, make_schedule
+from flaxen.train.state import TrainState
+from flaxen.train.step import Compute, TrainStep, make_step, start
+from flaxen.weights import huggingface
+from flaxen.weights.adapter import from_stack
+from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
+from flaxen.weights.hf_export import export_huggingface
+from flaxen.weights.peft import save_adapter
+from flaxen.weights.resolve import resolve
+from flaxen.weights.train_checkpoint import Checkpoints, steps_in
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The parts of a run, opened and checked."""
+
+    config: TrainConfig
+    path: Path  # of the model
+    name: str  # of the model
+    decoder_config: DecoderConfig
+    model: Model
+    dtype: jnp.dtype  # of compute
+    step: TrainStep
+    state: TrainState  # where the run begins, or goes on
+    frozen: Params  # None where all is trained
+    batches: DataIterator[Any]
+    num_steps: int
+
+    @property
+    def results(self) -> list[Path]:
+        """The directories that the run ends with."""
+        directory = self.config.output_dir
+        if self.config.method == "full":
+            return [directory / "model"]
+        count = self.config.lora.num_adapters
+        if count == 1:
+            return [directory / "adapter"]
+        return [directory / f"adapter-{index}" for index in range(count)]
+
+
+def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: Progress) -> Run:
+    """Opens model and data, and restores the last checkpoint. Refuses before it computes.
+
+    Args:
+      config: the run.
+      resume: goes on from the last checkpoint, or begins where there is none.
+      offline: never download.
+      on_progress: called with (stage, done, total).
+
+    Raises:
+      ValueError: no such model, bad data, or an output directory that holds another run.
+      OSError: a file can't be read or written.
+    """
+    saved = steps_in(config.output_dir / "checkpoints")
+    if saved and not resume:
+        raise ValueError(
+            f"{config.output_dir} holds a run of {saved[-1]} steps: give --resume to go on, or "
+            "another output_dir"
+        )
+    path = resolve(config.model, offline=offline)
+    checkpoint, decoder_config, tokenizer = _open_model(path, config.from_scratch)
+    model = decoder(decoder_config)
+    if config.data.sequence_length > model.max_position:
+        raise ValueError(
+            f"data.sequence_length is {config.data.sequence_length}, and the model was made for "
+            f"{model.max_position} tokens: lower it"
+        )
+    opener = open_pairs if config.method == "dpo" else open_data
+    batches: DataIterator[Any] = opener(config.data, tokenizer)
+    num_steps = config.num_steps or batches.num_batches()
+    assert num_steps is not None, "TrainConfig sees to it that a run ends"
+    dtype = _dtype(config.dtype)
+    step = _make_step(config, model, dtype, num_steps)
+    params, frozen = _load(config, model, checkpoint, dtype, on_progress)
+    state = start(step, params, config.seed)
+    if saved:
+        with Checkpoints(config.output_dir / "checkpoints") as checkpoints:
+            restored = checkpoints.restore(state)
+        batches.restore(restored.extra)
+        state = restored.tree._replace(data_state=restored.extra)
+    return Run(
+        config=config,
+        path=path,
+        name=checkpoint.name if checkpoint is not None else path.name,
+        decoder_config=decoder_config,
+        model=model,
+        dtype=dtype,
+        step=step,
+        state=state,
+        frozen=frozen,
+        batches=batches,
+        num_steps=num_steps,
+    )
+
+
+def run(
+    opened: Run, *, peak_flops: float | None, on_record: Callable[[Mapping[str, Any]], None]
+) -> str:
+    """Trains to the end, and writes the result.
+
+    Args:
+      opened: the parts; its state is donated.
+      peak_flops: of the machine; None measures them.
+      on_record: called with each step's record.
+
+    Returns:
+      What was written, in words.
+
+    Raises:
+      DivergedError: training diverged; the checkpoints are from before.
+      ValueError: a batch has no loss, or a result is there already.
+      OSError: a file can't be written.
+    """
+    config, results = opened.config, opened.results
+    done = int(opened.state.step) >= opened.num_steps
+    if all(path.exists() for path in results) and done:
+        return _said(opened, opened.num_steps)  # it was killed after its end
+    for path in results:
+        if path.exists() and not done:
+            raise ValueError(f"{path} is the result of another run: move it away")
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(asdict(config), indent=2, default=str)
+    (config.output_dir / "config.json").write_text(settings + "\n", encoding="utf-8")
+    to_number = functools.partial(
+        to_record,
+        flops=flops_per_token(opened.model, opened.step.trainable),
+        peak_flops=peak_flops or measure_peak_flops(),
+        num_steps=opened.num_steps,
+    )
+    with ExitStack() as stack:
+        stack.callback(opened.batches.close)
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                config.output_dir / "checkpoints",
+                keep=config.checkpoint.keep,
+                every=config.checkpoint.every,
+            )
+        )
+        writes: list[Callable[[Record], None]] = [
+            stack.enter_context(write_jsonl(config.output_dir / "metrics.jsonl")),
+            stack.enter_context(write_tensorboard(config.output_dir / "tensorboard")),
+            on_record,
+        ]
+
+        def on_metrics(metrics: Metrics) -> None:
+            record = to_number(metrics)
+            for write in writes:
+                write(record)
+
+        def save(state: TrainState, *, force: bool) -> None:
+            tree = state._replace(data_state=None)  # no arrays: beside them
+            checkpoints.save(int(state.step), tree, state.data_state, force=force)
+
+        def on_step(state: TrainState, compute: Compute) -> None:
+            save(state, force=int(state.step) == opened.num_steps)
+
+        state = train(
+            *(opened.step, opened.state, opened.frozen, opened.batches),
+            num_steps=opened.num_steps,
+            num_microbatches=config.num_microbatches,
+            calls=Calls(on_metrics=on_metrics, on_step=on_step),
+        )
+    _write_results(opened, state)
+    return _said(opened, int(state.step))
+
+
+def _open_model(
+    path: Path, from_scratch: bool
+) -> tuple[Checkpoint | None, DecoderConfig, Tokenizer]:
+    """The model's checkpoint, None where only its configuration is there and is enough."""
+    if from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
+        fields = huggingface.read_json(path / "config.json")
+        family = find_family(huggingface.architecture(fields))
+        return None, family.config_from_hf(fields), Tokenizer.from_directory(path)
+    checkpoint = open_checkpoint(path)
+    return checkpoint, checkpoint.config, checkpoint.tokenizer()
+
+
+def _dtype(name: str) -> jnp.dtype:
+    if name == "auto":
+        # XLA's CPU code for bfloat16 products is several times slower than for float32.
+        is_slow = jax.default_backend() == "cpu" and not native.is_enabled()
+        name = "float32" if is_slow else "bfloat16"
+    dtype: jnp.dtype = jnp.dtype(name)
+    return dtype
+
+
+def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int) -> TrainStep:
+    if config.method == "dpo":
+        objective = dpo(
+            model,
+            beta=config.dpo.beta,
+            label_smoothing=config.dpo.label_smoothing,
+            remat=config.remat,
+        )
+    else:
+        objective = next_token(model, remat=config.remat)
+    if config.method == "full":
+        trainable = full(dtype=dtype, packed=native.is_enabled())
+    else:
+        trainable = lora(
+            config.lora.to_lora(),
+            num_adapters=config.lora.num_adapters,
+            dropout=config.lora.dropout,
+        )
+    one_rate = (config.optimizer.learning_rate,) * trainable.num_groups
+    rates = config.lora.learning_rates or one_rate
+    schedule = make_schedule(config.schedule, num_steps)
+    return make_step(trainable, objective, make_optimizer(config.optimizer), schedule, rates)
+
+
+def _load(
+    config: TrainConfig,
+    model: Model,
+    checkpoint: Checkpoint | None,
+    dtype: jnp.dtype,
+    on_progress: Progress,
+) -> tuple[Params, Params]:
+    """The masters that are trained, and what is frozen."""
+    report = functools.partial(on_progress, "weights")
+    if config.from_scratch:
+        return initial_params(model, config.seed), None
+    assert checkpoint is not None
+    if config.method == "full":
+        return checkpoint.load_params(jnp.dtype("float32"), report), None
+    frozen = checkpoint.load_params(
+        dtype, report, packed=native.is_enabled(), quantization=config.lora.base_quantization
+    )
+    seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters
+    return initial_adapters(model, config.lora.to_lora(), seeds), frozen
+
+
+def _write_results(opened: Run, state: TrainState) -> None:
+    config = opened.config
+    if config.method != "full":
+        for index, path in enumerate(opened.results):
+            adapter = from_stack(config.lora.to_lora(), state.params, index)
+            save_adapter(path, adapter, opened.name)
+        return
+    (path,) = opened.results
+    export_huggingface(
+        path,
+        opened.decoder_config,
+        state.params,
+        dtype=opened.dtype.name,
+        tokenizer_of=opened.path,
+    )
+
+
+def _said(opened: Run, num_steps: int) -> str:
+    written = ", ".join(map(str, opened.results))
+    return f"{written}: {num_steps} step{'' if num_steps == 1 else 's'} of training"
