@@ -223,9 +223,8 @@ ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::
   return ffi::Error::Success();
 }
 
-ffi::Error causal_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
-                            ffi::RemainingArgs segment_ids, ffi::Result<ffi::AnyBuffer> out,
-                            int64_t window, float scale, float softcap) {
+CausalCall causal_call(const ffi::AnyBuffer& q, const ffi::AnyBuffer& k, const ffi::AnyBuffer& v,
+                       const ffi::RemainingArgs& segment_ids, int64_t window, float scale) {
   CausalCall call{};
   call.q = q.untyped_data();
   call.k = k.untyped_data();
@@ -241,9 +240,26 @@ ffi::Error causal_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v
   call.K = k.dimensions()[2];
   call.window = window;
   call.scale = scale;
+  return call;
+}
+
+ffi::Error causal_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+                            ffi::RemainingArgs segment_ids, ffi::Result<ffi::AnyBuffer> out,
+                            int64_t window, float scale, float softcap) {
+  CausalCall call = causal_call(q, k, v, segment_ids, window, scale);
   call.softcap = softcap;
   call.out = out->untyped_data();
   kernels().causal_attention(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error causal_gradient(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+                           ffi::AnyBuffer out_bar, ffi::RemainingArgs segment_ids,
+                           ffi::Result<ffi::AnyBuffer> q_bar, ffi::Result<ffi::AnyBuffer> k_bar,
+                           ffi::Result<ffi::AnyBuffer> v_bar, int64_t window, float scale) {
+  kernels().causal_gradient({causal_call(q, k, v, segment_ids, window, scale),
+                             out_bar.untyped_data(), q_bar->untyped_data(), k_bar->untyped_data(),
+                             v_bar->untyped_data()});
   return ffi::Error::Success();
 }
 
@@ -351,6 +367,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_attention, flaxen::causal_attention,
                                   .Attr<int64_t>("window")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_gradient, flaxen::causal_gradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_sample, flaxen::sample,
                               ffi::Ffi::Bind()

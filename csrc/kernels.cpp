@@ -9,11 +9,13 @@
 #include "elementwise.inc"
 #include "linear.inc"
 #include "repack.inc"
+#include "causal_gradient.inc"
 #include "sample.inc"
 
 namespace flaxen {
 
-const Kernels FLAXEN_KERNELS = {linear,      embed,     transpose,        pack,  unpack, rms_norm, rope,
-                                log_softmax, attention, causal_attention, sample};
+const Kernels FLAXEN_KERNELS = {
+    linear, embed,       transpose, pack,             unpack,          rms_norm,
+    rope,   log_softmax, attention, causal_attention, causal_gradient, sample};
 
 }  // namespace flaxen

@@ -141,6 +141,15 @@ struct CausalCall {
   void* out;  // [B, T, N, H]; zeros for padding
 };
 
+// Its gradient, without a softcap: of all inputs, from that of the output.
+struct CausalGradientCall {
+  CausalCall of;        // without out
+  const void* out_bar;  // [B, T, N, H]
+  void* q_bar;
+  void* k_bar;
+  void* v_bar;
+};
+
 // A token for each row of logits; see flaxen/kernels/sample/__init__.py.
 struct SampleCall {
   const float* logits;  // [S, V]
@@ -167,6 +176,7 @@ struct Kernels {
   void (*log_softmax)(const LogSoftmaxCall&);
   void (*attention)(const AttentionCall&);
   void (*causal_attention)(const CausalCall&);
+  void (*causal_gradient)(const CausalGradientCall&);
   void (*sample)(const SampleCall&);
 };
 

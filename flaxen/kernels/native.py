@@ -28,6 +28,7 @@ _TARGETS = (
     "log_softmax",
     "attention",
     "causal_attention",
+    "causal_gradient",
     "sample",
 )
 

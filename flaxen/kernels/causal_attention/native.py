@@ -1,6 +1,6 @@
-"""Causal attention by the C++ kernel of paged attention; its gradient by jnp.
+"""Causal attention by the C++ kernel of paged attention, and its gradient by one of its own.
 
-Deliberately does not know the algorithm: csrc/causal_attention.inc.
+Deliberately does not know the algorithms: csrc/causal_attention.inc, csrc/causal_gradient.inc.
 """
 
 from __future__ import annotations
@@ -55,7 +55,21 @@ def _forward(
 def _backward(
     options: Options, kept: _Kept, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    return *reference.gradient(*kept, options, cotangent), None
+    q, k, v, segment_ids = kept
+    if options.softcap is not None:  # the kernel has none
+        return *reference.gradient(q, k, v, segment_ids, options, cotangent), None
+    call = jax.ffi.ffi_call(
+        "flaxen_causal_gradient",
+        [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (q, k, v)],
+        vmap_method="sequential",
+    )
+    q_bar, k_bar, v_bar = call(
+        *(q, k, v, cotangent),
+        *(() if segment_ids is None else (segment_ids.astype(jnp.int32),)),
+        window=np.int64(options.window or 0),
+        scale=np.float32(options.scale),
+    )
+    return q_bar, k_bar, v_bar, None
 
 
 causal_attention.defvjp(_forward, _backward)
