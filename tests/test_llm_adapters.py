@@ -77,7 +77,9 @@ def test_what_does_not_fit_is_refused(model: str) -> None:
     other = Adapter(config=LoraConfig(rank=2), layers=adapter.layers[:0])
     with pytest.raises(ValueError, match="made for another model"):
         llm.load_adapter("a", other)
-    with pytest.raises(ValueError, match=r"must be a flaxen\.weights\.adapter\.Adapter, got a dict"):
+    with pytest.raises(
+        ValueError, match=r"must be a flaxen\.weights\.adapter\.Adapter, got a dict"
+    ):
         llm.engine.adapters.load("a", {"layers": ()})  # type: ignore[arg-type]
     without = LLM(model, **SIZES)
     with pytest.raises(ValueError, match="serves no adapters: start it with --enable-lora"):
