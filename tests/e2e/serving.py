@@ -121,10 +121,20 @@ def _split(body: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serve(cache: Path, log_file: Path, *options: str, model: str = MODEL) -> Iterator[Server]:
-    """Starts a server on a free port of this machine, and ends it."""
+def serve(
+    cache: Path, log_file: Path, *options: str, path: str = MODEL, model: str = MODEL
+) -> Iterator[Server]:
+    """Starts a server on a free port of this machine, and ends it.
+
+    Args:
+      cache: for what it compiles.
+      log_file: for what it writes to stderr.
+      options: of `flaxen serve`.
+      path: what is served, as the command takes it.
+      model: its name there.
+    """
     command = [
-        sys.executable, "-m", "flaxen.cli", "serve", MODEL, "--port", "0", "--api-key", KEY,
+        sys.executable, "-m", "flaxen.cli", "serve", path, "--port", "0", "--api-key", KEY,
         "--compile-cache", str(cache), *options,
     ]  # fmt: skip
     with log_file.open("wb") as log:

@@ -1,0 +1,173 @@
+"""Fine-tuning through the official client, on a real server of a tiny model."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.serving import Server, serve
+from tests.e2e.tiny_model import write_tiny_model
+
+pytestmark = pytest.mark.slow
+
+MODEL = "tiny"
+QUESTION = [{"role": "user", "content": "Who are you?"}]
+ANSWER = "A tiny model."
+RECORD = {"messages": [*QUESTION, {"role": "assistant", "content": ANSWER}]}
+LEARN = {"n_epochs": 40, "batch_size": 3, "learning_rate_multiplier": 75}
+SOME = {**LEARN, "n_epochs": 15}  # 45 steps
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def start(cache: Path, model: Path, directory: Path, *options: str) -> Any:
+    directory.mkdir(exist_ok=True)
+    return serve(
+        cache, directory / f"log-{time.monotonic_ns()}",
+        "--served-model-name", MODEL, "--dtype", "float32", "--max-num-seqs", "4",
+        "--data-dir", str(directory / "data"), *options,
+        path=str(model), model=MODEL,
+    )  # fmt: skip
+
+
+def upload(server: Server, num_records: int = 9, record: Any = RECORD) -> str:
+    data = (json.dumps(record) + "\n").encode() * num_records
+    file = server.openai.files.create(file=("records.jsonl", data), purpose="fine-tune")
+    return str(file.id)
+
+
+def create(server: Server, numbers: dict[str, Any], **body: Any) -> Any:
+    method = {"type": "supervised", "supervised": {"hyperparameters": numbers}}
+    body = {"training_file": upload(server), "seed": 1, "method": method, **body}
+    return server.openai.fine_tuning.jobs.create(model=MODEL, **body)
+
+
+def wait_for(server: Server, job_id: str, *statuses: str) -> Any:
+    deadline_s = time.monotonic() + 120
+    while True:
+        job = server.openai.fine_tuning.jobs.retrieve(job_id)
+        if job.status in statuses:
+            return job
+        assert job.status not in ("failed", "cancelled", "succeeded"), job
+        assert time.monotonic() < deadline_s, job
+        time.sleep(0.05)
+
+
+def wait_for_step(server: Server, job_id: str, step: int) -> None:
+    deadline_s = time.monotonic() + 120
+    while (
+        server.openai.fine_tuning.jobs.list_events(job_id, limit=1).data[0].data.get("step", 0)
+        < step
+    ):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def answer(server: Server, name: str) -> str:
+    (choice,) = server.chat(QUESTION, model=name, max_tokens=len(ANSWER) + 1).choices
+    return str(choice.message.content)
+
+
+def test_from_a_file_to_a_model_that_has_learnt(
+    compile_cache: Path, model: Path, tmp_path: Path
+) -> None:
+    with start(compile_cache, model, tmp_path) as server:
+        jobs = server.openai.fine_tuning.jobs
+        before = answer(server, MODEL)
+        assert before != ANSWER
+        job = create(
+            server, LEARN, suffix="mine", validation_file=upload(server, 2),
+            extra_body={"lora": {"rank": 8, "alpha": 16}},
+        )  # fmt: skip
+        assert job.status in ("validating_files", "queued", "running")
+        job = wait_for(server, job.id, "succeeded")
+        name = job.fine_tuned_model
+        assert name.startswith(f"ft:{MODEL}:mine:")
+        assert job.trained_tokens > 0
+        assert answer(server, name) == ANSWER
+        assert answer(server, MODEL) == before
+        assert name in [each.id for each in server.openai.models.list()]
+
+        events = list(jobs.list_events(job.id))
+        assert events[-1].message == f"Created fine-tuning job: {job.id}"
+        assert events[0].message == "The job has successfully completed"
+        losses = [event.data["train_loss"] for event in events if event.type == "metrics"]
+        assert losses[0] < 0.5 < 1 < losses[-1]
+        points = list(jobs.checkpoints.list(job.id))
+        assert len(points) == 3
+        assert points[0].fine_tuned_model_checkpoint == name
+        assert points[0].metrics.full_valid_loss < 0.5
+        assert answer(server, points[1].fine_tuned_model_checkpoint) == ANSWER
+
+        wrong = create(server, LEARN, training_file=upload(server, 1, {"messages": []}))
+        wait = time.monotonic() + 30
+        while (found := jobs.retrieve(wrong.id)).status != "failed":
+            assert time.monotonic() < wait
+            time.sleep(0.05)
+        assert found.error.code == "invalid_training_file"
+        assert "line 1" in found.error.message
+
+    # What was made is served again by the next server.
+    with start(compile_cache, model, tmp_path) as server:
+        assert answer(server, name) == ANSWER
+        assert server.openai.fine_tuning.jobs.retrieve(job.id).fine_tuned_model == name
+
+
+def test_pause_resume_and_cancel(compile_cache: Path, model: Path, tmp_path: Path) -> None:
+    with start(compile_cache, model, tmp_path) as server:
+        jobs = server.openai.fine_tuning.jobs
+        job = create(server, SOME)
+        other = create(server, LEARN)
+        wait_for_step(server, job.id, 2)
+        assert jobs.pause(job.id).status == "paused"
+        wait_for(server, other.id, "running")
+        wait_for_step(server, other.id, 1)
+        assert jobs.cancel(other.id).status == "cancelled"
+        assert jobs.resume(job.id).status == "queued"
+        done = wait_for(server, job.id, "succeeded")
+        assert answer(server, done.fine_tuned_model)
+        assert jobs.retrieve(other.id).fine_tuned_model is None
+        steps = [event.data["step"] for event in jobs.list_events(job.id) if "step" in event.data]
+        assert steps == sorted(set(steps), reverse=True)
+        with pytest.raises(openai.NotFoundError, match="is not served here"):
+            answer(server, f"ft:{MODEL}::{other.id[-8:]}")
+
+
+def test_a_killed_server_goes_on_with_its_job_to_the_same_model(
+    compile_cache: Path, model: Path, tmp_path: Path
+) -> None:
+    with start(compile_cache, model, tmp_path / "whole") as server:
+        whole = wait_for(server, create(server, SOME).id, "succeeded")
+        losses = _losses(server, whole.id)
+    job_id = None
+    for stop_at in (2, len(losses) // 2):
+        with start(compile_cache, model, tmp_path / "killed") as server:
+            job_id = job_id or create(server, SOME).id
+            wait_for_step(server, job_id, stop_at)
+            assert len(_losses(server, job_id)) < len(losses)
+            server.process.kill()
+            server.process.wait()
+    with start(compile_cache, model, tmp_path / "killed") as server:
+        job = wait_for(server, job_id or "", "succeeded")
+        assert _losses(server, job.id) == losses
+        assert job.trained_tokens == whole.trained_tokens
+        assert answer(server, job.fine_tuned_model)
+    adapters = [
+        next((tmp_path / part / "data" / "jobs" / each.id).glob(f"adapter-{len(losses)}"))
+        for part, each in (("whole", whole), ("killed", job))
+    ]
+    one, two = [(path / "adapter_model.safetensors").read_bytes() for path in adapters]
+    assert one == two
+
+
+def _losses(server: Server, job_id: str) -> list[float]:
+    events = list(server.openai.fine_tuning.jobs.list_events(job_id))[::-1]
+    return [event.data["train_loss"] for event in events if event.type == "metrics"]
