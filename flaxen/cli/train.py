@@ -46,7 +46,13 @@ def train(
         _option("full (all parameters), lora (an adapter) or dpo (an adapter, by pairs)."),
     ] = None,
     from_scratch: Annotated[
-        bool | None, _option("Begin with random parameters.", is_flag=True)
+        bool | None,
+        typer.Option(
+            "--from-scratch/--no-from-scratch",
+            help="Begin with random parameters.",
+            rich_help_panel=_RUN_PANEL,
+            show_default=False,
+        ),
     ] = None,
     num_steps: Annotated[int | None, _option("Optimizer steps in all.", min=1)] = None,
     batch_size: Annotated[int | None, _option("Rows in a step.", _DATA_PANEL, min=1)] = None,
