@@ -73,9 +73,10 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers 
                   bool has_norm, bool has_residual, bool gated, float eps) {
   constexpr size_t kMaxWeights = 8;  // as in linear.inc
   const size_t num_weights = weights.size() / kWeightFields;
+  const bool keeps = gated && results.size() == 3;  // gate and up too
   const size_t num_results = gated ? 1 : num_weights;
   Operands operands(args);
-  if (num_weights == 0 || num_weights > kMaxWeights || results.size() != num_results ||
+  if (num_weights == 0 || num_weights > kMaxWeights || results.size() != num_results + 2 * keeps ||
       !operands.has(1 + has_norm + has_residual))
     return ffi::Error::InvalidArgument("flaxen_linear: operands do not match the attributes");
   LinearCall call{};
@@ -101,6 +102,7 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers 
       read[i].out = out->untyped_data();
       call.out_type = type_of(*out);
     }
+    if (keeps) read[i].before_gate = (*results.get<ffi::AnyBuffer>(1 + i))->untyped_data();
   }
   call.num_weights = static_cast<int>(num_weights);
   call.weights = read;

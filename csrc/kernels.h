@@ -39,6 +39,7 @@ struct Weight {
   Adapters adapters;
   const void* bias;  // [num_outputs] of the activations' type, or null
   void* out;         // [rows, num_outputs]
+  void* before_gate;  // the same of gate and up before they meet, for their gradients; or null
 };
 
 // out_w = weights_w(norm(x)) + adapters_w(norm(x)) + bias_w (+ residual), or silu(gate(norm(x))) * up(norm(x)).

@@ -20,7 +20,7 @@ from flaxen.kernels.linear.packed import PackedLinear, unpack
 from flaxen.kernels.linear.repack import pack, transpose
 from flaxen.kernels.rms_norm import rms_norm
 
-_Saved = tuple[jax.Array, Weights, tuple[Operand, ...], Operand, Operand]
+_Saved = tuple[jax.Array, Weights, tuple[Operand, ...], Operand, Operand, tuple[jax.Array, ...]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
@@ -48,8 +48,11 @@ def _forward(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[tuple[jax.Array, ...], _Saved]:
-    outs = linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
-    return outs, (x, weights, biases, norm, residual)
+    outs = native.linears(
+        x, weights, biases, norm, residual, eps, gated, out_dtype, keeps_gate=gated
+    )
+    num_outs = 1 if gated else len(weights)
+    return outs[:num_outs], (x, weights, biases, norm, residual, outs[num_outs:])
 
 
 def _backward(
@@ -59,11 +62,11 @@ def _backward(
     saved: _Saved,
     cotangents: tuple[jax.Array, ...],
 ) -> tuple[object, ...]:
-    x, weights, biases, norm, residual = saved
+    x, weights, biases, norm, residual, gate_and_up = saved
     h = x if norm is None else rms_norm(x, norm, eps)
     outs_bar = [each.astype(x.dtype) for each in cotangents]
     if gated:
-        outs_bar = _gate_gradients(h, weights, biases, cotangents[0])
+        outs_bar = [each.astype(x.dtype) for each in _gate_gradients(*gate_and_up, cotangents[0])]
     h_bar = _input_gradient(outs_bar, weights)
     norm_bar = None
     x_bar = h_bar
@@ -91,15 +94,12 @@ linears.defvjp(_forward, _backward)
 
 
 def _gate_gradients(
-    h: jax.Array, weights: Weights, biases: tuple[Operand, ...], cotangent: jax.Array
-) -> list[jax.Array]:
-    """Of silu(gate) * up to gate and up, which are computed once more."""
-    wide = jnp.dtype(jnp.float32)
-    gate, up = native.linears(h, weights, biases, None, None, 0.0, False, wide)
-    out_bar = cotangent.astype(wide)
+    gate: jax.Array, up: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of silu(gate) * up to gate and up, in float32."""
+    gate, up, out_bar = (each.astype(jnp.float32) for each in (gate, up, cotangent))
     share = jax.nn.sigmoid(gate)
-    gate_bar = out_bar * up * share * (1 + gate * (1 - share))
-    return [gate_bar.astype(h.dtype), (out_bar * gate * share).astype(h.dtype)]
+    return out_bar * up * share * (1 + gate * (1 - share)), out_bar * gate * share
 
 
 def _input_gradient(outs_bar: list[jax.Array], weights: Weights) -> jax.Array:

@@ -29,13 +29,17 @@ def linears(
     eps: float,
     gated: bool,
     out_dtype: jnp.dtype,
+    *,
+    keeps_gate: bool = False,
 ) -> tuple[jax.Array, ...]:
     """As `reference.linears`, over rows x [T, I]; ids of adapters are [T].
 
-    The residual may be float32 whatever x is. No gradient of its own.
+    The residual may be float32 whatever x is. No gradient of its own; for that `keeps_gate` also
+    returns gate and up as they were before they met.
     """
     native.library()
-    outs = weights[:1] if gated else weights
+    assert gated or not keeps_gate
+    outs = (weights[:1] if gated else weights) + (weights if keeps_gate else ())
     operands: list[jax.Array] = [x]
     operands += [each for each in (norm, residual) if each is not None]
     fields: list[int] = []
