@@ -1,4 +1,4 @@
-"""Training killed at random moments, again and again, ends where an uninterrupted run ends."""
+"""`flaxen train`, killed at random moments again and again, ends at an uninterrupted run's bits."""
 
 from __future__ import annotations
 
@@ -7,93 +7,116 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+from safetensors.numpy import load_file
+from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.weights.train_checkpoint import steps_in
-from tests.e2e.resume_worker import NUM_STEPS
 
+NUM_STEPS = 120
 NUM_KILLS = 10
 SEED = 4
-REPOSITORY = Path(__file__).parents[2]
+# Random parameters are made of it: no weights are there.
+MODEL = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 257,
+    "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A hundred lines of different lengths."""
+def settings(tmp_path: Path, compile_cache: Path) -> list[str]:
+    """Of a run that shuffles, packs and accumulates, and saves each step."""
+    model, data = tmp_path / "tiny", tmp_path / "data.jsonl"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(MODEL))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(alphabet)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    backend.save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
     rng = random.Random(0)
     lines = [{"text": "".join(rng.choices("abcdef ", k=rng.randint(5, 60)))} for _ in range(100)]
-    path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return path
+    data.write_text("\n".join(map(json.dumps, lines)))
+    return [
+        *("--model", str(model), "--from-scratch", "--method", "full", "--dtype", "float32"),
+        *("--data", str(data), "--batch-size", "2", "--sequence-length", "32"),
+        *("--num-steps", str(NUM_STEPS), "--num-microbatches", "2", "--learning-rate", "0.01"),
+        *("--set", "checkpoint.every=1", "--set", "checkpoint.keep=2", "--seed", "3"),
+        *("--peak-flops", "1e9", "--compile-cache", str(compile_cache), "--resume"),
+    ]
 
 
-@contextmanager
-def training(*paths: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.resume_worker", *map(str, paths)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+class Training:
+    """A process of `flaxen train`."""
+
+    def __init__(self, directory: Path, settings: list[str]) -> None:
+        self.metrics = directory / "metrics.jsonl"
+        self.log = directory.with_suffix(".log")
+        command = [sys.executable, "-m", "flaxen.cli", "train", "--output-dir", str(directory)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, *settings], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def num_records(self) -> int:
+        """How many steps all processes of the run have reported."""
+        return self.metrics.read_bytes().count(b"\n") if self.metrics.exists() else 0
+
+    def wait_for_records(self, num: int) -> None:
+        while self.num_records() < num:
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.005)
+
+    def wait(self) -> None:
+        assert self.process.wait(300) == 0, self.log.read_text()
 
 
-def read_step(process: subprocess.Popen[str]) -> int | None:
-    """The number of the next step, or None at the end of the run."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, f"the process ended with {process.wait()}"
-    return None if line == "done\n" else int(line.removeprefix("step "))
+def result(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = load_file(directory / "model" / "model.safetensors")
+    return found
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_points_it_reaches_the_same_bits(
-    tmp_path: Path, data: Path, compile_cache: Path
+    tmp_path: Path, settings: list[str]
 ) -> None:
-    whole = tmp_path / "whole.npz"
-    with training(data, tmp_path / "whole", compile_cache, whole) as process:
-        steps = list(iter(lambda: read_step(process), None))
-    assert steps == list(range(1, NUM_STEPS + 1))
+    Training(tmp_path / "whole", settings).wait()
 
     rng = random.Random(SEED)
-    # A checkpoint is written while the next step is made: most kills fall into one. A process gets
-    # a few steps further before its kill arrives.
-    kills = sorted(rng.sample(range(2, NUM_STEPS - 20), NUM_KILLS))
-    directory, killed = tmp_path / "killed", tmp_path / "killed.npz"
-    num_unfinished, before = 0, 0
-    for kill in kills:
-        complete = steps_in(directory)
-        with training(data, directory, compile_cache, killed) as process:
-            first = step = read_step(process)
-            # From the last complete checkpoint on; the one before a printed step's is complete.
-            assert first == (complete[-1] if complete else 0) + 1
-            assert first >= before - 1
-            while step is not None and step < kill:
-                step = read_step(process)
+    directory = tmp_path / "killed"
+    num_unfinished, complete = 0, 0
+    for _ in range(NUM_KILLS):
+        # A checkpoint is written while the next step is made: most kills fall into one. At the
+        # third record the first step's is complete.
+        training = Training(directory, settings)
+        try:
+            training.wait_for_records(training.num_records() + rng.randint(3, 7))
             time.sleep(rng.random() * 0.05)
-            process.kill()  # SIGKILL
-            assert process.wait() == -9
-        before = kill
-        num_unfinished += any("tmp" in entry.name for entry in directory.iterdir())
+        finally:
+            training.process.kill()  # SIGKILL
+            assert training.process.wait() == -9
+        checkpoints = directory / "checkpoints"
+        assert steps_in(checkpoints)[-1] > complete  # none was lost, and one more is complete
+        complete = steps_in(checkpoints)[-1]
+        num_unfinished += any("tmp" in entry.name for entry in checkpoints.iterdir())
     print(f"{num_unfinished} of {NUM_KILLS} kills left an unfinished checkpoint")
     assert num_unfinished > 0
+    assert NUM_KILLS < complete < NUM_STEPS
 
-    with training(data, directory, compile_cache, killed) as process:
-        while read_step(process) is not None:
-            pass
-    assert all(entry.name.isdigit() for entry in directory.iterdir())
-    assert steps_in(directory) == [NUM_STEPS - 1, NUM_STEPS]
-    with np.load(whole) as expected, np.load(killed) as found:
-        assert sorted(found) == sorted(expected)
-        assert len(expected) > 30
-        for name in expected:
-            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    Training(directory, settings).wait()
+    assert steps_in(directory / "checkpoints") == [NUM_STEPS - 1, NUM_STEPS]
+    expected, found = result(tmp_path / "whole"), result(directory)
+    assert sorted(found) == sorted(expected)
+    for name in expected:
+        assert expected[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
