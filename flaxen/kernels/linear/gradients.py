@@ -66,7 +66,8 @@ def _backward(
     h = x if norm is None else rms_norm(x, norm, eps)
     outs_bar = [each.astype(x.dtype) for each in cotangents]
     if gated:
-        outs_bar = [each.astype(x.dtype) for each in _gate_gradients(*gate_and_up, cotangents[0])]
+        gate, up = gate_and_up
+        outs_bar = [each.astype(x.dtype) for each in _gate_gradients(gate, up, cotangents[0])]
     h_bar = _input_gradient(outs_bar, weights)
     norm_bar = None
     x_bar = h_bar
