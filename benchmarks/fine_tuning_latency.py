@@ -1,7 +1,7 @@
 """What streaming clients notice of a fine-tuning job: the time between their tokens beside it.
 
-One server. Windows without a job and windows beside a running one take turns; the clients stream
-all the while. Prints a table and ends with one JSON line. Bounded: about two minutes.
+One server, whose clients stream all the while: a window without a job, one beside a running job,
+one without again. Prints a table and ends with one JSON line. Bounded: about three minutes.
 
     python benchmarks/fine_tuning_latency.py [--model smollm2-135m] [--share 0.2] [--write]
 """
@@ -34,7 +34,7 @@ _RECORD = {
         {"role": "assistant", "content": "Number {} is the quick brown fox, and it is not lazy."},
     ]
 }
-_NUM_RECORDS = 2000  # far more than the windows have time for
+_NUM_RECORDS = 400  # times 50 epochs: far more than the window has time for
 
 
 def main() -> None:
@@ -42,8 +42,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--window-s", type=float, default=15.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--window-s", type=float, default=30.0)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     with _serve(args.model, args.share) as url:
@@ -60,34 +59,24 @@ async def _measure(url: str, args: argparse.Namespace) -> dict[str, float]:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         (model,) = [each.id async for each in client.models.list()]
         gaps: dict[str, list[float]] = {"idle": [], "training": []}
-        beat_s = 0.0
         data = "".join(
             json.dumps(_RECORD).replace("{}", str(i)) + "\n" for i in range(_NUM_RECORDS)
         )
         file = await client.files.create(file=("records.jsonl", data.encode()), purpose="fine-tune")
-        job = await client.fine_tuning.jobs.create(
-            model=model, training_file=file.id, hyperparameters={"n_epochs": 10, "batch_size": 8}
-        )
-        await _wait_for_step(client, job.id, 1)  # what training needs is compiled by now
-        steps = 0
         async with _streaming(client, model, args.clients) as seen:
-            await asyncio.sleep(3)  # what the clients need is compiled by then
-            for _ in range(args.rounds):
-                for kind in ("training", "idle"):
-                    if kind == "idle":
-                        await client.fine_tuning.jobs.pause(job.id)
-                        await asyncio.sleep(5)  # the microbatch that runs comes to its end
-                    before, begin_s = await _last_step(client, job.id), time.monotonic()
-                    seen.clear()
-                    await asyncio.sleep(args.window_s)
-                    gaps[kind] += seen
-                    if kind == "training":
-                        steps += await _last_step(client, job.id) - before
-                        beat_s += time.monotonic() - begin_s
-                await client.fine_tuning.jobs.resume(job.id)
-                await _wait_for_step(client, job.id, before + 1)
-        await client.fine_tuning.jobs.cancel(job.id)
-    figures = {"steps_per_minute": 60 * steps / beat_s}
+            await asyncio.sleep(5)  # what the clients need is compiled by then
+            gaps["idle"] += await _window(seen, args.window_s / 2)
+            job = await client.fine_tuning.jobs.create(
+                model=model, training_file=file.id, hyperparameters={"n_epochs": 50}
+            )
+            await _wait_for_step(client, job.id, 1)  # what training needs is compiled by now
+            before, begin_s = await _last_step(client, job.id), time.monotonic()
+            gaps["training"] += await _window(seen, args.window_s)
+            steps = await _last_step(client, job.id) - before
+            figures = {"steps_per_minute": 60 * steps / (time.monotonic() - begin_s)}
+            await client.fine_tuning.jobs.cancel(job.id)
+            await asyncio.sleep(5)  # the microbatch that runs comes to its end
+            gaps["idle"] += await _window(seen, args.window_s / 2)
     for kind, values in gaps.items():
         for percent in (50, 99):
             figures[f"{kind}_p{percent}_ms"] = 1e3 * float(np.percentile(values, percent))
@@ -95,6 +84,13 @@ async def _measure(url: str, args: argparse.Namespace) -> dict[str, float]:
         figures[f"{kind}_tokens"] = len(values)
     figures["p99_ratio"] = figures["training_p99_ms"] / figures["idle_p99_ms"]
     return figures
+
+
+async def _window(seen: list[float], seconds: float) -> list[float]:
+    """The gaps of the next seconds."""
+    seen.clear()
+    await asyncio.sleep(seconds)
+    return list(seen)
 
 
 @contextlib.asynccontextmanager
