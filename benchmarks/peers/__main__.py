@@ -25,14 +25,17 @@ from flaxen.cli.bench_report import limits_line
 from flaxen.cli.bench_workloads import NAMES as WORKLOADS
 from flaxen.cli.bench_workloads import Workload, load_workloads, make_workloads
 
-from . import engines, install, servers, show
+from . import engines, install, servers, show, show_training, trainers
 from .changes import parse_changes
 from .compare import Engine, Outcome, Plan, compare
 from .memory import available_bytes, check_memory
 from .serving import Client, ServerOutcome, compare_servers
 from .targets import judge_limits, judge_ratios, judge_servers
+from .targets_training import judge_trainers
+from .training import STEPS_PER_TURN, TrainerOutcome, compare_trainers, make_steps
 
 _LEAST_WIDTH = 130  # characters, that hold a row for all workloads
+_ALL_WORKLOADS = (*WORKLOADS, "S", "L")
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,6 +47,7 @@ class _Measured:
     config: Mapping[str, Any]
     outcomes: list[Outcome]
     server_outcomes: list[ServerOutcome]
+    trainer_outcomes: list[TrainerOutcome]
 
 
 def main() -> None:
@@ -58,12 +62,13 @@ def main() -> None:
     if args.install:
         install.install(peers, list(install.PEERS))
     place = engines.Place(peers=peers, num_threads=len(os.sched_getaffinity(0)))
+    needs_engines = any(_is_wanted(args, name) for name in WORKLOADS)
     groups = {
         model: [
             [
                 engines.make_engine(name, model, place, changes.get(name, {}))
                 for name in args.engine or engines.DEFAULTS[model]
-                if name.partition("-")[2] in forms
+                if needs_engines and name.partition("-")[2] in forms
             ]
             for forms in engines.GROUPS.values()
         ]
@@ -119,7 +124,7 @@ def _measure(
     config = _config(place.peers, model)
     plan = Plan(
         workloads=_workloads(args.workloads, config["vocab_size"], args.reps),
-        names=args.workload or WORKLOADS,
+        names=[name for name in WORKLOADS if _is_wanted(args, name)],
         num_reps=args.reps,
         startup_timeout_s=args.startup_timeout_s,
         run_timeout_s=args.run_timeout_s,
@@ -133,14 +138,32 @@ def _measure(
         results=place.peers / "results" / model,
     )
     server_outcomes = compare_servers(
-        [servers.make_server(name, model, place) for name in args.server],
+        [servers.make_server(name, model, place) for name in args.server if _is_wanted(args, "S")],
         client,
         args.reps,
         args.startup_timeout_s,
         logs,
         on_progress,
     )
-    return _Measured(model=model, config=config, outcomes=outcomes, server_outcomes=server_outcomes)
+    names = trainers.DEFAULTS[model] if args.trainer is None else args.trainer
+    trainer_outcomes = compare_trainers(
+        [trainers.make_trainer(name, model, place) for name in names if _is_wanted(args, "L")],
+        make_steps(config["vocab_size"], 1 + args.reps * STEPS_PER_TURN),
+        args.run_timeout_s,
+        logs,
+        on_progress,
+    )
+    return _Measured(
+        model=model,
+        config=config,
+        outcomes=outcomes,
+        server_outcomes=server_outcomes,
+        trainer_outcomes=trainer_outcomes,
+    )
+
+
+def _is_wanted(args: argparse.Namespace, workload: str) -> bool:
+    return args.workload is None or workload in args.workload
 
 
 def _workloads(path: Path | None, vocab_size: int, num_reps: int) -> dict[str, Workload]:
@@ -151,6 +174,10 @@ def _workloads(path: Path | None, vocab_size: int, num_reps: int) -> dict[str, W
 def _show(result: _Measured, limits: Limits, console: Console) -> dict[str, Any]:
     """Prints one model's tables. Returns its figures."""
     outcomes, server_outcomes = result.outcomes, result.server_outcomes
+    # Adapters are trained beside frozen weights, which have no gradients of their own: two
+    # operations forward and two back, for each weight and token.
+    flops_per_token = 4 * sum(engines.num_params(result.config))
+    training = (result.trainer_outcomes, flops_per_token, limits)
     costs = {
         outcome.engine.name: engines.cost(outcome.engine, result.config) for outcome in outcomes
     }
@@ -158,20 +185,26 @@ def _show(result: _Measured, limits: Limits, console: Console) -> dict[str, Any]
         *judge_ratios(result.model, outcomes),
         *judge_limits(result.model, outcomes, costs, limits),
         *judge_servers(server_outcomes),
+        *judge_trainers(result.trainer_outcomes),
     ]
     console.print(f"[bold]{result.model}[/]")
-    console.print(show.speeds_table(outcomes, costs, limits))
+    if outcomes:
+        console.print(show.speeds_table(outcomes, costs, limits))
     if server_outcomes:
         console.print(show.servers_table(server_outcomes))
+    if result.trainer_outcomes:
+        console.print(show_training.trainers_table(*training))
     console.print(show.verdicts_table(verdicts))
     errors = {outcome.engine.name: outcome.error for outcome in outcomes}
     errors |= {f"server {outcome.server.name}": outcome.error for outcome in server_outcomes}
+    errors |= {f"train {each.trainer.name}": each.error for each in result.trainer_outcomes}
     for name, error in errors.items():
         if error is not None:
             console.print(f"{name} failed: {error}", markup=False, style="red")
     return {
         **show.as_figures(outcomes, verdicts, costs, limits),
         "servers": show.servers_as_figures(server_outcomes),
+        "trainers": show_training.trainers_as_figures(*training),
     }
 
 
@@ -197,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--workload",
         action="append",
-        choices=WORKLOADS,
+        choices=_ALL_WORKLOADS,
         help="may be given several times (default: all)",
     )
     add("--workloads", type=Path, metavar="FILE", help="JSON with token ids, in place of ours")
@@ -208,6 +241,14 @@ def _parser() -> argparse.ArgumentParser:
         default=["flaxen-bf16", "vllm-bf16", "vllm-f32"],
         metavar="NAME",
         help=f"for workload S, of {', '.join(servers.NAMES)}; none skips it",
+    )
+    add(
+        "--trainer",
+        nargs="*",
+        choices=trainers.NAMES,
+        metavar="NAME",
+        help=f"for workload L, of {', '.join(trainers.NAMES)}; none skips it (default: those with "
+        "a target)",
     )
     add("--reps", type=int, default=3, help="repetitions, each with fresh tokens (default: 3)")
     add(

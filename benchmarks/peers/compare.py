@@ -7,7 +7,6 @@ there are, nor what the figures should be.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,7 @@ from pathlib import Path
 from flaxen.cli.bench_run import Rep
 from flaxen.cli.bench_workloads import Batch, Workload
 
-from .processes import Group
-from .worker import UnsupportedError, Worker, WorkerError
+from .worker import UnsupportedError, Worker, WorkerError, start
 
 OnProgress = Callable[[str], None]  # told what is being done
 
@@ -117,19 +115,14 @@ def compare(
 
 def _start(outcome: Outcome, workers: dict[str, Worker], plan: Plan, logs: Path) -> None:
     engine = outcome.engine
-    start_s = time.monotonic()
+    log = logs / f"{engine.name}.log"
     try:
-        group = Group(engine.command, engine.env, logs / f"{engine.name}.log", talks=True)
-    except OSError as error:  # its Python is not there
-        outcome.error = f"it can't be started: {error}"
-        return
-    worker = workers[engine.name] = Worker(group)
-    try:
-        outcome.versions = worker.ready(plan.startup_timeout_s)
-        outcome.startup_s = time.monotonic() - start_s
-        group.pause()
+        started = start(engine.command, engine.env, log, plan.startup_timeout_s)
     except WorkerError as error:
-        _fail(outcome, workers, error)
+        outcome.error = str(error)
+        return
+    workers[engine.name] = started.worker
+    outcome.versions, outcome.startup_s = started.versions, started.startup_s
 
 
 def _attempt(

@@ -254,6 +254,19 @@ def vllm_env(peers: Path, number_format: str) -> dict[str, str]:
     }
 
 
+def num_params(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The matrix elements of a Llama's layers, and of its unembedding.
+
+    Args:
+      config: of the model's directory, config.json.
+    """
+    width = config["hidden_size"]
+    q_size = config["num_attention_heads"] * config["head_dim"]
+    kv_size = config["num_key_value_heads"] * config["head_dim"]
+    per_layer = width * (2 * q_size + 2 * kv_size + 3 * config["intermediate_size"])
+    return config["num_hidden_layers"] * per_layer, width * config["vocab_size"]
+
+
 def cost(engine: Engine, config: Mapping[str, Any]) -> ModelCost:
     """What a step of a Llama must read and multiply as this engine holds it.
 
@@ -261,17 +274,12 @@ def cost(engine: Engine, config: Mapping[str, Any]) -> ModelCost:
       engine: for the bits of its numbers.
       config: of the model's directory, config.json.
     """
-    num_layers, width = config["num_hidden_layers"], config["hidden_size"]
-    head_dim = config["head_dim"]
-    q_size = config["num_attention_heads"] * head_dim
-    kv_size = config["num_key_value_heads"] * head_dim
-    per_layer = width * (2 * q_size + 2 * kv_size + 3 * config["intermediate_size"])
-    unembed = width * config["vocab_size"]
-    num_params = num_layers * per_layer + unembed
+    layer_params, unembed_params = num_params(config)
+    kv_size = config["num_key_value_heads"] * config["head_dim"]
     layer = CacheLayer(bytes_per_token=math.ceil(2 * kv_size * engine.cache_bits / 8), window=None)
     return ModelCost(
-        weight_bytes=math.ceil(num_params * engine.weight_bits / 8),
-        layer_params=num_layers * per_layer,
-        unembed_params=unembed,
-        cache_layers=(layer,) * num_layers,
+        weight_bytes=math.ceil((layer_params + unembed_params) * engine.weight_bits / 8),
+        layer_params=layer_params,
+        unembed_params=unembed_params,
+        cache_layers=(layer,) * config["num_hidden_layers"],
     )

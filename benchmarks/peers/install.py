@@ -87,6 +87,11 @@ def transformers(peers: Path) -> None:
         run(python, SCRIPTS / "random_llama.py", smollm2, random)
 
 
+def peft(peers: Path) -> None:
+    """PEFT beside transformers, for workload L."""
+    environment(peers / "venv_hf", TORCH, "peft")
+
+
 def vllm(peers: Path) -> None:
     """vLLM's build for CPUs, and its benchmark client."""
     directory = peers / "venv_vllm"
@@ -177,9 +182,10 @@ def openvino(peers: Path) -> None:
         run(python, SCRIPTS / "openvino_model.py", peers / "models" / model, target, name)
 
 
-# In this order: the others' models are made from those of the first.
+# In this order: the others' models are made from those of the first, and peft joins it.
 PEERS: Mapping[str, Callable[[Path], None]] = {
     "transformers": transformers,
+    "peft": peft,
     "vllm": vllm,
     "llama": llama,
     "openvino": openvino,

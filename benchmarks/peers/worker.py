@@ -1,6 +1,7 @@
 """The driver's half of the conversation with a worker: requests in, seconds out, within a time.
 
-Deliberately does not know engines or workloads. The other half is workers/jsonlines.py.
+A request is prompts to generate from, or steps to train. Deliberately does not know engines or
+workloads. The other half is workers/jsonlines.py.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import json
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .processes import Group
@@ -32,6 +34,14 @@ class Run:
 
     wall_s: float
     num_tokens: int  # generated
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """What some steps of training took, and the loss of each, before its update."""
+
+    wall_s: float
+    losses: list[float]
 
 
 class Worker:
@@ -66,20 +76,42 @@ class Worker:
           WorkerError: it failed, ended, took longer, or generated too few tokens or too many.
           UnsupportedError: it can't run such requests.
         """
-        give_up_s = time.monotonic() + timeout_s
         request = {"prompts": list(map(list, prompts)), "num_outputs": list(num_outputs)}
-        self._write(json.dumps(request).encode() + b"\n", give_up_s)
-        reply = self._read(give_up_s)
-        if "unsupported" in reply:
-            raise UnsupportedError(reply["unsupported"])
-        if "error" in reply:
-            raise WorkerError(f"{reply['error']} (all of it is in {self.group.log})")
+        reply = self._ask(request, timeout_s)
         if reply["num_tokens"] != sum(num_outputs):
             raise WorkerError(
                 f"it generated {reply['num_tokens']} tokens where {sum(num_outputs)} were asked "
                 "for: its times are not comparable"
             )
         return Run(wall_s=reply["wall_s"], num_tokens=reply["num_tokens"])
+
+    def train(self, steps: Sequence[Sequence[Sequence[int]]], timeout_s: float) -> TrainRun:
+        """Makes steps of training, which go on from those before.
+
+        Args:
+          steps: the rows of token ids of each.
+          timeout_s: for all of them.
+
+        Raises:
+          WorkerError: it failed, ended, took longer, or made too few steps or too many.
+        """
+        reply = self._ask({"steps": steps}, timeout_s)
+        if len(reply["losses"]) != len(steps):
+            raise WorkerError(
+                f"it made {len(reply['losses'])} steps where {len(steps)} were asked for: its "
+                "times are not comparable"
+            )
+        return TrainRun(wall_s=reply["wall_s"], losses=reply["losses"])
+
+    def _ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        give_up_s = time.monotonic() + timeout_s
+        self._write(json.dumps(request).encode() + b"\n", give_up_s)
+        reply = self._read(give_up_s)
+        if "unsupported" in reply:
+            raise UnsupportedError(reply["unsupported"])
+        if "error" in reply:
+            raise WorkerError(f"{reply['error']} (all of it is in {self.group.log})")
+        return reply
 
     def _write(self, data: bytes, give_up_s: float) -> None:
         try:
@@ -109,3 +141,40 @@ class Worker:
 
     def _ended(self) -> WorkerError:
         return WorkerError(f"it ended. The end of {self.group.log}:\n{self.group.log_tail()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A worker that is ready, and stopped until it is asked."""
+
+    worker: Worker
+    versions: dict[str, str]  # of what the engine is made of
+    startup_s: float
+
+
+def start(command: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float) -> Started:
+    """Starts an engine and waits until it is loaded.
+
+    Args:
+      command: of the worker.
+      env: added to this process's environment.
+      log: for its standard error.
+      timeout_s: to load.
+
+    Raises:
+      WorkerError: it is not there, ended, or took longer. It does not run then.
+    """
+    start_s = time.monotonic()
+    try:
+        group = Group(command, env, log, talks=True)
+    except OSError as error:  # its Python is not there
+        raise WorkerError(f"it can't be started: {error}") from error
+    worker = Worker(group)
+    try:
+        versions = worker.ready(timeout_s)
+    except BaseException:
+        group.end()
+        raise
+    startup_s = time.monotonic() - start_s
+    group.pause()
+    return Started(worker=worker, versions=versions, startup_s=startup_s)

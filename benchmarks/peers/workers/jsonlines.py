@@ -17,6 +17,11 @@ from typing import Any
 Generate = Callable[[list[list[int]], list[int]], tuple[float, int]]
 # (model, the engine's arguments) -> how it generates, and the versions that do it
 Load = Callable[[str, dict[str, Any]], tuple[Generate, dict[str, str]]]
+# a step's rows of token ids, for each step -> (seconds, each step's loss)
+Train = Callable[[list[list[list[int]]]], tuple[float, list[float]]]
+LoadTrainer = Callable[[str, dict[str, Any]], tuple[Train, dict[str, str]]]
+
+_Handle = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class UnsupportedError(Exception):
@@ -28,6 +33,35 @@ def answer(load: Load) -> None:
 
     argv: the model's path, and a JSON object of the engine's own arguments.
     """
+
+    def load_handle(model: str, args: dict[str, Any]) -> tuple[_Handle, dict[str, str]]:
+        generate, versions = load(model, args)
+
+        def handle(request: dict[str, Any]) -> dict[str, Any]:
+            wall_s, num_tokens = generate(request["prompts"], request["num_outputs"])
+            return {"wall_s": wall_s, "num_tokens": num_tokens}
+
+        return handle, versions
+
+    _answer(load_handle)
+
+
+def answer_training(load: LoadTrainer) -> None:
+    """As `answer`, where a request is steps of training, which go on from those before."""
+
+    def load_handle(model: str, args: dict[str, Any]) -> tuple[_Handle, dict[str, str]]:
+        train, versions = load(model, args)
+
+        def handle(request: dict[str, Any]) -> dict[str, Any]:
+            wall_s, losses = train(request["steps"])
+            return {"wall_s": wall_s, "losses": losses}
+
+        return handle, versions
+
+    _answer(load_handle)
+
+
+def _answer(load: Callable[[str, dict[str, Any]], tuple[_Handle, dict[str, str]]]) -> None:
     # Engines, and the libraries below them, print to standard output as they like.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -36,16 +70,15 @@ def answer(load: Load) -> None:
         replies.write(json.dumps(fields) + "\n")
         replies.flush()
 
-    generate, versions = load(sys.argv[1], json.loads(sys.argv[2]))
+    handle, versions = load(sys.argv[1], json.loads(sys.argv[2]))
     reply(ready=versions)
     for line in sys.stdin:
-        request = json.loads(line)
         try:
-            wall_s, num_tokens = generate(request["prompts"], request["num_outputs"])
+            answered = handle(json.loads(line))
         except UnsupportedError as error:
             reply(unsupported=str(error))
         except Exception as error:  # any engine's own kind
             traceback.print_exc()
             reply(error=f"{type(error).__name__}: {error}")
         else:
-            reply(wall_s=wall_s, num_tokens=num_tokens)
+            reply(**answered)
