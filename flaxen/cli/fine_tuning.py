@@ -6,9 +6,7 @@ Deliberately imports neither JAX nor the web framework before it must: help wait
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,6 @@ DEFAULT_SHARE = 0.2
 DEFAULT_FILE_BYTES = parse_size("512MiB")  # OpenAI's
 DEFAULT_TOTAL_BYTES = parse_size("8GiB")
 _MAX_LENGTH = 2048  # tokens of a training sequence; memory grows with it
-_NICENESS = 10  # of the thread that trains: requests' threads go first
 
 DataDir = Annotated[
     Path | None,
@@ -191,7 +188,6 @@ class EngineTrainer:
         from flaxen.train.jobs import JobCalls, JobSpec, run_job
         from flaxen.train.jobs_plan import JobMethod, Wishes
 
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         spec = JobSpec(
             method=cast(JobMethod, job.method),
             training_file=job.training_file,
