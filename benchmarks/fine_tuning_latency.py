@@ -22,8 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import openai
-
-from benchmarks.report import report
+from report import report
 
 _READY = re.compile(r"is served on (http://\S+)")
 _START_S = 300
