@@ -10,7 +10,7 @@ READY := .venv/.ready
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: $(READY) ## serve SmolLM2-135M, and ask it something with the OpenAI client
+demo: $(READY) ## serve SmolLM2-135M, fine-tune it beside its requests, chat with the result, check parity
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## every test, the slow ones included
