@@ -53,10 +53,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flaxen-pretrain-") as directory:
         figures = _run(Path(directory), args.num_steps)
-    curve = figures["loss_curve"]
+    losses = figures["losses"]
     print(f"\n{'step':>6}{'loss':>10}")
-    for step, loss in curve[:: max(1, len(curve) // 12)]:
-        print(f"{step:6}{loss:10.3f}")
+    for index in range(0, len(losses), max(1, len(losses) // 12)):
+        print(f"{index + 1:6}{losses[index]:10.3f}")
     print(
         f"held out: loss {figures['held_out_loss']:.3f} a token, "
         f"{figures['held_out_bits_per_byte']:.3f} bits a byte; of a uniform guess "
@@ -108,7 +108,7 @@ def _run(directory: Path, num_steps: int) -> dict[str, Any]:
         ),
         "config": CONFIG,
         "model": MODEL,
-        "loss_curve": [[each["step"], round(each["loss"], 4)] for each in records],
+        "losses": [round(each["loss"], 4) for each in records],  # of each step
     }
 
 
@@ -138,7 +138,7 @@ def _num_parameters() -> int:
 
 
 def _draw(path: Path, figures: dict[str, Any]) -> None:
-    curve = figures["loss_curve"]
+    curve = list(enumerate(figures["losses"], 1))
     smooth = []
     for end in range(1, len(curve) + 1):
         some = [loss for _, loss in curve[max(0, end - SMOOTHED) : end]]
