@@ -13,7 +13,7 @@ from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
-from flaxen.cli.train_progress import show_training
+from flaxen.cli.train_progress import describe_data, show_training
 
 _RUN_PANEL = "Run"
 _DATA_PANEL = "Data"
@@ -122,6 +122,8 @@ def train(
         with interruptible(), show_progress(console) as on_progress:
             opened = open_run(wanted, resume=resume, offline=offline, on_progress=on_progress)
         announce(cpu)
+        if data_said := describe_data(opened.batches.report()):
+            console.print(data_said, soft_wrap=True, highlight=False, markup=False)
         with interruptible(), show_training(console, opened.num_steps) as on_record:
             result = run(opened, peak_flops=peak_flops, on_record=on_record)
     except KeyboardInterrupt:

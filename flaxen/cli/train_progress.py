@@ -8,10 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+if TYPE_CHECKING:
+    from flaxen.data.corpus import Report
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -46,6 +49,20 @@ def describe(record: Mapping[str, Any], num_steps: int) -> str:
         f"{record['tokens_per_second']:,.0f} tokens/s  MFU {record['mfu']:.1%}  "
         f"{_duration(record['seconds_left'])} left"
     )
+
+
+def describe_data(report: Report) -> str:
+    """What became of the records, where not all were used as they are; else nothing."""
+    parts = []
+    if report.num_bad:
+        more = "; ..." if report.num_bad > len(report.bad) else ""
+        parts.append(
+            f"{report.num_bad} of {report.num_records} records skipped ({'; '.join(report.bad)}"
+            f"{more})"
+        )
+    if report.num_truncated:
+        parts.append(f"{report.num_truncated} cut to sequence_length")
+    return ", ".join(parts)
 
 
 class _Lines:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxen.cli.train_progress import describe_data
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.kernels import native
 from flaxen.models.config import DecoderConfig
@@ -178,7 +179,9 @@ def run(
             )
         )
         writes: list[Callable[[Record], None]] = [
-            stack.enter_context(write_jsonl(config.output_dir / "metrics.jsonl")),
+            stack.enter_context(
+                write_jsonl(config.output_dir / "metrics.jsonl", after_step=int(opened.state.step))
+            ),
             stack.enter_context(write_tensorboard(config.output_dir / "tensorboard")),
             on_record,
         ]
@@ -290,4 +293,6 @@ def _write_results(opened: Run, state: TrainState) -> None:
 
 def _said(opened: Run, num_steps: int) -> str:
     written = ", ".join(map(str, opened.results))
-    return f"{written}: {num_steps} step{'' if num_steps == 1 else 's'} of training"
+    done = f"{written}: {num_steps} step{'' if num_steps == 1 else 's'} of training"
+    data = describe_data(opened.batches.report())
+    return f"{done}; {data}" if data else done

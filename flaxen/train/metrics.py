@@ -100,12 +100,18 @@ def _number(value: np.ndarray) -> float | list[float]:
 
 
 @contextmanager
-def write_jsonl(path: Path) -> Iterator[Write]:
+def write_jsonl(path: Path, *, after_step: int) -> Iterator[Write]:
     """Gives a function that appends a record to a file as one line, at once.
 
     Args:
-      path: of the file; what it has already stays.
+      path: of the file.
+      after_step: where the run begins or goes on. What the file has of later steps is dropped: a
+        killed run makes them again.
     """
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= after_step]
+    filling = path.with_name(f"{path.name}.part")
+    filling.write_text("".join(kept), encoding="utf-8")
+    filling.replace(path)
     with path.open("a", encoding="utf-8") as file:
 
         def write(record: Record) -> None:
@@ -113,6 +119,14 @@ def write_jsonl(path: Path) -> Iterator[Write]:
             file.flush()
 
         yield write
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file but the one that a killed process had not ended."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
 
 
 @contextmanager

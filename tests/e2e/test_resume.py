@@ -69,7 +69,7 @@ class Training:
             )
 
     def num_records(self) -> int:
-        """How many steps all processes of the run have reported."""
+        """How many steps the processes of the run have reported."""
         return self.metrics.read_bytes().count(b"\n") if self.metrics.exists() else 0
 
     def wait_for_records(self, num: int) -> None:
@@ -115,6 +115,8 @@ def test_killed_at_ten_random_points_it_reaches_the_same_bits(
 
     Training(directory, settings).wait()
     assert steps_in(directory / "checkpoints") == [NUM_STEPS - 1, NUM_STEPS]
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
     expected, found = result(tmp_path / "whole"), result(directory)
     assert sorted(found) == sorted(expected)
     for name in expected:

@@ -68,13 +68,23 @@ def test_a_record_by_hand() -> None:
     assert to_record(metrics(2), flops=1000, peak_flops=1e6, num_steps=10)["mfu"] == 0.4
 
 
-def test_json_lines_are_appended(tmp_path: Path) -> None:
+def test_json_lines_are_appended_where_the_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    for num in (1, 2):
-        with write_jsonl(path) as write:
-            write(to_record(metrics(num), flops=1, peak_flops=1, num_steps=9))
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["loss"] for line in lines] == [2.5, [2.5, 2.5]]
+
+    def write_steps(first: int, last: int) -> None:
+        with write_jsonl(path, after_step=first - 1) as write:
+            for step in range(first, last + 1):
+                write({"step": step, "from": first})
+
+    write_steps(1, 4)
+    with path.open("a") as file:
+        file.write('{"step": 5, "fr')  # killed
+    write_steps(3, 5)  # the last checkpoint was of step 2
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(each["step"], each["from"]) for each in found] == [
+        (1, 1), (2, 1), (3, 3), (4, 3), (5, 3),
+    ]  # fmt: skip
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""`flaxen train` on a tiny model in files: every method, resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from rich.console import Console
+from tokenizers import decoders, models, pre_tokenizers
+
+from flaxen.cli.main import main
+from flaxen.cli.train import gather
+from flaxen.cli.train_progress import describe, show_training
+from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.peft import load_adapter
+from tests.models.golden import GOLDENS
+from tests.weights.files import change_config
+
+RECORD = {"step": 3, "loss": 2.5, "tokens_per_second": 1234.5, "mfu": 0.25, "seconds_left": 3661.0}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama with a tokenizer of one letter a token."""
+    directory = tmp_path_factory.mktemp("llama")
+    for name in ("config.json", "model.safetensors"):
+        (directory / name).write_bytes((GOLDENS / "llama_default" / name).read_bytes())
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(LETTERS)}, merges=[])
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    backend.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
+    change_config(directory, eos_token_id=len(LETTERS))
+    return directory
+
+
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ"]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    lines = [
+        {"text": f"the {word} is a {word}"} for word in ["cat", "dog", "bee", "ant", "elk", "owl"]
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@pytest.fixture
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "cache"
+
+
+def train(model: Path, data: Path, output: Path, cache: Path, *arguments: object) -> int:
+    fixed = ["--model", model, "--data", data, "--output-dir", output, "--compile-cache", cache]
+    sizes = ["--batch-size", 2, "--sequence-length", 24, "--peak-flops", 1e9]
+    constant = ["--set", "schedule.name=constant", "--set", "checkpoint.every=1"]
+    return main(["train", *map(str, [*fixed, *sizes, *constant, *arguments])])
+
+
+def records(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_adapter_is_trained_and_a_run_goes_on_where_it_was(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    options = ("--learning-rate", 0.01, "--rank", 4, "--num-microbatches", 2)
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    assert train(model, texts, whole, compile_cache, *options, "--num-steps", 4) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{whole}/adapter: 4 steps of training\n"
+    assert "step 4/4  loss " in err
+    found = records(whole)
+    assert [each["step"] for each in found] == [1, 2, 3, 4]
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert json.loads((whole / "config.json").read_text())["lora"]["rank"] == 4
+    assert list((whole / "tensorboard").iterdir())
+
+    assert train(model, texts, parts, compile_cache, *options, "--num-steps", 2) == 0
+    assert train(model, texts, parts, compile_cache, *options, "--num-steps", 4) == 2
+    assert "holds a run of 2 steps: give --resume to go on" in capsys.readouterr().err
+    resume = (*options, "--num-steps", 4, "--resume")
+    assert train(model, texts, parts, compile_cache, *resume) == 2
+    assert "adapter is the result of another run: move it away" in capsys.readouterr().err
+    (parts / "adapter").rename(parts / "old")
+    assert train(model, texts, parts, compile_cache, *resume) == 0
+    assert [each["step"] for each in records(parts)] == [1, 2, 3, 4]
+    assert train(model, texts, parts, compile_cache, *resume) == 0  # nothing is left to do
+    one, other = (
+        load_adapter(each / "adapter", open_checkpoint(model).model) for each in (whole, parts)
+    )
+    for a, b in zip(jax.tree.leaves(one.tree), jax.tree.leaves(other.tree), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_is_trained_from_scratch(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path
+) -> None:
+    bare = tmp_path / "bare"  # no weights
+    bare.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (bare / name).write_bytes((model / name).read_bytes())
+    output = tmp_path / "out"
+    options = ("--method", "full", "--from-scratch", "--learning-rate", 0.01, "--num-steps", 5)
+    assert train(bare, texts, output, compile_cache, *options, "--dtype", "float32") == 0
+    losses = [each["loss"] for each in records(output)]
+    assert losses[-1] < losses[0]
+    written = open_checkpoint(output / "model")
+    assert written.dtype == jnp.float32
+    assert written.config == open_checkpoint(model).config
+    assert written.tokenizer().encode("a cat") == open_checkpoint(model).tokenizer().encode("a cat")
+
+
+def test_several_adapters_learn_from_pairs(
+    model: Path, tmp_path: Path, compile_cache: Path
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [
+        {"prompt": f"a {word} is", "chosen": " good", "rejected": " bad"} for word in ("cat", "dog")
+    ]
+    pairs.write_text("\n".join(map(json.dumps, lines)))
+    output = tmp_path / "out"
+    rates = ("--set", "lora.learning_rates=[0.02, 0.001]", "--set", "dpo.beta=0.5")
+    options = ("--method", "dpo", "--num-steps", 5, "--rank", 2, *rates)
+    assert train(model, pairs, output, compile_cache, *options) == 0
+    last = records(output)[-1]
+    assert last["accuracy"] == [1.0, 1.0]
+    assert last["loss"][0] < last["loss"][1] < np.log(2)
+    for index in (0, 1):
+        load_adapter(output / f"adapter-{index}", open_checkpoint(model).model)
+
+
+def test_skipped_and_cut_records_are_counted_and_named(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    with texts.open("a") as file:
+        file.write('\n{"txt": "the"}\n' + json.dumps({"prompt": "a", "completion": "b" * 40}))
+    one = ("--num-steps", 1)
+    assert train(model, texts, tmp_path / "out", compile_cache, *one) == 2
+    assert f"1 of 8 records can't be used: {texts}:7: a record must" in capsys.readouterr().err
+    skip = ("--set", "data.on_bad_record=skip", "--set", "data.shuffle=false")
+    assert train(model, texts, tmp_path / "out", compile_cache, *one, *skip) == 0
+    out, err = capsys.readouterr()
+    assert f"1 of 8 records skipped ({texts}:7: a record must have the keys" in err
+    assert "of training; 1 of 8 records skipped (" in out
+    assert out.endswith("), 1 cut to sequence_length\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "optimizer.nme=lion"], "no setting optimizer.nme: did you mean optimizer.name?"),
+        (["--set", "seed"], "--set seed must be NAME=VALUE"),
+        (["--set", "seed=["], "--set seed=[: the value is no YAML"),
+        (["--sequence-length", 100_000], "data.sequence_length is 100000, and the model was made"),
+        (["--method", "sft"], "method 'sft' is not supported"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    model: Path,
+    texts: Path,
+    tmp_path: Path,
+    compile_cache: Path,
+    capsys: Any,
+    arguments: list[object],
+    message: str,
+) -> None:
+    assert train(model, texts, tmp_path / "out", compile_cache, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 1\noptimizer: {name: sgd, learning_rate: 0.1}\n")
+    flags = {"seed": None, "optimizer.learning_rate": 0.2}
+    assert gather(path, flags, ["optimizer.name=lion", "lora.seeds=[1, 2]"]) == {
+        "seed": 1,
+        "optimizer": {"name": "lion", "learning_rate": 0.2},
+        "lora": {"seeds": [1, 2]},
+    }
+
+
+def test_progress_in_words() -> None:
+    expected = "step 3/9  loss 2.5000  1,234 tokens/s  MFU 25.0%  1:01:01 left"
+    assert describe(RECORD, 9) == expected
+    assert "loss 2.0000 3.0000 " in describe({**RECORD, "loss": [2.0, 3.0]}, 9)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown(is_terminal: bool) -> None:
+    console = Console(record=True, force_terminal=is_terminal, width=120, file=io.StringIO())
+    with show_training(console, 9) as show:
+        show(RECORD)
+        show({**RECORD, "step": 9})
+    text = console.export_text()
+    assert "step 9/9" in text
