@@ -97,10 +97,16 @@ class FineTuningOptions:
     max_total_bytes: int
 
     def __post_init__(self) -> None:
-        if self.data_dir is None and self.database_url is not None:
-            raise ValueError("--database-url needs --data-dir, where files and models are kept")
         if not 0 < self.share <= 1:
             raise ValueError(f"--fine-tuning-share must be above 0 and at most 1, got {self.share}")
+        for name, is_given in (
+            ("--database-url", self.database_url is not None),
+            ("--fine-tuning-share", self.share != DEFAULT_SHARE),
+            ("--max-file-size", self.max_file_bytes != DEFAULT_FILE_BYTES),
+            ("--max-files-size", self.max_total_bytes != DEFAULT_TOTAL_BYTES),
+        ):
+            if self.data_dir is None and is_given:
+                raise ValueError(f"{name} needs --data-dir, where files and models are kept")
 
     @contextlib.contextmanager
     def running(

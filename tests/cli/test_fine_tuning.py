@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.fine_tuning import FineTuningOptions
+from flaxen.cli.fine_tuning import DEFAULT_FILE_BYTES, DEFAULT_TOTAL_BYTES, FineTuningOptions
 from flaxen.cli.main import main
 
 
@@ -16,15 +16,25 @@ def options(**changes: Any) -> FineTuningOptions:
         "data_dir": None,
         "database_url": None,
         "share": 0.2,
-        "max_file_bytes": 1,
-        "max_total_bytes": 1,
+        "max_file_bytes": DEFAULT_FILE_BYTES,
+        "max_total_bytes": DEFAULT_TOTAL_BYTES,
     }
     return FineTuningOptions(**given | changes)
 
 
-def test_an_option_without_its_directory_is_refused() -> None:
-    with pytest.raises(ValueError, match="--database-url needs --data-dir"):
-        options(database_url="sqlite://")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("--database-url", {"database_url": "sqlite://"}),
+        ("--fine-tuning-share", {"share": 0.5}),
+        ("--max-file-size", {"max_file_bytes": 1}),
+        ("--max-files-size", {"max_total_bytes": 1}),
+    ],
+)
+def test_an_option_without_its_directory_is_refused(name: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{name} needs --data-dir"):
+        options(**change)
+    assert options(data_dir=Path("x"), **change)
 
 
 @pytest.mark.parametrize("share", [0, 1.1, float("nan")])
