@@ -121,6 +121,32 @@ def test_from_a_file_to_a_model_that_has_learnt(
         assert server.openai.fine_tuning.jobs.retrieve(job.id).fine_tuned_model == name
 
 
+def test_dpo_prefers_what_it_was_shown(compile_cache: Path, model: Path, tmp_path: Path) -> None:
+    pair = {
+        "input": {"messages": QUESTION},
+        "preferred_output": [{"role": "assistant", "content": ANSWER}],
+        "non_preferred_output": [{"role": "assistant", "content": "None of your business."}],
+    }
+    numbers = {"n_epochs": 10, "batch_size": 1, "learning_rate_multiplier": 500, "beta": 0.5}
+    method = {"type": "dpo", "dpo": {"hyperparameters": numbers}}
+    with start(compile_cache, model, tmp_path) as server:
+        job = create(server, {}, training_file=upload(server, 2, pair), method=method)
+        done = wait_for(server, job.id, "succeeded")
+        assert done.method.dpo.hyperparameters.beta == 0.5
+        found = [event.data for event in server.openai.fine_tuning.jobs.list_events(job.id)]
+        steps = [data for data in reversed(found) if "train_loss" in data]
+        assert abs(steps[0]["train_loss"] - 0.6931) < 1e-3  # log 2: it is the reference still
+        assert steps[-1]["train_loss"] < 0.1
+        assert steps[-1]["train_preference_accuracy"] == 1
+        assert answer(server, done.fine_tuned_model)
+        wrong = create(server, {}, method=method)  # its records are no pairs
+        wait = time.monotonic() + 30
+        while (failed := server.openai.fine_tuning.jobs.retrieve(wrong.id)).status != "failed":
+            assert time.monotonic() < wait
+            time.sleep(0.05)
+        assert "line 1: " in failed.error.message
+
+
 def test_pause_resume_and_cancel(compile_cache: Path, model: Path, tmp_path: Path) -> None:
     with start(compile_cache, model, tmp_path) as server:
         jobs = server.openai.fine_tuning.jobs

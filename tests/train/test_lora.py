@@ -80,6 +80,25 @@ def test_adapters_of_a_stack_train_as_if_alone(dtype: str, packed: bool) -> None
             np.testing.assert_allclose(stack[index], one[0], rtol=0, atol=2e-6)
 
 
+def test_dropout_is_drawn_anew_for_each_microbatch_and_step() -> None:
+    """And is the same when a step is made again, as a resumed run does."""
+    step, frozen = lora_step(dropout=0.5), base_params(packed=PACKED)
+    state = start(step, initial_adapters(MODEL, LORA, [0]), seed=0)
+    counts = np.float32(step.objective.counts(random_batch(0)).sum())[None]
+
+    def gradient(number: int, microbatch: int) -> np.ndarray:
+        sums = step.accumulate(
+            step.zeros(state.params), state.params, state.params, frozen, random_batch(0),
+            state.key, np.int32(number), np.int32(microbatch), counts,
+        )  # fmt: skip
+        return np.asarray(sums.gradients["layers"][0]["wq"]["b"])
+
+    first = gradient(0, 0)
+    np.testing.assert_array_equal(gradient(0, 0), first)
+    assert not np.allclose(gradient(0, 1), first)
+    assert not np.allclose(gradient(1, 0), first)
+
+
 def test_only_the_targets_are_adapted() -> None:
     config = LoraConfig(rank=2, alpha=2.0, targets=("wq", "wv"))
     adapters = initial_adapters(MODEL, config, [0])
