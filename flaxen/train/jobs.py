@@ -183,11 +183,14 @@ class _Job:
         self._step = self._make_step()
         self._validation: Validation | None = None
         if validation is not None:
-            self._validation = make_validation(self._step, base.params, validation, self._worked)
+            self._validation = make_validation(
+                self._step, base.params, validation, lambda: self._worked("validation")
+            )
         self._state: TrainState | None = None  # after the last whole step
         self._num_tokens = 0
         self._metrics: Metrics | None = None
         self._since_s = self._saved_s = time.monotonic()
+        self._compiled: set[str] = set()  # kinds of work that were done once
 
     def run(self) -> bool:
         spec, plan = self._spec, self._plan
@@ -236,17 +239,26 @@ class _Job:
 
     def _on_microbatch(self, sums: Sums) -> None:
         jax.block_until_ready(sums.values["loss"])
-        self._worked()
+        self._worked("microbatch")
 
-    def _worked(self) -> None:
-        """A piece of work is done: lets others work, and stops if that is wanted."""
-        self._calls.rest(time.monotonic() - self._since_s)
+    def _worked(self, kind: str) -> None:
+        """A piece of work is done: lets others work, and stops if that is wanted.
+
+        The first of a kind was mostly compiling: to rest for several times as long would hold up
+        the job for minutes, for what comes once.
+        """
+        worked_s = time.monotonic() - self._since_s if kind in self._compiled else 0.0
+        self._compiled.add(kind)
+        self._calls.rest(worked_s)
         if self._calls.should_stop():
             raise _Stopped
         self._since_s = time.monotonic()
 
     def _on_metrics(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        if "update" not in self._compiled:
+            self._compiled.add("update")
+            self._since_s = time.monotonic()
 
     def _on_step(self, state: TrainState) -> None:
         assert self._metrics is not None, "the loop gives a step's metrics before its state"

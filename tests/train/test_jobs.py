@@ -153,6 +153,16 @@ def test_a_job_can_be_stopped_between_microbatches_and_in_validation(tmp_path: P
     assert again.checkpoints == whole.checkpoints
 
 
+def test_it_rests_for_what_it_worked_but_not_for_compiling(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, CHATS * 4, wishes=Wishes(n_epochs=2, batch_size=8))
+    told = Told()
+    assert run_job(replace(spec, validation_file=spec.training_file), BASE, told.calls())
+    assert told.rests[0] == 0  # the first microbatch
+    assert told.rests.count(0) == 2  # and the first row of the validation
+    assert len(told.rests) > 4
+    assert all(rest >= 0 for rest in told.rests)
+
+
 def test_dpo_tells_pairs_apart(tmp_path: Path) -> None:
     wishes = Wishes(n_epochs=6, batch_size=1, learning_rate_multiplier=100.0, beta=0.5)
     spec = make_spec(tmp_path, PAIRS, method="dpo", wishes=wishes)
