@@ -15,7 +15,7 @@ from rich.progress import Progress
 from flaxen.build import EngineArgs, Parts, build, use_compile_cache
 from flaxen.build import Progress as OnProgress
 from flaxen.engine.config import LoraLimits
-from flaxen.models.model import Model
+from flaxen.models.model import Model, Params
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.prompts import (
     Prompt,
@@ -80,6 +80,11 @@ class LLM:
     def model(self) -> Model:
         """The model that runs, without its parameters."""
         return self._parts.model
+
+    @property
+    def params(self) -> Params:
+        """The parameters that it computes with, the very arrays."""
+        return self._parts.params
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -1,0 +1,451 @@
+"""GRPO: its loss by hand, that the sampler and the trainer agree to the bit over the very same
+arrays, and that a reward rises."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxen.engine.core import Engine
+from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels import native
+from flaxen.train.full import full, masters_of
+from flaxen.train.grpo import GrpoConfig, Rollouts, group_advantages, grpo
+from flaxen.train.loop import DivergedError
+from flaxen.train.lora import initial_adapters, lora
+from flaxen.train.loss import token_logprobs
+from flaxen.train.rollouts import Completion, RolloutMetrics, pack_rollouts, train_on_rollouts
+from flaxen.train.state import TrainState
+from flaxen.train.step import TrainStep, start
+from tests.engine.tiny import (
+    EOS_ID,
+    MODEL,
+    ONE_SHAPE,
+    make_engine,
+    make_params,
+    pack_params,
+    request,
+    run,
+)
+from tests.engine.tiny import prompts as random_prompts
+from tests.train.tiny import LORA, base_params, copy, make
+
+PACKED = native.is_enabled()  # else all is through XLA
+NATIVE = pytest.mark.skipif(not PACKED, reason="bits are the same with the C++ kernels only")
+CONFIG = GrpoConfig(sequence_length=64, microbatch_rows=4)
+MAX_TOKENS = 8
+
+Ids = list[int]
+
+
+class Sampler:
+    """An engine that samples with what a trainer publishes, and what it was given."""
+
+    def __init__(self, dtype: str, *, trains_all: bool = False) -> None:
+        self.params = copy(base_params(dtype, packed=PACKED))
+        self.executor = JaxExecutor(
+            MODEL,
+            self.params,
+            ONE_SHAPE,
+            eos_ids=(EOS_ID,),
+            cache_dtype=jnp.dtype(dtype),
+            use_native=PACKED,
+            bad_word_ids=lambda words: (),
+        )
+        self.engine: Engine = make_engine(executor=self.executor)
+        self.adapter = None if trains_all else "policy"
+        self.published: list[Any] = []
+        self.sampled: list[Completion] = []
+        self.num_cached: list[int] = []
+
+    def publish(self, compute: Any) -> None:
+        self.published.append(compute)
+        if self.adapter is None:
+            self.engine.set_params(compute)
+        else:
+            scales = jnp.full(1, LORA.scale, jnp.float32)
+            self.engine.set_adapter_stack((self.adapter,), compute, scales)
+
+    def sample(self, prompts: Sequence[Ids], number: int) -> list[list[Completion]]:
+        requests = [
+            dataclasses.replace(
+                request(
+                    f"r{number}-{index}",
+                    prompt,
+                    n=CONFIG.group_size,
+                    temperature=1.0,
+                    max_tokens=MAX_TOKENS,
+                    logprobs=0,
+                    seed=1000 * number + 10 * index,
+                ),
+                adapter=self.adapter,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        outputs = run(self.engine, requests)
+        self.num_cached = [output.num_cached_tokens for output in outputs]
+        groups = [
+            [
+                Completion(
+                    output.prompt_token_ids,
+                    each.token_ids,
+                    [p[i].logprob for i, p in zip(each.token_ids, each.logprobs, strict=True)],
+                )
+                for each in output.outputs
+                if each.logprobs is not None
+            ]
+            for output in outputs
+        ]
+        self.sampled = [each for group in groups for each in group]
+        return groups
+
+
+@functools.cache  # compiled once for all tests
+def sampler_of(dtype: str, *, trains_all: bool = False) -> Sampler:
+    return Sampler(dtype, trains_all=trains_all)
+
+
+def share_of_low_ids(prompt: Ids, completion: Completion) -> float:
+    """A quarter of all ids is below 75: what a policy that knows nothing gets."""
+    return float(np.mean([token < 75 for token in completion.token_ids]))
+
+
+@functools.cache
+def lora_step(kl_beta: float = 0.0) -> TrainStep:
+    objective = grpo(MODEL, dataclasses.replace(CONFIG, kl_beta=kl_beta))
+    return make(lora(LORA), objective, learning_rates=(0.1,), max_grad_norm=1.0)
+
+
+def new_state(step: TrainStep) -> TrainState:
+    return start(step, initial_adapters(MODEL, LORA, [0]), seed=0)
+
+
+def completions(lengths: Sequence[int], seed: int = 0) -> list[Completion]:
+    rng = np.random.default_rng(seed)
+    return [
+        Completion(
+            prompt_token_ids=rng.integers(3, MODEL.vocab_size, 5).tolist(),
+            token_ids=rng.integers(3, MODEL.vocab_size, n).tolist(),
+            logprobs=(-6 * rng.random(n)).astype(np.float32).tolist(),
+        )
+        for n in lengths
+    ]
+
+
+def test_advantages_by_hand() -> None:
+    np.testing.assert_allclose(group_advantages([1, 0, 0, 1]), [1, -1, -1, 1])
+    np.testing.assert_allclose(group_advantages([3, 0, 0], "dr_grpo"), [2, -1, -1])
+    assert (group_advantages([0.1] * 7) == 0).all()  # though their mean is not 0.1 to the bit
+    with pytest.raises(ValueError, match=r"rewards must be finite, got 1\.0, nan"):
+        group_advantages([1.0, float("nan")])
+
+
+def test_completions_share_rows_in_places_that_agree() -> None:
+    first, second, third = completions([4, 7, 2])
+    config = GrpoConfig(sequence_length=20, group_size=3)
+    one, two = pack_rollouts([[first, second, third]], [[1.0, 0.0, 0.0]], config)
+    assert one.batch.tokens.shape == two.batch.tokens.shape == (1, 20)
+    # 8 inputs and 11 in the first row, 6 in the second; losses where an answer's token follows.
+    for rollouts, begin, completion, advantage in [
+        (one, 0, first, np.sqrt(2)), (one, 8, second, -np.sqrt(0.5)), (two, 0, third, -np.sqrt(0.5))
+    ]:  # fmt: skip
+        num = len(completion.token_ids)
+        where = slice(begin + 4, begin + 4 + num)
+        assert rollouts.batch.targets[0, where].tolist() == completion.token_ids
+        np.testing.assert_allclose(rollouts.batch.loss_weights[0, where], 1 / num, rtol=1e-6)
+        assert rollouts.old_logprobs[0, where].tolist() == completion.logprobs
+        np.testing.assert_allclose(rollouts.advantages[0, where], advantage, rtol=1e-6)
+    assert np.count_nonzero(one.batch.loss_weights) == 11
+    assert np.count_nonzero(one.advantages) == 11
+    assert grpo(MODEL, config).counts(one).tolist() == [2.0]
+
+
+def by_hand(
+    rollouts: Rollouts, new: np.ndarray, reference: np.ndarray, config: GrpoConfig
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Losses, reports, and the derivative of the losses by `new`."""
+    weights, old = rollouts.batch.loss_weights, rollouts.old_logprobs
+    ratio, behind = np.exp(new - old), reference - new
+    gain = ratio * rollouts.advantages
+    limit = np.clip(ratio, 1 - config.clip, 1 + config.clip) * rollouts.advantages
+    reports = {"clipped": limit < gain, "off_policy": new != old, "kl": np.exp(behind) - behind - 1}
+    loss = -np.minimum(gain, limit) + config.kl_beta * reports["kl"]
+    slope = -np.where(limit < gain, 0, gain) + config.kl_beta * (1 - np.exp(behind))
+    means = {name: (weights * each).sum(axis=1) for name, each in reports.items()}
+    return (weights * loss).sum(axis=1), means, weights * slope
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GrpoConfig(sequence_length=32, microbatch_rows=2, group_size=4, kl_beta=0.3),
+        GrpoConfig(sequence_length=32, microbatch_rows=2, group_size=4, clip=0.5),
+    ],
+    ids=["kl", "no kl"],
+)
+def test_the_loss_and_its_gradient_by_hand(config: GrpoConfig) -> None:
+    base = base_params(packed=PACKED)
+    policy = pack_params(make_params(1)) if PACKED else make_params(1)
+    (rollouts,) = pack_rollouts([completions([4, 7, 2, 9])], [[1.0, 0.0, 0.5, 0.0]], config)
+    batch = rollouts.batch
+    wanted = batch._replace(targets=np.where(batch.loss_weights != 0, batch.targets, -1))
+    scored = jax.jit(lambda params: token_logprobs(MODEL, params, wanted))
+    new, pull_back = jax.vjp(scored, policy)
+    # The first completion of each row is on policy.
+    old = np.where(batch.segment_ids == 1, new, rollouts.old_logprobs)
+    rollouts = rollouts._replace(old_logprobs=old)
+    losses, reports, slope = by_hand(rollouts, np.asarray(new), np.asarray(scored(base)), config)
+
+    @jax.jit
+    def total(policy: Any) -> tuple[jax.Array, Any]:
+        found, reports = grpo(MODEL, config).losses(lambda shape: policy, base, rollouts)
+        return found.sum(), (found, reports)
+
+    (_, found), gradient = jax.value_and_grad(total, has_aux=True)(policy)
+    np.testing.assert_allclose(found[0], losses, rtol=1e-4, atol=1e-5)
+    assert set(found[1]) == set(grpo(MODEL, config).reports)
+    assert ("kl" in found[1]) == (config.kl_beta > 0)
+    for name, report in found[1].items():
+        np.testing.assert_allclose(report, reports[name], rtol=1e-4, atol=1e-6)
+    assert reports["off_policy"].sum() == pytest.approx(2)
+    assert 0 < reports["clipped"].sum() < 2  # some are, some are not
+    (expected,) = pull_back(jnp.asarray(slope, jnp.float32))
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
+
+
+def test_dr_grpo_weighs_all_tokens_alike() -> None:
+    config = GrpoConfig(
+        sequence_length=32, microbatch_rows=2, group_size=4, variant="dr_grpo", max_tokens=16
+    )
+    found = completions([4, 7, 2, 9])
+    (rollouts,) = pack_rollouts([found], [[1.0, 0.0, 0.0, 0.0]], config)
+    share = rollouts.batch.loss_weights * rollouts.advantages
+    used = rollouts.batch.loss_weights != 0
+    values, counts = np.unique(np.round(share[used] * 16, 5), return_counts=True)
+    np.testing.assert_allclose(values, [-0.25, 0.75])
+    assert counts.tolist() == [18, 4]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trains_all"),
+    [
+        pytest.param(dtype, trains_all, marks=[NATIVE] if dtype == "bfloat16" else [])
+        for dtype in ("float32", "bfloat16")
+        for trains_all in (False, True)
+    ],
+)
+def test_the_first_update_is_on_policy_to_the_bit(dtype: str, trains_all: bool) -> None:
+    """In both rounds: what was sampled with is what is trained. The second update is off policy."""
+    config = dataclasses.replace(CONFIG, num_updates=2)
+    sampler = sampler_of(dtype, trains_all=trains_all)
+    found: list[RolloutMetrics] = []
+    if trains_all:
+        trainable = full(dtype=jnp.dtype(dtype), packed=PACKED)
+        step = make(trainable, grpo(MODEL, config), learning_rates=(1e-3,))
+        frozen, state = None, start(step, copy(masters_of(sampler.params)), seed=0)
+    else:
+        step, frozen = lora_step(), sampler.params
+        state = new_state(step)
+    train_on_rollouts(
+        step,
+        state,
+        frozen,
+        config,
+        [random_prompts([6, 9, 20, 3]), random_prompts([7, 2, 5, 11], seed=2)],
+        sample=sampler.sample,
+        reward=share_of_low_ids,
+        publish=sampler.publish,
+        on_round=lambda metrics, state: found.append(metrics),
+    )
+    for metrics in found:
+        first, second = metrics.updates
+        if PACKED:
+            assert first["off_policy"] == 0
+        assert first["clipped"] == 0
+        assert second["off_policy"] > 0.9
+    assert [metrics.step for metrics in found] == [2, 4]
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampled_logprobs_are_the_trainers(dtype: str) -> None:
+    """Bitwise, with an adapter that changes what is said."""
+    sampler = sampler_of(dtype)
+    noise = np.random.default_rng(0)
+    adapters = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.05 * noise.standard_normal(leaf.shape), jnp.float32),
+        initial_adapters(MODEL, LORA, [0]),
+    )
+    sampler.publish(adapters)
+    groups = sampler.sample(random_prompts([6, 9, 20, 3]), 0)
+
+    @jax.jit
+    def scores(adapters: Any, base: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        shape = batch.tokens.shape
+        params = lora(LORA).assemble(adapters, base, shape, jax.random.key(0))
+        return token_logprobs(MODEL, params, batch), token_logprobs(MODEL, base, batch)
+
+    for rollouts in pack_rollouts(groups, np.zeros((4, 8)).tolist(), CONFIG):
+        batch = rollouts.batch
+        scored, base = map(np.asarray, scores(adapters, sampler.params, batch))
+        used = batch.loss_weights != 0
+        np.testing.assert_array_equal(scored[used], rollouts.old_logprobs[used])
+        assert (scored[used] != base[used]).mean() > 0.9
+
+
+@pytest.mark.parametrize("trains_all", [False, True], ids=["lora", "full"])
+def test_rollouts_use_the_trainers_own_arrays(trains_all: bool) -> None:
+    """An engine with a copy of any of them would go on when the trainer's is deleted."""
+    sampler = sampler_of("float32", trains_all=trains_all)
+    trained = sampler.params if trains_all else initial_adapters(MODEL, LORA, [0])
+    prompt = random_prompts([6])
+    for index in range(len(jax.tree.leaves(trained))):
+        own = copy(trained)
+        sampler.publish(own)
+        sampler.sample(prompt, 0)
+        leaves = jax.tree.leaves(own)
+        assert not any(leaf.is_deleted() for leaf in leaves)
+        leaves[index].delete()
+        asked = dataclasses.replace(request("r", prompt[0]), adapter=sampler.adapter)
+        (output,) = run(sampler.engine, [asked])
+        assert "deleted" in str(output.outputs[0].error)
+
+
+@pytest.mark.parametrize("trains_all", [False, True], ids=["lora", "full"])
+def test_prefixes_of_earlier_parameters_are_not_found(trains_all: bool) -> None:
+    sampler = sampler_of("float32", trains_all=trains_all)
+    trained = sampler.params if trains_all else initial_adapters(MODEL, LORA, [0])
+    sampler.publish(trained)
+    prompt = random_prompts([40])
+    cached = []
+    for number in range(2):
+        sampler.sample(prompt, number)
+        cached += sampler.num_cached
+    sampler.publish(trained)
+    sampler.sample(prompt, 2)
+    assert cached == [0, 32]
+    assert sampler.num_cached == [0]
+
+
+@pytest.mark.parametrize("kl_beta", [0.0, 0.02])
+def test_a_reward_rises(kl_beta: float) -> None:
+    config = dataclasses.replace(CONFIG, kl_beta=kl_beta)
+    sampler = sampler_of("float32")
+    step = lora_step(kl_beta)
+    found: list[RolloutMetrics] = []
+    rounds = [random_prompts([6] * 8, seed=seed) for seed in range(32)]
+    state = train_on_rollouts(
+        step,
+        new_state(step),
+        sampler.params,
+        config,
+        rounds,
+        sample=sampler.sample,
+        reward=share_of_low_ids,
+        publish=sampler.publish,
+        on_round=lambda metrics, state: found.append(metrics),
+    )
+    rewards = [metrics.reward for metrics in found]
+    assert rewards[0] < 0.3
+    assert np.mean(rewards[-3:]) > 0.7
+    assert found[0].num_completions == 64
+    assert found[0].num_tokens == 64 * MAX_TOKENS
+    assert sampler.published[-1] is state.params
+    if kl_beta:
+        assert found[0].updates[0]["kl"] == pytest.approx(0, abs=1e-6)
+        assert found[-1].updates[0]["kl"] > 0.1
+
+
+def fixed(groups: list[list[Completion]]) -> Callable[[Sequence[Ids], int], Any]:
+    return lambda prompts, number: groups
+
+
+def test_what_diverges_says_so() -> None:
+    step = lora_step()
+    published: list[Any] = []
+    bad = [each._replace(logprobs=[-200.0] * 4) for each in completions([4] * 8)]
+    with pytest.raises(DivergedError, match=r"the loss of update 1 is inf: .* learning rate"):
+        train_on_rollouts(
+            step,
+            new_state(step),
+            base_params(packed=PACKED),
+            CONFIG,
+            [[[1]]],
+            sample=fixed([bad]),
+            reward=lambda prompt, each: float(-(each.token_ids[0] % 2)),
+            publish=published.append,
+        )
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(published[-1]))
+
+
+def test_a_stack_of_several_is_refused() -> None:
+    step = make(lora(LORA, num_adapters=2), grpo(MODEL, CONFIG), learning_rates=(1e-3, 1e-3))
+    state = start(step, initial_adapters(MODEL, LORA, [0, 1]), seed=0)
+    with pytest.raises(ValueError, match=r"2 adapters can't learn from rollouts at once"):
+        train_on_rollouts(
+            step,
+            state,
+            None,
+            CONFIG,
+            [],
+            sample=fixed([]),
+            reward=share_of_low_ids,
+            publish=lambda compute: None,
+        )
+
+
+def test_a_distance_needs_frozen_parameters() -> None:
+    config = GrpoConfig(sequence_length=32, group_size=2, kl_beta=0.1)
+    (rollouts,) = pack_rollouts([completions([4, 4])], [[0.0, 1.0]], config)
+    with pytest.raises(ValueError, match=r"kl_beta needs the parameters to stay near to"):
+        grpo(MODEL, config).losses(lambda shape: base_params(packed=PACKED), None, rollouts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"token_ids": [], "logprobs": []}, r"a completion of 0 tokens came after a prompt of 5"),
+        ({"logprobs": [-1.0]}, r"1 log-probabilities came with 4 tokens: sample with logprobs=0"),
+        (
+            {"prompt_token_ids": [5] * 30},
+            r"a prompt of 30 tokens and its completion of 4 do not fit into sequence_length 32",
+        ),
+    ],
+)
+def test_completions_that_teach_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+    first, second = completions([4, 4])
+    config = GrpoConfig(sequence_length=32, group_size=2)
+    with pytest.raises(ValueError, match=message):
+        pack_rollouts([[first, second._replace(**changes)]], [[0.0, 1.0]], config)
+
+
+def test_a_group_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"3 completions came .* group_size is 8: sample as many"):
+        pack_rollouts([completions([4] * 3)], [[0.0] * 3], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sequence_length": 1}, r"sequence_length must be at least 2, got 1"),
+        ({"group_size": 1}, r"group_size must be at least 2, got 1"),
+        ({"num_updates": 0}, r"num_updates must be at least 1, got 0"),
+        ({"microbatch_rows": 0}, r"microbatch_rows must be at least 1, got 0"),
+        ({"clip": 0.0}, r"clip must be above 0 and below 1, got 0\.0"),
+        ({"kl_beta": -0.1}, r"kl_beta must be at least 0, got -0\.1"),
+        ({"variant": "ppo"}, r"variant 'ppo' is not supported: use grpo or dr_grpo"),
+        ({"variant": "dr_grpo"}, r"dr_grpo divides by max_tokens, .* got None"),
+        ({"max_tokens": 9}, r"max_tokens is 9, and grpo divides by each completion's own length"),
+    ],
+)
+def test_bad_values_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GrpoConfig(**{"sequence_length": 64, **options})
