@@ -38,8 +38,37 @@ class Operands {
   size_t index_ = 0;
 };
 
-// Of a weight, in this order: format, outputs, group, zero, has mins, has bias, adapters, their rank.
-constexpr size_t kWeightFields = 8;
+// Of a weight, in this order: format, outputs, group, zero, has mins, row of a table of addresses or
+// -1, wide scales there, has bias, adapters, their rank.
+constexpr size_t kWeightFields = 10;
+
+// Data, scales and mins as operands of their own.
+bool read_arrays(Operands& operands, bool is_quantized, bool has_mins, Weight* weight) {
+  if (!operands.has(1 + is_quantized + has_mins)) return false;
+  weight->data = operands.next().untyped_data();
+  if (is_quantized) {
+    const auto scales = operands.next();
+    weight->scales = scales.untyped_data();
+    weight->wide_scales = scales.element_type() == ffi::DataType::F32;
+  }
+  if (has_mins) weight->mins = operands.next().untyped_data();
+  return true;
+}
+
+// The same by address: see flaxen/kernels/linear/bound.py.
+bool read_addresses(Operands& operands, int64_t row, bool wide_scales, Weight* weight) {
+  if (!operands.has(1)) return false;
+  const auto table = operands.next();  // [n, 6] halves of addresses
+  const auto dims = table.dimensions();
+  if (table.element_type() != ffi::DataType::U32 || dims.size() != 2 || dims[1] != 6 || row >= dims[0])
+    return false;
+  const auto* addresses = static_cast<const uint64_t*>(table.untyped_data()) + 3 * row;
+  weight->data = reinterpret_cast<const void*>(addresses[0]);
+  weight->scales = reinterpret_cast<const void*>(addresses[1]);
+  weight->mins = reinterpret_cast<const void*>(addresses[2]);
+  weight->wide_scales = wide_scales;
+  return true;
+}
 
 bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
   *weight = Weight{};
@@ -48,23 +77,19 @@ bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
   weight->group = fields[2];
   weight->zero = static_cast<int32_t>(fields[3]);
   const bool is_quantized = weight->format == Format::int8 || weight->format == Format::int4;
-  const bool has_adapters = fields[7] != 0;
-  if (!operands.has(1 + is_quantized + fields[4] + fields[5] + (has_adapters ? 4 : 0))) return false;
-  weight->data = operands.next().untyped_data();
-  if (is_quantized) {
-    const auto scales = operands.next();
-    weight->scales = scales.untyped_data();
-    weight->wide_scales = scales.element_type() == ffi::DataType::F32;
-  }
-  if (fields[4] != 0) weight->mins = operands.next().untyped_data();
-  if (fields[5] != 0) weight->bias = operands.next().untyped_data();
+  const bool has_mins = fields[4] != 0, has_bias = fields[7] != 0, has_adapters = fields[9] != 0;
+  if (!(fields[5] >= 0 ? read_addresses(operands, fields[5], fields[6] != 0, weight)
+                       : read_arrays(operands, is_quantized, has_mins, weight)))
+    return false;
+  if (!operands.has(has_bias + (has_adapters ? 4 : 0))) return false;
+  if (has_bias) weight->bias = operands.next().untyped_data();
   if (has_adapters) {
     weight->adapters.a = static_cast<const float*>(operands.next().untyped_data());
     weight->adapters.b = static_cast<const float*>(operands.next().untyped_data());
     weight->adapters.scales = static_cast<const float*>(operands.next().untyped_data());
     weight->adapters.ids = static_cast<const int32_t*>(operands.next().untyped_data());
-    weight->adapters.num = fields[6];
-    weight->adapters.rank = fields[7];
+    weight->adapters.num = fields[8];
+    weight->adapters.rank = fields[9];
   }
   return true;
 }

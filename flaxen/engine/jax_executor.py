@@ -37,6 +37,7 @@ from flaxen.engine.sampling import ALL_FORBIDDEN, OK, Sampled, Scores, Wants
 from flaxen.engine.sequence import NO_SLOT, Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step import StepInput
+from flaxen.kernels.linear.bound import bind
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, SamplingParams, TokenLogprobs
@@ -85,6 +86,8 @@ class JaxExecutor(Executor):
     ) -> None:
         self.vocab_size = model.vocab_size
         self._model, self._params, self._config = model, params, config
+        # As the compiled step takes them. Nobody donates them as long as we hold them.
+        self._step_params = bind(params) if use_native else params
         self._eos_ids, self._bad_word_ids = eos_ids, bad_word_ids
         self._cache_dtype, self._use_native = cache_dtype, use_native
         self._num_top = min(config.max_logprobs, model.vocab_size)
@@ -126,6 +129,15 @@ class JaxExecutor(Executor):
         if self._on_compiled is not None:
             self._on_compiled(self._num_steps - len(self._cold), self._num_steps)
         return True
+
+    def __del__(self) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        """Waits for the last step: it may read parameters that XLA does not hold."""
+        tokens = getattr(self, "_tokens", None)  # none if __init__ failed
+        if tokens is not None and not tokens.is_deleted():
+            tokens.block_until_ready()
 
     def reset(self) -> None:
         self._adapters.reset()
@@ -184,7 +196,9 @@ class JaxExecutor(Executor):
 
     def set_params(self, params: Any) -> None:
         check_same(self._params, params)
-        self._params = params
+        self._finish()
+        # Not bound: who trains them donates them, and XLA must know which step still reads them.
+        self._params = self._step_params = params
 
     def dispatch(self, plan: StepPlan) -> _Handle:
         num_tokens = sum(item.num_tokens for item in plan.items)
@@ -248,14 +262,15 @@ class JaxExecutor(Executor):
         self, shape: Shape, packed: np.ndarray, wants: Wants, *, has_adapters: bool
     ) -> tuple[Sampled, jax.Array]:
         """Starts a step. Returns its samples, and the hidden states [T, D]."""
-        step = StepInput(jax.device_put(packed))
-        params, lora = self._params, self._adapters.arrays if has_adapters else None
+        lora = self._adapters.arrays if has_adapters else None
         if self._use_native:
+            step = StepInput(packed)  # type: ignore[arg-type]  # the call itself puts it, sooner
             rows, tokens = self._rows, self._tokens
             self._tokens, self._cache, sampled, hidden = self._whole_step(
-                shape.num_tokens, params, rows, tokens, self._cache, step, wants, lora
+                shape.num_tokens, self._step_params, rows, tokens, self._cache, step, wants, lora
             )
             return sampled, hidden
+        params, step = self._params, StepInput(jax.device_put(packed))
         ids, positions, batch = self._prepare(self._tokens, step, shape.num_tokens)
         attend = Partial(steps.attend_paged, batch)
         adapted = params

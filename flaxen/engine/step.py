@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
 from flaxen.kernels import paged_attention
+from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models.adapters import Adapters, with_adapters
 from flaxen.models.model import CacheSpec, Model, Params
@@ -173,7 +174,7 @@ def whole_step(
       model: the model.
       num_top: as of `draw`.
       num_tokens: T, static.
-      params: the model's parameters.
+      params: the model's parameters; they may be bound.
       rows: as of `draw`.
       tokens: as of `draw`.
       cache: the KV pool; donated.
@@ -184,6 +185,7 @@ def whole_step(
     Returns:
       The updated tokens and cache, the samples, and all tokens' hidden states [T, D].
     """
+    params = expand(params)
     ids, positions, batch = prepare(tokens, step, num_tokens)
     attend = Partial(attend_paged, batch)
     adapted = params

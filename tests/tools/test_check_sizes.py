@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tools.check_sizes import check
+from tools.check_sizes import check, count_code
 
 
 def write(path: Path, num_lines: int) -> None:
@@ -35,4 +35,20 @@ def test_a_file_over_its_limit_fails(tmp_path: Path) -> None:
 def test_the_package_has_a_limit(tmp_path: Path) -> None:
     for i in range(51):
         write(tmp_path / "flaxen" / f"{i}.py", 399)
-    assert check(tmp_path)[1] == ["flaxen/: 20349 lines in all, limit 20000"]
+    assert check(tmp_path)[1] == ["flaxen/: 20349 lines of code in all, limit 20000"]
+
+
+def test_words_do_not_count(tmp_path: Path) -> None:
+    text = '''"""Two lines
+of words."""
+
+# A comment.
+x = 1  # one line of code
+
+
+def f() -> str:
+    """Words."""
+    return """two
+    lines"""
+'''
+    assert count_code(text) == 4

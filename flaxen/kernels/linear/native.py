@@ -87,5 +87,5 @@ def _fields(weight: PackedLinear | LoraWeight, bias: Operand) -> list[int]:
     if isinstance(weight, LoraWeight):
         assert isinstance(weight.base, PackedLinear)
         adapters = [weight.a.shape[0], weight.a.shape[2]]
-        return [*weight_fields(weight.base)[:5], int(bias is not None), *adapters]
-    return [*weight_fields(weight)[:5], int(bias is not None), 0, 0]
+        return [*weight_fields(weight.base)[:-3], int(bias is not None), *adapters]
+    return [*weight_fields(weight)[:-3], int(bias is not None), 0, 0]

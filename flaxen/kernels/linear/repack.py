@@ -14,6 +14,7 @@ import numpy as np
 
 from flaxen.kernels import native
 from flaxen.kernels.linear import packed as plain
+from flaxen.kernels.linear.bound import Address
 from flaxen.kernels.linear.packed import FORMATS, INPUT_MULTIPLE, TILE, Format, PackedLinear
 
 _DTYPES: dict[Format, jnp.dtype] = {
@@ -48,14 +49,19 @@ def transpose(weight: PackedLinear) -> PackedLinear:
 
 def weight_fields(weight: PackedLinear) -> list[int]:
     """What ffi.cpp reads of a weight by itself: see kWeightFields there."""
-    padded = _padded(weight.num_inputs)
-    group = weight.group or padded
-    has_mins = int(weight.mins is not None)
-    return [FORMATS.index(weight.format), weight.num_outputs, group, weight.zero, has_mins, 0, 0, 0]
+    group = weight.group or _padded(weight.num_inputs)
+    row, has_mins, wide_scales = -1, weight.mins is not None, False
+    if isinstance(weight.data, Address):
+        address = weight.data
+        row, has_mins, wide_scales = address.row, address.has_mins, address.wide_scales
+    by_itself = [FORMATS.index(weight.format), weight.num_outputs, group, weight.zero]
+    return [*by_itself, int(has_mins), row, int(wide_scales), 0, 0, 0]
 
 
 def weight_leaves(weight: PackedLinear) -> list[jax.Array]:
     """The arrays that `weight_fields` describe."""
+    if isinstance(weight.data, Address):
+        return [weight.data.table]
     return [leaf for leaf in (weight.data, weight.scales, weight.mins) if leaf is not None]
 
 
