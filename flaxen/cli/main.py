@@ -18,6 +18,7 @@ from flaxen.cli.bench import bench
 from flaxen.cli.chat import chat
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
+from flaxen.cli.parity import parity
 from flaxen.cli.serve import serve
 from flaxen.cli.train import train
 from flaxen.protocol import EngineClosedError
@@ -42,6 +43,7 @@ app.command()(generate)
 app.command()(bench)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(parity)
 
 
 def _print_version(wanted: bool) -> None:

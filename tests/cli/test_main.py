@@ -9,7 +9,7 @@ import pytest
 import flaxen
 from flaxen.cli.main import exit_code, main
 
-COMMANDS = ("serve", "chat", "generate", "bench", "eval")
+COMMANDS = ("serve", "chat", "generate", "bench", "train", "eval", "parity")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,7 @@ def test_what_help_imports_is_light(module: str) -> None:
 
 def test_the_package_exports_lazily() -> None:
     assert flaxen.SamplingParams(max_tokens=3).max_tokens == 3
-    assert dir(flaxen) == ["AsyncLLM", "LLM", "SamplingParams", "__version__"]
+    assert dir(flaxen) == ["AsyncLLM", "LLM", "SamplingParams", "__version__", "load"]
     with pytest.raises(AttributeError, match=r"module 'flaxen' has no attribute 'LMM': it has \["):
         _ = flaxen.LMM
 

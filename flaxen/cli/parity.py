@@ -1,0 +1,132 @@
+"""`flaxen parity`: whether the trainer and the server compute the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flaxen.cli import options
+from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.generate import read_prompts
+from flaxen.cli.interrupt import end_now, interruptible
+
+if TYPE_CHECKING:
+    from flaxen.cli.parity_run import Compared
+
+# Of several lengths; none begins as another does.
+PROMPTS = (
+    "A trainer and a server that share one forward agree on every token, since there is nothing "
+    "left in which they could differ: the same kernels add the same numbers in the same order.",
+    "In the harbour the boats lay side by side, and the fishermen mended their nets until the "
+    "light was gone. Nobody spoke of the storm, although everybody had seen the sky at noon.",
+    "def fibonacci(n: int) -> int:\n    if n < 2:\n        return n\n    a, b = 0, 1\n"
+    "    for _ in range(n - 1):\n        a, b = b, a + b\n    return b\n\nprint([fibonacci(i)",
+    "The three laws of thermodynamics, in the order in which they are taught: energy is conserved; "
+    "entropy does not decrease in a closed system; and the entropy of a perfect crystal",
+    "Recipe for a simple bread. Mix 500 g of flour with 350 g of water, 10 g of salt and a little "
+    "yeast. Let it rest for an hour, fold it four times, and let it rise overnight. " * 6,
+    "Numbers: 3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3",
+)
+
+
+def parity(
+    model: options.Model,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts-file",
+            metavar="FILE",
+            help="A file with one prompt a line; - reads them from the standard input.",
+            show_default="six short texts",
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated after a prompt.")] = 24,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A LoRA adapter's directory, as PEFT writes it: trained and served with.",
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
+    threads: options.Threads = None,
+    compile_cache: options.CompileCache = None,
+    offline: options.Offline = False,
+) -> None:
+    """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
+    texts = list(PROMPTS) if prompts_file is None else read_prompts([], prompts_file)
+
+    from flaxen.build import use_compile_cache
+    from flaxen.cli import parity_run
+    from flaxen.weights.checkpoint import open_checkpoint
+    from flaxen.weights.peft import load_adapter
+    from flaxen.weights.resolve import resolve
+
+    use_compile_cache(compile_cache or options.default_cache())
+    cpu = set_up_cpu(threads)
+    args = {"model": model, "dtype": dtype, "quantization": quantization, "offline": offline}
+    try:
+        with interruptible(), Console(stderr=True).status("training and serving the same tokens"):
+            checkpoint = open_checkpoint(resolve(model, offline=offline))
+            tokenizer = checkpoint.tokenizer()
+            prompts = [tuple(tokenizer.encode(text)) for text in texts]
+            beside = load_adapter(adapter, checkpoint.model) if adapter else None
+            found = parity_run.compare(args, prompts, max_tokens, beside)
+            other = None
+            if parity_run.has_transformers() and beside is None:
+                other = parity_run.contrast(args, prompts, checkpoint.config)
+    except KeyboardInterrupt:
+        end_now()
+    announce(cpu)
+    num_differing = sum(each.num_differing for each in found)
+    if as_json:
+        result = {
+            "model": model,
+            "isa": cpu.isa,
+            "num_differing": num_differing,
+            "ways": [dataclasses.asdict(each) for each in found],
+            "contrast": other and dataclasses.asdict(other),
+        }
+        print(json.dumps(result))
+    else:
+        _show(found, other)
+    if num_differing:
+        raise SystemExit(
+            f"error: {num_differing} log-probabilities of the server are not the trainer's"
+            + (": without the C++ kernels they agree to rounding only" if cpu.isa == "xla" else "")
+        )
+
+
+def _show(found: list[Compared], other: Compared | None) -> None:
+    table = Table(title="log-probabilities of the same tokens", caption_justify="left")
+    table.add_column("by", no_wrap=True)
+    for column in ("tokens", "trainer's mean", "its mean", "differ in any bit", "largest gap"):
+        table.add_column(column, justify="right")
+    for each in found:
+        table.add_row(*_cells(each))
+    if other is not None:
+        table.caption = (
+            "The last row is the peers' way, two implementations of one model: the same weights, "
+            "in the same dtype."
+        )
+        table.add_section()
+        table.add_row(*_cells(other))
+    Console().print(table)
+    num_tokens = sum(each.num_tokens for each in found)
+    num_differing = sum(each.num_differing for each in found)
+    print(f"parity: {num_differing} of {num_tokens} log-probabilities differ")
+
+
+def _cells(each: Compared) -> tuple[str, ...]:
+    means = (f"{mean:.6f}" for mean in (each.trainer_mean, each.mean))
+    counts = (str(each.num_differing), f"{each.max_difference:.2g}")
+    return each.way, str(each.num_tokens), *means, *counts
