@@ -93,7 +93,7 @@ def magnitudes(x: jax.Array, weight: PackedLinear) -> np.ndarray:
     largest = np.abs(np.asarray(unpack(weight), np.float32)).max()
     inputs = np.abs(np.asarray(x, np.float32))
     size = inputs.sum(axis=1, keepdims=True)
-    if weight.format == "int4" and x.dtype == jnp.bfloat16:
+    if weight.format in ("int8", "int4") and x.dtype == jnp.bfloat16:
         # Decision 0053: each input is off by half a step, 2^-16 of the largest of its 32 at most.
         blocks = np.pad(inputs, ((0, 0), (0, -inputs.shape[1] % 32))).reshape(len(inputs), -1, 32)
         size += 32 * 2.0**-16 / ROUNDINGS * blocks.max(axis=2).sum(axis=1, keepdims=True)
