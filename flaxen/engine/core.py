@@ -216,6 +216,8 @@ class Engine:
         Raises:
           ValueError: sequences run or wait, or a name is given twice.
         """
+        if self._in_flight and not (self._open or self._events):
+            self.step()  # it was planned before the last sequence ended, and brings nothing
         if self.has_work:
             raise ValueError("the adapters can't be changed at once while sequences run or wait")
         if len(set(names)) != len(names):

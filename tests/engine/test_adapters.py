@@ -137,6 +137,17 @@ def test_other_parameters_leave_all_prefixes_behind() -> None:
     assert ends.tokens["again", 0] == said(2)  # those it had
 
 
+def test_a_step_that_was_planned_before_the_last_end_is_no_work() -> None:
+    engine = engine_with(1)
+    engine.add(ask("r", "a1", max_tokens=9, stop_token_ids=(said(1)[2],)))
+    events: list[Any] = []
+    while not (events and events[-1].finish is not None):
+        events += engine.step()
+    assert engine.has_work
+    engine.set_adapter_stack(("x",), [weights(3)], None)
+    assert not engine.has_work
+
+
 def test_a_trainers_stack_takes_the_place_of_what_is_loaded() -> None:
     executor = FakeExecutor(CONFIG)
     engine = engine_with(1, executor=executor)
