@@ -4,8 +4,6 @@ arrays, and that a reward rises."""
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,130 +11,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels import native
 from flaxen.train.full import full, masters_of
 from flaxen.train.grpo import GrpoConfig, Rollouts, group_advantages, grpo
-from flaxen.train.loop import DivergedError
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
-from flaxen.train.rollouts import Completion, RolloutMetrics, pack_rollouts, train_on_rollouts
-from flaxen.train.state import TrainState
-from flaxen.train.step import TrainStep, start
+from flaxen.train.rollouts import RolloutMetrics, pack_rollouts, train_on_rollouts
+from flaxen.train.step import start
 from tests.engine.tiny import (
-    EOS_ID,
     MODEL,
-    ONE_SHAPE,
-    make_engine,
     make_params,
     pack_params,
     request,
     run,
 )
 from tests.engine.tiny import prompts as random_prompts
+from tests.train.sampler import (
+    CONFIG,
+    MAX_TOKENS,
+    NATIVE,
+    PACKED,
+    completions,
+    lora_step,
+    new_state,
+    sampler_of,
+    share_of_low_ids,
+)
 from tests.train.tiny import LORA, base_params, copy, make
-
-PACKED = native.is_enabled()  # else all is through XLA
-NATIVE = pytest.mark.skipif(not PACKED, reason="bits are the same with the C++ kernels only")
-CONFIG = GrpoConfig(sequence_length=64, microbatch_rows=4)
-MAX_TOKENS = 8
-
-Ids = list[int]
-
-
-class Sampler:
-    """An engine that samples with what a trainer publishes, and what it was given."""
-
-    def __init__(self, dtype: str, *, trains_all: bool = False) -> None:
-        self.params = copy(base_params(dtype, packed=PACKED))
-        self.executor = JaxExecutor(
-            MODEL,
-            self.params,
-            ONE_SHAPE,
-            eos_ids=(EOS_ID,),
-            cache_dtype=jnp.dtype(dtype),
-            use_native=PACKED,
-            bad_word_ids=lambda words: (),
-        )
-        self.engine: Engine = make_engine(executor=self.executor)
-        self.adapter = None if trains_all else "policy"
-        self.published: list[Any] = []
-        self.sampled: list[Completion] = []
-        self.num_cached: list[int] = []
-
-    def publish(self, compute: Any) -> None:
-        self.published.append(compute)
-        if self.adapter is None:
-            self.engine.set_params(compute)
-        else:
-            scales = jnp.full(1, LORA.scale, jnp.float32)
-            self.engine.set_adapter_stack((self.adapter,), compute, scales)
-
-    def sample(self, prompts: Sequence[Ids], number: int) -> list[list[Completion]]:
-        requests = [
-            dataclasses.replace(
-                request(
-                    f"r{number}-{index}",
-                    prompt,
-                    n=CONFIG.group_size,
-                    temperature=1.0,
-                    max_tokens=MAX_TOKENS,
-                    logprobs=0,
-                    seed=1000 * number + 10 * index,
-                ),
-                adapter=self.adapter,
-            )
-            for index, prompt in enumerate(prompts)
-        ]
-        outputs = run(self.engine, requests)
-        self.num_cached = [output.num_cached_tokens for output in outputs]
-        groups = [
-            [
-                Completion(
-                    output.prompt_token_ids,
-                    each.token_ids,
-                    [p[i].logprob for i, p in zip(each.token_ids, each.logprobs, strict=True)],
-                )
-                for each in output.outputs
-                if each.logprobs is not None
-            ]
-            for output in outputs
-        ]
-        self.sampled = [each for group in groups for each in group]
-        return groups
-
-
-@functools.cache  # compiled once for all tests
-def sampler_of(dtype: str, *, trains_all: bool = False) -> Sampler:
-    return Sampler(dtype, trains_all=trains_all)
-
-
-def share_of_low_ids(prompt: Ids, completion: Completion) -> float:
-    """A quarter of all ids is below 75: what a policy that knows nothing gets."""
-    return float(np.mean([token < 75 for token in completion.token_ids]))
-
-
-@functools.cache
-def lora_step(kl_beta: float = 0.0) -> TrainStep:
-    objective = grpo(MODEL, dataclasses.replace(CONFIG, kl_beta=kl_beta))
-    return make(lora(LORA), objective, learning_rates=(0.1,), max_grad_norm=1.0)
-
-
-def new_state(step: TrainStep) -> TrainState:
-    return start(step, initial_adapters(MODEL, LORA, [0]), seed=0)
-
-
-def completions(lengths: Sequence[int], seed: int = 0) -> list[Completion]:
-    rng = np.random.default_rng(seed)
-    return [
-        Completion(
-            prompt_token_ids=rng.integers(3, MODEL.vocab_size, 5).tolist(),
-            token_ids=rng.integers(3, MODEL.vocab_size, n).tolist(),
-            logprobs=(-6 * rng.random(n)).astype(np.float32).tolist(),
-        )
-        for n in lengths
-    ]
 
 
 def test_advantages_by_hand() -> None:
@@ -362,90 +262,3 @@ def test_a_reward_rises(kl_beta: float) -> None:
     if kl_beta:
         assert found[0].updates[0]["kl"] == pytest.approx(0, abs=1e-6)
         assert found[-1].updates[0]["kl"] > 0.1
-
-
-def fixed(groups: list[list[Completion]]) -> Callable[[Sequence[Ids], int], Any]:
-    return lambda prompts, number: groups
-
-
-def test_what_diverges_says_so() -> None:
-    step = lora_step()
-    published: list[Any] = []
-    bad = [each._replace(logprobs=[-200.0] * 4) for each in completions([4] * 8)]
-    with pytest.raises(DivergedError, match=r"the loss of update 1 is inf: .* learning rate"):
-        train_on_rollouts(
-            step,
-            new_state(step),
-            base_params(packed=PACKED),
-            CONFIG,
-            [[[1]]],
-            sample=fixed([bad]),
-            reward=lambda prompt, each: float(-(each.token_ids[0] % 2)),
-            publish=published.append,
-        )
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(published[-1]))
-
-
-def test_a_stack_of_several_is_refused() -> None:
-    step = make(lora(LORA, num_adapters=2), grpo(MODEL, CONFIG), learning_rates=(1e-3, 1e-3))
-    state = start(step, initial_adapters(MODEL, LORA, [0, 1]), seed=0)
-    with pytest.raises(ValueError, match=r"2 adapters can't learn from rollouts at once"):
-        train_on_rollouts(
-            step,
-            state,
-            None,
-            CONFIG,
-            [],
-            sample=fixed([]),
-            reward=share_of_low_ids,
-            publish=lambda compute: None,
-        )
-
-
-def test_a_distance_needs_frozen_parameters() -> None:
-    config = GrpoConfig(sequence_length=32, group_size=2, kl_beta=0.1)
-    (rollouts,) = pack_rollouts([completions([4, 4])], [[0.0, 1.0]], config)
-    with pytest.raises(ValueError, match=r"kl_beta needs the parameters to stay near to"):
-        grpo(MODEL, config).losses(lambda shape: base_params(packed=PACKED), None, rollouts)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"token_ids": [], "logprobs": []}, r"a completion of 0 tokens came after a prompt of 5"),
-        ({"logprobs": [-1.0]}, r"1 log-probabilities came with 4 tokens: sample with logprobs=0"),
-        (
-            {"prompt_token_ids": [5] * 30},
-            r"a prompt of 30 tokens and its completion of 4 do not fit into sequence_length 32",
-        ),
-    ],
-)
-def test_completions_that_teach_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
-    first, second = completions([4, 4])
-    config = GrpoConfig(sequence_length=32, group_size=2)
-    with pytest.raises(ValueError, match=message):
-        pack_rollouts([[first, second._replace(**changes)]], [[0.0, 1.0]], config)
-
-
-def test_a_group_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"3 completions came .* group_size is 8: sample as many"):
-        pack_rollouts([completions([4] * 3)], [[0.0] * 3], CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sequence_length": 1}, r"sequence_length must be at least 2, got 1"),
-        ({"group_size": 1}, r"group_size must be at least 2, got 1"),
-        ({"num_updates": 0}, r"num_updates must be at least 1, got 0"),
-        ({"microbatch_rows": 0}, r"microbatch_rows must be at least 1, got 0"),
-        ({"clip": 0.0}, r"clip must be above 0 and below 1, got 0\.0"),
-        ({"kl_beta": -0.1}, r"kl_beta must be at least 0, got -0\.1"),
-        ({"variant": "ppo"}, r"variant 'ppo' is not supported: use grpo or dr_grpo"),
-        ({"variant": "dr_grpo"}, r"dr_grpo divides by max_tokens, .* got None"),
-        ({"max_tokens": 9}, r"max_tokens is 9, and grpo divides by each completion's own length"),
-    ],
-)
-def test_bad_values_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GrpoConfig(**{"sequence_length": 64, **options})
