@@ -2,7 +2,7 @@
 
 Prints what the example prints, and ends with one JSON line.
 
-    python benchmarks/grpo.py [--write] [the example's options]
+    python benchmarks/grpo_smollm2.py [--write] [the example's options]
 """
 
 from __future__ import annotations
