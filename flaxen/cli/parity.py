@@ -19,7 +19,7 @@ from flaxen.cli.interrupt import end_now, interruptible
 if TYPE_CHECKING:
     from flaxen.cli.parity_run import Compared
 
-# Of several lengths; none begins as another does.
+# Of several lengths and kinds.
 PROMPTS = (
     "A trainer and a server that share one forward agree on every token, since there is nothing "
     "left in which they could differ: the same kernels add the same numbers in the same order.",

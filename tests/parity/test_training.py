@@ -69,6 +69,14 @@ def test_no_bit_differs(tiny: str, isa: str, dtype: str, adapter: Adapter | None
         assert each.mean == each.trainer_mean < -1
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_no_bit_differs_beside_quantized_weights(tiny: str, quantization: str) -> None:
+    args = {"model": tiny, "dtype": "bfloat16", "quantization": quantization}
+    found = parity_run.compare(args, prompts(17, 40), 6, make_adapter())
+    assert [each.num_differing for each in found] == [0] * 5
+    assert min(each.num_tokens for each in found) > 0
+
+
 def test_differences_are_counted_bit_by_bit() -> None:
     ours = np.array([-1.5, -2.0, -0.0, -3.0], np.float32)
     same = parity_run.differences("w", ours.tolist(), ours.tolist())
