@@ -83,7 +83,10 @@ class LLM:
 
     @property
     def params(self) -> Params:
-        """The parameters that it computes with, the very arrays."""
+        """The parameters that it computes with, the very arrays.
+
+        Never donate them: steps read the packed ones by address, and JAX would not object.
+        """
         return self._parts.params
 
     @property

@@ -99,8 +99,6 @@ def _gate_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Of silu(gate) * up to gate and up, in float32."""
     gate, up, out_bar = (each.astype(jnp.float32) for each in (gate, up, cotangent))
-    # The kernel leaves gate and up of padding as the memory was, and 0 * NaN is NaN.
-    gate, up = (jnp.where(out_bar == 0, 0, each) for each in (gate, up))
     share = jax.nn.sigmoid(gate)
     return out_bar * up * share * (1 + gate * (1 - share)), out_bar * gate * share
 
