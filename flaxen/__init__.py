@@ -13,16 +13,40 @@ if TYPE_CHECKING:
     from flaxen.async_llm import AsyncLLM
     from flaxen.llm import LLM
     from flaxen.loading import load
+    from flaxen.models.attend import attend
+    from flaxen.models.bridges.function import from_function
+    from flaxen.models.bridges.linen import from_linen
+    from flaxen.models.bridges.nnx import from_nnx
+    from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams
+    from flaxen.weights.definition import Definition
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__", "load"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "Definition",
+    "Model",
+    "SamplingParams",
+    "__version__",
+    "attend",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "load",
+]
 
 _HOMES = {
     "LLM": "flaxen.llm",
     "AsyncLLM": "flaxen.async_llm",
     "SamplingParams": "flaxen.protocol",
     "load": "flaxen.loading",
+    "attend": "flaxen.models.attend",
+    "Definition": "flaxen.weights.definition",
+    "Model": "flaxen.models.model",
+    "from_function": "flaxen.models.bridges.function",
+    "from_linen": "flaxen.models.bridges.linen",
+    "from_nnx": "flaxen.models.bridges.nnx",
 }
 
 

@@ -22,14 +22,18 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
+from flaxen.models.families import UnknownFamilyError
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
+from flaxen.weights.definition import Definition
 from flaxen.weights.packing import QUANTIZATIONS, Quantization
 from flaxen.weights.resolve import resolve
+from flaxen.weights.torch_checkpoint import is_installed, open_torch
 
+IMPLS = ("auto", "flaxen", "torch")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _AUTO_KV_CACHE_BYTES = 1024**3
 
@@ -46,6 +50,7 @@ class EngineArgs:
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
     dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
+    impl: str = "auto"  # flaxen, torch; auto is our decoder where it knows the family, else torch
     quantization: Quantization = "auto"  # of weights: none, int8, int4; auto is as the file has it
     served_model_name: str | None = None  # None: from the model
     max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
@@ -65,6 +70,8 @@ class EngineArgs:
             raise ValueError(
                 f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"
             )
+        if self.impl not in IMPLS:
+            raise ValueError(f"impl {self.impl!r} is not supported: use {', '.join(IMPLS)}")
         if self.quantization not in QUANTIZATIONS:
             raise ValueError(
                 f"quantization {self.quantization!r} is not supported: use one of "
@@ -91,11 +98,13 @@ def build(
     *,
     compile_all: bool = True,
     lora: LoraLimits | None = None,
+    definition: Definition | None = None,
 ) -> Parts:
     """Loads the model and starts its engine.
 
     Args:
       args: what to build.
+      definition: a model in memory, which args.model is only the name of; None: it is in files.
       on_progress: called with (stage, done, total).
       compile_all: False leaves the step shapes that a single request does not need to
         `Engine.warm_up`; until then, the first step that needs one waits for it.
@@ -110,21 +119,28 @@ def build(
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _build(args, on_progress or (lambda stage, done, total: None), compile_all, lora)
+        report = on_progress or (lambda stage, done, total: None)
+        return _build(args, report, compile_all, lora, definition)
     finally:
         if collects:
             gc.enable()
 
 
-def _build(args: EngineArgs, report: Progress, compile_all: bool, lora: LoraLimits | None) -> Parts:
+def _build(
+    args: EngineArgs,
+    report: Progress,
+    compile_all: bool,
+    lora: LoraLimits | None,
+    definition: Definition | None,
+) -> Parts:
     use_native = native.is_enabled()
     if args.quantization in ("int8", "int4") and not use_native:
         raise ValueError(
             f"quantization {args.quantization} needs flaxen's C++ kernels, and "
             f"{_why_not_native()}. Use auto or none"
         )
-    checkpoint = open_checkpoint(resolve(args.model, offline=args.offline))
-    dtype = _dtype(args.dtype, use_native)
+    checkpoint = definition or _open(args)
+    dtype = _dtype(args.dtype, use_native, checkpoint)
     model = checkpoint.model
     config = _engine_config(args, model, dtype.itemsize, use_native, lora)
     with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free
@@ -169,8 +185,29 @@ def _build(args: EngineArgs, report: Progress, compile_all: bool, lora: LoraLimi
     )
 
 
-def _dtype(name: str, use_native: bool) -> jnp.dtype:
-    if name == "auto":
+def _open(args: EngineArgs) -> Checkpoint | Definition:
+    path = resolve(args.model, offline=args.offline)
+    if args.impl == "torch":
+        return open_torch(path)
+    try:
+        return open_checkpoint(path)
+    except UnknownFamilyError as error:
+        if args.impl == "auto" and path.is_dir() and is_installed():
+            return open_torch(path)
+        raise ValueError(
+            f"{error}; or run it through PyTorch: pip install 'flaxen[torch]', and impl=torch"
+        ) from None
+
+
+def _dtype(name: str, use_native: bool, model: Checkpoint | Definition) -> jnp.dtype:
+    if name == "auto" and isinstance(model, Definition):
+        name = model.dtype.name
+        if name not in DTYPES:
+            raise ValueError(
+                f"the definition's parameters are {name}: say with dtype whether to compute in "
+                f"{' or '.join(DTYPES)}"
+            )
+    elif name == "auto":
         # XLA's CPU code for bfloat16 products is several times slower than for float32.
         is_slow = jax.default_backend() == "cpu" and not use_native
         name = "float32" if is_slow else "bfloat16"

@@ -29,6 +29,7 @@ from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapter import Adapter
+from flaxen.weights.definition import Definition
 from flaxen.weights.peft import load_adapter as read_adapter
 
 __all__ = [
@@ -46,7 +47,7 @@ class LLM:
     """A model ready to generate. Not for several threads at once; see AsyncLLM for those.
 
     Args:
-      model: a named model, a directory, a .gguf file or a Hugging Face repo id.
+      model: a named model, a directory, a .gguf file or a Hugging Face repo id; or a definition.
       on_progress: called with (stage, done, total) while weights load and steps compile.
       compile_cache: directory of compiled steps, for the whole process; None leaves it as it is.
       lora: how many adapters can be loaded and run beside the model; None: none.
@@ -60,7 +61,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | Definition,
         *,
         on_progress: OnProgress | None = None,
         compile_cache: Path | None = None,
@@ -69,8 +70,10 @@ class LLM:
     ) -> None:
         if compile_cache is not None:
             use_compile_cache(compile_cache)
-        args = EngineArgs(model=str(model), **engine_args)
-        self._parts: Parts = build(args, on_progress, lora=lora)
+        definition = model if isinstance(model, Definition) else None
+        name = definition.name if definition is not None else str(model)
+        args = EngineArgs(model=name, **engine_args)
+        self._parts: Parts = build(args, on_progress, lora=lora, definition=definition)
         self.engine = self._parts.engine
         self.info = self._parts.info
         self._ids = itertools.count()

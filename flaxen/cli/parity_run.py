@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flaxen.data.batch import Batch
 from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
 from flaxen.llm import LLM, LoraLimits
-from flaxen.models.adapters import Adapters, LoraConfig, with_adapters
+from flaxen.models.adapters import Adapters, LoraConfig, has_layers, with_adapters
 from flaxen.models.config import DecoderConfig
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
@@ -164,16 +164,10 @@ def _train(
     model: Model, params: Params, sequences: Sequence[tuple[int, ...]], adapter: Adapter | None
 ) -> Scores:
     """The forward of a training step, with its gradient, over each sequence once."""
-    if adapter is None:
-        stack, scale = initial_adapters(model, _NEW_ADAPTER, [0]), _NEW_ADAPTER.scale
-    else:
-        stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
-        scale = adapter.config.scale
+    trained, assemble = _trained(model, params, adapter)
 
-    def loss(stack: Adapters, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        scales = jnp.full(1, scale, jnp.float32)
-        ids = jnp.zeros(batch.tokens.shape, jnp.int32)
-        found = token_logprobs(model, with_adapters(params, stack, scales, ids), batch)
+    def loss(trained: Any, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        found = token_logprobs(model, assemble(params, trained, batch.tokens.shape), batch)
         return -(found * batch.loss_weights).sum(), found
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -186,7 +180,7 @@ def _train(
     scores = {}
     for start in range(0, len(rows), _ROWS):
         chosen = rows[start : start + _ROWS]
-        (_, found), gradient = step(stack, params, collate(chosen, _ROWS, length))
+        (_, found), gradient = step(trained, params, collate(chosen, _ROWS, length))
         jax.block_until_ready(gradient)
         for row, values in zip(chosen, np.asarray(found), strict=False):
             begin = 0
@@ -195,6 +189,28 @@ def _train(
                 scores[tuple(sequence.tokens.tolist())] = values[begin:end]
                 begin = end
     return scores
+
+
+def _trained(
+    model: Model, params: Params, adapter: Adapter | None
+) -> tuple[Any, Callable[[Params, Any, tuple[int, int]], Params]]:
+    """What a training step differentiates by: adapters, or the parameters of a definition."""
+    if adapter is None and not has_layers(model):
+        name = model.trained
+        if name is None:
+            return params, lambda params, trained, shape: trained
+        return params[name], lambda params, trained, shape: {**params, name: trained}
+    if adapter is None:
+        stack, scale = initial_adapters(model, _NEW_ADAPTER, [0]), _NEW_ADAPTER.scale
+    else:
+        stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
+        scale = adapter.config.scale
+
+    def assemble(params: Params, stack: Adapters, shape: tuple[int, int]) -> Params:
+        scales = jnp.full(1, scale, jnp.float32)
+        return with_adapters(params, stack, scales, jnp.zeros(shape, jnp.int32))
+
+    return stack, assemble
 
 
 def _compare(

@@ -240,7 +240,7 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
     else:
         objective = next_token(model, remat=config.remat)
     if config.method == "full":
-        trainable = full(dtype=dtype, packed=native.is_enabled())
+        trainable = full(model, dtype=dtype, packed=native.is_enabled())
     else:
         trainable = lora(
             config.lora.to_lora(),

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from flaxen.engine import executor
 from flaxen.engine import step as steps
@@ -38,6 +37,7 @@ from flaxen.engine.sequence import NO_SLOT, Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step import StepInput
 from flaxen.kernels.linear.bound import bind
+from flaxen.models import attends
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, SamplingParams, TokenLogprobs
@@ -272,12 +272,13 @@ class JaxExecutor(Executor):
             return sampled, hidden
         params, step = self._params, StepInput(jax.device_put(packed))
         ids, positions, batch = self._prepare(self._tokens, step, shape.num_tokens)
-        attend = Partial(steps.attend_paged, batch)
         adapted = params
         if lora is not None:
             adapter_ids = self._adapter_ids(step, batch, shape.num_tokens)
             adapted = with_adapters(params, *lora, adapter_ids)
-        hidden, self._cache = self._model.forward(adapted, ids, positions, attend, self._cache)
+        hidden, self._cache = self._model.forward(
+            adapted, ids, positions, attends.paged(batch), self._cache
+        )
         self._tokens, sampled = self._draw(
             params, self._rows, self._tokens, self._last(hidden, batch), step, wants
         )

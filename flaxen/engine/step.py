@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
 from flaxen.kernels import paged_attention
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.models import attends
 from flaxen.models.adapters import Adapters, with_adapters
 from flaxen.models.model import CacheSpec, Model, Params
 
@@ -99,13 +99,6 @@ def adapter_ids(step: StepInput, batch: PagedBatch, num_tokens: int) -> jax.Arra
     return jnp.where(batch.token_positions(num_tokens) < 0, -1, slots)
 
 
-def attend_paged(
-    batch: PagedBatch, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
-) -> tuple[jax.Array, Any]:
-    """The model's `attend`, once bound to a step's batch."""
-    return paged_attention.paged_attention(q, k, v, entry, batch, window=spec.window)
-
-
 def last_hidden(hidden: jax.Array, batch: PagedBatch) -> jax.Array:
     """The hidden state of each sequence's last token, [S, D], from those of all, [T, D].
 
@@ -187,11 +180,10 @@ def whole_step(
     """
     params = expand(params)
     ids, positions, batch = prepare(tokens, step, num_tokens)
-    attend = Partial(attend_paged, batch)
     adapted = params
     if lora is not None:
         adapted = with_adapters(params, *lora, adapter_ids(step, batch, num_tokens))
-    hidden, cache = model.forward(adapted, ids, positions, attend, cache)
+    hidden, cache = model.forward(adapted, ids, positions, attends.paged(batch), cache)
     last = last_hidden(hidden, batch)
     tokens, sampled = draw(model, num_top, params, rows, tokens, last, step, wants)
     return tokens, cache, sampled, hidden

@@ -51,14 +51,24 @@ class LoraConfig:
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
+def has_layers(model: Model) -> bool:
+    """Whether a model's parameters have the layers that adapters go by: definitions have not."""
+    return isinstance(model.param_specs, dict) and "layers" in model.param_specs
+
+
 def adapter_shapes(
     model: Model, config: LoraConfig
 ) -> dict[str, tuple[dict[str, dict[str, tuple[int, int]]], ...]]:
     """The shapes of one adapter outside a stack: a tree of (I, R) and (R, O).
 
     Raises:
-      ValueError: the model has no such target.
+      ValueError: the model has no such target, or is a definition.
     """
+    if not has_layers(model):
+        raise ValueError(
+            "adapters are not supported for definitions in Flax, PyTorch or plain JAX: train all "
+            "of their parameters"
+        )
     layers = []
     for layer in model.param_specs["layers"]:
         missing = [name for name in config.targets if name not in layer]

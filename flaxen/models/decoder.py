@@ -22,11 +22,15 @@ from flaxen.models.model import (
     Attend,
     Cache,
     CacheSpec,
+    Matrix,
     Model,
     Params,
     ParamSpec,
 )
 from flaxen.models.rope import rope_tables
+
+_WEIGHT = Matrix(inputs=(0,), outputs=(1,))
+_TABLE = Matrix(inputs=(1,), outputs=(0,))  # as the unembedding that it may be
 
 
 def decoder(config: DecoderConfig) -> Model:
@@ -135,13 +139,13 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
     d, f, h = config.model_dim, config.mlp_dim, config.head_dim
     q_dim, kv_dim = config.num_heads * h, config.num_kv_heads * h
     weights = {  # [in, out]
-        "wq": ParamSpec(shape=(d, q_dim), axes=("model", "heads")),
-        "wk": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads")),
-        "wv": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads")),
-        "wo": ParamSpec(shape=(q_dim, d), axes=("heads", "model")),
-        "w_gate": ParamSpec(shape=(d, f), axes=("model", "mlp")),
-        "w_up": ParamSpec(shape=(d, f), axes=("model", "mlp")),
-        "w_down": ParamSpec(shape=(f, d), axes=("mlp", "model")),
+        "wq": ParamSpec(shape=(d, q_dim), axes=("model", "heads"), matrix=_WEIGHT),
+        "wk": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads"), matrix=_WEIGHT),
+        "wv": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads"), matrix=_WEIGHT),
+        "wo": ParamSpec(shape=(q_dim, d), axes=("heads", "model"), matrix=_WEIGHT),
+        "w_gate": ParamSpec(shape=(d, f), axes=("model", "mlp"), matrix=_WEIGHT),
+        "w_up": ParamSpec(shape=(d, f), axes=("model", "mlp"), matrix=_WEIGHT),
+        "w_down": ParamSpec(shape=(f, d), axes=("mlp", "model"), matrix=_WEIGHT),
     }
     layer = {
         "attn_norm": ParamSpec(shape=(d,), axes=("model",)),
@@ -154,7 +158,7 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
     if config.qk_norm:
         layer["q_norm"] = ParamSpec(shape=(h,), axes=("head_dim",))
         layer["k_norm"] = ParamSpec(shape=(h,), axes=("head_dim",))
-    table = ParamSpec(shape=(config.vocab_size, d), axes=("vocab", "model"))
+    table = ParamSpec(shape=(config.vocab_size, d), axes=("vocab", "model"), matrix=_TABLE)
     specs: dict[str, Any] = {
         "embed": table,
         "layers": tuple(dict(layer) for _ in range(config.num_layers)),

@@ -32,6 +32,17 @@ class CacheSpec:
     num_kv_heads: int
     head_dim: int
     window: int | None = None  # tokens, the current one included; None unless sliding
+    scale: float | None = None  # of the scores; None is head_dim ** -0.5
+    softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Which axes of a parameter are a weight's inputs and outputs, each in the order given."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    layers: int | None = None  # along this axis lie as many weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,8 @@ class ParamSpec:
     """Shape and logical axis names of one parameter."""
 
     shape: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
+    matrix: Matrix | None = None  # None where it is multiplied by nothing that can be packed
 
 
 @runtime_checkable
@@ -74,6 +86,19 @@ class Model:
     cache_specs: tuple[CacheSpec, ...]  # one a layer
     vocab_size: int
     max_position: int  # tokens
+    # The collection of `params` that is trained, where these are a dict of collections, as a
+    # definition in Flax has them; None: all is trained.
+    trained: str | None = None
+    # As forward, in training: with dropout by the key, and in place of a cache what changed of the
+    # other collections. train_forward(params, tokens, positions, attend, key)
+    #   -> (hidden[..., D], {collection: its new value})
+    # None: training runs forward.
+    train_forward: (
+        Callable[
+            [Params, jax.Array, jax.Array, Attend, jax.Array], tuple[jax.Array, dict[str, Any]]
+        ]
+        | None
+    ) = None
 
 
 def logprobs(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:

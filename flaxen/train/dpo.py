@@ -6,7 +6,6 @@ optimizers, where pairs come from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from flaxen.data.batch import Batch, PairBatch
 from flaxen.models.model import Model, Params
-from flaxen.train.loss import Objective, Policy, Remat, token_logprobs
+from flaxen.train.loss import Losses, Objective, Policy, Remat, token_logprobs
 
 
 def dpo(
@@ -45,8 +44,9 @@ def dpo(
         )
 
     def losses(
-        policy: Policy, frozen: Params, batch: PairBatch
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        policy: Policy, frozen: Params, batch: PairBatch, key: jax.Array | None = None
+    ) -> Losses:
+        del key  # both sides are computed as they are served
         rows = _one_batch(batch)
         scored = _row_logprobs(model, policy(rows.tokens.shape), rows, remat)
         reference = jax.lax.stop_gradient(_row_logprobs(model, frozen, rows, remat))
@@ -57,11 +57,12 @@ def dpo(
             (1 - label_smoothing) * jax.nn.log_sigmoid(margin)
             + label_smoothing * jax.nn.log_sigmoid(-margin)
         )
-        return loss, {
+        reports = {
             "accuracy": (margin > 0).astype(jnp.float32),
             "chosen_reward": chosen,
             "rejected_reward": rejected,
         }
+        return Losses(loss, reports)
 
     return Objective(
         reports=("accuracy", "chosen_reward", "rejected_reward"), counts=_pairs, losses=losses

@@ -6,69 +6,37 @@ Deliberately does not know: losses, optimizers, files, model families.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear import PackedLinear, pack, unpack
 from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.params import compute_params
 from flaxen.train.trainable import Trainable
 
-_TABLES = ("embed", "unembed")  # [V, D]; packed as [D, V]
 
-
-def full(*, dtype: jnp.dtype, packed: bool) -> Trainable:
-    """All of a model's parameters.
+def full(model: Model, *, dtype: jnp.dtype, packed: bool) -> Trainable:
+    """All of a model's parameters; of a definition in Flax, the collection that is trained.
 
     Args:
+      model: the model.
       dtype: of compute, float32 or bfloat16.
       packed: whether the C++ kernels compute.
     """
+    name = model.trained
+    specs = model.param_specs if name is None else model.param_specs[name]
 
     def to_compute(masters: Params) -> Params:
-        return compute_params(masters, dtype=dtype, packed=packed)
+        return compute_params(specs, masters, dtype=dtype, packed=packed)
 
     def assemble(compute: Params, frozen: Params, shape: tuple[int, int], key: jax.Array) -> Params:
-        return compute
+        return compute if name is None else {**frozen, name: compute}
 
     computes_with_masters = dtype == jnp.float32 and not packed
     return Trainable(
         num_adapters=None,
         to_compute=None if computes_with_masters else to_compute,
         assemble=assemble,
-    )
-
-
-def compute_params(masters: Params, *, dtype: jnp.dtype, packed: bool) -> Params:
-    """Plain parameters as `weights.checkpoint` would have loaded them.
-
-    Args:
-      masters: a tree of plain arrays like the model's param_specs.
-      dtype: of the result.
-      packed: matrices become PackedLinear.
-    """
-
-    def one(path: tuple[Any, ...], leaf: jax.Array) -> Any:
-        leaf = leaf.astype(dtype)
-        if not packed or leaf.ndim != 2:
-            return leaf
-        return pack(leaf.T if path[0].key in _TABLES else leaf)
-
-    return jax.tree_util.tree_map_with_path(one, masters)
-
-
-def masters_of(params: Params) -> Params:
-    """The inverse: float32 masters of loaded parameters, quantized ones dequantized."""
-
-    def one(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        if isinstance(leaf, PackedLinear):
-            values = unpack(leaf)
-            leaf = values.T if path[0].key in _TABLES else values
-        return jnp.asarray(leaf, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(
-        one, params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear)
     )
 
 

@@ -5,7 +5,7 @@ Deliberately does not know: who samples, how rewards are found, optimizers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from flaxen.data.batch import Batch
 from flaxen.models.model import Model, Params
-from flaxen.train.loss import Objective, Policy, Remat, token_logprobs
+from flaxen.train.loss import Losses, Objective, Policy, Remat, token_logprobs
 
 # What a reward and a token count: grpo divides by the group's deviation and the completion's
 # length, dr_grpo (https://arxiv.org/abs/2503.20783) by neither, so that a wrong long answer is not
@@ -113,8 +113,9 @@ def grpo(model: Model, config: GrpoConfig, *, remat: Remat = "none") -> Objectiv
     """
 
     def losses(
-        policy: Policy, frozen: Params, rollouts: Rollouts
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        policy: Policy, frozen: Params, rollouts: Rollouts, key: jax.Array | None = None
+    ) -> Losses:
+        del key  # the completions were sampled from the model as it is served
         batch = rollouts.batch
         wanted = batch._replace(targets=jnp.where(batch.loss_weights != 0, batch.targets, -1))
         weights = jnp.asarray(batch.loss_weights)
@@ -137,7 +138,7 @@ def grpo(model: Model, config: GrpoConfig, *, remat: Remat = "none") -> Objectiv
             loss += config.kl_beta * kl
             reports["kl"] = kl
         means = {name: (weights * each).sum(axis=1) for name, each in reports.items()}
-        return (weights * loss).sum(axis=1), means
+        return Losses((weights * loss).sum(axis=1), means)
 
     names = ("clipped", "off_policy", "kl") if config.kl_beta else ("clipped", "off_policy")
     return Objective(reports=names, counts=_completions, losses=losses)

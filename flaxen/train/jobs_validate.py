@@ -33,7 +33,7 @@ def make_validation(
         def policy(shape: tuple[int, int]) -> Params:
             return step.trainable.assemble(adapters, frozen, shape, jax.random.key(0))
 
-        losses, reports = step.objective.losses(policy, frozen, rows)
+        losses, reports, _ = step.objective.losses(policy, frozen, rows, None)
         return losses.sum(), reports["accuracy"].sum()
 
     def validate(adapters: Adapters) -> tuple[float, float]:

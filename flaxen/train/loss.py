@@ -9,16 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from flaxen.data.batch import Batch
-from flaxen.kernels.causal_attention import causal_attention
-from flaxen.models.model import LAYER_INPUT, CacheSpec, Model, Params, logprobs
+from flaxen.models import attends
+from flaxen.models.model import LAYER_INPUT, Model, Params, logprobs
 
 # What the backward pass computes once more in place of keeping it: nothing, or all but the input
 # of each layer.
@@ -31,6 +31,15 @@ CHUNK = 256  # tokens whose scores of all words, [CHUNK, V] float32, are in memo
 Policy = Callable[[tuple[int, int]], Params]
 
 
+class Losses(NamedTuple):
+    """What an objective gives for a batch."""
+
+    rows: jax.Array  # [rows] float32
+    reports: Mapping[str, jax.Array]  # [rows] float32 of what else is to be reported, by name
+    # of a definition that training changes: the new values of collections that are not trained
+    collections: Mapping[str, Any] = MappingProxyType({})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """What is minimised: the sum of all rows' losses over the sum of their counts."""
@@ -38,9 +47,9 @@ class Objective:
     reports: tuple[str, ...]  # the names of what else `losses` gives
     # of a batch on the host: [rows] float32
     counts: Callable[[Any], np.ndarray]
-    # of what is trained, what is frozen (or None), and a batch: [rows] losses, and [rows] of what
-    # else is to be reported, by name; all float32
-    losses: Callable[[Policy, Params, Any], tuple[jax.Array, Mapping[str, jax.Array]]]
+    # of what is trained, what is frozen (or None), a batch, and a key for what is random in the
+    # model's own training; None computes as serving does
+    losses: Callable[[Policy, Params, Any, jax.Array | None], Losses]
 
 
 def next_token(model: Model, *, remat: Remat = "none") -> Objective:
@@ -54,14 +63,17 @@ def next_token(model: Model, *, remat: Remat = "none") -> Objective:
     """
 
     def losses(
-        policy: Policy, frozen: Params, batch: Batch
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+        policy: Policy, frozen: Params, batch: Batch, key: jax.Array | None = None
+    ) -> Losses:
         del frozen  # the policy has it
         # Tokens without a loss are not scored at all.
         wanted = batch._replace(targets=jnp.where(batch.loss_weights != 0, batch.targets, -1))
-        found, is_best = token_scores(model, policy(batch.tokens.shape), wanted, remat=remat)
+        params = policy(batch.tokens.shape)
+        hidden, collections = _hidden(model, params, wanted, remat, key)
+        found, is_best = _score_in_chunks(model, params, hidden, jnp.asarray(wanted.targets))
         weights = jnp.asarray(batch.loss_weights)
-        return -(weights * found).sum(axis=1), {"accuracy": (weights * is_best).sum(axis=1)}
+        accuracy = (weights * is_best).sum(axis=1)
+        return Losses(-(weights * found).sum(axis=1), {"accuracy": accuracy}, collections)
 
     return Objective(reports=("accuracy",), counts=_loss_weights, losses=losses)
 
@@ -98,36 +110,41 @@ def token_scores(
     Returns:
       [B, T] float32 log-probabilities, and [B, T] booleans; 0 and False where the target is -1.
     """
+    hidden, _ = _hidden(model, params, batch, remat, None)
+    return _score_in_chunks(model, params, hidden, jnp.asarray(batch.targets))
+
+
+def _hidden(
+    model: Model, params: Params, batch: Batch, remat: Remat, key: jax.Array | None
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """All tokens' hidden states [B, T, D]; with a key, in training, and what that changes."""
     if remat not in REMATS:
         raise ValueError(f"remat {remat!r} is not supported: use {' or '.join(REMATS)}")
     segment_ids = jnp.asarray(batch.segment_ids)
     # Padding has the id -1: zeros all the way, which cost the kernels nothing at a batch's end.
     tokens = jnp.where(segment_ids > 0, batch.tokens, -1)
-    forward: Callable[..., jax.Array] = functools.partial(_forward, model)
+    forward: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
+    forward = functools.partial(_forward, model)
     if remat == "layer":
         policy = jax.checkpoint_policies.save_only_these_names(LAYER_INPUT)
         forward = jax.checkpoint(forward, policy=policy)
-    hidden = forward(params, tokens, jnp.asarray(batch.positions), segment_ids)
-    return _score_in_chunks(model, params, hidden, jnp.asarray(batch.targets))
+    return forward(params, tokens, jnp.asarray(batch.positions), segment_ids, key)
 
 
 def _forward(
-    model: Model, params: Params, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array
-) -> jax.Array:
-    cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, tokens, positions, Partial(_attend, segment_ids), cache)
-    return hidden
-
-
-def _attend(
+    model: Model,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
     segment_ids: jax.Array,
-    spec: CacheSpec,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    cache: None,
-) -> tuple[jax.Array, None]:
-    return causal_attention(q, k, v, segment_ids=segment_ids, window=spec.window), None
+    key: jax.Array | None,
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    attend = attends.causal(segment_ids)
+    if key is not None and model.train_forward is not None:
+        return model.train_forward(params, tokens, positions, attend, key)
+    cache = (None,) * len(model.cache_specs)
+    hidden, _ = model.forward(params, tokens, positions, attend, cache)
+    return hidden, {}
 
 
 def _score_in_chunks(
@@ -143,25 +160,10 @@ def _score_in_chunks(
     order = jnp.argsort(flat_targets < 0, stable=True)
     place = jnp.argsort(order, stable=True)
 
-    @jax.checkpoint  # the scores of all words are computed again for the backward pass
-    def score(params: Params, hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = model.unembed(params, hidden)
-        index = jnp.maximum(targets, 0)[:, None]
-        chosen = jnp.take_along_axis(logprobs(logits), index, axis=-1)[:, 0]
-        top = jax.lax.stop_gradient(logits)
-        is_best = jnp.take_along_axis(top, index, axis=-1)[:, 0] >= top.max(axis=-1)
-        return jnp.where(targets < 0, 0, chosen), is_best & (targets >= 0)
-
-    def nothing(
-        params: Params, hidden: jax.Array, targets: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        return jnp.zeros(size, jnp.float32), jnp.zeros(size, bool)
-
     def chunk(
         carry: None, each: tuple[jax.Array, jax.Array]
     ) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        hidden, targets = each
-        return carry, jax.lax.cond(targets[0] >= 0, score, nothing, params, hidden, targets)
+        return carry, _score_chunk(model, params, *each)
 
     chunked = (
         flat_hidden[order].reshape(num_chunks, size, -1),
@@ -170,3 +172,84 @@ def _score_in_chunks(
     _, (found, is_best) = jax.lax.scan(chunk, None, chunked)
     back = place[: targets.size]
     return found.reshape(-1)[back].reshape(shape), is_best.reshape(-1)[back].reshape(shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _score_chunk(
+    model: Model, params: Params, hidden: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The scores of a chunk, whose first token has a target if any has.
+
+    The scores of all words are computed again for the backward pass, which is skipped as the
+    forward is. JAX's own gradient of a `cond` in a `scan` would keep the parameters once a chunk.
+    """
+    out: tuple[jax.Array, jax.Array] = jax.lax.cond(
+        targets[0] >= 0, functools.partial(_scores, model), _no_scores, params, hidden, targets
+    )
+    return out
+
+
+def _scores(
+    model: Model, params: Params, hidden: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    logits = model.unembed(params, hidden)
+    index = jnp.maximum(targets, 0)[:, None]
+    chosen = jnp.take_along_axis(logprobs(logits), index, axis=-1)[:, 0]
+    is_best = jnp.take_along_axis(logits, index, axis=-1)[:, 0] >= logits.max(axis=-1)
+    return jnp.where(targets < 0, 0, chosen), is_best & (targets >= 0)
+
+
+def _no_scores(
+    params: Params, hidden: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
+
+
+_Kept = tuple[Params, jax.Array, jax.Array]
+
+
+def _score_chunk_forward(
+    model: Model, params: Params, hidden: jax.Array, targets: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
+    return _score_chunk(model, params, hidden, targets), (params, hidden, targets)
+
+
+def _score_chunk_backward(
+    model: Model, kept: _Kept, cotangents: tuple[jax.Array, Any]
+) -> tuple[Params, jax.Array, None]:
+    params, hidden, targets = kept
+    leaves, structure = jax.tree.flatten(params)
+    is_float = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+    floats = [leaf for leaf, floating in zip(leaves, is_float, strict=True) if floating]
+
+    def found(floats: list[jax.Array], hidden: jax.Array) -> jax.Array:
+        rest = iter(floats)
+        filled = [
+            next(rest) if floating else leaf
+            for leaf, floating in zip(leaves, is_float, strict=True)
+        ]
+        return _scores(model, jax.tree.unflatten(structure, filled), hidden, targets)[0]
+
+    def gradient(
+        floats: list[jax.Array], hidden: jax.Array, cotangent: jax.Array
+    ) -> tuple[list[jax.Array], jax.Array]:
+        _, pull_back = jax.vjp(found, floats, hidden)
+        found_bar: tuple[list[jax.Array], jax.Array] = pull_back(cotangent)
+        return found_bar
+
+    def zeros(
+        floats: list[jax.Array], hidden: jax.Array, cotangent: jax.Array
+    ) -> tuple[list[jax.Array], jax.Array]:
+        return jax.tree.map(jnp.zeros_like, floats), jnp.zeros_like(hidden)
+
+    floats_bar, hidden_bar = jax.lax.cond(
+        targets[0] >= 0, gradient, zeros, floats, hidden, cotangents[0]
+    )
+    rest = iter(floats_bar)
+    params_bar = jax.tree.unflatten(
+        structure, [next(rest) if floating else None for floating in is_float]
+    )
+    return params_bar, hidden_bar, None
+
+
+_score_chunk.defvjp(_score_chunk_forward, _score_chunk_backward)

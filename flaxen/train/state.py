@@ -20,6 +20,8 @@ class TrainState(NamedTuple):
     opt_state: Any  # the optimizer's
     step: jax.Array  # int32: how many were made
     key: jax.Array  # PRNG key; a step's randomness is folded out of it, so that it never changes
+    # of a definition in Flax: the collections that are not trained, as they are by now
+    collections: Any = None
     data_state: Any = None  # where the data are read next, as their iterator says it
 
 

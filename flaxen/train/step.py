@@ -52,8 +52,9 @@ class TrainStep:
     prepare: Callable[[Params], Compute]
     # masters -> sums of nothing
     zeros: Callable[[Params], Sums]
-    # sums (donated), masters, compute, frozen, microbatch, key, step, microbatch's number, counts
-    accumulate: Callable[..., Sums]
+    # sums (donated), masters, compute, frozen, microbatch, key, step, microbatch's number, counts;
+    # gives the sums, and of what is frozen the collections that a definition's training changed
+    accumulate: Callable[..., tuple[Sums, Mapping[str, Any]]]
     # masters and optimizer's state (both donated), sums, step, counts
     update: Callable[..., tuple[Params, Any, StepMetrics]]
 
@@ -100,18 +101,22 @@ def make_step(
     )
 
 
-def start(step: TrainStep, params: Params, seed: int) -> TrainState:
+def start(
+    step: TrainStep, params: Params, seed: int, collections: Mapping[str, Any] | None = None
+) -> TrainState:
     """The state before the first step.
 
     Args:
       step: of the run.
       params: float32 masters; the state takes them over, and the first step donates them.
       seed: of the run's randomness.
+      collections: of a definition in Flax, all but the one that is trained.
     """
     init = step.optimizer.init
     if step.trainable.num_adapters is not None:
         init = jax.vmap(init)
-    return new_state(params, jax.jit(init)(params), seed)
+    state = new_state(params, jax.jit(init)(params), seed)
+    return state._replace(collections=collections)
 
 
 def run_step(
@@ -129,7 +134,7 @@ def run_step(
       step: the compiled functions.
       state: before the step.
       compute: `step.prepare(state.params)`.
-      frozen: parameters that are not trained, or None.
+      frozen: parameters that are not trained, or None; the state's collections, if it has any.
       microbatches: as the objective takes them; adapter i has the i-th share of the rows of each.
       on_microbatch: called after each was dispatched, with what there is so far. To wait for it is
         to wait until the machine is free.
@@ -147,24 +152,29 @@ def run_step(
             "longer than sequence_length, and cut before the answer?"
         )
     sums = step.zeros(state.params)
+    collections = state.collections
     for number, microbatch in enumerate(microbatches):
-        sums = step.accumulate(
+        sums, changed = step.accumulate(
             sums,
             state.params,
             compute,
-            frozen,
+            frozen if collections is None else collections,
             microbatch,
             state.key,
             state.step,
             np.int32(number),
             counts,
         )
+        if changed:
+            collections = {**collections, **changed}
         if on_microbatch is not None:
             on_microbatch(sums)
     params, opt_state, metrics = step.update(
         state.params, state.opt_state, sums, state.step, counts
     )
-    state = state._replace(params=params, opt_state=opt_state, step=state.step + 1)
+    state = state._replace(
+        params=params, opt_state=opt_state, step=state.step + 1, collections=collections
+    )
     return state, step.prepare(params), metrics
 
 
@@ -222,28 +232,28 @@ def _accumulate(
     step: jax.Array,
     number: jax.Array,
     counts: jax.Array,
-) -> Sums:
+) -> tuple[Sums, Mapping[str, Any]]:
     """Adds a microbatch's share of the gradients of sum(loss) / sum(count)."""
     own_key = jax.random.fold_in(jax.random.fold_in(key, step), number)
 
-    def loss(compute: Compute) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(compute: Compute) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         def policy(shape: tuple[int, int]) -> Params:
             return trainable.assemble(compute, frozen, shape, own_key)
 
-        losses, reports = objective.losses(policy, frozen, microbatch)
+        found = objective.losses(policy, frozen, microbatch, own_key)
         values = {
             name: rows.reshape(trainable.num_groups, -1).sum(axis=1)
-            for name, rows in {"loss": losses, **reports}.items()
+            for name, rows in {"loss": found.rows, **found.reports}.items()
         }
         # The adapters of a stack do not meet: the gradient of the sum is each one's own.
-        return jnp.sum(values["loss"] / counts), values
+        return jnp.sum(values["loss"] / counts), (values, dict(found.collections))
 
-    gradients, values = jax.grad(loss, has_aux=True)(compute)
+    gradients, (values, changed) = jax.grad(loss, has_aux=True)(compute)
     if trainable.to_compute is not None:
         _, pull_back = jax.vjp(trainable.to_compute, masters)
         (gradients,) = pull_back(gradients)
     total: Sums = jax.tree.map(jnp.add, sums, Sums(gradients, values))
-    return total
+    return total, changed
 
 
 def _update(

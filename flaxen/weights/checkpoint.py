@@ -96,7 +96,7 @@ def _open_huggingface(path: Path) -> Checkpoint:
         family = find_family(huggingface.architecture(fields))
         config = family.config_from_hf(fields)
     except ValueError as error:
-        raise ValueError(f"{path / 'config.json'}: {error}") from None
+        raise type(error)(f"{path / 'config.json'}: {error}") from None
 
     def ignored(name: str) -> bool:
         tied_copy = config.tied_embeddings and name == family.tensor_names["unembed"]

@@ -30,7 +30,7 @@ def test_the_loss_by_hand() -> None:
     base = base_params(packed=PACKED)
     policy = pack_params(make_params(1)) if PACKED else make_params(1)
     beta, smoothing = 0.2, 0.1
-    losses, reports = dpo(MODEL, beta=beta, label_smoothing=smoothing).losses(
+    losses, reports, _ = dpo(MODEL, beta=beta, label_smoothing=smoothing).losses(
         lambda shape: policy, base, pairs
     )
     chosen = beta * (sums(policy, pairs.chosen) - sums(base, pairs.chosen))

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.train.full import full, masters_of
+from flaxen.models.params import plain_params
+from flaxen.train.full import full
 from flaxen.train.grpo import GrpoConfig, Rollouts, group_advantages, grpo
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
@@ -105,7 +106,7 @@ def test_the_loss_and_its_gradient_by_hand(config: GrpoConfig) -> None:
 
     @jax.jit
     def total(policy: Any) -> tuple[jax.Array, Any]:
-        found, reports = grpo(MODEL, config).losses(lambda shape: policy, base, rollouts)
+        found, reports, _ = grpo(MODEL, config).losses(lambda shape: policy, base, rollouts)
         return found.sum(), (found, reports)
 
     (_, found), gradient = jax.value_and_grad(total, has_aux=True)(policy)
@@ -148,9 +149,12 @@ def test_the_first_update_is_on_policy_to_the_bit(dtype: str, trains_all: bool) 
     sampler = sampler_of(dtype, trains_all=trains_all)
     found: list[RolloutMetrics] = []
     if trains_all:
-        trainable = full(dtype=jnp.dtype(dtype), packed=PACKED)
+        trainable = full(MODEL, dtype=jnp.dtype(dtype), packed=PACKED)
         step = make(trainable, grpo(MODEL, config), learning_rates=(1e-3,))
-        frozen, state = None, start(step, copy(masters_of(sampler.params)), seed=0)
+        frozen, state = (
+            None,
+            start(step, copy(plain_params(MODEL.param_specs, sampler.params)), seed=0),
+        )
     else:
         step, frozen = lora_step(), sampler.params
         state = new_state(step)

@@ -87,7 +87,7 @@ def test_dropout_is_drawn_anew_for_each_microbatch_and_step() -> None:
     counts = np.float32(step.objective.counts(random_batch(0)).sum())[None]
 
     def gradient(number: int, microbatch: int) -> np.ndarray:
-        sums = step.accumulate(
+        sums, _ = step.accumulate(
             step.zeros(state.params), state.params, state.params, frozen, random_batch(0),
             state.key, np.int32(number), np.int32(microbatch), counts,
         )  # fmt: skip

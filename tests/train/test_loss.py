@@ -152,7 +152,7 @@ def test_the_loss_is_the_weighted_sum_and_the_count_its_weights() -> None:
     batch = batch._replace(loss_weights=batch.loss_weights * np.float32(0.5))
     params = base_params(packed=PACKED)
     objective = next_token(MODEL)
-    losses, reports = objective.losses(lambda shape: params, None, batch)
+    losses, reports, _ = objective.losses(lambda shape: params, None, batch)
     expected = -(batch.loss_weights * scores(params, batch)).sum(axis=1)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     np.testing.assert_allclose(objective.counts(batch), batch.loss_weights.sum(axis=1))

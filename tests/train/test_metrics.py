@@ -47,7 +47,10 @@ def test_flops_by_hand(tied: bool) -> None:
     # A layer: q 4x4, k and v 4x2, o 4x4, gate, up and down 4x6; the unembedding 10x4.
     num_weights = 2 * (16 + 8 + 8 + 16 + 3 * 24) + 40
     found = model(tied=tied)
-    assert flops_per_token(found, full(dtype=jnp.dtype("float32"), packed=False)) == 6 * num_weights
+    assert (
+        flops_per_token(found, full(found, dtype=jnp.dtype("float32"), packed=False))
+        == 6 * num_weights
+    )
     assert flops_per_token(found, lora(LORA)) == 4 * num_weights
 
 

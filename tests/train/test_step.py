@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import native
-from flaxen.train.full import compute_params, full, initial_params, masters_of
+from flaxen.models.params import compute_params, plain_params
+from flaxen.train.full import full, initial_params
 from flaxen.train.step import TrainStep, run_step, split_batch, start
 from tests.engine.tiny import MODEL, PARAMS
 from tests.train.tiny import FLOAT32, base_params, copy, full_step, make, random_batch
@@ -72,14 +73,16 @@ def test_the_state_is_donated_and_what_is_computed_with_is_not() -> None:
     assert all(leaf.is_deleted() for leaf in donated)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(compute))
     # The arrays that a sampler is given are those that the next step's forward takes.
-    expected = compute_params(new.params, dtype=jnp.dtype("bfloat16"), packed=PACKED)
+    expected = compute_params(
+        MODEL.param_specs, new.params, dtype=jnp.dtype("bfloat16"), packed=PACKED
+    )
     assert jax.tree.structure(expected) == jax.tree.structure(new_compute)
     for one, other in zip(jax.tree.leaves(new_compute), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_float32_without_kernels_computes_with_the_masters_themselves() -> None:
-    step = make(full(dtype=FLOAT32, packed=False))
+    step = make(full(MODEL, dtype=FLOAT32, packed=False))
     masters = copy(PARAMS)
     assert step.prepare(masters) is masters
 
@@ -87,9 +90,9 @@ def test_float32_without_kernels_computes_with_the_masters_themselves() -> None:
 def test_masters_are_what_was_loaded() -> None:
     for dtype, packed in FORMS:
         loaded = base_params(dtype, packed=packed)
-        masters = masters_of(loaded)
+        masters = plain_params(MODEL.param_specs, loaded)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(masters))
-        again = compute_params(masters, dtype=jnp.dtype(dtype), packed=packed)
+        again = compute_params(MODEL.param_specs, masters, dtype=jnp.dtype(dtype), packed=packed)
         assert jax.tree.structure(again) == jax.tree.structure(loaded)
         for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(loaded), strict=True):
             np.testing.assert_array_equal(one, other)

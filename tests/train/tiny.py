@@ -119,7 +119,7 @@ def base_params(dtype: str = "float32", *, packed: bool = False) -> Params:
 
 @functools.cache  # compiled once for all tests
 def full_step(dtype: str = "float32", *, packed: bool = False, **options: Any) -> TrainStep:
-    return make(full(dtype=jnp.dtype(dtype), packed=packed), **options)
+    return make(full(MODEL, dtype=jnp.dtype(dtype), packed=packed), **options)
 
 
 @functools.cache

@@ -38,7 +38,9 @@ class _Bound:
     table: Leaf
     others: dict[str, Any]
     # Names and weights, each with an Address without its table.
-    packed: tuple[tuple[str, PackedLinear], ...] = dataclasses.field(metadata={"static": True})
+    packed: tuple[tuple[str | int, PackedLinear], ...] = dataclasses.field(
+        metadata={"static": True}
+    )
 
 
 def bind(params: Any) -> Any:

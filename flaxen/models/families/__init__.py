@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from flaxen.models.families import llama, mistral, qwen2, qwen3
 from flaxen.models.families.family import Family
 
-__all__ = ["FAMILIES", "Family", "find_family"]
+__all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family"]
 
 FAMILIES: Mapping[str, Family] = {
     # `architectures` of a Hugging Face config.json
@@ -26,14 +26,18 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+class UnknownFamilyError(ValueError):
+    """The decoder has no such family."""
+
+
 def find_family(architecture: str) -> Family:
     """The family of an architecture's name.
 
     Raises:
-      ValueError: it is not known; the message lists those that are.
+      UnknownFamilyError: it is not known; the message lists those that are.
     """
     if architecture not in FAMILIES:
-        raise ValueError(
+        raise UnknownFamilyError(
             f"the architecture {architecture!r} is not supported. Known are: "
             f"{', '.join(FAMILIES)}. docs/how-to/add-a-model.md says how to add one"
         )

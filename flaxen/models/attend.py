@@ -1,0 +1,96 @@
+"""`flaxen.attend`: attention as one op, which a definition calls and flaxen replaces.
+
+In a served model it becomes attention over pages, in a trained one over packed segments. Called
+elsewhere it is plain causal attention, so that a definition also runs by itself. Deliberately does
+not know how it is replaced: bridges/interpret.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from flaxen.kernels.causal_attention import causal_attention
+
+attend_p = Primitive("flaxen_attend")
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Each token attends to itself and to those before it in its own sequence.
+
+    Args:
+      q: [..., T, N, H] queries, rotated.
+      k: [..., T, K, H] keys of the same tokens, rotated; N is a multiple of K.
+      v: [..., T, K, H] values.
+      window: the number of tokens seen, the current one included; None sees all.
+      scale: of the scores; None is H ** -0.5.
+      softcap: scores become softcap * tanh(scores / softcap); None leaves them.
+
+    Returns:
+      [..., T, N, H] in q's dtype.
+
+    Raises:
+      ValueError: shapes that do not go together.
+    """
+    if (
+        q.ndim < 3
+        or k.shape != v.shape
+        or q.shape[:-2] != k.shape[:-2]
+        or q.shape[-1] != k.shape[-1]
+    ):
+        raise ValueError(
+            f"flaxen.attend takes q [..., T, N, H] and k, v [..., T, K, H] of the same tokens, got "
+            f"{q.shape}, {k.shape} and {v.shape}"
+        )
+    if q.shape[-2] % k.shape[-2]:
+        raise ValueError(
+            f"{q.shape[-2]} query heads can't share {k.shape[-2]} key heads: the first must be a "
+            "multiple of the second"
+        )
+    out: jax.Array = attend_p.bind(q, k, v, window=window, scale=scale, softcap=softcap)
+    return out
+
+
+def _alone(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
+    """Outside of a served or trained model."""
+    rows = math.prod(q.shape[:-3])
+    flat = (each.reshape(rows, *each.shape[-3:]) for each in (q, k, v))
+    return causal_attention(*flat, **options).reshape(q.shape)
+
+
+def _jvp(primals: Any, tangents: Any, **options: Any) -> Any:
+    tangents = [
+        ad.instantiate_zeros(tangent) if isinstance(tangent, ad.Zero) else tangent
+        for tangent in tangents
+    ]
+    return jax.jvp(functools.partial(_alone, **options), primals, tuple(tangents))
+
+
+def _batch(operands: Any, axes: Any, **options: Any) -> Any:
+    size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+    in_front = [
+        jnp.broadcast_to(x[None], (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes, strict=True)
+    ]
+    return attend_p.bind(*in_front, **options), 0
+
+
+attend_p.def_impl(jax.jit(_alone, static_argnames=("window", "scale", "softcap")))
+attend_p.def_abstract_eval(lambda q, k, v, **options: q)
+mlir.register_lowering(attend_p, mlir.lower_fun(_alone, multiple_results=False))
+ad.primitive_jvps[attend_p] = _jvp
+batching.primitive_batchers[attend_p] = _batch

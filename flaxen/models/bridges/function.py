@@ -1,0 +1,297 @@
+"""From a pure function of tokens to a Model: the one way in that all bridges take.
+
+The function is traced once for each shape and run by interpret.py. Its parameters keep the tree
+that it knows them by. Deliberately does not know Flax or PyTorch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.linear import LoraWeight, PackedLinear
+from flaxen.models import attends
+from flaxen.models.bridges.check import check_served
+from flaxen.models.bridges.interpret import Run, Use, evaluate_eqns, plain
+from flaxen.models.bridges.trace import Trace, abstract, make_trace
+from flaxen.models.bridges.views import view
+from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
+
+# apply(params, tokens[B, T], positions[B, T], None) -> scores[B, T, V]; in training, with a PRNG
+# key in place of None, -> (scores, {collection: its new value})
+Apply = Callable[[Params, jax.Array, jax.Array, Any], Any]
+
+_PROBE = (1, 16)  # tokens of the trace that finds out what a definition is made of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects compiled code
+class _Definition:
+    apply: Apply
+    structure: Any  # of the parameters' tree
+    specs: tuple[ParamSpec, ...]  # of its leaves
+
+
+def from_function(
+    function: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    params: Params,
+    *,
+    max_position: int,
+) -> Model:
+    """A Model of a function of JAX: (params, tokens [B, T], positions [B, T]) -> scores [B, T, V].
+
+    Its attention is `flaxen.attend`. All else is per token.
+
+    Args:
+      function: pure.
+      params: a tree of arrays: dicts, tuples, or a class that is a pytree, as Equinox's are.
+      max_position: tokens that a sequence can have.
+
+    Raises:
+      ValueError: it can't be served: no attention, or one that is not over the model's tokens; or
+        computed in pieces it is not what it is as a whole.
+    """
+    model = from_apply(
+        lambda params, tokens, positions, key: function(params, tokens, positions),
+        params,
+        max_position=max_position,
+    )
+    whole = functools.partial(function, params)
+    check_served(model, params, whole, name=getattr(function, "__name__", "the function"))
+    return model
+
+
+def from_apply(
+    apply: Apply,
+    params: Params,
+    *,
+    max_position: int,
+    axes: Any = None,
+    trained: str | None = None,
+    trains_apart: bool = False,
+) -> Model:
+    """A Model of a pure function.
+
+    Args:
+      apply: the function; its attention is `flaxen.attend`.
+      params: a tree of arrays or of shapes with dtypes; nothing is computed with them.
+      max_position: tokens that a sequence can have.
+      axes: a tree like params of tuples with the logical name of each axis, or None.
+      trained: the collection of params that is trained; None: all of them.
+      trains_apart: training differs from inference: `apply` is called with a key then.
+
+    Raises:
+      ValueError: there is no attention in it, or one that can't be served; or it does not give
+        scores [B, T, V].
+    """
+    leaves, tree = jax.tree.flatten(params)
+    structure: Any = tree  # its class is not annotated
+    names = [()] * len(leaves) if axes is None else structure.flatten_up_to(axes)
+    specs = tuple(
+        ParamSpec(shape=tuple(leaf.shape), axes=tuple(name) or (None,) * len(leaf.shape))
+        for leaf, name in zip(leaves, names, strict=True)
+    )
+    probe = _Definition(apply=apply, structure=structure, specs=specs)
+    run, width = _probe(probe, [leaf.dtype for leaf in leaves])
+    if not run.specs:
+        raise ValueError(
+            "no attention was found in the definition: give its modules an attention_fn, as Flax's "
+            "MultiHeadAttention has, or let them call flaxen.attend(q, k, v)"
+        )
+    packable = _matrices(run.uses, len(leaves))
+    definition = _Definition(
+        apply=apply,
+        structure=structure,
+        specs=tuple(
+            ParamSpec(shape=spec.shape, axes=spec.axes, matrix=matrix)
+            for spec, matrix in zip(specs, packable, strict=True)
+        ),
+    )
+    return Model(
+        forward=jax.jit(functools.partial(_forward, definition), donate_argnames=("cache",)),
+        unembed=jax.jit(functools.partial(_unembed, definition)),
+        param_specs=jax.tree.unflatten(structure, definition.specs),
+        cache_specs=tuple(run.specs),
+        vocab_size=width,
+        max_position=max_position,
+        trained=trained,
+        train_forward=functools.partial(_train_forward, definition) if trains_apart else None,
+    )
+
+
+def _forward(
+    definition: _Definition,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    run = Run(token_shape=tokens.shape, attend=attend, cache=cache)
+    hidden, _ = _run(definition, run, params, tokens, positions, ())
+    return hidden, tuple(run.entries)
+
+
+def _train_forward(
+    definition: _Definition,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, Any]]:
+    run = Run(token_shape=tokens.shape, attend=attend, cache=())
+    return _run(definition, run, params, tokens, positions, (key,))
+
+
+def _run(
+    definition: _Definition,
+    run: Run,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    key: tuple[jax.Array, ...],
+) -> tuple[jax.Array, Any]:
+    leaves = definition.structure.flatten_up_to(params)
+    shape = tokens.shape if tokens.ndim == 2 else (1, *tokens.shape)
+    dtypes = _dtypes(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
+    trace, updates = _trace(definition, shape, dtypes, bool(key))
+    # Padding has the id -1, which a definition need not know.
+    inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)
+
+    def compute(leaves: Sequence[Any], inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        env = trace.env([*_views(definition, leaves, dtypes), *inputs])
+        found = evaluate_eqns(run, trace.forward, env, [trace.hidden, *trace.others])
+        return [plain(run, each) for each in found]
+
+    if all(entry is None for entry in run.cache):
+        # XLA would compute other bits where gradients want to keep what lies between products: it
+        # puts operations together otherwise. The products are kept, all else is computed again.
+        compute = jax.checkpoint(compute, policy=_is_product)
+    hidden, *others = compute(leaves, inputs)
+    return hidden.reshape(*tokens.shape, -1), jax.tree.unflatten(updates, others)
+
+
+def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
+    """A policy of jax.checkpoint: what is kept for the backward pass."""
+    return str(primitive) in ("ffi_call", "dot_general")
+
+
+def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.Array:
+    leaves = definition.structure.flatten_up_to(params)
+    lead = hidden.shape[:-1]
+    rows = hidden.reshape(1, -1, hidden.shape[-1])
+    dtypes = _dtypes(leaves, [hidden.dtype])
+    trace, _ = _trace(definition, rows.shape[:2], dtypes, False)
+    run = Run(token_shape=rows.shape[:2], attend=attends.causal(None), cache=())
+    env = {**trace.env(_views(definition, leaves, dtypes)), trace.hidden: rows}
+    (scores,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
+    found: jax.Array = plain(run, scores)
+    return found.reshape(*lead, -1).astype(jnp.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def _trace(
+    definition: _Definition, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
+) -> tuple[Trace, Any]:
+    """The trace at a shape, and the structure of its outputs beside the scores."""
+    updates: list[Any] = []
+
+    def flat(leaves: Sequence[Any], tokens: jax.Array, positions: jax.Array, *key: Any) -> Any:
+        params = jax.tree.unflatten(definition.structure, leaves)
+        out = definition.apply(params, tokens, positions, key[0] if key else None)
+        scores, changed = out if trains else (out, {})
+        found, structure = jax.tree.flatten(changed)
+        updates.append(structure)
+        return [scores, *found]
+
+    leaves = [
+        abstract(spec.shape, dtype) for spec, dtype in zip(definition.specs, dtypes, strict=True)
+    ]
+    tokens = abstract(shape, jnp.int32)
+    key = (jax.eval_shape(lambda: jax.random.key(0)),) if trains else ()
+    jaxpr = jax.make_jaxpr(flat)(leaves, tokens, tokens, *key)
+    scores = jaxpr.out_avals[0]
+    if scores.ndim != 3 or scores.shape[:2] != shape:
+        raise ValueError(
+            f"of tokens {shape} the definition made an array of shape {scores.shape}: it must give "
+            "the scores of all words for each, [B, T, V]"
+        )
+    return make_trace(jaxpr, len(leaves)), updates[-1]
+
+
+def _probe(definition: _Definition, dtypes: Sequence[Any]) -> tuple[Run, int]:
+    """Runs a definition without computing. Returns what it is made of, and V."""
+    run = Run(token_shape=_PROBE, attend=attends.causal(None), cache=())
+    kinds = tuple(jnp.dtype(dtype) for dtype in dtypes)
+    trace, _ = _trace(definition, _PROBE, kinds, False)
+
+    def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:
+        env = trace.env([*_views(definition, leaves, kinds), tokens, tokens])
+        eqns = trace.jaxpr.jaxpr.eqns
+        outs = evaluate_eqns(run, eqns, env, trace.jaxpr.jaxpr.outvars)
+        return [plain(run, out) for out in outs]
+
+    leaves = [
+        abstract(spec.shape, dtype) for spec, dtype in zip(definition.specs, dtypes, strict=True)
+    ]
+    scores = jax.eval_shape(whole, leaves, abstract(_PROBE, jnp.int32))[0]
+    return run, scores.shape[-1]
+
+
+def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:
+    """Those parameters that are only multiplied, always in the same way. A table may be tied."""
+    found: list[Matrix | None] = []
+    for leaf in range(num_leaves):
+        own = {use for use in uses if use.leaf == leaf}
+        ways = {(use.inputs, use.outputs, use.layers) for use in own}
+        is_multiplied = any(use.kind == "product" for use in own)
+        if len(ways) != 1 or not is_multiplied or any(use.kind == "other" for use in own):
+            found.append(None)
+            continue
+        ((inputs, outputs, layers),) = ways
+        fits = inputs and outputs
+        found.append(Matrix(inputs=inputs, outputs=outputs, layers=layers) if fits else None)
+    return found
+
+
+def _views(definition: _Definition, leaves: Sequence[Any], dtypes: Sequence[Any]) -> list[Any]:
+    """The parameters as the interpreter takes them; those of one axis as they are."""
+    return [
+        view(number, leaf, spec.shape, None if _is_plain(leaf) else spec.matrix, dtype)
+        if len(spec.shape) > 1
+        else leaf
+        for number, (leaf, spec, dtype) in enumerate(
+            zip(leaves, definition.specs, dtypes, strict=True)
+        )
+    ]
+
+
+def _is_plain(leaf: Any) -> bool:
+    return not isinstance(leaf, PackedLinear | LoraWeight | dict)
+
+
+def _dtypes(leaves: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
+    """Of the parameters' values. Quantized ones have that of `others`, or of other parameters."""
+    found = [_dtype(leaf) for leaf in leaves]
+    floats = [
+        dtype
+        for dtype in (*others, *found)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    ]
+    other = floats[0] if floats else jnp.dtype(jnp.bfloat16)
+    return tuple(other if dtype is None else dtype for dtype in found)
+
+
+def _dtype(leaf: Any) -> Any:
+    if isinstance(leaf, LoraWeight):
+        return _dtype(leaf.base)
+    if isinstance(leaf, dict):
+        return _dtype(next(iter(leaf.values())))
+    if isinstance(leaf, PackedLinear):
+        return jnp.dtype(leaf.format) if leaf.format in ("float32", "bfloat16") else None
+    return jnp.dtype(leaf.dtype)

@@ -1,0 +1,164 @@
+"""`flaxen.from_torch`: a module of PyTorch as a Model and its parameters, through torchax.
+
+The module runs once for each shape, under torchax, to be traced; it is not changed. Deliberately
+does not know how the Model is run, or files.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from flaxen.models.attend import attend
+from flaxen.models.bridges.check import check_served
+from flaxen.models.bridges.function import from_apply
+from flaxen.models.bridges.torchax_import import import_torchax
+from flaxen.models.model import Model, Params
+
+# How the module is called: (module, tokens [B, T], positions [B, T]) -> scores [B, T, V]
+Call = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+
+_PARAMS, _BUFFERS = "params", "buffers"
+
+
+def from_torch(
+    module: torch.nn.Module,
+    *,
+    max_position: int,
+    call: Call | None = None,
+    checks: bool = True,
+) -> tuple[Model, Params]:
+    """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
+
+    It takes tokens [B, T] and positions [B, T], and gives scores [B, T, V]. Its attention is
+    `attend_torch`, or torch's scaled_dot_product_attention with is_causal.
+
+    Args:
+      module: the definition, with its weights, on the host.
+      max_position: tokens that a sequence can have.
+      call: how the module is called; None is module(tokens, positions).
+      checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens.
+
+    Returns:
+      The Model, and {"params": {name: array}, "buffers": {name: array}} by PyTorch's names.
+
+    Raises:
+      ImportError: torchax is not installed.
+      ValueError: it can't be served; or it has dropout that training would want.
+    """
+    env = import_torchax().default_env()
+    params: Params = {
+        _PARAMS: {name: to_jax(each) for name, each in module.named_parameters()},
+        _BUFFERS: {name: to_jax(each) for name, each in module.named_buffers()},
+    }
+    first: dict[int, str] = {id(each): name for name, each in module.named_parameters()}
+    tied = {
+        name: first[id(each)]
+        for name, each in module.named_parameters(remove_duplicate=False)
+        if name != first[id(each)]
+    }
+    module.eval()
+    call = call or (lambda module, tokens, positions: module(tokens, positions))
+    apply = functools.partial(_apply, env, _Called(module, call), tied)
+    model = from_apply(apply, params, max_position=max_position, trained=_PARAMS)
+    if checks:
+        check_served(
+            model, params, functools.partial(_by_itself, module, call), name=type(module).__name__
+        )
+    return model, params
+
+
+def attend_torch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """`flaxen.attend` for modules of PyTorch; also outside of flaxen.
+
+    Args:
+      q: [..., T, N, H].
+      k: [..., T, K, H].
+      v: [..., T, K, H].
+      window: as of `flaxen.attend`, and so on.
+      scale: of the scores.
+      softcap: of the scores.
+    """
+    torchax = import_torchax()
+    options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}
+    if isinstance(q, torchax.tensor.Tensor):
+        env = torchax.default_env()
+        arrays = env.t2j_iso((q, k, v))
+        found: torch.Tensor = env.j2t_iso(attend(*arrays, **options))
+        return found
+    return torch.from_numpy(np.array(attend(*(to_jax(each) for each in (q, k, v)), **options)))
+
+
+def to_jax(tensor: torch.Tensor) -> jax.Array:
+    """A copy on JAX's default device, in the same dtype."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        bits = tensor.view(torch.int16).numpy().copy()
+        bfloat16: jax.Array = jax.device_put(bits.view(jax.numpy.bfloat16))
+        return bfloat16
+    found: jax.Array = jax.device_put(tensor.numpy().copy())
+    return found
+
+
+def _apply(
+    env: Any,
+    module: torch.nn.Module,
+    tied: Mapping[str, str],
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    key: None,
+) -> jax.Array:
+    with env, torch.no_grad():
+        tensors = env.j2t_iso({**params[_PARAMS], **params[_BUFFERS]})
+        tensors |= {name: tensors[other] for name, other in tied.items()}
+        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        inputs = env.j2t_iso((tokens, positions))
+        found = torch.func.functional_call(module, named, inputs, tie_weights=False)
+        scores: jax.Array = env.t2j_iso(found)
+    return scores
+
+
+class _Called(torch.nn.Module):  # type: ignore[misc]
+    """A module that is called in a way of its own: functional_call only knows `forward`."""
+
+    def __init__(self, module: torch.nn.Module, call: Call) -> None:
+        torch.nn.Module.__init__(self)
+        self.module = module
+        self.call = call
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.call(self.module, tokens, positions)
+
+
+def _by_itself(
+    module: torch.nn.Module, call: Call, tokens: jax.Array, positions: jax.Array
+) -> jax.Array:
+    """In PyTorch, on the host; callable under a jit."""
+
+    def run(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            ids, places = (
+                torch.from_numpy(np.array(each, np.int64)) for each in (tokens, positions)
+            )
+            found: np.ndarray = call(module, ids, places).float().numpy()
+            return found
+
+    like = jax.eval_shape(lambda tokens: tokens, tokens)
+    shape = run(np.zeros(like.shape, np.int64), np.zeros(like.shape, np.int64)).shape
+    out = jax.ShapeDtypeStruct(shape, np.float32)
+    result: jax.Array = jax.pure_callback(run, out, tokens, positions)
+    return result

@@ -1,0 +1,126 @@
+"""A causal language model of transformers as a Model: its attention is reached by their registry.
+
+Deliberately does not know files or engines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from flaxen.models.bridges.torch import attend_torch, from_torch
+from flaxen.models.model import Model, Params
+
+ATTENTION = "flaxen"  # the name of our attention in the registries of transformers
+
+
+def from_transformers(
+    module: transformers.PreTrainedModel, *, max_position: int | None = None, checks: bool = True
+) -> tuple[Model, Params]:
+    """As `from_torch`, of any class whose attention goes through the registry.
+
+    Args:
+      module: with its weights, on the host. Its attention is set to ours while it is traced.
+      max_position: tokens that a sequence can have; None: the configuration's.
+      checks: as of `from_torch`.
+
+    Raises:
+      ValueError: some layers do not call the registry, or their attention is of a kind that is not
+        supported; the message names the class.
+    """
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _no_mask)
+    config = module.config.get_text_config()
+    own = config._attn_implementation
+
+    def call(
+        module: torch.nn.Module, tokens: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        is_traced = type(tokens) is not torch.Tensor
+        _set_attention(module, ATTENTION if is_traced else own)
+        scores: torch.Tensor = module(
+            input_ids=tokens, position_ids=positions, use_cache=False
+        ).logits
+        return scores
+
+    if _experts(module):
+        module.set_experts_implementation("batched_mm")
+    name = type(module).__name__
+    try:
+        model, params = from_torch(
+            module,
+            max_position=max_position or config.max_position_embeddings,
+            call=call,
+            checks=checks,
+        )
+    except ValueError as error:
+        if "no attention was found" in str(error):
+            raise _bypassed(name, 0, config.num_hidden_layers) from None
+        raise
+    if len(model.cache_specs) != config.num_hidden_layers:
+        raise _bypassed(name, len(model.cache_specs), config.num_hidden_layers)
+    return model, params
+
+
+def _bypassed(name: str, found: int, num_layers: int) -> ValueError:
+    return ValueError(
+        f"{name} has {num_layers} layers, and {found} of them call transformers' registry of "
+        "attention functions: the others keep to themselves what they know of past tokens, and "
+        "can't be served"
+    )
+
+
+def _set_attention(module: torch.nn.Module, name: str) -> None:
+    for each in module.modules():
+        config = getattr(each, "config", None)
+        if isinstance(config, transformers.PretrainedConfig):
+            config._attn_implementation_internal = name
+
+
+def _experts(module: torch.nn.Module) -> bool:
+    config = module.config.get_text_config()
+    return bool(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0))
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """As transformers' attention functions: [B, N, T, H] to [B, T, N, H].
+
+    Raises:
+      ValueError: something that our attention has not.
+    """
+    name = type(module).__name__
+    unknown = [
+        option for option in ("s_aux", "position_bias", "bias") if options.get(option) is not None
+    ]
+    if unknown:
+        raise ValueError(f"{name}'s attention wants {', '.join(unknown)}, which is not supported")
+    if attention_mask is not None:
+        raise ValueError(f"{name}'s attention comes with a mask of its own: that is not supported")
+    if not getattr(module, "is_causal", True):
+        raise ValueError(f"{name} is not causal: only causal attention can be served")
+    if query.shape[-1] != value.shape[-1]:
+        raise ValueError(
+            f"{name} has keys of {query.shape[-1]} and values of {value.shape[-1]}: heads of one "
+            "size are supported"
+        )
+    q, k, v = (each.transpose(1, 2) for each in (query, key, value))
+    return attend_torch(q, k, v, window=sliding_window, scale=scaling, softcap=softcap), None
+
+
+def _no_mask(**_: Any) -> None:
+    """Ours needs none."""

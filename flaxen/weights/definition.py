@@ -1,0 +1,113 @@
+"""A model that is in memory and not in files: what `flaxen.from_nnx` and its like give.
+
+It can do what a checkpoint can: give its parameters in the form that is asked for, and a tokenizer.
+Deliberately does not know what the model was defined in.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.kernels.linear.packed import INPUT_MULTIPLE
+from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.params import compute_params, is_spec, matrices
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.layout import Layout
+from flaxen.weights.memory import WeightMemory
+from flaxen.weights.packing import Packing, Quantization
+from flaxen.weights.params import Form
+from flaxen.weights.quantize import int4_layout, int8_layout
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Definition:
+    """A model to serve: `LLM(Definition(...))`."""
+
+    model: Model
+    params: Params  # plain arrays, in a tree like model.param_specs
+    # of its words; a directory with tokenizer.json, a .gguf file, or the tokenizer itself
+    words: Tokenizer | Path | str
+    name: str = "model"
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of its floating point parameters."""
+        name = self.model.trained
+        leaves = jax.tree.leaves(self.params if name is None else self.params[name])
+        floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        found: jnp.dtype = jnp.result_type(*floats)
+        return found
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+          ValueError: its files are missing, damaged or of a kind that is not supported.
+        """
+        if isinstance(self.words, Tokenizer):
+            return self.words
+        return Tokenizer.from_directory(Path(self.words))
+
+    def load_params(
+        self,
+        dtype: jnp.dtype,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        packed: bool = False,
+        quantization: Quantization = "none",
+    ) -> Params:
+        """The parameters in a form to compute with; as `weights.checkpoint.Checkpoint` has it.
+
+        Raises:
+          ValueError: a dtype or quantization that is not supported.
+        """
+        form = Form(dtype=jnp.dtype(dtype), packed=packed, quantization=quantization)
+        name, params = self.model.trained, self.params
+        if name is None:
+            params = _in_form(self.model.param_specs, params, form, self.model.vocab_size)
+        else:  # statistics and tables that were computed keep their precision
+            own = self.model.param_specs[name]
+            params = {**params, name: _in_form(own, params[name], form, self.model.vocab_size)}
+        if on_progress is not None:
+            total = sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
+            on_progress(total, total)
+        return params
+
+
+def _in_form(specs: Any, params: Params, form: Form, vocab_size: int) -> Params:
+    if form.quantization in ("auto", "none"):
+        make = functools.partial(compute_params, specs, dtype=form.dtype, packed=form.packed)
+        return jax.jit(make)(params)
+    return jax.tree.map(
+        lambda spec, leaf: _quantized(spec, leaf, form, vocab_size), specs, params, is_leaf=is_spec
+    )
+
+
+def _quantized(spec: ParamSpec, leaf: Any, form: Form, vocab_size: int) -> Any:
+    if spec.matrix is None:
+        return compute_params(spec, leaf, dtype=form.dtype, packed=False)
+    # The scores of words need more than four bits.
+    is_table = vocab_size in spec.shape
+    memory = WeightMemory()
+    found = {}
+    for index, weight in matrices(np.asarray(leaf, np.float32), spec.matrix).items():
+        rows = weight.T  # [out, in]
+        layout = _layout(form.quantization, rows.shape[1], is_table)
+        packing = Packing((rows.shape[0], rows.shape[1]), layout, memory)
+        packing.write_floats(0, np.ascontiguousarray(rows))
+        found[index] = packing.finish(jax.device_put)
+    return found if spec.matrix.layers is not None else found[0]
+
+
+def _layout(quantization: Quantization, num_inputs: int, is_table: bool) -> Layout:
+    if quantization == "int8" or is_table:
+        return int8_layout(-(-num_inputs // INPUT_MULTIPLE) * INPUT_MULTIPLE)
+    return int4_layout()

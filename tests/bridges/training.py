@@ -1,0 +1,72 @@
+"""Batches to train tiny definitions on, and the run itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.data.batch import Batch
+from flaxen.kernels import native
+from flaxen.models.model import Model, Params
+from flaxen.train.full import full
+from flaxen.train.loop import Calls, train
+from flaxen.train.loss import next_token
+from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from flaxen.train.state import TrainState
+from flaxen.train.step import make_step, start
+from tests.train.tiny import Repeated, pack_batch
+
+LENGTH = 48
+
+
+def counting_batches(num: int = 4) -> list[Batch]:
+    """Two sequences a row, each counting in steps of its own: what comes next can be learnt."""
+    rng = np.random.default_rng(0)
+
+    def sequence() -> list[int]:
+        first, step = int(rng.integers(0, 200)), int(rng.integers(1, 4))
+        return [(first + step * index) % 250 for index in range(20)]
+
+    return [pack_batch([[sequence(), sequence()] for _ in range(4)], LENGTH) for _ in range(num)]
+
+
+def train_definition(
+    model: Model, params: Params, num_steps: int, learning_rate: float = 3e-3
+) -> tuple[TrainState, list[float]]:
+    """Trains all of the collection "params". Returns the state, and each step's loss."""
+    losses: list[float] = []
+    step = make_step(
+        full(model, dtype=jnp.dtype("float32"), packed=native.is_enabled()),
+        next_token(model),
+        make_optimizer(OptimizerConfig(learning_rate=learning_rate)),
+        make_schedule(ScheduleConfig(name="constant"), num_steps),
+        [learning_rate],
+    )
+    masters = jax.tree.map(jnp.copy, params["params"])
+    rest = {name: tree for name, tree in params.items() if name != "params"}
+    state = train(
+        step,
+        start(step, masters, 0, rest),
+        None,
+        Repeated(counting_batches()),
+        num_steps=num_steps,
+        calls=Calls(on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))),
+    )
+    return state, losses
+
+
+def assert_parity(model: Model, params: Params, **args: Any) -> None:
+    """No bit of a log-probability differs between the trainer and any way of the server."""
+    from flaxen.cli import parity_run
+    from flaxen.weights.definition import Definition
+    from tests.bridges.words import byte_tokenizer
+
+    rng = np.random.default_rng(7)
+    prompts = [rng.integers(1, 256, length).tolist() for length in (17, 40, 65)]
+    definition = Definition(model=model, params=params, words=byte_tokenizer())
+    found = parity_run.compare({"model": definition, **args}, prompts, 6)
+    assert min(each.num_tokens for each in found) > 0
+    assert [each.num_differing for each in found] == [0] * 5
