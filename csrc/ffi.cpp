@@ -290,6 +290,28 @@ ffi::Error causal_gradient(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
   return ffi::Error::Success();
 }
 
+ffi::Error lora_gradient(ffi::AnyBuffer h, ffi::AnyBuffer out_bar, ffi::Buffer<ffi::F32> a,
+                         ffi::Buffer<ffi::F32> b, ffi::Buffer<ffi::F32> scales,
+                         ffi::Buffer<ffi::S32> ids, ffi::Result<ffi::Buffer<ffi::F32>> a_bar,
+                         ffi::Result<ffi::Buffer<ffi::F32>> b_bar,
+                         ffi::Result<ffi::Buffer<ffi::F32>> scales_bar) {
+  LoraGradientCall call{};
+  call.h = h.untyped_data();
+  call.out_bar = out_bar.untyped_data();
+  call.type = type_of(h);
+  call.T = h.dimensions()[0];
+  call.I = h.dimensions()[1];
+  call.O = out_bar.dimensions()[1];
+  const auto dims = a.dimensions();  // [n, I, R]
+  call.adapters = {a.typed_data(),   b.typed_data(), scales.typed_data(),
+                   ids.typed_data(), dims[0],        dims[2]};
+  call.a_bar = a_bar->typed_data();
+  call.b_bar = b_bar->typed_data();
+  call.scales_bar = scales_bar->typed_data();
+  kernels().lora_gradient(call);
+  return ffi::Error::Success();
+}
+
 ffi::Error sample(ffi::Buffer<ffi::F32> logits, ffi::Buffer<ffi::F32> temperature,
                   ffi::Buffer<ffi::S32> top_k, ffi::Buffer<ffi::F32> top_p,
                   ffi::Buffer<ffi::F32> min_p, ffi::Buffer<ffi::U32> seed,
@@ -407,6 +429,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_gradient, flaxen::causal_gradient,
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("window")
                                   .Attr<float>("scale"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_lora_gradient, flaxen::lora_gradient,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_sample, flaxen::sample,
                               ffi::Ffi::Bind()

@@ -9,13 +9,16 @@
 #include "elementwise.inc"
 #include "linear.inc"
 #include "repack.inc"
+#include "product.inc"
 #include "causal_gradient.inc"
+#include "lora_gradient.inc"
 #include "sample.inc"
 
 namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
     linear, embed,       transpose, pack,             unpack,          rms_norm,
-    rope,   log_softmax, attention, causal_attention, causal_gradient, sample};
+    rope,   log_softmax, attention, causal_attention, causal_gradient, lora_gradient,
+    sample};
 
 }  // namespace flaxen

@@ -151,6 +151,18 @@ struct CausalGradientCall {
   void* v_bar;
 };
 
+// The gradients of low-rank adapters, from those of the outputs of their layer.
+struct LoraGradientCall {
+  const void* h;        // [T, I], what the adapters were given
+  const void* out_bar;  // [T, O]
+  Type type;            // of both
+  int64_t T, I, O;
+  Adapters adapters;
+  float* a_bar;       // as a; zeros where an adapter has no row
+  float* b_bar;       // as b
+  float* scales_bar;  // as scales
+};
+
 // A token for each row of logits; see flaxen/kernels/sample/__init__.py.
 struct SampleCall {
   const float* logits;  // [S, V]
@@ -178,6 +190,7 @@ struct Kernels {
   void (*attention)(const AttentionCall&);
   void (*causal_attention)(const CausalCall&);
   void (*causal_gradient)(const CausalGradientCall&);
+  void (*lora_gradient)(const LoraGradientCall&);
   void (*sample)(const SampleCall&);
 };
 

@@ -87,11 +87,21 @@ FLAXEN_INLINE u32v f32_to_bf16_bits(f32v value) {  // in the lower half of each 
 }
 FLAXEN_INLINE f32v round_to_bf16(f32v value) { return (f32v)(f32_to_bf16_bits(value) << 16); }
 
+// GCC 12 converts a vector of 8 in halves, in five instructions and not one.
 FLAXEN_INLINE f32v load_bf16(const uint16_t* from) {
+#if defined(__AVX2__) && FLAXEN_WIDTH == 8
+  return (f32v)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
+#else
   return (f32v)(__builtin_convertvector(load<u16v>(from), u32v) << 16);
+#endif
 }
 FLAXEN_INLINE void store_bf16(uint16_t* to, f32v value) {
+#if defined(__AVX2__) && FLAXEN_WIDTH == 8
+  const __m256i bits = (__m256i)f32_to_bf16_bits(value);
+  store(to, _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1)));
+#else
   store(to, __builtin_convertvector(f32_to_bf16_bits(value), u16v));
+#endif
 }
 
 FLAXEN_INLINE float f16_to_f32(uint16_t bits) {

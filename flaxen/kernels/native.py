@@ -29,6 +29,7 @@ _TARGETS = (
     "attention",
     "causal_attention",
     "causal_gradient",
+    "lora_gradient",
     "sample",
 )
 

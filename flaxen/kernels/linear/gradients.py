@@ -143,20 +143,15 @@ def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> 
 
 
 def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> LoraWeight:
-    """To a, b and scales; every adapter for every row, as few train at once."""
+    """To the base, a, b and scales."""
     assert isinstance(weight.base, PackedLinear)
-    h32, out_bar32 = h.astype(jnp.float32), out_bar.astype(jnp.float32)
-    chosen = jax.nn.one_hot(weight.ids, weight.a.shape[0], dtype=jnp.float32)[:, :, None]
-    hidden = jnp.einsum("TI,nIR->TnR", h32, weight.a) * chosen
-    hidden_bar = jnp.einsum("TO,nRO->TnR", out_bar32, weight.b) * chosen
-    scales = weight.scales[:, None, None]
-    b_bar = jnp.einsum("TnR,TO->nRO", hidden, out_bar32)
+    a_bar, b_bar, scales_bar = native.lora_gradient(h, out_bar, weight)
     return dataclasses.replace(
         weight,
         base=_weight_gradient(h, weight.base, out_bar),
-        a=jnp.einsum("TI,TnR->nIR", h32, hidden_bar) * scales,
-        b=b_bar * scales,
-        scales=jnp.sum(b_bar * weight.b, axis=(1, 2)),
+        a=a_bar,
+        b=b_bar,
+        scales=scales_bar,
         ids=None,
         key=None,
     )

@@ -74,6 +74,30 @@ def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Arra
     return jnp.asarray(call(ids, *weight_leaves(table), weights=fields))
 
 
+def lora_gradient(
+    h: jax.Array, out_bar: jax.Array, weight: LoraWeight
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of a weight's adapters to their a, b and scales, as these are.
+
+    Sums run over the rows in order, in float32. Rows of zeros at the end cost nothing.
+
+    Args:
+      h: [T, I], what the layer multiplied.
+      out_bar: [T, O] in h's dtype, the gradient to what came out.
+      weight: with ids [T].
+    """
+    native.library()
+    assert h.dtype == out_bar.dtype
+    outs = [
+        jax.ShapeDtypeStruct(each.shape, jnp.float32)
+        for each in (weight.a, weight.b, weight.scales)
+    ]
+    call = jax.ffi.ffi_call("flaxen_lora_gradient", outs, vmap_method="sequential")
+    results = call(h, out_bar, weight.a, weight.b, weight.scales, weight.ids)
+    a_bar, b_bar, scales_bar = results
+    return a_bar, b_bar, scales_bar
+
+
 def _leaves(weight: PackedLinear | LoraWeight, bias: Operand) -> list[jax.Array]:
     biases = [] if bias is None else [bias]
     if isinstance(weight, LoraWeight):
