@@ -24,7 +24,8 @@ def from_transformers(
     """As `from_torch`, of any class whose attention goes through the registry.
 
     Args:
-      module: with its weights, on the host. Its attention is set to ours while it is traced.
+      module: with its weights, on the host. Its attention is set to ours while it is traced, and
+        its embeddings forget which id is padding.
       max_position: tokens that a sequence can have; None: the configuration's.
       checks: as of `from_torch`.
 
@@ -47,6 +48,11 @@ def from_transformers(
         ).logits
         return scores
 
+    for each in module.modules():
+        if isinstance(each, torch.nn.Embedding):
+            each.padding_idx = (
+                None  # it only says that padding, which nobody trains on, has no gradient
+            )
     if _experts(module):
         module.set_experts_implementation("batched_mm")
     name = type(module).__name__
