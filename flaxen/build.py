@@ -151,7 +151,7 @@ def _build(
             packed=use_native,
             quantization=args.quantization,
         )
-        tokenizer = checkpoint.tokenizer()
+        tokenizer = checkpoint.make_tokenizer()
         params = loading.result()
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,

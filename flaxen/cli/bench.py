@@ -13,6 +13,7 @@ from rich.console import Console
 from flaxen.cli import options
 from flaxen.cli.bench_workloads import DESCRIPTIONS, NAMES, load_workloads, make_workloads
 from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.progress import show_progress
 
 BENCH_PANEL = "Benchmark"
@@ -99,7 +100,7 @@ def bench(
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
         start_s = time.perf_counter()
-        parts = build(args, on_progress)
+        parts = build(args, on_progress, definition=find_definition(model))
         startup_s = time.perf_counter() - start_s
         on_progress("machine's limits", 0, 1)
         limits = bench_limits.measure(parts.dtype.name)

@@ -16,6 +16,7 @@ from flaxen.cli import options
 from flaxen.cli.chat_http import Answer, http_answer
 from flaxen.cli.chat_loop import HELP, chat_loop
 from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.progress import show_progress
 
 
@@ -94,7 +95,7 @@ def chat(
         )
         cpu = set_up_cpu(threads)
         with show_progress(Console(stderr=True)) as on_progress:
-            parts = build(args, on_progress)
+            parts = build(args, on_progress, definition=find_definition(model))
         announce(cpu)
         answer = local_answer(parts.engine, parts.tokenizer, SamplingParams(**sampling))
     if console.is_terminal:

@@ -200,7 +200,7 @@ def _load(
 
     EngineArgs(model=name, dtype=dtype, quantization=quantization)  # checks both
     checkpoint = open_checkpoint(resolve(name, offline=offline))
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = checkpoint.make_tokenizer()
     beside = load_adapter(adapter, checkpoint.model) if adapter else None
     packed = native.is_enabled()
     if dtype == "auto":  # as it is served

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
 
@@ -99,6 +100,7 @@ def generate(
     try:
         with interruptible(), show_progress(console) as on_progress:
             fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
+            fields["model"] = find_definition(model) or model
             llm = LLM(**fields, on_progress=on_progress)
         announce(cpu)
         with interruptible():

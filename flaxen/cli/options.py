@@ -21,7 +21,10 @@ MODEL_PANEL = "Model"
 ENGINE_PANEL = "Engine"
 SAMPLING_PANEL = "Sampling"
 LORA_PANEL = "LoRA adapters"
-MODEL_HELP = "A GGUF file, a directory with safetensors, a Hugging Face id, or smollm2-135m."
+MODEL_HELP = (
+    "A GGUF file, a directory with safetensors, a Hugging Face id, smollm2-135m, or a definition "
+    "of your own: FILE.py:NAME of a function that returns a flaxen.Definition."
+)
 
 
 def size(text: str | int) -> int:

@@ -77,7 +77,7 @@ def parity(
     try:
         with interruptible(), Console(stderr=True).status("training and serving the same tokens"):
             checkpoint = open_checkpoint(resolve(model, offline=offline))
-            tokenizer = checkpoint.tokenizer()
+            tokenizer = checkpoint.make_tokenizer()
             prompts = [tuple(tokenizer.encode(text)) for text in texts]
             beside = load_adapter(adapter, checkpoint.model) if adapter else None
             found = parity_run.compare(args, prompts, max_tokens, beside)

@@ -17,6 +17,7 @@ from rich.console import Console
 from flaxen.cli import fine_tuning, options
 from flaxen.cli.adapters import LoraOptions
 from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.progress import show_progress
 from flaxen.cli.sizes import parse_size
 
@@ -267,7 +268,13 @@ def serve(
     start_s = time.perf_counter()
     with show_progress(console) as on_progress:
         # AsyncEngine compiles the rest.
-        parts = build(args, on_progress, compile_all=False, lora=lora.limits())
+        parts = build(
+            args,
+            on_progress,
+            compile_all=False,
+            lora=lora.limits(),
+            definition=find_definition(model),
+        )
     announce(cpu)
     gc.freeze()  # what lives as long as the process is not looked at again
     engine = AsyncEngine(parts.engine)

@@ -217,7 +217,7 @@ def _open_model(
         family = find_family(huggingface.architecture(fields))
         return None, family.config_from_hf(fields), Tokenizer.from_directory(path)
     checkpoint = open_checkpoint(path)
-    return checkpoint, checkpoint.config, checkpoint.tokenizer()
+    return checkpoint, checkpoint.config, checkpoint.make_tokenizer()
 
 
 def _dtype(name: str) -> jnp.dtype:

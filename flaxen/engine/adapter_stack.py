@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.engine.config import LoraLimits
-from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes
+from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, lora_targets
 from flaxen.models.model import Model
 from flaxen.weights.adapter import Adapter, check_adapter
 
@@ -129,8 +129,7 @@ class AdapterStack:
 
     def _shapes(self) -> tuple[dict[str, dict[str, tuple[int, int]]], ...]:
         assert self._limits is not None
-        targets = tuple(t for t in LORA_TARGETS if t in self._model.param_specs["layers"][0])
-        config = LoraConfig(rank=self._limits.max_lora_rank, targets=targets)
+        config = LoraConfig(rank=self._limits.max_lora_rank, targets=lora_targets(self._model))
         return adapter_shapes(self._model, config)["layers"]
 
 

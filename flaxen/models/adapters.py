@@ -13,7 +13,9 @@ from typing import Any
 import jax
 
 from flaxen.kernels.linear.lora import LoraWeight
+from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models.model import Model, Params
+from flaxen.models.params import is_spec
 
 # {"layers": ({"wq": {"a": [n, I, R], "b": [n, R, O]}, ...}, ...)}, one dict a layer; float32
 Adapters = Any
@@ -31,7 +33,7 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 32.0
-    targets: tuple[str, ...] = LORA_TARGETS
+    targets: tuple[str, ...] = LORA_TARGETS  # a definition's: see lora_targets
     use_rslora: bool = False  # https://arxiv.org/abs/2312.03732
 
     def __post_init__(self) -> None:
@@ -39,7 +41,7 @@ class LoraConfig:
             raise ValueError(f"a LoRA rank must be at least 1, got {self.rank}")
         if not self.alpha > 0:
             raise ValueError(f"LoRA's alpha must be above 0, got {self.alpha}")
-        unknown = [name for name in self.targets if name not in LORA_TARGETS]
+        unknown = [name for name in self.targets if name not in LORA_TARGETS and "[" not in name]
         if unknown or not self.targets:
             raise ValueError(
                 f"LoRA targets must be some of {', '.join(LORA_TARGETS)}, got {self.targets}"
@@ -52,8 +54,39 @@ class LoraConfig:
 
 
 def has_layers(model: Model) -> bool:
-    """Whether a model's parameters have the layers that adapters go by: definitions have not."""
+    """Whether a model's parameters are in layers by our names, as the decoder's are."""
     return isinstance(model.param_specs, dict) and "layers" in model.param_specs
+
+
+def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
+    """What adapters can go beside, by name: LoraConfig.targets.
+
+    Args:
+      model: the decoder, or a definition, whose targets are the paths of its matrices as
+        jax.tree_util.keystr has them; the table of words is none.
+      parts: only names in which one of these is, such as "q_proj"; none: all.
+    """
+    names = dict.fromkeys(name for layer in _matrices(model) for name in layer)
+    return tuple(name for name in names if not parts or any(part in name for part in parts))
+
+
+def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
+    """(I, O) of what can be adapted, one dict a layer; a definition is one layer."""
+    if has_layers(model):
+        return [
+            {name: layer[name].shape for name in LORA_TARGETS if name in layer}
+            for layer in model.param_specs["layers"]
+        ]
+    found = {}
+    for path, spec in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
+        matrix = spec.matrix
+        if matrix is None or matrix.layers is not None or model.vocab_size in spec.shape:
+            continue
+        sizes = (
+            math.prod(spec.shape[axis] for axis in axes) for axes in (matrix.inputs, matrix.outputs)
+        )
+        found[jax.tree_util.keystr(path)] = (next(sizes), next(sizes))
+    return [found]
 
 
 def adapter_shapes(
@@ -62,19 +95,17 @@ def adapter_shapes(
     """The shapes of one adapter outside a stack: a tree of (I, R) and (R, O).
 
     Raises:
-      ValueError: the model has no such target, or is a definition.
+      ValueError: the model has no such target.
     """
-    if not has_layers(model):
-        raise ValueError(
-            "adapters are not supported for definitions in Flax, PyTorch or plain JAX: train all "
-            "of their parameters"
-        )
     layers = []
-    for layer in model.param_specs["layers"]:
+    for layer in _matrices(model):
         missing = [name for name in config.targets if name not in layer]
         if missing:
-            raise ValueError(f"the model's layers have no {', '.join(missing)} to adapt")
-        shapes = {name: layer[name].shape for name in config.targets}
+            raise ValueError(
+                f"the model's layers have no {', '.join(missing)} to adapt. lora_targets(model) "
+                "lists what there is"
+            )
+        shapes = {name: layer[name] for name in config.targets}
         layers.append(
             {
                 name: {"a": (shape[0], config.rank), "b": (config.rank, shape[1])}
@@ -106,22 +137,38 @@ def with_adapters(
     Returns:
       A tree for `Model.forward` and `Model.unembed`.
     """
+
+    def adapted(index: int, number: int, base: Any, stack: Any) -> LoraWeight:
+        own = None
+        if dropout:
+            assert key is not None, "dropout needs a key"
+            own = jax.random.fold_in(key, index * len(LORA_TARGETS) + number)
+        return LoraWeight(
+            base=base,
+            a=stack["a"],
+            b=stack["b"],
+            scales=scales,
+            ids=ids,
+            key=own,
+            dropout=dropout,
+        )
+
+    if not (isinstance(params, dict) and "layers" in params):
+        (stacks,) = adapters["layers"]
+        numbers = {name: number for number, name in enumerate(stacks)}
+
+        def one(path: tuple[Any, ...], base: Any) -> Any:
+            name = jax.tree_util.keystr(path)
+            return adapted(0, numbers[name], base, stacks[name]) if name in numbers else base
+
+        return jax.tree_util.tree_map_with_path(
+            one, params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear)
+        )
     layers = []
     for index, (layer, stacks) in enumerate(zip(params["layers"], adapters["layers"], strict=True)):
-        adapted = dict(layer)
-        for number, (name, stack) in enumerate(stacks.items()):
-            own = None
-            if dropout:
-                assert key is not None, "dropout needs a key"
-                own = jax.random.fold_in(key, index * len(LORA_TARGETS) + number)
-            adapted[name] = LoraWeight(
-                base=layer[name],
-                a=stack["a"],
-                b=stack["b"],
-                scales=scales,
-                ids=ids,
-                key=own,
-                dropout=dropout,
-            )
-        layers.append(adapted)
+        beside = {
+            name: adapted(index, number, layer[name], stack)
+            for number, (name, stack) in enumerate(stacks.items())
+        }
+        layers.append({**layer, **beside})
     return {**params, "layers": tuple(layers)}

@@ -71,8 +71,9 @@ def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> 
     layers = []
     for index, layer in enumerate(shapes["layers"]):
         stacks = {}
-        for name, shape in layer.items():
-            number = index * len(LORA_TARGETS) + LORA_TARGETS.index(name)
+        for place, (name, shape) in enumerate(layer.items()):
+            is_ours = name in LORA_TARGETS
+            number = index * len(LORA_TARGETS) + LORA_TARGETS.index(name) if is_ours else place
             bound = 1 / math.sqrt(shape["a"][0])
             drawn = [
                 jax.random.uniform(

@@ -165,7 +165,7 @@ def run_step(
             np.int32(number),
             counts,
         )
-        if changed:
+        if collections is not None:
             collections = {**collections, **changed}
         if on_microbatch is not None:
             on_microbatch(sums)

@@ -34,15 +34,8 @@ class Checkpoint:
     dtype: jnp.dtype  # of the weights in the files; bfloat16 for quantized ones
     sources: list[Source]  # one for each leaf of model.param_specs
     round_to: jnp.dtype | None  # see docs/decisions/0020-quantized-weights-round-to-bf16.md
+    # Raises ValueError if its files are missing, damaged or of a kind that is not supported.
     make_tokenizer: Callable[[], Tokenizer]
-
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, built anew.
-
-        Raises:
-          ValueError: its files are missing, damaged or of a kind that is not supported.
-        """
-        return self.make_tokenizer()
 
     def load_params(
         self,

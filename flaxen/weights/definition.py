@@ -20,11 +20,13 @@ from flaxen.kernels.linear.packed import INPUT_MULTIPLE
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
 from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.layout import Layout
 from flaxen.weights.memory import WeightMemory
 from flaxen.weights.packing import Packing, Quantization
 from flaxen.weights.params import Form
 from flaxen.weights.quantize import int4_layout, int8_layout
+from flaxen.weights.resolve import resolve
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,8 +35,8 @@ class Definition:
 
     model: Model
     params: Params  # plain arrays, in a tree like model.param_specs
-    # of its words; a directory with tokenizer.json, a .gguf file, or the tokenizer itself
-    words: Tokenizer | Path | str
+    # a directory with tokenizer.json, a model whose tokenizer it is, or the tokenizer itself
+    tokenizer: Tokenizer | Path | str
     name: str = "model"
 
     @property
@@ -46,15 +48,18 @@ class Definition:
         found: jnp.dtype = jnp.result_type(*floats)
         return found
 
-    def tokenizer(self) -> Tokenizer:
+    def make_tokenizer(self) -> Tokenizer:
         """The model's tokenizer.
 
         Raises:
           ValueError: its files are missing, damaged or of a kind that is not supported.
         """
-        if isinstance(self.words, Tokenizer):
-            return self.words
-        return Tokenizer.from_directory(Path(self.words))
+        if isinstance(self.tokenizer, Tokenizer):
+            return self.tokenizer
+        directory = Path(self.tokenizer).expanduser()
+        if (directory / "tokenizer.json").is_file():
+            return Tokenizer.from_directory(directory)
+        return open_checkpoint(resolve(str(self.tokenizer))).make_tokenizer()
 
     def load_params(
         self,

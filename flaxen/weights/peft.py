@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
+from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes, has_layers
 from flaxen.models.families.hf import TENSOR_NAMES
 from flaxen.models.model import Model
 from flaxen.weights.adapter import Adapter
@@ -99,6 +99,8 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
         if any(tensor in stored for tensor in _tensor_names(name, 0).values())
     )
     try:
+        if not has_layers(model):
+            raise ValueError("adapters of definitions can't be read from PEFT's files yet")
         num_layers = len(model.param_specs["layers"])
         _check_target_modules(fields.get("target_modules"), targets, num_layers)
         config = _lora_config(fields, targets, max_rank)

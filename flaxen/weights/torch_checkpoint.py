@@ -20,9 +20,8 @@ def open_torch(path: Path) -> Definition:
     """Loads a directory with config.json, weights and a tokenizer. No code from it is run.
 
     Raises:
-      ImportError: PyTorch, torchax or transformers is not installed.
-      ValueError: it is not such a directory, transformers does not know the class, or the class
-        can't be served.
+      ValueError: PyTorch is not installed, it is not such a directory, transformers does not know
+        the class, or the class can't be served.
     """
     if not path.is_dir():
         raise ValueError(
@@ -31,8 +30,11 @@ def open_torch(path: Path) -> Definition:
         )
     from flaxen.models.bridges.torchax_import import import_torchax
 
-    import_torchax()
-    import transformers
+    try:
+        import_torchax()
+        import transformers
+    except ImportError as error:
+        raise ValueError(str(error)) from None
 
     from flaxen.models.bridges.transformers import from_transformers
 
@@ -44,4 +46,4 @@ def open_torch(path: Path) -> Definition:
         raise ValueError(f"transformers can't load {path}: {error}") from None
     model, params = from_transformers(module)
     module.to("meta")  # the arrays are ours by now; only what it does is still needed
-    return Definition(model=model, params=params, words=path, name=path.absolute().name)
+    return Definition(model=model, params=params, tokenizer=path, name=path.absolute().name)

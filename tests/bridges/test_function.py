@@ -97,7 +97,7 @@ def test_quantized_weights_are_close() -> None:
     if not native.is_enabled():
         pytest.skip("the library was not built")
     model = flaxen.from_function(transformer, make_weights(), max_position=128)
-    definition = Definition(model=model, params=make_weights(), words=byte_tokenizer())
+    definition = Definition(model=model, params=make_weights(), tokenizer=byte_tokenizer())
     plain = flaxen.LLM(definition, max_num_seqs=2)
     small = flaxen.LLM(definition, max_num_seqs=2, quantization="int8")
     sampling = flaxen.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=0)

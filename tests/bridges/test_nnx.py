@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,12 @@ from flax import nnx
 import flaxen
 from flaxen.kernels import native
 from flaxen.models import attends
+from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.params import compute_params, is_spec, plain_params
+from flaxen.train.lora import initial_adapters
+from flaxen.weights.train_checkpoint import Checkpoints
 from tests.bridges.nnx_model import Block, Transformer
-from tests.bridges.training import assert_parity, train_definition
+from tests.bridges.training import assert_parity, train_adapter, train_definition
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 24)), jnp.int32)
 POSITIONS = jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (2, 24))
@@ -59,6 +64,44 @@ def test_trained_and_served_without_a_bit_of_difference() -> None:
     assert_parity(model, {**params, "params": state.params})
     nnx.update(module, state.params)
     assert (module.head.kernel.get_value() == state.params["head"]["kernel"]).all()
+
+
+@needs_kernels
+def test_an_adapter_is_trained_and_served_beside_a_definition() -> None:
+    model, params = flaxen.from_nnx(make(), max_position=128)
+    names = lora_targets(model, "query", "value", "up", "down")
+    assert len(names) == 2 * 4
+    adapter, losses = train_adapter(model, params, LoraConfig(rank=4, targets=names), 30)
+    assert losses[-1] < 0.8 * losses[0]
+    assert_parity(model, params, adapter)
+
+
+def test_an_adapter_beside_plain_arrays_gives_what_it_gives_beside_packed_ones() -> None:
+    model, params = flaxen.from_nnx(make(), max_position=128)
+    config = LoraConfig(rank=4, targets=lora_targets(model))
+    stack = jax.tree.map(lambda leaf: leaf + 0.02, initial_adapters(model, config, [0]))
+    found = []
+    for packed in (False, native.is_enabled()):
+        given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
+        ids = jnp.zeros(TOKENS.shape, jnp.int32)
+        adapted = with_adapters(given, stack, jnp.ones(1), ids)
+        hidden, _ = model.forward(adapted, TOKENS, POSITIONS, attends.causal(None), (None,) * 2)
+        found.append(hidden)
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
+    alone, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * 2)
+    assert jnp.abs(found[0] - alone).max() > 0.01
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    model, params = flaxen.from_nnx(WithStatistics(nnx.Rngs(0)), max_position=128)
+    state, _ = train_definition(model, params, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state._replace(data_state=None), force=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(state._replace(data_state=None))
+    for name in ("params", "opt_state", "collections"):
+        one, other = getattr(state, name), getattr(restored.tree, name)
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
 
 
 def test_dropout_is_drawn_by_the_runs_key() -> None:

@@ -10,13 +10,17 @@ import numpy as np
 
 from flaxen.data.batch import Batch
 from flaxen.kernels import native
+from flaxen.models.adapters import LoraConfig
 from flaxen.models.model import Model, Params
+from flaxen.models.params import compute_params
 from flaxen.train.full import full
 from flaxen.train.loop import Calls, train
+from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.train.state import TrainState
 from flaxen.train.step import make_step, start
+from flaxen.weights.adapter import Adapter, from_stack
 from tests.train.tiny import Repeated, pack_batch
 
 LENGTH = 48
@@ -58,7 +62,35 @@ def train_definition(
     return state, losses
 
 
-def assert_parity(model: Model, params: Params, **args: Any) -> None:
+def train_adapter(
+    model: Model, params: Params, config: LoraConfig, num_steps: int
+) -> tuple[Adapter, list[float]]:
+    """Trains one adapter beside frozen parameters, packed where kernels compute."""
+    frozen = compute_params(
+        model.param_specs, params, dtype=jnp.dtype("float32"), packed=native.is_enabled()
+    )
+    losses: list[float] = []
+    step = make_step(
+        lora(config),
+        next_token(model),
+        make_optimizer(OptimizerConfig(learning_rate=1e-2)),
+        make_schedule(ScheduleConfig(name="constant"), num_steps),
+        [1e-2],
+    )
+    state = train(
+        step,
+        start(step, initial_adapters(model, config, [0]), 0),
+        frozen,
+        Repeated(counting_batches()),
+        num_steps=num_steps,
+        calls=Calls(on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))),
+    )
+    return from_stack(config, state.params), losses
+
+
+def assert_parity(
+    model: Model, params: Params, adapter: Adapter | None = None, **args: Any
+) -> None:
     """No bit of a log-probability differs between the trainer and any way of the server."""
     from flaxen.cli import parity_run
     from flaxen.weights.definition import Definition
@@ -66,7 +98,7 @@ def assert_parity(model: Model, params: Params, **args: Any) -> None:
 
     rng = np.random.default_rng(7)
     prompts = [rng.integers(1, 256, length).tolist() for length in (17, 40, 65)]
-    definition = Definition(model=model, params=params, words=byte_tokenizer())
-    found = parity_run.compare({"model": definition, **args}, prompts, 6)
+    definition = Definition(model=model, params=params, tokenizer=byte_tokenizer())
+    found = parity_run.compare({"model": definition, **args}, prompts, 6, adapter)
     assert min(each.num_tokens for each in found) > 0
     assert [each.num_differing for each in found] == [0] * 5

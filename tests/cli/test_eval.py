@@ -49,7 +49,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
 def loss_by_hand(model: Path, text: str) -> np.ndarray:
     """Of each letter after the first."""
     checkpoint = open_checkpoint(model)
-    tokens = np.array(checkpoint.tokenizer().encode(text))
+    tokens = np.array(checkpoint.make_tokenizer().encode(text))
     logits = logits_of(checkpoint.model, checkpoint.load_params(np.dtype("float32")), tokens)
     logits = logits.reshape(len(tokens), -1).astype(np.float64)
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

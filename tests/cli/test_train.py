@@ -120,7 +120,9 @@ def test_a_model_is_trained_from_scratch(
     written = open_checkpoint(output / "model")
     assert written.dtype == jnp.float32
     assert written.config == open_checkpoint(model).config
-    assert written.tokenizer().encode("a cat") == open_checkpoint(model).tokenizer().encode("a cat")
+    assert written.make_tokenizer().encode("a cat") == open_checkpoint(
+        model
+    ).make_tokenizer().encode("a cat")
 
 
 def test_several_adapters_learn_from_pairs(

@@ -239,7 +239,7 @@ def test_tokenizer_of_a_directory(tmp_path: Path) -> None:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.save(str(tmp_path / "tokenizer.json"))
-    assert open_checkpoint(tmp_path).tokenizer().encode("he!") == [256, vocab["!"]]
+    assert open_checkpoint(tmp_path).make_tokenizer().encode("he!") == [256, vocab["!"]]
 
 
 @pytest.mark.slow
@@ -254,4 +254,4 @@ def test_smollm2_is_what_its_authors_published() -> None:
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (9, 3, 64)
     assert (config.vocab_size, config.max_position) == (49_152, 8192)
     assert config.tied_embeddings
-    assert checkpoint.tokenizer().vocab_size == 49_152
+    assert checkpoint.make_tokenizer().vocab_size == 49_152

@@ -100,7 +100,7 @@ def test_smollm2_exported_from_its_gguf_file(tmp_path: Path) -> None:
     params = source.load_params(FLOAT32)
     export_huggingface(tmp_path / "out", source.config, params, tokenizer_of=path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    ours = source.tokenizer()
+    ours = source.make_tokenizer()
     text = "Hello, wörld 123!\n<|im_start|>user\nfrom  two   spaces🙂<|im_end|>"
     assert theirs(text).input_ids == ours.encode(text)
     assert theirs.decode(ours.encode(text)) == ours.decode(ours.encode(text), False)

@@ -6,6 +6,7 @@ that it knows them by. Deliberately does not know Flax or PyTorch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ import jax.numpy as jnp
 from flaxen.kernels.linear import LoraWeight, PackedLinear
 from flaxen.models import attends
 from flaxen.models.bridges.check import check_served
-from flaxen.models.bridges.interpret import Run, Use, evaluate_eqns, plain
+from flaxen.models.bridges.interpret import evaluate_eqns
+from flaxen.models.bridges.run import Run, Use, plain
 from flaxen.models.bridges.trace import Trace, abstract, make_trace
 from flaxen.models.bridges.views import view
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
+from flaxen.models.params import matrices
 
 # apply(params, tokens[B, T], positions[B, T], None) -> scores[B, T, V]; in training, with a PRNG
 # key in place of None, -> (scores, {collection: its new value})
@@ -259,10 +262,24 @@ def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:
     return found
 
 
+def _as_weight(leaf: Any, spec: ParamSpec) -> Any:
+    """An adapter beside an array is beside a matrix of it."""
+    is_plain = isinstance(leaf, LoraWeight) and not isinstance(leaf.base, PackedLinear)
+    if not is_plain or spec.matrix is None:
+        return leaf
+    return dataclasses.replace(leaf, base=matrices(leaf.base, spec.matrix)[0])
+
+
 def _views(definition: _Definition, leaves: Sequence[Any], dtypes: Sequence[Any]) -> list[Any]:
     """The parameters as the interpreter takes them; those of one axis as they are."""
     return [
-        view(number, leaf, spec.shape, None if _is_plain(leaf) else spec.matrix, dtype)
+        view(
+            number,
+            _as_weight(leaf, spec),
+            spec.shape,
+            None if _is_plain(leaf) else spec.matrix,
+            dtype,
+        )
         if len(spec.shape) > 1
         else leaf
         for number, (leaf, spec, dtype) in enumerate(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,34 +16,12 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from flaxen.kernels import native
-from flaxen.kernels.linear import LoraWeight, PackedLinear, embed, linear, pack
 from flaxen.models.attend import attend_p
+from flaxen.models.bridges.products import dot, gather, sum_of_last
+from flaxen.models.bridges.run import Run, plain
 from flaxen.models.bridges.trace import shape_of
-from flaxen.models.bridges.views import Axes, View
-from flaxen.models.model import Attend, CacheSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Use:
-    """One way in which a definition uses a parameter."""
-
-    leaf: int
-    inputs: Axes = ()
-    outputs: Axes = ()
-    layers: int | None = None
-    kind: str = "other"  # "product", "rows" of a table, or "other"
-
-
-@dataclass(kw_only=True)
-class Run:
-    """What is filled in while a definition is run once."""
-
-    token_shape: tuple[int, ...]  # of what the caller gave, [T] or [B, T]
-    attend: Attend
-    cache: Sequence[Any]  # an entry a layer; empty: there are as many as there turn out to be
-    specs: list[CacheSpec] = field(default_factory=list)  # of the layers that were run
-    entries: list[Any] = field(default_factory=list)  # of the new cache
-    uses: list[Use] = field(default_factory=list)
+from flaxen.models.bridges.views import View
+from flaxen.models.model import CacheSpec
 
 
 def evaluate(run: Run, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -120,14 +97,6 @@ def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
     return found
 
 
-def plain(run: Run, value: Any) -> Any:
-    """An array, also of a view; then the parameter can't be packed."""
-    if not isinstance(value, View):
-        return value
-    run.uses.append(Use(leaf=value.leaf))
-    return value.array()
-
-
 def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     q, k, v = (plain(run, value) for value in values)
     tokens = run.token_shape
@@ -159,92 +128,6 @@ def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     out, entry = run.attend(spec, q_, k_, v_, entry)
     run.entries.append(entry)
     return [out.reshape(q.shape)]
-
-
-def _dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    (contracted, batched) = eqn.params["dimension_numbers"]
-    is_weight = [isinstance(value, View) for value in values]
-    if all(is_weight) or batched[0]:
-        return None
-    weight, x = (0, 1) if is_weight[0] else (1, 0)
-    view, array = values[weight], values[x]
-    summed = contracted[weight]
-    free = [axis for axis in range(len(view.axes)) if axis not in summed]
-    inputs = tuple(axis for each in summed for axis in view.axes[each])
-    outputs = tuple(axis for each in free for axis in view.axes[each])
-    run.uses.append(
-        Use(leaf=view.leaf, inputs=inputs, outputs=outputs, layers=view.layers, kind="product")
-    )
-    matrix = view.matrix
-    if matrix is None:
-        values = [value.array() if isinstance(value, View) else value for value in values]
-        return [eqn.primitive.bind(*values, **eqn.params)]
-    in_order = _ordered(summed, view, matrix.inputs)
-    out_order = _ordered(free, view, matrix.outputs)
-    if in_order is None or out_order is None or array.dtype != view.dtype:
-        return None
-    x_summed = [contracted[x][list(summed).index(axis)] for axis in in_order]
-    x_free = [axis for axis in range(array.ndim) if axis not in x_summed]
-    rows = array.transpose(*x_free, *x_summed)
-    lead = rows.shape[: len(x_free)]
-    rows = rows.reshape(*lead, -1)
-    if isinstance(view.source, LoraWeight):
-        rows = rows.reshape(*view.source.ids.shape, -1)
-    out = linear(rows, view.source, out_dtype=shape_of(eqn.outvars[0]).dtype)
-    out = out.reshape(*lead, *(view.shape[axis] for axis in out_order))
-    back = [len(lead) + out_order.index(axis) for axis in free]
-    lead_axes = list(range(len(lead)))
-    return [out.transpose(*back, *lead_axes) if weight == 0 else out.transpose(*lead_axes, *back)]
-
-
-def _ordered(axes: Sequence[int], view: View, wanted: Axes) -> list[int] | None:
-    """A view's axes in an order in which the parameter's are as wanted; None: there is none."""
-    named = [axis for axis in axes if view.axes[axis]]
-    if any(view.axes[axis][0] not in wanted for axis in named):
-        return None
-    named.sort(key=lambda axis: wanted.index(view.axes[axis][0]))
-    if tuple(each for axis in named for each in view.axes[axis]) != wanted:
-        return None
-    return [*named, *(axis for axis in axes if not view.axes[axis])]
-
-
-def _gather(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """Rows of a table, by the ids of tokens."""
-    table, indices = values
-    numbers = eqn.params["dimension_numbers"]
-    if not isinstance(table, View) or isinstance(indices, View) or len(table.axes) != 2:
-        return None
-    takes_rows = (
-        numbers.start_index_map == numbers.collapsed_slice_dims == (0,)
-        and numbers.offset_dims == (indices.ndim - 1,)
-        and not numbers.operand_batching_dims
-        and tuple(eqn.params["slice_sizes"]) == (1, table.shape[1])
-    )
-    if not takes_rows:
-        return None
-    run.uses.append(Use(leaf=table.leaf, inputs=table.axes[1], outputs=table.axes[0], kind="rows"))
-    matrix = table.matrix
-    if matrix is None:
-        return [eqn.primitive.bind(table.array(), indices, **eqn.params)]
-    fits = (matrix.inputs, matrix.outputs) == (table.axes[1], table.axes[0])
-    if not fits or not isinstance(table.source, PackedLinear):
-        return None
-    return [embed(table.source, indices[..., 0], table.dtype)]
-
-
-def _sum(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """A sum over the last axes, such as a norm's: by a product with ones, in one order for any
-    number of rows."""
-    x = plain(run, values[0])
-    axes = sorted(eqn.params["axes"])
-    is_float = x.dtype in (jnp.float32, jnp.bfloat16)
-    if not is_float or not axes or axes != list(range(x.ndim - len(axes), x.ndim)):
-        return [eqn.primitive.bind(x, **eqn.params)]
-    lead = x.shape[: axes[0]]
-    size = math.prod(x.shape[axes[0] :])
-    ones = pack(jnp.ones((size, 1), x.dtype))
-    rows = x.reshape(math.prod(lead), size)
-    return [linear(rows, ones, out_dtype=x.dtype).reshape(lead)]
 
 
 def _reshaped(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
@@ -338,12 +221,12 @@ _RULES: dict[str, _Rule] = {
     "copy": lambda run, eqn, values: values,
     "custom_jvp_call": _custom,
     "custom_vjp_call": _custom,
-    "dot_general": _dot,
+    "dot_general": dot,
     "expand_dims": _reshaped,
-    "gather": _gather,
+    "gather": gather,
     "jit": _inline,
     "pjit": _inline,
-    "reduce_sum": _sum,
+    "reduce_sum": sum_of_last,
     "remat2": _remat,
     "reshape": _reshaped,
     "scan": _scan,

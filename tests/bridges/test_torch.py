@@ -1,0 +1,166 @@
+"""Models of PyTorch, unchanged: transformers' classes, and a module of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import flaxen
+from flaxen.kernels import native
+from flaxen.kernels.paged_attention import PagedBatch, empty_cache
+from flaxen.models import attends
+from flaxen.models.bridges.torch import attend_torch, from_torch
+from flaxen.models.bridges.transformers import from_transformers
+from flaxen.models.model import Model
+from flaxen.weights.definition import Definition
+from tests.bridges.torch_models import make
+from tests.bridges.training import assert_parity, train_definition
+from tests.bridges.words import byte_tokenizer, save_tokenizer
+
+pytestmark = pytest.mark.slow
+needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+LENGTHS = (24, 11)
+FAMILIES = ["Llama", "Qwen3", "Gemma2", "Phi3", "GPT2", "Olmo2", "Qwen3Moe"]
+
+
+def prompts() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, 256, length) for length in LENGTHS]
+
+
+def by_torch(module: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        found: np.ndarray = module(input_ids=torch.from_numpy(tokens)[None]).logits[0].numpy()
+    return found
+
+
+def paged(model: Model, params: Any, steps: list[list[tuple[int, int, int]]]) -> list[np.ndarray]:
+    """Each prompt's scores, computed in steps of (prompt, first token, last token + 1)."""
+    cache: tuple[Any, ...] = tuple(
+        empty_cache(
+            len(LENGTHS) * 2, 16, spec.num_kv_heads, spec.head_dim, jnp.dtype("float32"),
+            use_native=native.is_enabled(),
+        )
+        for spec in model.cache_specs
+    )  # fmt: skip
+    found: list[list[np.ndarray]] = [[] for _ in LENGTHS]
+    for step in steps:
+        lengths = [stop - start for _, start, stop in step]
+        batch = PagedBatch(
+            kv_lens=jnp.array([stop for *_, stop in step], jnp.int32),
+            page_table=jnp.array([[2 * i, 2 * i + 1] for i, *_ in step], jnp.int32),
+            cu_q_lens=jnp.array([0, *np.cumsum(lengths)], jnp.int32),
+        )
+        tokens = np.concatenate([prompts()[i][start:stop] for i, start, stop in step])
+        positions = np.concatenate([np.arange(start, stop) for _, start, stop in step])
+        hidden, cache = model.forward(
+            params, jnp.asarray(tokens, jnp.int32), jnp.asarray(positions, jnp.int32),
+            attends.paged(batch), cache,
+        )  # fmt: skip
+        scores = np.split(np.asarray(model.unembed(params, hidden)), np.cumsum(lengths)[:-1])
+        for (index, *_), each in zip(step, scores, strict=True):
+            found[index].append(each)
+    return [np.concatenate(each) for each in found]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_are_those_of_torch(name: str) -> None:
+    module = make(name)
+    expected = [by_torch(module, tokens) for tokens in prompts()]
+    model, params = from_transformers(module)
+    definition = Definition(model=model, params=params, tokenizer=byte_tokenizer())
+    given = definition.load_params(jnp.dtype("float32"), packed=native.is_enabled())
+    whole = [(0, 0, 24)], [(1, 0, 11)]
+    chunked = [(0, 0, 9)], [(0, 9, 24)], [(1, 0, 10)], [(1, 10, 11)]
+    batched = [(1, 0, 11), (0, 0, 3)], [(0, 3, 24)]
+    for steps in (whole, chunked, batched):
+        for ours, theirs in zip(paged(model, given, list(steps)), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3"])
+def test_greedy_text_is_that_of_our_decoder(name: str, tmp_path: Path) -> None:
+    directory = save(make(name), tmp_path)
+    sampling = flaxen.SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    texts = []
+    for impl in ("auto", "torch"):
+        llm = flaxen.LLM(str(directory), impl=impl, dtype="float32", max_num_seqs=2)
+        outputs = llm.generate(["Once upon a time", "The answer"], sampling)
+        texts.append([output.outputs[0].token_ids for output in outputs])
+    assert texts[0] == texts[1]
+
+
+def save(module: Any, directory: Path) -> Path:
+    module.save_pretrained(directory)
+    save_tokenizer(directory)
+    return directory
+
+
+def test_layers_that_bypass_the_registry_are_refused() -> None:
+    with pytest.raises(ValueError, match="BloomForCausalLM has 2 layers, and 0 of them call"):
+        from_transformers(make("Bloom"))
+
+
+@needs_kernels
+def test_trained_and_served_without_a_bit_of_difference() -> None:
+    module = make("Llama")
+    model, params = from_transformers(module)
+    state, losses = train_definition(model, params, 60)
+    assert losses[-1] < 1 < 4 < losses[0]
+    assert_parity(model, {**params, "params": state.params})
+
+
+class Own(torch.nn.Module):
+    """A module that transformers does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Embedding(272, 64)
+        self.position = torch.nn.Embedding(128, 64)
+        self.qkv = torch.nn.Linear(64, 3 * 64)
+        self.out = torch.nn.Linear(64, 64)
+        self.norm = torch.nn.LayerNorm(64)
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens) + self.position(positions)
+        q, k, v = (each.unflatten(-1, (4, 16)) for each in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        x = x + self.out(attend_torch(q, k, v).flatten(-2))
+        return self.norm(x) @ self.embed.weight.T
+
+
+@needs_kernels
+def test_a_module_of_ones_own() -> None:
+    module = Own()
+    model, params = from_torch(module, max_position=128)
+    tokens = jnp.asarray(prompts()[0], jnp.int32)[None]
+    positions = jnp.arange(24, dtype=jnp.int32)[None]
+    hidden, _ = model.forward(params, tokens, positions, attends.causal(None), (None,))
+    with torch.no_grad():
+        expected = module(*(torch.from_numpy(np.array(x)).long() for x in (tokens, positions)))
+    np.testing.assert_allclose(model.unembed(params, hidden), expected.numpy(), atol=2e-4)
+    assert_parity(model, params)
+    assert jax.tree.all(jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), params["params"]))
+
+
+def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match="only those run through PyTorch"):
+        flaxen.LLM(str(file), impl="torch")
+    with pytest.raises(ValueError, match="impl 'jax' is not supported: use auto, flaxen, torch"):
+        flaxen.LLM(str(file), impl="jax")
+
+
+def test_an_unknown_family_says_what_to_do(tmp_path: Path) -> None:
+    fields = {"architectures": ["FooForCausalLM"], "model_type": "foo"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"'FooForCausalLM' is not supported.*impl=torch"):
+        flaxen.LLM(str(tmp_path), impl="flaxen")
