@@ -139,7 +139,7 @@ def _build(
             f"quantization {args.quantization} needs flaxen's C++ kernels, and "
             f"{_why_not_native()}. Use auto or none"
         )
-    checkpoint = definition or _open(args)
+    checkpoint = definition or open_model(args)
     dtype = _dtype(args.dtype, use_native, checkpoint)
     model = checkpoint.model
     config = _engine_config(args, model, dtype.itemsize, use_native, lora)
@@ -185,7 +185,12 @@ def _build(
     )
 
 
-def _open(args: EngineArgs) -> Checkpoint | Definition:
+def open_model(args: EngineArgs) -> Checkpoint | Definition:
+    """Finds a model in files, and decides what defines it.
+
+    Raises:
+      ValueError: as `build`.
+    """
     path = resolve(args.model, offline=args.offline)
     if args.impl == "torch":
         return open_torch(path)

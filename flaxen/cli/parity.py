@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate import read_prompts
 from flaxen.cli.interrupt import end_now, interruptible
 
@@ -57,6 +58,7 @@ def parity(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dtype: options.Dtype = "auto",
+    impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
     threads: options.Threads = None,
     compile_cache: options.CompileCache = None,
@@ -65,25 +67,27 @@ def parity(
     """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
     texts = list(PROMPTS) if prompts_file is None else read_prompts([], prompts_file)
 
-    from flaxen.build import use_compile_cache
+    from flaxen.build import EngineArgs, open_model, use_compile_cache
     from flaxen.cli import parity_run
-    from flaxen.weights.checkpoint import open_checkpoint
+    from flaxen.weights.checkpoint import Checkpoint
     from flaxen.weights.peft import load_adapter
-    from flaxen.weights.resolve import resolve
 
     use_compile_cache(compile_cache or options.default_cache())
     cpu = set_up_cpu(threads)
-    args = {"model": model, "dtype": dtype, "quantization": quantization, "offline": offline}
+    args: dict[str, Any] = {"model": model, "dtype": dtype, "quantization": quantization}
+    args |= {"impl": impl, "offline": offline}
     try:
         with interruptible(), Console(stderr=True).status("training and serving the same tokens"):
-            checkpoint = open_checkpoint(resolve(model, offline=offline))
-            tokenizer = checkpoint.make_tokenizer()
+            opened = find_definition(model) or open_model(EngineArgs(**args))
+            if not isinstance(opened, Checkpoint):
+                args["model"] = opened
+            tokenizer = opened.make_tokenizer()
             prompts = [tuple(tokenizer.encode(text)) for text in texts]
-            beside = load_adapter(adapter, checkpoint.model) if adapter else None
+            beside = load_adapter(adapter, opened.model) if adapter else None
             found = parity_run.compare(args, prompts, max_tokens, beside)
             other = None
-            if parity_run.has_transformers() and beside is None:
-                other = parity_run.contrast(args, prompts, checkpoint.config)
+            if isinstance(opened, Checkpoint) and beside is None and parity_run.has_transformers():
+                other = parity_run.contrast(args, prompts, opened.config)
     except KeyboardInterrupt:
         end_now()
     announce(cpu)

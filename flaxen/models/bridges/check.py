@@ -18,7 +18,7 @@ from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attends
 from flaxen.models.model import CacheSpec, Model, Params
 
-_NUM_TOKENS, _FIRST_PIECE, _PAGE = 16, 9, 16
+_NUM_TOKENS, _FIRST_PIECE, _PAGE = 16, 8, 16  # few shapes: each is traced
 # Root mean square of what differs, as a share of the scores' deviation, by the dtype of attention:
 # more than rounding, less than a token that is not seen. Two ways through 30 layers of bfloat16
 # were 0.1 apart over random tokens.

@@ -19,7 +19,7 @@ from flaxen.kernels.linear import LoraWeight, PackedLinear
 from flaxen.models import attends
 from flaxen.models.bridges.check import check_served
 from flaxen.models.bridges.interpret import evaluate_eqns
-from flaxen.models.bridges.run import Run, Use, plain
+from flaxen.models.bridges.run import Run, Use, plain, with_one_input
 from flaxen.models.bridges.trace import Trace, abstract, make_trace
 from flaxen.models.bridges.views import view
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
@@ -163,6 +163,7 @@ def _run(
     shape = tokens.shape if tokens.ndim == 2 else (1, *tokens.shape)
     dtypes = _dtypes(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
     trace, updates = _trace(definition, shape, dtypes, bool(key))
+    run.leaves, run.together = leaves, _together(definition, shape, dtypes, bool(key))
     # Padding has the id -1, which a definition need not know.
     inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)
 
@@ -225,6 +226,25 @@ def _trace(
             "the scores of all words for each, [B, T, V]"
         )
     return make_trace(jaxpr, len(leaves)), updates[-1]
+
+
+@functools.lru_cache(maxsize=256)
+def _together(
+    definition: _Definition, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
+) -> Any:
+    """Which products of the forward have the same input: found by running it on shapes."""
+    trace, _ = _trace(definition, shape, dtypes, trains)
+    run = Run(token_shape=shape, attend=attends.causal(None), cache=())
+
+    def forward(*args: Any) -> list[Any]:
+        leaves = args[: len(dtypes)]
+        env = trace.env([*_views(definition, leaves, dtypes), *args[len(dtypes) :]])
+        return [plain(run, out) for out in evaluate_eqns(run, trace.forward, env, [trace.hidden])]
+
+    jax.eval_shape(forward, *(abstract(v.shape, v.dtype) for v in trace.jaxpr.in_avals))
+    found = with_one_input(run.products)
+    run.products.clear()  # they hold what was traced
+    return found
 
 
 def _probe(definition: _Definition, dtypes: Sequence[Any]) -> tuple[Run, int]:

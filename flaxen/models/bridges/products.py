@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from flaxen.kernels.linear import LoraWeight, PackedLinear, embed, linear, pack
-from flaxen.models.bridges.run import Run, Use, plain
+from flaxen.kernels.linear import LoraWeight, PackedLinear, embed, linear, linears, pack
+from flaxen.models.bridges.run import Product, Run, Use, plain
 from flaxen.models.bridges.trace import shape_of
 from flaxen.models.bridges.views import Axes, View
 
@@ -33,6 +34,9 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     run.uses.append(
         Use(leaf=view.leaf, inputs=inputs, outputs=outputs, layers=view.layers, kind="product")
     )
+    number = len(run.products)
+    is_simple = len(summed) == 1 and weight == 1
+    run.products.append(Product(x=array if is_simple else None, leaf=view.leaf, index=view.index))
     matrix = view.matrix
     if matrix is None:
         values = [value.array() if isinstance(value, View) else value for value in values]
@@ -46,13 +50,35 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     rows = array.transpose(*x_free, *x_summed)
     lead = rows.shape[: len(x_free)]
     rows = rows.reshape(*lead, -1)
-    if isinstance(view.source, LoraWeight):
-        rows = rows.reshape(*view.source.ids.shape, -1)
-    out = linear(rows, view.source, out_dtype=shape_of(eqn.outvars[0]).dtype)
+    dtype = shape_of(eqn.outvars[0]).dtype
+    out = run.made.pop(number, None)
+    if out is None and dtype == rows.dtype:
+        out = _several(run, number, rows, view.source)
+    if out is None or out.dtype != dtype:
+        out = linear(_in_shape(rows, view.source), view.source, out_dtype=dtype)
     out = out.reshape(*lead, *(view.shape[axis] for axis in out_order))
     back = [len(lead) + out_order.index(axis) for axis in free]
     lead_axes = list(range(len(lead)))
     return [out.transpose(*back, *lead_axes) if weight == 0 else out.transpose(*lead_axes, *back)]
+
+
+def _several(run: Run, number: int, rows: jax.Array, source: Any) -> jax.Array | None:
+    """A product, and those with it that have the same input: one call, which reads it once."""
+    others = run.together.get(number, ())
+    sources = [source]
+    for _, product in others:
+        leaf = run.leaves[product.leaf]
+        sources.append(leaf if product.index is None else leaf[product.index])
+    if len(sources) == 1 or not all(isinstance(each, PackedLinear) for each in sources):
+        return None
+    outs = linears(rows, tuple(sources), (None,) * len(sources))
+    run.made.update({number: out for (number, _), out in zip(others, outs[1:], strict=True)})
+    return outs[0]
+
+
+def _in_shape(rows: jax.Array, source: Any) -> jax.Array:
+    """Adapters have an id for each token, in the tokens' shape."""
+    return rows.reshape(*source.ids.shape, -1) if isinstance(source, LoraWeight) else rows
 
 
 def _ordered(axes: Sequence[int], view: View, wanted: Axes) -> list[int] | None:

@@ -5,8 +5,8 @@ Deliberately does not know operations: interpret.py and products.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flaxen.models.bridges.views import Axes, View
@@ -24,6 +24,15 @@ class Use:
     kind: str = "other"  # "product", "rows" of a table, or "other"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A product with a parameter, as it came in a run."""
+
+    x: Any  # what it was multiplied with, if along one axis of it; else None
+    leaf: int
+    index: int | None  # of the layer, in a parameter that holds several
+
+
 @dataclass(kw_only=True)
 class Run:
     """What is filled in while a definition is run once."""
@@ -34,6 +43,11 @@ class Run:
     specs: list[CacheSpec] = field(default_factory=list)  # of the layers that were run
     entries: list[Any] = field(default_factory=list)  # of the new cache
     uses: list[Use] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    leaves: Sequence[Any] = ()  # the parameters
+    # By the number of a product, those that are to be made in one call with it, and their numbers.
+    together: Mapping[int, Sequence[tuple[int, Product]]] = field(default_factory=dict)
+    made: dict[int, Any] = field(default_factory=dict)  # by number, before they were asked for
 
 
 def plain(run: Run, value: Any) -> Any:
@@ -42,3 +56,16 @@ def plain(run: Run, value: Any) -> Any:
         return value
     run.uses.append(Use(leaf=value.leaf))
     return value.array()
+
+
+def with_one_input(products: Sequence[Product]) -> dict[int, list[tuple[int, Product]]]:
+    """Which products multiply the same, as a layer's queries, keys and values: Run.together."""
+    found: dict[int, list[tuple[int, Product]]] = {}
+    first: dict[int, int] = {}
+    for number, product in enumerate(products):
+        if product.x is None:
+            continue
+        place = first.setdefault(id(product.x), number)
+        if place != number:
+            found.setdefault(place, []).append((number, replace(product, x=None)))
+    return found

@@ -31,6 +31,7 @@ class View:
     axes: tuple[Axes, ...]  # the parameter's axes in each axis of the view; those of size 1 in none
     dtype: jnp.dtype
     layers: int | None = None  # the axis that was sliced away
+    index: int | None = None  # which slice it is
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +69,9 @@ class View:
             source = self.source[index]
         else:
             source = jax.lax.index_in_dim(self.source, index, axis, keepdims=True)
-        return dataclasses.replace(self, source=source, axes=self.axes[1:], layers=axis)
+        return dataclasses.replace(
+            self, source=source, axes=self.axes[1:], layers=axis, index=index
+        )
 
     def array(self) -> jax.Array:
         """The values, unpacked if need be."""
