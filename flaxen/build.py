@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -142,6 +142,8 @@ def _build(
     checkpoint = definition or open_model(args)
     dtype = _dtype(args.dtype, use_native, checkpoint)
     model = checkpoint.model
+    if isinstance(checkpoint, Definition) and use_native and not args.compile_sizes:
+        args = replace(args, compile_sizes=_definition_sizes(args))
     config = _engine_config(args, model, dtype.itemsize, use_native, lora)
     with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free
         loading = pool.submit(
@@ -274,6 +276,13 @@ def _compile_sizes(args: EngineArgs, use_native: bool) -> tuple[int, ...]:
     """Few where padding costs next to nothing (decision 0043); () leaves them to the engine."""
     largest = args.max_num_batched_tokens
     return tuple(sorted({1, min(16, largest), largest})) if use_native else ()
+
+
+def _definition_sizes(args: EngineArgs) -> tuple[int, ...]:
+    """None of one token: with one row XLA puts the operations between kernels together otherwise,
+    and rounds otherwise. Padding is not multiplied there either."""
+    largest = args.max_num_batched_tokens
+    return tuple(sorted({min(16, largest), largest}))
 
 
 def use_compile_cache(directory: Path) -> None:

@@ -48,7 +48,7 @@ def check_served(
         np.random.default_rng(0).integers(0, model.vocab_size, (1, length)), jnp.int32
     )
     positions = jnp.arange(length, dtype=jnp.int32)[None]
-    expected = jax.jit(whole)(tokens, positions)
+    expected = whole(tokens, positions)
     trained = _over_segments(model, params, tokens, positions)
     served = _in_pieces(model, params, tokens[0], positions[0])
     tolerance = _TOLERANCES[_attention_dtype(model, params, tokens[0]).name]

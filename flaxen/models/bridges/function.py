@@ -63,7 +63,7 @@ def from_function(
         params,
         max_position=max_position,
     )
-    whole = functools.partial(function, params)
+    whole = jax.jit(functools.partial(function, params))
     check_served(model, params, whole, name=getattr(function, "__name__", "the function"))
     return model
 
@@ -163,6 +163,7 @@ def _run(
     shape = tokens.shape if tokens.ndim == 2 else (1, *tokens.shape)
     dtypes = _dtypes(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
     trace, updates = _trace(definition, shape, dtypes, bool(key))
+    run.is_token = (tokens >= 0).reshape(shape)
     run.leaves, run.together = leaves, _together(definition, shape, dtypes, bool(key))
     # Padding has the id -1, which a definition need not know.
     inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)

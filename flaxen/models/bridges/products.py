@@ -49,7 +49,7 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     x_free = [axis for axis in range(array.ndim) if axis not in x_summed]
     rows = array.transpose(*x_free, *x_summed)
     lead = rows.shape[: len(x_free)]
-    rows = rows.reshape(*lead, -1)
+    rows = _without_padding(run, rows.reshape(*lead, -1))
     dtype = shape_of(eqn.outvars[0]).dtype
     out = run.made.pop(number, None)
     if out is None and dtype == rows.dtype:
@@ -60,6 +60,13 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     back = [len(lead) + out_order.index(axis) for axis in free]
     lead_axes = list(range(len(lead)))
     return [out.transpose(*back, *lead_axes) if weight == 0 else out.transpose(*lead_axes, *back)]
+
+
+def _without_padding(run: Run, rows: jax.Array) -> jax.Array:
+    """Zeros in place of padding, which the kernels skip; a definition made something of it."""
+    if run.is_token is None or rows.shape[:-1] != run.is_token.shape:
+        return rows
+    return jnp.where(run.is_token[..., None], rows, 0)
 
 
 def _several(run: Run, number: int, rows: jax.Array, source: Any) -> jax.Array | None:

@@ -45,6 +45,7 @@ class Run:
     uses: list[Use] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     leaves: Sequence[Any] = ()  # the parameters
+    is_token: Any = None  # [B, T] booleans: not padding; None: all are
     # By the number of a product, those that are to be made in one call with it, and their numbers.
     together: Mapping[int, Sequence[tuple[int, Product]]] = field(default_factory=dict)
     made: dict[int, Any] = field(default_factory=dict)  # by number, before they were asked for

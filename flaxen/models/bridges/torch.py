@@ -122,7 +122,8 @@ def _apply(
     positions: jax.Array,
     key: None,
 ) -> jax.Array:
-    with env, torch.no_grad():
+    # PyTorch broadcasts as NumPy does, whatever JAX was told to allow.
+    with jax.numpy_rank_promotion("allow"), env, torch.no_grad():
         tensors = env.j2t_iso({**params[_PARAMS], **params[_BUFFERS]})
         tensors |= {name: tensors[other] for name, other in tied.items()}
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
@@ -147,18 +148,7 @@ class _Called(torch.nn.Module):  # type: ignore[misc]
 def _by_itself(
     module: torch.nn.Module, call: Call, tokens: jax.Array, positions: jax.Array
 ) -> jax.Array:
-    """In PyTorch, on the host; callable under a jit."""
-
-    def run(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            ids, places = (
-                torch.from_numpy(np.array(each, np.int64)) for each in (tokens, positions)
-            )
-            found: np.ndarray = call(module, ids, places).float().numpy()
-            return found
-
-    like = jax.eval_shape(lambda tokens: tokens, tokens)
-    shape = run(np.zeros(like.shape, np.int64), np.zeros(like.shape, np.int64)).shape
-    out = jax.ShapeDtypeStruct(shape, np.float32)
-    result: jax.Array = jax.pure_callback(run, out, tokens, positions)
-    return result
+    """In PyTorch, on the host."""
+    with torch.no_grad():
+        inputs = (torch.from_numpy(np.array(each, np.int64)) for each in (tokens, positions))
+        return to_jax(call(module, *inputs).float())

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from flaxen.models.bridges.torch import attend_torch, from_torch
 from flaxen.models.model import Model, Params
 
+_ANY = 2048  # tokens, until it is found that nobody said how many
 ATTENTION = "flaxen"  # the name of our attention in the registries of transformers
 
 
@@ -56,10 +57,11 @@ def from_transformers(
     if _experts(module):
         module.set_experts_implementation("batched_mm")
     name = type(module).__name__
+    known = max_position or getattr(config, "max_position_embeddings", None)
     try:
         model, params = from_torch(
             module,
-            max_position=max_position or config.max_position_embeddings,
+            max_position=known or _ANY,
             call=call,
             checks=checks,
         )
@@ -69,6 +71,10 @@ def from_transformers(
         raise
     if len(model.cache_specs) != config.num_hidden_layers:
         raise _bypassed(name, len(model.cache_specs), config.num_hidden_layers)
+    if known is None:
+        raise ValueError(
+            f"{name}'s configuration does not say how long it can go: give max_position"
+        )
     return model, params
 
 
