@@ -67,11 +67,11 @@ def chat(
     console = Console(highlight=False)
     answer: Answer
     if url is not None:
-        formats, sizes = (dtype, quantization), (max_model_len, kv_cache_size, threads)
-        if formats != ("auto", "auto") or sizes != (None, None, None):
+        formats, sizes = (dtype, impl, quantization), (max_model_len, kv_cache_size, threads)
+        if formats != ("auto", "auto", "auto") or sizes != (None, None, None):
             raise ValueError(
-                "--dtype, --quantization, --max-model-len, --kv-cache-size and --threads are the "
-                "server's to choose: leave them out with --url"
+                "--dtype, --impl, --quantization, --max-model-len, --kv-cache-size and --threads "
+                "are the server's to choose: leave them out with --url"
             )
         model, answer = http_answer(url, model, api_key, sampling)
     elif model is None:

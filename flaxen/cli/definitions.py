@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
+def is_place(model: str) -> bool:
+    """Whether MODEL is FILE.py:NAME."""
+    return _PLACE.fullmatch(model) is not None
+
+
 def find_definition(model: str) -> Definition | None:
     """Runs the file and calls the function in it; None where the model is named otherwise.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flaxen.cli.definitions import is_place
 from flaxen.cli.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -270,7 +271,8 @@ def engine_args(model: str, compile_cache: Path | None, **options: Any) -> Engin
     return EngineArgs(
         model=model,
         # Clients call the model what it was called here, unless that is a path on this machine.
-        served_model_name=None if Path(model).expanduser().exists() else model,
+        # What is here is named by its file, or by its definition.
+        served_model_name=None if is_place(model) or Path(model).expanduser().exists() else model,
         **options,
     )
 

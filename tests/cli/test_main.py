@@ -47,7 +47,8 @@ def test_what_help_imports_is_light(module: str) -> None:
 
 def test_the_package_exports_lazily() -> None:
     assert flaxen.SamplingParams(max_tokens=3).max_tokens == 3
-    assert dir(flaxen) == ["AsyncLLM", "LLM", "SamplingParams", "__version__", "load"]
+    assert dir(flaxen) == sorted(flaxen.__all__)
+    assert {"LLM", "attend", "from_nnx", "load"} <= set(dir(flaxen))
     with pytest.raises(AttributeError, match=r"module 'flaxen' has no attribute 'LMM': it has \["):
         _ = flaxen.LMM
 
@@ -62,6 +63,7 @@ def test_the_package_exports_lazily() -> None:
         (["chat"], "name a MODEL to run here, or give the --url of a running server"),
         (["chat", "--url", "localhost"], "'localhost' is not the URL of a server"),
         (["chat", "--url", "http://127.0.0.1:9", "--dtype", "float32"], "are the server's to cho"),
+        (["chat", "--url", "http://127.0.0.1:9", "--impl", "torch"], "are the server's to choose"),
         (["chat", "--url", "http://127.0.0.1:9", "--threads", "2"], "are the server's to choose"),
         (["chat", "--url", "http://127.0.0.1:9", "--quantization", "int8"], "are the server's to"),
         (["generate", "m", "-p", "a", "--quantization", "int3"], "quantization 'int3' is not supp"),

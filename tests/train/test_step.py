@@ -50,7 +50,7 @@ def test_microbatches_are_one_big_batch() -> None:
         for number, each in enumerate(split_batch(batch, num_microbatches)):
             compute = step.prepare(state.params)
             key, now = state.key, state.step
-            sums = step.accumulate(
+            sums, _ = step.accumulate(
                 sums, state.params, compute, None, each, key, now, np.int32(number), counts
             )
         found.append(sums)

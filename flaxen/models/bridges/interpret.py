@@ -8,7 +8,7 @@ is faster for it. Deliberately does not know what the definition was written in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -151,8 +151,23 @@ def _inline(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     for name in ("jaxpr", "call_jaxpr"):
         if name in eqn.params:
             body = eqn.params[name]
-    consts = getattr(body, "consts", ())
-    return evaluate(run, getattr(body, "jaxpr", body), consts, values)
+    return _evaluate_body(run, body, values)
+
+
+def _evaluate_body(run: Run, body: Any, values: list[Any]) -> list[Any]:
+    """Of a jaxpr, closed or not: jax 0.12 no longer has two classes."""
+    return evaluate(run, getattr(body, "jaxpr", body), getattr(body, "consts", ()), values)
+
+
+def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many inputs of a scan are constants, and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+
+    def count(tree: Any) -> int:  # jax 0.12: trees, whose leaves are None
+        return 1 if tree is None else sum(count(each) for each in tree)
+
+    return count(params["ft_in"][0]), count(params["ft_in"][1])
 
 
 def _custom(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
@@ -185,8 +200,8 @@ def _scan(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     """Unrolls a loop over layers; another stays one."""
     if not attends(eqn):
         return None
-    params = eqn.params
-    num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    params, length = eqn.params, eqn.params["length"]
+    num_consts, num_carry = _scan_counts(params)
     consts, carry = values[:num_consts], values[num_consts : num_consts + num_carry]
     inputs = values[num_consts + num_carry :]
     body = params["jaxpr"]
@@ -194,7 +209,7 @@ def _scan(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     order = range(length)
     for index in reversed(order) if params["reverse"] else order:
         each = [_slice(run, value, index) for value in inputs]
-        outs = evaluate(run, body.jaxpr, body.consts, [*consts, *carry, *each])
+        outs = _evaluate_body(run, body, [*consts, *carry, *each])
         carry = outs[:num_carry]
         collected.append([plain(run, out) for out in outs[num_carry:]])
     if params["reverse"]:
