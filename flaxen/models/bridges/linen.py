@@ -74,7 +74,7 @@ def from_linen(
     check_served(
         model,
         params,
-        jax.jit(lambda *inputs: _apply(module, False, params, *inputs, None)),
+        jax.jit(lambda tokens, positions: _apply(module, False, params, tokens, positions, None)),
         name=type(module).__name__,
     )
     return model, params
