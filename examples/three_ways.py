@@ -19,7 +19,7 @@ from flaxen.models.model import Model, Params
 VOCAB, DIM, HEADS, MAX_POSITION = 49152, 64, 4, 256
 RNG = np.random.default_rng(0)
 WEIGHTS = {  # [in, out]; tables [words or positions, DIM]
-    "embed": RNG.standard_normal((VOCAB, DIM)),
+    "embed": RNG.standard_normal((VOCAB, DIM)) / DIM**0.25,
     "position": RNG.standard_normal((MAX_POSITION, DIM)),
     "qkv": RNG.standard_normal((DIM, 3 * DIM)) / DIM**0.5,
     "out": RNG.standard_normal((DIM, DIM)) / DIM**0.5,
@@ -85,7 +85,7 @@ def three_ways() -> dict[str, tuple[Model, Params]]:
 
 
 def main() -> None:
-    sampling = flaxen.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    sampling = flaxen.SamplingParams(temperature=1, seed=0, max_tokens=12, ignore_eos=True)
     for name, (model, params) in three_ways().items():
         definition = flaxen.Definition(
             model=model, params=params, tokenizer="smollm2-135m", name=name
