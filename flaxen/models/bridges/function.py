@@ -32,6 +32,10 @@ Apply = Callable[[Params, jax.Array, jax.Array, Any], Any]
 _PROBE = (1, 16)  # tokens of the trace that finds out what a definition is made of
 
 
+class NoAttentionError(ValueError):
+    """A definition calls no attention that can be replaced."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects compiled code
 class _Definition:
     apply: Apply
@@ -88,8 +92,8 @@ def from_apply(
       trains_apart: training differs from inference: `apply` is called with a key then.
 
     Raises:
-      ValueError: there is no attention in it, or one that can't be served; or it does not give
-        scores [B, T, V].
+      NoAttentionError: there is no attention in it.
+      ValueError: its attention can't be served, or it does not give scores [B, T, V].
     """
     leaves, tree = jax.tree.flatten(params)
     structure: Any = tree  # its class is not annotated
@@ -101,7 +105,7 @@ def from_apply(
     probe = _Definition(apply=apply, structure=structure, specs=specs)
     run, width = _probe(probe, [leaf.dtype for leaf in leaves])
     if not run.specs:
-        raise ValueError(
+        raise NoAttentionError(
             "no attention was found in the definition: give its modules an attention_fn, as Flax's "
             "MultiHeadAttention has, or let them call flaxen.attend(q, k, v)"
         )

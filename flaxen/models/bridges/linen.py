@@ -15,7 +15,7 @@ from flax.core import unfreeze
 
 from flaxen.models.bridges.attention_fn import attention_fn
 from flaxen.models.bridges.check import check_served
-from flaxen.models.bridges.function import from_apply
+from flaxen.models.bridges.function import NoAttentionError, from_apply
 from flaxen.models.bridges.signature import keywords
 from flaxen.models.model import Model, Params
 
@@ -67,9 +67,7 @@ def from_linen(
 
     try:
         model = model_of(False)
-    except ValueError as error:
-        if "no attention was found" not in str(error):
-            raise
+    except NoAttentionError:
         model = model_of(True)
     check_served(
         model,

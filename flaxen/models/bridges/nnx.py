@@ -13,7 +13,7 @@ from flax import nnx
 
 from flaxen.models.bridges.attention_fn import attention_fn
 from flaxen.models.bridges.check import check_served
-from flaxen.models.bridges.function import from_apply
+from flaxen.models.bridges.function import NoAttentionError, from_apply
 from flaxen.models.bridges.signature import keywords
 from flaxen.models.model import Model, Params
 
@@ -70,9 +70,8 @@ def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
 
     try:
         model = model_of((graph, nnx.split(training)[0]))
-    except ValueError as error:
-        replaced = _put_attention(serving) + _put_attention(training)
-        if "no attention was found" not in str(error) or not replaced:
+    except NoAttentionError:
+        if not _put_attention(serving) + _put_attention(training):
             raise
         model = model_of((nnx.split(serving)[0], nnx.split(training)[0]))
     check_served(

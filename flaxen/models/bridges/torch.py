@@ -1,6 +1,6 @@
 """`flaxen.from_torch`: a module of PyTorch as a Model and its parameters, through torchax.
 
-The module runs once for each shape, under torchax, to be traced; it is not changed. Deliberately
+The module runs once for each shape, under torchax, to be traced. Deliberately
 does not know how the Model is run, or files.
 """
 
@@ -36,10 +36,11 @@ def from_torch(
     """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
 
     It takes tokens [B, T] and positions [B, T], and gives scores [B, T, V]. Its attention is
-    `attend_torch`, or torch's scaled_dot_product_attention with is_causal.
+    `attend_torch`; torch's own scaled_dot_product_attention is not seen, and is refused. Dropout is
+    off, in training too.
 
     Args:
-      module: the definition, with its weights, on the host.
+      module: the definition, with its weights, on the host. It is set to evaluation.
       max_position: tokens that a sequence can have.
       call: how the module is called; None is module(tokens, positions).
       checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens.
@@ -49,7 +50,7 @@ def from_torch(
 
     Raises:
       ImportError: torchax is not installed.
-      ValueError: it can't be served; or it has dropout that training would want.
+      ValueError: it can't be served, as of `from_nnx`.
     """
     env = import_torchax().default_env()
     params: Params = {

@@ -12,6 +12,7 @@ import transformers
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from flaxen.models.bridges.function import NoAttentionError
 from flaxen.models.bridges.torch import attend_torch, from_torch
 from flaxen.models.model import Model, Params
 
@@ -25,8 +26,8 @@ def from_transformers(
     """As `from_torch`, of any class whose attention goes through the registry.
 
     Args:
-      module: with its weights, on the host. Its attention is set to ours while it is traced, and
-        its embeddings forget which id is padding.
+      module: with its weights, on the host. It is set to evaluation; its attention is ours while it
+        is traced, its embeddings forget which id is padding, and experts run as batched products.
       max_position: tokens that a sequence can have; None: the configuration's.
       checks: as of `from_torch`.
 
@@ -51,9 +52,8 @@ def from_transformers(
 
     for each in module.modules():
         if isinstance(each, torch.nn.Embedding):
-            each.padding_idx = (
-                None  # it only says that padding, which nobody trains on, has no gradient
-            )
+            # It only says that padding, which nobody trains on, has no gradient.
+            each.padding_idx = None
     if _experts(module):
         module.set_experts_implementation("batched_mm")
     name = type(module).__name__
@@ -65,10 +65,8 @@ def from_transformers(
             call=call,
             checks=checks,
         )
-    except ValueError as error:
-        if "no attention was found" in str(error):
-            raise _bypassed(name, 0, config.num_hidden_layers) from None
-        raise
+    except NoAttentionError:
+        raise _bypassed(name, 0, config.num_hidden_layers) from None
     if len(model.cache_specs) != config.num_hidden_layers:
         raise _bypassed(name, len(model.cache_specs), config.num_hidden_layers)
     if known is None:
