@@ -110,7 +110,8 @@ def test_quantized_weights_are_close() -> None:
             at[token].logprob for token, at in zip(found.token_ids, found.logprobs, strict=True)
         ]
 
-    np.testing.assert_allclose(scores(small), scores(plain), atol=0.2)
+    # Eight bits a weight move a log-probability of this model by up to 0.02.
+    np.testing.assert_allclose(scores(small), scores(plain), atol=0.03)
     assert scores(small) != scores(plain)
 
 
