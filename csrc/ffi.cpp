@@ -468,6 +468,10 @@ void flaxen_set_num_threads(int num_threads) {
   flaxen::set_num_threads(num_threads);
 }
 int flaxen_num_threads() { return flaxen::num_threads(); }
+// What the chosen instruction set multiplies at most, in operations a second; runs for milliseconds.
+double flaxen_peak_flops(int is_bf16) {
+  return flaxen::kernels().peak_flops(is_bf16 ? flaxen::Type::bf16 : flaxen::Type::f32);
+}
 
 }  // extern "C"
 

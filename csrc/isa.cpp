@@ -14,11 +14,17 @@ bool always() { return true; }
 #if defined(__x86_64__)
 #if defined(FLAXEN_EMULATE)  // all of them, for tests on machines that lack some
 bool has_avx512() { return true; }
+bool has_avx512_bf16() { return true; }
 bool has_amx() { return true; }
 #else
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 // The kernel must also be asked, once a process and before threads use tiles: it keeps room for
@@ -46,6 +52,7 @@ struct Isa {
 constexpr Isa kIsas[] = {  // best first
 #if defined(__x86_64__)
     {"amx", &kAmxKernels, has_amx},
+    {"avx512_bf16", &kAvx512Bf16Kernels, has_avx512_bf16},
     {"avx512", &kAvx512Kernels, has_avx512},
     {"avx2", &kAvx2Kernels, has_avx2},
 #endif

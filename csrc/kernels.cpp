@@ -12,6 +12,7 @@
 #include "product.inc"
 #include "causal_gradient.inc"
 #include "lora_gradient.inc"
+#include "peak.inc"
 #include "sample.inc"
 
 namespace flaxen {
@@ -19,6 +20,6 @@ namespace flaxen {
 const Kernels FLAXEN_KERNELS = {
     linear, embed,       transpose, pack,             unpack,          rms_norm,
     rope,   log_softmax, attention, causal_attention, causal_gradient, lora_gradient,
-    sample};
+    sample, peak_flops};
 
 }  // namespace flaxen

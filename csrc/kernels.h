@@ -192,12 +192,14 @@ struct Kernels {
   void (*causal_gradient)(const CausalGradientCall&);
   void (*lora_gradient)(const LoraGradientCall&);
   void (*sample)(const SampleCall&);
+  double (*peak_flops)(Type);  // that all threads reach from registers, a second
 };
 
 extern const Kernels kPortableKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512Bf16Kernels;
 extern const Kernels kAmxKernels;
 #endif
 

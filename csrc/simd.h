@@ -155,6 +155,19 @@ FLAXEN_INLINE void add_product(f32v& sum, f32v a, f32v b) {
 #endif
 }
 
+#if defined(FLAXEN_BF16)
+// sum += a * b for both bfloat16 of each word, the second's product first. The processor takes and
+// gives zero for subnormal numbers.
+FLAXEN_INLINE void add_pair_products(f32v& sum, u32v a, u32v b) {
+#if defined(__AVX512BF16__)
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else  // an emulated build
+  add_product(sum, second_of_pairs(a), second_of_pairs(b));
+  add_product(sum, first_of_pairs(a), first_of_pairs(b));
+#endif
+}
+#endif
+
 FLAXEN_INLINE float sum_lanes(f32v v) {  // in a fixed order
   for (int half = W / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) v[i] += v[i + half];

@@ -119,7 +119,7 @@ def bench(
         limits = bench_limits.best(limits, bench_limits.measure(parts.dtype.name))
     cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
     report = bench_report.Report(results=results, cost=cost, limits=limits)
-    console.print(bench_report.limits_line(limits, cpu.isa))
+    console.print(bench_report.limits_line(limits))
     console.print(bench_report.table(report))
     setup = {
         "model": parts.info.name,

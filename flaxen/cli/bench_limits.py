@@ -1,4 +1,4 @@
-"""What the machine itself can do: the read bandwidth of its memory, and its matrix products.
+"""What the machine itself can do: the read bandwidth of its memory, and its multiply-adds.
 
 Knows: how to time both. Deliberately does not know models or engines.
 """
@@ -76,6 +76,10 @@ def _matmul_flops(dtype: str) -> float:
     import jax
     import jax.numpy as jnp
 
+    from flaxen.kernels import native
+
+    if native.is_enabled():
+        return max(native.peak_flops(dtype) for _ in range(_NUM_RUNS))
     square = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(lambda a: a @ a)
     product(square).block_until_ready()  # compiles

@@ -47,13 +47,12 @@ class Report:
         return [rep.limit_share(self.cost, self.limits) for rep in result.reps]
 
 
-def limits_line(limits: Limits, isa: str = "xla") -> str:
-    """The machine's limits, in words; XLA multiplies without AMX, which our kernels may have."""
+def limits_line(limits: Limits) -> str:
+    """The machine's limits, in words."""
     products = ", ".join(
         f"{flops / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, flops in limits.matmul_flops.items()
     )
-    without = " without AMX, so that a share may pass 100%" if isa == "amx" else ""
-    return f"memory reads {limits.read_bytes_s / 1e9:.1f} GB/s; products {products}{without}"
+    return f"memory reads {limits.read_bytes_s / 1e9:.1f} GB/s; products {products}"
 
 
 def table(report: Report) -> Table:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-ISAS = ("amx", "avx512", "avx2", "portable")
+ISAS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
 XLA = "xla"  # stands beside the ISAs, for none of our kernels
 _NAME = "libflaxen_native.so"
 _TARGETS = (
@@ -93,6 +93,16 @@ def supported_isas() -> tuple[str, ...]:
     return supported
 
 
+def peak_flops(dtype: str) -> float:
+    """What the instruction set in use multiplies at most in float32 or bfloat16, by all threads and
+    from registers: floating-point operations a second. Takes some milliseconds.
+
+    Raises:
+      RuntimeError: the library was not built.
+    """
+    return float(library().flaxen_peak_flops(int(dtype == "bfloat16")))
+
+
 def missing_reason() -> str:
     """Why there is no library, and what to do, as part of a sentence."""
     return (
@@ -114,6 +124,7 @@ def library() -> ctypes.CDLL:
         raise RuntimeError(missing_reason())
     loaded = ctypes.CDLL(str(path))
     loaded.flaxen_chosen_isa.restype = ctypes.c_char_p
+    loaded.flaxen_peak_flops.restype = ctypes.c_double
     for name in _TARGETS:
         handler = jax.ffi.pycapsule(getattr(loaded, f"flaxen_{name}"))
         jax.ffi.register_ffi_target(f"flaxen_{name}", handler, platform="cpu")

@@ -52,8 +52,8 @@ def test_an_instruction_set_that_is_none_is_refused(
     more = {"generate": ["-p", "a"], "serve": ["--port", "0"]}.get(command, [])
     assert main([command, "m", *more]) == 2
     assert capsys.readouterr().err == (
-        "error: FLAXEN_CPU_ISA=sse9: there is no CPU ISA 'sse9': use one of amx, avx512, avx2, "
-        "portable, xla\n"
+        "error: FLAXEN_CPU_ISA=sse9: there is no CPU ISA 'sse9': use one of amx, avx512_bf16, "
+        "avx512, avx2, portable, xla\n"
     )
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulated"  # kept, so that only what changed is compiled again
 # The tools that pip brought come first.
 PATH = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
-LACKING = [isa for isa in ("avx512", "amx") if isa not in native.supported_isas()]
+LACKING = [isa for isa in ("avx512", "avx512_bf16", "amx") if isa not in native.supported_isas()]
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,9 +49,9 @@ def library() -> Path:
 @pytest.mark.parametrize("lacking", LACKING)
 def test_the_kernels_on_what_the_machine_lacks(lacking: str, library: Path) -> None:
     # Equality with the reference, and of bits in any batch: the rest is the same on every ISA. Only
-    # linear has AMX code; everything else runs AVX-512's there.
+    # linear has code for bfloat16 and for AMX; everything else runs AVX-512's there.
     chosen = f"{lacking} and (bits or equals) and not filters"
-    pattern = "test_native_linear.py" if lacking == "amx" else "test_native*.py"
+    pattern = "test_native*.py" if lacking == "avx512" else "test_native_linear.py"
     files = sorted(str(path) for path in Path(__file__).parent.glob(pattern))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],

@@ -35,8 +35,24 @@ def test_xla_turns_the_kernels_off(isa: str) -> None:
     assert native.isa() == native.XLA
 
 
+def test_a_wider_instruction_set_multiplies_faster() -> None:
+    chosen = native.isa()
+    found = {}
+    for isa in native.supported_isas():
+        native.configure(isa=isa)
+        found[isa] = {
+            dtype: max(native.peak_flops(dtype) for _ in range(5))
+            for dtype in ("float32", "bfloat16")
+        }
+    native.configure(isa=chosen)
+    for isa, flops in found.items():  # a slow core makes 1 GHz, and a fast one not a thousand
+        assert all(1e9 < each < 1e13 for each in flops.values()), (isa, flops)
+    for isa in {"amx", "avx512_bf16"} & found.keys():
+        assert found[isa]["bfloat16"] > 1.3 * found[isa]["float32"], found
+
+
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no CPU ISA 'sse2': use one of amx, avx512, avx"):
+    with pytest.raises(ValueError, match="there is no CPU ISA 'sse2': use one of amx, avx512_bf16"):
         native.configure(isa="sse2")
     with pytest.raises(ValueError, match="the number of threads must be at least 1, got 0"):
         native.configure(num_threads=0)
