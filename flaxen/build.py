@@ -56,6 +56,7 @@ class EngineArgs:
     max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 256
+    target_itl_ms: float = 0  # between two tokens of a sequence, while prompts come in; 0: none
     page_size: int = 16  # tokens
     kv_cache_bytes: int | None = None  # None: what all sequences need, at most 1 GiB
     enable_prefix_caching: bool = True
@@ -264,6 +265,7 @@ def _engine_config(
         page_size=args.page_size,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
+        target_itl_ms=args.target_itl_ms,
         enable_prefix_caching=args.enable_prefix_caching,
         max_waiting=args.max_waiting,
         max_logprobs=args.max_logprobs,

@@ -55,7 +55,7 @@ Impl = Annotated[
     str,
     typer.Option(
         help="What defines the model: flaxen is our own decoder; torch is transformers' class, "
-        "unchanged, through PyTorch (pip install 'flaxen[torch]'); auto is flaxen where it knows "
+        "unchanged, through PyTorch (pip install flaxen\\[torch]); auto is flaxen where it knows "
         "the family.",
         rich_help_panel=MODEL_PANEL,
     ),

@@ -169,6 +169,15 @@ def serve(
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
+    target_itl_ms: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Milliseconds wanted between two tokens of an answer: a step computes fewer "
+            "prompt tokens where it would take longer. 0: --max-num-batched-tokens alone decides.",
+            rich_help_panel=options.ENGINE_PANEL,
+        ),
+    ] = 50,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,
@@ -250,6 +259,7 @@ def serve(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
+        target_itl_ms=target_itl_ms,
         page_size=page_size,
         kv_cache_bytes=kv_cache_size,
         enable_prefix_caching=prefix_caching,

@@ -41,6 +41,7 @@ class EngineConfig:
     page_size: int = 16  # tokens a page
     max_num_seqs: int = 64  # sequences that run at once
     max_num_batched_tokens: int = 256  # tokens computed in one step
+    target_itl_ms: float = 0  # between two tokens of a sequence, while prompts come in; 0: none
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences queued beyond those that run
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
@@ -52,6 +53,8 @@ class EngineConfig:
                      "max_num_batched_tokens", "max_waiting"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.target_itl_ms < 0:
+            raise ValueError(f"target_itl_ms must be at least 0, got {self.target_itl_ms}")
         if self.max_logprobs < 0:
             raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")
         if self.num_pages * self.page_size < self.max_model_len:

@@ -19,6 +19,7 @@ from flaxen.engine.adapters import AdapterStore, ServedAdapter
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import ALL_FORBIDDEN, Executor, StepResult
 from flaxen.engine.outputs import SequenceOutput
+from flaxen.engine.pace import Pace
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence, sequence_of
@@ -48,6 +49,7 @@ class _Open:
 @dataclass(slots=True)
 class _InFlight:
     plan: StepPlan
+    started_s: float  # by the engine's clock
     handle: Any = None
 
 
@@ -77,7 +79,11 @@ class Engine:
         self._executor, self._tokenizer, self._clock = executor, tokenizer, clock
         max_adapters = config.lora.max_cpu_loras if config.lora is not None else None
         self.adapters = AdapterStore(max_adapters, executor.check_adapter)
-        self._scheduler = Scheduler(config, clock=clock)
+        self._pace: Pace | None = None
+        if config.target_itl_ms:
+            self._pace = Pace(config.target_itl_ms / 1000, config.max_num_batched_tokens)
+        self._scheduler = Scheduler(config, pace=self._pace, clock=clock)
+        self._last_fetch_s = 0.0
         self._seeds = random.Random(seed)
         self._open: dict[str, _Open] = {}
         self._in_flight: _InFlight | None = None
@@ -170,6 +176,7 @@ class Engine:
             self._dispatch()
             if previous is not None:
                 result = self._executor.fetch(previous.plan, previous.handle)
+                self._observe(previous)
                 self._process(previous, result)
         except Exception as error:  # the device's: whose fault it was can't be told
             self._fail_steps([previous, self._in_flight], error)
@@ -245,7 +252,7 @@ class Engine:
         self.schedule_s += time.perf_counter() - started
         if not plan.items:
             return
-        self._in_flight = _InFlight(plan)
+        self._in_flight = _InFlight(plan, self._clock())
         for slot, adapter in plan.adapter_loads:
             assert adapter.weights is not None, "a slot that is never empty is to be filled"
             self._executor.load_adapter(slot, adapter.weights)
@@ -254,6 +261,12 @@ class Engine:
                 self._executor.load(item.sequence, item.row)
         self._in_flight.handle = self._executor.dispatch(plan)
         self._num_steps += 1
+
+    def _observe(self, done: _InFlight) -> None:
+        """Tells the pace how long a step took whose length it decided."""
+        began_s, self._last_fetch_s = max(done.started_s, self._last_fetch_s), self._clock()
+        if self._pace is not None and done.plan.is_paced:
+            self._pace.observe(self._last_fetch_s - began_s)
 
     def _process(self, done: _InFlight, result: StepResult) -> None:
         """Turns a step's samples into events. What fails here fails its own sequence alone."""

@@ -30,5 +30,8 @@ class StepPlan:
 
     items: list[Scheduled] = field(default_factory=list)  # the running, then those just admitted
     preempted: list[Sequence] = field(default_factory=list)
+    num_decoding: int = 0  # sequences that only wait for their next token
+    num_catching_up: int = 0  # tokens of the others
+    is_paced: bool = False  # the others' would have been more, but for the pace
     # Adapter slots to be filled after the steps planned before it, before this one runs.
     adapter_loads: list[tuple[int, ServedAdapter]] = field(default_factory=list)

@@ -1,11 +1,12 @@
 """Decides which tokens the next step computes, and in which pages.
 
 One rule: a sequence's num_computed_tokens chases its num_tokens, under one token budget a step.
-There is no prefill phase and no decode phase. The engine plans step N+1 before step N's tokens
+There is no prefill phase and no decode phase; but a pace may bound how many tokens of prompts
+keep those waiting who need a single one. The engine plans step N+1 before step N's tokens
 reach the host, so `schedule` counts a step's tokens as computed, and its samples as in flight, at
 once: steps run on the device in the order in which they were planned.
 
-Knows: sequences, pages, rows, adapter slots, the budget.
+Knows: sequences, pages, rows, adapter slots, the budget, the pace.
 Deliberately does not know: token texts, stop conditions, sampling, the device, JAX.
 
 Invariants:
@@ -25,6 +26,7 @@ from itertools import count, islice, takewhile
 
 from flaxen.engine.adapter_slots import AdapterSlots
 from flaxen.engine.config import EngineConfig
+from flaxen.engine.pace import Pace
 from flaxen.engine.pages import PagePool
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.prefixes import Prefixes
@@ -38,13 +40,18 @@ class Scheduler:
 
     Args:
       config: the sizes.
+      pace: of prompts, in steps in which others wait for a token; None: only the budget's.
       clock: seconds, monotonic; stamps Sequence.first_scheduled_s.
     """
 
     def __init__(
-        self, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig,
+        *,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config = config
+        self.config, self._pace = config, pace
         self.pool = PagePool(config.num_pages, enable_prefix_caching=config.enable_prefix_caching)
         self.adapter_slots = AdapterSlots(config.lora.max_loras if config.lora is not None else 0)
         # Counters since the start; EngineStats says what they count.
@@ -198,20 +205,46 @@ class Scheduler:
                 sequence.num_computed_tokens = num_tokens
                 sequence.num_in_flight = in_flight + 1
                 items.append(Scheduled(sequence, row, start, 1, True, False))
+                plan.num_decoding += 1
                 budget -= 1
                 continue
-            end = min(num_tokens, start + budget)
-            if not self._grow(sequence, end, plan):
+            num_taken = self._take(plan, num_tokens - start, budget)
+            end = start + num_taken
+            if num_taken == 0 or not self._grow(sequence, end, plan):
                 break
             items.append(self._compute(sequence, row, end, load_row=False))
-            budget -= end - start
+            budget -= num_taken
         return budget
+
+    def _take(self, plan: StepPlan, wanted: int, budget: int) -> int:
+        """How many of the tokens that a sequence wants are computed in this step; counts them.
+
+        Who needs one token is older than any who needs more: the latest admitted are preempted,
+        and nobody is admitted behind a prompt that was cut short.
+        """
+        if wanted == 1:
+            plan.num_decoding += 1
+            return 1
+        left = self._left(plan, budget)
+        plan.is_paced |= left < min(wanted, budget)
+        num_taken = min(wanted, left)
+        plan.num_catching_up += num_taken
+        return num_taken
+
+    def _left(self, plan: StepPlan, budget: int) -> int:
+        """How many tokens the step has left for those who need more than one."""
+        if self._pace is None or plan.num_decoding == 0:
+            return budget
+        return min(budget, max(0, self._pace.num_tokens - plan.num_catching_up))
 
     def _admit(self, plan: StepPlan, budget: int) -> int:
         """Adds the waiting to the plan, first come first. Returns what is left of the budget."""
         turns = self.adapter_slots.turns()
         for sequence in list(islice(self._waiting, len(self._free_rows) + _MAX_PASSED)):
             if not self._free_rows or budget <= 0:
+                break
+            if self._left(plan, budget) == 0:
+                plan.is_paced = True
                 break
             if not turns.may_run(sequence.adapter):
                 continue
@@ -226,9 +259,9 @@ class Scheduler:
             row = sequence.row = self._free_rows.pop()
             self._pin(sequence, plan)
             start = sequence.num_computed_tokens
-            end = min(len(sequence.tokens), start + budget)
-            plan.items.append(self._compute(sequence, row, end, load_row=True))
-            budget -= end - start
+            num_taken = self._take(plan, len(sequence.tokens) - start, budget)
+            plan.items.append(self._compute(sequence, row, start + num_taken, load_row=True))
+            budget -= num_taken
         return budget
 
     def _pin(self, sequence: Sequence, plan: StepPlan) -> None:

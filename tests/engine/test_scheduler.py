@@ -3,6 +3,7 @@
 import pytest
 
 from flaxen.engine.config import EngineConfig
+from flaxen.engine.pace import Pace
 from flaxen.engine.plan import StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
@@ -11,7 +12,7 @@ from flaxen.protocol import SamplingParams
 
 def scheduler(
     *, num_pages: int = 64, max_num_seqs: int = 8, max_num_batched_tokens: int = 64,
-    max_model_len: int = 32, enable_prefix_caching: bool = True,
+    max_model_len: int = 32, enable_prefix_caching: bool = True, pace: Pace | None = None,
 ) -> Scheduler:  # fmt: skip
     config = EngineConfig(
         max_model_len=max_model_len,
@@ -21,7 +22,7 @@ def scheduler(
         max_num_batched_tokens=max_num_batched_tokens,
         enable_prefix_caching=enable_prefix_caching,
     )
-    return Scheduler(config, clock=lambda: 7.0)
+    return Scheduler(config, pace=pace, clock=lambda: 7.0)
 
 
 def sequence(

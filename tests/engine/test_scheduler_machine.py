@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flaxen.engine.adapters import ServedAdapter
 from flaxen.engine.config import EngineConfig, LoraLimits
+from flaxen.engine.pace import Pace
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
@@ -38,9 +39,9 @@ class Fault:
 class FakeEngine:
     """Device and loop: runs each plan at once, and hands its samples over when told to."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, pace: Pace | None = None) -> None:
         self.config = config
-        self.scheduler = Scheduler(config)
+        self.scheduler = Scheduler(config, pace=pace)
         self.memory: list[int | Fault] = [-1] * (config.num_pages * config.page_size)
         self.row_tokens: dict[int, int | Fault] = {}  # the last sampled, which stays on the device
         self.truth: dict[Sequence, list[int]] = {}  # prompt and all samples, delivered or not
@@ -195,11 +196,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching=st.sampled_from([True, True, False]),
         depth=st.integers(0, 2),
         max_loras=st.integers(1, 3),
+        pace=st.none() | st.integers(1, 8),
     )
     def start(
         self, page_size: int, max_model_len: int, num_more_pages: int, max_num_seqs: int,
         num_more_tokens: int, caching: bool, depth: int,
-        max_loras: int,
+        max_loras: int, pace: int | None,
     ) -> None:  # fmt: skip
         config = EngineConfig(
             max_model_len=max_model_len,
@@ -211,7 +213,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             lora=LoraLimits(max_loras=max_loras),
         )
         self.depth = depth
-        self.engine = FakeEngine(config)
+        self.pace = None if pace is None else Pace(1.0, pace)
+        self.engine = FakeEngine(config, self.pace)
 
     @rule(
         prompt=st.lists(TOKENS, min_size=1, max_size=23),
@@ -241,11 +244,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         held, allocated = engine.scheduler.sum_slots_held, engine.scheduler.sum_slots_allocated
         oldest = next(iter([*engine.running, *engine.alive]), None)
         is_ready = oldest is not None and oldest.num_in_flight == 0
+        wanting = [
+            s for s in engine.running
+            if s.num_tokens - s.num_computed_tokens == 1 and s.num_tokens < s.max_num_tokens
+        ]  # fmt: skip
         plan = engine.step(fails, faulty)
         sequences = [item.sequence for item in plan.items]
         num_tokens = sum(item.num_tokens for item in plan.items)
         assert num_tokens <= engine.config.max_num_batched_tokens
         assert all(item.num_tokens > 0 for item in plan.items)
+        needy = [s for s in wanting if s not in plan.preempted and not s.ended]
+        assert set(needy) <= set(sequences), "prompts kept a sequence from its next token"
+        if self.pace is not None and needy:
+            assert plan.num_catching_up <= self.pace.num_tokens
         assert sequences == [s for s in engine.running if s in set(sequences)], "their order"
         self.nobody_was_overtaken(plan)
         assert not set(plan.preempted) & set(sequences)
