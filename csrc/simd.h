@@ -156,6 +156,8 @@ FLAXEN_INLINE void add_product(f32v& sum, f32v a, f32v b) {
 }
 
 #if defined(FLAXEN_BF16)
+constexpr bool kHasBf16 = true;
+
 // sum += a * b for both bfloat16 of each word, the second's product first. The processor takes and
 // gives zero for subnormal numbers.
 FLAXEN_INLINE void add_pair_products(f32v& sum, u32v a, u32v b) {
@@ -166,6 +168,8 @@ FLAXEN_INLINE void add_pair_products(f32v& sum, u32v a, u32v b) {
   add_product(sum, first_of_pairs(a), first_of_pairs(b));
 #endif
 }
+#else
+constexpr bool kHasBf16 = false;
 #endif
 
 FLAXEN_INLINE float sum_lanes(f32v v) {  // in a fixed order
