@@ -85,18 +85,35 @@ FLAXEN_INLINE u32v f32_to_bf16_bits(f32v value) {  // in the lower half of each 
   const u32v rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40) : rounded;
 }
+#if defined(__AVX512BF16__)
+// By the processor, which takes subnormal numbers for zero. As 256 bits, not as a type of bfloat16:
+// compilers differ in its name.
+FLAXEN_INLINE __m256i narrow(f32v value) {
+  __m256i narrowed;
+  __asm__("vcvtneps2bf16 %1, %0" : "=v"(narrowed) : "v"(value));
+  return narrowed;
+}
+FLAXEN_INLINE f32v round_to_bf16(f32v value) {
+  return (f32v)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(value)), 16);
+}
+#else
 FLAXEN_INLINE f32v round_to_bf16(f32v value) { return (f32v)(f32_to_bf16_bits(value) << 16); }
+#endif
 
-// GCC 12 converts a vector of 8 in halves, in five instructions and not one.
+// GCC 12 converts a vector in halves, in five instructions and not one.
 FLAXEN_INLINE f32v load_bf16(const uint16_t* from) {
-#if defined(__AVX2__) && FLAXEN_WIDTH == 8
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  return (f32v)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+#elif defined(__AVX2__) && FLAXEN_WIDTH == 8
   return (f32v)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
 #else
   return (f32v)(__builtin_convertvector(load<u16v>(from), u32v) << 16);
 #endif
 }
 FLAXEN_INLINE void store_bf16(uint16_t* to, f32v value) {
-#if defined(__AVX2__) && FLAXEN_WIDTH == 8
+#if defined(__AVX512BF16__)
+  flaxen::store(to, narrow(value));
+#elif defined(__AVX2__) && FLAXEN_WIDTH == 8
   const __m256i bits = (__m256i)f32_to_bf16_bits(value);
   store(to, _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1)));
 #else
@@ -178,11 +195,28 @@ FLAXEN_INLINE float sum_lanes(f32v v) {  // in a fixed order
   return v[0];
 }
 
+FLAXEN_INLINE float max_lanes(f32v v) {  // NaN is passed over
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  float most = v[0];
+  for (int i = 1; i < W; ++i) most = v[i] > most ? v[i] : most;
+  return most;
+#endif
+}
+
 // e^x to within 2 units in the last place: x = n log 2 + r, and a polynomial in r.
 FLAXEN_INLINE f32v exp(f32v x) {
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  // Where one is NaN, these give the second: NaN stays NaN. What underflows is left to scalef.
+  const f32v clamped = (f32v)_mm512_max_ps(
+      (__m512)splat(-126), _mm512_min_ps((__m512)splat(88.37f), (__m512)x));
+  const f32v n = (f32v)_mm512_roundscale_ps((__m512)(clamped * 1.44269504f), 0);
+#else
   const f32v clamped = max(x < 88.37f ? x : splat(88.37f), splat(-87.33f));
   const f32v shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
   const f32v n = shifted - 12582912.0f;
+#endif
   f32v r = clamped - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
   f32v p = splat(1.9875691500e-4f);
@@ -192,9 +226,13 @@ FLAXEN_INLINE f32v exp(f32v x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__) && FLAXEN_WIDTH == 16
+  return (f32v)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
   const f32v power = (f32v)(((i32v)shifted + 127) << 23);
   const f32v result = p * power;
   return x == x ? (x < -87.33f ? f32v{} : result) : x;  // NaN stays NaN
+#endif
 }
 
 // Reads and writes activations of either type as float32.

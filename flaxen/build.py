@@ -55,7 +55,7 @@ class EngineArgs:
     served_model_name: str | None = None  # None: from the model
     max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
     max_num_seqs: int = 64
-    max_num_batched_tokens: int = 256
+    max_num_batched_tokens: int = 512
     target_itl_ms: float = 0  # between two tokens of a sequence, while prompts come in; 0: none
     page_size: int = 16  # tokens
     kv_cache_bytes: int | None = None  # None: what all sequences need, at most 1 GiB

@@ -55,7 +55,7 @@ def generate(
     quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,

@@ -168,7 +168,7 @@ def serve(
     quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 256,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
     target_itl_ms: Annotated[
         float,
         typer.Option(

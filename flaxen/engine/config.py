@@ -40,7 +40,7 @@ class EngineConfig:
     num_pages: int  # pages in the KV pool
     page_size: int = 16  # tokens a page
     max_num_seqs: int = 64  # sequences that run at once
-    max_num_batched_tokens: int = 256  # tokens computed in one step
+    max_num_batched_tokens: int = 512  # tokens computed in one step
     target_itl_ms: float = 0  # between two tokens of a sequence, while prompts come in; 0: none
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences queued beyond those that run
