@@ -55,7 +55,9 @@ class LoraConfig:
 
 def has_layers(model: Model) -> bool:
     """Whether a model's parameters are in layers by our names, as the decoder's are."""
-    return isinstance(model.param_specs, dict) and "layers" in model.param_specs
+    specs = model.param_specs
+    layers = specs.get("layers") if isinstance(specs, dict) else None
+    return isinstance(layers, tuple) and all(LORA_TARGETS[0] in layer for layer in layers)
 
 
 def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:

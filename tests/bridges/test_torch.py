@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from flaxen.models import attends
 from flaxen.models.bridges.torch import attend_torch, from_torch
 from flaxen.models.bridges.transformers import from_transformers
 from flaxen.models.model import Model
+from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.torch_checkpoint import open_torch
 from tests.bridges.torch_models import make
 from tests.bridges.training import assert_parity, train_definition
 from tests.bridges.words import byte_tokenizer, save_tokenizer
@@ -83,6 +86,43 @@ def test_logits_are_those_of_torch(name: str) -> None:
     for steps in (whole, chunked, batched):
         for ours, theirs in zip(paged(model, given, list(steps)), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=2e-4)
+
+
+def kernel_calls(jaxpr: Any) -> Counter[str]:
+    """By the kernels' names."""
+    found: Counter[str] = Counter()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "ffi_call":
+            found[eqn.params["target_name"]] += 1
+        for each in eqn.params.values():
+            inner = getattr(each, "jaxpr", each)
+            found += kernel_calls(inner) if hasattr(inner, "eqns") else Counter()
+    return found
+
+
+@needs_kernels
+@pytest.mark.parametrize(("name", "num_embeds"), [("Llama", 0), ("Qwen3", 1)])
+def test_a_step_is_the_kernel_calls_of_our_decoder(
+    name: str, num_embeds: int, tmp_path: Path
+) -> None:
+    directory = save(make(name), tmp_path)
+    dtype, batch = jnp.dtype("bfloat16"), jnp.arange(16, dtype=jnp.int32)
+    calls = []
+    for source in (open_torch(directory), open_checkpoint(directory)):
+        model, params = source.model, source.load_params(dtype, packed=True)
+        cache = tuple(
+            empty_cache(16, 16, spec.num_kv_heads, spec.head_dim, dtype, use_native=True)
+            for spec in model.cache_specs
+        )
+        one_each = PagedBatch(
+            kv_lens=batch + 1, page_table=batch[:, None], cu_q_lens=jnp.arange(17, dtype=jnp.int32)
+        )
+        step = jax.make_jaxpr(model.forward)(params, batch, batch, attends.paged(one_each), cache)
+        calls.append(kernel_calls(step.jaxpr))
+    # Our decoder has its last norm in the unembedding.
+    assert calls[0] - calls[1] == {"flaxen_rms_norm": 1}
+    # An embedding that is not tied to the unembedding is an array here: its rows are XLA's.
+    assert calls[1] - calls[0] == Counter(flaxen_embed=num_embeds)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3"])

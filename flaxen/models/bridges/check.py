@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attends
-from flaxen.models.model import CacheSpec, Model, Params
+from flaxen.models.model import CacheSpec, Model, Params, ParamSpec
+from flaxen.models.params import compute_params, is_spec
 
 _NUM_TOKENS, _FIRST_PIECE, _PAGE = 16, 8, 16  # few shapes: each is traced
 # Root mean square of what differs, as a share of the scores' deviation, by the dtype of attention:
@@ -49,9 +51,11 @@ def check_served(
     )
     positions = jnp.arange(length, dtype=jnp.int32)[None]
     expected = whole(tokens, positions)
+    params = _packed(model, params)  # as it is served; also several times faster to compile
+    dtype = _attention_dtype(model, params, tokens)
     trained = _over_segments(model, params, tokens, positions)
-    served = _in_pieces(model, params, tokens[0], positions[0])
-    tolerance = _TOLERANCES[_attention_dtype(model, params, tokens[0]).name]
+    served = _in_pieces(model, params, tokens[0], positions[0], dtype)
+    tolerance = _TOLERANCES[dtype.name]
     _compare(
         trained,
         expected[0],
@@ -88,10 +92,27 @@ def _over_segments(
     return model.unembed(params, hidden[0])
 
 
-def _in_pieces(model: Model, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    dtype = _attention_dtype(model, params, tokens)
+def _packed(model: Model, params: Params) -> Params:
+    def one(spec: ParamSpec, leaf: jax.Array) -> Any:
+        return compute_params(spec, leaf, dtype=leaf.dtype, packed=_fits(leaf.dtype))
+
+    pack = jax.jit(lambda params: jax.tree.map(one, model.param_specs, params, is_leaf=is_spec))
+    return pack(params)
+
+
+def _fits(dtype: Any, head_dim: int = 2) -> bool:
+    """Whether the kernels are in use, and have it."""
+    return native.is_enabled() and dtype in (jnp.float32, jnp.bfloat16) and head_dim % 2 == 0
+
+
+def _in_pieces(
+    model: Model, params: Params, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
     cache = tuple(
-        empty_cache(1, _PAGE, spec.num_kv_heads, spec.head_dim, dtype, use_native=False)
+        empty_cache(
+            *(1, _PAGE, spec.num_kv_heads, spec.head_dim, dtype),
+            use_native=_fits(dtype, spec.head_dim),
+        )
         for spec in model.cache_specs
     )
     found = []

@@ -7,8 +7,10 @@ is faster for it. Deliberately does not know what the definition was written in.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,8 +19,10 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from flaxen.kernels import native
 from flaxen.models.attend import attend_p
+from flaxen.models.bridges.fused import run_pattern
+from flaxen.models.bridges.patterns import Pattern, Step, find_patterns
 from flaxen.models.bridges.products import dot, gather, sum_of_last
-from flaxen.models.bridges.run import Run, plain
+from flaxen.models.bridges.run import Normed, Run, plain
 from flaxen.models.bridges.trace import shape_of
 from flaxen.models.bridges.views import View
 from flaxen.models.model import CacheSpec
@@ -32,11 +36,16 @@ def evaluate(run: Run, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any])
     """
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
-    return evaluate_eqns(run, jaxpr.eqns, env, jaxpr.outvars)
+    return evaluate_eqns(run, _steps(jaxpr), env, jaxpr.outvars)
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(jaxpr: Jaxpr) -> tuple[Step, ...]:
+    return find_patterns(jaxpr.eqns, jaxpr.outvars)
 
 
 def evaluate_eqns(
-    run: Run, eqns: Sequence[JaxprEqn], env: dict[Any, Any], outvars: Sequence[Any]
+    run: Run, eqns: Sequence[Step], env: dict[Any, Any], outvars: Sequence[Any]
 ) -> list[Any]:
     """As `evaluate`, of some of a jaxpr's operations and from the values of some of its variables.
 
@@ -51,12 +60,26 @@ def evaluate_eqns(
         return var.val if isinstance(var, Literal) else env[var]
 
     for eqn in eqns:
-        outs = _run_eqn(run, eqn, [read(var) for var in eqn.invars])
+        if isinstance(eqn, Pattern):
+            out = run_pattern(run, eqn, [read(var) for var in eqn.operands])
+            outs = _unfused(run, eqn, env) if out is None else [out]
+        else:
+            outs = _run_eqn(run, eqn, [read(var) for var in eqn.invars])
         env.update(zip(eqn.outvars, outs, strict=True))
     return [read(var) for var in outvars]
 
 
+def _unfused(run: Run, pattern: Pattern, env: dict[Any, Any]) -> list[Any]:
+    """By a pattern's operations. Its products are made alone, also where it is fused."""
+    before = len(run.products)
+    outs = evaluate_eqns(run, pattern.eqns, env, pattern.outvars)
+    run.products[before:] = [replace(each, x=None) for each in run.products[before:]]
+    return outs
+
+
 def _run_eqn(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    if eqn.primitive.name != "dot_general":
+        values = [plain(run, value) if isinstance(value, Normed) else value for value in values]
     has_views = any(isinstance(value, View) for value in values)
     rule = _RULES.get(eqn.primitive.name)
     if rule is not None and (has_views or attends(eqn) or _sums(eqn)):
@@ -70,6 +93,8 @@ def _run_eqn(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         )
     values = [plain(run, value) for value in values]
     outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    if eqn.primitive.name == "reshape" and outs.shape[:2] == values[0].shape[:2]:
+        run.keep_zeros(values[0], outs)
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
@@ -127,7 +152,10 @@ def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     q_, k_, v_ = (each.reshape(*tokens, *each.shape[-2:]) for each in (q, k, v))
     out, entry = run.attend(spec, q_, k_, v_, entry)
     run.entries.append(entry)
-    return [out.reshape(q.shape)]
+    out = out.reshape(q.shape)
+    if run.is_token is not None and q.shape[:-2] == run.is_token.shape:
+        run.mark_zeros(out)  # as all `attend` give for padding
+    return [out]
 
 
 def _reshaped(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:

@@ -8,25 +8,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
-from flaxen.kernels.linear import LoraWeight, PackedLinear, embed, linear, linears, pack
-from flaxen.models.bridges.run import Product, Run, Use, plain
+from flaxen.kernels.linear import LoraWeight, Norm, PackedLinear, embed, linear, linears, pack
+from flaxen.models.bridges.run import Normed, Product, Run, Use, plain, without_padding
 from flaxen.models.bridges.trace import shape_of
 from flaxen.models.bridges.views import Axes, View
 
 
+@dataclass(frozen=True, kw_only=True)
+class Operand:
+    """What is multiplied with packed weights."""
+
+    rows: jax.Array  # [..., I], zeros for padding
+    norm: Norm | None  # that comes before the product
+    source: Any  # the weights [I, O]
+    outputs: list[int]  # the axes of the weight's view that are O, in the order of the weights
+
+
+def operand(run: Run, eqn: JaxprEqn, x: Any, view: View, weight: int) -> Operand | None:
+    """Of a product with a parameter; None if it is not one of packed weights.
+
+    Args:
+      run: is filled in.
+      eqn: the product.
+      x: an array, perhaps after a norm.
+      view: of the parameter.
+      weight: which of the two that are multiplied it is.
+    """
+    contracted, _ = eqn.params["dimension_numbers"]
+    summed, matrix = contracted[weight], view.matrix
+    if matrix is None or x.dtype != view.dtype:
+        return None
+    free = [axis for axis in range(len(view.axes)) if axis not in summed]
+    in_order = _ordered(summed, view, matrix.inputs)
+    out_order = _ordered(free, view, matrix.outputs)
+    if in_order is None or out_order is None:
+        return None
+    ndim = len(x.shape)
+    x_summed = [contracted[1 - weight][list(summed).index(axis)] for axis in in_order]
+    x_free = [axis for axis in range(ndim) if axis not in x_summed]
+    norm = None
+    if isinstance(x, Normed) and x_summed == [ndim - 1]:
+        x, norm = x.x, (x.weight, x.eps)
+    array = plain(run, x)
+    has_zeros = run.has_zeros(array)
+    rows = array.transpose(*x_free, *x_summed)
+    rows = rows.reshape(*rows.shape[: len(x_free)], -1)
+    if x_summed == [ndim - 1]:
+        rows = array  # the same one for all products with it
+    if not has_zeros:
+        rows = without_padding(run, rows)
+    return Operand(rows=rows, norm=norm, source=view.source, outputs=out_order)
+
+
 def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    """A product with a parameter."""
     (contracted, batched) = eqn.params["dimension_numbers"]
     is_weight = [isinstance(value, View) for value in values]
-    if all(is_weight) or batched[0]:
+    if all(is_weight) or not any(is_weight) or batched[0]:
         return None
     weight, x = (0, 1) if is_weight[0] else (1, 0)
-    view, array = values[weight], values[x]
+    view = values[weight]
     summed = contracted[weight]
     free = [axis for axis in range(len(view.axes)) if axis not in summed]
     inputs = tuple(axis for each in summed for axis in view.axes[each])
@@ -36,49 +84,38 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     )
     number = len(run.products)
     is_simple = len(summed) == 1 and weight == 1
-    run.products.append(Product(x=array if is_simple else None, leaf=view.leaf, index=view.index))
-    matrix = view.matrix
-    if matrix is None:
-        values = [value.array() if isinstance(value, View) else value for value in values]
-        return [eqn.primitive.bind(*values, **eqn.params)]
-    in_order = _ordered(summed, view, matrix.inputs)
-    out_order = _ordered(free, view, matrix.outputs)
-    if in_order is None or out_order is None or array.dtype != view.dtype:
+    shared = values[x] if is_simple else None
+    run.products.append(Product(x=shared, leaf=view.leaf, index=view.index))
+    if view.matrix is None:
+        plains = [value.array() if isinstance(value, Normed | View) else value for value in values]
+        return [eqn.primitive.bind(*plains, **eqn.params)]
+    found = operand(run, eqn, values[x], view, weight)
+    if found is None:
         return None
-    x_summed = [contracted[x][list(summed).index(axis)] for axis in in_order]
-    x_free = [axis for axis in range(array.ndim) if axis not in x_summed]
-    rows = array.transpose(*x_free, *x_summed)
-    lead = rows.shape[: len(x_free)]
-    rows = _without_padding(run, rows.reshape(*lead, -1))
-    dtype = shape_of(eqn.outvars[0]).dtype
+    rows, dtype = found.rows, shape_of(eqn.outvars[0]).dtype
     out = run.made.pop(number, None)
     if out is None and dtype == rows.dtype:
-        out = _several(run, number, rows, view.source)
+        out = _several(run, number, found)
     if out is None or out.dtype != dtype:
-        out = linear(_in_shape(rows, view.source), view.source, out_dtype=dtype)
-    out = out.reshape(*lead, *(view.shape[axis] for axis in out_order))
-    back = [len(lead) + out_order.index(axis) for axis in free]
+        rows = _in_shape(rows, view.source)
+        out = linear(rows, view.source, norm=found.norm, out_dtype=dtype)
+    lead = found.rows.shape[:-1]
+    out = out.reshape(*lead, *(view.shape[axis] for axis in found.outputs))
+    back = [len(lead) + found.outputs.index(axis) for axis in free]
     lead_axes = list(range(len(lead)))
     return [out.transpose(*back, *lead_axes) if weight == 0 else out.transpose(*lead_axes, *back)]
 
 
-def _without_padding(run: Run, rows: jax.Array) -> jax.Array:
-    """Zeros in place of padding, which the kernels skip; a definition made something of it."""
-    if run.is_token is None or rows.shape[:-1] != run.is_token.shape:
-        return rows
-    return jnp.where(run.is_token[..., None], rows, 0)
-
-
-def _several(run: Run, number: int, rows: jax.Array, source: Any) -> jax.Array | None:
+def _several(run: Run, number: int, found: Operand) -> jax.Array | None:
     """A product, and those with it that have the same input: one call, which reads it once."""
     others = run.together.get(number, ())
-    sources = [source]
+    sources = [found.source]
     for _, product in others:
         leaf = run.leaves[product.leaf]
         sources.append(leaf if product.index is None else leaf[product.index])
     if len(sources) == 1 or not all(isinstance(each, PackedLinear) for each in sources):
         return None
-    outs = linears(rows, tuple(sources), (None,) * len(sources))
+    outs = linears(found.rows, tuple(sources), (None,) * len(sources), norm=found.norm)
     run.made.update({number: out for (number, _), out in zip(others, outs[1:], strict=True)})
     return outs[0]
 

@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
+from flaxen.models.bridges.graph import needed
+from flaxen.models.bridges.patterns import Step, find_patterns
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
@@ -20,8 +23,8 @@ class Trace:
 
     jaxpr: ClosedJaxpr
     hidden: Var  # what the scores are computed from: [B, T, D], as narrow as there is
-    forward: tuple[JaxprEqn, ...]  # up to there, and to all outputs but the scores
-    unembed: tuple[JaxprEqn, ...]  # from there, and from the parameters, to the scores
+    forward: tuple[Step, ...]  # up to there, and to all outputs but the scores
+    unembed: tuple[Step, ...]  # from there, and from the parameters, to the scores
 
     @property
     def others(self) -> Sequence[Any]:
@@ -51,8 +54,8 @@ def make_trace(jaxpr: ClosedJaxpr, num_params: int) -> Trace:
     return Trace(
         jaxpr=jaxpr,
         hidden=hidden,
-        forward=_needed(inner.eqns, [hidden, *inner.outvars[1:]], stop=None),
-        unembed=() if hidden is scores else _needed(inner.eqns, [scores], stop=hidden),
+        forward=_steps(inner.eqns, [hidden, *inner.outvars[1:]]),
+        unembed=() if hidden is scores else _steps(inner.eqns, [scores], stop=hidden),
     )
 
 
@@ -90,18 +93,10 @@ def shape_of(var: Any) -> jax.ShapeDtypeStruct:
     return abstract(var.aval.shape, var.aval.dtype)
 
 
-def _needed(
-    eqns: Sequence[JaxprEqn], outputs: Sequence[Any], *, stop: Var | None
-) -> tuple[JaxprEqn, ...]:
-    """The operations that outputs depend on, in order; those before `stop` are left out."""
-    wanted = set(_vars(outputs))
-    found = []
-    for eqn in reversed(eqns):
-        wanted.discard(stop)
-        if not wanted.isdisjoint(eqn.outvars):
-            found.append(eqn)
-            wanted.update(_vars(eqn.invars))
-    return tuple(reversed(found))
+def _steps(
+    eqns: Sequence[JaxprEqn], outputs: Sequence[Any], *, stop: Var | None = None
+) -> tuple[Step, ...]:
+    return find_patterns(needed(eqns, outputs, stop=stop), outputs)
 
 
 def _vars(atoms: Sequence[Any]) -> list[Any]:

@@ -1,0 +1,135 @@
+"""What of a definition our kernels do at once: what is found, what is not, and what it gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxen
+from flaxen.kernels import native
+from flaxen.models import attends
+from flaxen.models.attend import attend
+from flaxen.models.bridges.patterns import Pattern, find_patterns
+from flaxen.models.params import compute_params
+from tests.bridges.near_patterns import CASES, D, H, N, rotate
+from tests.bridges.training import assert_parity
+from tests.bridges.words import VOCAB_SIZE
+
+F, K, NUM_LAYERS = 128, 2, 2
+needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+
+
+def make_weights() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+
+    def random(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), jnp.float32)
+
+    def layer() -> dict[str, jax.Array]:
+        sizes = {"q": (D, N * H), "k": (D, K * H), "v": (D, K * H), "o": (N * H, D)}
+        sizes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
+        norms = {name: 1 + random(D) / 4 for name in ("norm1", "norm2")}
+        return norms | {name: random(*size) for name, size in sizes.items()}
+
+    layers = tuple(layer() for _ in range(NUM_LAYERS))
+    return {"embed": random(VOCAB_SIZE, D) * 4, "layers": layers, "norm": 1 + random(D) / 4}
+
+
+def norm(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """As transformers writes it."""
+    wide = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-5)
+    return weight[None, None] * (wide * scale).astype(x.dtype)
+
+
+def tables(positions: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    frequencies = 100.0 ** -(jnp.arange(H // 2, dtype=jnp.float32) / (H // 2))
+    angles = jnp.einsum("...,H->...H", positions.astype(jnp.float32), frequencies)
+    angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]
+    return jnp.cos(angles).astype(dtype), jnp.sin(angles).astype(dtype)
+
+
+def llama(weights: dict[str, Any], tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    x = weights["embed"][tokens]
+    angles = tables(positions, x.dtype)
+    for p in weights["layers"]:
+        h = norm(x, p["norm1"])
+        q, k, v = (
+            (h @ p[name]).reshape(*x.shape[:-1], heads, H)
+            for name, heads in (("q", N), ("k", K), ("v", K))
+        )
+        out = attend(rotate(q, *angles), rotate(k, *angles), v)
+        x = x + out.reshape(*x.shape[:-1], N * H) @ p["o"]
+        h = norm(x, p["norm2"])
+        x = x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
+    return norm(x, weights["norm"]) @ weights["embed"].T
+
+
+def kinds(function: Callable[..., Any], *args: Any) -> Counter[str]:
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    steps = find_patterns(jaxpr.eqns, jaxpr.outvars)
+    return Counter(step.kind for step in steps if isinstance(step, Pattern))
+
+
+TOKENS, POSITIONS = jnp.arange(24)[None] * 9 % VOCAB_SIZE, jnp.arange(24)[None]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_layer_like_our_decoders_is_recognised(dtype: Any) -> None:
+    weights = jax.tree.map(lambda leaf: leaf.astype(dtype), make_weights())
+    assert kinds(llama, weights, TOKENS, POSITIONS) == {
+        "norm": 2 * NUM_LAYERS + 1,
+        "gated": NUM_LAYERS,
+        "residual": 2 * NUM_LAYERS,
+        "rope": 2 * NUM_LAYERS,
+    }
+
+
+@pytest.mark.parametrize(("function", "args"), CASES)
+def test_what_is_something_else_is_left_alone(function: Any, args: Any) -> None:
+    assert not kinds(function, *args)
+
+
+def scores_of(model: flaxen.Model, params: Any) -> jax.Array:
+    hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * NUM_LAYERS)
+    return model.unembed(params, hidden)
+
+
+@needs_kernels
+def test_scores_and_gradients_are_the_definitions() -> None:
+    weights = make_weights()
+    model = flaxen.from_function(llama, weights, max_position=128)
+    aim = jnp.asarray(np.random.default_rng(1).standard_normal((1, 24, VOCAB_SIZE)), jnp.float32)
+
+    def ours(weights: Any) -> jax.Array:
+        packed = compute_params(
+            model.param_specs, weights, dtype=jnp.dtype(jnp.float32), packed=True
+        )
+        return scores_of(model, packed)
+
+    def theirs(weights: Any) -> jax.Array:
+        return llama(weights, TOKENS, POSITIONS)
+
+    np.testing.assert_allclose(ours(weights), theirs(weights), atol=1e-4, rtol=1e-4)
+    one, other = (
+        jax.jit(jax.grad(lambda weights, f=f: jnp.mean((f(weights) - aim) ** 2)))(weights)
+        for f in (ours, theirs)
+    )
+    for found, expected in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        largest = float(jnp.abs(expected).max())
+        assert largest > 1e-3
+        np.testing.assert_allclose(found, expected, atol=1e-4 * largest)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_served_without_a_bit_of_difference(dtype: str) -> None:
+    weights = make_weights()
+    model = flaxen.from_function(llama, weights, max_position=128)
+    assert_parity(model, weights, dtype=dtype)
