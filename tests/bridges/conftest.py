@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from flaxen.weights.torch_checkpoint import is_installed
 
-collect_ignore = [] if is_installed() else ["test_torch.py"]
+_TORCH = ["test_torch.py", "test_three_ways_example.py"]
+collect_ignore = [] if is_installed() else _TORCH
 
 
 def pytest_report_header() -> str:
     return (
-        "" if is_installed() else "flaxen[torch] is not installed: no tests/bridges/test_torch.py"
+        ""
+        if is_installed()
+        else f"flaxen[torch] is not installed: no {' and '.join(_TORCH)} in tests/bridges"
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import flaxen
+from examples import plain_jax
 from flaxen.kernels import native
 from flaxen.models.attend import attend
 from flaxen.weights.definition import Definition
@@ -91,6 +92,14 @@ def test_served_without_a_bit_of_difference(dtype: str, options: dict[str, Any])
     model = flaxen.from_function(definition, weights, max_position=128)
     assert [each.window for each in model.cache_specs] == [options.get("window")] * 2
     assert_parity(model, weights, dtype=dtype)
+
+
+@pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+def test_a_scan_over_layers_that_has_no_constants() -> None:
+    weights = plain_jax.weights(VOCAB_SIZE)
+    model = flaxen.from_function(plain_jax.forward, weights, max_position=128)
+    assert len(model.cache_specs) == plain_jax.LAYERS
+    assert_parity(model, weights)
 
 
 def test_quantized_weights_are_close() -> None:

@@ -15,7 +15,9 @@ import flaxen
 from flaxen.kernels import native
 from flaxen.models import attends
 from flaxen.models.attend import attend
+from flaxen.models.bridges.interpret import evaluate
 from flaxen.models.bridges.patterns import Pattern, find_patterns
+from flaxen.models.bridges.run import Run
 from flaxen.models.params import compute_params
 from tests.bridges.near_patterns import CASES, D, H, N, rotate
 from tests.bridges.training import assert_parity
@@ -77,13 +79,19 @@ def kinds(function: Callable[..., Any], *args: Any) -> Counter[str]:
     return Counter(step.kind for step in steps if isinstance(step, Pattern))
 
 
+def kernels(function: Callable[..., Any], *args: Any) -> Counter[str]:
+    found = kinds(function, *args)
+    del found["rounded"]  # is for no kernel
+    return found
+
+
 TOKENS, POSITIONS = jnp.arange(24)[None] * 9 % VOCAB_SIZE, jnp.arange(24)[None]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_layer_like_our_decoders_is_recognised(dtype: Any) -> None:
     weights = jax.tree.map(lambda leaf: leaf.astype(dtype), make_weights())
-    assert kinds(llama, weights, TOKENS, POSITIONS) == {
+    assert kernels(llama, weights, TOKENS, POSITIONS) == {
         "norm": 2 * NUM_LAYERS + 1,
         "gated": NUM_LAYERS,
         "residual": 2 * NUM_LAYERS,
@@ -93,7 +101,36 @@ def test_a_layer_like_our_decoders_is_recognised(dtype: Any) -> None:
 
 @pytest.mark.parametrize(("function", "args"), CASES)
 def test_what_is_something_else_is_left_alone(function: Any, args: Any) -> None:
-    assert not kinds(function, *args)
+    assert not kernels(function, *args)
+
+
+def difference(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
+    return x * y - (-(z * y))[None].reshape(x.shape)
+
+
+@needs_kernels
+@pytest.mark.parametrize("num", [1, 2, 16, 100])
+def test_products_are_rounded_before_they_are_summed(num: int) -> None:
+    x, y, z = np.random.default_rng(0).standard_normal((3, num)).astype(np.float32)
+    jaxpr = jax.make_jaxpr(difference)(x, y, z).jaxpr
+    run = Run(token_shape=(1, num), attend=attends.causal(None), cache=())
+    (found,) = jax.jit(lambda *args: evaluate(run, jaxpr, (), args))(x, y, z)
+    np.testing.assert_array_equal(found, x * y + z * y)
+
+
+@pytest.mark.parametrize(
+    ("function", "num"),
+    [
+        (difference, 2),
+        (lambda x, y, z: x * x + jnp.square(y) - z**3, 3),
+        (lambda x, y, z: 3 * x + 0.5 * y - -2 * z, 1),  # the others are exact
+        (lambda x, y, z: x * y * z, 0),
+        (lambda x, y, z: jnp.sin(x * y) + z, 0),
+        (lambda x, y, z: jnp.int32(x) * jnp.int32(y) + 1, 0),
+    ],
+)
+def test_only_products_in_sums_are_kept_apart(function: Any, num: int) -> None:
+    assert kinds(function, *[jnp.arange(4.0)] * 3)["rounded"] == num
 
 
 def scores_of(model: flaxen.Model, params: Any) -> jax.Array:

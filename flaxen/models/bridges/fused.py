@@ -85,6 +85,15 @@ def _rope(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array:
     return out.transpose([order.index(axis) for axis in range(x.ndim)])
 
 
+def _rounded(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array:
+    """The product, by way of a choice that changes nothing: LLVM puts a product and a sum into one
+    instruction only where the one is the other's operand. XLA drops an optimization_barrier before
+    that in jax 0.10."""
+    (eqn,) = pattern.eqns
+    product = eqn.primitive.bind(*(plain(run, value) for value in values), **eqn.params)
+    return jnp.where(product != product, jnp.full_like(product, jnp.nan), product)
+
+
 def _operand(run: Run, pattern: Pattern, x: Any, weight: Any) -> Operand | None:
     if isinstance(x, View) or not isinstance(weight, View):
         return None
@@ -111,4 +120,5 @@ _RULES: dict[str, Callable[[Run, Pattern, list[Any]], Any]] = {
     "norm": _norm,
     "residual": _residual,
     "rope": _rope,
+    "rounded": _rounded,
 }

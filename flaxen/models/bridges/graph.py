@@ -5,7 +5,6 @@ Deliberately does not know what is looked for in it: patterns.py.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,10 @@ from typing import Any
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 _CALLS = ("jit", "pjit", "closed_call")
+_MOVES = (
+    *("broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "neg"),
+    *("reshape", "slice", "squeeze", "transpose"),
+)
 # What keeps both halves of the last axis equal; ends at a concatenation of the same twice.
 _OF_ANGLES = ("broadcast_in_dim", "concatenate", "convert_element_type", "cos", "mul", "sin")
 
@@ -84,10 +87,11 @@ class Graph:
     def __init__(self, eqns: Sequence[JaxprEqn], outvars: Sequence[Any]) -> None:
         self.order = {id(eqn): place for place, eqn in enumerate(eqns)}
         self.makers = {var: eqn for eqn in eqns for var in eqn.outvars}
-        self.uses: dict[Any, int] = {}
-        for atom in itertools.chain(outvars, *(eqn.invars for eqn in eqns)):
-            if is_var(atom):
-                self.uses[atom] = self.uses.get(atom, 0) + 1
+        self.outvars = list(outvars)
+        self.users: dict[Any, list[JaxprEqn]] = {}
+        for eqn in eqns:
+            for atom in filter(is_var, eqn.invars):
+                self.users.setdefault(atom, []).append(eqn)
         self.found: list[JaxprEqn] = []
 
     def is_made(self, atom: Any, *names: str) -> bool:
@@ -96,7 +100,15 @@ class Graph:
 
     def num_uses(self, atom: Any) -> int:
         """How often it is used."""
-        return self.uses.get(atom, 0) if is_var(atom) else 0
+        return len(self.users.get(atom, ())) + self.outvars.count(atom) if is_var(atom) else 0
+
+    def is_summed(self, var: Any) -> bool:
+        """Whether a sum takes it, also after operations that only move numbers."""
+        for eqn in self.users.get(var, ()):
+            name = eqn.primitive.name
+            if name in ("add", "sub") or (name in _MOVES and self.is_summed(eqn.outvars[0])):
+                return True
+        return False
 
     def made(self, atom: Any, *names: str) -> Any:
         """The operation that makes it, which becomes part of the match."""

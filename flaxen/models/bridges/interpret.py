@@ -187,15 +187,12 @@ def _evaluate_body(run: Run, body: Any, values: list[Any]) -> list[Any]:
     return evaluate(run, getattr(body, "jaxpr", body), getattr(body, "consts", ()), values)
 
 
-def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many inputs of a scan are constants, and how many are carried."""
+def _scan_parts(params: Mapping[str, Any], values: list[Any]) -> list[list[Any]]:
+    """What a scan takes: constants, what is carried, and what it goes along."""
     if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-
-    def count(tree: Any) -> int:  # jax 0.12: trees, whose leaves are None
-        return 1 if tree is None else sum(count(each) for each in tree)
-
-    return count(params["ft_in"][0]), count(params["ft_in"][1])
+        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        return [values[:first], values[first:second], values[second:]]
+    return [list(part) for part in params["ft_in"].update(values).unpack()]  # jax 0.12
 
 
 def _custom(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
@@ -229,10 +226,8 @@ def _scan(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     if not attends(eqn):
         return None
     params, length = eqn.params, eqn.params["length"]
-    num_consts, num_carry = _scan_counts(params)
-    consts, carry = values[:num_consts], values[num_consts : num_consts + num_carry]
-    inputs = values[num_consts + num_carry :]
-    body = params["jaxpr"]
+    consts, carry, inputs = _scan_parts(params, values)
+    num_carry, body = len(carry), params["jaxpr"]
     collected: list[list[Any]] = []
     order = range(length)
     for index in reversed(order) if params["reverse"] else order:

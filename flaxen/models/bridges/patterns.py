@@ -1,13 +1,15 @@
 """Operations that one kernel of ours does at once, found in a definition's jaxpr before it runs.
 
 What is looked for is what our decoder asks of the kernels: an RMS norm, a gate with SiLU, a
-residual that is added to a product, rotary embedding. Deliberately does not know how a pattern is
-run, or whether it can be: fused.py.
+residual that is added to a product, rotary embedding. And products that go into a sum, which XLA
+makes one instruction or two by the shape, and so rounds once or twice. Deliberately does not know
+how a pattern is run, or whether it can be: fused.py.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,4 +172,17 @@ def _pattern(graph: Graph, root: JaxprEqn) -> Pattern | None:
         eqns = {graph.order[id(eqn)]: eqn for eqn in graph.found}
         ordered = tuple(eqns[place] for place in sorted(eqns))
         return Pattern(kind=kind, operands=operands, eqns=ordered, eps=eps)
+    if _is_rounded(graph, root):
+        return Pattern(kind="rounded", operands=tuple(root.invars), eqns=(root,))
     return None
+
+
+def _is_rounded(graph: Graph, eqn: JaxprEqn) -> bool:
+    """Whether it is a product that goes into a sum, and that is not exact anyway."""
+    out: Any = eqn.outvars[0]
+    if eqn.primitive.name not in ("integer_pow", "mul", "square"):
+        return False
+    factors = [abs(value) for each in eqn.invars if (value := number(each))]
+    is_exact = any(math.frexp(factor)[0] == 0.5 for factor in factors)  # a power of two
+    is_float = jnp.issubdtype(out.aval.dtype, jnp.floating)
+    return is_float and not is_exact and graph.is_summed(out)
