@@ -76,6 +76,14 @@ def scaled(x: jax.Array, weight: jax.Array) -> jax.Array:
     return 3 * (x * scale)
 
 
+def of_scalars(x: jax.Array, weight: jax.Array) -> jax.Array:
+    one = weight[0]
+    cubed = one * (one * one)
+    table = jnp.concatenate([weight, weight])
+    turned = jnp.concatenate([-weight, weight])
+    return cubed * (cubed * (one * cubed)) + (3 * (one * turned) + turned * table)[0]
+
+
 def silu_used_again(x: jax.Array, gate: jax.Array) -> jax.Array:
     gated = jax.nn.silu(x @ gate)
     return gated * (x @ (2 * gate)) + gated
@@ -171,7 +179,7 @@ CASES: list[Any] = [
     (narrow, ROUNDED),
     (halfway, ROUNDED),
     *((function, NORM) for function in (cubed, of_others, of_products, summed)),
-    *((function, NORM) for function in (given_eps, scaled)),
+    *((function, NORM) for function in (given_eps, scaled, of_scalars)),
     (over_tokens, (of(1, D, D), of(D))),
     *((function, PRODUCT) for function in (gate_twice, gate_used_again, two_inputs)),
     *((function, PRODUCT) for function in (silu_used_again, other_share, other_axes)),

@@ -36,6 +36,8 @@ def check_served(
 ) -> None:
     """Compares the definition by itself with the Model over segments, and over pages in two pieces.
 
+    All have one shape, so that the definition is traced once; the pieces are padded as steps are.
+
     Args:
       model: of the definition.
       params: arrays.
@@ -124,10 +126,15 @@ def _in_pieces(
             page_table=jnp.zeros((1, 1), jnp.int32),
             cu_q_lens=jnp.array([0, stop - piece.start], jnp.int32),
         )
+        padding = (0, len(tokens) - (stop - piece.start))
         hidden, cache = model.forward(
-            params, tokens[piece], positions[piece], attends.paged(batch), cache
+            params,
+            jnp.pad(tokens[piece], padding, constant_values=-1),
+            jnp.pad(positions[piece], padding),
+            attends.paged(batch),
+            cache,
         )
-        found.append(model.unembed(params, hidden))
+        found.append(model.unembed(params, hidden)[: stop - piece.start])
     return jnp.concatenate(found)
 
 

@@ -36,11 +36,17 @@ class NoAttentionError(ValueError):
     """A definition calls no attention that can be replaced."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects compiled code
-class _Definition:
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects what was traced
+class _Function:
     apply: Apply
     structure: Any  # of the parameters' tree
-    specs: tuple[ParamSpec, ...]  # of its leaves
+    shapes: tuple[tuple[int, ...], ...]  # of its leaves
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects compiled code
+class _Definition:
+    function: _Function
+    specs: tuple[ParamSpec, ...]  # of the leaves
 
 
 def from_function(
@@ -102,7 +108,10 @@ def from_apply(
         ParamSpec(shape=tuple(leaf.shape), axes=tuple(name) or (None,) * len(leaf.shape))
         for leaf, name in zip(leaves, names, strict=True)
     )
-    probe = _Definition(apply=apply, structure=structure, specs=specs)
+    function = _Function(
+        apply=apply, structure=structure, shapes=tuple(spec.shape for spec in specs)
+    )
+    probe = _Definition(function=function, specs=specs)
     run, width = _probe(probe, [leaf.dtype for leaf in leaves])
     if not run.specs:
         raise NoAttentionError(
@@ -111,8 +120,7 @@ def from_apply(
         )
     packable = _matrices(run.uses, len(leaves))
     definition = _Definition(
-        apply=apply,
-        structure=structure,
+        function=function,
         specs=tuple(
             ParamSpec(shape=spec.shape, axes=spec.axes, matrix=matrix)
             for spec, matrix in zip(specs, packable, strict=True)
@@ -163,10 +171,10 @@ def _run(
     positions: jax.Array,
     key: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, Any]:
-    leaves = definition.structure.flatten_up_to(params)
+    leaves = definition.function.structure.flatten_up_to(params)
     shape = tokens.shape if tokens.ndim == 2 else (1, *tokens.shape)
     dtypes = _dtypes(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
-    trace, updates = _trace(definition, shape, dtypes, bool(key))
+    trace, updates = _trace(definition.function, shape, dtypes, bool(key))
     run.is_token = (tokens >= 0).reshape(shape)
     run.leaves, run.together = leaves, _together(definition, shape, dtypes, bool(key))
     # Padding has the id -1, which a definition need not know.
@@ -191,11 +199,11 @@ def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
 
 
 def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.Array:
-    leaves = definition.structure.flatten_up_to(params)
+    leaves = definition.function.structure.flatten_up_to(params)
     lead = hidden.shape[:-1]
     rows = hidden.reshape(1, -1, hidden.shape[-1])
     dtypes = _dtypes(leaves, [hidden.dtype])
-    trace, _ = _trace(definition, rows.shape[:2], dtypes, False)
+    trace, _ = _trace(definition.function, rows.shape[:2], dtypes, False)
     run = Run(token_shape=rows.shape[:2], attend=attends.causal(None), cache=())
     env = {**trace.env(_views(definition, leaves, dtypes)), trace.hidden: rows}
     (scores,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
@@ -205,22 +213,20 @@ def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.
 
 @functools.lru_cache(maxsize=256)
 def _trace(
-    definition: _Definition, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
+    function: _Function, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
 ) -> tuple[Trace, Any]:
     """The trace at a shape, and the structure of its outputs beside the scores."""
     updates: list[Any] = []
 
     def flat(leaves: Sequence[Any], tokens: jax.Array, positions: jax.Array, *key: Any) -> Any:
-        params = jax.tree.unflatten(definition.structure, leaves)
-        out = definition.apply(params, tokens, positions, key[0] if key else None)
+        params = jax.tree.unflatten(function.structure, leaves)
+        out = function.apply(params, tokens, positions, key[0] if key else None)
         scores, changed = out if trains else (out, {})
         found, structure = jax.tree.flatten(changed)
         updates.append(structure)
         return [scores, *found]
 
-    leaves = [
-        abstract(spec.shape, dtype) for spec, dtype in zip(definition.specs, dtypes, strict=True)
-    ]
+    leaves = [abstract(size, dtype) for size, dtype in zip(function.shapes, dtypes, strict=True)]
     tokens = abstract(shape, jnp.int32)
     key = (jax.eval_shape(lambda: jax.random.key(0)),) if trains else ()
     jaxpr = jax.make_jaxpr(flat)(leaves, tokens, tokens, *key)
@@ -238,7 +244,7 @@ def _together(
     definition: _Definition, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
 ) -> Any:
     """Which products of the forward have the same input: found by running it on shapes."""
-    trace, _ = _trace(definition, shape, dtypes, trains)
+    trace, _ = _trace(definition.function, shape, dtypes, trains)
     run = Run(token_shape=shape, attend=attends.causal(None), cache=())
 
     def forward(*args: Any) -> list[Any]:
@@ -256,7 +262,7 @@ def _probe(definition: _Definition, dtypes: Sequence[Any]) -> tuple[Run, int]:
     """Runs a definition without computing. Returns what it is made of, and V."""
     run = Run(token_shape=_PROBE, attend=attends.causal(None), cache=())
     kinds = tuple(jnp.dtype(dtype) for dtype in dtypes)
-    trace, _ = _trace(definition, _PROBE, kinds, False)
+    trace, _ = _trace(definition.function, _PROBE, kinds, False)
 
     def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:
         env = trace.env([*_views(definition, leaves, kinds), tokens, tokens])

@@ -167,7 +167,7 @@ class Graph:
             if len(inner) != 1 or inner[0].aval.shape[-1:] != atom.aval.shape[-1:]:
                 return False
             places = eqn.params.get("broadcast_dimensions", (atom.aval.ndim - 1,))
-            if places[-1] != atom.aval.ndim - 1:
+            if tuple(places)[-1:] != (atom.aval.ndim - 1,):
                 return False
             atom = inner[0]
         return False

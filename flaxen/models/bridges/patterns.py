@@ -82,8 +82,9 @@ def _norm(graph: Graph, weight: Any, normed: Any) -> Match:
     wide, scale = graph.made(normed, "mul").invars
     if scale.aval.shape[-1:] != (1,):
         wide, scale = scale, wide
-    D = wide.aval.shape[-1]
-    require(wide.aval.dtype == jnp.float32 and vector.aval.shape == (D,))
+    require(wide.aval.dtype == jnp.float32 and vector.aval.ndim == 1)
+    require(wide.aval.shape[-1:] == vector.aval.shape)
+    (D,) = vector.aval.shape
     shifted, eps = graph.made(graph.made(scale, "rsqrt").invars[0], "add").invars
     mean, size = graph.made(shifted, "div").invars
     added = number(eps)
@@ -145,6 +146,7 @@ def _rope(graph: Graph, first: Any, second: Any) -> Match:
         tail = graph.made(minus, "neg").invars[0]
     parts = [graph.made(head, "slice"), graph.made(tail, "slice")]
     x, cos = graph.made(first, "mul").invars
+    require(x.aval.shape == turned.aval.shape)
     H, ndim = x.aval.shape[-1], x.aval.ndim
     for part, start in zip(parts, (0, H // 2), strict=True):
         require(part.invars[0] is x and part.outvars[0].aval.shape == (*x.aval.shape[:-1], H // 2))
