@@ -55,9 +55,13 @@ class LoraConfig:
 
 def has_layers(model: Model) -> bool:
     """Whether a model's parameters are in layers by our names, as the decoder's are."""
-    specs = model.param_specs
-    layers = specs.get("layers") if isinstance(specs, dict) else None
-    return isinstance(layers, tuple) and all(LORA_TARGETS[0] in layer for layer in layers)
+    return _is_in_layers(model.param_specs)
+
+
+def _is_in_layers(tree: Any) -> bool:
+    """Of specs or parameters. A definition may have layers too, but with names of its own."""
+    layers = tree.get("layers") if isinstance(tree, dict) else None
+    return isinstance(layers, tuple | list) and all(LORA_TARGETS[0] in layer for layer in layers)
 
 
 def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
@@ -155,7 +159,7 @@ def with_adapters(
             dropout=dropout,
         )
 
-    if not (isinstance(params, dict) and "layers" in params):
+    if not _is_in_layers(params):
         (stacks,) = adapters["layers"]
         numbers = {name: number for number, name in enumerate(stacks)}
 

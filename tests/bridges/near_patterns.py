@@ -57,7 +57,8 @@ def summed(x: jax.Array, weight: jax.Array) -> jax.Array:
 def halfway(x: jax.Array, weight: jax.Array) -> jax.Array:
     """The norm is in float16."""
     wide = x.astype(jnp.float16)
-    scale = jax.lax.rsqrt(jnp.sum(wide**2, axis=-1, keepdims=True) / D + jnp.float16(1e-2))
+    total = jax.lax.reduce_sum(wide**2, axes=(2,))
+    scale = jax.lax.rsqrt(total[..., None] / D + jnp.float16(1e-2))
     return weight[None, None] * (wide * scale).astype(x.dtype)
 
 

@@ -14,13 +14,14 @@ import pytest
 import flaxen
 from flaxen.kernels import native
 from flaxen.models import attends
+from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.attend import attend
 from flaxen.models.bridges.interpret import evaluate
 from flaxen.models.bridges.patterns import Pattern, find_patterns
 from flaxen.models.bridges.run import Run
 from flaxen.models.params import compute_params
 from tests.bridges.near_patterns import CASES, D, H, N, rotate
-from tests.bridges.training import assert_parity
+from tests.bridges.training import assert_parity, train_adapter
 from tests.bridges.words import VOCAB_SIZE
 
 F, K, NUM_LAYERS = 128, 2, 2
@@ -170,3 +171,14 @@ def test_served_without_a_bit_of_difference(dtype: str) -> None:
     weights = make_weights()
     model = flaxen.from_function(llama, weights, max_position=128)
     assert_parity(model, weights, dtype=dtype)
+
+
+@needs_kernels
+def test_an_adapter_is_trained_and_served_beside_all_of_a_layer() -> None:
+    weights = make_weights()
+    model = flaxen.from_function(llama, weights, max_position=128)
+    targets = lora_targets(model)
+    assert len(targets) == 7 * NUM_LAYERS
+    adapter, losses = train_adapter(model, weights, LoraConfig(rank=4, targets=targets), 30)
+    assert losses[-1] < losses[0] - 0.5
+    assert_parity(model, weights, adapter)
