@@ -45,8 +45,19 @@ def of_others(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def over_tokens(x: jax.Array, weight: jax.Array) -> jax.Array:
-    mean = jnp.mean(x**2, axis=-2)[..., None]
+    mean = jnp.sum(x**2, axis=-2)[..., None] / D
     return weight[None, None] * (x * jax.lax.rsqrt(mean + 1e-5))
+
+
+def along_tokens(x: jax.Array, weight: jax.Array) -> jax.Array:
+    scale = jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5)
+    return jax.lax.broadcast_in_dim(weight, x.shape, (1,)) * (x * scale)
+
+
+def other_power(x: jax.Array, weight: jax.Array) -> jax.Array:
+    power = jax.lax.pow(jnp.abs(x), jnp.full_like(x, 2.5))
+    scale = jax.lax.rsqrt(jnp.mean(power, axis=-1, keepdims=True) + 1e-5)
+    return weight[None, None] * (jnp.abs(x) * scale)
 
 
 def summed(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -91,7 +102,19 @@ def silu_used_again(x: jax.Array, gate: jax.Array) -> jax.Array:
 
 
 def other_share(x: jax.Array, gate: jax.Array) -> jax.Array:
-    return (x @ gate) * jax.nn.sigmoid(2 * (x @ gate)) * (x @ gate)
+    gated = x @ gate
+    return gated * jax.nn.sigmoid(2 * gated) * (x @ (2 * gate))
+
+
+def share_used_again(x: jax.Array, gate: jax.Array) -> jax.Array:
+    gated = x @ gate
+    share = jax.nn.sigmoid(gated)
+    return gated * share * (x @ (2 * gate)) * share
+
+
+def unit_used_again(x: jax.Array, weight: jax.Array) -> jax.Array:
+    branch = 1.0 * (x @ weight)
+    return (x + branch) * branch
 
 
 def other_axes(x: jax.Array, gate: jax.Array) -> jax.Array:
@@ -124,9 +147,14 @@ def wide_branch(x: jax.Array, weight: jax.Array) -> jax.Array:
     return x + jnp.matmul(x, weight, preferred_element_type=jnp.float32)
 
 
-def other_halves(x: jax.Array, cos: jax.Array) -> jax.Array:
-    table = jnp.concatenate([cos, 2 * cos], axis=-1)
-    return rotate(x, table, table)
+def other_sines(x: jax.Array, cos: jax.Array) -> jax.Array:
+    same = jnp.concatenate([cos, cos], axis=-1)
+    return rotate(x, same, jnp.concatenate([cos, 2 * cos], axis=-1))
+
+
+def other_cosines(x: jax.Array, cos: jax.Array) -> jax.Array:
+    same = jnp.concatenate([cos, cos], axis=-1)
+    return rotate(x, jnp.concatenate([cos, 2 * cos], axis=-1), same)
 
 
 def other_turn(x: jax.Array, cos: jax.Array) -> jax.Array:
@@ -181,12 +209,14 @@ CASES: list[Any] = [
     (halfway, ROUNDED),
     *((function, NORM) for function in (cubed, of_others, of_products, summed)),
     *((function, NORM) for function in (given_eps, scaled, of_scalars)),
-    (over_tokens, (of(1, D, D), of(D))),
+    *((function, (of(1, D, D), of(D))) for function in (over_tokens, along_tokens)),
+    (other_power, NORM),
+    *((function, PRODUCT) for function in (share_used_again, unit_used_again)),
     *((function, PRODUCT) for function in (gate_twice, gate_used_again, two_inputs)),
     *((function, PRODUCT) for function in (silu_used_again, other_share, other_axes)),
     *((function, PRODUCT) for function in (branch_used_again, broadcast_residual)),
     (wide_branch, (of(1, 8, D, dtype=jnp.bfloat16), of(D, D, dtype=jnp.bfloat16))),
-    *((function, ANGLES) for function in (other_halves, other_turn, interleaved)),
+    *((function, ANGLES) for function in (other_sines, other_cosines, other_turn, interleaved)),
     *((function, ANGLES) for function in (unswapped, strided, in_three, of_another)),
     (two_shapes, ANGLES),
 ]
