@@ -96,7 +96,7 @@ bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
 
 ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers weights,
                   bool has_norm, bool has_residual, bool gated, float eps) {
-  constexpr size_t kMaxWeights = 8;  // as in linear.inc
+  constexpr size_t kMaxWeights = 8;  // as in linear_formats.inc
   const size_t num_weights = weights.size() / kWeightFields;
   const bool keeps = gated && results.size() == 3;  // gate and up too
   const size_t num_results = gated ? 1 : num_weights;

@@ -8,6 +8,7 @@
 #include "causal_attention.inc"
 #include "elementwise.inc"
 #include "linear.inc"
+#include "embed.inc"
 #include "repack.inc"
 #include "product.inc"
 #include "causal_gradient.inc"

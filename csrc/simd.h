@@ -94,7 +94,7 @@ FLAXEN_INLINE __m256i narrow(f32v value) {
   return narrowed;
 }
 FLAXEN_INLINE f32v round_to_bf16(f32v value) {
-  return (f32v)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(value)), 16);
+  return (f32v)((u32v)_mm512_maskz_cvtepu16_epi32(0xffff, narrow(value)) << 16);
 }
 #else
 FLAXEN_INLINE f32v round_to_bf16(f32v value) { return (f32v)(f32_to_bf16_bits(value) << 16); }
@@ -103,7 +103,7 @@ FLAXEN_INLINE f32v round_to_bf16(f32v value) { return (f32v)(f32_to_bf16_bits(va
 // GCC 12 converts a vector in halves, in five instructions and not one.
 FLAXEN_INLINE f32v load_bf16(const uint16_t* from) {
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
-  return (f32v)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+  return (f32v)((u32v)_mm512_maskz_cvtepu16_epi32(0xffff, load<__m256i>(from)) << 16);
 #elif defined(__AVX2__) && FLAXEN_WIDTH == 8
   return (f32v)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
 #else
@@ -195,9 +195,14 @@ FLAXEN_INLINE float sum_lanes(f32v v) {  // in a fixed order
   return v[0];
 }
 
-FLAXEN_INLINE float max_lanes(f32v v) {  // NaN is passed over
+FLAXEN_INLINE float max_lanes(f32v v) {  // of numbers; with NaN among them, any of them
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
-  return _mm512_reduce_max_ps((__m512)v);
+  __m256 halves[2];
+  std::memcpy(halves, &v, sizeof(v));
+  const __m256 eight = _mm256_max_ps(halves[0], halves[1]);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
   float most = v[0];
   for (int i = 1; i < W; ++i) most = v[i] > most ? v[i] : most;
@@ -209,9 +214,9 @@ FLAXEN_INLINE float max_lanes(f32v v) {  // NaN is passed over
 FLAXEN_INLINE f32v exp(f32v x) {
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
   // Where one is NaN, these give the second: NaN stays NaN. What underflows is left to scalef.
-  const f32v clamped = (f32v)_mm512_max_ps(
-      (__m512)splat(-126), _mm512_min_ps((__m512)splat(88.37f), (__m512)x));
-  const f32v n = (f32v)_mm512_roundscale_ps((__m512)(clamped * 1.44269504f), 0);
+  const __m512 below = _mm512_maskz_min_ps(0xffff, (__m512)splat(88.37f), (__m512)x);
+  const f32v clamped = (f32v)_mm512_maskz_max_ps(0xffff, (__m512)splat(-126), below);
+  const f32v n = (f32v)_mm512_maskz_roundscale_ps(0xffff, (__m512)(clamped * 1.44269504f), 0);
 #else
   const f32v clamped = max(x < 88.37f ? x : splat(88.37f), splat(-87.33f));
   const f32v shifted = clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
@@ -227,7 +232,7 @@ FLAXEN_INLINE f32v exp(f32v x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
-  return (f32v)_mm512_scalef_ps((__m512)p, (__m512)n);
+  return (f32v)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
 #else
   const f32v power = (f32v)(((i32v)shifted + 127) << 23);
   const f32v result = p * power;
