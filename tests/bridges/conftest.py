@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flaxen.weights.torch_checkpoint import is_installed
 
-_TORCH = ["test_torch.py", "test_three_ways_example.py"]
+_TORCH = ["test_torch.py", "test_torch_dropout.py", "test_three_ways_example.py"]
 collect_ignore = [] if is_installed() else _TORCH
 
 
@@ -12,5 +12,5 @@ def pytest_report_header() -> str:
     return (
         ""
         if is_installed()
-        else f"flaxen[torch] is not installed: no {' and '.join(_TORCH)} in tests/bridges"
+        else f"flaxen[torch] is not installed: no {', '.join(_TORCH)} in tests/bridges"
     )

@@ -17,18 +17,17 @@ import flaxen
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attends
-from flaxen.models.bridges.torch import attend_torch, from_torch
+from flaxen.models.bridges.torch import from_torch
 from flaxen.models.bridges.transformers import from_transformers
 from flaxen.models.model import Model
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.torch_checkpoint import open_torch
-from tests.bridges.torch_models import make
-from tests.bridges.training import assert_parity, train_definition
+from tests.bridges.torch_models import Own, make
+from tests.bridges.training import assert_parity, needs_kernels, train_definition
 from tests.bridges.words import byte_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.slow
-needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
 LENGTHS = (24, 11)
 FAMILIES = ["Llama", "Qwen3", "Gemma2", "Phi3", "GPT2", "Olmo2", "Qwen3Moe"]
 
@@ -155,25 +154,6 @@ def test_trained_and_served_without_a_bit_of_difference() -> None:
     state, losses = train_definition(model, params, 60)
     assert losses[-1] < 1 < 4 < losses[0]
     assert_parity(model, {**params, "params": state.params})
-
-
-class Own(torch.nn.Module):
-    """A module that transformers does not know."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = torch.nn.Embedding(272, 64)
-        self.position = torch.nn.Embedding(128, 64)
-        self.qkv = torch.nn.Linear(64, 3 * 64)
-        self.out = torch.nn.Linear(64, 64)
-        self.norm = torch.nn.LayerNorm(64)
-
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        x = self.embed(tokens) + self.position(positions)
-        q, k, v = (each.unflatten(-1, (4, 16)) for each in self.qkv(self.norm(x)).chunk(3, dim=-1))
-        x = x + self.out(attend_torch(q, k, v).flatten(-2))
-        return self.norm(x) @ self.embed.weight.T
 
 
 @needs_kernels

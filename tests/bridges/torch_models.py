@@ -1,4 +1,4 @@
-"""Tiny models of transformers' classes, with random weights."""
+"""Tiny models of PyTorch with random weights: transformers' classes, and one of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 import transformers
+
+from flaxen.models.bridges.torch import attend_torch
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 272,
@@ -43,3 +45,24 @@ def make(name: str) -> transformers.PreTrainedModel:
             if parameter.ndim > 1:
                 parameter.mul_(5)
     return module
+
+
+class Own(torch.nn.Module):
+    """A module that transformers does not know."""
+
+    def __init__(self, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Embedding(272, 64)
+        self.position = torch.nn.Embedding(128, 64)
+        self.qkv = torch.nn.Linear(64, 3 * 64)
+        self.out = torch.nn.Linear(64, 64)
+        self.norm = torch.nn.LayerNorm(64)
+        self.dropout = dropout
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens) + self.position(positions)
+        q, k, v = (each.unflatten(-1, (4, 16)) for each in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        h = self.out(attend_torch(q, k, v).flatten(-2))
+        x = x + torch.nn.functional.dropout(h, self.dropout, self.training)
+        return self.norm(x) @ self.embed.weight.T

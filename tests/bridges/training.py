@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from flaxen.data.batch import Batch
 from flaxen.kernels import native
@@ -24,6 +25,7 @@ from flaxen.weights.adapter import Adapter, from_stack
 from tests.train.tiny import Repeated, pack_batch
 
 LENGTH = 48
+needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
 
 
 def counting_batches(num: int = 4) -> list[Batch]:

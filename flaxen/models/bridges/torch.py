@@ -7,7 +7,9 @@ does not know how the Model is run, or files.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -25,6 +27,9 @@ Call = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 _PARAMS, _BUFFERS = "params", "buffers"
 
+# A trace puts arrays into the module, and sets its mode; a trainer and a server may share it.
+_TRACING = threading.Lock()
+
 
 def from_torch(
     module: torch.nn.Module,
@@ -36,8 +41,10 @@ def from_torch(
     """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
 
     It takes tokens [B, T] and positions [B, T], and gives scores [B, T, V]. Its attention is
-    `attend_torch`; torch's own scaled_dot_product_attention is not seen, and is refused. Dropout is
-    off, in training too.
+    `attend_torch`; torch's own scaled_dot_product_attention is not seen, and is refused.
+
+    In training it is traced as after `module.train()`, and what is random is drawn by the run's
+    key. Statistics of batches stay what they are, then too.
 
     Args:
       module: the definition, with its weights, on the host. It is set to evaluation.
@@ -66,7 +73,7 @@ def from_torch(
     module.eval()
     call = call or (lambda module, tokens, positions: module(tokens, positions))
     apply = functools.partial(_apply, env, _Called(module, call), tied)
-    model = from_apply(apply, params, max_position=max_position, trained=_PARAMS)
+    model = from_apply(apply, params, max_position=max_position, trained=_PARAMS, trains_apart=True)
     if checks:
         check_served(
             model, params, functools.partial(_by_itself, module, call), name=type(module).__name__
@@ -121,17 +128,35 @@ def _apply(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    key: None,
-) -> jax.Array:
+    key: jax.Array | None,
+) -> Any:
+    """The module's scores; with a key those of training, and that it changes nothing else."""
     # PyTorch broadcasts as NumPy does, whatever JAX was told to allow.
-    with jax.numpy_rank_promotion("allow"), env, torch.no_grad():
+    with _TRACING, jax.numpy_rank_promotion("allow"), env, torch.no_grad(), _mode(env, module, key):
         tensors = env.j2t_iso({**params[_PARAMS], **params[_BUFFERS]})
         tensors |= {name: tensors[other] for name, other in tied.items()}
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
         inputs = env.j2t_iso((tokens, positions))
         found = torch.func.functional_call(module, named, inputs, tie_weights=False)
         scores: jax.Array = env.t2j_iso(found)
-    return scores
+    return scores if key is None else (scores, {})
+
+
+@contextmanager
+def _mode(env: Any, module: torch.nn.Module, key: jax.Array | None) -> Iterator[None]:
+    """With a key the module is in training, and torchax draws by it."""
+    if key is None:
+        yield
+        return
+    module.train()
+    for each in module.modules():
+        if isinstance(each, torch.nn.modules.batchnorm._NormBase):
+            each.eval()
+    try:
+        with env.override_property(prng=key):
+            yield
+    finally:
+        module.eval()
 
 
 class _Called(torch.nn.Module):  # type: ignore[misc]

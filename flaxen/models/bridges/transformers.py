@@ -38,12 +38,17 @@ def from_transformers(
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _no_mask)
     config = module.config.get_text_config()
-    own = config._attn_implementation
+    name, own = type(module).__name__, config._attn_implementation
 
     def call(
         module: torch.nn.Module, tokens: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         is_traced = type(tokens) is not torch.Tensor
+        if module.training and getattr(config, "layerdrop", 0):
+            raise ValueError(
+                f"{name} leaves out whole layers in training, which is not supported: load it with "
+                "layerdrop=0"
+            )
         _set_attention(module, ATTENTION if is_traced else own)
         scores: torch.Tensor = module(
             input_ids=tokens, position_ids=positions, use_cache=False
@@ -56,7 +61,6 @@ def from_transformers(
             each.padding_idx = None
     if _experts(module):
         module.set_experts_implementation("batched_mm")
-    name = type(module).__name__
     known = max_position or getattr(config, "max_position_embeddings", None)
     try:
         model, params = from_torch(
@@ -123,6 +127,12 @@ def _attention(
         raise ValueError(f"{name}'s attention comes with a mask of its own: that is not supported")
     if not getattr(module, "is_causal", True):
         raise ValueError(f"{name} is not causal: only causal attention can be served")
+    if dropout:
+        raise ValueError(
+            f"{name} drops {dropout} of the weights of attention in training, which are never in "
+            "memory. Load it with attention_dropout=0, or what its configuration calls that "
+            "(attn_pdrop); other dropout is supported"
+        )
     if query.shape[-1] != value.shape[-1]:
         raise ValueError(
             f"{name} has keys of {query.shape[-1]} and values of {value.shape[-1]}: heads of one "
