@@ -190,7 +190,7 @@ class EngineTrainer:
 
     def train(self, job: TrainingJob, progress: Progress) -> bool:
         """Trains, or goes on. Returns whether it got to the end."""
-        from flaxen.models.adapters import LoraConfig
+        from flaxen.models.adapters import LoraConfig, lora_targets
         from flaxen.train.jobs import JobCalls, JobSpec, run_job
         from flaxen.train.jobs_plan import JobMethod, Wishes
 
@@ -204,7 +204,11 @@ class EngineTrainer:
                 learning_rate_multiplier=job.learning_rate_multiplier,
                 beta=job.beta,
             ),
-            lora=LoraConfig(rank=job.lora_rank, alpha=job.lora_alpha),
+            lora=LoraConfig(
+                rank=job.lora_rank,
+                alpha=job.lora_alpha,
+                targets=lora_targets(self._base.model),
+            ),
             seed=job.seed,
             directory=self._directory / job.id,
         )

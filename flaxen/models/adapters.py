@@ -41,7 +41,9 @@ class LoraConfig:
             raise ValueError(f"a LoRA rank must be at least 1, got {self.rank}")
         if not self.alpha > 0:
             raise ValueError(f"LoRA's alpha must be above 0, got {self.alpha}")
-        unknown = [name for name in self.targets if name not in LORA_TARGETS and "[" not in name]
+        unknown = [
+            name for name in self.targets if name not in LORA_TARGETS and name[:1] not in ("[", ".")
+        ]
         if unknown or not self.targets:
             raise ValueError(
                 f"LoRA targets must be some of {', '.join(LORA_TARGETS)}, got {self.targets}"

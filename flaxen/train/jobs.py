@@ -279,7 +279,8 @@ class _Job:
         self._calls.on_step(step, self._num_steps, metrics, self._num_tokens)
         if is_kept:
             adapter = from_stack(self._spec.lora, state.params)
-            save_adapter(adapter_directory(self._spec.directory, step), adapter, self._base.name)
+            directory = adapter_directory(self._spec.directory, step)
+            save_adapter(directory, adapter, self._base.name, model=self._base.model)
             self._calls.on_checkpoint(step, metrics, step == self._num_steps)
         if is_kept or time.monotonic() - self._saved_s > self._spec.save_every_s:
             self._save()

@@ -16,19 +16,22 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes, has_layers
-from flaxen.models.families.hf import TENSOR_NAMES
+from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapter import Adapter, check_adapter
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.huggingface import file_tensors, read_json
+from flaxen.weights.peft_modules import (
+    Modules,
+    adapted_modules,
+    decoder_modules,
+    last_names,
+    tensor_names,
+)
 from flaxen.weights.tensor import StoredTensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-# All families have these names: tests/weights/test_peft.py.
-_MODULES = {name: TENSOR_NAMES[name].removesuffix(".weight") for name in LORA_TARGETS}
-_PREFIX = "base_model.model."
 _MAX_CONFIG_BYTES = 1 << 20
 # Fields that do not change what a finished adapter computes, whatever they hold.
 _BOOKKEEPING = {
@@ -36,23 +39,31 @@ _BOOKKEEPING = {
     "inference_mode", "lora_dropout", "megatron_core", "qalora_group_size", "exclude_modules",
     "ensure_weight_tying",
 }  # fmt: skip
-_READ = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "init_lora_weights"}
+_READ = {
+    "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "init_lora_weights",
+    "fan_in_fan_out",
+}  # fmt: skip
 # Other ways to begin change the base's weights too, and what is stored is relative to those.
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
-def save_adapter(directory: Path, adapter: Adapter, base_name: str | None = None) -> None:
+def save_adapter(
+    directory: Path, adapter: Adapter, base_name: str | None = None, *, model: Model | None = None
+) -> None:
     """Writes an adapter's directory, whole or not at all; one of the same name is replaced.
 
     Args:
       directory: its name.
       adapter: float32, as it is stored.
       base_name: the model that it belongs to, for people and for peft.
+      model: what it adapts; our decoder need not be given.
 
     Raises:
-      ValueError: the directory holds something else.
+      ValueError: the directory holds something else, or it adapts a definition, which is not given.
     """
     config = adapter.config
+    modules, is_ours = _modules_of(adapter, model)
+    names = {name for layer in modules for name in layer.values()}
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -60,7 +71,8 @@ def save_adapter(directory: Path, adapter: Adapter, base_name: str | None = None
         "r": config.rank,
         "lora_alpha": config.alpha,
         "use_rslora": config.use_rslora,
-        "target_modules": sorted(_MODULES[name].split(".")[-1] for name in config.targets),
+        # A definition's in full: an end of a name may also be that of a module without an adapter.
+        "target_modules": last_names(modules) if is_ours else sorted(names),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -68,9 +80,9 @@ def save_adapter(directory: Path, adapter: Adapter, base_name: str | None = None
         "lora_dropout": 0.0,
     }
     tensors = {}
-    for index, layer in enumerate(adapter.layers):
-        for name, each in layer.items():
-            for part, tensor in _tensor_names(name, index).items():
+    for layer, named in zip(adapter.layers, modules, strict=True):
+        for target, each in layer.items():
+            for part, tensor in tensor_names(named[target]).items():
                 tensors[tensor] = np.ascontiguousarray(each[part].T)
     with new_directory(directory, replaces=(CONFIG, WEIGHTS)) as filling:
         text = json.dumps(fields, indent=2, sort_keys=True)
@@ -93,35 +105,47 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
     fields = _read_config(directory / CONFIG)
     stored = _read_tensors(directory)
     path = directory / WEIGHTS
+    known = adapted_modules(model)
     targets = tuple(
-        name
-        for name in LORA_TARGETS
-        if any(tensor in stored for tensor in _tensor_names(name, 0).values())
+        target
+        for target, module in known[0].items()
+        if any(tensor in stored for tensor in tensor_names(module).values())
     )
     try:
-        if not has_layers(model):
-            raise ValueError("adapters of definitions can't be read from PEFT's files yet")
-        num_layers = len(model.param_specs["layers"])
-        _check_target_modules(fields.get("target_modules"), targets, num_layers)
+        _check_layout(fields, targets)
+        _check_target_modules(fields.get("target_modules"), targets, known)
         config = _lora_config(fields, targets, max_rank)
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}") from None
     try:
         shapes = adapter_shapes(model, config)["layers"]
-        _check_tensors(stored, shapes)
+        _check_tensors(stored, shapes, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     layers = tuple(
-        {name: _read_pair(path, stored, name, index) for name in targets}
-        for index in range(len(shapes))
+        {target: _read_pair(path, stored, named[target]) for target in targets} for named in known
     )
     return Adapter(config=config, layers=layers)
 
 
-def _tensor_names(target: str, layer: int) -> dict[str, str]:
-    """The file's names of a target's a and b, which it holds transposed."""
-    module = _PREFIX + _MODULES[target].format(layer)
-    return {"a": f"{module}.lora_A.weight", "b": f"{module}.lora_B.weight"}
+def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
+    """The modules of an adapter's targets, and whether these are our decoder's."""
+    targets = adapter.config.targets
+    if _are_ours(targets):
+        known, is_ours = decoder_modules(len(adapter.layers)), True
+    elif model is None:
+        raise ValueError(
+            f"the adapter's targets are a definition's, such as {targets[0]}: give "
+            "save_adapter(..., model=...), which knows their names in files"
+        )
+    else:
+        check_adapter(adapter, model)
+        known, is_ours = adapted_modules(model), False
+    return [{target: named[target] for target in targets} for named in known], is_ours
+
+
+def _are_ours(targets: tuple[str, ...]) -> bool:
+    return all(target in LORA_TARGETS for target in targets)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -179,7 +203,16 @@ def _lora_config(
     return LoraConfig(rank=rank, alpha=float(alpha), targets=targets, use_rslora=use_rslora)
 
 
-def _check_target_modules(named: Any, targets: tuple[str, ...], num_layers: int) -> None:
+def _check_layout(fields: Mapping[str, Any], targets: tuple[str, ...]) -> None:
+    """How the base's weights lie is a definition's own affair, and does not change its adapters."""
+    if fields.get("fan_in_fan_out") not in (None, False) and _are_ours(targets):
+        raise ValueError(
+            f"fan_in_fan_out = {fields['fan_in_fan_out']!r} is not supported: the model's weights "
+            "are [out, in]"
+        )
+
+
+def _check_target_modules(named: Any, targets: tuple[str, ...], modules: Modules) -> None:
     """What the configuration names, by the ends of its path, must be what the file holds."""
     if named == "all-linear":
         return
@@ -188,31 +221,37 @@ def _check_target_modules(named: Any, targets: tuple[str, ...], num_layers: int)
             f"target_modules must be a list of names or all-linear, got {named!r}: patterns are "
             "not supported"
         )
-    known = {_MODULES[name].format(i): name for name in LORA_TARGETS for i in range(num_layers)}
+    known = {module: target for layer in modules for target, module in layer.items()}
     if len(named) > len(known):
         raise ValueError(
             f"target_modules has {len(named)} names, and the model {len(known)} linear weights"
         )
-    lacking = {module for module, name in known.items() if name in targets}
+    held = {module for module, target in known.items() if target in targets}
+    lacking = set(held)
     for each in named:
         meant = [module for module in known if f".{module}".endswith(f".{each}")]
         if not meant:
             raise ValueError(
                 f"target_modules has {each!r}, which can't be adapted here: only "
-                f"{', '.join(sorted(name.split('.')[-1] for name in _MODULES.values()))} can"
+                f"{', '.join(last_names(modules))} can"
             )
-        if not any(known[module] in targets for module in meant):
+        if held.isdisjoint(meant):
             raise ValueError(f"target_modules has {each!r}, of which {WEIGHTS} holds no tensor")
+        empty = [module for module in meant if module not in held]
+        if empty:
+            raise ValueError(
+                f"target_modules has {each!r}, and {WEIGHTS} holds no tensor of {empty[0]}"
+            )
         lacking.difference_update(meant)
     if lacking:
         raise ValueError(f"{WEIGHTS} holds tensors of {min(lacking)}, which target_modules lacks")
 
 
-def _check_tensors(stored: Mapping[str, StoredTensor], shapes: Any) -> None:
+def _check_tensors(stored: Mapping[str, StoredTensor], shapes: Any, modules: Modules) -> None:
     left = dict(stored)
-    for index, layer in enumerate(shapes):
+    for layer, named in zip(shapes, modules, strict=True):
         for target, parts in layer.items():
-            for part, tensor in _tensor_names(target, index).items():
+            for part, tensor in tensor_names(named[target]).items():
                 if tensor not in left:
                     raise ValueError(
                         f"tensor {tensor} is missing: every layer of the model must have it"
@@ -223,18 +262,21 @@ def _check_tensors(stored: Mapping[str, StoredTensor], shapes: Any) -> None:
                         f"tensor {tensor} has shape {list(found)}, but the model and the adapter's "
                         f"rank need {list(needed)}: they do not belong together"
                     )
-    if left:
-        raise ValueError(
-            f"tensor {min(left)} has no place: only LoRA of the layers' linear weights is "
-            f"supported, of this model's {len(shapes)} layers"
-        )
+    if not left:
+        return
+    num_layers = f"this model's {len(shapes)} layers"
+    place = num_layers if _are_ours(tuple(modules[0])) else "this definition, as lora_targets lists"
+    raise ValueError(
+        f"tensor {min(left)} has no place: only LoRA of the layers' linear weights is supported, "
+        f"of {place}"
+    )
 
 
 def _read_pair(
-    path: Path, stored: Mapping[str, StoredTensor], target: str, layer: int
+    path: Path, stored: Mapping[str, StoredTensor], module: str
 ) -> dict[str, np.ndarray]:
     pair = {}
-    for part, name in _tensor_names(target, layer).items():
+    for part, name in tensor_names(module).items():
         tensor = stored[name]
         values = tensor.read(0, tensor.shape[0]).astype(np.float32)
         if not np.isfinite(values).all():

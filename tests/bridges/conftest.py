@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from flaxen.weights.torch_checkpoint import is_installed
 
-_TORCH = ["test_torch.py", "test_torch_dropout.py", "test_three_ways_example.py"]
+_TORCH = [
+    "test_torch.py",
+    "test_torch_adapter_files.py",
+    "test_torch_dropout.py",
+    "test_three_ways_example.py",
+]
 collect_ignore = [] if is_installed() else _TORCH
 
 

@@ -1,0 +1,70 @@
+"""What peft calls the modules that an adapter is beside.
+
+Deliberately does not know files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from flaxen.models.adapters import LORA_TARGETS, has_layers, lora_targets
+from flaxen.models.families.hf import TENSOR_NAMES
+from flaxen.models.model import Model
+from flaxen.models.params import is_spec
+
+# Of each layer, the module of each target.
+Modules = Sequence[Mapping[str, str]]
+
+# All families have these names: tests/weights/test_peft.py.
+_DECODER = {name: TENSOR_NAMES[name].removesuffix(".weight") for name in LORA_TARGETS}
+_PREFIX = "base_model.model."
+_WEIGHT = ".weight"  # what modules of PyTorch call theirs
+
+
+def adapted_modules(model: Model) -> Modules:
+    """Of all that can be adapted in a model.
+
+    A definition is one layer. Its modules are the paths of its parameters, joined by dots, without
+    the collection that is trained and without PyTorch's `.weight`: in transformers' classes these
+    are the modules' own names.
+
+    Raises:
+      ValueError: two parameters of a definition come to the same name.
+    """
+    if has_layers(model):
+        return decoder_modules(len(model.param_specs["layers"]))
+    wanted, start = set(lora_targets(model)), 0 if model.trained is None else 1
+    found: dict[str, str] = {}
+    for path, _ in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
+        target = jax.tree_util.keystr(path)
+        if target in wanted:
+            name = jax.tree_util.keystr(path[start:], simple=True, separator=".")
+            found[target] = name.removesuffix(_WEIGHT)
+    if len(set(found.values())) < len(found):
+        (first, *_) = sorted(name for name in found.values() if [*found.values()].count(name) > 1)
+        raise ValueError(
+            f"two parameters of the definition are called {first!r} where their paths are joined "
+            "by dots, as files of adapters have it: rename one"
+        )
+    return (found,)
+
+
+def decoder_modules(num_layers: int) -> Modules:
+    """Of our decoder, by Hugging Face's names."""
+    return tuple(
+        {target: name.format(index) for target, name in _DECODER.items()}
+        for index in range(num_layers)
+    )
+
+
+def tensor_names(module: str) -> dict[str, str]:
+    """The file's names of a module's a and b, which it holds transposed."""
+    module = _PREFIX + module
+    return {"a": f"{module}.lora_A.weight", "b": f"{module}.lora_B.weight"}
+
+
+def last_names(modules: Modules) -> list[str]:
+    """The ends of the modules' names, each once: what people call them."""
+    return sorted({name.split(".")[-1] for layer in modules for name in layer.values()})
