@@ -7,6 +7,7 @@ Deliberately does not know: files, names, optimizers, which row wants which adap
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear
-from flaxen.models.model import Model, Params
+from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 
 # {"layers": ({"wq": {"a": [n, I, R], "b": [n, R, O]}, ...}, ...)}, one dict a layer; float32
@@ -71,7 +72,8 @@ def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
 
     Args:
       model: the decoder, or a definition, whose targets are the paths of its matrices as
-        jax.tree_util.keystr has them; the table of words is none.
+        jax.tree_util.keystr has them; the table of words is none. Where layers are stacked in one
+        array, each is a target by itself, with its number at the end.
       parts: only names in which one of these is, such as "q_proj"; none: all.
     """
     names = dict.fromkeys(name for layer in _matrices(model) for name in layer)
@@ -86,15 +88,33 @@ def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
             for layer in model.param_specs["layers"]
         ]
     found = {}
-    for path, spec in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
-        matrix = spec.matrix
-        if matrix is None or matrix.layers is not None or model.vocab_size in spec.shape:
-            continue
+    for path, spec in _adapted(model):
+        assert spec.matrix is not None
         sizes = (
-            math.prod(spec.shape[axis] for axis in axes) for axes in (matrix.inputs, matrix.outputs)
+            math.prod(spec.shape[axis] for axis in axes)
+            for axes in (spec.matrix.inputs, spec.matrix.outputs)
         )
         found[jax.tree_util.keystr(path)] = (next(sizes), next(sizes))
     return [found]
+
+
+def target_paths(model: Model) -> dict[str, tuple[Any, ...]]:
+    """Of a definition, the keys of each target in the tree of parameters.
+
+    Of a layer in a stack the last is its number, as `compute_params` has it in packed parameters.
+    """
+    return {jax.tree_util.keystr(path): path for path, _ in _adapted(model)}
+
+
+def _adapted(model: Model) -> Iterator[tuple[tuple[Any, ...], ParamSpec]]:
+    for path, spec in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
+        if spec.matrix is None or model.vocab_size in spec.shape:
+            continue
+        if spec.matrix.layers is None:
+            yield path, spec
+            continue
+        for index in range(spec.shape[spec.matrix.layers]):
+            yield (*path, jax.tree_util.DictKey(index)), spec
 
 
 def adapter_shapes(
@@ -143,7 +163,8 @@ def with_adapters(
       dropout: the probability that an input of an adapter is dropped.
 
     Returns:
-      A tree for `Model.forward` and `Model.unembed`.
+      A tree for `Model.forward` and `Model.unembed`. In place of an array of stacked layers it has
+      a dict of those with adapters, each beside the whole array.
     """
 
     def adapted(index: int, number: int, base: Any, stack: Any) -> LoraWeight:
@@ -165,9 +186,18 @@ def with_adapters(
         (stacks,) = adapters["layers"]
         numbers = {name: number for number, name in enumerate(stacks)}
 
+        of_stack = _by_array(stacks)
+
         def one(path: tuple[Any, ...], base: Any) -> Any:
             name = jax.tree_util.keystr(path)
-            return adapted(0, numbers[name], base, stacks[name]) if name in numbers else base
+            if name in numbers:
+                return adapted(0, numbers[name], base, stacks[name])
+            if name not in of_stack:
+                return base
+            return {
+                index: adapted(0, numbers[target], base, stacks[target])
+                for index, target in of_stack[name].items()
+            }
 
         return jax.tree_util.tree_map_with_path(
             one, params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear)
@@ -180,3 +210,13 @@ def with_adapters(
         }
         layers.append({**layer, **beside})
     return {**params, "layers": tuple(layers)}
+
+
+def _by_array(targets: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Targets that may be layers in an array: by its name, and by their number."""
+    found: dict[str, dict[int, str]] = {}
+    for target in targets:
+        name, _, number = target.removesuffix("]").rpartition("[")
+        if number.isdecimal():
+            found.setdefault(name, {})[int(number)] = target
+    return found

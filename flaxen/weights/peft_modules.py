@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from flaxen.models.adapters import LORA_TARGETS, has_layers, lora_targets
+from flaxen.models.adapters import LORA_TARGETS, has_layers, target_paths
 from flaxen.models.families.hf import TENSOR_NAMES
 from flaxen.models.model import Model
-from flaxen.models.params import is_spec
 
 # Of each layer, the module of each target.
 Modules = Sequence[Mapping[str, str]]
@@ -35,13 +34,11 @@ def adapted_modules(model: Model) -> Modules:
     """
     if has_layers(model):
         return decoder_modules(len(model.param_specs["layers"]))
-    wanted, start = set(lora_targets(model)), 0 if model.trained is None else 1
-    found: dict[str, str] = {}
-    for path, _ in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
-        target = jax.tree_util.keystr(path)
-        if target in wanted:
-            name = jax.tree_util.keystr(path[start:], simple=True, separator=".")
-            found[target] = name.removesuffix(_WEIGHT)
+    start = 0 if model.trained is None else 1
+    found = {
+        target: jax.tree_util.keystr(path[start:], simple=True, separator=".").removesuffix(_WEIGHT)
+        for target, path in target_paths(model).items()
+    }
     if len(set(found.values())) < len(found):
         (first, *_) = sorted(name for name in found.values() if [*found.values()].count(name) > 1)
         raise ValueError(

@@ -13,7 +13,10 @@ import pytest
 import flaxen
 from examples import plain_jax
 from flaxen.kernels import native
+from flaxen.models import attends
+from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attend import attend
+from flaxen.train.lora import initial_adapters
 from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
@@ -175,3 +178,25 @@ def test_attend_refuses_what_does_not_go_together() -> None:
         attend(q, q[:, :, :2], q[:, :, :2])
     with pytest.raises(ValueError, match="of the same tokens"):
         attend(q, q[:, :3], q[:, :3])
+
+
+def test_an_adapter_that_would_be_lost_is_refused() -> None:
+    weights = {"rest": make_weights(), "mixed": jnp.eye(DIM)}
+
+    def definition(weights: Any, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        mixed = jax.lax.dot_general(
+            weights["rest"].embed[tokens].astype(jnp.bfloat16),
+            weights["mixed"],
+            (((2,), (0,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        scores = transformer(weights["rest"], tokens, positions)
+        return scores + mixed @ weights["rest"].embed.T
+
+    model = flaxen.from_function(definition, weights, max_position=128)
+    config = LoraConfig(rank=2, targets=lora_targets(model, "mixed"))
+    tokens = jnp.arange(8, dtype=jnp.int32)[None]
+    ids, scales = jnp.zeros(tokens.shape, jnp.int32), jnp.ones(1)
+    given = with_adapters(weights, initial_adapters(model, config, [0]), scales, ids)
+    with pytest.raises(ValueError, match=r"beside a parameter of shape \[64, 64\], .* be lost"):
+        model.forward(given, tokens, tokens, attends.causal(None), (None,) * 2)

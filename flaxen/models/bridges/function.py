@@ -6,7 +6,6 @@ that it knows them by. Deliberately does not know Flax or PyTorch.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear import LoraWeight, PackedLinear
 from flaxen.models import attends
 from flaxen.models.bridges.check import check_served
 from flaxen.models.bridges.interpret import evaluate_eqns
+from flaxen.models.bridges.leaves import dtypes_of, leaves_of, views_of
 from flaxen.models.bridges.run import Run, Use, plain, with_one_input
 from flaxen.models.bridges.trace import Trace, abstract, make_trace
-from flaxen.models.bridges.views import view
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
-from flaxen.models.params import matrices
 
 # apply(params, tokens[B, T], positions[B, T], None) -> scores[B, T, V]; in training, with a PRNG
 # key in place of None, -> (scores, {collection: its new value})
@@ -171,9 +168,9 @@ def _run(
     positions: jax.Array,
     key: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, Any]:
-    leaves = definition.function.structure.flatten_up_to(params)
+    leaves = leaves_of(definition.function.structure, definition.specs, params)
     shape = tokens.shape if tokens.ndim == 2 else (1, *tokens.shape)
-    dtypes = _dtypes(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
+    dtypes = dtypes_of(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
     trace, updates = _trace(definition.function, shape, dtypes, bool(key))
     run.is_token = (tokens >= 0).reshape(shape)
     run.leaves, run.together = leaves, _together(definition, shape, dtypes, bool(key))
@@ -181,7 +178,7 @@ def _run(
     inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)
 
     def compute(leaves: Sequence[Any], inputs: Sequence[jax.Array]) -> list[jax.Array]:
-        env = trace.env([*_views(definition, leaves, dtypes), *inputs])
+        env = trace.env([*views_of(definition.specs, leaves, dtypes), *inputs])
         found = evaluate_eqns(run, trace.forward, env, [trace.hidden, *trace.others])
         return [plain(run, each) for each in found]
 
@@ -199,13 +196,13 @@ def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
 
 
 def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.Array:
-    leaves = definition.function.structure.flatten_up_to(params)
+    leaves = leaves_of(definition.function.structure, definition.specs, params)
     lead = hidden.shape[:-1]
     rows = hidden.reshape(1, -1, hidden.shape[-1])
-    dtypes = _dtypes(leaves, [hidden.dtype])
+    dtypes = dtypes_of(leaves, [hidden.dtype])
     trace, _ = _trace(definition.function, rows.shape[:2], dtypes, False)
     run = Run(token_shape=rows.shape[:2], attend=attends.causal(None), cache=())
-    env = {**trace.env(_views(definition, leaves, dtypes)), trace.hidden: rows}
+    env = {**trace.env(views_of(definition.specs, leaves, dtypes)), trace.hidden: rows}
     (scores,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
     found: jax.Array = plain(run, scores)
     return found.reshape(*lead, -1).astype(jnp.float32)
@@ -249,7 +246,7 @@ def _together(
 
     def forward(*args: Any) -> list[Any]:
         leaves = args[: len(dtypes)]
-        env = trace.env([*_views(definition, leaves, dtypes), *args[len(dtypes) :]])
+        env = trace.env([*views_of(definition.specs, leaves, dtypes), *args[len(dtypes) :]])
         return [plain(run, out) for out in evaluate_eqns(run, trace.forward, env, [trace.hidden])]
 
     jax.eval_shape(forward, *(abstract(v.shape, v.dtype) for v in trace.jaxpr.in_avals))
@@ -265,7 +262,7 @@ def _probe(definition: _Definition, dtypes: Sequence[Any]) -> tuple[Run, int]:
     trace, _ = _trace(definition.function, _PROBE, kinds, False)
 
     def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:
-        env = trace.env([*_views(definition, leaves, kinds), tokens, tokens])
+        env = trace.env([*views_of(definition.specs, leaves, kinds), tokens, tokens])
         eqns = trace.jaxpr.jaxpr.eqns
         outs = evaluate_eqns(run, eqns, env, trace.jaxpr.jaxpr.outvars)
         return [plain(run, out) for out in outs]
@@ -291,55 +288,3 @@ def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:
         fits = inputs and outputs
         found.append(Matrix(inputs=inputs, outputs=outputs, layers=layers) if fits else None)
     return found
-
-
-def _as_weight(leaf: Any, spec: ParamSpec) -> Any:
-    """An adapter beside an array is beside a matrix of it."""
-    is_plain = isinstance(leaf, LoraWeight) and not isinstance(leaf.base, PackedLinear)
-    if not is_plain or spec.matrix is None:
-        return leaf
-    return dataclasses.replace(leaf, base=matrices(leaf.base, spec.matrix)[0])
-
-
-def _views(definition: _Definition, leaves: Sequence[Any], dtypes: Sequence[Any]) -> list[Any]:
-    """The parameters as the interpreter takes them; those of one axis as they are."""
-    return [
-        view(
-            number,
-            _as_weight(leaf, spec),
-            spec.shape,
-            None if _is_plain(leaf) else spec.matrix,
-            dtype,
-        )
-        if len(spec.shape) > 1
-        else leaf
-        for number, (leaf, spec, dtype) in enumerate(
-            zip(leaves, definition.specs, dtypes, strict=True)
-        )
-    ]
-
-
-def _is_plain(leaf: Any) -> bool:
-    return not isinstance(leaf, PackedLinear | LoraWeight | dict)
-
-
-def _dtypes(leaves: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
-    """Of the parameters' values. Quantized ones have that of `others`, or of other parameters."""
-    found = [_dtype(leaf) for leaf in leaves]
-    floats = [
-        dtype
-        for dtype in (*others, *found)
-        if dtype is not None and jnp.issubdtype(dtype, jnp.floating)
-    ]
-    other = floats[0] if floats else jnp.dtype(jnp.bfloat16)
-    return tuple(other if dtype is None else dtype for dtype in found)
-
-
-def _dtype(leaf: Any) -> Any:
-    if isinstance(leaf, LoraWeight):
-        return _dtype(leaf.base)
-    if isinstance(leaf, dict):
-        return _dtype(next(iter(leaf.values())))
-    if isinstance(leaf, PackedLinear):
-        return jnp.dtype(leaf.format) if leaf.format in ("float32", "bfloat16") else None
-    return jnp.dtype(leaf.dtype)

@@ -103,7 +103,11 @@ def view(leaf: int, source: Any, shape: tuple[int, ...], matrix: Matrix | None, 
 def _unpacked(source: Any, matrix: Matrix, sizes: tuple[int, ...], layers: int | None) -> jax.Array:
     """The parameter, or of a sliced one the layer with an axis of size 1."""
     if isinstance(source, LoraWeight):
-        source = source.base
+        raise ValueError(
+            f"an adapter is beside a parameter of shape {list(sizes)}, which the definition "
+            "multiplies otherwise than in the parameter's own dtype: the adapter would be lost. "
+            "Leave it out of the targets"
+        )
     if isinstance(source, dict):
         parts = [_unpacked(each, matrix, sizes, matrix.layers) for each in source.values()]
         return jnp.concatenate(parts, axis=matrix.layers)

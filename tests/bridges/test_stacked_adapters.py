@@ -1,0 +1,165 @@
+"""Adapters of layers whose parameters are stacked in one array, as scans in Flax have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+pytest.importorskip("flax")
+
+import flaxen
+from flaxen.engine.config import LoraLimits
+from flaxen.kernels import native
+from flaxen.models import attends
+from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
+from flaxen.models.model import Model, Params
+from flaxen.models.params import compute_params
+from flaxen.train.lora import initial_adapters
+from flaxen.weights.adapter import Adapter
+from flaxen.weights.definition import Definition
+from flaxen.weights.peft import WEIGHTS, load_adapter, save_adapter
+from tests.bridges.linen_model import Transformer
+from tests.bridges.training import assert_parity, needs_kernels, train_adapter
+from tests.bridges.words import byte_tokenizer
+from tests.weights.adapters import random_adapter
+
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 24)), jnp.int32)
+POSITIONS = jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (2, 24))
+BLOCK = "['params']['ScanCheckpointBlock_0']"
+ATTENTION = f"{BLOCK}['MultiHeadDotProductAttention_0']"
+FLOAT32 = jnp.dtype("float32")
+
+
+@pytest.fixture(scope="module")
+def definition() -> tuple[Model, Params]:
+    """Three layers in a scan with remat."""
+    module = Transformer(dropout=0.1)
+    variables = jax.jit(module.init)(jax.random.key(0), TOKENS, POSITIONS)
+    return flaxen.from_linen(module, variables, max_position=128)
+
+
+def scores(model: Model, params: Params) -> np.ndarray:
+    hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * 3)
+    return np.asarray(model.unembed(params, hidden))
+
+
+def merged(params: Params, adapter: Adapter) -> Params:
+    """Plain arrays with an adapter added, written for the very arrays of this module."""
+    arrays = jax.tree.map(np.array, params)
+    for target, pair in adapter.layers[0].items():
+        *path, layer = [part.strip("'") for part in target[1:-1].split("][")]
+        place: Any = arrays
+        for name in path:
+            place = place[name]
+        place[int(layer)] += adapter.config.scale * (pair["a"] @ pair["b"]).reshape(place.shape[1:])
+    return arrays
+
+
+def test_each_layer_is_a_target(definition: tuple[Model, Params]) -> None:
+    model, _ = definition
+    assert lora_targets(model, "Dense_0") == tuple(
+        f"{BLOCK}['Dense_0']['kernel'][{index}]" for index in range(3)
+    )
+    assert len(lora_targets(model)) == 3 * 6
+    config = LoraConfig(rank=4, targets=lora_targets(model, "['out']['kernel'][1]", "Dense_0"))
+    (shapes,) = adapter_shapes(model, config)["layers"]
+    assert len(shapes) == 4
+    assert shapes[f"{ATTENTION}['out']['kernel'][1]"] == {"a": (64, 4), "b": (4, 64)}
+    assert shapes[f"{BLOCK}['Dense_0']['kernel'][2]"] == {"a": (64, 4), "b": (4, 256)}
+
+
+@pytest.mark.parametrize("parts", [(), ("query", "Dense_1"), ("Dense_0']['kernel'][1]",)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_scores_are_those_of_the_merged_arrays(
+    definition: tuple[Model, Params], parts: tuple[str, ...], packed: bool
+) -> None:
+    if packed and not native.is_enabled():
+        pytest.skip("the library was not built")
+    model, params = definition
+    adapter = random_adapter(model, targets=lora_targets(model, *parts))
+    given = compute_params(model.param_specs, params, dtype=FLOAT32, packed=packed)
+    stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
+    scales = jnp.full(1, adapter.config.scale, jnp.float32)
+    first = jnp.array([[0], [-1]], jnp.int32)  # the second sequence has no adapter
+    ids = jnp.broadcast_to(first, TOKENS.shape)
+    found = scores(model, with_adapters(given, stack, scales, ids))
+    expected = scores(model, merged(params, adapter))
+    alone = scores(model, given)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-3, atol=1e-3)
+    assert np.abs(expected[0] - alone[0]).max() > 0.1
+    np.testing.assert_allclose(found[1], alone[1], rtol=1e-4, atol=2e-5)
+
+
+def test_gradients_are_those_of_the_merged_arrays(definition: tuple[Model, Params]) -> None:
+    model, params = definition
+    adapter = random_adapter(model, targets=lora_targets(model, "value", "Dense_1"))
+    given = compute_params(model.param_specs, params, dtype=FLOAT32, packed=native.is_enabled())
+    weights = jax.random.normal(jax.random.key(1), (*TOKENS.shape, model.vocab_size))
+    one = jnp.full(1, adapter.config.scale, jnp.float32)
+
+    def loss(params: Params) -> jax.Array:
+        hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * 3)
+        return jnp.mean(model.unembed(params, hidden) * weights)
+
+    def by_adapters(stack: Any) -> jax.Array:
+        return loss(with_adapters(given, stack, one, jnp.zeros(TOKENS.shape, jnp.int32)))
+
+    stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
+    found = jax.grad(by_adapters)(stack)["layers"][0]
+    full = jax.grad(loss)(jax.tree.map(jnp.asarray, merged(params, adapter)))["params"]
+    kernel = full["ScanCheckpointBlock_0"]["Dense_1"]["kernel"]  # [L, I, O]
+    for index in range(3):
+        name = f"{BLOCK}['Dense_1']['kernel'][{index}]"
+        expected = adapter.config.scale * adapter.layers[0][name]["a"].T @ kernel[index]
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(found[name]["b"][0], expected, rtol=1e-3, atol=1e-3 * scale)
+
+
+@needs_kernels
+def test_trained_saved_and_served_without_a_bit_of_difference(
+    definition: tuple[Model, Params], tmp_path: Path
+) -> None:
+    model, params = definition
+    config = LoraConfig(rank=4, targets=lora_targets(model, "query", "value", "Dense_0"))
+    adapter, losses = train_adapter(model, params, config, 30)
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(np.abs(pair["b"]).max() > 0 for pair in adapter.layers[0].values())
+    save_adapter(tmp_path, adapter, model=model)
+    name = "base_model.model.ScanCheckpointBlock_0.Dense_0.kernel.2"
+    assert load_file(tmp_path / WEIGHTS)[f"{name}.lora_B.weight"].shape == (256, 4)
+    loaded = load_adapter(tmp_path, model)
+    jax.tree.map(np.testing.assert_array_equal, loaded.layers, adapter.layers)
+    assert_parity(model, params, loaded)
+
+
+def test_several_are_served_at_once(definition: tuple[Model, Params]) -> None:
+    model, params = definition
+    limits = LoraLimits(max_loras=2, max_lora_rank=4)
+    served = Definition(model=model, params=params, tokenizer=byte_tokenizer())
+    llm = flaxen.LLM(served, lora=limits, dtype="float32", max_num_seqs=4)
+    names = [None, "some", "all"]
+    llm.load_adapter("some", random_adapter(model, targets=lora_targets(model, "[2]"), rank=2))
+    llm.load_adapter("all", random_adapter(model, targets=lora_targets(model), seed=1))
+    sampling = flaxen.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    alone = [llm.generate("one", sampling, adapter=name)[0].outputs[0].token_ids for name in names]
+    assert len({tuple(tokens) for tokens in alone}) == 3
+    mixed = llm.generate(["one"] * 3, sampling, adapter=names)
+    assert [output.outputs[0].token_ids for output in mixed] == alone
+
+
+def test_dropout_differs_from_layer_to_layer(definition: tuple[Model, Params]) -> None:
+    model, params = definition
+    config = LoraConfig(rank=4, targets=lora_targets(model, "Dense_0"))
+    stack = initial_adapters(model, config, [0])
+    ids = jnp.zeros(TOKENS.shape, jnp.int32)
+    given = with_adapters(params, stack, jnp.ones(1), ids, key=jax.random.key(0), dropout=0.5)
+    beside = given["params"]["ScanCheckpointBlock_0"]["Dense_0"]["kernel"]
+    keys = {tuple(np.asarray(jax.random.key_data(each.key)).tolist()) for each in beside.values()}
+    assert len(keys) == 3
+    assert np.isfinite(scores(model, given)).all()
