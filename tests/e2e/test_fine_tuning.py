@@ -20,7 +20,8 @@ QUESTION = [{"role": "user", "content": "Who are you?"}]
 ANSWER = "A tiny model."
 RECORD = {"messages": [*QUESTION, {"role": "assistant", "content": ANSWER}]}
 LEARN = {"n_epochs": 40, "batch_size": 3, "learning_rate_multiplier": 75}
-SOME = {**LEARN, "n_epochs": 15}  # 45 steps
+SOME = {**LEARN, "n_epochs": 15}
+LONG = {**LEARN, "batch_size": 1}  # also on a fast machine not at its end when it is killed
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +172,12 @@ def test_a_killed_server_goes_on_with_its_job_to_the_same_model(
     compile_cache: Path, model: Path, tmp_path: Path
 ) -> None:
     with start(compile_cache, model, tmp_path / "whole") as server:
-        whole = wait_for(server, create(server, SOME).id, "succeeded")
+        whole = wait_for(server, create(server, LONG).id, "succeeded")
         losses = _losses(server, whole.id)
     job_id = None
     for stop_at in (2, len(losses) // 2):
         with start(compile_cache, model, tmp_path / "killed") as server:
-            job_id = job_id or create(server, SOME).id
+            job_id = job_id or create(server, LONG).id
             wait_for_step(server, job_id, stop_at)
             assert len(_losses(server, job_id)) < len(losses)
             server.process.kill()
