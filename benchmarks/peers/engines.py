@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,12 @@ def _flaxen(number_format: str, model: str, place: Place) -> _Recipe:
         kv_gib=kv_gib,
         env={},
     )
+
+
+def _flaxen_torch(number_format: str, model: str, place: Place) -> _Recipe:
+    """transformers' class of the same model, through our engine."""
+    recipe = _flaxen(number_format, model, place)
+    return replace(recipe, args={**recipe.args, "impl": "torch"})
 
 
 def _vllm(number_format: str, model: str, place: Place) -> _Recipe:
@@ -181,6 +187,7 @@ _FLAXEN: Mapping[str, tuple[dict[str, str], float, float]] = {
 _LLAMA_BITS = {"bf16": 16.0, "q8_0": 8.5, "q4_1": 5.0}
 _MAKERS: Mapping[str, tuple[Callable[[str, str, Place], _Recipe], tuple[str, ...]]] = {
     "flaxen": (_flaxen, tuple(_FLAXEN)),
+    "flaxentorch": (_flaxen_torch, ("bf16", "f32")),
     "vllm": (_vllm, ("bf16", "f32")),
     "openvino": (_openvino, ("bf16", "int8")),
     "llama": (_llama, tuple(_LLAMA_BITS)),

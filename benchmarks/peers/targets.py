@@ -48,6 +48,8 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
         _wide("C", 1.3),
         _wide("D", 1.6),
         _wide("E", 1.6),
+        Target(workload="B16", ours="flaxentorch-bf16", peers=("flaxen-bf16",), at_least=0.75),
+        Target(workload="B16", ours="flaxentorch-bf16", peers=_VLLM, at_least=1.0),
     ),
     "llama-1b-rand": tuple(_against_vllm(name, 1.3) for name in ("A", "B16", "C", "D", "E")),
 }
@@ -128,7 +130,7 @@ def judge_limits(
     verdicts = []
     for outcome in outcomes:
         name = outcome.engine.name
-        if not name.startswith("flaxen") or not outcome.measured:
+        if not name.startswith("flaxen-") or not outcome.measured:
             continue
         if (model, name) == ("smollm2-135m", "flaxen-bf16") and "A" in outcome.measured:
             reps = outcome.measured["A"].reps
