@@ -90,6 +90,15 @@ MaxNumBatchedTokens = Annotated[
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
+TargetItlMs = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Milliseconds wanted between two tokens of an answer: a step computes fewer prompt "
+        "tokens where it would take longer. 0: --max-num-batched-tokens alone decides.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
 PageSize = Annotated[
     int,
     typer.Option(

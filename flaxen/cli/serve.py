@@ -169,15 +169,7 @@ def serve(
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
-    target_itl_ms: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Milliseconds wanted between two tokens of an answer: a step computes fewer "
-            "prompt tokens where it would take longer. 0: --max-num-batched-tokens alone decides.",
-            rich_help_panel=options.ENGINE_PANEL,
-        ),
-    ] = 50,
+    target_itl_ms: options.TargetItlMs = 50,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -53,8 +54,11 @@ class EngineConfig:
                      "max_num_batched_tokens", "max_waiting"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.target_itl_ms < 0:
-            raise ValueError(f"target_itl_ms must be at least 0, got {self.target_itl_ms}")
+        if not 0 <= self.target_itl_ms < math.inf:  # nor is NaN a time
+            raise ValueError(
+                f"target_itl_ms must be a number of milliseconds, at least 0, got "
+                f"{self.target_itl_ms}: 0 sets no target"
+            )
         if self.max_logprobs < 0:
             raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")
         if self.num_pages * self.page_size < self.max_model_len:

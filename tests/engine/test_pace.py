@@ -31,6 +31,12 @@ def test_a_single_late_step_does_not_stop_prompts() -> None:
     assert Pace(0.05, most=8).num_tokens == 8  # what a step may have at all
 
 
+@pytest.mark.parametrize("target", [-1.0, float("nan"), float("inf")])
+def test_a_target_that_is_no_time_is_refused(target: float) -> None:
+    with pytest.raises(ValueError, match="target_itl_ms must be a number of milliseconds"):
+        replace(SMALL, target_itl_ms=target)
+
+
 def started(pace: Pace | None) -> Scheduler:
     """One sequence that decodes, and two long prompts behind it."""
     s = scheduler(pace=pace)
