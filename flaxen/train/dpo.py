@@ -22,7 +22,9 @@ def dpo(
 ) -> Objective:
     """The sigmoid loss of pairs, each loss weight 0 or 1.
 
-    Its reports are means over pairs: the accuracy (how many are told apart rightly), and the
+    A pair counts where at least one of its tokens has a loss, so that rows of padding, and pairs
+    that were cut before both answers, change neither the loss nor the gradient's size. The reports
+    are means over the pairs that count: the accuracy (how many are told apart rightly), and the
     rewards of the chosen and the rejected: beta times how much likelier the policy has each than
     the reference.
 
@@ -62,7 +64,9 @@ def dpo(
             "chosen_reward": chosen,
             "rejected_reward": rejected,
         }
-        return Losses(loss, reports)
+        is_pair = jnp.asarray(_has_loss(batch))
+        of_pairs = {name: jnp.where(is_pair, each, 0) for name, each in reports.items()}
+        return Losses(jnp.where(is_pair, loss, 0), of_pairs)
 
     return Objective(
         reports=("accuracy", "chosen_reward", "rejected_reward"), counts=_pairs, losses=losses
@@ -70,7 +74,12 @@ def dpo(
 
 
 def _pairs(batch: PairBatch) -> np.ndarray:
-    return np.ones(batch.chosen.tokens.shape[0], np.float32)
+    return np.asarray(_has_loss(batch), np.float32)
+
+
+def _has_loss(batch: PairBatch) -> Any:
+    """[B] booleans: rows of padding, which fill up the last batch, are no pairs."""
+    return ((batch.chosen.loss_weights != 0) | (batch.rejected.loss_weights != 0)).any(axis=1)
 
 
 def _one_batch(pairs: PairBatch) -> Batch:
