@@ -47,7 +47,7 @@ e2e: $(READY) ## only the tests that load the real model or start processes
 	$(PYTEST) -m slow
 
 clean: ## remove .venv and every cache
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .hypothesis .import_linter_cache .jax_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	rm -f flaxen/kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -20,6 +20,7 @@ from flaxen.cli.train import gather
 from flaxen.cli.train_progress import describe, show_training
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.peft import load_adapter
+from tests.compile_cache import shared_directory
 from tests.models.golden import GOLDENS
 from tests.weights.files import change_config
 
@@ -58,8 +59,8 @@ def texts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.getbasetemp() / "cache"
+def compile_cache() -> Path:
+    return shared_directory()
 
 
 def train(model: Path, data: Path, output: Path, cache: Path, *arguments: object) -> int:

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.compile_cache import shared_directory
 from tests.e2e.serving import ONE_TWO, Server, serve
 
 
 @pytest.fixture(scope="session")
-def compile_cache(request: pytest.FixtureRequest) -> Path:
-    """What the servers compile stays in pytest's own cache, so that the next run starts fast."""
-    cache = request.config.cache
-    assert cache is not None
-    return cache.mkdir("flaxen")
+def compile_cache() -> Path:
+    """The servers share what they compile with all other tests, and with the next run."""
+    return shared_directory()
 
 
 @pytest.fixture(scope="session")
