@@ -48,6 +48,7 @@ from flaxen.weights.hf_export import export_huggingface
 from flaxen.weights.peft import save_adapter
 from flaxen.weights.resolve import resolve
 from flaxen.weights.train_checkpoint import Checkpoints, steps_in
+from flaxen.weights.weight_files import read_json
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -213,7 +214,7 @@ def _open_model(
 ) -> tuple[Checkpoint | None, DecoderConfig, Tokenizer]:
     """The model's checkpoint, None where only its configuration is there and is enough."""
     if from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
-        fields = huggingface.read_json(path / "config.json")
+        fields = read_json(path / "config.json")
         family = find_family(huggingface.architecture(fields))
         return None, family.config_from_hf(fields), Tokenizer.from_directory(path)
     checkpoint = open_checkpoint(path)

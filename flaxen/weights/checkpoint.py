@@ -22,6 +22,7 @@ from flaxen.weights.gguf import read_gguf
 from flaxen.weights.packing import Quantization
 from flaxen.weights.params import Form, Source, find_sources, load_params
 from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.weight_files import check_is_model, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_huggingface(path: Path) -> Checkpoint:
-    fields = huggingface.read_json(path / "config.json")
+    check_is_model(path)
+    fields = read_json(path / "config.json")
     try:
         family = find_family(huggingface.architecture(fields))
         config = family.config_from_hf(fields)

@@ -20,7 +20,7 @@ from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.weights.adapter import Adapter, check_adapter
 from flaxen.weights.atomic import new_directory
-from flaxen.weights.huggingface import file_tensors, read_json
+from flaxen.weights.huggingface import file_tensors
 from flaxen.weights.peft_modules import (
     Modules,
     adapted_modules,
@@ -29,8 +29,9 @@ from flaxen.weights.peft_modules import (
     tensor_names,
 )
 from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _MAX_CONFIG_BYTES = 1 << 20
 # Fields that do not change what a finished adapter computes, whatever they hold.

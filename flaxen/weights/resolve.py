@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxen.weights.huggingface import is_complete
+from flaxen.weights.weight_files import is_complete
 
 # What a download may bring: never pickle (.bin, .pt), never code (.py).
 DOWNLOADED = (

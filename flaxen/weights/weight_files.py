@@ -1,0 +1,203 @@
+"""Which files of a Hugging Face directory hold the model's weights.
+
+A directory may hold what is left of several models. Where two sets of weights are there, none is
+chosen in silence. Deliberately does not know what is in a safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth")
+
+
+class WeightFiles(NamedTuple):
+    """The files that hold the weights, and what the index says of them."""
+
+    names: tuple[str, ...]
+    shard_of: Mapping[str, str] | None  # the file of each tensor; None: one file holds them all
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+      ValueError: no such file, or not that.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: {path.parent} is no complete checkpoint")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}. Download it again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def find_weights(directory: Path) -> WeightFiles:
+    """The files of one model's weights, all of which are there.
+
+    A whole file stands alone beside an index of which no shard is there. An index counts where it
+    names the whole file itself.
+
+    Args:
+      directory: holds model.safetensors, or model.safetensors.index.json and the shards it names.
+
+    Raises:
+      ValueError: no weights are there, a shard is missing, or there are several sets of weights.
+    """
+    has_whole, has_index = (directory / SINGLE).is_file(), (directory / INDEX).is_file()
+    held = _held_shards(directory)
+    if has_index:
+        shard_of = _read_index(directory / INDEX)
+        shards = tuple(sorted(set(shard_of.values())))
+        found = [name for name in shards if (directory / name).is_file()]
+        if not has_whole or SINGLE in shards:
+            _refuse_missing(directory, shards, found)
+            _refuse_adapter(directory)
+            return WeightFiles(shards, shard_of)
+        held = sorted({*held, *found})
+    if has_whole:
+        if held:
+            raise ValueError(
+                f"{directory} holds two sets of weights, {SINGLE} and {_listed(held)}: one of them "
+                f"is an older model's. Keep one: remove {SINGLE}, or remove the shards"
+                + (f" and {INDEX}" if has_index else "")
+            )
+        _refuse_adapter(directory)
+        return WeightFiles((SINGLE,), None)
+    raise ValueError(_no_weights(directory, held))
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether config, tokenizer and all the weights are there; nobody looks into them.
+
+    A cache that another program filled often lacks the tokenizer: AutoModel reads none.
+
+    Raises:
+      ValueError: the index is damaged.
+    """
+    if not all((directory / name).is_file() for name in ("config.json", "tokenizer.json")):
+        return False
+    if (directory / SINGLE).is_file():
+        return True
+    index = directory / INDEX
+    return index.is_file() and all(
+        (directory / shard).is_file() for shard in _read_index(index).values()
+    )
+
+
+def check_is_model(directory: Path) -> None:
+    """Says what a directory without config.json holds in place of a model.
+
+    Raises:
+      ValueError: it has no config.json, but an adapter or GGUF files.
+    """
+    if (directory / "config.json").is_file():
+        return
+    if (directory / ADAPTER_CONFIG).is_file():
+        base = read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path")
+        raise ValueError(
+            f"{directory} holds a LoRA adapter ({ADAPTER_CONFIG}) and no model: serve its base "
+            f"model{f', {base},' if isinstance(base, str) and base else ''} and load the adapter "
+            f"beside it, as --lora-modules NAME={directory} does"
+        )
+    files = _gguf_files(directory)
+    if files:
+        raise ValueError(
+            f"{directory} has no config.json, but {_listed(files)}: give the path of the .gguf "
+            f"file itself, as {directory / files[0]}"
+        )
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The index's file for each tensor."""
+    shard_of = read_json(path).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise ValueError(f"{path} must have a weight_map object, got {shard_of!r}")
+    for shard in shard_of.values():
+        # The index comes with the weights: it must not lead out of their directory.
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise ValueError(f"{path}: weight_map names {shard!r}, which is no file beside it")
+    return shard_of
+
+
+def _held_shards(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir() if _SHARD.fullmatch(entry.name))
+
+
+def _gguf_files(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir() if entry.suffix == ".gguf")
+
+
+def _refuse_missing(directory: Path, shards: Iterable[str], found: list[str]) -> None:
+    missing = [name for name in shards if name not in found]
+    if not missing:
+        return
+    others = sorted(
+        {entry.name for entry in directory.iterdir() if entry.suffix == ".safetensors"} - {*found}
+    )
+    raise ValueError(
+        f"{directory / missing[0]} does not exist, but {INDEX} names it"
+        f"{f' and {len(missing) - 1} more that are missing' if len(missing) > 1 else ''}: "
+        + (
+            f"{_listed(others)}, which it does not name, is there; if the index is an older "
+            "model's, replace it by that of these weights, else download the missing files"
+            if others
+            else "download what is missing"
+        )
+    )
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """transformers would add the adapter to the model, and others would not."""
+    if all((directory / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+        raise ValueError(
+            f"{directory} holds a whole model and a LoRA adapter ({ADAPTER_WEIGHTS}), and does not "
+            "say whether they belong together: move the adapter's two files into a directory of "
+            "its own, and load it from there beside the model, as --lora-modules does"
+        )
+
+
+def _no_weights(directory: Path, shards: list[str]) -> str:
+    """Why there are none, by what is there."""
+    start = f"{directory} has no {SINGLE} nor {INDEX}"
+    if shards:
+        return (
+            f"{start}; {_listed(shards)} is there, but without its index nobody can tell whether "
+            f"all parts are: download {INDEX}"
+        )
+    if (directory / ADAPTER_WEIGHTS).is_file():
+        return (
+            f"{start}; {ADAPTER_WEIGHTS} is there, which is a LoRA adapter: serve its base model, "
+            f"and load the adapter beside it, as --lora-modules NAME={directory} does"
+        )
+    files = _gguf_files(directory)
+    if files:
+        return f"{start}, but {_listed(files)}: give the path of the .gguf file itself"
+    others = sorted(e.name for e in directory.iterdir() if e.suffix == ".safetensors")
+    if others:
+        return (
+            f"{start}; {_listed(others)} is there, whose layout is not known by that name: only "
+            "transformers' layout is read. Download the model in it, or rename the file if it has "
+            "it"
+        )
+    pickles = sorted(entry.name for entry in directory.iterdir() if entry.suffix in _PICKLES)
+    if pickles:
+        return (
+            f"{start}; {pickles[0]} is there, but pickle files can run code and are never read: "
+            "convert them to safetensors"
+        )
+    return f"{start}: download the weights"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} with {len(names) - 1} more like it"
