@@ -19,6 +19,7 @@ from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights import gguf_model, huggingface
 from flaxen.weights.gguf import read_gguf
+from flaxen.weights.hf_tables import fit_names, fit_tables
 from flaxen.weights.packing import Quantization
 from flaxen.weights.params import Form, Source, find_sources, load_params
 from flaxen.weights.tensor import StoredTensor
@@ -93,15 +94,19 @@ def _open_huggingface(path: Path) -> Checkpoint:
     except ValueError as error:
         raise type(error)(f"{path / 'config.json'}: {error}") from None
 
+    tensors = huggingface.read_tensors(path)
+    names = fit_names(family.tensor_names, tensors)
+    config, names = fit_tables(config, names, tensors)
+
     def ignored(name: str) -> bool:
-        tied_copy = config.tied_embeddings and name == family.tensor_names["unembed"]
+        tied_copy = config.tied_embeddings and name == names["unembed"]
         return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the config
 
     return _checkpoint(
         path,
         config,
-        tensors=huggingface.read_tensors(path),
-        names=family.tensor_names,
+        tensors=tensors,
+        names=names,
         interleaved_heads={},
         ignored=ignored,
         rounds=False,

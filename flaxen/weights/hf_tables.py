@@ -1,0 +1,89 @@
+"""What a Hugging Face directory's tensors say where config.json says something else.
+
+The tensors decide, as in transformers: whether the names have the prefix of a causal language
+model, and whether the unembedding is the embedding. Deliberately does not know families or files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from flaxen.models.config import DecoderConfig
+from flaxen.weights.tensor import StoredTensor
+
+_LOG = logging.getLogger(__name__)
+_PREFIX = "model."  # of the base model inside the causal language model
+_PIECE = 1 << 20  # values compared at once
+
+
+def fit_names(names: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> Mapping[str, str]:
+    """The names of a family, without the prefix `model.` where no tensor has it.
+
+    transformers writes no prefix where the base model (`AutoModel`) was saved.
+    """
+    if any(name.startswith(_PREFIX) for name in tensors):
+        return names
+    return {parameter: name.removeprefix(_PREFIX) for parameter, name in names.items()}
+
+
+def fit_tables(
+    config: DecoderConfig, names: Mapping[str, str], tensors: Mapping[str, StoredTensor]
+) -> tuple[DecoderConfig, Mapping[str, str]]:
+    """The configuration and names that the two tables of words, as they are stored, ask for.
+
+    - tied, and both tables are there and differ: the model is not tied;
+    - not tied, and only the embedding is there: the model is tied;
+    - tied, and only the unembedding is there: it is the embedding.
+
+    The first two are logged, as config.json says otherwise.
+
+    Args:
+      config: as config.json says.
+      names: our parameter -> tensor.
+      tensors: what the files hold.
+
+    Raises:
+      ValueError: a file changed while the two were compared.
+    """
+    embed, head = tensors.get(names["embed"]), tensors.get(names["unembed"])
+    if not config.tied_embeddings:
+        if embed is None or head is not None:
+            return config, names
+        _LOG.warning(
+            "config.json says tie_word_embeddings = false, and there is no tensor %s: the "
+            "embedding is used in its place. If the model has one, its weights are incomplete; "
+            "else set tie_word_embeddings to true",
+            names["unembed"],
+        )
+        return replace(config, tied_embeddings=True), names
+    if head is None:
+        return config, names
+    if embed is None:
+        return config, {**names, "embed": names["unembed"]}
+    if _are_equal(embed, head):
+        return config, names
+    _LOG.warning(
+        "config.json says tie_word_embeddings = true, and the tensors %s and %s differ: each is "
+        "used for its own purpose, as in transformers. Set tie_word_embeddings to false",
+        embed.name,
+        head.name,
+    )
+    return replace(config, tied_embeddings=False), names
+
+
+def _are_equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors hold the same numbers: read in pieces, up to the first difference."""
+    if one.shape != other.shape:
+        return False
+    num_rows = one.shape[0] if one.shape else 1
+    step = max(1, _PIECE // max(1, int(np.prod(one.shape[1:]))))
+    for start in range(0, num_rows, step):
+        stop = min(start + step, num_rows)
+        a, b = (each.read(start, stop).astype(np.float32) for each in (one, other))
+        if not np.array_equal(a, b, equal_nan=True):
+            return False
+    return True
