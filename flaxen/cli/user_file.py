@@ -1,0 +1,148 @@
+"""Runs a file of the user's own, and says in the user's own terms what went wrong in it.
+
+The file can import what lies beside it, as under `python FILE.py`. Unlike there, a library comes
+before a neighbour of the same name: a file called tokenizers.py must not take the place of what
+flaxen itself imports. Deliberately does not know what the file defines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import sysconfig
+import traceback
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_INSTALLED = ("site-packages", "dist-packages")
+_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+_FLAXEN = Path(__file__).parents[1]
+_MARK = "__flaxen_neighbour_of__"
+
+
+class UserFileError(ValueError):
+    """The user's own code raised an error; its message has the user's own frames."""
+
+
+@contextmanager
+def run_user_file(path: Path) -> Iterator[ModuleType]:
+    """Runs a file and gives its module. Inside of the context it can import its neighbours.
+
+    Args:
+      path: exists.
+
+    Raises:
+      UserFileError: the file raised an error.
+    """
+    path = path.absolute()
+    _forget_other_neighbours(path.parent)
+    importlib.invalidate_caches()  # a neighbour may have been written just now
+    before = set(sys.modules)
+    sys.path.append(str(path.parent))
+    try:
+        with user_errors(path):
+            module = _run(path)
+        yield module
+    finally:
+        sys.path.remove(str(path.parent))
+        _mark_neighbours(before, path.parent)
+
+
+def _run(path: Path) -> ModuleType:
+    """Under a name that nothing else has: sys.modules["torch"] is the library's, not torch.py's."""
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"flaxen_definition_{stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _forget_other_neighbours(directory: Path) -> None:
+    """Drops what another file imported from beside it, where this one has a neighbour so named."""
+    roots = {
+        name
+        for name, module in list(sys.modules.items())
+        if _own(module).get(_MARK, directory) != directory
+        and ((directory / f"{name}.py").is_file() or (directory / name).is_dir())
+    }
+    for name in list(sys.modules):
+        if name.partition(".")[0] in roots:
+            del sys.modules[name]
+
+
+def _mark_neighbours(before: set[str], directory: Path) -> None:
+    """Remembers, in the modules themselves, for which directory they were imported."""
+    for name in set(sys.modules) - before:
+        own = _own(sys.modules[name])
+        if own.get("__file__") and _is_users(own["__file__"], directory):
+            own[_MARK] = directory
+
+
+def _own(module: Any) -> dict[str, Any]:
+    """A module's attributes that are there: to ask a lazy module for another would load it."""
+    found: dict[str, Any] = getattr(module, "__dict__", {})
+    return found
+
+
+@contextmanager
+def user_errors(path: Path) -> Iterator[None]:
+    """Turns an error of the user's code into one line of what to do, and the user's own frames.
+
+    Args:
+      path: the user's file; what lies beside or below it is the user's too.
+
+    Raises:
+      UserFileError: the code raised an error, or wanted to end the process.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise UserFileError(_told(error, path)) from error
+
+
+def _told(error: BaseException, path: Path) -> str:
+    directory = path.absolute().parent
+    frames = traceback.StackSummary.from_list(
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if _is_users(frame.filename, directory)
+    )
+    last = traceback.TracebackException(type(error), error, None)
+    last.__notes__ = None  # JAX's is about frames that are not shown here anyway
+    text = "".join([*frames.format(), *last.format_exception_only()]).rstrip()
+    return f"{path} could not be run:\n{text}\n{_advice(error, path)}"
+
+
+def _is_users(filename: str, directory: Path) -> bool:
+    file = Path(filename).absolute()
+    is_library = file.is_relative_to(_LIBRARY) or not set(_INSTALLED).isdisjoint(file.parts)
+    return file.is_relative_to(directory) and not file.is_relative_to(_FLAXEN) and not is_library
+
+
+def _advice(error: BaseException, path: Path) -> str:
+    if isinstance(error, SystemExit):
+        return (
+            "The file ends the process as it is run: put what it does as a program under "
+            'if __name__ == "__main__"'
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        root = error.name.partition(".")[0]
+        return (
+            f"Install {root} in the environment of flaxen ({sys.prefix}), or put {root}.py beside "
+            f"{path.name}"
+        )
+    return f"Correct it and try again; flaxen --debug shows the frames outside of {path.parent} too"

@@ -1,0 +1,110 @@
+"""What training made of a definition's parameters, as a file, and the definition with them.
+
+The file has no model's format but the definition's own: each array has its path in the tree of
+parameters for a name. Deliberately does not know who trained them, or what they were defined in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from flaxen.models.model import Params
+from flaxen.weights.atomic import new_directory
+from flaxen.weights.definition import Definition
+
+FILE = "definition.safetensors"
+_FORMAT = {"format": "flaxen-definition", "version": "1"}
+
+
+def save_trained(
+    directory: Path, definition: Definition, trained: Params, rest: Any, dtype: jnp.dtype
+) -> None:
+    """Writes parameters, whole or not at all.
+
+    Args:
+      directory: its name; nothing may be there.
+      definition: that was trained.
+      trained: its parameters; where these are in collections, those of the collection that is
+        trained.
+      rest: the other collections by name, or None.
+      dtype: of floating point numbers in the file; those of other collections keep their own.
+
+    Raises:
+      ValueError: the directory holds something.
+    """
+    trained = jax.tree.map(lambda leaf: _in(leaf, dtype), trained)
+    name = definition.model.trained
+    tree = trained if name is None else {**rest, name: trained}
+    with new_directory(directory) as filling:
+        save_file(
+            {
+                path: np.ascontiguousarray(np.asarray(leaf))
+                for path, leaf in zip(_names(tree), jax.tree.leaves(tree), strict=True)
+            },
+            filling / FILE,
+            metadata=_FORMAT,
+        )
+
+
+def load_trained(directory: Path, definition: Definition) -> Definition:
+    """The definition with the parameters that `save_trained` wrote.
+
+    Raises:
+      ValueError: there is no such file, it is damaged, or its parameters are not the definition's.
+    """
+    file = directory.expanduser() / FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{directory} holds no {FILE}: give the directory `model` of a run of `flaxen train` "
+            "that trained all parameters of a definition"
+        )
+    leaves, tree = jax.tree.flatten(definition.params)
+    structure: Any = tree  # its class is not annotated
+    names = _names(definition.params)
+    try:
+        with safe_open(file, framework="flax") as opened:
+            _check_names(file, set(opened.keys()), set(names))
+            found = [opened.get_tensor(name) for name in names]
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} can't be read: {error}") from None
+    for name, ours, leaf in zip(names, leaves, found, strict=True):
+        if tuple(np.shape(ours)) != leaf.shape:
+            raise ValueError(
+                f"{name} has the shape {list(leaf.shape)} in {file}, and in the definition "
+                f"{list(np.shape(ours))}: the definition is another than the one that was trained"
+            )
+    return dataclasses.replace(definition, params=jax.tree.unflatten(structure, found))
+
+
+def _in(leaf: Any, dtype: jnp.dtype) -> jax.Array:
+    array: jax.Array = jnp.asarray(leaf)
+    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def _names(tree: Params) -> list[str]:
+    """The leaves' paths as Python writes them: no two are the same."""
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(tree)[0]]
+
+
+def _check_names(file: Path, found: set[str], wanted: set[str]) -> None:
+    said = [
+        f"{who} {', '.join(sorted(names)[:3])}{' and others' if len(names) > 3 else ''}"
+        for who, names in (
+            ("the file lacks", wanted - found),
+            ("the definition has no", found - wanted),
+        )
+        if names
+    ]
+    if said:
+        raise ValueError(
+            f"{file} is not of this definition: {'; '.join(said)}. Give the definition that was "
+            "trained"
+        )
