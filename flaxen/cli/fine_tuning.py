@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flaxen.build import Parts
     from flaxen.protocol import EngineClient
     from flaxen.server.config import ServerConfig
+    from flaxen.server.fine_tuning_stores import Stores
     from flaxen.server.fine_tuning_worker import Progress, TrainingJob
     from flaxen.train.jobs import Base
 
@@ -109,49 +110,61 @@ class FineTuningOptions:
                 raise ValueError(f"{name} needs --data-dir, where files and models are kept")
 
     @contextlib.contextmanager
-    def running(
-        self, app: FastAPI, config: ServerConfig, engine: EngineClient, parts: Parts, max_rank: int
-    ) -> Iterator[None]:
-        """Adds the routes to an application, and runs jobs while inside; and else nothing.
+    def opened(self, max_rank: int) -> Iterator[Stores | None]:
+        """Files and jobs, None without a data-dir: before the weights are read, and any thread.
 
         Raises:
-          ValueError: another server has the data-dir, or the database can't be used.
+          ValueError: another server has the data-dir, it or the database can't be used, or the two
+            do not belong together.
         """
         if self.data_dir is None:
-            yield
+            yield None
             return
-        from flaxen.server.files_store import FileStore, lock_directory
-        from flaxen.server.fine_tuning_app import add_fine_tuning
         from flaxen.server.fine_tuning_config import FineTuningConfig
-        from flaxen.server.fine_tuning_context import FineTuning
-        from flaxen.server.fine_tuning_worker import Worker, take_up
-        from flaxen.server.job_store import JobStore
-        from flaxen.server.job_store_tables import open_database
+        from flaxen.server.fine_tuning_stores import open_stores
 
-        settings = FineTuningConfig(
+        config = FineTuningConfig(
             data_dir=self.data_dir,
             database_url=self.database_url,
             max_file_bytes=self.max_file_bytes,
             max_total_bytes=self.max_total_bytes,
             max_lora_rank=max_rank,
         )
-        lock_directory(self.data_dir)  # until the process ends
-        database = open_database(self.database_url, self.data_dir)
-        files = FileStore(
-            database,
-            self.data_dir / "files",
-            max_file_bytes=self.max_file_bytes,
-            max_total_bytes=self.max_total_bytes,
-        )
-        jobs = JobStore(database)
+        with open_stores(config) as stores:
+            yield stores
+
+    @contextlib.contextmanager
+    def running(
+        self,
+        stores: Stores | None,
+        app: FastAPI,
+        config: ServerConfig,
+        engine: EngineClient,
+        parts: Parts,
+    ) -> Iterator[None]:
+        """Adds the routes to an application, and runs jobs while inside; without stores nothing."""
+        if stores is None:
+            yield
+            return
+        from flaxen.server.fine_tuning_app import add_fine_tuning
+        from flaxen.server.fine_tuning_context import FineTuning
+        from flaxen.server.fine_tuning_worker import Worker, take_up
+
         trainer = EngineTrainer(
-            engine, _base_of(parts), self.data_dir / "jobs", share=self.share, max_rank=max_rank
+            engine,
+            _base_of(parts),
+            stores.jobs_directory,
+            share=self.share,
+            max_rank=stores.config.max_lora_rank,
         )
-        take_up(jobs, trainer)
-        with Worker(jobs, files, trainer) as worker:
-            names = config.served_model_names or (engine.info.name,)
+        take_up(stores.jobs, trainer)
+        with Worker(stores.jobs, stores.files, trainer) as worker:
             context = FineTuning(
-                config=settings, files=files, jobs=jobs, base_models=names, on_change=worker.wake
+                config=stores.config,
+                files=stores.files,
+                jobs=stores.jobs,
+                base_models=config.served_model_names or (engine.info.name,),
+                on_change=worker.wake,
             )
             add_fine_tuning(app, context, config)
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import gc
 import logging
@@ -242,6 +243,8 @@ def serve(
 
     socket_path = None if uds is None else str(uds)
     listen(host, port, socket_path).close()  # fails now, not after the weights are read
+    kept = contextlib.ExitStack()
+    stores = kept.enter_context(tuning.opened(max_lora_rank))  # so do these
     args = options.engine_args(
         model,
         compile_cache,
@@ -290,7 +293,7 @@ def serve(
 
     files = lora.files(parts.model)
     app = create_app(engine, parts.tokenizer, server_config, adapter_files=files)
-    with tuning.running(app, server_config, engine, parts, max_lora_rank):
+    with kept, tuning.running(stores, app, server_config, engine, parts):
         code = run(
             app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready
         )

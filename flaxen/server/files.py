@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.files_store import FileTooLargeError, StorageFullError
+from flaxen.server.files_store import DiskFullError, FileTooLargeError, StorageFullError
 from flaxen.server.files_upload import read_form, too_large
 from flaxen.server.fine_tuning_context import FineTuning
-from flaxen.server.fine_tuning_paging import page_of, read_paging
-from flaxen.server.job_store import Row, UnknownIdError
+from flaxen.server.fine_tuning_paging import as_page, read_paging
+from flaxen.server.job_store_paging import Row, UnknownIdError
 from flaxen.server.schema import shorten
+
+logger = logging.getLogger("flaxen.server")
 
 PURPOSE = "fine-tune"
 _FIELDS = ("file", "purpose")
@@ -22,6 +26,21 @@ _FIELDS = ("file", "purpose")
 
 async def create(context: FineTuning, http: Request) -> Response:
     """Answers POST /v1/files."""
+    try:
+        return await _create(context, http)
+    except DiskFullError as error:
+        logger.error("an upload failed: %s", error, exc_info=error)
+        raise ApiError(
+            507,
+            str(error),
+            param="file",
+            code="disk_full",
+            type="server_error",
+            headers={"x-should-retry": "false"},  # read by the official client
+        ) from None
+
+
+async def _create(context: FineTuning, http: Request) -> Response:
     config = context.config
     with await asyncio.to_thread(context.files.create) as writer:
         try:
@@ -63,9 +82,14 @@ async def list_files(context: FineTuning, http: Request) -> Response:
     order = http.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         raise invalid(f"order must be 'asc' or 'desc', got {shorten(order)}", "order")
-    rows = await asyncio.to_thread(context.files.list, http.query_params.get("purpose"))
-    ordered = list(rows) if order == "desc" else list(reversed(rows))
-    return JSONResponse(page_of(ordered, paging, _file))
+    read = functools.partial(
+        context.files.list,
+        http.query_params.get("purpose"),
+        after=paging.after,
+        limit=paging.limit,
+        newest_first=order == "desc",
+    )
+    return await as_page(read, _file)
 
 
 async def retrieve(context: FineTuning, http: Request) -> Response:
@@ -77,6 +101,14 @@ async def content(context: FineTuning, http: Request) -> Response:
     """Answers GET /v1/files/{file_id}/content."""
     row = await _find(context, http)
     path = await asyncio.to_thread(context.files.path, row["id"])
+    if not path.is_file():
+        logger.error("the bytes of the file %s are gone: %s", row["id"], path)
+        raise ApiError(
+            404,
+            f"the bytes of the file {row['id']} are gone from the server's disk: upload it again",
+            param="id",
+            code="not_found",
+        )
     # Bytes of a client's: never something that a browser would show as a page.
     return FileResponse(
         path, media_type="application/octet-stream", headers={"x-content-type-options": "nosniff"}

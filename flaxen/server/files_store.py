@@ -1,28 +1,31 @@
 """Uploaded files: rows in the database, bytes on disk under ids of our own.
 
-No name that a client sent is ever part of a path. A file is written beside its place, made durable
-and renamed into it, and only then has a row. Deliberately does not know HTTP or what is in a file.
+No name that a client sent is ever part of a path. A file is written under its id and ".part", made
+durable, listed, and renamed to its id; removing one goes the same way back. So what a killed server
+left can be told by its name and the list, and nothing else in the directory is ever touched.
+Deliberately does not know HTTP or what is in a file.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import errno
 import os
-import secrets
-import string
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from flaxen.server.job_store import Row, UnknownIdError
+from flaxen.server.data_directory import sync_directory
+from flaxen.server.data_directory_names import UNFINISHED, is_file_name, new_file_name
+from flaxen.server.job_store_paging import Row, UnknownIdError, page_of
 from flaxen.server.job_store_tables import files
 
-_UNFINISHED = ".part"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FileTooLargeError(ValueError):
@@ -33,8 +36,22 @@ class StorageFullError(ValueError):
     """More bytes than all files together may have."""
 
 
+class DiskFullError(ValueError):
+    """More bytes than the disk has room for."""
+
+
 class FileStore:
-    """The files of one server. Safe to use from several threads."""
+    """The files of one server. Safe to use from several threads.
+
+    Args:
+      database: belongs to the directory (`data_directory.bind`).
+      directory: made if it is not there. What is not ours there stays as it is.
+      max_file_bytes: of one file.
+      max_total_bytes: of all together.
+
+    Raises:
+      OSError: the directory can't be made or read.
+    """
 
     def __init__(
         self, database: sa.Engine, directory: Path, *, max_file_bytes: int, max_total_bytes: int
@@ -44,11 +61,15 @@ class FileStore:
         self._directory = directory
         self._max_file_bytes, self._max_total_bytes = max_file_bytes, max_total_bytes
         self._lock = threading.Lock()
-        known = {row["id"]: row["bytes"] for row in self.list()}
+        with database.connect() as connection:
+            rows = connection.execute(sa.select(files.c.id, files.c.bytes))
+            known = {row.id: row.bytes for row in rows}
         self._total_bytes: int = sum(known.values())
-        for path in directory.iterdir():  # what a killed server had not finished, or not removed
-            if path.name not in known:
-                path.unlink()
+        for part in _unfinished(directory):
+            if part.stem in known:  # listed, and not yet renamed; or not yet taken off the list
+                part.rename(directory / part.stem)
+            else:
+                part.unlink()
 
     def create(self) -> FileWriter:
         """Begins a file; it exists once its writer is committed."""
@@ -76,13 +97,24 @@ class FileStore:
         path: Path = self._directory / self.get(file_id)["id"]
         return path
 
-    def list(self, purpose: str | None = None) -> Sequence[Row]:
-        """All files, newest first."""
-        query = sa.select(files).order_by(files.c.number.desc())
+    def list(
+        self,
+        purpose: str | None = None,
+        *,
+        after: str | None = None,
+        limit: int = 10_000,
+        newest_first: bool = True,
+    ) -> tuple[Sequence[Row], bool]:
+        """A page of the files, and whether there are more.
+
+        Raises:
+          UnknownIdError: no file has the id `after`.
+        """
+        query = sa.select(files)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         with self._database.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return page_of(connection, query, files, after, limit, newest_first=newest_first)
 
     def delete(self, file_id: str) -> None:
         """Removes a file.
@@ -91,11 +123,19 @@ class FileStore:
           UnknownIdError: there is none of this id.
         """
         row = self.get(file_id)
-        with self._database.begin() as connection:
-            deleted = connection.execute(files.delete().where(files.c.id == file_id)).rowcount
+        path = self._directory / row["id"]
+        part = path.with_name(path.name + UNFINISHED)
+        with contextlib.suppress(FileNotFoundError):  # its bytes are gone already
+            path.rename(part)
+        try:
+            deleted = self.take_off(file_id)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.rename(path)
+            raise
         if not deleted:
             raise UnknownIdError(file_id)
-        (self._directory / row["id"]).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         self.release(row["bytes"])
 
     def reserve(self, num_bytes: int) -> None:
@@ -118,10 +158,16 @@ class FileStore:
             self._total_bytes -= num_bytes
 
     def insert(self, row: Row) -> Row:
-        """Adds the row of a file whose bytes are in place."""
+        """Adds the row of a file whose bytes are durable."""
         with self._database.begin() as connection:
             connection.execute(files.insert().values(**row))
         return self.get(row["id"])
+
+    def take_off(self, file_id: str) -> bool:
+        """Removes a file's row. Returns whether there was one."""
+        with self._database.begin() as connection:
+            deleted = connection.execute(files.delete().where(files.c.id == file_id)).rowcount
+        return bool(deleted)
 
 
 class FileWriter:
@@ -129,11 +175,13 @@ class FileWriter:
 
     def __init__(self, store: FileStore, directory: Path, max_bytes: int) -> None:
         self._store, self._max_bytes = store, max_bytes
-        self._id = f"file-{new_id()}"
+        self._id = new_file_name()
         self._path = directory / self._id
-        self._part = directory / (self._id + _UNFINISHED)
-        self._file: BinaryIO = open(self._part, "xb")  # noqa: SIM115 (closed in __exit__)
+        self._part = directory / (self._id + UNFINISHED)
+        with _clear_when_full():
+            self._file: BinaryIO = open(self._part, "xb")  # noqa: SIM115 (closed in __exit__)
         self._num_bytes = 0
+        self._is_listed = False
         self._committed = False
 
     def write(self, data: bytes) -> None:
@@ -142,6 +190,7 @@ class FileWriter:
         Raises:
           FileTooLargeError: the file has more than it may.
           StorageFullError: all files together have.
+          DiskFullError: there is no room on the disk.
         """
         if self._num_bytes + len(data) > self._max_bytes:
             raise FileTooLargeError(
@@ -150,14 +199,19 @@ class FileWriter:
             )
         self._store.reserve(len(data))
         self._num_bytes += len(data)
-        self._file.write(data)
+        with _clear_when_full():
+            self._file.write(data)
 
     def commit(self, filename: str, purpose: str) -> Row:
-        """Makes the file durable and known. Returns its row; `filename` is only ever shown."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.rename(self._part, self._path)
-        sync_directory(self._path.parent)
+        """Makes the file durable and known. Returns its row; `filename` is only ever shown.
+
+        Raises:
+          DiskFullError: there is no room on the disk.
+        """
+        with _clear_when_full():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            sync_directory(self._path.parent)
         row = self._store.insert(
             {
                 "id": self._id,
@@ -167,6 +221,10 @@ class FileWriter:
                 "bytes": self._num_bytes,
             }
         )
+        self._is_listed = True
+        with _clear_when_full():
+            os.rename(self._part, self._path)
+            sync_directory(self._path.parent)
         self._committed = True
         return row
 
@@ -179,41 +237,38 @@ class FileWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if not self._committed:
-            self._part.unlink(missing_ok=True)
-            self._path.unlink(missing_ok=True)
-            self._store.release(self._num_bytes)
+        if self._committed:
+            self._file.close()
+            return
+        with contextlib.suppress(OSError):  # it writes what it holds, and the disk may be full
+            self._file.close()
+        if self._is_listed:
+            self._store.take_off(self._id)
+        self._part.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+        self._store.release(self._num_bytes)
 
 
-def new_id() -> str:
-    """24 random letters and digits, safe as a file's name."""
-    alphabet = string.ascii_letters + string.digits
-    return "".join(secrets.choice(alphabet) for _ in range(24))
+def _unfinished(directory: Path) -> list[Path]:
+    """Files, and nothing else, with a name that only a file being written or removed has."""
+    with os.scandir(directory) as entries:
+        return [
+            directory / entry.name
+            for entry in entries
+            if entry.name.endswith(UNFINISHED)
+            and is_file_name(entry.name.removesuffix(UNFINISHED))
+            and entry.is_file(follow_symlinks=False)
+        ]
 
 
-def sync_directory(path: Path) -> None:
-    """Makes renames in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _clear_when_full() -> Iterator[None]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def lock_directory(path: Path) -> int:
-    """Makes a directory this process's own until it ends. Returns the lock's descriptor.
-
-    Raises:
-      ValueError: another process has it.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ValueError(
-            f"{path} is in use by another server: give each its own --data-dir"
-        ) from None
-    return descriptor
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise DiskFullError(
+            "the server's disk has no room for the file: delete files that are no longer needed, "
+            "or have the disk that --data-dir is on enlarged"
+        ) from error

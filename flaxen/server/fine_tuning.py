@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -12,14 +13,14 @@ from starlette.responses import JSONResponse, Response
 
 from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
+from flaxen.server.data_directory_names import new_job_name
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.files import no_file
-from flaxen.server.files_store import new_id
 from flaxen.server.fine_tuning_context import FineTuning
-from flaxen.server.fine_tuning_paging import Paging, as_list, no_cursor, page_of, read_paging
+from flaxen.server.fine_tuning_paging import Paging, as_page, read_paging
 from flaxen.server.fine_tuning_schema import MAX_SEED, JobRequest, read_job
 from flaxen.server.fine_tuning_wire import checkpoint_json, event_json, job_json
-from flaxen.server.job_store import Row, UnknownIdError
+from flaxen.server.job_store_paging import Row, UnknownIdError
 from flaxen.server.schema import shorten
 
 
@@ -65,8 +66,9 @@ async def list_jobs(context: FineTuning, config: ServerConfig, http: Request) ->
     paging = read_paging(http, default=20, most=100, others=wanted)
     if "metadata" in wanted and (wanted["metadata"] != "null" or len(wanted) > 1):
         raise invalid("metadata must be given as metadata[KEY]=VALUE, or alone as null", "metadata")
-    rows = await asyncio.to_thread(context.jobs.list)
-    return JSONResponse(page_of([row for row in rows if _matches(row, wanted)], paging, job_json))
+    keeps = (lambda row: _matches(row, wanted)) if wanted else None
+    read = functools.partial(context.jobs.list, after=paging.after, limit=paging.limit, keeps=keeps)
+    return await as_page(read, job_json)
 
 
 async def retrieve(context: FineTuning, config: ServerConfig, http: Request) -> Response:
@@ -110,7 +112,7 @@ async def _check_file(context: FineTuning, file_id: str, param: str) -> None:
 
 
 def _values(asked: JobRequest) -> dict[str, Any]:
-    job_id = f"ftjob-{new_id()}"
+    job_id = new_job_name()
     return {
         "id": job_id,
         "model": asked.model,
@@ -171,8 +173,4 @@ async def _list(
 ) -> Response:
     paging: Paging = read_paging(http, default=default, most=1000)
     job = await _find(context, http)
-    try:
-        rows, has_more = await asyncio.to_thread(read, job["id"], paging.after, paging.limit)
-    except UnknownIdError as error:
-        raise no_cursor(str(error)) from None
-    return JSONResponse(as_list([to_json(row) for row in rows], has_more=has_more))
+    return await as_page(functools.partial(read, job["id"], paging.after, paging.limit), to_json)

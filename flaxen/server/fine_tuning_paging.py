@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.job_store import Row
+from flaxen.server.job_store_paging import Row, UnknownIdError
 from flaxen.server.schema import shorten
 
 
@@ -43,38 +45,32 @@ def read_paging(http: Request, *, default: int, most: int, others: Collection[st
     return Paging(after=http.query_params.get("after"), limit=int(limit))
 
 
-def page_of(
-    rows: Sequence[Row], paging: Paging, to_json: Callable[[Row], dict[str, Any]]
-) -> dict[str, Any]:
-    """Cuts the page out of all rows.
+async def as_page(
+    read: Callable[[], tuple[Sequence[Row], bool]], to_json: Callable[[Row], dict[str, Any]]
+) -> Response:
+    """OpenAI's list object of a page's rows.
+
+    Args:
+      read: gives the rows and whether there are more, or raises UnknownIdError; in a thread.
 
     Raises:
-      ApiError: 404, nothing has the id `after`.
+      ApiError: 404, nothing in the list has the id that the page is to begin after.
     """
-    start = 0
-    if paging.after is not None:
-        ids = [row["id"] for row in rows]
-        if paging.after not in ids:
-            raise no_cursor(paging.after)
-        start = ids.index(paging.after) + 1
-    end = start + paging.limit
-    return as_list([to_json(row) for row in rows[start:end]], has_more=end < len(rows))
-
-
-def no_cursor(after: str) -> ApiError:
-    """A 404 for an `after` that names nothing."""
-    return ApiError(
-        404, f"after={after[:80]!r} is not the id of anything in this list", param="after",
-        code="not_found",
-    )  # fmt: skip
-
-
-def as_list(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """OpenAI's list object."""
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": has_more,
-    }
+    try:
+        rows, has_more = await asyncio.to_thread(read)
+    except UnknownIdError as error:
+        raise ApiError(
+            404,
+            f"after={str(error)[:80]!r} is not the id of anything in this list",
+            param="after",
+            code="not_found",
+        ) from None
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": [to_json(row) for row in rows],
+            "first_id": rows[0]["id"] if rows else None,
+            "last_id": rows[-1]["id"] if rows else None,
+            "has_more": has_more,
+        }
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxen.server.job_store import Row
+from flaxen.server.job_store_paging import Row
 
 
 def job_json(row: Row) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Protocol
 
 from flaxen.server.files_store import FileStore
-from flaxen.server.job_store import ENDED, JobStore, Row
+from flaxen.server.job_store import ENDED, JobStore
+from flaxen.server.job_store_paging import Row
 
 logger = logging.getLogger("flaxen.server")
 
@@ -258,7 +259,7 @@ class _Recorder:
 
 def take_up(jobs: JobStore, trainer: Trainer) -> None:
     """At a server's start: has the models served that were made before, and removes leftovers."""
-    for job in jobs.list():
+    for job in jobs.list(limit=2**31)[0]:
         if job["status"] in ENDED:
             trainer.forget(job["id"])
         rows, _ = jobs.checkpoints(job["id"], None, 1000)

@@ -10,21 +10,16 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from flaxen.server.job_store_paging import Row, UnknownIdError, page_of
 from flaxen.server.job_store_tables import checkpoints, events, jobs
-
-Row = dict[str, Any]  # one row of a table, by column
 
 ACTIVE = ("validating_files", "queued", "running", "paused")
 ENDED = ("succeeded", "failed", "cancelled")
-
-
-class UnknownIdError(LookupError):
-    """Nothing has this id."""
 
 
 class JobStore:
@@ -63,11 +58,25 @@ class JobStore:
             query = sa.select(jobs.c.status).where(jobs.c.id == job_id)
             return str(connection.execute(query).scalar_one())
 
-    def list(self) -> Sequence[Row]:
-        """All jobs, newest first."""
+    def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        keeps: Callable[[Row], bool] | None = None,
+    ) -> tuple[Sequence[Row], bool]:
+        """A page of the jobs, newest first, and whether there are more.
+
+        Args:
+          after: the id of the last job of the page before.
+          limit: jobs of the page.
+          keeps: says whether a job belongs to the list; None keeps all.
+
+        Raises:
+          UnknownIdError: no job of the list has the id `after`.
+        """
         with self._database.connect() as connection:
-            query = sa.select(jobs).order_by(jobs.c.number.desc())
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return page_of(connection, sa.select(jobs), jobs, after, limit, keeps=keeps)
 
     def oldest(self, statuses: Collection[str]) -> Row | None:
         """The oldest job with one of the statuses."""
@@ -170,18 +179,9 @@ class JobStore:
     def _page(
         self, table: sa.Table, job_id: str, after: str | None, limit: int
     ) -> tuple[Sequence[Row], bool]:
-        query = sa.select(table).where(table.c.job_id == job_id).order_by(table.c.number.desc())
+        query = sa.select(table).where(table.c.job_id == job_id)
         with self._database.connect() as connection:
-            if after is not None:
-                cursor = sa.select(table.c.number).where(
-                    table.c.id == after, table.c.job_id == job_id
-                )
-                number = connection.execute(cursor).scalar()
-                if number is None:
-                    raise UnknownIdError(after)
-                query = query.where(table.c.number < number)
-            rows = [dict(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
-        return rows[:limit], len(rows) > limit
+            return page_of(connection, query, table, after, limit)
 
 
 def _add_event(

@@ -73,6 +73,15 @@ checkpoints = sa.Table(
     sa.UniqueConstraint("job_id", "step"),
 )
 
+# One row: the data directory that the database belongs to.
+owners = sa.Table(
+    "flaxen_data_directory",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.String(64), nullable=False),
+    sa.Column("directory", sa.Text, nullable=False),  # where it was when it got the id
+)
+
 
 def open_database(url: str | None, data_dir: Path) -> sa.Engine:
     """Connects, and makes the tables that are missing.
@@ -100,8 +109,9 @@ def open_database(url: str | None, data_dir: Path) -> sa.Engine:
         ) from None  # its text may hold a password
     except sa.exc.DBAPIError as error:
         where = parsed.render_as_string(hide_password=True)
+        reason = " ".join(str(error.orig).split())  # a driver's takes several lines
         raise ValueError(
-            f"the database {where} can't be used: {error.orig}. Check that it runs, that the "
+            f"the database {where} can't be used: {reason}. Check that it runs, that the "
             "database exists and that the user may make tables in it"
         ) from error
     return engine

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 
 from flaxen.cli.fine_tuning import DEFAULT_FILE_BYTES, DEFAULT_TOTAL_BYTES, FineTuningOptions
 from flaxen.cli.main import main
+from flaxen.server.fine_tuning_config import FineTuningConfig
+from flaxen.server.fine_tuning_stores import open_stores
 
 
 def options(**changes: Any) -> FineTuningOptions:
@@ -46,3 +50,28 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 def test_a_bad_option_does_not_wait_for_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "no-such-model", "--fine-tuning-share", "2"]) == 2
     assert "--fine-tuning-share must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_directory_that_can_not_be_used_is_said_before_the_weights_are_read(
+    tmp_path: Path,
+) -> None:
+    data, url = tmp_path / "data", f"sqlite:///{tmp_path}/other.db"
+    nobody = "postgresql+psycopg://127.0.0.1:9/x"
+    with open_stores(FineTuningConfig(data_dir=data)) as stores, stores.files.create() as writer:
+        writer.write(b"{}")
+        kept = stores.files.path(writer.commit("a.jsonl", "fine-tune")["id"])
+    for options, message in (
+        (["--data-dir", "/proc/nope"], "the data directory /proc/nope can't be used"),
+        (["--data-dir", str(data), "--database-url", url], "lists none of them"),
+        (["--data-dir", str(data), "--database-url", nobody], "x can't be used: connection"),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-m", "flaxen.cli", "serve", "no-such-model", "--port", "0", *options],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (found.returncode, found.stdout) == (2, "")
+        (line,) = found.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert message in line
+    assert kept.read_bytes() == b"{}"

@@ -18,9 +18,9 @@ from flaxen.server.files_store import FileStore
 from flaxen.server.fine_tuning_app import add_fine_tuning
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.fine_tuning_context import FineTuning
+from flaxen.server.fine_tuning_stores import open_stores
 from flaxen.server.fine_tuning_worker import Progress, TrainingJob, Worker
 from flaxen.server.job_store import JobStore
-from flaxen.server.job_store_tables import open_database
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
 MODEL = "fake/model"
@@ -96,28 +96,24 @@ def serving(
 ) -> Iterator[Served]:
     """An application whose worker runs."""
     settings = FineTuningConfig(data_dir=directory, **config)
-    database = open_database(settings.database_url, directory)
-    files = FileStore(
-        database,
-        directory / "files",
-        max_file_bytes=settings.max_file_bytes,
-        max_total_bytes=settings.max_total_bytes,
-    )
-    jobs, trainer = JobStore(database), trainer or FakeTrainer()
+    trainer = trainer or FakeTrainer()
     server_config = ServerConfig(api_keys=api_keys)
     app = create_app(FakeEngine(), byte_tokenizer(), server_config)
-    with Worker(jobs, files, trainer) as worker:
+    with open_stores(settings) as stores, Worker(stores.jobs, stores.files, trainer) as worker:
         context = FineTuning(
-            config=settings, files=files, jobs=jobs, base_models=(MODEL,), on_change=worker.wake
+            config=settings,
+            files=stores.files,
+            jobs=stores.jobs,
+            base_models=(MODEL,),
+            on_change=worker.wake,
         )
         add_fine_tuning(app, context, server_config)
         yield Served(
             app=app,
             trainer=trainer,
-            files=files,
-            jobs=jobs,
+            files=stores.files,
+            jobs=stores.jobs,
             worker=worker,
             directory=directory,
-            database=database,
+            database=stores.database,
         )
-    database.dispose()

@@ -9,11 +9,12 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.server.files_store import FileStore, StorageFullError, lock_directory
+from flaxen.server.files_store import FileStore, StorageFullError
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.job_store_tables import open_database
 from tests.server.clients import get, http_client, openai_client, run
 from tests.server.fine_tuning import GOOD, MODEL, Served, serving
+from tests.server.full_disk import fill_disk_of
 
 
 @pytest.fixture
@@ -213,10 +214,33 @@ def test_what_a_killed_server_left_is_removed_and_files_stay(tmp_path: Path) -> 
     database.dispose()
 
 
-def test_a_directory_has_one_server(tmp_path: Path) -> None:
-    lock_directory(tmp_path / "data")
-    with pytest.raises(ValueError, match="in use by another server"):
-        lock_directory(tmp_path / "data")
+def test_a_file_whose_bytes_are_gone_says_so(served: Served) -> None:
+    file_id = upload(served).json()["id"]
+    (served.directory / "files" / file_id).unlink()
+    answer = get(served.app, f"/v1/files/{file_id}/content")
+    assert answer.status_code == 404
+    assert "are gone from the server's disk: upload it again" in answer.json()["error"]["message"]
+    served.files.delete(file_id)
+    assert get(served.app, "/v1/files").json()["data"] == []
+
+
+def test_a_full_disk_is_told_and_not_tried_again(served: Served) -> None:
+    async def body() -> Any:
+        yield _part("purpose", "fine-tune").encode()
+        fill_disk_of(served.directory / "files")
+        yield (_part("file", "x" * 100, '; filename="f"') + "--B--\r\n").encode()
+
+    async def send() -> Any:
+        headers = {"content-type": "multipart/form-data; boundary=B"}
+        async with http_client(served.app) as client:
+            return await client.post("/v1/files", content=body(), headers=headers)
+
+    answer = run(send())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_full")
+    assert "the server's disk has no room for the file" in answer.json()["error"]["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert stored(served) == []
+    assert upload(served).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["max_file_bytes", "max_total_bytes", "max_active_jobs"])

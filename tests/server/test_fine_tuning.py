@@ -171,7 +171,7 @@ def test_a_wrong_field_is_named(
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (status, param)
     assert message in error["message"]
-    assert served.jobs.list() == []
+    assert served.jobs.list() == ([], False)
 
 
 def test_an_empty_file_is_refused(served: Served) -> None:

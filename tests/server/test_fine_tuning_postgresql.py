@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxen.server.data_directory import ID_FILE
 from flaxen.server.job_store_tables import open_database
 from tests.server.clients import openai_client, run
 from tests.server.fine_tuning import GOOD, MODEL, serving
@@ -77,7 +78,18 @@ def test_jobs_and_files_in_postgresql(url: str, tmp_path: Path) -> None:
         job_id = run(work())
     with serving(tmp_path, database_url=url) as served:  # the tables are there already
         assert served.jobs.get(job_id)["status"] == "succeeded"
-        assert served.files.list() == []
+        assert served.files.list() == ([], False)
+
+
+def test_a_database_has_one_data_directory_and_it_never_learns_the_password(
+    url: str, tmp_path: Path
+) -> None:
+    url = url.replace("flaxen@", "flaxen:secret@").replace("/postgres?", "/template1?")
+    with serving(tmp_path / "one", database_url=url):
+        assert "secret" not in (tmp_path / "one" / ID_FILE).read_text()
+    with pytest.raises(ValueError, match=r"belongs to .*/one, and not") as caught:
+        serving(tmp_path / "two", database_url=url).__enter__()
+    assert "secret" not in str(caught.value)
 
 
 def test_a_database_that_does_not_exist_is_named_without_its_password(

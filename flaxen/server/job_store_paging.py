@@ -1,0 +1,63 @@
+"""Pages of a table's rows by the order of creation, cut by the database.
+
+Deliberately does not know what a row is, nor how a client asks for a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+Row = dict[str, Any]  # one row of a table, by column
+
+_READ_AT_ONCE = 500  # rows, where the database can't tell which are wanted
+
+
+class UnknownIdError(LookupError):
+    """Nothing has this id."""
+
+
+def page_of(
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    table: sa.Table,
+    after: str | None,
+    limit: int,
+    *,
+    newest_first: bool = True,
+    keeps: Callable[[Row], bool] | None = None,
+) -> tuple[Sequence[Row], bool]:
+    """A page of a query's rows, and whether there are more.
+
+    Args:
+      query: of rows of `table`, in no order.
+      table: has `number`, in order of creation, and `id`.
+      after: the id of the last row of the page before; None begins.
+      limit: rows of the page.
+      keeps: says whether a row belongs to the list, where the query can't; None keeps all.
+
+    Raises:
+      UnknownIdError: the query has no row with the id `after`.
+    """
+    place: int | None = None
+    if after is not None:
+        found = connection.execute(query.where(table.c.id == after)).mappings().first()
+        if found is None or (keeps is not None and not keeps(dict(found))):
+            raise UnknownIdError(after)
+        place = found["number"]
+    number = table.c.number
+    ordered = query.order_by(number.desc() if newest_first else number)
+    at_once = limit + 1 if keeps is None else _READ_AT_ONCE
+    kept: list[Row] = []
+    while len(kept) <= limit:
+        part = ordered
+        if place is not None:
+            part = part.where(number < place if newest_first else number > place)
+        rows = [dict(row) for row in connection.execute(part.limit(at_once)).mappings()]
+        kept += [row for row in rows if keeps is None or keeps(row)]
+        if len(rows) < at_once:
+            break
+        place = rows[-1]["number"]
+    return kept[:limit], len(kept) > limit
