@@ -16,9 +16,25 @@ from typing import Any, Protocol
 MAX_SEED = 2**63 - 1
 
 
-def _require(condition: bool, message: str) -> None:
+class FieldError(ValueError):
+    """One field of a request has a wrong value. Final.
+
+    Args:
+      field: the field's name in SamplingParams or Request, for whoever knows it by another name.
+      message: names the field too, with its value and what may stand there.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _require(condition: bool, field: str, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise FieldError(field, message)
 
 
 def _is_number(value: object) -> bool:
@@ -34,12 +50,12 @@ class SamplingParams:
     """How the tokens of one request are chosen. Field names and meanings are vLLM's.
 
     Raises:
-      ValueError: a field is out of its range; the message names the field, its value and the range.
+      FieldError: a field is out of its range; the message names it, its value and the range.
     """
 
     n: int = 1  # sequences to sample from the prompt
     temperature: float = 1.0  # 0 is greedy
-    top_p: float = 1.0  # (0, 1]; 1 keeps all
+    top_p: float = 1.0  # [0, 1]; 1 keeps all, 0 only the likeliest token, as in OpenAI's API
     top_k: int = 0  # 0 or -1 keeps all
     min_p: float = 0.0  # [0, 1], relative to the most likely token
     seed: int | None = None  # sequence i of n uses seed + i
@@ -68,17 +84,15 @@ class SamplingParams:
             if value is None and name == "allowed_token_ids":
                 continue
             is_list = value is None or isinstance(value, Iterable)
-            _require(is_list, f"{name} must be a list, got {value!r}")
+            _require(is_list, name, f"{name} must be a list, got {value!r}")
             object.__setattr__(self, name, tuple(value or ()))
 
         self._check_number("temperature", 0, math.inf)
         self._check_number("top_p", 0, 1)
-        _require(self.top_p > 0, f"top_p must be above 0 and at most 1, got {self.top_p}")
         self._check_number("min_p", 0, 1)
         self._check_number("presence_penalty", -2, 2)
         self._check_number("frequency_penalty", -2, 2)
-        self._check_number("repetition_penalty", 0, math.inf)
-        _require(self.repetition_penalty > 0, "repetition_penalty must be above 0, got 0")
+        self._check_number("repetition_penalty", 0, math.inf, above=True)
         self._check_int("n", 1)
         self._check_int("top_k", -1)
         self._check_int("min_tokens", 0)
@@ -88,33 +102,43 @@ class SamplingParams:
         self._check_int("seed", -MAX_SEED, MAX_SEED, optional=True)
         _require(
             self.max_tokens is None or self.min_tokens <= self.max_tokens,
+            "min_tokens",
             f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}",
         )
         for name in ("stop", "bad_words"):
             for word in getattr(self, name):
                 _require(
                     isinstance(word, str) and word != "",
+                    name,
                     f"{name} must hold strings that are not empty, got {word!r}",
                 )
         for name in ("stop_token_ids", "allowed_token_ids"):
             for token_id in getattr(self, name) or ():
-                _require(_is_int(token_id), f"{name} must hold token ids, got {token_id!r}")
+                _require(_is_int(token_id), name, f"{name} must hold token ids, got {token_id!r}")
         _require(
             self.allowed_token_ids is None or len(self.allowed_token_ids) > 0,
+            "allowed_token_ids",
             "allowed_token_ids must name at least one token; leave it out to allow all",
         )
         for token_id, bias in (self.logit_bias or {}).items():
-            _require(_is_int(token_id), f"logit_bias must map token ids, got key {token_id!r}")
+            _require(
+                _is_int(token_id),
+                "logit_bias",
+                f"logit_bias must map token ids, got key {token_id!r}",
+            )
             _require(
                 _is_number(bias) and -100 <= bias <= 100,
+                "logit_bias",
                 f"logit_bias of token {token_id} must be in [-100, 100], got {bias!r}",
             )
 
-    def _check_number(self, name: str, low: float, high: float) -> None:
+    def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
+        """Checks a number's range; `above` leaves `low` itself out of it."""
         value = getattr(self, name)
-        ok = _is_number(value) and low <= value <= high
-        limits = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
-        _require(ok, f"{name} must be a number {limits}, got {value!r}")
+        ok = _is_number(value) and low <= value <= high and not (above and value == low)
+        least = f"above {low}" if above else f"at least {low}"
+        limits = least if high == math.inf else f"in [{low}, {high}]"
+        _require(ok, name, f"{name} must be a number {limits}, got {value!r}")
 
     def _check_int(
         self, name: str, low: int, high: int | None = None, *, optional: bool = False
@@ -124,7 +148,7 @@ class SamplingParams:
             return
         ok = _is_int(value) and value >= low and (high is None or value <= high)
         limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        _require(ok, f"{name} must be a whole number {limits}, got {value!r}")
+        _require(ok, name, f"{name} must be a whole number {limits}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +156,7 @@ class Request:
     """One prompt and how to continue it.
 
     Raises:
-      ValueError: the prompt is empty or the timeout is not above 0.
+      FieldError: the prompt is empty or the timeout is not above 0.
     """
 
     request_id: str
@@ -144,9 +168,14 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
-        _require(len(self.prompt_token_ids) > 0, "the prompt is empty: give at least one token")
+        _require(
+            len(self.prompt_token_ids) > 0,
+            "prompt_token_ids",
+            "the prompt is empty: give at least one token",
+        )
         _require(
             self.timeout_s is None or (_is_number(self.timeout_s) and self.timeout_s > 0),
+            "timeout_s",
             f"timeout_s must be above 0 seconds, got {self.timeout_s!r}",
         )
 
@@ -278,7 +307,8 @@ class EngineClient(abc.ABC):
         cancelling the task that reads it, aborts the request and frees its pages.
 
         Raises:
-          ValueError: the request can't be served as asked (too long, an id outside the vocabulary).
+          ValueError: the request can't be served as asked (too long, an id outside the vocabulary);
+            a FieldError where one of its fields is at fault.
           EngineBusyError: the queue of waiting sequences is full.
           EngineClosedError: the engine is draining or has stopped.
         """

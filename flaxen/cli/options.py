@@ -242,7 +242,8 @@ Temperature = Annotated[
 TopP = Annotated[
     float,
     typer.Option(
-        help="Sample from the likeliest tokens whose probabilities sum to this, above 0 to 1.",
+        help="Sample from the likeliest tokens whose probabilities sum to this, 0 to 1; 0 "
+        "keeps the likeliest only.",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flaxen.protocol import AdapterWeights
+from flaxen.protocol import AdapterWeights, FieldError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,12 +70,12 @@ class AdapterStore:
         """The adapter of a name.
 
         Raises:
-          ValueError: there is none.
+          FieldError: there is none.
         """
         with self._lock:
             found = self._known.get(name)
             if found is None:
-                raise ValueError(self._unknown(name))
+                raise FieldError("adapter", self._unknown(name))
             return found
 
     def known(self) -> tuple[ServedAdapter, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flaxen.engine.executor import ALL_FORBIDDEN
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.protocol import FieldError, Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.text.detokenize import Detokenizer
 from flaxen.text.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ class SequenceOutput:
       eos_ids: tokens that end a sequence unless it ignores them.
 
     Raises:
-      ValueError: stop strings without a tokenizer.
+      FieldError: stop strings without a tokenizer.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SequenceOutput:
                 min_tokens=sampling.min_tokens,
             )
         elif sampling.stop:
-            raise ValueError("stop strings need a tokenizer, and this engine has none")
+            raise FieldError("stop", "stop strings need a tokenizer, and this engine has none")
 
     def push(self, token_id: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         """The event of a token that the sequence already holds as its last."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.engine.sequence import Sequence
+from flaxen.protocol import FieldError
 
 MAX_STOP_IDS = 64  # EOS ids included
 MAX_BAD_WORDS = 128  # token sequences
@@ -89,29 +90,32 @@ def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
     """What a sequence's row is loaded with; the values are numpy's, on the host.
 
     Raises:
-      ValueError: more stop ids or bad words, or longer ones, than a row holds.
+      FieldError: more stop ids or bad words, or longer ones, than a row holds.
     """
     sampling, bad_words = sequence.sampling, sequence.bad_word_ids or ()
     ids = sampling.stop_token_ids if sampling.ignore_eos else (*eos_ids, *sampling.stop_token_ids)
     ids = tuple(dict.fromkeys(ids))
     if len(ids) > MAX_STOP_IDS:
-        raise ValueError(
+        raise FieldError(
+            "stop_token_ids",
             f"stop_token_ids holds {len(ids)} ids with the end-of-sequence ids, and at most "
-            f"{MAX_STOP_IDS} are supported"
+            f"{MAX_STOP_IDS} are supported",
         )
     stop_ids = np.full(MAX_STOP_IDS, NO_TOKEN, np.int32)
     stop_ids[: len(ids)] = ids
     if len(bad_words) > MAX_BAD_WORDS:
-        raise ValueError(
+        raise FieldError(
+            "bad_words",
             f"bad_words gives {len(bad_words)} token sequences, and at most {MAX_BAD_WORDS} are "
-            "supported"
+            "supported",
         )
     words = np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
     for slot, word in enumerate(bad_words):
         if len(word) > MAX_BAD_WORD_TOKENS:
-            raise ValueError(
+            raise FieldError(
+                "bad_words",
                 f"one of bad_words has {len(word)} tokens, and at most {MAX_BAD_WORD_TOKENS} are "
-                "supported"
+                "supported",
             )
         words[slot, MAX_BAD_WORD_TOKENS - len(word) :] = word
     seed = sequence.seed & 0xFFFF_FFFF_FFFF_FFFF

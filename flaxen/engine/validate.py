@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flaxen.engine.config import EngineConfig
-from flaxen.protocol import ModelInfo, Request
+from flaxen.protocol import FieldError, ModelInfo, Request
 
 MAX_WORD_CHARS = 1000  # of a stop string or bad word
 MAX_BAD_WORDS = 128
@@ -16,49 +16,55 @@ def validate(request: Request, config: EngineConfig, info: ModelInfo) -> None:
     """Checks a request against the model and the engine's limits.
 
     Raises:
-      ValueError: it can never be served; the message says which value is wrong and what may be.
+      FieldError: it can never be served; the message says which value is wrong and what may be.
     """
     sampling = request.sampling
     num_prompt = len(request.prompt_token_ids)
     if num_prompt >= config.max_model_len:
-        raise ValueError(
+        raise FieldError(
+            "prompt_token_ids",
             f"the prompt has {num_prompt} tokens, and the model takes {config.max_model_len}, "
-            f"prompt and output together: shorten it to at most {config.max_model_len - 1}"
+            f"prompt and output together: shorten it to at most {config.max_model_len - 1}",
         )
     if sampling.min_tokens > config.max_model_len - num_prompt:
-        raise ValueError(
+        raise FieldError(
+            "min_tokens",
             f"min_tokens is {sampling.min_tokens}, and a prompt of {num_prompt} tokens leaves "
-            f"room for {config.max_model_len - num_prompt}"
+            f"room for {config.max_model_len - num_prompt}",
         )
     capacity = config.max_num_seqs + config.max_waiting
     if sampling.n > capacity:
-        raise ValueError(f"n must be at most {capacity}, all that run or wait, got {sampling.n}")
+        raise FieldError(
+            "n", f"n must be at most {capacity}, all that run or wait, got {sampling.n}"
+        )
     for name in ("logprobs", "prompt_logprobs"):
         asked = getattr(sampling, name)
         if asked is not None and asked > config.max_logprobs:
-            raise ValueError(f"{name} must be at most {config.max_logprobs}, got {asked}")
+            raise FieldError(name, f"{name} must be at most {config.max_logprobs}, got {asked}")
     for name in ("stop", "bad_words"):
         for word in getattr(sampling, name):
             if len(word) > MAX_WORD_CHARS:
-                raise ValueError(
+                raise FieldError(
+                    name,
                     f"a string of {name} has {len(word)} characters, and at most {MAX_WORD_CHARS} "
-                    "are supported"
+                    "are supported",
                 )
     for name, most in (("bad_words", MAX_BAD_WORDS), ("logit_bias", MAX_LOGIT_BIAS)):
         if len(getattr(sampling, name) or ()) > most:
-            raise ValueError(
+            raise FieldError(
+                name,
                 f"{name} has {len(getattr(sampling, name))} entries, and at most {most} are "
-                "supported"
+                "supported",
             )
-    _check_ids("the prompt", request.prompt_token_ids, info.vocab_size)
-    _check_ids("stop_token_ids", sampling.stop_token_ids, info.vocab_size)
-    _check_ids("allowed_token_ids", sampling.allowed_token_ids or (), info.vocab_size)
-    _check_ids("logit_bias", sampling.logit_bias or (), info.vocab_size)
+    _check_ids("prompt_token_ids", "the prompt", request.prompt_token_ids, info.vocab_size)
+    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        _check_ids(name, name, getattr(sampling, name) or (), info.vocab_size)
 
 
-def _check_ids(name: str, token_ids: Iterable[int], vocab_size: int) -> None:
+def _check_ids(field: str, name: str, token_ids: Iterable[int], vocab_size: int) -> None:
     for token_id in token_ids:
         if not 0 <= token_id < vocab_size:
-            raise ValueError(
-                f"{name} holds token id {token_id}, outside the vocabulary of {vocab_size} tokens"
+            raise FieldError(
+                field,
+                f"{name} holds token id {token_id}, outside the vocabulary of {vocab_size} tokens",
             )

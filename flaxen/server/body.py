@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -15,7 +16,8 @@ from starlette.requests import Request
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid
 
-MAX_DEPTH = 32  # levels of lists and objects; far above any field of ours, far below recursion
+# Levels of lists and objects: more than JSON schemas need, and far from Python's recursion limit.
+MAX_DEPTH = 256
 _MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -87,10 +89,16 @@ def _decode(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     except ValueError:  # Python's own limit on digits
-        raise _invalid_json("a number has too many digits") from None
-    if not isinstance(value, dict):
-        raise _invalid_json(f"it must be an object, got {_json_type(value)}")
+        raise invalid(
+            f"the body holds a number with too many digits: at most {sys.get_int_max_str_digits()} "
+            "are read"
+        ) from None
     _check_depth(value)
+    if not isinstance(value, dict):
+        raise invalid(
+            f"the body must be an object, got {_json_type(value)}: send a JSON object of fields",
+            code="invalid_type",
+        )
     if _MAYBE_SURROGATE.search(body):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -102,7 +110,7 @@ def _decode(body: bytes) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [
             child
@@ -116,7 +124,11 @@ def _check_depth(value: Any) -> None:
 
 
 def _too_deep() -> ApiError:
-    return _invalid_json(f"lists and objects are nested more than {MAX_DEPTH} deep")
+    return invalid(
+        f"the body's lists and objects are nested more than {MAX_DEPTH} deep, the most this server "
+        "reads: send a flatter value, or a deep one as a string",
+        code="nested_too_deep",
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -128,6 +140,8 @@ def _invalid_json(reason: str) -> ApiError:
 
 
 def _json_type(value: Any) -> str:
-    if isinstance(value, list):
-        return "a list"
-    return "null" if value is None else f"a {type(value).__name__}"
+    """What a JSON value is called, with its article."""
+    if value is None:
+        return "null"
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "an integer"}
+    return names.get(type(value), "a number")

@@ -19,11 +19,10 @@ from flaxen.server.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.prompts import Prompt, chat_prompt, fit_max_tokens
 from flaxen.server.sampling import (
     check_logprobs,
-    drop_idle_fields,
     sampling_params,
     stream_options,
 )
-from flaxen.server.schema import ChatBody, CommonBody, StreamOptions, parse_two
+from flaxen.server.schema import ChatBody, CommonBody, StreamOptions, parse_two, shorten
 from flaxen.server.sse import EventStream, unless_disconnected
 from flaxen.server.wire import (
     Answer,
@@ -35,6 +34,9 @@ from flaxen.server.wire import (
     now,
     start_generation,
 )
+
+# What this route calls the engine's fields.
+_FIELD_NAMES = {"prompt_token_ids": "messages", "logprobs": "top_logprobs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
         [job.sampling],
         job.common.cache_salt,
         job.adapter,
+        _FIELD_NAMES,
     )
     if job.common.stream:
         return EventStream(_stream(job, generation), generation.close)
@@ -90,9 +93,10 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 async def _parse(context: Context, http: HttpRequest) -> _Job:
-    fields = drop_idle_fields(await read_json(http, context.config), idle.CHAT)
+    fields = idle.drop_idle_fields(await read_json(http, context.config), idle.CHAT)
     body, common = parse_two(ChatBody, fields)
     model, adapter = context.find_model(common.model)
+    new_id = answer_id(http, "chatcmpl", common.request_id)
     options = stream_options(common)
     check_cache_salt(common)
     check_logprobs(body.top_logprobs, "top_logprobs", context)
@@ -104,8 +108,8 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
     asked, newer = body.max_tokens, body.max_completion_tokens
     if asked is not None and newer is not None and asked != newer:
         raise invalid(
-            f"max_completion_tokens ({newer}) and max_tokens ({asked}) mean the same and differ: "
-            "send one of them",
+            f"max_completion_tokens ({shorten(newer)}) and max_tokens ({shorten(asked)}) mean the "
+            "same and differ: send one of them",
             "max_completion_tokens",
         )
     prompt = await chat_prompt(
@@ -135,7 +139,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         options=options,
         prompt=prompt,
         sampling=sampling,
-        answer_id=answer_id(http, "chatcmpl"),
+        answer_id=new_id,
         model=model,
         adapter=adapter,
         context=context,

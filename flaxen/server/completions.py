@@ -19,7 +19,6 @@ from flaxen.server.logprobs import completion_logprobs, prompt_logprobs, token_t
 from flaxen.server.prompts import Prompt, fit_max_tokens, read_prompts
 from flaxen.server.sampling import (
     check_logprobs,
-    drop_idle_fields,
     sampling_params,
     stream_options,
 )
@@ -37,6 +36,8 @@ from flaxen.server.wire import (
 )
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's, where the field is left out; null is up to the model's length
+# What this route calls the engine's fields.
+_FIELD_NAMES = {"prompt_token_ids": "prompt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
         job.samplings,
         job.common.cache_salt,
         job.adapter,
+        _FIELD_NAMES,
     )
     if job.common.stream:
         return EventStream(_stream(job, generation), generation.close)
@@ -83,19 +85,15 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 async def _parse(context: Context, http: HttpRequest) -> _Job:
-    fields = drop_idle_fields(await read_json(http, context.config), idle.COMPLETION)
+    fields = idle.drop_idle_fields(await read_json(http, context.config), idle.COMPLETION)
     body, common = parse_two(CompletionBody, fields)
     model, adapter = context.find_model(common.model)
+    new_id = answer_id(http, "cmpl", common.request_id)
     options = stream_options(common)
     check_cache_salt(common)
     check_logprobs(body.logprobs, "logprobs", context)
     check_logprobs(common.prompt_logprobs, "prompt_logprobs", context)
     n = 1 if common.n is None else common.n
-    if body.best_of is not None and body.best_of != n:
-        raise invalid(
-            f"best_of must equal n ({n}), got {body.best_of}: choosing among more is not supported",
-            "best_of",
-        )
     if body.max_tokens == 0 and not body.echo:
         raise invalid("max_tokens must be at least 1 without echo=true, got 0", "max_tokens")
     if common.stream and common.prompt_logprobs is not None:
@@ -125,9 +123,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         )
         for prompt in prompts
     ]
-    envelope = Envelope(
-        id=answer_id(http, "cmpl"), object="text_completion", model=model, created=now()
-    )
+    envelope = Envelope(id=new_id, object="text_completion", model=model, created=now())
     return _Job(
         body=body,
         common=common,

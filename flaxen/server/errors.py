@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from flaxen.protocol import EngineBusyError, EngineClosedError
+from flaxen.protocol import EngineBusyError, EngineClosedError, FieldError
 
 logger = logging.getLogger("flaxen.server")
 
@@ -41,6 +42,16 @@ class ApiError(Exception):
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """A 400: the request asks for what it may not."""
     return ApiError(400, message, param=param, code=code)
+
+
+def wrong_field(error: FieldError, names: Mapping[str, str]) -> ApiError:
+    """A 400 for a field that the engine refused.
+
+    Args:
+      error: names the field as the engine does.
+      names: what the request calls the engine's fields, where it calls them otherwise.
+    """
+    return invalid(str(error), names.get(error.field, error.field))
 
 
 def internal() -> ApiError:

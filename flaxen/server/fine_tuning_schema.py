@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.schema import parse, shorten
+from flaxen.server.schema import Whole, parse, shorten, whole
 
 _STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -39,7 +39,7 @@ class JobBody(BaseModel):
     method: dict[str, Any] | None = None
     hyperparameters: dict[str, Any] | None = None  # OpenAI's older place for them
     suffix: str | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     metadata: dict[str, Any] | None = None
     integrations: list[Any] | None = None
     lora: dict[str, Any] | None = None
@@ -123,8 +123,8 @@ def _method(body: JobBody) -> tuple[str, dict[str, float | str]]:
                 f"method.{name[:80]}",
             )
     own = _object(body.method.get(kind), f"method.{kind}")
-    for name in own:
-        if name != "hyperparameters":
+    for name, value in own.items():
+        if name != "hyperparameters" and value is not None:
             raise _unknown(f"method.{kind}.{name[:80]}")
     where = f"method.{kind}.hyperparameters"
     return kind, _numbers(_object(own.get("hyperparameters"), where), kind, where)
@@ -132,8 +132,8 @@ def _method(body: JobBody) -> tuple[str, dict[str, float | str]]:
 
 def _numbers(given: dict[str, Any], method: str, where: str) -> dict[str, float | str]:
     ranges = _RANGES[method]
-    for name in given:
-        if name not in ranges:
+    for name, value in given.items():
+        if name not in ranges and value is not None:
             raise _unknown(f"{where}.{name[:80]}")
     numbers: dict[str, float | str] = {}
     for name, (is_whole, low, high) in ranges.items():
@@ -146,8 +146,8 @@ def _numbers(given: dict[str, Any], method: str, where: str) -> dict[str, float 
 
 
 def _lora(given: dict[str, Any], max_rank: int) -> dict[str, float]:
-    for name in given:
-        if name not in ("rank", "alpha"):
+    for name, value in given.items():
+        if name not in ("rank", "alpha") and value is not None:
             raise _unknown(f"lora.{name[:80]}")
     rank = given.get("rank")
     rank = min(16, max_rank) if rank is None else _number(rank, "lora.rank", True, 1, max_rank)
@@ -159,6 +159,7 @@ def _lora(given: dict[str, Any], max_rank: int) -> dict[str, float]:
 def _number(
     value: Any, param: str, is_whole: bool, low: float, high: float, more: str = ""
 ) -> float:
+    value = whole(value) if is_whole else value
     kinds = (int,) if is_whole else (int, float)
     if (
         not isinstance(value, kinds)

@@ -8,10 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-from flaxen.protocol import EngineClient, Finish, FinishReason, Request, TokenEvent
-from flaxen.server.errors import ApiError, internal, invalid
+from flaxen.protocol import (
+    EngineClient,
+    FieldError,
+    Finish,
+    FinishReason,
+    Request,
+    TokenEvent,
+)
+from flaxen.server.errors import ApiError, internal, invalid, wrong_field
 from flaxen.server.metrics import Metrics
 
 logger = logging.getLogger("flaxen.server")
@@ -23,12 +30,25 @@ _CLOCK_SLACK_S = 0.02
 class Generation:
     """All sequences of one HTTP request. Whoever makes one must see that `close` is awaited.
 
+    Args:
+      engine: submits and aborts them.
+      metrics: counts them.
+      requests: the engine's, one for each prompt.
+      field_names: what the client calls fields of the engine's requests, where that is another
+        name: an error tells the client's.
+
     Raises:
       ApiError: 400, the engine can't serve a request as asked.
       EngineBusyError, EngineClosedError: the engine takes none now.
     """
 
-    def __init__(self, engine: EngineClient, metrics: Metrics, requests: Sequence[Request]) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        metrics: Metrics,
+        requests: Sequence[Request],
+        field_names: Mapping[str, str],
+    ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._requests = tuple(requests)
@@ -45,6 +65,8 @@ class Generation:
             # All or nothing: what was queued before the refusal must not run on unread.
             for request in self._requests[: len(self._streams)]:
                 engine.abort(request.request_id)
+            if isinstance(error, FieldError):
+                raise wrong_field(error, field_names) from None
             if isinstance(error, ValueError):
                 raise invalid(str(error)) from None
             raise
@@ -123,7 +145,7 @@ class Generation:
 
     def _early_end(self, request: Request, finish: Finish) -> ApiError:
         if finish.is_request_error:
-            return invalid(finish.error or "the request is impossible")
+            return invalid(finish.error or "the request is impossible", _forbids(request))
         if finish.reason is FinishReason.ERROR:
             logger.error("request %s failed: %s", request.request_id, finish.error)
             return internal()
@@ -142,6 +164,14 @@ class Generation:
             code="aborted",
             type="server_error",
         )
+
+
+def _forbids(request: Request) -> str | None:
+    """The field of a request that most likely left no token to sample; None: no field did."""
+    sampling = request.sampling
+    if sampling.allowed_token_ids is not None:
+        return "allowed_token_ids"
+    return "logit_bias" if sampling.logit_bias else "bad_words" if sampling.bad_words else None
 
 
 _EARLY_ENDS = (FinishReason.ABORT, FinishReason.ERROR)

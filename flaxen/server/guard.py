@@ -23,6 +23,16 @@ _OPEN_PATH = "/health"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def check_request_id(asked: str, where: str) -> None:
+    """Raises a 400 for an id that could forge a line of the log, or that no header can hold."""
+    if _REQUEST_ID.fullmatch(asked) is None:
+        raise invalid(
+            f"{where} must be 1 to 128 letters, digits, '.', '_', ':' or '-': correct it or leave "
+            "it out",
+            where,
+        )
+
+
 class Guard:
     """ASGI middleware around the whole application."""
 
@@ -38,23 +48,20 @@ class Guard:
         headers = Headers(scope=scope)
         asked_id = headers.get("x-request-id")
         valid = asked_id is not None and _REQUEST_ID.fullmatch(asked_id) is not None
-        request_id = asked_id if asked_id is not None and valid else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        # A route may put another id there: the one that the body asks for.
+        state["request_id"] = asked_id if valid else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
             await send(message)
 
         try:
-            if asked_id is not None and not valid:
-                raise invalid(
-                    "the header x-request-id must be 1 to 128 letters, digits, '.', '_', ':' or "
-                    "'-': correct it or leave it out",
-                    "x-request-id",
-                )
+            if asked_id is not None:
+                check_request_id(asked_id, "x-request-id")
             self._check_key(scope["path"], headers.get("authorization"))
             await self._app(scope, receive, send_with_id)
         except Exception as error:
@@ -71,7 +78,7 @@ class Guard:
                 scope["path"],
                 status or "no answer",
                 time.monotonic() - start,
-                request_id,
+                state["request_id"],
             )
 
     def _check_key(self, path: str, authorization: str | None) -> None:

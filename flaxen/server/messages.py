@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.idle import MESSAGE, drop_idle
+from flaxen.server.idle import MESSAGE, PART, drop_idle_inside
 from flaxen.server.schema import shorten
 
 # `developer` is OpenAI's newer name for `system`; templates know only the older one.
@@ -17,7 +17,7 @@ _FIELDS = ("role", "content", "name")
 
 
 def read_messages(messages: list[Any]) -> list[dict[str, Any]]:
-    """Checks the messages; a content is left as it is, a string or a list of text parts.
+    """Checks the messages; a content is a string or a list of text parts, as it was sent.
 
     Raises:
       ApiError: 400 with the wrong place as its param.
@@ -34,7 +34,7 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
             where,
             "invalid_type",
         )
-    fields = drop_idle(message, MESSAGE, f"{where}.")
+    fields = drop_idle_inside(message, MESSAGE, f"{where}.")
     for field in fields:
         if field not in _FIELDS:
             param = f"{where}.{field[:80]}"
@@ -50,8 +50,10 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
             + (": tool calls are not supported yet" if role in ("tool", "function") else ""),
             f"{where}.role",
         )
-    _check_content(fields.get("content"), f"{where}.content")
-    read = {"role": _ROLES[role], "content": fields["content"]}
+    content = fields.get("content")
+    if content is None and role == "assistant":
+        content = ""  # OpenAI's: an answer may have had no text
+    read = {"role": _ROLES[role], "content": _read_content(content, f"{where}.content")}
     name = fields.get("name")
     if name is not None:
         if not isinstance(name, str):
@@ -64,20 +66,19 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     return read
 
 
-def _check_content(content: Any, where: str) -> None:
+def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
-        return
+        return content
     if not isinstance(content, list):
         raise invalid(
             f"{where} must be a string or a list of text parts, got {shorten(content)}",
             where,
             "invalid_type",
         )
-    for i, part in enumerate(content):
-        _check_part(part, f"{where}[{i}]")
+    return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
 
 
-def _check_part(part: Any, where: str) -> None:
+def _read_part(part: Any, where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
         raise invalid(
@@ -85,7 +86,15 @@ def _check_part(part: Any, where: str) -> None:
             f"{shorten(kind if isinstance(part, dict) else part)}",
             where,
         )
-    if not isinstance(part.get("text"), str) or len(part) != 2:
-        raise invalid(
-            f"{where} must hold type and text (a string) only, got {shorten(part)}", where
-        )
+    fields = drop_idle_inside(part, PART, f"{where}.")
+    if not isinstance(fields.get("text"), str):
+        raise invalid(f"{where} must hold type and text (a string), got {shorten(part)}", where)
+    for field in fields:
+        if field not in ("type", "text"):
+            param = f"{where}.{field[:80]}"
+            raise invalid(
+                f"unknown field {param!r}: a text part has type and text",
+                param,
+                "unknown_parameter",
+            )
+    return fields

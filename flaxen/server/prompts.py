@@ -15,7 +15,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.messages import read_messages
 from flaxen.server.sampling import check_token_ids
-from flaxen.server.schema import shorten
+from flaxen.server.schema import shorten, whole
 
 # More characters, in all, are tokenized in a thread: they would hold up every stream.
 _LONG_TEXT = 20_000
@@ -43,7 +43,7 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
         "prompt",
         "invalid_type",
     )
-    if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_id(whole(value[0]))):
         value = [value]
     if not isinstance(value, list):
         raise wrong
@@ -57,9 +57,11 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
     if all(isinstance(item, str) for item in value):
         encoded = await encode(value, add_special_tokens, context)
         texts: list[str | None] = value
-    elif all(isinstance(item, list) and all(map(_is_id, item)) for item in value):
-        encoded, texts = value, [None] * len(value)
+    elif all(isinstance(item, list) for item in value):
+        encoded, texts = [[whole(i) for i in item] for item in value], [None] * len(value)
         for token_ids in encoded:
+            if not all(map(_is_id, token_ids)):
+                raise wrong
             check_token_ids(token_ids, context.engine.info.vocab_size, "prompt")
     else:
         raise wrong
@@ -162,7 +164,7 @@ def fit_max_tokens(
         raise _too_long(
             f"the prompt has {num_prompt} tokens and {field} is {shorten(asked)}, together above "
             f"the model's length of {length}: ask for at most {room}, or shorten the prompt",
-            prompt_field,
+            field,
         )
     return asked
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flaxen.protocol import SamplingParams
+from flaxen.protocol import FieldError, SamplingParams
 from flaxen.server.context import Context
-from flaxen.server.errors import invalid
-from flaxen.server.idle import STREAM_OPTIONS, drop_idle
+from flaxen.server.errors import invalid, wrong_field
 from flaxen.server.schema import CommonBody, StreamOptions, shorten
 
 # The fields that SamplingParams has by the same name and meaning.
@@ -35,12 +34,21 @@ def sampling_params(
     """
     config, vocab_size = context.config, context.engine.info.vocab_size
     if common.n is not None and common.n > config.max_n:
-        raise invalid(f"n must be at most {config.max_n} on this server, got {common.n}", "n")
+        raise invalid(
+            f"n must be at most {config.max_n} on this server, got {shorten(common.n)}", "n"
+        )
     if common.stop is not None and len(common.stop) > config.max_stop:
         raise invalid(
             f"stop must hold at most {config.max_stop} strings on this server, "
             f"got {len(common.stop)}",
             "stop",
+        )
+    n = 1 if common.n is None else common.n
+    if common.best_of is not None and common.best_of != n:
+        raise invalid(
+            f"best_of must equal n ({n}), got {shorten(common.best_of)}: choosing among more is "
+            "not supported",
+            "best_of",
         )
     for name in ("stop_token_ids", "allowed_token_ids"):
         check_token_ids(getattr(common, name) or (), vocab_size, name)
@@ -53,10 +61,8 @@ def sampling_params(
         return SamplingParams(
             **given, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
         )
-    except ValueError as error:
-        # Every message of SamplingParams begins with the field's name.
-        field = str(error).split(" ", 1)[0]
-        raise invalid(str(error), field if field in CommonBody.model_fields else None) from None
+    except FieldError as error:
+        raise wrong_field(error, {}) from None
 
 
 def check_token_ids(token_ids: Iterable[int], vocab_size: int, where: str) -> None:
@@ -85,7 +91,7 @@ def stream_options(common: CommonBody) -> StreamOptions:
     options = common.stream_options
     if options is None:
         return StreamOptions()
-    if not common.stream:
+    if not common.stream and (options.include_usage or options.continuous_usage_stats):
         raise invalid("stream_options needs stream=true: remove it", "stream_options")
     if options.continuous_usage_stats and not options.include_usage:
         raise invalid(
@@ -93,19 +99,6 @@ def stream_options(common: CommonBody) -> StreamOptions:
             "stream_options.continuous_usage_stats",
         )
     return options
-
-
-def drop_idle_fields(fields: Mapping[str, Any], idle: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a generating route's fields without those that ask for nothing.
-
-    Raises:
-      ApiError: 400, a field asks for something that the server does not do.
-    """
-    kept = drop_idle(fields, idle)
-    options = kept.get("stream_options")
-    if isinstance(options, dict):
-        kept["stream_options"] = drop_idle(options, STREAM_OPTIONS, "stream_options.")
-    return kept
 
 
 def _logit_bias(biases: Mapping[str, float] | None, vocab_size: int) -> dict[int, float] | None:

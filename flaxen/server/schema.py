@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from flaxen.server.errors import invalid
 
 # Strict: "5" is not a number and true is not 1. Unknown fields are refused, never dropped.
 _STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+def whole(value: Any) -> Any:
+    """3.0 as 3: JSON has one kind of number, and some clients write all of them with a point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
 
 
 class StreamOptions(BaseModel):
@@ -35,34 +43,38 @@ class CommonBody(BaseModel):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
+    request_id: str | None = None
+    n: Whole | None = None
+    best_of: Whole | None = None
     temperature: float | None = None
     top_p: float | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     stop: list[str] | None = None
 
-    top_k: int | None = None
+    top_k: Whole | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    stop_token_ids: list[int] | None = None
+    min_tokens: Whole | None = None
+    stop_token_ids: list[Whole] | None = None
     ignore_eos: bool | None = None
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: list[Whole] | None = None
     bad_words: list[str] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    prompt_logprobs: int | None = None
+    prompt_logprobs: Whole | None = None
     cache_salt: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
-    def _one_stop(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    def _stops(cls, value: Any) -> Any:
+        """One string is a list of one; an empty one, as forms send it, stops nothing."""
+        strings = [value] if isinstance(value, str) else value
+        return [text for text in strings if text != ""] if isinstance(strings, list) else strings
 
 
 class CompletionBody(BaseModel):
@@ -71,10 +83,9 @@ class CompletionBody(BaseModel):
     model_config = _STRICT
 
     prompt: Any  # its four forms are told apart in prompts.py
-    max_tokens: int | None = None
-    logprobs: int | None = None
+    max_tokens: Whole | None = None
+    logprobs: Whole | None = None
     echo: bool | None = None
-    best_of: int | None = None
     add_special_tokens: bool | None = None
 
 
@@ -84,10 +95,10 @@ class ChatBody(BaseModel):
     model_config = _STRICT
 
     messages: list[Any]  # read in messages.py
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Whole | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
@@ -113,7 +124,7 @@ class DetokenizeBody(BaseModel):
     model_config = _STRICT
 
     model: str | None = None
-    tokens: list[int]
+    tokens: list[Whole]
 
 
 class LoadAdapterBody(BaseModel):
@@ -138,13 +149,15 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 def parse(body_class: type[_Body], fields: Mapping[str, Any]) -> _Body:
-    """Checks the fields' names and types.
+    """Checks the fields' names and types. An unknown field that is null is not given.
 
     Raises:
       ApiError: 400 with the first wrong field as its param.
     """
+    known = body_class.model_fields
+    given = {name: value for name, value in fields.items() if value is not None or name in known}
     try:
-        return body_class.model_validate(fields)
+        return body_class.model_validate(given)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
     param = _param(problem["loc"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from flaxen.protocol import Request, SamplingParams, TokenEvent, TokenLogprobs
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import Generation
+from flaxen.server.guard import check_request_id
 from flaxen.server.prompts import Prompt
 from flaxen.server.schema import CommonBody, StreamOptions
 from flaxen.server.sse import to_json
@@ -29,6 +30,7 @@ def start_generation(
     samplings: Sequence[SamplingParams],
     cache_salt: str | None,
     adapter: str | None,
+    field_names: Mapping[str, str],
 ) -> Generation:
     """Submits one engine request for each prompt.
 
@@ -39,6 +41,7 @@ def start_generation(
       samplings: one for each prompt.
       cache_salt: as the client gave it.
       adapter: the name of the one that the model's name means.
+      field_names: as Generation takes them.
 
     Raises:
       ApiError: 400, more sequences than one request may have.
@@ -65,7 +68,8 @@ def start_generation(
         )
         for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
     ]
-    return Generation(context.engine, context.metrics, requests)
+    names = {"adapter": "model", **field_names}
+    return Generation(context.engine, context.metrics, requests, names)
 
 
 def check_cache_salt(common: CommonBody) -> None:
@@ -161,8 +165,21 @@ class ChunkWriter:
         return self._head + '],"usage":' + to_json(self._usage.json()) + "}"
 
 
-def answer_id(http: HttpRequest, prefix: str) -> str:
-    """ "cmpl-…" or "chatcmpl-…", with the HTTP request's own id behind it."""
+def answer_id(http: HttpRequest, prefix: str, asked: str | None) -> str:
+    """ "cmpl-…" or "chatcmpl-…", with the HTTP request's own id behind it.
+
+    Args:
+      http: the request; its id becomes `asked`, unless a header gave it one, as in vLLM.
+      prefix: "cmpl" or "chatcmpl".
+      asked: the body's `request_id`.
+
+    Raises:
+      ApiError: 400, `asked` can't stand in a header or a log.
+    """
+    if asked is not None:
+        check_request_id(asked, "request_id")
+        if "x-request-id" not in http.headers:
+            http.state.request_id = asked
     return f"{prefix}-{http.state.request_id}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from flaxen.protocol import FieldError
 from flaxen.text.tokenizer import Tokenizer
 
 
@@ -14,7 +15,7 @@ def bad_word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[int,
     elsewhere) is not found.
 
     Raises:
-      ValueError: a word is empty, or is spelled by no token of this vocabulary.
+      FieldError: a word is empty, or is spelled by no token of this vocabulary.
     """
     sequences: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for word in words:
@@ -22,8 +23,8 @@ def bad_word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[int,
         spellings = [bare, f" {bare}"] if bare else [word]
         found = [tuple(tokenizer.encode(text, add_special_tokens=False)) for text in spellings]
         if not all(found):
-            raise ValueError(
-                f"the bad word {word!r} has no tokens in this vocabulary: leave it out"
+            raise FieldError(
+                "bad_words", f"the bad word {word!r} has no tokens in this vocabulary: leave it out"
             )
         sequences.update(dict.fromkeys(found))
     return tuple(sequences)

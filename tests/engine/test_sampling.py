@@ -312,6 +312,7 @@ def test_extreme_settings_give_a_possible_token(scale: float) -> None:
     for low in (1e-300, 1e-45, 1e-38, 1e-20):
         assert np.flatnonzero(counts_of(logits, temperature=low)).tolist() == [2]
         assert np.flatnonzero(counts_of(logits, top_p=low)).tolist() == [2]
+    assert np.flatnonzero(counts_of(logits, top_p=0)).tolist() == [2]
     tied = np.where(logits == logits.max(), logits[5], logits)
     drawn = counts_of(tied, temperature=1e-300)
     assert np.flatnonzero(drawn).tolist() == [2, 5], "a draw among equals"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flaxen.engine.validate import validate
-from flaxen.protocol import MAX_SEED, ModelInfo, Request, SamplingParams
+from flaxen.protocol import MAX_SEED, FieldError, ModelInfo, Request, SamplingParams
 from tests.engine.fakes import SMALL
 
 CONFIG = replace(SMALL, max_num_seqs=4, max_waiting=1, max_logprobs=3)
@@ -35,7 +35,7 @@ def test_what_is_just_possible_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message"),  # whose first argument is the field at fault, but for the prompt
     [
         ({"num_prompt": 64}, "the prompt has 64 tokens, and the model takes 64.* at most 63"),
         ({"num_prompt": 60, "min_tokens": 5}, "min_tokens is 5, .* 60 tokens leaves room for 4"),
@@ -54,5 +54,8 @@ def test_what_is_just_possible_passes() -> None:
     ],
 )  # fmt: skip
 def test_what_is_impossible_is_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(FieldError, match=message) as caught:
         check(**{"max_tokens": 60, **arguments})
+    *_, field = arguments
+    is_prompt = field in ("num_prompt", "token_id")
+    assert caught.value.field == ("prompt_token_ids" if is_prompt else field)

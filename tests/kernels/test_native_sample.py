@@ -102,6 +102,7 @@ def test_a_mix_of_settings_equals_the_reference(isa: str, vocab_size: int) -> No
         {"top_k": 33},
         {"top_k": 299},
         {"top_k": 2**31 - 1},
+        {"top_p": 0},
         {"top_p": 1e-45},
         {"top_p": 0.11},
         {"top_p": 0.5},

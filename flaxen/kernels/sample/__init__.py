@@ -30,8 +30,8 @@ def sample(
       logits: [S, V], V at least 1; -inf is no candidate.
       temperature: [S], 0 or above; 0 takes the largest, the first of equals.
       top_k: [S], at least 0; keeps the k largest, and what equals the last of them. 0 keeps all.
-      top_p: [S], above 0; keeps the fewest likeliest that hold this share of what min_p and top_k
-        leave, and what equals the last of them. 1 keeps all.
+      top_p: [S], 0 to 1; keeps the fewest likeliest that hold this share of what min_p and top_k
+        leave, and what equals the last of them. 1 keeps all, 0 the likeliest.
       min_p: [S], 0 to 1; keeps what is at least so many times as likely as the likeliest.
       seed: [S, 2], the two halves of each row's seed.
       position: [S], of the new token in its sequence: the other part of the noise's key.

@@ -39,7 +39,7 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
 
     Args:
       logits: float32 [S, V]; -inf is no candidate.
-      top_p: float32 [S], (0, 1]; 1 keeps all.
+      top_p: float32 [S], [0, 1]; 1 keeps all, 0 only the likeliest.
 
     Returns:
       float32 [S, V], -inf where dropped.
