@@ -33,9 +33,16 @@ def test_a_file_over_its_limit_fails(tmp_path: Path) -> None:
 
 
 def test_the_package_has_a_limit(tmp_path: Path) -> None:
-    for i in range(51):
-        write(tmp_path / "flaxen" / f"{i}.py", 399)
-    assert check(tmp_path)[1] == ["flaxen/: 20349 lines of code in all, limit 20000"]
+    for i in range(120):
+        write(tmp_path / "flaxen" / str(i // 12) / f"{i}.py", 399)
+    assert check(tmp_path)[1] == ["flaxen/: 47880 lines of code in all, limit 45000"]
+
+
+def test_a_room_has_a_limit(tmp_path: Path) -> None:
+    for i in range(13):
+        write(tmp_path / "flaxen" / "models" / str(i) / "a.py", 399)
+        write(tmp_path / "flaxen" / f"{i}.py", 40)
+    assert check(tmp_path)[1] == ["flaxen/models/: 5187 lines of code, limit 5000: it is two rooms"]
 
 
 def test_words_do_not_count(tmp_path: Path) -> None:
