@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flaxen.data.chat_keys import CHAT_KEYS, refuse_chat_keys
 from flaxen.data.config import OnBadRecord
 from flaxen.data.encode import Encoder, TokenSequence
 from flaxen.data.lines import JsonLines
-from flaxen.data.records import Record, parse_record
+from flaxen.data.records import Completion, Record, parse_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def parse_question(value: object) -> Question:
             f"{answer!r}"
         )
     return Question(
-        records=tuple(_record(asked[0], value[asked[0]], choice) for choice in choices),
+        records=tuple(_record(asked[0], value, choice) for choice in choices),
         choice_bytes=tuple(len(choice.encode()) for choice in choices),
         answer=answer,
     )
@@ -121,18 +122,17 @@ def encode_question(
     return tuple(found), was_cut
 
 
-def _record(kind: str, asked: Any, choice: Any) -> Record:
+def _record(kind: str, value: Mapping[str, Any], choice: Any) -> Record:
+    asked = value[kind]
     if not isinstance(choice, str) or not choice:
         raise ValueError(f"a choice must be a text that is not empty, got {choice!r}")
     if kind == "messages":
         messages = asked if isinstance(asked, list) else [asked]
-        return parse_record(
-            {"prompt": messages, "completion": [{"role": "assistant", "content": choice}]}, "auto"
-        )
+        keys = {name: each for name, each in value.items() if name in CHAT_KEYS}
+        return parse_record({**keys, "prompt": messages, "completion": choice}, "completion")
+    refuse_chat_keys(value)
     if not isinstance(asked, str):
         raise ValueError(f"{kind} must be a text, got {asked!r}")
     prompt = f"Question: {asked}\nAnswer:" if kind == "question" else asked
     joined = prompt[-1:].isspace() or choice[0].isspace() or not prompt
-    return parse_record(
-        {"prompt": prompt, "completion": choice if joined else f" {choice}"}, "auto"
-    )
+    return Completion(prompt=prompt, completion=choice if joined else f" {choice}")

@@ -1,7 +1,7 @@
 """One record of a file to what is to be learned from it, or an error that says what is wrong.
 
 The formats are OpenAI's for fine-tuning and those usual in Hugging Face's data sets; their keys
-tell them apart. Other keys than a format's are taken for the data set's own notes.
+tell them apart. Keys that no format has are taken for the data set's own notes.
 
 Deliberately does not know: files, tokens, templates.
 """
@@ -9,12 +9,26 @@ Deliberately does not know: files, tokens, templates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from flaxen.data.chat_keys import (
+    read_system,
+    read_template_kwargs,
+    read_tools,
+    refuse_chat_keys,
+)
 from flaxen.data.config import Format
-
-_ROLES = ("system", "developer", "user", "assistant", "tool")
+from flaxen.data.formats import to_openai
+from flaxen.data.implicit_prompt import (
+    Messages,
+    common_text,
+    find_text_in_messages,
+    num_common_messages,
+    repeats_text,
+    split_messages,
+)
+from flaxen.data.messages import read_messages, read_text, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +55,7 @@ class Chat:
     messages: tuple[Mapping[str, Any], ...]
     trained: tuple[int, ...]  # indices of assistant messages, ascending, not empty
     tools: tuple[Mapping[str, Any], ...] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # for the template, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +69,13 @@ class Pair:
 Record = Text | Completion | Chat | Pair
 
 _KEYS: Mapping[Format, tuple[str, ...]] = {
-    "chat": ('{"messages"}',),
+    "chat": ('{"messages"}', '{"conversations"}', '{"instruction", "output"}'),
     "text": ('{"text"}',),
     "completion": ('{"prompt", "completion"}',),
     "preference": (
         '{"input": {"messages"}, "preferred_output", "non_preferred_output"}',
         '{"prompt", "chosen", "rejected"}',
+        '{"chosen", "rejected"}',
     ),
 }
 
@@ -75,38 +91,27 @@ def parse_record(value: object, format: Format) -> Record:
       ValueError: it is not of the format; says which key is wrong.
     """
     if not isinstance(value, Mapping):
-        raise ValueError(f"a record must be a JSON object, got {_show(value)}")
-    found = _find_format(value)
+        raise ValueError(f"a record must be a JSON object, got {show(value)}")
+    given = {name: each for name, each in value.items() if each is not None}
+    record = to_openai(given)
+    found = _find_format(record)
     if found is None or format not in ("auto", found):
         wanted = [keys for name, all in _KEYS.items() if format in ("auto", name) for keys in all]
-        given = ", ".join(map(repr, value)) or "none"
-        raise ValueError(f"a record must have the keys {' or '.join(wanted)}, got {given[:200]}")
+        names = ", ".join(map(repr, value)) or "none"
+        raise ValueError(f"a record must have the keys {' or '.join(wanted)}, got {names[:200]}")
     if found == "text":
-        return Text(text=_text(value["text"], "text"))
+        refuse_chat_keys(record)
+        return Text(text=read_text(record["text"], "text"))
     if found == "chat":
-        messages = _messages(value["messages"], "messages")
-        return _chat(messages, len(messages), value)
+        return _chat([], read_messages(record["messages"], "messages"), record)
     if found == "completion":
-        return _answer(value["prompt"], value["completion"], "completion", value)
-    if "preferred_output" not in value:
-        return Pair(
-            chosen=_answer(value["prompt"], value["chosen"], "chosen", value),
-            rejected=_answer(value["prompt"], value["rejected"], "rejected", value),
-        )
-    asked = value["input"] if "input" in value else value["prompt"]
-    if not isinstance(asked, Mapping) or "messages" not in asked:
-        raise ValueError(f'input must be an object with "messages", got {_show(asked)}')
-    return Pair(
-        chosen=_answer(asked["messages"], value["preferred_output"], "preferred_output", asked),
-        rejected=_answer(
-            asked["messages"], value["non_preferred_output"], "non_preferred_output", asked
-        ),
-    )
+        return _completion(record)
+    return _pair(record)
 
 
 def _find_format(value: Mapping[str, Any]) -> Format | None:
     asks = "prompt" in value
-    if "chosen" in value and "rejected" in value and asks:
+    if "chosen" in value and "rejected" in value:
         return "preference"
     answers = "preferred_output" in value and "non_preferred_output" in value
     if answers and (asks or "input" in value):
@@ -118,45 +123,115 @@ def _find_format(value: Mapping[str, Any]) -> Format | None:
     return "text" if "text" in value else None
 
 
-def _answer(
-    prompt: object, answer: object, name: str, value: Mapping[str, Any]
-) -> Completion | Chat:
-    """A prompt and its answer: both texts, or both messages."""
-    if isinstance(prompt, str) and isinstance(answer, str):
-        return Completion(
-            prompt=_text(prompt, "prompt", may_be_empty=True), completion=_text(answer, name)
-        )
-    if isinstance(prompt, str) or isinstance(answer, str):
+def _completion(record: Mapping[str, Any]) -> Completion | Chat:
+    if isinstance(record.get("label"), bool):
         raise ValueError(
-            f"prompt and {name} must be both texts or both lists of messages, got "
-            f"{_show(prompt)} and {_show(answer)}"
+            "the record is an unpaired preference: label says whether its completion is wanted, "
+            "and no method here learns from that. Give pairs of chosen and rejected, or leave out "
+            "the unwanted completions and the key label"
         )
-    asked = _messages(prompt, "messages" if "messages" in value else "prompt")
-    return _chat([*asked, *_messages(answer, name)], len(asked), value, learned_from=len(asked))
+    prompt, answer = record["prompt"], record["completion"]
+    if isinstance(prompt, str) and isinstance(answer, str):
+        refuse_chat_keys(record)
+        begun = len(prompt) if repeats_text(prompt, answer) else 0
+        return _text_completion(prompt, answer[begun:], "completion")
+    messages = _answer_messages(prompt, answer, "completion")
+    if not isinstance(prompt, str):
+        return _chat(*split_messages(read_messages(prompt, "prompt"), messages), record)
+    found = find_text_in_messages(read_text(prompt, "prompt"), messages)
+    if found is None:
+        raise ValueError(
+            f"completion begins with a message of the {messages[0]['role']}, and prompt is the "
+            "text of none of the user's: give the whole conversation as messages"
+        )
+    return _chat(*found, record)
 
 
-def _chat(
-    messages: Sequence[dict[str, Any]],
-    num_asked: int,
-    value: Mapping[str, Any],
-    learned_from: int = 0,
-) -> Chat:
-    for name in ("functions", "function_call"):
-        if value.get(name) is not None:
-            raise ValueError(f"{name} is not supported: describe functions in tools")
-    tools = value.get("tools")
-    if tools is not None and not (
-        isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools)
-    ):
-        raise ValueError(f"tools must be a list of objects, got {_show(tools)}")
-    weights = [message.pop("weight", 1) for message in messages]
+def _pair(record: Mapping[str, Any]) -> Pair:
+    if "chosen" in record and "rejected" in record:
+        names, name, prompt = ("chosen", "rejected"), "prompt", record.get("prompt")
+    else:  # OpenAI's
+        asked = record["input"] if "input" in record else record["prompt"]
+        if not isinstance(asked, Mapping) or "messages" not in asked:
+            raise ValueError(f'input must be an object with "messages", got {show(asked)}')
+        names, name = ("preferred_output", "non_preferred_output"), "messages"
+        record, prompt = {**record, **asked}, asked["messages"]
+    one, other = (record[each] for each in names)
+    if isinstance(one, str) and isinstance(other, str) and isinstance(prompt, str | None):
+        refuse_chat_keys(record)
+        return _text_pair(prompt, one, other)
+    answers = [_answer_messages(prompt, record[each], each) for each in names]
+    if prompt is None or isinstance(prompt, str):
+        halves = _split_by_text(prompt, *answers)
+    else:
+        halves = [split_messages(read_messages(prompt, name), answer) for answer in answers]
+    chosen, rejected = (_chat(*half, record) for half in halves)
+    return Pair(chosen=chosen, rejected=rejected)
+
+
+def _text_pair(prompt: str | None, chosen: str, rejected: str) -> Pair:
+    if prompt is None:
+        prompt = common_text(chosen, rejected)
+        begun = len(prompt)
+    else:
+        both = repeats_text(prompt, chosen) and repeats_text(prompt, rejected)
+        begun = len(prompt) if both else 0
+    return Pair(
+        chosen=_text_completion(prompt, chosen[begun:], "chosen"),
+        rejected=_text_completion(prompt, rejected[begun:], "rejected"),
+    )
+
+
+def _text_completion(prompt: str, completion: str, name: str) -> Completion:
+    return Completion(
+        prompt=read_text(prompt, "prompt", may_be_empty=True),
+        completion=read_text(completion, name),
+    )
+
+
+def _split_by_text(
+    prompt: str | None, chosen: Messages, rejected: Messages
+) -> list[tuple[Messages, Messages]]:
+    """Two conversations, each as a prompt and its answer; the prompt is a text, or not named."""
+    if prompt is not None:
+        read_text(prompt, "prompt")
+        found = [find_text_in_messages(prompt, each) for each in (chosen, rejected)]
+        halves = [each for each in found if each is not None]
+        if len(halves) == 2:
+            return halves
+    num = num_common_messages(chosen, rejected)
+    if not num:
+        raise ValueError(
+            "chosen and rejected begin with other messages, so it is not known what both answer: "
+            "give it as prompt"
+        )
+    return [(each[:num], each[num:]) for each in (chosen, rejected)]
+
+
+def _answer_messages(prompt: object, answer: object, name: str) -> Messages:
+    if isinstance(answer, str):
+        return [{"role": "assistant", "content": read_text(answer, name)}]
+    if isinstance(answer, Mapping) or not isinstance(answer, Sequence):
+        raise ValueError(
+            f"prompt and {name} must be both texts or both lists of messages, got {show(prompt)} "
+            f"and {show(answer)}"
+        )
+    return read_messages(answer, name)
+
+
+def _chat(asked: Messages, answer: Messages, record: Mapping[str, Any]) -> Chat:
+    """A conversation of which the answer is learned."""
+    system = read_system(record, [*asked, *answer])
+    messages = [*system, *asked, *answer]
+    learned_from = len(system) + len(asked)
+    weights = [message.get("weight", 1) for message in messages]
     trained = tuple(
         i
         for i, message in enumerate(messages)
         if i >= learned_from and message["role"] == "assistant" and weights[i]
     )
     if not trained:
-        where = "the messages have" if learned_from == 0 else "the answer has"
+        where = "the answer has" if asked else "the messages have"
         raise ValueError(
             f'{where} nothing to learn: at least one must have the role "assistant" and no '
             '"weight" of 0'
@@ -164,69 +239,11 @@ def _chat(
     if trained[0] == 0:
         raise ValueError("the first message is the assistant's: begin with what it answers to")
     return Chat(
-        messages=tuple(messages), trained=trained, tools=tuple(tools) if tools is not None else None
+        messages=tuple(
+            {name: each for name, each in message.items() if name != "weight"}
+            for message in messages
+        ),
+        trained=trained,
+        tools=read_tools(record),
+        template_kwargs=read_template_kwargs(record),
     )
-
-
-def _messages(value: object, name: str) -> list[dict[str, Any]]:
-    """Checks messages, and copies each."""
-    if isinstance(value, str | Mapping) or not isinstance(value, Sequence) or not value:
-        raise ValueError(f"{name} must be a list of at least one message, got {_show(value)}")
-    return [_message(message, f"{name}[{i}]") for i, message in enumerate(value)]
-
-
-def _message(message: object, where: str) -> dict[str, Any]:
-    if not isinstance(message, Mapping) or "role" not in message:
-        raise ValueError(f"{where} must be an object with a role, got {_show(message)}")
-    role = message["role"]
-    if role not in _ROLES:
-        raise ValueError(f"{where}.role must be one of {', '.join(_ROLES)}, got {_show(role)}")
-    if message.get("function_call") is not None:
-        raise ValueError(f"{where}.function_call is not supported: use tool_calls")
-    weight = message.get("weight")
-    if weight is not None and (role != "assistant" or weight not in (0, 1)):
-        raise ValueError(
-            f"{where}.weight must be 0 or 1, on an assistant's message, got {_show(weight)} on "
-            f"one of the role {role}"
-        )
-    calls = message.get("tool_calls")
-    if calls and (role != "assistant" or not isinstance(calls, Sequence)):
-        raise ValueError(f"{where}.tool_calls must be a list, on an assistant's message")
-    content = message.get("content")
-    if content is None and not calls:
-        raise ValueError(f"{where} has neither content nor tool_calls: give it a content")
-    if isinstance(content, str):
-        _text(content, f"{where}.content", may_be_empty=True)
-    elif content is not None:
-        _parts(content, f"{where}.content")
-    # Parquet fills in keys that other records have.
-    return {key: each for key, each in message.items() if each is not None or key == "content"}
-
-
-def _parts(content: object, where: str) -> None:
-    if not isinstance(content, Sequence):
-        raise ValueError(f"{where} must be a text or a list of parts, got {_show(content)}")
-    for i, part in enumerate(content):
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            raise ValueError(f"{where}[{i}] must be a part of type text, got {_show(part)}")
-        _text(part.get("text"), f"{where}[{i}].text", may_be_empty=True)
-
-
-def _text(value: object, name: str, *, may_be_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, got {_show(value)}")
-    if not value and not may_be_empty:
-        raise ValueError(f"{name} is empty: there is nothing to learn from it")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} is not valid Unicode: it holds half of a surrogate pair at character "
-            f"{error.start}"
-        ) from None
-    return value
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -71,6 +71,18 @@ class Parquet:
         return index + 1
 
     def record(self, index: int, format: Format) -> Record:
-        (row,) = self._table.slice(index, 1).to_pylist()
-        # A column that a record has no value for is null.
-        return parse_record({k: v for k, v in row.items() if v is not None}, format)
+        (row,) = self._table.slice(index, 1).to_pylist(maps_as_pydicts="lossy")
+        return parse_record(_without_nulls(row), format)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without the nulls of its objects, at any depth.
+
+    All rows of a column have the same keys, so what one row's object lacks is there as a null: the
+    arguments of another tool, or another tool's parameters.
+    """
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value

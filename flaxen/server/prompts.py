@@ -16,11 +16,10 @@ from flaxen.server.errors import ApiError, invalid
 from flaxen.server.messages import read_messages
 from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import shorten, whole
+from flaxen.text.chat import RESERVED_VARIABLES
 
 # More characters, in all, are tokenized in a thread: they would hold up every stream.
 _LONG_TEXT = 20_000
-# What the template is given in other ways, or may not be given by a request.
-_RESERVED = ("self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ async def chat_prompt(
             "no_chat_template",
         )
     for name in template_kwargs:
-        if name in _RESERVED:
+        if name in RESERVED_VARIABLES:
             raise invalid(
                 f"chat_template_kwargs may not set {name!r}: the server sets it itself",
                 "chat_template_kwargs",

@@ -7,12 +7,18 @@ Deliberately does not know: how a template is run (chat_process), token ids, HTT
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flaxen.text.chat_messages import is_silent, joined_parts, template_message
 from flaxen.text.chat_process import TemplateProcess
 
+# The variables of a template that are given in other ways than as variables of its own.
+RESERVED_VARIABLES = (
+    "self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token",
+)  # fmt: skip
 _PROBE = "flaxen-probe"
+_NONE = "None"  # what Jinja prints for a null
 
 
 class ChatTemplate:
@@ -64,7 +70,8 @@ class ChatTemplate:
 
         Args:
           messages: OpenAI's. A content that is a list of text parts is passed on where the template
-            reads lists, and joined by newlines where it does not.
+            reads lists, and joined by newlines where it does not. The arguments of tool calls may
+            be JSON strings, and an assistant's content may be None.
           tools: descriptions of functions, for templates that know of them.
           add_generation_prompt: end with the beginning of the assistant's message.
           **variables: more of the template's own, e.g. enable_thinking.
@@ -82,21 +89,25 @@ class ChatTemplate:
             )
         if not messages:
             raise ValueError("messages is empty: send at least one")
-        checked = [_check(i, message) for i, message in enumerate(messages)]
+        checked = [template_message(i, message) for i, message in enumerate(messages)]
         if any(isinstance(message.get("content"), list) for message in checked):
             if self._reads_parts is None:
                 self._reads_parts = self._probe(process)
             if not self._reads_parts:
-                checked = [_flatten(message) for message in checked]
-        return process.render(
-            {
-                **self._tokens,
-                **variables,
-                "messages": checked,
-                "tools": tools,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
+                checked = [joined_parts(message) for message in checked]
+
+        def render(given: Sequence[Mapping[str, Any]]) -> str:
+            return process.render(
+                {
+                    **self._tokens,
+                    **variables,
+                    "messages": given,
+                    "tools": tools,
+                    "add_generation_prompt": add_generation_prompt,
+                }
+            )
+
+        return _render_silent(render, checked)
 
     def close(self) -> None:
         """Ends the template's process."""
@@ -120,30 +131,22 @@ class ChatTemplate:
         return _PROBE in text and "'text'" not in text and '"text"' not in text
 
 
-def _check(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise ValueError(
-            f"messages[{index}] must be an object with a role, e.g. "
-            f'{{"role": "user", "content": "Hi"}}, got {str(message)[:200]}'
-        )
-    content = message.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        for i, part in enumerate(content):
-            where = f"messages[{index}].content[{i}]"
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind != "text":
-                raise ValueError(
-                    f"{where} is of type {kind!r}: this model reads text only; send parts "
-                    'like {"type": "text", "text": "Hi"}'
-                )
-            if not isinstance(part.get("text"), str):
-                raise ValueError(f"{where} must have a string as text, got {part.get('text')!r}")
-        return {**message, "content": list(content)}
-    return dict(message)
+def _render_silent(
+    render: Callable[[Sequence[Mapping[str, Any]]], str], messages: Sequence[Mapping[str, Any]]
+) -> str:
+    """Renders messages of which some of the assistant's have the content None.
 
-
-def _flatten(message: dict[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": "\n".join(part["text"] for part in content)}
+    Most templates test for None. One that prints it (Jinja writes the word "None"), or that adds it
+    to a text and fails, is given an empty text in its place.
+    """
+    if not any(is_silent(each) for each in messages):
+        return render(messages)
+    empty = [{**each, "content": ""} if is_silent(each) else each for each in messages]
+    try:
+        text = render(messages)
+    except ValueError:
+        return render(empty)
+    if _NONE not in text:
+        return text
+    without = render(empty)
+    return without if without.count(_NONE) < text.count(_NONE) else text

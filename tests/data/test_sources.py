@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -132,3 +134,57 @@ def test_the_digest_is_of_the_contents(tmp_path: Path) -> None:
         digests.add(JsonLines(tmp_path / "a.jsonl", 100).digest)
         digests.add(PlainText(tmp_path / "a.txt").digest)
     assert len(digests) == 2
+
+
+def test_nulls_that_parquet_fills_in_are_no_values(tmp_path: Path) -> None:
+    """All rows of a column have one type: each call has the arguments of all others, as nulls."""
+
+    def row(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        parameters = {"type": "object", "properties": {key: {"type": "x"} for key in arguments}}
+        return {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": None, "tool_calls": [{"function": function}]},
+            ],
+            "tools": [{"function": {"name": name, "parameters": parameters}}],
+            "chat_template_kwargs": {"thinks": True} if name == "b" else None,
+        }
+
+    rows = [row("a", {"city": "SF"}), row("b", {"x": 1, "y": {"z": 2}})]
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    source = open_source(file, 100)
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("\n".join(map(json.dumps, rows)))
+    from_json = open_source(lines, 1000)
+    for index in range(2):
+        assert source.record(index, "auto") == from_json.record(index, "auto")
+
+
+def test_nulls_that_json_holds_are_values(tmp_path: Path) -> None:
+    function = {"name": "f", "arguments": {"city": None}}
+    call = {"role": "assistant", "tool_calls": [{"function": function}]}
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}, call]}))
+    record = open_source(file, 1000).record(0, "auto")
+    assert isinstance(record, Chat)
+    assert record.messages[1]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+
+
+def test_parquets_maps_are_objects(tmp_path: Path) -> None:
+    text = pyarrow.string()
+    call = pyarrow.struct({"name": text, "arguments": pyarrow.map_(text, text)})
+    message = pyarrow.struct({"role": text, "content": text, "tool_calls": pyarrow.list_(call)})
+    rows = [
+        [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "tool_calls": [{"name": "f", "arguments": [("city", "SF")]}]},
+        ]
+    ]
+    table = pyarrow.table({"messages": pyarrow.array(rows, pyarrow.list_(message))})
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, file)
+    record = open_source(file, 100).record(0, "auto")
+    assert isinstance(record, Chat)
+    assert record.messages[1]["tool_calls"][0]["function"]["arguments"] == {"city": "SF"}

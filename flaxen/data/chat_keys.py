@@ -1,0 +1,96 @@
+"""The keys of a record that change how its conversation is rendered, beside the messages.
+
+They are honoured or refused by name, never passed over: the model would be trained on another text
+than it is served with. Deliberately does not know: formats of records, templates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flaxen.data.messages import read_text, show
+from flaxen.text.chat import RESERVED_VARIABLES
+
+CHAT_KEYS = ("system", "tools", "chat_template_kwargs")
+
+
+def read_system(
+    record: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The system message that a record's key "system" adds to its messages: one or none.
+
+    Raises:
+      ValueError: it is no text, or the messages begin with another system message.
+    """
+    value = record.get("system")
+    if value is None or value == "":
+        return []
+    text = read_text(value, "system")
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}]
+    if first["content"] != text:
+        raise ValueError(
+            f"system is {show(text)}, and the conversation begins with another message of the "
+            f"{first['role']}, {show(first['content'])}: leave out one of the two"
+        )
+    return []
+
+
+def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
+    """Descriptions of functions; a text is read as JSON, as data sets keep what fits no column.
+
+    Raises:
+      ValueError: no list of objects, or functions in the form before tools.
+    """
+    for name in ("functions", "function_call"):
+        if record.get(name) is not None:
+            raise ValueError(f"{name} is not supported: describe functions in tools")
+    value = tools = record.get("tools")
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools) if tools.strip() else None
+        except ValueError as error:
+            raise ValueError(f"tools is not valid JSON: {error}, got {show(value)}") from None
+    if tools is None:
+        return None
+    is_list = isinstance(tools, Sequence) and not isinstance(tools, str)
+    if not is_list or not all(isinstance(tool, Mapping) for tool in tools):
+        raise ValueError(f"tools must be a list of objects, got {show(value)}")
+    return tuple(tools)
+
+
+def read_template_kwargs(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Variables for the chat template, as enable_thinking.
+
+    Raises:
+      ValueError: no object, or a variable that follows from the record and the model.
+    """
+    value = record.get("chat_template_kwargs")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"chat_template_kwargs must be an object, got {show(value)}")
+    for name in value:
+        if name in RESERVED_VARIABLES or name in ("chat_template", "continue_final_message"):
+            raise ValueError(
+                f"chat_template_kwargs may not set {name!r}: it follows from the record and the "
+                "model"
+            )
+    return value
+
+
+def refuse_chat_keys(record: Mapping[str, Any]) -> None:
+    """Refuses the keys where the record is plain text, in which they could change nothing.
+
+    Raises:
+      ValueError: one is there.
+    """
+    for name in CHAT_KEYS:
+        if record.get(name):
+            raise ValueError(
+                f"{name} belongs to a conversation, and the record is plain text: write it as "
+                "messages, or take the key out"
+            )

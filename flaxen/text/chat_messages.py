@@ -1,0 +1,65 @@
+"""One of OpenAI's messages -> the message that a chat template is given.
+
+Deliberately does not know: templates, HTTP, what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flaxen.text.tool_calls import read_tool_calls
+
+
+def template_message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks a message and copies it.
+
+    A field that is null is left out: it was not given. The content of an assistant's message with
+    tool calls is None where it is null or missing, which is what templates test for.
+
+    Args:
+      index: of the message, for errors.
+      message: OpenAI's.
+
+    Raises:
+      ValueError: it has no role, a part that is not text, or tool calls that can't be read.
+    """
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise ValueError(
+            f"messages[{index}] must be an object with a role, e.g. "
+            f'{{"role": "user", "content": "Hi"}}, got {str(message)[:200]}'
+        )
+    read = {name: each for name, each in message.items() if each is not None or name == "content"}
+    content = read.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        _check_parts(content, f"messages[{index}].content")
+        read["content"] = list(content)
+    calls = read.pop("tool_calls", None)
+    if calls is not None and (calls := read_tool_calls(calls, f"messages[{index}].tool_calls")):
+        read = {**read, "content": read.get("content"), "tool_calls": calls}
+    return read
+
+
+def joined_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose list of text parts is one text."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": "\n".join(part["text"] for part in content)}
+
+
+def is_silent(message: Mapping[str, Any]) -> bool:
+    """Whether this is a message of the assistant whose content is null."""
+    return message["role"] == "assistant" and message.get("content", "") is None
+
+
+def _check_parts(content: Sequence[Any], where: str) -> None:
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text":
+            raise ValueError(
+                f"{where}[{i}] is of type {kind!r}: this model reads text only; send parts "
+                'like {"type": "text", "text": "Hi"}'
+            )
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"{where}[{i}] must have a string as text, got {part.get('text')!r}")
