@@ -59,8 +59,8 @@ class SequenceOutput:
         text = ""
         if self._detokenizer is not None:
             # A token that ends the sequence is not part of its text, unless asked for.
-            if reason is None or sampling.include_stop_str_in_output:
-                text = self._detokenizer.push(token_id)
+            is_hidden = reason is not None and not sampling.include_stop_str_in_output
+            text = self._detokenizer.push(token_id, is_hidden=is_hidden)
             if reason is None and self._detokenizer.stopped is not None:
                 reason, stop_reason = FinishReason.STOP, self._detokenizer.stopped
         if reason is None and len(sequence.tokens) >= sequence.max_num_tokens:

@@ -15,7 +15,7 @@ from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import Generation
-from flaxen.server.logprobs import completion_logprobs, prompt_logprobs, token_text
+from flaxen.server.logprobs import completion_logprobs, prompt_logprobs
 from flaxen.server.prompts import Prompt, fit_max_tokens, read_prompts
 from flaxen.server.sampling import (
     check_logprobs,
@@ -24,6 +24,7 @@ from flaxen.server.sampling import (
 )
 from flaxen.server.schema import CommonBody, CompletionBody, StreamOptions, parse_two
 from flaxen.server.sse import EventStream, unless_disconnected
+from flaxen.server.text_offset import OffsetWriter, ScoredTokens
 from flaxen.server.wire import (
     Answer,
     ChunkWriter,
@@ -178,12 +179,14 @@ def _whole_choice(
         "stop_reason": None if job.only_scores else answer.stop_reason,
     }
     if job.body.logprobs is not None:
-        token_ids, entries = answer.token_ids, list[TokenLogprobs | None](answer.logprobs)
+        offsets = OffsetWriter(prompt, job.samplings[prompt_index], job.context.tokenizer)
         if job.body.echo:
             assert prompt_entries is not None, "the engine gave no prompt logprobs"
-            token_ids = [*prompt.token_ids, *token_ids]
-            entries = [*prompt_entries, *entries]
-        choice["logprobs"] = _logprobs(job, token_ids, entries, 0)
+            offsets.echo(echoed, prompt_entries)
+        scored = offsets.push(
+            "".join(answer.texts), answer.token_ids, answer.logprobs, is_last=True
+        )
+        choice["logprobs"] = _logprobs(job, scored)
     if common.prompt_logprobs is not None:
         assert prompt_entries is not None, "the engine gave no prompt logprobs"
         choice["prompt_logprobs"] = prompt_logprobs(
@@ -196,32 +199,33 @@ def _whole_choice(
 
 
 async def _stream(job: _Job, generation: Generation) -> AsyncGenerator[str, None]:
-    n, usage, tokenizer = job.samplings[0].n, job.usage(), job.context.tokenizer
+    n, usage = job.samplings[0].n, job.usage()
     writer = ChunkWriter(job.envelope, usage, job.options)
-    offsets: dict[int, int] = {}  # characters of logprob tokens so far; also who has begun
+    offsets: dict[int, OffsetWriter] = {}  # of the sequences that have begun
     with_ids, with_logprobs = bool(job.common.return_token_ids), job.body.logprobs is not None
-    as_ids = bool(job.common.return_tokens_as_token_ids)
     async for i, arrived in generation.events():
         event = _without_output(arrived) if job.only_scores else arrived
         usage.count(event)
-        index, text = i * n + event.index, event.text
-        token_ids, entries = list(event.token_ids), list[TokenLogprobs | None](event.logprobs or ())
+        index, text, finish = i * n + event.index, event.text, event.finish
         first = index not in offsets
         if first:
-            offsets[index] = 0
+            offsets[index] = OffsetWriter(job.prompts[i], job.samplings[i], job.context.tokenizer)
             if job.body.echo:
-                text = _prompt_text(job, job.prompts[i]) + text
+                echoed = _prompt_text(job, job.prompts[i])
+                text = echoed + text
                 if with_logprobs:
                     assert event.prompt_logprobs is not None, "the engine gave no prompt logprobs"
-                    token_ids = [*job.prompts[i].token_ids, *token_ids]
-                    entries = [*event.prompt_logprobs, *entries]
-        finish = event.finish
-        if not (text or finish or (token_ids and (with_ids or with_logprobs))):
+                    offsets[index].echo(echoed, event.prompt_logprobs)
+        scored = ScoredTokens()
+        if with_logprobs:
+            scored = offsets[index].push(
+                event.text, event.token_ids, event.logprobs or (), is_last=finish is not None
+            )
+        if not (text or finish or scored.token_ids or (with_ids and event.token_ids)):
             continue  # half a character, or what may become a stop string: it comes with the next
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None}
-        if with_logprobs and token_ids:
-            choice["logprobs"] = _logprobs(job, token_ids, entries, offsets[index])
-            offsets[index] += sum(len(token_text(tokenizer, t, as_ids)) for t in token_ids)
+        if scored.token_ids:
+            choice["logprobs"] = _logprobs(job, scored)
         choice["finish_reason"] = choice["stop_reason"] = None
         if finish is not None:
             choice["finish_reason"] = "length" if job.only_scores else finish.reason.value
@@ -245,14 +249,12 @@ def _without_output(event: TokenEvent) -> TokenEvent:
     )
 
 
-def _logprobs(
-    job: _Job, token_ids: list[int], entries: list[TokenLogprobs | None], offset: int
-) -> dict[str, Any]:
+def _logprobs(job: _Job, scored: ScoredTokens) -> dict[str, Any]:
     return completion_logprobs(
-        token_ids,
-        entries,
+        scored.token_ids,
+        scored.entries,
         num_top=job.body.logprobs or 0,
-        offset=offset,
+        offsets=scored.offsets,
         tokenizer=job.context.tokenizer,
         as_ids=bool(job.common.return_tokens_as_token_ids),
     )

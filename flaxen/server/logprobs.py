@@ -27,7 +27,7 @@ def completion_logprobs(
     entries: Sequence[TokenLogprobs | None],
     *,
     num_top: int,
-    offset: int,
+    offsets: Sequence[int],
     tokenizer: Tokenizer,
     as_ids: bool,
 ) -> dict[str, Any]:
@@ -37,17 +37,14 @@ def completion_logprobs(
       token_ids: the tokens.
       entries: one for each; None (the first token of a prompt) has no probability.
       num_top: most likely tokens to name; the token itself is always beside them.
-      offset: characters before the first token.
+      offsets: where each begins in the text.
     """
     tokens: list[str] = []
-    offsets: list[int] = []
     values: list[float | None] = []
     tops: list[dict[str, float] | None] = []
     for token_id, entry in zip(token_ids, entries, strict=True):
         text = token_text(tokenizer, token_id, as_ids)
         tokens.append(text)
-        offsets.append(offset)
-        offset += len(text)
         if entry is None:
             values.append(None)
             tops.append(None)
@@ -62,7 +59,7 @@ def completion_logprobs(
         "tokens": tokens,
         "token_logprobs": values,
         "top_logprobs": tops,
-        "text_offset": offsets,
+        "text_offset": list(offsets),
     }
 
 

@@ -6,7 +6,8 @@ Deliberately does not know: the engine, stop tokens, or what the text is for.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Sequence
 
 from flaxen.text.tokenizer import Tokenizer
 
@@ -18,6 +19,10 @@ class Detokenizer:
     stop string. All that it and `flush` returned, joined, is `Tokenizer.decode` of the output
     tokens, cut at the stop string. Each token costs time for its own text only.
 
+    Stop strings are looked for in the text with its special tokens, also where those are left out
+    of what is returned: "<|im_end|>" as a stop string means that token. What is returned holds no
+    stop string either (decision 0180).
+
     Args:
       tokenizer: the model's.
       prompt_token_ids: what the output continues. Its text only decides whether the output's
@@ -25,7 +30,7 @@ class Detokenizer:
       skip_special_tokens: leave special tokens out of the text.
       stop: strings that end the text. The one completed first does; of those completed by the same
         character, the longest.
-      include_stop_str: keep the stop string at the end of the text.
+      include_stop_str: keep the stop string at the end of the text, its special tokens too.
       min_tokens: a stop string completed before this many tokens were pushed is plain text.
     """
 
@@ -41,58 +46,105 @@ class Detokenizer:
     ) -> None:
         if "" in stop:
             raise ValueError("a stop string is empty, which every text holds: leave it out")
-        skipped = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
-        prompt_has_text = any(
-            i not in skipped and tokenizer.token_bytes(i) for i in prompt_token_ids
-        )
+        hidden = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
         self.stopped: str | None = None  # the stop string that ended the text
 
         self._token_bytes = tokenizer.token_bytes
-        self._skipped = skipped
-        self._strip_space = tokenizer.strips_leading_space and not prompt_has_text
+        self._hidden = hidden
+        self._strip_space = strips_space(tokenizer, prompt_token_ids, hidden)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stops = [_StopString(text) for text in sorted(set(stop), key=len, reverse=True)]
+        # The same for the text without hidden tokens: none until there is such a token.
+        self._shown_stops: list[_StopString] = []
         self._include_stop_str = include_stop_str
         self._min_tokens = min_tokens
         self._num_tokens = 0
-        self._held = ""  # text that may become part of a stop string
+        # Characters that may become part of a stop string: what each shows, "" if it is hidden.
+        self._held: list[str] = []
 
-    def push(self, token_id: int) -> str:
-        """The text that this token makes certain. Not to be called once `stopped` is set."""
+    def push(self, token_id: int, *, is_hidden: bool = False) -> str:
+        """The text that this token makes certain. Not to be called once `stopped` is set.
+
+        Args:
+          token_id: the next token.
+          is_hidden: leave its text out, as a special token's; it may complete a stop string.
+        """
         assert self.stopped is None, f"the text ended at the stop string {self.stopped!r}"
         self._num_tokens += 1
-        if token_id in self._skipped:
-            return ""
         data = self._token_bytes(token_id)
+        if is_hidden or token_id in self._hidden:
+            if self._stops and not self._shown_stops:
+                self._shown_stops = [copy.copy(stop) for stop in self._stops]
+            return self._release(data.decode("utf-8", "replace"), False) if self._stops else ""
         if self._strip_space and data:
             self._strip_space = False
             data = data.removeprefix(b" ")
         text = self._decode(data)
-        return self._release(text) if self._stops else text
+        return self._release(text, True) if self._stops else text
 
     def flush(self) -> str:
         """What was held back: call it when no more tokens come. "" after a stop string."""
         if self.stopped is not None:
             return ""
         text = self._decode(b"", True)  # half a character that nothing will complete: U+FFFD
-        text = self._release(text) if self._stops else text
-        held, self._held = self._held, ""
-        return text + held
+        text = self._release(text, True) if self._stops else text
+        held, self._held = self._held, []
+        return text + "".join(held)
 
-    def _release(self, new: str) -> str:
+    def _release(self, new: str, is_shown: bool) -> str:
         """`new` joins the held text; returns what of both can't become part of a stop string."""
-        text = self._held + new
-        may_stop = self._num_tokens >= self._min_tokens
-        for end, char in enumerate(new, start=len(self._held) + 1):
-            for stop in self._stops:
-                if stop.advance(char) and may_stop and self.stopped is None:
-                    self.stopped = stop.text
-            if self.stopped is not None:
-                self._held = ""
-                return text[: end if self._include_stop_str else end - len(self.stopped)]
+        text = self._held
+        for char in new:
+            text.append(char if is_shown else "")
+            stop = _advance(self._stops, char)
+            num_cut = len(stop)
+            if is_shown and self._shown_stops:
+                shown_stop = _advance(self._shown_stops, char)
+                if len(shown_stop) > len(stop):
+                    stop, num_cut = shown_stop, _num_last(text, len(shown_stop))
+            if stop and self._num_tokens >= self._min_tokens:
+                self.stopped, self._held = stop, []
+                before = "".join(text[: len(text) - num_cut])
+                return before + stop if self._include_stop_str else before
         num_held = max(stop.num_matched for stop in self._stops)
+        if self._shown_stops:
+            num_matched = max(stop.num_matched for stop in self._shown_stops)
+            num_held = max(num_held, _num_last(text, num_matched))
         self._held = text[len(text) - num_held :]
-        return text[: len(text) - num_held]
+        return "".join(text[: len(text) - num_held])
+
+
+def _advance(stops: list[_StopString], char: str) -> str:
+    """Gives each stop string one more character; returns the longest that it completes, or ""."""
+    completed = ""
+    for stop in stops:
+        if stop.advance(char) and not completed:
+            completed = stop.text  # the longest come first
+    return completed
+
+
+def _num_last(text: list[str], num_shown: int) -> int:
+    """How many of the last characters hold `num_shown` that are shown."""
+    num_last = 0
+    while num_shown:
+        num_last += 1
+        num_shown -= text[-num_last] != ""
+    return num_last
+
+
+def strips_space(
+    tokenizer: Tokenizer, prompt_token_ids: Sequence[int], hidden: Collection[int]
+) -> bool:
+    """Whether the output's leading space is one that the tokenizer put there.
+
+    Args:
+      tokenizer: the model's.
+      prompt_token_ids: what the output continues.
+      hidden: tokens that are left out of the text.
+    """
+    return tokenizer.strips_leading_space and not any(
+        i not in hidden and tokenizer.token_bytes(i) for i in prompt_token_ids
+    )
 
 
 class _StopString:

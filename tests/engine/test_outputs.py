@@ -64,6 +64,25 @@ def test_stop_ids_end_it_and_are_named() -> None:
     assert end_of(say("hi", END, stop_token_ids=(END,), ignore_eos=True)) == ("stop", END)
 
 
+def test_a_special_token_may_be_a_stop_string_though_it_is_not_shown() -> None:
+    for shown in (False, True):
+        asked: dict[str, Any] = {"skip_special_tokens": not shown, "ignore_eos": True}
+        events = say("hi", END, 33, stop=("</s>",), **asked)
+        assert (text_of(events), end_of(events)) == ("hi", ("stop", "</s>"))
+        events = say("hi", END, 33, stop=("i</s>!",), **asked)
+        assert (text_of(events), end_of(events)) == ("h", ("stop", "i</s>!"))
+        asked["include_stop_str_in_output"] = True
+        events = say("hi", END, 33, stop=("i</s>",), **asked)
+        assert (text_of(events), end_of(events)) == ("hi</s>", ("stop", "i</s>"))
+
+
+def test_a_token_that_ends_it_may_complete_a_stop_string() -> None:
+    events = say("hi", END, stop=("i</s>",))
+    assert (text_of(events), end_of(events)) == ("h", ("stop", None))
+    events = say("hi", END, stop=("i</s>!",))
+    assert (text_of(events), end_of(events)) == ("hi", ("stop", None))
+
+
 def test_stop_strings_end_it_and_are_named() -> None:
     for include, text in ((False, "one, "), (True, "one, two")):
         events = say("one, two, three", stop=("wo", "two"), include_stop_str_in_output=include)

@@ -127,6 +127,80 @@ def test_only_what_may_become_a_stop_string_is_held_back(
         assert shown + held == so_far
 
 
+# Texts whose special tokens are written out; "<|im_start|>" and "<|im_end|>" are special.
+PIECES = st.lists(
+    st.sampled_from(["a", "b", "<", "|", "im", ">", "<|im_start|>", "<|im_end|>"]), max_size=9
+)
+STOPS = st.lists(
+    st.sampled_from(
+        ["a", "ab", "ba", "aa", "<|im_start|>", "a<|im_end|>", "|>b", "<|im_end|><|im_start|>", "<"]
+    ),
+    min_size=1,
+    max_size=3,
+).map(tuple)
+
+
+def reference_with_special_tokens(
+    tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...], include: bool, min_tokens: int
+) -> tuple[str, str | None]:
+    """Looks after each character at the text with special tokens, and at the one without them."""
+    text, shown = "", ""
+    for count, token_id in enumerate(ids, start=1):
+        is_shown = token_id not in tokenizer.special_token_ids
+        for char in tokenizer.token(token_id):
+            text, shown = text + char, shown + char * is_shown
+            found = [s for s in stop if text.endswith(s) or (is_shown and shown.endswith(s))]
+            if found and count >= min_tokens:
+                longest = max(found, key=len)
+                if text.endswith(longest):
+                    num_hidden = hidden_at_the_end(tokenizer, ids[:count], text, len(longest))
+                    before = shown[: len(shown) - (len(longest) - num_hidden)]
+                else:
+                    before = shown.removesuffix(longest)
+                return (before + longest if include else before), longest
+    return shown, None
+
+
+def hidden_at_the_end(tokenizer: Tokenizer, ids: list[int], text: str, length: int) -> int:
+    """How many of the last `length` characters are hidden; the text may end within a token."""
+    is_hidden = [
+        token_id in tokenizer.special_token_ids
+        for token_id in ids
+        for _ in tokenizer.token(token_id)
+    ]
+    return sum(is_hidden[len(text) - length : len(text)])
+
+
+@given(pieces=PIECES, stop=STOPS, include=st.booleans(), min_tokens=st.integers(0, 4))
+def test_stop_strings_see_hidden_tokens(
+    smollm2: Tokenizer, pieces: list[str], stop: tuple[str, ...], include: bool, min_tokens: int
+) -> None:
+    ids = [token_id for piece in pieces for token_id in smollm2.encode(piece)]
+    texts, stopped = run(smollm2, ids, stop=stop, include=include, min_tokens=min_tokens)
+    expected = reference_with_special_tokens(smollm2, ids, stop, include, min_tokens)
+    assert ("".join(texts), stopped) == expected
+    if not include and not min_tokens:
+        assert not any(s in "".join(texts) for s in stop)
+
+
+def test_a_hidden_token_may_be_in_a_stop_string_or_beside_it(smollm2: Tokenizer) -> None:
+    ids = smollm2.encode("a\n<|im_start|>user b")
+    for stop, text in (
+        ("<|im_start|>", "a\n"),
+        ("\n<|im_start|>", "a"),
+        ("<|im_start|>user", "a\n"),
+        ("user", "a\n"),
+        ("\nuser", "a"),
+        ("nothing", "a\nuser b"),
+    ):
+        texts, stopped = run(smollm2, ids, stop=(stop,))
+        assert ("".join(texts), stopped or "nothing") == (text, stop)
+        texts, _ = run(smollm2, ids, stop=(stop,), include=True)
+        assert "".join(texts) == (text if stop == "nothing" else text + stop)
+    # What may become one waits; it comes when it can't any more.
+    assert run(smollm2, ids, stop=("\n<|im_start|>x",))[0][:4] == ["a", "", "", "\nuser"]
+
+
 def test_half_a_character_waits(smollm2: Tokenizer) -> None:
     ids = smollm2.encode("🦩")
     texts, _ = run(smollm2, ids)
