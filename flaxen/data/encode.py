@@ -74,7 +74,11 @@ class Encoder:
 
     def _chat(self, record: Chat) -> TokenSequence:
         text, spans = render_turns(
-            self._template(), record.messages, record.trained, tools=record.tools
+            self._template(),
+            record.messages,
+            record.trained,
+            tools=record.tools,
+            variables=record.template_kwargs,
         )
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         found = []
@@ -82,8 +86,8 @@ class Encoder:
             first = self._token_at(text, ids, begin, False)
             last = self._token_at(text, ids, end, False)
             # What a template puts behind the end of a turn is never sampled.
-            ends = [i for i in range(first, last) if ids[i] in self._tokenizer.eos_token_ids]
-            found.append((first, ends[-1] + 1 if ends else last))
+            eos = self._tokenizer.eos_token_ids
+            found.append((first, next((i + 1 for i in range(first, last) if ids[i] in eos), last)))
         return _weighted(ids, found)
 
     def _template(self) -> ChatTemplate:

@@ -7,6 +7,7 @@ Deliberately does not know: how a template is run (chat_process), token ids, HTT
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from flaxen.text.chat_process import TemplateProcess
 RESERVED_VARIABLES = (
     "self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token",
 )  # fmt: skip
+# Variables that are printed where {% generation %} begins and ends, as in chat_worker.
+GENERATION_BEGINS, GENERATION_ENDS = "flaxen_generation_begins", "flaxen_generation_ends"
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 _PROBE = "flaxen-probe"
 _NONE = "None"  # what Jinja prints for a null
 
@@ -51,6 +55,8 @@ class ChatTemplate:
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}")
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
+        # Whether it says itself what the assistant wrote.
+        self.marks_generation = source is not None and _GENERATION.search(source) is not None
         self._reads_parts: bool | None = None  # whether it takes a list as content; found on need
         self._process = (
             TemplateProcess(source, timeout_s=timeout_s, max_chars=max_chars, max_bytes=max_bytes)

@@ -1,62 +1,183 @@
 """A conversation's text, and where the assistant's own words lie in it: what a model learns.
 
-A template says nothing of where a message begins, so it renders the conversation up to each. See
-docs/decisions/0081-where-a-turn-lies.md. Deliberately does not know: token ids, files, losses.
+A template gives one text and does not say where a message lies in it. Each answer is looked for in
+that text, which is also what a server would give the model as history. See
+docs/decisions/0161-answers-are-found-in-the-whole-text.md. Deliberately does not know: token ids,
+files, losses.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from flaxen.text.chat import ChatTemplate
+from flaxen.text.chat import GENERATION_BEGINS, GENERATION_ENDS, ChatTemplate
+
+_STAND_IN = "\ue0f0flaxen\ue0f1"  # of private use at both ends: no content begins or ends like it
+_MARK = "\U0010fffd"
+# After white space or a special token: where a text may be cut without cutting a token.
+_BORDER = re.compile(r"[\s>\]]")
+
+Message = Mapping[str, Any]
+Span = tuple[int, int]  # characters [begin, end)
 
 
 class Turns(NamedTuple):
     """A rendered conversation."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]  # characters [begin, end) of the wanted messages, in order
+    spans: tuple[Span, ...]  # of the wanted messages, in order
+
+
+class _Render(Protocol):
+    def __call__(self, messages: Sequence[Message], *, asks: bool) -> str: ...
 
 
 def render_turns(
     template: ChatTemplate,
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Message],
     wanted: Sequence[int],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> Turns:
     """Renders a whole conversation and finds messages of the assistant in it.
 
-    A span is what the model would have written: from the end of the prompt for it to the end of
-    the conversation up to it, the template's end of a turn included.
+    A span is what the model would have written at that turn, as far as it stands in the text: what
+    follows the prompt, the template's end of a turn included. A template that marks what the
+    assistant wrote with {% generation %} is taken at its word.
 
     Args:
       template: the model's.
       messages: OpenAI's.
       wanted: indices of assistant messages, ascending, none of them 0.
       tools: descriptions of functions.
+      variables: more of the template's own, by name.
 
     Raises:
-      ValueError: the template refuses the messages, or renders them in another way when more
-        follow, so that a turn has no place of its own.
+      ValueError: the template refuses the messages, or leaves a wanted one out.
     """
+    own = dict(variables or {})
 
-    def render(count: int, *, asks: bool) -> str:
-        return template.render(messages[:count], tools=tools, add_generation_prompt=asks)
+    def render(messages: Sequence[Message], *, asks: bool) -> str:
+        return template.render(messages, tools=tools, add_generation_prompt=asks, **own)
 
-    text = render(len(messages), asks=False)
-    spans = []
+    text = render(messages, asks=False)
+    if template.marks_generation:
+        marks = {GENERATION_BEGINS: f"{_MARK}(", GENERATION_ENDS: f"{_MARK})"}
+        marked = template.render(
+            messages, tools=tools, add_generation_prompt=False, **{**own, **marks}
+        )
+        if spans := _marked_spans(text, marked, messages, wanted):
+            return Turns(text, spans)
+    found: list[Span] = []
     for index in wanted:
-        prompt = render(index, asks=True)
-        is_last = index == len(messages) - 1
-        so_far = text if is_last else render(index + 1, asks=False)
-        if not so_far.startswith(prompt) or not text.startswith(so_far):
-            raise ValueError(
-                f"the chat template does not render messages[:{index + 1}] as the beginning of "
-                f"the whole conversation, so the answer in messages[{index}] can't be found in "
-                'it: give that message "weight": 0, or make it the last of a record of its own, '
-                "or give the model another chat template"
-            )
-        spans.append((len(prompt), len(so_far)))
-    return Turns(text=text, spans=tuple(spans))
+        after = found[-1][1] if found else 0
+        found.append(_find(render, text, messages, index, after))
+    return Turns(text, tuple(found))
+
+
+def _marked_spans(
+    text: str, marked: str, messages: Sequence[Message], wanted: Sequence[int]
+) -> tuple[Span, ...]:
+    """The wanted ones of the parts that the template marked; () unless there is one a message."""
+    pieces = re.split(f"{_MARK}([()])", marked)
+    is_balanced = pieces[1::2] == ["(", ")"] * (len(pieces) // 4)
+    if not is_balanced or "".join(pieces[::2]) != text:
+        return ()  # a filter has seen the marks, or they are in the messages
+    spans, position = [], 0
+    for piece, mark in zip(pieces[::2], pieces[1::2], strict=False):
+        position += len(piece)
+        if mark == ")":
+            spans.append((position - len(piece), position))
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(spans) != len(answers):
+        return ()
+    by_index = dict(zip(answers, spans, strict=True))
+    chosen = tuple(by_index[index] for index in wanted)
+    return chosen if all(begin < end for begin, end in chosen) else ()
+
+
+def _find(render: _Render, text: str, messages: Sequence[Message], index: int, after: int) -> Span:
+    """Where an answer lies in the whole text, at the character `after` or later."""
+    prompt = render(messages[:index], asks=True)
+    is_last = index == len(messages) - 1
+    so_far = text if is_last else render(messages[: index + 1], asks=False)
+    if text.startswith(so_far) and so_far.startswith(prompt):
+        return len(prompt), len(so_far)
+    # The template renders this turn in another way once more follows, or has another beginning for
+    # an answer than for one that is asked for.
+    begin, end = _content(render, text, messages, index)
+    own = (begin, end) if is_last else _content(render, so_far, messages[: index + 1], index)
+    asked = min(_num_common(prompt, so_far), own[0])
+    lead, trail = so_far[asked : own[0]], so_far[own[1] :]
+    if text.startswith(prompt) and len(prompt) <= begin:
+        begin = len(prompt)
+    else:
+        before = _num_common(render(messages[:index], asks=False), so_far[:asked])
+        begin = _after_header(text, so_far[before:asked], lead, after, begin)
+    num = _num_common(trail, text[end:])
+    while 0 < num < len(trail) and not _BORDER.match(trail[num - 1]):
+        num -= 1  # both turns end by a token that begins alike: neither is learned
+    return begin, end + num
+
+
+def _content(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
+    """Where a message's content is in a text: there it changes when the content does.
+
+    Raises:
+      ValueError: it does not change.
+    """
+    changed = [*messages[:index], _changed(messages[index]), *messages[index + 1 :]]
+    other = render(changed, asks=False)
+    if other == text:
+        raise ValueError(
+            f"the chat template leaves the answer in messages[{index}] out of the conversation, "
+            'so there is nothing to learn of it: give that message "weight": 0, or make it the '
+            "last of a record of its own, or give the model another chat template"
+        )
+    num_before = _num_common(text, other)
+    num_after = _num_common(text[num_before:][::-1], other[num_before:][::-1])
+    return num_before, len(text) - num_after
+
+
+def _changed(message: Message) -> Message:
+    """The message with a stand-in for its content, and for the names of its calls."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    changed = {**message}
+    if calls:
+        named = [{**call, "function": {**call["function"], "name": _STAND_IN}} for call in calls]
+        changed["tool_calls"] = named
+    if content or not calls:
+        is_text = content is None or isinstance(content, str)
+        changed["content"] = _STAND_IN if is_text else [{"type": "text", "text": _STAND_IN}]
+    return changed
+
+
+def _after_header(text: str, header: str, lead: str, after: int, content: int) -> int:
+    """Where what the model writes begins, before the content: behind the header of its turn.
+
+    Args:
+      text: the whole conversation's.
+      header: what a prompt for an answer ends with.
+      lead: what stands between that and the content, where the answer is the last message.
+      after: no earlier than this.
+      content: no later than this.
+    """
+    if text[after:content].endswith(header + lead):
+        return content - len(lead)
+    place = text.rfind(header, after, content) if header else -1
+    return content if place < 0 else place + len(header)
+
+
+def _num_common(one: str, other: str) -> int:
+    """Characters with which both begin."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if one[:middle] == other[:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least

@@ -30,14 +30,21 @@ _MAX_DETAIL = 2000  # characters of an error
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, which marks what the model wrote, for training: here only its body."""
+    """`{% generation %}`, which marks what the model wrote: two variables are printed around it.
+
+    Nobody sets them but training (chat.GENERATION_BEGINS), and what is not set prints nothing.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (Jinja declares it as no ClassVar)
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body, lineno=line)
+        begins, ends = (
+            jinja2.nodes.Output([jinja2.nodes.Name(f"flaxen_generation_{name}", "load")])
+            for name in ("begins", "ends")
+        )
+        return jinja2.nodes.Scope([begins, *body, ends], lineno=line)
 
 
 class _RaisedError(Exception):

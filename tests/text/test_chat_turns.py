@@ -44,15 +44,24 @@ def test_smollm2s_turns(smollm2: Tokenizer) -> None:
     template.close()
 
 
-def test_a_turn_that_changes_when_more_follows_is_refused(forgets: ChatTemplate) -> None:
+def test_a_turn_that_changes_when_more_follows_is_found(forgets: ChatTemplate) -> None:
+    text, spans = render_turns(forgets, CHAT, (1, 3))
+    assert text == forgets.render(CHAT, add_generation_prompt=False)
+    assert [text[begin:end] for begin, end in spans] == ["Yes", "<think></think>No"]
+    assert render_turns(forgets, CHAT, (3,)).spans == spans[1:]
+
+
+def test_an_answer_that_the_template_leaves_out_is_named() -> None:
+    template = ChatTemplate("{{ messages[-1].content }}", bos_token=None, eos_token=None)
     with pytest.raises(
         ValueError,
-        match=r"does not render messages\[:2\] as the beginning of the whole conversation, so the "
-        r'answer in messages\[1\] can\'t be found in it: give that message "weight": 0',
+        match=r"leaves the answer in messages\[1\] out of the conversation, so there is nothing to "
+        r'learn of it: give that message "weight": 0',
     ):
-        render_turns(forgets, CHAT, (1, 3))
-    text, ((begin, end),) = render_turns(forgets, CHAT, (3,))
-    assert text[begin:end] == "<think></think>No"
+        render_turns(template, CHAT, (1, 3))
+    text, ((begin, end),) = render_turns(template, CHAT, (3,))
+    assert text[begin:end] == "No"
+    template.close()
 
 
 def test_tools_are_rendered(forgets: ChatTemplate) -> None:
