@@ -20,7 +20,7 @@ from flaxen.data.batch import Batch
 from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
 from flaxen.llm import LLM, LoraLimits
-from flaxen.models.adapters import Adapters, LoraConfig, has_layers, with_adapters
+from flaxen.models.adapters import Adapters, LoraConfig, with_adapters
 from flaxen.models.config import DecoderConfig
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
@@ -195,7 +195,7 @@ def _trained(
     model: Model, params: Params, adapter: Adapter | None
 ) -> tuple[Any, Callable[[Params, Any, tuple[int, int]], Params]]:
     """What a training step differentiates by: adapters, or the parameters of a definition."""
-    if adapter is None and not has_layers(model):
+    if adapter is None and not model.has_layers:
         name = model.trained
         if name is None:
             return params, lambda params, trained, shape: trained

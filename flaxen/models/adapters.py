@@ -42,12 +42,11 @@ class LoraConfig:
             raise ValueError(f"a LoRA rank must be at least 1, got {self.rank}")
         if not self.alpha > 0:
             raise ValueError(f"LoRA's alpha must be above 0, got {self.alpha}")
-        unknown = [
-            name for name in self.targets if name not in LORA_TARGETS and name[:1] not in ("[", ".")
-        ]
+        unknown = [name for name in self.targets if name not in LORA_TARGETS and not _is_path(name)]
         if unknown or not self.targets:
             raise ValueError(
-                f"LoRA targets must be some of {', '.join(LORA_TARGETS)}, got {self.targets}"
+                f"LoRA targets must be some of {', '.join(LORA_TARGETS)}, or paths of a "
+                f"definition's matrices as lora_targets(model) lists them, got {self.targets}"
             )
 
     @property
@@ -55,16 +54,15 @@ class LoraConfig:
         """The factor on a @ b."""
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
+    @property
+    def is_of_definition(self) -> bool:
+        """Whether the targets are paths in a definition's parameters, and not our decoder's."""
+        return any(map(_is_path, self.targets))
 
-def has_layers(model: Model) -> bool:
-    """Whether a model's parameters are in layers by our names, as the decoder's are."""
-    return _is_in_layers(model.param_specs)
 
-
-def _is_in_layers(tree: Any) -> bool:
-    """Of specs or parameters. A definition may have layers too, but with names of its own."""
-    layers = tree.get("layers") if isinstance(tree, dict) else None
-    return isinstance(layers, tuple | list) and all(LORA_TARGETS[0] in layer for layer in layers)
+def _is_path(target: str) -> bool:
+    """Whether a target is a definition's: `jax.tree_util.keystr` gives no name of our decoder's."""
+    return target[:1] in ("[", ".")
 
 
 def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
@@ -72,8 +70,8 @@ def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
 
     Args:
       model: the decoder, or a definition, whose targets are the paths of its matrices as
-        jax.tree_util.keystr has them; the table of words is none. Where layers are stacked in one
-        array, each is a target by itself, with its number at the end.
+        jax.tree_util.keystr has them. The embedding and the unembedding are none. Where layers are
+        stacked in one array, each is a target by itself, with its number at the end.
       parts: only names in which one of these is, such as "q_proj"; none: all.
     """
     names = dict.fromkeys(name for layer in _matrices(model) for name in layer)
@@ -82,7 +80,7 @@ def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
 
 def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
     """(I, O) of what can be adapted, one dict a layer; a definition is one layer."""
-    if has_layers(model):
+    if model.has_layers:
         return [
             {name: layer[name].shape for name in LORA_TARGETS if name in layer}
             for layer in model.param_specs["layers"]
@@ -108,7 +106,7 @@ def target_paths(model: Model) -> dict[str, tuple[Any, ...]]:
 
 def _adapted(model: Model) -> Iterator[tuple[tuple[Any, ...], ParamSpec]]:
     for path, spec in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
-        if spec.matrix is None or model.vocab_size in spec.shape:
+        if spec.matrix is None or spec.role != "matrix":
             continue
         if spec.matrix.layers is None:
             yield path, spec
@@ -182,7 +180,7 @@ def with_adapters(
             dropout=dropout,
         )
 
-    if not _is_in_layers(params):
+    if any(_is_path(target) for target in adapters["layers"][0]):
         (stacks,) = adapters["layers"]
         numbers = {name: number for number, name in enumerate(stacks)}
 

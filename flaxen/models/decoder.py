@@ -42,6 +42,7 @@ def decoder(config: DecoderConfig) -> Model:
         cache_specs=_cache_specs(config),
         vocab_size=config.vocab_size,
         max_position=config.max_position,
+        has_layers=True,
     )
 
 
@@ -139,31 +140,41 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
     d, f, h = config.model_dim, config.mlp_dim, config.head_dim
     q_dim, kv_dim = config.num_heads * h, config.num_kv_heads * h
     weights = {  # [in, out]
-        "wq": ParamSpec(shape=(d, q_dim), axes=("model", "heads"), matrix=_WEIGHT),
-        "wk": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads"), matrix=_WEIGHT),
-        "wv": ParamSpec(shape=(d, kv_dim), axes=("model", "kv_heads"), matrix=_WEIGHT),
-        "wo": ParamSpec(shape=(q_dim, d), axes=("heads", "model"), matrix=_WEIGHT),
-        "w_gate": ParamSpec(shape=(d, f), axes=("model", "mlp"), matrix=_WEIGHT),
-        "w_up": ParamSpec(shape=(d, f), axes=("model", "mlp"), matrix=_WEIGHT),
-        "w_down": ParamSpec(shape=(f, d), axes=("mlp", "model"), matrix=_WEIGHT),
+        "wq": _weight((d, q_dim), ("model", "heads")),
+        "wk": _weight((d, kv_dim), ("model", "kv_heads")),
+        "wv": _weight((d, kv_dim), ("model", "kv_heads")),
+        "wo": _weight((q_dim, d), ("heads", "model")),
+        "w_gate": _weight((d, f), ("model", "mlp")),
+        "w_up": _weight((d, f), ("model", "mlp")),
+        "w_down": _weight((f, d), ("mlp", "model")),
     }
     layer = {
-        "attn_norm": ParamSpec(shape=(d,), axes=("model",)),
-        "mlp_norm": ParamSpec(shape=(d,), axes=("model",)),
+        "attn_norm": _vector((d,), ("model",)),
+        "mlp_norm": _vector((d,), ("model",)),
         **weights,
     }
     for name in config.biases:
         spec = weights[name]
-        layer["b" + name[1:]] = ParamSpec(shape=spec.shape[1:], axes=spec.axes[1:])
+        layer["b" + name[1:]] = _vector(spec.shape[1:], spec.axes[1:])
     if config.qk_norm:
-        layer["q_norm"] = ParamSpec(shape=(h,), axes=("head_dim",))
-        layer["k_norm"] = ParamSpec(shape=(h,), axes=("head_dim",))
-    table = ParamSpec(shape=(config.vocab_size, d), axes=("vocab", "model"), matrix=_TABLE)
+        layer["q_norm"] = _vector((h,), ("head_dim",))
+        layer["k_norm"] = _vector((h,), ("head_dim",))
+    table = ParamSpec(
+        shape=(config.vocab_size, d), axes=("vocab", "model"), role="table", matrix=_TABLE
+    )
     specs: dict[str, Any] = {
         "embed": table,
         "layers": tuple(dict(layer) for _ in range(config.num_layers)),
-        "final_norm": ParamSpec(shape=(d,), axes=("model",)),
+        "final_norm": _vector((d,), ("model",)),
     }
     if not config.tied_embeddings:
         specs["unembed"] = table
     return specs
+
+
+def _weight(shape: tuple[int, int], axes: tuple[str, str]) -> ParamSpec:
+    return ParamSpec(shape=shape, axes=axes, role="matrix", matrix=_WEIGHT)
+
+
+def _vector(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> ParamSpec:
+    return ParamSpec(shape=shape, axes=axes, role="vector")

@@ -45,12 +45,21 @@ class Matrix:
     layers: int | None = None  # along this axis lie as many weights
 
 
+# How a model uses a parameter, which decides what may decay, be orthogonalised, adapted or packed:
+# - matrix: hidden states are multiplied with it;
+# - table: it has a row for each token or position: the embedding, the unembedding, both in one;
+# - experts: several matrices, each multiplied with its own part of the hidden states;
+# - vector: all else, such as a norm's scale or a bias, however many axes it has.
+Role = Literal["matrix", "table", "experts", "vector"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParamSpec:
-    """Shape and logical axis names of one parameter."""
+    """Shape, logical axis names and use of one parameter."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
+    role: Role
     matrix: Matrix | None = None  # None where it is multiplied by nothing that can be packed
 
 
@@ -86,6 +95,9 @@ class Model:
     cache_specs: tuple[CacheSpec, ...]  # one a layer
     vocab_size: int
     max_position: int  # tokens
+    # Whether params["layers"] has a dict a layer by the decoder's names, which adapters and files
+    # go by. False: it is the tree of a definition, where no name means anything.
+    has_layers: bool = False
     # The collection of `params` that is trained, where these are a dict of collections, as a
     # definition in Flax has them; None: all is trained.
     trained: str | None = None

@@ -35,6 +35,7 @@ def full(model: Model, *, dtype: jnp.dtype, packed: bool) -> Trainable:
     computes_with_masters = dtype == jnp.float32 and not packed
     return Trainable(
         num_adapters=None,
+        specs=lambda masters: specs,
         to_compute=None if computes_with_masters else to_compute,
         assemble=assemble,
     )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
-from flaxen.models.model import Model, Params
+from flaxen.models.model import Matrix, Model, Params, ParamSpec
 from flaxen.train.trainable import Trainable
 
 
@@ -47,7 +47,22 @@ def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> 
             dropout=dropout,
         )
 
-    return Trainable(num_adapters=num_adapters, to_compute=None, assemble=assemble)
+    return Trainable(
+        num_adapters=num_adapters,
+        specs=lambda adapters: jax.tree.map(_factor, adapters),
+        to_compute=None,
+        assemble=assemble,
+    )
+
+
+def _factor(leaf: jax.Array) -> ParamSpec:
+    """What is known of an adapter's a [I, R] or b [R, O]."""
+    return ParamSpec(
+        shape=leaf.shape,
+        axes=(None, None),
+        role="matrix",
+        matrix=Matrix(inputs=(0,), outputs=(1,)),
+    )
 
 
 def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> Adapters:

@@ -1,7 +1,8 @@
 """Optimizers and learning rate schedules, from their configuration to Optax.
 
-Deliberately does not know: models, losses, stacks of adapters. A learning rate is not part of the
-optimizer: the step multiplies its updates by it, so that each adapter of a stack may have its own.
+What decays, and what Muon orthogonalises, is decided by each parameter's role. A learning rate is
+not part of the optimizer: the step multiplies its updates by it, so that each adapter of a stack
+may have its own. Deliberately does not know: models, losses, stacks of adapters.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ from typing import Any, Literal, get_args
 import jax
 import optax
 
+from flaxen.models.model import ParamSpec
+from flaxen.models.params import is_spec
+
 OptimizerName = Literal["adamw", "lion", "muon", "sgd"]
 ScheduleName = Literal["constant", "cosine", "linear", "wsd"]
 
 Schedule = Callable[[jax.Array], jax.Array]  # the step's number, from 0: share of the learning rate
+# Of what is trained, the tree of its ParamSpec.
+Specs = Callable[[Any], Any]
+# An optimizer before it is known what it trains; `train.step.make_step` says that.
+Optimizer = Callable[[Specs], optax.GradientTransformation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +37,8 @@ class OptimizerConfig:
 
     name: OptimizerName = "adamw"
     learning_rate: float = 1e-4  # the highest of the schedule
-    weight_decay: float = 0.0  # of matrices, never of norms and biases; times the learning rate
+    # of matrices, experts and tables, never of vectors (norms, biases); times the learning rate
+    weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0  # of all gradients together; None does not clip
     beta1: float = 0.9  # adamw, lion, muon's adamw
     beta2: float = 0.999  # adamw, lion, muon's adamw
@@ -126,71 +135,81 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
     return joined
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig) -> Optimizer:
     """The optimizer at the learning rate 1, gradients clipped before.
 
     Args:
       config: which one.
     """
-    make = _OPTIMIZERS[config.name]
-    if config.max_grad_norm is None:
-        return make(config)
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make(config))
+
+    def of(specs: Specs) -> optax.GradientTransformation:
+        made = _OPTIMIZERS[config.name](config, specs)
+        if config.max_grad_norm is None:
+            return made
+        return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), made)
+
+    return of
 
 
-def _adamw(config: OptimizerConfig) -> optax.GradientTransformation:
+def _adamw(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation:
     return optax.adamw(
         1.0,
         b1=config.beta1,
         b2=config.beta2,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        mask=_is_matrix,
+        mask=_decaying(specs),
     )
 
 
-def _lion(config: OptimizerConfig) -> optax.GradientTransformation:
+def _lion(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation:
     return optax.lion(
         1.0,
         b1=config.beta1,
         b2=config.beta2,
         weight_decay=config.weight_decay,
-        mask=_is_matrix,
+        mask=_decaying(specs),
     )
 
 
-def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Matrices of the layers; adamw for norms, biases and tables, as its authors have it."""
+def _muon(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation:
+    """Muon for matrices; adamw for tables and vectors, as its authors have it, and for experts and
+    matrices of which it is not known which axes are inputs."""
     muon = optax.contrib.muon(
         1.0,
         beta=config.momentum,
         weight_decay=config.weight_decay,
         consistent_rms=0.2,  # updates as large as adamw's: one learning rate for both
+        muon_weight_dimension_numbers=_each(specs, _dimensions),
     )
-    return optax.partition({"muon": muon, "adamw": _adamw(config)}, _muon_labels)
+    labels = _each(specs, lambda spec: "muon" if _dimensions(spec) is not None else "adamw")
+    return optax.partition({"muon": muon, "adamw": _adamw(config, specs)}, labels)
 
 
-def _sgd(config: OptimizerConfig) -> optax.GradientTransformation:
+def _sgd(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation:
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=_is_matrix),
+        optax.add_decayed_weights(config.weight_decay, mask=_decaying(specs)),
         optax.sgd(1.0, momentum=config.momentum or None),
     )
 
 
-_OPTIMIZERS: Mapping[OptimizerName, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
-    "adamw": _adamw,
-    "lion": _lion,
-    "muon": _muon,
-    "sgd": _sgd,
-}
+_OPTIMIZERS: Mapping[
+    OptimizerName, Callable[[OptimizerConfig, Specs], optax.GradientTransformation]
+] = {"adamw": _adamw, "lion": _lion, "muon": _muon, "sgd": _sgd}
 
 
-def _is_matrix(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+def _decaying(specs: Specs) -> Callable[[Any], Any]:
+    return _each(specs, lambda spec: spec.role != "vector")
 
 
-def _muon_labels(params: Any) -> Any:
-    def label(path: tuple[Any, ...], leaf: jax.Array) -> str:
-        return "muon" if path[0].key == "layers" and leaf.ndim == 2 else "adamw"
+def _dimensions(spec: ParamSpec) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes Muon takes for a weight's inputs and outputs: each weight along the other axes is
+    made orthogonal alone. None: it can't orthogonalise the parameter."""
+    if spec.role != "matrix" or spec.matrix is None:
+        return None
+    return optax.contrib.MuonDimensionNumbers(spec.matrix.inputs, spec.matrix.outputs)
 
-    return jax.tree_util.tree_map_with_path(label, params)
+
+def _each(specs: Specs, of: Callable[[ParamSpec], Any]) -> Callable[[Any], Any]:
+    """A function from parameters to a tree of what is said of each, as Optax takes masks."""
+    return lambda params: jax.tree.map(of, specs(params), is_leaf=is_spec)

@@ -19,7 +19,7 @@ import optax
 
 from flaxen.models.model import Params
 from flaxen.train.loss import Objective
-from flaxen.train.optimizer import Schedule
+from flaxen.train.optimizer import Optimizer, Schedule
 from flaxen.train.state import TrainState, new_state
 from flaxen.train.trainable import Trainable
 
@@ -62,7 +62,7 @@ class TrainStep:
 def make_step(
     trainable: Trainable,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer | optax.GradientTransformation,
     schedule: Schedule,
     learning_rates: Sequence[float],
 ) -> TrainStep:
@@ -71,7 +71,7 @@ def make_step(
     Args:
       trainable: what is trained.
       objective: what for.
-      optimizer: at the learning rate 1.
+      optimizer: at the learning rate 1: one of ours, or any of Optax.
       schedule: the share of the learning rates.
       learning_rates: the highest one for each adapter of a stack, else one.
 
@@ -85,6 +85,8 @@ def make_step(
         )
     rates = np.asarray(learning_rates, np.float32)
     to_compute = trainable.to_compute
+    if not isinstance(optimizer, optax.GradientTransformation):
+        optimizer = optimizer(trainable.specs)
     return TrainStep(
         trainable=trainable,
         objective=objective,

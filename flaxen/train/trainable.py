@@ -19,6 +19,8 @@ class Trainable:
     """From float32 masters to the parameters of a forward."""
 
     num_adapters: int | None  # n, the leading axis of every master; None where it has none
+    # of masters (of one adapter, in a stack): the tree of their ParamSpec
+    specs: Callable[[Params], Any]
     # The masters as they are computed with, which is what is differentiated: rounded, packed.
     # Linear. None computes with the masters themselves.
     to_compute: Callable[[Params], Any] | None

@@ -121,7 +121,7 @@ def merge_adapter(params: Params, adapter: Adapter) -> Params:
         dense = jnp.asarray(merge_weight(np.asarray(plain), layer[name], adapter.config.scale))
         return pack(dense) if isinstance(weight, PackedLinear) else dense
 
-    if not (isinstance(params, dict) and "layers" in params):
+    if adapter.config.is_of_definition:
         raise ValueError("an adapter of a definition can't be merged: serve it beside the model")
     layers = tuple(
         {name: merged(name, weight, own) for name, weight in layer.items()}

@@ -77,30 +77,29 @@ class Definition:
         form = Form(dtype=jnp.dtype(dtype), packed=packed, quantization=quantization)
         name, params = self.model.trained, self.params
         if name is None:
-            params = _in_form(self.model.param_specs, params, form, self.model.vocab_size)
+            params = _in_form(self.model.param_specs, params, form)
         else:  # statistics and tables that were computed keep their precision
             own = self.model.param_specs[name]
-            params = {**params, name: _in_form(own, params[name], form, self.model.vocab_size)}
+            params = {**params, name: _in_form(own, params[name], form)}
         if on_progress is not None:
             total = sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
             on_progress(total, total)
         return params
 
 
-def _in_form(specs: Any, params: Params, form: Form, vocab_size: int) -> Params:
+def _in_form(specs: Any, params: Params, form: Form) -> Params:
     if form.quantization in ("auto", "none"):
         make = functools.partial(compute_params, specs, dtype=form.dtype, packed=form.packed)
         return jax.jit(make)(params)
     return jax.tree.map(
-        lambda spec, leaf: _quantized(spec, leaf, form, vocab_size), specs, params, is_leaf=is_spec
+        lambda spec, leaf: _quantized(spec, leaf, form), specs, params, is_leaf=is_spec
     )
 
 
-def _quantized(spec: ParamSpec, leaf: Any, form: Form, vocab_size: int) -> Any:
+def _quantized(spec: ParamSpec, leaf: Any, form: Form) -> Any:
     if spec.matrix is None:
         return compute_params(spec, leaf, dtype=form.dtype, packed=False)
-    # The scores of words need more than four bits.
-    is_table = vocab_size in spec.shape
+    is_table = spec.role == "table"  # four bits are too few for the logits
     memory = WeightMemory()
     found = {}
     for index, weight in matrices(np.asarray(leaf, np.float32), spec.matrix).items():

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from flaxen.models.adapters import LORA_TARGETS, has_layers, target_paths
+from flaxen.models.adapters import LORA_TARGETS, target_paths
 from flaxen.models.families.hf import TENSOR_NAMES
 from flaxen.models.model import Model
 
@@ -32,7 +32,7 @@ def adapted_modules(model: Model) -> Modules:
     Raises:
       ValueError: two parameters of a definition come to the same name.
     """
-    if has_layers(model):
+    if model.has_layers:
         return decoder_modules(len(model.param_specs["layers"]))
     start = 0 if model.trained is None else 1
     found = {

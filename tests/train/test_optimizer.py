@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from flaxen.models.model import Matrix, ParamSpec
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 
 RNG = np.random.default_rng(0)
@@ -17,6 +18,16 @@ MATRIX = RNG.standard_normal((6, 4)).astype(np.float32)
 PARAMS = {
     "embed": jnp.asarray(MATRIX * 2),
     "layers": ({"wq": jnp.asarray(MATRIX), "attn_norm": jnp.ones(6)},),
+}
+WEIGHT = Matrix(inputs=(0,), outputs=(1,))
+SPECS = {
+    "embed": ParamSpec(shape=(6, 4), axes=(None, None), role="table", matrix=WEIGHT),
+    "layers": (
+        {
+            "wq": ParamSpec(shape=(6, 4), axes=(None, None), role="matrix", matrix=WEIGHT),
+            "attn_norm": ParamSpec(shape=(6,), axes=(None,), role="vector"),
+        },
+    ),
 }
 GRADIENTS = jax.tree.map(
     lambda leaf: jnp.asarray(RNG.standard_normal(leaf.shape), jnp.float32), PARAMS
@@ -40,7 +51,7 @@ EXPECTED = {"adamw": adamw, "lion": lion, "sgd": sgd, "muon": adamw}
 
 
 def first_update(name: Any, **options: Any) -> Any:
-    optimizer = make_optimizer(OptimizerConfig(name=name, **options))
+    optimizer = make_optimizer(OptimizerConfig(name=name, **options))(lambda params: SPECS)
     return optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)[0]
 
 

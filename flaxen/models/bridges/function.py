@@ -6,6 +6,7 @@ that it knows them by. Deliberately does not know Flax or PyTorch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from flaxen.models import attends
 from flaxen.models.bridges.check import check_served
 from flaxen.models.bridges.interpret import evaluate_eqns
 from flaxen.models.bridges.leaves import dtypes_of, leaves_of, views_of
+from flaxen.models.bridges.roles import find_roles
 from flaxen.models.bridges.run import Run, Use, plain, with_one_input
 from flaxen.models.bridges.trace import Trace, abstract, make_trace
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
@@ -101,15 +103,16 @@ def from_apply(
     leaves, tree = jax.tree.flatten(params)
     structure: Any = tree  # its class is not annotated
     names = [()] * len(leaves) if axes is None else structure.flatten_up_to(axes)
-    specs = tuple(
-        ParamSpec(shape=tuple(leaf.shape), axes=tuple(name) or (None,) * len(leaf.shape))
-        for leaf, name in zip(leaves, names, strict=True)
-    )
     function = _Function(
-        apply=apply, structure=structure, shapes=tuple(spec.shape for spec in specs)
+        apply=apply, structure=structure, shapes=tuple(tuple(leaf.shape) for leaf in leaves)
     )
-    probe = _Definition(function=function, specs=specs)
-    run, width = _probe(probe, [leaf.dtype for leaf in leaves])
+    dtypes = tuple(jnp.dtype(leaf.dtype) for leaf in leaves)
+    roles = find_roles(_trace(function, _PROBE, dtypes, False)[0].jaxpr, len(leaves))
+    specs = tuple(
+        ParamSpec(shape=shape, axes=tuple(name) or (None,) * len(shape), role=role)
+        for shape, name, role in zip(function.shapes, names, roles, strict=True)
+    )
+    run, width = _probe(_Definition(function=function, specs=specs), dtypes)
     if not run.specs:
         raise NoAttentionError(
             "no attention was found in the definition: give its modules an attention_fn, as Flax's "
@@ -119,7 +122,7 @@ def from_apply(
     definition = _Definition(
         function=function,
         specs=tuple(
-            ParamSpec(shape=spec.shape, axes=spec.axes, matrix=matrix)
+            dataclasses.replace(spec, matrix=matrix)
             for spec, matrix in zip(specs, packable, strict=True)
         ),
     )
@@ -255,14 +258,13 @@ def _together(
     return found
 
 
-def _probe(definition: _Definition, dtypes: Sequence[Any]) -> tuple[Run, int]:
+def _probe(definition: _Definition, dtypes: tuple[Any, ...]) -> tuple[Run, int]:
     """Runs a definition without computing. Returns what it is made of, and V."""
     run = Run(token_shape=_PROBE, attend=attends.causal(None), cache=())
-    kinds = tuple(jnp.dtype(dtype) for dtype in dtypes)
-    trace, _ = _trace(definition.function, _PROBE, kinds, False)
+    trace, _ = _trace(definition.function, _PROBE, dtypes, False)
 
     def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:
-        env = trace.env([*views_of(definition.specs, leaves, kinds), tokens, tokens])
+        env = trace.env([*views_of(definition.specs, leaves, dtypes), tokens, tokens])
         eqns = trace.jaxpr.jaxpr.eqns
         outs = evaluate_eqns(run, eqns, env, trace.jaxpr.jaxpr.outvars)
         return [plain(run, out) for out in outs]

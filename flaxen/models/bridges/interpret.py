@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from flaxen.models.bridges.fused import run_pattern
 from flaxen.models.bridges.patterns import Pattern, Step, find_patterns
 from flaxen.models.bridges.products import dot, gather, sum_of_last
 from flaxen.models.bridges.run import Normed, Run, plain
-from flaxen.models.bridges.trace import shape_of
+from flaxen.models.bridges.trace import scan_parts, shape_of
 from flaxen.models.bridges.views import View
 from flaxen.models.model import CacheSpec
 
@@ -174,6 +174,17 @@ def _broadcast(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     return _reshaped(run, eqn, values)
 
 
+def _sliced(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    """One of stacked layers, as `stack[3]` takes it in Python's own loop."""
+    starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
+    shape = values[0].shape
+    takes_one = stops[0] - starts[0] == 1 < shape[0]
+    if not takes_one or any(starts[1:]) or tuple(stops[1:]) != shape[1:] or eqn.params["strides"]:
+        return None
+    found = values[0].layer(starts[0])
+    return None if found is None else [found.reshape(shape_of(eqn.outvars[0]).shape)]
+
+
 def _inline(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     """Of a function in a function: its operations."""
     for name in ("jaxpr", "call_jaxpr"):
@@ -185,14 +196,6 @@ def _inline(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 def _evaluate_body(run: Run, body: Any, values: list[Any]) -> list[Any]:
     """Of a jaxpr, closed or not: jax 0.12 no longer has two classes."""
     return evaluate(run, getattr(body, "jaxpr", body), getattr(body, "consts", ()), values)
-
-
-def _scan_parts(params: Mapping[str, Any], values: list[Any]) -> list[list[Any]]:
-    """What a scan takes: constants, what is carried, and what it goes along."""
-    if "num_consts" in params:
-        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
-        return [values[:first], values[first:second], values[second:]]
-    return [list(part) for part in params["ft_in"].update(values).unpack()]  # jax 0.12
 
 
 def _custom(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
@@ -226,7 +229,7 @@ def _scan(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     if not attends(eqn):
         return None
     params, length = eqn.params, eqn.params["length"]
-    consts, carry, inputs = _scan_parts(params, values)
+    consts, carry, inputs = scan_parts(params, values)
     num_carry, body = len(carry), params["jaxpr"]
     collected: list[list[Any]] = []
     order = range(length)
@@ -268,6 +271,7 @@ _RULES: dict[str, _Rule] = {
     "remat2": _remat,
     "reshape": _reshaped,
     "scan": _scan,
+    "slice": _sliced,
     "squeeze": _reshaped,
     "transpose": lambda run, eqn, values: [values[0].transpose(eqn.params["permutation"])],
 }

@@ -5,7 +5,7 @@ Deliberately does not know what the operations compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,14 @@ def _narrowest(eqns: Sequence[JaxprEqn], varying: set[Var], scores: Var) -> Var:
 def shape_of(var: Any) -> jax.ShapeDtypeStruct:
     """The shape and dtype of a jaxpr's variable."""
     return abstract(var.aval.shape, var.aval.dtype)
+
+
+def scan_parts(params: Mapping[str, Any], values: list[Any]) -> list[list[Any]]:
+    """What a scan takes: constants, what is carried, and what it goes along."""
+    if "num_consts" in params:
+        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        return [values[:first], values[first:second], values[second:]]
+    return [list(part) for part in params["ft_in"].update(values).unpack()]  # jax 0.12
 
 
 def _steps(
