@@ -78,9 +78,7 @@ def _is_int(value: object) -> bool:
 
 def model_template(tokenizer: Tokenizer) -> ChatTemplate:
     """The chat template that came with the model."""
-    return ChatTemplate(
-        tokenizer.chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-    )
+    return ChatTemplate.of(tokenizer)
 
 
 def chat_prompt(

@@ -18,13 +18,9 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
     Raises:
       ValueError: the model has no chat template.
     """
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            "this model has no chat template, so it can't read a conversation: use flaxen generate"
-        )
-    template = ChatTemplate(
-        tokenizer.chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-    )
+    template = ChatTemplate.of(tokenizer)
+    if template.missing:
+        raise ValueError(template.missing)
     request_ids = map("chat-{}".format, itertools.count())
 
     def answer(messages: Sequence[Message]) -> Generator[str, None, None]:

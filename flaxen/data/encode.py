@@ -94,12 +94,7 @@ class Encoder:
         if self._given_template:
             return self._given_template
         if not self._own_template:
-            tokenizer = self._tokenizer
-            self._own_template = ChatTemplate(
-                tokenizer.chat_template,
-                bos_token=tokenizer.bos_token,
-                eos_token=tokenizer.eos_token,
-            )
+            self._own_template = ChatTemplate.of(self._tokenizer)
         return self._own_template
 
     def _end(self, ids: list[int]) -> list[int]:

@@ -60,10 +60,8 @@ def create_app(
       ValueError: the tokenizer's chat template is not valid.
     """
     template = None
-    if tokenizer.chat_template is not None:
-        template = ChatTemplate(
-            tokenizer.chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-        )
+    if tokenizer.chat_template is not None or tokenizer.named_templates:
+        template = ChatTemplate.of(tokenizer)
     model_name = (config.served_model_names or (engine.info.name,))[0]
     context = Context(
         engine=engine,

@@ -92,6 +92,8 @@ async def chat_prompt(
             "messages",
             "no_chat_template",
         )
+    if template.missing:
+        raise invalid(template.missing, "messages", "no_chat_template")
     for name in template_kwargs:
         if name in RESERVED_VARIABLES:
             raise invalid(

@@ -6,13 +6,17 @@ Deliberately does not know: how a template is run (chat_process), token ids, HTT
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from flaxen.text.chat_messages import is_silent, joined_parts, template_message
 from flaxen.text.chat_process import TemplateProcess
+from flaxen.text.tokenizer import Tokenizer
 
 # The variables of a template that are given in other ways than as variables of its own.
 RESERVED_VARIABLES = (
@@ -23,6 +27,7 @@ GENERATION_BEGINS, GENERATION_ENDS = "flaxen_generation_begins", "flaxen_generat
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 _PROBE = "flaxen-probe"
 _NONE = "None"  # what Jinja prints for a null
+_TOOLS_TEMPLATE = "tool_use"  # the name that transformers gives to a template for tools
 
 
 class ChatTemplate:
@@ -32,6 +37,9 @@ class ChatTemplate:
       source: Jinja, as in a model's chat_template.jinja; None where the model has none.
       bos_token: given to the template; None, for a model without one, is "".
       eos_token: the same.
+      special_tokens: more of them, by the names that templates have for them.
+      tools_source: Jinja that is used in place of `source` where tools are given; None is `source`.
+      names: of the model's other templates, for the message where `source` is None.
       timeout_s: seconds that one render may take; then its process is killed.
       max_chars: characters that one render may give.
       max_bytes: memory that one render may take. Enforced on Linux only.
@@ -46,6 +54,9 @@ class ChatTemplate:
         *,
         bos_token: str | None,
         eos_token: str | None,
+        special_tokens: Mapping[str, str | list[str]] = MappingProxyType({}),
+        tools_source: str | None = None,
+        names: Iterable[str] = (),
         timeout_s: float = 2.0,
         max_chars: int = 4_000_000,
         max_bytes: int = 512_000_000,
@@ -54,14 +65,33 @@ class ChatTemplate:
         for name, value in limits.items():
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}")
-        self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
-        # Whether it says itself what the assistant wrote.
-        self.marks_generation = source is not None and _GENERATION.search(source) is not None
-        self._reads_parts: bool | None = None  # whether it takes a list as content; found on need
-        self._process = (
-            TemplateProcess(source, timeout_s=timeout_s, max_chars=max_chars, max_bytes=max_bytes)
-            if source
-            else None
+        self._tokens = {
+            "bos_token": bos_token or "",
+            "eos_token": eos_token or "",
+            **special_tokens,
+        }
+        # Whether every template says itself what the assistant wrote.
+        sources = [each for each in (source, tools_source) if each]
+        self.marks_generation = bool(sources) and all(map(_GENERATION.search, sources))
+        self.missing = None if source else _explain_missing(sorted(names))
+        self._start = functools.partial(
+            TemplateProcess, timeout_s=timeout_s, max_chars=max_chars, max_bytes=max_bytes
+        )
+        self._plain = _Compiled(self._start(source), self._tokens) if source else None
+        self._tools_source = tools_source
+        self._tools: _Compiled | None = None  # started when it is first needed
+        self._lock = threading.Lock()  # of `_tools`
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> ChatTemplate:
+        """The templates that came with a model, and its special tokens."""
+        return cls(
+            tokenizer.chat_template,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+            special_tokens=tokenizer.special_tokens,
+            tools_source=tokenizer.named_templates.get(_TOOLS_TEMPLATE),
+            names=tokenizer.named_templates,
         )
 
     def render(
@@ -86,73 +116,86 @@ class ChatTemplate:
           ValueError: there is no template, a part is not text, the template refuses the messages
             (with its own message), or a render went over a limit.
         """
-        process = self._process
-        if not process:
-            raise ValueError(
-                "the model has no chat template, so messages can't be made into a prompt: give one "
-                "(a Jinja file, e.g. the chat_template.jinja of the model it was tuned from), or "
-                "send a plain prompt"
-            )
+        compiled = self._plain if tools is None else self._for_tools()
+        if compiled is None:
+            raise ValueError(self.missing)
         if not messages:
             raise ValueError("messages is empty: send at least one")
         checked = [template_message(i, message) for i, message in enumerate(messages)]
-        if any(isinstance(message.get("content"), list) for message in checked):
-            if self._reads_parts is None:
-                self._reads_parts = self._probe(process)
-            if not self._reads_parts:
-                checked = [joined_parts(message) for message in checked]
-
-        def render(given: Sequence[Mapping[str, Any]]) -> str:
-            return process.render(
-                {
-                    **self._tokens,
-                    **variables,
-                    "messages": given,
-                    "tools": tools,
-                    "add_generation_prompt": add_generation_prompt,
-                }
-            )
-
-        return _render_silent(render, checked)
+        return compiled.render(
+            checked, {**variables, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        )
 
     def close(self) -> None:
         """Ends the template's process."""
-        if self._process:
-            self._process.close()
+        for compiled in (self._plain, self._tools):
+            if compiled:
+                compiled.process.close()
 
-    def _probe(self, process: TemplateProcess) -> bool:
+    def _for_tools(self) -> _Compiled | None:
+        if self._tools_source is None:
+            return self._plain
+        with self._lock:
+            if self._tools is None:
+                self._tools = _Compiled(self._start(self._tools_source), self._tokens)
+            return self._tools
+
+
+class _Compiled:
+    """One template in its process, and what contents it reads. Final."""
+
+    def __init__(self, process: TemplateProcess, tokens: Mapping[str, Any]) -> None:
+        self.process = process
+        self._tokens = tokens
+        self._reads_parts: bool | None = None  # found on need
+
+    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+        """The text of messages of which some of the assistant's have the content None.
+
+        Most templates test for None. One that prints it (Jinja writes the word "None"), or that
+        adds it to a text and fails, is given an empty text in its place.
+        """
+        if any(isinstance(message.get("content"), list) for message in messages):
+            if self._reads_parts is None:
+                self._reads_parts = self._probe()
+            if not self._reads_parts:
+                messages = [joined_parts(dict(message)) for message in messages]
+        if not any(is_silent(each) for each in messages):
+            return self._render(messages, variables)
+        empty = [{**each, "content": ""} if is_silent(each) else each for each in messages]
+        try:
+            text = self._render(messages, variables)
+        except ValueError:
+            return self._render(empty, variables)
+        if _NONE not in text:
+            return text
+        without = self._render(empty, variables)
+        return without if without.count(_NONE) < text.count(_NONE) else text
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+        return self.process.render({**self._tokens, **variables, "messages": messages})
+
+    def _probe(self) -> bool:
         """Whether the template reads a list of parts: it shows their text, and not the list."""
         message = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+        asks = {"messages": [message], "tools": None, "add_generation_prompt": True}
         try:
-            text = process.render(
-                {
-                    **self._tokens,
-                    "messages": [message],
-                    "tools": None,
-                    "add_generation_prompt": True,
-                }
-            )
+            text = self.process.render({**self._tokens, **asks})
         except ValueError:
             return False
         return _PROBE in text and "'text'" not in text and '"text"' not in text
 
 
-def _render_silent(
-    render: Callable[[Sequence[Mapping[str, Any]]], str], messages: Sequence[Mapping[str, Any]]
-) -> str:
-    """Renders messages of which some of the assistant's have the content None.
-
-    Most templates test for None. One that prints it (Jinja writes the word "None"), or that adds it
-    to a text and fails, is given an empty text in its place.
-    """
-    if not any(is_silent(each) for each in messages):
-        return render(messages)
-    empty = [{**each, "content": ""} if is_silent(each) else each for each in messages]
-    try:
-        text = render(messages)
-    except ValueError:
-        return render(empty)
-    if _NONE not in text:
-        return text
-    without = render(empty)
-    return without if without.count(_NONE) < text.count(_NONE) else text
+def _explain_missing(names: list[str]) -> str:
+    """Why messages can't be rendered without a default template."""
+    if names:
+        return (
+            f"the model has the chat templates {', '.join(names)} and none named default, so "
+            "messages can't be made into a prompt: put the one to use into chat_template.jinja "
+            "beside its tokenizer, or send a plain prompt"
+        )
+    return (
+        "the model has no chat template, so messages can't be made into a prompt: give one "
+        "(a Jinja file, e.g. the chat_template.jinja of the model it was tuned from), or "
+        "send a plain prompt"
+    )

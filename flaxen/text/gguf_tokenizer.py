@@ -13,14 +13,18 @@ from typing import TypeVar, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from flaxen.text.parts import TokenizerParts
+from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
 from flaxen.text.pre_tokenizers import WORD_SPLITS
+from flaxen.text.turn_end import find_turn_end
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
 _METASPACE = "\u2581"
 _T = TypeVar("_T")
-# Ends a turn where the file has a chat template that uses it and does not name an eot_token_id.
-_TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
+# As templates call a special token, and as the file does; "seperator" is the format's own spelling.
+_SPECIAL_TOKENS = {
+    "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator",
+    "pad_token": "padding", "cls_token": "cls", "mask_token": "mask",
+}  # fmt: skip
 
 
 def read_gguf(metadata: Mapping[str, object]) -> TokenizerParts:
@@ -60,12 +64,20 @@ def read_gguf(metadata: Mapping[str, object]) -> TokenizerParts:
                 f"the GGUF file asks for a {name.upper()} token around each text and has no "
                 f"tokenizer.ggml.{name}_token_id: convert it again"
             )
-    template = metadata.get("tokenizer.chat_template")
+    special_tokens = _special_tokens(metadata, tokens)
+    templates = _chat_templates(metadata)
+    default = templates.pop(DEFAULT_TEMPLATE, None)
+    turn_end = _token_id(metadata, "ggml.eot_token_id", tokens)
+    if turn_end is None and default is not None:
+        turn_end = find_turn_end(backend, default, special_tokens)
+    ends = (eos, turn_end, _token_id(metadata, "ggml.eom_token_id", tokens))
     return TokenizerParts(
         backend=backend,
         bos_token_id=bos,
-        eos_token_ids=_eos_ids(metadata, tokens, eos),
-        chat_template=None if template is None else _get(metadata, "chat_template", str),
+        eos_token_ids=tuple(dict.fromkeys(i for i in ends if i is not None)),
+        chat_template=default,
+        named_templates=templates,
+        special_tokens=special_tokens,
         prefix_ids=(bos,) if add_bos and bos is not None else (),
         suffix_ids=(eos,) if add_eos and eos is not None else (),
     )
@@ -174,16 +186,22 @@ def _added(token: str, *, special: bool) -> AddedToken:
     return AddedToken(token, special=special, normalized=False)
 
 
-def _eos_ids(metadata: Mapping[str, object], tokens: list[str], eos: int | None) -> tuple[int, ...]:
-    """What ends a text or a turn: EOS, end of turn, end of message."""
-    turn_end = _token_id(metadata, "ggml.eot_token_id", tokens)
-    if turn_end is None:
-        template = str(metadata.get("tokenizer.chat_template", ""))
-        named = [name for name in _TURN_ENDS if name in template and name in tokens]
-        turn_end = tokens.index(named[0]) if named else None
-    message_end = _token_id(metadata, "ggml.eom_token_id", tokens)
-    ids = (eos, turn_end, message_end)
-    return tuple(dict.fromkeys(token_id for token_id in ids if token_id is not None))
+def _special_tokens(metadata: Mapping[str, object], tokens: list[str]) -> dict[str, str]:
+    ids = {
+        name: _token_id(metadata, f"ggml.{key}_token_id", tokens)
+        for name, key in _SPECIAL_TOKENS.items()
+    }
+    return {name: tokens[token_id] for name, token_id in ids.items() if token_id is not None}
+
+
+def _chat_templates(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Name -> Jinja source: the default, and those with their name at the end of the key."""
+    key = "tokenizer.chat_template"
+    named = [name.removeprefix(f"{key}.") for name in metadata if name.startswith(f"{key}.")]
+    found = {name: _get(metadata, f"chat_template.{name}", str) for name in named}
+    if key in metadata:
+        found[DEFAULT_TEMPLATE] = _get(metadata, "chat_template", str)
+    return found
 
 
 def _token_id(metadata: Mapping[str, object], name: str, tokens: list[str]) -> int | None:

@@ -1,8 +1,7 @@
 """Reads a tokenizer from a Hugging Face model's directory.
 
-tokenizer.json is the tokenizer. tokenizer_config.json and special_tokens_map.json name its BOS and
-EOS; generation_config.json and config.json may add ids that end a turn; the chat template is
-chat_template.jinja or a key of tokenizer_config.json.
+tokenizer.json is the tokenizer. tokenizer_config.json and special_tokens_map.json name its special
+tokens; generation_config.json, config.json and the chat template add ids that end a turn.
 
 Deliberately does not know: Python code, pickles or SentencePiece files that came with the model.
 """
@@ -15,7 +14,9 @@ from pathlib import Path
 
 import tokenizers
 
-from flaxen.text.parts import TokenizerParts
+from flaxen.text.hf_templates import read_templates
+from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
+from flaxen.text.turn_end import find_turn_end
 
 _CONVERT = (
     "make tokenizer.json with transformers: "
@@ -32,11 +33,11 @@ def read_directory(path: Path) -> TokenizerParts:
     """
     backend = _read_backend(path)
     config = _read_json(path / "tokenizer_config.json")
-    special = _read_json(path / "special_tokens_map.json")
+    special = _special_tokens(config, _read_json(path / "special_tokens_map.json"))
     ids = {}
     for name in ("bos_token", "eos_token"):
-        token = _token_text(config.get(name)) or _token_text(special.get(name))
-        ids[name] = None if token is None else backend.token_to_id(token)
+        token = special.get(name)
+        ids[name] = backend.token_to_id(token) if isinstance(token, str) else None
         if token is not None and ids[name] is None:
             raise ValueError(
                 f"the {name} {token!r} of {path} is not in its tokenizer.json: the files belong to "
@@ -45,11 +46,18 @@ def read_directory(path: Path) -> TokenizerParts:
     eos = [] if ids["eos_token"] is None else [ids["eos_token"]]
     for name in ("generation_config.json", "config.json"):
         eos += _eos_ids(path / name)
+    templates = read_templates(path, config)
+    default = templates.pop(DEFAULT_TEMPLATE, None)
+    turn_end = None if default is None else find_turn_end(backend, default, special)
+    if turn_end is not None:
+        eos.append(turn_end)
     return TokenizerParts(
         backend=backend,
         bos_token_id=ids["bos_token"],
         eos_token_ids=tuple(dict.fromkeys(eos)),
-        chat_template=_chat_template(path, config),
+        chat_template=default,
+        named_templates=templates,
+        special_tokens=special,
     )
 
 
@@ -86,6 +94,28 @@ def _read_json(file: Path) -> Mapping[str, object]:
     return value
 
 
+def _special_tokens(
+    config: Mapping[str, object], legacy: Mapping[str, object]
+) -> dict[str, str | list[str]]:
+    """The special tokens by the names that chat templates call them by, as in transformers.
+
+    Those are all keys that end with `_token`, and the keys of `extra_special_tokens` where it is an
+    object; where it is a list, or is called additional_special_tokens, the list has that name.
+    """
+    found: dict[str, str | list[str]] = {}
+    for fields in (legacy, config):  # tokenizer_config.json has the last word
+        extra = fields.get("extra_special_tokens") or fields.get("additional_special_tokens")
+        named = extra if isinstance(extra, dict) else {}
+        for name, value in {**named, **fields}.items():
+            text = _token_text(value)
+            if text is not None and (name in named or name.endswith("_token")):
+                found[name] = text
+        if isinstance(extra, list):
+            texts = (_token_text(value) for value in extra)
+            found["additional_special_tokens"] = [text for text in texts if text is not None]
+    return found
+
+
 def _token_text(value: object) -> str | None:
     """A token is named by its text or by an object with its text as "content"."""
     if isinstance(value, dict):
@@ -102,24 +132,3 @@ def _eos_ids(file: Path) -> list[int]:
             raise ValueError(f"eos_token_id in {file} must be a token id or a list, got {value!r}")
         ids.append(token_id)
     return ids
-
-
-def _chat_template(path: Path, config: Mapping[str, object]) -> str | None:
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, each {"name": ..., "template": ...}
-        named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict)}
-        if "default" not in named:
-            raise ValueError(
-                f"{path / 'tokenizer_config.json'} has the chat templates {sorted(named)} and none "
-                'named "default": put the one to use into chat_template.jinja beside it'
-            )
-        template = named["default"]
-    if template is not None and not isinstance(template, str):
-        raise ValueError(
-            f"chat_template in {path / 'tokenizer_config.json'} must be text or a list, "
-            f"got a {type(template).__name__}"
-        )
-    return template

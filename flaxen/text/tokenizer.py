@@ -39,6 +39,8 @@ class Tokenizer:
         self.bos_token_id = parts.bos_token_id
         self.eos_token_ids = parts.eos_token_ids
         self.chat_template = parts.chat_template
+        self.named_templates = parts.named_templates
+        self.special_tokens = parts.special_tokens  # by the names that chat templates call them by
         self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
         # One more than the largest id; added tokens may leave a gap after the others.
         ids_end = backend.get_vocab_size(with_added_tokens=False)

@@ -13,14 +13,17 @@ from typing import Any
 from tokenizers.processors import TemplateProcessing
 
 from flaxen.text.gguf_tokenizer import read_gguf as read_tokenizer
+from flaxen.text.hf_templates import TEMPLATES_DIRECTORY
 from flaxen.text.hf_tokenizer import read_directory
-from flaxen.text.parts import TokenizerParts
+from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
 from flaxen.weights.gguf import read_gguf
+from flaxen.weights.weight_files import read_json
 
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "generation_config.json",
+    "chat_template.jinja",
 )  # fmt: skip
+_GENERATION = "generation_config.json"
 
 
 def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
@@ -43,10 +46,26 @@ def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
         for name in _COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, directory / name)
+        if (source / TEMPLATES_DIRECTORY).is_dir():
+            (directory / TEMPLATES_DIRECTORY).mkdir()
+            for file in sorted((source / TEMPLATES_DIRECTORY).glob("*.jinja")):
+                shutil.copyfile(file, directory / TEMPLATES_DIRECTORY / file.name)
+        if (source / _GENERATION).is_file():
+            _copy_generation(source / _GENERATION, directory / _GENERATION, parts)
     else:
         parts = read_tokenizer(read_gguf(source).metadata)
         _write_parts(directory, parts)
     return _ids(parts)
+
+
+def _copy_generation(source: Path, target: Path, parts: TokenizerParts) -> None:
+    """What was found to end a turn is added: transformers and vLLM ask this file first."""
+    fields = read_json(source)
+    ends = fields.get("eos_token_id")
+    if {*parts.eos_token_ids} <= {*(ends if isinstance(ends, list) else [ends])}:
+        shutil.copyfile(source, target)
+    else:
+        _write(target, {**fields, "eos_token_id": _ids(parts)["eos_token_id"]})
 
 
 def _ids(parts: TokenizerParts) -> dict[str, Any]:
@@ -73,6 +92,7 @@ def _write_parts(directory: Path, parts: TokenizerParts) -> None:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
+        **parts.special_tokens,
     }
     for name, token_id in (
         ("bos_token", parts.bos_token_id),
@@ -80,10 +100,17 @@ def _write_parts(directory: Path, parts: TokenizerParts) -> None:
     ):
         if token_id is not None:
             config[name] = backend.id_to_token(token_id)
+    templates = dict(parts.named_templates)
     if parts.chat_template is not None:
+        templates = {DEFAULT_TEMPLATE: parts.chat_template, **templates}
+    if list(templates) == [DEFAULT_TEMPLATE]:
         config["chat_template"] = parts.chat_template
+    elif templates:
+        config["chat_template"] = [
+            {"name": name, "template": source} for name, source in templates.items()
+        ]
     _write(directory / "tokenizer_config.json", config)
-    _write(directory / "generation_config.json", _ids(parts))
+    _write(directory / _GENERATION, _ids(parts))
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

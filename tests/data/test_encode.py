@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.data.encode import Encoder, TokenSequence, cut
 from flaxen.data.records import Text, parse_record
-from tests.data.tiny_text import TOKENIZER, chat, learned, make_tokenizer, text_of
+from flaxen.text.tokenizer import Tokenizer
+from tests.data.tiny_text import TEMPLATE, TOKENIZER, chat, learned, make_tokenizer, text_of
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,27 @@ def test_a_turn_that_the_template_does_not_end_is_learned_to_its_end() -> None:
     value = parse_record(chat("Hi", "Yes"), "auto")
     (found,) = encoder.encode(value)
     assert learned(found.tokens, found.weights) == "Yes<eos>\n"
+    encoder.close()
+
+
+def test_the_end_of_a_turn_that_no_file_names_is_learned_and_the_newline_is_not(
+    tmp_path: Path,
+) -> None:
+    """A base model's directory: its EOS ends texts, and its template is ChatML."""
+    vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<turn>", "<eos>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    encoder = Encoder(tokenizer)
+    (found,) = encoder.encode(parse_record(chat("Hi", "Yes"), "auto"))
+    assert learned(found.tokens, found.weights, tokenizer) == "Yes<eos>"
+    (found,) = encoder.encode(parse_record({"text": "Yes"}, "auto"))
+    assert learned(found.tokens, found.weights, tokenizer) == "Yes<|endoftext|>"
     encoder.close()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import tokenizers
 
@@ -35,7 +36,9 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer(chat_template: str | None = TEMPLATE) -> Tokenizer:
+def byte_tokenizer(
+    chat_template: str | None = TEMPLATE, named_templates: Mapping[str, str] = MappingProxyType({})
+) -> Tokenizer:
     """Token i is byte i; then "<s>", put before a prompt, and "</s>"."""
     # GPT-2's spelling of bytes: the printable ones stand for themselves, the others follow at 256.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -53,6 +56,7 @@ def byte_tokenizer(chat_template: str | None = TEMPLATE) -> Tokenizer:
         bos_token_id=BOS,
         eos_token_ids=(END,),
         chat_template=chat_template,
+        named_templates=named_templates,
         prefix_ids=(BOS,),
     )
     return Tokenizer(parts)

@@ -232,6 +232,16 @@ def test_a_model_without_a_template_refuses_messages() -> None:
     assert "use /v1/completions" in error["message"]
 
 
+def test_named_templates_without_a_default_serve_completions() -> None:
+    tokenizer = byte_tokenizer(None, named_templates={"rag": "r"})
+    app = create_app(FakeEngine(), tokenizer, ServerConfig())
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    error = post(app, "/v1/chat/completions", body).json()["error"]
+    assert error["code"] == "no_chat_template"
+    assert "has the chat templates rag and none named default" in error["message"]
+    assert post(app, "/v1/completions", {"prompt": "Hi"}).status_code == 200
+
+
 def test_a_broken_template_is_found_at_the_start() -> None:
     with pytest.raises(ValueError, match="not valid Jinja"):
         create_app(FakeEngine(), byte_tokenizer("{% if %}"), ServerConfig())

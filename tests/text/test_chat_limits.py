@@ -189,10 +189,10 @@ def test_a_process_that_dies_while_it_renders_is_an_error() -> None:
 def test_the_process_does_not_outlive_a_server_that_is_killed() -> None:
     """The alarm ends it within its time limit and two seconds, though nobody reads its answer."""
     code = (
-        "from flaxen.text.chat import ChatTemplate\n"
-        f"t = ChatTemplate({ONE + NESTED_RANGES!r}, bos_token='', eos_token='', timeout_s=1)\n"
-        "print(t._process._process.pid, flush=True)\n"
-        "t.render([{'role': 'user', 'content': 'Hi'}])\n"
+        "from flaxen.text.chat_process import TemplateProcess\n"
+        f"t = TemplateProcess({ONE + NESTED_RANGES!r}, timeout_s=1, max_chars=9, max_bytes=10**9)\n"
+        "print(t._process.pid, flush=True)\n"
+        "t.render({'messages': [{'role': 'user', 'content': 'Hi'}]})\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None

@@ -80,8 +80,8 @@ def test_where_the_chat_template_is(
         ({"tokenizer_config": {"eos_token": "<x>"}}, "eos_token '<x>' of .* is not in"),
         ({"tokenizer_config": {"chat_template": 1}}, "chat_template in .* got a int"),
         (
-            {"tokenizer_config": {"chat_template": [{"name": "rag", "template": ""}]}},
-            r"has the chat templates \['rag'\] and none named \"default\"",
+            {"tokenizer_config": {"chat_template": [{"name": "rag"}]}},
+            r"chat_template in .* must list objects like .*, got \{'name': 'rag'\}",
         ),
         ({"tokenizer": "{"}, "tokenizer.json can't be read as a tokenizer"),
         ({"decoder": decoders.WordPiece()}, "decoder is WordPiece: only ByteLevel, Metaspace"),

@@ -114,3 +114,29 @@ def test_smollm2_as_a_hugging_face_directory(tmp_path: Path) -> None:
         assert all(bool((layer[name] == other[name]).all()) for name in other)
     texts = ("Hello, wörld 123!\n<|im_start|>user\n 4  5🙂<|im_end|>", *TEXTS)
     assert_same(source.make_tokenizer(), again.make_tokenizer(), texts)
+
+
+def test_named_templates_special_tokens_and_the_found_end_are_exported(tmp_path: Path) -> None:
+    metadata = {
+        **BYTE_LEVEL,
+        "tokenizer.ggml.padding_token_id": 256,
+        "tokenizer.chat_template.tool_use": "tools",
+    }
+    del metadata["tokenizer.ggml.eot_token_id"]  # it is found in the template
+    gguf, written, _ = both(tmp_path, metadata)
+    assert gguf.eos_token_ids == (257, 258)
+    assert gguf.special_tokens == {"eos_token": "<eos>", "pad_token": "he"}
+    assert written.special_tokens == gguf.special_tokens
+    assert written.named_templates == gguf.named_templates == {"tool_use": "tools"}
+    assert_same(gguf, written)
+
+    source, again = tmp_path / "out", tmp_path / "again"  # and once more, from the directory
+    (source / "generation_config.json").write_text('{"eos_token_id": 257, "top_k": 3}')
+    (source / "chat_template.jinja").write_text(TEMPLATE)
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("more tools")
+    again.mkdir()
+    write_tokenizer(again, source)
+    generation = json.loads((again / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": [257, 258], "top_k": 3}
+    assert Tokenizer.from_directory(again).named_templates == {"tool_use": "more tools"}
