@@ -56,7 +56,8 @@ class EngineArgs:
     max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
-    target_itl_ms: float = 0  # between two tokens of a sequence, while prompts come in; 0: none
+    # Between two tokens of a sequence, while prompts come in. 0: none; None: the pace chooses.
+    target_itl_ms: float | None = 0
     page_size: int = 16  # tokens
     kv_cache_bytes: int | None = None  # None: what all sequences need, at most 1 GiB
     enable_prefix_caching: bool = True

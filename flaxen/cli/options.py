@@ -91,11 +91,13 @@ MaxNumBatchedTokens = Annotated[
     ),
 ]
 TargetItlMs = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0,
         help="Milliseconds wanted between two tokens of an answer: a step computes fewer prompt "
-        "tokens where it would take longer. 0: --max-num-batched-tokens alone decides.",
+        "tokens where it would take longer, but takes twice the time of one without prompts if "
+        "need be. 0: --max-num-batched-tokens alone decides. Not given: three times what a step "
+        "without prompts takes here, at least 40.",
         rich_help_panel=ENGINE_PANEL,
     ),
 ]

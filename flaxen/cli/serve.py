@@ -170,7 +170,7 @@ def serve(
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
-    target_itl_ms: options.TargetItlMs = 50,
+    target_itl_ms: options.TargetItlMs = None,
     page_size: options.PageSize = 16,
     kv_cache_size: options.KvCacheSize = None,
     prefix_caching: options.PrefixCaching = True,

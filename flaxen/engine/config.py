@@ -42,7 +42,8 @@ class EngineConfig:
     page_size: int = 16  # tokens a page
     max_num_seqs: int = 64  # sequences that run at once
     max_num_batched_tokens: int = 512  # tokens computed in one step
-    target_itl_ms: float = 0  # between two tokens of a sequence, while prompts come in; 0: none
+    # Between two tokens of a sequence, while prompts come in. 0: none; None: the pace chooses.
+    target_itl_ms: float | None = 0
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences queued beyond those that run
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
@@ -54,10 +55,10 @@ class EngineConfig:
                      "max_num_batched_tokens", "max_waiting"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.target_itl_ms < math.inf:  # nor is NaN a time
+        if self.target_itl_ms is not None and not 0 <= self.target_itl_ms < math.inf:  # NaN neither
             raise ValueError(
                 f"target_itl_ms must be a number of milliseconds, at least 0, got "
-                f"{self.target_itl_ms}: 0 sets no target"
+                f"{self.target_itl_ms}: 0 sets no target, and None takes the machine's"
             )
         if self.max_logprobs < 0:
             raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")

@@ -9,10 +9,12 @@ Deliberately does not know: JAX, threads, HTTP.
 
 from __future__ import annotations
 
+import heapq
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from flaxen.engine.adapters import AdapterStore, ServedAdapter
@@ -20,7 +22,8 @@ from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import ALL_FORBIDDEN, Executor, StepResult
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
-from flaxen.engine.plan import Scheduled, StepPlan
+from flaxen.engine.plan import StepPlan
+from flaxen.engine.prompt_scores import Scores, collect, score_prompts
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence, sequence_of
 from flaxen.engine.stats import adapter_infos, engine_stats
@@ -42,7 +45,6 @@ class _Open:
     """A request that has not ended."""
 
     outputs: dict[Sequence, SequenceOutput] = field(default_factory=dict)  # those not ended
-    deadline_s: float | None = None
     worst: FinishReason = FinishReason.STOP
 
 
@@ -80,12 +82,16 @@ class Engine:
         max_adapters = config.lora.max_cpu_loras if config.lora is not None else None
         self.adapters = AdapterStore(max_adapters, executor.check_adapter)
         self._pace: Pace | None = None
-        if config.target_itl_ms:
-            self._pace = Pace(config.target_itl_ms / 1000, config.max_num_batched_tokens)
+        if config.target_itl_ms != 0:
+            target_s = None if config.target_itl_ms is None else config.target_itl_ms / 1000
+            self._pace = Pace(target_s, config.max_num_batched_tokens)
         self._scheduler = Scheduler(config, pace=self._pace, clock=clock)
         self._last_fetch_s = 0.0
         self._seeds = random.Random(seed)
         self._open: dict[str, _Open] = {}
+        # A heap: due when, a number of its own, whose. Those that ended stay until they are due.
+        self._deadlines: list[tuple[float, int, str, _Open]] = []
+        self._serials = count()
         self._in_flight: _InFlight | None = None
         self._events: list[TokenEvent] = []  # of this call of step
         self._num_ended = dict.fromkeys(FinishReason, 0)
@@ -147,7 +153,8 @@ class Engine:
         seed = self._seeds.getrandbits(62) if sampling.seed is None else sampling.seed
         opened = _Open()
         if request.timeout_s is not None:
-            opened.deadline_s = arrival_s + request.timeout_s
+            due = arrival_s + request.timeout_s, next(self._serials), request.request_id, opened
+            heapq.heappush(self._deadlines, due)
         for index in range(sampling.n):
             sequence = sequence_of(request, adapter, index, seed + index, arrival_s)
             sequence.bad_word_ids = checked.bad_word_ids  # tokenized once
@@ -176,8 +183,9 @@ class Engine:
             self._dispatch()
             if previous is not None:
                 result = self._executor.fetch(previous.plan, previous.handle)
+                scores = score_prompts(self._executor, previous.plan, previous.handle)
                 self._observe(previous)
-                self._process(previous, result)
+                self._process(previous, result, scores)
         except Exception as error:  # the device's: whose fault it was can't be told
             self._fail_steps([previous, self._in_flight], error)
         except BaseException as error:  # Ctrl-C: what the device was told is half a step
@@ -263,12 +271,14 @@ class Engine:
         self._num_steps += 1
 
     def _observe(self, done: _InFlight) -> None:
-        """Tells the pace how long a step took whose length it decided."""
+        """Tells the pace how long a step took."""
         began_s, self._last_fetch_s = max(done.started_s, self._last_fetch_s), self._clock()
-        if self._pace is not None and done.plan.is_paced:
-            self._pace.observe(self._last_fetch_s - began_s)
+        if self._pace is not None:
+            num_tokens = done.plan.num_decoding + done.plan.num_catching_up
+            num_scored = sum(item.num_scored for item in done.plan.items)
+            self._pace.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
 
-    def _process(self, done: _InFlight, result: StepResult) -> None:
+    def _process(self, done: _InFlight, result: StepResult, scores: Scores) -> None:
         """Turns a step's samples into events. What fails here fails its own sequence alone."""
         for item, token_id, error, logprobs in zip(
             done.plan.items, result.tokens, result.errors, result.logprobs, strict=True
@@ -279,29 +289,17 @@ class Engine:
                     self._scheduler.forget(sequence)
                 continue
             try:
-                self._score_prompt(done, item)
+                output = self._open[sequence.request_id].outputs[sequence]
+                if sequence.is_scored:
+                    collect(output.prompt_logprobs, item, scores.get(sequence, []))
                 if error is not None:
                     self._end(sequence, FinishReason.ERROR, error)
                 elif token_id is not None:
                     self._scheduler.append(sequence, token_id)
                     self._num_generated += 1
-                    output = self._open[sequence.request_id].outputs[sequence]
                     self._emit(sequence, output.push(token_id, logprobs))
             except Exception as failure:  # this sequence's alone: its neighbours go on
                 self._end(sequence, FinishReason.ERROR, f"internal error: {failure!r}")
-
-    def _score_prompt(self, done: _InFlight, item: Scheduled) -> None:
-        """Collects the prompt's log-probabilities, chunk by chunk; a resumed one starts again."""
-        sequence = item.sequence
-        num_top, num_prompt = sequence.prompt_logprobs, sequence.num_prompt_tokens
-        if num_top is None or len(sequence.tokens) > num_prompt:
-            return
-        found = self._open[sequence.request_id].outputs[sequence].prompt_logprobs
-        if item.start == 0:
-            found[:] = [None]  # nothing predicts the first token
-        end = min(item.start + item.num_tokens + 1, num_prompt)
-        targets = sequence.tokens[item.start + 1 : end]
-        found += self._executor.score_prompt(done.plan, done.handle, item, targets, num_top)
 
     def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
         """Adds an event; the last one of a sequence ends it, and that of the last the request."""
@@ -325,9 +323,11 @@ class Engine:
         self._emit(sequence, output.finish(reason, error=error))
 
     def _abort_overdue(self) -> None:
+        """Looks at those that are due alone: ten thousand may wait."""
         now = self._clock()
-        for request_id, opened in list(self._open.items()):
-            if opened.deadline_s is not None and now >= opened.deadline_s:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, request_id, opened = heapq.heappop(self._deadlines)
+            if self._open.get(request_id) is opened:  # else it has ended
                 self.abort(request_id, "timeout: the request took longer than it was given")
 
     def _fail_steps(self, failed: list[_InFlight | None], error: BaseException) -> None:

@@ -18,6 +18,7 @@ class Scheduled:
     num_tokens: int  # at least 1
     samples: bool  # a token is sampled after the last one
     load_row: bool  # just admitted or resumed: the device's row must be written from the host
+    num_scored: int = 0  # of its first tokens, those whose successor's log-probability is wanted
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class StepPlan:
     preempted: list[Sequence] = field(default_factory=list)
     num_decoding: int = 0  # sequences that only wait for their next token
     num_catching_up: int = 0  # tokens of the others
-    is_paced: bool = False  # the others' would have been more, but for the pace
+    cost: float = 0.0  # of those, in prompt tokens without scores
+    num_allowed: int | None = None  # the most of that cost, by the pace; None: not asked for yet
     # Adapter slots to be filled after the steps planned before it, before this one runs.
     adapter_loads: list[tuple[int, ServedAdapter]] = field(default_factory=list)

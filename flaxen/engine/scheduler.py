@@ -1,10 +1,10 @@
 """Decides which tokens the next step computes, and in which pages.
 
 One rule: a sequence's num_computed_tokens chases its num_tokens, under one token budget a step.
-There is no prefill phase and no decode phase; but a pace may bound how many tokens of prompts
-keep those waiting who need a single one. The engine plans step N+1 before step N's tokens
-reach the host, so `schedule` counts a step's tokens as computed, and its samples as in flight, at
-once: steps run on the device in the order in which they were planned.
+There is no prefill phase and no decode phase; but a pace may bound how many prompt tokens are
+computed beside sequences that only need their next one. The engine plans step N+1 before step N's
+tokens reach the host, so `schedule` counts a step's tokens as computed, and its samples as in
+flight, at once: steps run on the device in the order in which they were planned.
 
 Knows: sequences, pages, rows, adapter slots, the budget, the pace.
 Deliberately does not know: token texts, stop conditions, sampling, the device, JAX.
@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count, islice, takewhile
 
+from flaxen.engine import paced
 from flaxen.engine.adapter_slots import AdapterSlots
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.pace import Pace
@@ -208,7 +209,10 @@ class Scheduler:
                 plan.num_decoding += 1
                 budget -= 1
                 continue
-            num_taken = self._take(plan, num_tokens - start, budget)
+            # Decoding sequences were admitted before any that is still prefilling: the latest
+            # admitted are preempted, and nobody is admitted behind a prompt that was cut short.
+            wanted, behind = num_tokens - start, self._prefilling()
+            num_taken = paced.take(self._pace, plan, sequence, wanted, budget, behind)
             end = start + num_taken
             if num_taken == 0 or not self._grow(sequence, end, plan):
                 break
@@ -216,26 +220,13 @@ class Scheduler:
             budget -= num_taken
         return budget
 
-    def _take(self, plan: StepPlan, wanted: int, budget: int) -> int:
-        """How many of the tokens that a sequence wants are computed in this step; counts them.
-
-        Who needs one token is older than any who needs more: the latest admitted are preempted,
-        and nobody is admitted behind a prompt that was cut short.
-        """
-        if wanted == 1:
-            plan.num_decoding += 1
-            return 1
-        left = self._left(plan, budget)
-        plan.is_paced |= left < min(wanted, budget)
-        num_taken = min(wanted, left)
-        plan.num_catching_up += num_taken
-        return num_taken
-
-    def _left(self, plan: StepPlan, budget: int) -> int:
-        """How many tokens the step has left for those who need more than one."""
-        if self._pace is None or plan.num_decoding == 0:
-            return budget
-        return min(budget, max(0, self._pace.num_tokens - plan.num_catching_up))
+    def _prefilling(self) -> Iterator[Sequence]:
+        """Those that need more than one token and may be computed now, the running first."""
+        for sequence in reversed(self._running):  # nobody decodes behind them
+            if sequence.num_tokens - sequence.num_computed_tokens <= 1:
+                break
+            yield sequence
+        yield from islice(self._waiting, len(self._free_rows))
 
     def _admit(self, plan: StepPlan, budget: int) -> int:
         """Adds the waiting to the plan, first come first. Returns what is left of the budget."""
@@ -243,8 +234,7 @@ class Scheduler:
         for sequence in list(islice(self._waiting, len(self._free_rows) + _MAX_PASSED)):
             if not self._free_rows or budget <= 0:
                 break
-            if self._left(plan, budget) == 0:
-                plan.is_paced = True
+            if paced.left(self._pace, plan, sequence, budget, self._prefilling()) == 0:
                 break
             if not turns.may_run(sequence.adapter):
                 continue
@@ -259,7 +249,8 @@ class Scheduler:
             row = sequence.row = self._free_rows.pop()
             self._pin(sequence, plan)
             start = sequence.num_computed_tokens
-            num_taken = self._take(plan, len(sequence.tokens) - start, budget)
+            wanted = len(sequence.tokens) - start
+            num_taken = paced.take(self._pace, plan, sequence, wanted, budget, self._prefilling())
             plan.items.append(self._compute(sequence, row, start + num_taken, load_row=True))
             budget -= num_taken
         return budget
@@ -276,6 +267,8 @@ class Scheduler:
         """Counts the tokens before `end` as computed, and a sample after the last as in flight."""
         start = sequence.num_computed_tokens
         sequence.num_computed_tokens = end
+        # Nothing predicts the first token of a prompt, and its last one predicts an output's.
+        num_scored = min(end, sequence.num_prompt_tokens - 1) - start if sequence.is_scored else 0
         # The pages are registered before the step has run. Whoever finds them is at the earliest
         # in this same step, in which each layer writes all keys before it reads any.
         filled = slice(start // self._page_size, min(end, len(sequence.tokens)) // self._page_size)
@@ -285,7 +278,9 @@ class Scheduler:
             if end == sequence.num_prompt_tokens:
                 self.num_prompt_tokens += end
             sequence.num_in_flight += 1
-        return Scheduled(sequence, row, start, end - start, samples, load_row)
+        return Scheduled(
+            sequence, row, start, end - start, samples, load_row, max(0, num_scored)
+        )
 
     def _grow(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Gives a running sequence pages, taken from the latest; False if that was itself."""

@@ -45,6 +45,11 @@ class Sequence:
         return len(self.tokens) + self.num_in_flight
 
     @property
+    def is_scored(self) -> bool:
+        """Its prompt's log-probabilities are wanted, and have not all reached the host."""
+        return self.prompt_logprobs is not None and len(self.tokens) <= self.num_prompt_tokens
+
+    @property
     def num_output_tokens(self) -> int:
         """Output tokens that exist, those still on the device included."""
         return self.num_tokens - self.num_prompt_tokens

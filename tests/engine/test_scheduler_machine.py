@@ -238,8 +238,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         fails=st.sampled_from([False] * 15 + [True]),
         faulty=st.none() | st.integers(0, 20),
+        seconds=st.sampled_from([0.001, 0.1, 10.0]),
     )
-    def step(self, fails: bool, faulty: int | None) -> None:
+    def step(self, fails: bool, faulty: int | None, seconds: float) -> None:
         engine = self.engine
         held, allocated = engine.scheduler.sum_slots_held, engine.scheduler.sum_slots_allocated
         oldest = next(iter([*engine.running, *engine.alive]), None)
@@ -255,8 +256,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(item.num_tokens > 0 for item in plan.items)
         needy = [s for s in wanting if s not in plan.preempted and not s.ended]
         assert set(needy) <= set(sequences), "prompts kept a sequence from its next token"
-        if self.pace is not None and needy:
-            assert plan.num_catching_up <= self.pace.num_tokens
+        if self.pace is not None:
+            if needy and plan.num_catching_up:
+                assert plan.num_allowed is not None
+                assert plan.num_catching_up <= plan.num_allowed
+            if plan.items:
+                num_scored = sum(item.num_scored for item in plan.items)
+                self.pace.observe(num_tokens, num_scored, seconds)
         assert sequences == [s for s in engine.running if s in set(sequences)], "their order"
         self.nobody_was_overtaken(plan)
         assert not set(plan.preempted) & set(sequences)
