@@ -8,7 +8,7 @@ import sys
 from .engines import KV_GIB, MAX_MODEL_LEN, MAX_NUM_SEQS, ROOT, Place, vllm_env
 from .serving import Server
 
-NAMES = ("flaxen-bf16", "flaxen-f32", "vllm-bf16", "vllm-f32")
+NAMES = ("flaxen-bf16", "flaxen-f32", "flaxenunpaced-bf16", "vllm-bf16", "vllm-f32")
 _DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 _SERVED_NAME = "bench"
 
@@ -32,12 +32,13 @@ def make_server(name: str, model: str, place: Place) -> Server:
     path = str(place.peers / "models" / model)
     env = {"OMP_NUM_THREADS": str(place.num_threads), "HF_HUB_OFFLINE": "1"}
     command: tuple[str, ...]
-    if peer == "flaxen":
+    if peer.startswith("flaxen"):
         command = (
             *(sys.executable, "-m", "flaxen.cli", "serve", path, "--dtype", dtype, "--offline"),
             *("--port", port, "--served-model-name", _SERVED_NAME),
             *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS)),
             *("--kv-cache-size", f"{KV_GIB[number_format]}GiB"),
+            *(("--target-itl-ms", "0") if peer == "flaxenunpaced" else ()),
         )
         env |= {"PYTHONPATH": str(ROOT), "FLAXEN_CACHE": str(place.peers / "flaxen-cache")}
     else:

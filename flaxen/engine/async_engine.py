@@ -11,8 +11,10 @@ import functools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from flaxen.engine.adapters import ServedAdapter
@@ -38,7 +40,8 @@ class AsyncEngine(EngineClient):
         self.info = engine.info
         self._engine = engine
         self._changed = threading.Condition()  # guards all below
-        self._added: list[tuple[Request, float, ServedAdapter | None]] = []
+        # Until the engine has them: those that come during a step stay for its length.
+        self._added: deque[tuple[Request, float, ServedAdapter | None]] = deque()
         self._aborted: list[str] = []
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # between two steps
         self._streams: dict[str, _Events] = {}
@@ -105,7 +108,18 @@ class AsyncEngine(EngineClient):
         done.result()
 
     def stats(self) -> EngineStats:
-        return self._engine.stats()
+        """As Engine.stats; those that the engine has not taken yet wait as well."""
+        with self._changed:
+            added = tuple(self._added)
+        stats = self._engine.stats()
+        # One that was taken since is in those statistics.
+        left = [each for each in added if not self._engine.is_open(each[0].request_id)]
+        names = {adapter.name for _, _, adapter in left if adapter is not None}
+        return replace(
+            stats,
+            num_waiting=stats.num_waiting + sum(request.sampling.n for request, _, _ in left),
+            waiting_adapters=tuple(sorted({*stats.waiting_adapters, *names})),
+        )
 
     def check_health(self) -> None:
         if self._refuses is not None:
@@ -137,7 +151,7 @@ class AsyncEngine(EngineClient):
                         if is_cold:
                             break
                         self._changed.wait()
-                    added, self._added = self._added, []
+                    num_added = len(self._added)
                     aborted, self._aborted = self._aborted, []
                     calls, self._calls = self._calls, []
                 for call, done in calls:
@@ -145,7 +159,7 @@ class AsyncEngine(EngineClient):
                         done.set_result(call())
                     except Exception as error:  # the caller's
                         done.set_exception(error)
-                self._take(added, aborted)
+                self._take(num_added, aborted)
                 if self._engine.has_work:
                     self._hand_out(self._engine.step())
                 elif is_cold:
@@ -153,14 +167,15 @@ class AsyncEngine(EngineClient):
         except Exception as error:  # a bug of ours: nobody may wait for ever
             self._break(error)
 
-    def _take(
-        self, added: list[tuple[Request, float, ServedAdapter | None]], aborted: list[str]
-    ) -> None:
-        for request, arrival_s, adapter in added:
+    def _take(self, num_added: int, aborted: list[str]) -> None:
+        for _ in range(num_added):
+            request, arrival_s, adapter = self._added[0]  # only this thread takes any away
             try:
                 self._engine.add(request, arrival_s, adapter)
             except (ValueError, EngineBusyError) as error:
                 self._fail(request.request_id, error)
+            with self._changed:
+                self._added.popleft()
         for request_id in aborted:
             self._engine.abort(request_id)
 

@@ -164,6 +164,10 @@ class Engine:
         for sequence in opened.outputs:
             self._scheduler.add(sequence)
 
+    def is_open(self, request_id: str) -> bool:
+        """Whether a request was added and has not ended. Any thread may call."""
+        return request_id in self._open
+
     def has_room(self, num_seqs: int) -> bool:
         """Whether a request of so many sequences can be added now: all may run or wait."""
         num_open = self._scheduler.num_running + self._scheduler.num_waiting

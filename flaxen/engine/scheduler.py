@@ -278,9 +278,7 @@ class Scheduler:
             if end == sequence.num_prompt_tokens:
                 self.num_prompt_tokens += end
             sequence.num_in_flight += 1
-        return Scheduled(
-            sequence, row, start, end - start, samples, load_row, max(0, num_scored)
-        )
+        return Scheduled(sequence, row, start, end - start, samples, load_row, max(0, num_scored))
 
     def _grow(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Gives a running sequence pages, taken from the latest; False if that was itself."""

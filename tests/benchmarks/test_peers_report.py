@@ -121,13 +121,14 @@ def server(name: str, output_tok_s: float, itl_p99_ms: float) -> ServerOutcome:
 
 
 def test_servers_are_judged_by_throughput_and_latency() -> None:
-    ours, theirs = server("flaxen-bf16", 300, 61), server("vllm-bf16", 100, 100)
-    best = server("vllm-f32", 200, 100)
-    latency, speed = judge_servers([ours, theirs, best])
-    assert (latency.reached, latency.is_met) == (61, False)
+    ours, theirs = server("flaxen-bf16", 300, 60), server("vllm-bf16", 100, 100)
+    best, unpaced = server("vllm-f32", 200, 50), server("flaxenunpaced-bf16", 310, 900)
+    speed, first, between, own = judge_servers([ours, theirs, best, unpaced])
     assert (speed.against, speed.reached, speed.is_met) == ("vllm-f32", 1.5, False)
-    assert [v.what for v in judge_servers([ours])] == ["inter-token p99, ms"]
-    assert judge_servers([theirs]) == []
+    assert (first.against, first.reached, first.is_met) == ("vllm-f32", 1.0, True)
+    assert (between.against, between.reached, between.is_met) == ("vllm-f32", 1.2, False)
+    assert (own.against, own.reached, own.is_met) == (unpaced.server.name, 300 / 310, True)
+    assert judge_servers([ours]) == judge_servers([theirs]) == []
 
 
 def test_the_tables_and_the_figures_name_every_engine() -> None:
@@ -143,8 +144,9 @@ def test_the_tables_and_the_figures_name_every_engine() -> None:
     assert figures["engines"]["flaxen-bf16"]["workloads"]["A"]["decode_tok_s"]["median"] == 45
     assert figures["engines"]["vllm-f32"]["error"] == "it ended"
     assert figures["targets"][0]["is_met"]
-    shown = text(verdicts_table(judge_servers([server("flaxen-bf16", 300, 61)])))
-    assert "<= 60.00" in shown
+    verdicts = judge_servers([server("flaxen-bf16", 300, 61), server("vllm-f32", 200, 10)])
+    shown = text(verdicts_table(verdicts))
+    assert "<= 1.00" in shown
     assert "missed" in shown
     servers = [server("flaxen-bf16", 300, 61), server("vllm-f32", 200, 10)]
     servers[1].figures = {}

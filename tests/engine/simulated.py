@@ -69,9 +69,7 @@ class SimulatedExecutor(Executor):
         machine = self._machine
         num_decoded = sum(item.num_tokens == 1 for item in plan.items)
         num_prompt = sum(item.num_tokens for item in plan.items) - num_decoded
-        seconds = (
-            machine.fixed_s + num_decoded * machine.decoded_s + num_prompt * machine.prompt_s
-        )
+        seconds = machine.fixed_s + num_decoded * machine.decoded_s + num_prompt * machine.prompt_s
         if machine.noise:
             seconds *= math.exp(self._random.gauss(0, machine.noise))
             seconds *= 2 if self._random.random() < 0.01 else 1

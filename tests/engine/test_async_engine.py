@@ -110,6 +110,24 @@ def test_a_request_runs_before_it_is_read() -> None:
     with_engine(test)
 
 
+def test_what_comes_during_a_step_waits() -> None:
+    """The step lasts until the gate opens: all that is submitted meanwhile stays in the inbox."""
+    gate = threading.Event()
+
+    async def check(engine: AsyncEngine) -> None:
+        first = engine.submit(ask("long", [3], max_tokens=3))
+        await until(lambda: engine.stats().num_running == 1)
+        assert engine.stats().num_waiting == 0
+        later = [engine.submit(ask(f"r{n}", [10 * n], n=n)) for n in (1, 3)]
+        assert (engine.stats().num_running, engine.stats().num_waiting) == (1, 4)
+        gate.set()
+        await asyncio.gather(read(first), *map(read, later))
+        await until(lambda: engine.stats().num_running == 0)
+        assert engine.stats().num_waiting == 0
+
+    with_engine(check, SlowExecutor(gate=gate))
+
+
 def test_what_is_refused_is_refused_by_submit() -> None:
     async def test(engine: AsyncEngine) -> None:
         with pytest.raises(ValueError, match="outside the vocabulary"):

@@ -140,6 +140,19 @@ def test_a_request_counts_once_by_its_worst_end() -> None:
     assert ended(engine) == (1, 0, 1)
 
 
+def test_a_timeout_is_of_its_own_request_alone() -> None:
+    """The id is used again before the first one's time is over."""
+    clock = FakeClock()
+    engine = fake_engine(clock=clock)
+    engine.add(ask("a", [50], timeout_s=5, max_tokens=2))
+    run_out(engine)
+    engine.add(ask("a", [60], max_tokens=9))
+    engine.add(ask("b", [70], timeout_s=3, max_tokens=9))
+    engine.step()
+    clock.now += 6
+    assert run_out(engine).reasons == {("a", 0): "length", ("b", 0): "abort"}
+
+
 def test_a_timeout_ends_it_wherever_it_is() -> None:
     clock = FakeClock()
     engine = fake_engine(replace(SMALL, max_num_seqs=2), clock=clock)
