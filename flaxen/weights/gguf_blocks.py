@@ -1,8 +1,9 @@
 """Turns rows of GGUF blocks into numbers.
 
-The 32-value types are decoded here, as planes: byte j of all blocks lies together, so each NumPy
-call runs over long contiguous rows (over twice as fast as the gguf package, and bit-equal to it).
-The 256-value types are left to the gguf package. Deliberately does not know files or models.
+The types of most files are decoded here, as planes: byte j of all blocks lies together, so each
+NumPy call runs over long contiguous rows (over twice as fast as the gguf package, and bit-equal to
+it). All others that the gguf package can decode are left to it. Deliberately does not know files or
+models.
 """
 
 from __future__ import annotations
@@ -28,11 +29,32 @@ BLOCK_TYPES: Mapping[int, BlockType] = {  # by ggml's number
     30: BlockType("BF16", 1, 2),
     2: BlockType("Q4_0", 32, 18),
     3: BlockType("Q4_1", 32, 20),
+    6: BlockType("Q5_0", 32, 22),
+    7: BlockType("Q5_1", 32, 24),
     8: BlockType("Q8_0", 32, 34),
+    10: BlockType("Q2_K", 256, 84),
+    11: BlockType("Q3_K", 256, 110),
     12: BlockType("Q4_K", 256, 144),
     13: BlockType("Q5_K", 256, 176),
     14: BlockType("Q6_K", 256, 210),
+    16: BlockType("IQ2_XXS", 256, 66),
+    17: BlockType("IQ2_XS", 256, 74),
+    18: BlockType("IQ3_XXS", 256, 98),
+    19: BlockType("IQ1_S", 256, 50),
+    20: BlockType("IQ4_NL", 32, 18),
+    21: BlockType("IQ3_S", 256, 110),
+    22: BlockType("IQ2_S", 256, 82),
+    23: BlockType("IQ4_XS", 256, 136),
+    29: BlockType("IQ1_M", 256, 56),
+    34: BlockType("TQ1_0", 256, 54),
+    35: BlockType("TQ2_0", 256, 66),
+    39: BlockType("MXFP4", 32, 17),
+    40: BlockType("NVFP4", 64, 36),
 }
+# What each number of an IQ4_NL block stands for, before its scale.
+IQ4_NL_VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
+)
 
 
 def block_type(kind: int) -> BlockType:
@@ -41,12 +63,19 @@ def block_type(kind: int) -> BlockType:
     Raises:
       ValueError: it is not supported; the message names it and those that are.
     """
-    if kind in BLOCK_TYPES:
+    if kind in _FLOATS or kind in _PLANES:
         return BLOCK_TYPES[kind]
     # Imported late: it takes a quarter of a second, which most files need not pay.
     from gguf import GGMLQuantizationType
 
     known = {int(each): each.name for each in GGMLQuantizationType}
+    if kind in BLOCK_TYPES:
+        if kind in known:
+            return BLOCK_TYPES[kind]
+        raise ValueError(
+            f"type {BLOCK_TYPES[kind].name}, which the installed gguf package is too old for: "
+            "update it with `pip install -U gguf`"
+        )
     raise ValueError(
         f"type {known.get(kind, f'number {kind}')}, which is not supported. Supported are "
         f"{', '.join(t.name for t in BLOCK_TYPES.values())}: quantize the model to one of them"
@@ -106,8 +135,32 @@ def _q4_1(planes: np.ndarray) -> np.ndarray:
     return values
 
 
+def _q5_0(planes: np.ndarray) -> np.ndarray:
+    numbers = (_nibbles(planes, 6) | _fifth_bits(planes, 2)).view(np.int8) - np.int8(16)
+    values: np.ndarray = numbers * _halves(planes, 0)
+    return values
+
+
+def _q5_1(planes: np.ndarray) -> np.ndarray:
+    values: np.ndarray = (_nibbles(planes, 8) | _fifth_bits(planes, 4)) * _halves(planes, 0)
+    values += _halves(planes, 2)
+    return values
+
+
+def _fifth_bits(planes: np.ndarray, at: int) -> np.ndarray:
+    """The 32 bits from a byte on, lowest first, each in the place of a number's fifth bit."""
+    octets = planes[:, at : at + 4]
+    bits = octets[:, :, None] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    return (bits << 4).reshape(planes.shape[0], 32, -1)
+
+
 def _q8_0(planes: np.ndarray) -> np.ndarray:
     values: np.ndarray = planes[:, 2:].view(np.int8) * _halves(planes, 0)
+    return values
+
+
+def _iq4_nl(planes: np.ndarray) -> np.ndarray:
+    values: np.ndarray = IQ4_NL_VALUES[_nibbles(planes, 2)] * _halves(planes, 0)
     return values
 
 
@@ -116,4 +169,6 @@ _FLOATS: Mapping[int, np.dtype] = {
     1: np.dtype(np.float16),
     30: np.dtype(ml_dtypes.bfloat16),
 }
-_PLANES: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {2: _q4_0, 3: _q4_1, 8: _q8_0}
+_PLANES: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: _q4_0, 3: _q4_1, 6: _q5_0, 7: _q5_1, 8: _q8_0, 20: _iq4_nl,
+}  # fmt: skip

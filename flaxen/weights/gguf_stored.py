@@ -1,7 +1,8 @@
 """GGUF blocks to the numbers and scales that they hold, without loss: nothing is dequantized.
 
 Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
-Types whose scales span fewer than 32 values, or whose numbers have five or six bits, are not here.
+Numbers of five bits without a minimum are kept in eight. Types whose scales span fewer than 32
+values, and other numbers of five or six bits, are not here.
 Deliberately does not know files or models.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from flaxen.weights.gguf_blocks import BLOCK_TYPES
+from flaxen.weights.gguf_blocks import BLOCK_TYPES, IQ4_NL_VALUES
 from flaxen.weights.layout import WORD_VALUES, Layout, Rows, words
 
 _GROUP = 32
@@ -20,7 +21,9 @@ _HALF, _FLOAT = np.dtype(np.float16), np.dtype(np.float32)
 LAYOUTS: Mapping[int, Layout] = {  # by ggml's number
     2: Layout(format="int4", group=_GROUP, zero=8, scale_dtype=_HALF),  # Q4_0
     3: Layout(format="int4", group=_GROUP, scale_dtype=_HALF, has_mins=True),  # Q4_1
+    6: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # Q5_0
     8: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # Q8_0
+    20: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # IQ4_NL: its table holds integers
     # Q4_K: products of a float16 and six bits, which float32 holds exactly.
     12: Layout(format="int4", group=_GROUP, scale_dtype=_FLOAT, has_mins=True),
 }
@@ -42,6 +45,17 @@ def _q4_0(blocks: np.ndarray) -> Rows:
 
 def _q4_1(blocks: np.ndarray) -> Rows:
     return Rows(_words(blocks[:, :, 4:]), _halves(blocks, 0), _halves(blocks, 2))
+
+
+def _q5_0(blocks: np.ndarray) -> Rows:
+    fifth = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little") << 4
+    numbers = (_nibbles(blocks[:, :, 6:]) | fifth).view(np.int8) - np.int8(16)
+    return Rows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
+
+
+def _iq4_nl(blocks: np.ndarray) -> Rows:
+    numbers = IQ4_NL_VALUES[_nibbles(blocks[:, :, 2:])]
+    return Rows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
 
 
 def _q8_0(blocks: np.ndarray) -> Rows:
@@ -70,6 +84,11 @@ def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
     return np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16)[:, :, 0]
 
 
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    """The 32 four-bit numbers of each block: the low halves of 16 bytes, then their high halves."""
+    return np.concatenate([packed & 15, packed >> 4], axis=2)
+
+
 def _words(packed: np.ndarray) -> np.ndarray:
     """Four-bit numbers [rows, in/8], from bytes [rows, blocks, bytes].
 
@@ -85,4 +104,6 @@ def _words(packed: np.ndarray) -> np.ndarray:
     return out.reshape(num_rows, num_blocks * num_bytes * 2 // WORD_VALUES)
 
 
-_READERS: Mapping[int, Callable[[np.ndarray], Rows]] = {2: _q4_0, 3: _q4_1, 8: _q8_0, 12: _q4_k}
+_READERS: Mapping[int, Callable[[np.ndarray], Rows]] = {
+    2: _q4_0, 3: _q4_1, 6: _q5_0, 8: _q8_0, 12: _q4_k, 20: _iq4_nl,
+}  # fmt: skip

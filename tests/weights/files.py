@@ -82,16 +82,20 @@ def golden_tensors(case: str) -> dict[str, np.ndarray]:
 
 _SCALES = {  # the bytes of a block at which a float16 lies
     Kind.Q4_0: (0,), Kind.Q4_1: (0, 2), Kind.Q8_0: (0,), Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2),
-    Kind.Q6_K: (208,),
+    Kind.Q6_K: (208,), Kind.Q5_0: (0,), Kind.Q5_1: (0, 2), Kind.IQ4_NL: (0,), Kind.Q2_K: (80, 82),
+    Kind.Q3_K: (108,),
 }  # fmt: skip
 
 
 def random_blocks(kind: Kind, shape: tuple[int, int]) -> np.ndarray:
-    """Rows of blocks for a tensor of this shape, any bits but for finite scales: uint8."""
+    """Rows of blocks for a tensor of this shape: uint8, any bits.
+
+    The scales of the types in _SCALES are finite.
+    """
     values, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng((int(kind), *shape))
     blocks = rng.integers(0, 256, (shape[0], shape[1] // values, size), dtype=np.uint8)
-    for offset in _SCALES[kind]:
+    for offset in _SCALES.get(kind, ()):
         scales = rng.normal(0, 0.1, (*blocks.shape[:2], 1)).astype(np.float16)
         blocks[..., offset : offset + 2] = scales.view(np.uint8)
     return blocks.reshape(shape[0], -1)

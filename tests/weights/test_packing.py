@@ -31,7 +31,7 @@ from tests.weights.files import (
 )
 
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
-STORED = [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K]
+STORED = [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_0, Kind.IQ4_NL]
 
 
 def packed_of(rows: np.ndarray, layout: Layout, step: int = 16) -> PackedLinear:
@@ -133,7 +133,8 @@ def test_stored_blocks_are_kept_without_loss(tmp_path: Path, kind: Kind, num_row
     for start in range(0, num_rows, 16):
         packing.write(start, quantized.read(start, min(start + 16, num_rows)))
     packed = packing.finish(jax.device_put)
-    assert (packed.format, packed.group) == ("int8" if kind == Kind.Q8_0 else "int4", 32)
+    has_eight = kind in (Kind.Q8_0, Kind.Q5_0, Kind.IQ4_NL)
+    assert (packed.format, packed.group) == ("int8" if has_eight else "int4", 32)
     assert_same_bits(unpack(packed).T, gguf.quants.dequantize(blocks, kind))
 
 
