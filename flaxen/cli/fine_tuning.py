@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from flaxen.protocol import EngineClient
     from flaxen.server.config import ServerConfig
     from flaxen.server.fine_tuning_stores import Stores
-    from flaxen.server.fine_tuning_worker import Progress, TrainingJob
-    from flaxen.train.jobs import Base
+    from flaxen.server.fine_tuning_trainer import Progress, TrainingJob
+    from flaxen.train.jobs_spec import Base
 
 PANEL = "Fine-tuning"
 DEFAULT_SHARE = 0.2
@@ -158,7 +158,9 @@ class FineTuningOptions:
             max_rank=stores.config.max_lora_rank,
         )
         take_up(stores.jobs, trainer)
-        with Worker(stores.jobs, stores.files, trainer) as worker:
+        with Worker(
+            stores.jobs, stores.files, trainer, is_closing=lambda: _is_closing(engine)
+        ) as worker:
             context = FineTuning(
                 config=stores.config,
                 files=stores.files,
@@ -170,9 +172,19 @@ class FineTuningOptions:
             yield
 
 
+def _is_closing(engine: EngineClient) -> bool:
+    from flaxen.protocol import EngineClosedError
+
+    try:
+        engine.check_health()
+    except EngineClosedError:  # from the beginning of a drain
+        return True
+    return False
+
+
 def _base_of(parts: Parts) -> Base:
     """What jobs adapt: the very arrays that are served."""
-    from flaxen.train.jobs import Base
+    from flaxen.train.jobs_spec import Base
 
     return Base(
         model=parts.model,
@@ -195,17 +207,24 @@ class EngineTrainer:
         self._directory, self._max_rank = directory, max_rank
         self._pace = Pace(share=share, is_busy=self._is_busy)
 
-    def validate(self, path: Path, method: str) -> Sequence[tuple[int, str]]:
-        """What is wrong with a file."""
+    def validate(
+        self, path: Path, method: str, should_stop: Callable[[], bool]
+    ) -> Sequence[tuple[int, str]] | None:
+        """What is wrong with a file; None if it was told to stop before."""
+        from flaxen.data.corpus import StoppedError
         from flaxen.data.validate import Method, validate_file
 
-        return validate_file(path, cast(Method, method)).errors
+        try:
+            return validate_file(path, cast(Method, method), should_stop=should_stop).errors
+        except StoppedError:
+            return None
 
     def train(self, job: TrainingJob, progress: Progress) -> bool:
         """Trains, or goes on. Returns whether it got to the end."""
         from flaxen.models.adapters import LoraConfig, lora_targets
-        from flaxen.train.jobs import JobCalls, JobSpec, run_job
+        from flaxen.train.jobs import run_job
         from flaxen.train.jobs_plan import JobMethod, Wishes
+        from flaxen.train.jobs_spec import JobCalls, JobSpec
 
         spec = JobSpec(
             method=cast(JobMethod, job.method),
@@ -240,7 +259,7 @@ class EngineTrainer:
         Raises:
           ValueError: it is not there, is damaged, or no more adapters may be loaded.
         """
-        from flaxen.train.jobs import adapter_directory
+        from flaxen.train.jobs_spec import adapter_directory
         from flaxen.weights.peft import load_adapter
 
         path = adapter_directory(self._directory / job_id, step)
@@ -249,7 +268,7 @@ class EngineTrainer:
 
     def forget(self, job_id: str) -> None:
         """Removes what is needed only to go on with a job."""
-        from flaxen.train.jobs import state_directory
+        from flaxen.train.jobs_spec import state_directory
 
         shutil.rmtree(state_directory(self._directory / job_id), ignore_errors=True)
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flaxen.data.config import DataConfig
 from flaxen.data.encode import Encoder, TokenSequence, cut
 from flaxen.data.records import Pair, Record, Text
 from flaxen.data.sources import open_source
+from flaxen.data.token_store import TokenStore
 
 _NUM_NAMED = 5  # of the bad records, in an error or report
-_CACHED_TOKENS = 8_000_000  # of 8 bytes; small data is written as tokens once, not every epoch
+
+
+class StoppedError(Exception):
+    """Whoever reads the records was asked to stop; nothing is wrong with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +40,24 @@ class Corpus:
       config: which files, and what becomes of long and of bad records.
       encoder: of the model.
       pairs: take preference pairs, and nothing else; else take everything but them.
+      store: keeps what was written as tokens; None keeps it as TokenStore does by default.
+      should_stop: asked before each record, here and later.
 
     Raises:
       ValueError: a bad record where none may be, a file that can't be read, or no good record.
       OSError: a file can't be read.
+      StoppedError: should_stop said so.
     """
 
-    def __init__(self, config: DataConfig, encoder: Encoder, *, pairs: bool) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        encoder: Encoder,
+        *,
+        pairs: bool,
+        store: TokenStore | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._config = config
         self._encoder = encoder
         self._pairs = pairs
@@ -50,11 +66,13 @@ class Corpus:
         self._bad: dict[tuple[int, int], str] = {}  # (source, line) -> what is wrong
         self._unusable: set[int] = set()  # found bad only when they were written as tokens
         self._truncated: set[int] = set()
-        self._cache: dict[int, tuple[TokenSequence, ...]] = {}
-        self._num_cached = 0  # tokens
+        self._store = store or TokenStore()
+        self._is_read_again = config.epochs != 1
+        self._should_stop = should_stop
         for number, source in enumerate(self._sources):
             self._bad |= {(number, line): message for line, message in source.errors}
             for index in range(len(source)):
+                self._check_stop()
                 try:
                     check_kind(source.record(index, config.format), pairs=pairs)
                 except ValueError as error:
@@ -72,6 +90,11 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self._index_of)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the records are preference pairs."""
+        return self._pairs
 
     @property
     def digest(self) -> bytes:
@@ -95,8 +118,10 @@ class Corpus:
 
         Raises:
           ValueError: the record can't be written as tokens, and none may be bad.
+          StoppedError: should_stop said so.
         """
-        if (kept := self._cache.get(index)) is not None:
+        self._check_stop()
+        if (kept := self._store.get(index)) is not None:
             return kept
         source = self._sources[self._source_of[index]]
         record = source.record(self._index_of[index], self._config.format)
@@ -111,14 +136,21 @@ class Corpus:
             if len(self._unusable) == len(self):
                 raise ValueError(self._no_record()) from error
             sequences = ()
-        self._num_cached += sum(len(sequence.tokens) for sequence in sequences)
-        if self._num_cached <= _CACHED_TOKENS:
-            self._cache[index] = sequences
+        self._store.put(index, sequences, spill=self._is_read_again)
         return sequences
 
+    def expect_rereading(self) -> None:
+        """Says that records will be read more than once, so that all are kept as tokens."""
+        self._is_read_again = True
+
     def close(self) -> None:
-        """Ends what the encoder started."""
+        """Ends what the encoder started, and lets go of the tokens."""
         self._encoder.close()
+        self._store.close()
+
+    def _check_stop(self) -> None:
+        if self._should_stop():
+            raise StoppedError
 
     def _cut(self, index: int, record: Record) -> tuple[TokenSequence, ...]:
         config = self._config

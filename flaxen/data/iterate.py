@@ -42,26 +42,38 @@ def open_data(
       ValueError: a bad record where none may be, a file that can't be read, or no good record.
       OSError: a file can't be read.
     """
-    corpus = Corpus(config, Encoder(tokenizer, template), pairs=False)
-
-    def make_rows(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
-        sequences = [sequence for record in records for sequence in record]
-        return pack(sequences, config.sequence_length, config.max_segments)
-
-    return DataIterator(corpus, config, _fingerprint(corpus, config, tokenizer), make_rows, collate)
+    return batches_of(Corpus(config, Encoder(tokenizer, template), pairs=False), config, tokenizer)
 
 
 def open_pairs(
     config: DataConfig, tokenizer: Tokenizer, *, template: ChatTemplate | None = None
 ) -> DataIterator[PairBatch]:
     """Batches of preference pairs, one a row. As open_data."""
-    corpus = Corpus(config, Encoder(tokenizer, template), pairs=True)
+    return batches_of(Corpus(config, Encoder(tokenizer, template), pairs=True), config, tokenizer)
 
-    def make_rows(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
+
+def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> DataIterator[Any]:
+    """Batches of a corpus that is open already, which ends with them.
+
+    Args:
+      corpus: its records are cut to at most the sequence_length of `config`.
+      config: the files of the corpus, order, sizes.
+      tokenizer: the corpus'.
+    """
+
+    def make_packed(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
+        sequences = [sequence for record in records for sequence in record]
+        return pack(sequences, config.sequence_length, config.max_segments)
+
+    def make_pairs(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
         return [record for record in records if record]
 
+    if config.epochs != 1:
+        corpus.expect_rereading()
     fingerprint = _fingerprint(corpus, config, tokenizer)
-    return DataIterator(corpus, config, fingerprint, make_rows, collate_pairs)
+    if corpus.has_pairs:
+        return DataIterator(corpus, config, fingerprint, make_pairs, collate_pairs)
+    return DataIterator(corpus, config, fingerprint, make_packed, collate)
 
 
 class DataIterator(Generic[BatchT]):
@@ -134,10 +146,11 @@ class DataIterator(Generic[BatchT]):
     def num_batches(self) -> int | None:
         """All batches from the beginning to the end; None where there is no end.
 
-        Writes all records as tokens, which may take a while.
+        Writes all records as tokens, which may take a while; reading them afterwards does not.
         """
         if self._config.epochs is None:
             return None
+        self._corpus.expect_rereading()
         copy = DataIterator(
             self._corpus, self._config, self._fingerprint, self._make_rows, self._make_batch
         )
@@ -151,7 +164,7 @@ class DataIterator(Generic[BatchT]):
         return self._corpus.report()
 
     def close(self) -> None:
-        """Ends the chat template's process."""
+        """Ends the chat template's process, and lets go of what was kept."""
         self._corpus.close()
 
     def _next_row(self) -> Row | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flaxen.data.corpus import check_kind
+from flaxen.data.corpus import StoppedError, check_kind
 from flaxen.data.lines import JsonLines
 
 Method = Literal["supervised", "dpo"]
@@ -22,7 +23,12 @@ class Validation:
 
 
 def validate_file(
-    path: Path, method: Method, *, max_errors: int = 20, max_record_bytes: int = 16 * 1024 * 1024
+    path: Path,
+    method: Method,
+    *,
+    max_errors: int = 20,
+    max_record_bytes: int = 16 * 1024 * 1024,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Validation:
     """Checks each line of a JSON lines file, whatever its name ends in.
 
@@ -34,13 +40,17 @@ def validate_file(
       method: "supervised" takes text, completions and chats; "dpo" preference pairs.
       max_errors: lines that are named, at most; all are counted.
       max_record_bytes: a longer line is bad.
+      should_stop: asked before each line.
 
     Raises:
+      StoppedError: should_stop said so.
       OSError: the file can't be read.
     """
     source = JsonLines(path, max_record_bytes)
     errors = list(source.errors)
     for index in range(len(source)):
+        if should_stop():
+            raise StoppedError
         try:
             check_kind(source.record(index, "auto"), pairs=method == "dpo")
         except ValueError as error:

@@ -173,6 +173,11 @@ def _our_files(directory: Path) -> list[Path]:
     return found
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Whether it was raised for want of room, or of what a quota leaves of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def sync_directory(path: Path) -> None:
     """Makes renames in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)

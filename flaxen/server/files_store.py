@@ -9,7 +9,6 @@ Deliberately does not know HTTP or what is in a file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 import time
@@ -20,12 +19,10 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from flaxen.server.data_directory import sync_directory
+from flaxen.server.data_directory import is_disk_full, sync_directory
 from flaxen.server.data_directory_names import UNFINISHED, is_file_name, new_file_name
 from flaxen.server.job_store_paging import Row, UnknownIdError, page_of
 from flaxen.server.job_store_tables import files
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FileTooLargeError(ValueError):
@@ -266,7 +263,7 @@ def _clear_when_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if not is_disk_full(error):
             raise
         raise DiskFullError(
             "the server's disk has no room for the file: delete files that are no longer needed, "

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
+from flaxen.server.data_directory import is_disk_full
 from flaxen.server.files_store import FileStore
+from flaxen.server.fine_tuning_trainer import Trainer, TrainingJob
 from flaxen.server.job_store import ENDED, JobStore
 from flaxen.server.job_store_paging import Row
 
@@ -26,66 +26,26 @@ _STATUS_S = 0.2  # between two looks at a running job's status
 _POLL_S = 30.0  # between two looks at the jobs, should a wake-up ever be lost
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """What a trainer is asked for. Hyperparameters that are None are the trainer's choice."""
-
-    id: str
-    method: str  # "supervised" or "dpo"
-    training_file: Path
-    validation_file: Path | None
-    n_epochs: int | None
-    batch_size: int | None  # records
-    learning_rate_multiplier: float | None
-    beta: float | None
-    lora_rank: int
-    lora_alpha: float
-    seed: int
-
-
-class Progress(Protocol):
-    """What a trainer says while it trains, and asks."""
-
-    def started(self, hyperparameters: Mapping[str, float]) -> None:
-        """The hyperparameters that were chosen."""
-
-    def stepped(
-        self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
-    ) -> None:
-        """A step was made, with OpenAI's names of metrics; `num_tokens` were trained on so far."""
-
-    def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
-        """A checkpoint is complete, and can be served."""
-
-    def should_stop(self) -> bool:
-        """Whether to stop soon, with a state saved to go on from."""
-
-
-class Trainer(Protocol):
-    """Trains adapters, keeps their checkpoints, and has them served."""
-
-    def validate(self, path: Path, method: str) -> Sequence[tuple[int, str]]:
-        """What is wrong with a file: (line from 1, why)."""
-
-    def train(self, job: TrainingJob, progress: Progress) -> bool:
-        """Trains, or goes on from what an earlier call saved. Returns whether it got to the end.
-
-        Raises:
-          ValueError: the job can't be done; the message is for the user.
-        """
-
-    def serve(self, job_id: str, step: int, model_name: str) -> None:
-        """Has a job's checkpoint served under a name."""
-
-    def forget(self, job_id: str) -> None:
-        """A job has ended: removes what is needed only to go on with it."""
-
-
 class Worker:
-    """A context: works from entering to leaving, when a job that runs is left to be resumed."""
+    """A context: works from entering to leaving, when a job that runs is left to be resumed.
 
-    def __init__(self, jobs: JobStore, files: FileStore, trainer: Trainer) -> None:
+    Args:
+      jobs: the jobs to do.
+      files: what they train on.
+      trainer: does them.
+      is_closing: whether the server ends, which is known before the context is left.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        files: FileStore,
+        trainer: Trainer,
+        *,
+        is_closing: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._jobs, self._files, self._trainer = jobs, files, trainer
+        self._is_closing = is_closing
         self._changed = threading.Condition()
         self._num_changes = 0
         self._stopping = False
@@ -112,8 +72,7 @@ class Worker:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self.wait()
 
     def wake(self) -> None:
         """Says that a job was made or changed."""
@@ -121,12 +80,17 @@ class Worker:
             self._num_changes += 1
             self._changed.notify_all()
 
+    def wait(self) -> None:
+        """Returns when nothing is worked on any more: after the end was said, in either way."""
+        for thread in self._threads:
+            thread.join()
+
     def _run(self, name: str, statuses: Sequence[str], work: Callable[[Row], None]) -> None:
         while True:
             with self._changed:
                 seen = self._num_changes
-                if self._stopping:
-                    return
+            if self._is_ending():
+                return
             try:
                 job = self._jobs.oldest(statuses)
                 if job is not None:
@@ -138,17 +102,27 @@ class Worker:
                 if self._num_changes == seen and not self._stopping:
                     self._changed.wait(_POLL_S)
 
+    def _is_ending(self) -> bool:
+        return self._stopping or self._is_closing()
+
+    def _watch(self, job: Row, statuses: Collection[str]) -> _Watch:
+        return _Watch(self._jobs, job["id"], statuses, self._is_ending)
+
     def _validate(self, job: Row) -> None:
         of = ("validating_files",)
+        watch = self._watch(job, of)
         named = [name for name in ("training_file", "validation_file") if job[name] is not None]
         what = " and ".join(f"{name.replace('_', ' ')}: {job[name]}" for name in named)
         self._jobs.add_event(job["id"], f"Validating {what}")
         for param in named:
             try:
-                wrong = self._trainer.validate(self._files.path(job[param]), job["method"])
+                path = self._files.path(job[param])
+                wrong = self._trainer.validate(path, job["method"], watch.should_stop)
             except Exception:
                 logger.exception("the file %s can't be validated", job[param])
                 wrong = [(1, "the server can't read the file; its log has the cause")]
+            if wrong is None:
+                return  # cancelled; or the next server validates it anew
             if wrong:
                 message = (
                     f"The job failed due to an invalid {param.replace('_', ' ')}. "
@@ -171,7 +145,7 @@ class Worker:
 
     def _run_trainer(self, job: Row) -> None:
         job_id = job["id"]
-        progress = _Recorder(self._jobs, self._trainer, job, lambda: self._stopping)
+        progress = _Recorder(self._jobs, self._trainer, job, self._watch(job, ("running",)))
         try:
             files = [self._files.path(job["training_file"]), None]
             if job["validation_file"] is not None:
@@ -180,10 +154,9 @@ class Worker:
         except ValueError as error:
             self._fail(job_id, "training_failed", self._cleaned(job, str(error)), None)
             return
-        except Exception:
+        except Exception as error:
             logger.exception("the fine-tuning job %s failed", job_id)
-            message = "The server failed on this job; its log has the cause"
-            self._fail(job_id, "server_error", message, None)
+            self._fail(job_id, *_told(error), None)
             return
         if is_done:
             messages = [
@@ -211,16 +184,45 @@ class Worker:
         return message
 
 
+def _told(error: Exception) -> tuple[str, str]:
+    """The code and message of a failure that is not the job's own."""
+    if isinstance(error, OSError) and is_disk_full(error):
+        return "disk_full", (
+            "The server's disk is full. Delete files and models that are no longer needed, or have "
+            "room made by whoever runs the server; then create the job again"
+        )
+    return "server_error", (
+        "The server failed on this job, and its log has the cause: tell whoever runs the server. "
+        "To try again, create the job again"
+    )
+
+
+class _Watch:
+    """Whether to go on with a job; cheap enough to be asked before each of its records."""
+
+    def __init__(
+        self, jobs: JobStore, job_id: str, statuses: Collection[str], is_ending: Callable[[], bool]
+    ) -> None:
+        self._jobs, self._job_id, self._statuses = jobs, job_id, statuses
+        self._is_ending = is_ending
+        self._asked_s, self._stops = float("-inf"), False
+
+    def should_stop(self) -> bool:
+        """Whether the job has another status than these, or the server ends."""
+        now = time.monotonic()
+        if not self._stops and now - self._asked_s > _STATUS_S:
+            status = self._jobs.status(self._job_id)
+            self._stops = status not in self._statuses or self._is_ending()
+            self._asked_s = now
+        return self._stops
+
+
 class _Recorder:
     """A job's Progress, written to the database."""
 
-    def __init__(
-        self, jobs: JobStore, trainer: Trainer, job: Row, is_stopping: Callable[[], bool]
-    ) -> None:
-        self._jobs, self._trainer, self._job = jobs, trainer, job
-        self._is_stopping = is_stopping
+    def __init__(self, jobs: JobStore, trainer: Trainer, job: Row, watch: _Watch) -> None:
+        self._jobs, self._trainer, self._job, self._watch = jobs, trainer, job, watch
         self._begin: tuple[float, int] | None = None  # when this process made which step
-        self._asked_s, self._is_running = 0.0, True
 
     def started(self, hyperparameters: Mapping[str, float]) -> None:
         self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
@@ -251,10 +253,7 @@ class _Recorder:
         self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
 
     def should_stop(self) -> bool:
-        if time.monotonic() - self._asked_s > _STATUS_S:
-            self._is_running = self._jobs.status(self._job["id"]) == "running"
-            self._asked_s = time.monotonic()
-        return self._is_stopping() or not self._is_running
+        return self._watch.should_stop()
 
 
 def take_up(jobs: JobStore, trainer: Trainer) -> None:

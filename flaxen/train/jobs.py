@@ -6,30 +6,18 @@ adapter. Deliberately does not know: HTTP, databases, who serves.
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import jax
 
-from flaxen.data.config import DataConfig
-from flaxen.data.corpus import Corpus
-from flaxen.data.encode import Encoder
-from flaxen.data.iterate import DataIterator, open_data, open_pairs
-from flaxen.models.adapters import LoraConfig
-from flaxen.models.model import Model, Params
-from flaxen.text.tokenizer import Tokenizer
+from flaxen.data.corpus import StoppedError
+from flaxen.models.model import Model
 from flaxen.train.dpo import dpo
-from flaxen.train.jobs_plan import (
-    LEARNING_RATES,
-    JobMethod,
-    Plan,
-    Wishes,
-    checkpoint_steps,
-    make_plan,
-)
+from flaxen.train.jobs_data import JobData, open_job_data
+from flaxen.train.jobs_plan import LEARNING_RATES, Plan, checkpoint_steps
+from flaxen.train.jobs_spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
 from flaxen.train.jobs_validate import Validation, make_validation
 from flaxen.train.loop import Calls, Metrics, train
 from flaxen.train.lora import initial_adapters, lora
@@ -45,59 +33,6 @@ _REMAT_ABOVE = 1024  # tokens of a row, from where memory is saved at the price 
 _MAX_WARMUP = 10  # steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """The model that a job adapts: the very arrays that are served."""
-
-    model: Model
-    params: Params
-    tokenizer: Tokenizer
-    name: str
-    max_length: int  # tokens of a training sequence
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobSpec:
-    """What a job trains on, and how."""
-
-    method: JobMethod
-    training_file: Path
-    validation_file: Path | None
-    wishes: Wishes
-    lora: LoraConfig
-    seed: int
-    directory: Path  # the job's own: its state, and the adapters that it ends with
-    save_every_s: float = 60.0  # seconds between two saved states
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobCalls:
-    """Who is told, and asked, while a job runs; all on its thread."""
-
-    # the hyperparameters that were chosen, by their names in OpenAI's API
-    on_start: Callable[[Mapping[str, float]], None]
-    # step, num_steps, metrics by OpenAI's names, tokens trained on since the job's beginning
-    on_step: Callable[[int, int, Mapping[str, float], int], None]
-    # step, metrics, whether it is the last: the adapter's directory is complete
-    on_checkpoint: Callable[[int, Mapping[str, float], bool], None]
-    should_stop: Callable[[], bool]
-    rest: Callable[[float], None]  # after each microbatch, with the seconds that it took
-
-
-def adapter_directory(directory: Path, step: int) -> Path:
-    """Where, in a job's directory, the adapter of a checkpoint is, in PEFT's format."""
-    return directory / f"adapter-{step}"
-
-
-def state_directory(directory: Path) -> Path:
-    """Where, in a job's directory, the state is that a stopped job goes on with."""
-    return directory / "state"
-
-
-class _Stopped(Exception):
-    pass
-
-
 def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
     """Trains until the end, or until it is told to stop.
 
@@ -111,47 +46,16 @@ def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
 
     Raises:
       ValueError: the data can't be trained on, or training diverged.
-      OSError: a file can't be read or written.
+      OSError: a file can't be read or written; ENOSPC where the disk has no room.
     """
-    plan = _plan(spec, base)
-    batches = _open(spec, base, plan, spec.training_file, plan.n_epochs)
-    validation = None
     try:
-        if spec.validation_file is not None:
-            validation = _open(spec, base, plan, spec.validation_file, 1)
-        with Checkpoints(state_directory(spec.directory), keep=1) as checkpoints:
-            return _Job(spec, base, plan, calls, batches, validation, checkpoints).run()
-    finally:
-        batches.close()
-        if validation is not None:
-            validation.close()
-
-
-def _plan(spec: JobSpec, base: Base) -> Plan:
-    config = DataConfig(
-        files=(spec.training_file,), sequence_length=base.max_length, on_bad_record="fail"
-    )
-    corpus = Corpus(config, Encoder(base.tokenizer), pairs=spec.method == "dpo")
-    try:
-        lengths = []
-        for index in range(len(corpus)):
-            sizes = [sequence.num_inputs for sequence in corpus.sequences(index)]
-            lengths.append(max(sizes) if spec.method == "dpo" else sum(sizes))
-    finally:
-        corpus.close()
-    return make_plan(spec.method, spec.wishes, lengths, max_length=base.max_length)
-
-
-def _open(spec: JobSpec, base: Base, plan: Plan, file: Path, epochs: int) -> DataIterator[Any]:
-    opener: Callable[..., DataIterator[Any]] = open_pairs if spec.method == "dpo" else open_data
-    config = DataConfig(
-        files=(file,),
-        batch_size=plan.rows_per_step,
-        sequence_length=plan.row_length,
-        seed=spec.seed,
-        epochs=epochs,
-    )
-    return opener(config, base.tokenizer)
+        with (
+            open_job_data(spec, base, calls.should_stop) as data,
+            Checkpoints(state_directory(spec.directory), keep=1) as checkpoints,
+        ):
+            return _Job(spec, base, data, calls, checkpoints).run()
+    except StoppedError:  # before the first step
+        return False
 
 
 def _objective(model: Model, plan: Plan) -> Objective:
@@ -168,23 +72,21 @@ class _Job:
         self,
         spec: JobSpec,
         base: Base,
-        plan: Plan,
+        data: JobData,
         calls: JobCalls,
-        batches: DataIterator[Any],
-        validation: DataIterator[Any] | None,
         checkpoints: Checkpoints,
     ) -> None:
-        self._spec, self._base, self._plan, self._calls = spec, base, plan, calls
-        self._batches, self._checkpoints = batches, checkpoints
-        num_steps = batches.num_batches()
+        self._spec, self._base, self._plan, self._calls = spec, base, data.plan, calls
+        self._batches, self._checkpoints = data.batches, checkpoints
+        num_steps = data.batches.num_batches()
         assert num_steps is not None, "a job has an end"
         self._num_steps = num_steps
-        self._kept_steps = checkpoint_steps(num_steps, plan.n_epochs)
+        self._kept_steps = checkpoint_steps(num_steps, data.plan.n_epochs)
         self._step = self._make_step()
         self._validation: Validation | None = None
-        if validation is not None:
+        if data.validation is not None:
             self._validation = make_validation(
-                self._step, base.params, validation, lambda: self._worked("validation")
+                self._step, base.params, data.validation, lambda: self._worked("validation")
             )
         self._state: TrainState | None = None  # after the last whole step
         self._num_tokens = 0
@@ -219,7 +121,7 @@ class _Job:
                     should_stop=self._calls.should_stop,
                 ),
             )
-        except _Stopped:
+        except StoppedError:
             pass
         else:
             if int(state.step) == self._num_steps:
@@ -251,7 +153,7 @@ class _Job:
         self._compiled.add(kind)
         self._calls.rest(worked_s)
         if self._calls.should_stop():
-            raise _Stopped
+            raise StoppedError
         self._since_s = time.monotonic()
 
     def _on_metrics(self, metrics: Metrics) -> None:
@@ -277,17 +179,30 @@ class _Job:
         self._state = state
         self._num_tokens += self._metrics.num_tokens
         self._calls.on_step(step, self._num_steps, metrics, self._num_tokens)
+        is_saved = is_kept or time.monotonic() - self._saved_s > self._spec.save_every_s
+        if is_saved:
+            self._check_room()
         if is_kept:
             adapter = from_stack(self._spec.lora, state.params)
             directory = adapter_directory(self._spec.directory, step)
             save_adapter(directory, adapter, self._base.name, model=self._base.model)
             self._calls.on_checkpoint(step, metrics, step == self._num_steps)
-        if is_kept or time.monotonic() - self._saved_s > self._spec.save_every_s:
+        if is_saved:
             self._save()
 
     def _accuracy(self, name: str) -> str:
         what = "mean_token_accuracy" if self._plan.beta is None else "preference_accuracy"
         return f"{name}_{what}"
+
+    def _check_room(self) -> None:
+        """Refuses to begin what a full disk would cut off, in whose writers' many ways."""
+        arrays = [leaf for leaf in jax.tree.leaves(self._state) if isinstance(leaf, jax.Array)]
+        needed = 2 * sum(array.nbytes for array in arrays)  # the state, and the adapter of it
+        if self._calls.free_bytes(self._spec.directory) < needed:
+            raise OSError(
+                errno.ENOSPC, f"less than the {needed} bytes of a checkpoint are free",
+                str(self._spec.directory),
+            )  # fmt: skip
 
     def _save(self) -> None:
         assert self._state is not None

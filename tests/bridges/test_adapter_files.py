@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 import flaxen
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
 from flaxen.models.model import Model, Params
-from flaxen.train.jobs import Base, adapter_directory, run_job
+from flaxen.train.jobs import run_job
+from flaxen.train.jobs_spec import Base, adapter_directory
 from flaxen.weights.adapter import Adapter
 from flaxen.weights.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tests.bridges.test_function import Layer, Weights, make_weights, transformer

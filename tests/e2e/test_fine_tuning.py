@@ -168,6 +168,29 @@ def test_pause_resume_and_cancel(compile_cache: Path, model: Path, tmp_path: Pat
             answer(server, f"ft:{MODEL}::{other.id[-8:]}")
 
 
+def test_a_job_that_plans_is_cancelled_and_left_at_once(
+    compile_cache: Path, model: Path, tmp_path: Path
+) -> None:
+    with start(compile_cache, model, tmp_path) as server:
+        jobs = server.openai.fine_tuning.jobs
+        many = upload(server, 60_000)  # half a minute of rendering and more
+        first, second = (create(server, SOME, training_file=many) for _ in range(2))
+        wait_for(server, first.id, "running")
+        wait_for(server, second.id, "queued", "running")
+        begin_s = time.monotonic()
+        assert jobs.cancel(first.id).status == "cancelled"
+        wait_for(server, second.id, "running")
+        assert time.monotonic() - begin_s < 10
+        time.sleep(1)  # it plans
+        begin_s = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(timeout=60) == 0
+        assert time.monotonic() - begin_s < 10
+    with start(compile_cache, model, tmp_path) as server:
+        assert server.openai.fine_tuning.jobs.retrieve(second.id).status == "running"
+        server.openai.fine_tuning.jobs.cancel(second.id)
+
+
 def test_a_killed_server_goes_on_with_its_job_to_the_same_model(
     compile_cache: Path, model: Path, tmp_path: Path
 ) -> None:

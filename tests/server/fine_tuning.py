@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,8 @@ from flaxen.server.fine_tuning_app import add_fine_tuning
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.fine_tuning_context import FineTuning
 from flaxen.server.fine_tuning_stores import open_stores
-from flaxen.server.fine_tuning_worker import Progress, TrainingJob, Worker
+from flaxen.server.fine_tuning_trainer import Progress, TrainingJob
+from flaxen.server.fine_tuning_worker import Worker
 from flaxen.server.job_store import JobStore
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
@@ -36,10 +37,17 @@ class FakeTrainer:
         self.forgotten: list[str] = []
         self.may_step = threading.Event()
         self.may_step.set()
+        self.may_validate = threading.Event()
+        self.may_validate.set()
         self.raises: Exception | None = None
         self.steps: dict[str, int] = {}  # made of each job, as its saved state would say
 
-    def validate(self, path: Path, method: str) -> Sequence[tuple[int, str]]:
+    def validate(
+        self, path: Path, method: str, should_stop: Callable[[], bool]
+    ) -> Sequence[tuple[int, str]] | None:
+        while not self.may_validate.wait(0.005):
+            if should_stop():
+                return None
         lines = path.read_bytes().splitlines()
         return [(i + 1, f"not {method}") for i, line in enumerate(lines) if b"bad" in line]
 
@@ -86,12 +94,23 @@ class Served:
             time.sleep(0.005)
         return row
 
+    def messages(self, job_id: str) -> list[str]:
+        """Those of its events, newest first."""
+        return [event["message"] for event in self.jobs.events(job_id, None, 100)[0]]
+
+    def wait_for_event(self, job_id: str, words: str) -> None:
+        deadline_s = time.monotonic() + 20
+        while not any(words in message for message in self.messages(job_id)):
+            assert time.monotonic() < deadline_s, f"no event of {job_id} has {words!r}"
+            time.sleep(0.005)
+
 
 @contextmanager
 def serving(
     directory: Path,
     trainer: FakeTrainer | None = None,
     api_keys: tuple[str, ...] = (),
+    is_closing: Callable[[], bool] = lambda: False,
     **config: Any,
 ) -> Iterator[Served]:
     """An application whose worker runs."""
@@ -99,7 +118,10 @@ def serving(
     trainer = trainer or FakeTrainer()
     server_config = ServerConfig(api_keys=api_keys)
     app = create_app(FakeEngine(), byte_tokenizer(), server_config)
-    with open_stores(settings) as stores, Worker(stores.jobs, stores.files, trainer) as worker:
+    with (
+        open_stores(settings) as stores,
+        Worker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker,
+    ):
         context = FineTuning(
             config=settings,
             files=stores.files,

@@ -15,7 +15,7 @@ from flaxen.server.files_store import DiskFullError, FileStore
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.fine_tuning_stores import Stores, open_stores
 from flaxen.server.job_store_tables import open_database, owners
-from tests.server.full_disk import fill_disk_of
+from tests.full_disk import fill_disk_of
 
 LIMITS = {"max_file_bytes": 100, "max_total_bytes": 1000}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from flaxen.models.adapters import LoraConfig
-from flaxen.train.jobs import Base, JobCalls, JobSpec, adapter_directory, run_job
+from flaxen.train.jobs import run_job
 from flaxen.train.jobs_pace import Pace
 from flaxen.train.jobs_plan import Plan, Wishes, checkpoint_steps, make_plan
+from flaxen.train.jobs_spec import Base, JobCalls, JobSpec, adapter_directory
 from flaxen.weights.peft import load_adapter
 from tests.data.tiny_text import make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS
@@ -134,6 +136,58 @@ def test_a_job_can_be_stopped_between_microbatches_and_in_validation(tmp_path: P
     again = Told()
     assert run_job(spec, BASE, again.calls())
     assert again.checkpoints == whole.checkpoints
+
+
+class Counting:
+    """The tokenizer, and how often it was asked to write a text as tokens."""
+
+    def __init__(self) -> None:
+        self.num_encoded = 0
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        self.num_encoded += 1
+        return BASE.tokenizer.encode(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(BASE.tokenizer, name)
+
+
+def test_a_job_writes_each_record_as_tokens_once(tmp_path: Path) -> None:
+    tokenizer: Any = Counting()
+    spec = make_spec(tmp_path, [{"text": f"number {i}"} for i in range(12)])
+    (tmp_path / "valid.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    spec = replace(spec, validation_file=tmp_path / "valid.jsonl")
+    told = Told()
+    assert run_job(spec, replace(BASE, tokenizer=tokenizer), told.calls())
+    assert len(told.checkpoints) == 3
+    assert tokenizer.num_encoded == 12 + 2
+
+
+@pytest.mark.parametrize("stop_at", [1, 12, 13, 20, 24, 25, 40])
+def test_a_job_stops_at_any_record_before_its_first_step(tmp_path: Path, stop_at: int) -> None:
+    """12 records are read, then written as tokens, then packed for three epochs."""
+    tokenizer: Any = Counting()
+    spec = make_spec(tmp_path, [{"text": f"number {i}"} for i in range(12)])
+    asked: list[None] = []
+
+    def should_stop() -> bool:
+        asked.append(None)
+        return len(asked) >= stop_at
+
+    calls = replace(Told().calls(), should_stop=should_stop)
+    assert not run_job(spec, replace(BASE, tokenizer=tokenizer), calls)
+    assert len(asked) == stop_at
+    assert tokenizer.num_encoded == min(max(0, stop_at - 13), 12)
+
+
+def test_a_full_disk_ends_a_job_before_it_writes(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, CHATS)
+    calls = replace(Told().calls(), free_bytes=lambda path: 1000)
+    with pytest.raises(OSError, match="bytes of a checkpoint are free") as caught:
+        run_job(spec, BASE, calls)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in spec.directory.iterdir()] == ["state"]
+    assert run_job(spec, BASE, Told().calls())  # with room again
 
 
 def test_it_rests_for_what_it_worked_but_not_for_compiling(tmp_path: Path) -> None:

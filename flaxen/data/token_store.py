@@ -1,0 +1,117 @@
+"""Records that were written as tokens, kept so that no epoch writes them again.
+
+The first are held in memory, the others in a temporary file without a name, which is gone with the
+process however that ends. Deliberately does not know what a record is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from flaxen.data.encode import TokenSequence
+
+_TOKENS_IN_MEMORY = 8_000_000  # of 8 bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Record = tuple[TokenSequence, ...]
+
+
+class TokenStore:
+    """Sequences of tokens, by their record's index. Final.
+
+    Args:
+      tokens_in_memory: held there at most; those that follow go into the file.
+      directory: of the temporary file, made when it is needed; None is the system's.
+    """
+
+    def __init__(
+        self, *, tokens_in_memory: int = _TOKENS_IN_MEMORY, directory: Path | None = None
+    ) -> None:
+        self._tokens_left, self._directory = tokens_in_memory, directory
+        self._held: dict[int, Record] = {}
+        self._file: IO[bytes] | None = None
+        self._places: dict[int, tuple[int, int]] = {}  # in the file: offset and size in bytes
+        self._end = 0
+        self._is_full = False  # the disk: what does not fit is written as tokens each time
+
+    def get(self, index: int) -> Record | None:
+        """A record's sequences; None if they are not kept."""
+        if (held := self._held.get(index)) is not None:
+            return held
+        if (place := self._places.get(index)) is None:
+            return None
+        assert self._file is not None, "it has places"
+        offset, size = place
+        return _from_bytes(os.pread(self._file.fileno(), size, offset))
+
+    def put(self, index: int, sequences: Record, *, spill: bool) -> None:
+        """Keeps a record's sequences, if there is room for them.
+
+        Args:
+          index: of the record, which has none here yet.
+          sequences: they must not be changed afterwards.
+          spill: whether to keep them in the file where memory is used up.
+        """
+        self._tokens_left -= sum(len(sequence.tokens) for sequence in sequences)
+        if self._tokens_left >= 0:
+            self._held[index] = sequences
+        elif spill and not self._is_full:
+            data = _to_bytes(sequences)
+            if self._append(data):
+                self._places[index] = (self._end, len(data))
+                self._end += len(data)
+
+    def close(self) -> None:
+        """Ends the file. Nothing is kept any more."""
+        self._held, self._places = {}, {}
+        if self._file is not None:
+            self._file.close()
+
+    def _append(self, data: bytes) -> bool:
+        """Writes at the end. Returns whether the disk had room."""
+        try:
+            if self._file is None:
+                if self._directory is not None:
+                    self._directory.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
+            self._is_full = os.pwrite(self._file.fileno(), data, self._end) < len(data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._is_full = True
+        return not self._is_full
+
+
+def _to_bytes(sequences: Record) -> bytes:
+    """Four bytes a token: weights are nearly always a few runs of the same value."""
+    parts = [np.array([len(sequences)], np.int32)]
+    for tokens, weights in sequences:
+        begins = np.flatnonzero(np.diff(weights, prepend=np.nan) != 0)
+        parts.append(np.array([len(tokens), len(begins)], np.int32))
+        parts += [tokens, begins.astype(np.int32), weights[begins].view(np.int32)]
+    return b"".join(part.astype(np.int32, copy=False).tobytes() for part in parts)
+
+
+def _from_bytes(data: bytes) -> Record:
+    words = np.frombuffer(data, np.int32)
+    found: list[TokenSequence] = []
+    place = 1
+    for _ in range(words[0]):
+        num_tokens, num_runs = (int(number) for number in words[place : place + 2])
+        tokens, begins, values = _split(words[place + 2 :], (num_tokens, num_runs, num_runs))
+        lengths = np.diff(begins, append=num_tokens)
+        found.append(TokenSequence(tokens, np.repeat(values.view(np.float32), lengths)))
+        place += 2 + num_tokens + 2 * num_runs
+    return tuple(found)
+
+
+def _split(words: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    ends = np.cumsum(sizes)
+    return [words[end - size : end] for end, size in zip(ends, sizes, strict=True)]
