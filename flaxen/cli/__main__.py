@@ -7,6 +7,6 @@ import sys
 if not sys.flags.safe_path:
     del sys.path[0]
 
-from flaxen.cli.main import main
+from flaxen.cli.start import main
 
 sys.exit(main())

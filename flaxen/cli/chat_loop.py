@@ -68,14 +68,13 @@ def _stream(answer: Answer, messages: list[Message], write: Callable[[str], obje
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Counts the first Ctrl-C and raises the second: the first may come amid an engine step."""
+    """Notes the first Ctrl-C, which may come amid an engine step; the second has its old effect."""
     seen = False
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal seen
-        if seen:
-            raise KeyboardInterrupt
         seen = True
+        signal.signal(signal.SIGINT, previous)
 
     previous = signal.signal(signal.SIGINT, on_interrupt)
     try:

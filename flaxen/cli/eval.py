@@ -12,7 +12,6 @@ from rich.console import Console
 
 from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
-from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -103,21 +102,17 @@ def evaluate(
 
     use_compile_cache(compile_cache or options.default_cache())
     cpu = set_up_cpu(threads)
-    try:
-        with interruptible(), show_progress(Console(stderr=True)) as on_progress:
-            subject = _load(model, adapter, dtype, quantization, offline, on_progress)
-        announce(cpu)
-        rows = _Rows(
-            files=tuple(data),
-            length=_row_length(sequence_length, subject.model.max_position),
-            stride=stride,
-            batch_size=batch_size,
-            on_bad_record=on_bad_record,
-        )
-        with interruptible():
-            found = (_perplexity if task == "perplexity" else _choice)(subject, rows)
-    except KeyboardInterrupt:
-        end_now()
+    with show_progress(Console(stderr=True)) as on_progress:
+        subject = _load(model, adapter, dtype, quantization, offline, on_progress)
+    announce(cpu)
+    rows = _Rows(
+        files=tuple(data),
+        length=_row_length(sequence_length, subject.model.max_position),
+        stride=stride,
+        batch_size=batch_size,
+        on_bad_record=on_bad_record,
+    )
+    found = (_perplexity if task == "perplexity" else _choice)(subject, rows)
     result = {"task": task, "model": model, "adapter": str(adapter) if adapter else None, **found}
     print(json.dumps(result) if as_json else describe(result))
 

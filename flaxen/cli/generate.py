@@ -14,7 +14,6 @@ from rich.console import Console
 from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -97,16 +96,12 @@ def generate(
     )
     cpu = set_up_cpu(threads)
     console = Console(stderr=True)
-    try:
-        with interruptible(), show_progress(console) as on_progress:
-            fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
-            fields["model"] = find_definition(model) or model
-            llm = LLM(**fields, on_progress=on_progress)
-        announce(cpu)
-        with interruptible():
-            outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
-    except KeyboardInterrupt:
-        end_now()
+    with show_progress(console) as on_progress:
+        fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
+        fields["model"] = find_definition(model) or model
+        llm = LLM(**fields, on_progress=on_progress)
+    announce(cpu)
+    outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
     for output in outputs:
         print(_as_json(output) if as_json else _as_text(output, len(outputs) > 1))
     check_outputs(outputs)

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         app(args=arguments, prog_name="flaxen", obj=settings)
     except SystemExit as end:
         return exit_code(end)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # where the caller has kept Python's own handler
         return 130
     except (ValueError, OSError, EngineClosedError) as error:
         if settings.debug:

@@ -15,7 +15,6 @@ from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate import read_prompts
-from flaxen.cli.interrupt import end_now, interruptible
 
 if TYPE_CHECKING:
     from flaxen.cli.parity_run import Compared
@@ -76,20 +75,17 @@ def parity(
     cpu = set_up_cpu(threads)
     args: dict[str, Any] = {"model": model, "dtype": dtype, "quantization": quantization}
     args |= {"impl": impl, "offline": offline}
-    try:
-        with interruptible(), Console(stderr=True).status("training and serving the same tokens"):
-            opened = find_definition(model) or open_model(EngineArgs(**args))
-            if not isinstance(opened, Checkpoint):
-                args["model"] = opened
-            tokenizer = opened.make_tokenizer()
-            prompts = [tuple(tokenizer.encode(text)) for text in texts]
-            beside = load_adapter(adapter, opened.model) if adapter else None
-            found = parity_run.compare(args, prompts, max_tokens, beside)
-            other = None
-            if isinstance(opened, Checkpoint) and beside is None and parity_run.has_transformers():
-                other = parity_run.contrast(args, prompts, opened.config)
-    except KeyboardInterrupt:
-        end_now()
+    with Console(stderr=True).status("training and serving the same tokens"):
+        opened = find_definition(model) or open_model(EngineArgs(**args))
+        if not isinstance(opened, Checkpoint):
+            args["model"] = opened
+        tokenizer = opened.make_tokenizer()
+        prompts = [tuple(tokenizer.encode(text)) for text in texts]
+        beside = load_adapter(adapter, opened.model) if adapter else None
+        found = parity_run.compare(args, prompts, max_tokens, beside)
+        other = None
+        if isinstance(opened, Checkpoint) and beside is None and parity_run.has_transformers():
+            other = parity_run.contrast(args, prompts, opened.config)
     announce(cpu)
     num_differing = sum(each.num_differing for each in found)
     if as_json:

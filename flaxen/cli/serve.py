@@ -6,10 +6,8 @@ import contextlib
 import enum
 import gc
 import logging
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -235,10 +233,6 @@ def serve(
     console = Console(stderr=True)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("flaxen").setLevel(log_level.upper())  # of others: warnings
-    # Before the server has its own handling, and for the process 1 of a container, which ignores
-    # signals that nobody handles.
-    signal.signal(signal.SIGTERM, _end)
-
     from flaxen.server.run import listen, run
 
     socket_path = None if uds is None else str(uds)
@@ -282,9 +276,7 @@ def serve(
         )
     announce(cpu)
     gc.freeze()  # what lives as long as the process is not looked at again
-    engine = AsyncEngine(parts.engine)
     names = server_config.served_model_names or (parts.info.name,)
-    lora.load_modules(engine, parts.model, names)
 
     def on_ready(url: str) -> None:
         elapsed_s = time.perf_counter() - start_s
@@ -292,13 +284,10 @@ def serve(
         console.out(f"{names[0]} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
 
     files = lora.files(parts.model)
-    app = create_app(engine, parts.tokenizer, server_config, adapter_files=files)
-    with kept, tuning.running(stores, app, server_config, engine, parts):
-        code = run(
-            app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready
-        )
+    with kept, AsyncEngine(parts.engine) as engine:
+        lora.load_modules(engine, parts.model, names)
+        app = create_app(engine, parts.tokenizer, server_config, adapter_files=files)
+        with tuning.running(stores, app, server_config, engine, parts):
+            listens = {"host": host, "port": port, "uds": socket_path}
+            code = run(app, engine, **listens, drain_s=drain_s, on_ready=on_ready)
     raise typer.Exit(code)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

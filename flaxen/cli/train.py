@@ -11,7 +11,6 @@ from rich.console import Console
 
 from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
-from flaxen.cli.interrupt import end_now, interruptible
 from flaxen.cli.progress import show_progress
 from flaxen.cli.train_progress import describe_data, show_training
 
@@ -118,16 +117,13 @@ def train(
     use_compile_cache(compile_cache or options.default_cache())
     cpu = set_up_cpu(threads)
     console = Console(stderr=True)
-    try:
-        with interruptible(), show_progress(console) as on_progress:
-            opened = open_run(wanted, resume=resume, offline=offline, on_progress=on_progress)
-        announce(cpu)
-        if data_said := describe_data(opened.batches.report()):
-            console.print(data_said, soft_wrap=True, highlight=False, markup=False)
-        with interruptible(), show_training(console, opened.num_steps) as on_record:
-            result = run(opened, peak_flops=peak_flops, on_record=on_record)
-    except KeyboardInterrupt:
-        end_now()
+    with show_progress(console) as on_progress:
+        opened = open_run(wanted, resume=resume, offline=offline, on_progress=on_progress)
+    announce(cpu)
+    if data_said := describe_data(opened.batches.report()):
+        console.print(data_said, soft_wrap=True, highlight=False, markup=False)
+    with show_training(console, opened.num_steps) as on_record:
+        result = run(opened, peak_flops=peak_flops, on_record=on_record)
     print(result)
 
 

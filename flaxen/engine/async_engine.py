@@ -6,6 +6,7 @@ Deliberately does not know: HTTP, JAX, how a step is made.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import logging
@@ -34,7 +35,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class AsyncEngine(EngineClient):
-    """Runs an engine on a thread, from construction until `close`."""
+    """Runs an engine on a thread, from construction until `close` or `stop`.
+
+    As a context manager it stops at the end of the block. It stops at the end of the process too:
+    the process aborts if Python shuts down while the thread is inside XLA.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.info = engine.info
@@ -50,6 +55,13 @@ class AsyncEngine(EngineClient):
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="flaxen-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.stop)
+
+    def __enter__(self) -> AsyncEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
         adapter = self._engine.check(request)
@@ -126,16 +138,28 @@ class AsyncEngine(EngineClient):
             raise EngineClosedError(self._refuses)
 
     async def close(self, drain_s: float = 0.0) -> None:
-        with self._changed:
-            self._refuses = self._refuses or "the engine is shutting down: it takes no requests"
+        self._refuse_requests()
         deadline = time.monotonic() + drain_s
         while self._streams and self._thread.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """Aborts what is open, and waits until the thread has ended.
+
+        That takes as long as the step or the compilation which it is in.
+        """
+        self._refuse_requests()
         with self._changed:
             self._stopping = True
             self._aborted += self._streams
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._thread.join()
+        atexit.unregister(self.stop)
+
+    def _refuse_requests(self) -> None:
+        with self._changed:
+            self._refuses = self._refuses or "the engine is shutting down: it takes no requests"
 
     def _run(self) -> None:
         """The thread: takes what was added and aborted, makes a step, hands out its events."""

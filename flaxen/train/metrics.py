@@ -140,7 +140,7 @@ def write_tensorboard(directory: Path) -> Iterator[Write]:
     Args:
       directory: of the run.
     """
-    writer = SummaryWriter(str(directory), flush_secs=10)
+    writer = SummaryWriter(str(directory))
 
     def write(record: Record) -> None:
         step = record["step"]
@@ -150,6 +150,7 @@ def write_tensorboard(directory: Path) -> Iterator[Write]:
                     writer.add_scalar(f"{name}/{index}", each, step)
             elif name != "step":
                 writer.add_scalar(name, value, step)
+        writer.flush()  # a run may be killed at any moment
 
     try:
         yield write

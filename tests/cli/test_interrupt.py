@@ -1,32 +1,32 @@
-"""A Ctrl-C ends what it interrupts, even if native code drops the exception."""
+"""Ctrl-C and SIGTERM end a process at once, even where an exception would be dropped."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from flaxen.cli.interrupt import interruptible
+PROGRAM = """
+import contextlib, signal
+from flaxen.cli.interrupt import end_at_signals
+end_at_signals()
+print("begun")
+with contextlib.suppress(BaseException):  # as native code does that calls Python
+    signal.raise_signal({number})
+print("not reached")
+"""
 
 
-def interrupted(drops: bool, reached: list[bool]) -> None:
-    with interruptible():
-        with contextlib.suppress(*([KeyboardInterrupt] if drops else [])):
-            signal.raise_signal(signal.SIGINT)
-        reached.append(True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_process_at_once(number: signal.Signals, code: int) -> None:
+    program = PROGRAM.format(number=int(number))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "begun\n", "")
 
 
-@pytest.mark.parametrize("drops", [False, True])
-def test_an_interrupt_is_raised_at_once_or_at_the_end(drops: bool) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    reached: list[bool] = []
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(drops, reached)
-    assert reached == [True] * drops
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_without_one_nothing_is_raised() -> None:
-    with interruptible():
-        pass
+def test_nothing_slow_is_imported_before_the_handlers_are_set() -> None:
+    program = "import sys, flaxen.cli.start; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not {"typer", "rich", "numpy", "jax"} & set(done.stdout.split())

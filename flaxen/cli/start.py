@@ -1,0 +1,17 @@
+"""Where the process begins: Ctrl-C ends it cleanly before the first slow import.
+
+Deliberately imports almost nothing: until the handlers are set, Python's own would raise
+KeyboardInterrupt inside whatever is being imported.
+"""
+
+from __future__ import annotations
+
+from flaxen.cli.interrupt import end_at_signals
+
+
+def main() -> int:
+    """Runs `flaxen` with the arguments of the process. Returns its exit code."""
+    end_at_signals()
+    from flaxen.cli.main import main as run
+
+    return run()
