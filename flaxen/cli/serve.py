@@ -284,10 +284,12 @@ def serve(
         console.out(f"{names[0]} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
 
     files = lora.files(parts.model)
-    with kept, AsyncEngine(parts.engine) as engine:
+    with kept:
+        engine = kept.enter_context(AsyncEngine(parts.engine))
         lora.load_modules(engine, parts.model, names)
         app = create_app(engine, parts.tokenizer, server_config, adapter_files=files)
-        with tuning.running(stores, app, server_config, engine, parts):
-            listens = {"host": host, "port": port, "uds": socket_path}
-            code = run(app, engine, **listens, drain_s=drain_s, on_ready=on_ready)
+        kept.enter_context(tuning.running(stores, app, server_config, engine, parts))
+        code = run(
+            app, engine, host=host, port=port, uds=socket_path, drain_s=drain_s, on_ready=on_ready
+        )
     raise typer.Exit(code)
