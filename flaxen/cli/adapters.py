@@ -22,7 +22,8 @@ class LoraOptions:
     """The options as they were given.
 
     Raises:
-      ValueError: one that has no effect without another, or a module that is not NAME=DIR.
+      ValueError: one that has no effect without another, or a module that is not NAME=DIR or whose
+        directory does not exist.
     """
 
     enable: bool
@@ -47,7 +48,13 @@ class LoraOptions:
                 "--allow-runtime-lora-updating and --lora-dir need each other: the one lets "
                 "clients load adapters, the other says from where"
             )
-        self.named_paths()
+        for name, path in self.named_paths():  # now, not after the weights are read
+            if not path.is_dir():
+                raise ValueError(
+                    f"--lora-modules {name}={path}: there is no directory {path}. Name the "
+                    "directory of a PEFT adapter, with adapter_config.json and "
+                    "adapter_model.safetensors in it"
+                )
 
     def named_paths(self) -> list[tuple[str, Path]]:
         """The adapters of --lora-modules."""

@@ -35,9 +35,10 @@ def test_defaults_of_serve_are_the_engines() -> None:
         assert parameters[field.name].default == field.default
 
 
-def test_modules() -> None:
-    found = options(modules=("a=/x/a", "ft:b=c=d")).named_paths()
-    assert found == [("a", Path("/x/a")), ("ft:b", Path("c=d"))]
+def test_modules(tmp_path: Path) -> None:
+    (tmp_path / "c=d").mkdir()
+    found = options(modules=(f"a={tmp_path}", f"ft:b={tmp_path}/c=d")).named_paths()
+    assert found == [("a", tmp_path), ("ft:b", tmp_path / "c=d")]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_modules() -> None:
         ({"directory": Path("x")}, "and --lora-dir need each other"),
         ({"modules": ("a",)}, "--lora-modules must be NAME=DIR, got 'a'"),
         ({"modules": ("=a",)}, "--lora-modules must be NAME=DIR, got '=a'"),
+        ({"modules": ("a=/nope",)}, "--lora-modules a=/nope: there is no directory /nope"),
     ],
 )
 def test_refused(given: dict[str, Any], message: str) -> None:
@@ -58,8 +60,8 @@ def test_refused(given: dict[str, Any], message: str) -> None:
         options(**given)
 
 
-def test_a_module_may_not_have_the_base_models_name() -> None:
+def test_a_module_may_not_have_the_base_models_name(tmp_path: Path) -> None:
     model: Any = None  # not reached
     engine: Any = None
     with pytest.raises(ValueError, match="'base' is the base model's name"):
-        options(modules=("base=x",)).load_modules(engine, model, ("base",))
+        options(modules=(f"base={tmp_path}",)).load_modules(engine, model, ("base",))
