@@ -142,6 +142,9 @@ def serve(
             rich_help_panel=LIMITS_PANEL,
         ),
     ] = 1024,
+    max_messages: Annotated[
+        int, typer.Option(min=1, help="Messages in one chat.", rich_help_panel=LIMITS_PANEL)
+    ] = 2048,
     max_stop: Annotated[
         int, typer.Option(min=0, help="Stop strings.", rich_help_panel=LIMITS_PANEL)
     ] = 16,
@@ -208,6 +211,7 @@ def serve(
         max_n=max_n,
         # More than the engine holds would be refused as if there were only no room right now.
         max_sequences=min(max_sequences_per_request, max_waiting + max_num_seqs),
+        max_messages=max_messages,
         max_stop=max_stop,
         max_logprobs=max_logprobs,
         body_timeout_s=body_timeout_s,

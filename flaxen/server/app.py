@@ -18,6 +18,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, handle_error
 from flaxen.server.guard import Guard
 from flaxen.server.metrics import Metrics
+from flaxen.server.renderer import ChatRenderer
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
@@ -59,14 +60,14 @@ def create_app(
     Raises:
       ValueError: the tokenizer's chat template is not valid.
     """
-    template = None
+    renderer = None
     if tokenizer.chat_template is not None or tokenizer.named_templates:
-        template = ChatTemplate.of(tokenizer)
+        renderer = ChatRenderer(lambda timeout_s: ChatTemplate.of(tokenizer, timeout_s=timeout_s))
     model_name = (config.served_model_names or (engine.info.name,))[0]
     context = Context(
         engine=engine,
         tokenizer=tokenizer,
-        chat_template=template,
+        chat_template=renderer,
         config=config,
         metrics=Metrics(engine, model_name),
         adapter_files=adapter_files,

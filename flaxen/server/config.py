@@ -21,6 +21,7 @@ class ServerConfig:
     max_prompts: int = 128  # prompts in one completions request
     max_n: int = 128  # sequences for each prompt
     max_sequences: int = 1024  # prompts x n of one request; above the engine's queue: always 429
+    max_messages: int = 2048  # in one chat
     max_stop: int = 16  # stop strings
     max_logprobs: int = 20  # most likely tokens a position; the engine's own limit also holds
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
@@ -50,6 +51,7 @@ class ServerConfig:
             ("max_prompts", 1),
             ("max_n", 1),
             ("max_sequences", 1),
+            ("max_messages", 1),
             ("max_stop", 0),
             ("max_logprobs", 0),
         ):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flaxen.protocol import EngineClient
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError
+from flaxen.server.lanes import Lane
 from flaxen.server.metrics import Metrics
-from flaxen.text.chat import ChatTemplate
+from flaxen.server.renderer import ChatRenderer
 from flaxen.text.tokenizer import Tokenizer
 
 _MAX_NAMED = 20  # adapters, in an error
@@ -17,14 +18,21 @@ _MAX_NAMED = 20  # adapters, in an error
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """One server's engine, tokenizer, chat template, limits and metrics."""
+    """One server's engine, tokenizer, chat template, limits, metrics and threads."""
 
     engine: EngineClient
     tokenizer: Tokenizer
-    chat_template: ChatTemplate | None  # None: the model has none
+    chat_template: ChatRenderer | None  # None: the model has none
     config: ServerConfig
     metrics: Metrics
     adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
+    # Where texts are tokenized that would hold up the event loop, and those that take seconds.
+    long_texts: Lane = field(
+        default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=64)
+    )
+    huge_texts: Lane = field(
+        default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=8)
+    )
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ _FIELDS = ("role", "content", "name")
 
 
 def read_messages(messages: list[Any]) -> list[dict[str, Any]]:
-    """Checks the messages; a content is a string or a list of text parts, as it was sent.
+    """Checks the messages; a content is a string or a list of text parts, as it was sent. An
+    assistant's may be None.
 
     Raises:
       ApiError: 400 with the wrong place as its param.
@@ -51,9 +52,9 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
             f"{where}.role",
         )
     content = fields.get("content")
-    if content is None and role == "assistant":
-        content = ""  # OpenAI's: an answer may have had no text
-    read = {"role": _ROLES[role], "content": _read_content(content, f"{where}.content")}
+    if content is not None or role != "assistant":  # an answer may have had no text
+        content = _read_content(content, f"{where}.content")
+    read = {"role": _ROLES[role], "content": content}
     name = fields.get("name")
     if name is not None:
         if not isinstance(name, str):

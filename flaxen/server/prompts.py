@@ -6,13 +6,13 @@ Deliberately does not know sampling.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
+from flaxen.server.lanes import deadline
 from flaxen.server.messages import read_messages
 from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import shorten, whole
@@ -20,6 +20,9 @@ from flaxen.text.chat import RESERVED_VARIABLES
 
 # More characters, in all, are tokenized in a thread: they would hold up every stream.
 _LONG_TEXT = 20_000
+# More take so long that those before must not wait behind them.
+_HUGE_TEXT = 400_000
+_TOKENIZE_S = 30.0  # with the wait for a turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,8 @@ async def chat_prompt(
     """Renders the messages with the model's own template, and tokenizes the result.
 
     Raises:
-      ApiError: 400, wrong messages, no template, or the template refuses them.
+      ApiError: 400, wrong messages, no template, or the template refuses them; 429 and 503, as
+        ChatRenderer.
     """
     template = context.chat_template
     if template is None:
@@ -100,14 +104,18 @@ async def chat_prompt(
                 f"chat_template_kwargs may not set {name!r}: the server sets it itself",
                 "chat_template_kwargs",
             )
-    read = read_messages(messages)
-    try:
-        # In a thread: it waits for the template's own process, or for its turn there.
-        text = await asyncio.to_thread(
-            template.render, read, add_generation_prompt=add_generation_prompt, **template_kwargs
+    limit = context.config.max_messages
+    if len(messages) > limit:
+        raise invalid(
+            f"messages must hold at most {limit} messages on this server, got {len(messages)}: "
+            "send the last ones, or start the server with a larger --max-messages",
+            "messages",
         )
-    except ValueError as error:
-        raise invalid(str(error), "messages") from None
+    text = await template.render(
+        read_messages(messages),
+        add_generation_prompt=add_generation_prompt,
+        variables=template_kwargs,
+    )
     # The template writes the special tokens itself: more would change the prompt.
     [token_ids] = await encode([text], add_special_tokens, context)
     if not token_ids:
@@ -118,15 +126,22 @@ async def chat_prompt(
 async def encode(
     texts: Sequence[str], add_special_tokens: bool, context: Context
 ) -> list[list[int]]:
-    """Tokenizes each text, without holding up the other requests."""
+    """Tokenizes each text, without holding up the other requests.
+
+    Raises:
+      ApiError: 429, too many long texts wait for their turn; 503, it did not come in time.
+    """
 
     def encode_all() -> list[list[int]]:
         tokenizer = context.tokenizer
         return [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
-    if sum(map(len, texts)) <= _LONG_TEXT:
+    num_characters = sum(map(len, texts))
+    if num_characters <= _LONG_TEXT:
         return encode_all()
-    return await asyncio.to_thread(encode_all)
+    lane = context.long_texts if num_characters <= _HUGE_TEXT else context.huge_texts
+    async with deadline("tokenizing the prompt", _TOKENIZE_S):
+        return await lane.run(encode_all)
 
 
 def fit_max_tokens(

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flaxen.text.chat_messages import is_silent, joined_parts, template_message
-from flaxen.text.chat_process import TemplateProcess
+from flaxen.text.chat_process import TemplateProcess, TemplateTimeoutError
 from flaxen.text.tokenizer import Tokenizer
 
 # The variables of a template that are given in other ways than as variables of its own.
@@ -83,7 +83,7 @@ class ChatTemplate:
         self._lock = threading.Lock()  # of `_tools`
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> ChatTemplate:
+    def of(cls, tokenizer: Tokenizer, *, timeout_s: float = 2.0) -> ChatTemplate:
         """The templates that came with a model, and its special tokens."""
         return cls(
             tokenizer.chat_template,
@@ -92,6 +92,7 @@ class ChatTemplate:
             special_tokens=tokenizer.special_tokens,
             tools_source=tokenizer.named_templates.get(_TOOLS_TEMPLATE),
             names=tokenizer.named_templates,
+            timeout_s=timeout_s,
         )
 
     def render(
@@ -165,6 +166,8 @@ class _Compiled:
         empty = [{**each, "content": ""} if is_silent(each) else each for each in messages]
         try:
             text = self._render(messages, variables)
+        except TemplateTimeoutError:
+            raise
         except ValueError:
             return self._render(empty, variables)
         if _NONE not in text:
@@ -181,6 +184,8 @@ class _Compiled:
         asks = {"messages": [message], "tools": None, "add_generation_prompt": True}
         try:
             text = self.process.render({**self._tokens, **asks})
+        except TemplateTimeoutError:
+            raise  # it says nothing about what the template reads
         except ValueError:
             return False
         return _PROBE in text and "'text'" not in text and '"text"' not in text

@@ -27,10 +27,15 @@ from typing import IO, Any
 _HEADER = struct.Struct(">Q")  # as in chat_worker, which is a script and can't be imported from
 _WORKER = Path(__file__).with_name("chat_worker.py")
 _START_S = 60.0  # the machine may be busy loading a model
+_COMPILE_S = 2.0  # the least that a template may take to compile, however little a render may
 # All that the process gets of our environment, which may hold keys: where its Python finds its
 # libraries and Jinja, and what time strftime_now tells.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
 _JSON_BYTES_PER_CHAR = 12  # the most: an escaped surrogate pair
+
+
+class TemplateTimeoutError(ValueError):
+    """A template took longer than its limit of time. It may take less in another try."""
 
 
 class TemplateProcess:
@@ -58,7 +63,8 @@ class TemplateProcess:
           variables: the template's; they must be JSON.
 
         Raises:
-          ValueError: the template raised, failed, or went over a limit; says which.
+          TemplateTimeoutError: it went over the limit of time.
+          ValueError: the template raised, failed, or went over another limit; says which.
         """
         try:
             request = json.dumps({"variables": variables, "max_chars": self._max_chars})
@@ -69,7 +75,7 @@ class TemplateProcess:
         with self._lock:
             if self._process.poll() is not None:
                 self._process = self._start()
-            return self._ask(self._process, request)
+            return self._ask(self._process, request, self._timeout_s)
 
     def close(self) -> None:
         """Ends the process. A later `render` would start another."""
@@ -77,7 +83,8 @@ class TemplateProcess:
             self._finalizer()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        limits = {"alarm_s": math.ceil(self._timeout_s) + 1, "max_bytes": self._max_bytes}
+        compile_s = max(self._timeout_s, _COMPILE_S)
+        limits = {"alarm_s": math.ceil(compile_s) + 1, "max_bytes": self._max_bytes}
         # -P: the script's directory stays off sys.path, where our modules would hide others.
         # A session of its own: an interrupt from the keyboard is for this process to handle.
         process = subprocess.Popen(
@@ -96,13 +103,13 @@ class TemplateProcess:
                 f"{process.returncode}): {sys.executable} must be a Python that has jinja2"
             )
         try:
-            self._ask(process, json.dumps({"source": self._source}))
+            self._ask(process, json.dumps({"source": self._source}), compile_s)
         except ValueError:
             self._finalizer()  # no process for a template that does not compile
             raise
         return process
 
-    def _ask(self, process: subprocess.Popen[bytes], request: str) -> str:
+    def _ask(self, process: subprocess.Popen[bytes], request: str, timeout_s: float) -> str:
         """Sends one request and awaits its reply; ends the process if none comes."""
         body = request.encode()
         stdin = _pipe(process.stdin)
@@ -111,20 +118,23 @@ class TemplateProcess:
             stdin.write(_HEADER.pack(len(body)) + body)
             stdin.flush()
             max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
-            reply = _receive(process, self._timeout_s, max_bytes)
+            reply = _receive(process, timeout_s, max_bytes)
         except BrokenPipeError:
             reply = None
         except BaseException:  # an interrupt: the reply would be taken for the next request's
             self._finalizer()
             raise
         if reply is None:
-            late = time.monotonic() - begin >= self._timeout_s
+            is_late = time.monotonic() - begin >= timeout_s
             self._finalizer()
+            if is_late:
+                raise TemplateTimeoutError(
+                    f"the chat template took longer than {timeout_s:g} s, its limit: send fewer "
+                    "messages, or give the model another chat template"
+                )
             raise ValueError(
-                self._explain("time", "")
-                if late
-                else f"the chat template ended its process (exit code {process.returncode}): it "
-                "is broken or hostile; give the model another chat template"
+                f"the chat template ended its process (exit code {process.returncode}): it is "
+                "broken or hostile; give the model another chat template"
             )
         if "error" in reply:
             raise ValueError(self._explain(reply["error"], reply["detail"]))
@@ -137,8 +147,6 @@ class TemplateProcess:
             "raised": detail,
             "failed": f"the chat template failed on these messages: {detail}",
             "syntax": f"the chat template is not valid Jinja: {detail}; give another one",
-            "time": f"the chat template took longer than {self._timeout_s:g} s, its limit: send "
-            "fewer messages, or give the model another chat template",
             "memory": f"the chat template needed more than {self._max_bytes / 1e6:.0f} MB of "
             "memory, its limit: send fewer messages, or give the model another chat template",
             "output": f"the chat template rendered more than {self._max_chars} characters, its "

@@ -91,7 +91,12 @@ class Tokenizer:
           ValueError: the text is not valid Unicode.
         """
         try:
-            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # Alone in a batch: unlike `encode`, this lets Python's other threads run meanwhile. A
+            # text of megabytes, which takes seconds, would stop a whole server.
+            [encoding] = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            ids = encoding.ids
         except TypeError as exc:
             # The library says "must be str" of a str that has no UTF-8.
             position = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)

@@ -23,6 +23,7 @@ from flaxen.server.config import ServerConfig
         ({"max_prompts": 0}, "max_prompts must"),
         ({"max_n": True}, "max_n must .* got True"),
         ({"max_sequences": 0}, "max_sequences must be a whole number of at least 1, got 0"),
+        ({"max_messages": 0}, "max_messages must .* at least 1, got 0"),
         ({"max_stop": -1}, "max_stop must .* at least 0, got -1"),
         ({"max_logprobs": 1.5}, "max_logprobs must"),
         ({"body_timeout_s": 0}, "body_timeout_s must be above 0 seconds, got 0"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flaxen.text.chat import ChatTemplate
+from flaxen.text.chat_process import TemplateTimeoutError
 
 USER = [{"role": "user", "content": "Hi"}]
 TIMEOUT_S = 0.4
@@ -203,3 +204,24 @@ def test_the_process_does_not_outlive_a_server_that_is_killed() -> None:
     while worker.exists() and "Z" not in worker.joinpath("stat").read_text().split():
         assert time.monotonic() < deadline, "the process outlived its parent and its alarm"
         time.sleep(0.1)
+
+
+def test_a_probe_that_took_too_long_says_nothing_of_the_template() -> None:
+    slow = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    source = (
+        "{% set part = messages[0].content[0] %}{% if part.text is defined %}"
+        "{% if part.text == 'flaxen-probe' %}" + slow + "{% endif %}{% endif %}joined"
+    )
+    template = ChatTemplate(source, bos_token="", eos_token="", timeout_s=TIMEOUT_S)
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    for _ in range(2):  # the second is not told that lists are not read
+        with pytest.raises(TemplateTimeoutError, match=r"took longer than 0\.4 s"):
+            template.render(parts)
+    template.close()
+
+
+def test_compiling_has_its_own_time() -> None:
+    source = "{{ messages[0].content }}" + "{% if messages %}{% endif %}" * 3000
+    template = ChatTemplate(source, bos_token="", eos_token="", timeout_s=0.1)
+    assert template.render(USER) == "Hi"
+    template.close()

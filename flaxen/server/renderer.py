@@ -1,0 +1,141 @@
+"""Chats to text through the model's template, so that no client's chats hold up another's.
+
+Deliberately does not know messages, tokens, or how a template is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from flaxen.server.errors import invalid
+from flaxen.server.lanes import Lane, deadline
+from flaxen.text.chat_process import TemplateTimeoutError
+
+_WHAT = "the chat template"
+# Characters of a chat that is never quick: to send it to the template's process and back alone
+# takes longer than most chats take in all.
+_LARGE_CHAT = 256_000
+
+
+class Template(Protocol):
+    """What renders a chat, one at a time, as flaxen.text.chat.ChatTemplate does."""
+
+    @property
+    def missing(self) -> str | None:
+        """Why it can render none, None where it can."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The chat's text.
+
+        Raises:
+          TemplateTimeoutError: it took longer than the template's limit.
+          ValueError: the template refuses the chat, or another limit was reached.
+        """
+
+
+class ChatRenderer:
+    """Renders chats in two lanes: a quick one, and a slow one for what may take long. Final.
+
+    A chat that is large goes to the slow lane at once. One that is not done within `quick_s` on the
+    quick lane leaves it, and begins again on the slow one, where it may take `slow_s`. So a small
+    chat waits for other quick ones only, whatever else is sent (decision 0181).
+
+    Args:
+      make_template: a template with its own process, for a limit in seconds. The first is made
+        here, others when they are first needed, as many as the lanes have threads.
+      quick_s: the most a chat may take on the quick lane.
+      slow_s: the most a chat may take at all.
+      timeout_s: the most that a client waits for its chat's text, with the wait for a turn.
+
+    Raises:
+      ValueError: the template is not valid.
+    """
+
+    def __init__(
+        self,
+        make_template: Callable[[float], Template],
+        *,
+        quick_s: float = 0.5,
+        slow_s: float = 2.0,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._slow = _Templates(functools.partial(make_template, slow_s), [])
+        first = make_template(quick_s)
+        self.missing = first.missing  # why no chat can be rendered; None: they can
+        self._quick = _Templates(functools.partial(make_template, quick_s), [first])
+        self._quick_lane = Lane(_WHAT, num_threads=2, max_waiting=128)
+        self._slow_lane = Lane(_WHAT, num_threads=1, max_waiting=8)
+
+    async def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        """The chat's text.
+
+        Raises:
+          ApiError: 400, the template refuses the chat or a limit was reached; 429, too many wait;
+            503, its turn did not come in time.
+        """
+
+        def render_on(templates: _Templates) -> str:
+            return templates.render(messages, add_generation_prompt, variables)
+
+        async with deadline("rendering the messages with the chat template", self._timeout_s):
+            try:
+                if _num_characters(messages, variables) <= _LARGE_CHAT:
+                    try:
+                        return await self._quick_lane.run(lambda: render_on(self._quick))
+                    except TemplateTimeoutError:
+                        pass  # it is a slow one
+                return await self._slow_lane.run(lambda: render_on(self._slow))
+            except ValueError as error:
+                raise invalid(str(error), "messages") from None
+
+
+class _Templates:
+    """Templates with one limit: as many as threads render at once, each made when it is needed."""
+
+    def __init__(self, make: Callable[[], Template], idle: list[Template]) -> None:
+        self._make = make
+        self._idle = idle
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        """On the calling thread."""
+        try:
+            template = self._idle.pop()  # one call, so no other thread gets the same
+        except IndexError:
+            template = self._make()
+        try:
+            return template.render(
+                messages, add_generation_prompt=add_generation_prompt, **variables
+            )
+        finally:
+            self._idle.append(template)
+
+
+def _num_characters(messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> int:
+    """About how much a chat is; what each message has beside its content counts as 20."""
+    total = 20 * len(messages) + (len(json.dumps(variables)) if variables else 0)
+    for message in messages:
+        content = message.get("content") or ""
+        parts = content if isinstance(content, list) else [{"text": content}]
+        total += sum(len(part["text"]) + 20 for part in parts)
+    return total
