@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from flaxen.text.chat_messages import is_silent, joined_parts, template_message
+from flaxen.text.chat_forms import render_form
+from flaxen.text.chat_messages import joined_parts, template_message
 from flaxen.text.chat_process import TemplateProcess, TemplateTimeoutError
 from flaxen.text.tokenizer import Tokenizer
 
@@ -26,7 +27,6 @@ RESERVED_VARIABLES = (
 GENERATION_BEGINS, GENERATION_ENDS = "flaxen_generation_begins", "flaxen_generation_ends"
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 _PROBE = "flaxen-probe"
-_NONE = "None"  # what Jinja prints for a null
 _TOOLS_TEMPLATE = "tool_use"  # the name that transformers gives to a template for tools
 
 
@@ -151,32 +151,17 @@ class _Compiled:
         self._reads_parts: bool | None = None  # found on need
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
-        """The text of messages of which some of the assistant's have the content None.
-
-        Most templates test for None. One that prints it (Jinja writes the word "None"), or that
-        adds it to a text and fails, is given an empty text in its place.
-        """
+        """The text of messages, in the form that the template reads."""
         if any(isinstance(message.get("content"), list) for message in messages):
             if self._reads_parts is None:
                 self._reads_parts = self._probe()
             if not self._reads_parts:
                 messages = [joined_parts(dict(message)) for message in messages]
-        if not any(is_silent(each) for each in messages):
-            return self._render(messages, variables)
-        empty = [{**each, "content": ""} if is_silent(each) else each for each in messages]
-        try:
-            text = self._render(messages, variables)
-        except TemplateTimeoutError:
-            raise
-        except ValueError:
-            return self._render(empty, variables)
-        if _NONE not in text:
-            return text
-        without = self._render(empty, variables)
-        return without if without.count(_NONE) < text.count(_NONE) else text
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
-        return self.process.render({**self._tokens, **variables, "messages": messages})
+        def render(given: Sequence[Mapping[str, Any]]) -> str:
+            return self.process.render({**self._tokens, **variables, "messages": given})
+
+        return render_form(render, messages)
 
     def _probe(self) -> bool:
         """Whether the template reads a list of parts: it shows their text, and not the list."""

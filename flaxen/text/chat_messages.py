@@ -48,11 +48,6 @@ def joined_parts(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": "\n".join(part["text"] for part in content)}
 
 
-def is_silent(message: Mapping[str, Any]) -> bool:
-    """Whether this is a message of the assistant whose content is null."""
-    return message["role"] == "assistant" and message.get("content", "") is None
-
-
 def _check_parts(content: Sequence[Any], where: str) -> None:
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None

@@ -8,6 +8,7 @@ files, losses.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,8 +17,8 @@ from flaxen.text.chat import GENERATION_BEGINS, GENERATION_ENDS, ChatTemplate
 
 _STAND_IN = "\ue0f0flaxen\ue0f1"  # of private use at both ends: no content begins or ends like it
 _MARK = "\U0010fffd"
-# After white space or a special token: where a text may be cut without cutting a token.
-_BORDER = re.compile(r"[\s>\]]")
+# Around white space and special tokens: two characters between which no token is cut.
+_BORDER = re.compile(r"[\s>\]]|.[\s<\[]", re.DOTALL)
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]  # characters [begin, end)
@@ -70,12 +71,12 @@ def render_turns(
             messages, tools=tools, add_generation_prompt=False, **{**own, **marks}
         )
         if spans := _marked_spans(text, marked, messages, wanted):
-            return Turns(text, spans)
-    found: list[Span] = []
-    for index in wanted:
-        after = found[-1][1] if found else 0
-        found.append(_find(render, text, messages, index, after))
-    return Turns(text, tuple(found))
+            for index, (begin, end) in zip(wanted, spans, strict=True):
+                if not _shows(text[begin:end], messages[index]):
+                    _content(render, text, messages, index)
+            prompts = [render(messages[:index], asks=True) for index in wanted]
+            return Turns(text, tuple(map(functools.partial(_after, text), prompts, spans)))
+    return Turns(text, tuple(_find(render, text, messages, index) for index in wanted))
 
 
 def _marked_spans(
@@ -99,28 +100,43 @@ def _marked_spans(
     return chosen if all(begin < end for begin, end in chosen) else ()
 
 
-def _find(render: _Render, text: str, messages: Sequence[Message], index: int, after: int) -> Span:
-    """Where an answer lies in the whole text, at the character `after` or later."""
+def _after(text: str, prompt: str, span: Span) -> Span:
+    """A span without what the model is asked with, and does not write: the header of its turn."""
+    begin, end = span
+    is_asked = begin < len(prompt) < end and text.startswith(prompt)
+    return (len(prompt) if is_asked else begin, end)
+
+
+def _find(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
+    """Where an answer lies in the whole text."""
     prompt = render(messages[:index], asks=True)
     is_last = index == len(messages) - 1
     so_far = text if is_last else render(messages[: index + 1], asks=False)
     if text.startswith(so_far) and so_far.startswith(prompt):
+        if not _shows(so_far[len(prompt) :], messages[index]):
+            _content(render, text, messages, index)
         return len(prompt), len(so_far)
     # The template renders this turn in another way once more follows, or has another beginning for
     # an answer than for one that is asked for.
     begin, end = _content(render, text, messages, index)
     own = (begin, end) if is_last else _content(render, so_far, messages[: index + 1], index)
-    asked = min(_num_common(prompt, so_far), own[0])
+    asked = _num_common(prompt, so_far)
+    asked = own[0] if asked >= own[0] else _to_border(prompt, asked)
     lead, trail = so_far[asked : own[0]], so_far[own[1] :]
     if text.startswith(prompt) and len(prompt) <= begin:
         begin = len(prompt)
     else:
         before = _num_common(render(messages[:index], asks=False), so_far[:asked])
-        begin = _after_header(text, so_far[before:asked], lead, after, begin)
-    num = _num_common(trail, text[end:])
-    while 0 < num < len(trail) and not _BORDER.match(trail[num - 1]):
-        num -= 1  # both turns end by a token that begins alike: neither is learned
-    return begin, end + num
+        begin -= _num_before(text[:begin], so_far[before:asked], lead)
+    return begin, end + _to_border(trail, _num_common(trail, text[end:]))
+
+
+def _shows(text: str, message: Message) -> bool:
+    """Whether a text has a message's content, and the names of its calls, as they were given."""
+    content = message.get("content") or ""
+    parts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    names = [call["function"]["name"] for call in message.get("tool_calls") or ()]
+    return all(part.strip() in text for part in (*parts, *names))
 
 
 def _content(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
@@ -155,20 +171,36 @@ def _changed(message: Message) -> Message:
     return changed
 
 
-def _after_header(text: str, header: str, lead: str, after: int, content: int) -> int:
-    """Where what the model writes begins, before the content: behind the header of its turn.
+def _num_before(text: str, header: str, lead: str) -> int:
+    """Characters before an answer's content that the model writes, not the prompt.
+
+    They are the end of the lead, and stand behind as much of the header as there is.
 
     Args:
-      text: the whole conversation's.
-      header: what a prompt for an answer ends with.
+      text: the whole conversation's, up to the content.
+      header: what a prompt for the answer ends with.
       lead: what stands between that and the content, where the answer is the last message.
-      after: no earlier than this.
-      content: no later than this.
     """
-    if text[after:content].endswith(header + lead):
-        return content - len(lead)
-    place = text.rfind(header, after, content) if header else -1
-    return content if place < 0 else place + len(header)
+
+    def num_header(num: int) -> int:
+        before = text[: len(text) - num]
+        lengths = (each for each in range(len(header), 0, -1) if _is_border(header, each))
+        return next((each for each in lengths if before.endswith(header[:each])), 0)
+
+    most = _num_common(text[::-1], lead[::-1])
+    return max(range(most, -1, -1), key=num_header)  # the most, where several are as good
+
+
+def _to_border(text: str, num: int) -> int:
+    """The characters of a text that it shares with another, without a part of a token."""
+    while not _is_border(text, num):
+        num -= 1  # two tokens that begin alike, as <|end|> and <|endoftext|>
+    return num
+
+
+def _is_border(text: str, num: int) -> bool:
+    """Whether a text may be cut after so many characters without cutting a token."""
+    return not 0 < num < len(text) or _BORDER.match(text[num - 1 : num + 1]) is not None
 
 
 def _num_common(one: str, other: str) -> int:

@@ -118,6 +118,56 @@ def test_marks_that_a_filter_has_seen_are_not_believed() -> None:
     assert learned(trimmed, TWO) == ["Yes;", "No;"]
 
 
+def test_a_header_that_begins_like_a_call_is_not_cut_in_two() -> None:
+    """A prompt begins a thought, which neither history nor a call has."""
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last and not m.tool_calls %}<think>\n\n</think>\n\n"
+        "{% endif %}{{ m.content or '' }}"
+        "{% for c in m.tool_calls or [] %}<tool_call>\n<function={{ c.function.name }}>"
+        "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    assert learned(source, [HI, CALL, TOOL, YES]) == [
+        "<tool_call>\n<function=f></tool_call><|im_end|>\n",
+        "\n</think>\n\nYes<|im_end|>\n",
+    ]
+
+
+def test_a_header_that_ends_in_another_way_is_asked_with_all_the_same() -> None:
+    source = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
+    )
+    assert learned(source, TWO) == [" Yes</s>", " No</s>"]
+
+
+def test_marks_around_a_header_do_not_make_it_learned() -> None:
+    """A server asks with it."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<assistant>"
+        "{{ m.content }}</s>{% endgeneration %}{% else %}<user>{{ m.content }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert learned(source, TWO) == ["Yes</s>", "No</s>"]
+
+
+def test_a_template_that_reads_no_texts_is_no_empty_answer() -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{% for part in m.content if part.type == 'text' %}"
+        "{{ part.text }}{% endfor %}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    marked = source.replace("{% for part", "{% generation %}{% for part").replace(
+        "</s>", "</s>{% endgeneration %}"
+    )
+    for each in (source, marked.replace("in messages", "in messages if m.role != 'user'")):
+        with pytest.raises(ValueError, match=r"leaves the answer in messages\[1\] out"):
+            learned(each, TWO)
+    parts = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in TWO]
+    assert learned(source, parts) == ["Yes</s>", "No</s>"]
+
+
 def test_an_empty_answer_is_its_end() -> None:
     empty = {"role": "assistant", "content": ""}
     assert learned(templates.ENDS, [HI, empty, SO, NO]) == [

@@ -107,3 +107,15 @@ def test_no_calls_are_no_key() -> None:
         assert (
             rendered(source, {"role": "assistant", "content": "Hi", "tool_calls": none}) == "False"
         )
+
+
+def test_a_template_that_adds_arguments_to_a_text_gets_them_as_json() -> None:
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name + '(' + c.function.arguments + ')' }}{% endfor %}"
+        "{{ m.content + '' }}{% endfor %}"
+    )
+    message = {"role": "assistant", "content": None, "tool_calls": [call(JSON)]}
+    assert rendered(source, message) == f"weather({JSON})"
+    with pytest.raises(ValueError, match=r"^no calls$"):
+        rendered("{{ raise_exception('no calls') }}", message)
