@@ -21,6 +21,7 @@ from flaxen.weights.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tests.bridges.test_function import Layer, Weights, make_weights, transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.data.tiny_text import make_tokenizer
+from tests.extras import extra
 from tests.train.test_jobs import CHATS, Told, make_spec
 from tests.weights.adapters import random_adapter
 
@@ -63,7 +64,7 @@ def test_a_functions_modules_are_the_paths_of_its_tree(tmp_path: Path, model: Mo
 
 
 def nnx_definition() -> tuple[Model, Params]:
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = extra("flax.nnx")
     from tests.bridges.nnx_model import Transformer
 
     return flaxen.from_nnx(Transformer(rngs=nnx.Rngs(0)), max_position=128)

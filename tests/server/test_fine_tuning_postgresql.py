@@ -13,10 +13,11 @@ import pytest
 
 from flaxen.server.data_directory import ID_FILE
 from flaxen.server.job_store_tables import open_database
+from tests.extras import extra
 from tests.server.clients import openai_client, run
 from tests.server.fine_tuning import GOOD, MODEL, serving
 
-pytest.importorskip("psycopg")
+extra("psycopg")
 pytestmark = pytest.mark.slow
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))

@@ -11,6 +11,7 @@ import pytest
 
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
+from tests.extras import extra
 
 Save = Callable[..., Path]
 USER = [{"role": "user", "content": "Hi"}]
@@ -76,7 +77,7 @@ def test_a_gguf_file_gives_templates_all_its_special_tokens(byte_metadata: dict[
 
 
 def test_the_variables_are_those_of_transformers(save_tokenizer: Save) -> None:
-    transformers: Any = pytest.importorskip("transformers")
+    transformers: Any = extra("transformers")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>",
         "pad_token": "<turn>", "extra_special_tokens": {"image_token": "<turn>"},

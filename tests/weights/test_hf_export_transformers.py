@@ -19,11 +19,12 @@ from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.hf_export import export_huggingface
 from flaxen.weights.peft import load_adapter, save_adapter
 from flaxen.weights.resolve import resolve
+from tests.extras import extra
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
 from tests.weights.adapters import random_adapter
 
-torch: Any = pytest.importorskip("torch")
-transformers: Any = pytest.importorskip("transformers")
+torch: Any = extra("torch")
+transformers: Any = extra("transformers")
 peft: Any = pytest.importorskip("peft")
 
 TOLERANCE = 2e-4

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from flaxen.models.model import Params
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.hf_export import export_huggingface
+from tests.extras import extra
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.weights.files import change_config, change_tensors, copy_golden
 
@@ -124,8 +125,8 @@ def test_names_of_both_kinds_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_logits_are_those_of_transformers(tied: Path) -> None:
-    torch: Any = pytest.importorskip("torch")
-    transformers: Any = pytest.importorskip("transformers")
+    torch: Any = extra("torch")
+    transformers: Any = extra("transformers")
     rng = np.random.default_rng(0)
     head = rng.normal(size=table(tied).shape).astype(np.float32)
     change_tensors(tied, lm_head__weight=head)
