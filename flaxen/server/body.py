@@ -52,7 +52,7 @@ async def read_json(http: Request, config: ServerConfig) -> dict[str, Any]:
             f"the body did not arrive within {config.body_timeout_s:g} seconds",
             code="body_timeout",
         ) from None
-    return _decode(body)
+    return decode_json(body)
 
 
 async def _read(http: Request, limit: int) -> bytes:
@@ -79,7 +79,12 @@ def _too_large(limit: int) -> ApiError:
     )
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def decode_json(body: bytes) -> dict[str, Any]:
+    """The one JSON object that a body is.
+
+    Raises:
+      ApiError: 400, it is not JSON, not an object, nested too deep, or holds what is no text.
+    """
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
