@@ -16,6 +16,7 @@ from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
 from flaxen.weights.adapter import Adapter
+from flaxen.weights.definition import Definition
 from flaxen.weights.peft import load_adapter as read_adapter
 
 
@@ -27,7 +28,7 @@ class AsyncLLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | Path | Definition,
         *,
         on_progress: Progress | None = None,
         compile_cache: Path | None = None,
@@ -36,7 +37,10 @@ class AsyncLLM:
     ) -> None:
         if compile_cache is not None:
             use_compile_cache(compile_cache)
-        parts = build(EngineArgs(model=str(model), **engine_args), on_progress, lora=lora)
+        definition = model if isinstance(model, Definition) else None
+        name = definition.name if definition is not None else str(model)
+        args = EngineArgs(model=name, **engine_args)
+        parts = build(args, on_progress, lora=lora, definition=definition)
         self._model = parts.model
         self.tokenizer = parts.tokenizer
         self.info = parts.info

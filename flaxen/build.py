@@ -142,7 +142,7 @@ def _build(
             f"{_why_not_native()}. Use auto or none"
         )
     checkpoint = definition or open_model(args)
-    dtype = _dtype(args.dtype, use_native, checkpoint)
+    dtype = compute_dtype(args.dtype, use_native, checkpoint)
     model = checkpoint.model
     if isinstance(checkpoint, Definition) and use_native and not args.compile_sizes:
         args = replace(args, compile_sizes=_definition_sizes(args))
@@ -208,7 +208,19 @@ def open_model(args: EngineArgs) -> Checkpoint | Definition:
         ) from None
 
 
-def _dtype(name: str, use_native: bool, model: Checkpoint | Definition) -> jnp.dtype:
+def compute_dtype(
+    name: str, use_native: bool, model: Checkpoint | Definition | None = None
+) -> jnp.dtype:
+    """What a model computes in.
+
+    Args:
+      name: float32, bfloat16 or auto.
+      use_native: whether the C++ kernels compute.
+      model: what computes; "auto" of a definition is the dtype of its parameters.
+
+    Raises:
+      ValueError: "auto" of a definition in another dtype.
+    """
     if name == "auto" and isinstance(model, Definition):
         name = model.dtype.name
         if name not in DTYPES:

@@ -61,7 +61,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str | Definition,
+        model: str | Path | Definition,
         *,
         on_progress: OnProgress | None = None,
         compile_cache: Path | None = None,

@@ -11,7 +11,13 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import options
-from flaxen.cli.bench_workloads import DESCRIPTIONS, NAMES, load_workloads, make_workloads
+from flaxen.cli.bench_workloads import (
+    DESCRIPTIONS,
+    NAMES,
+    check_fit,
+    load_workloads,
+    make_workloads,
+)
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.progress import show_progress
@@ -60,6 +66,7 @@ def bench(
     dtype: options.Dtype = "auto",
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
+    checkpoint: options.Checkpoint = None,
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
@@ -100,15 +107,19 @@ def bench(
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
         start_s = time.perf_counter()
-        parts = build(args, on_progress, definition=find_definition(model))
+        parts = build(args, on_progress, definition=find_definition(model, checkpoint))
         startup_s = time.perf_counter() - start_s
         on_progress("machine's limits", 0, 1)
         limits = bench_limits.measure(parts.dtype.name)
         on_progress("machine's limits", 1, 1)
         announce(cpu)
         console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")
-        chosen = loaded or make_workloads(parts.info.vocab_size, reps)
-        warmup = chosen.get("warmup") or make_workloads(parts.info.vocab_size, 1)["warmup"]
+        max_len = parts.info.max_model_len
+        made = make_workloads(parts.info.vocab_size, reps, max_len=max_len)
+        chosen = loaded or made
+        for name in names:
+            check_fit(chosen[name], max_len)
+        warmup = made["warmup"] if loaded is None else loaded.get("warmup", made["warmup"])
         results = []
         for name in names:
             for batch in warmup.batches:

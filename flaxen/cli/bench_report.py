@@ -93,6 +93,7 @@ def as_json(report: Report, setup: dict[str, Any]) -> dict[str, Any]:
         "peak_rss_bytes": _peak_rss_bytes(),
         "workloads": {
             result.name: {
+                "description": result.description,
                 **{name: _summary(values) for name, values in result.figures.items()},
                 "limit_share": _summary(report.limit_shares(result)),
                 "kv_waste": result.kv_waste,

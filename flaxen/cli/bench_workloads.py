@@ -49,67 +49,101 @@ class Workload:
 
 
 Draw = Callable[[int], tuple[int, ...]]  # n -> n fresh token ids
+Cut = Callable[[int], int]  # a number of tokens -> as many as the model has room for
 
 
-def _same(draw: Draw, num_requests: int, num_in: int, num_out: int) -> Batch:
-    prompts = tuple(draw(num_in) for _ in range(num_requests))
-    return Batch(prompts=prompts, num_outputs=(num_out,) * num_requests)
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """A workload's shape, in numbers of tokens for a model that has room for them."""
+
+    description: str
+    longest: int  # tokens of the longest request, its prompt and its output
+    make: Callable[[Draw, Cut], Batch]
 
 
-def _single(draw: Draw) -> Batch:
-    return Batch(prompts=(draw(128),), num_outputs=(128,), ttft_prompt=draw(128))
+def _same(num_requests: int, num_in: int, num_out: int) -> Callable[[Draw, Cut], Batch]:
+    def make(draw: Draw, cut: Cut) -> Batch:
+        prompts = tuple(draw(cut(num_in)) for _ in range(num_requests))
+        return Batch(prompts=prompts, num_outputs=(cut(num_out),) * num_requests)
+
+    return make
 
 
-def _mixed(draw: Draw) -> Batch:
+def _single(draw: Draw, cut: Cut) -> Batch:
+    return Batch(prompts=(draw(cut(128)),), num_outputs=(cut(128),), ttft_prompt=draw(cut(128)))
+
+
+def _mixed(draw: Draw, cut: Cut) -> Batch:
     lengths = random.Random(f"{SEED}/lengths")  # the same in each repetition
-    num_in = [lengths.randint(16, 512) for _ in range(64)]
-    num_out = [lengths.randint(16, 256) for _ in range(64)]
+    num_in = [cut(lengths.randint(16, 512)) for _ in range(64)]
+    num_out = [cut(lengths.randint(16, 256)) for _ in range(64)]
     return Batch(prompts=tuple(draw(n) for n in num_in), num_outputs=tuple(num_out))
 
 
-def _shared(draw: Draw) -> Batch:
-    prefix = draw(512)
-    return Batch(prompts=tuple(prefix + draw(32) for _ in range(32)), num_outputs=(32,) * 32)
+def _shared(draw: Draw, cut: Cut) -> Batch:
+    prefix = draw(cut(512))
+    return Batch(
+        prompts=tuple(prefix + draw(cut(32)) for _ in range(32)), num_outputs=(cut(32),) * 32
+    )
 
 
-_KINDS: dict[str, tuple[str, Callable[[Draw], Batch]]] = {
-    "A": ("one stream, 128 in, 128 out", _single),
-    "B16": ("16 at once, 128 in, 128 out", lambda draw: _same(draw, 16, 128, 128)),
-    "B64": ("64 at once, 128 in, 128 out", lambda draw: _same(draw, 64, 128, 128)),
-    "C": ("prefill, 1,024 in, 1 out", lambda draw: _same(draw, 1, 1024, 1)),
-    "D": ("64 at once, 16-512 in, 16-256 out", _mixed),
-    "E": ("32 at once that share 512, 32 own in, 32 out", _shared),
-    "warmup": ("4 at once, 128 in, 16 out", lambda draw: _same(draw, 4, 128, 16)),
+_KINDS = {
+    "A": _Kind(description="one stream, 128 in, 128 out", longest=256, make=_single),
+    "B16": _Kind(description="16 at once, 128 in, 128 out", longest=256, make=_same(16, 128, 128)),
+    "B64": _Kind(description="64 at once, 128 in, 128 out", longest=256, make=_same(64, 128, 128)),
+    "C": _Kind(description="prefill, 1,024 in, 1 out", longest=1025, make=_same(1, 1024, 1)),
+    "D": _Kind(description="64 at once, 16-512 in, 16-256 out", longest=768, make=_mixed),
+    "E": _Kind(
+        description="32 at once that share 512, 32 own in, 32 out", longest=576, make=_shared
+    ),
+    "warmup": _Kind(description="4 at once, 128 in, 16 out", longest=144, make=_same(4, 128, 16)),
 }
-DESCRIPTIONS = {name: text for name, (text, _) in _KINDS.items() if name != "warmup"}
+DESCRIPTIONS = {name: kind.description for name, kind in _KINDS.items() if name != "warmup"}
 NAMES = tuple(DESCRIPTIONS)
+_SHORTEST = 18  # positions: below, a prefix that is shared leaves no token for what follows it
 
 
-def make_workloads(vocab_size: int, num_reps: int, seed: int = SEED) -> dict[str, Workload]:
+def make_workloads(
+    vocab_size: int, num_reps: int, seed: int = SEED, *, max_len: int | None = None
+) -> dict[str, Workload]:
     """Makes every workload, the untimed "warmup" included.
 
     Args:
       vocab_size: of the model; ids at both ends, where special tokens live, are left out.
       num_reps: repetitions of each, at least 1.
       seed: the same seed gives the same ids.
+      max_len: tokens that a request of the model can have; workloads with longer ones are cut in
+        proportion, and their descriptions say so. None: there is room for all.
 
     Raises:
-      ValueError: num_reps is below 1.
+      ValueError: num_reps is below 1, or the model has hardly any room.
     """
     if num_reps < 1:
         raise ValueError(f"the number of repetitions must be at least 1, got {num_reps}")
+    if max_len is not None and max_len < _SHORTEST:
+        raise ValueError(
+            f"the model takes {max_len} tokens, and a request of a workload needs at least "
+            f"{_SHORTEST}: it can't be benchmarked"
+        )
     margin = vocab_size // 40
 
     def make(name: str) -> Workload:
         # A stream of its own for each, so that the choice of workloads does not change the ids.
         rng = random.Random(f"{seed}/{name}")
+        kind = _KINDS[name]
+        room = kind.longest if max_len is None else min(max_len, kind.longest)
 
         def draw(n: int) -> tuple[int, ...]:
             return tuple(rng.randrange(margin, vocab_size - margin) for _ in range(n))
 
-        description, make_batch = _KINDS[name]
+        def cut(n: int) -> int:
+            return max(1, n * room // kind.longest)
+
+        description = kind.description
+        if room < kind.longest:
+            description += f", all cut to {room / kind.longest:.0%} for the model's {room} tokens"
         count = 1 if name == "warmup" else num_reps
-        batches = tuple(make_batch(draw) for _ in range(count))
+        batches = tuple(kind.make(draw, cut) for _ in range(count))
         return Workload(name=name, description=description, batches=batches)
 
     return {name: make(name) for name in _KINDS}
@@ -141,6 +175,28 @@ def load_workloads(path: Path, num_reps: int) -> dict[str, Workload]:
                 f"asked for: lower --reps to {held}"
             )
     return workloads
+
+
+def check_fit(workload: Workload, max_len: int) -> None:
+    """Refuses requests that are longer than the model's.
+
+    Args:
+      workload: from a file.
+      max_len: tokens.
+
+    Raises:
+      ValueError: a request is longer.
+    """
+    longest = max(
+        len(prompt) + num_output
+        for batch in workload.batches
+        for prompt, num_output in zip(batch.prompts, batch.num_outputs, strict=True)
+    )
+    if longest > max_len:
+        raise ValueError(
+            f"workload {workload.name} has a request of {longest} tokens, prompt and output, and "
+            f"the model takes {max_len}: leave it out with --workload, or make shorter ones"
+        )
 
 
 def dump_workloads(workloads: dict[str, Workload]) -> str:

@@ -50,6 +50,7 @@ def chat(
     dtype: options.Dtype = "auto",
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
+    checkpoint: options.Checkpoint = None,
     max_model_len: options.MaxModelLen = None,
     kv_cache_size: options.KvCacheSize = None,
     threads: options.Threads = None,
@@ -68,10 +69,11 @@ def chat(
     answer: Answer
     if url is not None:
         formats, sizes = (dtype, impl, quantization), (max_model_len, kv_cache_size, threads)
-        if formats != ("auto", "auto", "auto") or sizes != (None, None, None):
+        is_default = formats == ("auto", "auto", "auto") and sizes == (None, None, None)
+        if not is_default or checkpoint is not None:
             raise ValueError(
-                "--dtype, --impl, --quantization, --max-model-len, --kv-cache-size and --threads "
-                "are the server's to choose: leave them out with --url"
+                "--dtype, --impl, --quantization, --checkpoint, --max-model-len, --kv-cache-size "
+                "and --threads are the server's to choose: leave them out with --url"
             )
         model, answer = http_answer(url, model, api_key, sampling)
     elif model is None:
@@ -95,7 +97,7 @@ def chat(
         )
         cpu = set_up_cpu(threads)
         with show_progress(Console(stderr=True)) as on_progress:
-            parts = build(args, on_progress, definition=find_definition(model))
+            parts = build(args, on_progress, definition=find_definition(model, checkpoint))
         announce(cpu)
         answer = local_answer(parts.engine, parts.tokenizer, SamplingParams(**sampling))
     if console.is_terminal:

@@ -12,12 +12,16 @@ from rich.console import Console
 
 from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from flaxen.build import EngineArgs
     from flaxen.models.model import Model
     from flaxen.text.tokenizer import Tokenizer
     from flaxen.train.evaluate import Score
+    from flaxen.weights.checkpoint import Checkpoint
+    from flaxen.weights.definition import Definition
 
 TASKS = ("auto", "perplexity", "choice")
 _DATA_PANEL = "Data"
@@ -83,7 +87,9 @@ def evaluate(
     ] = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dtype: options.Dtype = "auto",
+    impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
+    checkpoint: options.Checkpoint = None,
     threads: options.Threads = None,
     compile_cache: options.CompileCache = None,
     offline: options.Offline = False,
@@ -98,12 +104,21 @@ def evaluate(
     if task == "choice" and stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
 
-    from flaxen.build import use_compile_cache
+    args = options.engine_args(
+        model,
+        compile_cache,
+        dtype=dtype,
+        impl=impl,
+        quantization=quantization,
+        offline=offline,
+    )
 
-    use_compile_cache(compile_cache or options.default_cache())
+    from flaxen.build import open_model
+
     cpu = set_up_cpu(threads)
     with show_progress(Console(stderr=True)) as on_progress:
-        subject = _load(model, adapter, dtype, quantization, offline, on_progress)
+        opened = find_definition(model, checkpoint) or open_model(args)
+        subject = _load(opened, args, adapter, on_progress)
     announce(cpu)
     rows = _Rows(
         files=tuple(data),
@@ -182,32 +197,23 @@ def _row_length(wanted: int | None, max_position: int) -> int:
 
 
 def _load(
-    name: str, adapter: Path | None, dtype: str, quantization: Any, offline: bool, on_progress: Any
+    opened: Checkpoint | Definition, args: EngineArgs, adapter: Path | None, on_progress: Any
 ) -> _Subject:
-    import jax
-
-    from flaxen.build import EngineArgs
+    from flaxen.build import compute_dtype
     from flaxen.kernels import native
     from flaxen.train.evaluate import make_score
-    from flaxen.weights.checkpoint import open_checkpoint
     from flaxen.weights.peft import load_adapter
-    from flaxen.weights.resolve import resolve
 
-    EngineArgs(model=name, dtype=dtype, quantization=quantization)  # checks both
-    checkpoint = open_checkpoint(resolve(name, offline=offline))
-    tokenizer = checkpoint.make_tokenizer()
-    beside = load_adapter(adapter, checkpoint.model) if adapter else None
+    beside = load_adapter(adapter, opened.model) if adapter else None
     packed = native.is_enabled()
-    if dtype == "auto":  # as it is served
-        dtype = "float32" if jax.default_backend() == "cpu" and not packed else "bfloat16"
-    params = checkpoint.load_params(
-        jax.numpy.dtype(dtype),
+    params = opened.load_params(
+        compute_dtype(args.dtype, packed, opened),  # as it is served
         lambda done, total: on_progress("weights", done, total),
         packed=packed,
-        quantization=quantization,
+        quantization=args.quantization,
     )
-    score = make_score(checkpoint.model, params, beside)
-    return _Subject(model=checkpoint.model, tokenizer=tokenizer, score=score)
+    score = make_score(opened.model, params, beside)
+    return _Subject(model=opened.model, tokenizer=opened.make_tokenizer(), score=score)
 
 
 def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:

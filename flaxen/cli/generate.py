@@ -52,6 +52,7 @@ def generate(
     dtype: options.Dtype = "auto",
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
+    checkpoint: options.Checkpoint = None,
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
@@ -98,7 +99,7 @@ def generate(
     console = Console(stderr=True)
     with show_progress(console) as on_progress:
         fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
-        fields["model"] = find_definition(model) or model
+        fields["model"] = find_definition(model, checkpoint) or model
         llm = LLM(**fields, on_progress=on_progress)
     announce(cpu)
     outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)

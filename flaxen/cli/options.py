@@ -68,6 +68,14 @@ Quantization = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Of a definition, the parameters that flaxen train wrote, in place of its own.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 MaxModelLen = Annotated[
     int | None,
     typer.Option(

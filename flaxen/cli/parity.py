@@ -15,24 +15,10 @@ from flaxen.cli import options
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate import read_prompts
+from flaxen.cli.parity_prompts import check_prompts, own_prompts, prompt_room
 
 if TYPE_CHECKING:
     from flaxen.cli.parity_run import Compared
-
-# Of several lengths and kinds.
-PROMPTS = (
-    "A trainer and a server that share one forward agree on every token, since there is nothing "
-    "left in which they could differ: the same kernels add the same numbers in the same order.",
-    "In the harbour the boats lay side by side, and the fishermen mended their nets until the "
-    "light was gone. Nobody spoke of the storm, although everybody had seen the sky at noon.",
-    "def fibonacci(n: int) -> int:\n    if n < 2:\n        return n\n    a, b = 0, 1\n"
-    "    for _ in range(n - 1):\n        a, b = b, a + b\n    return b\n\nprint([fibonacci(i)",
-    "The three laws of thermodynamics, in the order in which they are taught: energy is conserved; "
-    "entropy does not decrease in a closed system; and the entropy of a perfect crystal",
-    "Recipe for a simple bread. Mix 500 g of flour with 350 g of water, 10 g of salt and a little "
-    "yeast. Let it rest for an hour, fold it four times, and let it rise overnight. " * 6,
-    "Numbers: 3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3",
-)
 
 
 def parity(
@@ -59,12 +45,13 @@ def parity(
     dtype: options.Dtype = "auto",
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
+    checkpoint: options.Checkpoint = None,
     threads: options.Threads = None,
     compile_cache: options.CompileCache = None,
     offline: options.Offline = False,
 ) -> None:
     """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
-    texts = list(PROMPTS) if prompts_file is None else read_prompts([], prompts_file)
+    texts = None if prompts_file is None else read_prompts([], prompts_file)
 
     from flaxen.build import EngineArgs, open_model, use_compile_cache
     from flaxen.cli import parity_run
@@ -76,11 +63,17 @@ def parity(
     args: dict[str, Any] = {"model": model, "dtype": dtype, "quantization": quantization}
     args |= {"impl": impl, "offline": offline}
     with Console(stderr=True).status("training and serving the same tokens"):
-        opened = find_definition(model) or open_model(EngineArgs(**args))
+        opened = find_definition(model, checkpoint) or open_model(EngineArgs(**args))
         if not isinstance(opened, Checkpoint):
             args["model"] = opened
         tokenizer = opened.make_tokenizer()
-        prompts = [tuple(tokenizer.encode(text)) for text in texts]
+        room = prompt_room(opened.model.max_position, max_tokens)
+        if texts is None:
+            vocab_size = opened.model.vocab_size
+            prompts = own_prompts(tokenizer.encode, room=room, vocab_size=vocab_size)
+        else:
+            prompts = [tuple(tokenizer.encode(text)) for text in texts]
+            check_prompts(prompts, room)
         beside = load_adapter(adapter, opened.model) if adapter else None
         found = parity_run.compare(args, prompts, max_tokens, beside)
         other = None

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.cli.parity_prompts import CHUNK
 from flaxen.data.batch import Batch
 from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
@@ -30,7 +31,6 @@ from flaxen.train.loss import token_logprobs
 from flaxen.weights.adapter import Adapter
 from flaxen.weights.hf_export import export_huggingface
 
-CHUNK = 16  # tokens of a step in the server that prefills in chunks; a page is as large
 _ROWS, _MAX_SEGMENTS = 2, 32  # of a training step
 _ADAPTER = "parity"
 _NEW_ADAPTER = LoraConfig(rank=8)  # it changes nothing yet, but is computed

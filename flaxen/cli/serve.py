@@ -168,6 +168,7 @@ def serve(
     dtype: options.Dtype = "auto",
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
+    checkpoint: options.Checkpoint = None,
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxNumSeqs = 64,
     max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
@@ -276,7 +277,7 @@ def serve(
             on_progress,
             compile_all=False,
             lora=lora.limits(),
-            definition=find_definition(model),
+            definition=find_definition(model, checkpoint),
         )
     announce(cpu)
     gc.freeze()  # what lives as long as the process is not looked at again

@@ -23,9 +23,13 @@ def _option(help: str, panel: str = _RUN_PANEL, **kwargs: Any) -> Any:
 
 
 def train(
-    config: Annotated[
-        Path | None,
-        typer.Argument(metavar="CONFIG.yaml", help="The run's settings.", show_default=False),
+    config_or_model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG.yaml|MODEL",
+            help="The run's settings, or the model to train by flags alone.",
+            show_default=False,
+        ),
     ] = None,
     model: Annotated[str | None, _option(options.MODEL_HELP, options.MODEL_PANEL)] = None,
     data: Annotated[
@@ -91,6 +95,7 @@ def train(
     offline: options.Offline = False,
 ) -> None:
     """Train a model or adapters. Flags override the file."""
+    config, model = told_apart(config_or_model, model)
     flags = {
         "model": model,
         "data.files": None if data is None else [str(path) for path in data],
@@ -125,6 +130,32 @@ def train(
     with show_training(console, opened.num_steps) as on_record:
         result = run(opened, peak_flops=peak_flops, on_record=on_record)
     print(result)
+
+
+def told_apart(given: str | None, model: str | None) -> tuple[Path | None, str | None]:
+    """The file of settings and the model, of which the argument is either.
+
+    A file of settings has the suffix .yaml or .yml, or is a file that no model is in.
+
+    Args:
+      given: the argument.
+      model: of the flag.
+
+    Raises:
+      ValueError: both name a model.
+    """
+    if given is None:
+        return None, model
+    path = Path(given).expanduser()
+    is_model_file = path.suffix in (".gguf", ".py")
+    if path.suffix in (".yaml", ".yml") or (path.is_file() and not is_model_file):
+        return path, model
+    if model is not None:
+        raise ValueError(
+            f"{given} and --model {model} both name a model: give one of them. A file of settings "
+            "is called something.yaml"
+        )
+    return None, given
 
 
 def gather(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:

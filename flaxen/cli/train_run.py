@@ -13,22 +13,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from flaxen.cli.train_model import (
+    Progress,
+    Subject,
+    dtype_of,
+    how_to_use,
+    load,
+    open_subject,
+    with_targets,
+    write_results,
+)
 from flaxen.cli.train_progress import describe_data
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.kernels import native
-from flaxen.models.config import DecoderConfig
-from flaxen.models.decoder import decoder
-from flaxen.models.families import find_family
 from flaxen.models.model import Model, Params
-from flaxen.text.tokenizer import Tokenizer
 from flaxen.train.config import TrainConfig
 from flaxen.train.dpo import dpo
-from flaxen.train.full import full, initial_params
+from flaxen.train.full import full
 from flaxen.train.loop import Calls, Metrics, train
-from flaxen.train.lora import initial_adapters, lora
+from flaxen.train.lora import lora
 from flaxen.train.loss import next_token
 from flaxen.train.metrics import (
     Record,
@@ -41,16 +46,7 @@ from flaxen.train.metrics import (
 from flaxen.train.optimizer import make_optimizer, make_schedule
 from flaxen.train.state import TrainState
 from flaxen.train.step import Compute, TrainStep, make_step, start
-from flaxen.weights import huggingface
-from flaxen.weights.adapter import from_stack
-from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
-from flaxen.weights.hf_export import export_huggingface
-from flaxen.weights.peft import save_adapter
-from flaxen.weights.resolve import resolve
 from flaxen.weights.train_checkpoint import Checkpoints, steps_in
-from flaxen.weights.weight_files import read_json
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +54,7 @@ class Run:
     """The parts of a run, opened and checked."""
 
     config: TrainConfig
-    path: Path  # of the model
-    name: str  # of the model
-    decoder_config: DecoderConfig
-    model: Model
+    subject: Subject  # the model
     dtype: jnp.dtype  # of compute
     step: TrainStep
     state: TrainState  # where the run begins, or goes on
@@ -100,22 +93,22 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
             f"{config.output_dir} holds a run of {saved[-1]} steps: give --resume to go on, or "
             "another output_dir"
         )
-    path = resolve(config.model, offline=offline)
-    checkpoint, decoder_config, tokenizer = _open_model(path, config.from_scratch)
-    model = decoder(decoder_config)
+    subject = open_subject(config, offline=offline)
+    model = subject.model
+    config = with_targets(config, model)
     if config.data.sequence_length > model.max_position:
         raise ValueError(
             f"data.sequence_length is {config.data.sequence_length}, and the model was made for "
             f"{model.max_position} tokens: lower it"
         )
     opener = open_pairs if config.method == "dpo" else open_data
-    batches: DataIterator[Any] = opener(config.data, tokenizer)
+    batches: DataIterator[Any] = opener(config.data, subject.tokenizer)
     num_steps = config.num_steps or batches.num_batches()
     assert num_steps is not None, "TrainConfig sees to it that a run ends"
-    dtype = _dtype(config.dtype)
+    dtype = dtype_of(config, subject)
     step = _make_step(config, model, dtype, num_steps)
-    params, frozen = _load(config, model, checkpoint, dtype, on_progress)
-    state = start(step, params, config.seed)
+    loaded = load(config, subject, dtype, on_progress)
+    state = start(step, loaded.masters, config.seed, loaded.collections)
     if saved:
         with Checkpoints(config.output_dir / "checkpoints") as checkpoints:
             restored = checkpoints.restore(state)
@@ -123,14 +116,11 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
         state = restored.tree._replace(data_state=restored.extra)
     return Run(
         config=config,
-        path=path,
-        name=checkpoint.name if checkpoint is not None else path.name,
-        decoder_config=decoder_config,
-        model=model,
+        subject=subject,
         dtype=dtype,
         step=step,
         state=state,
-        frozen=frozen,
+        frozen=loaded.frozen,
         batches=batches,
         num_steps=num_steps,
     )
@@ -166,7 +156,7 @@ def run(
     (config.output_dir / "config.json").write_text(settings + "\n", encoding="utf-8")
     to_number = functools.partial(
         to_record,
-        flops=flops_per_token(opened.model, opened.step.trainable),
+        flops=flops_per_token(opened.subject.model, opened.step.trainable),
         peak_flops=peak_flops or measure_peak_flops(),
         num_steps=opened.num_steps,
     )
@@ -205,29 +195,8 @@ def run(
             num_microbatches=config.num_microbatches,
             calls=Calls(on_metrics=on_metrics, on_step=on_step),
         )
-    _write_results(opened, state)
+    write_results(config, opened.subject, state, opened.dtype, results)
     return _said(opened, int(state.step))
-
-
-def _open_model(
-    path: Path, from_scratch: bool
-) -> tuple[Checkpoint | None, DecoderConfig, Tokenizer]:
-    """The model's checkpoint, None where only its configuration is there and is enough."""
-    if from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
-        fields = read_json(path / "config.json")
-        family = find_family(huggingface.architecture(fields))
-        return None, family.config_from_hf(fields), Tokenizer.from_directory(path)
-    checkpoint = open_checkpoint(path)
-    return checkpoint, checkpoint.config, checkpoint.make_tokenizer()
-
-
-def _dtype(name: str) -> jnp.dtype:
-    if name == "auto":
-        # XLA's CPU code for bfloat16 products is several times slower than for float32.
-        is_slow = jax.default_backend() == "cpu" and not native.is_enabled()
-        name = "float32" if is_slow else "bfloat16"
-    dtype: jnp.dtype = jnp.dtype(name)
-    return dtype
 
 
 def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int) -> TrainStep:
@@ -254,46 +223,9 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
     return make_step(trainable, objective, make_optimizer(config.optimizer), schedule, rates)
 
 
-def _load(
-    config: TrainConfig,
-    model: Model,
-    checkpoint: Checkpoint | None,
-    dtype: jnp.dtype,
-    on_progress: Progress,
-) -> tuple[Params, Params]:
-    """The masters that are trained, and what is frozen."""
-    report = functools.partial(on_progress, "weights")
-    if config.from_scratch:
-        return initial_params(model, config.seed), None
-    assert checkpoint is not None
-    if config.method == "full":
-        return checkpoint.load_params(jnp.dtype("float32"), report), None
-    frozen = checkpoint.load_params(
-        dtype, report, packed=native.is_enabled(), quantization=config.lora.base_quantization
-    )
-    seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters
-    return initial_adapters(model, config.lora.to_lora(), seeds), frozen
-
-
-def _write_results(opened: Run, state: TrainState) -> None:
-    config = opened.config
-    if config.method != "full":
-        for index, path in enumerate(opened.results):
-            adapter = from_stack(config.lora.to_lora(), state.params, index)
-            save_adapter(path, adapter, opened.name)
-        return
-    (path,) = opened.results
-    export_huggingface(
-        path,
-        opened.decoder_config,
-        state.params,
-        dtype=opened.dtype.name,
-        tokenizer_of=opened.path,
-    )
-
-
 def _said(opened: Run, num_steps: int) -> str:
     written = ", ".join(map(str, opened.results))
     done = f"{written}: {num_steps} step{'' if num_steps == 1 else 's'} of training"
     data = describe_data(opened.batches.report())
-    return f"{done}; {data}" if data else done
+    use = how_to_use(opened.config, opened.subject, opened.results[0])
+    return "; ".join(filter(None, (done, data, use)))

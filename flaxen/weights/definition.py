@@ -44,7 +44,8 @@ class Definition:
         """Of its floating point parameters."""
         name = self.model.trained
         leaves = jax.tree.leaves(self.params if name is None else self.params[name])
-        floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        kinds = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
+        floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
         found: jnp.dtype = jnp.result_type(*floats)
         return found
 

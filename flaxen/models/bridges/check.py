@@ -17,6 +17,8 @@ from jax.tree_util import Partial
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attends
+from flaxen.models.bridges.finite import check_numbers, without_zeros
+from flaxen.models.bridges.signature import logits_of
 from flaxen.models.model import CacheSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 
@@ -30,29 +32,35 @@ _TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.05}
 def check_served(
     model: Model,
     params: Params,
-    whole: Callable[[jax.Array, jax.Array], jax.Array],
+    whole: Callable[[Params, jax.Array, jax.Array], Any],
     *,
     name: str,
+    has_own_weights: bool = False,
 ) -> None:
     """Compares the definition by itself with the Model over segments, and over pages in two pieces.
 
     All have one shape, so that the definition is traced once; the pieces are padded as steps are.
+    What is zero would hide what comes before it, such as all attention behind a new head: it is
+    computed with small numbers in place of parameters that are all zeros.
 
     Args:
       model: of the definition.
       params: arrays.
-      whole: the definition by itself: tokens [1, T] and positions [1, T] to scores [1, T, V].
+      whole: the definition by itself: of parameters, tokens [1, T] and positions [1, T].
       name: of the definition, for messages.
+      has_own_weights: `whole` computes with the parameters in its own hands, which are these.
 
     Raises:
-      ValueError: the scores are not the same.
+      ValueError: the logits are not the same, or they are no numbers.
     """
     length = min(_NUM_TOKENS, model.max_position)
     tokens = jnp.asarray(
         np.random.default_rng(0).integers(0, model.vocab_size, (1, length)), jnp.int32
     )
     positions = jnp.arange(length, dtype=jnp.int32)[None]
-    expected = whole(tokens, positions)
+    params = params if has_own_weights else without_zeros(model, params)
+    expected = logits_of(whole(params, tokens, positions))[0].astype(jnp.float32)
+    check_numbers(params, expected, 0, name)
     params = _packed(model, params)  # as it is served; also several times faster to compile
     dtype = _attention_dtype(model, params, tokens)
     trained = _over_segments(model, params, tokens, positions)
@@ -60,7 +68,7 @@ def check_served(
     tolerance = _TOLERANCES[dtype.name]
     _compare(
         trained,
-        expected[0],
+        expected,
         tolerance,
         f"{name} with flaxen's attention is not what it is by itself. Its attention must be causal "
         "and without anything else in its mask; for a window, let it call "
@@ -68,17 +76,25 @@ def check_served(
     )
     _compare(
         served,
-        expected[0],
+        expected,
         tolerance,
         f"{name} computed in two pieces is not what it is as a whole. It must take the tokens' "
         "positions as an argument `positions`, not count them itself, and all tokens must meet in "
         "attention that flaxen can replace",
     )
+    first = model.max_position - length
+    last = _over_segments(model, params, tokens, positions + first)
+    check_numbers(params, last, first, name)
 
 
 def _compare(found: jax.Array, expected: jax.Array, tolerance: float, message: str) -> None:
-    expected = expected.astype(jnp.float32)
-    difference = float(jnp.sqrt(jnp.mean((found - expected) ** 2)) / jnp.std(expected))
+    """By how much a token's logits vary with the tokens: a mask over tokens may be any number."""
+    is_finite = jnp.isfinite(expected)
+    apart = jnp.where(is_finite, found - expected, jnp.where(found == expected, 0, jnp.nan))
+    variances = jnp.var(jnp.where(is_finite, expected, 0), axis=0)
+    varies = is_finite.all(axis=0) & (variances > 0)
+    deviation = float(jnp.sqrt(jnp.mean(variances, where=varies))) if bool(varies.any()) else 1.0
+    difference = float(jnp.sqrt(jnp.mean(apart**2, where=is_finite | jnp.isnan(apart)))) / deviation
     if not difference <= tolerance:
         raise ValueError(
             f"{message}. (Scores differ by {difference:.2g} of their deviation, and {tolerance} "

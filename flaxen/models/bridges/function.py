@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from flaxen.models import attends
 from flaxen.models.bridges.check import check_served
 from flaxen.models.bridges.interpret import evaluate_eqns
-from flaxen.models.bridges.leaves import dtypes_of, leaves_of, views_of
+from flaxen.models.bridges.leaves import check_params, dtypes_of, leaves_of, paths_of, views_of
+from flaxen.models.bridges.positions import check_positions
 from flaxen.models.bridges.roles import find_roles
 from flaxen.models.bridges.run import Run, Use, plain, with_one_input
+from flaxen.models.bridges.signature import check_arguments, check_logits, logits_of
 from flaxen.models.bridges.trace import Trace, abstract, make_trace
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
 
@@ -56,24 +58,27 @@ def from_function(
 ) -> Model:
     """A Model of a function of JAX: (params, tokens [B, T], positions [B, T]) -> scores [B, T, V].
 
-    Its attention is `flaxen.attend`. All else is per token.
+    Its attention is `flaxen.attend`. All else is per token. The scores may also be the first of a
+    tuple, "logits" in a dict, or an attribute `logits`; what else it returns is not used.
 
     Args:
       function: pure.
-      params: a tree of arrays: dicts, tuples, or a class that is a pytree, as Equinox's are.
+      params: a tree of arrays of JAX or NumPy: dicts, tuples, or a class that is a pytree, as
+        Equinox's are.
       max_position: tokens that a sequence can have.
 
     Raises:
       ValueError: it can't be served: no attention, or one that is not over the model's tokens; or
         computed in pieces it is not what it is as a whole.
     """
+    name = getattr(function, "__name__", "the function")
+    check_arguments(function, name)
     model = from_apply(
         lambda params, tokens, positions, key: function(params, tokens, positions),
         params,
         max_position=max_position,
     )
-    whole = jax.jit(functools.partial(function, params))
-    check_served(model, params, whole, name=getattr(function, "__name__", "the function"))
+    check_served(model, params, jax.jit(function), name=name)
     return model
 
 
@@ -100,14 +105,16 @@ def from_apply(
       NoAttentionError: there is no attention in it.
       ValueError: its attention can't be served, or it does not give scores [B, T, V].
     """
+    check_params(params, max_position)
     leaves, tree = jax.tree.flatten(params)
     structure: Any = tree  # its class is not annotated
     names = [()] * len(leaves) if axes is None else structure.flatten_up_to(axes)
     function = _Function(
         apply=apply, structure=structure, shapes=tuple(tuple(leaf.shape) for leaf in leaves)
     )
-    dtypes = tuple(jnp.dtype(leaf.dtype) for leaf in leaves)
-    roles = find_roles(_trace(function, _PROBE, dtypes, False)[0].jaxpr, len(leaves))
+    dtypes = tuple(jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
+    trace, _ = _trace(function, _PROBE, dtypes, False)
+    roles = find_roles(trace.jaxpr, len(leaves))
     specs = tuple(
         ParamSpec(shape=shape, axes=tuple(name) or (None,) * len(shape), role=role)
         for shape, name, role in zip(function.shapes, names, roles, strict=True)
@@ -118,6 +125,7 @@ def from_apply(
             "no attention was found in the definition: give its modules an attention_fn, as Flax's "
             "MultiHeadAttention has, or let them call flaxen.attend(q, k, v)"
         )
+    check_positions(trace.jaxpr, paths_of(params), len(leaves) + 1, max_position)
     packable = _matrices(run.uses, len(leaves))
     definition = _Definition(
         function=function,
@@ -221,7 +229,9 @@ def _trace(
     def flat(leaves: Sequence[Any], tokens: jax.Array, positions: jax.Array, *key: Any) -> Any:
         params = jax.tree.unflatten(function.structure, leaves)
         out = function.apply(params, tokens, positions, key[0] if key else None)
-        scores, changed = out if trains else (out, {})
+        returned, changed = out if trains else (out, {})
+        scores = logits_of(returned)
+        check_logits(scores, shape)
         found, structure = jax.tree.flatten(changed)
         updates.append(structure)
         return [scores, *found]
@@ -230,12 +240,6 @@ def _trace(
     tokens = abstract(shape, jnp.int32)
     key = (jax.eval_shape(lambda: jax.random.key(0)),) if trains else ()
     jaxpr = jax.make_jaxpr(flat)(leaves, tokens, tokens, *key)
-    scores = jaxpr.out_avals[0]
-    if scores.ndim != 3 or scores.shape[:2] != shape:
-        raise ValueError(
-            f"of tokens {shape} the definition made an array of shape {scores.shape}: it must give "
-            "the scores of all words for each, [B, T, V]"
-        )
     return make_trace(jaxpr, len(leaves)), updates[-1]
 
 

@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxen.kernels.linear import LoraWeight, PackedLinear
 from flaxen.models.bridges.views import view
@@ -27,6 +29,29 @@ def leaves_of(structure: Any, specs: Sequence[ParamSpec], params: Params) -> lis
     """
     leaves = structure.flatten_up_to(params)
     return [_as_weight(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)]
+
+
+def paths_of(params: Params) -> list[str]:
+    """What each parameter is called, as Python writes the way to it."""
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(params)[0]]
+
+
+def check_params(params: Params, max_position: int) -> None:
+    """Refuses a tree with other leaves than arrays, and a number of positions that is none.
+
+    Raises:
+      ValueError: a leaf that has no shape or no dtype, or max_position is below 1.
+    """
+    if not isinstance(max_position, int) or max_position < 1:
+        raise ValueError(
+            f"max_position is {max_position!r}: give the number of tokens that a sequence can have"
+        )
+    for path, leaf in zip(paths_of(params), jax.tree.leaves(params), strict=True):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"params{path} is a {type(leaf).__name__}, and parameters are arrays: make it a "
+                "jax.numpy array, or let the function have it from elsewhere"
+            )
 
 
 def _as_weight(leaf: Any, spec: ParamSpec) -> Any:

@@ -72,7 +72,11 @@ def from_linen(
     check_served(
         model,
         params,
-        jax.jit(lambda tokens, positions: _apply(module, False, params, tokens, positions, None)),
+        jax.jit(
+            lambda params, tokens, positions: _apply(
+                module, False, params, tokens, positions, None
+            )
+        ),
         name=type(module).__name__,
     )
     return model, params

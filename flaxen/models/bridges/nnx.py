@@ -77,9 +77,7 @@ def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
     check_served(
         model,
         params,
-        jax.jit(
-            lambda tokens, positions: apply_with((by_itself, None), params, tokens, positions, None)
-        ),
+        jax.jit(lambda *call: apply_with((by_itself, None), *call, None)),
         name=type(module).__name__,
     )
     return model, params

@@ -76,7 +76,11 @@ def from_torch(
     model = from_apply(apply, params, max_position=max_position, trained=_PARAMS, trains_apart=True)
     if checks:
         check_served(
-            model, params, functools.partial(_by_itself, module, call), name=type(module).__name__
+            model,
+            params,
+            lambda _, *tokens_and_positions: _by_itself(module, call, *tokens_and_positions),
+            name=type(module).__name__,
+            has_own_weights=True,
         )
     return model, params
 
