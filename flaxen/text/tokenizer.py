@@ -45,6 +45,8 @@ class Tokenizer:
         # One more than the largest id; added tokens may leave a gap after the others.
         ids_end = backend.get_vocab_size(with_added_tokens=False)
         self.vocab_size = max([ids_end, *(i + 1 for i in added)])
+        # The same without special tokens, of which a model may lack some that it never uses.
+        self.text_vocab_size = max([ids_end, *(i + 1 for i, t in added.items() if not t.special)])
         self.strips_leading_space = spelling.strips_leading_space
 
     @classmethod

@@ -53,8 +53,14 @@ class Definition:
         """The model's tokenizer.
 
         Raises:
-          ValueError: its files are missing, damaged or of a kind that is not supported.
+          ValueError: its files are missing, damaged or of a kind that is not supported, or it has
+            more tokens than the model.
         """
+        tokenizer = self._tokenizer()
+        _check_tokenizer(tokenizer, self.model.vocab_size, self.name)
+        return tokenizer
+
+    def _tokenizer(self) -> Tokenizer:
         if isinstance(self.tokenizer, Tokenizer):
             return self.tokenizer
         directory = Path(self.tokenizer).expanduser()
@@ -86,6 +92,26 @@ class Definition:
             total = sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
             on_progress(total, total)
         return params
+
+
+def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
+    """Refuses a tokenizer that makes ids which the model has no row for.
+
+    Special tokens may lie beyond, as those for images do in a tokenizer that several models share,
+    but not the one that a prompt begins with, nor all that an answer ends with.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_ids
+    needed = max(
+        tokenizer.text_vocab_size,
+        0 if bos is None else bos + 1,
+        min(eos, default=-1) + 1,
+    )
+    if needed > vocab_size:
+        raise ValueError(
+            f"the tokenizer of {name!r} has {needed} tokens and the model {vocab_size}: prompts "
+            "would have ids that the model knows nothing of. Give the model's own tokenizer, or a "
+            "model with as many rows"
+        )
 
 
 def _in_form(specs: Any, params: Params, form: Form) -> Params:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+import flaxen
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.main import main
+from tests.cli.tiny_definition import write_definition
 from tests.e2e.serving import ids, serve
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plain_jax.py"
@@ -53,3 +56,25 @@ def test_other_names_are_no_files_to_run(tmp_path: Path) -> None:
     assert find_definition("org/model") is None
     with pytest.raises(ValueError, match="does not exist"):
         find_definition(f"{tmp_path}/none.py:make")
+
+
+@pytest.mark.parametrize("serves", ["LLM", "AsyncLLM"])
+def test_both_ways_from_python_take_a_definition(tmp_path: Path, serves: str) -> None:
+    definition = find_definition(write_definition(tmp_path))
+    assert definition is not None
+    sampling = flaxen.SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+    if serves == "LLM":
+        (output,) = flaxen.LLM(definition, max_num_seqs=2).generate("the quick", sampling)
+        assert len(output.outputs[0].token_ids) == 3
+        return
+
+    async def ask() -> int:
+        llm = flaxen.AsyncLLM(definition, max_num_seqs=2)
+        try:
+            async for output in llm.generate("the quick", sampling, "one"):
+                found = output
+            return len(found.outputs[0].token_ids)
+        finally:
+            await llm.shutdown()
+
+    assert asyncio.run(ask()) == 3

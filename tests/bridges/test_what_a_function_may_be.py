@@ -19,6 +19,7 @@ from flax import nnx
 import flaxen
 from flaxen.models import attends
 from flaxen.models.model import Model
+from tests.bridges.words import byte_tokenizer
 
 VOCAB, DIM, ROWS = 24, 8, 32
 
@@ -304,3 +305,16 @@ def test_a_module_with_a_new_head_and_its_table() -> None:
     assert model.max_position == ROWS
     with pytest.raises(ValueError, match=r"\['params'\]\['places'\]\['embedding'\] has 32 rows"):
         flaxen.from_nnx(Module(), max_position=ROWS + 1)
+
+
+@pytest.mark.parametrize(("vocab_size", "num_tokens"), [(24, 257), (255, 257), (256, 257)])
+def test_a_tokenizer_with_more_tokens_than_the_model(vocab_size: int, num_tokens: int) -> None:
+    """Of one token a byte; with 256 rows only the end of a sequence is beyond."""
+    params = weights()
+    params["embed"] = jnp.ones((vocab_size, DIM))
+    params["head"] = jnp.ones((DIM, vocab_size))
+    model = flaxen.from_function(scores, params, max_position=ROWS)
+    definition = flaxen.Definition(model=model, params=params, tokenizer=byte_tokenizer())
+    message = f"tokenizer of 'model' has {num_tokens} tokens and the model {vocab_size}: prompts"
+    with pytest.raises(ValueError, match=message):
+        flaxen.LLM(definition)

@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import flaxen
 from flaxen.cli.bench_cost import model_cost
 from flaxen.cli.bench_ideal import CacheLayer
 from flaxen.kernels.linear.packed import PackedLinear, pack
@@ -73,3 +75,23 @@ def test_packed_weights_count_what_they_take() -> None:
 
 def test_padding_is_read_too() -> None:
     assert pack(jnp.zeros((20, 17), jnp.bfloat16)).nbytes == 32 * 32 * 2
+
+
+def test_a_definition_counts_by_what_its_parameters_do() -> None:
+    """Named as nothing of ours; its embedding is not the unembedding, whose rows alone are read."""
+
+    def function(weights: Any, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        x = (weights["words"][tokens] * weights["scale"][None, None]) @ weights["mix"]
+        heads = x[..., None, :]
+        return flaxen.attend(heads, heads, heads)[..., 0, :] @ weights["scores"]
+
+    shapes = {"words": (V, D), "scale": (D,), "mix": (D, D), "scores": (D, V)}
+    rng = np.random.default_rng(0)
+    weights = {
+        name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()
+    }
+    definition = flaxen.from_function(function, weights, max_position=32)
+    cost = model_cost(definition, weights, cache_itemsize=4)
+    assert cost.weight_bytes == 4 * (D + D * D + D * V)
+    assert (cost.layer_params, cost.unembed_params) == (D * D, D * V)
+    assert cost.cache_layers == (CacheLayer(bytes_per_token=2 * D * 4, window=None),)

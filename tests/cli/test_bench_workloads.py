@@ -8,6 +8,7 @@ import pytest
 from flaxen.cli.bench_workloads import (
     NAMES,
     Batch,
+    check_fit,
     dump_workloads,
     load_workloads,
     make_workloads,
@@ -121,3 +122,28 @@ def test_the_json_says_how_to_sample() -> None:
     document = json.loads(dump_workloads(make_workloads(VOCAB_SIZE, 1)))
     assert document["greedy"] is True
     assert document["ignore_eos"] is True
+
+
+@pytest.mark.parametrize("max_len", [18, 48, 200, 1024])
+def test_workloads_are_cut_to_the_models_room(max_len: int) -> None:
+    made, whole = make_workloads(VOCAB_SIZE, 1, max_len=max_len), make_workloads(VOCAB_SIZE, 1)
+    for name, workload in made.items():
+        check_fit(workload, max_len)
+        needs = {"warmup": 144, "C": 1025, "D": 768, "E": 576}.get(name, 256)
+        if needs <= max_len:
+            assert workload == whole[name]
+        else:
+            assert workload.description.endswith(f"for the model's {max_len} tokens")
+            (batch,) = workload.batches
+            assert len(batch.prompts) == len(whole[name].batches[0].prompts)
+
+
+def test_a_model_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes 17 tokens, and .* needs at least 18"):
+        make_workloads(VOCAB_SIZE, 1, max_len=17)
+
+
+def test_a_file_with_requests_that_are_too_long_is_refused() -> None:
+    workload = make_workloads(VOCAB_SIZE, 1)["A"]
+    with pytest.raises(ValueError, match=r"workload A has a request of 256 tokens.* takes 255"):
+        check_fit(workload, 255)

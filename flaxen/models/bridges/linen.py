@@ -73,9 +73,7 @@ def from_linen(
         model,
         params,
         jax.jit(
-            lambda params, tokens, positions: _apply(
-                module, False, params, tokens, positions, None
-            )
+            lambda params, tokens, positions: _apply(module, False, params, tokens, positions, None)
         ),
         name=type(module).__name__,
     )
