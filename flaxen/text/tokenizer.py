@@ -16,6 +16,8 @@ from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.token_bytes import spelling_of
 
+_SHORT_TEXT = 2_000  # characters; these take a millisecond, and a batch has a cost of its own
+
 
 class Tokenizer:
     """Final. Safe to share between threads: nothing changes after construction but a memo."""
@@ -93,12 +95,15 @@ class Tokenizer:
           ValueError: the text is not valid Unicode.
         """
         try:
-            # Alone in a batch: unlike `encode`, this lets Python's other threads run meanwhile. A
-            # text of megabytes, which takes seconds, would stop a whole server.
-            [encoding] = self._backend.encode_batch_fast(
-                [text], add_special_tokens=add_special_tokens
-            )
-            ids = encoding.ids
+            if len(text) <= _SHORT_TEXT:
+                ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            else:
+                # Alone in a batch: unlike `encode`, this lets Python's other threads run meanwhile.
+                # A text of megabytes, which takes seconds, would stop a whole server.
+                [encoding] = self._backend.encode_batch_fast(
+                    [text], add_special_tokens=add_special_tokens
+                )
+                ids = encoding.ids
         except TypeError as exc:
             # The library says "must be str" of a str that has no UTF-8.
             position = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)

@@ -27,3 +27,10 @@ def test_a_word_without_tokens_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="the bad word 'x' has no tokens in this vocabulary"):
         bad_word_ids(tokenizer, ["a", "x"])
+
+
+def test_a_special_tokens_text_is_that_token(smollm2: Tokenizer) -> None:
+    [alone, *others] = bad_word_ids(smollm2, ["<|im_start|>"])
+    assert alone == (1,)
+    assert smollm2.token(1) == "<|im_start|>"
+    assert all(ids[-1] == 1 for ids in others)

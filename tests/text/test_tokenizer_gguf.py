@@ -257,3 +257,13 @@ def test_what_is_wrong_with_a_byte_level_file(
 def test_sentencepiece_needs_a_score_for_each_token(llama_metadata: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="scores has 1 entries for 270 tokens"):
         Tokenizer.from_gguf(llama_metadata | {"tokenizer.ggml.scores": [0.0]})
+
+
+@pytest.mark.parametrize("num_repeats", [1, 200])
+def test_long_texts_have_the_ids_of_short_ones(smollm2: Tokenizer, num_repeats: int) -> None:
+    """They go through another function of the library, which holds up no other thread."""
+    turn = "<|im_start|>user\nWhere is 🦩 in 中国?<|im_end|>\n"
+    ids = smollm2.encode(turn)
+    assert smollm2.encode(turn * num_repeats) == ids * num_repeats
+    with pytest.raises(ValueError, match=f"half of a surrogate pair .* at character {num_repeats}"):
+        smollm2.encode("a" * num_repeats + "\ud800" + "b" * 2_000)
