@@ -6,6 +6,7 @@ Deliberately does not know: terminals, how the steps are made.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from flaxen.kernels import native
-from flaxen.models.model import Model, ParamSpec
+from flaxen.models.model import Model
+from flaxen.models.params import is_spec
 from flaxen.train.loop import Metrics
 from flaxen.train.trainable import Trainable
 
@@ -32,14 +34,18 @@ def flops_per_token(model: Model, trainable: Trainable) -> int:
     its own gradient where it is trained. What a rematerialising step computes twice counts once.
 
     Args:
-      model: its matrices are counted; a tied table once, as the unembedding.
+      model: its matrices are counted, experts as if each token needed all of them; a tied table
+        once, as the unembedding.
       trainable: with adapters, the matrices are frozen.
     """
-    specs = dict(model.param_specs)
-    if "unembed" in specs:
-        del specs["embed"]  # rows of it are read, not multiplied
-    leaves = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
-    num_weights = sum(int(np.prod(leaf.shape)) for leaf in leaves if len(leaf.shape) == 2)
+    specs = model.param_specs
+    if model.has_layers and "unembed" in specs:  # rows of the other table are read, not multiplied
+        specs = {name: each for name, each in specs.items() if name != "embed"}
+    num_weights: int = sum(
+        math.prod(spec.shape)
+        for spec in jax.tree.leaves(specs, is_leaf=is_spec)
+        if spec.role in ("matrix", "experts") or (spec.role == "table" and spec.matrix is not None)
+    )
     return num_weights * (6 if trainable.num_adapters is None else 4)
 
 

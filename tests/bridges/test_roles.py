@@ -19,9 +19,11 @@ from flaxen.models.bridges.function import from_apply
 from flaxen.models.model import Model, Params
 from flaxen.models.params import is_spec
 from flaxen.train.full import full
+from flaxen.train.metrics import flops_per_token
 from flaxen.train.optimizer import OptimizerConfig, make_optimizer
 
 D = F = V = 16
+FLOAT32 = jnp.dtype("float32")
 H, HEAD_DIM, LAYERS, LENGTH = 2, 8, 3, 32
 RNG = np.random.default_rng(0)
 VECTORS = {"norm", "bq", "gate", "wide_norm"}
@@ -128,6 +130,13 @@ def test_roles_of_a_function(tree: str, is_tied: bool) -> None:
     assert len(lora_targets(model)) == LAYERS * len(MATRICES)
 
 
+@pytest.mark.parametrize("tree", ["list", "scan"])
+def test_what_is_multiplied_is_counted(tree: str) -> None:
+    model, _ = make_model(tree)
+    expected = LAYERS * len(MATRICES) * D * D + D * V
+    assert flops_per_token(model, full(model, dtype=FLOAT32, packed=False)) == 6 * expected
+
+
 def moe(p: Params, tokens: jax.Array, positions: jax.Array, key: Any) -> jax.Array:
     x = jax.nn.one_hot(tokens, V) @ p["embed"]
     q = (x @ (p["v"] / jnp.linalg.norm(p["v"], axis=0) * p["g"])).reshape(*x.shape[:2], H, -1)
@@ -176,7 +185,7 @@ def test_roles_of_experts_factors_and_normed_weights() -> None:
 def updates(tree: str, **options: Any) -> Any:
     """Of each layer: the first update with gradients that are the same for each tree."""
     model, params = make_model(tree)
-    trainable = full(model, dtype=jnp.dtype("float32"), packed=False)
+    trainable = full(model, dtype=FLOAT32, packed=False)
     optimizer = make_optimizer(OptimizerConfig(max_grad_norm=None, **options))(trainable.specs)
     gradients = jax.tree.map(lambda leaf: jnp.sin(100 * leaf), params)
     return optimizer.update(gradients, optimizer.init(params), params)[0]

@@ -19,7 +19,7 @@ from flaxen.kernels import native
 from flaxen.models import attends
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
-from flaxen.models.params import compute_params
+from flaxen.models.params import compute_params, is_spec
 from flaxen.train.lora import initial_adapters
 from flaxen.weights.adapter import Adapter
 from flaxen.weights.definition import Definition
@@ -42,6 +42,22 @@ def definition() -> tuple[Model, Params]:
     module = Transformer(dropout=0.1)
     variables = jax.jit(module.init)(jax.random.key(0), TOKENS, POSITIONS)
     return flaxen.from_linen(module, variables, max_position=128)
+
+
+def test_roles_are_the_same_with_an_axis_of_layers(definition: tuple[Model, Params]) -> None:
+    model, _ = definition
+    roles: dict[str, str] = {}
+    for path, spec in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]:
+        roles[jax.tree_util.keystr(path)] = spec.role
+    assert {name for name, role in roles.items() if role == "table"} == {
+        "['params']['Embed_0']['embedding']",
+        "['params']['Embed_1']['embedding']",
+    }
+    assert {name for name, role in roles.items() if role == "matrix"} == {
+        name for name in roles if name.endswith("['kernel']")
+    }
+    vectors = {name.rsplit("[")[-1] for name, role in roles.items() if role == "vector"}
+    assert vectors == {"'bias']", "'scale']"}
 
 
 def scores(model: Model, params: Params) -> np.ndarray:

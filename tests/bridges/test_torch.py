@@ -184,3 +184,23 @@ def test_an_unknown_family_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"'FooForCausalLM' is not supported.*impl=torch"):
         flaxen.LLM(str(tmp_path), impl="flaxen")
+
+
+@pytest.mark.parametrize(
+    ("name", "experts"), [("GPT2", 0), ("Llama", 0), ("Qwen3", 0), ("Qwen3Moe", 2 * 2)]
+)
+def test_roles_are_what_torchs_modules_are(name: str, experts: int) -> None:
+    module = make(name)
+    model, _ = from_transformers(module)
+    norms = {path for path, each in module.named_modules() if "Norm" in type(each).__name__}
+    tables = {"wte", "wpe", "embed_tokens", "lm_head"}
+    roles = {path: spec.role for path, spec in model.param_specs["params"].items()}
+    for path, role in roles.items():
+        owner, _, last = path.rpartition(".")
+        if owner in norms or last == "bias":
+            assert role == "vector", path
+        elif owner.rpartition(".")[2] in tables:
+            assert role == "table", path
+        else:
+            assert role == ("experts" if owner.endswith("experts") else "matrix"), path
+    assert list(roles.values()).count("experts") == experts
