@@ -96,7 +96,8 @@ class TemplateProcess:
             cwd="/",
         )
         self._finalizer = weakref.finalize(self, _end, process)
-        if _receive(process, _START_S, 1000) is None:
+        os.set_blocking(_pipe(process.stdin).fileno(), False)  # `_send` waits, and not for ever
+        if _receive(process, time.monotonic() + _START_S, 1000) is None:
             self._finalizer()
             raise ValueError(
                 f"the process that renders the chat template did not start (exit code "
@@ -112,20 +113,19 @@ class TemplateProcess:
     def _ask(self, process: subprocess.Popen[bytes], request: str, timeout_s: float) -> str:
         """Sends one request and awaits its reply; ends the process if none comes."""
         body = request.encode()
-        stdin = _pipe(process.stdin)
-        begin = time.monotonic()
+        deadline = time.monotonic() + timeout_s
+        reply = None
         try:
-            stdin.write(_HEADER.pack(len(body)) + body)
-            stdin.flush()
-            max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
-            reply = _receive(process, timeout_s, max_bytes)
+            if _send(process, _HEADER.pack(len(body)) + body, deadline):
+                max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
+                reply = _receive(process, deadline, max_bytes)
         except BrokenPipeError:
-            reply = None
+            pass  # it has ended
         except BaseException:  # an interrupt: the reply would be taken for the next request's
             self._finalizer()
             raise
         if reply is None:
-            is_late = time.monotonic() - begin >= timeout_s
+            is_late = time.monotonic() >= deadline
             self._finalizer()
             if is_late:
                 raise TemplateTimeoutError(
@@ -155,14 +155,26 @@ class TemplateProcess:
         return messages[error]
 
 
+def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> bool:
+    """Writes to the process; false if it did not read all in time, as one that is stopped."""
+    fd, left = _pipe(process.stdin).fileno(), memoryview(data)
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    while left:
+        left_ms = (deadline - time.monotonic()) * 1000
+        if left_ms <= 0 or not poll.poll(left_ms):
+            return False
+        left = left[os.write(fd, left) :]
+    return True
+
+
 def _receive(
-    process: subprocess.Popen[bytes], timeout_s: float, max_bytes: int
+    process: subprocess.Popen[bytes], deadline: float, max_bytes: int
 ) -> dict[str, Any] | None:
     """One reply; None if the process ended, sent too much, or was too late."""
     fd = _pipe(process.stdout).fileno()
     poll = select.poll()  # not select(): a busy server's file numbers pass its limit of 1024
     poll.register(fd, select.POLLIN)
-    deadline = time.monotonic() + timeout_s
     data, size = bytearray(), _HEADER.size
     while len(data) < size:
         left_ms = (deadline - time.monotonic()) * 1000

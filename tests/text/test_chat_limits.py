@@ -174,6 +174,23 @@ def test_a_killed_process_is_replaced() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("num_characters", [2, 1_000_000])
+def test_a_process_that_is_stopped_is_replaced(num_characters: int) -> None:
+    """It neither answers nor reads: more than a pipe holds must not wait for it for ever."""
+    before = children()
+    template = ChatTemplate(
+        "{{ messages[0].content }}", bos_token="", eos_token="", timeout_s=TIMEOUT_S
+    )
+    (pid,) = children() - before
+    os.kill(pid, signal.SIGSTOP)
+    user = [{"role": "user", "content": "a" * num_characters}]
+    with pytest.raises(TemplateTimeoutError, match=r"took longer than 0\.4 s"):
+        template.render(user)
+    assert template.render(USER) == "Hi"
+    template.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_process_that_dies_while_it_renders_is_an_error() -> None:
     before = children()
     template = ChatTemplate(NESTED_RANGES, bos_token="", eos_token="", timeout_s=20)
