@@ -30,6 +30,7 @@ from tests.kernels.paged_batches import (
     normal,
     options_for,
 )
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 
 def check_against_reference(
@@ -52,18 +53,21 @@ def check_against_reference(
     assert not as_f32(found)[num_new:].any()  # padding
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("N", "K", "H", "page_size"), HEADS)
+@pairwise(
+    {
+        "isa": ISAS,
+        "N, K, H, page_size": HEADS,
+        "options": OPTIONS,
+        "dtype": ["float32", "bfloat16"],
+    }
+)
 def test_equals_the_reference(
     isa: str, N: int, K: int, H: int, page_size: int, options: str, dtype: str
 ) -> None:
     check_against_reference("mixed", (N, K, H), page_size, dtype, options_for(options, N))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("page_size", [16, 64])
-@pytest.mark.parametrize("name", CASES)
+@pairwise({"isa": ISAS, "name": CASES, "page_size": [16, 64], "dtype": ["float32", "bfloat16"]})
 def test_equals_the_reference_whatever_the_batch(
     isa: str, name: str, page_size: int, dtype: str
 ) -> None:
@@ -131,10 +135,17 @@ def run_whole(
     return np.concatenate(outs).tobytes()
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(
-    ("heads", "dtype"),
-    [((6, 2, 24), "float32"), ((6, 2, 24), "bfloat16"), ((8, 1, 64), "bfloat16")],
+@pairwise(
+    {
+        "isa": ISAS,
+        "num_threads": THREADS,
+        "heads, dtype": [
+            ((6, 2, 24), "float32"),
+            ((6, 2, 24), "bfloat16"),
+            ((8, 1, 64), "bfloat16"),
+        ],
+        "options": OPTIONS,
+    }
 )
 def test_a_tokens_bits_are_its_own_sequences(
     isa: str, num_threads: int, heads: tuple[int, int, int], dtype: str, options: str
@@ -152,7 +163,7 @@ def test_a_tokens_bits_are_its_own_sequences(
     assert b"\x00" * 64 not in whole
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pairwise({"isa": ISAS, "num_threads": THREADS, "dtype": ["float32", "bfloat16"]})
 def test_threads_share_one_long_sequence(isa: str, num_threads: int, dtype: str) -> None:
     """Its key blocks are split among them only if there is nothing else to do."""
     kv_len = 3000

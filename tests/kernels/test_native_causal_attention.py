@@ -14,6 +14,7 @@ from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.paged_attention import paged_attention
 from flaxen.kernels.paged_attention.native import empty_pages
 from tests.kernels.paged_batches import make_batch, normal
+from tests.kernels.pairwise import ISAS, pairwise
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 
@@ -41,9 +42,14 @@ def make_inputs(N: int, K: int, H: int, dtype: str) -> tuple[jax.Array, ...]:
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize(("N", "K", "H"), [(9, 3, 64), (4, 1, 10)])
+@pairwise(
+    {
+        "isa": ISAS,
+        "N, K, H": [(9, 3, 64), (4, 1, 10)],
+        "options": OPTIONS,
+        "dtype": ["float32", "bfloat16"],
+    }
+)
 def test_bits_are_those_of_paged_attention(
     isa: str, N: int, K: int, H: int, options: str, dtype: str
 ) -> None:
@@ -64,8 +70,7 @@ def test_bits_are_those_of_paged_attention(
         assert not np.asarray(found[row, first:], np.float32).any()  # padding
 
 
-@pytest.mark.parametrize("with_segments", [True, False])
-@pytest.mark.parametrize("options", OPTIONS)
+@pairwise({"isa": ISAS, "options": OPTIONS, "with_segments": [True, False]})
 def test_gradients_are_the_references(isa: str, options: str, with_segments: bool) -> None:
     inputs = make_inputs(6, 2, 16, "float32")
     upstream = normal("causal upstream", *inputs[0].shape)

@@ -11,6 +11,7 @@ from flaxen.kernels import native
 from flaxen.kernels.linear import embed, gated_linear, linear, linears, pack, reference, unpack
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, Format, PackedLinear
 from flaxen.kernels.rms_norm import rms_norm
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 
@@ -103,9 +104,7 @@ def magnitudes(x: jax.Array, weight: PackedLinear) -> np.ndarray:
 # ---- The reference -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_inputs", [8, 100, 576])
+@pairwise({"isa": ISAS, "num_inputs": [8, 100, 576], "kind": KINDS, "dtype": DTYPES})
 def test_equals_the_reference(isa: str, num_inputs: int, kind: str, dtype: str) -> None:
     if not fits(kind, num_inputs):
         pytest.skip("the inputs are no whole group")
@@ -122,8 +121,7 @@ def test_equals_the_reference(isa: str, num_inputs: int, kind: str, dtype: str) 
             assert_close(found, expected[:rows], magnitudes(x, weight))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "kind": KINDS, "dtype": DTYPES})
 def test_what_stands_around_equals_the_reference(isa: str, kind: str, dtype: str) -> None:
     """Norm, bias, residual, gate: to the sums' tolerance in float32."""
     num_inputs, num_outputs, rows = 100, 50, 9
@@ -184,8 +182,7 @@ def test_a_result_is_rounded_once(isa: str, kind: str) -> None:
     assert as_bytes(narrow) == as_bytes(wide.astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "num_threads": THREADS, "kind": KINDS, "dtype": DTYPES})
 def test_embedding(isa: str, num_threads: int, kind: str, dtype: str) -> None:
     """Exact: at most two roundings, and those are the reference's."""
     table = packed(kind, 100, 50)  # the unembedding [D, V]
@@ -206,8 +203,7 @@ def test_embedding(isa: str, num_threads: int, kind: str, dtype: str) -> None:
 # ---- One order of reduction ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "num_threads": THREADS, "kind": KINDS, "dtype": DTYPES})
 def test_a_row_has_the_same_bits_in_any_batch(
     isa: str, num_threads: int, kind: str, dtype: str
 ) -> None:
@@ -243,8 +239,7 @@ def test_more_rows_than_fit_the_cache_at_once(isa: str, kind: str) -> None:
         np.testing.assert_array_equal(part, together[first:last])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "kind": KINDS, "dtype": DTYPES})
 def test_tiny_and_huge_inputs(isa: str, kind: str, dtype: str) -> None:
     """The same bits in any batch too where a product or an input is near the ends of float32."""
     x = activations(9, 64, dtype) * jnp.asarray([[10.0**e] for e in range(-34, 34, 8)], dtype)
@@ -255,8 +250,7 @@ def test_tiny_and_huge_inputs(isa: str, kind: str, dtype: str) -> None:
         np.testing.assert_array_equal(alone[0], together[row])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "kind": KINDS, "dtype": DTYPES})
 def test_zero_rows_at_the_end_are_what_they_would_be_elsewhere(
     isa: str, kind: str, dtype: str
 ) -> None:
@@ -282,8 +276,7 @@ def test_no_rows(isa: str) -> None:
     assert gated_linear(jnp.zeros((2, 0, 100)), weight, weight).shape == (2, 0, 50)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "kind": KINDS, "dtype": DTYPES})
 def test_nan_stays_in_its_row(isa: str, kind: str, dtype: str) -> None:
     x = activations(20, 100, dtype)
     weight = packed(kind, 100, 50)

@@ -8,6 +8,7 @@ import pytest
 
 from flaxen.kernels import native
 from flaxen.kernels.linear import gated_linear, linear, reference, unpack
+from tests.kernels.pairwise import ISAS, pairwise
 from tests.kernels.test_native_linear import (
     DTYPES,
     activations,
@@ -25,8 +26,7 @@ KINDS = ["float32", "bfloat16", "int8, groups of 64, minima", "int4, groups of 3
          "int8, per channel"]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pairwise({"isa": ISAS, "kind": KINDS, "dtype": DTYPES})
 def test_parts_make_the_sum(isa: str, kind: str, dtype: str) -> None:
     num_inputs = WIDTH // 64 * 64
     weight = packed(kind, num_inputs, 70)

@@ -13,6 +13,7 @@ import pytest
 from flaxen.kernels import native
 from flaxen.kernels.linear import LoraWeight, gated_linear, linear, linears, pack
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, PackedLinear
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 
@@ -62,9 +63,7 @@ def as_bytes(x: jax.Array) -> np.ndarray:
     return np.asarray(x).view(np.uint8)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rank", [1, 16, 20])
-@pytest.mark.parametrize("outputs", [5, 64, 150])
+@pairwise({"isa": ISAS, "outputs": [5, 64, 150], "rank": [1, 16, 20], "dtype": DTYPES})
 def test_equals_plain_jnp(isa: str, outputs: int, rank: int, dtype: str) -> None:
     rows = 19
     x = jnp.asarray(random(0, rows, I), dtype)
@@ -117,8 +116,7 @@ def test_rows_without_an_adapter_have_the_bits_of_the_base(isa: str, dtype: str)
                     assert differs[~without].all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rank", [4, 20])
+@pairwise({"isa": ISAS, "num_threads": THREADS, "rank": [4, 20], "dtype": DTYPES})
 def test_a_row_has_the_same_bits_in_any_batch(
     isa: str, num_threads: int, rank: int, dtype: str
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flaxen.kernels import native
 from flaxen.kernels.linear import LoraWeight
 from flaxen.kernels.linear.native import lora_gradient
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 
@@ -54,10 +55,15 @@ def as_bytes(results: tuple[jax.Array, ...]) -> list[bytes]:
     return [np.asarray(each).tobytes() for each in results]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("R", [1, 4, 8, 16, 24])
-@pytest.mark.parametrize("sizes", [(1, 5, 3), (50, 100, 150), (400, 64, 33), (200, 7, 192)])
+@pairwise(
+    {
+        "isa": ISAS,
+        "sizes": [(1, 5, 3), (50, 100, 150), (400, 64, 33), (200, 7, 192)],
+        "R": [1, 4, 8, 16, 24],
+        "n": [1, 3],
+        "dtype": DTYPES,
+    }
+)
 def test_equals_the_products(
     isa: str, sizes: tuple[int, int, int], R: int, n: int, dtype: str
 ) -> None:
@@ -68,9 +74,7 @@ def test_equals_the_products(
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("R", [4, 24])
+@pairwise({"isa": ISAS, "num_threads": THREADS, "R": [4, 24], "n": [1, 3], "dtype": DTYPES})
 def test_the_same_bits_with_any_threads_padding_and_rows_of_others(
     isa: str, num_threads: int, R: int, n: int, dtype: str
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flaxen.kernels import native
 from flaxen.kernels.linear import gated_linear, linear, pack, transpose, unpack
 from flaxen.kernels.linear import packed as plain
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 from tests.kernels.test_native_linear import KINDS, packed
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
@@ -25,8 +26,7 @@ def as_bytes(x: jax.Array) -> bytes:
     return np.asarray(x).tobytes()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pairwise({"isa": ISAS, "num_threads": THREADS, "shape": SHAPES, "dtype": ["float32", "bfloat16"]})
 def test_packing_equals_jnp(isa: str, num_threads: int, shape: tuple[int, int], dtype: str) -> None:
     weight = jnp.asarray(random(0, *shape), dtype)
     found, expected = pack(weight), plain.pack(weight)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from flaxen.kernels import native
 from flaxen.kernels.rms_norm import reference, rms_norm
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 EPS = 1e-5
 RNG = np.random.default_rng(3)
@@ -26,8 +26,7 @@ def as_bytes(x: jax.Array) -> bytes:
     return np.asarray(x).tobytes()
 
 
-@pytest.mark.parametrize("dtype", LIMIT)
-@pytest.mark.parametrize("width", [1, 7, 8, 16, 31, 64, 100, 576, 2048, 20000])
+@pairwise({"isa": ISAS, "width": [1, 7, 8, 16, 31, 64, 100, 576, 2048, 20000], "dtype": LIMIT})
 def test_equals_the_reference(isa: str, width: int, dtype: str) -> None:
     all_rows, weight = map(np.asarray, inputs((64, width), dtype))
     all_expected = np.asarray(reference.rms_norm(jnp.asarray(all_rows), weight, EPS), np.float32)
@@ -41,7 +40,7 @@ def test_equals_the_reference(isa: str, width: int, dtype: str) -> None:
         assert dtype == "float32" or (found != expected).mean() < 0.03
 
 
-@pytest.mark.parametrize("dtype", LIMIT)
+@pairwise({"isa": ISAS, "num_threads": THREADS, "dtype": LIMIT})
 def test_a_row_has_the_same_bits_in_any_batch(isa: str, num_threads: int, dtype: str) -> None:
     """With rows enough for several tasks, and against one thread and one row."""
     x, weight = inputs((300, 577), dtype)

@@ -9,6 +9,7 @@ import pytest
 
 from flaxen.kernels import native
 from flaxen.kernels.rope import apply_rope, reference
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 RNG = np.random.default_rng(4)
 
@@ -25,9 +26,14 @@ def as_bytes(x: jax.Array) -> bytes:
     return np.asarray(x).tobytes()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head_dim", [2, 16, 36, 64, 80, 128])
-@pytest.mark.parametrize("heads", [1, 9])
+@pairwise(
+    {
+        "isa": ISAS,
+        "heads": [1, 9],
+        "head_dim": [2, 16, 36, 64, 80, 128],
+        "dtype": ["float32", "bfloat16"],
+    }
+)
 def test_equals_the_reference(isa: str, heads: int, head_dim: int, dtype: str) -> None:
     x, cos, sin = map(np.asarray, inputs((64,), heads, head_dim, dtype))
     x1, x2 = np.split(x.astype(np.float64), 2, axis=-1)
@@ -41,8 +47,14 @@ def test_equals_the_reference(isa: str, heads: int, head_dim: int, dtype: str) -
         assert (error <= limit[:num_tokens]).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head_dim", [64, 36])
+@pairwise(
+    {
+        "isa": ISAS,
+        "num_threads": THREADS,
+        "head_dim": [64, 36],
+        "dtype": ["float32", "bfloat16"],
+    }
+)
 def test_a_token_has_the_same_bits_in_any_batch(
     isa: str, num_threads: int, head_dim: int, dtype: str
 ) -> None:

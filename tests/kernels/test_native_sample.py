@@ -16,6 +16,7 @@ import pytest
 
 from flaxen.kernels import native
 from flaxen.kernels.sample import reference, sample
+from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 RNG = np.random.default_rng(7)
 S = 64
@@ -92,31 +93,29 @@ def test_a_mix_of_settings_equals_the_reference(isa: str, vocab_size: int) -> No
     assert check(normal(S, vocab_size), mixed(S)) >= S - 1
 
 
-@pytest.mark.parametrize("vocab_size", [300, 1029])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"top_k": 1},
-        {"top_k": 2},
-        {"top_k": 33},
-        {"top_k": 299},
-        {"top_k": 2**31 - 1},
-        {"top_p": 0},
-        {"top_p": 1e-45},
-        {"top_p": 0.11},
-        {"top_p": 0.5},
-        {"top_p": 0.93},
-        {"top_p": 0.9999},
-        {"min_p": 1.0},
-        {"min_p": 0.2},
-        {"min_p": 1e-30},
-        {"min_p": 0.001, "top_k": 40, "top_p": 0.9},
-        {"min_p": 0.001, "top_p": 0.9},
-        {"top_k": 40, "top_p": 0.9},
-    ],
-    ids=str,
-)
+FILTERS: list[dict[str, Any]] = [
+    {},
+    {"top_k": 1},
+    {"top_k": 2},
+    {"top_k": 33},
+    {"top_k": 299},
+    {"top_k": 2**31 - 1},
+    {"top_p": 0},
+    {"top_p": 1e-45},
+    {"top_p": 0.11},
+    {"top_p": 0.5},
+    {"top_p": 0.93},
+    {"top_p": 0.9999},
+    {"min_p": 1.0},
+    {"min_p": 0.2},
+    {"min_p": 1e-30},
+    {"min_p": 0.001, "top_k": 40, "top_p": 0.9},
+    {"min_p": 0.001, "top_p": 0.9},
+    {"top_k": 40, "top_p": 0.9},
+]
+
+
+@pairwise({"isa": ISAS, "vocab_size": [300, 1029], "changes": FILTERS})
 def test_filters_equal_the_reference(isa: str, vocab_size: int, changes: dict[str, Any]) -> None:
     """Over many seeds, so that a token too many or too few shows; with forbidden and equal ones."""
     for temperature in (0.5, 1.0, 20.0):
@@ -158,7 +157,7 @@ def test_a_row_has_the_same_token_in_any_batch(isa: str, num_threads: int) -> No
         assert run(logits[row : row + 1], alone)[0][0] == tokens[row]
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 1e30])
+@pairwise({"isa": ISAS, "num_threads": THREADS, "temperature": [1e-30, 1e30]})
 def test_extreme_temperatures_do_not_depend_on_the_thread(
     isa: str, num_threads: int, temperature: float
 ) -> None:
@@ -175,8 +174,7 @@ def test_extreme_temperatures_do_not_depend_on_the_thread(
             assert (tokens == np.argmax(logits, axis=-1)).all()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 8, 255, 299])
+@pairwise({"isa": ISAS, "at": [0, 8, 255, 299], "bad": [np.nan, np.inf, -np.inf]})
 def test_what_is_not_finite_is_said_and_stays_in_its_row(isa: str, bad: float, at: int) -> None:
     logits, settings = normal(22, 300), mixed(22)
     clean, _ = run(logits, settings)
