@@ -9,7 +9,8 @@ EXTRAS ?= dev
 # Processes that test at once. A file stays in one: its servers and models are made once.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+# Without bytecode, which is a sixth of the disk: Python writes that of what it imports.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-emulated test-fast check bench bench-peers bench-scheduler e2e clean
