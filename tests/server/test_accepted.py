@@ -12,20 +12,21 @@ from tests.server.clients import make_app, post
 from tests.server.fakes import END, FakeEngine
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
+ENGINE = FakeEngine()
+APP = make_app(ENGINE)
 HELLO = [{"role": "user", "content": "Hi"}]
 GOOD: dict[str, dict[str, Any]] = {COMPLETION: {"prompt": "Hi"}, CHAT: {"messages": HELLO}}
 
 
 def sampled(path: str, body: dict[str, Any]) -> SamplingParams:
     """How the engine is told to sample for a body; the prompt and one token are put into it."""
-    engine = FakeEngine()
-    answer = post(make_app(engine), path, GOOD[path] | {"max_tokens": 4} | body)
+    answer = post(APP, path, GOOD[path] | {"max_tokens": 4} | body)
     assert answer.status_code == 200, answer.text
-    return engine.requests[0].sampling
+    return ENGINE.requests[-1].sampling
 
 
 def error_of(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    answer: httpx.Response = post(make_app(), path, GOOD[path] | body)
+    answer: httpx.Response = post(APP, path, GOOD[path] | body)
     assert answer.status_code == 400, answer.text
     error: dict[str, Any] = answer.json()["error"]
     return error
@@ -141,10 +142,10 @@ def test_whole_numbers_with_a_point_of_one_route_each() -> None:
     assert sampled(CHAT, {"logprobs": True, "top_logprobs": 2.0}).logprobs == 2
     assert sampled(CHAT, {"max_tokens": None, "max_completion_tokens": 5.0}).max_tokens == 5
     for prompt in ([72.0, 105], [[72.0], [105.0]]):
-        engine = FakeEngine()
-        assert post(make_app(engine), COMPLETION, {"prompt": prompt}).status_code == 200
-        assert [i for r in engine.requests for i in r.prompt_token_ids] == [72, 105]
-    answer = post(make_app(), "/detokenize", {"tokens": [72.0, 105.0]})
+        num_before = len(ENGINE.requests)
+        assert post(APP, COMPLETION, {"prompt": prompt}).status_code == 200
+        assert [i for r in ENGINE.requests[num_before:] for i in r.prompt_token_ids] == [72, 105]
+    answer = post(APP, "/detokenize", {"tokens": [72.0, 105.0]})
     assert answer.json() == {"prompt": "Hi"}
 
 
@@ -156,10 +157,9 @@ def test_what_is_no_whole_number_is_still_refused(value: Any) -> None:
 
 def prompt_of(messages: list[dict[str, Any]]) -> bytes:
     """What the template renders; the end token, which has no byte, as "/"."""
-    engine = FakeEngine()
-    answer = post(make_app(engine), CHAT, {"messages": messages, "max_tokens": 1})
+    answer = post(APP, CHAT, {"messages": messages, "max_tokens": 1})
     assert answer.status_code == 200, answer.text
-    return bytes(ord("/") if i == END else i for i in engine.requests[0].prompt_token_ids)
+    return bytes(ord("/") if i == END else i for i in ENGINE.requests[-1].prompt_token_ids)
 
 
 @pytest.mark.parametrize(
@@ -215,14 +215,13 @@ def test_other_fields_of_a_part_are_refused(
 
 @pytest.mark.parametrize(("path", "prefix"), [(COMPLETION, "cmpl"), (CHAT, "chatcmpl")])
 def test_request_id_is_the_answers_id(path: str, prefix: str) -> None:
-    engine = FakeEngine()
     body = GOOD[path] | {"request_id": "my-id:1"}
-    answer = post(make_app(engine), path, body)
+    answer = post(APP, path, body)
     assert answer.json()["id"] == f"{prefix}-my-id:1"
     assert answer.headers["x-request-id"] == "my-id:1"
-    assert engine.requests[0].request_id.startswith(f"{prefix}-my-id:1-")
+    assert ENGINE.requests[-1].request_id.startswith(f"{prefix}-my-id:1-")
     # As in vLLM, a header says more than the body: whoever forwards a request may have put it.
-    answer = post(make_app(), path, body, headers={"x-request-id": "other"})
+    answer = post(APP, path, body, headers={"x-request-id": "other"})
     assert answer.json()["id"] == f"{prefix}-other"
     assert answer.headers["x-request-id"] == "other"
 
