@@ -47,6 +47,10 @@ class AsyncLLM:
         self.engine = AsyncEngine(parts.engine)
         self._template = model_template(parts.tokenizer)
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's generation_config.json sets; dataclasses.replace changes fields."""
+        return SamplingParams(**self.info.default_sampling)
+
     def load_adapter(
         self, name: str, adapter: Adapter | str | Path, *, load_inplace: bool = False
     ) -> None:

@@ -22,18 +22,17 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
-from flaxen.models.families import UnknownFamilyError
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
+from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.generation_config import AUTO, sampling_defaults
+from flaxen.weights.opening import IMPLS, open_files
 from flaxen.weights.packing import QUANTIZATIONS, Quantization
 from flaxen.weights.resolve import resolve
-from flaxen.weights.torch_checkpoint import is_installed, open_torch
 
-IMPLS = ("auto", "flaxen", "torch")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _AUTO_KV_CACHE_BYTES = 1024**3
 
@@ -66,6 +65,9 @@ class EngineArgs:
     seed: int = 0
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
     offline: bool = False  # never ask the Hugging Face hub
+    # Where a request's sampling comes from if it does not say: auto is the model's own
+    # generation_config.json, vllm is none, else a directory with that file.
+    generation_config: str = AUTO
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -141,7 +143,13 @@ def _build(
             f"quantization {args.quantization} needs flaxen's C++ kernels, and "
             f"{_why_not_native()}. Use auto or none"
         )
-    checkpoint = definition or open_model(args)
+    checkpoint: Checkpoint | Definition
+    if definition is not None:
+        path, checkpoint = None, definition
+    else:
+        path = resolve(args.model, offline=args.offline)
+        checkpoint = open_files(path, args.impl)
+    defaults = sampling_defaults(args.generation_config, path)
     dtype = compute_dtype(args.dtype, use_native, checkpoint)
     model = checkpoint.model
     if isinstance(checkpoint, Definition) and use_native and not args.compile_sizes:
@@ -164,6 +172,7 @@ def _build(
         max_logprobs=config.max_logprobs,
         eos_token_ids=tokenizer.eos_token_ids,
         created=int(time.time()),
+        default_sampling=defaults,
     )
     executor = JaxExecutor(
         model,
@@ -195,17 +204,7 @@ def open_model(args: EngineArgs) -> Checkpoint | Definition:
     Raises:
       ValueError: as `build`.
     """
-    path = resolve(args.model, offline=args.offline)
-    if args.impl == "torch":
-        return open_torch(path)
-    try:
-        return open_checkpoint(path)
-    except UnknownFamilyError as error:
-        if args.impl == "auto" and path.is_dir() and is_installed():
-            return open_torch(path)
-        raise ValueError(
-            f"{error}; or run it through PyTorch: pip install 'flaxen[torch]', and impl=torch"
-        ) from None
+    return open_files(resolve(args.model, offline=args.offline), args.impl)
 
 
 def compute_dtype(

@@ -97,6 +97,10 @@ class LLM:
         """The model's tokenizer."""
         return self._parts.tokenizer
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's generation_config.json sets; dataclasses.replace changes fields."""
+        return SamplingParams(**self.info.default_sampling)
+
     def load_adapter(
         self, name: str, adapter: Adapter | str | Path, *, load_inplace: bool = False
     ) -> None:
@@ -130,7 +134,7 @@ class LLM:
 
         Args:
           prompts: one or several; a flat list of integers is one prompt's token ids.
-          sampling_params: for all, or one for each prompt; None is the default.
+          sampling_params: for all, or one for each prompt; None is get_default_sampling_params().
           adapter: the name of one loaded, for all, or one for each prompt; None is the base model.
           use_tqdm: True shows a progress bar; a callable gets (prompts done, prompts in all).
 
@@ -142,7 +146,7 @@ class LLM:
           ValueError: a prompt or its parameters can't be served; then none of them was started.
         """
         listed = as_prompts(prompts)
-        default = SamplingParams() if sampling_params is None else sampling_params
+        default = self.get_default_sampling_params() if sampling_params is None else sampling_params
         samplings = _each(default, len(listed), "sampling params")
         adapters = _each(adapter, len(listed), "adapters")
         outputs: dict[str, RequestOutput] = {}

@@ -245,6 +245,8 @@ class ModelInfo:
     max_logprobs: int  # the most that `logprobs` and `prompt_logprobs` may ask for
     eos_token_ids: tuple[int, ...]
     created: int  # seconds since 1970
+    # Fields of SamplingParams, for requests that do not say.
+    default_sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AdapterWeights(Protocol):

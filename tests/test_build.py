@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 import tokenizers
 
+from flaxen import LLM, SamplingParams
 from flaxen.build import EngineArgs, Parts, build
 from flaxen.kernels import native
 from flaxen.kernels.linear.packed import PackedLinear
@@ -136,3 +137,28 @@ def test_xla_gets_plain_arrays(model: str, args: dict[str, Any], dtype: str) -> 
     assert parts.dtype == jnp.dtype(dtype)
     assert weight_formats(parts) == {"plain"}
     assert {leaf.dtype for leaf in jax.tree.leaves(parts.params)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("auto", {"temperature": 0, "max_tokens": 5}), ("vllm", {}), ("other", {"top_k": 3})],
+)
+def test_sampling_that_is_not_said_is_the_models_own(
+    model: str, source: str, expected: dict[str, Any]
+) -> None:
+    directory = Path(model)
+    (directory / "generation_config.json").write_text('{"temperature": 0, "max_new_tokens": 5}')
+    (directory / "other").mkdir()
+    (directory / "other" / "generation_config.json").write_text('{"top_k": 3}')
+    source = str(directory / source) if source == "other" else source
+    llm = LLM(model, **SIZES, generation_config=source)
+    assert llm.get_default_sampling_params() == SamplingParams(**expected)
+    if source == "auto":
+        (unsaid,) = llm.generate([[1, 2, 3]])
+        (greedy,) = llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=5))
+        assert unsaid.outputs[0].token_ids == greedy.outputs[0].token_ids
+
+
+def test_sampling_defaults_are_checked_before_the_weights_are_read() -> None:
+    with pytest.raises(ValueError, match="generation_config is '/nowhere', and /nowhere does not"):
+        build(EngineArgs(model=str(GOLDEN), generation_config="/nowhere"))

@@ -237,6 +237,15 @@ Offline = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+GenerationConfig = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|vllm|DIR",
+        help="Where the sampling of requests comes from that do not say: auto is the model's own "
+        "generation_config.json, vllm is none, DIR has another.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 MaxTokens = Annotated[
     int,
     typer.Option(min=1, help="Most tokens of an answer.", rich_help_panel=SAMPLING_PANEL),

@@ -181,6 +181,7 @@ def serve(
     compile_cache: options.CompileCache = None,
     compile_size: options.CompileSize = None,
     offline: options.Offline = False,
+    generation_config: options.GenerationConfig = "auto",
     enable_lora: options.EnableLora = False,
     max_loras: options.MaxLoras = 8,
     max_lora_rank: options.MaxLoraRank = 16,
@@ -262,6 +263,7 @@ def serve(
         max_waiting=max_waiting,
         compile_sizes=tuple(compile_size or ()),
         offline=offline,
+        generation_config=generation_config,
     )
     cpu = set_up_cpu(threads)
 

@@ -157,7 +157,8 @@ def fit_max_tokens(
 
     Args:
       asked: what the request says; None where it says nothing.
-      default: what to take then, cut to the model's length; None is up to that length.
+      default: what to take then, cut to the model's length; None is the model's own default, and
+        without one up to that length.
       field: the name that `asked` has in the request, for errors.
       prompt_field: the same of the prompt.
 
@@ -175,7 +176,8 @@ def fit_max_tokens(
             prompt_field,
         )
     if asked is None:
-        return room if default is None else min(room, default)
+        own = context.engine.info.default_sampling.get("max_tokens", room)
+        return min(room, int(own) if default is None else default)
     if asked > room:
         raise _too_long(
             f"the prompt has {num_prompt} tokens and {field} is {shorten(asked)}, together above "

@@ -52,15 +52,20 @@ def sampling_params(
         )
     for name in ("stop_token_ids", "allowed_token_ids"):
         check_token_ids(getattr(common, name) or (), vocab_size, name)
-    values: dict[str, Any] = {name: getattr(common, name) for name in _SAME}
-    if common.top_k is not None:
-        values["top_k"] = min(common.top_k, vocab_size)  # above it, the same: all are kept
+    values: dict[str, Any] = {name: getattr(common, name) for name in (*_SAME, "top_k")}
     values["logit_bias"] = _logit_bias(common.logit_bias, vocab_size)
     given = {name: value for name, value in values.items() if value is not None}
+    sampling: dict[str, Any] = {
+        **context.engine.info.default_sampling,
+        **given,
+        "max_tokens": max_tokens,
+        "logprobs": logprobs,
+        "prompt_logprobs": prompt_logprobs,
+    }
+    if "top_k" in sampling:
+        sampling["top_k"] = min(sampling["top_k"], vocab_size)  # above it, the same: all are kept
     try:
-        return SamplingParams(
-            **given, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs
-        )
+        return SamplingParams(**sampling)
     except FieldError as error:
         raise wrong_field(error, {}) from None
 

@@ -1,0 +1,37 @@
+"""Decides what defines a model that is in files: our decoder, or transformers' class.
+
+Deliberately does not know engines, nor how a name becomes a path.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flaxen.models.families import UnknownFamilyError
+from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
+from flaxen.weights.definition import Definition
+from flaxen.weights.torch_checkpoint import is_installed, open_torch
+
+IMPLS = ("auto", "flaxen", "torch")
+
+
+def open_files(path: Path, impl: str) -> Checkpoint | Definition:
+    """Opens a model's file or directory.
+
+    Args:
+      path: as weights.resolve gives it.
+      impl: one of IMPLS; auto is our decoder where it knows the family, else torch.
+
+    Raises:
+      ValueError: the model can't be served so; the message says why.
+    """
+    if impl == "torch":
+        return open_torch(path)
+    try:
+        return open_checkpoint(path)
+    except UnknownFamilyError as error:
+        if impl == "auto" and path.is_dir() and is_installed():
+            return open_torch(path)
+        raise ValueError(
+            f"{error}; or run it through PyTorch: pip install 'flaxen[torch]', and impl=torch"
+        ) from None
