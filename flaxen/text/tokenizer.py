@@ -9,12 +9,14 @@ Deliberately does not know: file formats (their readers make the `TokenizerParts
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flaxen.text.gguf_tokenizer import read_gguf
 from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.token_bytes import spelling_of
+from flaxen.text.turn_end import find_turn_end
 
 _SHORT_TEXT = 2_000  # characters; these take a millisecond, and a batch has a cost of its own
 
@@ -31,6 +33,7 @@ class Tokenizer:
         spelling = spelling_of(state)
         added = backend.get_added_tokens_decoder()
 
+        self._parts = parts
         self._backend = backend
         self._prefix = list(parts.prefix_ids)
         self._suffix = list(parts.suffix_ids)
@@ -72,6 +75,18 @@ class Tokenizer:
           ValueError: a key is missing or wrong, or the tokenizer is of a kind we don't read.
         """
         return cls(read_gguf(metadata))
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """The same tokenizer with another chat template, whose end of a turn ends answers too.
+
+        Args:
+          template: Jinja, or the name of one of `named_templates`.
+        """
+        source = self.named_templates.get(template, template)
+        turn_end = find_turn_end(self._backend, source, self.special_tokens)
+        ids = self.eos_token_ids if turn_end is None else (*self.eos_token_ids, turn_end)
+        parts = replace(self._parts, chat_template=source, eos_token_ids=tuple(dict.fromkeys(ids)))
+        return Tokenizer(parts)
 
     @property
     def bos_token(self) -> str | None:

@@ -98,3 +98,19 @@ def test_a_gguf_file_that_names_no_end_of_turn(byte_metadata: dict[str, Any]) ->
     assert Tokenizer.from_gguf(metadata).eos_token_ids == (258, 259)
     named = {**metadata, "tokenizer.ggml.eot_token_id": 256}
     assert Tokenizer.from_gguf(named).eos_token_ids == (258, 256)
+
+
+def test_another_template_brings_its_own_end(save_tokenizer: Save) -> None:
+    path = save_tokenizer(
+        tokenizer_config={
+            "eos_token": "<eos>",
+            "chat_template": [{"name": "rag", "template": turn("<turn>")}],
+        }
+    )
+    tokenizer = Tokenizer.from_directory(path)
+    assert (tokenizer.chat_template, tokenizer.eos_token_ids) == (None, (258,))
+    for template in ("rag", turn("<turn>")):
+        other = tokenizer.with_chat_template(template)
+        assert (other.chat_template, other.eos_token_ids) == (turn("<turn>"), (258, 259))
+        assert other.encode("he<turn>") == tokenizer.encode("he<turn>")
+    assert tokenizer.eos_token_ids == (258,)
