@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import enum
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -262,13 +262,23 @@ class AdapterWeights(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterSource:
+    """Where an adapter's weights are read from, as often as they are needed."""
+
+    rank: int
+    created: int  # seconds since 1970
+    read: Callable[[], AdapterWeights]  # raises ValueError or OSError; any thread calls
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterInfo:
     """One adapter that an engine knows, and where its weights are."""
 
     name: str
     rank: int
-    created: int  # when it was loaded, seconds since 1970
-    is_on_device: bool  # else in the host's memory only, from where a slot is filled when needed
+    created: int  # when it was loaded or made, seconds since 1970
+    is_on_device: bool  # else a slot is filled from the host's memory when needed
+    is_in_memory: bool = True  # of the host; else it is read when a request names it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +349,41 @@ class EngineClient(abc.ABC):
     def unload_adapter(self, name: str) -> None:
         """Forgets an adapter: new requests can't name it, and those that have it end with it.
 
+        Of a registered one only the weights leave the memory, and the next request reads them.
+
         Raises:
           ValueError: no adapter has this name.
+        """
+
+    @abc.abstractmethod
+    def register_adapter(self, name: str, source: AdapterSource) -> None:
+        """Makes an adapter known by a name, whose weights are read when a request first names it.
+
+        They leave the host's memory when the room is needed for others; one that was registered
+        under the name before is forgotten. Any thread may call.
+
+        Raises:
+          ValueError: the name is that of a loaded adapter, or the engine serves no adapters.
+        """
+
+    @abc.abstractmethod
+    def remove_adapter(self, name: str) -> None:
+        """Forgets an adapter as unload_adapter does, also a registered one.
+
+        Raises:
+          ValueError: no adapter has this name.
+        """
+
+    @abc.abstractmethod
+    def hold_adapter(self, name: str) -> object:
+        """Reads an adapter's weights if they are not in memory: not for a coroutine.
+
+        Returns:
+          While this is kept, `submit` need not read them.
+
+        Raises:
+          ValueError: no adapter has this name, or what was read can't be served.
+          OSError: it can't be read.
         """
 
     @abc.abstractmethod

@@ -6,6 +6,7 @@ Deliberately imports neither JAX nor the web framework before it must: help wait
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from flaxen.protocol import EngineClient
     from flaxen.server.config import ServerConfig
     from flaxen.server.fine_tuning_stores import Stores
-    from flaxen.server.fine_tuning_trainer import Progress, TrainingJob
+    from flaxen.server.fine_tuning_trainer import FineTunedModel, Progress, TrainingJob
     from flaxen.train.jobs_spec import Base
 
 PANEL = "Fine-tuning"
@@ -146,9 +147,10 @@ class FineTuningOptions:
         if stores is None:
             yield
             return
+        from flaxen.server.fine_tuned_models import FineTunedModels
         from flaxen.server.fine_tuning_app import add_fine_tuning
         from flaxen.server.fine_tuning_context import FineTuning
-        from flaxen.server.fine_tuning_worker import Worker, take_up
+        from flaxen.server.fine_tuning_worker import Worker
 
         trainer = EngineTrainer(
             engine,
@@ -157,7 +159,8 @@ class FineTuningOptions:
             share=self.share,
             max_rank=stores.config.max_lora_rank,
         )
-        take_up(stores.jobs, trainer)
+        models = FineTunedModels(stores.jobs, trainer)
+        models.take_up()
         with Worker(
             stores.jobs, stores.files, trainer, is_closing=lambda: _is_closing(engine)
         ) as worker:
@@ -165,6 +168,7 @@ class FineTuningOptions:
                 config=stores.config,
                 files=stores.files,
                 jobs=stores.jobs,
+                models=models,
                 base_models=config.served_model_names or (engine.info.name,),
                 on_change=worker.wake,
             )
@@ -253,18 +257,45 @@ class EngineTrainer:
         )
         return run_job(spec, self._base, calls)
 
-    def serve(self, job_id: str, step: int, model_name: str) -> None:
-        """Has a job's adapter served.
+    def serve(self, model: FineTunedModel) -> None:
+        """Has a job's adapter served, which is read when a request first names it.
 
         Raises:
-          ValueError: it is not there, is damaged, or no more adapters may be loaded.
+          ValueError: it is not there, or of a larger rank than the server takes.
         """
-        from flaxen.train.jobs_spec import adapter_directory
+        from flaxen.protocol import AdapterSource
         from flaxen.weights.peft import load_adapter
 
-        path = adapter_directory(self._directory / job_id, step)
-        adapter = load_adapter(path, self._base.model, max_rank=self._max_rank)
-        self._engine.load_adapter(model_name, adapter, load_inplace=True)
+        path = self._adapter(model)
+        if not path.is_dir():
+            raise ValueError(f"{path} is not there")
+        if model.rank > self._max_rank:
+            raise ValueError(f"its rank is {model.rank}: start with --max-lora-rank {model.rank}")
+        read = functools.partial(load_adapter, path, self._base.model, max_rank=self._max_rank)
+        source = AdapterSource(rank=model.rank, created=model.created, read=read)
+        self._engine.register_adapter(model.name, source)
+
+    def unload(self, name: str) -> None:
+        """Lets go of an adapter's weights in memory."""
+        with contextlib.suppress(ValueError):  # it is not served
+            self._engine.unload_adapter(name)
+
+    def remove(self, model: FineTunedModel) -> None:
+        """Ends the serving of an adapter, and removes its files, but nothing else beside them."""
+        from flaxen.weights.peft import CONFIG, WEIGHTS
+
+        with contextlib.suppress(ValueError):  # it is not served
+            self._engine.remove_adapter(model.name)
+        path = self._adapter(model)
+        for name in (CONFIG, WEIGHTS):
+            (path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else, or is gone
+            path.rmdir()
+
+    def _adapter(self, model: FineTunedModel) -> Path:
+        from flaxen.train.jobs_spec import adapter_directory
+
+        return adapter_directory(self._directory / model.job_id, model.step)
 
     def forget(self, job_id: str) -> None:
         """Removes what is needed only to go on with a job."""

@@ -196,8 +196,9 @@ MaxCpuLoras = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Adapters that may be loaded, in the host's memory.",
-        show_default="any number",
+        help="Adapters in the host's memory. More can't be loaded; of fine-tuned models the least "
+        "recently used leaves, and is read again when it is needed.",
+        show_default="any number, and 16 fine-tuned models",
         rich_help_panel=LORA_PANEL,
     ),
 ]

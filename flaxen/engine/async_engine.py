@@ -22,6 +22,7 @@ from flaxen.engine.adapters import ServedAdapter
 from flaxen.engine.core import Engine
 from flaxen.protocol import (
     AdapterInfo,
+    AdapterSource,
     AdapterWeights,
     EngineBusyError,
     EngineClient,
@@ -96,6 +97,15 @@ class AsyncEngine(EngineClient):
 
     def unload_adapter(self, name: str) -> None:
         self._engine.adapters.unload(name)
+
+    def register_adapter(self, name: str, source: AdapterSource) -> None:
+        self._engine.adapters.register(name, source)
+
+    def remove_adapter(self, name: str) -> None:
+        self._engine.adapters.remove(name)
+
+    def hold_adapter(self, name: str) -> object:
+        return self._engine.adapters.find(name)
 
     def adapters(self) -> tuple[AdapterInfo, ...]:
         return self._engine.known_adapters()

@@ -57,7 +57,11 @@ def adapter_infos(store: AdapterStore, slots: AdapterSlots) -> tuple[AdapterInfo
     """The adapters that requests may name, and where they are."""
     return tuple(
         AdapterInfo(
-            name=each.name, rank=each.rank, created=each.created, is_on_device=slots.holds(each)
+            name=each.name,
+            rank=each.rank,
+            created=each.created,
+            is_in_memory=each.in_memory is not None,
+            is_on_device=each.in_memory is not None and slots.holds(each.in_memory),
         )
         for each in store.known()
     )

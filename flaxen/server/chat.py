@@ -74,7 +74,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/chat/completions."""
     context.engine.check_health()
     job = await _parse(context, http)
-    generation = start_generation(
+    generation = await start_generation(
         context,
         job.answer_id,
         [job.prompt],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass, field
 
 from flaxen.protocol import EngineClient
@@ -12,6 +14,8 @@ from flaxen.server.lanes import Lane
 from flaxen.server.metrics import Metrics
 from flaxen.server.renderer import ChatRenderer
 from flaxen.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("flaxen.server")
 
 _MAX_NAMED = 20  # adapters, in an error
 
@@ -46,6 +50,31 @@ class Context:
           ApiError: 404, no such model.
         """
         return self.find_model(name)[0]
+
+    async def hold_adapter(self, name: str | None) -> object:
+        """Has an adapter's weights in memory for as long as the result is kept.
+
+        Raises:
+          ApiError: 404, it is not served any more; 500, its weights can't be read.
+        """
+        if name is None:
+            return None
+        known = {adapter.name: adapter for adapter in self.engine.adapters()}
+        try:
+            if name in known and known[name].is_in_memory:
+                return self.engine.hold_adapter(name)
+            return await asyncio.to_thread(self.engine.hold_adapter, name)
+        except (ValueError, OSError) as error:
+            self.find_model(name)  # raises if it was removed meanwhile
+            logger.error("the model %s can't be read", name, exc_info=error)
+            raise ApiError(
+                500,
+                f"the weights of the model {name[:80]!r} can't be read: the server's log has the "
+                "cause. Tell whoever runs it, or delete the model",
+                param="model",
+                code="model_unreadable",
+                type="server_error",
+            ) from None
 
     def find_model(self, name: str | None) -> tuple[str, str | None]:
         """Returns the name to answer with, and the adapter that it means, None for the base model.

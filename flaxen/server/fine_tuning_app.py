@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flaxen.server import files, fine_tuning
+from flaxen.server import fine_tuned_models_routes as models
 from flaxen.server.config import ServerConfig
 from flaxen.server.fine_tuning_context import FineTuning
 
@@ -29,6 +30,9 @@ _JOBS: dict[tuple[str, str], Callable[[FineTuning, ServerConfig, Request], Await
     ("POST", f"{_JOB}/resume"): fine_tuning.resume,
     ("GET", f"{_JOB}/events"): fine_tuning.list_events,
     ("GET", f"{_JOB}/checkpoints"): fine_tuning.list_checkpoints,
+    ("DELETE", "/v1/models/{name:path}"): models.delete,
+    # Behind the route of the same name that is there where clients may load adapters.
+    ("POST", "/v1/unload_lora_adapter"): models.unload,
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flaxen.server.files_store import FileStore
+from flaxen.server.fine_tuned_models import FineTunedModels
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.job_store import JobStore
 
@@ -18,6 +19,7 @@ class FineTuning:
     config: FineTuningConfig
     files: FileStore
     jobs: JobStore
+    models: FineTunedModels
     base_models: tuple[str, ...]  # names of the model that jobs may adapt
     on_change: Callable[[], None]  # called after a job was made, or got another status
     # Held while a job is made and while a file is deleted: no job may lose its file in between.

@@ -25,6 +25,17 @@ class TrainingJob:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class FineTunedModel:
+    """What came of a job at one of its steps."""
+
+    name: str
+    job_id: str
+    step: int
+    rank: int
+    created: int  # seconds since 1970
+
+
 class Progress(Protocol):
     """What a trainer says while it trains, and asks."""
 
@@ -58,8 +69,18 @@ class Trainer(Protocol):
           ValueError: the job can't be done; the message is for the user.
         """
 
-    def serve(self, job_id: str, step: int, model_name: str) -> None:
-        """Has a job's checkpoint served under a name."""
+    def serve(self, model: FineTunedModel) -> None:
+        """Has a model served under its name; its weights are read when they are first needed.
+
+        Raises:
+          ValueError: its files are not there, or it can't be served as the server was started.
+        """
+
+    def unload(self, name: str) -> None:
+        """Lets go of a served model's weights in memory."""
+
+    def remove(self, model: FineTunedModel) -> None:
+        """Ends the serving of a model, if it is served, and removes its files."""
 
     def forget(self, job_id: str) -> None:
         """A job has ended: removes what is needed only to go on with it."""

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from flaxen.server.data_directory import is_disk_full
 from flaxen.server.files_store import FileStore
-from flaxen.server.fine_tuning_trainer import Trainer, TrainingJob
+from flaxen.server.fine_tuning_trainer import FineTunedModel, Trainer, TrainingJob
 from flaxen.server.job_store import ENDED, JobStore
 from flaxen.server.job_store_paging import Row
 
@@ -249,24 +249,21 @@ class _Recorder:
 
     def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
         name = self._job["model_name"] if is_last else f"{self._job['model_name']}:ckpt-step-{step}"
-        self._trainer.serve(self._job["id"], step, name)
+        model = FineTunedModel(
+            name=name,
+            job_id=self._job["id"],
+            step=step,
+            rank=self._job["lora"]["rank"],
+            created=int(time.time()),
+        )
+        if self._jobs.is_deleted(name):  # and made once more, by a job that went back
+            self._trainer.remove(model)
+        else:
+            self._trainer.serve(model)
         self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
 
     def should_stop(self) -> bool:
         return self._watch.should_stop()
-
-
-def take_up(jobs: JobStore, trainer: Trainer) -> None:
-    """At a server's start: has the models served that were made before, and removes leftovers."""
-    for job in jobs.list(limit=2**31)[0]:
-        if job["status"] in ENDED:
-            trainer.forget(job["id"])
-        rows, _ = jobs.checkpoints(job["id"], None, 1000)
-        for row in rows:
-            try:
-                trainer.serve(job["id"], row["step"], row["model_name"])
-            except (ValueError, OSError) as error:
-                logger.error("the model %s can't be served: %s", row["model_name"], error)
 
 
 def _training_job(job: Row, files: Sequence[Path | None]) -> TrainingJob:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flaxen.server.job_store_paging import Row, UnknownIdError, page_of
-from flaxen.server.job_store_tables import checkpoints, events, jobs
+from flaxen.server.job_store_tables import checkpoints, deleted_models, events, jobs
 
 ACTIVE = ("validating_files", "queued", "running", "paused")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -84,6 +84,12 @@ class JobStore:
         with self._database.connect() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else dict(row)
+
+    def ended_ids(self) -> Sequence[str]:
+        """The ids of the jobs that have ended."""
+        query = sa.select(jobs.c.id).where(jobs.c.status.in_(ENDED)).order_by(jobs.c.number)
+        with self._database.connect() as connection:
+            return list(connection.execute(query).scalars())
 
     def uses_file(self, file_id: str) -> str | None:
         """The id of an active job that needs the file."""
@@ -163,6 +169,41 @@ class JobStore:
                 )
             )
             _add_event(connection, job_id, f"Checkpoint created at step {step}")
+
+    def models(self, *, deleted: bool) -> Sequence[Row]:
+        """The models that checkpoints are, oldest first: each checkpoint, and its job's `lora`."""
+        is_deleted = checkpoints.c.model_name.in_(sa.select(deleted_models.c.model_name))
+        query = (
+            sa.select(checkpoints, jobs.c.lora)
+            .join(jobs, jobs.c.id == checkpoints.c.job_id)
+            .where(is_deleted if deleted else sa.not_(is_deleted))
+            .order_by(checkpoints.c.number)
+        )
+        with self._database.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def delete_model(self, name: str) -> Row:
+        """Writes down that a model is deleted. Returns its row, as `models` does.
+
+        Raises:
+          UnknownIdError: no checkpoint has the name, or it is deleted already.
+        """
+        found = next((row for row in self.models(deleted=False) if row["model_name"] == name), None)
+        if found is None:
+            raise UnknownIdError(name)
+        values = {"model_name": name, "deleted_at": _now()}
+        try:
+            with self._writing, self._database.begin() as connection:
+                connection.execute(deleted_models.insert().values(**values))
+        except sa.exc.IntegrityError:  # another request was faster
+            raise UnknownIdError(name) from None
+        return found
+
+    def is_deleted(self, name: str) -> bool:
+        """Whether the model of this name was deleted."""
+        query = sa.select(deleted_models).where(deleted_models.c.model_name == name)
+        with self._database.connect() as connection:
+            return connection.execute(query).first() is not None
 
     def events(self, job_id: str, after: str | None, limit: int) -> tuple[Sequence[Row], bool]:
         """A page of a job's events, newest first, and whether there are more.

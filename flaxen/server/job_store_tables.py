@@ -73,6 +73,13 @@ checkpoints = sa.Table(
     sa.UniqueConstraint("job_id", "step"),
 )
 
+deleted_models = sa.Table(
+    "flaxen_deleted_models",
+    metadata,
+    sa.Column("model_name", sa.Text, primary_key=True),  # of a checkpoint
+    sa.Column("deleted_at", sa.BigInteger, nullable=False),
+)
+
 # One row: the data directory that the database belongs to.
 owners = sa.Table(
     "flaxen_data_directory",

@@ -23,7 +23,7 @@ from flaxen.server.schema import CommonBody, StreamOptions
 from flaxen.server.sse import to_json
 
 
-def start_generation(
+async def start_generation(
     context: Context,
     answer_id: str,
     prompts: Sequence[Prompt],
@@ -44,7 +44,8 @@ def start_generation(
       field_names: as Generation takes them.
 
     Raises:
-      ApiError: 400, more sequences than one request may have.
+      ApiError: 400, more sequences than one request may have; 404 or 500, its adapter is deleted
+        or can't be read.
       Others: as Generation.
     """
     limit, n = context.config.max_sequences, samplings[0].n
@@ -69,7 +70,10 @@ def start_generation(
         for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
     ]
     names = {"adapter": "model", **field_names}
-    return Generation(context.engine, context.metrics, requests, names)
+    held = await context.hold_adapter(adapter)
+    generation = Generation(context.engine, context.metrics, requests, names)
+    del held  # from here on the requests have it
+    return generation
 
 
 def check_cache_salt(common: CommonBody) -> None:

@@ -120,6 +120,27 @@ def test_from_a_file_to_a_model_that_has_learnt(
     with start(compile_cache, model, tmp_path) as server:
         assert answer(server, name) == ANSWER
         assert server.openai.fine_tuning.jobs.retrieve(job.id).fine_tuned_model == name
+        adapter = tmp_path / "data" / "jobs" / job.id / f"adapter-{points[0].step_number}"
+        assert adapter.is_dir()
+        server.http.post("/v1/unload_lora_adapter", json={"lora_name": name}).raise_for_status()
+        assert answer(server, name) == ANSWER  # read again
+        assert server.openai.models.delete(name).deleted
+        assert not adapter.exists()
+        with pytest.raises(openai.NotFoundError, match="is not served here"):
+            answer(server, name)
+
+    # What was deleted is not. One adapter in memory serves two models in turn.
+    room = ("--max-loras", "1", "--max-cpu-loras", "1")
+    with start(compile_cache, model, tmp_path, *room) as server:
+        rest = [point.fine_tuned_model_checkpoint for point in points[1:]]
+        assert [each.id for each in server.openai.models.list()] == [MODEL, *reversed(rest)]
+        for _ in range(2):
+            for each in rest:
+                answer(server, each)
+        assert answer(server, rest[0]) == ANSWER
+        assert server.openai.fine_tuning.jobs.retrieve(job.id).fine_tuned_model == name
+        again = create(server, {**LEARN, "n_epochs": 1})  # its room in memory is taken
+        assert wait_for(server, again.id, "succeeded").fine_tuned_model
 
 
 def test_dpo_prefers_what_it_was_shown(compile_cache: Path, model: Path, tmp_path: Path) -> None:

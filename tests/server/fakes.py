@@ -12,6 +12,7 @@ import tokenizers
 
 from flaxen.protocol import (
     AdapterInfo,
+    AdapterSource,
     AdapterWeights,
     EngineBusyError,
     EngineClient,
@@ -99,7 +100,8 @@ class FakeEngine(EngineClient):
         self.aborted: list[str] = []
         self.ended: list[str] = []  # streams whose generator was left, in whichever way
         self.closed = False
-        self.known: dict[str, AdapterWeights] = {}  # adapters
+        self.known: dict[str, AdapterWeights] = {}  # adapters in memory
+        self.sources: dict[str, AdapterSource] = {}  # of registered ones
         self._says = says
         self._step_s = step_s
         self._max_waiting = max_waiting
@@ -191,15 +193,38 @@ class FakeEngine(EngineClient):
         self.known[name] = adapter
 
     def unload_adapter(self, name: str) -> None:
+        if name not in self.known and name not in self.sources:
+            raise ValueError(f"there is no adapter {name!r}")
+        self.known.pop(name, None)
+
+    def register_adapter(self, name: str, source: AdapterSource) -> None:
+        self.sources[name] = source
+
+    def remove_adapter(self, name: str) -> None:
+        self.unload_adapter(name)
+        self.sources.pop(name, None)
+
+    def hold_adapter(self, name: str) -> object:
+        if name not in self.known and name in self.sources:
+            self.known[name] = self.sources[name].read()
         if name not in self.known:
             raise ValueError(f"there is no adapter {name!r}")
-        del self.known[name]
+        return self.known[name]
 
     def adapters(self) -> tuple[AdapterInfo, ...]:
         return tuple(
-            AdapterInfo(name=name, rank=each.config.rank, created=1_700_000_001, is_on_device=False)
+            AdapterInfo(
+                name=name, rank=each.config.rank, created=1_700_000_001, is_on_device=False
+            )
             for name, each in self.known.items()
-        )
+            if name not in self.sources
+        ) + tuple(
+            AdapterInfo(
+                name=name, rank=each.rank, created=each.created, is_on_device=False,
+                is_in_memory=name in self.known,
+            )
+            for name, each in self.sources.items()
+        )  # fmt: skip
 
     def stats(self) -> EngineStats:
         return EngineStats(

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from flaxen.models.adapters import LoraConfig
+from flaxen.protocol import AdapterSource, EngineClient
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.files_store import FileStore
+from flaxen.server.fine_tuned_models import FineTunedModels
 from flaxen.server.fine_tuning_app import add_fine_tuning
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.fine_tuning_context import FineTuning
 from flaxen.server.fine_tuning_stores import open_stores
-from flaxen.server.fine_tuning_trainer import Progress, TrainingJob
+from flaxen.server.fine_tuning_trainer import FineTunedModel, Progress, TrainingJob
 from flaxen.server.fine_tuning_worker import Worker
 from flaxen.server.job_store import JobStore
+from flaxen.weights.adapter import Adapter
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
 MODEL = "fake/model"
@@ -34,6 +39,9 @@ class FakeTrainer:
     def __init__(self) -> None:
         self.jobs: list[TrainingJob] = []
         self.served: list[tuple[str, int, str]] = []
+        self.removed: list[tuple[str, int, str]] = []
+        self.num_reads: Counter[str] = Counter()  # of each model
+        self.engine: EngineClient | None = None  # that serves what comes of jobs
         self.forgotten: list[str] = []
         self.may_step = threading.Event()
         self.may_step.set()
@@ -68,8 +76,29 @@ class FakeTrainer:
         progress.checkpointed(3, {"train_loss": 1 / 3}, True)
         return True
 
-    def serve(self, job_id: str, step: int, model_name: str) -> None:
-        self.served.append((job_id, step, model_name))
+    def serve(self, model: FineTunedModel) -> None:
+        self.served.append((model.job_id, model.step, model.name))
+        if self.engine is not None:
+            source = AdapterSource(
+                rank=model.rank,
+                created=model.created,
+                read=lambda: self.read(model.name, model.rank),
+            )
+            self.engine.register_adapter(model.name, source)
+
+    def read(self, name: str, rank: int) -> Adapter:
+        self.num_reads[name] += 1
+        return Adapter(config=LoraConfig(rank=rank), layers=())
+
+    def unload(self, name: str) -> None:
+        assert self.engine is not None
+        self.engine.unload_adapter(name)
+
+    def remove(self, model: FineTunedModel) -> None:
+        self.removed.append((model.job_id, model.step, model.name))
+        if self.engine is not None:
+            with suppress(ValueError):
+                self.engine.remove_adapter(model.name)
 
     def forget(self, job_id: str) -> None:
         self.forgotten.append(job_id)
@@ -84,6 +113,7 @@ class Served:
     files: FileStore
     jobs: JobStore
     worker: Worker
+    engine: FakeEngine
     directory: Path
     database: sa.Engine = field(repr=False)
 
@@ -117,15 +147,19 @@ def serving(
     settings = FineTuningConfig(data_dir=directory, **config)
     trainer = trainer or FakeTrainer()
     server_config = ServerConfig(api_keys=api_keys)
-    app = create_app(FakeEngine(), byte_tokenizer(), server_config)
+    engine = trainer.engine = FakeEngine()
+    app = create_app(engine, byte_tokenizer(), server_config)
     with (
         open_stores(settings) as stores,
         Worker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker,
     ):
+        models = FineTunedModels(stores.jobs, trainer)
+        models.take_up()
         context = FineTuning(
             config=settings,
             files=stores.files,
             jobs=stores.jobs,
+            models=models,
             base_models=(MODEL,),
             on_change=worker.wake,
         )
@@ -136,6 +170,7 @@ def serving(
             files=stores.files,
             jobs=stores.jobs,
             worker=worker,
+            engine=engine,
             directory=directory,
             database=stores.database,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.server.fine_tuning_worker import take_up
+from flaxen.server.fine_tuned_models import FineTunedModels
 from tests.server.clients import get, openai_client, post, run
 from tests.server.fine_tuning import GOOD, MODEL, FakeTrainer, Served, serving
 
@@ -285,7 +285,7 @@ def test_a_server_that_ends_leaves_its_job_to_the_next(tmp_path: Path) -> None:
         assert trainer.jobs[-1].id == job_id
         assert served.messages(job_id).count("Fine-tuning job started") == 1
         trainer.served.clear()
-        take_up(served.jobs, trainer)
+        FineTunedModels(served.jobs, trainer).take_up()
         assert (job_id, 3, row["model_name"]) in trainer.served
         assert len(trainer.served) == 4
         assert trainer.forgotten.count(job_id) == 2
