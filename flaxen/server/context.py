@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import logging
 from dataclasses import dataclass, field
 
@@ -37,6 +37,10 @@ class Context:
     huge_texts: Lane = field(
         default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=8)
     )
+    # Where adapters are read: who waits for one that another thread reads has it at once then.
+    adapters: Lane = field(
+        default_factory=lambda: Lane("an adapter", num_threads=2, max_waiting=4096)
+    )
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -63,7 +67,7 @@ class Context:
         try:
             if name in known and known[name].is_in_memory:
                 return self.engine.hold_adapter(name)
-            return await asyncio.to_thread(self.engine.hold_adapter, name)
+            return await self.adapters.run(functools.partial(self.engine.hold_adapter, name))
         except (ValueError, OSError) as error:
             self.find_model(name)  # raises if it was removed meanwhile
             logger.error("the model %s can't be read", name, exc_info=error)
