@@ -9,9 +9,11 @@ from __future__ import annotations
 import abc
 import enum
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+from flaxen.protocol_adapters import AdapterInfo, AdapterSource, AdapterWeights
 
 MAX_SEED = 2**63 - 1
 
@@ -247,38 +249,6 @@ class ModelInfo:
     created: int  # seconds since 1970
     # Fields of SamplingParams, for requests that do not say.
     default_sampling: Mapping[str, Any] = field(default_factory=dict)
-
-
-class AdapterWeights(Protocol):
-    """One LoRA adapter as `flaxen.weights.adapter` reads it; whoever serves it knows its inside."""
-
-    @property
-    def config(self) -> Any:
-        """Rank, alpha and targets."""
-
-    @property
-    def layers(self) -> Any:
-        """The factors of each layer's targets."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterSource:
-    """Where an adapter's weights are read from, as often as they are needed."""
-
-    rank: int
-    created: int  # seconds since 1970
-    read: Callable[[], AdapterWeights]  # raises ValueError or OSError; any thread calls
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterInfo:
-    """One adapter that an engine knows, and where its weights are."""
-
-    name: str
-    rank: int
-    created: int  # when it was loaded or made, seconds since 1970
-    is_on_device: bool  # else a slot is filled from the host's memory when needed
-    is_in_memory: bool = True  # of the host; else it is read when a request names it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flaxen.protocol import AdapterSource, AdapterWeights
+from flaxen.protocol_adapters import AdapterSource, AdapterWeights
 
 _NUM_HELD = 16  # adapters that can be read again and stay in memory, where no limit is set
 

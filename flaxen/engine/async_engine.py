@@ -21,9 +21,6 @@ from typing import Any
 from flaxen.engine.adapters import ServedAdapter
 from flaxen.engine.core import Engine
 from flaxen.protocol import (
-    AdapterInfo,
-    AdapterSource,
-    AdapterWeights,
     EngineBusyError,
     EngineClient,
     EngineClosedError,
@@ -31,6 +28,7 @@ from flaxen.protocol import (
     Request,
     TokenEvent,
 )
+from flaxen.protocol_adapters import AdapterInfo, AdapterSource, AdapterWeights
 
 _LOG = logging.getLogger(__name__)
 

@@ -29,7 +29,6 @@ from flaxen.engine.sequence import Sequence, sequence_of
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
-    AdapterInfo,
     EngineBusyError,
     EngineStats,
     FinishReason,
@@ -37,6 +36,7 @@ from flaxen.protocol import (
     Request,
     TokenEvent,
 )
+from flaxen.protocol_adapters import AdapterInfo
 from flaxen.text.tokenizer import Tokenizer
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import AdapterWeights, TokenLogprobs
+from flaxen.protocol import TokenLogprobs
+from flaxen.protocol_adapters import AdapterWeights
 
 # The one error that is the request's own doing, and says nothing bad of the pages.
 ALL_FORBIDDEN = (

@@ -40,7 +40,8 @@ from flaxen.kernels.linear.bound import bind
 from flaxen.models import attends
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
-from flaxen.protocol import AdapterWeights, SamplingParams, TokenLogprobs
+from flaxen.protocol import SamplingParams, TokenLogprobs
+from flaxen.protocol_adapters import AdapterWeights
 from flaxen.weights.adapter import Adapter
 
 _SCORE_ROWS = 64  # prompt tokens scored by one call

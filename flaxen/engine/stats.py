@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from flaxen.engine.adapter_slots import AdapterSlots
 from flaxen.engine.adapters import AdapterStore, ServedAdapter
 from flaxen.engine.scheduler import Scheduler
-from flaxen.protocol import AdapterInfo, EngineStats, FinishReason
+from flaxen.protocol import EngineStats, FinishReason
+from flaxen.protocol_adapters import AdapterInfo
 
 
 def engine_stats(

@@ -14,7 +14,8 @@ from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import AdapterWeights, ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
+from flaxen.protocol import ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
+from flaxen.protocol_adapters import AdapterWeights
 from flaxen.text.tokenizer import Tokenizer
 
 VOCAB_SIZE = 300

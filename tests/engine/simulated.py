@@ -19,7 +19,8 @@ from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import AdapterWeights, ModelInfo, Request, SamplingParams, TokenLogprobs
+from flaxen.protocol import ModelInfo, Request, SamplingParams, TokenLogprobs
+from flaxen.protocol_adapters import AdapterWeights
 from tests.engine.fakes import EOS_ID, VOCAB_SIZE, FakeClock, by_hand
 
 CONFIG = EngineConfig(

@@ -10,7 +10,8 @@ from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol import AdapterWeights, SamplingParams
+from flaxen.protocol import SamplingParams
+from flaxen.protocol_adapters import AdapterWeights
 from flaxen.weights.adapter import Adapter
 
 A, B, C, D = (ServedAdapter(name=n, rank=1, weights=None, key=f"{n}#0") for n in "abcd")

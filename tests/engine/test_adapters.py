@@ -16,7 +16,8 @@ from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol import AdapterInfo, Request, SamplingParams
+from flaxen.protocol import Request, SamplingParams
+from flaxen.protocol_adapters import AdapterInfo
 from flaxen.weights.adapter import Adapter
 from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, fake_engine, run_out
 

@@ -11,9 +11,6 @@ from types import MappingProxyType
 import tokenizers
 
 from flaxen.protocol import (
-    AdapterInfo,
-    AdapterSource,
-    AdapterWeights,
     EngineBusyError,
     EngineClient,
     EngineClosedError,
@@ -25,6 +22,7 @@ from flaxen.protocol import (
     TokenEvent,
     TokenLogprobs,
 )
+from flaxen.protocol_adapters import AdapterInfo, AdapterSource, AdapterWeights
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.tokenizer import Tokenizer
 
