@@ -5,13 +5,16 @@ Deliberately does not know: the order of records, batches.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from flaxen.data.config import DataConfig
 from flaxen.data.encode import Encoder, TokenSequence, cut
+from flaxen.data.pieces import split_text
 from flaxen.data.records import Pair, Record, Text
 from flaxen.data.sources import open_source
 from flaxen.data.token_store import TokenStore
@@ -62,7 +65,11 @@ class Corpus:
         self._encoder = encoder
         self._pairs = pairs
         self._sources = [open_source(file, config.max_record_bytes) for file in config.files]
-        self._source_of, self._index_of = array("q"), array("q")
+        # of each record, or piece of one that is long: its source, its record there, its piece
+        self._source_of, self._index_of, self._piece_of = array("q"), array("q"), array("q")
+        self._num_good = 0  # records, when they were opened
+        self._has_long_texts = False
+        self._pieces = functools.lru_cache(maxsize=8)(self._read_pieces)
         self._bad: dict[tuple[int, int], str] = {}  # (source, line) -> what is wrong
         self._unusable: set[int] = set()  # found bad only when they were written as tokens
         self._truncated: set[int] = set()
@@ -74,22 +81,29 @@ class Corpus:
             for index in range(len(source)):
                 self._check_stop()
                 try:
-                    check_kind(source.record(index, config.format), pairs=pairs)
+                    record = source.record(index, config.format)
+                    check_kind(record, pairs=pairs)
                 except ValueError as error:
                     self._bad[number, source.line(index)] = str(error)
                 else:
-                    self._source_of.append(number)
-                    self._index_of.append(index)
+                    self._add(number, index, record)
+        self._num_records = self._num_good + len(self._bad)
         if self._bad and config.on_bad_record == "fail":
             raise ValueError(
-                f"{len(self._bad)} of {len(self) + len(self._bad)} records can't be used: "
+                f"{len(self._bad)} of {self._num_records} records can't be used: "
                 f"{'; '.join(self._named_bad())}. Correct them, or skip bad records"
             )
         if not len(self):
             raise ValueError(self._no_record())
 
     def __len__(self) -> int:
+        """Records, of a long text that is shuffled its pieces."""
         return len(self._index_of)
+
+    @property
+    def has_long_texts(self) -> bool:
+        """Whether a text that is shuffled may take more than a row."""
+        return self._has_long_texts
 
     @property
     def has_pairs(self) -> bool:
@@ -104,17 +118,17 @@ class Corpus:
     def report(self) -> Report:
         """What became of the records so far."""
         return Report(
-            num_records=len(self) + len(self._bad) - len(self._unusable),
+            num_records=self._num_records,
             num_bad=len(self._bad),
             num_truncated=len(self._truncated),
             bad=tuple(self._named_bad()),
         )
 
     def sequences(self, index: int) -> tuple[TokenSequence, ...]:
-        """A record's sequences, each of at most a row's length; none of a bad record.
+        """A record's or piece's sequences, each of at most a row's length; none of a bad record.
 
         Args:
-          index: of the record, below len(self).
+          index: below len(self).
 
         Raises:
           ValueError: the record can't be written as tokens, and none may be bad.
@@ -124,9 +138,9 @@ class Corpus:
         if (kept := self._store.get(index)) is not None:
             return kept
         source = self._sources[self._source_of[index]]
-        record = source.record(self._index_of[index], self._config.format)
+        pieces = self._pieces(self._source_of[index], self._index_of[index])
         try:
-            sequences = self._cut(index, record)
+            sequences = self._cut(index, pieces[self._piece_of[index]])
         except ValueError as error:
             line = source.line(self._index_of[index])
             if self._config.on_bad_record == "fail":
@@ -152,13 +166,36 @@ class Corpus:
         if self._should_stop():
             raise StoppedError
 
+    def _add(self, source: int, index: int, record: Record) -> None:
+        self._num_good += 1
+        if self._is_shuffled_text(record) and len(record.text) > self._config.sequence_length:
+            self._has_long_texts = True
+        for piece in range(len(self._split(record))):
+            self._source_of.append(source)
+            self._index_of.append(index)
+            self._piece_of.append(piece)
+
+    def _read_pieces(self, source: int, index: int) -> list[Record]:
+        return self._split(self._sources[source].record(index, self._config.format))
+
+    def _split(self, record: Record) -> list[Record]:
+        """A record's pieces, or the record alone."""
+        if self._is_shuffled_text(record):
+            return list(split_text(record, self._config.sequence_length))
+        return [record]
+
+    def _is_shuffled_text(self, record: Record) -> TypeGuard[Text]:
+        return self._config.shuffle and isinstance(record, Text) and self._splits(record)
+
+    def _splits(self, record: Record) -> bool:
+        on_long = self._config.on_long
+        splits = on_long == "split" or (on_long == "auto" and isinstance(record, Text))
+        return splits and not self._pairs  # the halves of a pair would not belong together
+
     def _cut(self, index: int, record: Record) -> tuple[TokenSequence, ...]:
         config = self._config
         whole = self._encoder.encode(record)
-        splits = config.on_long == "split" or (
-            config.on_long == "auto" and isinstance(record, Text)
-        )
-        splits = splits and not self._pairs  # the halves of a pair would not belong together
+        splits = self._splits(record)
         pieces: list[TokenSequence] = []
         for sequence in whole:
             some = cut(sequence, config.sequence_length, splits=splits, overlap=config.overlap)

@@ -195,15 +195,22 @@ class DataIterator(Generic[BatchT]):
             records.append(record)
             wanted -= sum(sequence.num_inputs for sequence in record)
             end += 1
+        if self._corpus.has_long_texts:  # the rows of one text lie apart
+            apart = [(sequence,) for record in records for sequence in record]
+            records = [apart[i] for i in self._permutation(len(apart), self._epoch, window=end)]
         return self._make_rows(records), end
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         count = len(self._corpus)
-        if not self._config.shuffle:
-            return np.arange(count)
+        return self._permutation(count, epoch) if self._config.shuffle else np.arange(count)
+
+    def _permutation(self, count: int, epoch: int, window: int = 0) -> np.ndarray:
+        """An order of so many, that the seed gives for an epoch, or for a window in it."""
         # NumPy keeps a bit generator's raw stream; what Generator.permutation gives may change.
         key = np.array([self._config.seed, epoch], np.uint64)
-        return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
+        counter = np.array([0, window, 0, 0], np.uint64)  # no two streams meet
+        stream = np.random.Philox(key=key, counter=counter)
+        return np.argsort(stream.random_raw(count), kind="stable")
 
 
 def _fingerprint(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> str:
@@ -212,5 +219,6 @@ def _fingerprint(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> st
         config.sequence_length, config.format, config.seed, config.shuffle, config.on_bad_record,
         config.on_long, config.overlap, config.max_segments, config.max_record_bytes,
         tokenizer.vocab_size, tokenizer.eos_token_ids, tokenizer.chat_template, len(corpus),
+        *(("pieces",) if corpus.has_long_texts else ()),  # their order is newer than version 1
     )  # fmt: skip
     return hashlib.blake2b(corpus.digest + repr(settings).encode(), digest_size=16).hexdigest()
