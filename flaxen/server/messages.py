@@ -14,6 +14,31 @@ from flaxen.server.schema import shorten
 # `developer` is OpenAI's newer name for `system`; templates know only the older one.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _FIELDS = ("role", "content", "name")
+_PARTS_A_MESSAGE = 4  # that the limit of messages allows on the average
+
+
+def check_size(messages: list[Any], max_messages: int) -> None:
+    """Checks how many messages and parts there are, before any of them is looked into.
+
+    Raises:
+      ApiError: 400, more than the server reads.
+    """
+    if len(messages) > max_messages:
+        raise invalid(
+            f"messages must hold at most {max_messages} messages on this server, got "
+            f"{len(messages)}: send the last ones, or start the server with a larger "
+            "--max-messages",
+            "messages",
+        )
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    num_parts = sum(len(content) for content in contents if isinstance(content, list))
+    if num_parts > max_messages * _PARTS_A_MESSAGE:
+        raise invalid(
+            f"the contents of messages must hold at most {max_messages * _PARTS_A_MESSAGE} parts "
+            f"on this server, got {num_parts}: join their texts, or start the server with a "
+            "larger --max-messages",
+            "messages",
+        )
 
 
 def read_messages(messages: list[Any]) -> list[dict[str, Any]]:

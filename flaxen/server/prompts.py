@@ -13,7 +13,7 @@ from typing import Any
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.lanes import deadline
-from flaxen.server.messages import read_messages
+from flaxen.server.messages import check_size, read_messages
 from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import shorten, whole
 from flaxen.text.chat import RESERVED_VARIABLES
@@ -104,13 +104,7 @@ async def chat_prompt(
                 f"chat_template_kwargs may not set {name!r}: the server sets it itself",
                 "chat_template_kwargs",
             )
-    limit = context.config.max_messages
-    if len(messages) > limit:
-        raise invalid(
-            f"messages must hold at most {limit} messages on this server, got {len(messages)}: "
-            "send the last ones, or start the server with a larger --max-messages",
-            "messages",
-        )
+    check_size(messages, context.config.max_messages)
     text = await template.render(
         read_messages(messages),
         add_generation_prompt=add_generation_prompt,

@@ -42,6 +42,19 @@ def test_a_chat_has_a_limit_of_messages() -> None:
         )
 
 
+def test_parts_are_limited_with_the_messages() -> None:
+    app = make_app(max_messages=3)
+    part = {"type": "text", "text": "a"}
+    for num_parts, status in ((12, 200), (13, 400)):
+        contents = [[part] * (num_parts - 5), [part] * 5]
+        messages = [{"role": "user", "content": content} for content in contents]
+        answer = post(app, CHAT, {"messages": messages, "max_tokens": 1})
+        assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == "messages"
+    assert "must hold at most 12 parts on this server, got 13: join their texts" in error["message"]
+
+
 def test_bodies_full_of_messages_are_refused_before_they_are_rendered() -> None:
     body = json.dumps(chat(*["a"] * 100_000)).encode()
     assert 2 * 2**20 < len(body) < 4 * 2**20
