@@ -61,6 +61,7 @@ class EngineArgs:
     kv_cache_bytes: int | None = None  # None: what all sequences need, at most 1 GiB
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences
+    max_unread_bytes: int = 2**28  # of events that readers have not read, in all
     max_logprobs: int = 20
     seed: int = 0
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
@@ -280,6 +281,7 @@ def _engine_config(
         target_itl_ms=args.target_itl_ms,
         enable_prefix_caching=args.enable_prefix_caching,
         max_waiting=args.max_waiting,
+        max_unread_bytes=args.max_unread_bytes,
         max_logprobs=args.max_logprobs,
         compile_sizes=args.compile_sizes or _compile_sizes(args, use_native),
         lora=lora,

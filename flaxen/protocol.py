@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import enum
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,7 +202,7 @@ class TokenLogprobs:
     token_id: int
     logprob: float
     rank: int  # 1 is the most likely
-    top: tuple[tuple[int, float], ...]  # (token id, logprob), most likely first
+    top: Sequence[tuple[int, float]]  # (token id, logprob), most likely first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,7 +221,7 @@ class Finish:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenEvent:
-    """What one engine step brought one sequence of a request.
+    """What an engine step brought one sequence of a request; or several, if its reader is behind.
 
     `text` never holds part of a character and never a part of what may still become a stop
     string: both wait for the next event. Every sequence's last event, and only that, has `finish`.
@@ -379,3 +379,7 @@ class EngineClosedError(RuntimeError):
 
 class EngineBusyError(RuntimeError):
     """The queue of waiting sequences is full: try again later."""
+
+
+class ReaderTooSlowError(RuntimeError):
+    """Too much of an answer waits to be read: the request was ended, and what waited is lost."""

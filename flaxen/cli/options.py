@@ -127,6 +127,17 @@ KvCacheSize = Annotated[
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
+MaxUnreadSize = Annotated[
+    int,
+    typer.Option(
+        parser=size,
+        metavar="SIZE",
+        help="Memory for what slow clients have not read of their answers, all together; beyond "
+        "it the request furthest behind is ended.",
+        show_default="256MiB",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
 PrefixCaching = Annotated[
     bool,
     typer.Option(

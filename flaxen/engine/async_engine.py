@@ -12,6 +12,7 @@ import functools
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -20,11 +21,13 @@ from typing import Any
 
 from flaxen.engine.adapters import ServedAdapter
 from flaxen.engine.core import Engine
+from flaxen.engine.event_stream import EventStream
 from flaxen.protocol import (
     EngineBusyError,
     EngineClient,
     EngineClosedError,
     EngineStats,
+    ReaderTooSlowError,
     Request,
     TokenEvent,
 )
@@ -48,7 +51,8 @@ class AsyncEngine(EngineClient):
         self._added: deque[tuple[Request, float, ServedAdapter | None]] = deque()
         self._aborted: list[str] = []
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # between two steps
-        self._streams: dict[str, _Events] = {}
+        self._streams: dict[str, EventStream] = {}
+        self._readers: weakref.WeakSet[EventStream] = weakref.WeakSet()  # also of what has ended
         self._num_open = 0  # sequences of all the streams that have not ended
         self._refuses: str | None = None  # why no request is taken
         self._stopping = False
@@ -76,7 +80,9 @@ class AsyncEngine(EngineClient):
                     f"the queue is full: {self._num_open} sequences run or wait, and at most "
                     f"{capacity} may; try again later"
                 )
-            stream = self._streams[request.request_id] = _Events(self, request)
+            stream = EventStream(request, self.abort, self._bound_unread)
+            self._streams[request.request_id] = stream
+            self._readers.add(stream)
             self._num_open += request.sampling.n
             self._added.append((request, time.monotonic(), adapter))
             self._changed.notify()
@@ -140,6 +146,22 @@ class AsyncEngine(EngineClient):
             num_waiting=stats.num_waiting + sum(request.sampling.n for request, _, _ in left),
             waiting_adapters=tuple(sorted({*stats.waiting_adapters, *names})),
         )
+
+    def _bound_unread(self) -> None:
+        """Ends the request whose reader is furthest behind, where too much is unread in all."""
+        most = self._engine.config.max_unread_bytes
+        with self._changed:
+            readers = [(stream.num_unread_bytes, stream) for stream in self._readers]
+        if sum(num_bytes for num_bytes, _ in readers) <= most:
+            return
+        num_bytes, worst = max(readers, key=lambda each: each[0])
+        error = ReaderTooSlowError(
+            f"{num_bytes} bytes of this answer wait to be read, and all that wait together may be "
+            f"{most} bytes: read faster, or ask for fewer tokens, sequences or logprobs at once"
+        )
+        _call(worst.loop, functools.partial(worst.give_up, error))
+        if self._streams.get(worst.request_id) is worst:  # else it has ended, but was not read
+            self.abort(worst.request_id)
 
     def check_health(self) -> None:
         if self._refuses is not None:
@@ -213,7 +235,7 @@ class AsyncEngine(EngineClient):
 
     def _hand_out(self, events: list[TokenEvent]) -> None:
         """Wakes each event loop once, however many events it gets."""
-        batches: dict[asyncio.AbstractEventLoop, list[tuple[_Events, TokenEvent]]] = {}
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[EventStream, TokenEvent]]] = {}
         for event in events:
             stream = self._streams[event.request_id]
             batches.setdefault(stream.loop, []).append((stream, event))
@@ -244,44 +266,7 @@ class AsyncEngine(EngineClient):
             self._fail(request_id, EngineClosedError(self._refuses))
 
 
-class _Events:
-    """The events of one request, for one reader: an async iterator that can be closed."""
-
-    def __init__(self, engine: AsyncEngine, request: Request) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.num_running = request.sampling.n  # the engine thread's count of those not ended
-        self._engine, self._request_id = engine, request.request_id
-        self._queue: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
-        self._num_open = request.sampling.n  # the reader's
-
-    def put(self, item: TokenEvent | Exception) -> None:
-        self._queue.put_nowait(item)
-
-    def __aiter__(self) -> _Events:
-        return self
-
-    async def __anext__(self) -> TokenEvent:
-        if not self._num_open:
-            raise StopAsyncIteration
-        try:
-            item = await self._queue.get()
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        if isinstance(item, Exception):
-            self._num_open = 0
-            raise item
-        self._num_open -= item.finish is not None
-        return item
-
-    async def aclose(self) -> None:
-        """Aborts the request unless it has ended; reading on ends at once."""
-        if self._num_open:
-            self._num_open = 0
-            self._engine.abort(self._request_id)
-
-
-def _put_all(batch: list[tuple[_Events, TokenEvent]]) -> None:
+def _put_all(batch: list[tuple[EventStream, TokenEvent]]) -> None:
     for stream, event in batch:
         stream.put(event)
 

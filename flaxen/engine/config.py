@@ -46,13 +46,14 @@ class EngineConfig:
     target_itl_ms: float | None = 0
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences queued beyond those that run
+    max_unread_bytes: int = 2**28  # of events that readers have not read, in all
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
     lora: LoraLimits | None = None  # None: no adapters are served
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "num_pages", "page_size", "max_num_seqs",
-                     "max_num_batched_tokens", "max_waiting"):  # fmt: skip
+                     "max_num_batched_tokens", "max_waiting", "max_unread_bytes"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.target_itl_ms is not None and not 0 <= self.target_itl_ms < math.inf:  # NaN neither

@@ -36,6 +36,7 @@ from flaxen.engine.sampling import ALL_FORBIDDEN, OK, Sampled, Scores, Wants
 from flaxen.engine.sequence import NO_SLOT, Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step import StepInput
+from flaxen.engine.top_tokens import TopTokens
 from flaxen.kernels.linear.bound import bind
 from flaxen.models import attends
 from flaxen.models.adapters import with_adapters
@@ -306,17 +307,13 @@ def _wants(all_sampling: list[SamplingParams]) -> Wants:
     return Wants(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
 
 
-def _to_host(scores: Scores) -> tuple[list[Any], ...]:
-    return tuple(np.asarray(field).tolist() for field in scores)
+def _to_host(scores: Scores) -> Scores:
+    return Scores(*map(np.asarray, scores))  # type: ignore[arg-type]  # NumPy's
 
 
-def _token_logprobs(
-    scores: tuple[list[Any], ...], line: int, token_id: int, num_top: int
-) -> TokenLogprobs:
-    logprob, rank, top_ids, top_logprobs = (field[line] for field in scores)
-    return TokenLogprobs(
-        token_id=token_id,
-        logprob=logprob,
-        rank=rank,
-        top=tuple(zip(top_ids[:num_top], top_logprobs[:num_top], strict=True)),
+def _token_logprobs(scores: Scores, line: int, token_id: int, num_top: int) -> TokenLogprobs:
+    top = TopTokens(
+        scores.top_ids[line, :num_top].tobytes(), scores.top_logprobs[line, :num_top].tobytes()
     )
+    logprob, rank = float(scores.logprob[line]), int(scores.rank[line])
+    return TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)

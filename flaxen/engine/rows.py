@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.engine.sequence import Sequence
+from flaxen.engine.validate import MAX_LOGIT_BIAS
 from flaxen.protocol import FieldError
 
 MAX_STOP_IDS = 64  # EOS ids included
@@ -40,11 +41,25 @@ class RowSettings(NamedTuple):
     has_bias: jax.Array  # [R] bool
 
 
+class RowBias(NamedTuple):
+    """What is done to the logits of rows with has_bias; a thirtieth of a table [R, V] of it."""
+
+    ids: jax.Array  # [R, MAX_LOGIT_BIAS] int32, NO_TOKEN where unused
+    values: jax.Array  # [R, MAX_LOGIT_BIAS] float32, added to the logits of `ids`
+    allowed: jax.Array  # [R, ceil(V / 32)] uint32: bit v % 32 of word v // 32 allows token v
+
+    def allows(self, vocab_size: int) -> jax.Array:
+        """Whether each row may sample each token, bool [R, V]."""
+        token_ids = jnp.arange(vocab_size, dtype=jnp.uint32)
+        bits = self.allowed[:, token_ids // 32] >> (token_ids % 32)[None]
+        return (bits & 1).astype(bool)
+
+
 class Rows(NamedTuple):
     """All the rows. `tokens` is every known token of a sequence, prompt and output."""
 
     settings: RowSettings
-    bias: jax.Array  # [R, V] float32, added to the logits of rows with has_bias; -inf forbids
+    bias: RowBias
     tokens: jax.Array  # [R, max length] int32
 
 
@@ -70,7 +85,12 @@ def empty_rows(num_rows: int, max_len: int, vocab_size: int) -> Rows:
         bad_words=zeros(i32, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS),
         has_bias=zeros(jnp.dtype("bool")),
     )
-    return Rows(settings, zeros(f32, vocab_size), zeros(i32, max_len))
+    bias = RowBias(
+        zeros(i32, MAX_LOGIT_BIAS),
+        zeros(f32, MAX_LOGIT_BIAS),
+        zeros(jnp.dtype("uint32"), _num_words(vocab_size)),
+    )
+    return Rows(settings, bias, zeros(i32, max_len))
 
 
 def load_row(
@@ -81,9 +101,10 @@ def load_row(
     return updated, tokens.at[row].set(known)
 
 
-def load_bias(bias: jax.Array, row: jax.Array, new: jax.Array) -> jax.Array:
-    """Writes one row's bias [V]. `bias` is donated."""
-    return bias.at[row].set(new)
+def load_bias(bias: RowBias, row: jax.Array, new: RowBias) -> RowBias:
+    """Writes one row's bias. `bias` is donated."""
+    updated: RowBias = jax.tree.map(lambda all_rows, one: all_rows.at[row].set(one), bias, new)
+    return updated
 
 
 def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
@@ -146,13 +167,20 @@ def has_bias(sequence: Sequence) -> bool:
     return bool(sequence.sampling.logit_bias) or sequence.sampling.allowed_token_ids is not None
 
 
-def row_bias(sequence: Sequence, vocab_size: int) -> np.ndarray:
-    """The bias of a sequence's row, float32 [V]."""
+def row_bias(sequence: Sequence, vocab_size: int) -> RowBias:
+    """The bias of a sequence's row; the values are numpy's, on the host."""
     sampling = sequence.sampling
-    bias = np.zeros(vocab_size, np.float32)
+    added = sampling.logit_bias or {}
+    ids = np.full(MAX_LOGIT_BIAS, NO_TOKEN, np.int32)
+    values = np.zeros(MAX_LOGIT_BIAS, np.float32)
+    ids[: len(added)], values[: len(added)] = list(added.keys()), list(added.values())
+    bits = np.ones(32 * _num_words(vocab_size), np.uint8)
     if sampling.allowed_token_ids is not None:
-        bias[:] = -np.inf
-        bias[list(sampling.allowed_token_ids)] = 0
-    for token_id, value in (sampling.logit_bias or {}).items():
-        bias[token_id] += value
-    return bias
+        bits[:] = 0
+        bits[list(sampling.allowed_token_ids)] = 1
+    allowed = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+    return RowBias(ids, values, allowed)  # type: ignore[arg-type]  # numpy's
+
+
+def _num_words(vocab_size: int) -> int:
+    return -(-vocab_size // 32)

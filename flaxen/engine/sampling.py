@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.rows import NO_TOKEN, Rows, RowSettings
+from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings
 from flaxen.kernels.sample import row_sum
 from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
@@ -80,7 +80,8 @@ def sample(
         )
 
     def pick_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
-        adjusted = _adjust(logits, settings, rows.bias[row_ids], rows.tokens[row_ids], lengths)
+        bias = RowBias(*(field[row_ids] for field in rows.bias))
+        adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths)
         # Adjusting forbids by -inf, so that only the model's own logits say whether it is at fault.
         is_finite = finite & jnp.isfinite(row_sum(logits))
         return pick(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
@@ -117,12 +118,15 @@ def _no_scores(num_rows: int, num_top: int) -> Scores:
 
 
 def _adjust(
-    logits: jax.Array, settings: RowSettings, bias: jax.Array, known: jax.Array, lengths: jax.Array
+    logits: jax.Array, settings: RowSettings, bias: RowBias, known: jax.Array, lengths: jax.Array
 ) -> jax.Array:
     """Everything that changes single logits before the temperature, in vLLM's order."""
     num_seqs, vocab_size = logits.shape
     lines = jnp.arange(num_seqs)[:, None]
-    logits = jnp.where(settings.has_bias[:, None], logits + bias, logits)
+    has_bias = settings.has_bias[:, None]
+    biased_ids = jnp.where(has_bias, bias.ids, NO_TOKEN)
+    logits = logits.at[lines, _index(biased_ids)].add(bias.values, mode="drop")
+    logits = jnp.where(has_bias & ~bias.allows(vocab_size), -jnp.inf, logits)
 
     # Bad words: the last token of one is forbidden where the output ends in the ones before it.
     words = settings.bad_words

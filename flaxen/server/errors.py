@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from flaxen.protocol import EngineBusyError, EngineClosedError, FieldError
+from flaxen.protocol import EngineBusyError, EngineClosedError, FieldError, ReaderTooSlowError
 
 logger = logging.getLogger("flaxen.server")
 
@@ -86,6 +86,8 @@ def as_api_error(error: Exception) -> ApiError:
             type="server_error",
             headers={"retry-after": "1"},
         )
+    if isinstance(error, ReaderTooSlowError):
+        return ApiError(408, str(error), code="reader_too_slow")
     logger.error("a request failed", exc_info=error)
     return internal()
 

@@ -106,16 +106,17 @@ class Generation:
             async for event in self._streams[0]:
                 yield 0, event
             return
-        arrivals: asyncio.Queue[tuple[int, TokenEvent | Exception | None]] = asyncio.Queue()
+        # One place: what waits for a slow client waits in the streams, which keep it small.
+        arrivals: asyncio.Queue[tuple[int, TokenEvent | Exception | None]] = asyncio.Queue(1)
 
         async def read(i: int, stream: AsyncIterator[TokenEvent]) -> None:
             try:
                 async for event in stream:
-                    arrivals.put_nowait((i, event))
+                    await arrivals.put((i, event))
             except Exception as error:
-                arrivals.put_nowait((i, error))
+                await arrivals.put((i, error))
             else:
-                arrivals.put_nowait((i, None))
+                await arrivals.put((i, None))
 
         self._readers = [
             asyncio.create_task(read(i, stream)) for i, stream in enumerate(self._streams)

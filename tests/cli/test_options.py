@@ -20,6 +20,7 @@ from flaxen.server.config import ServerConfig
 # The option where it has another name than the field.
 ENGINE_OPTIONS = {
     "kv_cache_bytes": "kv_cache_size",
+    "max_unread_bytes": "max_unread_size",
     "enable_prefix_caching": "prefix_caching",
     "compile_sizes": "compile_size",
 }

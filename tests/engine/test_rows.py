@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from flaxen.engine.rows import (
     MAX_BAD_WORDS,
     MAX_STOP_IDS,
     NO_TOKEN,
+    RowBias,
     empty_rows,
     has_bias,
     load_bias,
@@ -21,7 +23,7 @@ from flaxen.engine.rows import (
 from flaxen.protocol import MAX_SEED
 from tests.engine.fakes import sequence_of
 
-V = 20
+V = 40
 
 
 def test_settings_of_a_sequence() -> None:
@@ -87,13 +89,23 @@ def test_bias_of_a_sequence() -> None:
     assert not has_bias(free)
     biased = sequence_of([5], logit_bias={3: 2.5, 4: -100})
     assert has_bias(biased)
-    assert np.flatnonzero(row_bias(biased, V)).tolist() == [3, 4]
-    assert row_bias(biased, V)[3:5].tolist() == [2.5, -100]
-    both = sequence_of([5], logit_bias={3: 2.5, 4: 1}, allowed_token_ids=(3, 9))
+    found = row_bias(biased, V)
+    assert (found.ids[:3].tolist(), found.values[:3].tolist()) == ([3, 4, NO_TOKEN], [2.5, -100, 0])
+    assert allowed(found) == list(range(V))
+    both = sequence_of([5], logit_bias={3: 2.5, 4: 1}, allowed_token_ids=(3, 9, 31, 32, V - 1))
     assert has_bias(both)
-    found = row_bias(both, V)
-    assert np.flatnonzero(found > -np.inf).tolist() == [3, 9]
-    assert (found[3], found[9]) == (2.5, 0)
+    assert allowed(row_bias(both, V)) == [3, 9, 31, 32, V - 1]
+
+
+def allowed(bias: RowBias) -> list[int]:
+    row = jax.tree.map(lambda field: jnp.asarray(field)[None], bias)
+    return np.flatnonzero(row.allows(V)).tolist()
+
+
+def test_rows_of_a_large_vocabulary_are_small() -> None:
+    rows = jax.eval_shape(lambda: empty_rows(256, 1, 262_144))
+    sizes = [field.size * field.dtype.itemsize for field in jax.tree.leaves(rows)]
+    assert sum(sizes) < 16e6  # a float for each token and row would be 268 MB
 
 
 def test_loading_changes_one_row_only() -> None:
@@ -107,4 +119,6 @@ def test_loading_changes_one_row_only() -> None:
         np.testing.assert_array_equal(after[2], getattr(new, name))
         np.testing.assert_array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))
     assert np.asarray(tokens).tolist() == [[0] * 8, [0] * 8, known.tolist(), [0] * 8]
-    assert np.argwhere(bias).tolist() == [[2, 3]]
+    assert bias.ids[2, :2].tolist() == [3, NO_TOKEN]
+    assert np.argwhere(bias.values).tolist() == [[2, 0]]
+    assert np.unique(np.argwhere(bias.allowed)[:, 0]).tolist() == [2]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.rows import Rows, RowSettings, row_bias, row_settings
+from flaxen.engine.rows import RowBias, Rows, RowSettings, row_bias, row_settings
 from flaxen.engine.sampling import (
     ALL_FORBIDDEN,
     NOT_FINITE,
@@ -40,9 +40,10 @@ def load(sequences: list[Sequence], vocab_size: int) -> Rows:
     tokens = np.zeros((len(sequences), LENGTH), np.int32)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence.tokens)] = sequence.tokens
-    bias = np.stack([row_bias(s, vocab_size) for s in sequences])
+    biases = [row_bias(s, vocab_size) for s in sequences]
     stacked = RowSettings(*(jnp.asarray(np.stack(field)) for field in zip(*settings, strict=True)))
-    return Rows(stacked, jnp.asarray(bias), jnp.asarray(tokens))
+    bias = RowBias(*(jnp.asarray(np.stack(field)) for field in zip(*biases, strict=True)))
+    return Rows(stacked, bias, jnp.asarray(tokens))
 
 
 def draw(
@@ -228,14 +229,16 @@ def many_draws(
     logits: np.ndarray, seeds: Any = 0, positions: Any = 1, **sampling: Any
 ) -> np.ndarray:
     """What is drawn with NUM seeds, or at NUM positions. A logit of -inf is one forbidden."""
-    one = load([sequence_of([1], **sampling)], len(logits))
+    possible = np.flatnonzero(logits != -np.inf).tolist()
+    allowed_ids = set(possible) & set(sampling.pop("allowed_token_ids", possible))
+    one = load([sequence_of([1], allowed_token_ids=tuple(allowed_ids), **sampling)], len(logits))
     seeds = jnp.broadcast_to(jnp.asarray(seeds, jnp.uint32), NUM)
-    settings = one.settings._replace(
-        seed=jnp.stack([seeds, seeds * 0], axis=1), has_bias=jnp.ones(1, bool)
-    )
-    settings = RowSettings(*(jnp.broadcast_to(x, (NUM, *x.shape[1:])) for x in settings))
-    forbidden = np.where(logits == -np.inf, logits, 0)
-    bias = jnp.broadcast_to(one.bias + forbidden[None], (NUM, len(logits)))
+    settings = one.settings._replace(seed=jnp.stack([seeds, seeds * 0], axis=1))
+
+    def repeated(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x, (NUM, *x.shape[1:]))
+
+    settings, bias = jax.tree.map(repeated, (settings, one.bias))
     rows = Rows(settings, bias, jnp.zeros((NUM, 2), jnp.int32))
     wants = Wants(*map(np.bool_, (True, False)))
     allowed = jnp.where(jnp.isinf(logits), 0, jnp.asarray(logits, jnp.float32))

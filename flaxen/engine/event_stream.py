@@ -1,0 +1,96 @@
+"""The events of one request, for one reader: an async iterator that can be closed.
+
+All but `num_unread_bytes` happens in the event loop of the reader.
+
+Deliberately does not know: engines, other requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import final
+
+from flaxen.engine.unread import Unread
+from flaxen.protocol import Request, TokenEvent
+
+_LOOK_BYTES = 2**14  # unread, after which it is asked how much is unread in all
+
+
+@final
+class EventStream:
+    """Made where it will be read.
+
+    Args:
+      request: whose events they are.
+      abort: ends the request early; called at most once, unless it has ended.
+      on_behind: called each time that another few kilobytes of it are unread.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        abort: Callable[[str], None],
+        on_behind: Callable[[], None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.request_id = request.request_id
+        self.num_running = request.sampling.n  # the engine thread's count of those not ended
+        self._abort, self._on_behind = abort, on_behind
+        self._unread = Unread()
+        self._error: Exception | None = None  # after what is unread
+        self._arrived = asyncio.Event()
+        self._num_open = request.sampling.n  # the reader's
+        self._next_look_bytes = _LOOK_BYTES
+
+    @property
+    def num_unread_bytes(self) -> int:
+        """What it holds for its reader, about. Any thread may ask."""
+        return self._unread.num_bytes
+
+    def put(self, item: TokenEvent | Exception) -> None:
+        """Adds an event, or the error that ends the stream. Nothing comes after an error."""
+        if self._error is not None or not self._num_open:
+            return
+        if isinstance(item, Exception):
+            self._error = item
+        else:
+            self._unread.put(item)
+        self._arrived.set()
+        if self._unread.num_bytes >= self._next_look_bytes:
+            self._next_look_bytes = self._unread.num_bytes + _LOOK_BYTES
+            self._on_behind()
+
+    def give_up(self, error: Exception) -> None:
+        """Forgets what is unread: the reader gets the error in its place."""
+        if self._num_open:
+            self._unread.clear()
+            self._error = error
+            self._arrived.set()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        if not self._num_open:
+            raise StopAsyncIteration
+        while (event := self._unread.take()) is None:
+            if self._error is not None:
+                self._num_open = 0
+                raise self._error
+            self._arrived.clear()
+            try:
+                await self._arrived.wait()
+            except asyncio.CancelledError:
+                await self.aclose()
+                raise
+        self._next_look_bytes = self._unread.num_bytes + _LOOK_BYTES
+        self._num_open -= event.finish is not None
+        return event
+
+    async def aclose(self) -> None:
+        """Aborts the request unless it has ended; reading on ends at once."""
+        self._unread.clear()
+        if self._num_open:
+            self._num_open = 0
+            self._abort(self.request_id)

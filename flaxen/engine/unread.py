@@ -1,0 +1,130 @@
+"""What the reader of one request has not read yet: one event for each sequence, however far behind.
+
+A reader that keeps up gets each event as it is. For one that does not, those of a sequence are put
+together, and kept in few bytes, so that nothing of them is lost.
+
+Deliberately does not know threads, event loops, limits.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+
+from flaxen.engine.top_tokens import TopTokens
+from flaxen.protocol import Finish, TokenEvent, TokenLogprobs
+
+_EVENT_BYTES = 512  # of a sequence's event, about, whatever is in it
+_TOKEN_BYTES = 4
+_LOGPROB_BYTES = 20  # of a token, without the likeliest in its place
+_TOP_BYTES = 8  # of each of those
+
+
+class Unread:
+    """A queue of token events that stays short."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0  # about
+        self._waiting: dict[int, TokenEvent | _Joined] = {}  # by sequence, the longest unread first
+
+    def put(self, event: TokenEvent) -> None:
+        """Adds an event."""
+        before = self._waiting.get(event.index)
+        self.num_bytes += _size(event) + (_EVENT_BYTES if before is None else 0)
+        if before is None:
+            self._waiting[event.index] = event
+            return
+        if isinstance(before, TokenEvent):
+            before = self._waiting[event.index] = _Joined(before)
+        before.add(event)
+
+    def take(self) -> TokenEvent | None:
+        """The next event, which is no longer unread; None: there is none."""
+        if not self._waiting:
+            return None
+        index = next(iter(self._waiting))
+        found = self._waiting.pop(index)
+        event = found if isinstance(found, TokenEvent) else found.event()
+        self.num_bytes -= _size(event) + _EVENT_BYTES
+        return event
+
+    def clear(self) -> None:
+        """Forgets all of it."""
+        self._waiting.clear()
+        self.num_bytes = 0
+
+
+def _size(event: TokenEvent) -> int:
+    scored = [*(event.logprobs or ()), *(event.prompt_logprobs or ())]
+    tops = sum(len(each.top) for each in scored if each is not None)
+    num_bytes = len(event.text) + _TOKEN_BYTES * len(event.token_ids)
+    return num_bytes + _LOGPROB_BYTES * len(scored) + _TOP_BYTES * tops
+
+
+@dataclass(slots=True)
+class _Scores:
+    """Log-probabilities of tokens, in columns."""
+
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    logprobs: array[float] = field(default_factory=lambda: array("d"))
+    ranks: array[int] = field(default_factory=lambda: array("i"))
+    num_tops: array[int] = field(default_factory=lambda: array("i"))
+    top_ids: bytearray = field(default_factory=bytearray)
+    top_logprobs: bytearray = field(default_factory=bytearray)
+
+    def add(self, token: TokenLogprobs) -> None:
+        ids, logprobs = TopTokens.of(token.top).packed
+        self.token_ids.append(token.token_id)
+        self.logprobs.append(token.logprob)
+        self.ranks.append(token.rank)
+        self.num_tops.append(len(token.top))
+        self.top_ids += ids
+        self.top_logprobs += logprobs
+
+    def tokens(self) -> tuple[TokenLogprobs, ...]:
+        ends = pairwise(accumulate(self.num_tops, initial=0))
+        tops = [
+            TopTokens(bytes(self.top_ids[4 * i : 4 * j]), bytes(self.top_logprobs[4 * i : 4 * j]))
+            for i, j in ends
+        ]
+        columns = zip(self.token_ids, self.logprobs, self.ranks, tops, strict=True)
+        return tuple(
+            TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)
+            for token_id, logprob, rank, top in columns
+        )
+
+
+class _Joined:
+    """Events of one sequence, put together."""
+
+    def __init__(self, first: TokenEvent) -> None:
+        assert first.finish is None, "an event after the last"
+        self._first = replace(first, token_ids=(), text="", logprobs=None)
+        self._token_ids = array("i")
+        self._texts = bytearray()  # UTF-8
+        self._scores: _Scores | None = None
+        self._finish: Finish | None = None
+        self._append(first)
+
+    def add(self, event: TokenEvent) -> None:
+        assert event.prompt_logprobs is None, "they come with the first event"
+        self._append(event)
+
+    def _append(self, event: TokenEvent) -> None:
+        self._token_ids.extend(event.token_ids)
+        self._texts += event.text.encode("utf-8", "surrogatepass")
+        if event.logprobs is not None:
+            self._scores = self._scores or _Scores()
+            for token in event.logprobs:
+                self._scores.add(token)
+        self._finish = event.finish
+
+    def event(self) -> TokenEvent:
+        return replace(
+            self._first,
+            token_ids=tuple(self._token_ids),
+            text=self._texts.decode("utf-8", "surrogatepass"),
+            logprobs=None if self._scores is None else self._scores.tokens(),
+            finish=self._finish,
+        )
