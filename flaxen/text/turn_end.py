@@ -68,7 +68,7 @@ def _text_behind(template: str, special_tokens: Mapping[str, Any]) -> str | None
         process = TemplateProcess(
             template, timeout_s=_TIMEOUT_S, max_chars=_MAX_CHARS, max_bytes=_MAX_BYTES
         )
-    except ValueError:  # whoever chats is told
+    except (ValueError, OSError):  # whoever chats is told; a text needs no template
         return None
     try:
         text = process.render(variables)

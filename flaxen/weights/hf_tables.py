@@ -25,9 +25,9 @@ def fit_names(names: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> 
 
     transformers writes no prefix where the base model (`AutoModel`) was saved.
     """
-    if any(name.startswith(_PREFIX) for name in tensors):
-        return names
-    return {parameter: name.removeprefix(_PREFIX) for parameter, name in names.items()}
+    plain = {parameter: name.removeprefix(_PREFIX) for parameter, name in names.items()}
+    has_prefix = any(name.startswith(_PREFIX) for name in tensors)
+    return plain if plain["embed"] in tensors and not has_prefix else names
 
 
 def fit_tables(

@@ -117,6 +117,13 @@ def test_names_without_the_prefix_are_read(tmp_path: Path, case: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, params_of(directory), params_of(GOLDENS / case))
 
 
+def test_other_prefixes_are_refused(tmp_path: Path) -> None:
+    directory = copy_golden("llama_linear", tmp_path)
+    rename(directory, "model.", "module.")
+    with pytest.raises(ValueError, match=r"tensor model\.embed_tokens\.weight is missing"):
+        open_checkpoint(directory)
+
+
 def test_names_of_both_kinds_are_refused(tmp_path: Path) -> None:
     directory = copy_golden("llama_linear", tmp_path)
     rename(directory, "model.layers.0.", "layers.0.")
