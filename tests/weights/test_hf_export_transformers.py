@@ -94,6 +94,38 @@ def test_we_compute_the_same_with_adapters_of_peft(tmp_path: Path, targets: Any)
     assert_close(source, merged, theirs, tokens)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"target_modules": r".*\.(q_proj|v_proj)"},
+        {"target_modules": r"^(?!.*(down|up)_proj).*_proj$"},
+        {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
+        {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["q_proj"]},
+        {"target_modules": ["q_proj", "v_proj"], "exclude_modules": r".*layers\.0.*"},
+        {
+            "target_modules": ["q_proj", "v_proj", "down_proj"],
+            "rank_pattern": {"q_proj": 8, r"layers\.1\.self_attn\.v_proj": 2},
+            "alpha_pattern": {"v_proj": 3, "layers.0.mlp.down_proj": 32},
+        },
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"^model.layers.0.*": 8},
+         "use_rslora": True},
+    ],
+)  # fmt: skip
+def test_modules_are_named_as_peft_names_them(tmp_path: Path, named: dict[str, Any]) -> None:
+    source = open_checkpoint(GOLDENS / "qwen3_tied")
+    params = source.load_params(FLOAT32)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, task_type="CAUSAL_LM", init_lora_weights=False, **named
+    )
+    theirs = peft.get_peft_model(their_model(GOLDENS / "qwen3_tied"), config).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    adapter = load_adapter(tmp_path / "adapter", source.model)
+    tokens, _ = expected("qwen3_tied")
+    assert_close(source, merge_adapter(params, adapter), theirs, tokens)
+
+
 @pytest.mark.slow
 def test_smollm2_exported_from_its_gguf_file(tmp_path: Path) -> None:
     path = resolve("smollm2-135m")
