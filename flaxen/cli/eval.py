@@ -235,7 +235,7 @@ def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:
         on_bad_record=rows.on_bad_record,
         overlap=rows.length - stride,
     )
-    data = open_data(config, subject.tokenizer)
+    data = open_data(config, subject.tokenizer, vocab_size=subject.model.vocab_size)
     try:
         found = perplexity(data, subject.score)
     finally:
@@ -259,7 +259,7 @@ def _choice(subject: _Subject, rows: _Rows) -> dict[str, Any]:
     from flaxen.train.evaluate import Choices, multiple_choice
 
     read = read_questions(rows.files, rows.on_bad_record)
-    encoder = Encoder(subject.tokenizer)
+    encoder = Encoder(subject.tokenizer, vocab_size=subject.model.vocab_size)
     eos_ids = subject.tokenizer.eos_token_ids
     try:
         encoded = [encode_question(encoder, q, eos_ids, rows.length) for q in read.questions]

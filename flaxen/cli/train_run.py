@@ -102,7 +102,7 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
             f"{model.max_position} tokens: lower it"
         )
     opener = open_pairs if config.method == "dpo" else open_data
-    batches: DataIterator[Any] = opener(config.data, subject.tokenizer)
+    batches: DataIterator[Any] = opener(config.data, subject.tokenizer, vocab_size=model.vocab_size)
     num_steps = config.num_steps or batches.num_batches()
     assert num_steps is not None, "TrainConfig sees to it that a run ends"
     dtype = dtype_of(config, subject)

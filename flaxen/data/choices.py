@@ -5,8 +5,8 @@ Deliberately does not know: how a sequence is scored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Question:
     records: tuple[Record, ...]  # one a choice: the prompt and the choice
     choice_bytes: tuple[int, ...]  # of each choice's text, in UTF-8
     answer: int  # index of the right choice
+    place: str = ""  # FILE:LINE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,8 @@ def read_questions(
         bad += [f"{path}:{line}: {message}" for line, message in source.errors]
         for index in range(len(source)):
             try:
-                questions.append(parse_question(source.value(index)))
+                question = parse_question(source.value(index))
+                questions.append(replace(question, place=f"{path}:{source.line(index)}"))
             except ValueError as error:
                 bad.append(f"{path}:{source.line(index)}: {error}")
     if bad and (on_bad_record == "fail" or not questions):
@@ -106,7 +108,15 @@ def encode_question(
     Raises:
       ValueError: a choice alone is too long, or the template refuses the messages.
     """
-    ends = set(eos_ids)
+    try:
+        return _encode_question(encoder, question, set(eos_ids), length)
+    except ValueError as error:
+        raise ValueError(f"{question.place}: {error}" if question.place else str(error)) from error
+
+
+def _encode_question(
+    encoder: Encoder, question: Question, ends: Container[int], length: int
+) -> tuple[tuple[TokenSequence, ...], bool]:
     found, was_cut = [], False
     for record in question.records:
         ((tokens, weights),) = encoder.encode(record)

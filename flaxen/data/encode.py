@@ -34,10 +34,18 @@ class Encoder:
     Args:
       tokenizer: the model's.
       template: for conversations; None is the tokenizer's own, started when it is first needed.
+      vocab_size: of the model; None is the tokenizer's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None = None,
+        *,
+        vocab_size: int | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
         self._given_template = template
         self._own_template: ChatTemplate | None = None
 
@@ -45,7 +53,8 @@ class Encoder:
         """One sequence, or for a pair two: chosen, rejected.
 
         Raises:
-          ValueError: the template refuses the messages, or no token is there to be learned.
+          ValueError: the template refuses the messages, no token is there to be learned, or the
+            model has no embedding for one.
         """
         if isinstance(record, Pair):
             return (self._one(record.chosen), self._one(record.rejected))
@@ -70,6 +79,13 @@ class Encoder:
             sequence = _weighted(ids, [(0, len(ids))])
         if not sequence.weights[1:].any():
             raise ValueError("no token is left to be learned: the text is too short")
+        most = int(sequence.tokens.max())
+        if most >= self._vocab_size:
+            raise ValueError(
+                f"the token {self._tokenizer.token(most)!r} has the id {most}, outside the model's "
+                f"vocabulary of {self._vocab_size} tokens: the tokenizer is not the model's, or "
+                "got tokens that the model has no embeddings for"
+            )
         return sequence
 
     def _chat(self, record: Chat) -> TokenSequence:

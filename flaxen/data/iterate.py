@@ -29,7 +29,11 @@ _VERSION = 1  # of the state, and of the order and packing that it stands for
 
 
 def open_data(
-    config: DataConfig, tokenizer: Tokenizer, *, template: ChatTemplate | None = None
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    template: ChatTemplate | None = None,
+    vocab_size: int | None = None,
 ) -> DataIterator[Batch]:
     """Batches of packed sequences, to train on or to evaluate.
 
@@ -37,19 +41,26 @@ def open_data(
       config: files, order, sizes.
       tokenizer: the model's.
       template: for conversations; None is the model's own.
+      vocab_size: of the model, which may be less than the tokenizer's; None is the tokenizer's.
 
     Raises:
       ValueError: a bad record where none may be, a file that can't be read, or no good record.
       OSError: a file can't be read.
     """
-    return batches_of(Corpus(config, Encoder(tokenizer, template), pairs=False), config, tokenizer)
+    encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
+    return batches_of(Corpus(config, encoder, pairs=False), config, tokenizer)
 
 
 def open_pairs(
-    config: DataConfig, tokenizer: Tokenizer, *, template: ChatTemplate | None = None
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    template: ChatTemplate | None = None,
+    vocab_size: int | None = None,
 ) -> DataIterator[PairBatch]:
     """Batches of preference pairs, one a row. As open_data."""
-    return batches_of(Corpus(config, Encoder(tokenizer, template), pairs=True), config, tokenizer)
+    encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
+    return batches_of(Corpus(config, encoder, pairs=True), config, tokenizer)
 
 
 def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> DataIterator[Any]:

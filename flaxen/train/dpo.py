@@ -69,7 +69,10 @@ def dpo(
         return Losses(jnp.where(is_pair, loss, 0), of_pairs)
 
     return Objective(
-        reports=("accuracy", "chosen_reward", "rejected_reward"), counts=_pairs, losses=losses
+        reports=("accuracy", "chosen_reward", "rejected_reward"),
+        vocab_size=model.vocab_size,
+        counts=_pairs,
+        losses=losses,
     )
 
 

@@ -19,6 +19,7 @@ from flaxen.data.pack import collate, pack
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.train.loss import token_logprobs
+from flaxen.train.token_ids import check_token_ids
 from flaxen.weights.adapter import Adapter
 
 Score = Callable[[Batch], np.ndarray]  # the log-probability of each target, [B, T] float32
@@ -89,7 +90,11 @@ def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> 
         targets = jnp.where(batch.loss_weights > 0, batch.targets, -1)
         return token_logprobs(model, params, batch._replace(targets=targets))
 
-    return lambda batch: np.asarray(compiled(params, stack, batch))
+    def score(batch: Batch) -> np.ndarray:
+        check_token_ids(batch, model.vocab_size)
+        return np.asarray(compiled(params, stack, batch))
+
+    return score
 
 
 def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:

@@ -141,7 +141,7 @@ def grpo(model: Model, config: GrpoConfig, *, remat: Remat = "none") -> Objectiv
         return Losses((weights * loss).sum(axis=1), means)
 
     names = ("clipped", "off_policy", "kl") if config.kl_beta else ("clipped", "off_policy")
-    return Objective(reports=names, counts=_completions, losses=losses)
+    return Objective(reports=names, vocab_size=model.vocab_size, counts=_completions, losses=losses)
 
 
 def _completions(rollouts: Rollouts) -> np.ndarray:

@@ -45,6 +45,7 @@ class Objective:
     """What is minimised: the sum of all rows' losses over the sum of their counts."""
 
     reports: tuple[str, ...]  # the names of what else `losses` gives
+    vocab_size: int  # token ids are below it
     # of a batch on the host: [rows] float32
     counts: Callable[[Any], np.ndarray]
     # of what is trained, what is frozen (or None), a batch, and a key for what is random in the
@@ -75,7 +76,12 @@ def next_token(model: Model, *, remat: Remat = "none") -> Objective:
         accuracy = (weights * is_best).sum(axis=1)
         return Losses(-(weights * found).sum(axis=1), {"accuracy": accuracy}, collections)
 
-    return Objective(reports=("accuracy",), counts=_loss_weights, losses=losses)
+    return Objective(
+        reports=("accuracy",),
+        vocab_size=model.vocab_size,
+        counts=_loss_weights,
+        losses=losses,
+    )
 
 
 def _loss_weights(batch: Batch) -> np.ndarray:

@@ -21,6 +21,7 @@ from flaxen.models.model import Params
 from flaxen.train.loss import Objective
 from flaxen.train.optimizer import Optimizer, Schedule
 from flaxen.train.state import TrainState, new_state
+from flaxen.train.token_ids import check_token_ids
 from flaxen.train.trainable import Trainable
 
 Compute = Any  # the masters as they are computed with: see Trainable.to_compute
@@ -145,8 +146,10 @@ def run_step(
       The state, what to compute with, and the metrics.
 
     Raises:
-      ValueError: nothing in the step's microbatches has a loss.
+      ValueError: nothing in the step's microbatches has a loss, or a token is outside the model's
+        vocabulary.
     """
+    check_token_ids(microbatches, step.objective.vocab_size)
     counts = sum(_counts(step, each) for each in microbatches)
     if not np.all(counts > 0):
         raise ValueError(

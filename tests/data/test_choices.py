@@ -72,6 +72,23 @@ def test_what_is_wrong_with_a_question(value: Any, message: str) -> None:
         parse_question(value)
 
 
+def test_a_question_that_can_not_be_encoded_is_named_by_its_line(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a<turn>", **ASKED}])
+    (question,) = read_questions([file]).questions
+    encoder = Encoder(TOKENIZER, vocab_size=258)
+    with pytest.raises(ValueError, match=r"a.jsonl:1: the token '<turn>' has the id 258, outside"):
+        encode_question(encoder, question, TOKENIZER.eos_token_ids, 100)
+
+
+def test_what_changes_a_conversation_reaches_a_question() -> None:
+    messages = [{"role": "user", "content": "Is it?"}]
+    assert shown({"messages": messages, "system": "Be terse", **ASKED})[0][0].startswith(
+        "<turn>system\nBe terse<eos>"
+    )
+    with pytest.raises(ValueError, match="system belongs to a conversation"):
+        parse_question({"prompt": "a", "system": "b", **ASKED})
+
+
 def test_files_of_questions(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a", **ASKED}, {}, 3])
     with pytest.raises(ValueError, match=r"2 of 3 questions can't be used: \S*a.jsonl:2: a quest"):

@@ -116,6 +116,22 @@ def test_what_can_not_be_encoded() -> None:
         encoder.encode(parse_record(chat("Hi", "Yes"), "auto"))
 
 
+def test_a_token_that_the_model_does_not_know_is_named() -> None:
+    encoder = Encoder(TOKENIZER, vocab_size=258)
+    (found,) = encoder.encode(Text(text="ab<eos>"))
+    assert found.tokens[-1] == 257
+    with pytest.raises(
+        ValueError,
+        match=r"the token '<turn>' has the id 258, outside the model's vocabulary of 258 tokens: "
+        "the tokenizer is not the model's, or got tokens that the model has no embeddings for",
+    ):
+        encoder.encode(Text(text="a<turn>b"))
+    for value in (chat("Hi", "Yes"), {"prompt": "<turn>", "chosen": "b", "rejected": "c"}):
+        with pytest.raises(ValueError, match="'<turn>' has the id 258"):
+            encoder.encode(parse_record(value, "auto"))
+    encoder.close()
+
+
 def sequence(count: int) -> TokenSequence:
     return TokenSequence(np.arange(count, dtype=np.int32), np.ones(count, np.float32))
 

@@ -180,6 +180,21 @@ def test_records_that_only_the_template_finds_bad(tmp_path: Path) -> None:
     data.close()
 
 
+def test_a_token_that_the_model_does_not_know_is_named_by_its_line(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": "ab"}, {"text": "a<turn>"}])
+    options: dict[str, Any] = {"files": (file,), **SMALL}
+    with pytest.raises(ValueError, match=r"a.jsonl:2: the token '<turn>' has the id 258, outside"):
+        list(open_data(DataConfig(**options), TOKENIZER, vocab_size=258))
+    skips = open_data(DataConfig(**options, on_bad_record="skip"), TOKENIZER, vocab_size=258)
+    assert learned_texts(skips) == ["b<eos>"]
+    assert skips.report().num_bad == 1
+    pairs = write_jsonl(
+        tmp_path / "b.jsonl", [{"prompt": "a", "chosen": "<turn>", "rejected": "b"}]
+    )
+    with pytest.raises(ValueError, match=r"b.jsonl:1: the token '<turn>' has the id 258"):
+        next(open_pairs(DataConfig(**{**options, "files": (pairs,)}), TOKENIZER, vocab_size=258))
+
+
 def test_what_is_left_of_a_cut_record_must_have_something_to_learn(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "x" * 50, "completion": "y"}])
     data = open_data(DataConfig(files=(file,), **SMALL), TOKENIZER)

@@ -227,6 +227,21 @@ def test_records_that_do_not_fit_are_named(
         run_job(make_spec(tmp_path, records, method=method), BASE, Told().calls())
 
 
+@pytest.mark.parametrize(("method", "records"), [("supervised", CHATS), ("dpo", PAIRS)])
+def test_a_token_that_the_model_does_not_know_is_named(
+    tmp_path: Path, method: Any, records: list[Any]
+) -> None:
+    letters = [(a, b) for a in "abcdefgh" for b in "abcdefghijklmnopqrstuvwxyz"]
+    merges = [*letters[: MODEL.vocab_size - 256], ("y", "e")]  # and the special tokens
+    base = replace(BASE, tokenizer=make_tokenizer(merges=merges))
+    with pytest.raises(
+        ValueError,
+        match=r"records.jsonl:1: the token '.*' has the id 30\d, outside the model's vocabulary of "
+        f"{MODEL.vocab_size} tokens",
+    ):
+        run_job(make_spec(tmp_path, records, method=method), base, Told().calls())
+
+
 def test_a_plan_leaves_nothing_open() -> None:
     def plan(**known: Any) -> Plan:
         known = {"learning_rate_multiplier": 1.0, "beta": None, **known}

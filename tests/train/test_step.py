@@ -131,6 +131,16 @@ def test_a_batch_without_a_loss_is_refused() -> None:
         run_step(step, state, step.prepare(state.params), None, [batch])
 
 
+def test_a_token_outside_the_vocabulary_is_refused_and_nothing_is_computed() -> None:
+    step = full_step()
+    state = start(step, copy(PARAMS), seed=0)
+    batch = random_batch(0)
+    batch.tokens[2, 1] = MODEL.vocab_size
+    with pytest.raises(ValueError, match=f"token id {MODEL.vocab_size} in row 2 at 1, outside"):
+        run_step(step, state, step.prepare(state.params), None, [random_batch(1), batch])
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
 def test_rows_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="4 rows do not make 3 equal microbatches"):
         split_batch(random_batch(0), 3)
