@@ -150,9 +150,10 @@ def test_names_that_become_the_same_are_refused(tmp_path: Path) -> None:
     def function(params: Any, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         x = transformer(params["rest"], tokens, positions)
         narrow = x[..., :64]
-        return x + jax.numpy.pad(
-            narrow @ params["a.b"] + narrow @ params["a"]["b"], ((0, 0), (0, 0), (0, 144))
-        )
+        wide = narrow @ params["a.b"] + narrow @ params["a"]["b"]
+        # The product that ends in the scores is a table's, which nothing is adapted of.
+        more = wide @ params["rest"].layers[0].down
+        return x + jax.numpy.pad(more, ((0, 0), (0, 0), (0, x.shape[-1] - more.shape[-1])))
 
     model = flaxen.from_function(function, {"rest": weights, **twice}, max_position=128)
     with pytest.raises(ValueError, match=r"two parameters of the definition are called 'a\.b'"):
