@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import native
+from flaxen.kernels import derivatives, native
 from flaxen.kernels.causal_attention import reference
 from flaxen.kernels.causal_attention.reference import Options
 
@@ -27,6 +27,12 @@ def causal_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> jax.Array:
     """As `reference.causal_attention`, where it `runs`; a segment's tokens lie together."""
+    return _call(q, k, v, segment_ids, options)
+
+
+def _call(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+) -> jax.Array:
     native.library()
     call = jax.ffi.ffi_call(
         "flaxen_causal_attention",
@@ -49,7 +55,10 @@ _Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> tuple[jax.Array, _Kept]:
-    return causal_attention(q, k, v, segment_ids, options), (q, k, v, segment_ids)
+    out: jax.Array = derivatives.call(
+        _call, reference.causal_attention, (q, k, v, segment_ids), (options,)
+    )
+    return out, (q, k, v, segment_ids)
 
 
 def _backward(
@@ -58,6 +67,25 @@ def _backward(
     q, k, v, segment_ids = kept
     if options.softcap is not None:  # the kernel has none
         return *reference.gradient(q, k, v, segment_ids, options, cotangent), None
+    q_bar, k_bar, v_bar = derivatives.call(
+        _call_gradient,
+        lambda q, k, v, ids, cotangent, options: reference.gradient(
+            q, k, v, ids, options, cotangent
+        ),
+        (q, k, v, segment_ids, cotangent),
+        (options,),
+    )
+    return q_bar, k_bar, v_bar, None
+
+
+def _call_gradient(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    cotangent: jax.Array,
+    options: Options,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     call = jax.ffi.ffi_call(
         "flaxen_causal_gradient",
         [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (q, k, v)],
@@ -69,7 +97,7 @@ def _backward(
         window=np.int64(options.window or 0),
         scale=np.float32(options.scale),
     )
-    return q_bar, k_bar, v_bar, None
+    return q_bar, k_bar, v_bar
 
 
 causal_attention.defvjp(_forward, _backward)

@@ -13,12 +13,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear import native, reference
+from flaxen.kernels import derivatives
+from flaxen.kernels.linear import native, reference, with_adapters
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.native import Operand, Weights
 from flaxen.kernels.linear.packed import PackedLinear, unpack
-from flaxen.kernels.linear.repack import pack, transpose
-from flaxen.kernels.rms_norm import rms_norm
+from flaxen.kernels.linear.repack import pack_differentiated, transpose_differentiated
+from flaxen.kernels.rms_norm import reference as norm_reference
+from flaxen.kernels.rms_norm.native import differentiated as rms_norm
 
 _Saved = tuple[jax.Array, Weights, tuple[Operand, ...], Operand, Operand, tuple[jax.Array, ...]]
 
@@ -48,11 +50,29 @@ def _forward(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[tuple[jax.Array, ...], _Saved]:
-    outs = native.linears(
-        x, weights, biases, norm, residual, eps, gated, out_dtype, keeps_gate=gated
-    )
+    outs = _differentiated(x, weights, biases, norm, residual, eps, gated, out_dtype)
     num_outs = 1 if gated else len(weights)
     return outs[:num_outs], (x, weights, biases, norm, residual, outs[num_outs:])
+
+
+def _differentiated(
+    x: jax.Array,
+    weights: Weights,
+    biases: tuple[Operand, ...],
+    norm: Operand,
+    residual: Operand,
+    eps: float,
+    gated: bool,
+    out_dtype: jnp.dtype,
+) -> tuple[jax.Array, ...]:
+    """As `native.linears`, which may be differentiated again; gated ones keep gate and up."""
+    outs: tuple[jax.Array, ...] = derivatives.call(
+        functools.partial(native.linears, keeps_gate=gated),
+        with_adapters.linears,
+        (x, weights, biases, norm, residual),
+        (eps, gated, out_dtype),
+    )
+    return outs
 
 
 def _backward(
@@ -72,7 +92,7 @@ def _backward(
     norm_bar = None
     x_bar = h_bar
     if norm is not None:
-        _, pull_back = jax.vjp(lambda x, weight: rms_norm(x, weight, eps), x, norm)
+        _, pull_back = jax.vjp(lambda x, weight: norm_reference.rms_norm(x, weight, eps), x, norm)
         x_bar, norm_bar = pull_back(h_bar)
     return (
         x_bar,
@@ -109,7 +129,7 @@ def _input_gradient(outs_bar: list[jax.Array], weights: Weights) -> jax.Array:
     for index, (out_bar, weight) in enumerate(zip(outs_bar, weights, strict=True)):
         is_last = index == len(weights) - 1
         dtype = out_bar.dtype if is_last else jnp.dtype(jnp.float32)
-        (total,) = native.linears(
+        (total,) = _differentiated(
             out_bar, (_transposed(weight),), (None,), None, total, 0.0, False, dtype
         )
     assert total is not None
@@ -118,11 +138,11 @@ def _input_gradient(outs_bar: list[jax.Array], weights: Weights) -> jax.Array:
 
 def _transposed(weight: PackedLinear | LoraWeight) -> PackedLinear | LoraWeight:
     if not isinstance(weight, LoraWeight):
-        return transpose(weight)
+        return transpose_differentiated(weight)
     assert isinstance(weight.base, PackedLinear)
     return dataclasses.replace(
         weight,
-        base=transpose(weight.base),
+        base=transpose_differentiated(weight.base),
         a=weight.b.swapaxes(1, 2),
         b=weight.a.swapaxes(1, 2),
     )
@@ -131,9 +151,11 @@ def _transposed(weight: PackedLinear | LoraWeight) -> PackedLinear | LoraWeight:
 def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> PackedLinear:
     """h^T @ out_bar, packed as the weight is."""
     wide = jnp.dtype(jnp.float32)
-    (found,) = native.linears(h.T, (pack(out_bar),), (None,), None, None, 0.0, False, wide)
+    packed = pack_differentiated(out_bar)
+    (found,) = _differentiated(h.T, (packed,), (None,), None, None, 0.0, False, wide)
     if weight.scales is None:
-        return dataclasses.replace(weight, data=pack(found.astype(weight.data.dtype)).data)
+        data = pack_differentiated(found.astype(weight.data.dtype)).data
+        return dataclasses.replace(weight, data=data)
     scales = (weight.scales, weight.mins)
     _, pull_back = jax.vjp(
         lambda scales: unpack(dataclasses.replace(weight, scales=scales[0], mins=scales[1])), scales
@@ -145,7 +167,9 @@ def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> 
 def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> LoraWeight:
     """To the base, a, b and scales."""
     assert isinstance(weight.base, PackedLinear)
-    a_bar, b_bar, scales_bar = native.lora_gradient(h, out_bar, weight)
+    a_bar, b_bar, scales_bar = derivatives.call(
+        native.lora_gradient, with_adapters.lora_gradient, (h, out_bar, weight)
+    )
     return dataclasses.replace(
         weight,
         base=_weight_gradient(h, weight.base, out_bar),
@@ -166,7 +190,8 @@ def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Arra
 def _embed_forward(
     table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype
 ) -> tuple[jax.Array, tuple[PackedLinear, jax.Array]]:
-    return embed(table, ids, out_dtype), (table, ids)
+    rows: jax.Array = derivatives.call(native.embed, reference.embed, (table, ids), (out_dtype,))
+    return rows, (table, ids)
 
 
 def _embed_backward(
@@ -179,7 +204,7 @@ def _embed_backward(
     D, V = table.shape
     places = jnp.where(ids >= 0, ids, V)  # past the end: dropped
     rows = jnp.zeros((V, D), jnp.float32).at[places].add(cotangent.astype(jnp.float32), mode="drop")
-    data = transpose(pack(rows.astype(table.data.dtype))).data
+    data = transpose_differentiated(pack_differentiated(rows.astype(table.data.dtype))).data
     return dataclasses.replace(table, data=data), None
 
 

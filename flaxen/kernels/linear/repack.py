@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import native
+from flaxen.kernels import derivatives, native
 from flaxen.kernels.linear import packed as plain
 from flaxen.kernels.linear.bound import Address
 from flaxen.kernels.linear.packed import FORMATS, INPUT_MULTIPLE, TILE, Format, PackedLinear
@@ -45,6 +45,26 @@ def transpose(weight: PackedLinear) -> PackedLinear:
     if weight.format in _DTYPES:
         return _floats(_transpose_floats(weight.data, I, O), O, I)
     return _floats(_transpose_quantized(jax.lax.stop_gradient(weight)), O, I)
+
+
+def pack_differentiated(weight: jax.Array) -> PackedLinear:
+    """As `pack` by C++, inside of a derivative, which may be differentiated in its turn."""
+    return _floats(derivatives.call(_call_pack, _plain_pack, (weight,)), *weight.shape)
+
+
+def transpose_differentiated(weight: PackedLinear) -> PackedLinear:
+    """As `transpose` by C++, inside of a derivative, which may be differentiated in its turn.
+
+    The values of quantized weights count too: their scales are differentiated.
+    """
+    I, O = weight.shape  # noqa: E741
+    dtype = _DTYPES.get(weight.format, jnp.dtype(jnp.float32))
+    data = derivatives.call(
+        lambda weight: _call_transpose(weight, dtype),
+        lambda weight: _plain_pack(plain.unpack(weight).T),
+        (weight,),
+    )
+    return _floats(data, O, I)
 
 
 def weight_fields(weight: PackedLinear) -> list[int]:
@@ -82,6 +102,10 @@ def _packed_shape(num_inputs: int, num_outputs: int, dtype: jnp.dtype) -> jax.Sh
 
 @jax.custom_vjp
 def _pack(weight: jax.Array) -> jax.Array:
+    return _call_pack(weight)
+
+
+def _call_pack(weight: jax.Array) -> jax.Array:
     native.library()
     num_inputs, num_outputs = weight.shape
     out = _packed_shape(num_inputs, num_outputs, weight.dtype)
@@ -90,12 +114,23 @@ def _pack(weight: jax.Array) -> jax.Array:
 
 
 def _pack_forward(weight: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
-    return _pack(weight), (weight.shape[0], weight.shape[1])
+    data: jax.Array = derivatives.call(_call_pack, _plain_pack, (weight,))
+    return data, (weight.shape[0], weight.shape[1])
 
 
 def _pack_backward(shape: tuple[int, int], cotangent: jax.Array) -> tuple[jax.Array]:
     out = jax.ShapeDtypeStruct(shape, cotangent.dtype)
-    return (jax.ffi.ffi_call("flaxen_unpack", out, vmap_method="sequential")(cotangent),)
+    weight: jax.Array = derivatives.call(
+        jax.ffi.ffi_call("flaxen_unpack", out, vmap_method="sequential"),
+        lambda data: plain.unpack(_floats(data, *shape)),
+        (cotangent,),
+    )
+    return (weight,)
+
+
+def _plain_pack(weight: jax.Array) -> jax.Array:
+    data: jax.Array = plain.pack(weight).data
+    return data
 
 
 _pack.defvjp(_pack_forward, _pack_backward)
@@ -103,9 +138,7 @@ _pack.defvjp(_pack_forward, _pack_backward)
 
 def _transpose_floats(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
     if not native.is_enabled():
-        weight = _floats(data, num_inputs, num_outputs)
-        transposed: jax.Array = plain.pack(plain.unpack(weight).T).data
-        return transposed
+        return _plain_pack(plain.unpack(_floats(data, num_inputs, num_outputs)).T)
     return _transpose_native(data, num_inputs, num_outputs)
 
 
@@ -129,13 +162,13 @@ def _transpose_native(data: jax.Array, num_inputs: int, num_outputs: int) -> jax
 def _transpose_forward(
     data: jax.Array, num_inputs: int, num_outputs: int
 ) -> tuple[jax.Array, None]:
-    return _transpose_native(data, num_inputs, num_outputs), None
+    return transpose_differentiated(_floats(data, num_inputs, num_outputs)).data, None
 
 
 def _transpose_backward(
     num_inputs: int, num_outputs: int, _: None, cotangent: jax.Array
 ) -> tuple[jax.Array]:
-    return (_transpose_native(cotangent, num_outputs, num_inputs),)
+    return (transpose_differentiated(_floats(cotangent, num_outputs, num_inputs)).data,)
 
 
 _transpose_native.defvjp(_transpose_forward, _transpose_backward)
@@ -144,5 +177,4 @@ _transpose_native.defvjp(_transpose_forward, _transpose_backward)
 def _transpose_quantized(weight: PackedLinear) -> jax.Array:
     if native.is_enabled():
         return _call_transpose(weight, jnp.dtype(jnp.float32))
-    data: jax.Array = plain.pack(plain.unpack(weight).T).data
-    return data
+    return _plain_pack(plain.unpack(weight).T)

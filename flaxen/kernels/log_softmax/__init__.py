@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from flaxen.kernels import native
+from flaxen.kernels import derivatives, native
 
 
 def log_softmax(logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
@@ -26,6 +26,10 @@ def log_softmax(logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
 
 @jax.custom_vjp
 def _native(logits: jax.Array) -> jax.Array:
+    return _call(logits)
+
+
+def _call(logits: jax.Array) -> jax.Array:
     native.library()
     shape = jax.ShapeDtypeStruct(logits.shape, jnp.float32)
     call = jax.ffi.ffi_call("flaxen_log_softmax", shape, vmap_method="broadcast_all")
@@ -34,7 +38,7 @@ def _native(logits: jax.Array) -> jax.Array:
 
 
 def _forward(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    out = _native(logits)
+    out = derivatives.call(_call, jax.nn.log_softmax, (logits,))
     return out, out
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from flaxen.kernels import native
+from flaxen.kernels import derivatives, native
 from flaxen.kernels.paged_attention import reference
 from flaxen.kernels.paged_attention.batch import KvPages, NativePages, PagedBatch
 
@@ -144,6 +144,20 @@ def _attend(
     scale: float,
     softcap: float | None,
 ) -> tuple[jax.Array, jax.Array]:
+    return _call(q, k, v, pages, batch, sinks, window, scale, softcap)
+
+
+def _call(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pages: jax.Array,
+    batch: PagedBatch,
+    sinks: jax.Array | None,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[jax.Array, jax.Array]:
     native.library()
     call = jax.ffi.ffi_call(
         "flaxen_attention",
@@ -177,7 +191,29 @@ def _forward(
     softcap: float | None,
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
     kept = (q, k, v, pages, batch, sinks)
-    return _attend(*kept, window, scale, softcap), kept
+    outs: tuple[jax.Array, jax.Array] = derivatives.call(
+        _call, _reference, kept, (window, scale, softcap)
+    )
+    return outs, kept
+
+
+def _reference(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pages: jax.Array,
+    batch: PagedBatch,
+    sinks: jax.Array | None,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[jax.Array, jax.Array]:
+    H = q.shape[2]
+    cache = to_reference(pages, pages.shape[3] // H, H)
+    out, cache = reference.paged_attention(
+        *(q, k, v, cache, batch), window=window, scale=scale, softcap=softcap, sinks=sinks
+    )
+    return out, from_reference(cache)
 
 
 def _backward(
@@ -188,20 +224,11 @@ def _backward(
     gradients: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array | None, ...]:
     q, k, v, pages, batch, sinks = kept
-    H = q.shape[2]
-    page_size = pages.shape[3] // H
 
     def attend(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: jax.Array, sinks: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        out, cache = reference.paged_attention(
-            *(q, k, v, to_reference(pages, page_size, H), batch),
-            window=window,
-            scale=scale,
-            softcap=softcap,
-            sinks=sinks,
-        )
-        return out, from_reference(cache)
+        return _reference(q, k, v, pages, batch, sinks, window, scale, softcap)
 
     _, pull_back = jax.vjp(attend, q, k, v, pages, sinks)
     q_bar, k_bar, v_bar, pages_bar, sinks_bar = pull_back(gradients)

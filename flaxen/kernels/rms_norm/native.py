@@ -1,4 +1,4 @@
-"""The RMS norm by the C++ kernel; its gradient by the reference."""
+"""The RMS norm by the C++ kernel; its gradients by the reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flaxen.kernels import native
+from flaxen.kernels import derivatives, native
 from flaxen.kernels.rms_norm import reference
 
 
@@ -23,8 +23,18 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Fl
     return _rms_norm(x, weight, float(eps))
 
 
+def differentiated(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """The same inside of a derivative, which may be differentiated in its turn."""
+    found: jax.Array = derivatives.call(_call, reference.rms_norm, (x, weight), (eps,))
+    return found
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    return _call(x, weight, eps)
+
+
+def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     native.library()
     # Sequential: under vmap a weight may have the axis too, and the kernel takes one weight.
     call = jax.ffi.ffi_call(
@@ -37,7 +47,7 @@ def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 def _forward(
     x: jax.Array, weight: jax.Array, eps: float
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _rms_norm(x, weight, eps), (x, weight)
+    return differentiated(x, weight, eps), (x, weight)
 
 
 def _backward(

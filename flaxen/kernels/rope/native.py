@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flaxen.kernels import native
+from flaxen.kernels import derivatives, native
 from flaxen.kernels.rope import reference
 
 
@@ -31,6 +31,10 @@ def apply_rope(
 @jax.custom_vjp
 def _apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """x [T, heads, H]; cos, sin [T, H/2]."""
+    return _call(x, cos, sin)
+
+
+def _call(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     native.library()
     call = jax.ffi.ffi_call(
         "flaxen_rope", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
@@ -39,10 +43,14 @@ def _apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return out
 
 
+def _reference(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    return reference.apply_rope(x, cos[:, None], sin[:, None])
+
+
 def _forward(
     x: jax.Array, cos: jax.Array, sin: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    return _apply_rope(x, cos, sin), (x, cos, sin)
+    return derivatives.call(_call, _reference, (x, cos, sin)), (x, cos, sin)
 
 
 def _backward(
@@ -50,8 +58,9 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, cos, sin = kept
     # Of the tables by the reference; where nobody asks for it, it is not computed.
-    _, pull_back = jax.vjp(lambda c, s: reference.apply_rope(x, c[:, None], s[:, None]), cos, sin)
-    return _apply_rope(gradient, cos, -sin), *pull_back(gradient)
+    _, pull_back = jax.vjp(lambda cos, sin: _reference(x, cos, sin), cos, sin)
+    back: jax.Array = derivatives.call(_call, _reference, (gradient, cos, -sin))
+    return back, *pull_back(gradient)
 
 
 _apply_rope.defvjp(_forward, _backward)

@@ -203,7 +203,8 @@ def _run(
 
 def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
     """A policy of jax.checkpoint: what is kept for the backward pass."""
-    return str(primitive) in ("ffi_call", "dot_general")
+    # A kernel's call is a custom_jvp_call while it is differentiated: kernels/derivatives.py.
+    return str(primitive) in ("custom_jvp_call", "dot_general", "ffi_call")
 
 
 def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.Array:
