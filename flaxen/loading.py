@@ -13,13 +13,14 @@ from flaxen.kernels import native
 from flaxen.models.model import Model, Params
 from flaxen.weights.adapter import Adapter, check_adapter, merge_adapter
 from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.definition import Definition
 from flaxen.weights.packing import Quantization
 from flaxen.weights.peft import load_adapter
 from flaxen.weights.resolve import resolve
 
 
 def load(
-    model: str | Path,
+    model: str | Path | Definition,
     *,
     dtype: str = "float32",
     adapter: str | Path | Adapter | None = None,
@@ -29,12 +30,14 @@ def load(
 ) -> tuple[Model, Params]:
     """A model's functions and its parameters: what the server computes with.
 
-    Forward-mode derivatives (jax.jvp, jax.jacfwd) need every op in XLA: plain parameters, and
-    `flaxen.kernels.native.configure(isa="xla")` before anything is computed. All else (jax.grad,
-    jax.vmap, jax.jit) works with the C++ kernels too.
+    jax.grad, jax.vmap and jax.jit work with the C++ kernels, and so do derivatives of gradients in
+    both modes: jax.grad or jax.jvp of a gradient, jax.hessian. Forward mode of the model itself
+    (jax.jvp, jax.jacfwd, with no gradient inside) needs every op in XLA: plain parameters, and
+    `flaxen.kernels.native.configure(isa="xla")` before anything is computed. JAX says "can't apply
+    forward-mode autodiff (jvp) to a custom_vjp function" where that is missing.
 
     Args:
-      model: a named model, a directory, a .gguf file or a Hugging Face repository.
+      model: a named model, a directory, a .gguf file or a Hugging Face repository; or a definition.
       dtype: of the parameters that are not quantized: float32, bfloat16 or, not packed, float16.
       adapter: a PEFT adapter's directory, or the adapter; it is merged into the weights. To have
         several, or to differentiate by them: flaxen.models.adapters.with_adapters.
@@ -50,7 +53,11 @@ def load(
             "packed parameters need flaxen's C++ kernels, which are not in use here: load with "
             "packed=False"
         )
-    checkpoint = open_checkpoint(resolve(str(model), offline=offline))
+    checkpoint = (
+        model
+        if isinstance(model, Definition)
+        else open_checkpoint(resolve(str(model), offline=offline))
+    )
     try:
         jax_dtype = jnp.dtype(dtype)
     except TypeError:

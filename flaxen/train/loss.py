@@ -189,6 +189,12 @@ def _score_chunk(
     The scores of all words are computed again for the backward pass, which is skipped as the
     forward is. JAX's own gradient of a `cond` in a `scan` would keep the parameters once a chunk.
     """
+    return _scores_if_any(model, params, hidden, targets)
+
+
+def _scores_if_any(
+    model: Model, params: Params, hidden: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     out: tuple[jax.Array, jax.Array] = jax.lax.cond(
         targets[0] >= 0, functools.partial(_scores, model), _no_scores, params, hidden, targets
     )
@@ -217,7 +223,7 @@ _Kept = tuple[Params, jax.Array, jax.Array]
 def _score_chunk_forward(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
-    return _score_chunk(model, params, hidden, targets), (params, hidden, targets)
+    return _scores_if_any(model, params, hidden, targets), (params, hidden, targets)
 
 
 def _score_chunk_backward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import flaxen
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.main import main
 from flaxen.cli.train import told_apart
@@ -159,6 +161,32 @@ def test_what_is_written_is_read_back(model: str, tmp_path: Path, dtype: str) ->
     assert loaded.dtype == dtype
     for ours, theirs in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, theirs.astype(dtype))
+
+
+def test_other_collections_keep_their_own_dtype(model: str, tmp_path: Path) -> None:
+    definition = find_definition(model)
+    assert definition is not None
+    stats = {"mean": np.full(3, 1 / 3, np.float32), "count": np.array([7], np.int32)}
+    params = {"params": definition.params, "batch_stats": stats}
+    in_collections = dataclasses.replace(
+        definition, model=dataclasses.replace(definition.model, trained="params"), params=params
+    )
+    bfloat16 = jax.numpy.dtype("bfloat16")
+    rest = {"batch_stats": stats}
+    save_trained(tmp_path / "m", in_collections, definition.params, rest, bfloat16)
+    loaded = load_trained(tmp_path / "m", in_collections)
+    assert loaded.dtype == bfloat16
+    for name, leaf in stats.items():
+        np.testing.assert_array_equal(loaded.params["batch_stats"][name], leaf)
+        assert loaded.params["batch_stats"][name].dtype == leaf.dtype
+
+
+def test_load_takes_a_definition(model: str) -> None:
+    definition = find_definition(model)
+    assert definition is not None
+    found, params = flaxen.load(definition, dtype="bfloat16")
+    assert found is definition.model
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jax.numpy.dtype("bfloat16")}
 
 
 def test_the_argument_of_train_is_settings_or_a_model(tmp_path: Path) -> None:

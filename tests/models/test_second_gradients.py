@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flaxen
 from flaxen.kernels import native
 from flaxen.kernels.linear import PackedLinear, unpack
 from flaxen.models.adapters import LoraConfig, with_adapters
 from flaxen.models.model import Params
 from flaxen.train.lora import initial_adapters
+from flaxen.train.loss import token_logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.test_native_gradients import loss
+from tests.train.tiny import pack_batch
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, MODEL.vocab_size, (1, 9)), jnp.int32)
@@ -112,3 +115,45 @@ def test_forward_mode_alone_is_refused_by_jax() -> None:
     """As the docstring of flaxen.load says; a third derivative in reverse is none of that."""
     with pytest.raises(TypeError, match="can't apply forward-mode"):
         jax.jvp(lambda p: loss(p, IDS), (PARAMS,), (PARAMS,))
+
+
+def test_of_a_definition_by_the_trainers_loss() -> None:
+    """Against the same in plain jnp, whose attention is written out."""
+    rng = np.random.default_rng(0)
+    shapes = {"embed": (24, 8), "out": (8, 8), "head": (8, 24)}
+    params = {
+        name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()
+    }
+
+    def logits(attend: Callable[..., jax.Array], params: Any, tokens: jax.Array) -> jax.Array:
+        heads = params["embed"][tokens][..., None, :]
+        x = attend(heads, heads, heads)[..., 0, :]
+        return (params["embed"][tokens] + x @ params["out"]) @ params["head"]
+
+    def plain_attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) * 8**-0.5
+        visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))[None, None]
+        weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
+        return jnp.einsum("BNTS,BSNH->BTNH", weights, v)
+
+    model = flaxen.from_function(
+        lambda params, tokens, positions: logits(flaxen.attend, params, tokens),
+        params,
+        max_position=32,
+    )
+    batch = pack_batch([[list(range(9))]], 9)  # the last has no target
+
+    def ours(params: Any) -> jax.Array:
+        return -token_logprobs(model, params, batch).sum()
+
+    def plain(params: Any) -> jax.Array:
+        found = jax.nn.log_softmax(logits(plain_attend, params, jnp.asarray(batch.tokens)))
+        chosen = jnp.take_along_axis(found, jnp.asarray(batch.targets)[..., None], axis=-1)
+        return -chosen[:, :-1].sum()
+
+    np.testing.assert_allclose(ours(params), plain(params), rtol=1e-5)
+    for way in ("grad of grad", "jvp of grad"):
+        found, expected = (
+            jax.jit(lambda p, of=of, way=way: second(of, p, p, way))(params) for of in (ours, plain)
+        )
+        assert_close(found, expected)

@@ -58,6 +58,7 @@ def check_served(
         np.random.default_rng(0).integers(0, model.vocab_size, (1, length)), jnp.int32
     )
     positions = jnp.arange(length, dtype=jnp.int32)[None]
+    params = jax.tree.map(jnp.asarray, params)  # once, where they are NumPy's
     params = params if has_own_weights else without_zeros(model, params)
     expected = logits_of(whole(params, tokens, positions))[0].astype(jnp.float32)
     check_numbers(params, expected, 0, name)
