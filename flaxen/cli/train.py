@@ -57,7 +57,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    num_steps: Annotated[int | None, _option("Optimizer steps in all.", min=1)] = None,
+    num_steps: Annotated[
+        int | None, _option("Optimizer steps in all, whatever data.epochs says.", min=1)
+    ] = None,
     batch_size: Annotated[int | None, _option("Rows in a step.", _DATA_PANEL, min=1)] = None,
     sequence_length: Annotated[int | None, _option("Tokens in a row.", _DATA_PANEL, min=1)] = None,
     num_microbatches: Annotated[
@@ -80,7 +82,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the last checkpoint, if there is one. What the run depends on must "
+            "be the same; more steps or epochs may be asked for.",
+        ),
     ] = False,
     peak_flops: Annotated[
         float | None,

@@ -9,7 +9,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,18 @@ from flaxen.cli.train_model import (
     write_results,
 )
 from flaxen.cli.train_progress import describe_data
+from flaxen.cli.train_resume import (
+    check_results,
+    is_written,
+    run_fingerprint,
+    writing_results,
+)
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.kernels import native
 from flaxen.models.model import Model, Params
 from flaxen.train.config import TrainConfig
 from flaxen.train.dpo import dpo
+from flaxen.train.fingerprint import Fingerprint, check_unchanged, to_json
 from flaxen.train.full import full
 from flaxen.train.loop import Calls, Metrics, train
 from flaxen.train.lora import lora
@@ -46,7 +53,7 @@ from flaxen.train.metrics import (
 from flaxen.train.optimizer import make_optimizer, make_schedule
 from flaxen.train.state import TrainState
 from flaxen.train.step import Compute, TrainStep, make_step, start
-from flaxen.weights.train_checkpoint import Checkpoints, steps_in
+from flaxen.weights.train_checkpoint import Checkpoints, read_extra, restore, steps_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,8 @@ class Run:
     state: TrainState  # where the run begins, or goes on
     frozen: Params  # None where all is trained
     batches: DataIterator[Any]
-    num_steps: int
+    num_steps: int  # in all, never fewer than were made
+    fingerprint: Fingerprint  # of what the state depends on
 
     @property
     def results(self) -> list[Path]:
@@ -84,10 +92,11 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
       on_progress: called with (stage, done, total).
 
     Raises:
-      ValueError: no such model, bad data, or an output directory that holds another run.
+      ValueError: no such model, bad data, or an output directory that holds another run, or the
+        same with something changed that its state depends on.
       OSError: a file can't be read or written.
     """
-    saved = steps_in(config.output_dir / "checkpoints")
+    saved = steps_in(_checkpoints(config.output_dir))
     if saved and not resume:
         raise ValueError(
             f"{config.output_dir} holds a run of {saved[-1]} steps: give --resume to go on, or "
@@ -102,18 +111,24 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
             f"{model.max_position} tokens: lower it"
         )
     opener = open_pairs if config.method == "dpo" else open_data
-    batches: DataIterator[Any] = opener(config.data, subject.tokenizer, vocab_size=model.vocab_size)
-    num_steps = config.num_steps or batches.num_batches()
-    assert num_steps is not None, "TrainConfig sees to it that a run ends"
+    batches: DataIterator[Any] = opener(
+        _endless(config).data, subject.tokenizer, vocab_size=model.vocab_size
+    )
     dtype = dtype_of(config, subject)
+    fingerprint = run_fingerprint(config, subject, dtype, batches)
+    num_made, place = 0, None
+    if saved:
+        num_made = saved[-1]
+        place = _place(config.output_dir, num_made, fingerprint)
+        batches.restore(place)
+    num_steps = config.num_steps or num_made + (batches.num_batches() or 0)
+    num_steps = max(num_steps, num_made)
     step = _make_step(config, model, dtype, num_steps)
     loaded = load(config, subject, dtype, on_progress)
     state = start(step, loaded.masters, config.seed, loaded.collections)
     if saved:
-        with Checkpoints(config.output_dir / "checkpoints") as checkpoints:
-            restored = checkpoints.restore(state)
-        batches.restore(restored.extra)
-        state = restored.tree._replace(data_state=restored.extra)
+        state = restore(_checkpoints(config.output_dir), state, num_made).tree
+        state = state._replace(data_state=place)
     return Run(
         config=config,
         subject=subject,
@@ -123,7 +138,35 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
         frozen=loaded.frozen,
         batches=batches,
         num_steps=num_steps,
+        fingerprint=fingerprint,
     )
+
+
+def _checkpoints(output_dir: Path) -> Path:
+    return output_dir / "checkpoints"
+
+
+def _endless(config: TrainConfig) -> TrainConfig:
+    """With num_steps, the data are read as often as it takes, whatever data.epochs says."""
+    if config.num_steps is None:
+        return config
+    return replace(config, data=replace(config.data, epochs=None))
+
+
+def _place(output_dir: Path, num_made: int, fingerprint: Fingerprint) -> Any:
+    """Where a saved run reads its data next.
+
+    Raises:
+      ValueError: the run is another one.
+    """
+    extra = read_extra(_checkpoints(output_dir), num_made)
+    check_unchanged(
+        extra.get("run"),
+        fingerprint,
+        what=f"{output_dir} holds a run of {num_made} steps",
+        anew="give another output_dir to begin anew",
+    )
+    return extra["data"]
 
 
 def run(
@@ -145,12 +188,10 @@ def run(
       OSError: a file can't be written.
     """
     config, results = opened.config, opened.results
-    done = int(opened.state.step) >= opened.num_steps
-    if all(path.exists() for path in results) and done:
-        return _said(opened, opened.num_steps)  # it was killed after its end
-    for path in results:
-        if path.exists() and not done:
-            raise ValueError(f"{path} is the result of another run: move it away")
+    num_made = int(opened.state.step)
+    if num_made == opened.num_steps and is_written(config.output_dir, results, num_made):
+        return _said(opened, num_made, num_made)
+    check_results(config.output_dir, results, is_resumed=num_made > 0)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     settings = json.dumps(asdict(config), indent=2, default=str)
     (config.output_dir / "config.json").write_text(settings + "\n", encoding="utf-8")
@@ -164,14 +205,14 @@ def run(
         stack.callback(opened.batches.close)
         checkpoints = stack.enter_context(
             Checkpoints(
-                config.output_dir / "checkpoints",
+                _checkpoints(config.output_dir),
                 keep=config.checkpoint.keep,
                 every=config.checkpoint.every,
             )
         )
         writes: list[Callable[[Record], None]] = [
             stack.enter_context(
-                write_jsonl(config.output_dir / "metrics.jsonl", after_step=int(opened.state.step))
+                write_jsonl(config.output_dir / "metrics.jsonl", after_step=num_made)
             ),
             stack.enter_context(write_tensorboard(config.output_dir / "tensorboard")),
             on_record,
@@ -184,7 +225,8 @@ def run(
 
         def save(state: TrainState, *, force: bool) -> None:
             tree = state._replace(data_state=None)  # no arrays: beside them
-            checkpoints.save(int(state.step), tree, state.data_state, force=force)
+            extra = {"data": state.data_state, "run": to_json(opened.fingerprint)}
+            checkpoints.save(int(state.step), tree, extra, force=force)
 
         def on_step(state: TrainState, compute: Compute) -> None:
             save(state, force=int(state.step) == opened.num_steps)
@@ -195,8 +237,10 @@ def run(
             num_microbatches=config.num_microbatches,
             calls=Calls(on_metrics=on_metrics, on_step=on_step),
         )
-    write_results(config, opened.subject, state, opened.dtype, results)
-    return _said(opened, int(state.step))
+    num_steps = int(state.step)
+    with writing_results(config.output_dir, results, num_steps):
+        write_results(config, opened.subject, state, opened.dtype, results)
+    return _said(opened, num_made, num_steps)
 
 
 def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int) -> TrainStep:
@@ -223,9 +267,14 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
     return make_step(trainable, objective, make_optimizer(config.optimizer), schedule, rates)
 
 
-def _said(opened: Run, num_steps: int) -> str:
+def _said(opened: Run, num_before: int, num_steps: int) -> str:
+    """What there is, and what was done for it; `num_before` steps were made by an earlier part."""
     written = ", ".join(map(str, opened.results))
     done = f"{written}: {num_steps} step{'' if num_steps == 1 else 's'} of training"
+    if num_before == num_steps:
+        asked = opened.config.num_steps
+        passed = f" (num_steps is {asked})" if asked is not None and asked < num_steps else ""
+        done += f", all made before{passed}: nothing was left to train"
     data = describe_data(opened.batches.report())
     use = how_to_use(opened.config, opened.subject, opened.results[0])
     return "; ".join(filter(None, (done, data, use)))

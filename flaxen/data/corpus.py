@@ -115,6 +115,11 @@ class Corpus:
         """Of the contents of all files."""
         return hashlib.blake2b(b"".join(source.digest for source in self._sources)).digest()
 
+    @property
+    def file_digests(self) -> list[str]:
+        """Of the contents of each file."""
+        return [source.digest.hex() for source in self._sources]
+
     def report(self) -> Report:
         """What became of the records so far."""
         return Report(

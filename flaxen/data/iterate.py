@@ -155,7 +155,7 @@ class DataIterator(Generic[BatchT]):
         self._window = None
 
     def num_batches(self) -> int | None:
-        """All batches from the beginning to the end; None where there is no end.
+        """All batches from this place to the end; None where there is no end.
 
         Writes all records as tokens, which may take a while; reading them afterwards does not.
         """
@@ -165,10 +165,16 @@ class DataIterator(Generic[BatchT]):
         copy = DataIterator(
             self._corpus, self._config, self._fingerprint, self._make_rows, self._make_batch
         )
+        copy.restore(self.state())
         num_rows = 0
         while copy._next_row() is not None:
             num_rows += 1
         return -(-num_rows // self._config.batch_size)
+
+    @property
+    def file_digests(self) -> list[str]:
+        """Of the contents of each file of config.files."""
+        return self._corpus.file_digests
 
     def report(self) -> Report:
         """What became of the records that were read so far."""

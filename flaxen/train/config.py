@@ -115,7 +115,8 @@ class TrainConfig:
     dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
     remat: Remat = "none"  # layer saves memory at the price of computing the forward twice
     seed: int = 0
-    num_steps: int | None = None  # None: as many as there are batches in data.epochs
+    # None: as many as there are batches in data.epochs; else the data are read as often as it takes
+    num_steps: int | None = None
     num_microbatches: int = 1  # of a step's batch: more take less memory
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

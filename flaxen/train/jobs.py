@@ -15,7 +15,9 @@ import jax
 from flaxen.data.corpus import StoppedError
 from flaxen.models.model import Model
 from flaxen.train.dpo import dpo
+from flaxen.train.fingerprint import check_unchanged, to_json
 from flaxen.train.jobs_data import JobData, open_job_data
+from flaxen.train.jobs_fingerprint import job_fingerprint
 from flaxen.train.jobs_plan import LEARNING_RATES, Plan, checkpoint_steps
 from flaxen.train.jobs_spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
 from flaxen.train.jobs_validate import Validation, make_validation
@@ -27,7 +29,7 @@ from flaxen.train.state import TrainState
 from flaxen.train.step import Sums, TrainStep, make_step, start
 from flaxen.weights.adapter import from_stack
 from flaxen.weights.peft import save_adapter
-from flaxen.weights.train_checkpoint import Checkpoints
+from flaxen.weights.train_checkpoint import Checkpoints, read_extra
 
 _REMAT_ABOVE = 1024  # tokens of a row, from where memory is saved at the price of time
 _MAX_WARMUP = 10  # steps
@@ -45,7 +47,8 @@ def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
       Whether it got to the end. If not, its state is saved.
 
     Raises:
-      ValueError: the data can't be trained on, or training diverged.
+      ValueError: the data can't be trained on, training diverged, or the state in the directory
+        depends on something that has changed since, such as the model that is served.
       OSError: a file can't be read or written; ENOSPC where the disk has no room.
     """
     try:
@@ -88,6 +91,7 @@ class _Job:
             self._validation = make_validation(
                 self._step, base.params, data.validation, lambda: self._worked("validation")
             )
+        self._fingerprint = job_fingerprint(spec, base, data)
         self._state: TrainState | None = None  # after the last whole step
         self._num_tokens = 0
         self._metrics: Metrics | None = None
@@ -98,8 +102,16 @@ class _Job:
         spec, plan = self._spec, self._plan
         adapters = initial_adapters(self._base.model, spec.lora, [spec.seed])
         state = start(self._step, adapters, spec.seed)
-        if self._checkpoints.steps():
-            _, state, extra = self._checkpoints.restore(state)
+        if saved := self._checkpoints.steps():
+            directory = state_directory(spec.directory)
+            extra = read_extra(directory, saved[-1])
+            check_unchanged(
+                extra.get("run"),
+                self._fingerprint,
+                what=f"the job was stopped after step {saved[-1]}",
+                anew="create a new job",
+            )
+            state = self._checkpoints.restore(state).tree
             self._batches.restore(extra["data"])
             self._num_tokens = extra["num_tokens"]
         chosen = {name: value for name, value in asdict(plan).items() if value is not None}
@@ -206,7 +218,11 @@ class _Job:
 
     def _save(self) -> None:
         assert self._state is not None
-        extra = {"data": self._state.data_state, "num_tokens": self._num_tokens}
+        extra = {
+            "data": self._state.data_state,
+            "num_tokens": self._num_tokens,
+            "run": to_json(self._fingerprint),
+        }
         tree = self._state._replace(data_state=None)
         self._checkpoints.save(int(self._state.step), tree, extra, force=True)
         self._saved_s = time.monotonic()

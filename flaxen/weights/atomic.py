@@ -38,6 +38,31 @@ def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[P
         shutil.rmtree(beside)
 
 
+@contextmanager
+def set_aside(directory: Path) -> Iterator[None]:
+    """Makes room for a directory of the same name. What was there is gone when the block ends, and
+    back if it fails.
+
+    Args:
+      directory: the name; nothing need be there.
+    """
+    directory = directory.absolute()
+    if not directory.exists():
+        yield
+        return
+    beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        directory.rename(beside / "old")
+        try:
+            yield
+        except BaseException:
+            if not directory.exists():
+                (beside / "old").rename(directory)
+            raise
+    finally:
+        shutil.rmtree(beside)
+
+
 def _check_free(directory: Path, replaces: Collection[str]) -> None:
     if not directory.exists():
         return

@@ -159,6 +159,16 @@ def steps_in(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in directory.iterdir() if _STEP.fullmatch(entry.name))
 
 
+def read_extra(directory: Path, step: int) -> Json:
+    """What was saved beside the arrays of a complete checkpoint; no array is read."""
+    return _read_index(directory.absolute() / str(step))["extra"]
+
+
+def _read_index(path: Path) -> dict[str, Json]:
+    index: dict[str, Json] = json.loads((path / _INDEX / "metadata").read_bytes())
+    return index
+
+
 def restore(directory: Path, template: Tree, step: int | None = None) -> Restored:
     """As `Checkpoints.restore`, for who does not save: nothing in the directory is changed."""
     steps = steps_in(directory)
@@ -170,7 +180,7 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
             f"{directory} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}"
         )
     path = directory.absolute() / str(step)
-    index = json.loads((path / _INDEX / "metadata").read_bytes())
+    index = _read_index(path)
     leaves = index["leaves"]
     flat, structure = jax.tree.flatten_with_path(template)
     named = {jax.tree_util.keystr(place): leaf for place, leaf in flat}

@@ -11,63 +11,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
 from rich.console import Console
-from tokenizers import decoders, models, pre_tokenizers
 
-from flaxen.cli.main import main
 from flaxen.cli.train import gather
 from flaxen.cli.train_progress import describe, show_training
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.peft import load_adapter
+from tests.cli.tiny_training import train, write_model, write_texts
 from tests.compile_cache import shared_directory
-from tests.models.golden import GOLDENS
-from tests.weights.files import change_config
 
 RECORD = {"step": 3, "loss": 2.5, "tokens_per_second": 1234.5, "mfu": 0.25, "seconds_left": 3661.0}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny llama with a tokenizer of one letter a token."""
-    directory = tmp_path_factory.mktemp("llama")
-    for name in ("config.json", "model.safetensors"):
-        (directory / name).write_bytes((GOLDENS / "llama_default" / name).read_bytes())
-    backend = tokenizers.Tokenizer(
-        models.BPE(vocab={c: i for i, c in enumerate(LETTERS)}, merges=[])
-    )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["<eos>"])
-    backend.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
-    change_config(directory, eos_token_id=len(LETTERS))
-    return directory
-
-
-LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ"]
+    return write_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    path = tmp_path / "texts.jsonl"
-    lines = [
-        {"text": f"the {word} is a {word}"} for word in ["cat", "dog", "bee", "ant", "elk", "owl"]
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return path
+    return write_texts(tmp_path / "texts.jsonl")
 
 
 @pytest.fixture
 def compile_cache() -> Path:
     return shared_directory()
-
-
-def train(model: Path, data: Path, output: Path, cache: Path, *arguments: object) -> int:
-    fixed = ["--model", model, "--data", data, "--output-dir", output, "--compile-cache", cache]
-    sizes = ["--batch-size", 2, "--sequence-length", 24, "--peak-flops", 1e9]
-    constant = ["--set", "schedule.name=constant", "--set", "checkpoint.every=1"]
-    return main(["train", *map(str, [*fixed, *sizes, *constant, *arguments])])
 
 
 def records(output: Path) -> list[dict[str, Any]]:
@@ -93,17 +61,60 @@ def test_an_adapter_is_trained_and_a_run_goes_on_where_it_was(
     assert train(model, texts, parts, compile_cache, *options, "--num-steps", 4) == 2
     assert "holds a run of 2 steps: give --resume to go on" in capsys.readouterr().err
     resume = (*options, "--num-steps", 4, "--resume")
-    assert train(model, texts, parts, compile_cache, *resume) == 2
-    assert "adapter is the result of another run: move it away" in capsys.readouterr().err
-    (parts / "adapter").rename(parts / "old")
-    assert train(model, texts, parts, compile_cache, *resume) == 0
+    assert train(model, texts, parts, compile_cache, *resume) == 0  # its adapter is replaced
     assert [each["step"] for each in records(parts)] == [1, 2, 3, 4]
-    assert train(model, texts, parts, compile_cache, *resume) == 0  # nothing is left to do
+    capsys.readouterr()
+    assert train(model, texts, parts, compile_cache, *resume) == 0
+    out = f"{parts}/adapter: 4 steps of training, all made before: nothing was left to train\n"
+    assert capsys.readouterr().out == out
     one, other = (
         load_adapter(each / "adapter", open_checkpoint(model).model) for each in (whole, parts)
     )
     for a, b in zip(jax.tree.leaves(one.tree), jax.tree.leaves(other.tree), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_says_what_it_is_when_fewer_steps_are_asked_for(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    output = tmp_path / "out"
+    assert train(model, texts, output, compile_cache, "--num-steps", 3) == 0
+    before = (output / "adapter" / "adapter_model.safetensors").read_bytes()
+    capsys.readouterr()
+    fewer = ("--num-steps", 1, "--resume", "--set", "schedule.warmup_steps=0")
+    assert train(model, texts, output, compile_cache, *fewer) == 0
+    assert capsys.readouterr().out == (
+        f"{output}/adapter: 3 steps of training, all made before (num_steps is 1): nothing was "
+        "left to train\n"
+    )
+    assert (output / "adapter" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_more_epochs_go_on_with_the_same_run(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    """And end as if they had been asked for at once; the schedule is constant here."""
+    options = ("--batch-size", 3, "--set", "data.max_segments=1", "--learning-rate", 0.01)
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    assert train(model, texts, whole, compile_cache, *options, "--set", "data.epochs=2") == 0
+    assert train(model, texts, parts, compile_cache, *options, "--set", "data.epochs=1") == 0
+    more = ("--set", "data.epochs=2", "--resume")
+    assert train(model, texts, parts, compile_cache, *options, *more) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{parts}/adapter: 4 steps of training"
+    name = Path("adapter") / "adapter_model.safetensors"
+    assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_num_steps_goes_before_epochs(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    """As max_steps does in transformers: the data are read as often as it takes."""
+    two_steps_an_epoch = ("--batch-size", 3, "--set", "data.max_segments=1")
+    both = ("--set", "data.epochs=2", "--num-steps", 5)
+    output = tmp_path / "out"
+    assert train(model, texts, output, compile_cache, *two_steps_an_epoch, *both) == 0
+    assert capsys.readouterr().out == f"{output}/adapter: 5 steps of training\n"
+    assert len(records(output)) == 5
 
 
 def test_a_model_is_trained_from_scratch(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,8 +17,9 @@ from flaxen.models.adapters import LoraConfig
 from flaxen.train.jobs import run_job
 from flaxen.train.jobs_pace import Pace
 from flaxen.train.jobs_plan import Plan, Wishes, checkpoint_steps, make_plan
-from flaxen.train.jobs_spec import Base, JobCalls, JobSpec, adapter_directory
+from flaxen.train.jobs_spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
 from flaxen.weights.peft import load_adapter
+from flaxen.weights.train_checkpoint import read_extra
 from tests.data.tiny_text import make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS
 
@@ -118,6 +120,28 @@ def test_a_stopped_job_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert seen == list(range(1, num_steps + 1))
     for mine, other in zip(arrays(parts, num_steps), arrays(whole, num_steps), strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_a_stopped_job_does_not_go_on_with_something_else(tmp_path: Path) -> None:
+    """As on a server that came back with another model or other limits."""
+    spec = make_spec(tmp_path, CHATS)
+    assert not run_job(spec, BASE, Told(lambda told: len(told.steps) >= 1).calls())
+    directory = state_directory(spec.directory)
+    before = read_extra(directory, 1)
+    other = replace(BASE, params=jax.tree.map(lambda leaf: leaf + 0.01, PARAMS))
+    shorter = replace(BASE, max_length=32)
+    half = replace(BASE, params=jax.tree.map(lambda leaf: leaf.astype("bfloat16"), PARAMS))
+    for changed, base, message in [
+        (spec, other, r"^the job was stopped after step 1, and .* has changed: model was tiny \("),
+        (spec, half, r"model was tiny \(.*, as float32\) and is now tiny \(.*, as bfloat16\)"),
+        (spec, shorter, r"plan\.row_length was 96 and is now 32"),
+        (replace(spec, lora=LoraConfig(rank=4, alpha=32.0)), BASE, r"alpha was 8\.0 and is now 32"),
+        (replace(spec, seed=9), BASE, r"seed was 3 and is now 9\. Go on with .* create a new job"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run_job(changed, base, Told().calls())
+        assert read_extra(directory, 1) == before
+    assert run_job(spec, BASE, Told().calls())
 
 
 def test_a_job_can_be_stopped_between_microbatches_and_in_validation(tmp_path: Path) -> None:

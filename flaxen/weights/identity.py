@@ -1,0 +1,72 @@
+"""Which model this is, told by a sample of each array: cheap, and another one for a fine-tune.
+
+Deliberately does not know what the weights are used for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.checkpoint import Checkpoint
+from flaxen.weights.tensor import StoredTensor
+
+_NUM_ROWS = 8  # of a tensor in a file
+_NUM_VALUES = 256  # of an array in memory, or of a tensor of one axis
+
+# Tokenizers that cut this in the same way are taken for the same one.
+_PROBE = "The 12 quick jörg's (foxes)\n\tdon't = 3.14159; 世界 привет \U0001f98a <|im_end|> </s> "
+
+_Sample = tuple[str, tuple[int, ...], np.ndarray]
+
+
+def digest_of_files(checkpoint: Checkpoint) -> str:
+    """Of the weights of a model in files, whatever these are called and however they are split."""
+    tensors = {source.stored.name: source.stored for source in checkpoint.sources}
+    return _digest((name, each.shape, _rows(each)) for name, each in sorted(tensors.items()))
+
+
+def digest_of_arrays(params: Any) -> str:
+    """Of the weights of a model in memory, as they are: rounded, packed or quantized."""
+
+    def samples() -> Iterable[_Sample]:
+        for path, leaf in jax.tree.flatten_with_path(params)[0]:
+            values = np.asarray(leaf).reshape(-1)
+            places = np.linspace(0, max(values.size - 1, 0), min(values.size, _NUM_VALUES))
+            yield jax.tree_util.keystr(path), tuple(leaf.shape), values[places.astype(np.int64)]
+
+    return _digest(samples())
+
+
+def text_digests(tokenizer: Tokenizer) -> dict[str, str]:
+    """Of how texts become tokens, and of how conversations become texts."""
+    parts = {
+        "tokenizer": (tokenizer.vocab_size, tokenizer.eos_token_ids, tokenizer.encode(_PROBE)),
+        "chat_template": tokenizer.chat_template,
+    }
+    return {
+        name: hashlib.blake2b(repr(part).encode(), digest_size=8).hexdigest()
+        for name, part in parts.items()
+    }
+
+
+def _rows(tensor: StoredTensor) -> np.ndarray:
+    """Some rows, in an order that their number gives; of a tensor of one axis, its first values."""
+    num_rows = tensor.shape[0] if tensor.shape else 0
+    if len(tensor.shape) < 2:
+        return tensor.read(0, min(num_rows, _NUM_VALUES))
+    places = np.unique(np.linspace(0, num_rows - 1, _NUM_ROWS).astype(np.int64))
+    return np.concatenate([tensor.read(int(place), int(place) + 1) for place in places])
+
+
+def _digest(samples: Iterable[_Sample]) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for name, shape, values in samples:
+        found.update(f"{name} {shape} {values.dtype} ".encode())
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
