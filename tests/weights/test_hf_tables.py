@@ -117,6 +117,28 @@ def test_names_without_the_prefix_are_read(tmp_path: Path, case: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, params_of(directory), params_of(GOLDENS / case))
 
 
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [("llama_linear", "LlamaModel"), ("mistral_window", "MistralModel"),
+     ("qwen2_biases", "Qwen2Model"), ("qwen3_tied", "Qwen3Model")],
+)  # fmt: skip
+def test_a_model_that_was_saved_without_its_head(
+    tmp_path: Path, case: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What transformers' AutoModel writes: no prefix, no head, and a name of its own."""
+    directory = copy_golden(case, tmp_path)
+    whole = params_of(directory)
+    change_config(directory, architectures=[name])
+    change_tensors(directory, lm_head__weight=None)
+    rename(directory, "model.", "")
+    params = params_of(directory)
+    is_tied = "unembed" not in whole
+    assert ("the embedding is used in its place" in caplog.text) is not is_tied
+    jax.tree.map(
+        np.testing.assert_array_equal, params, {k: v for k, v in whole.items() if k != "unembed"}
+    )
+
+
 def test_other_prefixes_are_refused(tmp_path: Path) -> None:
     directory = copy_golden("llama_linear", tmp_path)
     rename(directory, "model.", "module.")

@@ -18,6 +18,11 @@ FAMILIES: Mapping[str, Family] = {
     "MistralForCausalLM": mistral.FAMILY,
     "Qwen2ForCausalLM": qwen2.FAMILY,
     "Qwen3ForCausalLM": qwen3.FAMILY,
+    # The same, where only the model under the head was saved (weights/hf_tables.py).
+    "LlamaModel": llama.FAMILY,
+    "MistralModel": mistral.FAMILY,
+    "Qwen2Model": qwen2.FAMILY,
+    "Qwen3Model": qwen3.FAMILY,
     # `general.architecture` of a GGUF file, and `model_type` of a config.json
     "llama": llama.FAMILY,
     "mistral": mistral.FAMILY,
