@@ -50,7 +50,7 @@ class EngineTrainer:
         self, path: Path, method: str, should_stop: Callable[[], bool]
     ) -> Sequence[tuple[int, str]] | None:
         """What is wrong with a file; None if it was told to stop before."""
-        from flaxen.data.corpus import StoppedError
+        from flaxen.data.stopping import StoppedError
         from flaxen.data.validate import Method, validate_file
 
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -17,13 +16,10 @@ from flaxen.data.encode import Encoder, TokenSequence, cut
 from flaxen.data.pieces import split_text
 from flaxen.data.records import Pair, Record, Text
 from flaxen.data.sources import open_source
+from flaxen.data.stopping import ShouldStop, check_stop, never
 from flaxen.data.token_store import TokenStore
 
 _NUM_NAMED = 5  # of the bad records, in an error or report
-
-
-class StoppedError(Exception):
-    """Whoever reads the records was asked to stop; nothing is wrong with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,7 @@ class Corpus:
         *,
         pairs: bool,
         store: TokenStore | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: ShouldStop = never,
     ) -> None:
         self._config = config
         self._encoder = encoder
@@ -79,7 +75,7 @@ class Corpus:
         for number, source in enumerate(self._sources):
             self._bad |= {(number, line): message for line, message in source.errors}
             for index in range(len(source)):
-                self._check_stop()
+                check_stop(self._should_stop)
                 try:
                     record = source.record(index, config.format)
                     check_kind(record, pairs=pairs)
@@ -139,7 +135,7 @@ class Corpus:
           ValueError: the record can't be written as tokens, and none may be bad.
           StoppedError: should_stop said so.
         """
-        self._check_stop()
+        check_stop(self._should_stop)
         if (kept := self._store.get(index)) is not None:
             return kept
         source = self._sources[self._source_of[index]]
@@ -166,10 +162,6 @@ class Corpus:
         """Ends what the encoder started, and lets go of the tokens."""
         self._encoder.close()
         self._store.close()
-
-    def _check_stop(self) -> None:
-        if self._should_stop():
-            raise StoppedError
 
     def _add(self, source: int, index: int, record: Record) -> None:
         self._num_good += 1

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxen.data.records import Chat, Completion, Pair, Record, Text
+from flaxen.data.stopping import ShouldStop, check_stop, never
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.chat_turns import render_turns
 from flaxen.text.tokenizer import Tokenizer
@@ -35,6 +36,8 @@ class Encoder:
       tokenizer: the model's.
       template: for conversations; None is the tokenizer's own, started when it is first needed.
       vocab_size: of the model; None is the tokenizer's.
+      should_stop: asked before each text that is written as tokens, also within a record: a chat
+        of many turns takes long.
     """
 
     def __init__(
@@ -43,9 +46,11 @@ class Encoder:
         template: ChatTemplate | None = None,
         *,
         vocab_size: int | None = None,
+        should_stop: ShouldStop = never,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
+        self._should_stop = should_stop
         self._given_template = template
         self._own_template: ChatTemplate | None = None
 
@@ -55,6 +60,7 @@ class Encoder:
         Raises:
           ValueError: the template refuses the messages, no token is there to be learned, or the
             model has no embedding for one.
+          StoppedError: should_stop said so.
         """
         if isinstance(record, Pair):
             return (self._one(record.chosen), self._one(record.rejected))
@@ -124,6 +130,7 @@ class Encoder:
         """
         if position == len(text):
             return len(ids)
+        check_stop(self._should_stop)
         part = self._tokenizer.encode(text[:position], add_special_tokens=add_special_tokens)
         pairs = enumerate(zip(part, ids, strict=False))
         return next((i for i, (one, other) in pairs if one != other), min(len(part), len(ids)))

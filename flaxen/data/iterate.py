@@ -162,6 +162,8 @@ class DataIterator(Generic[BatchT]):
         if self._config.epochs is None:
             return None
         self._corpus.expect_rereading()
+        for index in range(len(self._corpus)):  # in the files' order, which reads each place once
+            self._corpus.sequences(index)
         copy = DataIterator(
             self._corpus, self._config, self._fingerprint, self._make_rows, self._make_batch
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flaxen.data.corpus import StoppedError, check_kind
+from flaxen.data.corpus import check_kind
 from flaxen.data.lines import JsonLines
+from flaxen.data.stopping import ShouldStop, check_stop, never
 
 Method = Literal["supervised", "dpo"]
 
@@ -28,7 +28,7 @@ def validate_file(
     *,
     max_errors: int = 20,
     max_record_bytes: int = 16 * 1024 * 1024,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = never,
 ) -> Validation:
     """Checks each line of a JSON lines file, whatever its name ends in.
 
@@ -49,8 +49,7 @@ def validate_file(
     source = JsonLines(path, max_record_bytes)
     errors = list(source.errors)
     for index in range(len(source)):
-        if should_stop():
-            raise StoppedError
+        check_stop(should_stop)
         try:
             check_kind(source.record(index, "auto"), pairs=method == "dpo")
         except ValueError as error:

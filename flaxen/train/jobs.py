@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import jax
 
-from flaxen.data.corpus import StoppedError
+from flaxen.data.stopping import StoppedError
 from flaxen.models.model import Model
 from flaxen.train.dpo import dpo
 from flaxen.train.fingerprint import check_unchanged, to_json

@@ -44,7 +44,11 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
             config = DataConfig(files=(file,), sequence_length=length, seed=spec.seed)
             corpus = Corpus(
                 config,
-                Encoder(base.tokenizer, vocab_size=base.model.vocab_size),
+                Encoder(
+                    base.tokenizer,
+                    vocab_size=base.model.vocab_size,
+                    should_stop=should_stop,
+                ),
                 pairs=spec.method == "dpo",
                 store=TokenStore(directory=spec.directory),
                 should_stop=should_stop,

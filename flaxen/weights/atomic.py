@@ -31,9 +31,16 @@ def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[P
         filling = beside / "new"
         filling.mkdir()
         yield filling
+        _check_free(directory, replaces)  # anew: filling it may have taken long
+        old = beside / "old"
         if directory.exists():
-            directory.rename(beside / "old")
-        filling.rename(directory)
+            directory.rename(old)
+        try:
+            filling.rename(directory)
+        except OSError:
+            if old.exists():
+                old.rename(directory)
+            raise
     finally:
         shutil.rmtree(beside)
 

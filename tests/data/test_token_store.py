@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxen.data.config import DataConfig
-from flaxen.data.corpus import Corpus, StoppedError
+from flaxen.data.corpus import Corpus
 from flaxen.data.encode import Encoder, TokenSequence
 from flaxen.data.iterate import batches_of, open_data
+from flaxen.data.stopping import StoppedError
 from flaxen.data.token_store import TokenStore
 from flaxen.data.validate import validate_file
 from tests.data.tiny_text import TOKENIZER, write_jsonl
@@ -124,3 +125,16 @@ def test_it_stops_before_each_record(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):  # while they are validated
         validate_file(file, "supervised", should_stop=stop_at(4))
     assert num_asked == 4
+
+
+def test_it_stops_within_a_long_chat(tmp_path: Path) -> None:
+    messages = [{"role": role, "content": "x"} for _ in range(50) for role in ("user", "assistant")]
+    file = write_jsonl(tmp_path / "a.jsonl", [{"messages": messages}])
+    config = DataConfig(files=(file,), sequence_length=1000)
+    tokenizer: Any = Counting()
+    encoder = Encoder(tokenizer, should_stop=lambda: tokenizer.num_encoded >= 7)
+    corpus = Corpus(config, encoder, pairs=False)
+    with pytest.raises(StoppedError):
+        corpus.sequences(0)
+    assert tokenizer.num_encoded == 7
+    corpus.close()
