@@ -16,13 +16,13 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import Generation
 from flaxen.server.logprobs import chat_logprobs, prompt_logprobs
-from flaxen.server.prompts import Prompt, chat_prompt, fit_max_tokens
+from flaxen.server.prompts import Prompt, asked_max_tokens, chat_prompt, fit_max_tokens
 from flaxen.server.sampling import (
     check_logprobs,
     sampling_params,
     stream_options,
 )
-from flaxen.server.schema import ChatBody, CommonBody, StreamOptions, parse_two, shorten
+from flaxen.server.schema import ChatBody, CommonBody, StreamOptions, parse_two
 from flaxen.server.sse import EventStream, unless_disconnected
 from flaxen.server.wire import (
     Answer,
@@ -105,13 +105,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         raise invalid("top_logprobs needs logprobs=true", "top_logprobs")
     if common.stream and common.prompt_logprobs is not None:
         raise invalid("prompt_logprobs can't be streamed: set stream=false", "prompt_logprobs")
-    asked, newer = body.max_tokens, body.max_completion_tokens
-    if asked is not None and newer is not None and asked != newer:
-        raise invalid(
-            f"max_completion_tokens ({shorten(newer)}) and max_tokens ({shorten(asked)}) mean the "
-            "same and differ: send one of them",
-            "max_completion_tokens",
-        )
+    asked, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
     prompt = await chat_prompt(
         body.messages,
         add_generation_prompt=body.add_generation_prompt is not False,
@@ -124,10 +118,10 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         context,
         max_tokens=fit_max_tokens(
             prompt,
-            asked if newer is None else newer,
+            asked,
             None,
             context,
-            field="max_tokens" if newer is None else "max_completion_tokens",
+            field=field,
             prompt_field="messages",
         ),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

@@ -16,7 +16,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import Generation
 from flaxen.server.logprobs import completion_logprobs, prompt_logprobs
-from flaxen.server.prompts import Prompt, fit_max_tokens, read_prompts
+from flaxen.server.prompts import Prompt, asked_max_tokens, fit_max_tokens, read_prompts
 from flaxen.server.sampling import (
     check_logprobs,
     sampling_params,
@@ -52,12 +52,8 @@ class _Job:
     samplings: list[SamplingParams]
     envelope: Envelope
     adapter: str | None
+    only_scores: bool  # the prompt is wanted back, and nothing after it
     context: Context
-
-    @property
-    def only_scores(self) -> bool:
-        """The prompt is wanted back, and nothing after it."""
-        return self.body.max_tokens == 0
 
     def usage(self) -> Usage:
         return Usage(num_prompt=sum(len(prompt.token_ids) for prompt in self.prompts))
@@ -95,8 +91,9 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
     check_logprobs(body.logprobs, "logprobs", context)
     check_logprobs(common.prompt_logprobs, "prompt_logprobs", context)
     n = 1 if common.n is None else common.n
-    if body.max_tokens == 0 and not body.echo:
-        raise invalid("max_tokens must be at least 1 without echo=true, got 0", "max_tokens")
+    asked, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
+    if asked == 0 and not body.echo:
+        raise invalid(f"{field} must be at least 1 without echo=true, got 0", field)
     if common.stream and common.prompt_logprobs is not None:
         raise invalid("prompt_logprobs can't be streamed: set stream=false", "prompt_logprobs")
     if common.stream and body.echo and body.logprobs is not None and n > 1:
@@ -105,7 +102,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
     prompts = await read_prompts(
         body.prompt, add_special_tokens=body.add_special_tokens is not False, context=context
     )
-    default = None if "max_tokens" in body.model_fields_set else _DEFAULT_MAX_TOKENS
+    default = None if field in body.model_fields_set else _DEFAULT_MAX_TOKENS
     samplings = [
         sampling_params(
             common,
@@ -113,10 +110,10 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
             # The engine always samples a token: one that only scores is dropped in _without_output.
             max_tokens=fit_max_tokens(
                 prompt,
-                1 if body.max_tokens == 0 else body.max_tokens,
+                1 if asked == 0 else asked,
                 default,
                 context,
-                field="max_tokens",
+                field=field,
                 prompt_field="prompt",
             ),
             logprobs=body.logprobs,
@@ -133,6 +130,7 @@ async def _parse(context: Context, http: HttpRequest) -> _Job:
         samplings=samplings,
         envelope=envelope,
         adapter=adapter,
+        only_scores=asked == 0,
         context=context,
     )
 

@@ -49,6 +49,8 @@ def _is_text_format(value: Any) -> bool:
 
 
 _NO_TOOLS = "tool calls are not supported yet"
+# The same of messages: a template that shows calls decides itself how.
+NO_TOOLS = f"{_NO_TOOLS} where the model's chat template does not show them"
 _NO_STRUCTURE = "structured output is not supported yet: only {'type': 'text'} is"
 _NO_BEAMS = "beam search is not supported"
 _NO_PLUGINS = "the server runs nothing that a request names"
@@ -122,28 +124,45 @@ CHAT = {
     "media_io_kwargs": _Idle(_empty, _TEXT_ONLY),
 }
 
-TOKENIZE = {name: CHAT[name] for name in ("tools", "continue_final_message", "mm_processor_kwargs")}
+TOKENIZE = {
+    name: CHAT[name]
+    for name in ("tools", "continue_final_message", "mm_processor_kwargs", "media_io_kwargs")
+}
 
 STREAM_OPTIONS = {
     "include_obfuscation": _Idle(_bool(False), "this server does not pad its events"),
 }
 
-# Histories that were written by other servers hold what those had put into their answers.
+# Histories that were written by other servers hold what those had put into their answers, and what
+# clients noted beside it.
+_NOT_THIS_ROLE = "only a message of role 'assistant' has it"
 MESSAGE = {
-    "tool_calls": _Idle(_empty, _NO_TOOLS),
-    "tool_call_id": _Idle(_never, _NO_TOOLS),
-    "function_call": _Idle(_never, _NO_TOOLS),
+    "type": _Idle(_one_of("text", "message"), "a message has no other type"),
+    "id": _Idle(_is(str), "it must be a string"),
+    "tool_calls": _Idle(_empty, f"{_NOT_THIS_ROLE}, and {NO_TOOLS}"),
+    "tool_call_id": _Idle(_never, f"only a message of role 'tool' has it, and {NO_TOOLS}"),
+    "function_call": _Idle(_never, "it was replaced by tool_calls: send a list of calls there"),
     "refusal": _Idle(_empty, "a refusal is a message's content here"),
     "audio": _Idle(_never, _TEXT_ONLY),
     "annotations": _Idle(_empty, _TEXT_ONLY),
     "cache_control": _CACHE_CONTROL,
-    "reasoning": _Idle(_empty, "thoughts are part of a message's content here"),
-    "reasoning_content": _Idle(_empty, "thoughts are part of a message's content here"),
+    "reasoning": _Idle(_empty, _NOT_THIS_ROLE),
+    "reasoning_content": _Idle(_empty, _NOT_THIS_ROLE),
+    # Copies of the thoughts in another server's own form; templates know `reasoning_content`.
+    "reasoning_details": _Idle(_is(list), "it must be a list"),
+    "thinking_blocks": _Idle(_is(list), "it must be a list"),
+    "provider_specific_fields": _Idle(_is(dict), "it must be an object"),
+    "prefix": _Idle(_bool(False), "it is not supported; /v1/completions continues any text"),
+    "partial": _Idle(_bool(False), "it is not supported; /v1/completions continues any text"),
 }
 
 PART = {
+    "id": _Idle(_is(str), "it must be a string"),
+    "index": _Idle(_is(int), "it must be a whole number"),
+    "logprobs": _Idle(_is(list), "it must be a list"),
     "cache_control": _CACHE_CONTROL,
     "annotations": _Idle(_empty, _TEXT_ONLY),
+    "citations": _Idle(_empty, _TEXT_ONLY),
 }
 
 

@@ -1,6 +1,7 @@
 """Chat messages as sent -> the plain messages that a chat template renders.
 
-Knows: roles and content parts. Deliberately does not know templates or tokens.
+Knows: roles, content parts, and what an assistant's message may hold beside its content.
+Deliberately does not know templates or tokens.
 """
 
 from __future__ import annotations
@@ -8,12 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.idle import MESSAGE, PART, drop_idle_inside
+from flaxen.server.idle import MESSAGE, NO_TOOLS, PART, drop_idle_inside
 from flaxen.server.schema import shorten
+from flaxen.text.tool_calls import read_tool_calls
 
 # `developer` is OpenAI's newer name for `system`; templates know only the older one.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _FIELDS = ("role", "content", "name")
+# What only some roles have; the template decides what it shows of it.
+_MORE_FIELDS = {
+    "assistant": ("reasoning", "reasoning_content", "tool_calls"),
+    "tool": ("tool_call_id",),
+}
+_TOOL_FIELDS = ("tool_calls", "tool_call_id")
+# Which field holds a part's text: histories of the Responses API call their parts otherwise.
+_TEXT_OF_PART = {
+    "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal",
+}  # fmt: skip
 _PARTS_A_MESSAGE = 4  # that the limit of messages allows on the average
 
 
@@ -41,55 +53,71 @@ def check_size(messages: list[Any], max_messages: int) -> None:
         )
 
 
-def read_messages(messages: list[Any]) -> list[dict[str, Any]]:
-    """Checks the messages; a content is a string or a list of text parts, as it was sent. An
-    assistant's may be None.
+def read_messages(messages: list[Any], *, with_tools: bool = False) -> list[dict[str, Any]]:
+    """Checks the messages; a content is a string or a list of text parts. An assistant's may be
+    None.
+
+    Args:
+      messages: as they were sent.
+      with_tools: the template shows tool calls, so messages may hold them and their results.
 
     Raises:
       ApiError: 400 with the wrong place as its param.
     """
     if not messages:
         raise invalid("messages must hold at least one message, got none", "messages")
-    return [_read_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return [_read_message(each, f"messages[{i}]", with_tools) for i, each in enumerate(messages)]
 
 
-def _read_message(message: Any, where: str) -> dict[str, Any]:
+def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise invalid(
             f"{where} must be an object with role and content, got {shorten(message)}",
             where,
             "invalid_type",
         )
-    fields = drop_idle_inside(message, MESSAGE, f"{where}.")
-    for field in fields:
-        if field not in _FIELDS:
-            param = f"{where}.{field[:80]}"
+    role = message.get("role")
+    more = _MORE_FIELDS.get(role, ()) if isinstance(role, str) else ()
+    known = (*_FIELDS, *(name for name in more if with_tools or name not in _TOOL_FIELDS))
+    idle = {name: rule for name, rule in MESSAGE.items() if name not in known}
+    fields = drop_idle_inside(message, idle, f"{where}.")
+    for name in fields:
+        if name not in known:
+            param = f"{where}.{name[:80]}"
             raise invalid(
-                f"unknown field {param!r}: a message has {', '.join(_FIELDS)}",
+                f"unknown field {param!r}: a message has {', '.join(known)}",
                 param,
                 "unknown_parameter",
             )
-    role = fields.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise invalid(
-            f"{where}.role must be one of {', '.join(_ROLES)}, got {shorten(role)}"
-            + (": tool calls are not supported yet" if role in ("tool", "function") else ""),
-            f"{where}.role",
-        )
-    content = fields.get("content")
+    read: dict[str, Any] = {"role": _read_role(role, f"{where}.role", with_tools)}
+    content = fields.pop("content", None)
     if content is not None or role != "assistant":  # an answer may have had no text
         content = _read_content(content, f"{where}.content")
-    read = {"role": _ROLES[role], "content": content}
-    name = fields.get("name")
-    if name is not None:
-        if not isinstance(name, str):
-            raise invalid(
-                f"{where}.name must be a string, got {shorten(name)}",
-                f"{where}.name",
-                "invalid_type",
-            )
-        read["name"] = name
-    return read
+    calls = fields.pop("tool_calls", None)
+    if calls:
+        try:
+            read["tool_calls"] = read_tool_calls(calls, f"{where}.tool_calls")
+        except ValueError as error:
+            raise invalid(str(error), f"{where}.tool_calls") from None
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            param = f"{where}.{name}"
+            raise invalid(f"{param} must be a string, got {shorten(value)}", param, "invalid_type")
+    return fields | read | {"content": content}
+
+
+def _read_role(role: Any, where: str, with_tools: bool) -> str:
+    if role == "tool" and with_tools:
+        return "tool"
+    if not isinstance(role, str) or role not in _ROLES:
+        known = (*_ROLES, "tool") if with_tools else _ROLES
+        is_tool = role in ("tool", "function") and not with_tools
+        raise invalid(
+            f"{where} must be one of {', '.join(known)}, got {shorten(role)}"
+            + (f": {NO_TOOLS}" if is_tool else ""),
+            where,
+        )
+    return _ROLES[role]
 
 
 def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
@@ -105,22 +133,24 @@ def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
 
 
 def _read_part(part: Any, where: str) -> dict[str, Any]:
+    """Checks a part; returns it as a part of type "text"."""
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
+    if not isinstance(kind, str) or kind not in _TEXT_OF_PART:
         raise invalid(
             f"{where} must be a part of type 'text', the only kind the model reads, got "
             f"{shorten(kind if isinstance(part, dict) else part)}",
             where,
         )
+    name = _TEXT_OF_PART[kind]
     fields = drop_idle_inside(part, PART, f"{where}.")
-    if not isinstance(fields.get("text"), str):
-        raise invalid(f"{where} must hold type and text (a string), got {shorten(part)}", where)
+    if not isinstance(fields.get(name), str):
+        raise invalid(f"{where} must hold type and {name} (a string), got {shorten(part)}", where)
     for field in fields:
-        if field not in ("type", "text"):
+        if field not in ("type", name):
             param = f"{where}.{field[:80]}"
             raise invalid(
-                f"unknown field {param!r}: a text part has type and text",
+                f"unknown field {param!r}: a text part has type and {name}",
                 param,
                 "unknown_parameter",
             )
-    return fields
+    return {"type": "text", "text": fields[name]}

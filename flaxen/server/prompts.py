@@ -17,6 +17,7 @@ from flaxen.server.messages import check_size, read_messages
 from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import shorten, whole
 from flaxen.text.chat import RESERVED_VARIABLES
+from flaxen.text.tool_calls import shows_tool_calls
 
 # More characters, in all, are tokenized in a thread: they would hold up every stream.
 _LONG_TEXT = 20_000
@@ -106,7 +107,7 @@ async def chat_prompt(
             )
     check_size(messages, context.config.max_messages)
     text = await template.render(
-        read_messages(messages),
+        read_messages(messages, with_tools=shows_tool_calls(context.tokenizer.chat_template)),
         add_generation_prompt=add_generation_prompt,
         variables=template_kwargs,
     )
@@ -136,6 +137,25 @@ async def encode(
     lane = context.long_texts if num_characters <= _HUGE_TEXT else context.huge_texts
     async with deadline("tokenizing the prompt", _TOKENIZE_S):
         return await lane.run(encode_all)
+
+
+def asked_max_tokens(
+    max_tokens: int | None, max_completion_tokens: int | None
+) -> tuple[int | None, str]:
+    """How many tokens a body asks for, and the name of the field that says so.
+
+    Raises:
+      ApiError: 400, the two fields differ.
+    """
+    if max_completion_tokens is None:
+        return max_tokens, "max_tokens"
+    if max_tokens is not None and max_tokens != max_completion_tokens:
+        raise invalid(
+            f"max_completion_tokens ({shorten(max_completion_tokens)}) and max_tokens "
+            f"({shorten(max_tokens)}) mean the same and differ: send one of them",
+            "max_completion_tokens",
+        )
+    return max_completion_tokens, "max_completion_tokens"
 
 
 def fit_max_tokens(

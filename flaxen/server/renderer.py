@@ -138,4 +138,7 @@ def _num_characters(messages: Sequence[Mapping[str, Any]], variables: Mapping[st
         content = message.get("content") or ""
         parts = content if isinstance(content, list) else [{"text": content}]
         total += sum(len(part["text"]) + 20 for part in parts)
+        total += len(message.get("reasoning_content") or message.get("reasoning") or "")
+        if calls := message.get("tool_calls"):
+            total += len(json.dumps(calls))
     return total

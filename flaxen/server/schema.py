@@ -84,6 +84,7 @@ class CompletionBody(BaseModel):
 
     prompt: Any  # its four forms are told apart in prompts.py
     max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None  # chat's name; some clients send both to both routes
     logprobs: Whole | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None

@@ -15,7 +15,9 @@ def template_message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     """Checks a message and copies it.
 
     A field that is null is left out: it was not given. The content of an assistant's message with
-    tool calls is None where it is null or missing, which is what templates test for.
+    tool calls is None where it is null or missing, which is what templates test for. Its thoughts
+    get both names that templates know for them, `reasoning` and `reasoning_content`. What a tool
+    answered is one text: few templates read it as a list of parts.
 
     Args:
       index: of the message, for errors.
@@ -34,6 +36,11 @@ def template_message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, Sequence) and not isinstance(content, str):
         _check_parts(content, f"messages[{index}].content")
         read["content"] = list(content)
+        if read["role"] == "tool":
+            read = joined_parts(read)
+    thoughts = read.get("reasoning_content", read.get("reasoning"))
+    if read["role"] == "assistant" and thoughts is not None:
+        read = {"reasoning": thoughts, "reasoning_content": thoughts} | read
     calls = read.pop("tool_calls", None)
     if calls is not None and (calls := read_tool_calls(calls, f"messages[{index}].tool_calls")):
         read = {**read, "content": read.get("content"), "tool_calls": calls}

@@ -12,6 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def shows_tool_calls(template: str | None) -> bool:
+    """Whether a chat template looks at the tool calls of messages at all, by its source."""
+    return template is not None and "tool_calls" in template
+
+
 def read_tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
     """Copies tool calls, with the arguments of each as an object.
 
@@ -46,6 +51,13 @@ def _arguments(value: object, where: str) -> Mapping[str, Any]:
     if isinstance(value, str):
         try:
             found = json.loads(value)
+            if "\\u" in value:  # perhaps half of a surrogate pair, which is no text
+                json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{where} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text: "
+                f"send the whole pair or leave it out; got {_show(value)}"
+            ) from None
         except ValueError as error:
             raise ValueError(
                 f"{where} is not valid JSON: {error}; it must be a JSON object, got {_show(value)}"

@@ -64,6 +64,7 @@ ONLY_CHAT = [
 ]  # fmt: skip
 ONLY_COMPLETIONS: list[dict[str, Any]] = [
     {"suffix": ""}, {"messages": None}, {"tools": None}, {"prompt_embeds": None}, {"echo": False},
+    {"max_completion_tokens": 4}, {"max_completion_tokens": 4.0, "max_tokens": None},
 ]  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def read_fields(path: str, fields: dict[str, Any]) -> None:
         read_common(common, logprobs=body.logprobs, max_tokens=body.max_tokens)
     else:
         chat, common = parse_two(ChatBody, idle.drop_idle_fields(fields, idle.CHAT))
-        read_messages(chat.messages)
+        read_messages(chat.messages, with_tools=bool(chat.add_generation_prompt))
         read_common(common, logprobs=chat.top_logprobs, max_tokens=chat.max_completion_tokens)
 
 

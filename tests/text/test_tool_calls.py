@@ -62,6 +62,7 @@ def test_a_call_without_arguments_has_an_empty_object(arguments: Any) -> None:
         ([{"id": "1"}], r"tool_calls\[0\].function must be an object with a name, got None"),
         ([call("{city}")], r"\[0\].function.arguments is not valid JSON: .*, got '{city}'"),
         ([call("[" * 100_000)], "arguments is not valid JSON: it is nested too deeply"),
+        ([call('{"a": "\\ud800"}')], r"\[0\].function.arguments holds half of a surrogate pair"),
         ([call("[1]")], r"\[0\].function.arguments must be a JSON object, got '\[1\]'"),
         ([call(3)], r"\[0\].function.arguments must be a JSON object, got 3"),
     ],
@@ -119,3 +120,22 @@ def test_a_template_that_adds_arguments_to_a_text_gets_them_as_json() -> None:
     assert rendered(source, message) == f"weather({JSON})"
     with pytest.raises(ValueError, match=r"^no calls$"):
         rendered("{{ raise_exception('no calls') }}", message)
+
+
+def test_thoughts_have_both_names_that_templates_know() -> None:
+    source = "{% for m in messages %}{{ m.reasoning }}|{{ m.reasoning_content }};{% endfor %}"
+    messages = [
+        {"role": "assistant", "content": "a", **thoughts}
+        for thoughts in ({"reasoning": "x"}, {"reasoning_content": "y"}, {})
+    ]
+    assert rendered(source, *messages) == "x|x;y|y;|;"
+
+
+def test_what_a_tool_answered_is_one_text() -> None:
+    source = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}"
+        "{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %};{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    answers = [{"role": role, "content": parts} for role in ("user", "tool")]
+    assert rendered(source, *answers) == "ab;a\nb;"
