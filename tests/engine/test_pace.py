@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -61,6 +63,26 @@ def test_it_follows_a_machine_that_slows_down() -> None:
         for num_tokens in (8, 120):
             time.observe(num_tokens, 0, 5 * (FIXED_S + num_tokens * TOKEN_S))
     assert time.token_s == pytest.approx(5 * TOKEN_S, rel=0.1)
+
+
+def test_a_day_of_decoding_does_not_change_what_prompts_are_thought_to_cost() -> None:
+    noise = random.Random(0)
+    time = StepTime()
+    told(time)
+    for _ in range(20_000):
+        time.observe(12, 0, (FIXED_S + 12 * TOKEN_S) * math.exp(noise.gauss(0, 0.1)))
+    assert time.token_s == pytest.approx(TOKEN_S, rel=0.25)
+    assert time.scored_s == pytest.approx(SCORED_S, rel=0.25)
+
+
+def test_steps_that_were_compiled_are_forgotten() -> None:
+    time = StepTime()
+    for num_tokens in (128, 1, 300, 16, 64, 512, 20):
+        time.observe(num_tokens, 0, 5.0)
+    for _ in range(15):
+        for num_tokens in (12, 60):
+            time.observe(num_tokens, 0, FIXED_S + num_tokens * TOKEN_S)
+    assert time.fixed_s + 12 * time.token_s == pytest.approx(FIXED_S + 12 * TOKEN_S, rel=0.1)
 
 
 @pytest.mark.parametrize(
