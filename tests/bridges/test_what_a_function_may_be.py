@@ -89,6 +89,16 @@ class Output:
 
 
 jax.tree_util.register_dataclass(Output, ["logits", "loss"], [])
+
+
+@dataclasses.dataclass
+class Unknown:
+    """Of no kind that JAX knows."""
+
+    logits: Any
+    name: str = "output"
+
+
 Pair = namedtuple("Pair", ["loss", "logits"])
 
 _TAKEN = {
@@ -98,6 +108,8 @@ _TAKEN = {
     "dict": lambda logits: {"loss": jnp.ones(()), "logits": logits},
     "ordered": lambda logits: OrderedDict(logits=logits),
     "dataclass": lambda logits: Output(logits),
+    "object": lambda logits: Unknown(logits),
+    "beside a text": lambda logits: {"logits": logits, "name": "output"},
     "namedtuple": lambda logits: Pair(0.0, logits),
 }
 
@@ -293,10 +305,10 @@ class Module(nnx.Module):
         self.places = nnx.Embed(ROWS, DIM, rngs=rngs)
         self.head = nnx.Linear(DIM, VOCAB, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, positions: jax.Array) -> Unknown:
         x = self.embed(tokens) + self.places(positions)
         heads = x[..., None, :]
-        return self.head(x + flaxen.attend(heads, heads, heads)[..., 0, :])
+        return Unknown(self.head(x + flaxen.attend(heads, heads, heads)[..., 0, :]))
 
 
 def test_a_module_with_a_new_head_and_its_table() -> None:

@@ -78,7 +78,8 @@ def from_function(
         params,
         max_position=max_position,
     )
-    check_served(model, params, jax.jit(function), name=name)
+    whole = jax.jit(lambda *call: logits_of(function(*call)))
+    check_served(model, params, whole, name=name)
     return model
 
 

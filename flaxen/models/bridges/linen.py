@@ -16,7 +16,7 @@ from flax.core import unfreeze
 from flaxen.models.bridges.attention_fn import attention_fn
 from flaxen.models.bridges.check import check_served
 from flaxen.models.bridges.function import NoAttentionError, from_apply
-from flaxen.models.bridges.signature import keywords
+from flaxen.models.bridges.signature import keywords, logits_of
 from flaxen.models.model import Model, Params
 
 _PARAMS = "params"
@@ -73,7 +73,9 @@ def from_linen(
         model,
         params,
         jax.jit(
-            lambda params, tokens, positions: _apply(module, False, params, tokens, positions, None)
+            lambda params, tokens, positions: logits_of(
+                _apply(module, False, params, tokens, positions, None)
+            )
         ),
         name=type(module).__name__,
     )

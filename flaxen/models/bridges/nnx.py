@@ -14,7 +14,7 @@ from flax import nnx
 from flaxen.models.bridges.attention_fn import attention_fn
 from flaxen.models.bridges.check import check_served
 from flaxen.models.bridges.function import NoAttentionError, from_apply
-from flaxen.models.bridges.signature import keywords
+from flaxen.models.bridges.signature import keywords, logits_of
 from flaxen.models.model import Model, Params
 
 _Path = tuple[Any, ...]
@@ -77,7 +77,7 @@ def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
     check_served(
         model,
         params,
-        jax.jit(lambda *call: apply_with((by_itself, None), *call, None)),
+        jax.jit(lambda *call: logits_of(apply_with((by_itself, None), *call, None))),
         name=type(module).__name__,
     )
     return model, params
