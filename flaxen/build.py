@@ -25,6 +25,7 @@ from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.text.bad_words import bad_word_ids
+from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
@@ -69,6 +70,8 @@ class EngineArgs:
     # Where a request's sampling comes from if it does not say: auto is the model's own
     # generation_config.json, vllm is none, else a directory with that file.
     generation_config: str = AUTO
+    # For all conversations: a file, Jinja, or the name of one of the model's own; None: its own.
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
@@ -164,7 +167,7 @@ def _build(
             packed=use_native,
             quantization=args.quantization,
         )
-        tokenizer = checkpoint.make_tokenizer()
+        tokenizer = with_template(checkpoint.make_tokenizer(), args.chat_template)
         params = loading.result()
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,

@@ -51,6 +51,7 @@ def chat(
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
     checkpoint: options.Checkpoint = None,
+    chat_template: options.ChatTemplate = None,
     max_model_len: options.MaxModelLen = None,
     kv_cache_size: options.KvCacheSize = None,
     threads: options.Threads = None,
@@ -70,10 +71,11 @@ def chat(
     if url is not None:
         formats, sizes = (dtype, impl, quantization), (max_model_len, kv_cache_size, threads)
         is_default = formats == ("auto", "auto", "auto") and sizes == (None, None, None)
-        if not is_default or checkpoint is not None:
+        if not is_default or checkpoint is not None or chat_template is not None:
             raise ValueError(
-                "--dtype, --impl, --quantization, --checkpoint, --max-model-len, --kv-cache-size "
-                "and --threads are the server's to choose: leave them out with --url"
+                "--dtype, --impl, --quantization, --checkpoint, --chat-template, --max-model-len, "
+                "--kv-cache-size and --threads are the server's to choose: leave them out with "
+                "--url"
             )
         model, answer = http_answer(url, model, api_key, sampling)
     elif model is None:
@@ -92,6 +94,7 @@ def chat(
             max_model_len=max_model_len,
             kv_cache_bytes=kv_cache_size,
             max_num_seqs=1,
+            chat_template=chat_template,
             seed=secrets.randbits(62),  # of the answers without --sampling-seed
             offline=offline,
         )

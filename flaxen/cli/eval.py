@@ -90,6 +90,7 @@ def evaluate(
     impl: options.Impl = "auto",
     quantization: options.Quantization = "auto",
     checkpoint: options.Checkpoint = None,
+    chat_template: options.ChatTemplate = None,
     threads: options.Threads = None,
     compile_cache: options.CompileCache = None,
     offline: options.Offline = False,
@@ -111,6 +112,7 @@ def evaluate(
         impl=impl,
         quantization=quantization,
         offline=offline,
+        chat_template=chat_template,
     )
 
     from flaxen.build import open_model
@@ -201,9 +203,11 @@ def _load(
 ) -> _Subject:
     from flaxen.build import compute_dtype
     from flaxen.kernels import native
+    from flaxen.text.given_template import with_template
     from flaxen.train.evaluate import make_score
     from flaxen.weights.peft import load_adapter
 
+    tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
     packed = native.is_enabled()
     params = opened.load_params(
@@ -213,7 +217,7 @@ def _load(
         quantization=args.quantization,
     )
     score = make_score(opened.model, params, beside)
-    return _Subject(model=opened.model, tokenizer=opened.make_tokenizer(), score=score)
+    return _Subject(model=opened.model, tokenizer=tokenizer, score=score)
 
 
 def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:

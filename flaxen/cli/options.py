@@ -258,6 +258,16 @@ GenerationConfig = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|JINJA|NAME",
+        help="Chat template in place of the model's own: a file, Jinja in one line, or the name of "
+        "one of the model's.",
+        show_default="the model's own",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 MaxTokens = Annotated[
     int,
     typer.Option(min=1, help="Most tokens of an answer.", rich_help_panel=SAMPLING_PANEL),
@@ -304,10 +314,14 @@ def engine_args(model: str, compile_cache: Path | None, **options: Any) -> Engin
     Compiled programs are kept from here on, for the whole process.
 
     Raises:
-      ValueError: a value is out of its range.
+      ValueError: a value is out of its range, or the chat template is not valid.
+      OSError: its file can't be read.
     """
     from flaxen.build import EngineArgs, use_compile_cache
+    from flaxen.text.given_template import read_template
 
+    if (given := options.get("chat_template")) is not None:
+        options["chat_template"] = read_template(given)
     use_compile_cache(compile_cache or default_cache())
     return EngineArgs(
         model=model,

@@ -183,6 +183,7 @@ def serve(
     compile_size: options.CompileSize = None,
     offline: options.Offline = False,
     generation_config: options.GenerationConfig = "auto",
+    chat_template: options.ChatTemplate = None,
     enable_lora: options.EnableLora = False,
     max_loras: options.MaxLoras = 8,
     max_lora_rank: options.MaxLoraRank = 16,
@@ -266,6 +267,7 @@ def serve(
         compile_sizes=tuple(compile_size or ()),
         offline=offline,
         generation_config=generation_config,
+        chat_template=chat_template,
     )
     cpu = set_up_cpu(threads)
 

@@ -48,6 +48,15 @@ def train(
         str | None,
         _option("full (all parameters), lora (an adapter) or dpo (an adapter, by pairs)."),
     ] = None,
+    chat_template: Annotated[
+        str | None,
+        _option(
+            "Chat template in place of the model's own: a file, Jinja in one line, or the name of "
+            "one of the model's. Serve the result with the same.",
+            options.MODEL_PANEL,
+            metavar="FILE|JINJA|NAME",
+        ),
+    ] = None,
     from_scratch: Annotated[
         bool | None,
         typer.Option(
@@ -108,6 +117,7 @@ def train(
         "data.files": None if data is None else [str(path) for path in data],
         "output_dir": None if output_dir is None else str(output_dir),
         "method": method,
+        "chat_template": chat_template,
         "from_scratch": from_scratch,
         "num_steps": num_steps,
         "data.batch_size": batch_size,

@@ -23,6 +23,7 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import find_family
 from flaxen.models.model import Model, Params
+from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.train.config import TrainConfig
 from flaxen.train.full import initial_params
@@ -75,7 +76,7 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
                 f"from_scratch is for models in files: {name} gives its own first parameters, so "
                 "a definition that starts at random is trained as it is. Leave from_scratch out"
             )
-        return _of_source(definition, None)
+        return _of_source(definition, None, config.chat_template)
     path = resolve(name, offline=offline)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
@@ -83,7 +84,7 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
         return Subject(
             name=path.name,
             model=decoder(decoder_config),
-            tokenizer=Tokenizer.from_directory(path),
+            tokenizer=with_template(Tokenizer.from_directory(path), config.chat_template),
             source=None,
             path=path,
             config=decoder_config,
@@ -94,14 +95,16 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
             f"{name} runs through transformers' own class, of which flaxen train trains adapters "
             "only: use method lora, or train it in Python by flaxen.from_transformers"
         )
-    return _of_source(source, path)
+    return _of_source(source, path, config.chat_template)
 
 
-def _of_source(source: Checkpoint | Definition, path: Path | None) -> Subject:
+def _of_source(
+    source: Checkpoint | Definition, path: Path | None, chat_template: str | None
+) -> Subject:
     return Subject(
         name=source.name,
         model=source.model,
-        tokenizer=source.make_tokenizer(),
+        tokenizer=with_template(source.make_tokenizer(), chat_template),
         source=source,
         path=path,
         config=source.config if isinstance(source, Checkpoint) else None,
@@ -172,7 +175,12 @@ def write_results(
         return
     assert subject.config is not None
     export_huggingface(
-        path, subject.config, state.params, dtype=dtype.name, tokenizer_of=subject.path
+        path,
+        subject.config,
+        state.params,
+        dtype=dtype.name,
+        tokenizer_of=subject.path,
+        chat_template=subject.tokenizer.chat_template if config.chat_template else None,
     )
 
 

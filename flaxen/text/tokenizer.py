@@ -79,14 +79,22 @@ class Tokenizer:
     def with_chat_template(self, template: str) -> Tokenizer:
         """The same tokenizer with another chat template, whose end of a turn ends answers too.
 
+        It takes the place of all templates, also of one for tools.
+
         Args:
           template: Jinja, or the name of one of `named_templates`.
         """
         source = self.named_templates.get(template, template)
         turn_end = find_turn_end(self._backend, source, self.special_tokens)
         ids = self.eos_token_ids if turn_end is None else (*self.eos_token_ids, turn_end)
-        parts = replace(self._parts, chat_template=source, eos_token_ids=tuple(dict.fromkeys(ids)))
-        return Tokenizer(parts)
+        return Tokenizer(
+            replace(
+                self._parts,
+                chat_template=source,
+                named_templates={},
+                eos_token_ids=tuple(dict.fromkeys(ids)),
+            )
+        )
 
     @property
     def bos_token(self) -> str | None:

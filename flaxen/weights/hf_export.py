@@ -45,6 +45,7 @@ def export_huggingface(
     dtype: str | None = None,
     adapter: Adapter | None = None,
     tokenizer_of: Path | None = None,
+    chat_template: str | None = None,
     max_shard_bytes: int = _MAX_SHARD_BYTES,
 ) -> None:
     """Writes config.json, the weights as safetensors and the tokenizer, whole or not at all.
@@ -56,6 +57,7 @@ def export_huggingface(
       dtype: of the file's tensors: float32, bfloat16 or float16; None is that of the norms.
       adapter: merged into the weights, before they are rounded.
       tokenizer_of: the directory or .gguf file that the model came from; None writes no tokenizer.
+      chat_template: Jinja to write beside it, which counts before the tokenizer's own.
       max_shard_bytes: of one file's tensors; larger ones have a file of their own.
 
     Raises:
@@ -72,6 +74,8 @@ def export_huggingface(
     with new_directory(directory) as filling:
         if tokenizer_of is not None:
             fields |= write_tokenizer(filling, tokenizer_of)
+        if chat_template is not None:
+            (filling / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
         _write_json(filling / "config.json", fields)
         _write_tensors(filling, tensors, max_shard_bytes)
 

@@ -109,6 +109,18 @@ def test_multiple_choice_with_an_adapter(
     assert abs(adapted["loss"] - base["loss"]) > 0.01
 
 
+def test_a_chat_template_is_given(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
+    file = write_jsonl(tmp_path / "a.jsonl", [{"messages": messages}])
+    template = "{% for m in messages %}{{ m.content }}.{% endfor %}"
+    result = evaluate(capsys, model, "-d", file, "--chat-template", template)
+    expected = loss_by_hand(model, "ab.cd.")[2:]
+    assert result["num_tokens"] == len(expected) == 3
+    assert result["loss"] == pytest.approx(np.mean(expected), abs=1e-4)
+
+
 def test_bad_records_are_skipped_as_asked(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -156,6 +156,49 @@ def test_several_adapters_learn_from_pairs(
         load_adapter(output / f"adapter-{index}", open_checkpoint(model).model)
 
 
+def test_a_chat_template_is_given_and_goes_with_the_model(
+    model: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    chats = tmp_path / "chats.jsonl"
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    chats.write_text(json.dumps({"messages": messages}))
+    options = ("--method", "full", "--num-steps", 1)
+    assert train(model, chats, tmp_path / "none", compile_cache, *options) == 2
+    assert f"{chats}:1: the model has no chat template" in capsys.readouterr().err
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    file = tmp_path / "chat.jinja"
+    file.write_text(template)
+    for number, given in enumerate((file, template)):
+        output = tmp_path / str(number)
+        assert train(model, chats, output, compile_cache, *options, "--chat-template", given) == 0
+        assert open_checkpoint(output / "model").make_tokenizer().chat_template == template
+    given = ("--chat-template", tmp_path / "missing")
+    assert train(model, chats, tmp_path / "other", compile_cache, *options, *given) == 2
+    assert "missing' is no file, has no Jinja in it" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_tokens_that_the_model_does_not_know_are_named(
+    model: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in model.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    vocab_size = open_checkpoint(model).model.vocab_size
+    backend = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    backend.add_tokens([f"<{i}>" for i in range(vocab_size)])
+    backend.save(str(other / "tokenizer.json"))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(f'{{"text": "a cat"}}\n{{"text": "a <{vocab_size - 1}> cat"}}')
+    message = f"{texts}:2: the token '<{vocab_size - 1}>' has the id "
+    assert train(other, texts, tmp_path / "out", compile_cache) == 2
+    assert message in capsys.readouterr().err
+    arguments = ["eval", other, "--data", texts, "--compile-cache", compile_cache]
+    assert main(list(map(str, arguments))) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_skipped_and_cut_records_are_counted_and_named(
     model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
 ) -> None:
