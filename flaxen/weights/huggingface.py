@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from flaxen.weights.tensor import StoredTensor, read_bytes
 from flaxen.weights.weight_files import INDEX, find_weights
 
-_DTYPES = {
+_DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -40,8 +41,14 @@ def architecture(fields: dict[str, Any]) -> str:
     return names[0]
 
 
-def read_tensors(directory: Path) -> dict[str, StoredTensor]:
+def read_tensors(
+    directory: Path, dtypes: Mapping[str, np.dtype] = _DTYPES
+) -> dict[str, StoredTensor]:
     """The tensors of all files of the weights, which stay on disk until they are read.
+
+    Args:
+      directory: as find_weights takes it.
+      dtypes: those that are supported, by safetensors' names.
 
     Raises:
       ValueError: as find_weights; or a file is damaged, lacks a tensor that the index names, or a
@@ -49,10 +56,10 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
     """
     names, shard_of = find_weights(directory)
     if shard_of is None:
-        return file_tensors(directory / names[0])
+        return file_tensors(directory / names[0], dtypes)
     tensors: dict[str, StoredTensor] = {}
     for shard in names:  # a tensor that the index does not list still belongs to the model
-        held = file_tensors(directory / shard)
+        held = file_tensors(directory / shard, dtypes)
         tensors |= {name: held[name] for name in held if shard_of.get(name, shard) == shard}
     for name, shard in shard_of.items():
         if name not in tensors:
@@ -62,8 +69,12 @@ def read_tensors(directory: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def file_tensors(path: Path) -> dict[str, StoredTensor]:
+def file_tensors(path: Path, dtypes: Mapping[str, np.dtype] = _DTYPES) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, which stay on disk until they are read.
+
+    Args:
+      path: of the file.
+      dtypes: those that are supported, by safetensors' names.
 
     Raises:
       ValueError: it is damaged, or a dtype is not supported.
@@ -72,25 +83,42 @@ def file_tensors(path: Path) -> dict[str, StoredTensor]:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
+        if _is_lfs_pointer(path):
+            raise ValueError(
+                f"{path} is a Git LFS pointer, which stands for the weights: run `git lfs pull`, "
+                "or download the file itself"
+            ) from None
         raise ValueError(f"{path} is truncated or damaged ({error}): download it again") from None
     # https://huggingface.co/docs/safetensors: the header's size, the header, then the tensors.
     header_bytes = int.from_bytes(read_bytes(path, 0, 8).tobytes(), "little")
     header = json.loads(read_bytes(path, 8, header_bytes).tobytes())
     return {
-        name: _tensor(path, 8 + header_bytes, name, fields)
+        name: _tensor(path, 8 + header_bytes, name, fields, dtypes)
         for name, fields in header.items()
         if name != "__metadata__"
     }
 
 
-def _tensor(path: Path, data_start: int, name: str, fields: dict[str, Any]) -> StoredTensor:
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(100)
+    return start.startswith(b"version ") and b"git-lfs" in start
+
+
+def _tensor(
+    path: Path,
+    data_start: int,
+    name: str,
+    fields: dict[str, Any],
+    dtypes: Mapping[str, np.dtype],
+) -> StoredTensor:
     shape = tuple(fields["shape"])
-    if fields["dtype"] not in _DTYPES:
+    if fields["dtype"] not in dtypes:
         raise ValueError(
             f"{path}: tensor {name} has dtype {fields['dtype']}, which is not supported: only "
-            f"{', '.join(_DTYPES)} are. Use the checkpoint before quantization"
+            f"{', '.join(dtypes)} are. Use the checkpoint before quantization"
         )
-    dtype = _DTYPES[fields["dtype"]]
+    dtype = dtypes[fields["dtype"]]
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     offset = data_start + fields["data_offsets"][0]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.torch_checkpoint import is_installed, open_torch
+from flaxen.weights.torch_checkpoint import is_installed, open_torch, torch_advice
 
 IMPLS = ("auto", "flaxen", "torch")
 
@@ -32,6 +32,4 @@ def open_files(path: Path, impl: str) -> Checkpoint | Definition:
     except UnknownFamilyError as error:
         if impl == "auto" and path.is_dir() and is_installed():
             return open_torch(path)
-        raise ValueError(
-            f"{error}; or run it through PyTorch: pip install 'flaxen[torch]', and impl=torch"
-        ) from None
+        raise ValueError(f"{error}{torch_advice(path)}") from None

@@ -9,6 +9,9 @@ import importlib.util
 from pathlib import Path
 
 from flaxen.weights.definition import Definition
+from flaxen.weights.huggingface import read_tensors
+from flaxen.weights.torch_config import check_runs_through_torch
+from flaxen.weights.weight_files import read_json
 
 
 def is_installed() -> bool:
@@ -16,34 +19,55 @@ def is_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "torchax", "transformers"))
 
 
+def torch_advice(path: Path) -> str:
+    """What to say of PyTorch where our own decoder does not know a family.
+
+    Args:
+      path: a GGUF file, or a directory with config.json.
+    """
+    if not path.is_dir():
+        return ""
+    try:
+        check_runs_through_torch(read_json(path / "config.json"))
+    except ValueError as error:
+        return f". Nor can it run through PyTorch: {error}"
+    return "; or run it through PyTorch: pip install 'flaxen[torch]', and impl=torch"
+
+
 def open_torch(path: Path) -> Definition:
-    """Loads a directory with config.json, weights and a tokenizer. No code from it is run.
+    """Loads a directory with config.json, safetensors and a tokenizer. No code from it is run.
 
     Raises:
       ValueError: PyTorch is not installed, it is not such a directory, transformers does not know
-        the class, or the class can't be served.
+        the class, the weights are not the class's, or the class can't be served.
     """
     if not path.is_dir():
         raise ValueError(
             f"{path} is not a directory with config.json: only those run through PyTorch. Leave "
             "impl=torch out"
         )
+    config = path / "config.json"
+    fields = read_json(config)
+    try:
+        check_runs_through_torch(fields)
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from None
     from flaxen.models.bridges.torchax_import import import_torchax
 
     try:
         import_torchax()
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as error:
         raise ValueError(str(error)) from None
 
     from flaxen.models.bridges.transformers import from_transformers
+    from flaxen.weights.torch_module import DTYPES, load_module
 
+    tensors = read_tensors(path, DTYPES)
     try:
-        module = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype="auto", local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, KeyError) as error:
-        raise ValueError(f"transformers can't load {path}: {error}") from None
-    model, params = from_transformers(module)
+        module = load_module(fields, tensors)
+        model, params = from_transformers(module)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error.__cause__
     module.to("meta")  # the arrays are ours by now; only what it does is still needed
     return Definition(model=model, params=params, tokenizer=path, name=path.absolute().name)

@@ -19,10 +19,10 @@ from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attends
 from flaxen.models.bridges.torch import from_torch
 from flaxen.models.bridges.transformers import from_transformers
-from flaxen.models.model import Model
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.torch_checkpoint import open_torch
+from tests.bridges.paged import paged_scores
 from tests.bridges.torch_models import Own, make
 from tests.bridges.training import assert_parity, needs_kernels, train_definition
 from tests.bridges.words import byte_tokenizer, save_tokenizer
@@ -43,35 +43,6 @@ def by_torch(module: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
     return found
 
 
-def paged(model: Model, params: Any, steps: list[list[tuple[int, int, int]]]) -> list[np.ndarray]:
-    """Each prompt's scores, computed in steps of (prompt, first token, last token + 1)."""
-    cache: tuple[Any, ...] = tuple(
-        empty_cache(
-            len(LENGTHS) * 2, 16, spec.num_kv_heads, spec.head_dim, jnp.dtype("float32"),
-            use_native=native.is_enabled(),
-        )
-        for spec in model.cache_specs
-    )  # fmt: skip
-    found: list[list[np.ndarray]] = [[] for _ in LENGTHS]
-    for step in steps:
-        lengths = [stop - start for _, start, stop in step]
-        batch = PagedBatch(
-            kv_lens=jnp.array([stop for *_, stop in step], jnp.int32),
-            page_table=jnp.array([[2 * i, 2 * i + 1] for i, *_ in step], jnp.int32),
-            cu_q_lens=jnp.array([0, *np.cumsum(lengths)], jnp.int32),
-        )
-        tokens = np.concatenate([prompts()[i][start:stop] for i, start, stop in step])
-        positions = np.concatenate([np.arange(start, stop) for _, start, stop in step])
-        hidden, cache = model.forward(
-            params, jnp.asarray(tokens, jnp.int32), jnp.asarray(positions, jnp.int32),
-            attends.paged(batch), cache,
-        )  # fmt: skip
-        scores = np.split(np.asarray(model.unembed(params, hidden)), np.cumsum(lengths)[:-1])
-        for (index, *_), each in zip(step, scores, strict=True):
-            found[index].append(each)
-    return [np.concatenate(each) for each in found]
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_are_those_of_torch(name: str) -> None:
     module = make(name)
@@ -83,7 +54,9 @@ def test_logits_are_those_of_torch(name: str) -> None:
     chunked = [(0, 0, 9)], [(0, 9, 24)], [(1, 0, 10)], [(1, 10, 11)]
     batched = [(1, 0, 11), (0, 0, 3)], [(0, 3, 24)]
     for steps in (whole, chunked, batched):
-        for ours, theirs in zip(paged(model, given, list(steps)), expected, strict=True):
+        for ours, theirs in zip(
+            paged_scores(model, given, prompts(), list(steps)), expected, strict=True
+        ):
             np.testing.assert_allclose(ours, theirs, atol=2e-4, rtol=2e-4)
 
 

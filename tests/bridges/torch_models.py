@@ -29,6 +29,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Phi3": _SIZES,
     "GPT2": _GPT,
     "Olmo2": _SIZES,
+    "GPTNeoX": {key: value for key, value in _SIZES.items() if key != "num_key_value_heads"},
     "Qwen3Moe": {**_SIZES, "head_dim": 16, **_MOE},
     "Bloom": {"vocab_size": 272, "hidden_size": 64, "n_layer": 2, "n_head": 4},
 }

@@ -6,7 +6,8 @@ positions that the definition counts by itself. Deliberately does not know what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,10 @@ from flaxen.models.bridges.signature import logits_of
 from flaxen.models.model import CacheSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 
-_NUM_TOKENS, _FIRST_PIECE, _PAGE = 16, 8, 16  # few shapes: each is traced
+_NUM_TOKENS, _PAGE = 16, 16  # few shapes: each is traced
+_PAST = 8  # tokens past the longest window
+# A check past a window costs at most about a second: else the window is believed.
+_MOST_PRODUCTS, _MOST_SCORES = 2 * 10**11, 2**26
 # Root mean square of what differs, as a share of the scores' deviation, by the dtype of attention:
 # more than rounding, less than a token that is not seen. Two ways through 30 layers of bfloat16
 # were 0.1 apart over random tokens.
@@ -36,6 +40,7 @@ def check_served(
     *,
     name: str,
     has_own_weights: bool = False,
+    windows: Sequence[int] = (),
 ) -> None:
     """Compares the definition by itself with the Model over segments, and over pages in two pieces.
 
@@ -49,11 +54,12 @@ def check_served(
       whole: the definition by itself: of parameters, tokens [1, T] and positions [1, T].
       name: of the definition, for messages.
       has_own_weights: `whole` computes with the parameters in its own hands, which are these.
+      windows: those that the definition may have, beside those of its layers.
 
     Raises:
       ValueError: the logits are not the same, or they are no numbers.
     """
-    length = min(_NUM_TOKENS, model.max_position)
+    length = _length(model, windows)
     tokens = jnp.asarray(
         np.random.default_rng(0).integers(0, model.vocab_size, (1, length)), jnp.int32
     )
@@ -72,8 +78,8 @@ def check_served(
         expected,
         tolerance,
         f"{name} with flaxen's attention is not what it is by itself. Its attention must be causal "
-        "and without anything else in its mask; for a window, let it call "
-        "flaxen.attend(q, k, v, window=...)",
+        "and without anything else in its mask (for a window, let it call "
+        "flaxen.attend(q, k, v, window=...)), and its first position must be 0",
     )
     _compare(
         served,
@@ -86,6 +92,19 @@ def check_served(
     first = model.max_position - length
     last = _over_segments(model, params, tokens, positions + first)
     check_numbers(params, last, first, name)
+
+
+def _length(model: Model, windows: Sequence[int]) -> int:
+    """How many tokens are compared: more than the longest window for which that is quick."""
+    num_params = sum(
+        math.prod(spec.shape) for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
+    )
+    length = _NUM_TOKENS
+    for window in (*windows, *(spec.window or 0 for spec in model.cache_specs)):
+        past = -(-(window + _PAST) // _PAGE) * _PAGE
+        if past * num_params <= _MOST_PRODUCTS and past * model.vocab_size <= _MOST_SCORES:
+            length = max(length, past)
+    return min(length, model.max_position)
 
 
 def _compare(found: jax.Array, expected: jax.Array, tolerance: float, message: str) -> None:
@@ -127,20 +146,20 @@ def _fits(dtype: Any, head_dim: int = 2) -> bool:
 def _in_pieces(
     model: Model, params: Params, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype
 ) -> jax.Array:
+    num_pages = -(-len(tokens) // _PAGE)
     cache = tuple(
         empty_cache(
-            *(1, _PAGE, spec.num_kv_heads, spec.head_dim, dtype),
+            *(num_pages, _PAGE, spec.num_kv_heads, spec.head_dim, dtype),
             use_native=_fits(dtype, spec.head_dim),
         )
         for spec in model.cache_specs
     )
-    found = []
-    pieces = [slice(0, _FIRST_PIECE), slice(_FIRST_PIECE, len(tokens))]
-    for piece in pieces:
-        stop = min(piece.stop, len(tokens))
+    found, middle = [], len(tokens) // 2
+    for piece in (slice(0, middle), slice(middle, len(tokens))):
+        stop = piece.stop
         batch = PagedBatch(
             kv_lens=jnp.array([stop], jnp.int32),
-            page_table=jnp.zeros((1, 1), jnp.int32),
+            page_table=jnp.arange(num_pages, dtype=jnp.int32)[None],
             cu_q_lens=jnp.array([0, stop - piece.start], jnp.int32),
         )
         padding = (0, len(tokens) - (stop - piece.start))

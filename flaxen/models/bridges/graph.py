@@ -184,7 +184,7 @@ def sides(eqn: JaxprEqn) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 
 
 def number(atom: Any) -> float | None:
-    """Of a literal."""
-    if is_var(atom) or atom.aval.shape:
+    """The value of a literal that is a real number; None of anything else."""
+    if is_var(atom) or atom.aval.shape or atom.aval.dtype.kind == "c":
         return None
     return float(atom.val)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,8 @@ Call = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 _PARAMS, _BUFFERS = "params", "buffers"
 
+_LINE = 200  # characters of an error that a message repeats
+
 # A trace puts arrays into the module, and sets its mode; a trainer and a server may share it.
 _TRACING = threading.Lock()
 
@@ -37,6 +40,7 @@ def from_torch(
     max_position: int,
     call: Call | None = None,
     checks: bool = True,
+    windows: Sequence[int] = (),
 ) -> tuple[Model, Params]:
     """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
 
@@ -50,7 +54,9 @@ def from_torch(
       module: the definition, with its weights, on the host. It is set to evaluation.
       max_position: tokens that a sequence can have.
       call: how the module is called; None is module(tokens, positions).
-      checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens.
+      checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens, or
+        of more than a window.
+      windows: those that its attention may have without a word to `attend_torch`.
 
     Returns:
       The Model, and {"params": {name: array}, "buffers": {name: array}} by PyTorch's names.
@@ -81,6 +87,7 @@ def from_torch(
             lambda _, *tokens_and_positions: _by_itself(module, call, *tokens_and_positions),
             name=type(module).__name__,
             has_own_weights=True,
+            windows=windows,
         )
     return model, params
 
@@ -127,7 +134,7 @@ def to_jax(tensor: torch.Tensor) -> jax.Array:
 
 def _apply(
     env: Any,
-    module: torch.nn.Module,
+    module: _Called,
     tied: Mapping[str, str],
     params: Params,
     tokens: jax.Array,
@@ -135,15 +142,38 @@ def _apply(
     key: jax.Array | None,
 ) -> Any:
     """The module's scores; with a key those of training, and that it changes nothing else."""
-    # PyTorch broadcasts as NumPy does, whatever JAX was told to allow.
-    with _TRACING, jax.numpy_rank_promotion("allow"), env, torch.no_grad(), _mode(env, module, key):
+    # PyTorch broadcasts as NumPy does, whatever JAX was told to allow; its 64-bit integers are ids
+    # and places, for which JAX's 32 bits are enough.
+    with (
+        _TRACING, jax.numpy_rank_promotion("allow"), warnings.catch_warnings(),
+        env, torch.no_grad(), _mode(env, module, key),
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
         tensors = env.j2t_iso({**params[_PARAMS], **params[_BUFFERS]})
         tensors |= {name: tensors[other] for name, other in tied.items()}
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
         inputs = env.j2t_iso((tokens, positions))
-        found = torch.func.functional_call(module, named, inputs, tie_weights=False)
-        scores: jax.Array = env.t2j_iso(found)
+        scores: jax.Array = env.t2j_iso(_run(module, named, inputs))
     return scores if key is None else (scores, {})
+
+
+def _run(module: _Called, named: Mapping[str, Any], inputs: Any) -> Any:
+    """The module's scores by torchax, which lacks some of PyTorch's operations."""
+    try:
+        return torch.func.functional_call(module, named, inputs, tie_weights=False)
+    except ValueError:  # it says what is not supported
+        raise
+    except Exception as error:  # of any kind: it is the module's own code
+        raise ValueError(
+            f"{type(module.module).__name__} can't be traced by torchax: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error of other people's code says, in one line."""
+    words = " ".join(" ".join(str(error).strip().splitlines()[:2]).split())
+    kind = type(error).__name__
+    return f"{kind}: {words[:_LINE]}" if words else kind
 
 
 @contextmanager

@@ -5,19 +5,27 @@ Deliberately does not know files or engines.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import transformers
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flaxen.models.bridges.function import NoAttentionError
-from flaxen.models.bridges.torch import attend_torch, from_torch
+from flaxen.models.bridges.torch import from_torch
+from flaxen.models.bridges.transformers_attention import (
+    ATTENTION,
+    no_mask,
+    our_attention,
+    register,
+    set_attention,
+)
+from flaxen.models.bridges.transformers_masks import find_windows
 from flaxen.models.model import Model, Params
 
 _ANY = 2048  # tokens, until it is found that nobody said how many
-ATTENTION = "flaxen"  # the name of our attention in the registries of transformers
+# Kinds of layers that keep more of past tokens than keys and values.
+_RECURRENT = frozenset({"linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding"})
+# Kinds of rope that recompute their frequencies from the largest position in a step.
+_ROPE_OF_THE_STEP = ("dynamic", "longrope")
 
 
 def from_transformers(
@@ -32,47 +40,66 @@ def from_transformers(
       checks: as of `from_torch`.
 
     Raises:
-      ValueError: some layers do not call the registry, or their attention is of a kind that is not
-        supported; the message names the class.
+      ValueError: some layers do not call the registry, or keep a recurrent state; their attention
+        or rope is of a kind that is not supported; or it can't be traced. The message names the
+        class.
     """
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _no_mask)
     config = module.config.get_text_config()
     name, own = type(module).__name__, config._attn_implementation
+    if getattr(module.config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{name} was loaded with quantization_config, which is not supported: load the weights "
+            "before quantization, and quantize them here"
+        )
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{name} is an encoder with a decoder: only models that are a decoder alone can be "
+            "served"
+        )
+    _refuse_recurrent(module, name)
+    _refuse_rope_of_the_step(module, name)
+    module.eval()
+    for each in module.modules():
+        if isinstance(each, torch.nn.Embedding):
+            # It only says that padding, which nobody trains on, has no gradient.
+            each.padding_idx = None
+    if module._can_set_experts_implementation():
+        module.set_experts_implementation("batched_mm")
+
+    try:
+        windows = find_windows(module, name)
+    finally:
+        set_attention(module, own)
 
     def call(
         module: torch.nn.Module, tokens: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        is_traced = type(tokens) is not torch.Tensor
+        if type(tokens) is torch.Tensor:  # by itself: then the positions are its own, too
+            alone: torch.Tensor = module(input_ids=tokens, use_cache=False).logits
+            return alone
         if module.training and getattr(config, "layerdrop", 0):
             raise ValueError(
                 f"{name} leaves out whole layers in training, which is not supported: load it with "
                 "layerdrop=0"
             )
-        _set_attention(module, ATTENTION if is_traced else own)
-        scores: torch.Tensor = module(
-            input_ids=tokens, position_ids=positions, use_cache=False
-        ).logits
+        register(ATTENTION, our_attention(windows), no_mask)
+        set_attention(module, ATTENTION)
+        try:
+            scores: torch.Tensor = module(
+                input_ids=tokens, position_ids=positions, use_cache=False
+            ).logits
+        finally:
+            set_attention(module, own)
         return scores
 
-    for each in module.modules():
-        if isinstance(each, torch.nn.Embedding):
-            # It only says that padding, which nobody trains on, has no gradient.
-            each.padding_idx = None
-    if _experts(module):
-        module.set_experts_implementation("batched_mm")
     known = max_position or getattr(config, "max_position_embeddings", None)
-    try:
-        model, params = from_torch(
-            module,
-            max_position=known or _ANY,
-            call=call,
-            checks=checks,
-        )
-    except NoAttentionError:
-        raise _bypassed(name, 0, config.num_hidden_layers) from None
-    if len(model.cache_specs) != config.num_hidden_layers:
-        raise _bypassed(name, len(model.cache_specs), config.num_hidden_layers)
+    model, params = from_torch(
+        module,
+        max_position=known or _ANY,
+        call=call,
+        checks=checks,
+        windows=tuple(_windows_named(config)),
+    )
     if known is None:
         raise ValueError(
             f"{name}'s configuration does not say how long it can go: give max_position"
@@ -80,67 +107,33 @@ def from_transformers(
     return model, params
 
 
-def _bypassed(name: str, found: int, num_layers: int) -> ValueError:
-    return ValueError(
-        f"{name} has {num_layers} layers, and {found} of them call transformers' registry of "
-        "attention functions: the others keep to themselves what they know of past tokens, and "
-        "can't be served"
-    )
+def _windows_named(config: transformers.PretrainedConfig) -> Iterator[int]:
+    """The numbers of tokens after which some mask may change, by the configuration's fields."""
+    for name, value in config.to_dict().items():
+        is_length = "window" in name or "chunk" in name
+        if is_length and isinstance(value, int) and not isinstance(value, bool):
+            yield value
 
 
-def _set_attention(module: torch.nn.Module, name: str) -> None:
+def _refuse_recurrent(module: transformers.PreTrainedModel, name: str) -> None:
+    kinds = getattr(module.config.get_text_config(), "layer_types", None) or ()
+    recurrent = sorted(set(kinds) & _RECURRENT)
+    is_attention = kinds and all(kind.endswith("attention") for kind in kinds)
+    if recurrent or (getattr(module, "_is_stateful", False) and not is_attention):
+        of_kind = f" (layer_types has {', '.join(recurrent)})" if recurrent else ""
+        raise ValueError(
+            f"{name} has layers with a recurrent state{of_kind}, which take every token in its "
+            "turn: only models all of whose layers are attention can be served"
+        )
+
+
+def _refuse_rope_of_the_step(module: torch.nn.Module, name: str) -> None:
     for each in module.modules():
-        config = getattr(each, "config", None)
-        if isinstance(config, transformers.PretrainedConfig):
-            config._attn_implementation_internal = name
-
-
-def _experts(module: torch.nn.Module) -> bool:
-    config = module.config.get_text_config()
-    return bool(getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0))
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """As transformers' attention functions: [B, N, T, H] to [B, T, N, H].
-
-    Raises:
-      ValueError: something that our attention has not.
-    """
-    name = type(module).__name__
-    unknown = [
-        option for option in ("s_aux", "position_bias", "bias") if options.get(option) is not None
-    ]
-    if unknown:
-        raise ValueError(f"{name}'s attention wants {', '.join(unknown)}, which is not supported")
-    if attention_mask is not None:
-        raise ValueError(f"{name}'s attention comes with a mask of its own: that is not supported")
-    if not getattr(module, "is_causal", True):
-        raise ValueError(f"{name} is not causal: only causal attention can be served")
-    if dropout:
-        raise ValueError(
-            f"{name} drops {dropout} of the weights of attention in training, which are never in "
-            "memory. Load it with attention_dropout=0, or what its configuration calls that "
-            "(attn_pdrop); other dropout is supported"
-        )
-    if query.shape[-1] != value.shape[-1]:
-        raise ValueError(
-            f"{name} has keys of {query.shape[-1]} and values of {value.shape[-1]}: heads of one "
-            "size are supported"
-        )
-    q, k, v = (each.transpose(1, 2) for each in (query, key, value))
-    return attend_torch(q, k, v, window=sliding_window, scale=scaling, softcap=softcap), None
-
-
-def _no_mask(**_: Any) -> None:
-    """Ours needs none."""
+        found = getattr(each, "rope_type", None)
+        for kind in found.values() if isinstance(found, dict) else (found,):
+            if kind in _ROPE_OF_THE_STEP:
+                raise ValueError(
+                    f"{name}'s rope of kind {kind!r} is not supported: it turns every position by "
+                    "the longest sequence that is computed at the time, so a request's answer "
+                    "would depend on other requests"
+                )
