@@ -33,6 +33,7 @@ from flaxen.cli.train_resume import (
     writing_results,
 )
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
+from flaxen.data.token_store import TokenStore
 from flaxen.kernels import native
 from flaxen.models.model import Model, Params
 from flaxen.train.config import TrainConfig
@@ -112,7 +113,11 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
         )
     opener = open_pairs if config.method == "dpo" else open_data
     batches: DataIterator[Any] = opener(
-        _endless(config).data, subject.tokenizer, vocab_size=model.vocab_size
+        _endless(config).data,
+        subject.tokenizer,
+        vocab_size=model.vocab_size,
+        # The system's temporary directory may be memory.
+        store=TokenStore(directory=config.output_dir),
     )
     dtype = dtype_of(config, subject)
     fingerprint = run_fingerprint(config, subject, dtype, batches)

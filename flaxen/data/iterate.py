@@ -19,6 +19,7 @@ from flaxen.data.config import DataConfig
 from flaxen.data.corpus import Corpus, Report
 from flaxen.data.encode import Encoder, TokenSequence
 from flaxen.data.pack import Row, collate, collate_pairs, pack
+from flaxen.data.token_store import TokenStore
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ def open_data(
     *,
     template: ChatTemplate | None = None,
     vocab_size: int | None = None,
+    store: TokenStore | None = None,
 ) -> DataIterator[Batch]:
     """Batches of packed sequences, to train on or to evaluate.
 
@@ -42,13 +44,14 @@ def open_data(
       tokenizer: the model's.
       template: for conversations; None is the model's own.
       vocab_size: of the model, which may be less than the tokenizer's; None is the tokenizer's.
+      store: keeps what was written as tokens; None keeps it as TokenStore does by default.
 
     Raises:
       ValueError: a bad record where none may be, a file that can't be read, or no good record.
       OSError: a file can't be read.
     """
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    return batches_of(Corpus(config, encoder, pairs=False), config, tokenizer)
+    return batches_of(Corpus(config, encoder, pairs=False, store=store), config, tokenizer)
 
 
 def open_pairs(
@@ -57,10 +60,11 @@ def open_pairs(
     *,
     template: ChatTemplate | None = None,
     vocab_size: int | None = None,
+    store: TokenStore | None = None,
 ) -> DataIterator[PairBatch]:
     """Batches of preference pairs, one a row. As open_data."""
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    return batches_of(Corpus(config, encoder, pairs=True), config, tokenizer)
+    return batches_of(Corpus(config, encoder, pairs=True, store=store), config, tokenizer)
 
 
 def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> DataIterator[Any]:
@@ -162,8 +166,9 @@ class DataIterator(Generic[BatchT]):
         if self._config.epochs is None:
             return None
         self._corpus.expect_rereading()
-        for index in range(len(self._corpus)):  # in the files' order, which reads each place once
-            self._corpus.sequences(index)
+        if self._corpus.has_long_texts:  # in the files' order no text is read for each piece anew
+            for index in range(len(self._corpus)):
+                self._corpus.sequences(index)
         copy = DataIterator(
             self._corpus, self._config, self._fingerprint, self._make_rows, self._make_batch
         )

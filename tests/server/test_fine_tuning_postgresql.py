@@ -74,11 +74,16 @@ def test_jobs_and_files_in_postgresql(url: str, tmp_path: Path) -> None:
                 assert [each.id async for each in listed] == [job.id]
                 assert (await client.files.retrieve(file.id)).filename == "ü.jsonl"
                 assert (await client.files.delete(file.id)).deleted
+                assert (await client.models.delete(job.fine_tuned_model)).deleted
                 return str(job.id)
 
         job_id = run(work())
     with serving(tmp_path, database_url=url) as served:  # the tables are there already
-        assert served.jobs.get(job_id)["status"] == "succeeded"
+        row = served.jobs.get(job_id)
+        assert row["status"] == "succeeded"
+        assert served.jobs.is_deleted(row["model_name"])
+        left = [each.name for each in served.engine.adapters()]
+        assert left == [f"{row['model_name']}:ckpt-step-2"]
         assert served.files.list() == ([], False)
 
 
