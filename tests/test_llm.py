@@ -168,6 +168,15 @@ def test_chat(llm: LLM) -> None:
         llm.chat([], GREEDY)
 
 
+def test_a_chat_template_is_given(model: str) -> None:
+    given = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    other = LLM(model, chat_template=given, **SIZES)
+    talk = [{"role": "user", "content": "hi"}]
+    (one,) = other.chat(talk, GREEDY)
+    assert other.tokenizer.decode(one.prompt_token_ids) == "<hi>"
+    assert ids_of([one]) == ids_of(other.generate("<hi>", GREEDY))
+
+
 def test_a_model_without_a_template_can_not_chat() -> None:
     tokenizer = byte_tokenizer(None)
     with pytest.raises(ValueError, match="the model has no chat template"):

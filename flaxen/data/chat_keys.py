@@ -48,18 +48,39 @@ def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | Non
     for name in ("functions", "function_call"):
         if record.get(name) is not None:
             raise ValueError(f"{name} is not supported: describe functions in tools")
-    value = tools = record.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools) if tools.strip() else None
-        except ValueError as error:
-            raise ValueError(f"tools is not valid JSON: {error}, got {show(value)}") from None
+    value = record.get("tools")
+    tools = _from_json(value, "tools")
     if tools is None:
         return None
     is_list = isinstance(tools, Sequence) and not isinstance(tools, str)
     if not is_list or not all(isinstance(tool, Mapping) for tool in tools):
         raise ValueError(f"tools must be a list of objects, got {show(value)}")
-    return tuple(tools)
+    return tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools))
+
+
+def _tool(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A tool with its parameters as an object, which templates print as JSON."""
+    function = tool.get("function")
+    if isinstance(function, Mapping):
+        return {**tool, "function": _tool(function, f"{where}.function")}
+    if not isinstance(tool.get("parameters"), str):
+        return tool
+    parameters = _from_json(tool["parameters"], f"{where}.parameters")
+    if not isinstance(parameters, Mapping):
+        raise ValueError(
+            f"{where}.parameters must be a JSON object, got {show(tool['parameters'])}"
+        )
+    return {**tool, "parameters": parameters}
+
+
+def _from_json(value: object, where: str) -> Any:
+    """What a text holds as JSON; what is no text as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}, got {show(value)}") from None
 
 
 def read_template_kwargs(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -111,6 +111,13 @@ def test_a_system_key_is_the_first_message() -> None:
     assert pair.rejected.trained == (2,)
 
 
+def test_parameters_of_tools_in_json_are_objects() -> None:
+    for wrap in (lambda tool: tool, lambda tool: {"type": "function", "function": tool}):
+        given = {"name": "f", "parameters": '{"type": "object"}'}
+        record = parsed({"messages": [USER, ANSWER], "tools": [wrap(given)]})
+        assert record.tools == (wrap({"name": "f", "parameters": {"type": "object"}}),)
+
+
 def test_template_kwargs_go_to_the_template() -> None:
     record = parsed(
         {"messages": [USER, ANSWER], "chat_template_kwargs": {"enable_thinking": False}}
@@ -140,6 +147,10 @@ def test_template_kwargs_go_to_the_template() -> None:
         ),
         ({"messages": [USER, ANSWER], "tools": "[{]"}, "tools is not valid JSON: "),
         ({"messages": [USER, ANSWER], "tools": "{}"}, "tools must be a list of objects, got '{}'"),
+        (
+            {"messages": [USER, ANSWER], "tools": [{"function": {"parameters": "[1]"}}]},
+            r"tools\[0\].function.parameters must be a JSON object, got '\[1\]'",
+        ),
         (
             {"messages": [USER, ANSWER], "chat_template_kwargs": "x"},
             "chat_template_kwargs must be an object, got 'x'",
