@@ -61,7 +61,7 @@ def initial_params(model: Model, seed: int) -> Params:
     def one(number: int, name: str, spec: ParamSpec) -> jax.Array:
         if name.endswith("norm"):
             return jnp.ones(spec.shape, jnp.float32)
-        if len(spec.shape) == 1:
+        if spec.role == "vector":
             return jnp.zeros(spec.shape, jnp.float32)
         deviation = 0.02 / math.sqrt(2 * num_layers) if name in ("wo", "w_down") else 0.02
         drawn = jax.random.normal(jax.random.fold_in(root, number), spec.shape, jnp.float32)

@@ -79,7 +79,7 @@ def find_sources(
             Source(
                 stored=tensors[name],
                 spec=spec,
-                transposed=layer is not None and len(spec.shape) == 2,
+                transposed=spec.role == "matrix",
                 interleaved_heads=interleaved_heads.get(parameter, 0),
             )
         )
@@ -167,7 +167,7 @@ def load_params(
 
 def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory) -> Any:
     """The parameter: an array, or a PackedLinear."""
-    if form.packed and len(source.spec.shape) == 2:
+    if form.packed and source.spec.matrix is not None:
         return _load_packed(source, form, round_to, memory)
     out = memory.zeros(source.spec.shape, form.dtype)
     for start, stop in _pieces(source):
@@ -183,7 +183,8 @@ def _load_packed(
     source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory
 ) -> Any:
     stored = source.stored
-    layout = choose_layout(stored, form.dtype, form.quantization, is_table=not source.transposed)
+    is_table = source.spec.role == "table"
+    layout = choose_layout(stored, form.dtype, form.quantization, is_table=is_table)
     num_outputs, num_inputs = stored.shape
     packing = Packing((num_outputs, num_inputs), layout, memory)
     for start, stop in _pieces(source):

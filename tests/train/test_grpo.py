@@ -122,6 +122,27 @@ def test_the_loss_and_its_gradient_by_hand(config: GrpoConfig) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
 
 
+def test_rows_of_padding_are_no_completions() -> None:
+    """A microbatch that is larger than what there is gives the same sums over the same count."""
+    base = base_params(packed=PACKED)
+    group, rewards = [completions([4, 7, 2, 9])], [[1.0, 0.0, 0.5, 0.0]]
+    found = []
+    for num_rows in (1, 5):
+        config = GrpoConfig(sequence_length=32, microbatch_rows=num_rows, group_size=4, kl_beta=0.3)
+        objective = grpo(MODEL, config)
+        losses = jax.jit(
+            lambda rollouts, objective=objective: objective.losses(
+                lambda shape: base, base, rollouts, None
+            )[:2]
+        )
+        microbatches = pack_rollouts(group, rewards, config)
+        assert sum(objective.counts(each).sum() for each in microbatches) == 4
+        rows = [losses(each) for each in microbatches]
+        sums = [jax.tree.map(lambda leaf: np.float64(leaf.sum()), each) for each in rows]
+        found.append(jax.tree.map(lambda *parts: sum(parts), *sums))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), *found)
+
+
 def test_dr_grpo_weighs_all_tokens_alike() -> None:
     config = GrpoConfig(
         sequence_length=32, microbatch_rows=2, group_size=4, variant="dr_grpo", max_tokens=16

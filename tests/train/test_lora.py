@@ -13,6 +13,7 @@ from flaxen.kernels import native
 from flaxen.models.adapters import Adapters, LoraConfig
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
+from flaxen.train.optimizer import OptimizerConfig, make_optimizer
 from flaxen.train.step import TrainStep, run_step, split_batch, start
 from tests.engine.tiny import MODEL
 from tests.train.tiny import LORA, base_params, lora_step, random_batch
@@ -64,6 +65,29 @@ def test_an_adapter_depends_on_its_own_seed_alone() -> None:
     w_up = pair["layers"][0]["w_up"]["a"]
     assert not (w_up[0] == w_up[1]).any()
     assert not (w_up[0] == pair["layers"][0]["w_gate"]["a"][0]).any()
+
+
+def test_muon_takes_the_adapters_of_a_stack_one_by_one() -> None:
+    """Its updates of a stack are those of each adapter alone, each a [I, R] nearly orthogonal."""
+    specs = lora(LORA, num_adapters=2).specs
+    optimizer = make_optimizer(OptimizerConfig(name="muon", max_grad_norm=None))(specs)
+    stack = initial_adapters(MODEL, LORA, [1, 2])
+    gradients = jax.tree.map(lambda leaf: jnp.cos(9 * leaf) + leaf, stack)
+
+    def update(gradients: Any, adapters: Any) -> Any:
+        return optimizer.update(gradients, optimizer.init(adapters), adapters)[0]
+
+    together = jax.vmap(update)(gradients, stack)
+    alone = [
+        update(*(jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (gradients, stack)))
+        for i in range(2)
+    ]
+    for i, one in enumerate(alone):
+        for stacked, own in zip(jax.tree.leaves(together), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(stacked[i], own, rtol=1e-3, atol=1e-4)
+    found = np.asarray(together["layers"][0]["wq"]["a"][0])
+    singular = np.linalg.svd(found, compute_uv=False) / (0.2 * np.sqrt(max(found.shape)))
+    assert ((singular > 0.6) & (singular < 1.3)).all()
 
 
 @pytest.mark.parametrize(("dtype", "packed"), FORMS)

@@ -9,12 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.data.batch import Batch
 from flaxen.kernels import native
 from flaxen.models.params import compute_params, plain_params
 from flaxen.train.full import full, initial_params
 from flaxen.train.step import TrainStep, run_step, split_batch, start
 from tests.engine.tiny import MODEL, PARAMS
-from tests.train.tiny import FLOAT32, base_params, copy, full_step, make, random_batch
+from tests.train.tiny import (
+    FLOAT32,
+    base_params,
+    copy,
+    full_step,
+    make,
+    pack_batch,
+    random_batch,
+)
 
 PACKED = native.is_enabled()  # else all is through XLA
 FORMS = [("float32", PACKED), ("bfloat16", PACKED)]
@@ -60,6 +69,22 @@ def test_microbatches_are_one_big_batch() -> None:
     ):
         assert one.dtype == jnp.float32
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(one).max()))
+
+
+@pytest.mark.parametrize(("num_rows", "num_microbatches"), [(8, 1), (8, 4)])
+def test_rows_of_padding_change_nothing(num_rows: int, num_microbatches: int) -> None:
+    """Also where a whole microbatch is padding."""
+    batch = random_batch(1)
+    empty = pack_batch([[]] * (num_rows - len(batch.tokens)))
+    padded = Batch(*(np.concatenate(both) for both in zip(batch, empty, strict=True)))
+    step = full_step("float32", packed=PACKED)
+    found = []
+    for each, parts in ((batch, 1), (padded, num_microbatches)):
+        state = start(step, copy(PARAMS), seed=0)
+        microbatches = split_batch(each, parts)
+        *_, metrics = run_step(step, state, step.prepare(state.params), None, microbatches)
+        found.append(jax.device_get((metrics.values, metrics.grad_norm)))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), *found)
 
 
 def test_the_state_is_donated_and_what_is_computed_with_is_not() -> None:
