@@ -19,7 +19,7 @@ def take(
     sequence: Sequence,
     wanted: int,
     budget: int,
-    prefilling: Iterable[Sequence],
+    prefilling: Iterable[tuple[Sequence, int]],
 ) -> int:
     """How many of the tokens that a sequence wants are computed in this step; counts them.
 
@@ -45,7 +45,7 @@ def left(
     plan: StepPlan,
     sequence: Sequence,
     budget: int,
-    prefilling: Iterable[Sequence],
+    prefilling: Iterable[tuple[Sequence, int]],
 ) -> int:
     """How many tokens the step has left for a sequence that needs more than one.
 
@@ -54,7 +54,7 @@ def left(
       plan: of the step.
       sequence: a prompt's, or one that is resumed.
       budget: the most that the step still has room for.
-      prefilling: all that could be computed in this step and need more than one token; read only
+      prefilling: all that could be computed in this step, and how many tokens each needs; read only
         where the pace has not been asked yet.
     """
     if pace is None or plan.num_decoding == 0:
@@ -73,14 +73,10 @@ def _price(pace: Pace | None, sequence: Sequence) -> float:
     return pace.scored_price if pace is not None and sequence.is_scored else 1.0
 
 
-def _num_completed(pace: Pace, prefilling: Iterable[Sequence], budget: int) -> int:
-    """How many prompts end in a step that computes as many of their tokens as it can.
-
-    What the prefix cache holds of those that wait is not known yet, and counts as missing.
-    """
+def _num_completed(pace: Pace, prefilling: Iterable[tuple[Sequence, int]], budget: int) -> int:
+    """How many prompts end in a step that computes as many of their tokens as it can."""
     num_completed = 0
-    for sequence in prefilling:
-        missing = sequence.num_tokens - sequence.num_computed_tokens
+    for sequence, missing in prefilling:
         budget -= math.ceil(missing * _price(pace, sequence))
         if budget < 0:
             break

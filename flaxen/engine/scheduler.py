@@ -220,13 +220,15 @@ class Scheduler:
             budget -= num_taken
         return budget
 
-    def _prefilling(self) -> Iterator[Sequence]:
-        """Those that need more than one token and may be computed now, the running first."""
+    def _prefilling(self) -> Iterator[tuple[Sequence, int]]:
+        """Those that may be computed now, and the tokens that they need: more than one each."""
         for sequence in reversed(self._running):  # nobody decodes behind them
-            if sequence.num_tokens - sequence.num_computed_tokens <= 1:
+            missing = sequence.num_tokens - sequence.num_computed_tokens
+            if missing <= 1:
                 break
-            yield sequence
-        yield from islice(self._waiting, len(self._free_rows))
+            yield sequence, missing
+        for sequence in islice(self._waiting, len(self._free_rows)):
+            yield sequence, sequence.num_tokens - len(self._cached(sequence)) * self._page_size
 
     def _admit(self, plan: StepPlan, budget: int) -> int:
         """Adds the waiting to the plan, first come first. Returns what is left of the budget."""
@@ -315,12 +317,7 @@ class Scheduler:
         Returns:
           False if there are too few free pages; then the sequence owns none.
         """
-        self._prefixes.extend(sequence)
-        # For prompt_logprobs every position must be computed. The last one always must, found or
-        # not: what comes next is in its logits.
-        looks_up = self.config.enable_prefix_caching and sequence.prompt_logprobs is None
-        max_found = (len(sequence.tokens) - 1) // self._page_size if looks_up else 0
-        found = self.pool.lookup(sequence.page_hashes[:max_found])
+        found = self._cached(sequence)
         num_reused = self.pool.retain(found)
         num_new = -(-len(sequence.tokens) // self._page_size) - len(found)
         if self.pool.num_free < num_new + len(self._running):
@@ -332,10 +329,21 @@ class Scheduler:
         if sequence.num_cached_tokens is None:  # the first time
             sequence.num_cached_tokens = sequence.num_computed_tokens
             sequence.first_scheduled_s = self._clock()
-            if looks_up:
+            if self._looks_up(sequence):
                 self.num_prefix_queries += sequence.num_prompt_tokens
                 self.num_prefix_hits += sequence.num_cached_tokens
         return True
+
+    def _cached(self, sequence: Sequence) -> list[int]:
+        """The pages of the prefix cache that hold a sequence's beginning."""
+        self._prefixes.extend(sequence)
+        # The last position must be computed, found or not: what comes next is in its logits.
+        max_found = (len(sequence.tokens) - 1) // self._page_size
+        return self.pool.lookup(sequence.page_hashes[: max_found * self._looks_up(sequence)])
+
+    def _looks_up(self, sequence: Sequence) -> bool:
+        """Whether its prompt may come from the prefix cache: not where each position is scored."""
+        return self.config.enable_prefix_caching and sequence.prompt_logprobs is None
 
     def _release(self, sequence: Sequence) -> None:
         """Frees the pages, the row and the slot of a sequence that no longer runs."""

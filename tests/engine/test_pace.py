@@ -185,6 +185,19 @@ def test_prompts_are_not_cut_where_they_are_many() -> None:
     assert shares(s.schedule()) == [1, 1, 1, 20, 15]  # two first tokens, and three who wait
 
 
+def test_what_the_prefix_cache_holds_is_no_work() -> None:
+    s = scheduler(pace=Pace(0.001, most=64), max_num_batched_tokens=30)
+    for i in range(3):
+        s.add(sequence(range(i, i + 4)))
+    deliver(s, s.schedule())
+    s.add(sequence(range(20, 36), max_tokens=1))
+    deliver(s, s.schedule())
+    for i in range(2):  # 16 tokens of each are found: both end in this step
+        own = range(100 * i + 100, 100 * i + 112)
+        s.add(replace(sequence(range(28)), tokens=[*range(20, 36), *own]))
+    assert shares(s.schedule()) == [1, 1, 1, 12, 12]
+
+
 def test_without_a_pace_the_budget_is_all_there_is() -> None:
     assert shares(started(None).schedule()) == [1, 1, 1, 20, 15]
 
