@@ -44,13 +44,15 @@ def run_user_file(path: Path) -> Iterator[ModuleType]:
     _forget_other_neighbours(path.parent)
     importlib.invalidate_caches()  # a neighbour may have been written just now
     before = set(sys.modules)
-    sys.path.append(str(path.parent))
+    entry = str(path.parent)
+    sys.path.append(entry)
     try:
         with user_errors(path):
             module = _run(path)
         yield module
     finally:
-        sys.path.remove(str(path.parent))
+        if entry in sys.path:  # the last one: the directory may have been there before, too
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
         _mark_neighbours(before, path.parent)
 
 

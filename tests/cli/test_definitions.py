@@ -43,6 +43,16 @@ def test_a_neighbour_is_imported_and_the_path_is_as_before(tmp_path: Path) -> No
     assert sys.path == before
 
 
+def test_a_directory_that_is_on_the_path_already_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, mini="NAME = 'n'" + _MAKE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = list(sys.path)
+    found(f"{tmp_path}/mini.py:make")
+    assert sys.path == before
+
+
 def test_a_neighbour_may_be_imported_by_the_function(tmp_path: Path) -> None:
     text = _MAKE.replace("    return", "    from late_of_mini import NAME\n    return")
     write(tmp_path, mini=text, late_of_mini="NAME = 'late'")
