@@ -115,8 +115,9 @@ class SamplingParams:
                     f"{name} must hold strings that are not empty, got {word!r}",
                 )
         for name in ("stop_token_ids", "allowed_token_ids"):
-            for token_id in getattr(self, name) or ():
-                _require(_is_int(token_id), name, f"{name} must hold token ids, got {token_id!r}")
+            for token_id in getattr(self, name) or ():  # perhaps a whole vocabulary
+                if not _is_int(token_id):
+                    raise FieldError(name, f"{name} must hold token ids, got {token_id!r}")
         _require(
             self.allowed_token_ids is None or len(self.allowed_token_ids) > 0,
             "allowed_token_ids",

@@ -26,7 +26,7 @@ async def load(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/load_lora_adapter."""
     files = context.adapter_files
     assert files is not None, "the route is only there with a directory of adapters"
-    body = parse(LoadAdapterBody, await read_json(http, context.config))
+    body = parse(LoadAdapterBody, await read_json(http, context.config, context.bodies))
     name, replace = body.lora_name, bool(body.load_inplace)
     _check_name(context, name)
     if not replace and _is_known(context, name):
@@ -53,7 +53,7 @@ def _load(context: Context, files: AdapterFiles, name: str, path: str, replace: 
 
 async def unload(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/unload_lora_adapter."""
-    name = parse(UnloadAdapterBody, await read_json(http, context.config)).lora_name
+    name = parse(UnloadAdapterBody, await read_json(http, context.config, context.bodies)).lora_name
     unknown = ApiError(
         404,
         f"The lora adapter '{name[:80]}' cannot be found: /v1/models lists those loaded",

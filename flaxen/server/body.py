@@ -15,17 +15,30 @@ from starlette.requests import Request
 
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid
+from flaxen.server.lanes import Lane
 
 # Levels of lists and objects: more than JSON schemas need, and far from Python's recursion limit.
 MAX_DEPTH = 256
+# Lists and objects in all. Python makes 100,000 in some 50 ms, in which nothing else can run.
+MAX_CONTAINERS = 250_000
+# Bytes; a body of more is decoded in a thread: it would hold up every stream.
+_LARGE_BODY = 64 * 1024
+# A string; one without an end reaches to the body's end, so that no byte is looked at twice.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-async def read_json(http: Request, config: ServerConfig) -> dict[str, Any]:
+async def read_json(http: Request, config: ServerConfig, lane: Lane) -> dict[str, Any]:
     """Reads the request's body as one JSON object.
 
+    Args:
+      http: the request.
+      config: how large it may be, and how long it may take.
+      lane: where a large one is decoded.
+
     Raises:
-      ApiError: 400 not a JSON object, 408 too slow, 413 too large, 415 not declared as plain JSON.
+      ApiError: 400 not a JSON object, 408 too slow, 413 too large, 415 not declared as plain JSON,
+        429 too many large ones wait.
     """
     # Asking for JSON's own type also keeps a browser's forms from calling a local server.
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -52,7 +65,9 @@ async def read_json(http: Request, config: ServerConfig) -> dict[str, Any]:
             f"the body did not arrive within {config.body_timeout_s:g} seconds",
             code="body_timeout",
         ) from None
-    return decode_json(body)
+    if len(body) <= _LARGE_BODY:
+        return decode_json(body)
+    return await lane.run(lambda: decode_json(body))
 
 
 async def _read(http: Request, limit: int) -> bytes:
@@ -83,8 +98,16 @@ def decode_json(body: bytes) -> dict[str, Any]:
     """The one JSON object that a body is.
 
     Raises:
-      ApiError: 400, it is not JSON, not an object, nested too deep, or holds what is no text.
+      ApiError: 400, it is not JSON, not an object, nested too deep, holds too many lists and
+        objects, or what is no text.
     """
+    num_containers = _count_containers(body)
+    if num_containers > MAX_CONTAINERS:
+        raise invalid(
+            f"the body holds {num_containers} lists and objects, and this server reads at most "
+            f"{MAX_CONTAINERS}: send less at once",
+            code="too_many_values",
+        )
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -98,7 +121,8 @@ def decode_json(body: bytes) -> dict[str, Any]:
             f"the body holds a number with too many digits: at most {sys.get_int_max_str_digits()} "
             "are read"
         ) from None
-    _check_depth(value)
+    if num_containers > MAX_DEPTH:
+        _check_depth(value)
     if not isinstance(value, dict):
         raise invalid(
             f"the body must be an object, got {_json_type(value)}: send a JSON object of fields",
@@ -112,6 +136,15 @@ def decode_json(body: bytes) -> dict[str, Any]:
                 "a string holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
             ) from None
     return value
+
+
+def _count_containers(body: bytes) -> int:
+    """How many lists and objects begin in a body, or more where those are few."""
+    num_brackets = body.count(b"[") + body.count(b"{")
+    if num_brackets <= MAX_CONTAINERS:
+        return num_brackets
+    outside = _STRING.sub(b"", body)  # texts may hold any number
+    return outside.count(b"[") + outside.count(b"{")
 
 
 def _check_depth(value: Any) -> None:

@@ -93,7 +93,8 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 async def _parse(context: Context, http: HttpRequest) -> _Job:
-    fields = idle.drop_idle_fields(await read_json(http, context.config), idle.CHAT)
+    given = await read_json(http, context.config, context.bodies)
+    fields = idle.drop_idle_fields(given, idle.CHAT)
     body, common = parse_two(ChatBody, fields)
     model, adapter = context.find_model(common.model)
     new_id = answer_id(http, "chatcmpl", common.request_id)

@@ -82,7 +82,9 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 async def _parse(context: Context, http: HttpRequest) -> _Job:
-    fields = idle.drop_idle_fields(await read_json(http, context.config), idle.COMPLETION)
+    fields = idle.drop_idle_fields(
+        await read_json(http, context.config, context.bodies), idle.COMPLETION
+    )
     body, common = parse_two(CompletionBody, fields)
     model, adapter = context.find_model(common.model)
     new_id = answer_id(http, "cmpl", common.request_id)

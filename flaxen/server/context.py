@@ -30,6 +30,10 @@ class Context:
     config: ServerConfig
     metrics: Metrics
     adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
+    # Where large bodies become JSON.
+    bodies: Lane = field(
+        default_factory=lambda: Lane("their large bodies to be read", num_threads=1, max_waiting=64)
+    )
     # Where texts are tokenized that would hold up the event loop, and those that take seconds.
     long_texts: Lane = field(
         default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=64)

@@ -44,7 +44,7 @@ async def delete(context: FineTuning, config: ServerConfig, http: Request) -> Re
 
 async def unload(context: FineTuning, config: ServerConfig, http: Request) -> Response:
     """Answers POST /v1/unload_lora_adapter where clients may not load or unload other adapters."""
-    name = parse(UnloadAdapterBody, await read_json(http, config)).lora_name
+    name = parse(UnloadAdapterBody, await read_json(http, config, context.bodies)).lora_name
     try:
         await asyncio.to_thread(context.models.unload, name)
     except UnknownIdError:

@@ -26,7 +26,7 @@ from flaxen.server.schema import shorten
 
 async def create(context: FineTuning, config: ServerConfig, http: Request) -> Response:
     """Answers POST /v1/fine_tuning/jobs."""
-    fields = await read_json(http, config)
+    fields = await read_json(http, config, context.bodies)
     asked = read_job(fields, max_lora_rank=context.config.max_lora_rank)
     if asked.model not in context.base_models:
         raise ApiError(

@@ -10,6 +10,7 @@ from flaxen.server.files_store import FileStore
 from flaxen.server.fine_tuned_models import FineTunedModels
 from flaxen.server.fine_tuning_config import FineTuningConfig
 from flaxen.server.job_store import JobStore
+from flaxen.server.lanes import Lane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,5 +23,9 @@ class FineTuning:
     models: FineTunedModels
     base_models: tuple[str, ...]  # names of the model that jobs may adapt
     on_change: Callable[[], None]  # called after a job was made, or got another status
+    # Where large bodies become JSON.
+    bodies: Lane = field(
+        default_factory=lambda: Lane("their large bodies to be read", num_threads=1, max_waiting=64)
+    )
     # Held while a job is made and while a file is deleted: no job may lose its file in between.
     changing_files: asyncio.Lock = field(default_factory=asyncio.Lock)

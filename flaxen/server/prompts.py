@@ -6,9 +6,9 @@ Deliberately does not know sampling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
@@ -18,6 +18,8 @@ from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import shorten, whole
 from flaxen.text.chat import RESERVED_VARIABLES
 from flaxen.text.tool_calls import shows_tool_calls
+
+_T = TypeVar("_T")
 
 # More characters, in all, are tokenized in a thread: they would hold up every stream.
 _LONG_TEXT = 20_000
@@ -61,10 +63,8 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
         encoded = await encode(value, add_special_tokens, context)
         texts: list[str | None] = value
     elif all(isinstance(item, list) for item in value):
-        encoded, texts = [[whole(i) for i in item] for item in value], [None] * len(value)
+        encoded, texts = [_read_ids(item, wrong) for item in value], [None] * len(value)
         for token_ids in encoded:
-            if not all(map(_is_id, token_ids)):
-                raise wrong
             check_token_ids(token_ids, context.engine.info.vocab_size, "prompt")
     else:
         raise wrong
@@ -131,12 +131,25 @@ async def encode(
         tokenizer = context.tokenizer
         return [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
-    num_characters = sum(map(len, texts))
-    if num_characters <= _LONG_TEXT:
-        return encode_all()
-    lane = context.long_texts if num_characters <= _HUGE_TEXT else context.huge_texts
-    async with deadline("tokenizing the prompt", _TOKENIZE_S):
-        return await lane.run(encode_all)
+    return await run_by_length(encode_all, sum(map(len, texts)), context)
+
+
+async def run_by_length(work: Callable[[], _T], length: int, context: Context) -> _T:
+    """Does what takes as long as a text or list is, without holding up the other requests.
+
+    Args:
+      work: what to do; at once, where that is quick.
+      length: characters or tokens.
+      context: has the lanes for what is not quick.
+
+    Raises:
+      ApiError: 429, too much of it waits for its turn; 503, it was not done in time.
+    """
+    if length <= _LONG_TEXT:
+        return work()
+    lane = context.long_texts if length <= _HUGE_TEXT else context.huge_texts
+    async with deadline("turning text into tokens, or back,", _TOKENIZE_S):
+        return await lane.run(work)
 
 
 def asked_max_tokens(
@@ -207,3 +220,12 @@ def _too_long(message: str, param: str) -> ApiError:
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_ids(values: list[Any], wrong: ApiError) -> list[int]:
+    if set(map(type, values)) <= {int}:  # nearly always, and there may be a million
+        return values
+    token_ids = [whole(value) for value in values]
+    if not all(map(_is_id, token_ids)):
+        raise wrong
+    return token_ids

@@ -5,7 +5,7 @@ Knows: which fields mean the same on both sides, and each limit. Deliberately do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flaxen.protocol import FieldError, SamplingParams
@@ -50,9 +50,13 @@ def sampling_params(
             "not supported",
             "best_of",
         )
-    for name in ("stop_token_ids", "allowed_token_ids"):
-        check_token_ids(getattr(common, name) or (), vocab_size, name)
     values: dict[str, Any] = {name: getattr(common, name) for name in (*_SAME, "top_k")}
+    for name in ("stop_token_ids", "allowed_token_ids"):
+        if values[name]:
+            check_token_ids(values[name], vocab_size, name)
+            values[name] = tuple(
+                dict.fromkeys(values[name])
+            )  # a client may send one a million times
     values["logit_bias"] = _logit_bias(common.logit_bias, vocab_size)
     given = {name: value for name, value in values.items() if value is not None}
     sampling: dict[str, Any] = {
@@ -70,14 +74,14 @@ def sampling_params(
         raise wrong_field(error, {}) from None
 
 
-def check_token_ids(token_ids: Iterable[int], vocab_size: int, where: str) -> None:
+def check_token_ids(token_ids: Sequence[int], vocab_size: int, where: str) -> None:
     """Raises a 400 if an id is outside the vocabulary."""
-    for token_id in token_ids:
-        if not 0 <= token_id < vocab_size:
-            raise invalid(
-                f"{where} must hold token ids in [0, {vocab_size - 1}], got {shorten(token_id)}",
-                where,
-            )
+    if not token_ids or (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        return
+    wrong = next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
+    raise invalid(
+        f"{where} must hold token ids in [0, {vocab_size - 1}], got {shorten(wrong)}", where
+    )
 
 
 def check_logprobs(count: int | None, name: str, context: Context) -> None:

@@ -23,7 +23,15 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _wholes(values: Any) -> Any:
+    """The same of each in a list, which may hold a million."""
+    if not isinstance(values, list) or float not in set(map(type, values)):
+        return values
+    return [whole(value) for value in values]
+
+
 Whole = Annotated[int, BeforeValidator(whole)]
+Wholes = Annotated[list[int], BeforeValidator(_wholes)]
 
 
 class StreamOptions(BaseModel):
@@ -58,9 +66,9 @@ class CommonBody(BaseModel):
     min_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: Whole | None = None
-    stop_token_ids: list[Whole] | None = None
+    stop_token_ids: Wholes | None = None
     ignore_eos: bool | None = None
-    allowed_token_ids: list[Whole] | None = None
+    allowed_token_ids: Wholes | None = None
     bad_words: list[str] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -125,7 +133,7 @@ class DetokenizeBody(BaseModel):
     model_config = _STRICT
 
     model: str | None = None
-    tokens: list[Whole]
+    tokens: Wholes
 
 
 class LoadAdapterBody(BaseModel):

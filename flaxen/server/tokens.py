@@ -10,14 +10,14 @@ from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.logprobs import token_text
-from flaxen.server.prompts import chat_prompt, encode
+from flaxen.server.prompts import chat_prompt, encode, run_by_length
 from flaxen.server.sampling import check_token_ids
 from flaxen.server.schema import DetokenizeBody, TokenizeBody, parse
 
 
 async def tokenize(context: Context, http: HttpRequest) -> Response:
     """Answers POST /tokenize: the ids of a prompt or of rendered messages."""
-    fields = idle.drop_idle(await read_json(http, context.config), idle.TOKENIZE)
+    fields = idle.drop_idle(await read_json(http, context.config, context.bodies), idle.TOKENIZE)
     body = parse(TokenizeBody, fields)
     context.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
@@ -37,24 +37,31 @@ async def tokenize(context: Context, http: HttpRequest) -> Response:
                 raise invalid(f"{name} needs messages: a prompt has no template", name)
         assert body.prompt is not None
         [tokens] = await encode([body.prompt], body.add_special_tokens is not False, context)
-    strings = None
-    if body.return_token_strs:
-        strings = [token_text(context.tokenizer, token_id) for token_id in tokens]
-    return JSONResponse(
-        {
-            "count": len(tokens),
-            "max_model_len": context.engine.info.max_model_len,
-            "tokens": tokens,
-            "token_strs": strings,
-        }
-    )
+
+    def answer() -> Response:
+        strings = None
+        if body.return_token_strs:
+            strings = [token_text(context.tokenizer, token_id) for token_id in tokens]
+        return JSONResponse(
+            {
+                "count": len(tokens),
+                "max_model_len": context.engine.info.max_model_len,
+                "tokens": tokens,
+                "token_strs": strings,
+            }
+        )
+
+    return await run_by_length(answer, len(tokens), context)
 
 
 async def detokenize(context: Context, http: HttpRequest) -> Response:
     """Answers POST /detokenize: the text of token ids, special ones included."""
-    body = parse(DetokenizeBody, await read_json(http, context.config))
+    body = parse(DetokenizeBody, await read_json(http, context.config, context.bodies))
     context.check_model(body.model)
     check_token_ids(body.tokens, context.engine.info.vocab_size, "tokens")
-    return JSONResponse(
-        {"prompt": context.tokenizer.decode(body.tokens, skip_special_tokens=False)}
-    )
+
+    def answer() -> Response:
+        text = context.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return JSONResponse({"prompt": text})
+
+    return await run_by_length(answer, len(body.tokens), context)
