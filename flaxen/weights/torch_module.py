@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +19,7 @@ import transformers
 
 from flaxen.models.bridges.torch import first_line
 from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.torch_misfits import INTEGERS, compared, on_meta, refuse, reported
 
 # What a class may have beside weights: masks and tables of integers.
 DTYPES: Mapping[str, np.dtype] = {
@@ -31,7 +32,6 @@ DTYPES: Mapping[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NUM_NAMED = 3  # tensors that a message names
 
 
 def load_module(
@@ -59,12 +59,13 @@ def load_module(
     if module_class.config_class is type(text):
         config = text  # the language model alone, of a class with more
     name = module_class.__name__
+    given = _given(module_class, config, tensors)
     with _quiet():
         try:
             module, found = module_class.from_pretrained(
                 None,
                 config=config,
-                state_dict={key: _tensor(each) for key, each in tensors.items() if _is_plain(each)},
+                state_dict=given,
                 dtype=_dtype(config, tensors),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are told, and refused below
@@ -72,10 +73,9 @@ def load_module(
                 use_safetensors=True,
             )
         except Exception as error:  # of any kind: it is the class's own code
-            raise ValueError(
-                f"transformers can't make {name} of these files: {first_line(error)}"
-            ) from error
-    _refuse_misfits(name, found, tensors)
+            _refuse_failed(module_class, config, tensors, error)
+    refuse(name, reported(found), tensors)
+    _refuse_integers(module, tensors)
     loaded: transformers.PreTrainedModel = module
     return loaded
 
@@ -97,9 +97,58 @@ def _configuration(fields: Mapping[str, Any]) -> transformers.PretrainedConfig:
         ) from error
 
 
-def _is_plain(tensor: StoredTensor) -> bool:
-    """Eight-bit integers would be cast to floats without their scales."""
-    return tensor.dtype != "U8"
+def _given(
+    module_class: type[transformers.PreTrainedModel],
+    config: transformers.PretrainedConfig,
+    tensors: Mapping[str, StoredTensor],
+) -> dict[str, torch.Tensor]:
+    """What transformers is given: NaN for integers that the class has no table of integers for.
+
+    It would cast them to floats, without the scales of quantized weights.
+    """
+    given = {name: _tensor(each) for name, each in tensors.items()}
+    integers = [name for name, each in tensors.items() if each.dtype in INTEGERS]
+    if not integers:
+        return given
+    tables = [
+        name
+        for name, each in on_meta(module_class, config).state_dict().items()
+        if not each.is_floating_point()
+    ]
+    for name in integers:
+        if not any(name.endswith(table) or table.endswith(name) for table in tables):
+            given[name] = torch.full_like(given[name], float("nan"), dtype=torch.float32)
+    return given
+
+
+def _refuse_integers(
+    module: transformers.PreTrainedModel, tensors: Mapping[str, StoredTensor]
+) -> None:
+    integers = [name for name, each in tensors.items() if each.dtype in INTEGERS]
+    for name, each in module.named_parameters() if integers else ():
+        if bool(each.isnan().any()):
+            raise ValueError(
+                f"{type(module).__name__}'s {name} is of floating point, and the files hold "
+                f"integers or NaN there ({integers[0]} is {tensors[integers[0]].dtype}): if the "
+                "weights are quantized, use the checkpoint before quantization"
+            )
+
+
+def _refuse_failed(
+    module_class: type[transformers.PreTrainedModel],
+    config: transformers.PretrainedConfig,
+    tensors: Mapping[str, StoredTensor],
+    error: Exception,
+) -> NoReturn:
+    """Says why transformers gave up: by the tensors, or by its own words."""
+    name = module_class.__name__
+    failed = ValueError(f"transformers can't make {name} of these files: {first_line(error)}")
+    try:
+        misfits = compared(module_class, config, tensors)
+    except Exception:  # of any kind: the class can't be made at all, which is what `error` says
+        raise failed from error
+    refuse(name, misfits, tensors)
+    raise failed from error
 
 
 def _tensor(stored: StoredTensor) -> torch.Tensor:
@@ -130,49 +179,3 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(level)
         if has_bars:
             log.enable_progress_bar()
-
-
-def _refuse_misfits(
-    name: str, found: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
-) -> None:
-    missing, unplaced = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
-    misshaped = [
-        f"{key} is {list(held)} and should be {list(wanted)}"
-        for key, held, wanted in sorted(found["mismatched_keys"])
-    ]
-    said = [
-        f"{text} ({len(each)}): {_listed(each)}"
-        for text, each in (
-            ("missing from the files", missing),
-            ("without a place in the class", unplaced),
-            ("of another shape", misshaped),
-        )
-        if each
-    ]
-    if found["error_msgs"]:
-        said.append(" ".join(found["error_msgs"][0].split()))
-    if not said:
-        return
-    raise ValueError(
-        f"the tensors are not those that config.json makes {name} have: {'; '.join(said)}. "
-        f"{_advice(missing, unplaced, tensors)}"
-    )
-
-
-def _advice(missing: list[str], unplaced: list[str], tensors: Mapping[str, StoredTensor]) -> str:
-    ends = [key for key in unplaced if missing and key.endswith(missing[0])]
-    if ends:
-        prefix = ends[0].removesuffix(missing[0])
-        return f"If all names begin with {prefix!r}, remove that from them"
-    integers = [key for key, each in tensors.items() if each.dtype in ("U8", "I32")]
-    if integers:
-        return (
-            f"{integers[0]} holds integers: if the weights are quantized, use the checkpoint "
-            "before quantization"
-        )
-    return "Download the weights and config.json of one and the same checkpoint"
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NUM_NAMED
-    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -115,8 +115,16 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str
         rf"tensor {Q}\.weight has dtype I8, which is not supported.*before quantization",
     ),
     "uint8": (
-        with_added(weight=torch.ones(64, 64, dtype=torch.uint8)),
-        {}, rf"missing from the files \(1\): {Q}\.weight\. {Q}\.weight holds integers",
+        with_added(weight=torch.ones(64, 64, dtype=torch.uint8)), {},
+        rf"Olmo2ForCausalLM's {Q}\.weight is of floating point, .*integers .*\({Q}\.weight is U8",
+    ),
+    "int32": (
+        with_added(weight=torch.ones(64, 64, dtype=torch.int32)), {},
+        rf"Olmo2ForCausalLM's {Q}\.weight is of floating point, .*integers .*\({Q}\.weight is I32",
+    ),
+    "integers without place": (
+        with_added(zeros=torch.ones(64, dtype=torch.int32)), {},
+        r"without a place in the class \(1\): zeros\. zeros holds integers: if the weights are",
     ),
     "fp8": (
         with_added(weight=torch.ones(64, 64).to(torch.float8_e4m3fn)),
@@ -139,6 +147,36 @@ def test_tensors_that_are_not_those_of_the_class_are_refused_by_name(
     with pytest.raises(ValueError, match=message) as caught:
         open_torch(directory)
     assert "\n" not in str(caught.value)
+
+
+EXPERT = "model.layers.0.mlp.experts.1.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (without(EXPERT), rf"missing from the files \(1\): {EXPERT}"),
+        (
+            lambda tensors: {**tensors, EXPERT: torch.ones(3, 4)},
+            rf"of another shape \(1\): {EXPERT} is \[3, 4\] and should be \[32, 64\]",
+        ),
+        (
+            lambda tensors: {**tensors, EXPERT.replace("1.up", "4.up"): tensors[EXPERT]},
+            r"without a place in the class \(1\): .*experts\.4\.up_proj",
+        ),
+        (
+            lambda tensors: {**tensors, EXPERT: tensors[EXPERT].to(torch.uint8)},
+            rf"experts\.gate_up_proj is of floating point, .*{EXPERT} is U8",
+        ),
+    ],
+)  # fmt: skip
+def test_one_of_several_experts_is_named(
+    how: Callable[[Tensors], Tensors], message: str, tmp_path: Path
+) -> None:
+    make("Qwen3Moe").save_pretrained(tmp_path)
+    change(tmp_path, how)
+    with pytest.raises(ValueError, match=message):
+        open_torch(tmp_path)
 
 
 HARMLESS: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any]]] = {
