@@ -130,6 +130,8 @@ def _told(error: BaseException, path: Path) -> str:
 
 
 def _is_users(filename: str, directory: Path) -> bool:
+    if filename.startswith("<"):  # of importlib itself, or of text that was executed
+        return False
     file = Path(filename).absolute()
     is_library = file.is_relative_to(_LIBRARY) or not set(_INSTALLED).isdisjoint(file.parts)
     return file.is_relative_to(directory) and not file.is_relative_to(_FLAXEN) and not is_library
@@ -147,4 +149,4 @@ def _advice(error: BaseException, path: Path) -> str:
             f"Install {root} in the environment of flaxen ({sys.prefix}), or put {root}.py beside "
             f"{path.name}"
         )
-    return f"Correct it and try again; flaxen --debug shows the frames outside of {path.parent} too"
+    return "Correct it and try again; flaxen --debug shows the frames of others too"

@@ -116,6 +116,18 @@ def test_an_error_has_the_users_frames_alone(
     assert "JAX has removed" not in error
 
 
+def test_frames_of_the_import_itself_are_not_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their files are called "<frozen importlib...>", as if they lay in the working directory."""
+    write(tmp_path, mini="from . import parts\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no known parent package") as caught:
+        find_definition("mini.py:make")
+    assert "frozen" not in str(caught.value)
+    assert 'mini.py", line 1, in <module>' in str(caught.value)
+
+
 def test_the_frames_of_an_error_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
