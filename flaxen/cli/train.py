@@ -117,7 +117,7 @@ def train(
         "data.files": None if data is None else [str(path) for path in data],
         "output_dir": None if output_dir is None else str(output_dir),
         "method": method,
-        "chat_template": chat_template,
+        "data.chat_template": chat_template,
         "from_scratch": from_scratch,
         "num_steps": num_steps,
         "data.batch_size": batch_size,

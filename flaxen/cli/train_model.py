@@ -76,7 +76,7 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
                 f"from_scratch is for models in files: {name} gives its own first parameters, so "
                 "a definition that starts at random is trained as it is. Leave from_scratch out"
             )
-        return _of_source(definition, None, config.chat_template)
+        return _of_source(definition, None)
     path = resolve(name, offline=offline)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
@@ -84,7 +84,7 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
         return Subject(
             name=path.name,
             model=decoder(decoder_config),
-            tokenizer=with_template(Tokenizer.from_directory(path), config.chat_template),
+            tokenizer=Tokenizer.from_directory(path),
             source=None,
             path=path,
             config=decoder_config,
@@ -95,16 +95,14 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
             f"{name} runs through transformers' own class, of which flaxen train trains adapters "
             "only: use method lora, or train it in Python by flaxen.from_transformers"
         )
-    return _of_source(source, path, config.chat_template)
+    return _of_source(source, path)
 
 
-def _of_source(
-    source: Checkpoint | Definition, path: Path | None, chat_template: str | None
-) -> Subject:
+def _of_source(source: Checkpoint | Definition, path: Path | None) -> Subject:
     return Subject(
         name=source.name,
         model=source.model,
-        tokenizer=with_template(source.make_tokenizer(), chat_template),
+        tokenizer=source.make_tokenizer(),
         source=source,
         path=path,
         config=source.config if isinstance(source, Checkpoint) else None,
@@ -174,13 +172,14 @@ def write_results(
         save_trained(path, subject.source, state.params, state.collections, dtype)
         return
     assert subject.config is not None
+    given = config.data.chat_template
     export_huggingface(
         path,
         subject.config,
         state.params,
         dtype=dtype.name,
         tokenizer_of=subject.path,
-        chat_template=subject.tokenizer.chat_template if config.chat_template else None,
+        chat_template=with_template(subject.tokenizer, given).chat_template if given else None,
     )
 
 

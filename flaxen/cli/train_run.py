@@ -36,6 +36,7 @@ from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.data.token_store import TokenStore
 from flaxen.kernels import native
 from flaxen.models.model import Model, Params
+from flaxen.text.given_template import read_template
 from flaxen.train.config import TrainConfig
 from flaxen.train.dpo import dpo
 from flaxen.train.fingerprint import Fingerprint, check_unchanged, to_json
@@ -103,6 +104,9 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
             f"{config.output_dir} holds a run of {saved[-1]} steps: give --resume to go on, or "
             "another output_dir"
         )
+    if (given := config.data.chat_template) is not None:  # as it is now, until the end
+        data = replace(config.data, chat_template=read_template(given))
+        config = replace(config, data=data)
     subject = open_subject(config, offline=offline)
     model = subject.model
     config = with_targets(config, model)

@@ -22,6 +22,7 @@ class DataConfig:
     files: tuple[Path, ...]  # .jsonl, .txt, .md or .parquet
     batch_size: int = 8  # rows
     sequence_length: int = 1024  # tokens of a row
+    chat_template: str | None = None  # a file, Jinja, or the name of one of the model's; None: its
     format: Format = "auto"  # of the records; auto takes each by its keys
     seed: int = 0  # of the order
     shuffle: bool = True

@@ -21,6 +21,7 @@ from flaxen.data.encode import Encoder, TokenSequence
 from flaxen.data.pack import Row, collate, collate_pairs, pack
 from flaxen.data.token_store import TokenStore
 from flaxen.text.chat import ChatTemplate
+from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 
 BatchT = TypeVar("BatchT")  # Batch or PairBatch
@@ -42,7 +43,7 @@ def open_data(
     Args:
       config: files, order, sizes.
       tokenizer: the model's.
-      template: for conversations; None is the model's own.
+      template: for conversations; None is the config's, else the model's own.
       vocab_size: of the model, which may be less than the tokenizer's; None is the tokenizer's.
       store: keeps what was written as tokens; None keeps it as TokenStore does by default.
 
@@ -50,6 +51,7 @@ def open_data(
       ValueError: a bad record where none may be, a file that can't be read, or no good record.
       OSError: a file can't be read.
     """
+    tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
     return batches_of(Corpus(config, encoder, pairs=False, store=store), config, tokenizer)
 
@@ -63,6 +65,7 @@ def open_pairs(
     store: TokenStore | None = None,
 ) -> DataIterator[PairBatch]:
     """Batches of preference pairs, one a row. As open_data."""
+    tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
     return batches_of(Corpus(config, encoder, pairs=True, store=store), config, tokenizer)
 

@@ -111,7 +111,6 @@ class TrainConfig:
     output_dir: Path  # checkpoints, metrics and the result
     data: DataConfig  # its batch_size is the rows of a whole step
     method: Method = "lora"  # dpo trains adapters, too
-    chat_template: str | None = None  # a file, Jinja, or the name of one of the model's; None: its
     from_scratch: bool = False  # random parameters; of the model only what it is made of
     dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
     remat: Remat = "none"  # layer saves memory at the price of computing the forward twice

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from rich.console import Console
 
 from flaxen.cli.train import gather

@@ -195,6 +195,19 @@ def test_a_token_that_the_model_does_not_know_is_named_by_its_line(tmp_path: Pat
         next(open_pairs(DataConfig(**{**options, "files": (pairs,)}), TOKENIZER, vocab_size=258))
 
 
+def test_a_given_template_counts_and_is_part_of_the_place(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [chat("Hi", "Yes")] * 3)
+    options: dict[str, Any] = {"files": (file,), **SMALL, "sequence_length": 40}
+    own = open_data(DataConfig(**options), TOKENIZER)
+    template = "{% for m in messages %}{{ m.content }};{% endfor %}"
+    given = open_data(DataConfig(**options, chat_template=template), TOKENIZER)
+    assert segments(next(given))[0][0] == ("Hi;Yes", "Yes;")
+    with pytest.raises(ValueError, match="the place was saved for other data"):
+        own.restore(given.state())
+    own.close()
+    given.close()
+
+
 def test_what_is_left_of_a_cut_record_must_have_something_to_learn(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "x" * 50, "completion": "y"}])
     data = open_data(DataConfig(files=(file,), **SMALL), TOKENIZER)
