@@ -101,7 +101,7 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
     saved = steps_in(_checkpoints(config.output_dir))
     if saved and not resume:
         raise ValueError(
-            f"{config.output_dir} holds a run of {saved[-1]} steps: give --resume to go on, or "
+            f"{config.output_dir} holds a run of {_steps(saved[-1])}: give --resume to go on, or "
             "another output_dir"
         )
     if (given := config.data.chat_template) is not None:  # as it is now, until the end
@@ -172,7 +172,7 @@ def _place(output_dir: Path, num_made: int, fingerprint: Fingerprint) -> Any:
     check_unchanged(
         extra.get("run"),
         fingerprint,
-        what=f"{output_dir} holds a run of {num_made} steps",
+        what=f"{output_dir} holds a run of {_steps(num_made)}",
         anew="give another output_dir to begin anew",
     )
     return extra["data"]
@@ -279,7 +279,7 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
 def _said(opened: Run, num_before: int, num_steps: int) -> str:
     """What there is, and what was done for it; `num_before` steps were made by an earlier part."""
     written = ", ".join(map(str, opened.results))
-    done = f"{written}: {num_steps} step{'' if num_steps == 1 else 's'} of training"
+    done = f"{written}: {_steps(num_steps)} of training"
     if num_before == num_steps:
         asked = opened.config.num_steps
         passed = f" (num_steps is {asked})" if asked is not None and asked < num_steps else ""
@@ -287,3 +287,7 @@ def _said(opened: Run, num_before: int, num_steps: int) -> str:
     data = describe_data(opened.batches.report())
     use = how_to_use(opened.config, opened.subject, opened.results[0])
     return "; ".join(filter(None, (done, data, use)))
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'' if number == 1 else 's'}"
