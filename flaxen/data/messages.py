@@ -10,7 +10,11 @@ from typing import Any
 
 from flaxen.text.tool_calls import read_tool_calls
 
-_ROLES = ("system", "developer", "user", "assistant", "tool")
+# Role -> how templates know it. `developer` is OpenAI's newer name, which serving reads so too.
+_ROLES = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
+    "tool": "tool",
+}  # fmt: skip
 
 
 def read_messages(value: object, name: str) -> list[dict[str, Any]]:
@@ -54,7 +58,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping) or "role" not in message:
         raise ValueError(f"{where} must be an object with a role, got {show(message)}")
     role = message["role"]
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"{where}.role must be one of {', '.join(_ROLES)}, got {show(role)}")
     if message.get("function_call") is not None:
         raise ValueError(f"{where}.function_call is not supported: use tool_calls")
@@ -76,6 +80,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
         _check_parts(content, f"{where}.content")
     # A null is a field that was not given: Parquet fills in keys that other records have.
     read = {key: each for key, each in message.items() if each is not None}
+    read["role"] = _ROLES[role]
     if calls:
         read |= {"content": content, "tool_calls": read_tool_calls(calls, f"{where}.tool_calls")}
     else:

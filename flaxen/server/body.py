@@ -28,13 +28,18 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+def body_lane() -> Lane:
+    """The thread on which one server's large bodies are decoded."""
+    return Lane("their large bodies to be decoded", num_threads=1, max_waiting=64)
+
+
 async def read_json(http: Request, config: ServerConfig, lane: Lane) -> dict[str, Any]:
     """Reads the request's body as one JSON object.
 
     Args:
       http: the request.
       config: how large it may be, and how long it may take.
-      lane: where a large one is decoded.
+      lane: a `body_lane`, for a large one.
 
     Raises:
       ApiError: 400 not a JSON object, 408 too slow, 413 too large, 415 not declared as plain JSON,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flaxen.protocol import EngineClient
 from flaxen.server.adapter_files import AdapterFiles
+from flaxen.server.body import body_lane
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError
 from flaxen.server.lanes import Lane
@@ -30,10 +31,7 @@ class Context:
     config: ServerConfig
     metrics: Metrics
     adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
-    # Where large bodies become JSON.
-    bodies: Lane = field(
-        default_factory=lambda: Lane("their large bodies to be read", num_threads=1, max_waiting=64)
-    )
+    bodies: Lane = field(default_factory=body_lane)
     # Where texts are tokenized that would hold up the event loop, and those that take seconds.
     long_texts: Lane = field(
         default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=64)

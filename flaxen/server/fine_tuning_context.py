@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from flaxen.server.body import body_lane
 from flaxen.server.files_store import FileStore
 from flaxen.server.fine_tuned_models import FineTunedModels
 from flaxen.server.fine_tuning_config import FineTuningConfig
@@ -23,9 +24,6 @@ class FineTuning:
     models: FineTunedModels
     base_models: tuple[str, ...]  # names of the model that jobs may adapt
     on_change: Callable[[], None]  # called after a job was made, or got another status
-    # Where large bodies become JSON.
-    bodies: Lane = field(
-        default_factory=lambda: Lane("their large bodies to be read", num_threads=1, max_waiting=64)
-    )
+    bodies: Lane = field(default_factory=body_lane)
     # Held while a job is made and while a file is deleted: no job may lose its file in between.
     changing_files: asyncio.Lock = field(default_factory=asyncio.Lock)

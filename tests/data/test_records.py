@@ -116,3 +116,13 @@ def test_what_is_wrong_with_a_record(value: Any, message: str) -> None:
 def test_a_record_of_another_format_than_asked_for() -> None:
     with pytest.raises(ValueError, match=r"keys \{\"messages\"\} or .*, got 'text'"):
         parse_record({"text": "a"}, "chat")
+
+
+def test_a_developers_message_is_read_as_serving_reads_it() -> None:
+    messages = [{"role": "developer", "content": "Be"}, USER, ANSWER]
+    system = {"role": "system", "content": "Be"}
+    assert parse_record({"messages": messages}, "auto") == Chat(
+        messages=(system, USER, ANSWER), trained=(2,)
+    )
+    with pytest.raises(ValueError, match=r"messages\[0\].role must be one of .*, got \['user'\]"):
+        parse_record({"messages": [{"role": ["user"], "content": "a"}, ANSWER]}, "auto")
