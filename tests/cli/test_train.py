@@ -14,6 +14,7 @@ import pytest
 import tokenizers
 from rich.console import Console
 
+from flaxen.cli.main import main
 from flaxen.cli.train import gather
 from flaxen.cli.train_progress import describe, show_training
 from flaxen.weights.checkpoint import open_checkpoint
