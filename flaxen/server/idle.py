@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.schema import shorten
+from flaxen.server.schema import shorten, whole
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ def _bool(wanted: bool) -> Callable[[Any], bool]:
 
 def _number(wanted: float) -> Callable[[Any], bool]:
     return lambda value: not isinstance(value, bool) and value == wanted
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(whole(value), int) and not isinstance(value, bool)
 
 
 def _empty(value: Any) -> bool:
@@ -158,7 +162,7 @@ MESSAGE = {
 
 PART = {
     "id": _Idle(_is(str), "it must be a string"),
-    "index": _Idle(_is(int), "it must be a whole number"),
+    "index": _Idle(_whole, "it must be a whole number"),
     "logprobs": _Idle(_is(list), "it must be a list"),
     "cache_control": _CACHE_CONTROL,
     "annotations": _Idle(_empty, _TEXT_ONLY),

@@ -77,7 +77,7 @@ def test_notes_of_others_beside_a_message_are_left_out(
     "part",
     [
         {"type": "text", "text": "a", "id": "lc_1", "index": 0, "logprobs": None},
-        {"type": "text", "text": "a", "annotations": [], "citations": None},
+        {"type": "text", "text": "a", "annotations": [], "citations": None, "index": 1.0},
         {"type": "input_text", "text": "a"},
         {"type": "output_text", "text": "a", "annotations": [], "logprobs": []},
         {"type": "refusal", "refusal": "a"},
@@ -86,6 +86,14 @@ def test_notes_of_others_beside_a_message_are_left_out(
 )
 def test_parts_of_others_are_text(server: Server, part: dict[str, Any]) -> None:
     assert server.prompt({"role": "assistant", "content": [part]}) == "[assistant]a"
+
+
+@pytest.mark.parametrize("index", [True, "0", 0.5])
+def test_a_parts_index_is_a_whole_number(server: Server, index: Any) -> None:
+    part = {"type": "text", "text": "a", "index": index}
+    error = server.error({"role": "assistant", "content": [part]})
+    assert error["param"] == "messages[0].content[0].index"
+    assert "must be a whole number" in error["message"]
 
 
 def test_a_part_without_the_field_of_its_type_is_refused(server: Server) -> None:
