@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.server.fine_tuned_models import FineTunedModels
 from tests.server.clients import get, openai_client, post, run
-from tests.server.fine_tuning import GOOD, MODEL, FakeTrainer, Served, serving
+from tests.server.fine_tuning import GOOD, MODEL, Served, serving
 
 
 @pytest.fixture
@@ -265,68 +262,6 @@ def test_too_many_jobs_are_refused(served: Served) -> None:
     served.trainer.may_step.clear()
     assert [create(served).status_code for _ in range(4)] == [200, 200, 200, 429]
     assert create(served).json()["error"]["code"] == "too_many_jobs"
-
-
-def test_a_server_that_ends_leaves_its_job_to_the_next(tmp_path: Path) -> None:
-    trainer = FakeTrainer()
-    with serving(tmp_path, trainer) as served:
-        job_id = create(served).json()["id"]
-        served.wait_for(job_id, "succeeded")
-        trainer.may_step.clear()
-        job_id = create(served).json()["id"]
-        served.wait_for(job_id, "running")
-    assert served.jobs.get(job_id)["status"] == "running"
-
-    trainer.may_step.set()
-    trainer.steps[job_id] = 1
-    trainer.served.clear()
-    with serving(tmp_path, trainer) as served:
-        row = served.wait_for(job_id, "succeeded")
-        assert trainer.jobs[-1].id == job_id
-        assert served.messages(job_id).count("Fine-tuning job started") == 1
-        trainer.served.clear()
-        FineTunedModels(served.jobs, trainer).take_up()
-        assert (job_id, 3, row["model_name"]) in trainer.served
-        assert len(trainer.served) == 4
-        assert trainer.forgotten.count(job_id) == 2
-
-
-def test_a_job_is_cancelled_while_its_files_are_validated(served: Served) -> None:
-    served.trainer.may_validate.clear()
-    first, second = create(served).json()["id"], create(served).json()["id"]
-    begin_s = time.monotonic()
-    assert post(served.app, f"/v1/fine_tuning/jobs/{first}/cancel", {}).status_code == 200
-    served.wait_for_event(second, "Validating training file")
-    assert time.monotonic() - begin_s < 5
-    served.trainer.may_validate.set()
-    served.wait_for(second, "succeeded")
-    assert served.jobs.get(first)["status"] == "cancelled"
-    assert "Files validated, moving job to queued state" not in served.messages(first)
-
-
-@pytest.mark.parametrize("work", ["validating_files", "running"])
-def test_work_ends_when_the_server_begins_to_and_is_taken_up_by_the_next(
-    tmp_path: Path, work: str
-) -> None:
-    trainer, closing = FakeTrainer(), threading.Event()
-    trainer.may_validate.clear()
-    trainer.may_step.clear()
-    with serving(tmp_path, trainer, is_closing=closing.is_set) as served:
-        if work == "running":
-            trainer.may_validate.set()
-        job_id = create(served).json()["id"]
-        served.wait_for(job_id, work)
-        served.wait_for_event(job_id, "Validating" if work != "running" else "started")
-        closing.set()
-        served.worker.wake()  # the thread that has no work
-        begin_s = time.monotonic()
-        served.worker.wait()
-        assert time.monotonic() - begin_s < 5
-        assert served.jobs.get(job_id)["status"] == work
-    trainer.may_validate.set()
-    trainer.may_step.set()
-    with serving(tmp_path, trainer) as served:
-        served.wait_for(job_id, "succeeded")
 
 
 def test_steps_that_are_made_again_are_told_once(served: Served) -> None:
