@@ -92,6 +92,14 @@ _VLLM = {
     "logits_processors": _Idle(_empty, _NO_PLUGINS),
     "vllm_xargs": _Idle(_empty, _NO_PLUGINS),
     "kv_transfer_params": _Idle(_empty, "keys and values are not moved between servers"),
+    "ec_transfer_params": _Idle(_empty, _TEXT_ONLY),
+    "session_id": _Idle(_is(str), "it must be a string"),
+    "stream_interval": _Idle(_number(1), "each token is sent as it comes"),
+    "thinking_token_budget": _Idle(_number(-1), "thoughts are not told from the answer"),
+    "watermarking": _Idle(_bool(False), "this server puts no marks into texts"),
+    "routed_experts_prompt_start": _Idle(_number(0), "the chosen experts are not returned"),
+    "return_token_offsets": _Idle(_bool(False), "only logprobs of /v1/completions have offsets"),
+    "return_mm_kwargs": _Idle(_is(bool), "it must be true or false"),  # of another route
 }
 
 COMPLETION = {
@@ -126,6 +134,9 @@ CHAT = {
     "documents": _Idle(_empty, "it is not supported: put the documents' text into a message"),
     "mm_processor_kwargs": _Idle(_empty, _TEXT_ONLY),
     "media_io_kwargs": _Idle(_empty, _TEXT_ONLY),
+    "return_prompt_text": _Idle(
+        _bool(False), "it is not supported; return_token_ids adds the prompt's tokens"
+    ),
 }
 
 TOKENIZE = {
