@@ -17,6 +17,7 @@ from flaxen.cli.chat_http import Answer, http_answer
 from flaxen.cli.chat_loop import HELP, chat_loop
 from flaxen.cli.cpu import announce, set_up_cpu
 from flaxen.cli.definitions import find_definition
+from flaxen.cli.interrupt import unwind_first
 from flaxen.cli.progress import show_progress
 
 
@@ -108,4 +109,8 @@ def chat(
         with contextlib.suppress(ImportError):  # not in every Python
             importlib.import_module("readline")  # gives input() a history and editing keys
     prompt = "> " if sys.stdin.isatty() else ""
-    chat_loop(answer, system, lambda: input(prompt), lambda text: print(text, end="", flush=True))
+
+    def read() -> str:
+        return unwind_first(lambda: input(prompt))
+
+    chat_loop(answer, system, read, lambda text: print(text, end="", flush=True))

@@ -15,10 +15,20 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar has hidden it
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Signalled(BaseException):
+    """Raised by a signal inside `unwind_first`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def end_at_signals() -> None:
@@ -28,12 +38,41 @@ def end_at_signals() -> None:
     answer. Python runs a handler between two bytecodes, so the end waits for a call into native
     code that the main thread is in, such as the compilation of one function.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, _on_signal)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     end_now(number)
+
+
+def unwind_first(read: Callable[[], str]) -> str:
+    """Calls a function that has changed the terminal's settings, which it restores as it unwinds.
+
+    `input` with readline turns off the terminal's echo. A signal ends the process only after the
+    function has unwound; a second signal does not wait for that. The function must not run native
+    code that would drop an exception.
+    """
+    raised = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal raised
+        if raised:
+            end_now(number)
+        raised = True
+        raise _Signalled(number)
+
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, on_signal)
+            return read()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    except _Signalled as signalled:
+        end_now(signalled.number)
 
 
 def end_now(number: int = signal.SIGINT) -> NoReturn:

@@ -1,0 +1,58 @@
+"""A signal at the prompt of `flaxen chat` leaves the terminal as it was."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+PROGRAM = "import sys; from flaxen.cli.start import main; sys.exit(main())"
+
+
+class Models(BaseHTTPRequestHandler):
+    """A server that has one model and answers nothing."""
+
+    def do_GET(self) -> None:
+        body = b'{"data": [{"id": "tiny"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_at_the_prompt_restores_the_terminal(number: signal.Signals, code: int) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    url = f"http://127.0.0.1:{server.server_port}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "chat", "--url", url],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    try:
+        seen = b""
+        while b"> " not in seen:
+            seen += os.read(ours, 4096)
+        process.send_signal(number)
+        assert process.wait(30) == code
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()
+        os.close(ours)
+        os.close(theirs)
