@@ -21,6 +21,10 @@ Answer = Callable[
 _TIMEOUT_S = 600.0  # without a byte from the server
 
 
+class AnswerError(Exception):
+    """The engine failed at one answer: the conversation can go on without it."""
+
+
 def http_answer(
     url: str, model: str | None, api_key: str | None, sampling: Mapping[str, Any]
 ) -> tuple[str, Answer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Sequence
 
-from flaxen.cli.chat_http import Answer, Message
+from flaxen.cli.chat_http import Answer, AnswerError, Message
 from flaxen.engine.core import Engine
 from flaxen.protocol import FinishReason, Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
@@ -14,6 +14,8 @@ from flaxen.text.tokenizer import Tokenizer
 
 def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams) -> Answer:
     """Returns the function that asks an engine; past turns stay in its prefix cache.
+
+    The function raises AnswerError where the engine can't go on with an answer.
 
     Raises:
       ValueError: the model has no chat template.
@@ -35,7 +37,7 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
                     if event.text:
                         yield event.text
                     if event.finish is not None and event.finish.reason == FinishReason.ERROR:
-                        raise RuntimeError(f"the engine failed: {event.finish.error}")
+                        raise AnswerError(f"the engine failed: {event.finish.error}")
         finally:
             engine.abort(request.request_id)  # does nothing to one that has ended
             while engine.has_work:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from flaxen.cli.chat_http import Answer, Message
+from flaxen.cli.chat_http import Answer, AnswerError, Message
 
 HELP = "/reset forgets the conversation, /exit ends; Ctrl-C stops an answer, a second one ends."
 
@@ -42,7 +42,7 @@ def chat_loop(
             messages.append({"role": "user", "content": line})
             try:
                 text = _stream(answer, messages, write)
-            except (ValueError, OSError) as error:  # as when the conversation is too long
+            except (ValueError, AnswerError, OSError) as error:  # as when it is too long
                 messages.pop()
                 write(f"[error: {error}]\nYour last message is left out. {HELP}\n")
             else:

@@ -44,10 +44,7 @@ def select_modules(
     known = [module for layer in modules for module in layer.values()]
     named = fields.get("target_modules")
     numbers = _layer_numbers(fields, known)
-    if named == "all-linear":
-        targets = {target for layer in modules for target, name in layer.items() if name in held}
-        return frozenset(layer[target] for layer in modules for target in targets)
-    if isinstance(named, str):
+    if isinstance(named, str) and named != "all-linear":
         if numbers is not None:
             raise ValueError(
                 "layers_to_transform can't be used beside a target_modules that is a pattern: put "
@@ -66,8 +63,14 @@ def select_modules(
         left = set(known) - _excluded(fields, known)
         if numbers is not None:
             wanted = _wanted_layers(fields["layers_to_transform"])
-            left = {module for module in left if numbers.get(module) in wanted}
-        meant = _listed(named, modules, left, held)
+            # As in peft, a whole name is meant whatever its layer is.
+            whole = named if isinstance(named, list) else []
+            left = {module for module in left if numbers.get(module) in wanted or module in whole}
+        if named == "all-linear":
+            targets = {target for layer in modules for target in layer if layer[target] in held}
+            meant = {layer[target] for layer in modules for target in targets} & left
+        else:
+            meant = _listed(named, modules, left, held)
     lacking = set(held) - meant
     if lacking:
         raise ValueError(f"{WEIGHTS} holds tensors of {min(lacking)}, which target_modules lacks")

@@ -131,20 +131,24 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _held_shards(directory: Path) -> list[str]:
-    return sorted(entry.name for entry in directory.iterdir() if _SHARD.fullmatch(entry.name))
+    return [name for name in _files(directory, ".safetensors") if _SHARD.fullmatch(name)]
 
 
 def _gguf_files(directory: Path) -> list[str]:
-    return sorted(entry.name for entry in directory.iterdir() if entry.suffix == ".gguf")
+    return _files(directory, ".gguf")
+
+
+def _files(directory: Path, *suffixes: str) -> list[str]:
+    """The names of the files with a suffix: no directories, and no links that lead nowhere."""
+    entries = (entry for entry in directory.iterdir() if entry.suffix in suffixes)
+    return sorted(entry.name for entry in entries if entry.is_file())
 
 
 def _refuse_missing(directory: Path, shards: Iterable[str], found: list[str]) -> None:
     missing = [name for name in shards if name not in found]
     if not missing:
         return
-    others = sorted(
-        {entry.name for entry in directory.iterdir() if entry.suffix == ".safetensors"} - {*found}
-    )
+    others = sorted({*_files(directory, ".safetensors")} - {*found})
     raise ValueError(
         f"{directory / missing[0]} does not exist, but {INDEX} names it"
         f"{f' and {len(missing) - 1} more that are missing' if len(missing) > 1 else ''}: "
@@ -169,7 +173,10 @@ def _refuse_adapter(directory: Path) -> None:
 
 def _no_weights(directory: Path, shards: list[str]) -> str:
     """Why there are none, by what is there."""
-    start = f"{directory} has no {SINGLE} nor {INDEX}"
+    for name in (SINGLE, INDEX):
+        if (directory / name).is_symlink():  # as in a cache from which files were removed
+            return f"{directory / name} is a link to a file that does not exist: download it again"
+    start = f"{directory} has neither {SINGLE} nor {INDEX}"
     if shards:
         return (
             f"{start}; {_listed(shards)} is there, but without its index nobody can tell whether "
@@ -183,14 +190,14 @@ def _no_weights(directory: Path, shards: list[str]) -> str:
     files = _gguf_files(directory)
     if files:
         return f"{start}, but {_listed(files)}: give the path of the .gguf file itself"
-    others = sorted(e.name for e in directory.iterdir() if e.suffix == ".safetensors")
+    others = _files(directory, ".safetensors")
     if others:
         return (
             f"{start}; {_listed(others)} is there, whose layout is not known by that name: only "
             "transformers' layout is read. Download the model in it, or rename the file if it has "
             "it"
         )
-    pickles = sorted(entry.name for entry in directory.iterdir() if entry.suffix in _PICKLES)
+    pickles = _files(directory, *_PICKLES)
     if pickles:
         return (
             f"{start}; {pickles[0]} is there, but pickle files can run code and are never read: "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import pytest
 
-from flaxen.cli.chat_http import Message
+from flaxen.cli.chat_http import AnswerError, Message
 from flaxen.cli.chat_loop import chat_loop
 
 
@@ -96,7 +96,9 @@ def test_a_second_ctrl_c_ends_the_chat() -> None:
     assert model.closed == 1
 
 
-@pytest.mark.parametrize("error", [ValueError("too long"), OSError("no answer")])
+@pytest.mark.parametrize(
+    "error", [ValueError("too long"), OSError("no answer"), AnswerError("the engine failed")]
+)
 def test_a_turn_that_fails_is_left_out_and_the_chat_goes_on(error: Exception) -> None:
     def fail(i: int) -> None:
         if i == 1 and len(model.asked) == 2:

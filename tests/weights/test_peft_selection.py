@@ -79,6 +79,15 @@ def adapted(adapter: Adapter) -> set[str]:
             },
         ),
         ((Q0, Q1), {"target_modules": ["q_proj"], "layers_to_transform": []}),
+        ((Q0, V0), {"target_modules": "all-linear", "layers_to_transform": 0}),
+        (
+            (Q0, Q1, V1),
+            {"target_modules": "all-linear", "exclude_modules": r".*\.0\..*(k|v|o)_proj"},
+        ),
+        (
+            (Q0, Q1, V0),
+            {"target_modules": [Q0, Q1, "0.self_attn.v_proj"], "layers_to_transform": [0]},
+        ),
         ((Q0, V1), {"target_modules": [Q0, V1]}),
         ((V0, V1), {"target_modules": ["q_proj", "v_proj"], "exclude_modules": ["q_proj"]}),
         ((Q0, DOWN0), {"target_modules": ["0.self_attn.q_proj", "layers.0.mlp.down_proj"]}),

@@ -68,6 +68,22 @@ def test_a_whole_file_stands_alone_beside_an_index_without_shards(mixed: Path) -
     np.testing.assert_array_equal(read_q0(mixed), expected)
 
 
+def test_what_has_the_name_of_a_shard_and_is_no_file_does_not_count(mixed: Path) -> None:
+    expected = load_file(mixed / SINGLE)[Q0]
+    remove(mixed, INDEX, *SHARDS)
+    (mixed / SHARDS[0]).symlink_to(mixed / "removed")  # as in a cache that was cleaned
+    (mixed / SHARDS[1]).mkdir()
+    np.testing.assert_array_equal(read_q0(mixed), expected)
+
+
+@pytest.mark.parametrize("name", [SINGLE, INDEX])
+def test_a_link_that_leads_nowhere_is_named(mixed: Path, name: str) -> None:
+    remove(mixed, SINGLE, INDEX, *SHARDS)
+    (mixed / name).symlink_to(mixed / "removed")
+    with pytest.raises(ValueError, match=rf"{name} is a link to a file that does not exist: down"):
+        open_checkpoint(mixed)
+
+
 def test_shards_stand_alone(mixed: Path) -> None:
     expected = load_file(mixed / SINGLE)[Q0] + 1
     remove(mixed, SINGLE)
@@ -159,7 +175,10 @@ def two_ggufs(directory: Path) -> None:
         (only_adapter, "adapter_model.safetensors is there, which is a LoRA adapter: serve its"),
         (adapter_alone, "holds a LoRA adapter .* and no model: serve its base model, org/base, "),
         (adapter_beside, "holds a whole model and a LoRA adapter .*: move the adapter's two files"),
-        (gguf_beside_config, "has no model.safetensors nor .*, but b.gguf: give the path of the"),
+        (
+            gguf_beside_config,
+            "has neither model.safetensors nor .*, but b.gguf: give the path of the",
+        ),
         (two_ggufs, "has no config.json, but a.gguf with 1 more like it: give .*, as .*/a.gguf"),
     ],
 )
