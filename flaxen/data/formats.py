@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flaxen.data.messages import read_text, show
+from flaxen.data.messages import TRAINED_MARKS, read_text, show
 
 # ShareGPT's names of who speaks, as they occur in data sets.
 _ROLES = {
@@ -31,6 +31,8 @@ def to_openai(record: Mapping[str, Any]) -> Mapping[str, Any]:
     record = {name: _turns(each, name) if name in _TURNS else each for name, each in record.items()}
     has_answers = "chosen" in record and "rejected" in record
     asks = "prompt" in record and (has_answers or "completion" in record)
+    if "messages" in record and has_answers and "prompt" not in record:
+        return _asked_by_messages(record)
     if "messages" in record or asks:
         return record
     if "conversations" in record:
@@ -44,6 +46,14 @@ def to_openai(record: Mapping[str, Any]) -> Mapping[str, Any]:
         answer = {"role": "assistant", "content": read_text(record["output"], "output")}
         return {**rest, "messages": [*asked, answer]}
     return record
+
+
+def _asked_by_messages(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Messages beside two answers are the prompt, unless an answer of theirs ends them."""
+    last = record["messages"][-1:] if isinstance(record["messages"], list) else []
+    if not last or not isinstance(last[0], Mapping) or last[0].get("role") == "assistant":
+        return record
+    return {**_without(record, "messages"), "prompt": record["messages"]}
 
 
 def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -63,14 +73,14 @@ def _turn(turn: object, where: str) -> object:
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
     speaker, value = turn["from"], turn.get("value")
-    weight = {"weight": turn["weight"]} if turn.get("weight") is not None else {}
-    if speaker in _CALLS:
-        return {"role": "assistant", "tool_calls": _calls(value, where), **weight}
-    if speaker not in _ROLES:
+    marks = {name: turn[name] for name in TRAINED_MARKS if name in turn}
+    if not isinstance(speaker, str) or speaker not in (*_ROLES, *_CALLS):
         raise ValueError(
             f"{where}.from must be one of {', '.join((*_ROLES, *_CALLS))}, got {show(speaker)}"
         )
-    return {"role": _ROLES[speaker], "content": value, **weight}
+    if speaker in _CALLS:
+        return {"role": "assistant", "tool_calls": _calls(value, where), **marks}
+    return {"role": _ROLES[speaker], "content": value, **marks}
 
 
 def _calls(value: object, where: str) -> object:

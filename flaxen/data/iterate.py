@@ -196,8 +196,8 @@ class DataIterator(Generic[BatchT]):
 
     def _next_row(self) -> Row | None:
         while True:
-            if self._epoch == self._config.epochs:  # never, if None
-                return None
+            if self._config.epochs is not None and self._epoch >= self._config.epochs:
+                return None  # a place may be beyond the end: fewer epochs are wanted now
             if self._window is None:
                 self._window = self._read_window()
             rows, end = self._window

@@ -15,6 +15,8 @@ _ROLES = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
     "tool": "tool",
 }  # fmt: skip
+# Keys by which a message says whether it is learned: OpenAI's, and two of axolotl's.
+TRAINED_MARKS = ("weight", "train", "training")
 
 
 def read_messages(value: object, name: str) -> list[dict[str, Any]]:
@@ -62,12 +64,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
         raise ValueError(f"{where}.role must be one of {', '.join(_ROLES)}, got {show(role)}")
     if message.get("function_call") is not None:
         raise ValueError(f"{where}.function_call is not supported: use tool_calls")
-    weight = message.get("weight")
-    if weight is not None and (role != "assistant" or weight not in (0, 1)):
-        raise ValueError(
-            f"{where}.weight must be 0 or 1, on an assistant's message, got {show(weight)} on "
-            f"one of the role {role}"
-        )
+    weight = _weight(message, role, where)
     calls = message.get("tool_calls")
     if calls and (role != "assistant" or isinstance(calls, str | Mapping)):
         raise ValueError(f"{where}.tool_calls must be a list, on an assistant's message")
@@ -79,13 +76,32 @@ def _message(message: object, where: str) -> dict[str, Any]:
     elif content is not None:
         _check_parts(content, f"{where}.content")
     # A null is a field that was not given: Parquet fills in keys that other records have.
-    read = {key: each for key, each in message.items() if each is not None}
-    read["role"] = _ROLES[role]
+    read = {
+        key: each for key, each in message.items() if each is not None and key not in TRAINED_MARKS
+    }
+    read |= {"role": _ROLES[role]} | ({} if weight is None else {"weight": weight})
     if calls:
         read |= {"content": content, "tool_calls": read_tool_calls(calls, f"{where}.tool_calls")}
     else:
         read.pop("tool_calls", None)
     return read
+
+
+def _weight(message: Mapping[str, Any], role: str, where: str) -> int | None:
+    """1 if the message is learned, 0 if not, None if it does not say."""
+    if message.get("train_detail") is not None:
+        raise ValueError(
+            f"{where}.train_detail is not supported: a message is learned as a whole, or not at "
+            'all with "weight": 0'
+        )
+    marks = {name: message[name] for name in TRAINED_MARKS if message.get(name) is not None}
+    for name, value in marks.items():
+        if value not in (0, 1) or (value and role != "assistant"):
+            raise ValueError(
+                f"{where}.{name} must be 0 or 1, and 1 only on an assistant's message, got "
+                f"{show(value)} on one of the role {role}"
+            )
+    return int(min(marks.values())) if marks else None
 
 
 def _check_parts(content: object, where: str) -> None:

@@ -99,6 +99,8 @@ def parse_record(value: object, format: Format) -> Record:
         wanted = [keys for name, all in _KEYS.items() if format in ("auto", name) for keys in all]
         names = ", ".join(map(repr, value)) or "none"
         raise ValueError(f"a record must have the keys {' or '.join(wanted)}, got {names[:200]}")
+    if found in ("chat", "completion"):
+        _refuse_unpaired(record)
     if found == "text":
         refuse_chat_keys(record)
         return Text(text=read_text(record["text"], "text"))
@@ -123,13 +125,18 @@ def _find_format(value: Mapping[str, Any]) -> Format | None:
     return "text" if "text" in value else None
 
 
+def _refuse_unpaired(record: Mapping[str, Any]) -> None:
+    """Refuses a preference that is half a pair: an unwanted answer would be learned."""
+    for name in ("label", "kto_tag"):
+        if isinstance(record.get(name), bool):
+            raise ValueError(
+                f"the record is an unpaired preference: {name} says whether its answer is wanted, "
+                "and no method here learns from that. Give pairs of chosen and rejected, or leave "
+                f"out the records with unwanted answers and the key {name}"
+            )
+
+
 def _completion(record: Mapping[str, Any]) -> Completion | Chat:
-    if isinstance(record.get("label"), bool):
-        raise ValueError(
-            "the record is an unpaired preference: label says whether its completion is wanted, "
-            "and no method here learns from that. Give pairs of chosen and rejected, or leave out "
-            "the unwanted completions and the key label"
-        )
     prompt, answer = record["prompt"], record["completion"]
     if isinstance(prompt, str) and isinstance(answer, str):
         refuse_chat_keys(record)

@@ -52,6 +52,8 @@ def test_other_formats_are_conversations(value: dict[str, Any]) -> None:
             "rejected": said("gpt", "No"),
         },
         {"conversations": [USER], "chosen": [ANSWER], "rejected": [NO]},
+        {"messages": [USER], "chosen": ANSWER, "rejected": NO},
+        {"messages": [USER, ANSWER], "chosen": [USER, ANSWER], "rejected": [USER, NO]},
         {"instruction": "Hi", "input": "", "chosen": "Yes", "rejected": "No"},
     ],
 )
@@ -80,6 +82,20 @@ def test_sharegpts_turns() -> None:
         "tool_calls": [{"type": "function", "function": function}],
     }
     assert record.messages[5] == {"role": "tool", "content": "3"}
+
+
+@pytest.mark.parametrize("name", ["weight", "train", "training"])
+def test_a_message_says_whether_it_is_learned(name: str) -> None:
+    asked = [{**USER, name: 0}, {**NO, name: False}, USER, {**ANSWER, name: True}]
+    expected = Chat(messages=(USER, NO, USER, ANSWER), trained=(3,))
+    assert parsed({"messages": asked}) == expected
+    shared = [
+        said("human", "Hi", **{name: 0}),
+        said("gpt", "No", **{name: 0}),
+        said("human", "Hi", **{name: None}),
+        said("gpt", "Yes", **{name: 1}),
+    ]
+    assert parsed({"conversations": shared}) == expected
 
 
 def test_alpacas_input_and_history() -> None:
@@ -129,6 +145,21 @@ def test_template_kwargs_go_to_the_template() -> None:
     ("value", "message"),
     [
         ({"conversations": [said("bot", "Hi")]}, r"conversations\[0\].from must be one of system"),
+        ({"conversations": [{"from": ["human"]}]}, r"from must be one of .*, got \['human'\]"),
+        ({"messages": [USER, {**ANSWER, "train": "no"}]}, r"messages\[1\].train must be 0 or 1"),
+        ({"messages": [{**USER, "train": True}, ANSWER]}, "got True on one of the role user"),
+        (
+            {"messages": [USER, {**ANSWER, "train_detail": [{"begin_offset": 0}]}]},
+            "train_detail is not supported: a message is learned as a whole",
+        ),
+        (
+            {"messages": [USER, ANSWER], "label": False},
+            "unpaired preference: label says whether its answer is wanted",
+        ),
+        (
+            {"conversations": [said("human", "a"), said("gpt", "b")], "kto_tag": False},
+            "leave out the records with unwanted answers and the key kto_tag",
+        ),
         ({"conversations": [said("human", None)]}, r"messages\[0\] has neither content nor tool"),
         ({"conversations": "Hi"}, "must be a list of at least one message, got 'Hi'"),
         (
@@ -174,7 +205,7 @@ def test_template_kwargs_go_to_the_template() -> None:
         ),
         (
             {"prompt": "a", "completion": "b", "label": False},
-            "the record is an unpaired preference: label says whether its completion is wanted",
+            "the record is an unpaired preference: label says whether its answer is wanted",
         ),
     ],
 )

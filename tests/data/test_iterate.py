@@ -266,3 +266,13 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_config(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**{"files": (Path("a.jsonl"),), **options})
+
+
+def test_a_place_beyond_the_last_epoch_is_the_end(tmp_path: Path) -> None:
+    data = open_texts(tmp_path, epochs=None)
+    for _ in iter(lambda: data.epoch, 2):
+        next(data)
+    fewer = open_texts(tmp_path, epochs=1)
+    fewer.restore(data.state())
+    assert fewer.num_batches() == 0
+    assert list(fewer) == []

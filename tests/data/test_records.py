@@ -84,7 +84,7 @@ def test_tools_and_their_calls_go_to_the_template() -> None:
             {"messages": [{**USER, "content": [{"type": "image_url"}]}]},
             r"messages\[0\].content\[0\] must be a part of type text",
         ),
-        ({"messages": [{**USER, "weight": 1}]}, "weight must be 0 or 1, on an assistant's"),
+        ({"messages": [{**USER, "weight": 1}]}, "weight must be 0 or 1, and 1 only on an"),
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "weight must be 0 or 1.* got 0.5"),
         ({"messages": [{**USER, "tool_calls": [1]}]}, "tool_calls must be a list, on an assist"),
         ({"messages": [USER, {**ANSWER, "function_call": {}}]}, "function_call is not supported"),
