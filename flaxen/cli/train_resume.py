@@ -30,6 +30,8 @@ _MAY_CHANGE = (
 )  # fmt: skip
 
 _RESULTS = "results.json"  # in the output directory: which files are the run's own results
+_SETTINGS = "config.json"  # there too: the settings of the run
+_METRICS = "metrics.jsonl"
 
 
 def run_fingerprint(
@@ -71,6 +73,39 @@ def _model_fact(config: TrainConfig, subject: Subject) -> Fact:
     if digest is None:
         return Fact(None, subject.name)
     return Fact(digest, f"{subject.name} (weights {digest})")
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Refuses a directory whose files a new run would write over, unless a run made them.
+
+    A model's directory has a config.json too.
+
+    Args:
+      output_dir: of a run of which no state is saved there.
+
+    Raises:
+      ValueError: something would be lost.
+    """
+    there = [name for name in (_SETTINGS, _METRICS, _RESULTS) if (output_dir / name).exists()]
+    if there and not _is_settings(output_dir / _SETTINGS):
+        raise ValueError(
+            f"{output_dir} holds a {there[0]} that no training run wrote, and this run would write "
+            "over it: give another output_dir"
+        )
+
+
+def write_settings(output_dir: Path, config: TrainConfig) -> None:
+    """Writes the settings of a run into its directory, for people."""
+    _write(output_dir, _SETTINGS, asdict(config))
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a file is what `write_settings` wrote."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"model", "output_dir", "optimizer"} <= found.keys()
 
 
 def check_results(output_dir: Path, paths: Sequence[Path], *, is_resumed: bool) -> None:
@@ -121,13 +156,13 @@ def writing_results(output_dir: Path, paths: Sequence[Path], step: int) -> Itera
       paths: that the block writes.
       step: of the state that they are made of.
     """
-    _write(output_dir, {"step": step, "files": None})
+    _write(output_dir, _RESULTS, {"step": step, "files": None})
     with ExitStack() as stack:
         for path in paths:
             stack.enter_context(set_aside(path))
         yield
     files = {path.name: _names(path) for path in paths}
-    _write(output_dir, {"step": step, "files": files})
+    _write(output_dir, _RESULTS, {"step": step, "files": files})
 
 
 def _names(directory: Path) -> list[str]:
@@ -140,7 +175,8 @@ def _read(output_dir: Path) -> dict[str, Any]:
     return found
 
 
-def _write(output_dir: Path, listed: dict[str, Any]) -> None:
-    filling = output_dir / f".{_RESULTS}"
-    filling.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
-    filling.replace(output_dir / _RESULTS)
+def _write(output_dir: Path, name: str, content: dict[str, Any]) -> None:
+    filling = output_dir / f".{name}"
+    text = json.dumps(content, indent=2, default=str)
+    filling.write_text(text + "\n", encoding="utf-8")
+    filling.replace(output_dir / name)

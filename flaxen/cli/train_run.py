@@ -6,10 +6,9 @@ Deliberately does not know: argv, terminals.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,11 @@ from flaxen.cli.train_model import (
 )
 from flaxen.cli.train_progress import describe_data
 from flaxen.cli.train_resume import (
+    check_output_dir,
     check_results,
     is_written,
     run_fingerprint,
+    write_settings,
     writing_results,
 )
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
@@ -94,8 +95,8 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
       on_progress: called with (stage, done, total).
 
     Raises:
-      ValueError: no such model, bad data, or an output directory that holds another run, or the
-        same with something changed that its state depends on.
+      ValueError: no such model, bad data, or an output directory that holds another run, the same
+        with something changed that its state depends on, or somebody's files.
       OSError: a file can't be read or written.
     """
     saved = steps_in(_checkpoints(config.output_dir))
@@ -104,6 +105,8 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: P
             f"{config.output_dir} holds a run of {_steps(saved[-1])}: give --resume to go on, or "
             "another output_dir"
         )
+    if not saved:
+        check_output_dir(config.output_dir)
     if (given := config.data.chat_template) is not None:  # as it is now, until the end
         data = replace(config.data, chat_template=read_template(given))
         config = replace(config, data=data)
@@ -202,8 +205,7 @@ def run(
         return _said(opened, num_made, num_made)
     check_results(config.output_dir, results, is_resumed=num_made > 0)
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(asdict(config), indent=2, default=str)
-    (config.output_dir / "config.json").write_text(settings + "\n", encoding="utf-8")
+    write_settings(config.output_dir, config)
     to_number = functools.partial(
         to_record,
         flops=flops_per_token(opened.subject.model, opened.step.trainable),

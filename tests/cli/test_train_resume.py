@@ -192,6 +192,27 @@ def test_results_of_others_are_not_replaced(saved: Saved, capsys: Any, tmp_path:
     assert "holds no state of a run that made it: move it away" in error
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "results.json"])
+@pytest.mark.parametrize("content", ['{"model": "x"}', "[1]", "cut"])
+def test_files_of_others_are_not_written_over(
+    original: Saved, tmp_path: Path, capsys: Any, name: str, content: str
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / name).write_text(content)
+    assert train(original.model, original.data, output, original.cache, "--num-steps", 1) == 2
+    assert f"holds a {name} that no training run wrote, and" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in output.iterdir()] == [(name, content)]
+
+
+def test_a_models_own_directory_is_no_output_directory(original: Saved, capsys: Any) -> None:
+    model = original.model
+    before = (model / "config.json").read_bytes()
+    assert train(model, original.data, model, original.cache, "--num-steps", 1) == 2
+    assert "holds a config.json that no training run wrote" in capsys.readouterr().err
+    assert (model / "config.json").read_bytes() == before
+
+
 def test_results_that_a_killed_process_did_not_finish_are_written_again(
     saved: Saved, capsys: Any
 ) -> None:
