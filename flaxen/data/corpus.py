@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import hashlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from flaxen.data.config import DataConfig
 from flaxen.data.encode import Encoder, TokenSequence, cut
-from flaxen.data.pieces import split_text
+from flaxen.data.pieces import RecentPieces, split_text
 from flaxen.data.records import Pair, Record, Text
 from flaxen.data.sources import open_source
 from flaxen.data.stopping import ShouldStop, check_stop, never
@@ -65,7 +66,7 @@ class Corpus:
         self._source_of, self._index_of, self._piece_of = array("q"), array("q"), array("q")
         self._num_good = 0  # records, when they were opened
         self._has_long_texts = False
-        self._pieces = functools.lru_cache(maxsize=8)(self._read_pieces)
+        self._recent = RecentPieces()
         self._bad: dict[tuple[int, int], str] = {}  # (source, line) -> what is wrong
         self._unusable: set[int] = set()  # found bad only when they were written as tokens
         self._truncated: set[int] = set()
@@ -139,7 +140,8 @@ class Corpus:
         if (kept := self._store.get(index)) is not None:
             return kept
         source = self._sources[self._source_of[index]]
-        pieces = self._pieces(self._source_of[index], self._index_of[index])
+        place = (self._source_of[index], self._index_of[index])
+        pieces = self._recent.get(place, functools.partial(self._read_pieces, *place))
         try:
             sequences = self._cut(index, pieces[self._piece_of[index]])
         except ValueError as error:
@@ -172,13 +174,13 @@ class Corpus:
             self._index_of.append(index)
             self._piece_of.append(piece)
 
-    def _read_pieces(self, source: int, index: int) -> list[Record]:
+    def _read_pieces(self, source: int, index: int) -> Sequence[Record]:
         return self._split(self._sources[source].record(index, self._config.format))
 
-    def _split(self, record: Record) -> list[Record]:
+    def _split(self, record: Record) -> Sequence[Record]:
         """A record's pieces, or the record alone."""
         if self._is_shuffled_text(record):
-            return list(split_text(record, self._config.sequence_length))
+            return split_text(record, self._config.sequence_length)
         return [record]
 
     def _is_shuffled_text(self, record: Record) -> TypeGuard[Text]:

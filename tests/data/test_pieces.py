@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from flaxen.data.config import DataConfig
 from flaxen.data.iterate import open_data
-from flaxen.data.pieces import split_text
-from flaxen.data.records import Text
+from flaxen.data.pieces import RecentPieces, split_text
+from flaxen.data.records import Record, Text
 from tests.data.tiny_text import TOKENIZER, segments, write_jsonl
 
 SMALL: dict[str, Any] = {"batch_size": 4, "sequence_length": 32, "files": ()}
@@ -135,3 +135,31 @@ def test_the_report_counts_records_not_pieces(tmp_path: Path) -> None:
     data = open_data(config, TOKENIZER)
     next(data)
     assert (data.report().num_records, data.report().num_bad) == (2, 1)
+
+
+def test_a_long_text_is_read_once_until_others_take_its_room() -> None:
+    recent, reads = RecentPieces(most_chars=100), []
+
+    def get(number: int, *lengths: int) -> list[str]:
+        def read() -> list[Record]:
+            reads.append(number)
+            return [Text(text=f"{number}" * length) for length in lengths]
+
+        found = recent.get((0, number), read)
+        return [piece.text for piece in found if isinstance(piece, Text)]
+
+    for _ in range(3):  # ten texts, and records of one piece between them, which need no room
+        for number in range(10):
+            assert get(number, 4, 5) == [f"{number}" * 4, f"{number}" * 5]
+            get(10 + number, 200)
+    assert [number for number in reads if number < 10] == list(range(10))
+    reads.clear()
+    get(0, 4, 5)
+    get(20, 5, 6)
+    get(0, 4, 5)  # used last but one; 1 was longest ago
+    get(1, 4, 5)
+    assert reads == [20, 1]
+    get(30, 150, 150)
+    get(30, 150, 150)
+    get(0, 4, 5)
+    assert reads == [20, 1, 30, 0]
