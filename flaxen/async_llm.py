@@ -94,8 +94,7 @@ class AsyncLLM:
                 output.add(event)
                 yield output
         finally:
-            if not output.finished:
-                self.engine.abort(request_id)
+            await events.aclose()
 
     async def chat(
         self,

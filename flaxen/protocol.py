@@ -378,6 +378,10 @@ class EngineClosedError(RuntimeError):
     """The engine takes no more requests: it is draining, stopped, or broken."""
 
 
+class EngineBrokenError(EngineClosedError):
+    """The engine failed in a way from which it does not come back."""
+
+
 class EngineBusyError(RuntimeError):
     """The queue of waiting sequences is full: try again later."""
 

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,7 @@ from flaxen.engine.adapters import ServedAdapter
 from flaxen.engine.core import Engine
 from flaxen.engine.event_stream import EventStream
 from flaxen.protocol import (
+    EngineBrokenError,
     EngineBusyError,
     EngineClient,
     EngineClosedError,
@@ -49,12 +50,12 @@ class AsyncEngine(EngineClient):
         self._changed = threading.Condition()  # guards all below
         # Until the engine has them: those that come during a step stay for its length.
         self._added: deque[tuple[Request, float, ServedAdapter | None]] = deque()
-        self._aborted: list[str] = []
+        self._aborted: list[EventStream] = []
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # between two steps
         self._streams: dict[str, EventStream] = {}
         self._readers: weakref.WeakSet[EventStream] = weakref.WeakSet()  # also of what has ended
         self._num_open = 0  # sequences of all the streams that have not ended
-        self._refuses: str | None = None  # why no request is taken
+        self._refuses: EngineClosedError | None = None  # why no request is taken
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="flaxen-engine", daemon=True)
         self._thread.start()
@@ -66,11 +67,11 @@ class AsyncEngine(EngineClient):
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
+    def submit(self, request: Request) -> EventStream:
         adapter = self._engine.check(request)
         with self._changed:
             if self._refuses is not None:
-                raise EngineClosedError(self._refuses)
+                raise self._refusal()
             if request.request_id in self._streams:
                 raise ValueError(f"request id {request.request_id!r} is in use: give another")
             config = self._engine.config
@@ -80,7 +81,7 @@ class AsyncEngine(EngineClient):
                     f"the queue is full: {self._num_open} sequences run or wait, and at most "
                     f"{capacity} may; try again later"
                 )
-            stream = EventStream(request, self.abort, self._bound_unread)
+            stream = EventStream(request, self._abort, self._bound_unread)
             self._streams[request.request_id] = stream
             self._readers.add(stream)
             self._num_open += request.sampling.n
@@ -90,8 +91,15 @@ class AsyncEngine(EngineClient):
 
     def abort(self, request_id: str) -> None:
         with self._changed:
-            if request_id in self._streams:
-                self._aborted.append(request_id)
+            stream = self._streams.get(request_id)
+        if stream is not None:
+            self._abort(stream)
+
+    def _abort(self, stream: EventStream) -> None:
+        """Ends a stream's request early; not another request that has got its id since."""
+        with self._changed:
+            if self._streams.get(stream.request_id) is stream:
+                self._aborted.append(stream)
                 self._changed.notify()
 
     def load_adapter(
@@ -128,7 +136,7 @@ class AsyncEngine(EngineClient):
         done: Future[None] = Future()
         with self._changed:
             if self._refuses is not None:
-                raise EngineClosedError(self._refuses)
+                raise self._refusal()
             self._calls.append((call, done))
             self._changed.notify()
         done.result()
@@ -160,12 +168,11 @@ class AsyncEngine(EngineClient):
             f"{most} bytes: read faster, or ask for fewer tokens, sequences or logprobs at once"
         )
         _call(worst.loop, functools.partial(worst.give_up, error))
-        if self._streams.get(worst.request_id) is worst:  # else it has ended, but was not read
-            self.abort(worst.request_id)
+        self._abort(worst)  # unless it has ended, and was not read
 
     def check_health(self) -> None:
         if self._refuses is not None:
-            raise EngineClosedError(self._refuses)
+            raise self._refusal()
 
     async def close(self, drain_s: float = 0.0) -> None:
         self._refuse_requests()
@@ -182,14 +189,21 @@ class AsyncEngine(EngineClient):
         self._refuse_requests()
         with self._changed:
             self._stopping = True
-            self._aborted += self._streams
+            self._aborted += self._streams.values()
             self._changed.notify()
         self._thread.join()
         atexit.unregister(self.stop)
 
     def _refuse_requests(self) -> None:
         with self._changed:
-            self._refuses = self._refuses or "the engine is shutting down: it takes no requests"
+            self._refuses = self._refuses or EngineClosedError(
+                "the engine is shutting down: it takes no requests"
+            )
+
+    def _refusal(self) -> EngineClosedError:
+        """A new error each time: one that is raised again keeps the frames of the time before."""
+        assert self._refuses is not None, "requests are taken"
+        return type(self._refuses)(*self._refuses.args)
 
     def _run(self) -> None:
         """The thread: takes what was added and aborted, makes a step, hands out its events."""
@@ -221,7 +235,7 @@ class AsyncEngine(EngineClient):
         except Exception as error:  # a bug of ours: nobody may wait for ever
             self._break(error)
 
-    def _take(self, num_added: int, aborted: list[str]) -> None:
+    def _take(self, num_added: int, aborted: list[EventStream]) -> None:
         for _ in range(num_added):
             request, arrival_s, adapter = self._added[0]  # only this thread takes any away
             try:
@@ -230,8 +244,9 @@ class AsyncEngine(EngineClient):
                 self._fail(request.request_id, error)
             with self._changed:
                 self._added.popleft()
-        for request_id in aborted:
-            self._engine.abort(request_id)
+        for stream in aborted:
+            if self._streams.get(stream.request_id) is stream:  # else it has ended since
+                self._engine.abort(stream.request_id)
 
     def _hand_out(self, events: list[TokenEvent]) -> None:
         """Wakes each event loop once, however many events it gets."""
@@ -257,13 +272,14 @@ class AsyncEngine(EngineClient):
     def _break(self, error: Exception) -> None:
         _LOG.critical("the engine broke; every open request fails", exc_info=error)
         with self._changed:
-            self._refuses = f"the engine broke: {error!r}"
+            self._refuses = EngineBrokenError(f"the engine broke: {error!r}")
             broken = list(self._streams)
+            self._added.clear()  # nobody takes them any more
             calls, self._calls = self._calls, []
         for _, done in calls:
-            done.set_exception(EngineClosedError(self._refuses))
+            done.set_exception(self._refusal())
         for request_id in broken:
-            self._fail(request_id, EngineClosedError(self._refuses))
+            self._fail(request_id, self._refusal())
 
 
 def _put_all(batch: list[tuple[EventStream, TokenEvent]]) -> None:

@@ -23,14 +23,14 @@ class EventStream:
 
     Args:
       request: whose events they are.
-      abort: ends the request early; called at most once, unless it has ended.
+      abort: called with this stream, at most once, to end its request early.
       on_behind: called each time that another few kilobytes of it are unread.
     """
 
     def __init__(
         self,
         request: Request,
-        abort: Callable[[str], None],
+        abort: Callable[[EventStream], None],
         on_behind: Callable[[], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -93,4 +93,4 @@ class EventStream:
         self._unread.clear()
         if self._num_open:
             self._num_open = 0
-            self._abort(self.request_id)
+            self._abort(self)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from flaxen.protocol import EngineClient, EngineClosedError
+from flaxen.protocol import EngineBrokenError, EngineClient, EngineClosedError
 
 logger = logging.getLogger("flaxen.server")
 
@@ -27,7 +27,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KEEP_ALIVE_S = 75  # above the 60 s after which load balancers usually close idle connections
 _FLUSH_S = 5  # seconds that answers get to be written after the engine has ended them
 _WATCH_S = 1.0  # between two looks at the engine
-_BROKE = "the engine broke"  # how check_health begins of an engine that no drain has stopped
 
 
 def run(
@@ -121,10 +120,11 @@ async def _until_broken(engine: EngineClient) -> None:
     while True:
         try:
             engine.check_health()
-        except EngineClosedError as error:
-            if str(error).startswith(_BROKE):
-                logger.critical("the server ends: %s", error)
-                return
+        except EngineBrokenError as error:
+            logger.critical("the server ends: %s", error)
+            return
+        except EngineClosedError:  # it drains
+            pass
         await asyncio.sleep(_WATCH_S)
 
 
