@@ -142,7 +142,7 @@ class AsyncEngine(EngineClient):
         done.result()
 
     def stats(self) -> EngineStats:
-        """As Engine.stats; those that the engine has not taken yet wait as well."""
+        """As Engine.stats; requests that the engine has not taken yet are counted as waiting."""
         with self._changed:
             added = tuple(self._added)
         stats = self._engine.stats()

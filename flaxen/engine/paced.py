@@ -27,7 +27,7 @@ def take(
       pace: None leaves only the budget.
       plan: of the step; changed.
       sequence: decoding ones must come before all others.
-      wanted: tokens.
+      wanted: how many tokens the sequence needs.
       budget: the most that the step still has room for.
       prefilling: as of `left`.
     """

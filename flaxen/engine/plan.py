@@ -33,7 +33,7 @@ class StepPlan:
     preempted: list[Sequence] = field(default_factory=list)
     num_decoding: int = 0  # sequences that only wait for their next token
     num_catching_up: int = 0  # tokens of the others
-    cost: float = 0.0  # of those, in prompt tokens without scores
-    num_allowed: int | None = None  # the most of that cost, by the pace; None: not asked for yet
+    cost: float = 0.0  # of those tokens; a prompt token without scores costs 1
+    num_allowed: int | None = None  # the pace's limit of the cost; None: not asked for yet
     # Adapter slots to be filled after the steps planned before it, before this one runs.
     adapter_loads: list[tuple[int, ServedAdapter]] = field(default_factory=list)

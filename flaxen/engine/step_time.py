@@ -32,17 +32,17 @@ class StepTime:
 
     @property
     def fixed_s(self) -> float:
-        """Of a step, whatever it computes."""
+        """Seconds that a step takes, whatever it computes."""
         return float(self._parts_s[0])
 
     @property
     def token_s(self) -> float:
-        """For each token that it computes."""
+        """Seconds that each token adds."""
         return float(self._parts_s[1]) / _UNIT
 
     @property
     def scored_s(self) -> float:
-        """For each prompt token whose log-probability it computes."""
+        """Seconds that each prompt token adds whose log-probability is computed."""
         return float(self._parts_s[2]) / _UNIT
 
     def observe(self, num_tokens: int, num_scored: int, seconds: float) -> None:

@@ -20,7 +20,7 @@ from flaxen.text.turn_end import find_turn_end
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
 _METASPACE = "\u2581"
 _T = TypeVar("_T")
-# As templates call a special token, and as the file does; "seperator" is the format's own spelling.
+# A special token's name in templates, and in the file; "seperator" is the format's own spelling.
 _SPECIAL_TOKENS = {
     "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator",
     "pad_token": "padding", "cls_token": "cls", "mask_token": "mask",

@@ -41,7 +41,7 @@ class Definition:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of its floating point parameters."""
+        """The dtype of its floating-point parameters."""
         name = self.model.trained
         leaves = jax.tree.leaves(self.params if name is None else self.params[name])
         kinds = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]

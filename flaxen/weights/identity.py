@@ -1,4 +1,4 @@
-"""Which model this is, told by a sample of each array: cheap, and another one for a fine-tune.
+"""Digests that tell models apart: of a sample of each array, which a fine-tune changes too.
 
 Deliberately does not know what the weights are used for.
 """
@@ -26,13 +26,13 @@ _Sample = tuple[str, tuple[int, ...], np.ndarray]
 
 
 def digest_of_files(checkpoint: Checkpoint) -> str:
-    """Of the weights of a model in files, whatever these are called and however they are split."""
+    """The digest of a model's weights in files, whatever the files are called or however split."""
     tensors = {source.stored.name: source.stored for source in checkpoint.sources}
     return _digest((name, each.shape, _rows(each)) for name, each in sorted(tensors.items()))
 
 
 def digest_of_arrays(params: Any) -> str:
-    """Of the weights of a model in memory, as they are: rounded, packed or quantized."""
+    """The digest of a model's weights in memory as they are: rounded, packed or quantized."""
 
     def samples() -> Iterable[_Sample]:
         for path, leaf in jax.tree.flatten_with_path(params)[0]:
@@ -44,7 +44,7 @@ def digest_of_arrays(params: Any) -> str:
 
 
 def text_digests(tokenizer: Tokenizer) -> dict[str, str]:
-    """Of how texts become tokens, and of how conversations become texts."""
+    """The digests of a tokenizer and of its chat template."""
     parts = {
         "tokenizer": (tokenizer.vocab_size, tokenizer.eos_token_ids, tokenizer.encode(_PROBE)),
         "chat_template": tokenizer.chat_template,

@@ -54,7 +54,7 @@ def check_runs_through_torch(fields: Mapping[str, Any]) -> None:
 
 
 def _parts(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The configuration and those inside of it, as of the text model in a vision model."""
+    """The configuration and those inside of it, such as the text model's in a vision model's."""
     yield fields
     for name, value in fields.items():
         if name.endswith("_config") and name not in _QUANTIZED and isinstance(value, dict):

@@ -23,6 +23,6 @@ def test_an_answer_that_fails_says_why_and_the_next_one_runs() -> None:
         SamplingParams(max_tokens=4, ignore_eos=True),
     )
     chat = [{"role": "user", "content": "a"}]
-    with pytest.raises(AnswerError, match="the engine failed: .*the device is on fire"):
+    with pytest.raises(AnswerError, match=r"the engine failed: .*the device is on fire"):
         list(answer(chat))
     assert "".join(answer(chat)) == "^_`a"  # the prompt ends with "]", and each token is one more
