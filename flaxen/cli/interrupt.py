@@ -19,6 +19,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar has hidden it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,6 +41,15 @@ def end_at_signals() -> None:
     """
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
+
+
+def ignore_signals() -> None:
+    """Lets the process end with its own exit code, when only Python's shutdown is left.
+
+    Python restores the system's action there, which would end the process as if it had failed.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

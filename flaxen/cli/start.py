@@ -6,7 +6,7 @@ KeyboardInterrupt inside whatever is being imported.
 
 from __future__ import annotations
 
-from flaxen.cli.interrupt import end_at_signals
+from flaxen.cli.interrupt import end_at_signals, ignore_signals
 
 
 def main() -> int:
@@ -14,4 +14,6 @@ def main() -> int:
     end_at_signals()
     from flaxen.cli.main import main as run
 
-    return run()
+    code = run()
+    ignore_signals()
+    return code

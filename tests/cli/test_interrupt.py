@@ -26,6 +26,21 @@ def test_a_signal_ends_the_process_at_once(number: signal.Signals, code: int) ->
     assert (done.returncode, done.stdout, done.stderr) == (code, "begun\n", "")
 
 
+def test_a_signal_in_pythons_shutdown_does_not_change_the_exit_code() -> None:
+    program = """
+import os, signal
+from flaxen.cli.interrupt import end_at_signals, ignore_signals
+end_at_signals()
+ignore_signals()
+class AtTheEnd:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, 2)
+kept = AtTheEnd()  # is deleted after Python has restored the signals' default actions
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_nothing_slow_is_imported_before_the_handlers_are_set() -> None:
     program = "import sys, flaxen.cli.start; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
