@@ -201,7 +201,8 @@ class Corpus:
             if not any(piece.weights[1:].any() for piece in some):
                 raise ValueError(
                     f"nothing to learn is left of its {len(sequence.tokens)} tokens when they are "
-                    f"cut to the sequence_length of {config.sequence_length}: raise it"
+                    f"cut to the sequence_length of {config.sequence_length}: raise it, or "
+                    "shorten what comes before the answer"
                 )
             pieces += some
         if not splits and any(seq.num_inputs > config.sequence_length for seq in whole):

@@ -26,7 +26,7 @@ class FineTunedModels:
         for job_id in self._jobs.ended_ids():
             self._trainer.forget(job_id)
         for row in self._jobs.models(deleted=True):
-            self._trainer.remove(model_of(row))
+            self._remove(row)
         for row in self._jobs.models(deleted=False):
             try:
                 self._trainer.serve(model_of(row))
@@ -40,8 +40,14 @@ class FineTunedModels:
           UnknownIdError: no job made it, or it is deleted already.
         """
         row = self._jobs.delete_model(name)
-        self._trainer.remove(model_of(row))
+        self._remove(row)
         logger.info("deleted the model %r", name)
+
+    def _remove(self, row: Row) -> None:
+        try:
+            self._trainer.remove(model_of(row))
+        except OSError as error:  # it is not served any more, and the next start tries again
+            logger.error("the files of %s can't be removed: %s", row["model_name"], error)
 
     def unload(self, name: str) -> None:
         """Lets go of a model's weights in memory; the next request has them read again.

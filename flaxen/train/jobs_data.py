@@ -16,7 +16,7 @@ from flaxen.data.corpus import Corpus
 from flaxen.data.encode import Encoder
 from flaxen.data.iterate import DataIterator, batches_of
 from flaxen.data.token_store import TokenStore
-from flaxen.train.jobs_plan import Plan, make_plan
+from flaxen.train.jobs_plan import Plan, make_plan, row_length
 from flaxen.train.jobs_spec import Base, JobSpec
 
 
@@ -40,8 +40,8 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
     """
     with contextlib.ExitStack() as closing:
 
-        def open_corpus(file: Path, length: int) -> tuple[Corpus, DataConfig]:
-            config = DataConfig(files=(file,), sequence_length=length, seed=spec.seed)
+        def open_corpus(file: Path) -> tuple[Corpus, DataConfig]:
+            config = DataConfig(files=(file,), sequence_length=base.max_length, seed=spec.seed)
             corpus = Corpus(
                 config,
                 Encoder(
@@ -57,7 +57,7 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
             closing.callback(corpus.close)
             return corpus, config
 
-        corpus, config = open_corpus(spec.training_file, base.max_length)
+        corpus, config = open_corpus(spec.training_file)
         plan = make_plan(spec.method, spec.wishes, _lengths(corpus), max_length=base.max_length)
         # No sequence is longer than a row: the plan's row holds the longest, unless that was cut.
         config = replace(
@@ -69,8 +69,9 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
         batches = batches_of(corpus, config, base.tokenizer)
         validation = None
         if spec.validation_file is not None:
-            corpus, config = open_corpus(spec.validation_file, plan.row_length)
-            config = replace(config, batch_size=plan.rows_per_step)
+            corpus, config = open_corpus(spec.validation_file)
+            length = row_length(spec.method, _lengths(corpus), max_length=base.max_length)
+            config = replace(config, batch_size=plan.rows_per_step, sequence_length=length)
             validation = batches_of(corpus, config, base.tokenizer)
         yield JobData(plan=plan, batches=batches, validation=validation)
 

@@ -52,23 +52,27 @@ def make_plan(
       lengths: tokens of each record, of a pair the longer one's; at least one record.
       max_length: tokens of the longest row; longer records are cut.
     """
-    longest = min(max(lengths), max_length)
     batch_size = wishes.batch_size or max(1, min(_MAX_BATCH, len(lengths) // 10))
-    shortest = _SHORTEST_ROW if method == "supervised" else _ROW_MULTIPLE
-    row_length = -(-max(longest, shortest) // _ROW_MULTIPLE) * _ROW_MULTIPLE
-    row_length = min(row_length, max_length)
+    length = row_length(method, lengths, max_length=max_length)
     rows = batch_size
     if method == "supervised":
-        mean = sum(min(length, max_length) for length in lengths) / len(lengths)
-        rows = max(1, round(batch_size * mean / row_length))
+        mean = sum(min(each, max_length) for each in lengths) / len(lengths)
+        rows = max(1, round(batch_size * mean / length))
     return Plan(
         n_epochs=wishes.n_epochs or 3,
         batch_size=batch_size,
         learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
         beta=None if method == "supervised" else wishes.beta or 0.1,
-        row_length=row_length,
+        row_length=length,
         rows_per_step=rows,
     )
+
+
+def row_length(method: JobMethod, lengths: Sequence[int], *, max_length: int) -> int:
+    """The shortest row, in tokens, that holds the longest record; arguments as make_plan's."""
+    shortest = _SHORTEST_ROW if method == "supervised" else _ROW_MULTIPLE
+    longest = max(min(max(lengths), max_length), shortest)
+    return min(-(-longest // _ROW_MULTIPLE) * _ROW_MULTIPLE, max_length)
 
 
 def checkpoint_steps(num_steps: int, n_epochs: int) -> list[int]:

@@ -49,6 +49,7 @@ class FakeTrainer:
         self.may_validate = threading.Event()
         self.may_validate.set()
         self.raises: Exception | None = None
+        self.remove_raises: Exception | None = None
         self.steps: dict[str, int] = {}  # made of each job, as its saved state would say
 
     def validate(
@@ -100,6 +101,8 @@ class FakeTrainer:
         if self.engine is not None:
             with suppress(ValueError):
                 self.engine.remove_adapter(model.name)
+        if self.remove_raises is not None:
+            raise self.remove_raises
 
     def forget(self, job_id: str) -> None:
         self.forgotten.append(job_id)

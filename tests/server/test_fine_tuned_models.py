@@ -96,6 +96,19 @@ def test_a_deleted_model_stays_deleted(tmp_path: Path) -> None:
         assert served.trainer.removed[-1] == (other, 3, running)
 
 
+def test_a_model_whose_files_can_not_be_removed_is_gone_all_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        name = make_model(served)
+        served.trainer.remove_raises = PermissionError("not ours")
+        assert call(served, "DELETE", f"/v1/models/{name}").json()["deleted"] is True
+        assert name not in listed(served)
+    trainer = FakeTrainer()
+    trainer.remove_raises = PermissionError("not ours")
+    with serving(tmp_path, trainer) as served:  # it starts, and has tried once more
+        assert [removed for *_, removed in trainer.removed] == [name]
+        assert name not in listed(served)
+
+
 def test_the_base_and_what_no_job_made_can_not_be_deleted(served: Served) -> None:
     served.engine.load_adapter("loaded", weights())
     answer = call(served, "DELETE", f"/v1/models/{MODEL}")
