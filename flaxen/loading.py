@@ -5,6 +5,7 @@ Deliberately does not know engines, training, or what is computed with the model
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def load(
     except TypeError:
         raise ValueError(f"dtype {dtype!r} is not supported: use float32 or bfloat16") from None
     if isinstance(adapter, str | Path):
-        adapter = load_adapter(Path(adapter).expanduser(), checkpoint.model)
+        adapter = load_adapter(Path(os.path.expanduser(adapter)), checkpoint.model)
     elif adapter is not None:
         check_adapter(adapter, checkpoint.model)
     params = checkpoint.load_params(jax_dtype, packed=packed, quantization=quantization)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def find_definition(model: str, checkpoint: Path | None = None) -> Definition | 
                 f"files: what `flaxen train` wrote for it is named as MODEL itself"
             )
         return None
-    path, name = Path(place["file"]).expanduser(), place["name"]
+    path, name = Path(os.path.expanduser(place["file"])), place["name"]
     if not path.is_file():
         raise ValueError(f"{path} does not exist: MODEL as FILE.py:NAME names a file to run")
     with run_user_file(path) as module:
@@ -91,7 +92,7 @@ def _made(module: Any, path: Path, name: str) -> Definition:
 def _refuse_a_file_without_name(model: str) -> None:
     """A file of Python is no model; which function of it is meant must be said."""
     near = _NEAR_PLACE.fullmatch(model)
-    path = Path(near["file"]).expanduser() if near else None
+    path = Path(os.path.expanduser(near["file"])) if near else None
     if path is None or not path.is_file():
         return
     raise ValueError(

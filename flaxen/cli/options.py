@@ -323,11 +323,12 @@ def engine_args(model: str, compile_cache: Path | None, **options: Any) -> Engin
     if (given := options.get("chat_template")) is not None:
         options["chat_template"] = read_template(given)
     use_compile_cache(compile_cache or default_cache())
+    is_here = is_place(model) or os.path.exists(os.path.expanduser(model))
     return EngineArgs(
         model=model,
         # Clients call the model what it was called here, unless that is a path on this machine.
         # What is here is named by its file, or by its definition.
-        served_model_name=None if is_place(model) or Path(model).expanduser().exists() else model,
+        served_model_name=None if is_here else model,
         **options,
     )
 

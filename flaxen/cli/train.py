@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,7 +164,7 @@ def told_apart(given: str | None, model: str | None) -> tuple[Path | None, str |
     """
     if given is None:
         return None, model
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     is_model_file = path.suffix in (".gguf", ".py")
     if path.suffix in (".yaml", ".yml") or (path.is_file() and not is_model_file):
         return path, model

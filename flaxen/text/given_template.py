@@ -5,6 +5,7 @@ Deliberately does not know: argv, how a template is run.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from flaxen.text.chat import ChatTemplate
@@ -23,7 +24,7 @@ def read_template(given: str) -> str:
     """
     source = given
     if not _is_jinja(given):
-        path = Path(given).expanduser()
+        path = Path(os.path.expanduser(given))
         if not path.is_file():
             return given
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -218,7 +219,7 @@ def _read(kind: Any, found: Any, where: str) -> Any:
     if origin is Literal:
         kind = str
     if kind is Path and isinstance(found, str | Path):
-        return Path(found).expanduser()
+        return Path(os.path.expanduser(found))
     if kind is float and isinstance(found, str):  # YAML takes 1e-4 for a text
         try:
             return float(found)

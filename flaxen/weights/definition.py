@@ -7,6 +7,7 @@ Deliberately does not know what the model was defined in.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class Definition:
     def _tokenizer(self) -> Tokenizer:
         if isinstance(self.tokenizer, Tokenizer):
             return self.tokenizer
-        directory = Path(self.tokenizer).expanduser()
+        directory = Path(os.path.expanduser(self.tokenizer))
         if (directory / "tokenizer.json").is_file():
             return Tokenizer.from_directory(directory)
         return open_checkpoint(resolve(str(self.tokenizer))).make_tokenizer()

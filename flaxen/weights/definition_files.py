@@ -7,6 +7,7 @@ parameters for a name. Deliberately does not know who trained them, or what they
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def load_trained(directory: Path, definition: Definition) -> Definition:
     Raises:
       ValueError: there is no such file, it is damaged, or its parameters are not the definition's.
     """
-    file = directory.expanduser() / FILE
+    file = Path(os.path.expanduser(directory)) / FILE
     if not file.is_file():
         raise ValueError(
             f"{directory} holds no {FILE}: give the directory `model` of a run of `flaxen train` "

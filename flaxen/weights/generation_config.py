@@ -6,6 +6,7 @@ Deliberately does not know engines, nor where a model's files are.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def sampling_defaults(source: str, model: Path | None) -> dict[str, float | int]
             return {}
         file = model / FILE
     else:
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         file = path / FILE if path.is_dir() else path
         if not file.is_file():
             raise ValueError(

@@ -6,6 +6,7 @@ Deliberately does not know what is in the files.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ def resolve(
         return _packaged(model)
     if not model:
         raise ValueError(_nothing(model, "the name is empty"))
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         return path
     if path.suffix == ".gguf":

@@ -71,6 +71,8 @@ def test_the_package_exports_lazily() -> None:
         (["bench", "m", "-w", "Z"], "there is no workload 'Z': choose from A, B16, B64, C, D, E"),
         (["bench", "m", "--workloads", "/nowhere/x"], "No such file or directory"),
         (["serve", "m", "--body-timeout-s", "0"], "body_timeout_s must be above 0 seconds, got 0"),
+        (["generate", "~nobody-here/m", "-p", "a"], "no directory"),
+        (["eval", "~nobody-here/m.py:f", "--data", "x"], "~nobody-here/m.py does not exist"),
         (["serve", "m", "--host", "256.0.0.1"], "can't listen on 256.0.0.1:8000"),
     ],
 )

@@ -68,3 +68,5 @@ def test_what_is_wrong_with_what_is_given(tokenizer: Tokenizer) -> None:
         with_template(tokenizer, "chat.jinja")
     with pytest.raises(ValueError, match="not valid Jinja"):
         with_template(tokenizer, "{% if %}")
+    with pytest.raises(ValueError, match=r"'~nobody-here/chat.jinja' is no file"):
+        with_template(tokenizer, "~nobody-here/chat.jinja")

@@ -75,3 +75,8 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     message = r"generation_config\.json does not exist: give a directory with generation_config"
     with pytest.raises(ValueError, match=message):
         sampling_defaults(str(tmp_path), None)
+
+
+def test_the_home_of_nobody_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="~nobody-here does not exist: give a directory with"):
+        sampling_defaults("~nobody-here", None)
