@@ -40,7 +40,7 @@ def read_system(
 
 
 def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
-    """Descriptions of functions; a text is read as JSON, as data sets keep what fits no column.
+    """Descriptions of functions, or None; a text is read as JSON, which data sets keep in a column.
 
     Raises:
       ValueError: no list of objects, or functions in the form before tools.
@@ -55,7 +55,7 @@ def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | Non
     is_list = isinstance(tools, Sequence) and not isinstance(tools, str)
     if not is_list or not all(isinstance(tool, Mapping) for tool in tools):
         raise ValueError(f"tools must be a list of objects, got {show(value)}")
-    return tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools))
+    return tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools)) or None
 
 
 def _tool(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -136,23 +136,35 @@ def _shows(text: str, message: Message) -> bool:
     content = message.get("content") or ""
     parts = [content] if isinstance(content, str) else [part["text"] for part in content]
     names = [call["function"]["name"] for call in message.get("tool_calls") or ()]
-    return all(part.strip() in text for part in (*parts, *names))
+    for part in parts:
+        if part.strip() not in text:
+            return False
+        text = text.replace(part.strip(), "", 1)  # which may have the name of a call in it
+    return all(name in text for name in names)
 
 
 def _content(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
     """Where a message's content is in a text: there it changes when the content does.
 
     Raises:
-      ValueError: it does not change.
+      ValueError: it does not change, or not with the tool calls beside it.
     """
-    changed = [*messages[:index], _changed(messages[index]), *messages[index + 1 :]]
-    other = render(changed, asks=False)
+    changed = _changed(messages[index])
+    other = render([*messages[:index], changed, *messages[index + 1 :]], asks=False)
     if other == text:
         raise ValueError(
             f"the chat template leaves the answer in messages[{index}] out of the conversation, "
             'so there is nothing to learn of it: give that message "weight": 0, or make it the '
             "last of a record of its own, or give the model another chat template"
         )
+    if messages[index].get("content") and "tool_calls" in changed:
+        changed = {**messages[index], "tool_calls": changed["tool_calls"]}
+        if render([*messages[:index], changed, *messages[index + 1 :]], asks=False) == text:
+            raise ValueError(
+                f"the chat template leaves the tool calls in messages[{index}] out of the "
+                "conversation, so the answer would be learned without them: take them out, give "
+                'that message "weight": 0, or give the model another chat template'
+            )
     num_before = _num_common(text, other)
     num_after = _num_common(text[num_before:][::-1], other[num_before:][::-1])
     return num_before, len(text) - num_after

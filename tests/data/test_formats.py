@@ -134,6 +134,12 @@ def test_parameters_of_tools_in_json_are_objects() -> None:
         assert record.tools == (wrap({"name": "f", "parameters": {"type": "object"}}),)
 
 
+def test_no_tools_are_none() -> None:
+    """Templates test for null, and would say that there are functions."""
+    for tools in ([], "[]", "", None):
+        assert parsed({"messages": [USER, ANSWER], "tools": tools}).tools is None
+
+
 def test_template_kwargs_go_to_the_template() -> None:
     record = parsed(
         {"messages": [USER, ANSWER], "chat_template_kwargs": {"enable_thinking": False}}

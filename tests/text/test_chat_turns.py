@@ -64,6 +64,22 @@ def test_an_answer_that_the_template_leaves_out_is_named() -> None:
     template.close()
 
 
+@pytest.mark.parametrize("content", ["Let me see", "I call add"])
+def test_tool_calls_that_the_template_leaves_out_are_named(content: str) -> None:
+    shows = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if calls %}{% for c in "
+    shows += "m.tool_calls or [] %}<{{ c.function.name }}>{% endfor %}{% endif %};{% endfor %}"
+    template = ChatTemplate(shows, bos_token=None, eos_token=None)
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    asked = [CHAT[0], {"role": "assistant", "content": content, "tool_calls": calls}]
+    with pytest.raises(
+        ValueError, match=r"leaves the tool calls in messages\[1\] out .* take them"
+    ):
+        render_turns(template, asked, (1,))
+    text, ((begin, end),) = render_turns(template, asked, (1,), variables={"calls": True})
+    assert text[begin:end].endswith(f"{content}<add>;")
+    template.close()
+
+
 def test_tools_are_rendered(forgets: ChatTemplate) -> None:
     template = ChatTemplate(
         "{{ tools[0].name }}{% for m in messages %}{{ m.content }}{% endfor %}",
