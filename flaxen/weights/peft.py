@@ -100,6 +100,8 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
         for module in layer.values()
         if any(tensor in stored for tensor in tensor_names(module).values())
     }
+    if stored and not held:
+        raise ValueError(f"{path}: {_strange_names(stored, known)}")
     targets = tuple(target for target in known[0] if any(layer[target] in held for layer in known))
     try:
         _check_layout(fields, targets)
@@ -153,6 +155,15 @@ def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
             "and are never read: save the adapter again with safetensors"
         )
     raise ValueError(f"{directory / WEIGHTS} does not exist: {directory} is no complete adapter")
+
+
+def _strange_names(stored: Mapping[str, StoredTensor], known: Modules) -> str:
+    module = next(iter(known[0].values()))
+    return (
+        f"no tensor belongs to a module of this model: the first is {min(stored)!r}, and a name "
+        f"that fits is {tensor_names(module)['a']!r}. The adapter is another model's, or was not "
+        "saved by peft's save_pretrained"
+    )
 
 
 def _check_layout(fields: Mapping[str, Any], targets: tuple[str, ...]) -> None:

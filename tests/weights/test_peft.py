@@ -234,3 +234,15 @@ def test_merging_into_quantized_weights_is_refused() -> None:
     params = {**packed, "layers": ({**first, "wq": quantized}, *packed["layers"][1:])}
     with pytest.raises(ValueError, match=r"wq is quantized \(int8\), so an adapter can't be merge"):
         merge_adapter(params, random_adapter(MODEL))
+
+
+def test_tensors_that_are_all_named_otherwise(directory: Path) -> None:
+    held = load_file(directory / WEIGHTS)
+    other = {name.replace(".weight", ".default.weight"): each for name, each in held.items()}
+    save_file(other, directory / WEIGHTS)
+    with pytest.raises(
+        ValueError,
+        match=r"no tensor belongs to a module of this model: the first is \S+lora_A\.default\.weigh"
+        rf"t', and a name that fits is '{FIRST}\.lora_A\.weight'\. The adapter is another model's",
+    ):
+        load_adapter(directory, MODEL)
