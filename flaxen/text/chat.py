@@ -78,7 +78,7 @@ class ChatTemplate:
             TemplateProcess, timeout_s=timeout_s, max_chars=max_chars, max_bytes=max_bytes
         )
         self._plain = _Compiled(self._start(source), self._tokens) if source else None
-        self._tools_source = tools_source
+        self._source, self._tools_source = source, tools_source
         self._tools: _Compiled | None = None  # started when it is first needed
         self._lock = threading.Lock()  # of `_tools`
 
@@ -94,6 +94,16 @@ class ChatTemplate:
             names=tokenizer.named_templates,
             timeout_s=timeout_s,
         )
+
+    def mentions(self, variable: str, *, with_tools: bool) -> bool:
+        """Whether the template that is used has a variable's name in it; else it ignores it.
+
+        Args:
+          variable: its name.
+          with_tools: whether tools are given.
+        """
+        source = (self._tools_source if with_tools else None) or self._source or ""
+        return re.search(rf"\b{re.escape(variable)}\b", source) is not None
 
     def render(
         self,

@@ -57,9 +57,16 @@ def render_turns(
       variables: more of the template's own, by name.
 
     Raises:
-      ValueError: the template refuses the messages, or leaves a wanted one out.
+      ValueError: the template refuses the messages, leaves a wanted one out, or ignores the tools
+        or a variable.
     """
     own = dict(variables or {})
+    for name in (*(("tools",) if tools else ()), *own):
+        if not template.mentions(name, with_tools=tools is not None):
+            raise ValueError(
+                f"the chat template has no variable {name!r}, so the model would not be told: take "
+                "it out of the record, or give the model another chat template"
+            )
 
     def render(messages: Sequence[Message], *, asks: bool) -> str:
         return template.render(messages, tools=tools, add_generation_prompt=asks, **own)

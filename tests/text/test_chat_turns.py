@@ -80,6 +80,13 @@ def test_tool_calls_that_the_template_leaves_out_are_named(content: str) -> None
     template.close()
 
 
+def test_what_the_template_ignores_is_refused(forgets: ChatTemplate) -> None:
+    with pytest.raises(ValueError, match="the chat template has no variable 'tools', so the model"):
+        render_turns(forgets, CHAT, (1,), tools=[{"name": "add"}])
+    with pytest.raises(ValueError, match=r"no variable 'enable_thinking', .* take it out of the"):
+        render_turns(forgets, CHAT, (1,), variables={"enable_thinking": False})
+
+
 def test_tools_are_rendered(forgets: ChatTemplate) -> None:
     template = ChatTemplate(
         "{{ tools[0].name }}{% for m in messages %}{{ m.content }}{% endfor %}",
