@@ -49,7 +49,8 @@ class Subject:
     name: str
     model: Model
     tokenizer: Tokenizer
-    source: Checkpoint | Definition | None  # of parameters; None: only a configuration is there
+    # Where the parameters come from; None if only a configuration is there.
+    source: Checkpoint | Definition | None
     path: Path | None  # of a model in files
     config: DecoderConfig | None  # the same
 
@@ -59,7 +60,7 @@ class Loaded(NamedTuple):
 
     masters: Params  # float32, that are trained
     frozen: Params  # None where all is trained
-    collections: Any  # of a definition, those beside the one that is trained; or None
+    collections: Any  # the collections of a definition that are not trained; None without any
 
 
 def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
@@ -184,7 +185,7 @@ def write_results(
 
 
 def how_to_use(config: TrainConfig, subject: Subject, path: Path) -> str:
-    """What to do with all parameters of a definition; nothing of what other tools read too."""
+    """How to serve a trained definition; empty for formats that other tools read as well."""
     if config.method != "full" or not isinstance(subject.source, Definition):
         return ""
     return (

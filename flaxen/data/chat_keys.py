@@ -33,8 +33,8 @@ def read_system(
         return [{"role": "system", "content": text}]
     if first["content"] != text:
         raise ValueError(
-            f"system is {show(text)}, and the conversation begins with another message of the "
-            f"{first['role']}, {show(first['content'])}: leave out one of the two"
+            f"system is {show(text)}, and the conversation begins with another "
+            f"system message, {show(first['content'])}: leave out one of the two"
         )
     return []
 

@@ -62,7 +62,8 @@ class Corpus:
         self._encoder = encoder
         self._pairs = pairs
         self._sources = [open_source(file, config.max_record_bytes) for file in config.files]
-        # of each record, or piece of one that is long: its source, its record there, its piece
+        # For each record, or each piece of a long one: the source's number, the record's number in
+        # that source, and the piece's number in the record.
         self._source_of, self._index_of, self._piece_of = array("q"), array("q"), array("q")
         self._num_good = 0  # records, when they were opened
         self._has_long_texts = False
@@ -94,7 +95,7 @@ class Corpus:
             raise ValueError(self._no_record())
 
     def __len__(self) -> int:
-        """Records, of a long text that is shuffled its pieces."""
+        """How many records there are; each piece of a long text that is shuffled counts as one."""
         return len(self._index_of)
 
     @property
@@ -109,12 +110,12 @@ class Corpus:
 
     @property
     def digest(self) -> bytes:
-        """Of the contents of all files."""
+        """The digest of the contents of all files."""
         return hashlib.blake2b(b"".join(source.digest for source in self._sources)).digest()
 
     @property
     def file_digests(self) -> list[str]:
-        """Of the contents of each file."""
+        """The digest of the contents of each file."""
         return [source.digest.hex() for source in self._sources]
 
     def report(self) -> Report:

@@ -19,7 +19,7 @@ _ROLES = {
     "observation": "tool", "function_response": "tool", "tool_response": "tool",
 }  # fmt: skip
 _TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
-_CALLS = ("function_call", "tool_call")  # also who speaks: the assistant, by calls in JSON
+_CALLS = ("function_call", "tool_call")  # the assistant, too: the turn's value is a call in JSON
 
 
 def to_openai(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -61,7 +61,7 @@ def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _turns(value: object, name: str) -> object:
-    """Messages of ShareGPT's turns; what is none is left for whoever reads messages."""
+    """ShareGPT's turns as messages. What is no turn stays as it is, for the reader of messages."""
     if isinstance(value, Mapping) and ("from" in value or "role" in value):
         value = [value]
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):

@@ -1,4 +1,4 @@
-"""The prompt of answers that repeat it, or that hold it without naming it.
+"""Finds the prompt in answers that repeat it, or that hold a prompt which the record does not name.
 
 Data sets write a preference as a prompt and two answers, or as two whole conversations that begin
 alike; some do both at once. The prompt must come once. Deliberately does not know: losses, files.
@@ -29,7 +29,8 @@ def split_messages(prompt: Messages, answer: Messages) -> tuple[Messages, Messag
 
 
 def find_text_in_messages(prompt: str, answer: Messages) -> tuple[Messages, Messages] | None:
-    """The same where the prompt is the text of a user's message; None where it is not there."""
+    """A prompt that is the text of a user's message, and the rest of the answer; None if the answer
+    does not hold that message."""
     if answer[0]["role"] == "assistant":
         return [{"role": "user", "content": prompt}], answer
     for i, message in enumerate(answer[:-1]):

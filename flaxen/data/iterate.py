@@ -183,7 +183,7 @@ class DataIterator(Generic[BatchT]):
 
     @property
     def file_digests(self) -> list[str]:
-        """Of the contents of each file of config.files."""
+        """The digest of the contents of each file of config.files."""
         return self._corpus.file_digests
 
     def report(self) -> Report:
@@ -241,7 +241,7 @@ class DataIterator(Generic[BatchT]):
 
 
 def _fingerprint(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> str:
-    """Of all that the rows and their order depend on."""
+    """The digest of all that the rows and their order depend on."""
     settings = (
         config.sequence_length, config.format, config.seed, config.shuffle, config.on_bad_record,
         config.on_long, config.overlap, config.max_segments, config.max_record_bytes,

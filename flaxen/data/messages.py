@@ -20,7 +20,7 @@ TRAINED_MARKS = ("weight", "train", "training")
 
 
 def read_messages(value: object, name: str) -> list[dict[str, Any]]:
-    """Checks messages, and copies each.
+    """Checks messages, and copies each of them.
 
     Raises:
       ValueError: it is no list of messages, or one of them can't be trained on.

@@ -148,8 +148,8 @@ def _completion(record: Mapping[str, Any]) -> Completion | Chat:
     found = find_text_in_messages(read_text(prompt, "prompt"), messages)
     if found is None:
         raise ValueError(
-            f"completion begins with a message of the {messages[0]['role']}, and prompt is the "
-            "text of none of the user's: give the whole conversation as messages"
+            f"completion begins with a message of the {messages[0]['role']}, and no user's message "
+            "in it has the text of prompt: give the whole conversation as messages"
         )
     return _chat(*found, record)
 

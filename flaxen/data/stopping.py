@@ -1,5 +1,5 @@
-"""How whoever reads records is stopped: between two pieces of work, by an exception that is no
-fault of the records'.
+"""How a reader of records is stopped: between two pieces of work, by an exception of its own, so
+that it is never taken for a fault in the records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class StoppedError(Exception):
 
 
 def never() -> bool:
-    """For who is not stopped."""
+    """For a reader that nobody stops."""
     return False
 
 

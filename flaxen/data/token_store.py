@@ -17,7 +17,7 @@ import numpy as np
 
 from flaxen.data.encode import TokenSequence
 
-_TOKENS_IN_MEMORY = 8_000_000  # of 8 bytes
+_TOKENS_IN_MEMORY = 8_000_000  # each takes 8 bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Record = tuple[TokenSequence, ...]
@@ -90,7 +90,7 @@ class TokenStore:
 
 
 def _to_bytes(sequences: Record) -> bytes:
-    """Four bytes a token: weights are nearly always a few runs of the same value."""
+    """Four bytes a token, and each run of equal weights once: there are nearly always few runs."""
     parts = [np.array([len(sequences)], np.int32)]
     for tokens, weights in sequences:
         begins = np.flatnonzero(np.diff(weights, prepend=np.nan) != 0)

@@ -52,7 +52,7 @@ def lock_directory(path: Path) -> int:
 
 
 def bind(directory: Path, database: sa.Engine) -> None:
-    """Makes a directory and a database belong together, or sees that they do.
+    """Binds a directory and a database to each other, or checks that they are bound.
 
     The id is written into the directory first. So a directory whose database has none was being
     bound when its server was killed, or is from before there were ids, or its database was lost:
@@ -88,7 +88,7 @@ def bind(directory: Path, database: sa.Engine) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Side:
-    """What one of the two says."""
+    """What the directory, or the database, says about itself and the other."""
 
     id: str
     other: str  # where the other one was when they were bound

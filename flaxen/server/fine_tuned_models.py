@@ -34,7 +34,7 @@ class FineTunedModels:
                 logger.error("the model %s can't be served: %s", row["model_name"], error)
 
     def delete(self, name: str) -> None:
-        """Ends a model: who runs with it is served to the end, and nobody else.
+        """Ends a model: requests that run with it are served to their end, and no new ones begin.
 
         Raises:
           UnknownIdError: no job made it, or it is deleted already.

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 from flaxen.text.chat import GENERATION_BEGINS, GENERATION_ENDS, ChatTemplate
 
-_STAND_IN = "\ue0f0flaxen\ue0f1"  # of private use at both ends: no content begins or ends like it
+# Both ends are private-use characters, with which no content begins or ends.
+_STAND_IN = "\ue0f0flaxen\ue0f1"
 _MARK = "\U0010fffd"
 # Around white space and special tokens: two characters between which no token is cut.
 _BORDER = re.compile(r"[\s>\]]|.[\s<\[]", re.DOTALL)
@@ -89,7 +90,7 @@ def render_turns(
 def _marked_spans(
     text: str, marked: str, messages: Sequence[Message], wanted: Sequence[int]
 ) -> tuple[Span, ...]:
-    """The wanted ones of the parts that the template marked; () unless there is one a message."""
+    """The parts that the template marked, for the wanted messages; () unless each has one part."""
     pieces = re.split(f"{_MARK}([()])", marked)
     is_balanced = pieces[1::2] == ["(", ")"] * (len(pieces) // 4)
     if not is_balanced or "".join(pieces[::2]) != text:
@@ -108,14 +109,14 @@ def _marked_spans(
 
 
 def _after(text: str, prompt: str, span: Span) -> Span:
-    """A span without what the model is asked with, and does not write: the header of its turn."""
+    """A span without the header of its turn, which the prompt has and the model does not write."""
     begin, end = span
     is_asked = begin < len(prompt) < end and text.startswith(prompt)
     return (len(prompt) if is_asked else begin, end)
 
 
 def _find(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
-    """Where an answer lies in the whole text."""
+    """The span of an answer in the whole text."""
     prompt = render(messages[:index], asks=True)
     is_last = index == len(messages) - 1
     so_far = text if is_last else render(messages[: index + 1], asks=False)
@@ -151,7 +152,7 @@ def _shows(text: str, message: Message) -> bool:
 
 
 def _content(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
-    """Where a message's content is in a text: there it changes when the content does.
+    """The span of a message's content: the part of the text that changes when the content does.
 
     Raises:
       ValueError: it does not change, or not with the tool calls beside it.
@@ -211,7 +212,7 @@ def _num_before(text: str, header: str, lead: str) -> int:
 
 
 def _to_border(text: str, num: int) -> int:
-    """The characters of a text that it shares with another, without a part of a token."""
+    """The last border between tokens at or before a number of characters."""
     while not _is_border(text, num):
         num -= 1  # two tokens that begin alike, as <|end|> and <|endoftext|>
     return num

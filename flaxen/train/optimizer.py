@@ -21,7 +21,7 @@ OptimizerName = Literal["adamw", "lion", "muon", "sgd"]
 ScheduleName = Literal["constant", "cosine", "linear", "wsd"]
 
 Schedule = Callable[[jax.Array], jax.Array]  # the step's number, from 0: share of the learning rate
-# Of what is trained, the tree of its ParamSpec.
+# From the parameters that are trained to the tree of their ParamSpec.
 Specs = Callable[[Any], Any]
 # An optimizer before it is known what it trains; `train.step.make_step` says that.
 Optimizer = Callable[[Specs], optax.GradientTransformation]
@@ -173,8 +173,8 @@ def _lion(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation
 
 
 def _muon(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation:
-    """Muon for matrices; adamw for tables and vectors, as its authors have it, and for experts and
-    matrices of which it is not known which axes are inputs."""
+    """Muon for matrices, and AdamW for tables and vectors, as Muon's authors do it. Experts, and
+    matrices whose input axes are not known, are left to AdamW as well."""
     muon = optax.contrib.muon(
         1.0,
         beta=config.momentum,
@@ -203,13 +203,13 @@ def _decaying(specs: Specs) -> Callable[[Any], Any]:
 
 
 def _dimensions(spec: ParamSpec) -> optax.contrib.MuonDimensionNumbers | None:
-    """Which axes Muon takes for a weight's inputs and outputs: each weight along the other axes is
-    made orthogonal alone. None: it can't orthogonalise the parameter."""
+    """The axes that Muon takes for a weight's inputs and outputs; along the other axes each matrix
+    is made orthogonal on its own. None if Muon can't orthogonalise the parameter."""
     if spec.role != "matrix" or spec.matrix is None:
         return None
     return optax.contrib.MuonDimensionNumbers(spec.matrix.inputs, spec.matrix.outputs)
 
 
 def _each(specs: Specs, of: Callable[[ParamSpec], Any]) -> Callable[[Any], Any]:
-    """A function from parameters to a tree of what is said of each, as Optax takes masks."""
+    """A function from parameters to a tree with `of` of each parameter's spec: an Optax mask."""
     return lambda params: jax.tree.map(of, specs(params), is_leaf=is_spec)

@@ -1,7 +1,7 @@
 """Refuses batches with token ids that the model has no embedding for.
 
-A compiled step can't: it would read another row of the table, or give NaN. Deliberately does not
-know where batches come from; the files' reader has named the record before (data.encode).
+A compiled step can't refuse them: it would read another row of the table, or give NaN. Deliberately
+does not know where batches come from; the files' reader has named the record before (data.encode).
 """
 
 from __future__ import annotations

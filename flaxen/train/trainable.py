@@ -19,7 +19,7 @@ class Trainable:
     """From float32 masters to the parameters of a forward."""
 
     num_adapters: int | None  # n, the leading axis of every master; None where it has none
-    # of masters (of one adapter, in a stack): the tree of their ParamSpec
+    # From masters (in a stack, those of one adapter) to the tree of their ParamSpec.
     specs: Callable[[Params], Any]
     # The masters as they are computed with, which is what is differentiated: rounded, packed.
     # Linear. None computes with the masters themselves.

@@ -180,7 +180,11 @@ def test_template_kwargs_go_to_the_template() -> None:
         ({"messages": [USER, ANSWER], "system": 3}, "system must be a text, got 3"),
         (
             {"messages": [SYSTEM, USER, ANSWER], "system": "Be kind"},
-            "system is 'Be kind', and the conversation begins with another message of the system",
+            "system is 'Be kind', and the conversation begins with another system message",
+        ),
+        (
+            {"prompt": "Bye", "completion": [USER, ANSWER]},
+            "completion begins with a message of the user, and no user's message in it has the",
         ),
         ({"messages": [USER, ANSWER], "tools": "[{]"}, "tools is not valid JSON: "),
         ({"messages": [USER, ANSWER], "tools": "{}"}, "tools must be a list of objects, got '{}'"),
