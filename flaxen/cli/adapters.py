@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
 if TYPE_CHECKING:
     from flaxen.engine.config import LoraLimits
     from flaxen.models.model import Model
@@ -49,11 +51,13 @@ class LoraOptions:
                 "clients load adapters, the other says from where"
             )
         for name, path in self.named_paths():  # now, not after the weights are read
-            if not path.is_dir():
+            if not (path / ADAPTER_CONFIG).is_file():
+                is_there = path.is_dir()
                 raise ValueError(
-                    f"--lora-modules {name}={path}: there is no directory {path}. Name the "
-                    "directory of a PEFT adapter, with adapter_config.json and "
-                    "adapter_model.safetensors in it"
+                    f"--lora-modules {name}={path}: "
+                    + (f"{path} has no {ADAPTER_CONFIG}" if is_there else f"no directory {path}")
+                    + f". Name the directory of a PEFT adapter, which holds {ADAPTER_CONFIG} and "
+                    f"{ADAPTER_WEIGHTS}"
                 )
 
     def named_paths(self) -> list[tuple[str, Path]]:

@@ -35,7 +35,9 @@ def read_config(path: Path) -> dict[str, Any]:
       ValueError: it is missing, damaged or too large, no LoRA, or has a field that would change the
         result and is not supported.
     """
-    if path.is_file() and path.stat().st_size > _MAX_CONFIG_BYTES:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: {path.parent} is no PEFT adapter's directory")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes, over {_MAX_CONFIG_BYTES}: it is no adapter's "
             "configuration"

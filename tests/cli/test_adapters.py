@@ -37,6 +37,8 @@ def test_defaults_of_serve_are_the_engines() -> None:
 
 def test_modules(tmp_path: Path) -> None:
     (tmp_path / "c=d").mkdir()
+    for directory in (tmp_path, tmp_path / "c=d"):
+        (directory / "adapter_config.json").touch()
     found = options(modules=(f"a={tmp_path}", f"ft:b={tmp_path}/c=d")).named_paths()
     assert found == [("a", tmp_path), ("ft:b", tmp_path / "c=d")]
 
@@ -52,7 +54,8 @@ def test_modules(tmp_path: Path) -> None:
         ({"directory": Path("x")}, "and --lora-dir need each other"),
         ({"modules": ("a",)}, "--lora-modules must be NAME=DIR, got 'a'"),
         ({"modules": ("=a",)}, "--lora-modules must be NAME=DIR, got '=a'"),
-        ({"modules": ("a=/nope",)}, "--lora-modules a=/nope: there is no directory /nope"),
+        ({"modules": ("a=/nope",)}, "--lora-modules a=/nope: no directory /nope. Name"),
+        ({"modules": ("a=/",)}, "--lora-modules a=/: / has no adapter_config.json. Name the direc"),
     ],
 )
 def test_refused(given: dict[str, Any], message: str) -> None:
@@ -63,5 +66,6 @@ def test_refused(given: dict[str, Any], message: str) -> None:
 def test_a_module_may_not_have_the_base_models_name(tmp_path: Path) -> None:
     model: Any = None  # not reached
     engine: Any = None
+    (tmp_path / "adapter_config.json").touch()
     with pytest.raises(ValueError, match="'base' is the base model's name"):
         options(modules=(f"base={tmp_path}",)).load_modules(engine, model, ("base",))
