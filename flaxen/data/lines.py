@@ -15,6 +15,7 @@ from flaxen.data.config import Format
 from flaxen.data.records import Record, Text, parse_record
 
 _CHUNK_BYTES = 64 * 1024  # of a plain text that are one record
+ONE_A_LINE = "each record must be a line of its own: jq -c '.[]' FILE writes them so"
 
 
 class Source(Protocol):
@@ -85,6 +86,8 @@ class JsonLines:
         data = _read(self.path, self._offsets[index], self._sizes[index])
         if self._lines[index] == 1:
             data = data.removeprefix(b"\xef\xbb\xbf")
+        if index == 0 and data.lstrip()[:1] == b"[":
+            raise ValueError(f"the line begins a JSON array, and {ONE_A_LINE}")
         try:
             return json.loads(_decode(data, self._lines[index]))
         except json.JSONDecodeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxen.data.config import Format
-from flaxen.data.lines import JsonLines, PlainText, Source
+from flaxen.data.lines import ONE_A_LINE, JsonLines, PlainText, Source
 from flaxen.data.records import Record, parse_record
 
 _READ_BYTES = 1024 * 1024
@@ -29,6 +29,8 @@ def open_source(path: Path, max_record_bytes: int) -> Source:
         return PlainText(path)
     if suffix == ".parquet":
         return Parquet(path)
+    if suffix == ".json":
+        raise ValueError(f"{path} is not read: give .jsonl, where {ONE_A_LINE}")
     raise ValueError(
         f"{path} is of no kind that is read here: give .jsonl (one JSON object a line), .txt, .md "
         "or .parquet"

@@ -107,6 +107,16 @@ def test_parquet(tmp_path: Path) -> None:
     assert source.line(1) == 2
 
 
+def test_a_json_array_is_told_apart(tmp_path: Path) -> None:
+    """ShareGPT's and Alpaca's data sets are published so."""
+    file = tmp_path / "a"
+    file.write_text('[{"text": "a"},\n {"text": "b"}]\n')
+    with pytest.raises(ValueError, match="begins a JSON array, and each record must be a line of"):
+        JsonLines(file, 100).record(0, "auto")
+    with pytest.raises(ValueError, match=r"a\.json is not read: give \.jsonl, where each record"):
+        open_source(tmp_path / "a.json", 1)
+
+
 def test_what_is_wrong_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"a.csv is of no kind that is read here: give .jsonl"):
         open_source(tmp_path / "a.csv", 1)
