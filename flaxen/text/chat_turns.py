@@ -58,8 +58,8 @@ def render_turns(
       variables: more of the template's own, by name.
 
     Raises:
-      ValueError: the template refuses the messages, leaves a wanted one out, or ignores the tools
-        or a variable.
+      ValueError: the template refuses the messages, leaves out a wanted one or a system message, or
+        ignores the tools or a variable.
     """
     own = dict(variables or {})
     for name in (*(("tools",) if tools else ()), *own):
@@ -73,6 +73,7 @@ def render_turns(
         return template.render(messages, tools=tools, add_generation_prompt=asks, **own)
 
     text = render(messages, asks=False)
+    _check_system(render, text, messages)
     if template.marks_generation:
         marks = {GENERATION_BEGINS: f"{_MARK}(", GENERATION_ENDS: f"{_MARK})"}
         marked = template.render(
@@ -149,6 +150,20 @@ def _shows(text: str, message: Message) -> bool:
             return False
         text = text.replace(part.strip(), "", 1)  # which may have the name of a call in it
     return all(name in text for name in names)
+
+
+def _check_system(render: _Render, text: str, messages: Sequence[Message]) -> None:
+    """Refuses a system message that changes nothing: the model would be trained without it."""
+    for index, message in enumerate(messages):
+        if message["role"] != "system" or _shows(text, message):
+            continue
+        changed = [*messages[:index], _changed(message), *messages[index + 1 :]]
+        if render(changed, asks=False) == text:
+            raise ValueError(
+                f"the chat template leaves the system message in messages[{index}] out of the "
+                "conversation, so the model would not be told: take it out of the record, or give "
+                "the model another chat template"
+            )
 
 
 def _content(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:

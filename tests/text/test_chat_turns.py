@@ -80,6 +80,23 @@ def test_tool_calls_that_the_template_leaves_out_are_named(content: str) -> None
     template.close()
 
 
+def test_a_system_message_that_the_template_leaves_out_is_named() -> None:
+    asked = [{"role": "system", "content": "Be kind"}, *CHAT[:2]]
+    template = ChatTemplate(
+        "{% for m in messages %}{{ m.content | upper }}{% endfor %}", bos_token=None, eos_token=None
+    )
+    assert render_turns(template, asked, (2,)).text == "BE KINDHIYES"
+    template.close()
+    template = ChatTemplate(
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+        bos_token=None,
+        eos_token=None,
+    )
+    with pytest.raises(ValueError, match=r"leaves the system message in messages\[0\] out of the"):
+        render_turns(template, asked, (2,))
+    template.close()
+
+
 def test_what_the_template_ignores_is_refused(forgets: ChatTemplate) -> None:
     with pytest.raises(ValueError, match="the chat template has no variable 'tools', so the model"):
         render_turns(forgets, CHAT, (1,), tools=[{"name": "add"}])
