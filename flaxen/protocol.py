@@ -9,9 +9,9 @@ from __future__ import annotations
 import abc
 import enum
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from flaxen.protocol_adapters import AdapterInfo, AdapterSource, AdapterWeights
 
@@ -277,13 +277,19 @@ class EngineStats:
     num_adapter_loads: int = 0  # from the host's memory to the device
 
 
+class TokenEvents(AsyncIterable[TokenEvent], Protocol):
+    """The events of one request, as they come. Whoever stops reading before the end closes it."""
+
+    async def aclose(self) -> None: ...
+
+
 class EngineClient(abc.ABC):
     """The engine as its users see it: in this process, remote, or a test's fake."""
 
     info: ModelInfo
 
     @abc.abstractmethod
-    def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
+    def submit(self, request: Request) -> TokenEvents:
         """Queues a request, and returns the stream of its events; the last has `finish`.
 
         The request is queued by this call, not by the first read. Closing the stream, or

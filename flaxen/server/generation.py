@@ -17,6 +17,7 @@ from flaxen.protocol import (
     FinishReason,
     Request,
     TokenEvent,
+    TokenEvents,
 )
 from flaxen.server.errors import ApiError, internal, invalid, wrong_field
 from flaxen.server.metrics import Metrics
@@ -53,7 +54,7 @@ class Generation:
         self._metrics = metrics
         self._requests = tuple(requests)
         self._readers: list[asyncio.Task[None]] = []
-        self._streams: list[AsyncIterator[TokenEvent]] = []
+        self._streams: list[TokenEvents] = []
         self._start = time.monotonic()
         self._last: dict[tuple[int, int], float] = {}  # when a sequence's last tokens came
         self._started: set[int] = set()  # requests whose first token came
@@ -98,8 +99,7 @@ class Generation:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
         for stream in self._streams:
-            if isinstance(stream, AsyncGenerator):
-                await stream.aclose()
+            await stream.aclose()
 
     async def _merged(self) -> AsyncIterator[tuple[int, TokenEvent]]:
         if len(self._streams) == 1:  # the common case, without a task and a queue in between
@@ -109,7 +109,7 @@ class Generation:
         # One place: what waits for a slow client waits in the streams, which keep it small.
         arrivals: asyncio.Queue[tuple[int, TokenEvent | Exception | None]] = asyncio.Queue(1)
 
-        async def read(i: int, stream: AsyncIterator[TokenEvent]) -> None:
+        async def read(i: int, stream: TokenEvents) -> None:
             try:
                 async for event in stream:
                     await arrivals.put((i, event))

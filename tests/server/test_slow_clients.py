@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from flaxen.engine.unread import Unread
-from flaxen.protocol import ReaderTooSlowError, Request, TokenEvent
-from tests.server.clients import events, make_app, post
+from flaxen.protocol import ReaderTooSlowError, Request, TokenEvent, TokenEvents
+from flaxen.server.generation import Generation
+from flaxen.server.metrics import Metrics
+from tests.server.clients import events, make_app, post, run
 from tests.server.fakes import FakeEngine
 
 
@@ -86,3 +88,34 @@ def test_one_who_is_too_far_behind_is_told() -> None:
     assert last["error"]["code"] == "reader_too_slow"
     assert last["error"]["message"] == str(error)
     assert done == "[DONE]"
+
+
+class Closable(AsyncIterator[TokenEvent]):
+    """A stream of no events that knows whether it was closed; no generator."""
+
+    closed = False
+
+    async def __anext__(self) -> TokenEvent:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_what_a_client_has_not_read_is_let_go_with_its_request(num_requests: int) -> None:
+    streams: list[Closable] = []
+
+    class Engine(FakeEngine):
+        def submit(self, request: Request) -> TokenEvents:
+            streams.append(Closable())
+            return streams[-1]
+
+    async def work() -> None:
+        engine = Engine()
+        requests = [Request(request_id=f"{i}", prompt_token_ids=(5,)) for i in range(num_requests)]
+        generation = Generation(engine, Metrics(engine, "fake"), requests, {})
+        await generation.close()
+
+    run(work())
+    assert [stream.closed for stream in streams] == [True] * num_requests
