@@ -49,7 +49,7 @@ class EngineTrainer:
     def validate(
         self, path: Path, method: str, should_stop: Callable[[], bool]
     ) -> Sequence[tuple[int, str]] | None:
-        """What is wrong with a file; None if it was told to stop before."""
+        """The faults of a file; None if the check was told to stop first."""
         from flaxen.data.stopping import StoppedError
         from flaxen.data.validate import Method, validate_file
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 CHUNK = 16  # tokens of a step in the server that prefills in chunks; a page is as large
 _MADE_UP = 40  # tokens of a prompt that no text gives
 
-# Of several lengths and kinds.
+# The prompts differ in length and in kind.
 PROMPTS = (
     "A trainer and a server that share one forward agree on every token, since there is nothing "
     "left in which they could differ: the same kernels add the same numbers in the same order.",

@@ -52,7 +52,7 @@ class _Known:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownAdapter:
-    """What is told of an adapter."""
+    """An adapter as a client sees it."""
 
     name: str
     rank: int

@@ -42,7 +42,7 @@ class RowSettings(NamedTuple):
 
 
 class RowBias(NamedTuple):
-    """What is done to the logits of rows with has_bias, in a thirtieth of a table [R, V]."""
+    """Changes to the logits of rows with has_bias, in a thirtieth of the memory of [R, V]."""
 
     ids: jax.Array  # [R, MAX_LOGIT_BIAS] int32, NO_TOKEN where unused
     values: jax.Array  # [R, MAX_LOGIT_BIAS] float32, added to the logits of `ids`

@@ -60,7 +60,7 @@ class Trainer(Protocol):
     def validate(
         self, path: Path, method: str, should_stop: Callable[[], bool]
     ) -> Sequence[tuple[int, str]] | None:
-        """What is wrong with a file: (line from 1, why). None if it was told to stop before."""
+        """Returns a file's faults as (line from 1, why); None if it was told to stop first."""
 
     def train(self, job: TrainingJob, progress: Progress) -> bool:
         """Trains, or goes on from what an earlier call saved. Returns whether it got to the end.

@@ -20,7 +20,8 @@ class TokenizerParts:
     chat_template: str | None  # Jinja source
     # The others that the model has beside it, by name, as "tool_use".
     named_templates: Mapping[str, str] = field(default_factory=dict)
-    # As templates call them: "pad_token" -> its text, "additional_special_tokens" -> a list.
+    # By the names that templates use: a text for "pad_token", a list for
+    # "additional_special_tokens".
     special_tokens: Mapping[str, str | list[str]] = field(default_factory=dict)
     # Put around a text by `add_special_tokens`, beside what the backend's post-processor adds.
     prefix_ids: tuple[int, ...] = ()

@@ -56,7 +56,7 @@ def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> 
 
 
 def _factor(leaf: jax.Array) -> ParamSpec:
-    """What is known of an adapter's a [I, R] or b [R, O]."""
+    """The spec of an adapter's a [I, R] or b [R, O]."""
     return ParamSpec(
         shape=leaf.shape,
         axes=(None, None),

@@ -159,7 +159,7 @@ def _tensor(stored: StoredTensor) -> torch.Tensor:
 
 
 def _dtype(config: Any, tensors: Mapping[str, StoredTensor]) -> torch.dtype:
-    """As transformers' "auto": the configuration's, else the first tensor's."""
+    """Returns the dtype of transformers' "auto": the configuration's, else the first tensor's."""
     if config.dtype is not None:
         named: torch.dtype = config.dtype
         return named

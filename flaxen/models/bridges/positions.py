@@ -24,7 +24,7 @@ _SAME = ("convert_element_type", "copy", "reshape", "squeeze", "transpose")
 
 @dataclass(frozen=True, kw_only=True)
 class _Value:
-    """What is known of an array of the trace."""
+    """The facts that are known about an array of the trace."""
 
     array: Any = None  # integers or a mask that depend on positions alone, or on nothing
     is_of_positions: bool = False
@@ -59,7 +59,7 @@ def check_positions(
 def _follow(
     jaxpr: Jaxpr, consts: Sequence[_Value], args: Sequence[_Value], max_position: int
 ) -> list[_Value]:
-    """What is known of a jaxpr's outputs."""
+    """Returns the facts about a jaxpr's outputs."""
     known = dict(zip(jaxpr.constvars, consts, strict=True))
     known.update(zip(jaxpr.invars, args, strict=True))
 

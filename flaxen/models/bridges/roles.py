@@ -26,7 +26,7 @@ _ORDER: tuple[Role, ...] = ("table", "experts", "matrix", "vector")
 
 @dataclass(frozen=True, kw_only=True)
 class _Value:
-    """What is known of an array of the trace."""
+    """The facts that are known about an array of the trace."""
 
     # The parameters whose values it has, transposed, cast, sliced, scaled.
     leaves: frozenset[int] = frozenset()
@@ -41,7 +41,7 @@ class _Value:
         return bool(self.origins)
 
     def joined(self, other: _Value) -> _Value:
-        """What is known of an array that is one or the other."""
+        """The facts that hold for an array that is one or the other."""
         return _Value(
             leaves=self.leaves | other.leaves,
             is_spread=self.is_spread and other.is_spread,
@@ -93,7 +93,7 @@ def _varying(*origins: int) -> _Value:
 
 
 def _follow(found: _Found, jaxpr: Jaxpr, args: Sequence[_Value]) -> list[_Value]:
-    """What is known of a jaxpr's outputs."""
+    """Returns the facts about a jaxpr's outputs."""
     known: dict[Any, _Value] = dict.fromkeys(jaxpr.constvars, _Value())
     known.update(zip(jaxpr.invars, args, strict=True))
 
@@ -149,9 +149,9 @@ def _scan(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
 
 
 def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
-    """Of an operation on parameters alone, before tokens come in."""
+    """Handles an operation on parameters alone, before tokens come in."""
     name = eqn.primitive.name
-    if name == "dot_general":  # as of two factors that are added to a weight
+    if name == "dot_general":  # two factors of what is added to a weight
         found.add(values, "matrix")
         return _Value()
     sizes = [math.prod(shape_of(atom).shape) for atom in eqn.invars]
@@ -171,7 +171,7 @@ def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
 
 
 def _mixed(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
-    """Of an operation in which tokens, or what was made of them, come in."""
+    """Handles an operation on tokens, or on what was computed from them."""
     name = eqn.primitive.name
     weights = [value for value in values if not value.varies and value.leaves]
     origins = frozenset(origin for value in values for origin in value.origins)

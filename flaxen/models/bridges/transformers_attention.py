@@ -68,7 +68,7 @@ def _attention(
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers' attention functions: [B, N, T, H] to [B, T, N, H].
+    """Has the signature of transformers' attention functions: [B, N, T, H] to [B, T, N, H].
 
     Raises:
       ValueError: something that our attention has not.

@@ -30,7 +30,7 @@ _FAR = 2**17  # a position at which any mask is looked at
 
 @dataclass(kw_only=True)
 class _Probe:
-    """What is filled in while a class runs by itself."""
+    """Collects the masks that a class makes while it runs by itself."""
 
     name: str  # of the class
     masks: list[tuple[torch.Tensor, int | None]] = field(default_factory=list)
