@@ -1,7 +1,7 @@
-"""What the reader of one request has not read yet: one event for each sequence, however far behind.
+"""What the reader of one request has not read: a few events a sequence, however many came.
 
-A reader that keeps up gets each event as it is. For one that does not, those of a sequence are put
-together, and kept in few bytes, so that nothing of them is lost.
+A reader that keeps up gets each event as it is, also where its event loop is a moment late. For one
+that does not, later events of a sequence are joined, and kept in few bytes: none of them is lost.
 
 Deliberately does not know threads, event loops, limits.
 """
@@ -9,12 +9,14 @@ Deliberately does not know threads, event loops, limits.
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.protocol import Finish, TokenEvent, TokenLogprobs
 
+_NUM_APART = 8  # events of a sequence that wait as they are
 _EVENT_BYTES = 512  # of a sequence's event, about, whatever is in it
 _TOKEN_BYTES = 4
 _LOGPROB_BYTES = 20  # of a token, without the likeliest in its place
@@ -22,29 +24,41 @@ _TOP_BYTES = 8  # of each of those
 
 
 class Unread:
-    """A queue of token events that stays short."""
+    """A queue of token events that stays short.
 
-    def __init__(self) -> None:
+    Args:
+      num_apart: how many events of a sequence wait as they are; those after them are joined to the
+        last.
+    """
+
+    def __init__(self, num_apart: int = _NUM_APART) -> None:
         self.num_bytes = 0  # about
-        self._waiting: dict[int, TokenEvent | _Joined] = {}  # by sequence, the longest unread first
+        self._num_apart = num_apart
+        # By sequence, those first whose turn it is to be read.
+        self._waiting: dict[int, deque[TokenEvent | _Joined]] = {}
 
     def put(self, event: TokenEvent) -> None:
         """Adds an event."""
-        before = self._waiting.get(event.index)
-        self.num_bytes += _size(event) + (_EVENT_BYTES if before is None else 0)
-        if before is None:
-            self._waiting[event.index] = event
+        queue = self._waiting.setdefault(event.index, deque())
+        self.num_bytes += _size(event)
+        if len(queue) < self._num_apart:
+            self.num_bytes += _EVENT_BYTES
+            queue.append(event)
             return
-        if isinstance(before, TokenEvent):
-            before = self._waiting[event.index] = _Joined(before)
-        before.add(event)
+        last = queue[-1]
+        if isinstance(last, TokenEvent):
+            last = queue[-1] = _Joined(last)
+        last.add(event)
 
     def take(self) -> TokenEvent | None:
         """The next event, which is no longer unread; None: there is none."""
         if not self._waiting:
             return None
         index = next(iter(self._waiting))
-        found = self._waiting.pop(index)
+        queue = self._waiting.pop(index)
+        found = queue.popleft()
+        if queue:
+            self._waiting[index] = queue
         event = found if isinstance(found, TokenEvent) else found.event()
         self.num_bytes -= _size(event) + _EVENT_BYTES
         return event

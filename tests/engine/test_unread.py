@@ -54,11 +54,12 @@ def event(
         max_size=30,
     ),
     scored=st.booleans(),
+    num_apart=st.sampled_from([1, 3]),
 )
 def test_nothing_is_lost_however_far_behind(
-    steps: list[tuple[int, list[tuple[str, TokenLogprobs]], int]], scored: bool
+    steps: list[tuple[int, list[tuple[str, TokenLogprobs]], int]], scored: bool, num_apart: int
 ) -> None:
-    unread, read = Unread(), dict[int, list[TokenEvent]]()
+    unread, read = Unread(num_apart), dict[int, list[TokenEvent]]()
     given_: dict[int, list[tuple[str, TokenLogprobs]]] = {0: [], 1: [], 2: []}
 
     def take() -> bool:
@@ -96,8 +97,18 @@ def test_who_reads_at_once_gets_each_event_as_it_is() -> None:
     assert unread.take() is None
 
 
+def test_who_reads_a_moment_late_gets_each_event_as_it_is() -> None:
+    unread = Unread(num_apart=2)
+    events = [event(index, []) for index in (0, 1, 0, 1)]
+    for each in events:
+        unread.put(each)
+    for each in events:
+        assert unread.take() is each
+    assert unread.take() is None
+
+
 def test_those_who_wait_longest_are_read_first_and_the_prompt_comes_once() -> None:
-    unread = Unread()
+    unread = Unread(num_apart=1)
     score = TokenLogprobs(token_id=7, logprob=-0.5, rank=2, top=((7, -0.5), (8, -1.5)))
     unread.put(event(1, [("x", score)]))
     unread.put(event(0, [("a", score)], prompt=(None, score)))

@@ -23,7 +23,7 @@ class EngineAhead(FakeEngine):
 
 
 async def _behind(arriving: AsyncIterator[TokenEvent]) -> AsyncIterator[TokenEvent]:
-    unread, num_read = Unread(), 0
+    unread, num_read = Unread(num_apart=1), 0
     async for event in arriving:
         if num_read < 2:
             num_read += 1
