@@ -77,13 +77,15 @@ def with_engine(
     """Runs a test, then closes the engine; no page may be left, and its thread ends."""
 
     async def body() -> None:
+        before = set(threading.enumerate())
         engine = AsyncEngine(fake_engine(config, executor or FakeExecutor(config)))
         try:
             await test(engine)
         finally:
             await engine.close()
         assert engine.stats().num_used_pages == 0
-        assert "flaxen-engine" not in {thread.name for thread in threading.enumerate()}
+        started = set(threading.enumerate()) - before
+        assert "flaxen-engine" not in {thread.name for thread in started}
 
     asyncio.run(body())
 

@@ -86,9 +86,8 @@ def test_streamed_is_not(engine: Engine, alone: list[RequestOutput]) -> None:
                 output.add(event)
             return output
 
-        outputs = await asyncio.gather(*(one(i, p) for i, p in enumerate(prompts(LENGTHS))))
-        await served.close()
-        return list(outputs)
+        with served:
+            return await asyncio.gather(*(one(i, p) for i, p in enumerate(prompts(LENGTHS))))
 
     for got, expected in zip(asyncio.run(stream()), alone, strict=True):
         assert trace(got) == trace(expected)

@@ -152,7 +152,7 @@ def damage(directory: Path, how: str) -> None:
         ("a list", r"config\.json must hold a JSON object, got list"),
         ("truncated", r"model\.safetensors is truncated or damaged \(.*\): download it again"),
         ("truncated header", r"model\.safetensors is truncated or damaged"),
-        ("no weights", r"has no model\.safetensors nor .*index\.json: download the weights"),
+        ("no weights", r"has neither model\.safetensors nor .*index\.json: download the weights"),
         (
             "pickle",
             r"pytorch_model\.bin is there, but pickle files can run code and are never read",
