@@ -5,6 +5,7 @@ and holds nothing worth stealing. It limits itself, since its parent may die bef
   - memory: the kernel refuses more address space (Linux), which raises MemoryError here;
   - time: the kernel kills this process by SIGALRM, also inside a long C call;
   - output: counted while the template runs.
+Once the parent has ended, nobody reads an answer or a message: this process ends and says nothing.
 
 Deliberately does not know: tokenizers, what messages are, when a request is too late.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import resource
 import signal
 import struct
@@ -125,6 +127,19 @@ def _send(stream: BinaryIO, value: dict[str, Any]) -> None:
     stream.flush()
 
 
+def _receive(stream: BinaryIO) -> dict[str, Any] | None:
+    """One request; None if the parent ended, perhaps in the middle of one."""
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    (size,) = _HEADER.unpack(header)
+    body = stream.read(size)
+    if len(body) < size:
+        return None
+    request: dict[str, Any] = json.loads(body)
+    return request
+
+
 def main() -> None:
     """Argument: JSON with alarm_s, whole seconds for one request, and max_bytes of memory."""
     limits = json.loads(sys.argv[1])
@@ -133,8 +148,7 @@ def main() -> None:
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     _send(replies, {"ready": True})
     template: jinja2.Template | None = None
-    while header := requests.read(_HEADER.size):
-        request = json.loads(requests.read(_HEADER.unpack(header)[0]))
+    while (request := _receive(requests)) is not None:
         signal.alarm(limits["alarm_s"])
         reply = _answer(request, template)
         if isinstance(reply, jinja2.Template):
@@ -144,4 +158,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # the parent ended before it read the answer
+        os._exit(0)  # an ordinary exit would flush stdout, and fail once more

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from flaxen.text import chat_process
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.chat_process import TemplateTimeoutError
 
@@ -221,6 +224,33 @@ def test_the_process_does_not_outlive_a_server_that_is_killed() -> None:
     while worker.exists() and "Z" not in worker.joinpath("stat").read_text().split():
         assert time.monotonic() < deadline, "the process outlived its parent and its alarm"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\0\0\0", id="part-of-a-header"),
+        pytest.param(struct.pack(">Q", 9) + b"{}", id="part-of-a-request"),
+        pytest.param(struct.pack(">Q", 15) + b'{"source": "x"}', id="a-request"),
+    ],
+)
+@pytest.mark.parametrize("reads", [False, True], ids=["nobody-reads", "somebody-reads"])
+def test_the_process_says_nothing_when_its_parent_has_ended(sent: bytes, reads: bool) -> None:
+    limits = json.dumps({"alarm_s": 5, "max_bytes": 10**9})
+    worker = Path(chat_process.__file__).with_name("chat_worker.py")
+    read_end, write_end = os.pipe()
+    if not reads:
+        os.close(read_end)
+    process = subprocess.Popen(
+        [sys.executable, "-P", str(worker), limits],
+        stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(write_end)
+    _, errors = process.communicate(sent, timeout=30)
+    if reads:
+        os.close(read_end)
+    assert (process.returncode, errors) == (0, b"")
 
 
 def test_a_probe_that_took_too_long_says_nothing_of_the_template() -> None:
