@@ -19,7 +19,7 @@ from flaxen.engine.config import LoraLimits
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.protocol import Request, SamplingParams
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 
 NUM_STREAMS, NUM_ADAPTERS, RANK = 16, 8, 16
 PROMPT_TOKENS, OUTPUT_TOKENS = 32, 64

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from report import report
 
-from flaxen.cli.bench_limits import measure
+from flaxen.cli.bench.limits import measure
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
 

@@ -6,8 +6,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from flaxen.cli.bench_limits import measure
-from flaxen.cli.bench_report import limits_line
+from flaxen.cli.bench.limits import measure
+from flaxen.cli.bench.report import limits_line
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 from report import report
 
-from flaxen.cli.bench_limits import measure
+from flaxen.cli.bench.limits import measure
 from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters

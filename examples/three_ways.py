@@ -13,7 +13,7 @@ import torch
 from flax import nnx
 
 import flaxen
-from flaxen.models.bridges.torch import attend_torch
+from flaxen.bridges.torch.bridge import attend_torch
 from flaxen.models.model import Model, Params
 
 VOCAB, DIM, HEADS, MAX_POSITION = 49152, 64, 4, 256

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flaxen.async_llm import AsyncLLM
+    from flaxen.bridges.flax.linen import from_linen
+    from flaxen.bridges.flax.nnx import from_nnx
+    from flaxen.bridges.function import from_function
+    from flaxen.bridges.torch.bridge import from_torch
+    from flaxen.bridges.torch.transformers import from_transformers
     from flaxen.llm import LLM
     from flaxen.loading import load
-    from flaxen.models.attend import attend
-    from flaxen.models.bridges.function import from_function
-    from flaxen.models.bridges.linen import from_linen
-    from flaxen.models.bridges.nnx import from_nnx
-    from flaxen.models.bridges.torch import from_torch
-    from flaxen.models.bridges.transformers import from_transformers
+    from flaxen.models.attention import attend
     from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams
     from flaxen.weights.definition import Definition
@@ -45,14 +45,14 @@ _HOMES = {
     "AsyncLLM": "flaxen.async_llm",
     "SamplingParams": "flaxen.protocol",
     "load": "flaxen.loading",
-    "attend": "flaxen.models.attend",
+    "attend": "flaxen.models.attention",
     "Definition": "flaxen.weights.definition",
     "Model": "flaxen.models.model",
-    "from_function": "flaxen.models.bridges.function",
-    "from_linen": "flaxen.models.bridges.linen",
-    "from_nnx": "flaxen.models.bridges.nnx",
-    "from_torch": "flaxen.models.bridges.torch",
-    "from_transformers": "flaxen.models.bridges.transformers",
+    "from_function": "flaxen.bridges.function",
+    "from_linen": "flaxen.bridges.flax.linen",
+    "from_nnx": "flaxen.bridges.flax.nnx",
+    "from_torch": "flaxen.bridges.torch.bridge",
+    "from_transformers": "flaxen.bridges.torch.transformers",
 }
 
 

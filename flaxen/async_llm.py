@@ -15,9 +15,9 @@ from flaxen.engine.config import LoraLimits
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.peft import load_adapter as read_adapter
 from flaxen.weights.definition import Definition
-from flaxen.weights.peft import load_adapter as read_adapter
 
 
 class AsyncLLM:

@@ -29,9 +29,9 @@ from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.generation_config import AUTO, sampling_defaults
+from flaxen.weights.huggingface.generation_config import AUTO, sampling_defaults
 from flaxen.weights.opening import IMPLS, open_files
-from flaxen.weights.packing import QUANTIZATIONS, Quantization
+from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
 from flaxen.weights.resolve import resolve
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

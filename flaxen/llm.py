@@ -28,9 +28,9 @@ from flaxen.prompts import (
 from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.peft import load_adapter as read_adapter
 from flaxen.weights.definition import Definition
-from flaxen.weights.peft import load_adapter as read_adapter
 
 __all__ = [
     "LLM",

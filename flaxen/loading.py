@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from flaxen.kernels import native
 from flaxen.models.model import Model, Params
-from flaxen.weights.adapter import Adapter, check_adapter, merge_adapter
+from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapter
+from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.packing import Quantization
-from flaxen.weights.peft import load_adapter
+from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.resolve import resolve
 
 

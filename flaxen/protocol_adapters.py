@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class AdapterWeights(Protocol):
-    """One LoRA adapter as `flaxen.weights.adapter` reads it; whoever serves it knows its inside."""
+    """One LoRA adapter as `flaxen.weights.adapters` reads it; its server knows its inside."""
 
     @property
     def config(self) -> Any:

@@ -21,7 +21,7 @@ from examples.functions import (
 )
 from flaxen.kernels import native
 from flaxen.models.adapters import LoraConfig
-from flaxen.weights.adapter import from_stack, merge_adapter
+from flaxen.weights.adapters.adapter import from_stack, merge_adapter
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs, pack_params
 
 PROMPT = jnp.asarray([5, 77, 130, 9, 5], jnp.int32)

@@ -12,9 +12,9 @@ import pytest
 import flaxen
 from flaxen.kernels import native
 from flaxen.kernels.linear import PackedLinear
-from flaxen.weights.adapter import merge_adapter
+from flaxen.weights.adapters.adapter import merge_adapter
+from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.peft import save_adapter
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.weights.adapters import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf

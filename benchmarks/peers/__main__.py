@@ -20,10 +20,10 @@ from typing import Any
 from report import report
 from rich.console import Console
 
-from flaxen.cli.bench_limits import Limits, best, measure
-from flaxen.cli.bench_report import limits_line
-from flaxen.cli.bench_workloads import NAMES as WORKLOADS
-from flaxen.cli.bench_workloads import Workload, load_workloads, make_workloads
+from flaxen.cli.bench.limits import Limits, best, measure
+from flaxen.cli.bench.report import limits_line
+from flaxen.cli.bench.workloads import NAMES as WORKLOADS
+from flaxen.cli.bench.workloads import Workload, load_workloads, make_workloads
 
 from . import engines, install, servers, show, show_training, trainers
 from .changes import parse_changes

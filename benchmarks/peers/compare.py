@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flaxen.cli.bench_run import Rep
-from flaxen.cli.bench_workloads import Batch, Workload
+from flaxen.cli.bench.run import Rep
+from flaxen.cli.bench.workloads import Batch, Workload
 
 from .worker import UnsupportedError, Worker, WorkerError, start
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flaxen.cli.bench_ideal import ModelCost
-from flaxen.cli.bench_limits import Limits
+from flaxen.cli.bench.ideal import ModelCost
+from flaxen.cli.bench.limits import Limits
 
 from .compare import Measured, Outcome
 from .serving import FIGURES, ServerOutcome

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flaxen.cli.bench_ideal import ModelCost
-from flaxen.cli.bench_limits import Limits
+from flaxen.cli.bench.ideal import ModelCost
+from flaxen.cli.bench.limits import Limits
 
 from .compare import Measured, Outcome
 from .serving import ServerOutcome

@@ -205,7 +205,7 @@ def _load(
     from flaxen.kernels import native
     from flaxen.text.given_template import with_template
     from flaxen.train.evaluate import make_score
-    from flaxen.weights.peft import load_adapter
+    from flaxen.weights.adapters.peft import load_adapter
 
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None

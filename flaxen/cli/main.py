@@ -14,13 +14,13 @@ from typing import Annotated
 import typer
 
 import flaxen
-from flaxen.cli.bench import bench
-from flaxen.cli.chat import chat
+from flaxen.cli.bench.command import bench
+from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
-from flaxen.cli.parity import parity
-from flaxen.cli.serve import serve
-from flaxen.cli.train import train
+from flaxen.cli.parity.command import parity
+from flaxen.cli.serve.command import serve
+from flaxen.cli.train.command import train
 from flaxen.protocol import EngineClosedError
 
 

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from flaxen.engine.adapters import ServedAdapter
+from flaxen.engine.adapters.store import ServedAdapter
 from flaxen.engine.core import Engine
 from flaxen.engine.event_stream import EventStream
 from flaxen.protocol import (

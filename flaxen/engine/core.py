@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from flaxen.engine.adapters import AdapterStore, ServedAdapter
+from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import ALL_FORBIDDEN, Executor, StepResult
 from flaxen.engine.outputs import SequenceOutput

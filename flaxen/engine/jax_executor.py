@@ -18,7 +18,7 @@ import numpy as np
 
 from flaxen.engine import executor
 from flaxen.engine import step as steps
-from flaxen.engine.adapter_stack import AdapterStack
+from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.params import check_same
@@ -38,12 +38,12 @@ from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step import StepInput
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.kernels.linear.bound import bind
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.protocol import SamplingParams, TokenLogprobs
 from flaxen.protocol_adapters import AdapterWeights
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 
 _SCORE_ROWS = 64  # prompt tokens scored by one call
 _NOT_FINITE = "the model's output is not finite (NaN or infinity) for this sequence"
@@ -184,7 +184,7 @@ class JaxExecutor(Executor):
     def check_adapter(self, adapter: AdapterWeights) -> None:
         if not isinstance(adapter, Adapter):
             raise ValueError(
-                f"an adapter must be a flaxen.weights.adapter.Adapter, got a "
+                f"an adapter must be a flaxen.weights.adapters.adapter.Adapter, got a "
                 f"{type(adapter).__name__}"
             )
         self._adapters.check(adapter)

@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator
 from itertools import count, islice, takewhile
 
 from flaxen.engine import paced
-from flaxen.engine.adapter_slots import AdapterSlots
+from flaxen.engine.adapters.slots import AdapterSlots
+from flaxen.engine.cache.pages import PagePool
+from flaxen.engine.cache.prefixes import Prefixes
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.pace import Pace
-from flaxen.engine.pages import PagePool
 from flaxen.engine.plan import Scheduled, StepPlan
-from flaxen.engine.prefixes import Prefixes
 from flaxen.engine.sequence import NO_SLOT, Sequence
 
 _MAX_PASSED = 256  # waiting sequences without a slot that a step looks past

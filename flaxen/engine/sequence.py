@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flaxen.engine.adapters import ServedAdapter
+from flaxen.engine.adapters.store import ServedAdapter
 from flaxen.protocol import Request, SamplingParams
 
 NO_SLOT = -1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from flaxen.engine.adapter_slots import AdapterSlots
-from flaxen.engine.adapters import AdapterStore, ServedAdapter
+from flaxen.engine.adapters.slots import AdapterSlots
+from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
 from flaxen.engine.scheduler import Scheduler
 from flaxen.protocol import EngineStats, FinishReason
 from flaxen.protocol_adapters import AdapterInfo

@@ -15,7 +15,7 @@ from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
 from flaxen.kernels import paged_attention
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import Adapters, with_adapters
 from flaxen.models.model import CacheSpec, Model, Params
 

@@ -11,11 +11,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flaxen.protocol import EngineBusyError, EngineClient, EngineClosedError
-from flaxen.server import adapters, chat, completions, info, tokens
+from flaxen.server import info
 from flaxen.server.adapter_files import AdapterFiles
+from flaxen.server.adapters import routes as adapters
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, handle_error
+from flaxen.server.generation import chat, completions, tokenize
 from flaxen.server.guard import Guard
 from flaxen.server.metrics import Metrics
 from flaxen.server.renderer import ChatRenderer
@@ -29,8 +31,8 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/chat/completions"): chat.create,
     ("GET", "/v1/models"): info.list_models,
     ("GET", "/v1/models/{name:path}"): info.get_model,
-    ("POST", "/tokenize"): tokens.tokenize,
-    ("POST", "/detokenize"): tokens.detokenize,
+    ("POST", "/tokenize"): tokenize.tokenize,
+    ("POST", "/detokenize"): tokenize.detokenize,
     ("GET", "/health"): info.health,
     ("GET", "/version"): info.version,
     ("GET", "/metrics"): info.metrics,

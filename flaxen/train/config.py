@@ -21,7 +21,7 @@ from flaxen.data.config import DataConfig
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
 from flaxen.train.loss import REMATS, Remat
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig
-from flaxen.weights.packing import QUANTIZATIONS, Quantization
+from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
 
 Method = Literal["full", "lora", "dpo"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -20,7 +20,7 @@ from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.train.loss import token_logprobs
 from flaxen.train.token_ids import check_token_ids
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 
 Score = Callable[[Batch], np.ndarray]  # the log-probability of each target, [B, T] float32
 

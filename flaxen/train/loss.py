@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.data.batch import Batch
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.model import LAYER_INPUT, Model, Params, logprobs
 
 # What the backward pass computes once more in place of keeping it: nothing, or all but the input

@@ -17,10 +17,11 @@ from flaxen.models.decoder import decoder
 from flaxen.models.families import find_family
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights import gguf_model, huggingface
-from flaxen.weights.gguf import read_gguf
-from flaxen.weights.hf_tables import fit_names, fit_tables
-from flaxen.weights.packing import Quantization
+from flaxen.weights.gguf import model as gguf_model
+from flaxen.weights.gguf.reader import read_gguf
+from flaxen.weights.huggingface import reader as huggingface
+from flaxen.weights.huggingface.tables import fit_names, fit_tables
+from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.params import Form, Source, find_sources, load_params
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.weight_files import check_is_model, read_json

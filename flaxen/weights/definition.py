@@ -22,11 +22,11 @@ from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.layout import Layout
-from flaxen.weights.memory import WeightMemory
-from flaxen.weights.packing import Packing, Quantization
+from flaxen.weights.packing.layout import Layout
+from flaxen.weights.packing.memory import WeightMemory
+from flaxen.weights.packing.pack import Packing, Quantization
+from flaxen.weights.packing.quantize import int4_layout, int8_layout
 from flaxen.weights.params import Form
-from flaxen.weights.quantize import int4_layout, int8_layout
 from flaxen.weights.resolve import resolve
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.torch_checkpoint import is_installed, open_torch, torch_advice
+from flaxen.weights.torch.checkpoint import is_installed, open_torch, torch_advice
 
 IMPLS = ("auto", "flaxen", "torch")
 

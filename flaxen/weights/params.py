@@ -20,8 +20,8 @@ import numpy as np
 
 from flaxen.kernels.linear.packed import TILE
 from flaxen.models.model import Params, ParamSpec
-from flaxen.weights.memory import WeightMemory
-from flaxen.weights.packing import QUANTIZATIONS, Packing, Quantization, choose_layout
+from flaxen.weights.packing.memory import WeightMemory
+from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
 from flaxen.weights.tensor import StoredTensor
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxen.weights.layout import Layout, Rows
+from flaxen.weights.packing.layout import Layout, Rows
 
 
 @dataclass(frozen=True, kw_only=True)

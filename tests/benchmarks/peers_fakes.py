@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.peers.compare import Engine, Plan
-from flaxen.cli.bench_workloads import Batch, Workload
+from flaxen.cli.bench.workloads import Batch, Workload
 
 # Each run is written down in the order in which the engines were asked. `seconds` is what it
 # claims to have taken.

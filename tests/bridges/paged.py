@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.model import Model
 
 PAGE = 16

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 import flaxen
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
 from flaxen.models.model import Model, Params
-from flaxen.train.jobs import run_job
-from flaxen.train.jobs_spec import Base, adapter_directory
-from flaxen.weights.adapter import Adapter
-from flaxen.weights.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
+from flaxen.train.jobs.run import run_job
+from flaxen.train.jobs.spec import Base, adapter_directory
+from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tests.bridges.test_function import Layer, Weights, make_weights, transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.data.tiny_text import make_tokenizer

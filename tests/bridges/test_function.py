@@ -13,9 +13,9 @@ import pytest
 import flaxen
 from examples import plain_jax
 from flaxen.kernels import native
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
-from flaxen.models.attend import attend
+from flaxen.models.attention import attend
 from flaxen.train.lora import initial_adapters
 from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity

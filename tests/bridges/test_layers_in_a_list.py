@@ -21,15 +21,15 @@ from flaxen.kernels import native
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.model import Model, Params
 from flaxen.train.full import full
-from flaxen.train.jobs import Base, JobCalls, JobSpec, adapter_directory, run_job
-from flaxen.train.jobs_plan import Wishes
+from flaxen.train.jobs.plan import Wishes
+from flaxen.train.jobs.run import Base, JobCalls, JobSpec, adapter_directory, run_job
 from flaxen.train.loop import Calls, train
 from flaxen.train.loss import next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.train.step import make_step, start
-from flaxen.weights.adapter import merge_adapter
+from flaxen.weights.adapters.adapter import merge_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.definition import Definition
-from flaxen.weights.peft import load_adapter, save_adapter
 from tests.bridges.training import assert_parity, counting_batches, needs_kernels
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 from tests.train.tiny import Repeated

@@ -14,7 +14,7 @@ import flax.linen as nn
 
 import flaxen
 from flaxen.kernels import native
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.params import compute_params
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, train_definition

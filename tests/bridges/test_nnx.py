@@ -13,12 +13,12 @@ pytest.importorskip("flax")
 from flax import nnx
 
 import flaxen
+from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.kernels import native
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.params import compute_params, is_spec, plain_params
 from flaxen.train.lora import initial_adapters
-from flaxen.weights.train_checkpoint import Checkpoints
 from tests.bridges.nnx_model import Block, Transformer
 from tests.bridges.training import assert_parity, train_adapter, train_definition
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.bridges.jaxpr.interpret import evaluate
+from flaxen.bridges.jaxpr.patterns import Pattern, find_patterns
+from flaxen.bridges.jaxpr.run import Run
 from flaxen.kernels import native
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets
-from flaxen.models.attend import attend
-from flaxen.models.bridges.interpret import evaluate
-from flaxen.models.bridges.patterns import Pattern, find_patterns
-from flaxen.models.bridges.run import Run
+from flaxen.models.attention import attend
 from flaxen.models.params import compute_params
 from tests.bridges.near_patterns import CASES, D, H, N, rotate
 from tests.bridges.training import assert_parity, train_adapter

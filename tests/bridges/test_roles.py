@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.bridges.function import from_apply
 from flaxen.models.adapters import lora_targets
-from flaxen.models.bridges.function import from_apply
 from flaxen.models.model import Model, Params
 from flaxen.models.params import is_spec
 from flaxen.train.full import full

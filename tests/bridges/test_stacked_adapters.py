@@ -16,14 +16,14 @@ pytest.importorskip("flax")
 import flaxen
 from flaxen.engine.config import LoraLimits
 from flaxen.kernels import native
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params, is_spec
 from flaxen.train.lora import initial_adapters
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.peft import WEIGHTS, load_adapter, save_adapter
 from flaxen.weights.definition import Definition
-from flaxen.weights.peft import WEIGHTS, load_adapter, save_adapter
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import byte_tokenizer

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import flaxen
+from flaxen.bridges.torch.bridge import from_torch
+from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
-from flaxen.models import attends
-from flaxen.models.bridges.torch import from_torch
-from flaxen.models.bridges.transformers import from_transformers
+from flaxen.models import attention_impls as attends
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.torch_checkpoint import open_torch
+from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.paged import paged_scores
 from tests.bridges.torch_models import Own, make
 from tests.bridges.training import assert_parity, needs_kernels, train_definition

@@ -14,16 +14,16 @@ import torch
 from safetensors.numpy import load_file
 
 import flaxen
-from flaxen.cli.adapters import LoraOptions
+from flaxen.bridges.torch.transformers import from_transformers
+from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.engine.config import LoraLimits
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import lora_targets, with_adapters
-from flaxen.models.bridges.transformers import from_transformers
 from flaxen.models.model import Model, Params
-from flaxen.weights.adapter import Adapter, merge_adapter
+from flaxen.weights.adapters.adapter import Adapter, merge_adapter
+from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
-from flaxen.weights.torch_checkpoint import open_torch
+from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.torch_models import make
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import save_tokenizer

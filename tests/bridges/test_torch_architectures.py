@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from flaxen.models.bridges.transformers import from_transformers
+from flaxen.bridges.torch.transformers import from_transformers
 from tests.bridges.paged import Step, paged_scores
 
 pytestmark = pytest.mark.slow

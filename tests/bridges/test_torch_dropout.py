@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from flaxen.models.bridges.torch import from_torch
-from flaxen.models.bridges.transformers import from_transformers
+from flaxen.bridges.torch.bridge import from_torch
+from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.models.model import Model, Params
 from flaxen.train.loss import next_token
 from tests.bridges.torch_models import CONFIGS, Own, make

@@ -11,10 +11,10 @@ import transformers
 from transformers import masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flaxen.models.bridges.torch import attend_torch, from_torch
-from flaxen.models.bridges.transformers import from_transformers
-from flaxen.models.bridges.transformers_attention import check_options, our_attention
-from flaxen.models.bridges.transformers_masks import find_windows
+from flaxen.bridges.torch.attention import check_options, our_attention
+from flaxen.bridges.torch.bridge import attend_torch, from_torch
+from flaxen.bridges.torch.masks import find_windows
+from flaxen.bridges.torch.transformers import from_transformers
 from tests.bridges.test_torch_architectures import SIZES
 from tests.bridges.torch_models import Own, make
 

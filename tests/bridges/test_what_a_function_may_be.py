@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import flaxen
-from flaxen.models import attends
+from flaxen.models import attention_impls as attends
 from flaxen.models.model import Model
 from tests.bridges.words import byte_tokenizer
 

@@ -21,7 +21,7 @@ from flaxen.train.loss import next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.train.state import TrainState
 from flaxen.train.step import make_step, start
-from flaxen.weights.adapter import Adapter, from_stack
+from flaxen.weights.adapters.adapter import Adapter, from_stack
 from tests.train.tiny import Repeated, pack_batch
 
 LENGTH = 48
@@ -94,7 +94,7 @@ def assert_parity(
     model: Model, params: Params, adapter: Adapter | None = None, **args: Any
 ) -> None:
     """No bit of a log-probability differs between the trainer and any way of the server."""
-    from flaxen.cli import parity_run
+    from flaxen.cli.parity import run as parity_run
     from flaxen.weights.definition import Definition
     from tests.bridges.words import byte_tokenizer
 

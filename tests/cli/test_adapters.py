@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.adapters import LoraOptions
-from flaxen.cli.serve import serve
+from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.command import serve
 from flaxen.engine.config import LoraLimits
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from flaxen.cli.bench import choose
-from flaxen.cli.bench_ideal import ModelCost
-from flaxen.cli.bench_limits import Limits, best
-from flaxen.cli.bench_report import Report, as_json, limits_line, table
-from flaxen.cli.bench_run import Result, run_requests, run_workload
-from flaxen.cli.bench_workloads import Batch, Workload
+from flaxen.cli.bench.command import choose
+from flaxen.cli.bench.ideal import ModelCost
+from flaxen.cli.bench.limits import Limits, best
+from flaxen.cli.bench.report import Report, as_json, limits_line, table
+from flaxen.cli.bench.run import Result, run_requests, run_workload
+from flaxen.cli.bench.workloads import Batch, Workload
 from flaxen.cli.progress import OnProgress
 from flaxen.protocol import EngineStats, Finish, FinishReason, Request, TokenEvent
 

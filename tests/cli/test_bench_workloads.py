@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.cli.bench_workloads import (
+from flaxen.cli.bench.workloads import (
     NAMES,
     Batch,
     check_fit,

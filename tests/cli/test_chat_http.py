@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.chat_http import Answer, http_answer
+from flaxen.cli.chat.http import Answer, http_answer
 
 MODELS = json.dumps({"data": [{"id": "first"}, {"id": "second"}]}).encode()
 

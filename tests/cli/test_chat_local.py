@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from flaxen.cli.chat_http import AnswerError
-from flaxen.cli.chat_local import local_answer
+from flaxen.cli.chat.http import AnswerError
+from flaxen.cli.chat.local import local_answer
 from flaxen.protocol import SamplingParams
 from tests.engine.fakes import SMALL, FakeExecutor, FaultyExecutor, fake_engine
 from tests.server.fakes import byte_tokenizer

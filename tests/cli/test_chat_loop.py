@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 
 import pytest
 
-from flaxen.cli.chat_http import AnswerError, Message
-from flaxen.cli.chat_loop import chat_loop
+from flaxen.cli.chat.http import AnswerError, Message
+from flaxen.cli.chat.loop import chat_loop
 
 
 class Model:

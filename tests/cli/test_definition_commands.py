@@ -14,9 +14,9 @@ import pytest
 import flaxen
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.main import main
-from flaxen.cli.train import told_apart
+from flaxen.cli.train.command import told_apart
+from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.definition_files import FILE, load_trained, save_trained
-from flaxen.weights.peft import load_adapter
 from tests.cli.tiny_definition import MAX_POSITION, write_definition
 from tests.compile_cache import shared_directory
 

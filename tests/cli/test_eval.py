@@ -14,9 +14,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from flaxen.cli.eval import describe, find_task
 from flaxen.cli.main import main
 from flaxen.models.adapters import LoraConfig, adapter_shapes
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.peft import save_adapter
 from tests.data.tiny_text import write_jsonl
 from tests.models.golden import GOLDENS, logits_of
 from tests.weights.files import change_config

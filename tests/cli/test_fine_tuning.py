@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.fine_tuning import DEFAULT_FILE_BYTES, DEFAULT_TOTAL_BYTES, FineTuningOptions
 from flaxen.cli.main import main
-from flaxen.server.fine_tuning_config import FineTuningConfig
-from flaxen.server.fine_tuning_stores import open_stores
+from flaxen.cli.serve.fine_tuning import DEFAULT_FILE_BYTES, DEFAULT_TOTAL_BYTES, FineTuningOptions
+from flaxen.server.fine_tuning.config import FineTuningConfig
+from flaxen.server.fine_tuning.stores import open_stores
 
 
 def options(**changes: Any) -> FineTuningOptions:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from flaxen.build import EngineArgs
-from flaxen.cli.bench import bench
-from flaxen.cli.chat import chat
+from flaxen.cli.bench.command import bench
+from flaxen.cli.chat.command import chat
 from flaxen.cli.generate import generate
 from flaxen.cli.main import main
-from flaxen.cli.serve import serve
+from flaxen.cli.serve.command import serve
 from flaxen.server.config import ServerConfig
 
 # The option where it has another name than the field.

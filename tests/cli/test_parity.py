@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli import parity_run
 from flaxen.cli.main import main
+from flaxen.cli.parity import run as parity_run
 from flaxen.kernels import native
 from tests.e2e.tiny_model import write_tiny_model
 

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.weights.hf_export import export_huggingface
+from flaxen.weights.huggingface.export import export_huggingface
 
 CONFIG = DecoderConfig(
     vocab_size=272,

@@ -11,7 +11,7 @@ from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.protocol import Request
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.tiny import MODEL, ONE_SHAPE, request
 
 LORA = LoraLimits(max_loras=3, max_lora_rank=8)

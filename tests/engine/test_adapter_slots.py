@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from flaxen.engine.adapter_slots import AdapterSlots
-from flaxen.engine.adapters import AdapterStore, ServedAdapter
+from flaxen.engine.adapters.slots import AdapterSlots
+from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.models.adapters import LoraConfig
 from flaxen.protocol import SamplingParams
 from flaxen.protocol_adapters import AdapterWeights
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 
 A, B, C, D = (ServedAdapter(name=n, rank=1, weights=None, key=f"{n}#0") for n in "abcd")
 WEIGHTS = Adapter(config=LoraConfig(rank=2), layers=())

@@ -18,7 +18,7 @@ from flaxen.engine.core import Engine
 from flaxen.models.adapters import LoraConfig
 from flaxen.protocol import Request, SamplingParams
 from flaxen.protocol_adapters import AdapterInfo
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, fake_engine, run_out
 
 CONFIG = replace(SMALL, lora=LoraLimits(max_loras=2, max_lora_rank=4))

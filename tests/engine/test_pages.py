@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flaxen.engine.pages import PagePool, extend_hashes, page_hash, root_hash
+from flaxen.engine.cache.pages import PagePool, extend_hashes, page_hash, root_hash
 
 
 def chain(tokens: list[int], page_size: int = 2, salt: str = "") -> list[bytes]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from flaxen.engine.adapters import AdapterStore
+from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.protocol_adapters import AdapterSource
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.fakes import Ends, fake_engine, run_out
 from tests.engine.test_adapters import CONFIG, ask, said, weights
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flaxen.engine.adapters import ServedAdapter
+from flaxen.engine.adapters.store import ServedAdapter
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.pace import Pace
 from flaxen.engine.plan import Scheduled, StepPlan

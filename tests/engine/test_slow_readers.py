@@ -13,7 +13,7 @@ import pytest
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import EngineConfig
 from flaxen.protocol import ReaderTooSlowError, Request, SamplingParams
-from flaxen.server.generation import Generation
+from flaxen.server.generation.generation import Generation
 from flaxen.server.metrics import Metrics
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, by_hand, fake_engine
 

@@ -21,7 +21,7 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
 from flaxen.models.adapters import LORA_TARGETS
 from flaxen.protocol import Request
-from flaxen.weights.adapter import Adapter, merge_adapter
+from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from tests.engine.lora import adapted, make_adapter
 from tests.engine.tiny import (
     EOS_ID,

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from flaxen.cli import parity_run
+from flaxen.cli.parity import run as parity_run
 from flaxen.kernels import native
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.decoder import decoder
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 from tests.e2e.tiny_model import CONFIG, write_tiny_model
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")

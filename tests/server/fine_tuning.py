@@ -18,16 +18,16 @@ from flaxen.protocol import EngineClient
 from flaxen.protocol_adapters import AdapterSource
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
-from flaxen.server.files_store import FileStore
-from flaxen.server.fine_tuned_models import FineTunedModels
-from flaxen.server.fine_tuning_app import add_fine_tuning
-from flaxen.server.fine_tuning_config import FineTuningConfig
-from flaxen.server.fine_tuning_context import FineTuning
-from flaxen.server.fine_tuning_stores import open_stores
-from flaxen.server.fine_tuning_trainer import FineTunedModel, Progress, TrainingJob
-from flaxen.server.fine_tuning_worker import Worker
-from flaxen.server.job_store import JobStore
-from flaxen.weights.adapter import Adapter
+from flaxen.server.files.store import FileStore
+from flaxen.server.fine_tuning.config import FineTuningConfig
+from flaxen.server.fine_tuning.context import FineTuning
+from flaxen.server.fine_tuning.models import FineTunedModels
+from flaxen.server.fine_tuning.mount import add_fine_tuning
+from flaxen.server.fine_tuning.store import JobStore
+from flaxen.server.fine_tuning.stores import open_stores
+from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
+from flaxen.server.fine_tuning.worker import Worker
+from flaxen.weights.adapters.adapter import Adapter
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
 MODEL = "fake/model"

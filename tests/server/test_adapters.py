@@ -14,7 +14,7 @@ from flaxen.protocol_adapters import AdapterWeights
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 from tests.server.clients import get, http_client, make_app, openai_client, post, run
 from tests.server.fakes import FakeEngine, byte_tokenizer
 

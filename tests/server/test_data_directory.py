@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from flaxen.server.data_directory import ID_FILE, lock_directory
-from flaxen.server.files_store import DiskFullError, FileStore
-from flaxen.server.fine_tuning_config import FineTuningConfig
-from flaxen.server.fine_tuning_stores import Stores, open_stores
-from flaxen.server.job_store_tables import open_database, owners
+from flaxen.server.files.store import DiskFullError, FileStore
+from flaxen.server.fine_tuning.config import FineTuningConfig
+from flaxen.server.fine_tuning.stores import Stores, open_stores
+from flaxen.server.tables import open_database, owners
 from tests.full_disk import fill_disk_of
 
 LIMITS = {"max_file_bytes": 100, "max_total_bytes": 1000}

@@ -9,9 +9,9 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.server.files_store import FileStore, StorageFullError
-from flaxen.server.fine_tuning_config import FineTuningConfig
-from flaxen.server.job_store_tables import open_database
+from flaxen.server.files.store import FileStore, StorageFullError
+from flaxen.server.fine_tuning.config import FineTuningConfig
+from flaxen.server.tables import open_database
 from tests.full_disk import fill_disk_of
 from tests.server.clients import get, http_client, openai_client, run
 from tests.server.fine_tuning import GOOD, MODEL, Served, serving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxen.server.fine_tuning_schema import read_job
+from flaxen.server.fine_tuning.schema import read_job
 
 JOB = {"model": "m", "training_file": "file-1"}
 

@@ -12,19 +12,19 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxen.server import idle
 from flaxen.server.body import decode_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, error_body
-from flaxen.server.messages import read_messages
-from flaxen.server.metrics import Metrics
-from flaxen.server.sampling import (
+from flaxen.server.generation import no_effect as idle
+from flaxen.server.generation.fields import (
     check_logprobs,
     check_token_ids,
     sampling_params,
     stream_options,
 )
+from flaxen.server.generation.messages import read_messages
+from flaxen.server.metrics import Metrics
 from flaxen.server.schema import (
     ChatBody,
     CommonBody,

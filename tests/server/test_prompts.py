@@ -11,8 +11,8 @@ import pytest
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError
+from flaxen.server.generation.prompts import read_prompts
 from flaxen.server.metrics import Metrics
-from flaxen.server.prompts import read_prompts
 from flaxen.text.tokenizer import Tokenizer
 from tests.server.clients import run
 from tests.server.fakes import FakeEngine

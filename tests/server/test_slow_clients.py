@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.engine.unread import Unread
 from flaxen.protocol import ReaderTooSlowError, Request, TokenEvent, TokenEvents
-from flaxen.server.generation import Generation
+from flaxen.server.generation.generation import Generation
 from flaxen.server.metrics import Metrics
 from tests.server.clients import events, make_app, post, run
 from tests.server.fakes import FakeEngine

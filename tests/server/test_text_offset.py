@@ -14,8 +14,8 @@ from flaxen.engine.sequence import sequence_of
 from flaxen.protocol import Request, SamplingParams, TokenEvent
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
-from flaxen.server.prompts import Prompt
-from flaxen.server.text_offset import OffsetWriter, prompt_offsets
+from flaxen.server.generation.prompts import Prompt
+from flaxen.server.generation.text_offset import OffsetWriter, prompt_offsets
 from tests.server.clients import events, post
 from tests.server.fakes import BOS, END, FakeEngine, byte_tokenizer, likely
 

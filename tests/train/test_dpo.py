@@ -13,7 +13,7 @@ import pytest
 from flaxen.data.batch import Batch, PairBatch
 from flaxen.kernels import native
 from flaxen.train.dpo import dpo
-from flaxen.train.jobs_validate import make_validation
+from flaxen.train.jobs.validate import make_validation
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
 from flaxen.train.step import run_step, split_batch, start

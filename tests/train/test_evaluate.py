@@ -19,7 +19,7 @@ from flaxen.train.evaluate import (
     multiple_choice,
     perplexity,
 )
-from flaxen.weights.adapter import Adapter, merge_adapter
+from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs, prompts
 
 SCORE = make_score(MODEL, PARAMS)

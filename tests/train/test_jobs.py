@@ -13,13 +13,13 @@ import jax
 import numpy as np
 import pytest
 
+from flaxen.checkpoints.checkpoints import read_extra
 from flaxen.models.adapters import LoraConfig
-from flaxen.train.jobs import run_job
-from flaxen.train.jobs_pace import Pace
-from flaxen.train.jobs_plan import Plan, Wishes, checkpoint_steps, make_plan
-from flaxen.train.jobs_spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
-from flaxen.weights.peft import load_adapter
-from flaxen.weights.train_checkpoint import read_extra
+from flaxen.train.jobs.pace import Pace
+from flaxen.train.jobs.plan import Plan, Wishes, checkpoint_steps, make_plan
+from flaxen.train.jobs.run import run_job
+from flaxen.train.jobs.spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
+from flaxen.weights.adapters.peft import load_adapter
 from tests.data.tiny_text import make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from flaxen.models.adapters import LoraConfig
-from flaxen.train.jobs_data import open_job_data
-from flaxen.train.jobs_plan import JobMethod, Wishes
-from flaxen.train.jobs_spec import Base, JobSpec
+from flaxen.train.jobs.data import open_job_data
+from flaxen.train.jobs.plan import JobMethod, Wishes
+from flaxen.train.jobs.spec import Base, JobSpec
 from tests.data.tiny_text import chat, make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS
 

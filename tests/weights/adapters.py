@@ -7,7 +7,7 @@ import numpy as np
 
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
-from flaxen.weights.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter
 
 
 def random_adapter(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flaxen.weights.generation_config import sampling_defaults
+from flaxen.weights.huggingface.generation_config import sampling_defaults
 
 # Qwen2.5's, as published, with fields that say nothing of sampling.
 QWEN = {

@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import pytest
 
-from flaxen.weights.gguf import read_gguf
-from flaxen.weights.gguf_blocks import BLOCK_TYPES
+from flaxen.weights.gguf.blocks import BLOCK_TYPES
+from flaxen.weights.gguf.reader import read_gguf
 from tests.weights.files import ARRAY, STRING, Kind, random_blocks, raw_gguf, text, write_gguf
 
 

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 
 from flaxen.models.config import DecoderConfig, RopeConfig
 from flaxen.models.families import FAMILIES
-from flaxen.weights.adapter import merge_adapter
+from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.hf_config import config_to_hf
-from flaxen.weights.hf_export import export_huggingface
+from flaxen.weights.huggingface.config import config_to_hf
+from flaxen.weights.huggingface.export import export_huggingface
 from tests.engine.tiny import MODEL_CONFIG, PARAMS, pack_params
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
 from tests.weights.adapters import random_adapter

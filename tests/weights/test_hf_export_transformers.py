@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from flaxen.models.model import Params
-from flaxen.weights.adapter import merge_adapter
+from flaxen.weights.adapters.adapter import merge_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
-from flaxen.weights.hf_export import export_huggingface
-from flaxen.weights.peft import load_adapter, save_adapter
+from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.resolve import resolve
 from tests.extras import extra
 from tests.models.golden import CASES, GOLDENS, expected, logits_of

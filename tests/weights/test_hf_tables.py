@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from flaxen.models.model import Params
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.hf_export import export_huggingface
+from flaxen.weights.huggingface.export import export_huggingface
 from tests.extras import extra
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.weights.files import change_config, change_tensors, copy_golden

@@ -12,9 +12,9 @@ from tokenizers import pre_tokenizers
 
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.gguf import read_gguf
-from flaxen.weights.hf_export import export_huggingface
-from flaxen.weights.hf_tokenizer import write_tokenizer
+from flaxen.weights.gguf.reader import read_gguf
+from flaxen.weights.huggingface.export import export_huggingface
+from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.resolve import resolve
 from tests.weights.files import write_gguf
 

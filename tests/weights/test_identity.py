@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from flaxen.checkpoints.identity import digest_of_arrays, digest_of_files, text_digests
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.identity import digest_of_arrays, digest_of_files, text_digests
 from tests.bridges.words import byte_tokenizer
 from tests.data.tiny_text import make_tokenizer
 from tests.engine.tiny import PARAMS

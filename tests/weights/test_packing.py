@@ -14,11 +14,11 @@ import pytest
 
 from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
-from flaxen.weights.gguf import read_gguf
-from flaxen.weights.layout import Layout
-from flaxen.weights.memory import WeightMemory
-from flaxen.weights.packing import Packing, Quantization
-from flaxen.weights.quantize import int4_layout, int8_layout
+from flaxen.weights.gguf.reader import read_gguf
+from flaxen.weights.packing.layout import Layout
+from flaxen.weights.packing.memory import WeightMemory
+from flaxen.weights.packing.pack import Packing, Quantization
+from flaxen.weights.packing.quantize import int4_layout, int8_layout
 from tests.models.golden import GOLDENS
 from tests.weights.files import (
     Kind,

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
 from flaxen.models.families import FAMILIES
-from flaxen.weights.adapter import Adapter, check_adapter, from_stack, merge_adapter
+from flaxen.weights.adapters.adapter import Adapter, check_adapter, from_stack, merge_adapter
+from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.golden import GOLDENS
 from tests.weights.adapters import random_adapter

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxen.weights.adapter import Adapter, merge_adapter
-from flaxen.weights.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
-from flaxen.weights.peft_patterns import match_patterns
+from flaxen.weights.adapters.adapter import Adapter, merge_adapter
+from flaxen.weights.adapters.patterns import match_patterns
+from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tests.engine.tiny import MODEL, PARAMS
 from tests.weights.adapters import random_adapter
 

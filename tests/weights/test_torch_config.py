@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import flaxen
-from flaxen.weights.torch_checkpoint import open_torch, torch_advice
-from flaxen.weights.torch_config import check_runs_through_torch
+from flaxen.weights.torch.checkpoint import open_torch, torch_advice
+from flaxen.weights.torch.config import check_runs_through_torch
 
 METHODS = (
     "awq", "gptq", "bitsandbytes", "fp8", "compressed-tensors", "mxfp4", "hqq", "torchao", "quanto",

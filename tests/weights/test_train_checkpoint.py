@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxen.weights.train_checkpoint import Checkpoints, restore, steps_in
+from flaxen.checkpoints.checkpoints import Checkpoints, restore, steps_in
 
 
 class State(NamedTuple):

@@ -18,7 +18,7 @@ FAMILIES: Mapping[str, Family] = {
     "MistralForCausalLM": mistral.FAMILY,
     "Qwen2ForCausalLM": qwen2.FAMILY,
     "Qwen3ForCausalLM": qwen3.FAMILY,
-    # The same, where only the model under the head was saved (weights/hf_tables.py).
+    # The same, where only the model under the head was saved (weights/huggingface/tables.py).
     "LlamaModel": llama.FAMILY,
     "MistralModel": mistral.FAMILY,
     "Qwen2Model": qwen2.FAMILY,

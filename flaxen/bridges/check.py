@@ -1,0 +1,186 @@
+"""Whether a definition can be served: computed in pieces, it must be what it is as a whole.
+
+What goes wrong silently is found here: attention that is not causal or that nobody replaced,
+positions that the definition counts by itself. Deliberately does not know what it was written in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from flaxen.bridges.finite import check_numbers, without_zeros
+from flaxen.bridges.signature import logits_of
+from flaxen.kernels import native
+from flaxen.kernels.paged_attention import PagedBatch, empty_cache
+from flaxen.models import attention_impls as attends
+from flaxen.models.model import CacheSpec, Model, Params, ParamSpec
+from flaxen.models.params import compute_params, is_spec
+
+_NUM_TOKENS, _PAGE = 16, 16  # few shapes: each is traced
+_PAST = 8  # tokens past the longest window
+# A check past a window costs at most about a second: else the window is believed.
+_MOST_PRODUCTS, _MOST_SCORES = 2 * 10**11, 2**26
+# Root mean square of what differs, as a share of the scores' deviation, by the dtype of attention:
+# more than rounding, less than a token that is not seen. Two ways through 30 layers of bfloat16
+# were 0.1 apart over random tokens.
+_TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.05}
+
+
+def check_served(
+    model: Model,
+    params: Params,
+    whole: Callable[[Params, jax.Array, jax.Array], Any],
+    *,
+    name: str,
+    has_own_weights: bool = False,
+    windows: Sequence[int] = (),
+) -> None:
+    """Compares the definition by itself with the Model over segments, and over pages in two pieces.
+
+    All have one shape, so that the definition is traced once; the pieces are padded as steps are.
+    What is zero would hide what comes before it, such as all attention behind a new head: it is
+    computed with small numbers in place of parameters that are all zeros.
+
+    Args:
+      model: of the definition.
+      params: arrays.
+      whole: the definition by itself: of parameters, tokens [1, T] and positions [1, T].
+      name: of the definition, for messages.
+      has_own_weights: `whole` computes with the parameters in its own hands, which are these.
+      windows: those that the definition may have, beside those of its layers.
+
+    Raises:
+      ValueError: the logits are not the same, or they are no numbers.
+    """
+    length = _length(model, windows)
+    tokens = jnp.asarray(
+        np.random.default_rng(0).integers(0, model.vocab_size, (1, length)), jnp.int32
+    )
+    positions = jnp.arange(length, dtype=jnp.int32)[None]
+    params = jax.tree.map(jnp.asarray, params)  # once, where they are NumPy's
+    params = params if has_own_weights else without_zeros(model, params)
+    expected = logits_of(whole(params, tokens, positions))[0].astype(jnp.float32)
+    check_numbers(params, expected, 0, name)
+    params = _packed(model, params)  # as it is served; also several times faster to compile
+    dtype = _attention_dtype(model, params, tokens)
+    trained = _over_segments(model, params, tokens, positions)
+    served = _in_pieces(model, params, tokens[0], positions[0], dtype)
+    tolerance = _TOLERANCES[dtype.name]
+    _compare(
+        trained,
+        expected,
+        tolerance,
+        f"{name} with flaxen's attention is not what it is by itself. Its attention must be causal "
+        "and without anything else in its mask (for a window, let it call "
+        "flaxen.attend(q, k, v, window=...)), and its first position must be 0",
+    )
+    _compare(
+        served,
+        expected,
+        tolerance,
+        f"{name} computed in two pieces is not what it is as a whole. It must take the tokens' "
+        "positions as an argument `positions`, not count them itself, and all tokens must meet in "
+        "attention that flaxen can replace",
+    )
+    first = model.max_position - length
+    last = _over_segments(model, params, tokens, positions + first)
+    check_numbers(params, last, first, name)
+
+
+def _length(model: Model, windows: Sequence[int]) -> int:
+    """How many tokens are compared: more than the longest window for which that is quick."""
+    num_params = sum(
+        math.prod(spec.shape) for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
+    )
+    length = _NUM_TOKENS
+    for window in (*windows, *(spec.window or 0 for spec in model.cache_specs)):
+        past = -(-(window + _PAST) // _PAGE) * _PAGE
+        if past * num_params <= _MOST_PRODUCTS and past * model.vocab_size <= _MOST_SCORES:
+            length = max(length, past)
+    return min(length, model.max_position)
+
+
+def _compare(found: jax.Array, expected: jax.Array, tolerance: float, message: str) -> None:
+    """By how much a token's logits vary with the tokens: a mask over tokens may be any number."""
+    is_finite = jnp.isfinite(expected)
+    apart = jnp.where(is_finite, found - expected, jnp.where(found == expected, 0, jnp.nan))
+    variances = jnp.var(jnp.where(is_finite, expected, 0), axis=0)
+    varies = is_finite.all(axis=0) & (variances > 0)
+    deviation = float(jnp.sqrt(jnp.mean(variances, where=varies))) if bool(varies.any()) else 1.0
+    difference = float(jnp.sqrt(jnp.mean(apart**2, where=is_finite | jnp.isnan(apart)))) / deviation
+    if not difference <= tolerance:
+        raise ValueError(
+            f"{message}. (Scores differ by {difference:.2g} of their deviation, and {tolerance} "
+            "would be rounding.)"
+        )
+
+
+def _over_segments(
+    model: Model, params: Params, tokens: jax.Array, positions: jax.Array
+) -> jax.Array:
+    cache = (None,) * len(model.cache_specs)
+    hidden, _ = model.forward(params, tokens, positions, attends.causal(None), cache)
+    return model.unembed(params, hidden[0])
+
+
+def _packed(model: Model, params: Params) -> Params:
+    def one(spec: ParamSpec, leaf: jax.Array) -> Any:
+        return compute_params(spec, leaf, dtype=leaf.dtype, packed=_fits(leaf.dtype))
+
+    pack = jax.jit(lambda params: jax.tree.map(one, model.param_specs, params, is_leaf=is_spec))
+    return pack(params)
+
+
+def _fits(dtype: Any, head_dim: int = 2) -> bool:
+    """Whether the kernels are in use, and have it."""
+    return native.is_enabled() and dtype in (jnp.float32, jnp.bfloat16) and head_dim % 2 == 0
+
+
+def _in_pieces(
+    model: Model, params: Params, tokens: jax.Array, positions: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    num_pages = -(-len(tokens) // _PAGE)
+    cache = tuple(
+        empty_cache(
+            *(num_pages, _PAGE, spec.num_kv_heads, spec.head_dim, dtype),
+            use_native=_fits(dtype, spec.head_dim),
+        )
+        for spec in model.cache_specs
+    )
+    found, middle = [], len(tokens) // 2
+    for piece in (slice(0, middle), slice(middle, len(tokens))):
+        stop = piece.stop
+        batch = PagedBatch(
+            kv_lens=jnp.array([stop], jnp.int32),
+            page_table=jnp.arange(num_pages, dtype=jnp.int32)[None],
+            cu_q_lens=jnp.array([0, stop - piece.start], jnp.int32),
+        )
+        padding = (0, len(tokens) - (stop - piece.start))
+        hidden, cache = model.forward(
+            params,
+            jnp.pad(tokens[piece], padding, constant_values=-1),
+            jnp.pad(positions[piece], padding),
+            attends.paged(batch),
+            cache,
+        )
+        found.append(model.unembed(params, hidden)[: stop - piece.start])
+    return jnp.concatenate(found)
+
+
+def _attention_dtype(model: Model, params: Params, tokens: jax.Array) -> jnp.dtype:
+    found: list[jnp.dtype] = []
+
+    def attend(spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any) -> Any:
+        found.append(q.dtype)
+        return q, entry
+
+    cache = (None,) * len(model.cache_specs)
+    jax.eval_shape(model.forward, params, tokens, tokens, Partial(attend), cache)
+    return found[0]

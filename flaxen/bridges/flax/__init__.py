@@ -1,0 +1,1 @@
+"""Definitions in Flax: modules of NNX and of Linen as Models."""

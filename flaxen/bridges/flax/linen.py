@@ -1,0 +1,125 @@
+"""`flaxen.from_linen`: a module of Flax Linen as a Model and its parameters.
+
+Deliberately does not know how the Model is run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.core import unfreeze
+
+from flaxen.bridges.check import check_served
+from flaxen.bridges.flax.attention_fn import attention_fn
+from flaxen.bridges.function import NoAttentionError, from_apply
+from flaxen.bridges.signature import keywords, logits_of
+from flaxen.models.model import Model, Params
+
+_PARAMS = "params"
+_CACHE = "cache"  # of a module that decodes by itself; ours is elsewhere
+
+
+def from_linen(
+    module: nn.Module, variables: Mapping[str, Any], *, max_position: int
+) -> tuple[Model, Params]:
+    """A module's functions and its variables, for an engine, a trainer, or JAX itself.
+
+    The module takes tokens [B, T], and `positions` [B, T] if it has use for them, and gives scores
+    [B, T, V]. `deterministic` or `train`, if it takes one, says whether it is training. Its
+    attention is causal: modules with an `attention_fn`, such as nn.MultiHeadDotProductAttention,
+    get ours; or it calls `flaxen.attend`. Lifted transforms may be in it: a loop over layers is
+    unrolled, so that each has its own cache.
+
+    In training the rngs "params" and "dropout" are seeded by the run's key, and all collections but
+    "params" are mutable: what they become is handed to the next step.
+
+    Args:
+      module: the definition.
+      variables: as `module.init` gave them; boxes of logical partitioning are read and taken off.
+      max_position: tokens that a sequence can have.
+
+    Returns:
+      The Model, and the variables by collection.
+
+    Raises:
+      ValueError: it can't be served, as of `from_nnx`.
+    """
+    boxed = unfreeze(dict(variables))
+    if _PARAMS not in boxed:
+        raise ValueError(f"the variables have no collection 'params', only {sorted(boxed)}")
+    boxed = {name: tree for name, tree in boxed.items() if name != _CACHE}
+    params: Params = nn.meta.unbox(boxed)
+    axes = jax.tree.map(_axes, boxed, is_leaf=_is_box)
+
+    def model_of(replaces: bool) -> Model:
+        return from_apply(
+            functools.partial(_apply, module, replaces),
+            params,
+            max_position=max_position,
+            axes=axes,
+            trained=_PARAMS,
+            trains_apart=True,
+        )
+
+    try:
+        model = model_of(False)
+    except NoAttentionError:
+        model = model_of(True)
+    check_served(
+        model,
+        params,
+        jax.jit(
+            lambda params, tokens, positions: logits_of(
+                _apply(module, False, params, tokens, positions, None)
+            )
+        ),
+        name=type(module).__name__,
+    )
+    return model, params
+
+
+def _apply(
+    module: nn.Module,
+    replaces: bool,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    key: jax.Array | None,
+) -> Any:
+    """The module's scores, and in training its other collections as they are afterwards."""
+    trains = key is not None
+    given = keywords(module.__call__, positions, trains=trains)
+    call = functools.partial(module.apply, params, tokens, **given)
+    if key is not None:
+        names = ("params", "dropout")
+        rngs = {name: jax.random.fold_in(key, number) for number, name in enumerate(names)}
+        mutable = [name for name in params if name != _PARAMS]
+        call = functools.partial(call, rngs=rngs, mutable=mutable)
+    if not replaces:
+        return call()
+    with nn.intercept_methods(_put_attention):
+        return call()
+
+
+def _put_attention(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Gives each module that has an `attention_fn` ours, just before it is called."""
+    if callable(getattr(context.module, "attention_fn", None)):
+        # Modules are frozen; this one was made for this very call.
+        object.__setattr__(context.module, "attention_fn", attention_fn)
+    return call(*args, **kwargs)
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.meta.AxisMetadata)
+
+
+def _axes(leaf: Any) -> tuple[str | None, ...]:
+    if _is_box(leaf):
+        names = getattr(leaf, "names", None) or leaf.get_partition_spec()
+        found: tuple[str | None, ...] = tuple(names)
+        return found
+    return (None,) * int(leaf.ndim)

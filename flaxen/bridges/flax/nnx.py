@@ -1,0 +1,169 @@
+"""`flaxen.from_nnx`: a module of Flax NNX as a Model and its parameters.
+
+Deliberately does not know how the Model is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from flaxen.bridges.check import check_served
+from flaxen.bridges.flax.attention_fn import attention_fn
+from flaxen.bridges.function import NoAttentionError, from_apply
+from flaxen.bridges.signature import keywords, logits_of
+from flaxen.models.model import Model, Params
+
+_Path = tuple[Any, ...]
+_PARAMS = "params"
+
+
+def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
+    """A module's functions and its variables, for an engine, a trainer, or JAX itself.
+
+    The module takes tokens [B, T], and `positions` [B, T] if it has use for them, and gives scores
+    [B, T, V]. Its attention is causal: modules with an `attention_fn`, such as
+    nnx.MultiHeadAttention, get ours; or it calls `flaxen.attend`. It is split here, once; it is
+    not changed.
+
+    In training its dropout is on and its statistics are updated, as after `module.train()`; RNG
+    streams are seeded by the run's key. `nnx.update(module, params["params"])` gives the values
+    back to it.
+
+    Args:
+      module: the definition, with its variables.
+      max_position: tokens that a sequence can have.
+
+    Returns:
+      The Model, and its collections: {"params": {...}, "batch_stats": {...}, ...} by path.
+
+    Raises:
+      ValueError: it can't be served: there is no attention in it that can be replaced, it is not
+        causal, or the module counts positions by itself.
+    """
+    serving, training = nnx.clone(module), nnx.clone(module)
+    serving.eval()  # type: ignore[no-untyped-call]
+    training.train()  # type: ignore[no-untyped-call]
+    by_itself, _ = nnx.split(serving)
+    _without_caches(serving)
+    _without_caches(training)
+    graph, state = nnx.split(serving)
+    variables = dict(nnx.to_flat_state(state))
+    params = _collections(variables)
+    axes = _collections(variables, _axes)
+
+    def apply_with(graphs: tuple[Any, Any], params: Params, *call: Any) -> Any:
+        return _apply(graphs, variables, params, *call)
+
+    def model_of(graphs: tuple[Any, Any]) -> Model:
+        return from_apply(
+            lambda *call: apply_with(graphs, *call),
+            params,
+            max_position=max_position,
+            axes=axes,
+            trained=_PARAMS,
+            trains_apart=True,
+        )
+
+    try:
+        model = model_of((graph, nnx.split(training)[0]))
+    except NoAttentionError:
+        if not _put_attention(serving) + _put_attention(training):
+            raise
+        model = model_of((nnx.split(serving)[0], nnx.split(training)[0]))
+    check_served(
+        model,
+        params,
+        jax.jit(lambda *call: logits_of(apply_with((by_itself, None), *call, None))),
+        name=type(module).__name__,
+    )
+    return model, params
+
+
+def _apply(
+    graphs: tuple[Any, Any],
+    variables: Mapping[_Path, Any],
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    key: jax.Array | None,
+) -> Any:
+    """The module's scores, and in training its other collections as they are afterwards."""
+    values = {}
+    for number, (path, variable) in enumerate(variables.items()):
+        if not _is_rng(variable):
+            value = _at(params, path, variable)
+        elif key is not None and isinstance(variable, nnx.RngKey):
+            own = jax.random.fold_in(key, number)
+            shape = variable.get_value().shape  # of a stack of layers, one each
+            value = jax.random.split(own, shape) if shape else own
+        else:
+            value = variable.get_value()
+        values[path] = variable.replace(value)
+    module = nnx.merge(graphs[key is not None], nnx.from_flat_state(values))
+    scores = module(tokens, **keywords(module.__call__, positions, trains=key is not None))
+    if key is None:
+        return scores
+    after = dict(nnx.to_flat_state(nnx.state(module)))
+    changed = _collections({path: after[path] for path in variables})
+    del changed[_PARAMS]
+    return scores, changed
+
+
+def _without_caches(module: nnx.Module) -> None:
+    """Attention keeps nothing in the module."""
+    for _, each in nnx.iter_modules(module):
+        if getattr(each, "decode", None):
+            setattr(each, "decode", False)  # noqa: B010 (not every module has one)
+
+
+def _put_attention(module: nnx.Module) -> int:
+    """Gives each module that has an `attention_fn` ours. Returns how many there are."""
+    found = [
+        each
+        for _, each in nnx.iter_modules(module)
+        if callable(getattr(each, "attention_fn", None))
+    ]
+    for each in found:
+        setattr(each, "attention_fn", attention_fn)  # noqa: B010 (as above)
+    return len(found)
+
+
+def _collections(
+    variables: Mapping[_Path, Any], of: Any = lambda variable: variable.get_value()
+) -> dict[str, Any]:
+    """Nested dicts by collection and path; RNG streams are no parameters."""
+    found: dict[str, Any] = {_PARAMS: {}}
+    for path, variable in variables.items():
+        if _is_rng(variable):
+            continue
+        place = found.setdefault(_collection(variable), {})
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = of(variable)
+    return found
+
+
+def _at(params: Params, path: _Path, variable: Any) -> Any:
+    place = params[_collection(variable)]
+    for part in path:
+        place = place[part]
+    return place
+
+
+def _collection(variable: Any) -> str:
+    if isinstance(variable, nnx.Param):
+        return _PARAMS
+    return nnx.variable_name_from_type(variable.type, allow_register=True)
+
+
+def _is_rng(variable: Any) -> bool:
+    return isinstance(variable, nnx.RngState)
+
+
+def _axes(variable: Any) -> tuple[str | None, ...]:
+    names = variable.get_metadata("out_sharding", None)
+    return tuple(names) if names else (None,) * variable.get_value().ndim

@@ -1,0 +1,298 @@
+"""From a pure function of tokens to a Model: the one way in that all bridges take.
+
+The function is traced once for each shape and run by interpret.py. Its parameters keep the tree
+that it knows them by. Deliberately does not know Flax or PyTorch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.bridges.check import check_served
+from flaxen.bridges.jaxpr.interpret import evaluate_eqns
+from flaxen.bridges.jaxpr.leaves import check_params, dtypes_of, leaves_of, paths_of, views_of
+from flaxen.bridges.jaxpr.positions import check_positions
+from flaxen.bridges.jaxpr.roles import find_roles
+from flaxen.bridges.jaxpr.run import Run, Use, plain, with_one_input
+from flaxen.bridges.jaxpr.trace import Trace, abstract, make_trace
+from flaxen.bridges.signature import check_arguments, check_logits, logits_of
+from flaxen.models import attention_impls as attends
+from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
+
+# apply(params, tokens[B, T], positions[B, T], None) -> scores[B, T, V]; in training, with a PRNG
+# key in place of None, -> (scores, {collection: its new value})
+Apply = Callable[[Params, jax.Array, jax.Array, Any], Any]
+
+_PROBE = (1, 16)  # tokens of the trace that finds out what a definition is made of
+
+
+class NoAttentionError(ValueError):
+    """A definition calls no attention that can be replaced."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects what was traced
+class _Function:
+    apply: Apply
+    structure: Any  # of the parameters' tree
+    shapes: tuple[tuple[int, ...], ...]  # of its leaves
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects compiled code
+class _Definition:
+    function: _Function
+    specs: tuple[ParamSpec, ...]  # of the leaves
+
+
+def from_function(
+    function: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    params: Params,
+    *,
+    max_position: int,
+) -> Model:
+    """A Model of a function of JAX: (params, tokens [B, T], positions [B, T]) -> scores [B, T, V].
+
+    Its attention is `flaxen.attend`. All else is per token. The scores may also be the first of a
+    tuple, "logits" in a dict, or an attribute `logits`; what else it returns is not used.
+
+    Args:
+      function: pure.
+      params: a tree of arrays of JAX or NumPy: dicts, tuples, or a class that is a pytree, as
+        Equinox's are.
+      max_position: tokens that a sequence can have.
+
+    Raises:
+      ValueError: it can't be served: no attention, or one that is not over the model's tokens; or
+        computed in pieces it is not what it is as a whole.
+    """
+    name = getattr(function, "__name__", "the function")
+    check_arguments(function, name)
+    model = from_apply(
+        lambda params, tokens, positions, key: function(params, tokens, positions),
+        params,
+        max_position=max_position,
+    )
+    whole = jax.jit(lambda *call: logits_of(function(*call)))
+    check_served(model, params, whole, name=name)
+    return model
+
+
+def from_apply(
+    apply: Apply,
+    params: Params,
+    *,
+    max_position: int,
+    axes: Any = None,
+    trained: str | None = None,
+    trains_apart: bool = False,
+) -> Model:
+    """A Model of a pure function.
+
+    Args:
+      apply: the function; its attention is `flaxen.attend`.
+      params: a tree of arrays or of shapes with dtypes; nothing is computed with them.
+      max_position: tokens that a sequence can have.
+      axes: a tree like params of tuples with the logical name of each axis, or None.
+      trained: the collection of params that is trained; None: all of them.
+      trains_apart: training differs from inference: `apply` is called with a key then.
+
+    Raises:
+      NoAttentionError: there is no attention in it.
+      ValueError: its attention can't be served, or it does not give scores [B, T, V].
+    """
+    check_params(params, max_position)
+    leaves, tree = jax.tree.flatten(params)
+    structure: Any = tree  # its class is not annotated
+    names = [()] * len(leaves) if axes is None else structure.flatten_up_to(axes)
+    function = _Function(
+        apply=apply, structure=structure, shapes=tuple(tuple(leaf.shape) for leaf in leaves)
+    )
+    dtypes = tuple(jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
+    trace, _ = _trace(function, _PROBE, dtypes, False)
+    roles = find_roles(trace.jaxpr, len(leaves))
+    specs = tuple(
+        ParamSpec(shape=shape, axes=tuple(name) or (None,) * len(shape), role=role)
+        for shape, name, role in zip(function.shapes, names, roles, strict=True)
+    )
+    run, width = _probe(_Definition(function=function, specs=specs), dtypes)
+    if not run.specs:
+        raise NoAttentionError(
+            "no attention was found in the definition: give its modules an attention_fn, as Flax's "
+            "MultiHeadAttention has, or let them call flaxen.attend(q, k, v)"
+        )
+    check_positions(trace.jaxpr, paths_of(params), len(leaves) + 1, max_position)
+    packable = _matrices(run.uses, len(leaves))
+    definition = _Definition(
+        function=function,
+        specs=tuple(
+            dataclasses.replace(spec, matrix=matrix)
+            for spec, matrix in zip(specs, packable, strict=True)
+        ),
+    )
+    return Model(
+        forward=jax.jit(functools.partial(_forward, definition), donate_argnames=("cache",)),
+        unembed=jax.jit(functools.partial(_unembed, definition)),
+        param_specs=jax.tree.unflatten(structure, definition.specs),
+        cache_specs=tuple(run.specs),
+        vocab_size=width,
+        max_position=max_position,
+        trained=trained,
+        train_forward=functools.partial(_train_forward, definition) if trains_apart else None,
+    )
+
+
+def _forward(
+    definition: _Definition,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    run = Run(token_shape=tokens.shape, attend=attend, cache=cache)
+    hidden, _ = _run(definition, run, params, tokens, positions, ())
+    return hidden, tuple(run.entries)
+
+
+def _train_forward(
+    definition: _Definition,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, Any]]:
+    run = Run(token_shape=tokens.shape, attend=attend, cache=())
+    return _run(definition, run, params, tokens, positions, (key,))
+
+
+def _run(
+    definition: _Definition,
+    run: Run,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    key: tuple[jax.Array, ...],
+) -> tuple[jax.Array, Any]:
+    leaves = leaves_of(definition.function.structure, definition.specs, params)
+    shape = tokens.shape if tokens.ndim == 2 else (1, *tokens.shape)
+    dtypes = dtypes_of(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
+    trace, updates = _trace(definition.function, shape, dtypes, bool(key))
+    run.is_token = (tokens >= 0).reshape(shape)
+    run.leaves, run.together = leaves, _together(definition, shape, dtypes, bool(key))
+    # Padding has the id -1, which a definition need not know.
+    inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)
+
+    def compute(leaves: Sequence[Any], inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        env = trace.env([*views_of(definition.specs, leaves, dtypes), *inputs])
+        found = evaluate_eqns(run, trace.forward, env, [trace.hidden, *trace.others])
+        return [plain(run, each) for each in found]
+
+    if all(entry is None for entry in run.cache):
+        # XLA would compute other bits where gradients want to keep what lies between products: it
+        # puts operations together otherwise. The products are kept, all else is computed again.
+        compute = jax.checkpoint(compute, policy=_is_product)
+    hidden, *others = compute(leaves, inputs)
+    return hidden.reshape(*tokens.shape, -1), jax.tree.unflatten(updates, others)
+
+
+def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
+    """A policy of jax.checkpoint: what is kept for the backward pass."""
+    # A kernel's call is a custom_jvp_call while it is differentiated: kernels/derivatives.py.
+    return str(primitive) in ("custom_jvp_call", "dot_general", "ffi_call")
+
+
+def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.Array:
+    leaves = leaves_of(definition.function.structure, definition.specs, params)
+    lead = hidden.shape[:-1]
+    rows = hidden.reshape(1, -1, hidden.shape[-1])
+    dtypes = dtypes_of(leaves, [hidden.dtype])
+    trace, _ = _trace(definition.function, rows.shape[:2], dtypes, False)
+    run = Run(token_shape=rows.shape[:2], attend=attends.causal(None), cache=())
+    env = {**trace.env(views_of(definition.specs, leaves, dtypes)), trace.hidden: rows}
+    (scores,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
+    found: jax.Array = plain(run, scores)
+    return found.reshape(*lead, -1).astype(jnp.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def _trace(
+    function: _Function, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
+) -> tuple[Trace, Any]:
+    """The trace at a shape, and the structure of its outputs beside the scores."""
+    updates: list[Any] = []
+
+    def flat(leaves: Sequence[Any], tokens: jax.Array, positions: jax.Array, *key: Any) -> Any:
+        params = jax.tree.unflatten(function.structure, leaves)
+        out = function.apply(params, tokens, positions, key[0] if key else None)
+        returned, changed = out if trains else (out, {})
+        scores = logits_of(returned)
+        check_logits(scores, shape)
+        found, structure = jax.tree.flatten(changed)
+        updates.append(structure)
+        return [scores, *found]
+
+    leaves = [abstract(size, dtype) for size, dtype in zip(function.shapes, dtypes, strict=True)]
+    tokens = abstract(shape, jnp.int32)
+    key = (jax.eval_shape(lambda: jax.random.key(0)),) if trains else ()
+    jaxpr = jax.make_jaxpr(flat)(leaves, tokens, tokens, *key)
+    return make_trace(jaxpr, len(leaves)), updates[-1]
+
+
+@functools.lru_cache(maxsize=256)
+def _together(
+    definition: _Definition, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
+) -> Any:
+    """Which products of the forward have the same input: found by running it on shapes."""
+    trace, _ = _trace(definition.function, shape, dtypes, trains)
+    run = Run(token_shape=shape, attend=attends.causal(None), cache=())
+
+    def forward(*args: Any) -> list[Any]:
+        leaves = args[: len(dtypes)]
+        env = trace.env([*views_of(definition.specs, leaves, dtypes), *args[len(dtypes) :]])
+        return [plain(run, out) for out in evaluate_eqns(run, trace.forward, env, [trace.hidden])]
+
+    jax.eval_shape(forward, *(abstract(v.shape, v.dtype) for v in trace.jaxpr.in_avals))
+    found = with_one_input(run.products)
+    run.products.clear()  # they hold what was traced
+    return found
+
+
+def _probe(definition: _Definition, dtypes: tuple[Any, ...]) -> tuple[Run, int]:
+    """Runs a definition without computing. Returns what it is made of, and V."""
+    run = Run(token_shape=_PROBE, attend=attends.causal(None), cache=())
+    trace, _ = _trace(definition.function, _PROBE, dtypes, False)
+
+    def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:
+        env = trace.env([*views_of(definition.specs, leaves, dtypes), tokens, tokens])
+        eqns = trace.jaxpr.jaxpr.eqns
+        outs = evaluate_eqns(run, eqns, env, trace.jaxpr.jaxpr.outvars)
+        return [plain(run, out) for out in outs]
+
+    leaves = [
+        abstract(spec.shape, dtype) for spec, dtype in zip(definition.specs, dtypes, strict=True)
+    ]
+    scores = jax.eval_shape(whole, leaves, abstract(_PROBE, jnp.int32))[0]
+    return run, scores.shape[-1]
+
+
+def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:
+    """Those parameters that are only multiplied, always in the same way. A table may be tied."""
+    found: list[Matrix | None] = []
+    for leaf in range(num_leaves):
+        own = {use for use in uses if use.leaf == leaf}
+        ways = {(use.inputs, use.outputs, use.layers) for use in own}
+        is_multiplied = any(use.kind == "product" for use in own)
+        if len(ways) != 1 or not is_multiplied or any(use.kind == "other" for use in own):
+            found.append(None)
+            continue
+        ((inputs, outputs, layers),) = ways
+        fits = inputs and outputs
+        found.append(Matrix(inputs=inputs, outputs=outputs, layers=layers) if fits else None)
+    return found

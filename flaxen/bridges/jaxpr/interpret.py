@@ -1,0 +1,277 @@
+"""Runs a traced definition, with our attention in place of `attend`, and the kernels' products.
+
+A definition is traced to a jaxpr, whose operations are run one after another: nearly all as they
+are. Loops over layers are unrolled, since each layer has its own cache, and since the compiled step
+is faster for it. Deliberately does not know what the definition was written in.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+from flaxen.bridges.jaxpr.fused import run_pattern
+from flaxen.bridges.jaxpr.patterns import Pattern, Step, find_patterns
+from flaxen.bridges.jaxpr.products import dot, gather, sum_of_last
+from flaxen.bridges.jaxpr.run import Normed, Run, plain
+from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
+from flaxen.bridges.jaxpr.views import View
+from flaxen.kernels import native
+from flaxen.models.attention import attend_p
+from flaxen.models.model import CacheSpec
+
+
+def evaluate(run: Run, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """The outputs of a jaxpr: arrays, and views where it hands on what it got.
+
+    Raises:
+      ValueError: attention that a model can't be served with.
+    """
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+    return evaluate_eqns(run, _steps(jaxpr), env, jaxpr.outvars)
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(jaxpr: Jaxpr) -> tuple[Step, ...]:
+    return find_patterns(jaxpr.eqns, jaxpr.outvars)
+
+
+def evaluate_eqns(
+    run: Run, eqns: Sequence[Step], env: dict[Any, Any], outvars: Sequence[Any]
+) -> list[Any]:
+    """As `evaluate`, of some of a jaxpr's operations and from the values of some of its variables.
+
+    Args:
+      run: is filled in.
+      eqns: in their order.
+      env: values by variable; is filled in.
+      outvars: what is asked for.
+    """
+
+    def read(var: Any) -> Any:
+        return var.val if isinstance(var, Literal) else env[var]
+
+    for eqn in eqns:
+        if isinstance(eqn, Pattern):
+            out = run_pattern(run, eqn, [read(var) for var in eqn.operands])
+            outs = _unfused(run, eqn, env) if out is None else [out]
+        else:
+            outs = _run_eqn(run, eqn, [read(var) for var in eqn.invars])
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return [read(var) for var in outvars]
+
+
+def _unfused(run: Run, pattern: Pattern, env: dict[Any, Any]) -> list[Any]:
+    """By a pattern's operations. Its products are made alone, also where it is fused."""
+    before = len(run.products)
+    outs = evaluate_eqns(run, pattern.eqns, env, pattern.outvars)
+    run.products[before:] = [replace(each, x=None) for each in run.products[before:]]
+    return outs
+
+
+def _run_eqn(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    if eqn.primitive.name != "dot_general":
+        values = [plain(run, value) if isinstance(value, Normed) else value for value in values]
+    has_views = any(isinstance(value, View) for value in values)
+    rule = _RULES.get(eqn.primitive.name)
+    if rule is not None and (has_views or attends(eqn) or _sums(eqn)):
+        found = rule(run, eqn, values)
+        if found is not None:
+            return found
+    elif attends(eqn):
+        raise ValueError(
+            f"attention inside of {eqn.primitive.name} can't be given a cache of its own: call it "
+            "from Python's loops, or from scan, remat, jit or vmap"
+        )
+    values = [plain(run, value) for value in values]
+    outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    if eqn.primitive.name == "reshape" and outs.shape[:2] == values[0].shape[:2]:
+        run.keep_zeros(values[0], outs)
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def attends(eqn: JaxprEqn) -> bool:
+    """Whether there is attention in an operation."""
+    if eqn.primitive is attend_p:
+        return True
+    return any(attends(inner) for body in _bodies(eqn) for inner in body.eqns)
+
+
+def _sums(eqn: JaxprEqn) -> bool:
+    """Whether there is a sum in an operation whose order XLA would choose by the number of rows."""
+    if eqn.primitive.name == "reduce_sum":
+        return native.is_enabled()
+    return any(_sums(inner) for body in _bodies(eqn) for inner in body.eqns)
+
+
+def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
+    found = []
+    for value in eqn.params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            each = getattr(each, "jaxpr", each)  # of a ClosedJaxpr
+            if isinstance(each, Jaxpr):
+                found.append(each)
+    return found
+
+
+def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    q, k, v = (plain(run, value) for value in values)
+    tokens = run.token_shape
+    if q.shape[-3] != tokens[-1] or math.prod(q.shape[:-3]) != math.prod(tokens[:-1]):
+        raise ValueError(
+            f"attention over {q.shape[:-2]} is not over the model's tokens {tokens}: only causal "
+            "self-attention can be served"
+        )
+    window = eqn.params["window"]
+    spec = CacheSpec(
+        kind="full" if window is None else "sliding",
+        num_kv_heads=k.shape[-2],
+        head_dim=k.shape[-1],
+        window=window,
+        scale=eqn.params["scale"],
+        softcap=eqn.params["softcap"],
+    )
+    number = len(run.specs)
+    run.specs.append(spec)
+    entry = run.cache[number] if run.cache else None
+    kept = [leaf.dtype for leaf in jax.tree.leaves(entry)]
+    if any(dtype != q.dtype for dtype in kept):
+        raise ValueError(
+            f"the definition's attention computes in {q.dtype}, and the engine was to keep keys "
+            f"and values in {kept[0]}: serve it with dtype={q.dtype}, or give its modules another "
+            "dtype"
+        )
+    q_, k_, v_ = (each.reshape(*tokens, *each.shape[-2:]) for each in (q, k, v))
+    out, entry = run.attend(spec, q_, k_, v_, entry)
+    run.entries.append(entry)
+    out = out.reshape(q.shape)
+    if run.is_token is not None and q.shape[:-2] == run.is_token.shape:
+        run.mark_zeros(out)  # as all `attend` give for padding
+    return [out]
+
+
+def _reshaped(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    found = values[0].reshape(shape_of(eqn.outvars[0]).shape)
+    return None if found is None else [found]
+
+
+def _broadcast(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    """Only to more axes of size 1, in the same order."""
+    aval = shape_of(eqn.outvars[0])
+    in_order = list(eqn.params["broadcast_dimensions"]) == sorted(
+        eqn.params["broadcast_dimensions"]
+    )
+    if math.prod(aval.shape) != math.prod(values[0].shape) or not in_order:
+        return None
+    return _reshaped(run, eqn, values)
+
+
+def _sliced(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    """One of stacked layers, as `stack[3]` takes it in Python's own loop."""
+    starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
+    shape = values[0].shape
+    takes_one = stops[0] - starts[0] == 1 < shape[0]
+    if not takes_one or any(starts[1:]) or tuple(stops[1:]) != shape[1:] or eqn.params["strides"]:
+        return None
+    found = values[0].layer(starts[0])
+    return None if found is None else [found.reshape(shape_of(eqn.outvars[0]).shape)]
+
+
+def _inline(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    """Of a function in a function: its operations."""
+    for name in ("jaxpr", "call_jaxpr"):
+        if name in eqn.params:
+            body = eqn.params[name]
+    return _evaluate_body(run, body, values)
+
+
+def _evaluate_body(run: Run, body: Any, values: list[Any]) -> list[Any]:
+    """Of a jaxpr, closed or not: jax 0.12 no longer has two classes."""
+    return evaluate(run, getattr(body, "jaxpr", body), getattr(body, "consts", ()), values)
+
+
+def _custom(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    """Keeps the derivative that a function brings with it, unless there is attention in it.
+
+    One that is only another way to the same derivative, as softmax's, goes for a sum's sake.
+    """
+    is_only_a_way = eqn.primitive.name == "custom_jvp_call" and _sums(eqn)
+    return _inline(run, eqn, values) if attends(eqn) or is_only_a_way else None
+
+
+def _remat(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    """Keeps what the definition says of memory where gradients are computed: there is no cache."""
+    if any(entry is not None for entry in run.cache):
+        return _inline(run, eqn, values)
+    places = [index for index, value in enumerate(values) if not isinstance(value, View)]
+
+    def body(*arrays: Any) -> list[Any]:
+        filled = list(values)
+        for place, array in zip(places, arrays, strict=True):
+            filled[place] = array
+        return [plain(run, out) for out in _inline(run, eqn, filled)]
+
+    options = {name: eqn.params[name] for name in ("prevent_cse", "policy")}
+    found: list[Any] = jax.checkpoint(body, **options)(*(values[place] for place in places))
+    return found
+
+
+def _scan(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
+    """Unrolls a loop over layers; another stays one."""
+    if not attends(eqn):
+        return None
+    params, length = eqn.params, eqn.params["length"]
+    consts, carry, inputs = scan_parts(params, values)
+    num_carry, body = len(carry), params["jaxpr"]
+    collected: list[list[Any]] = []
+    order = range(length)
+    for index in reversed(order) if params["reverse"] else order:
+        each = [_slice(run, value, index) for value in inputs]
+        outs = _evaluate_body(run, body, [*consts, *carry, *each])
+        carry = outs[:num_carry]
+        collected.append([plain(run, out) for out in outs[num_carry:]])
+    if params["reverse"]:
+        collected.reverse()
+    return [*carry, *(jnp.stack(ys) for ys in zip(*collected, strict=True))]
+
+
+def _slice(run: Run, value: Any, index: int) -> Any:
+    if isinstance(value, View):
+        found = value.layer(index)
+        if found is not None:
+            return found
+        value = plain(run, value)
+    return jax.lax.index_in_dim(value, index, keepdims=False)
+
+
+_Rule = Callable[[Run, JaxprEqn, list[Any]], list[Any] | None]
+_RULES: dict[str, _Rule] = {
+    attend_p.name: _attend,
+    "broadcast_in_dim": _broadcast,
+    "checkpoint": _remat,
+    "closed_call": _inline,
+    "convert_element_type": lambda run, eqn, values: [values[0].cast(eqn.params["new_dtype"])],
+    "copy": lambda run, eqn, values: values,
+    "custom_jvp_call": _custom,
+    "custom_vjp_call": _custom,
+    "dot_general": dot,
+    "expand_dims": _reshaped,
+    "gather": gather,
+    "jit": _inline,
+    "pjit": _inline,
+    "reduce_sum": sum_of_last,
+    "remat2": _remat,
+    "reshape": _reshaped,
+    "scan": _scan,
+    "slice": _sliced,
+    "squeeze": _reshaped,
+    "transpose": lambda run, eqn, values: [values[0].transpose(eqn.params["permutation"])],
+}

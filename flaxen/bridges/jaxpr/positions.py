@@ -1,0 +1,177 @@
+"""Whether a definition's tables have a row for the last position, found in its trace.
+
+JAX reports no index that is beyond a table: it takes the last row, or gives NaN. So the operations
+on positions that make an index are computed for the last position, and the index is compared with
+the table. Deliberately does not know what else is computed with positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
+
+_MOST_ELEMENTS = 1 << 20  # of an array that is computed here
+# Operations after which a parameter is still the table that it was.
+_SAME = ("convert_element_type", "copy", "reshape", "squeeze", "transpose")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Value:
+    """The facts that are known about an array of the trace."""
+
+    array: Any = None  # integers or a mask that depend on positions alone, or on nothing
+    is_of_positions: bool = False
+    name: str | None = None  # of the parameter that it is
+
+
+def check_positions(
+    jaxpr: ClosedJaxpr, names: Sequence[str], positions: int, max_position: int
+) -> None:
+    """Refuses a definition whose tables are too short.
+
+    Args:
+      jaxpr: the definition.
+      names: of its first arguments, the parameters.
+      positions: which argument [B, T] the positions are.
+      max_position: tokens that a sequence can have.
+
+    Raises:
+      ValueError: an index made of the last position is beyond a table.
+    """
+    inner = jaxpr.jaxpr
+    shape = shape_of(inner.invars[positions]).shape
+    last = np.full(shape, max_position - 1, np.int32)
+    last[:, 0] = 0
+    args = [_Value(name=name) for name in names]
+    args += [_Value()] * (len(inner.invars) - len(names))
+    args[positions] = _Value(array=jnp.asarray(last), is_of_positions=True)
+    consts = [_constant(each) for each in jaxpr.consts]
+    _follow(inner, consts, args, max_position)
+
+
+def _follow(
+    jaxpr: Jaxpr, consts: Sequence[_Value], args: Sequence[_Value], max_position: int
+) -> list[_Value]:
+    """Returns the facts about a jaxpr's outputs."""
+    known = dict(zip(jaxpr.constvars, consts, strict=True))
+    known.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> _Value:
+        return _constant(atom.val) if isinstance(atom, Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        values = [read(atom) for atom in eqn.invars]
+        _check(eqn, values, max_position)
+        known.update(zip(eqn.outvars, _outputs(eqn, values, max_position), strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _outputs(eqn: JaxprEqn, values: list[_Value], max_position: int) -> list[_Value]:
+    unknown = [_Value()] * len(eqn.outvars)
+    name = eqn.primitive.name
+    if name == "scan":
+        return _scan(eqn, values, max_position)
+    if name == "cond":
+        for branch in eqn.params["branches"]:
+            _follow(*_opened(branch), values[1:], max_position)
+        return unknown
+    for part in ("jaxpr", "call_jaxpr"):
+        body = eqn.params.get(part)
+        inner = getattr(body, "jaxpr", body)
+        if isinstance(inner, Jaxpr) and len(inner.invars) == len(values):
+            return _follow(*_opened(body), values, max_position)
+    if name in _SAME and values[0].name is not None:
+        return [replace(values[0], array=None)]
+    return _computed(eqn, values) if _is_small(eqn, values) else unknown
+
+
+def _scan(eqn: JaxprEqn, values: list[_Value], max_position: int) -> list[_Value]:
+    """One round of a loop; what it changes from one round to the next is not known."""
+    inner, consts = _opened(eqn.params["jaxpr"])
+    constants, carry, inputs = scan_parts(eqn.params, values)
+    before = inner.invars[len(constants) : len(constants) + len(carry)]
+    unchanged = [
+        value if var is after else _Value()
+        for value, var, after in zip(carry, before, inner.outvars, strict=False)
+    ]
+    slices = [_Value(name=value.name) for value in inputs]
+    outs = _follow(inner, consts, [*constants, *unchanged, *slices], max_position)
+    num_stacked = len(eqn.outvars) - len(carry)
+    return [*outs[: len(carry)], *([_Value()] * num_stacked)]
+
+
+def _opened(body: Any) -> tuple[Jaxpr, list[_Value]]:
+    """A jaxpr, closed or not, and its constants."""
+    consts = [_constant(each) for each in getattr(body, "consts", ())]
+    return getattr(body, "jaxpr", body), consts
+
+
+def _constant(value: Any) -> _Value:
+    is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) or value is True
+    return _Value(array=value) if is_whole and np.size(value) <= _MOST_ELEMENTS else _Value()
+
+
+def _is_small(eqn: JaxprEqn, values: list[_Value]) -> bool:
+    """Whether an operation is on known integers and masks: floats are never an index."""
+    if eqn.primitive.multiple_results or any(value.array is None for value in values):
+        return False
+    inputs_are_whole = not any(
+        jnp.issubdtype(jnp.result_type(value.array), jnp.inexact) for value in values
+    )
+    return inputs_are_whole and np.prod(shape_of(eqn.outvars[0]).shape) <= _MOST_ELEMENTS
+
+
+def _computed(eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
+    arrays = [value.array for value in values]
+    found = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
+    return [_Value(array=found, is_of_positions=any(value.is_of_positions for value in values))]
+
+
+def _check(eqn: JaxprEqn, values: list[_Value], max_position: int) -> None:
+    name = eqn.primitive.name
+    if name == "gather":
+        table, indices = values
+        if indices.is_of_positions:
+            numbers = eqn.params["dimension_numbers"]
+            _check_indices(eqn, table, indices.array, numbers.start_index_map, max_position)
+    elif name == "dynamic_slice":
+        for axis, start in enumerate(values[1:]):
+            if start.is_of_positions:
+                _check_indices(eqn, values[0], start.array[..., None], (axis,), max_position)
+    elif name == "dot_general":
+        for place, value in enumerate(values):
+            if value.is_of_positions and jnp.ndim(value.array) == 3:
+                _check_one_hot(values[1 - place], value.array, max_position)
+
+
+def _check_indices(
+    eqn: JaxprEqn, table: _Value, indices: Any, axes: Sequence[int], max_position: int
+) -> None:
+    shape = shape_of(eqn.invars[0]).shape
+    for place, axis in enumerate(axes):
+        last = shape[axis] - eqn.params["slice_sizes"][axis]
+        beyond = int(jnp.max(indices[..., place])) - last
+        if beyond > 0:
+            _refuse(table, shape[axis], max_position - beyond, max_position)
+
+
+def _check_one_hot(table: _Value, mask: Any, max_position: int) -> None:
+    """A product of a table with a mask that has a one in the column of each position."""
+    rows = np.asarray(mask).reshape(-1, mask.shape[-1])
+    if rows[0].any() and not rows[-1].any():
+        _refuse(table, mask.shape[-1], mask.shape[-1], max_position)
+
+
+def _refuse(table: _Value, num_rows: int, most: int, max_position: int) -> None:
+    raise ValueError(
+        f"max_position is {max_position}, and the definition's table of positions "
+        f"{f'{table.name} ' if table.name else ''}has {num_rows} rows: for positions beyond them "
+        f"JAX takes the last row, or gives NaN. Give max_position={most} or less, or a longer table"
+    )

@@ -1,0 +1,1 @@
+"""Definitions in PyTorch: modules, and classes of transformers, as Models."""

@@ -1,0 +1,214 @@
+"""`flaxen.from_torch`: a module of PyTorch as a Model and its parameters, through torchax.
+
+The module runs once for each shape, under torchax, to be traced. Deliberately
+does not know how the Model is run, or files.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from flaxen.bridges.check import check_served
+from flaxen.bridges.function import from_apply
+from flaxen.bridges.torch.torchax_import import import_torchax
+from flaxen.models.attention import attend
+from flaxen.models.model import Model, Params
+
+# How the module is called: (module, tokens [B, T], positions [B, T]) -> scores [B, T, V]
+Call = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+
+_PARAMS, _BUFFERS = "params", "buffers"
+
+_LINE = 200  # characters of an error that a message repeats
+
+# A trace puts arrays into the module, and sets its mode; a trainer and a server may share it.
+_TRACING = threading.Lock()
+
+
+def from_torch(
+    module: torch.nn.Module,
+    *,
+    max_position: int,
+    call: Call | None = None,
+    checks: bool = True,
+    windows: Sequence[int] = (),
+) -> tuple[Model, Params]:
+    """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
+
+    It takes tokens [B, T] and positions [B, T], and gives scores [B, T, V]. Its attention is
+    `attend_torch`; torch's own scaled_dot_product_attention is not seen, and is refused.
+
+    In training it is traced as after `module.train()`, and what is random is drawn by the run's
+    key. Statistics of batches stay what they are, then too.
+
+    Args:
+      module: the definition, with its weights, on the host. It is set to evaluation.
+      max_position: tokens that a sequence can have.
+      call: how the module is called; None is module(tokens, positions).
+      checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens, or
+        of more than a window.
+      windows: those that its attention may have without a word to `attend_torch`.
+
+    Returns:
+      The Model, and {"params": {name: array}, "buffers": {name: array}} by PyTorch's names.
+
+    Raises:
+      ImportError: torchax is not installed.
+      ValueError: it can't be served, as of `from_nnx`.
+    """
+    env = import_torchax().default_env()
+    params: Params = {
+        _PARAMS: {name: to_jax(each) for name, each in module.named_parameters()},
+        _BUFFERS: {name: to_jax(each) for name, each in module.named_buffers()},
+    }
+    first: dict[int, str] = {id(each): name for name, each in module.named_parameters()}
+    tied = {
+        name: first[id(each)]
+        for name, each in module.named_parameters(remove_duplicate=False)
+        if name != first[id(each)]
+    }
+    module.eval()
+    call = call or (lambda module, tokens, positions: module(tokens, positions))
+    apply = functools.partial(_apply, env, _Called(module, call), tied)
+    model = from_apply(apply, params, max_position=max_position, trained=_PARAMS, trains_apart=True)
+    if checks:
+        check_served(
+            model,
+            params,
+            lambda _, *tokens_and_positions: _by_itself(module, call, *tokens_and_positions),
+            name=type(module).__name__,
+            has_own_weights=True,
+            windows=windows,
+        )
+    return model, params
+
+
+def attend_torch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """`flaxen.attend` for modules of PyTorch; also outside of flaxen.
+
+    Args:
+      q: [..., T, N, H].
+      k: [..., T, K, H].
+      v: [..., T, K, H].
+      window: as of `flaxen.attend`, and so on.
+      scale: of the scores.
+      softcap: of the scores.
+    """
+    torchax = import_torchax()
+    options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}
+    if isinstance(q, torchax.tensor.Tensor):
+        env = torchax.default_env()
+        arrays = env.t2j_iso((q, k, v))
+        found: torch.Tensor = env.j2t_iso(attend(*arrays, **options))
+        return found
+    return torch.from_numpy(np.array(attend(*(to_jax(each) for each in (q, k, v)), **options)))
+
+
+def to_jax(tensor: torch.Tensor) -> jax.Array:
+    """A copy on JAX's default device, in the same dtype."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        bits = tensor.view(torch.int16).numpy().copy()
+        bfloat16: jax.Array = jax.device_put(bits.view(jax.numpy.bfloat16))
+        return bfloat16
+    found: jax.Array = jax.device_put(tensor.numpy().copy())
+    return found
+
+
+def _apply(
+    env: Any,
+    module: _Called,
+    tied: Mapping[str, str],
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    key: jax.Array | None,
+) -> Any:
+    """The module's scores; with a key those of training, and that it changes nothing else."""
+    # PyTorch broadcasts as NumPy does, whatever JAX was told to allow; its 64-bit integers are ids
+    # and places, for which JAX's 32 bits are enough.
+    with (
+        _TRACING, jax.numpy_rank_promotion("allow"), warnings.catch_warnings(),
+        env, torch.no_grad(), _mode(env, module, key),
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
+        tensors = env.j2t_iso({**params[_PARAMS], **params[_BUFFERS]})
+        tensors |= {name: tensors[other] for name, other in tied.items()}
+        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        inputs = env.j2t_iso((tokens, positions))
+        scores: jax.Array = env.t2j_iso(_run(module, named, inputs))
+    return scores if key is None else (scores, {})
+
+
+def _run(module: _Called, named: Mapping[str, Any], inputs: Any) -> Any:
+    """The module's scores by torchax, which lacks some of PyTorch's operations."""
+    try:
+        return torch.func.functional_call(module, named, inputs, tie_weights=False)
+    except ValueError:  # it says what is not supported
+        raise
+    except Exception as error:  # of any kind: it is the module's own code
+        raise ValueError(
+            f"{type(module.module).__name__} can't be traced by torchax: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error of other people's code says, in one line."""
+    words = " ".join(" ".join(str(error).strip().splitlines()[:2]).split())
+    kind = type(error).__name__
+    return f"{kind}: {words[:_LINE]}" if words else kind
+
+
+@contextmanager
+def _mode(env: Any, module: torch.nn.Module, key: jax.Array | None) -> Iterator[None]:
+    """With a key the module is in training, and torchax draws by it."""
+    if key is None:
+        yield
+        return
+    module.train()
+    for each in module.modules():
+        if isinstance(each, torch.nn.modules.batchnorm._NormBase):
+            each.eval()
+    try:
+        with env.override_property(prng=key):
+            yield
+    finally:
+        module.eval()
+
+
+class _Called(torch.nn.Module):  # type: ignore[misc]
+    """A module that is called in a way of its own: functional_call only knows `forward`."""
+
+    def __init__(self, module: torch.nn.Module, call: Call) -> None:
+        torch.nn.Module.__init__(self)
+        self.module = module
+        self.call = call
+
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.call(self.module, tokens, positions)
+
+
+def _by_itself(
+    module: torch.nn.Module, call: Call, tokens: jax.Array, positions: jax.Array
+) -> jax.Array:
+    """In PyTorch, on the host."""
+    with torch.no_grad():
+        inputs = (torch.from_numpy(np.array(each, np.int64)) for each in (tokens, positions))
+        return to_jax(call(module, *inputs).float())

@@ -1,0 +1,73 @@
+"""What a step of a real model must read and multiply, from its parameters. Imports JAX."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from flaxen.cli.bench.ideal import CacheLayer, ModelCost
+from flaxen.models.model import Model, Params, ParamSpec
+
+
+class _Part(NamedTuple):
+    """A parameter as the model has it, and as the engine holds it."""
+
+    spec: ParamSpec
+    held: Any  # perhaps packed, or a dict of packed layers
+
+
+def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
+    """Counts the matrices as they lie in memory, so that quantized weights count what they take.
+
+    Of experts nothing counts: how many of them a step needs depends on its tokens.
+
+    Args:
+      model: the definition, which says what the parameters' shapes are before any packing.
+      params: the parameters as the engine holds them.
+      cache_itemsize: bytes of one element of the keys and values.
+    """
+    unembed = _unembedding(model, params)
+    if model.has_layers:
+        layers = _parts(model.param_specs["layers"], params["layers"])
+    else:
+        parts = _parts(model.param_specs, params)
+        layers = [part for part in parts if part.spec.role in ("matrix", "vector")]
+    matrices = [part.spec.shape for part in layers if part.spec.role == "matrix"]
+    return ModelCost(
+        weight_bytes=sum(_num_bytes(part.held) for part in (*layers, *unembed)),
+        layer_params=sum(map(math.prod, matrices)),
+        unembed_params=sum(math.prod(part.spec.shape) for part in unembed),
+        cache_layers=tuple(
+            CacheLayer(
+                bytes_per_token=2 * spec.num_kv_heads * spec.head_dim * cache_itemsize,
+                window=spec.window,
+            )
+            for spec in model.cache_specs
+        ),
+    )
+
+
+def _unembedding(model: Model, params: Params) -> list[_Part]:
+    """The table that hidden states are multiplied with; of another one only rows are read."""
+    if model.has_layers:
+        name = "unembed" if "unembed" in model.param_specs else "embed"
+        return [_Part(model.param_specs[name], params[name])]
+    parts = _parts(model.param_specs, params)
+    return [part for part in parts if part.spec.role == "table" and part.spec.matrix is not None]
+
+
+def _parts(specs: Any, params: Params) -> list[_Part]:
+    leaves, tree = jax.tree.flatten(specs, is_leaf=_is_spec)
+    structure: Any = tree  # its class is not annotated
+    held = structure.flatten_up_to(params)
+    return [_Part(spec, each) for spec, each in zip(leaves, held, strict=True)]
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _is_spec(node: Any) -> bool:
+    return isinstance(node, ParamSpec)

@@ -1,0 +1,162 @@
+"""Runs workloads on an engine, and turns the times into figures.
+
+Knows: how each figure is computed. Deliberately does not know tables, files or how engines work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from flaxen.cli.bench.ideal import ModelCost, ideal
+from flaxen.cli.bench.limits import Limits
+from flaxen.cli.bench.workloads import Batch, Workload
+from flaxen.cli.progress import OnProgress
+from flaxen.protocol import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
+
+Clock = Callable[[], float]
+
+
+class SyncEngine(Protocol):
+    """An engine that works when it is told to."""
+
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def schedule_s(self) -> float: ...
+    def add(self, request: Request) -> None: ...
+    def step(self) -> Sequence[TokenEvent]: ...
+    def stats(self) -> EngineStats: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rep:
+    """One repetition: its requests, and the seconds that are held against the limit."""
+
+    batch: Batch
+    is_decode_only: bool  # the seconds are those after the first token
+    compared_s: float
+
+    def limit_share(self, cost: ModelCost, limits: Limits) -> float:
+        """The least time in which the machine could have done it, over the time it took."""
+        least = ideal(cost, limits, self.batch.prompts, self.batch.num_outputs)
+        least_s = least.decode_s if self.is_decode_only else least.prefill_s + least.decode_s
+        return least_s / self.compared_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One workload's figures, a value for each repetition."""
+
+    name: str
+    description: str
+    reps: list[Rep]
+    figures: dict[str, list[float]]  # the first is the one to compare by
+    kv_waste: float  # share of the slots in used pages that held no token
+    scheduler_share: float  # of the time, spent planning steps
+
+
+def run_workload(
+    engine: SyncEngine,
+    workload: Workload,
+    num_reps: int,
+    on_progress: OnProgress,
+    clock: Clock = time.perf_counter,
+) -> Result:
+    """Runs a workload's first repetitions, timed one by one, its requests greedy.
+
+    Args:
+      engine: without work.
+      workload: what to run.
+      num_reps: at most the workload's own.
+      on_progress: told the workload's name and the repetitions done, of how many, after each.
+      clock: seconds.
+
+    Raises:
+      ValueError: the engine can't serve a request of this length.
+      RuntimeError: a request ended with other than the tokens asked for.
+    """
+    figures: dict[str, list[float]] = {}
+    reps: list[Rep] = []
+    before, schedule_before_s = engine.stats(), engine.schedule_s
+    start_s = clock()
+    for num_done, batch in enumerate(workload.batches[:num_reps], 1):
+        rep, values = _run_rep(engine, batch, clock)
+        reps.append(rep)
+        for name, value in values.items():
+            figures.setdefault(name, []).append(value)
+        on_progress(workload.name, num_done, num_reps)
+    elapsed_s = clock() - start_s
+    after = engine.stats()
+    allocated = after.sum_slots_allocated - before.sum_slots_allocated
+    held = after.sum_slots_held - before.sum_slots_held
+    return Result(
+        name=workload.name,
+        description=workload.description,
+        reps=reps,
+        figures=figures,
+        kv_waste=1 - held / allocated,
+        scheduler_share=(engine.schedule_s - schedule_before_s) / elapsed_s,
+    )
+
+
+def _run_rep(engine: SyncEngine, batch: Batch, clock: Clock) -> tuple[Rep, dict[str, float]]:
+    num_output = sum(batch.num_outputs)
+    if batch.ttft_prompt is not None:
+        # As other engines are measured: a prompt of the same length with one output token gives
+        # the time to the first, and what a whole run takes longer is the others'.
+        first_s = run_requests(engine, [batch.ttft_prompt], [1], clock)
+        whole_s = run_requests(engine, batch.prompts, batch.num_outputs, clock)
+        decode_s = whole_s - first_s
+        return Rep(batch=batch, is_decode_only=True, compared_s=decode_s), {
+            "decode_tok_s": (num_output - len(batch.prompts)) / decode_s,
+            "ttft_ms": 1000 * first_s,
+            "e2e_tok_s": num_output / whole_s,
+        }
+    whole_s = run_requests(engine, batch.prompts, batch.num_outputs, clock)
+    rep = Rep(batch=batch, is_decode_only=False, compared_s=whole_s)
+    if max(batch.num_outputs) == 1:
+        return rep, {"prompt_tok_s": sum(map(len, batch.prompts)) / whole_s}
+    return rep, {"output_tok_s": num_output / whole_s}
+
+
+def run_requests(
+    engine: SyncEngine,
+    prompts: Sequence[tuple[int, ...]],
+    num_outputs: Sequence[int],
+    clock: Clock = time.perf_counter,
+) -> float:
+    """Submits all requests at once and runs the engine dry. Returns the seconds that took.
+
+    Raises:
+      RuntimeError: a request ended with other than the tokens asked for.
+    """
+    requests = [
+        Request(
+            request_id=f"bench-{i}",
+            prompt_token_ids=prompt,
+            sampling=SamplingParams(temperature=0, max_tokens=num_output, ignore_eos=True),
+        )
+        for i, (prompt, num_output) in enumerate(zip(prompts, num_outputs, strict=True))
+    ]
+    wanted = dict(zip((r.request_id for r in requests), num_outputs, strict=True))
+    start_s = clock()
+    for request in requests:
+        engine.add(request)
+    while wanted:
+        for event in engine.step():
+            finish = event.finish
+            if finish is None:
+                continue
+            num_wanted = wanted.pop(event.request_id)
+            if finish.reason != FinishReason.LENGTH or finish.num_output_tokens != num_wanted:
+                raise RuntimeError(
+                    f"{event.request_id} ended by {finish.reason} after "
+                    f"{finish.num_output_tokens} tokens, not after {num_wanted}: {finish.error}"
+                )
+    elapsed_s = clock() - start_s
+    while engine.has_work:  # a step planned before the last token came
+        engine.step()
+    return elapsed_s

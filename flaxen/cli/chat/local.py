@@ -1,0 +1,46 @@
+"""Chat answers from an engine in this process. Deliberately does not know the terminal."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Sequence
+
+from flaxen.cli.chat.http import Answer, AnswerError, Message
+from flaxen.engine.core import Engine
+from flaxen.protocol import FinishReason, Request, SamplingParams
+from flaxen.text.chat import ChatTemplate
+from flaxen.text.tokenizer import Tokenizer
+
+
+def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams) -> Answer:
+    """Returns the function that asks an engine; past turns stay in its prefix cache.
+
+    The function raises AnswerError where the engine can't go on with an answer.
+
+    Raises:
+      ValueError: the model has no chat template.
+    """
+    template = ChatTemplate.of(tokenizer)
+    if template.missing:
+        raise ValueError(template.missing)
+    request_ids = map("chat-{}".format, itertools.count())
+
+    def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
+        text = template.render(messages, add_generation_prompt=True)
+        # The template has written the special tokens itself.
+        prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
+        request = Request(request_id=next(request_ids), prompt_token_ids=prompt, sampling=sampling)
+        engine.add(request)
+        try:
+            while engine.has_work:
+                for event in engine.step():
+                    if event.text:
+                        yield event.text
+                    if event.finish is not None and event.finish.reason == FinishReason.ERROR:
+                        raise AnswerError(f"the engine failed: {event.finish.error}")
+        finally:
+            engine.abort(request.request_id)  # does nothing to one that has ended
+            while engine.has_work:
+                engine.step()
+
+    return answer

@@ -1,0 +1,182 @@
+"""The options of fine-tuning, and how its parts are wired: store, worker, trainer, engine.
+
+Deliberately imports neither JAX nor the web framework before it must: help waits for neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flaxen.cli import options
+from flaxen.cli.sizes import parse_size
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from flaxen.build import Parts
+    from flaxen.protocol import EngineClient
+    from flaxen.server.config import ServerConfig
+    from flaxen.server.fine_tuning.stores import Stores
+
+PANEL = "Fine-tuning"
+DEFAULT_SHARE = 0.2
+DEFAULT_FILE_BYTES = parse_size("512MiB")  # OpenAI's
+DEFAULT_TOTAL_BYTES = parse_size("8GiB")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        file_okay=False,
+        help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs and models there.",
+        show_default="neither is served",
+        rich_help_panel=PANEL,
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="FLAXEN_DATABASE_URL",
+        help="Where jobs and files are listed, as postgresql+psycopg://USER:PASSWORD@HOST/NAME; of "
+        "one server alone.",
+        show_default="SQLite in --data-dir",
+        rich_help_panel=PANEL,
+    ),
+]
+Share = Annotated[
+    float,
+    typer.Option(
+        help="Share of the time that a job trains while requests run, above 0 to 1; while none "
+        "runs it has all of it.",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxFileSize = Annotated[
+    int,
+    typer.Option(
+        parser=options.size,
+        metavar="SIZE",
+        help="Largest file of an upload.",
+        show_default="512MiB",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxFilesSize = Annotated[
+    int,
+    typer.Option(
+        parser=options.size,
+        metavar="SIZE",
+        help="All files together.",
+        show_default="8GiB",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningOptions:
+    """The options as they were given.
+
+    Raises:
+      ValueError: one has no effect without --data-dir, or is out of its range.
+    """
+
+    data_dir: Path | None
+    database_url: str | None
+    share: float
+    max_file_bytes: int
+    max_total_bytes: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"--fine-tuning-share must be above 0 and at most 1, got {self.share}")
+        for name, is_given in (
+            ("--database-url", self.database_url is not None),
+            ("--fine-tuning-share", self.share != DEFAULT_SHARE),
+            ("--max-file-size", self.max_file_bytes != DEFAULT_FILE_BYTES),
+            ("--max-files-size", self.max_total_bytes != DEFAULT_TOTAL_BYTES),
+        ):
+            if self.data_dir is None and is_given:
+                raise ValueError(f"{name} needs --data-dir, where files and models are kept")
+
+    @contextlib.contextmanager
+    def opened(self, max_rank: int) -> Iterator[Stores | None]:
+        """Files and jobs, None without a data-dir: before the weights are read, and any thread.
+
+        Raises:
+          ValueError: another server has the data-dir, it or the database can't be used, or the two
+            do not belong together.
+        """
+        if self.data_dir is None:
+            yield None
+            return
+        from flaxen.server.fine_tuning.config import FineTuningConfig
+        from flaxen.server.fine_tuning.stores import open_stores
+
+        config = FineTuningConfig(
+            data_dir=self.data_dir,
+            database_url=self.database_url,
+            max_file_bytes=self.max_file_bytes,
+            max_total_bytes=self.max_total_bytes,
+            max_lora_rank=max_rank,
+        )
+        with open_stores(config) as stores:
+            yield stores
+
+    @contextlib.contextmanager
+    def running(
+        self,
+        stores: Stores | None,
+        app: FastAPI,
+        config: ServerConfig,
+        engine: EngineClient,
+        parts: Parts,
+    ) -> Iterator[None]:
+        """Adds the routes to an application, and runs jobs while inside; without stores nothing."""
+        if stores is None:
+            yield
+            return
+        from flaxen.fine_tuning import EngineTrainer, base_of
+        from flaxen.server.fine_tuning.context import FineTuning
+        from flaxen.server.fine_tuning.models import FineTunedModels
+        from flaxen.server.fine_tuning.mount import add_fine_tuning
+        from flaxen.server.fine_tuning.worker import Worker
+
+        trainer = EngineTrainer(
+            engine,
+            base_of(parts),
+            stores.jobs_directory,
+            share=self.share,
+            max_rank=stores.config.max_lora_rank,
+        )
+        models = FineTunedModels(stores.jobs, trainer)
+        models.take_up()
+        with Worker(
+            stores.jobs, stores.files, trainer, is_closing=lambda: _is_closing(engine)
+        ) as worker:
+            context = FineTuning(
+                config=stores.config,
+                files=stores.files,
+                jobs=stores.jobs,
+                models=models,
+                base_models=config.served_model_names or (engine.info.name,),
+                on_change=worker.wake,
+            )
+            add_fine_tuning(app, context, config)
+            yield
+
+
+def _is_closing(engine: EngineClient) -> bool:
+    from flaxen.protocol import EngineClosedError
+
+    try:
+        engine.check_health()
+    except EngineClosedError:  # from the beginning of a drain
+        return True
+    return False

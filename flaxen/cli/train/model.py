@@ -1,0 +1,194 @@
+"""What a training run trains: a model in files or a definition, opened, loaded, and written again.
+
+Deliberately does not know: argv, data, how a run goes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.build import EngineArgs, compute_dtype, open_model
+from flaxen.cli.definitions import find_definition
+from flaxen.kernels import native
+from flaxen.models.adapters import LORA_TARGETS, lora_targets
+from flaxen.models.config import DecoderConfig
+from flaxen.models.decoder import decoder
+from flaxen.models.families import find_family
+from flaxen.models.model import Model, Params
+from flaxen.text.given_template import with_template
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.train.config import TrainConfig
+from flaxen.train.full import initial_params
+from flaxen.train.lora import initial_adapters
+from flaxen.train.state import TrainState
+from flaxen.weights.adapters.adapter import from_stack
+from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.checkpoint import Checkpoint
+from flaxen.weights.definition import Definition
+from flaxen.weights.definition_files import save_trained
+from flaxen.weights.huggingface import reader as huggingface
+from flaxen.weights.huggingface.export import export_huggingface
+from flaxen.weights.resolve import resolve
+from flaxen.weights.weight_files import read_json
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model that can be trained."""
+
+    name: str
+    model: Model
+    tokenizer: Tokenizer
+    # Where the parameters come from; None if only a configuration is there.
+    source: Checkpoint | Definition | None
+    path: Path | None  # of a model in files
+    config: DecoderConfig | None  # the same
+
+
+class Loaded(NamedTuple):
+    """The parameters of a run."""
+
+    masters: Params  # float32, that are trained
+    frozen: Params  # None where all is trained
+    collections: Any  # the collections of a definition that are not trained; None without any
+
+
+def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
+    """Finds what is to be trained.
+
+    Raises:
+      ValueError: no such model, or one that can't be trained so.
+    """
+    name = config.model
+    definition = find_definition(name)
+    if definition is not None:
+        if config.from_scratch:
+            raise ValueError(
+                f"from_scratch is for models in files: {name} gives its own first parameters, so "
+                "a definition that starts at random is trained as it is. Leave from_scratch out"
+            )
+        return _of_source(definition, None)
+    path = resolve(name, offline=offline)
+    if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
+        fields = read_json(path / "config.json")
+        decoder_config = find_family(huggingface.architecture(fields)).config_from_hf(fields)
+        return Subject(
+            name=path.name,
+            model=decoder(decoder_config),
+            tokenizer=Tokenizer.from_directory(path),
+            source=None,
+            path=path,
+            config=decoder_config,
+        )
+    source = open_model(EngineArgs(model=name, offline=offline))
+    if isinstance(source, Definition) and config.method == "full":
+        raise ValueError(
+            f"{name} runs through transformers' own class, of which flaxen train trains adapters "
+            "only: use method lora, or train it in Python by flaxen.from_transformers"
+        )
+    return _of_source(source, path)
+
+
+def _of_source(source: Checkpoint | Definition, path: Path | None) -> Subject:
+    return Subject(
+        name=source.name,
+        model=source.model,
+        tokenizer=source.make_tokenizer(),
+        source=source,
+        path=path,
+        config=source.config if isinstance(source, Checkpoint) else None,
+    )
+
+
+def with_targets(config: TrainConfig, model: Model) -> TrainConfig:
+    """The same, with a definition's own targets in place of those that only our decoder has."""
+    if model.has_layers or config.method == "full" or config.lora.targets != LORA_TARGETS:
+        return config
+    lora = dataclasses.replace(config.lora, targets=lora_targets(model))
+    return dataclasses.replace(config, lora=lora)
+
+
+def dtype_of(config: TrainConfig, subject: Subject) -> jnp.dtype:
+    """What the run computes in: "auto" is what the model is served in."""
+    return compute_dtype(config.dtype, native.is_enabled(), subject.source)
+
+
+def load(config: TrainConfig, subject: Subject, dtype: jnp.dtype, on_progress: Progress) -> Loaded:
+    """The masters that are trained, and what is frozen."""
+    report = functools.partial(on_progress, "weights")
+    model = subject.model
+    if config.from_scratch:
+        return Loaded(initial_params(model, config.seed), None, None)
+    assert subject.source is not None
+    if config.method == "full":
+        params = subject.source.load_params(jnp.dtype("float32"), report)
+        name = model.trained
+        if name is None:
+            return Loaded(_own(subject, params), None, None)
+        rest = {each: tree for each, tree in params.items() if each != name}
+        return Loaded(_own(subject, params[name]), None, rest)
+    frozen = subject.source.load_params(
+        dtype, report, packed=native.is_enabled(), quantization=config.lora.base_quantization
+    )
+    seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters
+    return Loaded(initial_adapters(model, config.lora.to_lora(), seeds), frozen, None)
+
+
+def _own(subject: Subject, masters: Params) -> Params:
+    """Arrays that training may donate: a definition keeps its own."""
+    return jax.tree.map(jnp.copy, masters) if isinstance(subject.source, Definition) else masters
+
+
+def write_results(
+    config: TrainConfig, subject: Subject, state: TrainState, dtype: jnp.dtype, paths: list[Path]
+) -> None:
+    """Writes what was trained: adapters, or the whole model.
+
+    A definition has no format of Hugging Face's: its parameters go into a file of its own.
+
+    Args:
+      config: of the run.
+      subject: what was trained.
+      state: at the end.
+      dtype: of compute.
+      paths: one for each adapter, or one for the model.
+    """
+    if config.method != "full":
+        for index, path in enumerate(paths):
+            adapter = from_stack(config.lora.to_lora(), state.params, index)
+            save_adapter(path, adapter, subject.name, model=subject.model)
+        return
+    (path,) = paths
+    if isinstance(subject.source, Definition):
+        save_trained(path, subject.source, state.params, state.collections, dtype)
+        return
+    assert subject.config is not None
+    given = config.data.chat_template
+    export_huggingface(
+        path,
+        subject.config,
+        state.params,
+        dtype=dtype.name,
+        tokenizer_of=subject.path,
+        chat_template=with_template(subject.tokenizer, given).chat_template if given else None,
+    )
+
+
+def how_to_use(config: TrainConfig, subject: Subject, path: Path) -> str:
+    """How to serve a trained definition; empty for formats that other tools read as well."""
+    if config.method != "full" or not isinstance(subject.source, Definition):
+        return ""
+    return (
+        f"a definition has no Hugging Face format: flaxen serve {config.model} --checkpoint {path} "
+        "runs it with these parameters"
+    )

@@ -1,0 +1,182 @@
+"""Whether a run may go on from what is saved, and what becomes of the results it ended with before.
+
+Deliberately does not know how a run is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from flaxen.checkpoints.identity import digest_of_arrays, digest_of_files, text_digests
+from flaxen.cli.train.model import Subject
+from flaxen.data.iterate import DataIterator
+from flaxen.train.config import TrainConfig
+from flaxen.train.fingerprint import Fact, Fingerprint, facts
+from flaxen.weights.atomic import set_aside
+from flaxen.weights.checkpoint import Checkpoint
+from flaxen.weights.definition import Definition
+
+# What may change from one part of a run to the next: where it ends, what it says, how much memory
+# it takes. Of the model and the files counts what is in them, and of the dtype what "auto" means.
+_MAY_CHANGE = (
+    "output_dir", "num_steps", "data.epochs", "checkpoint", "remat", "model", "data.files", "dtype",
+)  # fmt: skip
+
+_RESULTS = "results.json"  # in the output directory: which files are the run's own results
+_SETTINGS = "config.json"  # there too: the settings of the run
+_METRICS = "metrics.jsonl"
+
+
+def run_fingerprint(
+    config: TrainConfig, subject: Subject, dtype: jnp.dtype, batches: DataIterator[Any]
+) -> Fingerprint:
+    """All that the state of a run depends on.
+
+    Args:
+      config: of the run, with a definition's own targets.
+      subject: the model.
+      dtype: of compute.
+      batches: opened.
+    """
+    files = list(zip(config.data.files, batches.file_digests, strict=True))
+    return {
+        "model": _model_fact(config, subject),
+        **facts({"model": {"config": asdict(subject.config)}} if subject.config else {}),
+        **facts({"model": text_digests(subject.tokenizer)}),
+        "dtype": Fact(dtype.name, dtype.name),
+        "data.files": Fact(
+            [digest for _, digest in files],
+            ", ".join(f"{path.name} (contents {digest[:8]})" for path, digest in files),
+        ),
+        **facts(asdict(config), without=_MAY_CHANGE),
+    }
+
+
+def _model_fact(config: TrainConfig, subject: Subject) -> Fact:
+    """The weights that a run began with.
+
+    A definition may draw them anew at each start. Where all of them are trained that does not
+    matter: the state has them.
+    """
+    digest = None
+    if isinstance(subject.source, Checkpoint) and not config.from_scratch:
+        digest = digest_of_files(subject.source)
+    elif isinstance(subject.source, Definition) and config.method != "full":
+        digest = digest_of_arrays(subject.source.params)
+    if digest is None:
+        return Fact(None, subject.name)
+    return Fact(digest, f"{subject.name} (weights {digest})")
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """Refuses a directory whose files a new run would write over, unless a run made them.
+
+    A model's directory has a config.json too.
+
+    Args:
+      output_dir: of a run of which no state is saved there.
+
+    Raises:
+      ValueError: something would be lost.
+    """
+    there = [name for name in (_SETTINGS, _METRICS, _RESULTS) if (output_dir / name).exists()]
+    if there and not _is_settings(output_dir / _SETTINGS):
+        raise ValueError(
+            f"{output_dir} holds a {there[0]} that no training run wrote, and this run would write "
+            "over it: give another output_dir"
+        )
+
+
+def write_settings(output_dir: Path, config: TrainConfig) -> None:
+    """Writes the settings of a run into its directory, for people."""
+    _write(output_dir, _SETTINGS, asdict(config))
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a file is what `write_settings` wrote."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"model", "output_dir", "optimizer"} <= found.keys()
+
+
+def check_results(output_dir: Path, paths: Sequence[Path], *, is_resumed: bool) -> None:
+    """Refuses to write where something lies that the run did not write itself.
+
+    Args:
+      output_dir: of the run.
+      paths: of its results.
+      is_resumed: a state of this very run is saved there.
+
+    Raises:
+      ValueError: something would be lost.
+    """
+    listed = _read(output_dir)
+    for path in paths:
+        if not path.exists():
+            continue
+        if not is_resumed:
+            raise ValueError(
+                f"{path} is there already, and {output_dir} holds no state of a run that made it: "
+                "move it away, or give another output_dir"
+            )
+        own = listed.get("files")
+        if own is None and listed:  # it was killed while it wrote them
+            continue
+        others = sorted(set(_names(path)) - set((own or {}).get(path.name, [])))
+        if others:
+            raise ValueError(
+                f"{path} holds {others[0]}, which this run did not write and which would be lost "
+                "with its earlier result: move it away"
+            )
+
+
+def is_written(output_dir: Path, paths: Sequence[Path], step: int) -> bool:
+    """Whether the results are there, of the state after so many steps."""
+    listed = _read(output_dir)
+    is_whole = listed.get("files") is not None and listed.get("step") == step
+    return is_whole and all(path.exists() for path in paths)
+
+
+@contextmanager
+def writing_results(output_dir: Path, paths: Sequence[Path], step: int) -> Iterator[None]:
+    """Makes room for results. Those of fewer steps are gone afterwards, or, if the block fails,
+    there again.
+
+    Args:
+      output_dir: of the run.
+      paths: that the block writes.
+      step: of the state that they are made of.
+    """
+    _write(output_dir, _RESULTS, {"step": step, "files": None})
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(set_aside(path))
+        yield
+    files = {path.name: _names(path) for path in paths}
+    _write(output_dir, _RESULTS, {"step": step, "files": files})
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+
+
+def _read(output_dir: Path) -> dict[str, Any]:
+    path = output_dir / _RESULTS
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return found
+
+
+def _write(output_dir: Path, name: str, content: dict[str, Any]) -> None:
+    filling = output_dir / f".{name}"
+    text = json.dumps(content, indent=2, default=str)
+    filling.write_text(text + "\n", encoding="utf-8")
+    filling.replace(output_dir / name)

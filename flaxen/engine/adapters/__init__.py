@@ -1,0 +1,1 @@
+"""LoRA adapters in the engine: those that it knows, and the slots that hold those in use."""

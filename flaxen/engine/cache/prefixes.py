@@ -1,0 +1,52 @@
+"""Names the full pages of sequences, so that others find what they computed.
+
+Deliberately does not know: who owns a page, the scheduler's queues, JAX.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from flaxen.engine.cache.pages import extend_hashes, root_hash
+from flaxen.engine.sequence import Sequence
+
+
+class Prefixes:
+    """The roots of the hash chains. A new root leaves all pages under the old one behind.
+
+    Args:
+      page_size: tokens a page.
+      is_enabled: without it no page has a name.
+    """
+
+    def __init__(self, page_size: int, *, is_enabled: bool) -> None:
+        self._page_size, self._is_enabled = page_size, is_enabled
+        self._num_drops = 0
+        self._num_distrusted: Counter[str] = Counter()  # by cache salt
+
+    def extend(self, sequence: Sequence) -> None:
+        """Hashes the full pages of known tokens that have no hash yet."""
+        if self._is_enabled:
+            hashes = sequence.page_hashes
+            parent = hashes[-1] if hashes else self._root(sequence)
+            extend_hashes(hashes, sequence.tokens, self._page_size, parent)
+
+    def distrust(self, salt: str, waiting: Iterable[Sequence]) -> None:
+        """Leaves the pages under a salt behind; those that wait get names under the new root."""
+        self._num_distrusted[salt] += 1
+        for sequence in waiting:
+            if sequence.cache_salt == salt:
+                sequence.page_hashes.clear()
+
+    def drop(self, waiting: Iterable[Sequence]) -> None:
+        """The same for all pages."""
+        self._num_drops += 1
+        for sequence in waiting:
+            sequence.page_hashes.clear()
+
+    def _root(self, sequence: Sequence) -> bytes:
+        salt, adapter = sequence.cache_salt, sequence.adapter
+        # Neither number ever falls: their sum is as good as both.
+        epoch = self._num_drops + self._num_distrusted[salt]
+        return root_hash(salt, adapter="" if adapter is None else adapter.key, epoch=epoch)

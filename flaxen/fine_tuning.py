@@ -1,0 +1,143 @@
+"""Trains jobs on an engine's own weights, and has the engine serve what comes of them.
+
+Deliberately does not know: options, how jobs are listed and files stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from flaxen.build import Parts
+    from flaxen.protocol import EngineClient
+    from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
+    from flaxen.train.jobs.spec import Base
+
+_MAX_LENGTH = 2048  # tokens of a training sequence; memory grows with it
+
+
+def base_of(parts: Parts) -> Base:
+    """What jobs adapt: the very arrays that are served."""
+    from flaxen.train.jobs.spec import Base
+
+    return Base(
+        model=parts.model,
+        params=parts.params,
+        tokenizer=parts.tokenizer,
+        name=parts.info.name,
+        max_length=min(parts.info.max_model_len, _MAX_LENGTH),
+    )
+
+
+class EngineTrainer:
+    """The server's Trainer: trains on an engine's own weights, and has it serve the result."""
+
+    def __init__(
+        self, engine: EngineClient, base: Base, directory: Path, *, share: float, max_rank: int
+    ) -> None:
+        from flaxen.train.jobs.pace import Pace
+
+        self._engine, self._base = engine, base
+        self._directory, self._max_rank = directory, max_rank
+        self._pace = Pace(share=share, is_busy=self._is_busy)
+
+    def validate(
+        self, path: Path, method: str, should_stop: Callable[[], bool]
+    ) -> Sequence[tuple[int, str]] | None:
+        """The faults of a file; None if the check was told to stop first."""
+        from flaxen.data.stopping import StoppedError
+        from flaxen.data.validate import Method, validate_file
+
+        try:
+            return validate_file(path, cast(Method, method), should_stop=should_stop).errors
+        except StoppedError:
+            return None
+
+    def train(self, job: TrainingJob, progress: Progress) -> bool:
+        """Trains, or goes on. Returns whether it got to the end."""
+        from flaxen.models.adapters import LoraConfig, lora_targets
+        from flaxen.train.jobs.plan import JobMethod, Wishes
+        from flaxen.train.jobs.run import run_job
+        from flaxen.train.jobs.spec import JobCalls, JobSpec
+
+        spec = JobSpec(
+            method=cast(JobMethod, job.method),
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            wishes=Wishes(
+                n_epochs=job.n_epochs,
+                batch_size=job.batch_size,
+                learning_rate_multiplier=job.learning_rate_multiplier,
+                beta=job.beta,
+            ),
+            lora=LoraConfig(
+                rank=job.lora_rank,
+                alpha=job.lora_alpha,
+                targets=lora_targets(self._base.model),
+            ),
+            seed=job.seed,
+            directory=self._directory / job.id,
+        )
+        calls = JobCalls(
+            on_start=progress.started,
+            on_step=progress.stepped,
+            on_checkpoint=progress.checkpointed,
+            should_stop=progress.should_stop,
+            rest=lambda worked_s: self._pace.rest(worked_s, progress.should_stop),
+        )
+        return run_job(spec, self._base, calls)
+
+    def serve(self, model: FineTunedModel) -> None:
+        """Has a job's adapter served, which is read when a request first names it.
+
+        Raises:
+          ValueError: it is not there, or of a larger rank than the server takes.
+        """
+        from flaxen.protocol_adapters import AdapterSource
+        from flaxen.weights.adapters.peft import load_adapter
+
+        path = self._adapter(model)
+        if not path.is_dir():
+            raise ValueError(f"{path} is not there")
+        if model.rank > self._max_rank:
+            raise ValueError(f"its rank is {model.rank}: start with --max-lora-rank {model.rank}")
+        read = functools.partial(load_adapter, path, self._base.model, max_rank=self._max_rank)
+        source = AdapterSource(rank=model.rank, created=model.created, read=read)
+        self._engine.register_adapter(model.name, source)
+
+    def unload(self, name: str) -> None:
+        """Lets go of an adapter's weights in memory."""
+        with contextlib.suppress(ValueError):  # it is not served
+            self._engine.unload_adapter(name)
+
+    def remove(self, model: FineTunedModel) -> None:
+        """Ends the serving of an adapter, and removes its files, but nothing else beside them."""
+        from flaxen.weights.adapters.peft import CONFIG, WEIGHTS
+
+        with contextlib.suppress(ValueError):  # it is not served
+            self._engine.remove_adapter(model.name)
+        path = self._adapter(model)
+        for name in (CONFIG, WEIGHTS):
+            (path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else, or is gone
+            path.rmdir()
+
+    def _adapter(self, model: FineTunedModel) -> Path:
+        from flaxen.train.jobs.spec import adapter_directory
+
+        return adapter_directory(self._directory / model.job_id, model.step)
+
+    def forget(self, job_id: str) -> None:
+        """Removes what is needed only to go on with a job."""
+        from flaxen.train.jobs.spec import state_directory
+
+        shutil.rmtree(state_directory(self._directory / job_id), ignore_errors=True)
+
+    def _is_busy(self) -> bool:
+        stats = self._engine.stats()
+        return stats.num_running + stats.num_waiting > 0

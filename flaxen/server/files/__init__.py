@@ -1,0 +1,1 @@
+"""`/v1/files`: the routes, and the files on disk."""

@@ -1,0 +1,161 @@
+"""The routes of /v1/files, as OpenAI's. Deliberately does not know what is in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from flaxen.server.errors import ApiError, invalid
+from flaxen.server.files.store import DiskFullError, FileTooLargeError, StorageFullError
+from flaxen.server.files.upload import read_form, too_large
+from flaxen.server.fine_tuning.context import FineTuning
+from flaxen.server.paging import as_page, read_paging
+from flaxen.server.schema import shorten
+from flaxen.server.sql_paging import Row, UnknownIdError
+
+logger = logging.getLogger("flaxen.server")
+
+PURPOSE = "fine-tune"
+_FIELDS = ("file", "purpose")
+
+
+async def create(context: FineTuning, http: Request) -> Response:
+    """Answers POST /v1/files."""
+    try:
+        return await _create(context, http)
+    except DiskFullError as error:
+        logger.error("an upload failed: %s", error, exc_info=error)
+        raise ApiError(
+            507,
+            str(error),
+            param="file",
+            code="disk_full",
+            type="server_error",
+            headers={"x-should-retry": "false"},  # read by the official client
+        ) from None
+
+
+async def _create(context: FineTuning, http: Request) -> Response:
+    config = context.config
+    with await asyncio.to_thread(context.files.create) as writer:
+        try:
+            form = await read_form(
+                http, writer, max_bytes=config.max_file_bytes, idle_s=config.upload_idle_s
+            )
+        except FileTooLargeError:
+            raise too_large(config.max_file_bytes) from None
+        except StorageFullError as error:
+            raise ApiError(413, str(error), param="file", code="storage_full") from None
+        for name in form.fields:
+            if name not in _FIELDS:
+                raise invalid(
+                    f"unknown field {name[:80]!r}: an upload has {' and '.join(_FIELDS)}; files "
+                    "are kept until they are deleted",
+                    name[:80],
+                    "unknown_parameter",
+                )
+        if form.filename is None:
+            raise invalid("the field 'file' is required", "file", code="missing_required_parameter")
+        purpose = form.fields.get("purpose")
+        if purpose is None:
+            raise invalid(
+                "the field 'purpose' is required", "purpose", code="missing_required_parameter"
+            )
+        if purpose != PURPOSE:
+            raise invalid(
+                f"purpose must be {PURPOSE!r}, the only one this server has a use for, got "
+                f"{shorten(purpose)}",
+                "purpose",
+            )
+        row = await asyncio.to_thread(writer.commit, form.filename, purpose)
+    return JSONResponse(_file(row))
+
+
+async def list_files(context: FineTuning, http: Request) -> Response:
+    """Answers GET /v1/files."""
+    paging = read_paging(http, default=10_000, most=10_000, others=("purpose", "order"))
+    order = http.query_params.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise invalid(f"order must be 'asc' or 'desc', got {shorten(order)}", "order")
+    read = functools.partial(
+        context.files.list,
+        http.query_params.get("purpose"),
+        after=paging.after,
+        limit=paging.limit,
+        newest_first=order == "desc",
+    )
+    return await as_page(read, _file)
+
+
+async def retrieve(context: FineTuning, http: Request) -> Response:
+    """Answers GET /v1/files/{file_id}."""
+    return JSONResponse(_file(await _find(context, http)))
+
+
+async def content(context: FineTuning, http: Request) -> Response:
+    """Answers GET /v1/files/{file_id}/content."""
+    row = await _find(context, http)
+    path = await asyncio.to_thread(context.files.path, row["id"])
+    if not path.is_file():
+        logger.error("the bytes of the file %s are gone: %s", row["id"], path)
+        raise ApiError(
+            404,
+            f"the bytes of the file {row['id']} are gone from the server's disk: upload it again",
+            param="id",
+            code="not_found",
+        )
+    # Bytes of a client's: never something that a browser would show as a page.
+    return FileResponse(
+        path, media_type="application/octet-stream", headers={"x-content-type-options": "nosniff"}
+    )
+
+
+async def delete(context: FineTuning, http: Request) -> Response:
+    """Answers DELETE /v1/files/{file_id}; a file that an active job needs is kept."""
+    row = await _find(context, http)
+    async with context.changing_files:
+        user = await asyncio.to_thread(context.jobs.uses_file, row["id"])
+        if user is not None:
+            raise ApiError(
+                409,
+                f"the file is needed by the fine-tuning job {user}: cancel the job first, or wait "
+                "for its end",
+                code="file_in_use",
+            )
+        try:
+            await asyncio.to_thread(context.files.delete, row["id"])
+        except UnknownIdError:
+            raise no_file(row["id"]) from None
+    return JSONResponse({"id": row["id"], "object": "file", "deleted": True})
+
+
+def no_file(file_id: str, param: str = "id") -> ApiError:
+    """A 404 for a file's id."""
+    return ApiError(404, f"there is no file {file_id[:80]!r}", param=param, code="not_found")
+
+
+async def _find(context: FineTuning, http: Request) -> Row:
+    file_id = http.path_params["file_id"]
+    try:
+        return await asyncio.to_thread(context.files.get, file_id)
+    except UnknownIdError:
+        raise no_file(file_id) from None
+
+
+def _file(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "object": "file",
+        "bytes": row["bytes"],
+        "created_at": row["created_at"],
+        "filename": row["filename"],
+        "purpose": row["purpose"],
+        "status": "processed",
+        "status_details": None,
+        "expires_at": None,
+    }

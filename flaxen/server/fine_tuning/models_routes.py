@@ -1,0 +1,66 @@
+"""DELETE /v1/models/{name} as OpenAI's, and unloading as vLLM's, of the models that jobs made.
+
+Deliberately does not know: other adapters, how a model is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from flaxen.server.body import read_json
+from flaxen.server.config import ServerConfig
+from flaxen.server.errors import ApiError
+from flaxen.server.fine_tuning.context import FineTuning
+from flaxen.server.schema import UnloadAdapterBody, parse
+from flaxen.server.sql_paging import UnknownIdError
+
+
+async def delete(context: FineTuning, config: ServerConfig, http: Request) -> Response:
+    """Answers DELETE /v1/models/{name}."""
+    asked = http.path_params["name"]
+    if asked in context.base_models:
+        raise ApiError(
+            403,
+            f"{asked!r} is the base model, which can't be deleted: only models that fine-tuning "
+            "jobs made can",
+            param="model",
+            code="model_not_deletable",
+        )
+    try:
+        await asyncio.to_thread(context.models.delete, _own_name(context, asked))
+    except UnknownIdError:
+        raise ApiError(
+            404,
+            f"no fine-tuning job made a model {asked[:80]!r}, or it is deleted already; an adapter "
+            "that was loaded is ended by /v1/unload_lora_adapter",
+            param="model",
+            code="model_not_found",
+        ) from None
+    return JSONResponse({"id": asked, "object": "model", "deleted": True})
+
+
+async def unload(context: FineTuning, config: ServerConfig, http: Request) -> Response:
+    """Answers POST /v1/unload_lora_adapter where clients may not load or unload other adapters."""
+    name = parse(UnloadAdapterBody, await read_json(http, config, context.bodies)).lora_name
+    try:
+        await asyncio.to_thread(context.models.unload, name)
+    except UnknownIdError:
+        raise ApiError(
+            404,
+            f"The lora adapter '{name[:80]}' cannot be found among the models that fine-tuning "
+            "jobs made; others are unloaded only with --allow-runtime-lora-updating",
+            param="lora_name",
+            code="adapter_not_found",
+        ) from None
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+def _own_name(context: FineTuning, name: str) -> str:
+    """Without the base model's, where it is given as "base:adapter"."""
+    for base in context.base_models:
+        if name.startswith(f"{base}:"):
+            return name.removeprefix(f"{base}:")
+    return name

@@ -1,0 +1,285 @@
+"""Runs fine-tuning jobs one after the other, on threads of its own, and writes down how they go.
+
+A job's row says all: a server that was killed finds its running job there and goes on with it.
+Deliberately does not know HTTP, nor how files are read and models trained: `Trainer` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from flaxen.server.data_directory import is_disk_full
+from flaxen.server.files.store import FileStore
+from flaxen.server.fine_tuning.store import ENDED, JobStore
+from flaxen.server.fine_tuning.trainer import FineTunedModel, Trainer, TrainingJob
+from flaxen.server.sql_paging import Row
+
+logger = logging.getLogger("flaxen.server")
+
+_NUM_NAMED = 20  # wrong lines in an error
+_STATUS_S = 0.2  # between two looks at a running job's status
+_POLL_S = 30.0  # between two looks at the jobs, should a wake-up ever be lost
+
+
+class Worker:
+    """A context: works from entering to leaving, when a job that runs is left to be resumed.
+
+    Args:
+      jobs: the jobs to do.
+      files: what they train on.
+      trainer: does them.
+      is_closing: whether the server ends, which is known before the context is left.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        files: FileStore,
+        trainer: Trainer,
+        *,
+        is_closing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._jobs, self._files, self._trainer = jobs, files, trainer
+        self._is_closing = is_closing
+        self._changed = threading.Condition()
+        self._num_changes = 0
+        self._stopping = False
+        # Files are validated beside training, which may take hours.
+        self._threads = [
+            threading.Thread(target=self._run, args=args, name=f"flaxen-{args[0]}", daemon=True)
+            for args in (
+                ("validation", ("validating_files",), self._validate),
+                ("training", ("running", "queued"), self._train),
+            )
+        ]
+
+    def __enter__(self) -> Worker:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self.wait()
+
+    def wake(self) -> None:
+        """Says that a job was made or changed."""
+        with self._changed:
+            self._num_changes += 1
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Returns when nothing is worked on any more: after the end was said, in either way."""
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, name: str, statuses: Sequence[str], work: Callable[[Row], None]) -> None:
+        while True:
+            with self._changed:
+                seen = self._num_changes
+            if self._is_ending():
+                return
+            try:
+                job = self._jobs.oldest(statuses)
+                if job is not None:
+                    work(job)
+                    continue
+            except Exception:  # the database, say: the jobs are still there when it is back
+                logger.exception("%s of fine-tuning jobs failed; trying again", name)
+            with self._changed:
+                if self._num_changes == seen and not self._stopping:
+                    self._changed.wait(_POLL_S)
+
+    def _is_ending(self) -> bool:
+        return self._stopping or self._is_closing()
+
+    def _watch(self, job: Row, statuses: Collection[str]) -> _Watch:
+        return _Watch(self._jobs, job["id"], statuses, self._is_ending)
+
+    def _validate(self, job: Row) -> None:
+        of = ("validating_files",)
+        watch = self._watch(job, of)
+        named = [name for name in ("training_file", "validation_file") if job[name] is not None]
+        what = " and ".join(f"{name.replace('_', ' ')}: {job[name]}" for name in named)
+        self._jobs.add_event(job["id"], f"Validating {what}")
+        for param in named:
+            try:
+                path = self._files.path(job[param])
+                wrong = self._trainer.validate(path, job["method"], watch.should_stop)
+            except Exception:
+                logger.exception("the file %s can't be validated", job[param])
+                wrong = [(1, "the server can't read the file; its log has the cause")]
+            if wrong is None:
+                return  # cancelled; or the next server validates it anew
+            if wrong:
+                message = (
+                    f"The job failed due to an invalid {param.replace('_', ' ')}. "
+                    + "; ".join(f"line {line}: {why}" for line, why in wrong[:_NUM_NAMED])
+                )
+                self._fail(job["id"], f"invalid_{param}", message, param, of)
+                return
+        messages = ["Files validated, moving job to queued state"]
+        self._jobs.move(job["id"], "queued", of=of, messages=messages)
+        self.wake()
+
+    def _train(self, job: Row) -> None:
+        if job["status"] == "queued":
+            messages = ["Fine-tuning job started"]
+            if not self._jobs.move(job["id"], "running", of=("queued",), messages=messages):
+                return
+        self._run_trainer(job)
+        if self._jobs.status(job["id"]) in ENDED:
+            self._trainer.forget(job["id"])
+
+    def _run_trainer(self, job: Row) -> None:
+        job_id = job["id"]
+        progress = _Recorder(self._jobs, self._trainer, job, self._watch(job, ("running",)))
+        try:
+            files = [self._files.path(job["training_file"]), None]
+            if job["validation_file"] is not None:
+                files[1] = self._files.path(job["validation_file"])
+            is_done = self._trainer.train(_training_job(job, files), progress)
+        except ValueError as error:
+            self._fail(job_id, "training_failed", self._cleaned(job, str(error)), None)
+            return
+        except Exception as error:
+            logger.exception("the fine-tuning job %s failed", job_id)
+            self._fail(job_id, *_told(error), None)
+            return
+        if is_done:
+            messages = [
+                f"New fine-tuned model created: {job['model_name']}",
+                "The job has successfully completed",
+            ]
+            self._jobs.move(job_id, "succeeded", of=("running",), messages=messages)
+
+    def _fail(
+        self,
+        job_id: str,
+        code: str,
+        message: str,
+        param: str | None,
+        of: Sequence[str] = ("running",),
+    ) -> None:
+        error = {"code": code, "message": message, "param": param}
+        self._jobs.move(job_id, "failed", of=of, messages=[message], level="error", error=error)
+
+    def _cleaned(self, job: Row, message: str) -> str:
+        """Without this machine's paths, which are nobody's business."""
+        for param in ("training_file", "validation_file"):
+            if job[param] is not None:
+                message = message.replace(str(self._files.path(job[param])), job[param])
+        return message
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """The code and message of a failure that is not the job's own."""
+    if isinstance(error, OSError) and is_disk_full(error):
+        return "disk_full", (
+            "The server's disk is full. Delete files and models that are no longer needed, or have "
+            "room made by whoever runs the server; then create the job again"
+        )
+    return "server_error", (
+        "The server failed on this job, and its log has the cause: tell whoever runs the server. "
+        "To try again, create the job again"
+    )
+
+
+class _Watch:
+    """Whether to go on with a job; cheap enough to be asked before each of its records."""
+
+    def __init__(
+        self, jobs: JobStore, job_id: str, statuses: Collection[str], is_ending: Callable[[], bool]
+    ) -> None:
+        self._jobs, self._job_id, self._statuses = jobs, job_id, statuses
+        self._is_ending = is_ending
+        self._asked_s, self._stops = float("-inf"), False
+
+    def should_stop(self) -> bool:
+        """Whether the job has another status than these, or the server ends."""
+        now = time.monotonic()
+        if not self._stops and now - self._asked_s > _STATUS_S:
+            status = self._jobs.status(self._job_id)
+            self._stops = status not in self._statuses or self._is_ending()
+            self._asked_s = now
+        return self._stops
+
+
+class _Recorder:
+    """A job's Progress, written to the database."""
+
+    def __init__(self, jobs: JobStore, trainer: Trainer, job: Row, watch: _Watch) -> None:
+        self._jobs, self._trainer, self._job, self._watch = jobs, trainer, job, watch
+        self._begin: tuple[float, int] | None = None  # when this process made which step
+
+    def started(self, hyperparameters: Mapping[str, float]) -> None:
+        self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
+
+    def stepped(
+        self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
+    ) -> None:
+        now = time.time()
+        if self._begin is None:
+            self._begin = (now, step)
+        since, first = self._begin
+        rest = (now - since) / max(1, step - first) * (num_steps - step)
+        parts = [f"training loss={metrics['train_loss']:.2f}"]
+        if "valid_loss" in metrics:
+            parts.append(f"validation loss={metrics['valid_loss']:.2f}")
+        self._jobs.add_step(
+            self._job["id"],
+            step,
+            f"Step {step}/{num_steps}: {', '.join(parts)}",
+            {"step": step, "total_steps": num_steps, **metrics},
+            trained_tokens=num_tokens,
+            estimated_finish=int(now + rest) if step > first else None,
+        )
+
+    def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
+        name = self._job["model_name"] if is_last else f"{self._job['model_name']}:ckpt-step-{step}"
+        model = FineTunedModel(
+            name=name,
+            job_id=self._job["id"],
+            step=step,
+            rank=self._job["lora"]["rank"],
+            created=int(time.time()),
+        )
+        if self._jobs.is_deleted(name):  # and made once more, by a job that went back
+            self._trainer.remove(model)
+        else:
+            self._trainer.serve(model)
+        self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
+
+    def should_stop(self) -> bool:
+        return self._watch.should_stop()
+
+
+def _training_job(job: Row, files: Sequence[Path | None]) -> TrainingJob:
+    numbers = {k: None if v == "auto" else v for k, v in job["hyperparameters"].items()}
+    training_file, validation_file = files
+    assert training_file is not None
+    return TrainingJob(
+        id=job["id"],
+        method=job["method"],
+        training_file=training_file,
+        validation_file=validation_file,
+        n_epochs=numbers["n_epochs"],
+        batch_size=numbers["batch_size"],
+        learning_rate_multiplier=numbers["learning_rate_multiplier"],
+        beta=numbers.get("beta"),
+        lora_rank=job["lora"]["rank"],
+        lora_alpha=job["lora"]["alpha"],
+        seed=job["seed"],
+    )

@@ -1,0 +1,156 @@
+"""Chat messages as sent -> the plain messages that a chat template renders.
+
+Knows: roles, content parts, and what an assistant's message may hold beside its content.
+Deliberately does not know templates or tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxen.server.errors import invalid
+from flaxen.server.generation.no_effect import MESSAGE, NO_TOOLS, PART, drop_idle_inside
+from flaxen.server.schema import shorten
+from flaxen.text.tool_calls import read_tool_calls
+
+# `developer` is OpenAI's newer name for `system`; templates know only the older one.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_FIELDS = ("role", "content", "name")
+# What only some roles have; the template decides what it shows of it.
+_MORE_FIELDS = {
+    "assistant": ("reasoning", "reasoning_content", "tool_calls"),
+    "tool": ("tool_call_id",),
+}
+_TOOL_FIELDS = ("tool_calls", "tool_call_id")
+# Which field holds a part's text: histories of the Responses API call their parts otherwise.
+_TEXT_OF_PART = {
+    "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal",
+}  # fmt: skip
+_PARTS_A_MESSAGE = 4  # that the limit of messages allows on the average
+
+
+def check_size(messages: list[Any], max_messages: int) -> None:
+    """Checks how many messages and parts there are, before any of them is looked into.
+
+    Raises:
+      ApiError: 400, more than the server reads.
+    """
+    if len(messages) > max_messages:
+        raise invalid(
+            f"messages must hold at most {max_messages} messages on this server, got "
+            f"{len(messages)}: send the last ones, or start the server with a larger "
+            "--max-messages",
+            "messages",
+        )
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    num_parts = sum(len(content) for content in contents if isinstance(content, list))
+    if num_parts > max_messages * _PARTS_A_MESSAGE:
+        raise invalid(
+            f"the contents of messages must hold at most {max_messages * _PARTS_A_MESSAGE} parts "
+            f"on this server, got {num_parts}: join their texts, or start the server with a "
+            "larger --max-messages",
+            "messages",
+        )
+
+
+def read_messages(messages: list[Any], *, with_tools: bool = False) -> list[dict[str, Any]]:
+    """Checks the messages; a content is a string or a list of text parts. An assistant's may be
+    None.
+
+    Args:
+      messages: as they were sent.
+      with_tools: the template shows tool calls, so messages may hold them and their results.
+
+    Raises:
+      ApiError: 400 with the wrong place as its param.
+    """
+    if not messages:
+        raise invalid("messages must hold at least one message, got none", "messages")
+    return [_read_message(each, f"messages[{i}]", with_tools) for i, each in enumerate(messages)]
+
+
+def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise invalid(
+            f"{where} must be an object with role and content, got {shorten(message)}",
+            where,
+            "invalid_type",
+        )
+    role = message.get("role")
+    more = _MORE_FIELDS.get(role, ()) if isinstance(role, str) else ()
+    known = (*_FIELDS, *(name for name in more if with_tools or name not in _TOOL_FIELDS))
+    idle = {name: rule for name, rule in MESSAGE.items() if name not in known}
+    fields = drop_idle_inside(message, idle, f"{where}.")
+    for name in fields:
+        if name not in known:
+            param = f"{where}.{name[:80]}"
+            raise invalid(
+                f"unknown field {param!r}: a message has {', '.join(known)}",
+                param,
+                "unknown_parameter",
+            )
+    read: dict[str, Any] = {"role": _read_role(role, f"{where}.role", with_tools)}
+    content = fields.pop("content", None)
+    if content is not None or role != "assistant":  # an answer may have had no text
+        content = _read_content(content, f"{where}.content")
+    calls = fields.pop("tool_calls", None)
+    if calls:
+        try:
+            read["tool_calls"] = read_tool_calls(calls, f"{where}.tool_calls")
+        except ValueError as error:
+            raise invalid(str(error), f"{where}.tool_calls") from None
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            param = f"{where}.{name}"
+            raise invalid(f"{param} must be a string, got {shorten(value)}", param, "invalid_type")
+    return fields | read | {"content": content}
+
+
+def _read_role(role: Any, where: str, with_tools: bool) -> str:
+    if role == "tool" and with_tools:
+        return "tool"
+    if not isinstance(role, str) or role not in _ROLES:
+        known = (*_ROLES, "tool") if with_tools else _ROLES
+        is_tool = role in ("tool", "function") and not with_tools
+        raise invalid(
+            f"{where} must be one of {', '.join(known)}, got {shorten(role)}"
+            + (f": {NO_TOOLS}" if is_tool else ""),
+            where,
+        )
+    return _ROLES[role]
+
+
+def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(
+            f"{where} must be a string or a list of text parts, got {shorten(content)}",
+            where,
+            "invalid_type",
+        )
+    return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
+
+
+def _read_part(part: Any, where: str) -> dict[str, Any]:
+    """Checks a part; returns it as a part of type "text"."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str) or kind not in _TEXT_OF_PART:
+        raise invalid(
+            f"{where} must be a part of type 'text', the only kind the model reads, got "
+            f"{shorten(kind if isinstance(part, dict) else part)}",
+            where,
+        )
+    name = _TEXT_OF_PART[kind]
+    fields = drop_idle_inside(part, PART, f"{where}.")
+    if not isinstance(fields.get(name), str):
+        raise invalid(f"{where} must hold type and {name} (a string), got {shorten(part)}", where)
+    for field in fields:
+        if field not in ("type", name):
+            param = f"{where}.{field[:80]}"
+            raise invalid(
+                f"unknown field {param!r}: a text part has type and {name}",
+                param,
+                "unknown_parameter",
+            )
+    return {"type": "text", "text": fields[name]}

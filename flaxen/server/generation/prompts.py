@@ -1,0 +1,231 @@
+"""The prompt of a body -> token ids, and how many tokens the answer may have.
+
+Knows: OpenAI's four forms of a prompt, chat templates, the model's length.
+Deliberately does not know sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flaxen.server.context import Context
+from flaxen.server.errors import ApiError, invalid
+from flaxen.server.generation.fields import check_token_ids
+from flaxen.server.generation.messages import check_size, read_messages
+from flaxen.server.lanes import deadline
+from flaxen.server.schema import shorten, whole
+from flaxen.text.chat import RESERVED_VARIABLES
+from flaxen.text.tool_calls import shows_tool_calls
+
+_T = TypeVar("_T")
+
+# More characters, in all, are tokenized in a thread: they would hold up every stream.
+_LONG_TEXT = 20_000
+# More take so long that those before must not wait behind them.
+_HUGE_TEXT = 400_000
+_TOKENIZE_S = 30.0  # with the wait for a turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt: its ids, and its text where it was sent as text."""
+
+    token_ids: tuple[int, ...]
+    text: str | None
+
+
+async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context) -> list[Prompt]:
+    """Reads a string, a list of strings, a list of ids, or a list of lists of ids.
+
+    Raises:
+      ApiError: 400, none of these forms, too many prompts, an empty one, an id out of range.
+    """
+    wrong = invalid(
+        "prompt must be a string, a list of strings, a list of token ids or a list of such lists, "
+        f"got {shorten(value)}",
+        "prompt",
+        "invalid_type",
+    )
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_id(whole(value[0]))):
+        value = [value]
+    if not isinstance(value, list):
+        raise wrong
+    if not value:
+        raise invalid("prompt must hold at least one prompt, got an empty list", "prompt")
+    limit = context.config.max_prompts
+    if len(value) > limit:
+        raise invalid(
+            f"prompt must hold at most {limit} prompts on this server, got {len(value)}", "prompt"
+        )
+    if all(isinstance(item, str) for item in value):
+        encoded = await encode(value, add_special_tokens, context)
+        texts: list[str | None] = value
+    elif all(isinstance(item, list) for item in value):
+        encoded, texts = [_read_ids(item, wrong) for item in value], [None] * len(value)
+        for token_ids in encoded:
+            check_token_ids(token_ids, context.engine.info.vocab_size, "prompt")
+    else:
+        raise wrong
+    if not all(encoded):
+        raise invalid("the prompt is empty: give at least one token", "prompt")
+    return [
+        Prompt(token_ids=tuple(token_ids), text=text)
+        for token_ids, text in zip(encoded, texts, strict=True)
+    ]
+
+
+async def chat_prompt(
+    messages: list[Any],
+    *,
+    add_generation_prompt: bool,
+    template_kwargs: Mapping[str, Any],
+    add_special_tokens: bool,
+    context: Context,
+) -> Prompt:
+    """Renders the messages with the model's own template, and tokenizes the result.
+
+    Raises:
+      ApiError: 400, wrong messages, no template, or the template refuses them; 429 and 503, as
+        ChatRenderer.
+    """
+    template = context.chat_template
+    if template is None:
+        raise invalid(
+            "this model has no chat template, so it can't read messages: use /v1/completions",
+            "messages",
+            "no_chat_template",
+        )
+    if template.missing:
+        raise invalid(template.missing, "messages", "no_chat_template")
+    for name in template_kwargs:
+        if name in RESERVED_VARIABLES:
+            raise invalid(
+                f"chat_template_kwargs may not set {name!r}: the server sets it itself",
+                "chat_template_kwargs",
+            )
+    check_size(messages, context.config.max_messages)
+    text = await template.render(
+        read_messages(messages, with_tools=shows_tool_calls(context.tokenizer.chat_template)),
+        add_generation_prompt=add_generation_prompt,
+        variables=template_kwargs,
+    )
+    # The template writes the special tokens itself: more would change the prompt.
+    [token_ids] = await encode([text], add_special_tokens, context)
+    if not token_ids:
+        raise invalid("the messages render to an empty prompt", "messages")
+    return Prompt(token_ids=tuple(token_ids), text=text)
+
+
+async def encode(
+    texts: Sequence[str], add_special_tokens: bool, context: Context
+) -> list[list[int]]:
+    """Tokenizes each text, without holding up the other requests.
+
+    Raises:
+      ApiError: 429, too many long texts wait for their turn; 503, it did not come in time.
+    """
+
+    def encode_all() -> list[list[int]]:
+        tokenizer = context.tokenizer
+        return [tokenizer.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+
+    return await run_by_length(encode_all, sum(map(len, texts)), context)
+
+
+async def run_by_length(work: Callable[[], _T], length: int, context: Context) -> _T:
+    """Does what takes as long as a text or list is, without holding up the other requests.
+
+    Args:
+      work: what to do; at once, where that is quick.
+      length: characters or tokens.
+      context: has the lanes for what is not quick.
+
+    Raises:
+      ApiError: 429, too much of it waits for its turn; 503, it was not done in time.
+    """
+    if length <= _LONG_TEXT:
+        return work()
+    lane = context.long_texts if length <= _HUGE_TEXT else context.huge_texts
+    async with deadline("turning text into tokens, or back,", _TOKENIZE_S):
+        return await lane.run(work)
+
+
+def asked_max_tokens(
+    max_tokens: int | None, max_completion_tokens: int | None
+) -> tuple[int | None, str]:
+    """How many tokens a body asks for, and the name of the field that says so.
+
+    Raises:
+      ApiError: 400, the two fields differ.
+    """
+    if max_completion_tokens is None:
+        return max_tokens, "max_tokens"
+    if max_tokens is not None and max_tokens != max_completion_tokens:
+        raise invalid(
+            f"max_completion_tokens ({shorten(max_completion_tokens)}) and max_tokens "
+            f"({shorten(max_tokens)}) mean the same and differ: send one of them",
+            "max_completion_tokens",
+        )
+    return max_completion_tokens, "max_completion_tokens"
+
+
+def fit_max_tokens(
+    prompt: Prompt,
+    asked: int | None,
+    default: int | None,
+    context: Context,
+    *,
+    field: str,
+    prompt_field: str,
+) -> int:
+    """Returns how many tokens the answer may have; what is asked for is never cut in silence.
+
+    Args:
+      asked: what the request says; None where it says nothing.
+      default: what to take then, cut to the model's length; None is the model's own default, and
+        without one up to that length.
+      field: the name that `asked` has in the request, for errors.
+      prompt_field: the same of the prompt.
+
+    Raises:
+      ApiError: 400, below 1, or with code context_length_exceeded.
+    """
+    if asked is not None and asked < 1:
+        raise invalid(f"{field} must be at least 1, got {shorten(asked)}", field)
+    length, num_prompt = context.engine.info.max_model_len, len(prompt.token_ids)
+    room = length - num_prompt
+    if room < 1:
+        raise _too_long(
+            f"the prompt has {num_prompt} tokens, and the model's length is {length} for prompt "
+            "and output together: shorten the prompt",
+            prompt_field,
+        )
+    if asked is None:
+        own = context.engine.info.default_sampling.get("max_tokens", room)
+        return min(room, int(own) if default is None else default)
+    if asked > room:
+        raise _too_long(
+            f"the prompt has {num_prompt} tokens and {field} is {shorten(asked)}, together above "
+            f"the model's length of {length}: ask for at most {room}, or shorten the prompt",
+            field,
+        )
+    return asked
+
+
+def _too_long(message: str, param: str) -> ApiError:
+    return invalid(message, param, "context_length_exceeded")
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_ids(values: list[Any], wrong: ApiError) -> list[int]:
+    if set(map(type, values)) <= {int}:  # nearly always, and there may be a million
+        return values
+    token_ids = [whole(value) for value in values]
+    if not all(map(_is_id, token_ids)):
+        raise wrong
+    return token_ids

@@ -1,0 +1,67 @@
+"""POST /tokenize and /detokenize, as vLLM has them. Deliberately does not know sampling."""
+
+from __future__ import annotations
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from flaxen.server.body import read_json
+from flaxen.server.context import Context
+from flaxen.server.errors import invalid
+from flaxen.server.generation import no_effect as idle
+from flaxen.server.generation.fields import check_token_ids
+from flaxen.server.generation.logprobs import token_text
+from flaxen.server.generation.prompts import chat_prompt, encode, run_by_length
+from flaxen.server.schema import DetokenizeBody, TokenizeBody, parse
+
+
+async def tokenize(context: Context, http: HttpRequest) -> Response:
+    """Answers POST /tokenize: the ids of a prompt or of rendered messages."""
+    fields = idle.drop_idle(await read_json(http, context.config, context.bodies), idle.TOKENIZE)
+    body = parse(TokenizeBody, fields)
+    context.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("give either prompt or messages, and not both", "prompt")
+    if body.messages is not None:
+        prompt = await chat_prompt(
+            body.messages,
+            add_generation_prompt=body.add_generation_prompt is not False,
+            template_kwargs=body.chat_template_kwargs or {},
+            add_special_tokens=bool(body.add_special_tokens),
+            context=context,
+        )
+        tokens = list(prompt.token_ids)
+    else:
+        for name in ("add_generation_prompt", "chat_template_kwargs"):
+            if getattr(body, name) is not None:
+                raise invalid(f"{name} needs messages: a prompt has no template", name)
+        assert body.prompt is not None
+        [tokens] = await encode([body.prompt], body.add_special_tokens is not False, context)
+
+    def answer() -> Response:
+        strings = None
+        if body.return_token_strs:
+            strings = [token_text(context.tokenizer, token_id) for token_id in tokens]
+        return JSONResponse(
+            {
+                "count": len(tokens),
+                "max_model_len": context.engine.info.max_model_len,
+                "tokens": tokens,
+                "token_strs": strings,
+            }
+        )
+
+    return await run_by_length(answer, len(tokens), context)
+
+
+async def detokenize(context: Context, http: HttpRequest) -> Response:
+    """Answers POST /detokenize: the text of token ids, special ones included."""
+    body = parse(DetokenizeBody, await read_json(http, context.config, context.bodies))
+    context.check_model(body.model)
+    check_token_ids(body.tokens, context.engine.info.vocab_size, "tokens")
+
+    def answer() -> Response:
+        text = context.tokenizer.decode(body.tokens, skip_special_tokens=False)
+        return JSONResponse({"prompt": text})
+
+    return await run_by_length(answer, len(body.tokens), context)

@@ -1,0 +1,76 @@
+"""Lists as OpenAI pages them: `after` an id, at most `limit`. Deliberately knows no table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from flaxen.server.errors import ApiError, invalid
+from flaxen.server.schema import shorten
+from flaxen.server.sql_paging import Row, UnknownIdError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paging:
+    """Which part of a list is wanted."""
+
+    after: str | None  # the id of the last object of the page before
+    limit: int
+
+
+def read_paging(http: Request, *, default: int, most: int, others: Collection[str] = ()) -> Paging:
+    """Reads `after` and `limit` from a request's query.
+
+    Args:
+      default: the limit where none is given.
+      most: the largest limit.
+      others: further names that the query may have.
+
+    Raises:
+      ApiError: 400, a value is out of its range or a name is unknown.
+    """
+    for name in http.query_params:
+        if name not in ("after", "limit", *others):
+            raise invalid(f"unknown parameter {name[:80]!r}", name[:80], "unknown_parameter")
+    limit = http.query_params.get("limit", str(default))
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 7 and 1 <= int(limit) <= most):
+        raise invalid(
+            f"limit must be a whole number from 1 to {most}, got {shorten(limit)}", "limit"
+        )
+    return Paging(after=http.query_params.get("after"), limit=int(limit))
+
+
+async def as_page(
+    read: Callable[[], tuple[Sequence[Row], bool]], to_json: Callable[[Row], dict[str, Any]]
+) -> Response:
+    """OpenAI's list object of a page's rows.
+
+    Args:
+      read: gives the rows and whether there are more, or raises UnknownIdError; in a thread.
+
+    Raises:
+      ApiError: 404, nothing in the list has the id that the page is to begin after.
+    """
+    try:
+        rows, has_more = await asyncio.to_thread(read)
+    except UnknownIdError as error:
+        raise ApiError(
+            404,
+            f"after={str(error)[:80]!r} is not the id of anything in this list",
+            param="after",
+            code="not_found",
+        ) from None
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": [to_json(row) for row in rows],
+            "first_id": rows[0]["id"] if rows else None,
+            "last_id": rows[-1]["id"] if rows else None,
+            "has_more": has_more,
+        }
+    )

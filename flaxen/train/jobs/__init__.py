@@ -1,0 +1,1 @@
+"""A fine-tuning job: planned, run, validated, stopped and resumed."""

@@ -1,0 +1,238 @@
+"""LoRA adapters as the peft library stores them: adapter_config.json and one safetensors file.
+
+What would change the result and is not supported is refused by its name; no pickle is read, and no
+path that a file names is followed. Deliberately does not know who trains or serves adapters.
+https://huggingface.co/docs/peft/developer_guides/checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
+from flaxen.models.model import Model
+from flaxen.weights.adapters.adapter import Adapter, check_adapter
+from flaxen.weights.adapters.config import lora_config, read_config
+from flaxen.weights.adapters.modules import (
+    Modules,
+    adapted_modules,
+    decoder_modules,
+    last_names,
+    tensor_names,
+)
+from flaxen.weights.adapters.selection import Strength, module_strengths, select_modules
+from flaxen.weights.atomic import new_directory
+from flaxen.weights.huggingface.reader import file_tensors
+from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+
+def save_adapter(
+    directory: Path, adapter: Adapter, base_name: str | None = None, *, model: Model | None = None
+) -> None:
+    """Writes an adapter's directory, whole or not at all; one of the same name is replaced.
+
+    Args:
+      directory: its name.
+      adapter: float32, as it is stored.
+      base_name: the model that it belongs to, for people and for peft.
+      model: what it adapts; our decoder need not be given.
+
+    Raises:
+      ValueError: the directory holds something else, or it adapts a definition, which is not given.
+    """
+    config = adapter.config
+    modules, is_ours = _modules_of(adapter, model)
+    names = {name for layer in modules for name in layer.values()}
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "use_rslora": config.use_rslora,
+        # A definition's in full: an end of a name may also be that of a module without an adapter.
+        "target_modules": last_names(modules) if is_ours else sorted(names),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "lora_dropout": 0.0,
+    }
+    tensors = {}
+    for layer, named in zip(adapter.layers, modules, strict=True):
+        for target, each in layer.items():
+            for part, tensor in tensor_names(named[target]).items():
+                tensors[tensor] = np.ascontiguousarray(each[part].T)
+    with new_directory(directory, replaces=(CONFIG, WEIGHTS)) as filling:
+        text = json.dumps(fields, indent=2, sort_keys=True)
+        (filling / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, filling / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) -> Adapter:
+    """Reads an adapter's directory, by peft or by us. All is checked before any weight is read.
+
+    Args:
+      directory: holds adapter_config.json and adapter_model.safetensors.
+      model: what it adapts.
+      max_rank: the highest that is accepted; None accepts any.
+
+    Raises:
+      ValueError: a file is missing or damaged, a field is not supported, a tensor is missing, has
+        no place or the wrong shape, or a weight is not finite; the message names it.
+    """
+    fields = read_config(directory / CONFIG)
+    stored = _read_tensors(directory)
+    path = directory / WEIGHTS
+    known = adapted_modules(model)
+    held = {
+        module
+        for layer in known
+        for module in layer.values()
+        if any(tensor in stored for tensor in tensor_names(module).values())
+    }
+    if stored and not held:
+        raise ValueError(f"{path}: {_strange_names(stored, known)}")
+    targets = tuple(target for target in known[0] if any(layer[target] in held for layer in known))
+    try:
+        _check_layout(fields, targets)
+        adapted = select_modules(fields, known, held)
+        strengths = module_strengths(fields, sorted(adapted))
+        config = lora_config(fields, targets, strengths, max_rank)
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG}: {error}") from None
+    try:
+        shapes = adapter_shapes(model, config)["layers"]
+        _check_tensors(stored, shapes, known, strengths)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    layers = tuple(
+        {
+            target: _read_pair(path, stored, named[target], shape[target], config, strengths)
+            for target in targets
+        }
+        for named, shape in zip(known, shapes, strict=True)
+    )
+    return Adapter(config=config, layers=layers)
+
+
+def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
+    """The modules of an adapter's targets, and whether these are our decoder's."""
+    targets = adapter.config.targets
+    if _are_ours(targets):
+        known, is_ours = decoder_modules(len(adapter.layers)), True
+    elif model is None:
+        raise ValueError(
+            f"the adapter's targets are a definition's, such as {targets[0]}: give "
+            "save_adapter(..., model=...), which knows their names in files"
+        )
+    else:
+        check_adapter(adapter, model)
+        known, is_ours = adapted_modules(model), False
+    return [{target: named[target] for target in targets} for named in known], is_ours
+
+
+def _are_ours(targets: tuple[str, ...]) -> bool:
+    return all(target in LORA_TARGETS for target in targets)
+
+
+def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
+    if (directory / WEIGHTS).is_file():
+        return file_tensors(directory / WEIGHTS)
+    pickles = sorted(entry.name for entry in directory.glob("*.bin"))
+    if pickles:
+        raise ValueError(
+            f"{directory} has no {WEIGHTS}; {pickles[0]} is there, but pickle files can run code "
+            "and are never read: save the adapter again with safetensors"
+        )
+    raise ValueError(f"{directory / WEIGHTS} does not exist: {directory} is no complete adapter")
+
+
+def _strange_names(stored: Mapping[str, StoredTensor], known: Modules) -> str:
+    module = next(iter(known[0].values()))
+    return (
+        f"no tensor belongs to a module of this model: the first is {min(stored)!r}, and a name "
+        f"that fits is {tensor_names(module)['a']!r}. The adapter is another model's, or was not "
+        "saved by peft's save_pretrained"
+    )
+
+
+def _check_layout(fields: Mapping[str, Any], targets: tuple[str, ...]) -> None:
+    """How the base's weights lie is a definition's own affair, and does not change its adapters."""
+    if fields.get("fan_in_fan_out") not in (None, False) and _are_ours(targets):
+        raise ValueError(
+            f"fan_in_fan_out = {fields['fan_in_fan_out']!r} is not supported: the model's weights "
+            "are [out, in]"
+        )
+
+
+def _check_tensors(
+    stored: Mapping[str, StoredTensor],
+    shapes: Any,
+    modules: Modules,
+    strengths: Mapping[str, Strength],
+) -> None:
+    left = dict(stored)
+    for layer, named in zip(shapes, modules, strict=True):
+        for target, parts in layer.items():
+            module = named[target]
+            if module not in strengths:
+                continue
+            rank = strengths[module].rank
+            needed = {"a": (rank, parts["a"][0]), "b": (parts["b"][1], rank)}
+            for part, tensor in tensor_names(module).items():
+                if tensor not in left:
+                    raise ValueError(f"tensor {tensor} is missing: {CONFIG} names its module")
+                found = left.pop(tensor).shape
+                if found != needed[part]:
+                    raise ValueError(
+                        f"tensor {tensor} has shape {list(found)}, but the model and the adapter's "
+                        f"rank need {list(needed[part])}: they do not belong together"
+                    )
+    if not left:
+        return
+    num_layers = f"this model's {len(shapes)} layers"
+    place = num_layers if _are_ours(tuple(modules[0])) else "this definition, as lora_targets lists"
+    raise ValueError(
+        f"tensor {min(left)} has no place: only LoRA of the layers' linear weights is supported, "
+        f"of {place}"
+    )
+
+
+def _read_pair(
+    path: Path,
+    stored: Mapping[str, StoredTensor],
+    module: str,
+    shapes: Mapping[str, tuple[int, int]],
+    config: LoraConfig,
+    strengths: Mapping[str, Strength],
+) -> dict[str, np.ndarray]:
+    """A module's a and b, at the rank and the scale that all modules share.
+
+    Zeros fill a lower rank, and the whole of a module that is not adapted: neither changes the
+    product. A module whose scale is its own has what differs in its b.
+    """
+    pair = {part: np.zeros(shape, np.float32) for part, shape in shapes.items()}
+    if module not in strengths:
+        return pair
+    rank = strengths[module].rank
+    for part, name in tensor_names(module).items():
+        tensor = stored[name]
+        values = tensor.read(0, tensor.shape[0]).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: tensor {name} has values that are not finite")
+        used = np.s_[:, :rank] if part == "a" else np.s_[:rank]
+        pair[part][used] = values.T
+    factor = strengths[module].scale(config.use_rslora) / config.scale
+    if factor != 1:
+        pair["b"] *= np.float32(factor)
+    return pair

@@ -1,0 +1,1 @@
+"""GGUF files: their header, their blocks, and the model in them."""

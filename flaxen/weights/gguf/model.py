@@ -1,0 +1,210 @@
+"""The GGUF dialect: its metadata as the fields of a Hugging Face config.json, its tensor names.
+
+A metadata key of the architecture that is not known here is refused: in GGUF such keys are written
+because they matter. Deliberately does not know families: they read the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flaxen.models.config import RopeConfig
+from flaxen.models.rope import rope_frequencies
+from flaxen.weights.gguf.reader import GgufFile
+
+TENSOR_NAMES: Mapping[str, str] = {  # our parameter -> tensor, with {} for the layer's number
+    "embed": "token_embd.weight",
+    "final_norm": "output_norm.weight",
+    "unembed": "output.weight",
+    "attn_norm": "blk.{}.attn_norm.weight",
+    "wq": "blk.{}.attn_q.weight",
+    "bq": "blk.{}.attn_q.bias",
+    "wk": "blk.{}.attn_k.weight",
+    "bk": "blk.{}.attn_k.bias",
+    "wv": "blk.{}.attn_v.weight",
+    "bv": "blk.{}.attn_v.bias",
+    "wo": "blk.{}.attn_output.weight",
+    "bo": "blk.{}.attn_output.bias",
+    "q_norm": "blk.{}.attn_q_norm.weight",
+    "k_norm": "blk.{}.attn_k_norm.weight",
+    "mlp_norm": "blk.{}.ffn_norm.weight",
+    "w_gate": "blk.{}.ffn_gate.weight",
+    "b_gate": "blk.{}.ffn_gate.bias",
+    "w_up": "blk.{}.ffn_up.weight",
+    "b_up": "blk.{}.ffn_up.bias",
+    "w_down": "blk.{}.ffn_down.weight",
+    "b_down": "blk.{}.ffn_down.bias",
+}
+ROPE_FACTORS = "rope_freqs.weight"
+
+_FIELDS = {  # metadata key, after the architecture -> config.json field
+    "vocab_size": "vocab_size",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "context_length": "max_position_embeddings",
+    "rope.freq_base": "rope_theta",
+}
+_REQUIRED = (
+    "embedding_length", "feed_forward_length", "block_count", "attention.head_count",
+    "attention.layer_norm_rms_epsilon", "context_length",
+)  # fmt: skip
+_READ_APART = {
+    "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow", "rope.scale_linear",
+}  # fmt: skip
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {  # fields with the values that change nothing
+    "rope.scaling.finetuned": (True, False),
+    "rope.scaling.attn_factor": (1.0,),
+    "attention.causal": (True,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "tensor_data_layout": ("Meta AI original pth",),
+}
+
+
+def architecture(file: GgufFile) -> str:
+    """The name by which the file calls its family.
+
+    Raises:
+      ValueError: it has none, or is one part of several.
+    """
+    name = file.metadata.get("general.architecture")
+    if not isinstance(name, str):
+        raise ValueError(f"the file's metadata has no general.architecture (got {name!r})")
+    parts = file.metadata.get("split.count", 0)
+    if parts not in (0, 1):
+        raise ValueError(
+            f"the file is one of {parts!r} parts: merge them with `llama-gguf-split --merge` first"
+        )
+    # Mistral's files call themselves llama; what sets them apart is the window.
+    windowed = name == "llama" and file.metadata.get("llama.attention.sliding_window")
+    return "mistral" if windowed else name
+
+
+def config_fields(file: GgufFile) -> dict[str, Any]:
+    """The fields of a config.json that say the same as the metadata.
+
+    Raises:
+      ValueError: a metadata key or value that is not supported; the message names it.
+    """
+    prefix = f"{file.metadata['general.architecture']}."
+    own = {k[len(prefix) :]: v for k, v in file.metadata.items() if k.startswith(prefix)}
+    for key, value in own.items():
+        if key not in _FIELDS and key not in _READ_APART and value not in _HARMLESS.get(key, ()):
+            raise ValueError(
+                f"metadata {prefix}{key} = {value!r} is not supported, and leaving it out would "
+                "change the result"
+            )
+    fields: dict[str, Any] = {
+        field: _one_for_all(prefix + key, own[key]) for key, field in _FIELDS.items() if key in own
+    }
+    for key in _REQUIRED:
+        value = fields.get(_FIELDS[key])
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"metadata {prefix}{key} must be a number above 0, got {value!r}")
+    if "token_embd.weight" in file.tensors:
+        fields.setdefault("vocab_size", file.tensors["token_embd.weight"].shape[0])
+    fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
+    fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
+    if not fields.get("sliding_window"):
+        fields.pop("sliding_window", None)
+    elif prefix != "llama.":
+        raise ValueError(
+            f"metadata {prefix}attention.sliding_window = {fields['sliding_window']!r} is not "
+            "supported: it does not say on which layers"
+        )
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if own.get(key, fields["head_dim"]) != fields["head_dim"]:
+            raise ValueError(
+                f"metadata {prefix}{key} = {own[key]!r} is not supported: it must be the head "
+                f"size, {fields['head_dim']}"
+            )
+    fields["tie_word_embeddings"] = "output.weight" not in file.tensors
+    fields["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
+    fields["mlp_bias"] = "blk.0.ffn_gate.bias" in file.tensors
+    fields["rope_scaling"] = _rope_scaling(file, prefix, own, fields)
+    return fields
+
+
+def _one_for_all(key: str, value: Any) -> Any:
+    """A list with a value for each layer, where all are equal, is that value."""
+    if not isinstance(value, list):
+        return value
+    if len(set(value)) != 1:
+        raise ValueError(f"metadata {key} differs from layer to layer, which is not supported")
+    return value[0]
+
+
+def _rope_scaling(
+    file: GgufFile, prefix: str, own: Mapping[str, Any], fields: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    kind = own.get("rope.scaling.type", "none")
+    factor = own.get("rope.scaling.factor", own.get("rope.scale_linear", 1.0))
+    if ROPE_FACTORS in file.tensors:
+        if kind != "none":
+            raise ValueError(
+                f"metadata {prefix}rope.scaling.type = {kind!r} together with the tensor "
+                f"{ROPE_FACTORS} is not supported"
+            )
+        return _from_factors(file, fields)
+    if kind == "none" and "rope.scale_linear" not in own:
+        return None
+    if kind in ("none", "linear"):
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        return {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": own.get("rope.scaling.original_context_length"),
+            "beta_fast": own.get("rope.scaling.yarn_beta_fast"),
+            "beta_slow": own.get("rope.scaling.yarn_beta_slow"),
+        }
+    raise ValueError(
+        f"metadata {prefix}rope.scaling.type = {kind!r} is not supported: none, linear and yarn are"
+    )
+
+
+def _from_factors(file: GgufFile, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Llama 3's scaling from the table of divisors that its GGUF files hold in place of the rule.
+
+    The longest wave is stretched by the whole factor; the rest of the rule is the one that every
+    published Llama 3 has, and is checked against the table.
+    """
+    stored = file.tensors[ROPE_FACTORS]
+    divisors = np.asarray(stored.read(0, stored.shape[0]), np.float32)
+    factor = float(divisors.max())
+    if np.all(divisors == 1):
+        return None
+    theta, head_dim = fields.get("rope_theta", 10_000.0), fields["head_dim"]
+    plain, _ = rope_frequencies(RopeConfig(theta=theta), head_dim)
+    rope = RopeConfig(
+        kind="llama3",
+        theta=theta,
+        factor=factor,
+        original_max_position=8192,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+    )
+    scaled, _ = rope_frequencies(rope, head_dim)
+    if divisors.shape != plain.shape or not np.allclose(plain / scaled, divisors, rtol=1e-4):
+        raise ValueError(
+            f"the tensor {ROPE_FACTORS} does not hold Llama 3's scaling for {factor:g} times 8192 "
+            "tokens: other tables are not supported"
+        )
+    return {
+        "rope_type": rope.kind,
+        "factor": rope.factor,
+        "original_max_position_embeddings": rope.original_max_position,
+        "low_freq_factor": rope.low_freq_factor,
+        "high_freq_factor": rope.high_freq_factor,
+    }

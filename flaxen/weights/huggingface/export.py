@@ -1,0 +1,136 @@
+"""Parameters to a Hugging Face directory, which transformers loads as it is.
+
+Deliberately does not know who trained the parameters, or where the model came from.
+https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from flaxen.kernels.linear import PackedLinear, unpack
+from flaxen.models.config import DecoderConfig
+from flaxen.models.families import find_family
+from flaxen.models.model import Params
+from flaxen.weights.adapters.adapter import Adapter, merge_weight
+from flaxen.weights.atomic import new_directory
+from flaxen.weights.huggingface.config import config_to_hf
+from flaxen.weights.huggingface.tokenizer import write_tokenizer
+from flaxen.weights.params import DTYPES
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MAX_SHARD_BYTES = 4 << 30
+
+
+class _Tensor(NamedTuple):
+    name: str
+    num_bytes: int
+    make: Callable[[], np.ndarray]
+
+
+def export_huggingface(
+    directory: Path,
+    config: DecoderConfig,
+    params: Params,
+    *,
+    dtype: str | None = None,
+    adapter: Adapter | None = None,
+    tokenizer_of: Path | None = None,
+    chat_template: str | None = None,
+    max_shard_bytes: int = _MAX_SHARD_BYTES,
+) -> None:
+    """Writes config.json, the weights as safetensors and the tokenizer, whole or not at all.
+
+    Args:
+      directory: its name; nothing may be there.
+      config: of the model.
+      params: plain or packed; quantized ones are written as the floats that they stand for.
+      dtype: of the file's tensors: float32, bfloat16 or float16; None is that of the norms.
+      adapter: merged into the weights, before they are rounded.
+      tokenizer_of: the directory or .gguf file that the model came from; None writes no tokenizer.
+      chat_template: Jinja to write beside it, which counts before the tokenizer's own.
+      max_shard_bytes: of one file's tensors; larger ones have a file of their own.
+
+    Raises:
+      ValueError: a dtype or a model that is not supported, a directory that holds something, or no
+        tokenizer in `tokenizer_of`.
+      FileNotFoundError: the same, where the whole file is missing.
+    """
+    dtype = str(params["final_norm"].dtype) if dtype is None else dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype} is not supported: use {', '.join(DTYPES)}")
+    fields = {**config_to_hf(config), "dtype": dtype, "torch_dtype": dtype}
+    names = find_family(fields["architectures"][0]).tensor_names
+    tensors = list(_tensors(params, names, jnp.dtype(dtype), adapter))
+    with new_directory(directory) as filling:
+        if tokenizer_of is not None:
+            fields |= write_tokenizer(filling, tokenizer_of)
+        if chat_template is not None:
+            (filling / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        _write_json(filling / "config.json", fields)
+        _write_tensors(filling, tensors, max_shard_bytes)
+
+
+def _tensors(
+    params: Params, names: Mapping[str, str], dtype: jnp.dtype, adapter: Adapter | None
+) -> Iterator[_Tensor]:
+    for name, leaf in params.items():
+        if name != "layers":
+            make = partial(_dense, leaf, dtype, is_table=True)
+            yield _Tensor(names[name], math.prod(leaf.shape) * dtype.itemsize, make)
+    for index, layer in enumerate(params["layers"]):
+        own = {} if adapter is None else adapter.layers[index]
+        for name, leaf in layer.items():
+            make = partial(_dense, leaf, dtype, is_table=False)
+            if adapter is not None and name in own:
+                make = partial(_merged, leaf, dtype, own[name], adapter.config.scale)
+            size = math.prod(leaf.shape) * dtype.itemsize
+            yield _Tensor(names[name].format(index), size, make)
+
+
+def _dense(leaf: Any, dtype: jnp.dtype, *, is_table: bool) -> np.ndarray:
+    """A parameter as files hold it: [out, in], as a plain table already is."""
+    packed = isinstance(leaf, PackedLinear)
+    values = np.asarray(unpack(leaf) if packed else leaf)
+    if values.ndim == 2 and (packed or not is_table):
+        values = values.T
+    return np.ascontiguousarray(values.astype(dtype))
+
+
+def _merged(leaf: Any, dtype: jnp.dtype, ab: Mapping[str, np.ndarray], scale: float) -> np.ndarray:
+    values = np.asarray(unpack(leaf) if isinstance(leaf, PackedLinear) else leaf, np.float32)
+    return np.ascontiguousarray(merge_weight(values, ab, scale).T.astype(dtype))
+
+
+def _write_tensors(directory: Path, tensors: list[_Tensor], max_shard_bytes: int) -> None:
+    """Made shard by shard: a copy of all of them may not fit into memory."""
+    groups: list[list[_Tensor]] = [[]]
+    for tensor in tensors:
+        held = sum(each.num_bytes for each in groups[-1])
+        if groups[-1] and held + tensor.num_bytes > max_shard_bytes:
+            groups.append([])
+        groups[-1].append(tensor)
+    shard_of: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        file = _SINGLE
+        if len(groups) > 1:
+            file = f"model-{number:05}-of-{len(groups):05}.safetensors"
+        made = {each.name: each.make() for each in group}
+        save_file(made, directory / file, metadata={"format": "pt"})
+        shard_of |= dict.fromkeys(made, file)
+    if len(groups) > 1:
+        total = sum(tensor.num_bytes for tensor in tensors)
+        _write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": shard_of})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Weights in the form that the kernels read: quantized, packed, in aligned memory."""

@@ -1,0 +1,66 @@
+"""Float rows to eight- or four-bit numbers, by rounding to nearest.
+
+Deliberately does not know files, nor which weights should be quantized.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flaxen.weights.packing.layout import Layout, Rows, apart, words
+
+_GROUP = 32  # inputs that share an int4 scale and min
+
+
+def int8_layout(num_inputs: int) -> Layout:
+    """One scale an output. It is a float32: four bytes a row are nothing, and float16 would lose
+    digits where a row's weights are tiny."""
+    return Layout(format="int8", group=num_inputs, scale_dtype=np.dtype(np.float32))
+
+
+def int4_layout() -> Layout:
+    """A float16 scale and min for each 32 inputs: five bits a weight in all."""
+    return Layout(format="int4", group=_GROUP, scale_dtype=np.dtype(np.float16), has_mins=True)
+
+
+def quantize(rows: np.ndarray, layout: Layout) -> Rows:
+    """Rows in a layout of this module.
+
+    Args:
+      rows: float32 [rows, in], in a multiple of the layout's group.
+
+    Raises:
+      ValueError: a value is not finite, or beyond float16 where that is the scales' dtype.
+    """
+    rows = np.asfortranarray(apart(rows))  # outputs innermost: each step has long runs
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        found = _int8(rows) if layout.format == "int8" else _int4(rows)
+    for each in (found.scales, found.mins):
+        if each is not None and not np.isfinite(each).all():
+            raise ValueError(
+                f"its values reach from {rows.min():g} to {rows.max():g}, which {layout.format} "
+                f"with {layout.scale_dtype} scales can't hold: load it with quantization none"
+            )
+    return found
+
+
+def _int8(rows: np.ndarray) -> Rows:
+    scales = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(127)
+    numbers = rows / np.where(scales == 0, np.float32(1), scales)[:, None]
+    return Rows(np.rint(numbers, out=numbers).astype(np.int8), scales[:, None])
+
+
+def _int4(rows: np.ndarray) -> Rows:
+    groups = rows.reshape(rows.shape[0], -1, _GROUP)
+    lows = groups.min(axis=2)
+    scales = ((groups.max(axis=2) - lows) / np.float32(15)).astype(np.float16)
+    mins = lows.astype(np.float16)
+    # Rounded with the scale and min that will be used, not with those before they were rounded.
+    steps = scales.astype(np.float32)
+    steps[steps == 0] = 1
+    numbers = groups - mins.astype(np.float32)[:, :, None]
+    numbers /= steps[:, :, None]
+    np.rint(numbers, out=numbers)
+    np.clip(numbers, 0, 15, out=numbers)
+    nibbles = np.ascontiguousarray(numbers.astype(np.uint8).reshape(rows.shape))
+    return Rows(words(nibbles.view(np.uint64)), scales, mins)
