@@ -30,12 +30,13 @@ test-emulated: $(READY) ## AVX-512 and AMX on machines that lack them: ten minut
 test-fast: $(READY) ## the tests that neither load the real model nor start processes
 	$(PYTEST) -m "not slow"
 
-check: $(READY) ## lint, format, types, the import rule, file sizes
+check: $(READY) ## lint, format, types, the import rule, file sizes, the index of decisions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_sizes.py
+	$(BIN)/python tools/check_decisions.py
 
 bench: $(READY) ## throughput and latency of SmolLM2-135M, as shares of the machine's limits
 	$(BIN)/flaxen bench smollm2-135m
