@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BeforeValidator, PlainValidator
+from pydantic_core import PydanticCustomError
 
 Format = Literal["auto", "text", "completion", "chat", "preference"]
 OnBadRecord = Literal["fail", "skip"]
 OnLong = Literal["auto", "split", "truncate"]
+
+
+def _read_path(value: Any) -> Path:
+    if not isinstance(value, str):
+        raise PydanticCustomError("path_type", "Input is not a valid path")
+    return Path(os.path.expanduser(value))
+
+
+def _listed(value: Any) -> Any:
+    """One value is a list of one, so that settings may say `files: a.txt`."""
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+# What pydantic makes of settings; to Python's callers they are a path and a tuple.
+UserPath = Annotated[Path, PlainValidator(_read_path)]
+_Item = TypeVar("_Item")
+OneOrMore = Annotated[tuple[_Item, ...], BeforeValidator(_listed)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +40,7 @@ class DataConfig:
       ValueError: a size, number or word that is not allowed.
     """
 
-    files: tuple[Path, ...]  # .jsonl, .txt, .md or .parquet
+    files: OneOrMore[UserPath]  # .jsonl, .txt, .md or .parquet
     batch_size: int = 8  # rows
     sequence_length: int = 1024  # tokens of a row
     chat_template: str | None = None  # a file, Jinja, or the name of one of the model's; None: its

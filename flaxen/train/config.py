@@ -1,23 +1,14 @@
-"""What a training run is made of, as data, and how it is read from YAML.
+"""What a training run is made of, as data.
 
-Deliberately does not know: argv, the environment, how the parts are built.
+Deliberately does not know: YAML (settings.py), argv, how the parts are built.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import os
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import yaml
-
-from flaxen.data.config import DataConfig
+from flaxen.data.config import DataConfig, OneOrMore, UserPath
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
 from flaxen.train.loss import REMATS, Remat
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig
@@ -39,11 +30,11 @@ class AdapterConfig:
 
     rank: int = 16
     alpha: float = 32.0
-    targets: tuple[str, ...] = LORA_TARGETS
+    targets: OneOrMore[str] = LORA_TARGETS
     use_rslora: bool = False
     dropout: float = 0.0
-    seeds: tuple[int, ...] = ()  # one for each adapter; () is the run's seed for all
-    learning_rates: tuple[float, ...] = ()  # one for each adapter; () is the optimizer's for all
+    seeds: OneOrMore[int] = ()  # one for each adapter; () is the run's seed for all
+    learning_rates: OneOrMore[float] = ()  # one for each adapter; () is the optimizer's for all
     base_quantization: Quantization = "auto"  # of the frozen weights: auto, none, int8, int4
 
     def __post_init__(self) -> None:
@@ -109,7 +100,7 @@ class TrainConfig:
     """
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repository
-    output_dir: Path  # checkpoints, metrics and the result
+    output_dir: UserPath  # checkpoints, metrics and the result
     data: DataConfig  # its batch_size is the rows of a whole step
     method: Method = "lora"  # dpo trains adapters, too
     from_scratch: bool = False  # random parameters; of the model only what it is made of
@@ -153,109 +144,3 @@ class TrainConfig:
                     f"the settings under {name} mean nothing to the method {self.method}: take "
                     "them out"
                 )
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings of a file, unchecked.
-
-    Raises:
-      ValueError: it is no YAML, or no mapping of settings.
-      OSError: it can't be read.
-    """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold settings as name: value, as in `model: smollm2-135m`")
-    return found
-
-
-def set_value(settings: dict[str, Any], name: str, value: Any) -> None:
-    """Sets one of nested settings, in place.
-
-    Args:
-      settings: what read_yaml returns.
-      name: with a dot between the levels, as optimizer.learning_rate.
-      value: as YAML would have it.
-
-    Raises:
-      ValueError: a level on the way is a value.
-    """
-    *levels, last = name.split(".")
-    for level in levels:
-        inner = settings.setdefault(level, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"{name} can't be set: {level} is the value {inner!r}")
-        settings = inner
-    settings[last] = value
-
-
-def make_config(settings: Mapping[str, Any]) -> TrainConfig:
-    """The run that settings describe. With num_steps, data.epochs is endless if it is not given.
-
-    Raises:
-      ValueError: an unknown setting, a value of another type, or one that is not allowed; the
-        message names it.
-    """
-    settings = dict(settings)
-    data = settings.get("data")
-    if settings.get("num_steps") is not None and isinstance(data, dict):
-        settings["data"] = {"epochs": None, **data}
-    config: TrainConfig = _read(TrainConfig, settings, "")
-    return config
-
-
-def _read(kind: Any, found: Any, where: str) -> Any:
-    """A value of a field's type. `where` is its dotted name."""
-    if dataclasses.is_dataclass(kind):
-        return _read_dataclass(kind, found, where)
-    origin, arguments = typing.get_origin(kind), get_args(kind)
-    if origin in (types.UnionType, typing.Union):  # only X | None
-        return None if found is None else _read(arguments[0], found, where)
-    if origin is tuple:
-        items = found if isinstance(found, list | tuple) else [found]
-        return tuple(_read(arguments[0], item, where) for item in items)
-    if origin is Literal:
-        kind = str
-    if kind is Path and isinstance(found, str | Path):
-        return Path(os.path.expanduser(found))
-    if kind is float and isinstance(found, str):  # YAML takes 1e-4 for a text
-        try:
-            return float(found)
-        except ValueError:
-            pass
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    if kind is float and is_number:
-        return float(found)
-    if type(found) is not kind:
-        raise ValueError(f"{where} must be {_NAMES[kind]}, got {found!r}")
-    return found
-
-
-_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
-          Path: "a path"}  # fmt: skip
-
-
-def _read_dataclass(kind: Any, found: Any, where: str) -> Any:
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{where} must hold settings as name: value, got {found!r}")
-    prefix = f"{where}." if where else ""
-    hints = typing.get_type_hints(kind)
-    for name in found:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1)
-            known = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(hints)}"
-            raise ValueError(f"there is no setting {prefix}{name}: {known}")
-    for each in dataclasses.fields(kind):
-        has_default = (
-            each.default is not dataclasses.MISSING
-            or each.default_factory is not dataclasses.MISSING
-        )
-        if not has_default and each.name not in found:
-            raise ValueError(f"the setting {prefix}{each.name} is missing")
-    values = {name: _read(hints[name], value, f"{prefix}{name}") for name, value in found.items()}
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}" if where else str(error)) from None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 
 from flaxen.cli import options
@@ -134,7 +133,7 @@ def train(
 
     from flaxen.build import use_compile_cache
     from flaxen.cli.train.run import open_run, run
-    from flaxen.train.config import make_config
+    from flaxen.train.settings import make_config
 
     wanted = make_config(found)
     use_compile_cache(compile_cache or options.default_cache())
@@ -188,7 +187,7 @@ def gather(config: Path | None, flags: dict[str, Any], settings: list[str]) -> d
       ValueError: the file or a setting can't be read.
       OSError: the file can't be read.
     """
-    from flaxen.train.config import read_yaml, set_value
+    from flaxen.train.settings import parse_yaml, read_yaml, set_value
 
     found = {} if config is None else read_yaml(config)
     for name, value in flags.items():
@@ -199,7 +198,8 @@ def gather(config: Path | None, flags: dict[str, Any], settings: list[str]) -> d
         if not separator or not name:
             raise ValueError(f"--set {setting} must be NAME=VALUE, as --set optimizer.name=lion")
         try:
-            set_value(found, name, yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {setting}: the value is no YAML: {error}") from None
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: the value is {error}") from None
+        set_value(found, name, value)
     return found

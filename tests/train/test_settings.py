@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from flaxen.train.config import AdapterConfig, TrainConfig, make_config, read_yaml, set_value
+from flaxen.train.config import AdapterConfig, TrainConfig
 from flaxen.train.optimizer import OptimizerConfig
+from flaxen.train.settings import make_config, parse_yaml, read_yaml, set_value
 
 YAML = """
 model: smollm2-135m
@@ -49,6 +50,21 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert config.lora.to_lora().rank == 8
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("2.5E+3", 2500.0), ("-1e2", -100.0), ("'1e-4'", "1e-4"), ("e4", "e4")],
+)
+def test_a_number_with_an_exponent_is_a_number(text: str, value: Any) -> None:
+    assert parse_yaml(text) == value
+    assert type(parse_yaml(text)) is type(value)
+
+
+def test_a_home_directory_and_a_date_make_paths() -> None:
+    config = make_config(settings(output_dir="~/out", data=parse_yaml("files: 2026-11-28")))
+    assert config.output_dir == Path.home() / "out"
+    assert config.data.files == (Path("2026-11-28"),)
+
+
 def test_without_a_number_of_steps_each_record_is_read_once() -> None:
     config = make_config(settings())
     assert (config.num_steps, config.data.epochs) == (None, 1)
@@ -68,6 +84,18 @@ def test_without_a_number_of_steps_each_record_is_read_once() -> None:
         ({"optimizer": {"eps": "x"}}, r"optimizer\.eps must be a number, got 'x'"),
         ({"model": 3}, r"model must be a text, got 3"),
         ({"output_dir": 3}, r"output_dir must be a path, got 3"),
+        ({"optimizer": {"eps": "1e-8"}}, r"optimizer\.eps must be a number, got '1e-8'"),
+        ({"seed": "3"}, r"seed must be a whole number, got '3'"),
+        ({"seed": 3.0}, r"seed must be a whole number, got 3\.0"),
+        ({"from_scratch": 1}, r"from_scratch must be true or false, got 1"),
+        ({"lora": {"seeds": [1, "2"]}}, r"lora\.seeds must be a whole number, got '2'"),
+        ({"lora": {"targets": 3}}, r"lora\.targets must be a text, got 3"),
+        ({"lora": {"rnk": 1}, "seed": "x"}, r"setting lora\.rnk: did you mean lora\.rank\?"),
+        (
+            {"data": {"files": "a", "format": 3}},
+            r"data\.format 3 is not supported: use one of auto",
+        ),
+        ({"data": {"files": []}}, r"data: files is empty: name at least one file of records"),
         ({"optimizer": {"eps": -1}}, r"optimizer: eps must be above 0, got -1\.0"),
         ({"method": "qlora"}, r"method 'qlora' is not supported: use one of full, lora, dpo"),
         ({"dtype": "float16"}, r"dtype 'float16' is not supported: use one of auto, float32"),
