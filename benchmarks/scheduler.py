@@ -18,14 +18,17 @@ from dataclasses import dataclass
 
 from report import report
 
+from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.plan import Scheduled
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
+from flaxen.models.cache import Full
 from flaxen.protocol import SamplingParams
 
 SIZES = (16, 256, 4096)
 PAGE_SIZE = 16
+SPEC = Full(num_kv_heads=1, head_dim=1)
 NUM_STEPS = 200  # the median is reported
 MAX_GROWTH = 4  # caches are colder at 4,096 sequences, for about 2; quadratic would be 256
 TARGET_US = 1.5  # at 4,096, schedule() alone
@@ -43,9 +46,10 @@ class Timing:
 def measure(num_running: int) -> Timing:
     """Times NUM_STEPS steps of `num_running` decodes, then ends them all."""
     num_tokens = 2 * PAGE_SIZE + NUM_STEPS + 8
+    num_pages = num_running * (-(-num_tokens // PAGE_SIZE) + 1)
     config = EngineConfig(
         max_model_len=num_tokens,
-        num_pages=num_running * (-(-num_tokens // PAGE_SIZE) + 1),
+        groups=(CacheGroup(spec=SPEC, layers=(0,), num_pages=num_pages),),
         page_size=PAGE_SIZE,
         max_num_seqs=num_running,
         max_num_batched_tokens=num_running * 2 * PAGE_SIZE,

@@ -23,7 +23,7 @@ from flaxen.cli.bench.limits import measure
 from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
-from flaxen.models.model import CacheSpec, Model, Params, logprobs
+from flaxen.models.model import AttentionSpec, Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
 
 SHAPES = ((1, 1024), (4, 256))  # B, T
@@ -43,7 +43,12 @@ def random_adapters(model: Model, rank: int) -> Adapters:
 
 
 def attend(
-    segment_ids: jax.Array, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
+    segment_ids: jax.Array,
+    spec: AttentionSpec,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    cache: None,
 ) -> tuple[jax.Array, None]:
     return causal_attention(q, k, v, segment_ids=segment_ids, window=spec.window), None
 

@@ -16,13 +16,13 @@ import flaxen
 from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
-from flaxen.models.model import CacheSpec, Model, Params, logprobs
+from flaxen.models.model import AttentionSpec, Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.resolve import resolve
 
 
 def attend(
-    spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
+    spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
 ) -> tuple[jax.Array, None]:
     """Attention over whole sequences; nothing is kept."""
     return causal_attention(q, k, v, window=spec.window), None

@@ -16,12 +16,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
+from flaxen.models.cache import attention_only
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.text.bad_words import bad_word_ids
@@ -255,7 +257,8 @@ def _engine_config(
             f"page_size must be a multiple of {PAGE_MULTIPLE} for the C++ kernels, got "
             f"{args.page_size}"
         )
-    token_bytes = sum(2 * s.num_kv_heads * s.head_dim for s in model.cache_specs) * itemsize
+    specs = attention_only(model.cache_specs)
+    token_bytes = sum(spec.bytes_per_token(itemsize) for spec in specs)
     page_bytes = token_bytes * args.page_size
     wanted_len = args.max_model_len or model.max_position
     if wanted_len > model.max_position:
@@ -277,7 +280,7 @@ def _engine_config(
         max_model_len = min(wanted_len, num_pages * args.page_size)
     return EngineConfig(
         max_model_len=max_model_len,
-        num_pages=num_pages,
+        groups=(CacheGroup(spec=specs[0], layers=tuple(range(len(specs))), num_pages=num_pages),),
         page_size=args.page_size,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,

@@ -20,7 +20,8 @@ from flaxen.bridges.signature import logits_of
 from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attention_impls as attends
-from flaxen.models.model import CacheSpec, Model, Params, ParamSpec
+from flaxen.models.cache import Sliding, attention_only
+from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 
 _NUM_TOKENS, _PAGE = 16, 16  # few shapes: each is traced
@@ -100,7 +101,8 @@ def _length(model: Model, windows: Sequence[int]) -> int:
         math.prod(spec.shape) for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
     )
     length = _NUM_TOKENS
-    for window in (*windows, *(spec.window or 0 for spec in model.cache_specs)):
+    own = (spec.window for spec in model.cache_specs if isinstance(spec, Sliding))
+    for window in (*windows, *own):
         past = -(-(window + _PAST) // _PAGE) * _PAGE
         if past * num_params <= _MOST_PRODUCTS and past * model.vocab_size <= _MOST_SCORES:
             length = max(length, past)
@@ -152,7 +154,7 @@ def _in_pieces(
             *(num_pages, _PAGE, spec.num_kv_heads, spec.head_dim, dtype),
             use_native=_fits(dtype, spec.head_dim),
         )
-        for spec in model.cache_specs
+        for spec in attention_only(model.cache_specs)
     )
     found, middle = [], len(tokens) // 2
     for piece in (slice(0, middle), slice(middle, len(tokens))):
@@ -177,7 +179,7 @@ def _in_pieces(
 def _attention_dtype(model: Model, params: Params, tokens: jax.Array) -> jnp.dtype:
     found: list[jnp.dtype] = []
 
-    def attend(spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any) -> Any:
+    def attend(spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any) -> Any:
         found.append(q.dtype)
         return q, entry
 

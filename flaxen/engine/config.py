@@ -1,9 +1,11 @@
-"""The engine's sizes. Deliberately does not know models or JAX."""
+"""The engine's sizes. Deliberately does not know JAX, nor what a model computes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+
+from flaxen.engine.cache.groups import CacheGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class EngineConfig:
     """
 
     max_model_len: int  # tokens, prompt and output together
-    num_pages: int  # pages in the KV pool
+    groups: tuple[CacheGroup, ...]  # of the model's layers, and the pages that each group has
     page_size: int = 16  # tokens a page
     max_num_seqs: int = 64  # sequences that run at once
     max_num_batched_tokens: int = 512  # tokens computed in one step
@@ -52,7 +54,7 @@ class EngineConfig:
     lora: LoraLimits | None = None  # None: no adapters are served
 
     def __post_init__(self) -> None:
-        for name in ("max_model_len", "num_pages", "page_size", "max_num_seqs",
+        for name in ("max_model_len", "page_size", "max_num_seqs",
                      "max_num_batched_tokens", "max_waiting", "max_unread_bytes"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -63,9 +65,10 @@ class EngineConfig:
             )
         if self.max_logprobs < 0:
             raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")
-        if self.num_pages * self.page_size < self.max_model_len:
+        num_pages = self.groups[0].num_pages
+        if num_pages * self.page_size < self.max_model_len:
             raise ValueError(
-                f"the KV pool holds {self.num_pages * self.page_size} tokens, fewer than one "
+                f"the KV pool holds {num_pages * self.page_size} tokens, fewer than one "
                 f"sequence of max_model_len ({self.max_model_len}): lower max_model_len or give "
                 "the pool more memory"
             )

@@ -151,7 +151,7 @@ class JaxExecutor(Executor):
         def empty() -> tuple[Any, Rows]:
             cache = steps.empty_cache(
                 self._model,
-                config.num_pages,
+                config.groups[0].num_pages,
                 config.page_size,
                 self._cache_dtype,
                 use_native=self._use_native,
@@ -208,7 +208,7 @@ class JaxExecutor(Executor):
         packed = self._padding(shape)
         starts, position = [], 0
         for line, item in enumerate(plan.items):
-            pages = item.sequence.pages
+            (pages,) = item.sequence.pages
             slot = item.sequence.adapter_slot
             packed[line, :5] = item.row, item.start, item.num_tokens, item.samples, slot
             packed[line, 5 : 5 + len(pages)] = pages

@@ -53,7 +53,9 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self._pace = config, pace
-        self.pool = PagePool(config.num_pages, enable_prefix_caching=config.enable_prefix_caching)
+        self.pool = PagePool(
+            config.groups[0].num_pages, enable_prefix_caching=config.enable_prefix_caching
+        )
         self.adapter_slots = AdapterSlots(config.lora.max_loras if config.lora is not None else 0)
         # Counters since the start; EngineStats says what they count.
         self.sum_slots_allocated = 0
@@ -142,7 +144,7 @@ class Scheduler:
             self._prefixes.extend(sequence)
             if num_known <= sequence.num_computed_tokens:
                 last = num_known // self._page_size - 1
-                self.pool.register([sequence.pages[last]], sequence.page_hashes[last:])
+                self.pool.register([sequence.pages[0][last]], sequence.page_hashes[last:])
 
     def end(self, sequence: Sequence) -> None:
         """Removes a sequence, wherever it is, and frees all it owns. Repeated calls do nothing."""
@@ -274,7 +276,7 @@ class Scheduler:
         # The pages are registered before the step has run. Whoever finds them is at the earliest
         # in this same step, in which each layer writes all keys before it reads any.
         filled = slice(start // self._page_size, min(end, len(sequence.tokens)) // self._page_size)
-        self.pool.register(sequence.pages[filled], sequence.page_hashes[filled])
+        self.pool.register(sequence.pages[0][filled], sequence.page_hashes[filled])
         samples = end == sequence.num_tokens
         if samples:
             if end == sequence.num_prompt_tokens:
@@ -284,7 +286,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Gives a running sequence pages, taken from the latest; False if that was itself."""
-        num_missing = max(0, -(-num_tokens // self._page_size) - len(sequence.pages))
+        num_missing = max(0, -(-num_tokens // self._page_size) - len(sequence.pages[0]))
         while self.pool.num_free < num_missing:
             latest, _ = self._running.popitem()
             self._release(latest)
@@ -293,7 +295,7 @@ class Scheduler:
             self.num_preemptions += 1
             if latest is sequence:
                 return False
-        sequence.pages += self.pool.allocate(num_missing)
+        sequence.pages[0] += self.pool.allocate(num_missing)
         return True
 
     def _requeue(self, sequence: Sequence) -> None:
@@ -323,7 +325,7 @@ class Scheduler:
         if self.pool.num_free < num_new + len(self._running):
             self.pool.release(found)
             return False
-        sequence.pages = found + self.pool.allocate(num_new)
+        sequence.pages = [found + self.pool.allocate(num_new)]
         sequence.num_computed_tokens = len(found) * self._page_size
         self._num_slots_held += num_reused * self._page_size
         if sequence.num_cached_tokens is None:  # the first time
@@ -353,7 +355,7 @@ class Scheduler:
             sequence.adapter_slot = NO_SLOT
         num_full, num_in_last = divmod(sequence.num_computed_tokens, self._page_size)
         # Pages that are not full are never shared, so that only full ones can stay used.
-        num_kept = len(sequence.pages) - self.pool.release(sequence.pages)
+        num_kept = len(sequence.pages[0]) - self.pool.release(sequence.pages[0])
         self._num_slots_held -= (num_full - num_kept) * self._page_size + num_in_last
         self._free_rows.append(sequence.row)
         sequence.row = None

@@ -31,7 +31,9 @@ class Sequence:
     max_num_tokens: int = 0  # prompt and output at most; add() derives it from the limits
     num_computed_tokens: int = 0  # tokens whose keys are in pages, steps in flight included
     num_in_flight: int = 0  # tokens sampled on the device that have not reached the host
-    pages: list[int] = field(default_factory=list)
+    # That it owns in each cache group, while running: the i-th of a group holds its tokens from
+    # i * page_size on.
+    pages: list[list[int]] = field(default_factory=list)
     page_hashes: list[bytes] = field(default_factory=list)  # of the full pages of known tokens
     row: int | None = None  # in the device's per-sequence state, while running
     adapter_slot: int = NO_SLOT  # that holds its adapter, while running

@@ -17,7 +17,8 @@ from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import Adapters, with_adapters
-from flaxen.models.model import CacheSpec, Model, Params
+from flaxen.models.cache import Full, Sliding, attention_only
+from flaxen.models.model import Model, Params
 
 Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
@@ -60,11 +61,11 @@ def empty_cache(
 ) -> tuple[Any, ...]:
     """The KV pool: the pages of each layer, for the C++ kernels or for XLA."""
 
-    def pages(spec: CacheSpec) -> Any:
+    def pages(spec: Full | Sliding) -> Any:
         sizes = num_pages, page_size, spec.num_kv_heads, spec.head_dim
         return paged_attention.empty_cache(*sizes, dtype, use_native=use_native)
 
-    return tuple(pages(spec) for spec in model.cache_specs)
+    return tuple(pages(spec) for spec in attention_only(model.cache_specs))
 
 
 def prepare(

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.paged_attention import PagedBatch, paged_attention
-from flaxen.models.model import Attend, CacheSpec
+from flaxen.models.model import Attend, AttentionSpec
 
 
 def paged(batch: PagedBatch) -> Attend:
@@ -30,7 +30,7 @@ def causal(segment_ids: jax.Array | None) -> Attend:
 
 
 def _paged(
-    batch: PagedBatch, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
+    batch: PagedBatch, spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any
 ) -> tuple[jax.Array, Any]:
     return paged_attention(
         *(q, k, v, entry, batch), window=spec.window, scale=spec.scale, softcap=spec.softcap
@@ -39,7 +39,7 @@ def _paged(
 
 def _causal(
     segment_ids: jax.Array | None,
-    spec: CacheSpec,
+    spec: AttentionSpec,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,

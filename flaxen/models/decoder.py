@@ -16,12 +16,13 @@ from jax.ad_checkpoint import checkpoint_name
 from flaxen.kernels.linear import Weight, embed, gated_linear, linear, linears, unembed
 from flaxen.kernels.rms_norm import rms_norm
 from flaxen.kernels.rope import apply_rope
+from flaxen.models.cache import CacheSpec, attention_cache
 from flaxen.models.config import DecoderConfig
 from flaxen.models.model import (
     LAYER_INPUT,
     Attend,
+    AttentionSpec,
     Cache,
-    CacheSpec,
     Matrix,
     Model,
     Params,
@@ -62,7 +63,8 @@ def _forward(
     dtype = params["final_norm"].dtype
     x, cos, sin = _embed(config, dtype, params["embed"], tokens, positions)
     entries = []
-    for spec, p, entry in zip(_cache_specs(config), params["layers"], cache, strict=True):
+    for window, p, entry in zip(config.windows, params["layers"], cache, strict=True):
+        spec = AttentionSpec(window=window)
         x, entry = _layer(config, spec, attend, p, x, cos, sin, entry)
         entries.append(entry)
     return x, tuple(entries)
@@ -79,7 +81,7 @@ def _embed(
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=7)
 def _layer(
     config: DecoderConfig,
-    spec: CacheSpec,
+    spec: AttentionSpec,
     attend: Attend,
     p: Params,
     x: jax.Array,
@@ -126,13 +128,7 @@ def _unembed(config: DecoderConfig, params: Params, hidden: jax.Array) -> jax.Ar
 
 def _cache_specs(config: DecoderConfig) -> tuple[CacheSpec, ...]:
     return tuple(
-        CacheSpec(
-            kind="full" if window is None else "sliding",
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            window=window,
-        )
-        for window in config.windows
+        attention_cache(config.num_kv_heads, config.head_dim, window) for window in config.windows
     )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flaxen.kernels.log_softmax import log_softmax
+from flaxen.models.cache import CacheSpec
 
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
@@ -25,13 +26,10 @@ LAYER_INPUT = "layer_input"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheSpec:
-    """What one layer's attention keeps of past tokens. Hashable: it selects compiled code."""
+class AttentionSpec:
+    """How one layer's attention computes. Hashable: it selects compiled code."""
 
-    kind: Literal["full", "sliding"]
-    num_kv_heads: int
-    head_dim: int
-    window: int | None = None  # tokens, the current one included; None unless sliding
+    window: int | None = None  # tokens that a token sees, itself included; None sees all
     scale: float | None = None  # of the scores; None is head_dim ** -0.5
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
 
@@ -68,7 +66,7 @@ class Attend(Protocol):
     """The only place where tokens meet. Also a pytree (jax.tree_util.Partial), to cross a jit.
 
     Args:
-      spec: the layer's cache spec.
+      spec: how the layer attends.
       q: [..., N, H] queries, rotated.
       k: [..., K, H] keys of the same tokens, rotated.
       v: [..., K, H] values.
@@ -79,7 +77,7 @@ class Attend(Protocol):
     """
 
     def __call__(
-        self, spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
+        self, spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
     ) -> tuple[jax.Array, Any]: ...
 
 

@@ -16,6 +16,7 @@ from flaxen.kernels import native
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attention import attend
+from flaxen.models.cache import attention_cache
 from flaxen.train.lora import initial_adapters
 from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity
@@ -93,7 +94,15 @@ def test_served_without_a_bit_of_difference(dtype: str, options: dict[str, Any])
         return transformer(weights, tokens, positions, **options)
 
     model = flaxen.from_function(definition, weights, max_position=128)
-    assert [each.window for each in model.cache_specs] == [options.get("window")] * 2
+    assert (
+        model.cache_specs
+        == (
+            attention_cache(
+                plain_jax.HEADS, plain_jax.DIM // plain_jax.HEADS, options.get("window")
+            ),
+        )
+        * 2
+    )
     assert_parity(model, weights, dtype=dtype)
 
 

@@ -10,11 +10,12 @@ from flaxen.cli.chat.http import AnswerError
 from flaxen.cli.chat.local import local_answer
 from flaxen.protocol import SamplingParams
 from tests.engine.fakes import SMALL, FakeExecutor, FaultyExecutor, fake_engine
+from tests.engine.groups import full
 from tests.server.fakes import byte_tokenizer
 
 
 def test_an_answer_that_fails_says_why_and_the_next_one_runs() -> None:
-    config = replace(SMALL, num_pages=64)
+    config = replace(SMALL, groups=full(64))
     executor = FaultyExecutor(FakeExecutor(config), lambda *call: call == ("fetch", 3))
     tokenizer = byte_tokenizer()
     answer = local_answer(

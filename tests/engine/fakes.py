@@ -17,13 +17,14 @@ from flaxen.engine.sequence import Sequence
 from flaxen.protocol import ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
 from flaxen.protocol_adapters import AdapterWeights
 from flaxen.text.tokenizer import Tokenizer
+from tests.engine.groups import full
 
 VOCAB_SIZE = 300
 EOS_ID = 2
 POISON = 299  # a sequence that holds it fails, as one whose hidden state is NaN
 SMALL = EngineConfig(
     max_model_len=64,
-    num_pages=24,
+    groups=full(24),
     page_size=4,
     max_num_seqs=8,
     max_num_batched_tokens=16,
@@ -50,7 +51,7 @@ class FakeExecutor(Executor):
     def reset(self) -> None:
         self._rows: dict[int, list[int]] = {}
         self.adapter_slots: dict[int, AdapterWeights] = {}
-        self._slots = [-1] * (self._config.num_pages * self._config.page_size)
+        self._slots = [-1] * (self._config.groups[0].num_pages * self._config.page_size)
         self.num_resets += 1
 
     def check(self, sequence: Sequence) -> None:
@@ -79,7 +80,7 @@ class FakeExecutor(Executor):
     def dispatch(self, plan: StepPlan) -> StepResult:
         size = self._config.page_size
         for item in plan.items:
-            tokens, pages = self._rows[item.row], item.sequence.pages
+            tokens, pages = self._rows[item.row], item.sequence.pages[0]
             for at in range(item.start, item.start + item.num_tokens):
                 self._slots[pages[at // size] * size + at % size] = tokens[at]
         result = StepResult(tokens=[], errors=[], logprobs=[])
@@ -94,7 +95,7 @@ class FakeExecutor(Executor):
         return result
 
     def _sample(self, item: Scheduled) -> tuple[int | None, str | None]:
-        size, pages, known = self._config.page_size, item.sequence.pages, self._rows[item.row]
+        size, pages, known = self._config.page_size, item.sequence.pages[0], self._rows[item.row]
         end = item.start + item.num_tokens
         found: list[int] = []
         for page in pages[: -(-end // size)]:

@@ -22,9 +22,10 @@ from flaxen.engine.sequence import Sequence
 from flaxen.protocol import ModelInfo, Request, SamplingParams, TokenLogprobs
 from flaxen.protocol_adapters import AdapterWeights
 from tests.engine.fakes import EOS_ID, VOCAB_SIZE, FakeClock, by_hand
+from tests.engine.groups import full
 
 CONFIG = EngineConfig(
-    max_model_len=9000, num_pages=4000, max_num_seqs=64, max_num_batched_tokens=512
+    max_model_len=9000, groups=full(4000), max_num_seqs=64, max_num_batched_tokens=512
 )
 _TOKEN = 5
 _HOST_S = 0.0005  # a step, for the events

@@ -13,6 +13,7 @@ from flaxen.models.adapters import LoraConfig
 from flaxen.protocol import SamplingParams
 from flaxen.protocol_adapters import AdapterWeights
 from flaxen.weights.adapters.adapter import Adapter
+from tests.engine.groups import full
 
 A, B, C, D = (ServedAdapter(name=n, rank=1, weights=None, key=f"{n}#0") for n in "abcd")
 WEIGHTS = Adapter(config=LoraConfig(rank=2), layers=())
@@ -73,7 +74,7 @@ def test_a_given_stack_fills_the_slots_for_good() -> None:
 def test_who_wants_a_slot_gets_one_however_many_come_for_the_others() -> None:
     """Two slots, and in each step new requests for both adapters that run."""
     config = EngineConfig(
-        max_model_len=16, num_pages=64, page_size=4, max_num_seqs=8, max_num_batched_tokens=64,
+        max_model_len=16, groups=full(64), page_size=4, max_num_seqs=8, max_num_batched_tokens=64,
         lora=LoraLimits(max_loras=2),
     )  # fmt: skip
     scheduler = Scheduler(config)

@@ -24,8 +24,9 @@ from flaxen.protocol import (
     TokenEvent,
 )
 from tests.engine.fakes import SMALL, FakeExecutor, FaultyExecutor, fake_engine
+from tests.engine.groups import full
 
-LONG = replace(SMALL, max_model_len=4096, num_pages=4096)  # room for an output without end
+LONG = replace(SMALL, max_model_len=4096, groups=full(4096))  # room for an output without end
 
 
 class SlowExecutor(FakeExecutor):
@@ -219,7 +220,7 @@ def test_a_full_queue_refuses_and_takes_again() -> None:
         assert [len(reasons) for _, reasons in await asyncio.gather(*map(read, again))] == [8, 8]
 
     gate = threading.Event()
-    config = replace(LONG, num_pages=1024)
+    config = replace(LONG, groups=full(1024))
     with_engine(test, SlowExecutor(config, gate), config)
 
 

@@ -24,6 +24,7 @@ from tests.engine.fakes import (
     fake_engine,
     run_out,
 )
+from tests.engine.groups import full
 from tests.engine.tiny import make_engine, request, run, trace
 
 NAMES = ("load", "dispatch", "fetch")
@@ -168,7 +169,7 @@ def test_a_bug_in_the_scores_of_one_prompt_fails_it_alone() -> None:
 
 
 BUSY = EngineConfig(
-    max_model_len=64, num_pages=72, page_size=4, max_num_seqs=32, max_num_batched_tokens=96,
+    max_model_len=64, groups=full(72), page_size=4, max_num_seqs=32, max_num_batched_tokens=96,
     max_waiting=64,
 )  # fmt: skip
 

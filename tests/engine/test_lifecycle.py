@@ -20,8 +20,9 @@ from tests.engine.fakes import (
     fake_engine,
     run_out,
 )
+from tests.engine.groups import full
 
-CROWDED = replace(SMALL, num_pages=20)
+CROWDED = replace(SMALL, groups=full(20))
 
 
 def ask(name: str, prompt: list[int], timeout_s: float | None = None, **sampling: Any) -> Request:

@@ -8,6 +8,7 @@ from flaxen.engine.plan import StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import SamplingParams
+from tests.engine.groups import full
 
 
 def scheduler(
@@ -16,7 +17,7 @@ def scheduler(
 ) -> Scheduler:  # fmt: skip
     config = EngineConfig(
         max_model_len=max_model_len,
-        num_pages=num_pages,
+        groups=full(num_pages),
         page_size=4,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -62,7 +63,7 @@ def test_a_prompt_is_computed_whole_then_token_by_token() -> None:
         plan = s.schedule()
         assert parts(plan) == [(start, 1, True, False)]
         deliver(s, plan)
-    assert len(a.pages) == 3
+    assert len(a.pages[0]) == 3
 
 
 def test_steps_are_planned_ahead_of_their_tokens() -> None:
@@ -70,7 +71,7 @@ def test_steps_are_planned_ahead_of_their_tokens() -> None:
     s.add(a)
     plans = [s.schedule() for _ in range(4)]
     assert [parts(plan)[0][:2] for plan in plans] == [(0, 3), (3, 1), (4, 1), (5, 1)]
-    assert (a.num_in_flight, len(a.tokens), len(a.pages)) == (4, 3, 2)
+    assert (a.num_in_flight, len(a.tokens), len(a.pages[0])) == (4, 3, 2)
 
 
 def test_a_long_prompt_is_chunked_by_the_budget_that_older_decodes_leave() -> None:
@@ -147,8 +148,8 @@ def test_sequences_of_one_step_share_the_prefix_that_it_computes() -> None:
     for each in (a, b, c):
         s.add(each)
     assert parts(s.schedule()) == [(0, 10, True, True), (8, 2, True, True), (8, 2, True, True)]
-    assert a.pages[:2] == b.pages[:2] == c.pages[:2]
-    assert len({a.pages[2], b.pages[2], c.pages[2]}) == 3
+    assert a.pages[0][:2] == b.pages[0][:2] == c.pages[0][:2]
+    assert len({a.pages[0][2], b.pages[0][2], c.pages[0][2]}) == 3
     assert (a.num_cached_tokens, b.num_cached_tokens) == (0, 8)
     assert (s.num_prefix_queries, s.num_prefix_hits, s.num_prompt_tokens) == (30, 16, 30)
     assert (s.sum_slots_allocated, s.sum_slots_held) == (5 * 4, 8 + 3 * 2)

@@ -20,6 +20,7 @@ from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import SamplingParams
+from tests.engine.groups import full
 
 STOP_TOKEN = 0
 
@@ -42,7 +43,7 @@ class FakeEngine:
     def __init__(self, config: EngineConfig, pace: Pace | None = None) -> None:
         self.config = config
         self.scheduler = Scheduler(config, pace=pace)
-        self.memory: list[int | Fault] = [-1] * (config.num_pages * config.page_size)
+        self.memory: list[int | Fault] = [-1] * (config.groups[0].num_pages * config.page_size)
         self.row_tokens: dict[int, int | Fault] = {}  # the last sampled, which stays on the device
         self.truth: dict[Sequence, list[int]] = {}  # prompt and all samples, delivered or not
         self.distrusted: dict[Sequence, set[Fault]] = {}  # known when it was admitted
@@ -78,7 +79,7 @@ class FakeEngine:
 
     def slot(self, sequence: Sequence, position: int) -> int:
         page_size = self.config.page_size
-        return sequence.pages[position // page_size] * page_size + position % page_size
+        return sequence.pages[0][position // page_size] * page_size + position % page_size
 
     def step(self, fails: bool = False, faulty: int | None = None) -> StepPlan:
         """Plans and runs a step. `fails`: all of it goes wrong; `faulty`: one item does."""
@@ -205,7 +206,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         config = EngineConfig(
             max_model_len=max_model_len,
-            num_pages=-(-max_model_len // page_size) + num_more_pages,
+            groups=full(-(-max_model_len // page_size) + num_more_pages),
             page_size=page_size,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + num_more_tokens,
@@ -320,7 +321,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for sequence in engine.truth:
             if sequence not in running:
                 assert (sequence.pages, sequence.row, sequence.adapter_slot) == ([], None, -1)
-            for i, page in enumerate(sequence.pages):
+            for i, page in enumerate(sequence.pages[0] if sequence.pages else []):
                 other, index = owners.setdefault(page, (sequence, i))
                 if other is not sequence:
                     end = (i + 1) * engine.config.page_size
@@ -352,7 +353,7 @@ TestScheduler.settings = settings(max_examples=150, stateful_step_count=40, dead
 def test_ten_thousand_requests_end_once_and_leave_no_page() -> None:
     rng = random.Random(0)
     config = EngineConfig(
-        max_model_len=64, num_pages=70, page_size=4, max_num_seqs=32, max_num_batched_tokens=256,
+        max_model_len=64, groups=full(70), page_size=4, max_num_seqs=32, max_num_batched_tokens=256,
         lora=LoraLimits(max_loras=2),
     )  # fmt: skip
     engine = FakeEngine(config)

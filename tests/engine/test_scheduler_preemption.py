@@ -7,6 +7,7 @@ from flaxen.engine.plan import StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import SamplingParams
+from tests.engine.groups import full
 
 
 def scheduler(
@@ -14,7 +15,7 @@ def scheduler(
 ) -> Scheduler:
     config = EngineConfig(
         max_model_len=max_model_len,
-        num_pages=num_pages,
+        groups=full(num_pages),
         page_size=4,
         max_num_seqs=8,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -117,7 +118,7 @@ def test_a_prompt_is_admitted_only_if_all_of_it_fits_and_the_running_can_grow() 
     assert s.schedule().items == []
     s.end(a)
     assert parts(s.schedule()) == [(0, 10, False, True)]
-    assert len(b.pages) == 7
+    assert len(b.pages[0]) == 7
 
 
 @pytest.mark.parametrize("state", ["waiting", "in a chunk", "running", "in flight", "preempted"])

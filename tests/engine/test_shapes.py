@@ -8,8 +8,9 @@ import pytest
 
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
+from tests.engine.groups import full
 
-CONFIG = EngineConfig(max_model_len=64, num_pages=8, max_num_seqs=20, max_num_batched_tokens=100)
+CONFIG = EngineConfig(max_model_len=64, groups=full(8), max_num_seqs=20, max_num_batched_tokens=100)
 
 
 def pairs(config: EngineConfig) -> list[tuple[int, int]]:

@@ -16,8 +16,9 @@ from flaxen.protocol import ReaderTooSlowError, Request, SamplingParams
 from flaxen.server.generation.generation import Generation
 from flaxen.server.metrics import Metrics
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, by_hand, fake_engine
+from tests.engine.groups import full
 
-CONFIG = replace(SMALL, max_model_len=1024, num_pages=2048, max_num_seqs=8)
+CONFIG = replace(SMALL, max_model_len=1024, groups=full(2048), max_num_seqs=8)
 NUM_OUT, NUM_TOP = 500, 20
 
 

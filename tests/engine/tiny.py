@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor
@@ -18,10 +19,11 @@ from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.linear import pack
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.model import CacheSpec, Params, logprobs
+from flaxen.models.model import AttentionSpec, Params, logprobs
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo, Request, SamplingParams
 from flaxen.text.tokenizer import Tokenizer
+from tests.engine.groups import full
 
 MODEL_CONFIG = DecoderConfig(
     vocab_size=300,
@@ -37,10 +39,17 @@ MODEL_CONFIG = DecoderConfig(
 )
 MODEL = decoder(MODEL_CONFIG)
 EOS_ID = 2
+
+
+def pools(num_pages: int) -> tuple[CacheGroup, ...]:
+    """The model's cache groups, with as many pages each."""
+    return full(num_pages)
+
+
 # One compiled shape: within it, equalities hold to the bit.
 ONE_SHAPE = EngineConfig(
     max_model_len=128,
-    num_pages=256,
+    groups=pools(256),
     max_num_seqs=16,
     max_num_batched_tokens=64,
     compile_sizes=(64,),
@@ -160,7 +169,7 @@ def dense_logprobs(tokens: list[int], params: Params = PARAMS) -> np.ndarray:
 @jax.jit
 def _dense_logprobs(params: Params, ids: jax.Array) -> jax.Array:
     def attend(
-        spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
+        spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
     ) -> tuple[jax.Array, None]:
         return causal_attention(q, k, v, window=spec.window), None
 
@@ -171,5 +180,5 @@ def _dense_logprobs(params: Params, ids: jax.Array) -> jax.Array:
     return logprobs(MODEL.unembed(params, hidden))[0]
 
 
-def with_config(**changes: Any) -> EngineConfig:
-    return replace(ONE_SHAPE, **changes)
+def with_config(num_pages: int = 256, **changes: Any) -> EngineConfig:
+    return replace(ONE_SHAPE, groups=pools(num_pages), **changes)

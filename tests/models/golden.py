@@ -11,14 +11,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from flaxen.kernels.causal_attention import causal_attention
-from flaxen.models.model import CacheSpec, Model, Params
+from flaxen.models.model import AttentionSpec, Model, Params
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASES = sorted(path.name for path in GOLDENS.iterdir() if path.is_dir())
 
 
 def attend(
-    spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
+    spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
 ) -> tuple[jax.Array, Any]:
     """Causal attention over a batch of whole sequences; nothing is kept."""
     return causal_attention(q, k, v, window=spec.window), cache

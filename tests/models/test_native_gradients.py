@@ -11,14 +11,14 @@ from jax.tree_util import Partial
 from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.linear import PackedLinear, unpack
-from flaxen.models.model import CacheSpec, Params, logprobs
+from flaxen.models.model import AttentionSpec, Params, logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 
 pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
 
 
 def attend(
-    spec: CacheSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
+    spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
 ) -> tuple[jax.Array, None]:
     return causal_attention(q, k, v, window=spec.window), None
 

@@ -31,6 +31,7 @@ from tests.engine.tiny import (
     dense_logprobs,
     make_engine,
     pack_params,
+    pools,
     prompts,
     run,
     trace,
@@ -88,7 +89,7 @@ def alone(kind: str) -> Traces:
 
 CHANGES: dict[str, dict[str, Any]] = {
     "one shape": {},
-    "preempted": {"num_pages": 24, "enable_prefix_caching": False},
+    "preempted": {"groups": pools(24), "enable_prefix_caching": False},
     # These are other programs, which through XLA agree to rounding only.
     "two slots": {"lora": replace(LORA, max_loras=2)},  # adapters wait, and leave their slots
     "more slots, higher rank": {"lora": LoraLimits(max_loras=6, max_lora_rank=16)},

@@ -23,6 +23,7 @@ from tests.engine.tiny import (
     dense_logprobs,
     make_engine,
     pack_params,
+    pools,
     prompts,
     request,
     run,
@@ -75,8 +76,8 @@ def alone(isa: str, dtype: str) -> list[list[tuple[object, ...]]]:
         (3, {"compile_sizes": (64,)}),
         (2, {"compile_sizes": (1, 7, 40, 64)}),  # and in several others
         (3, {"max_num_batched_tokens": 16, "compile_sizes": (16,)}),  # in chunks
-        (1, {"page_size": 32, "num_pages": 128}),
-        (2, {"num_pages": 24, "enable_prefix_caching": False}),  # some are preempted
+        (1, {"page_size": 32, "groups": pools(128)}),
+        (2, {"groups": pools(24), "enable_prefix_caching": False}),  # some are preempted
     ],
     ids=["1 thread", "2 threads", "3 threads", "shapes", "chunked", "pages", "preempted"],
 )

@@ -10,11 +10,12 @@ import pytest
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.validate import validate
 from flaxen.protocol import FieldError, Finish, FinishReason, Request
+from tests.engine.groups import full
 from tests.server.clients import events, make_app, post
 from tests.server.fakes import STOP, FakeEngine
 
 CONFIG = EngineConfig(
-    max_num_seqs=4, max_waiting=4, max_model_len=64, num_pages=64, page_size=16, max_logprobs=20
+    max_num_seqs=4, max_waiting=4, max_model_len=64, groups=full(64), page_size=16, max_logprobs=20
 )
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 LONG = "a" * 1001

@@ -25,7 +25,8 @@ from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
 from flaxen.bridges.jaxpr.views import View
 from flaxen.kernels import native
 from flaxen.models.attention import attend_p
-from flaxen.models.model import CacheSpec
+from flaxen.models.cache import attention_cache
+from flaxen.models.model import AttentionSpec
 
 
 def evaluate(run: Run, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -131,16 +132,9 @@ def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
             "self-attention can be served"
         )
     window = eqn.params["window"]
-    spec = CacheSpec(
-        kind="full" if window is None else "sliding",
-        num_kv_heads=k.shape[-2],
-        head_dim=k.shape[-1],
-        window=window,
-        scale=eqn.params["scale"],
-        softcap=eqn.params["softcap"],
-    )
+    spec = AttentionSpec(window=window, scale=eqn.params["scale"], softcap=eqn.params["softcap"])
     number = len(run.specs)
-    run.specs.append(spec)
+    run.specs.append(attention_cache(k.shape[-2], k.shape[-1], window))
     entry = run.cache[number] if run.cache else None
     kept = [leaf.dtype for leaf in jax.tree.leaves(entry)]
     if any(dtype != q.dtype for dtype in kept):

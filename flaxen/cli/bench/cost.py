@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flaxen.cli.bench.ideal import CacheLayer, ModelCost
+from flaxen.models.cache import CacheSpec, Sliding, State
 from flaxen.models.model import Model, Params, ParamSpec
 
 
@@ -39,14 +40,16 @@ def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
         weight_bytes=sum(_num_bytes(part.held) for part in (*layers, *unembed)),
         layer_params=sum(map(math.prod, matrices)),
         unembed_params=sum(math.prod(part.spec.shape) for part in unembed),
-        cache_layers=tuple(
-            CacheLayer(
-                bytes_per_token=2 * spec.num_kv_heads * spec.head_dim * cache_itemsize,
-                window=spec.window,
-            )
-            for spec in model.cache_specs
-        ),
+        cache_layers=tuple(_cache_layer(spec, cache_itemsize) for spec in model.cache_specs),
     )
+
+
+def _cache_layer(spec: CacheSpec, itemsize: int) -> CacheLayer:
+    if isinstance(spec, State):
+        size = spec.bytes_per_sequence(itemsize)
+        return CacheLayer(bytes_per_token=0, window=None, bytes_per_sequence=size)
+    window = spec.window if isinstance(spec, Sliding) else None
+    return CacheLayer(bytes_per_token=spec.bytes_per_token(itemsize), window=window)
 
 
 def _unembedding(model: Model, params: Params) -> list[_Part]:

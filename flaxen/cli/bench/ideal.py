@@ -22,6 +22,7 @@ class CacheLayer:
 
     bytes_per_token: int
     window: int | None  # tokens; None keeps all
+    bytes_per_sequence: int = 0  # beside those of its tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,10 @@ class ModelCost:
     cache_layers: tuple[CacheLayer, ...]
 
     def cache_bytes(self, num_tokens: int) -> int:
-        """Bytes of keys and values that decoding after `num_tokens` must read."""
+        """Bytes of the cache that decoding after `num_tokens` must read."""
         return sum(
             layer.bytes_per_token * min(num_tokens, layer.window or num_tokens)
+            + layer.bytes_per_sequence
             for layer in self.cache_layers
         )
 
