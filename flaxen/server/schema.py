@@ -157,8 +157,18 @@ class UnloadAdapterBody(BaseModel):
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-def parse(body_class: type[_Body], fields: Mapping[str, Any]) -> _Body:
+def parse(
+    body_class: type[_Body],
+    fields: Mapping[str, Any],
+    *,
+    context: Mapping[str, Any] | None = None,
+) -> _Body:
     """Checks the fields' names and types. An unknown field that is null is not given.
+
+    Args:
+      body_class: the fields that there are.
+      fields: the JSON object.
+      context: this server's limits, for validators that ask for them.
 
     Raises:
       ApiError: 400 with the first wrong field as its param.
@@ -166,7 +176,7 @@ def parse(body_class: type[_Body], fields: Mapping[str, Any]) -> _Body:
     known = body_class.model_fields
     given = {name: value for name, value in fields.items() if value is not None or name in known}
     try:
-        return body_class.model_validate(given)
+        return body_class.model_validate(given, context=context)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
     param = _param(problem["loc"])
@@ -179,10 +189,10 @@ def parse(body_class: type[_Body], fields: Mapping[str, Any]) -> _Body:
         )
     if problem["type"] == "missing":
         raise invalid(f"the field {param!r} is required", param, "missing_required_parameter")
-    wanted = problem["msg"].removeprefix("Input should be ")
-    raise invalid(
-        f"{param} must be {wanted}, got {shorten(problem['input'])}", param, "invalid_type"
-    )
+    is_object = problem["type"] in ("model_type", "model_attributes_type")
+    wanted = "an object" if is_object else problem["msg"].removeprefix("Input should be ")
+    code = "invalid_value" if problem["type"] == "invalid_value" else "invalid_type"
+    raise invalid(f"{param} must be {wanted}, got {shorten(problem['input'])}", param, code)
 
 
 def parse_two(body_class: type[_Body], fields: Mapping[str, Any]) -> tuple[_Body, CommonBody]:

@@ -1,12 +1,37 @@
-"""A job's body: null is not given wherever it stands, and whole numbers may have a point."""
+"""A job's body: what it is read as, and in which words what is wrong with it is refused.
+
+fine_tuning_bodies.json was recorded from the validators by hand that pydantic took the place of:
+bodies in the neighbourhood of each limit, and the job or the error of each.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from flaxen.server.errors import ApiError
 from flaxen.server.fine_tuning.schema import read_job
 
 JOB = {"model": "m", "training_file": "file-1"}
+BODIES = json.loads((Path(__file__).parent / "fine_tuning_bodies.json").read_text())
+
+
+def answer(given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"job": dataclasses.asdict(read_job(JOB | given, max_lora_rank=64))}
+    except ApiError as error:
+        return {"error": [error.status, error.param, error.code, error.message]}
+
+
+@pytest.mark.parametrize("recorded", BODIES, ids=lambda body: json.dumps(body["given"])[:60])
+def test_a_body_is_answered_as_recorded(recorded: dict[str, Any]) -> None:
+    given = recorded["given"]
+    # As text, in which 3 is not 3.0.
+    assert json.dumps({"given": given, **answer(given)}) == json.dumps(recorded)
 
 
 def test_null_is_not_given_at_any_depth() -> None:

@@ -5,44 +5,209 @@ Deliberately does not know files, jobs or what training does with a value.
 
 from __future__ import annotations
 
-import math
+import contextlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from flaxen.server.errors import ApiError, invalid
-from flaxen.server.schema import Whole, parse, shorten, whole
+from flaxen.server.errors import invalid
+from flaxen.server.schema import Whole, parse, shorten
 
 _STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
+_METHODS = ("supervised", "dpo")
 
-# name -> (whether whole, lowest, highest); "auto" or nothing leaves each to the server
-_COMMON = {
-    "n_epochs": (True, 1, 50),
-    "batch_size": (True, 1, 256),
-    "learning_rate_multiplier": (False, 1e-6, 1e6),
-}
-_RANGES = {"supervised": _COMMON, "dpo": {**_COMMON, "beta": (False, 1e-4, 2)}}
+
+def _within(kind: str, low: float, high: float | str, *, or_auto: bool = False) -> WrapValidator:
+    """Whatever is no number between two others gets one message, which names both.
+
+    Args:
+      kind: "a number" or "a whole number", for the message; the field's type decides.
+      low: the lowest number.
+      high: the highest, or the name in the validation's context that has it.
+      or_auto: also take "auto", which leaves the value to the server, as null does.
+    """
+
+    def check(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        most = (info.context or {})[high] if isinstance(high, str) else high
+        if or_auto and value == "auto":
+            return None
+        with contextlib.suppress(ValidationError):
+            number = read(value)
+            if number is None or low <= number <= most:
+                return number
+        auto = " or 'auto'" if or_auto else ""
+        raise PydanticCustomError("invalid_value", f"{kind} from {low:g} to {most:g}{auto}")
+
+    return WrapValidator(check)
+
+
+def _without_nulls(value: Any) -> Any:
+    """An object's fields that are given: null is not given wherever it stands."""
+    if not isinstance(value, dict):
+        return value
+    return {name: field for name, field in value.items() if field is not None}
+
+
+_Given = BeforeValidator(_without_nulls)
+_Number = int | float  # both, so that 3 is not shown as 3.0
+
+_Epochs = Annotated[Whole | None, _within("a whole number", 1, 50, or_auto=True)]
+_BatchSize = Annotated[Whole | None, _within("a whole number", 1, 256, or_auto=True)]
+_Multiplier = Annotated[_Number | None, _within("a number", 1e-6, 1e6, or_auto=True)]
+
+
+class SupervisedNumbers(BaseModel):
+    """The hyperparameters of the method supervised; None is "auto"."""
+
+    model_config = _STRICT
+
+    n_epochs: _Epochs = None
+    batch_size: _BatchSize = None
+    learning_rate_multiplier: _Multiplier = None
+
+
+class DpoNumbers(BaseModel):
+    """The hyperparameters of the method dpo; None is "auto"."""
+
+    model_config = _STRICT
+
+    n_epochs: _Epochs = None
+    batch_size: _BatchSize = None
+    learning_rate_multiplier: _Multiplier = None
+    beta: Annotated[_Number | None, _within("a number", 1e-4, 2, or_auto=True)] = None
+
+
+class Supervised(BaseModel):
+    """OpenAI's `method.supervised`."""
+
+    model_config = _STRICT
+
+    hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
+
+
+class Dpo(BaseModel):
+    """OpenAI's `method.dpo`."""
+
+    model_config = _STRICT
+
+    hyperparameters: Annotated[DpoNumbers | None, _Given] = None
+
+
+class Method(BaseModel):
+    """OpenAI's `method`: its type, and an object that is called as the type."""
+
+    model_config = _STRICT
+
+    type: Literal["supervised", "dpo"]
+    supervised: Annotated[Supervised | None, _Given] = None
+    dpo: Annotated[Dpo | None, _Given] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _belongs_together(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        kind = fields.get("type")
+        if kind not in _METHODS:
+            raise invalid(
+                f"method.type must be 'supervised' or 'dpo', got {shorten(kind)}: this server "
+                "trains by no other",
+                "method.type",
+                "unsupported_method",
+            )
+        for name in fields:
+            if name not in ("type", kind):
+                raise invalid(
+                    f"method.{name[:80]} does not belong to a method of type {kind!r}",
+                    f"method.{name[:80]}",
+                )
+        return fields
+
+
+class Lora(BaseModel):
+    """The size of the adapter: our own field."""
+
+    model_config = _STRICT
+
+    rank: Annotated[Whole | None, _within("a whole number", 1, "max_lora_rank")] = None
+    alpha: Annotated[_Number | None, _within("a number", 1e-3, 1e4)] = None
 
 
 class JobBody(BaseModel):
-    """The fields of POST /v1/fine_tuning/jobs: OpenAI's, and `lora`, our own."""
+    """The fields of POST /v1/fine_tuning/jobs: OpenAI's, and `lora`."""
 
     model_config = _STRICT
 
     model: str
     training_file: str
     validation_file: str | None = None
-    method: dict[str, Any] | None = None
-    hyperparameters: dict[str, Any] | None = None  # OpenAI's older place for them
+    method: Annotated[Method | None, _Given] = None
+    # OpenAI's older place for them
+    hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
     suffix: str | None = None
     seed: Whole | None = None
     metadata: dict[str, Any] | None = None
     integrations: list[Any] | None = None
-    lora: dict[str, Any] | None = None
+    lora: Annotated[Lora | None, _Given] = None
+
+    @field_validator("suffix")
+    @classmethod
+    def _suffix(cls, suffix: str | None) -> str | None:
+        if suffix is not None and not _SUFFIX.fullmatch(suffix):
+            raise invalid(
+                "suffix must be 1 to 64 letters, digits, '.', '_' or '-', as it becomes part of "
+                f"the model's name; got {shorten(suffix)}",
+                "suffix",
+            )
+        return suffix
+
+    @field_validator("seed")
+    @classmethod
+    def _seed(cls, seed: int | None) -> int | None:
+        if seed is not None and not 0 <= seed <= MAX_SEED:
+            raise invalid(f"seed must be from 0 to {MAX_SEED}, got {shorten(seed)}", "seed")
+        return seed
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata(cls, metadata: dict[str, Any] | None) -> dict[str, str] | None:
+        for name, value in (metadata or {}).items():
+            if not isinstance(value, str) or len(name) > 64 or len(value) > 512:
+                raise invalid(
+                    "metadata must map keys of at most 64 characters to strings of at most 512; "
+                    f"{shorten(name)} does not",
+                    "metadata",
+                )
+        if metadata is not None and len(metadata) > 16:
+            raise invalid(f"metadata must have at most 16 keys, got {len(metadata)}", "metadata")
+        return metadata
+
+    @field_validator("integrations")
+    @classmethod
+    def _integrations(cls, integrations: list[Any] | None) -> list[Any] | None:
+        if integrations:
+            raise invalid(
+                "integrations are not supported: this server sends metrics nowhere but into the "
+                "job's events",
+                "integrations",
+                "unsupported_parameter",
+            )
+        return integrations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,132 +235,35 @@ def read_job(fields: dict[str, Any], *, max_lora_rank: int) -> JobRequest:
     Raises:
       ApiError: 400 with the wrong field as its param.
     """
-    body = parse(JobBody, fields)
-    if body.integrations:
-        raise invalid(
-            "integrations are not supported: this server sends metrics nowhere but into the job's "
-            "events",
-            "integrations",
-            "unsupported_parameter",
-        )
-    if body.suffix is not None and not _SUFFIX.fullmatch(body.suffix):
-        raise invalid(
-            "suffix must be 1 to 64 letters, digits, '.', '_' or '-', as it becomes part of the "
-            f"model's name; got {shorten(body.suffix)}",
-            "suffix",
-        )
-    if body.seed is not None and not 0 <= body.seed <= MAX_SEED:
-        raise invalid(f"seed must be from 0 to {MAX_SEED}, got {shorten(body.seed)}", "seed")
-    method, hyperparameters = _method(body)
+    body = parse(JobBody, fields, context={"max_lora_rank": max_lora_rank})
+    lora = body.lora or Lora()
+    rank = lora.rank or min(16, max_lora_rank)
+    method, numbers = _method(body)
     return JobRequest(
         model=body.model,
         training_file=body.training_file,
         validation_file=body.validation_file,
         method=method,
-        hyperparameters=hyperparameters,
+        hyperparameters={
+            name: "auto" if value is None else value for name, value in numbers.model_dump().items()
+        },
         suffix=body.suffix or "",
         seed=body.seed,
-        metadata=_metadata(body.metadata),
-        lora=_lora(body.lora or {}, max_lora_rank),
+        metadata=body.metadata,
+        lora={"rank": rank, "alpha": lora.alpha or 2.0 * rank},
     )
 
 
-def _method(body: JobBody) -> tuple[str, dict[str, float | str]]:
+def _method(body: JobBody) -> tuple[str, SupervisedNumbers | DpoNumbers]:
+    """The method's name and its hyperparameters."""
     if body.method is None:
-        return "supervised", _numbers(body.hyperparameters or {}, "supervised", "hyperparameters")
+        return "supervised", body.hyperparameters or SupervisedNumbers()
     if body.hyperparameters is not None:
         raise invalid(
             "hyperparameters beside method: put them into the method, where OpenAI has them now",
             "hyperparameters",
         )
-    kind = body.method.get("type")
-    if not isinstance(kind, str) or kind not in _RANGES:
-        raise invalid(
-            f"method.type must be 'supervised' or 'dpo', got {shorten(kind)}: this server trains "
-            "by no other",
-            "method.type",
-            "unsupported_method",
-        )
-    for name, value in body.method.items():
-        if name not in ("type", kind) and value is not None:
-            raise invalid(
-                f"method.{name[:80]} does not belong to a method of type {kind!r}",
-                f"method.{name[:80]}",
-            )
-    own = _object(body.method.get(kind), f"method.{kind}")
-    for name, value in own.items():
-        if name != "hyperparameters" and value is not None:
-            raise _unknown(f"method.{kind}.{name[:80]}")
-    where = f"method.{kind}.hyperparameters"
-    return kind, _numbers(_object(own.get("hyperparameters"), where), kind, where)
-
-
-def _numbers(given: dict[str, Any], method: str, where: str) -> dict[str, float | str]:
-    ranges = _RANGES[method]
-    for name, value in given.items():
-        if name not in ranges and value is not None:
-            raise _unknown(f"{where}.{name[:80]}")
-    numbers: dict[str, float | str] = {}
-    for name, (is_whole, low, high) in ranges.items():
-        value = given.get(name)
-        if value is None or value == "auto":
-            numbers[name] = "auto"
-        else:
-            numbers[name] = _number(value, f"{where}.{name}", is_whole, low, high, " or 'auto'")
-    return numbers
-
-
-def _lora(given: dict[str, Any], max_rank: int) -> dict[str, float]:
-    for name, value in given.items():
-        if name not in ("rank", "alpha") and value is not None:
-            raise _unknown(f"lora.{name[:80]}")
-    rank = given.get("rank")
-    rank = min(16, max_rank) if rank is None else _number(rank, "lora.rank", True, 1, max_rank)
-    alpha = given.get("alpha")
-    alpha = 2.0 * rank if alpha is None else _number(alpha, "lora.alpha", False, 1e-3, 1e4)
-    return {"rank": rank, "alpha": alpha}
-
-
-def _number(
-    value: Any, param: str, is_whole: bool, low: float, high: float, more: str = ""
-) -> float:
-    value = whole(value) if is_whole else value
-    kinds = (int,) if is_whole else (int, float)
-    if (
-        not isinstance(value, kinds)
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        kind = "a whole number" if is_whole else "a number"
-        raise invalid(
-            f"{param} must be {kind} from {low:g} to {high:g}{more}, got {shorten(value)}", param
-        )
-    return value
-
-
-def _object(value: Any, param: str) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
-        raise invalid(f"{param} must be an object, got {shorten(value)}", param, "invalid_type")
-    return value or {}
-
-
-def _metadata(given: dict[str, Any] | None) -> dict[str, str] | None:
-    for name, value in (given or {}).items():
-        if not isinstance(value, str) or len(name) > 64 or len(value) > 512:
-            raise invalid(
-                "metadata must map keys of at most 64 characters to strings of at most 512; "
-                f"{shorten(name)} does not",
-                "metadata",
-            )
-    if given is not None and len(given) > 16:
-        raise invalid(f"metadata must have at most 16 keys, got {len(given)}", "metadata")
-    return given
-
-
-def _unknown(param: str) -> ApiError:
-    return invalid(
-        f"unknown field {param!r}: this server would have to ignore it, and refuses instead",
-        param,
-        "unknown_parameter",
-    )
+    if body.method.type == "dpo":
+        return "dpo", (body.method.dpo or Dpo()).hyperparameters or DpoNumbers()
+    supervised = body.method.supervised or Supervised()
+    return "supervised", supervised.hyperparameters or SupervisedNumbers()
