@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flaxen.weights.atomic import new_directory
+from flaxen.weights.atomic import new_directory, set_aside
 
 
 def fill(directory: Path, meanwhile: str | None = None) -> None:
@@ -29,3 +30,63 @@ def test_what_is_put_there_while_it_is_filled_stays(tmp_path: Path) -> None:
     (directory / "notes.txt").unlink()
     fill(directory, "ours")
     assert (directory / "ours").read_text() == "new"
+
+
+def fail_beside(directory: Path, meanwhile: Callable[[Path], object]) -> None:
+    with set_aside(directory):
+        assert not directory.exists()
+        meanwhile(directory)
+        raise RuntimeError("full disk")
+
+
+@pytest.mark.parametrize("meanwhile", [lambda path: None, lambda path: path.mkdir()])
+def test_a_failing_block_gives_back_what_was_there(
+    tmp_path: Path, meanwhile: Callable[[Path], None]
+) -> None:
+    directory = tmp_path / "adapter"
+    fill(directory)
+    with pytest.raises(RuntimeError, match="full disk"):
+        fail_beside(directory, meanwhile)
+    assert (directory / "ours").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_a_block_that_ends_leaves_what_it_made(tmp_path: Path) -> None:
+    directory = tmp_path / "adapter"
+    fill(directory)
+    with set_aside(directory):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with set_aside(directory) as old:
+        assert old is None
+
+
+def put_a_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "notes.txt").write_text("theirs")
+
+
+@pytest.mark.parametrize("put", [put_a_directory, lambda path: path.write_text("theirs")])
+def test_what_took_the_name_meanwhile_costs_nobody_anything(
+    tmp_path: Path, put: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "adapter"
+    fill(directory)
+    with pytest.raises(RuntimeError, match="full disk"):
+        fail_beside(directory, put)
+    theirs = directory / "notes.txt" if directory.is_dir() else directory
+    assert theirs.read_text() == "theirs"
+    [kept] = tmp_path.glob(".adapter.*/old")
+    assert (kept / "ours").read_text() == "new"
+    assert f"it is kept in {kept}, move it from there by hand" in caplog.text
+
+
+def test_a_file_that_took_the_name_while_it_was_filled_stays(tmp_path: Path) -> None:
+    directory = tmp_path / "adapter"
+    with (
+        pytest.raises(ValueError, match="adapter is a file: give the name of a directory"),
+        new_directory(directory),
+    ):
+        directory.write_text("theirs")
+    assert directory.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [directory]
