@@ -94,15 +94,8 @@ def test_served_without_a_bit_of_difference(dtype: str, options: dict[str, Any])
         return transformer(weights, tokens, positions, **options)
 
     model = flaxen.from_function(definition, weights, max_position=128)
-    assert (
-        model.cache_specs
-        == (
-            attention_cache(
-                plain_jax.HEADS, plain_jax.DIM // plain_jax.HEADS, options.get("window")
-            ),
-        )
-        * 2
-    )
+    spec = attention_cache(KV_HEADS, DIM // HEADS, options.get("window"))
+    assert model.cache_specs == (spec, spec)
     assert_parity(model, weights, dtype=dtype)
 
 
