@@ -44,6 +44,11 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
     return ApiError(400, message, param=param, code=code)
 
 
+def not_found(what: str, given: str, param: str = "id") -> ApiError:
+    """A 404: nothing of a kind has the id that was given."""
+    return ApiError(404, f"there is no {what} {given[:80]!r}", param=param, code="not_found")
+
+
 def wrong_field(error: FieldError, names: Mapping[str, str]) -> ApiError:
     """A 400 for a field that the engine refused.
 

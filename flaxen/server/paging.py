@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.schema import shorten
-from flaxen.server.sql_paging import Row, UnknownIdError
+from flaxen.server.storage.pages import Row, UnknownIdError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ import pytest
 
 from flaxen.cli.main import main
 from flaxen.cli.serve.fine_tuning import DEFAULT_FILE_BYTES, DEFAULT_TOTAL_BYTES, FineTuningOptions
-from flaxen.server.fine_tuning.config import FineTuningConfig
-from flaxen.server.fine_tuning.stores import open_stores
+from flaxen.server.stores import StoresConfig, open_stores
 
 
 def options(**changes: Any) -> FineTuningOptions:
@@ -58,7 +57,7 @@ def test_a_directory_that_can_not_be_used_is_said_before_the_weights_are_read(
 ) -> None:
     data, url = tmp_path / "data", f"sqlite:///{tmp_path}/other.db"
     nobody = "postgresql+psycopg://127.0.0.1:9/x"
-    with open_stores(FineTuningConfig(data_dir=data)) as stores, stores.files.create() as writer:
+    with open_stores(StoresConfig(data_dir=data)) as stores, stores.files.create() as writer:
         writer.write(b"{}")
         kept = stores.files.path(writer.commit("a.jsonl", "fine-tune")["id"])
     for options, message in (

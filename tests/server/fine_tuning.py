@@ -18,15 +18,15 @@ from flaxen.protocol import EngineClient
 from flaxen.protocol_adapters import AdapterSource
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
+from flaxen.server.files.config import FilesConfig
 from flaxen.server.files.store import FileStore
 from flaxen.server.fine_tuning.config import FineTuningConfig
-from flaxen.server.fine_tuning.context import FineTuning
-from flaxen.server.fine_tuning.models import FineTunedModels
-from flaxen.server.fine_tuning.mount import add_fine_tuning
-from flaxen.server.fine_tuning.store import JobStore
-from flaxen.server.fine_tuning.stores import open_stores
+from flaxen.server.fine_tuning.job_store import JobStore
+from flaxen.server.fine_tuning.job_worker import JobWorker
 from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
-from flaxen.server.fine_tuning.worker import Worker
+from flaxen.server.fine_tuning.tuned_models import FineTunedModels
+from flaxen.server.mount import mount_fine_tuning
+from flaxen.server.stores import StoresConfig, open_stores
 from flaxen.weights.adapters.adapter import Adapter
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
@@ -116,7 +116,7 @@ class Served:
     trainer: FakeTrainer
     files: FileStore
     jobs: JobStore
-    worker: Worker
+    worker: JobWorker
     engine: FakeEngine
     directory: Path
     database: sa.Engine = field(repr=False)
@@ -139,6 +139,19 @@ class Served:
             time.sleep(0.005)
 
 
+def stores_config(
+    directory: Path, *, database_url: str | None = None, **limits: Any
+) -> StoresConfig:
+    """With limits of files and of jobs."""
+    of_jobs = {name: limits.pop(name) for name in ("max_active_jobs",) if name in limits}
+    return StoresConfig(
+        data_dir=directory,
+        database_url=database_url,
+        files=FilesConfig(**limits),
+        fine_tuning=FineTuningConfig(**of_jobs),
+    )
+
+
 @contextmanager
 def serving(
     directory: Path,
@@ -148,26 +161,20 @@ def serving(
     **config: Any,
 ) -> Iterator[Served]:
     """An application whose worker runs."""
-    settings = FineTuningConfig(data_dir=directory, **config)
+    settings = stores_config(directory, **config)
     trainer = trainer or FakeTrainer()
     server_config = ServerConfig(api_keys=api_keys)
     engine = trainer.engine = FakeEngine()
     app = create_app(engine, byte_tokenizer(), server_config)
     with (
         open_stores(settings) as stores,
-        Worker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker,
+        JobWorker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker,
     ):
         models = FineTunedModels(stores.jobs, trainer)
         models.take_up()
-        context = FineTuning(
-            config=settings,
-            files=stores.files,
-            jobs=stores.jobs,
-            models=models,
-            base_models=(MODEL,),
-            on_change=worker.wake,
+        mount_fine_tuning(
+            app, server_config, stores, models, base_models=(MODEL,), on_change=worker.wake
         )
-        add_fine_tuning(app, context, server_config)
         yield Served(
             app=app,
             trainer=trainer,

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.server.data_directory import ID_FILE, lock_directory
 from flaxen.server.files.store import DiskFullError, FileStore
-from flaxen.server.fine_tuning.config import FineTuningConfig
-from flaxen.server.fine_tuning.stores import Stores, open_stores
-from flaxen.server.tables import open_database, owners
+from flaxen.server.storage.directory import ID_FILE, lock_directory
+from flaxen.server.storage.tables import open_database, owners
+from flaxen.server.stores import Stores, StoresConfig, open_stores
 from tests.full_disk import fill_disk_of
 
 LIMITS = {"max_file_bytes": 100, "max_total_bytes": 1000}
 
 
 def opened(directory: Path, url: str | None = None) -> AbstractContextManager[Stores]:
-    return open_stores(FineTuningConfig(data_dir=directory, database_url=url))
+    return open_stores(StoresConfig(data_dir=directory, database_url=url))
 
 
 def upload(stores: Stores, data: bytes = b"0123456789") -> Path:

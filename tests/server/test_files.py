@@ -9,9 +9,10 @@ from typing import Any
 import openai
 import pytest
 
+from flaxen.server.files.config import FilesConfig
 from flaxen.server.files.store import FileStore, StorageFullError
 from flaxen.server.fine_tuning.config import FineTuningConfig
-from flaxen.server.tables import open_database
+from flaxen.server.storage.tables import open_database
 from tests.full_disk import fill_disk_of
 from tests.server.clients import get, http_client, openai_client, run
 from tests.server.fine_tuning import GOOD, MODEL, Served, serving
@@ -243,12 +244,20 @@ def test_a_full_disk_is_told_and_not_tried_again(served: Served) -> None:
     assert upload(served).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["max_file_bytes", "max_total_bytes", "max_active_jobs"])
-def test_limits_are_checked(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (FilesConfig, "max_file_bytes"),
+        (FilesConfig, "max_total_bytes"),
+        (FineTuningConfig, "max_active_jobs"),
+        (FineTuningConfig, "max_lora_rank"),
+    ],
+)
+def test_limits_are_checked(config: type[Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
-        FineTuningConfig(data_dir=tmp_path, **{name: 0})
+        config(**{name: 0})
     with pytest.raises(ValueError, match="upload_idle_s must be above 0 seconds, got 0"):
-        FineTuningConfig(data_dir=tmp_path, upload_idle_s=0)
+        FilesConfig(upload_idle_s=0)
 
 
 @pytest.mark.parametrize(

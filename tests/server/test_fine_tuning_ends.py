@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.server.fine_tuning.models import FineTunedModels
+from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from tests.server.clients import post
 from tests.server.fine_tuning import FakeTrainer, Served, serving
 from tests.server.test_fine_tuning import create

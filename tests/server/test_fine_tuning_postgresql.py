@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.server.data_directory import ID_FILE
-from flaxen.server.tables import open_database
+from flaxen.server.storage.directory import ID_FILE
+from flaxen.server.storage.tables import open_database
 from tests.extras import extra
 from tests.server.clients import openai_client, run
 from tests.server.fine_tuning import GOOD, MODEL, serving

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flaxen.server.errors import ApiError
-from flaxen.server.fine_tuning.schema import read_job
+from flaxen.server.fine_tuning.job_schema import read_job
 
 JOB = {"model": "m", "training_file": "file-1"}
 BODIES = json.loads((Path(__file__).parent / "fine_tuning_bodies.json").read_text())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flaxen.build import Parts
     from flaxen.protocol import EngineClient
     from flaxen.server.config import ServerConfig
-    from flaxen.server.fine_tuning.stores import Stores
+    from flaxen.server.stores import Stores
 
 PANEL = "Fine-tuning"
 DEFAULT_SHARE = 0.2
@@ -116,15 +116,17 @@ class FineTuningOptions:
         if self.data_dir is None:
             yield None
             return
+        from flaxen.server.files.config import FilesConfig
         from flaxen.server.fine_tuning.config import FineTuningConfig
-        from flaxen.server.fine_tuning.stores import open_stores
+        from flaxen.server.stores import StoresConfig, open_stores
 
-        config = FineTuningConfig(
+        config = StoresConfig(
             data_dir=self.data_dir,
             database_url=self.database_url,
-            max_file_bytes=self.max_file_bytes,
-            max_total_bytes=self.max_total_bytes,
-            max_lora_rank=max_rank,
+            files=FilesConfig(
+                max_file_bytes=self.max_file_bytes, max_total_bytes=self.max_total_bytes
+            ),
+            fine_tuning=FineTuningConfig(max_lora_rank=max_rank),
         )
         with open_stores(config) as stores:
             yield stores
@@ -143,32 +145,30 @@ class FineTuningOptions:
             yield
             return
         from flaxen.fine_tuning import EngineTrainer, base_of
-        from flaxen.server.fine_tuning.context import FineTuning
-        from flaxen.server.fine_tuning.models import FineTunedModels
-        from flaxen.server.fine_tuning.mount import add_fine_tuning
-        from flaxen.server.fine_tuning.worker import Worker
+        from flaxen.server.fine_tuning.job_worker import JobWorker
+        from flaxen.server.fine_tuning.tuned_models import FineTunedModels
+        from flaxen.server.mount import mount_fine_tuning
 
         trainer = EngineTrainer(
             engine,
             base_of(parts),
             stores.jobs_directory,
             share=self.share,
-            max_rank=stores.config.max_lora_rank,
+            max_rank=stores.config.fine_tuning.max_lora_rank,
         )
         models = FineTunedModels(stores.jobs, trainer)
         models.take_up()
-        with Worker(
+        with JobWorker(
             stores.jobs, stores.files, trainer, is_closing=lambda: _is_closing(engine)
         ) as worker:
-            context = FineTuning(
-                config=stores.config,
-                files=stores.files,
-                jobs=stores.jobs,
-                models=models,
+            mount_fine_tuning(
+                app,
+                config,
+                stores,
+                models,
                 base_models=config.served_model_names or (engine.info.name,),
                 on_change=worker.wake,
             )
-            add_fine_tuning(app, context, config)
             yield
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from flaxen.server.errors import ApiError, invalid
+from flaxen.server.errors import ApiError, invalid, not_found
+from flaxen.server.files.context import Files
 from flaxen.server.files.store import DiskFullError, FileTooLargeError, StorageFullError
 from flaxen.server.files.upload import read_form, too_large
-from flaxen.server.fine_tuning.context import FineTuning
 from flaxen.server.paging import as_page, read_paging
 from flaxen.server.schema import shorten
-from flaxen.server.sql_paging import Row, UnknownIdError
+from flaxen.server.storage.pages import Row, UnknownIdError
 
 logger = logging.getLogger("flaxen.server")
 
@@ -24,7 +24,7 @@ PURPOSE = "fine-tune"
 _FIELDS = ("file", "purpose")
 
 
-async def create(context: FineTuning, http: Request) -> Response:
+async def create(context: Files, http: Request) -> Response:
     """Answers POST /v1/files."""
     try:
         return await _create(context, http)
@@ -40,9 +40,9 @@ async def create(context: FineTuning, http: Request) -> Response:
         ) from None
 
 
-async def _create(context: FineTuning, http: Request) -> Response:
+async def _create(context: Files, http: Request) -> Response:
     config = context.config
-    with await asyncio.to_thread(context.files.create) as writer:
+    with await asyncio.to_thread(context.store.create) as writer:
         try:
             form = await read_form(
                 http, writer, max_bytes=config.max_file_bytes, idle_s=config.upload_idle_s
@@ -76,14 +76,14 @@ async def _create(context: FineTuning, http: Request) -> Response:
     return JSONResponse(_file(row))
 
 
-async def list_files(context: FineTuning, http: Request) -> Response:
+async def list_files(context: Files, http: Request) -> Response:
     """Answers GET /v1/files."""
     paging = read_paging(http, default=10_000, most=10_000, others=("purpose", "order"))
     order = http.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         raise invalid(f"order must be 'asc' or 'desc', got {shorten(order)}", "order")
     read = functools.partial(
-        context.files.list,
+        context.store.list,
         http.query_params.get("purpose"),
         after=paging.after,
         limit=paging.limit,
@@ -92,15 +92,15 @@ async def list_files(context: FineTuning, http: Request) -> Response:
     return await as_page(read, _file)
 
 
-async def retrieve(context: FineTuning, http: Request) -> Response:
+async def retrieve(context: Files, http: Request) -> Response:
     """Answers GET /v1/files/{file_id}."""
     return JSONResponse(_file(await _find(context, http)))
 
 
-async def content(context: FineTuning, http: Request) -> Response:
+async def content(context: Files, http: Request) -> Response:
     """Answers GET /v1/files/{file_id}/content."""
     row = await _find(context, http)
-    path = await asyncio.to_thread(context.files.path, row["id"])
+    path = await asyncio.to_thread(context.store.path, row["id"])
     if not path.is_file():
         logger.error("the bytes of the file %s are gone: %s", row["id"], path)
         raise ApiError(
@@ -115,11 +115,11 @@ async def content(context: FineTuning, http: Request) -> Response:
     )
 
 
-async def delete(context: FineTuning, http: Request) -> Response:
+async def delete(context: Files, http: Request) -> Response:
     """Answers DELETE /v1/files/{file_id}; a file that an active job needs is kept."""
     row = await _find(context, http)
-    async with context.changing_files:
-        user = await asyncio.to_thread(context.jobs.uses_file, row["id"])
+    async with context.changing:
+        user = await asyncio.to_thread(context.job_that_needs, row["id"])
         if user is not None:
             raise ApiError(
                 409,
@@ -128,23 +128,18 @@ async def delete(context: FineTuning, http: Request) -> Response:
                 code="file_in_use",
             )
         try:
-            await asyncio.to_thread(context.files.delete, row["id"])
+            await asyncio.to_thread(context.store.delete, row["id"])
         except UnknownIdError:
-            raise no_file(row["id"]) from None
+            raise not_found("file", row["id"]) from None
     return JSONResponse({"id": row["id"], "object": "file", "deleted": True})
 
 
-def no_file(file_id: str, param: str = "id") -> ApiError:
-    """A 404 for a file's id."""
-    return ApiError(404, f"there is no file {file_id[:80]!r}", param=param, code="not_found")
-
-
-async def _find(context: FineTuning, http: Request) -> Row:
+async def _find(context: Files, http: Request) -> Row:
     file_id = http.path_params["file_id"]
     try:
-        return await asyncio.to_thread(context.files.get, file_id)
+        return await asyncio.to_thread(context.store.get, file_id)
     except UnknownIdError:
-        raise no_file(file_id) from None
+        raise not_found("file", file_id) from None
 
 
 def _file(row: Row) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from flaxen.server.data_directory import is_disk_full, sync_directory
-from flaxen.server.data_directory_names import UNFINISHED, is_file_name, new_file_name
-from flaxen.server.sql_paging import Row, UnknownIdError, page_of
-from flaxen.server.tables import files
+from flaxen.server.storage.directory import is_disk_full, sync_directory
+from flaxen.server.storage.names import UNFINISHED, is_file_name, new_file_name
+from flaxen.server.storage.pages import Row, UnknownIdError, page_of
+from flaxen.server.storage.tables import files
 
 
 class FileTooLargeError(ValueError):
@@ -41,7 +41,7 @@ class FileStore:
     """The files of one server. Safe to use from several threads.
 
     Args:
-      database: belongs to the directory (`data_directory.bind`).
+      database: belongs to the directory (`storage.directory.bind`).
       directory: made if it is not there. What is not ours there stays as it is.
       max_file_bytes: of one file.
       max_total_bytes: of all together.

@@ -15,7 +15,7 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError
 from flaxen.server.fine_tuning.context import FineTuning
 from flaxen.server.schema import UnloadAdapterBody, parse
-from flaxen.server.sql_paging import UnknownIdError
+from flaxen.server.storage.pages import UnknownIdError
 
 
 async def delete(context: FineTuning, config: ServerConfig, http: Request) -> Response:

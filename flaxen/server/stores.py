@@ -1,4 +1,4 @@
-"""Opens what fine-tuning keeps: the data directory, its database, and the stores over both.
+"""Opens what a server keeps: the data directory, its database, and the stores over both.
 
 Deliberately does not know routes, nor who trains.
 """
@@ -8,23 +8,34 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from flaxen.server.data_directory import bind, lock_directory
+from flaxen.server.files.config import FilesConfig
 from flaxen.server.files.store import FileStore
 from flaxen.server.fine_tuning.config import FineTuningConfig
-from flaxen.server.fine_tuning.store import JobStore
-from flaxen.server.tables import open_database
+from flaxen.server.fine_tuning.job_store import JobStore
+from flaxen.server.storage.directory import bind, lock_directory
+from flaxen.server.storage.tables import open_database
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoresConfig:
+    """Where a server keeps its files and jobs, and how many."""
+
+    data_dir: Path  # of this server alone
+    database_url: str | None = None  # SQLAlchemy's; None: SQLite in data_dir
+    files: FilesConfig = field(default_factory=FilesConfig)
+    fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
     """One server's files and jobs."""
 
-    config: FineTuningConfig
+    config: StoresConfig
     database: sa.Engine
     files: FileStore
     jobs: JobStore
@@ -36,7 +47,7 @@ class Stores:
 
 
 @contextlib.contextmanager
-def open_stores(config: FineTuningConfig) -> Iterator[Stores]:
+def open_stores(config: StoresConfig) -> Iterator[Stores]:
     """The stores, and the data directory locked for as long as they are used.
 
     Raises:
@@ -53,8 +64,8 @@ def open_stores(config: FineTuningConfig) -> Iterator[Stores]:
             files = FileStore(
                 database,
                 directory / "files",
-                max_file_bytes=config.max_file_bytes,
-                max_total_bytes=config.max_total_bytes,
+                max_file_bytes=config.files.max_file_bytes,
+                max_total_bytes=config.files.max_total_bytes,
             )
         except OSError as error:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxen.server.sql_paging import Row
+from flaxen.server.storage.pages import Row
 
 
 def job_json(row: Row) -> dict[str, Any]:

@@ -13,15 +13,14 @@ from starlette.responses import JSONResponse, Response
 
 from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
-from flaxen.server.data_directory_names import new_job_name
-from flaxen.server.errors import ApiError, invalid
-from flaxen.server.files.routes import no_file
+from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.fine_tuning.context import FineTuning
-from flaxen.server.fine_tuning.objects import checkpoint_json, event_json, job_json
-from flaxen.server.fine_tuning.schema import MAX_SEED, JobRequest, read_job
+from flaxen.server.fine_tuning.job_json import checkpoint_json, event_json, job_json
+from flaxen.server.fine_tuning.job_schema import MAX_SEED, JobRequest, read_job
 from flaxen.server.paging import Paging, as_page, read_paging
 from flaxen.server.schema import shorten
-from flaxen.server.sql_paging import Row, UnknownIdError
+from flaxen.server.storage.names import new_job_name
+from flaxen.server.storage.pages import Row, UnknownIdError
 
 
 async def create(context: FineTuning, config: ServerConfig, http: Request) -> Response:
@@ -106,7 +105,7 @@ async def _check_file(context: FineTuning, file_id: str, param: str) -> None:
     try:
         row = await asyncio.to_thread(context.files.get, file_id)
     except UnknownIdError:
-        raise no_file(file_id, param) from None
+        raise not_found("file", file_id, param) from None
     if not row["bytes"]:
         raise invalid(f"the file {file_id} is empty", param, "invalid_file")
 
@@ -141,9 +140,7 @@ async def _find(context: FineTuning, http: Request) -> Row:
     try:
         return await asyncio.to_thread(context.jobs.get, job_id)
     except UnknownIdError:
-        raise ApiError(
-            404, f"there is no fine-tuning job {job_id[:80]!r}", param="id", code="not_found"
-        ) from None
+        raise not_found("fine-tuning job", job_id) from None
 
 
 async def _move(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from flaxen.server.data_directory_names import is_file_name, is_job_name
-from flaxen.server.tables import checkpoints, files, jobs, owners
+from flaxen.server.storage.names import is_file_name, is_job_name
+from flaxen.server.storage.tables import checkpoints, files, jobs, owners
 
 ID_FILE = "flaxen.id"
 _ONLY_ROW = 1

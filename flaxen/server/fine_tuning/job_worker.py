@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from flaxen.server.data_directory import is_disk_full
-from flaxen.server.files.store import FileStore
-from flaxen.server.fine_tuning.store import ENDED, JobStore
-from flaxen.server.fine_tuning.trainer import FineTunedModel, Trainer, TrainingJob
-from flaxen.server.sql_paging import Row
+from flaxen.server.fine_tuning.job_progress import JobRecorder, JobWatch
+from flaxen.server.fine_tuning.job_store import ENDED, JobStore
+from flaxen.server.fine_tuning.trainer import Trainer, TrainingJob
+from flaxen.server.fine_tuning.training_files import TrainingFiles
+from flaxen.server.storage.directory import is_disk_full
+from flaxen.server.storage.pages import Row
 
 logger = logging.getLogger("flaxen.server")
 
 _NUM_NAMED = 20  # wrong lines in an error
-_STATUS_S = 0.2  # between two looks at a running job's status
 _POLL_S = 30.0  # between two looks at the jobs, should a wake-up ever be lost
 
 
-class Worker:
+class JobWorker:
     """A context: works from entering to leaving, when a job that runs is left to be resumed.
 
     Args:
@@ -39,7 +38,7 @@ class Worker:
     def __init__(
         self,
         jobs: JobStore,
-        files: FileStore,
+        files: TrainingFiles,
         trainer: Trainer,
         *,
         is_closing: Callable[[], bool] = lambda: False,
@@ -58,7 +57,7 @@ class Worker:
             )
         ]
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> JobWorker:
         for thread in self._threads:
             thread.start()
         return self
@@ -105,8 +104,8 @@ class Worker:
     def _is_ending(self) -> bool:
         return self._stopping or self._is_closing()
 
-    def _watch(self, job: Row, statuses: Collection[str]) -> _Watch:
-        return _Watch(self._jobs, job["id"], statuses, self._is_ending)
+    def _watch(self, job: Row, statuses: Collection[str]) -> JobWatch:
+        return JobWatch(self._jobs, job["id"], statuses, self._is_ending)
 
     def _validate(self, job: Row) -> None:
         of = ("validating_files",)
@@ -145,7 +144,7 @@ class Worker:
 
     def _run_trainer(self, job: Row) -> None:
         job_id = job["id"]
-        progress = _Recorder(self._jobs, self._trainer, job, self._watch(job, ("running",)))
+        progress = JobRecorder(self._jobs, self._trainer, job, self._watch(job, ("running",)))
         try:
             files = [self._files.path(job["training_file"]), None]
             if job["validation_file"] is not None:
@@ -195,75 +194,6 @@ def _told(error: Exception) -> tuple[str, str]:
         "The server failed on this job, and its log has the cause: tell whoever runs the server. "
         "To try again, create the job again"
     )
-
-
-class _Watch:
-    """Whether to go on with a job; cheap enough to be asked before each of its records."""
-
-    def __init__(
-        self, jobs: JobStore, job_id: str, statuses: Collection[str], is_ending: Callable[[], bool]
-    ) -> None:
-        self._jobs, self._job_id, self._statuses = jobs, job_id, statuses
-        self._is_ending = is_ending
-        self._asked_s, self._stops = float("-inf"), False
-
-    def should_stop(self) -> bool:
-        """Whether the job has another status than these, or the server ends."""
-        now = time.monotonic()
-        if not self._stops and now - self._asked_s > _STATUS_S:
-            status = self._jobs.status(self._job_id)
-            self._stops = status not in self._statuses or self._is_ending()
-            self._asked_s = now
-        return self._stops
-
-
-class _Recorder:
-    """A job's Progress, written to the database."""
-
-    def __init__(self, jobs: JobStore, trainer: Trainer, job: Row, watch: _Watch) -> None:
-        self._jobs, self._trainer, self._job, self._watch = jobs, trainer, job, watch
-        self._begin: tuple[float, int] | None = None  # when this process made which step
-
-    def started(self, hyperparameters: Mapping[str, float]) -> None:
-        self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
-
-    def stepped(
-        self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
-    ) -> None:
-        now = time.time()
-        if self._begin is None:
-            self._begin = (now, step)
-        since, first = self._begin
-        rest = (now - since) / max(1, step - first) * (num_steps - step)
-        parts = [f"training loss={metrics['train_loss']:.2f}"]
-        if "valid_loss" in metrics:
-            parts.append(f"validation loss={metrics['valid_loss']:.2f}")
-        self._jobs.add_step(
-            self._job["id"],
-            step,
-            f"Step {step}/{num_steps}: {', '.join(parts)}",
-            {"step": step, "total_steps": num_steps, **metrics},
-            trained_tokens=num_tokens,
-            estimated_finish=int(now + rest) if step > first else None,
-        )
-
-    def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
-        name = self._job["model_name"] if is_last else f"{self._job['model_name']}:ckpt-step-{step}"
-        model = FineTunedModel(
-            name=name,
-            job_id=self._job["id"],
-            step=step,
-            rank=self._job["lora"]["rank"],
-            created=int(time.time()),
-        )
-        if self._jobs.is_deleted(name):  # and made once more, by a job that went back
-            self._trainer.remove(model)
-        else:
-            self._trainer.serve(model)
-        self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
-
-    def should_stop(self) -> bool:
-        return self._watch.should_stop()
 
 
 def _training_job(job: Row, files: Sequence[Path | None]) -> TrainingJob:

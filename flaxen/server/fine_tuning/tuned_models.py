@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 
-from flaxen.server.fine_tuning.store import JobStore
+from flaxen.server.fine_tuning.job_store import JobStore
 from flaxen.server.fine_tuning.trainer import FineTunedModel, Trainer
-from flaxen.server.sql_paging import Row, UnknownIdError
+from flaxen.server.storage.pages import Row, UnknownIdError
 
 logger = logging.getLogger("flaxen.server")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flaxen.server.sql_paging import Row, UnknownIdError, page_of
-from flaxen.server.tables import checkpoints, deleted_models, events, jobs
+from flaxen.server.storage.pages import Row, UnknownIdError, page_of
+from flaxen.server.storage.tables import checkpoints, deleted_models, events, jobs
 
 ACTIVE = ("validating_files", "queued", "running", "paused")
 ENDED = ("succeeded", "failed", "cancelled")

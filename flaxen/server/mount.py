@@ -1,0 +1,95 @@
+"""Adds the routes of files and fine-tuning to an application, and joins the two rooms.
+
+Deliberately does nothing that a route does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flaxen.server.config import ServerConfig
+from flaxen.server.files import routes as files
+from flaxen.server.files.context import Files
+from flaxen.server.fine_tuning import job_routes as jobs
+from flaxen.server.fine_tuning import tuned_models_routes as models
+from flaxen.server.fine_tuning.context import FineTuning
+from flaxen.server.fine_tuning.tuned_models import FineTunedModels
+from flaxen.server.stores import Stores
+
+_FILES: dict[tuple[str, str], Callable[[Files, Request], Awaitable[Response]]] = {
+    ("POST", "/v1/files"): files.create,
+    ("GET", "/v1/files"): files.list_files,
+    ("GET", "/v1/files/{file_id}"): files.retrieve,
+    ("GET", "/v1/files/{file_id}/content"): files.content,
+    ("DELETE", "/v1/files/{file_id}"): files.delete,
+}
+_JOB = "/v1/fine_tuning/jobs/{job_id}"
+_JOBS: dict[tuple[str, str], Callable[[FineTuning, ServerConfig, Request], Awaitable[Response]]] = {
+    ("POST", "/v1/fine_tuning/jobs"): jobs.create,
+    ("GET", "/v1/fine_tuning/jobs"): jobs.list_jobs,
+    ("GET", _JOB): jobs.retrieve,
+    ("POST", f"{_JOB}/cancel"): jobs.cancel,
+    ("POST", f"{_JOB}/pause"): jobs.pause,
+    ("POST", f"{_JOB}/resume"): jobs.resume,
+    ("GET", f"{_JOB}/events"): jobs.list_events,
+    ("GET", f"{_JOB}/checkpoints"): jobs.list_checkpoints,
+    ("DELETE", "/v1/models/{name:path}"): models.delete,
+    # Behind the route of the same name that is there where clients may load adapters.
+    ("POST", "/v1/unload_lora_adapter"): models.unload,
+}
+
+
+def mount_fine_tuning(
+    app: FastAPI,
+    config: ServerConfig,
+    stores: Stores,
+    models: FineTunedModels,
+    *,
+    base_models: tuple[str, ...],
+    on_change: Callable[[], None],
+) -> None:
+    """Lets an application of `create_app` answer the routes of files and fine-tuning.
+
+    Args:
+      app: the application.
+      config: its limits.
+      stores: the files and jobs.
+      models: what jobs made.
+      base_models: the names of the model that jobs may adapt.
+      on_change: called after a job was made, or got another status.
+    """
+    changing_files = asyncio.Lock()
+    uploaded = Files(
+        config=stores.config.files,
+        store=stores.files,
+        job_that_needs=stores.jobs.uses_file,
+        changing=changing_files,
+    )
+    fine_tuning = FineTuning(
+        config=stores.config.fine_tuning,
+        files=stores.files,
+        jobs=stores.jobs,
+        models=models,
+        base_models=base_models,
+        on_change=on_change,
+        changing_files=changing_files,
+    )
+    for (method, path), handler in _FILES.items():
+        _add(app, method, path, functools.partial(handler, uploaded))
+    for (method, path), job_handler in _JOBS.items():
+        _add(app, method, path, functools.partial(job_handler, fine_tuning, config))
+
+
+def _add(
+    app: FastAPI, method: str, path: str, handler: Callable[[Request], Awaitable[Response]]
+) -> None:
+    async def endpoint(http: Request) -> Response:
+        return await handler(http)
+
+    app.add_api_route(path, endpoint, methods=[method], response_model=None)

@@ -1,0 +1,1 @@
+"""What a server keeps: its data directory, and the tables of its database."""
