@@ -117,7 +117,8 @@ def build(
       definition: a model in memory, which args.model is only the name of; None: it is in files.
       on_progress: called with (stage, done, total).
       compile_all: False leaves the step shapes that a single request does not need to
-        `Engine.warm_up`; until then, the first step that needs one waits for it.
+        `Engine.warm_up`; until then, the first step that needs one waits for it. Through XLA,
+        where each takes seconds, they are left in any case.
       lora: how many adapters are served beside the model; None: none.
 
     Raises:
@@ -191,7 +192,8 @@ def _build(
         on_compiled=functools.partial(report, "compile"),
     )
     engine = Engine(config, executor, info, tokenizer, seed=args.seed)
-    while compile_all and engine.warm_up():
+    # Through XLA each shape takes seconds: there it is compiled when a step first needs it.
+    while compile_all and use_native and engine.warm_up():
         pass
     return Parts(
         engine=engine,

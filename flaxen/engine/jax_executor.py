@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -33,13 +34,11 @@ from flaxen.engine.rows import (
     row_settings,
 )
 from flaxen.engine.sampling import ALL_FORBIDDEN, OK, Sampled, Scores, Wants
-from flaxen.engine.sequence import NO_SLOT, Sequence
+from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
-from flaxen.engine.step import StepInput
+from flaxen.engine.step_input import StepLayout
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.kernels.linear.bound import bind
-from flaxen.models import attention_impls as attends
-from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.protocol import SamplingParams, TokenLogprobs
 from flaxen.protocol_adapters import AdapterWeights
@@ -93,19 +92,19 @@ class JaxExecutor(Executor):
         self._eos_ids, self._bad_word_ids = eos_ids, bad_word_ids
         self._cache_dtype, self._use_native = cache_dtype, use_native
         self._num_top = min(config.max_logprobs, model.vocab_size)
-        self._pages_per_seq = -(-config.max_model_len // config.page_size)
         self._shapes = step_shapes(config)
-        # What is left of a step to XLA, once kernels do the work, is quick to compile as one piece
-        # and quick to start. Without them that would take seconds a shape: decision 0040.
-        self._whole_step = jax.jit(
-            functools.partial(steps.whole_step, model, self._num_top),
+        self._layout = StepLayout(
+            num_rows=config.max_num_seqs,
+            pages_per_seq=tuple(
+                -(-config.max_model_len // config.page_size) for _ in config.groups
+            ),
+        )
+        # Decision 0210: one piece, also where XLA computes all of it.
+        self._step = jax.jit(
+            functools.partial(steps.run_step, model, self._layout, self._num_top),
             static_argnums=0,
             donate_argnums=(3, 4),
         )
-        self._prepare = jax.jit(steps.prepare, static_argnums=2)
-        self._adapter_ids = jax.jit(steps.adapter_ids, static_argnums=2)
-        self._last = jax.jit(steps.last_hidden)
-        self._draw = jax.jit(functools.partial(steps.draw, model, self._num_top), donate_argnums=2)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1))
         self._load_bias = jax.jit(load_bias, donate_argnums=0)
         self._score = jax.jit(functools.partial(steps.score_prompt, model, self._num_top))
@@ -127,7 +126,7 @@ class JaxExecutor(Executor):
             return False
         shape, has_adapters = self._cold.pop()
         wants = Wants(*np.zeros(2, bool))
-        self._run(shape, self._padding(shape), wants, has_adapters=has_adapters)
+        self._run(shape, [], wants, has_adapters=has_adapters)
         if self._on_compiled is not None:
             self._on_compiled(self._num_steps - len(self._cold), self._num_steps)
         return True
@@ -205,20 +204,12 @@ class JaxExecutor(Executor):
     def dispatch(self, plan: StepPlan) -> _Handle:
         num_tokens = sum(item.num_tokens for item in plan.items)
         shape = smallest_shape(self._shapes, num_tokens, len(plan.items))
-        packed = self._padding(shape)
-        starts, position = [], 0
-        for line, item in enumerate(plan.items):
-            (pages,) = item.sequence.pages
-            slot = item.sequence.adapter_slot
-            packed[line, :5] = item.row, item.start, item.num_tokens, item.samples, slot
-            packed[line, 5 : 5 + len(pages)] = pages
-            starts.append(position)
-            position += item.num_tokens
+        ends = accumulate((item.num_tokens for item in plan.items), initial=0)
         wants = _wants([item.sequence.sampling for item in plan.items if item.samples])
         has_adapters = any(item.sequence.adapter is not None for item in plan.items)
-        sampled, hidden = self._run(shape, packed, wants, has_adapters=has_adapters)
+        sampled, hidden = self._run(shape, plan.items, wants, has_adapters=has_adapters)
         return _Handle(
-            sampled=sampled, hidden=hidden, starts=starts, wants_logprobs=bool(wants.logprobs)
+            sampled=sampled, hidden=hidden, starts=list(ends), wants_logprobs=bool(wants.logprobs)
         )
 
     def fetch(self, plan: StepPlan, handle: _Handle) -> StepResult:
@@ -254,35 +245,20 @@ class JaxExecutor(Executor):
             found += [_token_logprobs(scores, n, int(ids[n]), num_top) for n in range(num)]
         return found
 
-    def _padding(self, shape: Shape) -> np.ndarray:
-        packed = np.zeros((shape.num_seqs, 5 + self._pages_per_seq), np.int32)
-        packed[:, 0] = self._config.max_num_seqs  # no row
-        packed[:, 4] = NO_SLOT
-        return packed
-
     def _run(
-        self, shape: Shape, packed: np.ndarray, wants: Wants, *, has_adapters: bool
+        self, shape: Shape, items: list[Scheduled], wants: Wants, *, has_adapters: bool
     ) -> tuple[Sampled, jax.Array]:
         """Starts a step. Returns its samples, and the hidden states [T, D]."""
-        lora = self._adapters.arrays if has_adapters else None
-        if self._use_native:
-            step = StepInput(packed)  # type: ignore[arg-type]  # the call itself puts it, sooner
-            rows, tokens = self._rows, self._tokens
-            self._tokens, self._cache, sampled, hidden = self._whole_step(
-                shape.num_tokens, self._step_params, rows, tokens, self._cache, step, wants, lora
-            )
-            return sampled, hidden
-        params, step = self._params, StepInput(jax.device_put(packed))
-        ids, positions, batch = self._prepare(self._tokens, step, shape.num_tokens)
-        adapted = params
-        if lora is not None:
-            adapter_ids = self._adapter_ids(step, batch, shape.num_tokens)
-            adapted = with_adapters(params, *lora, adapter_ids)
-        hidden, self._cache = self._model.forward(
-            adapted, ids, positions, attends.paged(batch), self._cache
-        )
-        self._tokens, sampled = self._draw(
-            params, self._rows, self._tokens, self._last(hidden, batch), step, wants
+        # NumPy's array as it is: the call itself puts it, and sooner than device_put would.
+        self._tokens, self._cache, sampled, hidden = self._step(
+            shape.num_tokens,
+            self._step_params,
+            self._rows,
+            self._tokens,
+            self._cache,
+            self._layout.pack(items, shape.num_seqs),
+            wants,
+            self._adapters.arrays if has_adapters else None,
         )
         return sampled, hidden
 

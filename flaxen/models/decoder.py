@@ -57,8 +57,7 @@ def _forward(
 ) -> tuple[jax.Array, Cache]:
     """Unrolled over the layers: a scan slices the stacked weights, over twice the step time on CPU.
 
-    Each part is a jit of its own, so that the layer is traced, and outside of another jit also
-    compiled, once and not once a layer. See docs/decisions/0040-layers-compiled-once.md.
+    Each part is a jit of its own, so that the layer is traced once and not once a layer.
     """
     dtype = params["final_norm"].dtype
     x, cos, sin = _embed(config, dtype, params["embed"], tokens, positions)
