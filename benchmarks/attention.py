@@ -10,6 +10,7 @@ machine.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from report import report
 
 from flaxen.cli.bench.limits import measure
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
 
 HEADS = {"SmolLM2-135M": (9, 3, 64), "Llama-1B": (32, 8, 64)}  # N, K, H
@@ -69,7 +71,7 @@ CASES = {
 }
 
 
-def make_run(case: Case, *, use_native: bool) -> tuple[Callable[[], float], int]:
+def make_run(case: Case, *, backend: Backend) -> tuple[Callable[[], float], int]:
     """A function that runs all layers once and returns the seconds of one; and how many."""
     N, K, H = HEADS[case.model]
     num_layers = min(MAX_LAYERS, max(1, CACHE_BYTES // case.kv_bytes))
@@ -89,11 +91,11 @@ def make_run(case: Case, *, use_native: bool) -> tuple[Callable[[], float], int]
     caches = [
         jax.tree.map(
             lambda x: jnp.full_like(x, 0.5),
-            empty_cache(num_pages, PAGE_SIZE, K, H, DTYPE, use_native=use_native),
+            empty_cache(num_pages, PAGE_SIZE, K, H, DTYPE, backend=backend),
         )
         for _ in range(num_layers)
     ]
-    layer = jax.jit(paged_attention)
+    layer = jax.jit(functools.partial(paged_attention, backend=backend))
 
     def layers(caches: list[Any], q: jax.Array) -> tuple[list[Any], jax.Array]:
         new = []
@@ -133,7 +135,7 @@ def main() -> None:
     figures = []
     for kind in [args.only] if args.only else CASES:
         for case in CASES[kind]:
-            runs = [make_run(case, use_native=use_native)[0] for use_native in (True, False)]
+            runs = [make_run(case, backend=each)[0] for each in (Backend.CPU, Backend.REFERENCE)]
             least = [float("inf")] * 2
             end = time.perf_counter() + SECONDS
             while time.perf_counter() < end:

@@ -20,7 +20,9 @@ from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import AUTO as AUTO_BACKEND
+from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
 from flaxen.models.cache import attention_only
@@ -51,6 +53,7 @@ class EngineArgs:
     """
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
+    backend: str = AUTO_BACKEND  # what computes: cpu, gpu, tpu, reference; auto is the device's
     dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
     impl: str = "auto"  # flaxen, torch; auto is our decoder where it knows the family, else torch
     quantization: Quantization = "auto"  # of weights: none, int8, int4; auto is as the file has it
@@ -144,30 +147,26 @@ def _build(
     lora: LoraLimits | None,
     definition: Definition | None,
 ) -> Parts:
-    use_native = native.is_enabled()
-    if args.quantization in ("int8", "int4") and not use_native:
-        raise ValueError(
-            f"quantization {args.quantization} needs flaxen's C++ kernels, and "
-            f"{_why_not_native()}. Use auto or none"
-        )
+    backend = choose_backend(args.backend)
+    check_quantization(args.quantization, backend, why_no_kernels(args.backend))
     checkpoint: Checkpoint | Definition
     if definition is not None:
         path, checkpoint = None, definition
     else:
         path = resolve(args.model, offline=args.offline)
-        checkpoint = open_files(path, args.impl)
+        checkpoint = open_files(path, args.impl, backend)
     defaults = sampling_defaults(args.generation_config, path)
-    dtype = compute_dtype(args.dtype, use_native, checkpoint)
-    model = checkpoint.model
-    if isinstance(checkpoint, Definition) and use_native and not args.compile_sizes:
+    dtype = compute_dtype(args.dtype, backend, checkpoint)
+    model = checkpoint.model.on(backend)
+    if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         args = replace(args, compile_sizes=_definition_sizes(args))
-    config = _engine_config(args, model, dtype.itemsize, use_native, lora)
+    config = _engine_config(args, model, dtype.itemsize, lora)
     with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free
         loading = pool.submit(
             checkpoint.load_params,
             dtype,
             functools.partial(report, "weights"),
-            packed=use_native,
+            packed=backend.packs_weights,
             quantization=args.quantization,
         )
         tokenizer = with_template(checkpoint.make_tokenizer(), args.chat_template)
@@ -187,13 +186,12 @@ def _build(
         config,
         eos_ids=tokenizer.eos_token_ids,
         cache_dtype=dtype,
-        use_native=use_native,
         bad_word_ids=functools.partial(bad_word_ids, tokenizer),
         on_compiled=functools.partial(report, "compile"),
     )
     engine = Engine(config, executor, info, tokenizer, seed=args.seed)
     # Through XLA each shape takes seconds: there it is compiled when a step first needs it.
-    while compile_all and use_native and engine.warm_up():
+    while compile_all and backend.pads_cheaply and engine.warm_up():
         pass
     return Parts(
         engine=engine,
@@ -212,17 +210,36 @@ def open_model(args: EngineArgs) -> Checkpoint | Definition:
     Raises:
       ValueError: as `build`.
     """
-    return open_files(resolve(args.model, offline=args.offline), args.impl)
+    path = resolve(args.model, offline=args.offline)
+    return open_files(path, args.impl, choose_backend(args.backend))
+
+
+def check_quantization(quantization: Quantization, backend: Backend, reason: str) -> None:
+    """Refuses quantized weights where nothing multiplies with them.
+
+    Args:
+      quantization: what was asked for.
+      backend: what computes.
+      reason: why that is not the C++ kernels.
+
+    Raises:
+      ValueError: int8 or int4, and the backend packs no weights.
+    """
+    if quantization in ("int8", "int4") and not backend.packs_weights:
+        raise ValueError(
+            f"quantization {quantization} needs flaxen's C++ kernels, and {reason}. Use auto or "
+            "none"
+        )
 
 
 def compute_dtype(
-    name: str, use_native: bool, model: Checkpoint | Definition | None = None
+    name: str, backend: Backend, model: Checkpoint | Definition | None = None
 ) -> jnp.dtype:
     """What a model computes in.
 
     Args:
       name: float32, bfloat16 or auto.
-      use_native: whether the C++ kernels compute.
+      backend: what computes.
       model: what computes; "auto" of a definition is the dtype of its parameters.
 
     Raises:
@@ -236,25 +253,17 @@ def compute_dtype(
                 f"{' or '.join(DTYPES)}"
             )
     elif name == "auto":
-        # XLA's CPU code for bfloat16 products is several times slower than for float32.
-        is_slow = jax.default_backend() == "cpu" and not use_native
-        name = "float32" if is_slow else "bfloat16"
+        name = backend.default_dtype
     dtype: jnp.dtype = jnp.dtype(DTYPES[name])
     return dtype
 
 
-def _why_not_native() -> str:
-    if jax.default_backend() != "cpu":
-        return f"JAX computes on {jax.default_backend()} here"
-    return "XLA was chosen in their place" if native.is_built() else native.missing_reason()
-
-
 def _engine_config(
-    args: EngineArgs, model: Model, itemsize: int, use_native: bool, lora: LoraLimits | None
+    args: EngineArgs, model: Model, itemsize: int, lora: LoraLimits | None
 ) -> EngineConfig:
     if args.page_size < 1 or KEY_BLOCK % args.page_size:
         raise ValueError(f"page_size must divide {KEY_BLOCK}, got {args.page_size}")
-    if use_native and args.page_size % PAGE_MULTIPLE:
+    if model.backend is Backend.CPU and args.page_size % PAGE_MULTIPLE:
         raise ValueError(
             f"page_size must be a multiple of {PAGE_MULTIPLE} for the C++ kernels, got "
             f"{args.page_size}"
@@ -291,15 +300,15 @@ def _engine_config(
         max_waiting=args.max_waiting,
         max_unread_bytes=args.max_unread_bytes,
         max_logprobs=args.max_logprobs,
-        compile_sizes=args.compile_sizes or _compile_sizes(args, use_native),
+        compile_sizes=args.compile_sizes or _compile_sizes(args, model.backend),
         lora=lora,
     )
 
 
-def _compile_sizes(args: EngineArgs, use_native: bool) -> tuple[int, ...]:
+def _compile_sizes(args: EngineArgs, backend: Backend) -> tuple[int, ...]:
     """Few where padding costs next to nothing (decision 0043); () leaves them to the engine."""
     largest = args.max_num_batched_tokens
-    return tuple(sorted({1, min(16, largest), largest})) if use_native else ()
+    return tuple(sorted({1, min(16, largest), largest})) if backend.pads_cheaply else ()
 
 
 def _definition_sizes(args: EngineArgs) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,18 @@ import pytest
 import tokenizers
 
 from flaxen import LLM, SamplingParams
-from flaxen.build import EngineArgs, Parts, build
-from flaxen.kernels import native
+from flaxen.build import EngineArgs, Parts, build, check_quantization
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.linear.packed import PackedLinear
 
 GOLDEN = Path(__file__).parent / "models" / "goldens" / "llama_tied_biases"
 SIZES: dict[str, Any] = {
     "max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 16, "compile_sizes": (16,),
 }  # fmt: skip
-needs_native = pytest.mark.skipif(not native.is_enabled(), reason="the C++ kernels were not built")
-
-
-@pytest.fixture
-def without_native() -> Iterator[None]:
-    """As on a machine where XLA was chosen, or had to be."""
-    before = native.isa()
-    native.configure(isa=native.XLA)
-    yield
-    native.configure(isa=before)
+needs_kernels = pytest.mark.skipif(
+    choose_backend() is not Backend.CPU, reason="the C++ kernels were not built"
+)
 
 
 @pytest.fixture
@@ -85,27 +78,24 @@ def test_bad_arguments(args: dict[str, Any], message: str) -> None:
         build(EngineArgs(model=str(GOLDEN), **args))
 
 
-@needs_native
+@needs_kernels
 def test_small_pages_are_not_for_the_kernels() -> None:
     with pytest.raises(ValueError, match=r"multiple of 16 for the C\+\+ kernels, got 8"):
         build(EngineArgs(model=str(GOLDEN), page_size=8))
 
 
-@pytest.mark.usefixtures("without_native")
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_quantizing_needs_the_kernels(quantization: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = EngineArgs(model=str(GOLDEN), quantization=quantization)
+def test_quantizing_needs_the_kernels(quantization: Any) -> None:
+    args = EngineArgs(model=str(GOLDEN), backend="reference", quantization=quantization)
     message = f"quantization {quantization} needs flaxen's C.. kernels, and"
-    if native.is_built():
-        with pytest.raises(ValueError, match=f"{message} XLA was chosen in their place. Use auto"):
-            build(args)
-    monkeypatch.setattr(native, "is_built", lambda: False)
-    reason = re.escape(native.missing_reason())
-    with pytest.raises(ValueError, match=rf"{message} {reason}. Use auto or none"):
+    with pytest.raises(ValueError, match=rf"{message} .*\. Use auto or none"):
         build(args)
+    reason = why_no_kernels(device="cpu", is_built=False)
+    with pytest.raises(ValueError, match=rf"{message} {re.escape(reason)}\. Use auto or none"):
+        check_quantization(quantization, Backend.REFERENCE, reason)
 
 
-@needs_native
+@needs_kernels
 @pytest.mark.parametrize(
     ("args", "dtype", "formats"),
     [
@@ -123,7 +113,6 @@ def test_the_kernels_get_packed_weights(
     assert weight_formats(parts) == formats
 
 
-@pytest.mark.usefixtures("without_native")
 @pytest.mark.parametrize(
     ("args", "dtype"),
     [
@@ -133,7 +122,7 @@ def test_the_kernels_get_packed_weights(
     ],
 )
 def test_xla_gets_plain_arrays(model: str, args: dict[str, Any], dtype: str) -> None:
-    parts = build(EngineArgs(model=model, **SIZES, **args))
+    parts = build(EngineArgs(model=model, backend="reference", **SIZES, **args))
     assert parts.dtype == jnp.dtype(dtype)
     assert weight_formats(parts) == {"plain"}
     assert {leaf.dtype for leaf in jax.tree.leaves(parts.params)} == {jnp.dtype(dtype)}

@@ -17,8 +17,8 @@ from jax.tree_util import Partial
 
 from flaxen.bridges.finite import check_numbers, without_zeros
 from flaxen.bridges.signature import logits_of
-from flaxen.kernels import native
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.paged_attention import PagedBatch, empty_cache, has_pages
 from flaxen.models import attention_impls as attends
 from flaxen.models.cache import Sliding, attention_only
 from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
@@ -69,8 +69,9 @@ def check_served(
     params = params if has_own_weights else without_zeros(model, params)
     expected = logits_of(whole(params, tokens, positions))[0].astype(jnp.float32)
     check_numbers(params, expected, 0, name)
-    params = _packed(model, params)  # as it is served; also several times faster to compile
     dtype = _attention_dtype(model, params, tokens)
+    model = _that_runs(model, dtype)
+    params = _packed(model, params)  # as it is served; also several times faster to compile
     trained = _over_segments(model, params, tokens, positions)
     served = _in_pieces(model, params, tokens[0], positions[0], dtype)
     tolerance = _TOLERANCES[dtype.name]
@@ -128,21 +129,24 @@ def _over_segments(
     model: Model, params: Params, tokens: jax.Array, positions: jax.Array
 ) -> jax.Array:
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, tokens, positions, attends.causal(None), cache)
+    hidden, _ = model.forward(params, tokens, positions, attends.causal(None, model.backend), cache)
     return model.unembed(params, hidden[0])
 
 
 def _packed(model: Model, params: Params) -> Params:
     def one(spec: ParamSpec, leaf: jax.Array) -> Any:
-        return compute_params(spec, leaf, dtype=leaf.dtype, packed=_fits(leaf.dtype))
+        packs = model.backend.packs_weights and leaf.dtype in (jnp.float32, jnp.bfloat16)
+        return compute_params(spec, leaf, dtype=leaf.dtype, packed=packs)
 
     pack = jax.jit(lambda params: jax.tree.map(one, model.param_specs, params, is_leaf=is_spec))
     return pack(params)
 
 
-def _fits(dtype: Any, head_dim: int = 2) -> bool:
-    """Whether the kernels are in use, and have it."""
-    return native.is_enabled() and dtype in (jnp.float32, jnp.bfloat16) and head_dim % 2 == 0
+def _that_runs(model: Model, dtype: jnp.dtype) -> Model:
+    """The model on its backend, or on the reference where its pages can't hold such attention."""
+    specs = attention_only(model.cache_specs)
+    runs = all(has_pages(spec.head_dim, dtype, backend=model.backend) for spec in specs)
+    return model if runs else model.on(Backend.REFERENCE)
 
 
 def _in_pieces(
@@ -151,8 +155,7 @@ def _in_pieces(
     num_pages = -(-len(tokens) // _PAGE)
     cache = tuple(
         empty_cache(
-            *(num_pages, _PAGE, spec.num_kv_heads, spec.head_dim, dtype),
-            use_native=_fits(dtype, spec.head_dim),
+            *(num_pages, _PAGE, spec.num_kv_heads, spec.head_dim, dtype), backend=model.backend
         )
         for spec in attention_only(model.cache_specs)
     )
@@ -169,7 +172,7 @@ def _in_pieces(
             params,
             jnp.pad(tokens[piece], padding, constant_values=-1),
             jnp.pad(positions[piece], padding),
-            attends.paged(batch),
+            attends.paged(batch, model.backend),
             cache,
         )
         found.append(model.unembed(params, hidden)[: stop - piece.start])

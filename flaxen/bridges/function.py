@@ -23,6 +23,8 @@ from flaxen.bridges.jaxpr.roles import find_roles
 from flaxen.bridges.jaxpr.run import Run, Use, plain, with_one_input
 from flaxen.bridges.jaxpr.trace import Trace, abstract, make_trace
 from flaxen.bridges.signature import check_arguments, check_logits, logits_of
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
 
@@ -55,6 +57,7 @@ def from_function(
     params: Params,
     *,
     max_position: int,
+    backend: Backend | None = None,
 ) -> Model:
     """A Model of a function of JAX: (params, tokens [B, T], positions [B, T]) -> scores [B, T, V].
 
@@ -66,6 +69,7 @@ def from_function(
       params: a tree of arrays of JAX or NumPy: dicts, tuples, or a class that is a pytree, as
         Equinox's are.
       max_position: tokens that a sequence can have.
+      backend: what it is made for, and checked on; None is what the server would choose.
 
     Raises:
       ValueError: it can't be served: no attention, or one that is not over the model's tokens; or
@@ -77,6 +81,7 @@ def from_function(
         lambda params, tokens, positions, key: function(params, tokens, positions),
         params,
         max_position=max_position,
+        backend=backend,
     )
     whole = jax.jit(lambda *call: logits_of(function(*call)))
     check_served(model, params, whole, name=name)
@@ -91,6 +96,7 @@ def from_apply(
     axes: Any = None,
     trained: str | None = None,
     trains_apart: bool = False,
+    backend: Backend | None = None,
 ) -> Model:
     """A Model of a pure function.
 
@@ -101,11 +107,13 @@ def from_apply(
       axes: a tree like params of tuples with the logical name of each axis, or None.
       trained: the collection of params that is trained; None: all of them.
       trains_apart: training differs from inference: `apply` is called with a key then.
+      backend: what the Model is made for; None is what `choose_backend` gives.
 
     Raises:
       NoAttentionError: there is no attention in it.
       ValueError: its attention can't be served, or it does not give scores [B, T, V].
     """
+    backend = choose_backend() if backend is None else backend
     check_params(params, max_position)
     leaves, tree = jax.tree.flatten(params)
     structure: Any = tree  # its class is not annotated
@@ -120,7 +128,7 @@ def from_apply(
         ParamSpec(shape=shape, axes=tuple(name) or (None,) * len(shape), role=role)
         for shape, name, role in zip(function.shapes, names, roles, strict=True)
     )
-    run, width = _probe(_Definition(function=function, specs=specs), dtypes)
+    run, width = _probe(_Definition(function=function, specs=specs), backend, dtypes)
     if not run.specs:
         raise NoAttentionError(
             "no attention was found in the definition: give its modules an attention_fn, as Flax's "
@@ -136,39 +144,44 @@ def from_apply(
         ),
     )
     return Model(
-        forward=jax.jit(functools.partial(_forward, definition), donate_argnames=("cache",)),
-        unembed=jax.jit(functools.partial(_unembed, definition)),
+        forward_on=jax.jit(
+            functools.partial(_forward, definition), static_argnums=0, donate_argnames=("cache",)
+        ),
+        unembed_on=jax.jit(functools.partial(_unembed, definition), static_argnums=0),
         param_specs=jax.tree.unflatten(structure, definition.specs),
         cache_specs=tuple(run.specs),
         vocab_size=width,
         max_position=max_position,
         trained=trained,
-        train_forward=functools.partial(_train_forward, definition) if trains_apart else None,
+        train_forward_on=functools.partial(_train_forward, definition) if trains_apart else None,
+        backend=backend,
     )
 
 
 def _forward(
     definition: _Definition,
+    backend: Backend,
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
     attend: Attend,
     cache: Cache,
 ) -> tuple[jax.Array, Cache]:
-    run = Run(token_shape=tokens.shape, attend=attend, cache=cache)
+    run = Run(token_shape=tokens.shape, attend=attend, cache=cache, backend=backend)
     hidden, _ = _run(definition, run, params, tokens, positions, ())
     return hidden, tuple(run.entries)
 
 
 def _train_forward(
     definition: _Definition,
+    backend: Backend,
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
     attend: Attend,
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, Any]]:
-    run = Run(token_shape=tokens.shape, attend=attend, cache=())
+    run = Run(token_shape=tokens.shape, attend=attend, cache=(), backend=backend)
     return _run(definition, run, params, tokens, positions, (key,))
 
 
@@ -185,7 +198,7 @@ def _run(
     dtypes = dtypes_of(leaves, [leaf.dtype for leaf in jax.tree.leaves(run.cache)])
     trace, updates = _trace(definition.function, shape, dtypes, bool(key))
     run.is_token = (tokens >= 0).reshape(shape)
-    run.leaves, run.together = leaves, _together(definition, shape, dtypes, bool(key))
+    run.leaves, run.together = leaves, _together(definition, run.backend, shape, dtypes, bool(key))
     # Padding has the id -1, which a definition need not know.
     inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)
 
@@ -208,13 +221,17 @@ def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
     return str(primitive) in ("custom_jvp_call", "dot_general", "ffi_call")
 
 
-def _unembed(definition: _Definition, params: Params, hidden: jax.Array) -> jax.Array:
+def _unembed(
+    definition: _Definition, backend: Backend, params: Params, hidden: jax.Array
+) -> jax.Array:
     leaves = leaves_of(definition.function.structure, definition.specs, params)
     lead = hidden.shape[:-1]
     rows = hidden.reshape(1, -1, hidden.shape[-1])
     dtypes = dtypes_of(leaves, [hidden.dtype])
     trace, _ = _trace(definition.function, rows.shape[:2], dtypes, False)
-    run = Run(token_shape=rows.shape[:2], attend=attends.causal(None), cache=())
+    run = Run(
+        token_shape=rows.shape[:2], attend=attends.causal(None, backend), cache=(), backend=backend
+    )
     env = {**trace.env(views_of(definition.specs, leaves, dtypes)), trace.hidden: rows}
     (scores,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
     found: jax.Array = plain(run, scores)
@@ -247,11 +264,15 @@ def _trace(
 
 @functools.lru_cache(maxsize=256)
 def _together(
-    definition: _Definition, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
+    definition: _Definition,
+    backend: Backend,
+    shape: tuple[int, int],
+    dtypes: tuple[Any, ...],
+    trains: bool,
 ) -> Any:
     """Which products of the forward have the same input: found by running it on shapes."""
     trace, _ = _trace(definition.function, shape, dtypes, trains)
-    run = Run(token_shape=shape, attend=attends.causal(None), cache=())
+    run = Run(token_shape=shape, attend=attends.causal(None, backend), cache=(), backend=backend)
 
     def forward(*args: Any) -> list[Any]:
         leaves = args[: len(dtypes)]
@@ -264,9 +285,9 @@ def _together(
     return found
 
 
-def _probe(definition: _Definition, dtypes: tuple[Any, ...]) -> tuple[Run, int]:
+def _probe(definition: _Definition, backend: Backend, dtypes: tuple[Any, ...]) -> tuple[Run, int]:
     """Runs a definition without computing. Returns what it is made of, and V."""
-    run = Run(token_shape=_PROBE, attend=attends.causal(None), cache=())
+    run = Run(token_shape=_PROBE, attend=attends.causal(None, backend), cache=(), backend=backend)
     trace, _ = _trace(definition.function, _PROBE, dtypes, False)
 
     def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:

@@ -47,6 +47,11 @@ def set_up_cpu(num_threads: int | None) -> Cpu:
     )
 
 
+def backend_name() -> str:
+    """EngineArgs.backend, by the environment: ISA_VARIABLE=xla leaves our kernels out."""
+    return "reference" if os.environ.get(ISA_VARIABLE) == "xla" else "auto"
+
+
 def announce(cpu: Cpu) -> None:
     """Says on stderr what computes, unless that is an accelerator."""
     import jax

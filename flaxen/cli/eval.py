@@ -202,22 +202,23 @@ def _load(
     opened: Checkpoint | Definition, args: EngineArgs, adapter: Path | None, on_progress: Any
 ) -> _Subject:
     from flaxen.build import compute_dtype
-    from flaxen.kernels import native
+    from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
     from flaxen.train.evaluate import make_score
     from flaxen.weights.adapters.peft import load_adapter
 
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
-    packed = native.is_enabled()
+    backend = choose_backend(args.backend)
     params = opened.load_params(
-        compute_dtype(args.dtype, packed, opened),  # as it is served
+        compute_dtype(args.dtype, backend, opened),  # as it is served
         lambda done, total: on_progress("weights", done, total),
-        packed=packed,
+        packed=backend.packs_weights,
         quantization=args.quantization,
     )
-    score = make_score(opened.model, params, beside)
-    return _Subject(model=opened.model, tokenizer=tokenizer, score=score)
+    model = opened.model.on(backend)
+    score = make_score(model, params, beside)
+    return _Subject(model=model, tokenizer=tokenizer, score=score)
 
 
 def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flaxen.cli.cpu import backend_name
 from flaxen.cli.definitions import is_place
 from flaxen.cli.sizes import parse_size
 
@@ -326,6 +327,7 @@ def engine_args(model: str, compile_cache: Path | None, **options: Any) -> Engin
     is_here = is_place(model) or os.path.exists(os.path.expanduser(model))
     return EngineArgs(
         model=model,
+        backend=backend_name(),
         # Clients call the model what it was called here, unless that is a path on this machine.
         # What is here is named by its file, or by its definition.
         served_model_name=None if is_here else model,

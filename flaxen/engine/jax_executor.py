@@ -63,12 +63,12 @@ class JaxExecutor(Executor):
     The others are compiled by `warm_up`, or when a step first needs them.
 
     Args:
-      model: the model.
-      params: its parameters, on the device; shared, never changed or donated.
+      model: the model; its backend runs the steps.
+      params: its parameters, on the device and in the backend's form; shared, never changed or
+        donated.
       config: the sizes.
       eos_ids: end-of-sequence ids.
       cache_dtype: of the KV pool.
-      use_native: the parameters are packed, and steps run through the C++ kernels.
       bad_word_ids: gives the token sequences of a request's bad words.
       on_compiled: called with (shapes ready, shapes in all) after each.
     """
@@ -81,16 +81,15 @@ class JaxExecutor(Executor):
         *,
         eos_ids: tuple[int, ...],
         cache_dtype: jnp.dtype,
-        use_native: bool = False,
         bad_word_ids: Callable[[tuple[str, ...]], tuple[tuple[int, ...], ...]],
         on_compiled: Callable[[int, int], None] | None = None,
     ) -> None:
         self.vocab_size = model.vocab_size
         self._model, self._params, self._config = model, params, config
         # As the compiled step takes them. Nobody donates them as long as we hold them.
-        self._step_params = bind(params) if use_native else params
+        self._step_params = bind(params) if model.backend.packs_weights else params
         self._eos_ids, self._bad_word_ids = eos_ids, bad_word_ids
-        self._cache_dtype, self._use_native = cache_dtype, use_native
+        self._cache_dtype = cache_dtype
         self._num_top = min(config.max_logprobs, model.vocab_size)
         self._shapes = step_shapes(config)
         self._layout = StepLayout(
@@ -153,7 +152,6 @@ class JaxExecutor(Executor):
                 config.groups[0].num_pages,
                 config.page_size,
                 self._cache_dtype,
-                use_native=self._use_native,
             )
             return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
 

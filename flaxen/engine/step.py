@@ -24,14 +24,12 @@ from flaxen.models.model import Model, Params
 Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
 
-def empty_cache(
-    model: Model, num_pages: int, page_size: int, dtype: jnp.dtype, *, use_native: bool
-) -> tuple[Any, ...]:
-    """The KV pool: the pages of each layer, for the C++ kernels or for XLA."""
+def empty_cache(model: Model, num_pages: int, page_size: int, dtype: jnp.dtype) -> tuple[Any, ...]:
+    """The KV pool: the pages of each layer, in the form of the model's backend."""
 
     def pages(spec: Full | Sliding) -> Any:
         sizes = num_pages, page_size, spec.num_kv_heads, spec.head_dim
-        return paged_attention.empty_cache(*sizes, dtype, use_native=use_native)
+        return paged_attention.empty_cache(*sizes, dtype, backend=model.backend)
 
     return tuple(pages(spec) for spec in attention_only(model.cache_specs))
 
@@ -75,7 +73,9 @@ def run_step(
     adapted = params
     if lora is not None:
         adapted = with_adapters(params, *lora, _adapter_ids(step, batch, num_tokens))
-    hidden, cache = model.forward(adapted, ids, positions, attends.paged(batch), cache)
+    hidden, cache = model.forward(
+        adapted, ids, positions, attends.paged(batch, model.backend), cache
+    )
     last = _last_hidden(hidden, batch)
     tokens, sampled = _draw(model, num_top, params, rows, tokens, last, step, wants)
     return tokens, cache, sampled, hidden

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import Weight, embed, gated_linear, linear, linears, unembed
 from flaxen.kernels.rms_norm import rms_norm
 from flaxen.kernels.rope import apply_rope
@@ -37,8 +38,8 @@ _TABLE = Matrix(inputs=(1,), outputs=(0,))  # as the unembedding that it may be
 def decoder(config: DecoderConfig) -> Model:
     """The model of a configuration: functions and specs, no parameters."""
     return Model(
-        forward=functools.partial(_forward, config),
-        unembed=functools.partial(_unembed, config),
+        forward_on=functools.partial(_forward, config),
+        unembed_on=functools.partial(_unembed, config),
         param_specs=_param_specs(config),
         cache_specs=_cache_specs(config),
         vocab_size=config.vocab_size,
@@ -49,6 +50,7 @@ def decoder(config: DecoderConfig) -> Model:
 
 def _forward(
     config: DecoderConfig,
+    backend: Backend,
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
@@ -120,7 +122,9 @@ def _heads(x: jax.Array, num_heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], num_heads, -1)
 
 
-def _unembed(config: DecoderConfig, params: Params, hidden: jax.Array) -> jax.Array:
+def _unembed(
+    config: DecoderConfig, backend: Backend, params: Params, hidden: jax.Array
+) -> jax.Array:
     table = params["unembed"] if "unembed" in params else params["embed"]
     return unembed(hidden, table, (params["final_norm"], config.norm_eps))
 

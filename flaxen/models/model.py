@@ -7,13 +7,14 @@ Deliberately does not know: engines, training, files, or how attention stores it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.log_softmax import log_softmax
 from flaxen.models.cache import CacheSpec
 
@@ -83,12 +84,16 @@ class Attend(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A decoder as pure functions over an explicit tree of parameters."""
+    """A decoder as pure functions over an explicit tree of parameters, made for a backend.
 
-    # forward(params, tokens[...], positions[...], attend, cache) -> (hidden[..., D], cache)
-    forward: Callable[[Params, jax.Array, jax.Array, Attend, Cache], tuple[jax.Array, Cache]]
-    # unembed(params, hidden[..., D]) -> float32 logits[..., V]; the final norm is part of it
-    unembed: Callable[[Params, jax.Array], jax.Array]
+    The three fields that are functions take the backend first; the methods of these names give
+    them the model's own.
+    """
+
+    forward_on: Callable[
+        [Backend, Params, jax.Array, jax.Array, Attend, Cache], tuple[jax.Array, Cache]
+    ]
+    unembed_on: Callable[[Backend, Params, jax.Array], jax.Array]
     param_specs: Any  # the pytree of ParamSpec that `params` must match
     cache_specs: tuple[CacheSpec, ...]  # one a layer
     vocab_size: int
@@ -99,16 +104,68 @@ class Model:
     # The collection of `params` that is trained, where these are a dict of collections, as a
     # definition in Flax has them; None: all is trained.
     trained: str | None = None
-    # As forward, in training: with dropout by the key, and in place of a cache what changed of the
-    # other collections. train_forward(params, tokens, positions, attend, key)
-    #   -> (hidden[..., D], {collection: its new value})
-    # None: training runs forward.
-    train_forward: (
+    train_forward_on: (  # None: training runs forward
         Callable[
-            [Params, jax.Array, jax.Array, Attend, jax.Array], tuple[jax.Array, dict[str, Any]]
+            [Backend, Params, jax.Array, jax.Array, Attend, jax.Array],
+            tuple[jax.Array, dict[str, Any]],
         ]
         | None
     ) = None
+    # What its ops run on, and so also the form of its parameters, its pages and its steps.
+    backend: Backend = Backend.REFERENCE
+
+    def on(self, backend: Backend) -> Model:
+        """The same model for a backend."""
+        return replace(self, backend=backend)
+
+    def forward(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        attend: Attend,
+        cache: Cache,
+    ) -> tuple[jax.Array, Cache]:
+        """Tokens to hidden states.
+
+        Args:
+          params: a tree like `param_specs`.
+          tokens: int32 [...]; -1 is padding.
+          positions: int32 [...], of the tokens in their sequences.
+          attend: where tokens meet: see `models.attention_impls`.
+          cache: one entry a layer, which `attend` knows; donated outside of another jit.
+
+        Returns:
+          Hidden states [..., D], and the new cache.
+        """
+        return self.forward_on(self.backend, params, tokens, positions, attend, cache)
+
+    def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Hidden states [..., D] to float32 logits [..., V]; the final norm is part of it."""
+        return self.unembed_on(self.backend, params, hidden)
+
+    def train_forward(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        attend: Attend,
+        key: jax.Array,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """As `forward` in training, where that differs: `train_forward_on` is not None.
+
+        Args:
+          params: as of `forward`.
+          tokens: as of `forward`.
+          positions: as of `forward`.
+          attend: as of `forward`.
+          key: PRNG key of dropout.
+
+        Returns:
+          Hidden states [..., D], and the new value of each collection that changed.
+        """
+        assert self.train_forward_on is not None, "the model trains by forward"
+        return self.train_forward_on(self.backend, params, tokens, positions, attend, key)
 
 
 def logprobs(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:

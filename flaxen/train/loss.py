@@ -145,8 +145,8 @@ def _forward(
     segment_ids: jax.Array,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
-    attend = attends.causal(segment_ids)
-    if key is not None and model.train_forward is not None:
+    attend = attends.causal(segment_ids, model.backend)
+    if key is not None and model.train_forward_on is not None:
         return model.train_forward(params, tokens, positions, attend, key)
     cache = (None,) * len(model.cache_specs)
     hidden, _ = model.forward(params, tokens, positions, attend, cache)

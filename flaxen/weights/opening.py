@@ -5,8 +5,10 @@ Deliberately does not know engines, nor how a name becomes a path.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from flaxen.kernels.backend import Backend
 from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
@@ -15,21 +17,23 @@ from flaxen.weights.torch.checkpoint import is_installed, open_torch, torch_advi
 IMPLS = ("auto", "flaxen", "torch")
 
 
-def open_files(path: Path, impl: str) -> Checkpoint | Definition:
+def open_files(path: Path, impl: str, backend: Backend) -> Checkpoint | Definition:
     """Opens a model's file or directory.
 
     Args:
       path: as weights.resolve gives it.
       impl: one of IMPLS; auto is our decoder where it knows the family, else torch.
+      backend: what its `model` is made for.
 
     Raises:
       ValueError: the model can't be served so; the message says why.
     """
     if impl == "torch":
-        return open_torch(path)
+        return open_torch(path, backend)
     try:
-        return open_checkpoint(path)
+        checkpoint = open_checkpoint(path)
+        return replace(checkpoint, model=checkpoint.model.on(backend))
     except UnknownFamilyError as error:
         if impl == "auto" and path.is_dir() and is_installed():
-            return open_torch(path)
+            return open_torch(path, backend)
         raise ValueError(f"{error}{torch_advice(path)}") from None

@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import native
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attention_impls as attends
 from flaxen.models.model import Model
@@ -26,7 +25,7 @@ def paged_scores(
     cache: tuple[Any, ...] = tuple(
         empty_cache(
             len(prompts) * pages, PAGE, spec.num_kv_heads, spec.head_dim, jnp.dtype("float32"),
-            use_native=native.is_enabled() and spec.head_dim % 2 == 0,
+            backend=model.backend,
         )
         for spec in model.cache_specs
     )  # fmt: skip
@@ -47,7 +46,11 @@ def paged_scores(
         tokens[: ends[-1]] = np.concatenate([prompts[i][start:stop] for i, start, stop in step])
         positions[: ends[-1]] = np.concatenate([np.arange(start, stop) for _, start, stop in step])
         hidden, cache = model.forward(
-            params, jnp.asarray(tokens), jnp.asarray(positions), attends.paged(batch), cache
+            params,
+            jnp.asarray(tokens),
+            jnp.asarray(positions),
+            attends.paged(batch, model.backend),
+            cache,
         )
         scores = np.asarray(model.unembed(params, hidden))[: ends[-1]]
         for (index, *_), each in zip(step, np.split(scores, ends[:-1]), strict=True):

@@ -14,6 +14,8 @@ import flax.linen as nn
 
 import flaxen
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.params import compute_params
 from tests.bridges.linen_model import Transformer
@@ -21,7 +23,8 @@ from tests.bridges.training import assert_parity, train_definition
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 24)), jnp.int32)
 POSITIONS = jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (2, 24))
-needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+BACKEND = choose_backend()
+needs_kernels = pytest.mark.skipif(BACKEND is not Backend.CPU, reason="the library was not built")
 
 
 def make(module: nn.Module) -> Any:
@@ -36,7 +39,9 @@ def test_the_forward_is_the_modules_own() -> None:
     expected = module.apply(nn.meta.unbox(variables), TOKENS, POSITIONS)
     for packed in {False, native.is_enabled()}:
         given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
-        hidden, _ = model.forward(given, TOKENS, POSITIONS, attends.causal(None), (None,) * 3)
+        hidden, _ = model.forward(
+            given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
+        )
         np.testing.assert_allclose(model.unembed(given, hidden), expected, rtol=1e-4, atol=2e-5)
 
 
@@ -111,7 +116,9 @@ def test_a_vmap_inside_of_the_model() -> None:
     module = Mapped()
     variables = make(module)
     model, params = flaxen.from_linen(module, variables, max_position=128)
-    hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,))
+    hidden, _ = model.forward(
+        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,)
+    )
     expected = module.apply(variables, TOKENS, POSITIONS)
     np.testing.assert_allclose(model.unembed(params, hidden), expected, rtol=1e-4, atol=2e-5)
 

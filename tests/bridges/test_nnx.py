@@ -15,6 +15,8 @@ from flax import nnx
 import flaxen
 from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.params import compute_params, is_spec, plain_params
@@ -24,7 +26,8 @@ from tests.bridges.training import assert_parity, train_adapter, train_definitio
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 24)), jnp.int32)
 POSITIONS = jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (2, 24))
-needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+BACKEND = choose_backend()
+needs_kernels = pytest.mark.skipif(BACKEND is not Backend.CPU, reason="the library was not built")
 
 
 def make(**sizes: object) -> Transformer:
@@ -40,7 +43,9 @@ def test_the_forward_is_the_modules_own() -> None:
     expected = module(TOKENS, POSITIONS)
     for packed in {False, native.is_enabled()}:
         given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
-        hidden, _ = model.forward(given, TOKENS, POSITIONS, attends.causal(None), (None,) * 2)
+        hidden, _ = model.forward(
+            given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
+        )
         assert hidden.shape == (2, 24, 64)  # what the scores are made of, not the scores
         np.testing.assert_allclose(model.unembed(given, hidden), expected, rtol=1e-4, atol=2e-5)
 
@@ -85,10 +90,14 @@ def test_an_adapter_beside_plain_arrays_gives_what_it_gives_beside_packed_ones()
         given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
         ids = jnp.zeros(TOKENS.shape, jnp.int32)
         adapted = with_adapters(given, stack, jnp.ones(1), ids)
-        hidden, _ = model.forward(adapted, TOKENS, POSITIONS, attends.causal(None), (None,) * 2)
+        hidden, _ = model.forward(
+            adapted, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
+        )
         found.append(hidden)
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
-    alone, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * 2)
+    alone, _ = model.forward(
+        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
+    )
     assert jnp.abs(found[0] - alone).max() > 0.01
 
 
@@ -106,12 +115,14 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_dropout_is_drawn_by_the_runs_key() -> None:
     model, params = flaxen.from_nnx(make(dropout=0.5), max_position=128)
-    assert model.train_forward is not None
+    assert model.train_forward_on is not None
 
     def hidden(seed: int) -> jax.Array:
-        assert model.train_forward is not None
+        assert model.train_forward_on is not None
         key = jax.random.key(seed)
-        return model.train_forward(params, TOKENS, POSITIONS, attends.causal(None), key)[0]
+        return model.train_forward(
+            params, TOKENS, POSITIONS, attends.causal(None, model.backend), key
+        )[0]
 
     assert (hidden(0) == hidden(0)).all()
     assert not (hidden(0) == hidden(1)).all()

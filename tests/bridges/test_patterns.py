@@ -15,7 +15,8 @@ import flaxen
 from flaxen.bridges.jaxpr.interpret import evaluate
 from flaxen.bridges.jaxpr.patterns import Pattern, find_patterns
 from flaxen.bridges.jaxpr.run import Run
-from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.attention import attend
@@ -25,7 +26,8 @@ from tests.bridges.training import assert_parity, train_adapter
 from tests.bridges.words import VOCAB_SIZE
 
 F, K, NUM_LAYERS = 128, 2, 2
-needs_kernels = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+BACKEND = choose_backend()
+needs_kernels = pytest.mark.skipif(BACKEND is not Backend.CPU, reason="the library was not built")
 
 
 def make_weights() -> dict[str, Any]:
@@ -114,7 +116,7 @@ def difference(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
 def test_products_are_rounded_before_they_are_summed(num: int) -> None:
     x, y, z = np.random.default_rng(0).standard_normal((3, num)).astype(np.float32)
     jaxpr = jax.make_jaxpr(difference)(x, y, z).jaxpr
-    run = Run(token_shape=(1, num), attend=attends.causal(None), cache=())
+    run = Run(token_shape=(1, num), attend=attends.causal(None, BACKEND), cache=(), backend=BACKEND)
     (found,) = jax.jit(lambda *args: evaluate(run, jaxpr, (), args))(x, y, z)
     np.testing.assert_array_equal(found, x * y + z * y)
 
@@ -135,7 +137,9 @@ def test_only_products_in_sums_are_kept_apart(function: Any, num: int) -> None:
 
 
 def scores_of(model: flaxen.Model, params: Any) -> jax.Array:
-    hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * NUM_LAYERS)
+    hidden, _ = model.forward(
+        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * NUM_LAYERS
+    )
     return model.unembed(params, hidden)
 
 

@@ -61,7 +61,9 @@ def test_roles_are_the_same_with_an_axis_of_layers(definition: tuple[Model, Para
 
 
 def scores(model: Model, params: Params) -> np.ndarray:
-    hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * 3)
+    hidden, _ = model.forward(
+        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
+    )
     return np.asarray(model.unembed(params, hidden))
 
 
@@ -120,7 +122,9 @@ def test_gradients_are_those_of_the_merged_arrays(definition: tuple[Model, Param
     one = jnp.full(1, adapter.config.scale, jnp.float32)
 
     def loss(params: Params) -> jax.Array:
-        hidden, _ = model.forward(params, TOKENS, POSITIONS, attends.causal(None), (None,) * 3)
+        hidden, _ = model.forward(
+            params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
+        )
         return jnp.mean(model.unembed(params, hidden) * weights)
 
     def by_adapters(stack: Any) -> jax.Array:

@@ -17,6 +17,7 @@ import flaxen
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attention_impls as attends
 from flaxen.weights.checkpoint import open_checkpoint
@@ -83,13 +84,15 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
     for source in (open_torch(directory), open_checkpoint(directory)):
         model, params = source.model, source.load_params(dtype, packed=True)
         cache = tuple(
-            empty_cache(16, 16, spec.num_kv_heads, spec.head_dim, dtype, use_native=True)
+            empty_cache(16, 16, spec.num_kv_heads, spec.head_dim, dtype, backend=Backend.CPU)
             for spec in model.cache_specs
         )
         one_each = PagedBatch(
             kv_lens=batch + 1, page_table=batch[:, None], cu_q_lens=jnp.arange(17, dtype=jnp.int32)
         )
-        step = jax.make_jaxpr(model.forward)(params, batch, batch, attends.paged(one_each), cache)
+        step = jax.make_jaxpr(model.forward)(
+            params, batch, batch, attends.paged(one_each, model.backend), cache
+        )
         calls.append(kernel_calls(step.jaxpr))
     # Our decoder has its last norm in the unembedding.
     assert calls[0] - calls[1] == {"flaxen_rms_norm": 1}
@@ -135,7 +138,9 @@ def test_a_module_of_ones_own() -> None:
     model, params = from_torch(module, max_position=128)
     tokens = jnp.asarray(prompts()[0], jnp.int32)[None]
     positions = jnp.arange(24, dtype=jnp.int32)[None]
-    hidden, _ = model.forward(params, tokens, positions, attends.causal(None), (None,))
+    hidden, _ = model.forward(
+        params, tokens, positions, attends.causal(None, model.backend), (None,)
+    )
     with torch.no_grad():
         expected = module(*(torch.from_numpy(np.array(x)).long() for x in (tokens, positions)))
     np.testing.assert_allclose(model.unembed(params, hidden), expected.numpy(), atol=2e-4)

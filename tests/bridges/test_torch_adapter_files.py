@@ -50,7 +50,7 @@ def ours(model: Model, params: Params, adapter: Adapter) -> np.ndarray:
     tokens = jnp.asarray(TOKENS, jnp.int32)[None]
     positions = jnp.arange(len(TOKENS), dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(given, tokens, positions, attends.causal(None), cache)
+    hidden, _ = model.forward(given, tokens, positions, attends.causal(None, model.backend), cache)
     return np.asarray(model.unembed(given, hidden)[0])
 
 

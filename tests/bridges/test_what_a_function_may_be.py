@@ -50,7 +50,7 @@ def after(params: Any, x: jax.Array) -> jax.Array:
 def logits_by(model: Model, params: Any) -> np.ndarray:
     tokens = jnp.arange(8, dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, tokens, tokens, attends.causal(None), cache)
+    hidden, _ = model.forward(params, tokens, tokens, attends.causal(None, model.backend), cache)
     return np.asarray(model.unembed(params, hidden))
 
 

@@ -13,10 +13,14 @@ from flaxen.kernels import native
 from flaxen.kernels.paged_attention import (
     PagedBatch,
     blocked,
-    paged_attention,
     reference,
 )
-from flaxen.kernels.paged_attention.native import empty_pages, from_reference, to_reference
+from flaxen.kernels.paged_attention.native import (
+    empty_pages,
+    from_reference,
+    paged_attention,
+    to_reference,
+)
 from tests.kernels.paged_batches import (
     CASES,
     HEADS,

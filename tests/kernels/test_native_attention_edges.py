@@ -11,13 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.kernels import paged_attention as ops
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import (
     PagedBatch,
-    empty_cache,
-    paged_attention,
     reference,
 )
-from flaxen.kernels.paged_attention.native import empty_pages, from_reference, to_reference
+from flaxen.kernels.paged_attention.native import (
+    empty_pages,
+    from_reference,
+    paged_attention,
+    to_reference,
+)
 from tests.kernels.paged_batches import (
     OPTIONS,
     Lengths,
@@ -100,15 +105,15 @@ def test_nan_in_stale_slots_does_not_reach_the_gradient() -> None:
         assert np.isfinite(gradient).all()
 
 
-def test_the_cache_decides_who_computes() -> None:
+def test_each_backend_has_its_own_pages() -> None:
     batch, num_pages = make_batch([(4, 4), (3, 3)], 16, 2)
     q, k, v, _ = make_inputs(7, (4, 2, 16), num_pages, 16, "float32")
     outs = []
-    for use_native in (False, True):
-        cache = empty_cache(num_pages, 16, 2, 16, jnp.dtype("float32"), use_native=use_native)
-        assert isinstance(cache, tuple) != use_native
-        out, new = paged_attention(q, k, v, cache, batch)
-        assert isinstance(new, tuple) != use_native
+    for backend in Backend:
+        cache = ops.empty_cache(num_pages, 16, 2, 16, jnp.dtype("float32"), backend=backend)
+        assert isinstance(cache, tuple) == (backend is not Backend.CPU)
+        out, new = ops.paged_attention(q, k, v, cache, batch, backend=backend)
+        assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, cache)
         outs.append(np.asarray(out))
     np.testing.assert_allclose(outs[0], outs[1], rtol=1e-5, atol=1e-6)
 
@@ -134,7 +139,7 @@ def test_a_size_or_dtype_that_the_kernel_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match=r"multiple of 16, got 24"):
         empty_pages(2, 24, 1, 8, f32)
     with pytest.raises(ValueError, match=r"even head dimension, got 7"):
-        empty_cache(2, 16, 1, 7, f32, use_native=True)
+        ops.empty_cache(2, 16, 1, 7, f32, backend=Backend.CPU)
     with pytest.raises(ValueError, match=r"float32 and bfloat16, not float16"):
         empty_pages(2, 16, 1, 8, jnp.dtype("float16"))
 

@@ -11,8 +11,7 @@ import pytest
 
 from flaxen.kernels import native
 from flaxen.kernels.causal_attention import causal_attention
-from flaxen.kernels.paged_attention import paged_attention
-from flaxen.kernels.paged_attention.native import empty_pages
+from flaxen.kernels.paged_attention.native import empty_pages, paged_attention
 from tests.kernels.paged_batches import make_batch, normal
 from tests.kernels.pairwise import ISAS, pairwise
 

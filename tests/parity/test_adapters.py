@@ -19,6 +19,7 @@ from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LORA_TARGETS
 from flaxen.protocol import Request
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
@@ -61,13 +62,13 @@ def requests() -> list[Request]:
 
 def lora_engine(kind: str, config: EngineConfig) -> Engine:
     is_native = kind != "xla"
+    backend = Backend.CPU if is_native else Backend.REFERENCE
     executor = JaxExecutor(
-        MODEL,
+        MODEL.on(backend),
         pack_params(PARAMS, kind) if is_native else PARAMS,
         config,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype(kind if is_native else "float32"),
-        use_native=is_native,
         bad_word_ids=lambda words: (),
     )
     engine = make_engine(config, executor=executor)

@@ -15,6 +15,7 @@ from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,
@@ -39,12 +40,11 @@ ALONE = replace(ONE_SHAPE, compile_sizes=(1, 16, 64), enable_prefix_caching=Fals
 
 def native_engine(dtype: str, config: EngineConfig) -> Engine:
     executor = JaxExecutor(
-        MODEL,
+        MODEL.on(Backend.CPU),
         pack_params(PARAMS, dtype),
         config,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype(dtype),
-        use_native=True,
         bad_word_ids=lambda words: (),
     )
     return make_engine(config, executor=executor)

@@ -13,7 +13,7 @@ import pytest
 
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels import native
+from flaxen.kernels.choice import choose_backend
 from flaxen.train.grpo import GrpoConfig, grpo
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.rollouts import Completion
@@ -29,7 +29,8 @@ from tests.engine.tiny import (
 )
 from tests.train.tiny import LORA, base_params, copy, make
 
-PACKED = native.is_enabled()  # else all is through XLA
+BACKEND = choose_backend()
+PACKED = BACKEND.packs_weights
 NATIVE = pytest.mark.skipif(not PACKED, reason="bits are the same with the C++ kernels only")
 CONFIG = GrpoConfig(sequence_length=64, microbatch_rows=4)
 MAX_TOKENS = 8
@@ -43,12 +44,11 @@ class Sampler:
     def __init__(self, dtype: str, *, trains_all: bool = False) -> None:
         self.params = copy(base_params(dtype, packed=PACKED))
         self.executor = JaxExecutor(
-            MODEL,
+            MODEL.on(BACKEND),
             self.params,
             ONE_SHAPE,
             eos_ids=(EOS_ID,),
             cache_dtype=jnp.dtype(dtype),
-            use_native=PACKED,
             bad_word_ids=lambda words: (),
         )
         self.engine: Engine = make_engine(executor=self.executor)

@@ -9,6 +9,7 @@ import pytest
 
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
 from flaxen.train.loss import token_logprobs
 from tests.engine.tiny import EOS_ID, MODEL, ONE_SHAPE, make_engine, prompts, request, run
 from tests.train.tiny import base_params, pack_batch
@@ -20,12 +21,11 @@ pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was n
 def test_sampled_tokens_have_the_log_probabilities_that_training_gives_them(dtype: str) -> None:
     params = base_params(dtype, packed=True)
     executor = JaxExecutor(
-        MODEL,
+        MODEL.on(Backend.CPU),
         params,
         ONE_SHAPE,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype(dtype),
-        use_native=True,
         bad_word_ids=lambda words: (),
     )
     asked = prompts([5, 17, 30, 44])
@@ -45,7 +45,7 @@ def test_sampled_tokens_have_the_log_probabilities_that_training_gives_them(dtyp
     batch = pack_batch([sequences[:2], sequences[2:]], 104)
 
     def total(params: object) -> tuple[jax.Array, jax.Array]:
-        found = token_logprobs(MODEL, params, batch)
+        found = token_logprobs(MODEL.on(Backend.CPU), params, batch)
         return found.sum(), found
 
     (_, found), _ = jax.jit(jax.value_and_grad(total, has_aux=True))(params)

@@ -17,6 +17,7 @@ from flaxen.bridges.check import check_served
 from flaxen.bridges.flax.attention_fn import attention_fn
 from flaxen.bridges.function import NoAttentionError, from_apply
 from flaxen.bridges.signature import keywords, logits_of
+from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model, Params
 
 _PARAMS = "params"
@@ -24,7 +25,11 @@ _CACHE = "cache"  # of a module that decodes by itself; ours is elsewhere
 
 
 def from_linen(
-    module: nn.Module, variables: Mapping[str, Any], *, max_position: int
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    *,
+    max_position: int,
+    backend: Backend | None = None,
 ) -> tuple[Model, Params]:
     """A module's functions and its variables, for an engine, a trainer, or JAX itself.
 
@@ -41,6 +46,7 @@ def from_linen(
       module: the definition.
       variables: as `module.init` gave them; boxes of logical partitioning are read and taken off.
       max_position: tokens that a sequence can have.
+      backend: what the Model is made for, and checked on; None is what the server would choose.
 
     Returns:
       The Model, and the variables by collection.
@@ -63,6 +69,7 @@ def from_linen(
             axes=axes,
             trained=_PARAMS,
             trains_apart=True,
+            backend=backend,
         )
 
     try:

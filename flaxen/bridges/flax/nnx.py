@@ -15,13 +15,16 @@ from flaxen.bridges.check import check_served
 from flaxen.bridges.flax.attention_fn import attention_fn
 from flaxen.bridges.function import NoAttentionError, from_apply
 from flaxen.bridges.signature import keywords, logits_of
+from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model, Params
 
 _Path = tuple[Any, ...]
 _PARAMS = "params"
 
 
-def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
+def from_nnx(
+    module: nnx.Module, *, max_position: int, backend: Backend | None = None
+) -> tuple[Model, Params]:
     """A module's functions and its variables, for an engine, a trainer, or JAX itself.
 
     The module takes tokens [B, T], and `positions` [B, T] if it has use for them, and gives scores
@@ -36,6 +39,7 @@ def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
     Args:
       module: the definition, with its variables.
       max_position: tokens that a sequence can have.
+      backend: what the Model is made for, and checked on; None is what the server would choose.
 
     Returns:
       The Model, and its collections: {"params": {...}, "batch_stats": {...}, ...} by path.
@@ -66,6 +70,7 @@ def from_nnx(module: nnx.Module, *, max_position: int) -> tuple[Model, Params]:
             axes=axes,
             trained=_PARAMS,
             trains_apart=True,
+            backend=backend,
         )
 
     try:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.bridges.jaxpr.views import Axes, View
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.rms_norm import rms_norm
 from flaxen.models.cache import Full, Sliding
 from flaxen.models.model import Attend
@@ -71,6 +72,7 @@ class Run:
     token_shape: tuple[int, ...]  # of what the caller gave, [T] or [B, T]
     attend: Attend
     cache: Sequence[Any]  # an entry a layer; empty: there are as many as there turn out to be
+    backend: Backend
     specs: list[Full | Sliding] = field(default_factory=list)  # of the layers that were run
     entries: list[Any] = field(default_factory=list)  # of the new cache
     uses: list[Use] = field(default_factory=list)

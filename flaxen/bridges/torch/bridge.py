@@ -20,6 +20,7 @@ import torch
 from flaxen.bridges.check import check_served
 from flaxen.bridges.function import from_apply
 from flaxen.bridges.torch.torchax_import import import_torchax
+from flaxen.kernels.backend import Backend
 from flaxen.models.attention import attend
 from flaxen.models.model import Model, Params
 
@@ -41,6 +42,7 @@ def from_torch(
     call: Call | None = None,
     checks: bool = True,
     windows: Sequence[int] = (),
+    backend: Backend | None = None,
 ) -> tuple[Model, Params]:
     """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
 
@@ -57,6 +59,7 @@ def from_torch(
       checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens, or
         of more than a window.
       windows: those that its attention may have without a word to `attend_torch`.
+      backend: what the Model is made for, and checked on; None is what the server would choose.
 
     Returns:
       The Model, and {"params": {name: array}, "buffers": {name: array}} by PyTorch's names.
@@ -79,7 +82,14 @@ def from_torch(
     module.eval()
     call = call or (lambda module, tokens, positions: module(tokens, positions))
     apply = functools.partial(_apply, env, _Called(module, call), tied)
-    model = from_apply(apply, params, max_position=max_position, trained=_PARAMS, trains_apart=True)
+    model = from_apply(
+        apply,
+        params,
+        max_position=max_position,
+        trained=_PARAMS,
+        trains_apart=True,
+        backend=backend,
+    )
     if checks:
         check_served(
             model,

@@ -19,6 +19,7 @@ from flaxen.bridges.torch.attention import (
 )
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.masks import find_windows
+from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model, Params
 
 _ANY = 2048  # tokens, until it is found that nobody said how many
@@ -29,7 +30,11 @@ _ROPE_OF_THE_STEP = ("dynamic", "longrope")
 
 
 def from_transformers(
-    module: transformers.PreTrainedModel, *, max_position: int | None = None, checks: bool = True
+    module: transformers.PreTrainedModel,
+    *,
+    max_position: int | None = None,
+    checks: bool = True,
+    backend: Backend | None = None,
 ) -> tuple[Model, Params]:
     """As `from_torch`, of any class whose attention goes through the registry.
 
@@ -38,6 +43,7 @@ def from_transformers(
         is traced, its embeddings forget which id is padding, and experts run as batched products.
       max_position: tokens that a sequence can have; None: the configuration's.
       checks: as of `from_torch`.
+      backend: as of `from_torch`.
 
     Raises:
       ValueError: some layers do not call the registry, or keep a recurrent state; their attention
@@ -99,6 +105,7 @@ def from_transformers(
         call=call,
         checks=checks,
         windows=tuple(_windows_named(config)),
+        backend=backend,
     )
     if known is None:
         raise ValueError(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flaxen.cli import options
-from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.cpu import announce, backend_name, set_up_cpu
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate import read_prompts
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
@@ -61,7 +61,7 @@ def parity(
     use_compile_cache(compile_cache or options.default_cache())
     cpu = set_up_cpu(threads)
     args: dict[str, Any] = {"model": model, "dtype": dtype, "quantization": quantization}
-    args |= {"impl": impl, "offline": offline}
+    args |= {"impl": impl, "offline": offline, "backend": backend_name()}
     with Console(stderr=True).status("training and serving the same tokens"):
         opened = find_definition(model, checkpoint) or open_model(EngineArgs(**args))
         if not isinstance(opened, Checkpoint):

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.build import EngineArgs, compute_dtype, open_model
+from flaxen.cli.cpu import backend_name
 from flaxen.cli.definitions import find_definition
-from flaxen.kernels import native
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
@@ -69,7 +71,7 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
     Raises:
       ValueError: no such model, or one that can't be trained so.
     """
-    name = config.model
+    name, backend = config.model, choose_backend(backend_name())
     definition = find_definition(name)
     if definition is not None:
         if config.from_scratch:
@@ -77,32 +79,32 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
                 f"from_scratch is for models in files: {name} gives its own first parameters, so "
                 "a definition that starts at random is trained as it is. Leave from_scratch out"
             )
-        return _of_source(definition, None)
+        return _of_source(definition, None, backend)
     path = resolve(name, offline=offline)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
         decoder_config = find_family(huggingface.architecture(fields)).config_from_hf(fields)
         return Subject(
             name=path.name,
-            model=decoder(decoder_config),
+            model=decoder(decoder_config).on(backend),
             tokenizer=Tokenizer.from_directory(path),
             source=None,
             path=path,
             config=decoder_config,
         )
-    source = open_model(EngineArgs(model=name, offline=offline))
+    source = open_model(EngineArgs(model=name, backend=backend.value, offline=offline))
     if isinstance(source, Definition) and config.method == "full":
         raise ValueError(
             f"{name} runs through transformers' own class, of which flaxen train trains adapters "
             "only: use method lora, or train it in Python by flaxen.from_transformers"
         )
-    return _of_source(source, path)
+    return _of_source(source, path, backend)
 
 
-def _of_source(source: Checkpoint | Definition, path: Path | None) -> Subject:
+def _of_source(source: Checkpoint | Definition, path: Path | None, backend: Backend) -> Subject:
     return Subject(
         name=source.name,
-        model=source.model,
+        model=source.model.on(backend),
         tokenizer=source.make_tokenizer(),
         source=source,
         path=path,
@@ -120,7 +122,7 @@ def with_targets(config: TrainConfig, model: Model) -> TrainConfig:
 
 def dtype_of(config: TrainConfig, subject: Subject) -> jnp.dtype:
     """What the run computes in: "auto" is what the model is served in."""
-    return compute_dtype(config.dtype, native.is_enabled(), subject.source)
+    return compute_dtype(config.dtype, subject.model.backend, subject.source)
 
 
 def load(config: TrainConfig, subject: Subject, dtype: jnp.dtype, on_progress: Progress) -> Loaded:
@@ -138,7 +140,10 @@ def load(config: TrainConfig, subject: Subject, dtype: jnp.dtype, on_progress: P
         rest = {each: tree for each, tree in params.items() if each != name}
         return Loaded(_own(subject, params[name]), None, rest)
     frozen = subject.source.load_params(
-        dtype, report, packed=native.is_enabled(), quantization=config.lora.base_quantization
+        dtype,
+        report,
+        packed=model.backend.packs_weights,
+        quantization=config.lora.base_quantization,
     )
     seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters
     return Loaded(initial_adapters(model, config.lora.to_lora(), seeds), frozen, None)

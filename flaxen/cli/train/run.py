@@ -36,7 +36,6 @@ from flaxen.cli.train.resume import (
 )
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.data.token_store import TokenStore
-from flaxen.kernels import native
 from flaxen.models.model import Model, Params
 from flaxen.text.given_template import read_template
 from flaxen.train.config import TrainConfig
@@ -265,7 +264,7 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
     else:
         objective = next_token(model, remat=config.remat)
     if config.method == "full":
-        trainable = full(model, dtype=dtype, packed=native.is_enabled())
+        trainable = full(model, dtype=dtype, packed=model.backend.packs_weights)
     else:
         trainable = lora(
             config.lora.to_lora(),

@@ -1,18 +1,35 @@
 """Attention over paged keys and values: one ragged row of tokens mixes prefill and decode.
 
-Every implementation has the signature of `reference.paged_attention`. Which one runs is decided by
-how the cache lies: the C++ kernel has its own pages, made by `empty_cache`.
+Every implementation has the signature of `reference.paged_attention`. Each backend has pages of
+its own form, made by `empty_cache`: a cache belongs to the backend that it was made for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.paged_attention import blocked, native
 from flaxen.kernels.paged_attention.batch import KvPages, NativePages, PagedBatch
 
-__all__ = ["KvPages", "NativePages", "PagedBatch", "empty_cache", "paged_attention"]
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[Any, Any]]] = {
+    Backend.REFERENCE: blocked.paged_attention,
+    Backend.CPU: native.paged_attention,
+    Backend.GPU: blocked.paged_attention,
+    Backend.TPU: blocked.paged_attention,
+}
+_EMPTY_PAGES: Mapping[Backend, Callable[..., KvPages | NativePages]] = {
+    Backend.REFERENCE: blocked.empty_pages,
+    Backend.CPU: native.empty_pages,
+    Backend.GPU: blocked.empty_pages,
+    Backend.TPU: blocked.empty_pages,
+}
+
+__all__ = ["KvPages", "NativePages", "PagedBatch", "empty_cache", "has_pages", "paged_attention"]
 
 
 def empty_cache(
@@ -22,25 +39,34 @@ def empty_cache(
     head_dim: int,
     dtype: jnp.dtype,
     *,
-    use_native: bool,
+    backend: Backend,
 ) -> KvPages | NativePages:
-    """A layer's pages, of zeros, as the C++ kernel reads them or as XLA does.
+    """A layer's pages, of zeros, in the form that the backend reads.
 
     Args:
       num_pages: how many.
-      page_size: tokens; a multiple of 16 for the kernel, a divisor of 128 for XLA.
+      page_size: tokens; a multiple of 16 for the CPU's kernel, a divisor of 128 for XLA.
       num_kv_heads: K.
-      head_dim: H; even for the kernel.
-      dtype: float32 or bfloat16 for the kernel.
-      use_native: for the kernel.
+      head_dim: H; even for the CPU's kernel.
+      dtype: float32 or bfloat16 for the CPU's kernel.
+      backend: what will read them.
 
     Raises:
-      ValueError: a size or dtype that the kernel has not.
+      ValueError: a size or dtype that the CPU's kernel does not have.
     """
-    if use_native:
-        return native.empty_pages(num_pages, page_size, num_kv_heads, head_dim, dtype)
-    shape = (num_pages, page_size, num_kv_heads, head_dim)
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    make = find_implementation("paged_attention", _EMPTY_PAGES, backend)
+    return make(num_pages, page_size, num_kv_heads, head_dim, dtype)
+
+
+def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
+    """Whether the backend has pages for such heads: `empty_cache` would not refuse them.
+
+    Args:
+      head_dim: H.
+      dtype: of keys and values.
+      backend: what will read them.
+    """
+    return backend is not Backend.CPU or native.has_heads(head_dim, dtype)
 
 
 def paged_attention(
@@ -54,12 +80,8 @@ def paged_attention(
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
+    backend: Backend,
 ) -> tuple[Float[Array, "T N H"], KvPages | NativePages]:
-    """As `reference.paged_attention`, over either cache of `empty_cache`."""
-    if isinstance(cache, tuple):
-        return blocked.paged_attention(
-            q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks
-        )
-    return native.paged_attention(
-        q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks
-    )
+    """As `reference.paged_attention`, over the backend's cache of `empty_cache`."""
+    run = find_implementation("paged_attention", IMPLEMENTATIONS, backend)
+    return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)

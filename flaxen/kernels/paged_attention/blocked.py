@@ -21,6 +21,22 @@ KEY_BLOCK = 128  # tokens; a multiple of the page size
 _UNSEEN = -1e30  # the running maximum before any key: finite, so that differences are never NaN
 
 
+def empty_pages(
+    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
+) -> KvPages:
+    """A layer's keys and values, of zeros, [pages, page_size, K, H] each.
+
+    Args:
+      num_pages: how many.
+      page_size: tokens, a divisor of KEY_BLOCK.
+      num_kv_heads: K.
+      head_dim: H.
+      dtype: of both.
+    """
+    shape = (num_pages, page_size, num_kv_heads, head_dim)
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],

@@ -44,6 +44,11 @@ def empty_pages(
     return jnp.zeros((num_pages, 2, num_kv_heads, page_size * head_dim), dtype)
 
 
+def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
+    """Whether the kernel has heads of this size and dtype."""
+    return head_dim % 2 == 0 and dtype in (jnp.float32, jnp.bfloat16)
+
+
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from flaxen.kernels.backend import Backend
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.reader import read_tensors
 from flaxen.weights.torch.config import check_runs_through_torch
@@ -34,7 +35,7 @@ def torch_advice(path: Path) -> str:
     return "; or run it through PyTorch: pip install 'flaxen[torch]', and impl=torch"
 
 
-def open_torch(path: Path) -> Definition:
+def open_torch(path: Path, backend: Backend) -> Definition:
     """Loads a directory with config.json, safetensors and a tokenizer. No code from it is run.
 
     Raises:
@@ -66,7 +67,7 @@ def open_torch(path: Path) -> Definition:
     tensors = read_tensors(path, DTYPES)
     try:
         module = load_module(fields, tensors)
-        model, params = from_transformers(module)
+        model, params = from_transformers(module, backend=backend)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error.__cause__
     module.to("meta")  # the arrays are ours by now; only what it does is still needed

@@ -1,0 +1,60 @@
+"""The choice of a backend: by the device, by what is installed, and by what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.choice import choose_backend, why_no_kernels
+
+
+@pytest.mark.parametrize(
+    ("device", "is_built", "chosen"),
+    [
+        ("cpu", True, Backend.CPU),
+        ("cpu", False, Backend.REFERENCE),
+        ("gpu", True, Backend.GPU),
+        ("tpu", False, Backend.TPU),
+        ("metal", True, Backend.REFERENCE),  # another platform of XLA's
+    ],
+)
+def test_auto_is_the_devices_own(device: str, is_built: bool, chosen: Backend) -> None:
+    assert choose_backend(device=device, is_built=is_built) is chosen
+    assert choose_backend(chosen.value, device=device, is_built=is_built) is chosen
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu", "tpu"])
+def test_the_reference_runs_everywhere(device: str) -> None:
+    assert choose_backend("reference", device=device, is_built=True) is Backend.REFERENCE
+
+
+def test_what_is_not_there_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="'npu' is not known: use one of auto, reference, cpu, gpu, tpu"
+    ):
+        choose_backend("npu")
+    with pytest.raises(ValueError, match="the backend cpu was asked for, but there is no libflax"):
+        choose_backend("cpu", device="cpu", is_built=False)
+    with pytest.raises(
+        ValueError,
+        match="the backend cpu was asked for, but JAX computes on tpu here: use auto, tpu or ref",
+    ):
+        choose_backend("cpu", device="tpu", is_built=True)
+    with pytest.raises(ValueError, match="backend gpu was asked for, but JAX computes on cpu here"):
+        choose_backend("gpu", device="cpu", is_built=True)
+
+
+def test_why_the_kernels_do_not_compute() -> None:
+    assert why_no_kernels(device="gpu") == "JAX computes on gpu here"
+    assert why_no_kernels(device="cpu", is_built=False).startswith("there is no libflaxen_native")
+    said = why_no_kernels("reference", device="cpu", is_built=True)
+    assert said == "the backend reference was chosen in their place"
+
+
+def test_an_op_without_an_implementation_says_what_there_is() -> None:
+    table = {Backend.REFERENCE: 1, Backend.CPU: 2}
+    assert find_implementation("rope", table, Backend.CPU) == 2
+    with pytest.raises(
+        ValueError, match="rope has no implementation for the backend gpu: it has reference, cpu"
+    ):
+        find_implementation("rope", table, Backend.GPU)
