@@ -22,7 +22,7 @@ import numpy as np
 from report import report
 
 from flaxen.cli.bench.limits import measure
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
 
@@ -125,12 +125,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results/")
     parser.add_argument("--only", choices=sorted(CASES))
-    parser.add_argument("--isa", choices=native.ISAS)
+    parser.add_argument("--isa", choices=cpu_library.ISAS)
     args = parser.parse_args()
-    native.configure(isa=args.isa)
+    cpu_library.configure(isa=args.isa)
     limits = measure(str(DTYPE))
     peak = limits.matmul_flops["float32"]
-    print(f"{limits.read_bytes_s / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s float32; {native.isa()}")
+    machine = f"{limits.read_bytes_s / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s float32"
+    print(f"{machine}; {cpu_library.isa()}")
     print(f"{'':44}{'us/layer':>10}{'GB/s':>8}{'share':>7}{'GFLOP/s':>9}{'share':>7}{'XLA us':>10}")
     figures = []
     for kind in [args.only] if args.only else CASES:
@@ -160,7 +161,7 @@ def main() -> None:
             )
     report(
         "attention",
-        {"isa": native.isa(), "read_bytes_s": limits.read_bytes_s, "float32_flops": peak,
+        {"isa": cpu_library.isa(), "read_bytes_s": limits.read_bytes_s, "float32_flops": peak,
          "layers": figures},
         write=args.write,
     )  # fmt: skip

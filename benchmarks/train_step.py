@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from report import report
 
 from flaxen.cli.bench.limits import measure
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
 from flaxen.models.model import AttentionSpec, Model, Params, logprobs
@@ -118,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = open_checkpoint(args.model)
     model = checkpoint.model
-    params = checkpoint.load_params(jnp.dtype(args.dtype), packed=native.is_enabled())
+    params = checkpoint.load_params(jnp.dtype(args.dtype), packed=cpu_library.is_enabled())
     runs = compile_runs(model, params, args.rank)
     if args.trace is not None:
         with jax.profiler.trace(str(args.trace)):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 import flaxen
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
 from flaxen.models.model import AttentionSpec, Model, Params, logprobs
@@ -151,7 +151,7 @@ def _is_shape(node: object) -> bool:
 
 def main(name: str = "smollm2-135m") -> None:
     """Prints what each transformation finds, all of it through jit."""
-    native.configure(isa=native.XLA)  # forward mode differentiates XLA's ops only
+    cpu_library.configure(isa=cpu_library.XLA)  # forward mode differentiates XLA's ops only
     model, params = flaxen.load(name)
     tokenizer = open_checkpoint(resolve(name)).make_tokenizer()
     prompt = jnp.asarray(tokenizer.encode("The capital of France is"), jnp.int32)

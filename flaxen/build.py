@@ -24,7 +24,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO as AUTO_BACKEND
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
-from flaxen.kernels.paged_attention.native import PAGE_MULTIPLE
+from flaxen.kernels.paged_attention.cpu import PAGE_MULTIPLE
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo

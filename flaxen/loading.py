@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.model import Model, Params
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
@@ -34,8 +34,8 @@ def load(
     jax.grad, jax.vmap and jax.jit work with the C++ kernels, and so do derivatives of gradients in
     both modes: jax.grad or jax.jvp of a gradient, jax.hessian. Forward mode of the model itself
     (jax.jvp, jax.jacfwd, with no gradient inside) needs every op in XLA: plain parameters, and
-    `flaxen.kernels.native.configure(isa="xla")` before anything is computed. JAX says "can't apply
-    forward-mode autodiff (jvp) to a custom_vjp function" where that is missing.
+    `flaxen.kernels.cpu_library.configure(isa="xla")` before anything is computed. JAX says "can't
+    apply forward-mode autodiff (jvp) to a custom_vjp function" where that is missing.
 
     Args:
       model: a named model, a directory, a .gguf file or a Hugging Face repository; or a definition.
@@ -49,7 +49,7 @@ def load(
     Raises:
       ValueError: no such model or adapter, it is not supported, or the kernels are not in use.
     """
-    if packed and not native.is_enabled():
+    if packed and not cpu_library.is_enabled():
         raise ValueError(
             "packed parameters need flaxen's C++ kernels, which are not in use here: load with "
             "packed=False"

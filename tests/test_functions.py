@@ -19,7 +19,7 @@ from examples.functions import (
     steered,
     steering_jacobian,
 )
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.adapters import LoraConfig
 from flaxen.weights.adapters.adapter import from_stack, merge_adapter
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs, pack_params
@@ -30,17 +30,17 @@ IDS = [*PROMPT.tolist(), *COMPLETION.tolist()]
 ROWS = PARAMS["embed"][jnp.asarray(IDS)]
 LOGPROBS = jax.jit(functools.partial(completion_logprobs, MODEL))
 GRADIENT = jax.jit(functools.partial(embedding_gradient, MODEL))
-needs_kernels = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+needs_kernels = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
 @pytest.fixture
 def through_xla() -> Iterator[None]:
     """Every op in XLA, as forward mode needs; nothing that was traced before is kept."""
-    isa = native.isa()
-    native.configure(isa=native.XLA)
+    isa = cpu_library.isa()
+    cpu_library.configure(isa=cpu_library.XLA)
     jax.clear_caches()
     yield
-    native.configure(isa=isa)
+    cpu_library.configure(isa=isa)
     jax.clear_caches()
 
 

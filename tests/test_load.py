@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flaxen
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import PackedLinear
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import save_adapter
@@ -20,7 +20,7 @@ from tests.weights.adapters import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf
 
 CASE = GOLDENS / "qwen3_tied"
-needs_kernels = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+needs_kernels = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
 def test_a_model_is_a_function() -> None:
@@ -69,13 +69,13 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 @needs_kernels
 def test_packed_parameters_without_kernels_are_refused() -> None:
-    isa = native.isa()
-    native.configure(isa=native.XLA)
+    isa = cpu_library.isa()
+    cpu_library.configure(isa=cpu_library.XLA)
     try:
         with pytest.raises(ValueError, match=r"need flaxen's C\+\+ kernels, which are not in use"):
             flaxen.load(CASE, packed=True)
     finally:
-        native.configure(isa=isa)
+        cpu_library.configure(isa=isa)
 
 
 @needs_kernels

@@ -33,17 +33,17 @@ def set_up_cpu(num_threads: int | None) -> Cpu:
     if num_threads is not None:
         os.environ["PJRT_NPROC"] = str(num_threads)  # XLA reads it when it starts
 
-    from flaxen.kernels import native
+    from flaxen.kernels import cpu_library
 
     isa = os.environ.get(ISA_VARIABLE) or None
     try:
-        native.configure(isa=isa, num_threads=num_threads)
+        cpu_library.configure(isa=isa, num_threads=num_threads)
     except ValueError as error:
         raise ValueError(f"{ISA_VARIABLE}={isa}: {error}") from error
     return Cpu(
-        isa=native.isa(),
+        isa=cpu_library.isa(),
         num_threads=num_threads or len(os.sched_getaffinity(0)),
-        missing_reason=None if native.is_built() else native.missing_reason(),
+        missing_reason=None if cpu_library.is_built() else cpu_library.missing_reason(),
     )
 
 

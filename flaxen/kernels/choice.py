@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 
 AUTO = "auto"
@@ -32,11 +32,11 @@ def choose_backend(
     if name not in BACKENDS:
         raise ValueError(f"the backend {name!r} is not known: use one of {', '.join(BACKENDS)}")
     device = jax.default_backend() if device is None else device
-    is_built = native.is_built() if is_built is None else is_built
+    is_built = cpu_library.is_built() if is_built is None else is_built
     has = Backend.TPU if device == "tpu" else _DEVICES.get(device, Backend.REFERENCE)
     if has is Backend.CPU and not is_built:
         if name == Backend.CPU.value:
-            raise ValueError(f"the backend cpu was asked for, but {native.missing_reason()}")
+            raise ValueError(f"the backend cpu was asked for, but {cpu_library.missing_reason()}")
         has = Backend.REFERENCE
     if name in (AUTO, has.value):
         return has
@@ -56,6 +56,6 @@ def why_no_kernels(
     device = jax.default_backend() if device is None else device
     if device != "cpu":
         return f"JAX computes on {device} here"
-    if not (native.is_built() if is_built is None else is_built):
-        return native.missing_reason()
+    if not (cpu_library.is_built() if is_built is None else is_built):
+        return cpu_library.missing_reason()
     return f"the backend {name} was chosen in their place"

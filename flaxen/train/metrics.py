@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
 from flaxen.train.loop import Metrics
@@ -57,8 +57,10 @@ def measure_peak_flops(size: int = 1024, seconds: float = 0.5) -> float:
       size: of the matrices.
       seconds: how long to try.
     """
-    if native.is_enabled():
-        return max(native.peak_flops(dtype) for dtype in ("float32", "bfloat16") for _ in range(5))
+    if cpu_library.is_enabled():
+        return max(
+            cpu_library.peak_flops(dtype) for dtype in ("float32", "bfloat16") for _ in range(5)
+        )
     matrix = jnp.ones((size, size), jnp.float32)
     multiply = jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(matrix, matrix))

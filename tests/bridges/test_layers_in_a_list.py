@@ -17,7 +17,7 @@ import pytest
 
 import flaxen
 from flaxen.engine.config import LoraLimits
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.model import Model, Params
 from flaxen.train.full import full
@@ -134,7 +134,7 @@ def test_all_parameters_are_trained(definition: Definition, name: Any) -> None:
     model: Model = definition.model
     losses: list[float] = []
     step = make_step(
-        full(model, dtype=jnp.dtype("float32"), packed=native.is_enabled()),
+        full(model, dtype=jnp.dtype("float32"), packed=cpu_library.is_enabled()),
         next_token(model),
         make_optimizer(OptimizerConfig(name=name, weight_decay=0.01)),
         make_schedule(ScheduleConfig(name="constant"), 8),
@@ -177,7 +177,7 @@ def test_a_job_trains_an_adapter_beside_it(definition: Definition, tmp_path: Pat
     )
     base = Base(
         model=model,
-        params=definition.load_params(jnp.dtype("float32"), packed=native.is_enabled()),
+        params=definition.load_params(jnp.dtype("float32"), packed=cpu_library.is_enabled()),
         tokenizer=byte_tokenizer(),
         name="mine",
         max_length=64,

@@ -13,7 +13,7 @@ pytest.importorskip("flax")
 import flax.linen as nn
 
 import flaxen
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
@@ -37,7 +37,7 @@ def test_the_forward_is_the_modules_own() -> None:
     model, params = flaxen.from_linen(module, variables, max_position=128)
     assert len(model.cache_specs) == 3  # one for each turn of the scan
     expected = module.apply(nn.meta.unbox(variables), TOKENS, POSITIONS)
-    for packed in {False, native.is_enabled()}:
+    for packed in {False, cpu_library.is_enabled()}:
         given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
         hidden, _ = model.forward(
             given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3

@@ -14,7 +14,7 @@ from flax import nnx
 
 import flaxen
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
@@ -41,7 +41,7 @@ def test_the_forward_is_the_modules_own() -> None:
     assert (model.vocab_size, model.trained) == (272, "params")
     module.eval()
     expected = module(TOKENS, POSITIONS)
-    for packed in {False, native.is_enabled()}:
+    for packed in {False, cpu_library.is_enabled()}:
         given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
         hidden, _ = model.forward(
             given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
@@ -86,7 +86,7 @@ def test_an_adapter_beside_plain_arrays_gives_what_it_gives_beside_packed_ones()
     config = LoraConfig(rank=4, targets=lora_targets(model))
     stack = jax.tree.map(lambda leaf: leaf + 0.02, initial_adapters(model, config, [0]))
     found = []
-    for packed in (False, native.is_enabled()):
+    for packed in (False, cpu_library.is_enabled()):
         given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
         ids = jnp.zeros(TOKENS.shape, jnp.int32)
         adapted = with_adapters(given, stack, jnp.ones(1), ids)

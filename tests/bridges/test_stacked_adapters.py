@@ -15,7 +15,7 @@ pytest.importorskip("flax")
 
 import flaxen
 from flaxen.engine.config import LoraLimits
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
@@ -97,7 +97,7 @@ def test_each_layer_is_a_target(definition: tuple[Model, Params]) -> None:
 def test_the_scores_are_those_of_the_merged_arrays(
     definition: tuple[Model, Params], parts: tuple[str, ...], packed: bool
 ) -> None:
-    if packed and not native.is_enabled():
+    if packed and not cpu_library.is_enabled():
         pytest.skip("the library was not built")
     model, params = definition
     adapter = random_adapter(model, targets=lora_targets(model, *parts))
@@ -117,7 +117,9 @@ def test_the_scores_are_those_of_the_merged_arrays(
 def test_gradients_are_those_of_the_merged_arrays(definition: tuple[Model, Params]) -> None:
     model, params = definition
     adapter = random_adapter(model, targets=lora_targets(model, "value", "Dense_1"))
-    given = compute_params(model.param_specs, params, dtype=FLOAT32, packed=native.is_enabled())
+    given = compute_params(
+        model.param_specs, params, dtype=FLOAT32, packed=cpu_library.is_enabled()
+    )
     weights = jax.random.normal(jax.random.key(1), (*TOKENS.shape, model.vocab_size))
     one = jnp.full(1, adapter.config.scale, jnp.float32)
 

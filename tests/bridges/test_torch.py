@@ -16,7 +16,7 @@ import torch
 import flaxen
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.transformers import from_transformers
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache
 from flaxen.models import attention_impls as attends
@@ -50,7 +50,7 @@ def test_logits_are_those_of_torch(name: str) -> None:
     expected = [by_torch(module, tokens) for tokens in prompts()]
     model, params = from_transformers(module)
     definition = Definition(model=model, params=params, tokenizer=byte_tokenizer())
-    given = definition.load_params(jnp.dtype("float32"), packed=native.is_enabled())
+    given = definition.load_params(jnp.dtype("float32"), packed=cpu_library.is_enabled())
     whole = [(0, 0, 24)], [(1, 0, 11)]
     chunked = [(0, 0, 9)], [(0, 9, 24)], [(1, 0, 10)], [(1, 10, 11)]
     batched = [(1, 0, 11), (0, 0, 3)], [(0, 3, 24)]

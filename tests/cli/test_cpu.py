@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.cli.cpu import Cpu, announce, describe, set_up_cpu
 from flaxen.cli.main import main
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 
 
 @pytest.fixture(autouse=True)
@@ -17,25 +17,27 @@ def restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The process's settings as they were; XLA has started long before, with its own threads."""
     monkeypatch.setenv("PJRT_NPROC", "")
     monkeypatch.delenv("FLAXEN_CPU_ISA", raising=False)
-    num_threads = native.num_threads()
+    num_threads = cpu_library.num_threads()
     yield
-    native.configure(num_threads=num_threads, isa=(*native.supported_isas(), native.XLA)[0])
+    cpu_library.configure(
+        num_threads=num_threads, isa=(*cpu_library.supported_isas(), cpu_library.XLA)[0]
+    )
 
 
 def test_each_instruction_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for isa in (*native.supported_isas(), native.XLA):
+    for isa in (*cpu_library.supported_isas(), cpu_library.XLA):
         monkeypatch.setenv("FLAXEN_CPU_ISA", isa)
-        assert set_up_cpu(2).isa == isa == native.isa()
+        assert set_up_cpu(2).isa == isa == cpu_library.isa()
 
 
 def test_the_best_one_is_used_unless_told_otherwise() -> None:
-    best = (*native.supported_isas(), native.XLA)[0]
+    best = (*cpu_library.supported_isas(), cpu_library.XLA)[0]
     assert set_up_cpu(None).isa == best
 
 
 def test_threads_are_those_of_the_kernels_and_of_xla() -> None:
     assert set_up_cpu(3).num_threads == 3
-    assert native.num_threads() == (3 if native.is_built() else 1)
+    assert cpu_library.num_threads() == (3 if cpu_library.is_built() else 1)
     assert os.environ["PJRT_NPROC"] == "3"
 
 
@@ -77,9 +79,9 @@ def test_what_is_said(cpu: Cpu, text: str, capsys: pytest.CaptureFixture[str]) -
 def test_an_installation_without_the_library_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(native, "_path", lambda: None)
+    monkeypatch.setattr(cpu_library, "_path", lambda: None)
     cpu = set_up_cpu(None)
-    assert cpu.isa == native.XLA
+    assert cpu.isa == cpu_library.XLA
     assert "no C++ compiler (GCC 11 or newer, or Clang) was found" in describe(cpu)
     assert "--force-reinstall" in describe(cpu)
     monkeypatch.setenv("FLAXEN_CPU_ISA", "portable")

@@ -14,10 +14,10 @@ import pytest
 
 from flaxen.cli.main import main
 from flaxen.cli.parity import run as parity_run
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from tests.e2e.tiny_model import write_tiny_model
 
-needs_kernels = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+needs_kernels = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 WAYS = ["whole prefill", "chunked prefill", "decode", "cached prefill", "batched"]
 PROMPTS = "The quick brown fox jumps over the dog.\n\nA second line, as long as it needs to be.\n"
 
@@ -36,7 +36,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("FLAXEN_CPU_ISA", raising=False)
     yield
-    native.configure(isa=(*native.supported_isas(), native.XLA)[0])
+    cpu_library.configure(isa=(*cpu_library.supported_isas(), cpu_library.XLA)[0])
 
 
 def check(found: dict[str, Any], num_tokens: list[int]) -> None:

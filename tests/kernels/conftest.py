@@ -11,27 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 
 _LIBRARY = os.environ.get("FLAXEN_TEST_LIBRARY")
 if _LIBRARY is not None:
-    native._path = lambda: Path(_LIBRARY)
+    cpu_library._path = lambda: Path(_LIBRARY)
 
 
 # Without a library there are none, and pytest skips the tests that ask for one.
-@pytest.fixture(params=native.supported_isas())
+@pytest.fixture(params=cpu_library.supported_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set in use: each that the library and this machine have."""
-    best = native.supported_isas()[0]
-    native.configure(isa=request.param)
+    best = cpu_library.supported_isas()[0]
+    cpu_library.configure(isa=request.param)
     yield request.param
-    native.configure(isa=best)
+    cpu_library.configure(isa=best)
 
 
 @pytest.fixture(params=(1, 2, 3))
 def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """The number of threads that the kernels use."""
-    before = native.num_threads()
-    native.configure(num_threads=request.param)
+    before = cpu_library.num_threads()
+    cpu_library.configure(num_threads=request.param)
     yield request.param
-    native.configure(num_threads=before)
+    cpu_library.configure(num_threads=before)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 
-ISAS = native.supported_isas()
+ISAS = cpu_library.supported_isas()
 THREADS = (1, 2, 3)
 
 _FIXTURES = ("isa", "num_threads")

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
 
 
 @pytest.fixture(params=["xla", "native"])
 def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     """XLA, or the C++ kernels."""
-    if request.param == "native" and not native.is_built():
+    if request.param == "native" and not cpu_library.is_built():
         pytest.skip("the library was not built")
-    isas = native.supported_isas()
-    native.configure(isa=native.XLA if request.param == "xla" else isas[0])
+    isas = cpu_library.supported_isas()
+    cpu_library.configure(isa=cpu_library.XLA if request.param == "xla" else isas[0])
     yield request.param
-    native.configure(isa=isas[0] if isas else native.XLA)
+    cpu_library.configure(isa=isas[0] if isas else cpu_library.XLA)
 
 
 def by_loops(

@@ -15,18 +15,20 @@ from pathlib import Path
 import jaxlib
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "emulated"  # kept, so that only what changed is compiled again
 # The tools that pip brought come first.
 PATH = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
-LACKING = [isa for isa in ("avx512", "avx512_bf16", "amx") if isa not in native.supported_isas()]
+LACKING = [
+    isa for isa in ("avx512", "avx512_bf16", "amx") if isa not in cpu_library.supported_isas()
+]
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(not native.is_built(), reason="the library was not built"),
+    pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built"),
     pytest.mark.skipif("FLAXEN_TEST_EMULATED" not in os.environ, reason="run make test-emulated"),
 ]
 
@@ -51,7 +53,7 @@ def test_the_kernels_on_what_the_machine_lacks(lacking: str, library: Path) -> N
     # Equality with the reference, and of bits in any batch: the rest is the same on every ISA. Only
     # linear has code for bfloat16 and for AMX; everything else runs AVX-512's there.
     chosen = f"{lacking} and (bits or equals) and not filters"
-    pattern = "test_native*.py" if lacking == "avx512" else "test_native_linear.py"
+    pattern = "test_cpu_*.py" if lacking == "avx512" else "test_cpu_linear.py"
     files = sorted(str(path) for path in Path(__file__).parent.glob(pattern))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.causal_attention import reference as attention_reference
 from flaxen.kernels.linear import gated_linear, linear, pack, reference
@@ -19,7 +19,7 @@ from flaxen.kernels.rms_norm import rms_norm
 from flaxen.kernels.rope import apply_rope
 from flaxen.kernels.rope import reference as rope_reference
 
-pytestmark = pytest.mark.skipif(not native.is_enabled(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_enabled(), reason="the library was not built")
 
 RNG = np.random.default_rng(0)
 

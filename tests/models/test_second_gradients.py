@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 import flaxen
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import PackedLinear, unpack
 from flaxen.models.adapters import LoraConfig, with_adapters
 from flaxen.models.model import Params
 from flaxen.train.lora import initial_adapters
 from flaxen.train.loss import token_logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
-from tests.models.test_native_gradients import loss
+from tests.models.test_cpu_gradients import loss
 from tests.train.tiny import pack_batch
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, MODEL.vocab_size, (1, 9)), jnp.int32)
 DIRECTION = jax.tree.map(
     lambda leaf: 0.1 * np.random.default_rng(leaf.size).standard_normal(leaf.shape), PARAMS
@@ -103,11 +103,11 @@ def test_of_adapters_beside_packed_weights() -> None:
         return jax.jit(lambda stack: second(of, stack, stack, "jvp of grad"))(stack)
 
     found = hessian(pack_params(PARAMS))
-    native.configure(isa=native.XLA)
+    cpu_library.configure(isa=cpu_library.XLA)
     try:
         expected = hessian(PARAMS)
     finally:
-        native.configure(isa=native.supported_isas()[0])
+        cpu_library.configure(isa=cpu_library.supported_isas()[0])
     assert_close(found, expected)
 
 

@@ -18,7 +18,7 @@ import pytest
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LORA_TARGETS
 from flaxen.protocol import Request
@@ -77,7 +77,7 @@ def lora_engine(kind: str, config: EngineConfig) -> Engine:
     return engine
 
 
-NATIVE = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+NATIVE = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 KINDS = [pytest.param(kind, marks=NATIVE) for kind in ("float32", "bfloat16")] + ["xla"]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from flaxen.cli.parity import run as parity_run
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.decoder import decoder
 from flaxen.weights.adapters.adapter import Adapter
 from tests.e2e.tiny_model import CONFIG, write_tiny_model
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.configure(isa=request.param)
+    cpu_library.configure(isa=request.param)
     yield request.param
-    native.configure(isa=native.supported_isas()[0])
+    cpu_library.configure(isa=cpu_library.supported_isas()[0])
 
 
 def make_adapter() -> Adapter:
@@ -51,7 +51,7 @@ def prompts(*lengths: int) -> list[list[int]]:
     return [rng.integers(1, 256, length).tolist() for length in lengths]
 
 
-@pytest.mark.parametrize("isa", native.supported_isas(), indirect=True)
+@pytest.mark.parametrize("isa", cpu_library.supported_isas(), indirect=True)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("adapter", [None, make_adapter()], ids=["base", "adapter"])
 def test_no_bit_differs(tiny: str, isa: str, dtype: str, adapter: Adapter | None) -> None:

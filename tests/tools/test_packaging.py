@@ -37,7 +37,7 @@ def test_a_wheel_without_a_compiler(tmp_path: Path) -> None:
     assert wheel.name.startswith(f"flaxen-{flaxen.__version__}-py3-none-")
     names = zipfile.ZipFile(wheel).namelist()
     assert "flaxen/py.typed" in names
-    assert "flaxen/kernels/native.py" in names
+    assert "flaxen/kernels/cpu_library.py" in names
     assert not [name for name in names if name.endswith(".so") or not name.startswith("flaxen")]
 
 

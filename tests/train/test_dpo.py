@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flaxen.data.batch import Batch, PairBatch
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.train.dpo import dpo
 from flaxen.train.jobs.validate import make_validation
 from flaxen.train.lora import initial_adapters, lora
@@ -20,7 +20,7 @@ from flaxen.train.step import run_step, split_batch, start
 from tests.engine.tiny import MODEL, make_params, pack_params
 from tests.train.tiny import LORA, base_params, make, pack_batch, random_pairs
 
-PACKED = native.is_enabled()
+PACKED = cpu_library.is_enabled()
 
 
 def sums(params: Any, batch: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.adapters import Adapters, LoraConfig
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
@@ -18,7 +18,7 @@ from flaxen.train.step import TrainStep, run_step, split_batch, start
 from tests.engine.tiny import MODEL
 from tests.train.tiny import LORA, base_params, lora_step, random_batch
 
-PACKED = native.is_enabled()  # else all is through XLA
+PACKED = cpu_library.is_enabled()  # else all is through XLA
 FORMS = [("float32", PACKED), ("bfloat16", PACKED)]
 
 

@@ -10,23 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.model import Params
 from flaxen.train.loss import REMATS, next_token, token_logprobs, token_scores
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs
 from tests.train.tiny import base_params, pack_batch, random_batch
 
-PACKED = native.is_enabled()  # else all is through XLA
+PACKED = cpu_library.is_enabled()  # else all is through XLA
 
 
 @pytest.fixture
 def through_xla() -> Iterator[None]:
     """No C++ kernels."""
-    best = native.isa()
-    native.configure(isa="xla")
+    best = cpu_library.isa()
+    cpu_library.configure(isa="xla")
     jax.clear_caches()
     yield
-    native.configure(isa=best)
+    cpu_library.configure(isa=best)
     jax.clear_caches()
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.train.loss import token_logprobs
 from tests.engine.tiny import EOS_ID, MODEL, ONE_SHAPE, make_engine, prompts, request, run
 from tests.train.tiny import base_params, pack_batch
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

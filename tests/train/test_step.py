@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxen.data.batch import Batch
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.params import compute_params, plain_params
 from flaxen.train.full import full, initial_params
 from flaxen.train.step import TrainStep, run_step, split_batch, start
@@ -25,7 +25,7 @@ from tests.train.tiny import (
     random_batch,
 )
 
-PACKED = native.is_enabled()  # else all is through XLA
+PACKED = cpu_library.is_enabled()  # else all is through XLA
 FORMS = [("float32", PACKED), ("bfloat16", PACKED)]
 
 

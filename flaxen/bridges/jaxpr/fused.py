@@ -16,7 +16,7 @@ from flaxen.bridges.jaxpr.patterns import Pattern
 from flaxen.bridges.jaxpr.products import Operand, operand
 from flaxen.bridges.jaxpr.run import Normed, Product, Run, plain, without_padding
 from flaxen.bridges.jaxpr.views import View
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import LoraWeight, gated_linear, linear
 from flaxen.kernels.rope import apply_rope
 
@@ -29,7 +29,7 @@ def run_pattern(run: Run, pattern: Pattern, values: list[Any]) -> Any:
       pattern: found in the definition.
       values: of its operands.
     """
-    if not native.is_enabled():
+    if not cpu_library.is_enabled():
         return None
     found = _RULES[pattern.kind](run, pattern, values)
     if found is not None:

@@ -23,7 +23,7 @@ from flaxen.bridges.jaxpr.products import dot, gather, sum_of_last
 from flaxen.bridges.jaxpr.run import Normed, Run, plain
 from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
 from flaxen.bridges.jaxpr.views import View
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.models.attention import attend_p
 from flaxen.models.cache import attention_cache
 from flaxen.models.model import AttentionSpec
@@ -109,7 +109,7 @@ def attends(eqn: JaxprEqn) -> bool:
 def _sums(eqn: JaxprEqn) -> bool:
     """Whether there is a sum in an operation whose order XLA would choose by the number of rows."""
     if eqn.primitive.name == "reduce_sum":
-        return native.is_enabled()
+        return cpu_library.is_enabled()
     return any(_sums(inner) for body in _bodies(eqn) for inner in body.eqns)
 
 

@@ -76,10 +76,10 @@ def _matmul_flops(dtype: str) -> float:
     import jax
     import jax.numpy as jnp
 
-    from flaxen.kernels import native
+    from flaxen.kernels import cpu_library
 
-    if native.is_enabled():
-        return max(native.peak_flops(dtype) for _ in range(_NUM_RUNS))
+    if cpu_library.is_enabled():
+        return max(cpu_library.peak_flops(dtype) for _ in range(_NUM_RUNS))
     square = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(lambda a: a @ a)
     product(square).block_until_ready()  # compiles

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array, Float, Int
 
-from flaxen.kernels.causal_attention import native, reference
+from flaxen.kernels.causal_attention import cpu, reference
 
 
 def causal_attention(
@@ -50,7 +50,7 @@ def causal_attention(
     if softcap is not None and not softcap > 0:
         raise ValueError(f"the softcap must be above 0, got {softcap}: None leaves the scores")
     options = reference.Options(window, float(H**-0.5 if scale is None else scale), softcap)
-    if native.runs(q, k, v):
+    if cpu.runs(q, k, v):
         ids = None if segment_ids is None else jax.lax.stop_gradient(segment_ids)
-        return native.causal_attention(q, k, v, ids, options)
+        return cpu.causal_attention(q, k, v, ids, options)
     return reference.causal_attention(q, k, v, segment_ids, options)

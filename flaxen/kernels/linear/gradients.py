@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels import derivatives
-from flaxen.kernels.linear import native, reference, with_adapters
+from flaxen.kernels.linear import cpu, reference, with_adapters
+from flaxen.kernels.linear.cpu import Operand, Weights
 from flaxen.kernels.linear.lora import LoraWeight
-from flaxen.kernels.linear.native import Operand, Weights
 from flaxen.kernels.linear.packed import PackedLinear, unpack
 from flaxen.kernels.linear.repack import pack_differentiated, transpose_differentiated
 from flaxen.kernels.rms_norm import reference as norm_reference
-from flaxen.kernels.rms_norm.native import differentiated as rms_norm
+from flaxen.kernels.rms_norm.cpu import differentiated as rms_norm
 
 _Saved = tuple[jax.Array, Weights, tuple[Operand, ...], Operand, Operand, tuple[jax.Array, ...]]
 
@@ -36,8 +36,8 @@ def linears(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """As `native.linears`, differentiable."""
-    return native.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
+    """As `cpu.linears`, differentiable."""
+    return cpu.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
 
 
 def _forward(
@@ -65,9 +65,9 @@ def _differentiated(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """As `native.linears`, which may be differentiated again; gated ones keep gate and up."""
+    """As `cpu.linears`, which may be differentiated again; gated ones keep gate and up."""
     outs: tuple[jax.Array, ...] = derivatives.call(
-        functools.partial(native.linears, keeps_gate=gated),
+        functools.partial(cpu.linears, keeps_gate=gated),
         with_adapters.linears,
         (x, weights, biases, norm, residual),
         (eps, gated, out_dtype),
@@ -168,7 +168,7 @@ def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> Lora
     """To the base, a, b and scales."""
     assert isinstance(weight.base, PackedLinear)
     a_bar, b_bar, scales_bar = derivatives.call(
-        native.lora_gradient, with_adapters.lora_gradient, (h, out_bar, weight)
+        cpu.lora_gradient, with_adapters.lora_gradient, (h, out_bar, weight)
     )
     return dataclasses.replace(
         weight,
@@ -183,14 +183,14 @@ def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> Lora
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    """As `native.embed`, differentiable."""
-    return native.embed(table, ids, out_dtype)
+    """As `cpu.embed`, differentiable."""
+    return cpu.embed(table, ids, out_dtype)
 
 
 def _embed_forward(
     table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype
 ) -> tuple[jax.Array, tuple[PackedLinear, jax.Array]]:
-    rows: jax.Array = derivatives.call(native.embed, reference.embed, (table, ids), (out_dtype,))
+    rows: jax.Array = derivatives.call(cpu.embed, reference.embed, (table, ids), (out_dtype,))
     return rows, (table, ids)
 
 

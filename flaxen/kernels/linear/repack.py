@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import derivatives, native
+from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.linear import packed as plain
 from flaxen.kernels.linear.bound import Address
 from flaxen.kernels.linear.packed import FORMATS, INPUT_MULTIPLE, TILE, Format, PackedLinear
@@ -29,7 +29,7 @@ def pack(weight: jax.Array) -> PackedLinear:
     Raises:
       ValueError: another dtype.
     """
-    if not native.is_enabled() or weight.dtype not in (jnp.float32, jnp.bfloat16):
+    if not cpu_library.is_enabled() or weight.dtype not in (jnp.float32, jnp.bfloat16):
         return plain.pack(weight)
     return _floats(_pack(weight), *weight.shape)
 
@@ -106,7 +106,7 @@ def _pack(weight: jax.Array) -> jax.Array:
 
 
 def _call_pack(weight: jax.Array) -> jax.Array:
-    native.library()
+    cpu_library.library()
     num_inputs, num_outputs = weight.shape
     out = _packed_shape(num_inputs, num_outputs, weight.dtype)
     data: jax.Array = jax.ffi.ffi_call("flaxen_pack", out, vmap_method="sequential")(weight)
@@ -137,13 +137,13 @@ _pack.defvjp(_pack_forward, _pack_backward)
 
 
 def _transpose_floats(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
-    if not native.is_enabled():
+    if not cpu_library.is_enabled():
         return _plain_pack(plain.unpack(_floats(data, num_inputs, num_outputs)).T)
     return _transpose_native(data, num_inputs, num_outputs)
 
 
 def _call_transpose(weight: PackedLinear, dtype: jnp.dtype) -> jax.Array:
-    native.library()
+    cpu_library.library()
     out = _packed_shape(weight.num_outputs, weight.num_inputs, dtype)
     call = jax.ffi.ffi_call("flaxen_transpose", out, vmap_method="sequential")
     data: jax.Array = call(
@@ -175,6 +175,6 @@ _transpose_native.defvjp(_transpose_forward, _transpose_backward)
 
 
 def _transpose_quantized(weight: PackedLinear) -> jax.Array:
-    if native.is_enabled():
+    if cpu_library.is_enabled():
         return _call_transpose(weight, jnp.dtype(jnp.float32))
     return _plain_pack(plain.unpack(weight).T)

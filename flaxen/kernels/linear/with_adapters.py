@@ -52,7 +52,7 @@ def linears(
 def lora_gradient(
     h: jax.Array, out_bar: jax.Array, weight: LoraWeight
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `native.lora_gradient`."""
+    """As `cpu.lora_gradient`."""
     base = jnp.zeros(out_bar.shape, jnp.float32)
 
     def added(a: jax.Array, b: jax.Array, scales: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from flaxen.kernels import derivatives, native
+from flaxen.kernels import cpu_library, derivatives
 
 
 def log_softmax(logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
@@ -19,7 +19,7 @@ def log_softmax(logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
     Args:
       logits: [..., V].
     """
-    if native.is_enabled():
+    if cpu_library.is_enabled():
         return _native(logits)
     return jax.nn.log_softmax(logits, axis=-1)
 
@@ -30,7 +30,7 @@ def _native(logits: jax.Array) -> jax.Array:
 
 
 def _call(logits: jax.Array) -> jax.Array:
-    native.library()
+    cpu_library.library()
     shape = jax.ShapeDtypeStruct(logits.shape, jnp.float32)
     call = jax.ffi.ffi_call("flaxen_log_softmax", shape, vmap_method="broadcast_all")
     out: jax.Array = call(logits)

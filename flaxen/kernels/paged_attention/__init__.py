@@ -13,23 +13,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.paged_attention import blocked, native
-from flaxen.kernels.paged_attention.batch import KvPages, NativePages, PagedBatch
+from flaxen.kernels.paged_attention import blocked, cpu
+from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 
 IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[Any, Any]]] = {
     Backend.REFERENCE: blocked.paged_attention,
-    Backend.CPU: native.paged_attention,
+    Backend.CPU: cpu.paged_attention,
     Backend.GPU: blocked.paged_attention,
     Backend.TPU: blocked.paged_attention,
 }
-_EMPTY_PAGES: Mapping[Backend, Callable[..., KvPages | NativePages]] = {
+_EMPTY_PAGES: Mapping[Backend, Callable[..., KvPages | CpuPages]] = {
     Backend.REFERENCE: blocked.empty_pages,
-    Backend.CPU: native.empty_pages,
+    Backend.CPU: cpu.empty_pages,
     Backend.GPU: blocked.empty_pages,
     Backend.TPU: blocked.empty_pages,
 }
 
-__all__ = ["KvPages", "NativePages", "PagedBatch", "empty_cache", "has_pages", "paged_attention"]
+__all__ = ["CpuPages", "KvPages", "PagedBatch", "empty_cache", "has_pages", "paged_attention"]
 
 
 def empty_cache(
@@ -40,7 +40,7 @@ def empty_cache(
     dtype: jnp.dtype,
     *,
     backend: Backend,
-) -> KvPages | NativePages:
+) -> KvPages | CpuPages:
     """A layer's pages, of zeros, in the form that the backend reads.
 
     Args:
@@ -66,14 +66,14 @@ def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
       dtype: of keys and values.
       backend: what will read them.
     """
-    return backend is not Backend.CPU or native.has_heads(head_dim, dtype)
+    return backend is not Backend.CPU or cpu.has_heads(head_dim, dtype)
 
 
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
     v: Float[Array, "T K H"],
-    cache: KvPages | NativePages,
+    cache: KvPages | CpuPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
@@ -81,7 +81,7 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
     backend: Backend,
-) -> tuple[Float[Array, "T N H"], KvPages | NativePages]:
+) -> tuple[Float[Array, "T N H"], KvPages | CpuPages]:
     """As `reference.paged_attention`, over the backend's cache of `empty_cache`."""
     run = find_implementation("paged_attention", IMPLEMENTATIONS, backend)
     return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int32
 
 # Keys and values of one layer, as XLA reads them, and as the C++ kernel does.
 KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
-NativePages = Float[Array, "pages 2 K words"]
+CpuPages = Float[Array, "pages 2 K words"]
 
 
 class PagedBatch(NamedTuple):

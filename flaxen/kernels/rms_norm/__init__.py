@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float
 
-from flaxen.kernels.rms_norm import native, reference
+from flaxen.kernels.rms_norm import cpu, reference
 
 
 def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
@@ -19,6 +19,6 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Fl
       [..., D] in x's dtype; the norm itself is computed in float32, and rounded to x's dtype before
       the weight.
     """
-    if native.runs(x):
-        return native.rms_norm(x, weight, eps)
+    if cpu.runs(x):
+        return cpu.rms_norm(x, weight, eps)
     return reference.rms_norm(x, weight, eps)

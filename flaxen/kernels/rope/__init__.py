@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float
 
-from flaxen.kernels.rope import native, reference
+from flaxen.kernels.rope import cpu, reference
 
 
 def apply_rope(
@@ -34,6 +34,6 @@ def apply_rope(
             f"rope rotates pairs, and {half} angles are no half of a head of {head_dim}: make the "
             "tables for this head_dim"
         )
-    if native.runs(x, cos, sin):
-        return native.apply_rope(x, cos, sin)
+    if cpu.runs(x, cos, sin):
+        return cpu.apply_rope(x, cos, sin)
     return reference.apply_rope(x, cos, sin)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
-from flaxen.kernels.sample import native, reference
+from flaxen.kernels.sample import cpu, reference
 from flaxen.kernels.sample.filters import row_sum
 
 __all__ = ["row_sum", "sample"]
@@ -62,5 +62,5 @@ def sample(
             )
     if logits.shape[1] == 0:
         raise ValueError("sample needs logits of at least one token, got a vocabulary of 0")
-    run = native.sample if native.runs() else reference.sample
+    run = cpu.sample if cpu.runs() else reference.sample
     return run(logits, temperature, top_k, top_p, min_p, seed, position, wanted)

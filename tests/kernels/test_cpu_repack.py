@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import gated_linear, linear, pack, transpose, unpack
 from flaxen.kernels.linear import packed as plain
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
-from tests.kernels.test_native_linear import KINDS, packed
+from tests.kernels.test_cpu_linear import KINDS, packed
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 SHAPES = [(64, 48), (100, 50), (5, 3), (33, 130)]
 
@@ -59,10 +59,10 @@ def test_through_xla_it_is_the_same(isa: str) -> None:
     weight = jnp.asarray(random(0, 100, 50))
     for value in (weight, packed("int8, groups of 32", 100, 50)):
         turned = [transpose(value if value is not weight else pack(weight)).data]
-        native.configure(isa=native.XLA)
+        cpu_library.configure(isa=cpu_library.XLA)
         turned.append(transpose(value if value is not weight else pack(weight)).data)
         np.testing.assert_allclose(*turned, rtol=1e-6, atol=1e-6)
-        native.configure(isa=isa)
+        cpu_library.configure(isa=isa)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

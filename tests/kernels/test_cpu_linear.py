@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import embed, gated_linear, linear, linears, pack, reference, unpack
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, Format, PackedLinear
 from flaxen.kernels.rms_norm import rms_norm
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 EPS = 1e-5
 DTYPES = ("float32", "bfloat16")
@@ -218,11 +218,11 @@ def test_a_row_has_the_same_bits_in_any_batch(
         outs = (*linears(x, weights, biases), gated_linear(x, *gates))
         return [np.asarray(out).view(np.uint8) for out in outs]
 
-    native.configure(num_threads=1)
+    cpu_library.configure(num_threads=1)
     expected = outputs(x)
     alone = linear(x, weights[1], biases[1])
     assert as_bytes(alone) == expected[1].tobytes()
-    native.configure(num_threads=num_threads)
+    cpu_library.configure(num_threads=num_threads)
     for splits in ((1, 3, 6, 10, 15, 22), (17, 50)):
         parts = [outputs(part) for part in jnp.split(x, splits)]
         for found, whole in zip(zip(*parts, strict=True), expected, strict=True):

@@ -14,7 +14,7 @@ import pytest
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from tests.engine.tiny import (
     EOS_ID,
@@ -31,7 +31,7 @@ from tests.engine.tiny import (
     trace,
 )
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 LENGTHS = [1, 2, 5, 16, 17, 31, 40, 64, 70, 3, 8, 33, 90]
 DTYPES = ["float32", "bfloat16"]
@@ -50,11 +50,11 @@ def native_engine(dtype: str, config: EngineConfig) -> Engine:
     return make_engine(config, executor=executor)
 
 
-@pytest.fixture(params=native.supported_isas(), scope="module", autouse=True)
+@pytest.fixture(params=cpu_library.supported_isas(), scope="module", autouse=True)
 def isa(request: pytest.FixtureRequest) -> object:
-    native.configure(isa=request.param)
+    cpu_library.configure(isa=request.param)
     yield request.param
-    native.configure(isa=native.supported_isas()[0])
+    cpu_library.configure(isa=cpu_library.supported_isas()[0])
 
 
 @pytest.fixture(params=DTYPES, scope="module")
@@ -84,12 +84,12 @@ def alone(isa: str, dtype: str) -> list[list[tuple[object, ...]]]:
 def test_batched_is_alone(
     alone: list[list[tuple[object, ...]]], dtype: str, changes: dict[str, object], num_threads: int
 ) -> None:
-    before = native.num_threads()
-    native.configure(num_threads=num_threads)
+    before = cpu_library.num_threads()
+    cpu_library.configure(num_threads=num_threads)
     engine = native_engine(dtype, replace(ONE_SHAPE, **changes))
     batch = [request(f"r{i}", p) for i, p in enumerate(prompts(LENGTHS))]
     first, again = run(engine, batch), run(engine, batch)  # the second finds cached prefixes
-    native.configure(num_threads=before)
+    cpu_library.configure(num_threads=before)
     assert [trace(output) for output in first] == alone
     assert [trace(output) for output in again] == alone
 

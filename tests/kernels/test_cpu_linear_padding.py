@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import gated_linear, pack
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 T, D, F = 64, 48, 96
 NUM_LIVE = 40

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flaxen.kernels import derivatives, native
+from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.rms_norm import reference
 
 
 def runs(x: jax.Array) -> bool:
     """Whether the kernel is in use, and has this dtype."""
-    return native.is_enabled() and x.dtype in (jnp.float32, jnp.bfloat16)
+    return cpu_library.is_enabled() and x.dtype in (jnp.float32, jnp.bfloat16)
 
 
 def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
@@ -35,7 +35,7 @@ def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 
 def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    native.library()
+    cpu_library.library()
     # Sequential: under vmap a weight may have the axis too, and the kernel takes one weight.
     call = jax.ffi.ffi_call(
         "flaxen_rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"

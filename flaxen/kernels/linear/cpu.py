@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.kernels.linear.repack import weight_fields, weight_leaves
@@ -37,7 +37,7 @@ def linears(
     The residual may be float32 whatever x is. No gradient of its own; for that `keeps_gate` also
     returns gate and up as they were before they met.
     """
-    native.library()
+    cpu_library.library()
     assert gated or not keeps_gate
     outs = (weights[:1] if gated else weights) + (weights if keeps_gate else ())
     operands: list[jax.Array] = [x]
@@ -67,7 +67,7 @@ def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Arra
 
     No gradient of its own.
     """
-    native.library()
+    cpu_library.library()
     out = jax.ShapeDtypeStruct((ids.shape[0], table.num_inputs), out_dtype)
     call = jax.ffi.ffi_call("flaxen_embed", out, vmap_method="sequential")
     fields = np.array(weight_fields(table), np.int64)
@@ -86,7 +86,7 @@ def lora_gradient(
       out_bar: [T, O] in h's dtype, the gradient to what came out.
       weight: with ids [T].
     """
-    native.library()
+    cpu_library.library()
     assert h.dtype == out_bar.dtype
     outs = [
         jax.ShapeDtypeStruct(each.shape, jnp.float32)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import embed, gated_linear, linears
 from flaxen.kernels.linear.bound import bind, expand
 from flaxen.kernels.linear.packed import PackedLinear
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 INPUTS, OUTPUTS = 64, 48
 

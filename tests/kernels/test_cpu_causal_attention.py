@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
-from flaxen.kernels.paged_attention.native import empty_pages, paged_attention
+from flaxen.kernels.paged_attention.cpu import empty_pages, paged_attention
 from tests.kernels.paged_batches import make_batch, normal
 from tests.kernels.pairwise import ISAS, pairwise
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 # Lengths of the segments of each row; the rest of a row is padding.
 ROWS = ([1, 130, 2], [150], [])
@@ -83,7 +83,7 @@ def test_gradients_are_the_references(isa: str, options: str, with_segments: boo
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*inputs)
 
     value, found = gradients()
-    native.configure(isa=native.XLA)
+    cpu_library.configure(isa=cpu_library.XLA)
     expected_value, expected = gradients()
     np.testing.assert_allclose(value, expected_value, rtol=1e-3, atol=1e-2)
     for one, other in zip(found, expected, strict=True):

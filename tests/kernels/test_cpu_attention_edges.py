@@ -17,7 +17,7 @@ from flaxen.kernels.paged_attention import (
     PagedBatch,
     reference,
 )
-from flaxen.kernels.paged_attention.native import (
+from flaxen.kernels.paged_attention.cpu import (
     empty_pages,
     from_reference,
     paged_attention,

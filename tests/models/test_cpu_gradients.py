@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.linear import PackedLinear, unpack
 from flaxen.models.model import AttentionSpec, Params, logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
 def attend(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels import derivatives, native
+from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.causal_attention import reference
 from flaxen.kernels.causal_attention.reference import Options
 
@@ -19,7 +19,7 @@ from flaxen.kernels.causal_attention.reference import Options
 def runs(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     """Whether the kernel is in use, and has these dtypes and this head."""
     has_dtype = q.dtype == k.dtype == v.dtype and q.dtype in (jnp.float32, jnp.bfloat16)
-    return native.is_enabled() and has_dtype and q.shape[-1] % 2 == 0
+    return cpu_library.is_enabled() and has_dtype and q.shape[-1] % 2 == 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -33,7 +33,7 @@ def causal_attention(
 def _call(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> jax.Array:
-    native.library()
+    cpu_library.library()
     call = jax.ffi.ffi_call(
         "flaxen_causal_attention",
         jax.ShapeDtypeStruct(q.shape, q.dtype),

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from flaxen.kernels import derivatives, native
+from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.paged_attention import reference
-from flaxen.kernels.paged_attention.batch import KvPages, NativePages, PagedBatch
+from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 
 PAGE_MULTIPLE = 16  # tokens: a page is whole groups of keys
 
 
 def empty_pages(
     num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
-) -> NativePages:
+) -> CpuPages:
     """A layer's pages, keys and values in one array.
 
     With words of r = 4 / itemsize numbers, a page and kv head hold their keys as
@@ -53,14 +53,14 @@ def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
     v: Float[Array, "T K H"],
-    pages: NativePages,
+    pages: CpuPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
-) -> tuple[Float[Array, "T N H"], NativePages]:
+) -> tuple[Float[Array, "T N H"], CpuPages]:
     """As `reference.paged_attention`, over `empty_pages`; in place where the pages are donated.
 
     Sums and softmax are float32, and only the result is rounded to q's dtype. A token's bits depend
@@ -96,7 +96,7 @@ def paged_attention(
     return _attend(q, k, v, pages, batch, sinks, window, float(scale), softcap)
 
 
-def to_reference(pages: NativePages, page_size: int, head_dim: int) -> KvPages:
+def to_reference(pages: CpuPages, page_size: int, head_dim: int) -> KvPages:
     """The same keys and values as `reference` and `blocked` hold them, [pages, page_size, K, H].
 
     Args:
@@ -115,7 +115,7 @@ def to_reference(pages: NativePages, page_size: int, head_dim: int) -> KvPages:
     )
 
 
-def from_reference(cache: KvPages) -> NativePages:
+def from_reference(cache: KvPages) -> CpuPages:
     """The inverse of `to_reference`."""
     num_pages, page_size, K, H = cache[0].shape
     pack = 4 // cache[0].dtype.itemsize
@@ -163,7 +163,7 @@ def _call(
     scale: float,
     softcap: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-    native.library()
+    cpu_library.library()
     call = jax.ffi.ffi_call(
         "flaxen_attention",
         (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(pages.shape, pages.dtype)),

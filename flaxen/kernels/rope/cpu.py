@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flaxen.kernels import derivatives, native
+from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.rope import reference
 
 
 def runs(x: jax.Array, cos: jax.Array, sin: jax.Array) -> bool:
     """Whether the kernel is in use, and has these dtypes."""
     tables_are_float32 = cos.dtype == jnp.float32 and sin.dtype == jnp.float32
-    return native.is_enabled() and tables_are_float32 and x.dtype in (jnp.float32, jnp.bfloat16)
+    return (
+        cpu_library.is_enabled() and tables_are_float32 and x.dtype in (jnp.float32, jnp.bfloat16)
+    )
 
 
 def apply_rope(
@@ -35,7 +37,7 @@ def _apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def _call(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    native.library()
+    cpu_library.library()
     call = jax.ffi.ffi_call(
         "flaxen_rope", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 
 
 def runs() -> bool:
     """Whether the kernel is in use."""
-    return native.is_enabled()
+    return cpu_library.is_enabled()
 
 
 def sample(
@@ -24,7 +24,7 @@ def sample(
     wanted: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """As flaxen.kernels.sample.sample."""
-    native.library()
+    cpu_library.library()
     num_rows = logits.shape[:1]
     results = (
         jax.ShapeDtypeStruct(num_rows, jnp.int32),

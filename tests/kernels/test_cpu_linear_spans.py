@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxen.kernels import native
+from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import gated_linear, linear, reference, unpack
 from tests.kernels.pairwise import ISAS, pairwise
-from tests.kernels.test_native_linear import (
+from tests.kernels.test_cpu_linear import (
     DTYPES,
     activations,
     as_bytes,
@@ -18,7 +18,7 @@ from tests.kernels.test_native_linear import (
     packed,
 )
 
-pytestmark = pytest.mark.skipif(not native.is_built(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 # Several parts in every format but the last, whose one group of all inputs is never cut.
 WIDTH = 18_464
