@@ -67,7 +67,7 @@ def run(parts: Parts, kind: str, seed: int) -> tuple[float, float]:
             sampling=sampling,
             adapter=adapter_of(kind, stream),
         )
-        engine.add(request)
+        engine.add(engine.check(request))
     started, num_tokens, fastest = time.perf_counter(), 0, float("inf")
     while engine.has_work:
         before = time.perf_counter()

@@ -98,7 +98,7 @@ class EngineTrainer:
         Raises:
           ValueError: it is not there, or of a larger rank than the server takes.
         """
-        from flaxen.protocol_adapters import AdapterSource
+        from flaxen.protocol import AdapterSource
         from flaxen.weights.adapters.peft import load_adapter
 
         path = self._adapter(model)

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from flaxen.build import EngineArgs, Parts, build, use_compile_cache
 from flaxen.build import Progress as OnProgress
+from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import LoraLimits
 from flaxen.models.model import Model, Params
 from flaxen.outputs import CompletionOutput, RequestOutput
@@ -25,7 +26,7 @@ from flaxen.prompts import (
     model_template,
     prompt_text,
 )
-from flaxen.protocol import Request, SamplingParams
+from flaxen.protocol import SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters.adapter import Adapter
@@ -150,16 +151,15 @@ class LLM:
         samplings = _each(default, len(listed), "sampling params")
         adapters = _each(adapter, len(listed), "adapters")
         outputs: dict[str, RequestOutput] = {}
-        requests = []
+        checked = []
         for prompt, sampling, name in zip(listed, samplings, adapters, strict=True):
             request_id = f"llm-{next(self._ids)}"
             request = make_request(self.tokenizer, prompt, sampling, request_id, name)
-            self.engine.check(request)
-            requests.append(request)
+            checked.append(self.engine.check(request))
             outputs[request.request_id] = RequestOutput.of(
                 request, prompt_text(prompt), self.tokenizer
             )
-        return self._run(requests, outputs, use_tqdm)
+        return self._run(checked, outputs, use_tqdm)
 
     def chat(
         self,
@@ -193,7 +193,7 @@ class LLM:
 
     def _run(
         self,
-        requests: list[Request],
+        requests: list[CheckedRequest],
         outputs: dict[str, RequestOutput],
         use_tqdm: bool | Callable[[int, int], None],
     ) -> list[RequestOutput]:
@@ -203,7 +203,7 @@ class LLM:
         with _Bar(use_tqdm, len(requests)) as bar:
             try:
                 while num_done < len(requests):
-                    while todo and engine.has_room(todo[-1].sampling.n):
+                    while todo and engine.has_room(todo[-1].request.sampling.n):
                         engine.add(todo.pop())
                     for event in engine.step():
                         output = outputs[event.request_id]
@@ -211,12 +211,12 @@ class LLM:
                         num_done += output.finished
                     bar.show(num_done)
             except BaseException:  # Ctrl-C too: nothing of this call may stay in the engine
-                for request in requests:
-                    engine.abort(request.request_id)
+                for request_id in outputs:
+                    engine.abort(request_id)
                 while engine.has_work:
                     engine.step()
                 raise
-        return [outputs[request.request_id] for request in requests]
+        return list(outputs.values())
 
 
 def _each(given: Any, num: int, what: str) -> list[Any]:

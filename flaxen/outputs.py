@@ -84,7 +84,7 @@ class RequestOutput:
         return {each: Logprob(value, rank, decode(each)) for each, value, rank in ranked}
 
     def _finish(self, output: CompletionOutput, finish: Finish) -> None:
-        output.finish_reason = str(finish.reason)
+        output.finish_reason = finish.reason.wire_name
         output.stop_reason, output.error = finish.stop_reason, finish.error
         if output.index == 0:
             self.num_cached_tokens = finish.num_cached_tokens

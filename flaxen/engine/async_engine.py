@@ -19,10 +19,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from flaxen.engine.adapters.store import ServedAdapter
+from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.core import Engine
 from flaxen.engine.event_stream import EventStream
 from flaxen.protocol import (
+    AdapterInfo,
+    AdapterSource,
+    AdapterWeights,
     EngineBrokenError,
     EngineBusyError,
     EngineClient,
@@ -30,9 +33,10 @@ from flaxen.protocol import (
     EngineStats,
     ReaderTooSlowError,
     Request,
+    RequestIdInUseError,
     TokenEvent,
+    UnknownAdapterError,
 )
-from flaxen.protocol_adapters import AdapterInfo, AdapterSource, AdapterWeights
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ class AsyncEngine(EngineClient):
         self._engine = engine
         self._changed = threading.Condition()  # guards all below
         # Until the engine has them: those that come during a step stay for its length.
-        self._added: deque[tuple[Request, float, ServedAdapter | None]] = deque()
+        self._added: deque[tuple[CheckedRequest, float]] = deque()
         self._aborted: list[EventStream] = []
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # between two steps
         self._streams: dict[str, EventStream] = {}
@@ -68,12 +72,12 @@ class AsyncEngine(EngineClient):
         self.stop()
 
     def submit(self, request: Request) -> EventStream:
-        adapter = self._engine.check(request)
+        checked = self._engine.check(request)  # in the caller's thread
         with self._changed:
             if self._refuses is not None:
                 raise self._refusal()
             if request.request_id in self._streams:
-                raise ValueError(f"request id {request.request_id!r} is in use: give another")
+                raise RequestIdInUseError(request.request_id)
             config = self._engine.config
             capacity = config.max_waiting + config.max_num_seqs
             if self._num_open + request.sampling.n > capacity:  # then Engine.add refuses none
@@ -85,7 +89,7 @@ class AsyncEngine(EngineClient):
             self._streams[request.request_id] = stream
             self._readers.add(stream)
             self._num_open += request.sampling.n
-            self._added.append((request, time.monotonic(), adapter))
+            self._added.append((checked, time.monotonic()))
             self._changed.notify()
         return stream
 
@@ -144,14 +148,14 @@ class AsyncEngine(EngineClient):
     def stats(self) -> EngineStats:
         """As Engine.stats; requests that the engine has not taken yet are counted as waiting."""
         with self._changed:
-            added = tuple(self._added)
+            added = [checked for checked, _ in self._added]
         stats = self._engine.stats()
         # One that was taken since is in those statistics.
-        left = [each for each in added if not self._engine.is_open(each[0].request_id)]
-        names = {adapter.name for _, _, adapter in left if adapter is not None}
+        left = [each for each in added if not self._engine.is_open(each.request.request_id)]
+        names = {each.adapter.name for each in left if each.adapter is not None}
         return replace(
             stats,
-            num_waiting=stats.num_waiting + sum(request.sampling.n for request, _, _ in left),
+            num_waiting=stats.num_waiting + sum(each.request.sampling.n for each in left),
             waiting_adapters=tuple(sorted({*stats.waiting_adapters, *names})),
         )
 
@@ -237,11 +241,11 @@ class AsyncEngine(EngineClient):
 
     def _take(self, num_added: int, aborted: list[EventStream]) -> None:
         for _ in range(num_added):
-            request, arrival_s, adapter = self._added[0]  # only this thread takes any away
+            checked, arrival_s = self._added[0]  # only this thread takes any away
             try:
-                self._engine.add(request, arrival_s, adapter)
-            except (ValueError, EngineBusyError) as error:
-                self._fail(request.request_id, error)
+                self._engine.add(checked, arrival_s)
+            except (UnknownAdapterError, EngineBusyError) as error:  # it changed since the check
+                self._fail(checked.request.request_id, error)
             with self._changed:
                 self._added.popleft()
         for stream in aborted:

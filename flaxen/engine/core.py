@@ -13,13 +13,14 @@ import heapq
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
+from flaxen.engine.adapters.store import AdapterStore
+from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import ALL_FORBIDDEN, Executor, StepResult
+from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
 from flaxen.engine.plan import StepPlan
@@ -29,14 +30,15 @@ from flaxen.engine.sequence import Sequence, sequence_of
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
+    AdapterInfo,
     EngineBusyError,
     EngineStats,
     FinishReason,
     ModelInfo,
     Request,
+    RequestIdInUseError,
     TokenEvent,
 )
-from flaxen.protocol_adapters import AdapterInfo
 from flaxen.text.tokenizer import Tokenizer
 
 
@@ -104,46 +106,40 @@ class Engine:
         """Some request has not ended, or some event has not been returned."""
         return bool(self._open or self._events or self._in_flight)
 
-    def check(self, request: Request) -> ServedAdapter | None:
-        """Raises ValueError if the request can't be served as asked.
+    def check(self, request: Request) -> CheckedRequest:
+        """Checks all of a request that does not depend on the moment; `add` takes what it returns.
 
-        Returns:
-          Its adapter. Given to `add`, it serves the request even if it was unloaded meanwhile.
+        Raises:
+          ValueError: the request can't be served as asked; a FieldError where one of its fields is
+            at fault, an UnknownAdapterError where nobody knows its adapter.
+          OSError: its adapter can't be read.
         """
         adapter = None if request.adapter is None else self.adapters.find(request.adapter)
-        self._check(request)
-        return adapter
+        has_tokenizer = self._tokenizer is not None
+        validate(request, self.config, self.info, has_tokenizer=has_tokenizer)
+        return CheckedRequest(
+            request=request, adapter=adapter, row_settings=self._executor.row_settings(request)
+        )
 
-    def _check(self, request: Request) -> Sequence:
-        validate(request, self.config, self.info)
-        sequence = sequence_of(request, None, 0, 0, 0.0)
-        self._executor.check(sequence)
-        SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
-        return sequence
-
-    def add(
-        self,
-        request: Request,
-        arrival_s: float | None = None,
-        adapter: ServedAdapter | None = None,
-    ) -> None:
+    def add(self, checked: CheckedRequest, arrival_s: float | None = None) -> None:
         """Queues a request.
 
         Args:
-          request: one that `check` passes.
+          checked: what `check` returned. Its adapter serves it even if it was unloaded meanwhile;
+            only that of a trainer's stack is the one that the stack has under the name now.
           arrival_s: when it came, by the engine's clock; None is now.
-          adapter: what `check` returned; None is what it would return now.
 
         Raises:
-          ValueError: as `check`, or its id is that of a request that has not ended.
+          RequestIdInUseError: its id is that of a request that has not ended.
+          UnknownAdapterError: its adapter was of a trainer's stack, or one took its place, and
+            none has the name now.
           EngineBusyError: the queue is full.
         """
-        checked = self._check(request)
-        if request.adapter is not None and (adapter is None or self.adapters.is_fixed):
-            adapter = self.adapters.find(request.adapter)
+        request, sampling = checked.request, checked.request.sampling
         if request.request_id in self._open:
-            raise ValueError(f"request id {request.request_id!r} is in use: give another")
-        sampling = request.sampling
+            raise RequestIdInUseError(request.request_id)
+        if checked.adapter is not None:
+            checked = replace(checked, adapter=self.adapters.renew(checked.adapter))
         if not self.has_room(sampling.n):
             raise EngineBusyError(
                 f"the queue is full: {self._scheduler.num_waiting} sequences wait, and at most "
@@ -156,8 +152,7 @@ class Engine:
             due = arrival_s + request.timeout_s, next(self._serials), request.request_id, opened
             heapq.heappush(self._deadlines, due)
         for index in range(sampling.n):
-            sequence = sequence_of(request, adapter, index, seed + index, arrival_s)
-            sequence.bad_word_ids = checked.bad_word_ids  # tokenized once
+            sequence = sequence_of(checked, index, seed + index, arrival_s)
             output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
             opened.outputs[sequence] = output
         self._open[request.request_id] = opened  # whole, so that `abort` finds all there may be
@@ -173,15 +168,14 @@ class Engine:
         num_open = self._scheduler.num_running + self._scheduler.num_waiting
         return num_open + num_seqs <= self.config.max_num_seqs + self.config.max_waiting
 
-    def abort(self, request_id: str, error: str = "aborted by the client") -> None:
+    def abort(self, request_id: str) -> None:
         """Ends a request and frees all it owns; an unknown id is ignored."""
-        opened = self._open.get(request_id)
-        for sequence in list(opened.outputs) if opened is not None else ():
-            self._end(sequence, FinishReason.ABORT, error)
+        if request_id in self._open:
+            self._end_all(self._open[request_id], FinishReason.ABORT, "aborted by the client")
 
     def step(self) -> list[TokenEvent]:
         """Dispatches the next step, then returns the events of the one before it."""
-        self._abort_overdue()
+        self._end_overdue()
         previous, self._in_flight = self._in_flight, None
         try:
             self._dispatch()
@@ -284,26 +278,26 @@ class Engine:
 
     def _process(self, done: _InFlight, result: StepResult, scores: Scores) -> None:
         """Turns a step's samples into events. What fails here fails its own sequence alone."""
-        for item, token_id, error, logprobs in zip(
-            done.plan.items, result.tokens, result.errors, result.logprobs, strict=True
+        for item, token_id, failure, logprobs in zip(
+            done.plan.items, result.tokens, result.failures, result.logprobs, strict=True
         ):
             sequence = item.sequence
+            if failure is RowFailure.NOT_FINITE:  # also if it ended before its pages proved bad
+                self._scheduler.forget(sequence)
             if sequence.ended:
-                if error not in (None, ALL_FORBIDDEN):  # aborted before its pages proved bad
-                    self._scheduler.forget(sequence)
                 continue
             try:
                 output = self._open[sequence.request_id].outputs[sequence]
                 if sequence.is_scored:
                     collect(output.prompt_logprobs, item, scores.get(sequence, []))
-                if error is not None:
-                    self._end(sequence, FinishReason.ERROR, error)
+                if failure is not None:
+                    self._emit(sequence, output.fail(failure))
                 elif token_id is not None:
                     self._scheduler.append(sequence, token_id)
                     self._num_generated += 1
                     self._emit(sequence, output.push(token_id, logprobs))
-            except Exception as failure:  # this sequence's alone: its neighbours go on
-                self._end(sequence, FinishReason.ERROR, f"internal error: {failure!r}")
+            except Exception as error:  # this sequence's alone: its neighbours go on
+                self._break(sequence, f"internal error: {error!r}")
 
     def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
         """Adds an event; the last one of a sequence ends it, and that of the last the request."""
@@ -319,27 +313,32 @@ class Engine:
             del self._open[sequence.request_id]
             self._num_ended[opened.worst] += 1
 
-    def _end(self, sequence: Sequence, reason: FinishReason, error: str) -> None:
-        """Ends a sequence before its time. Pages that a failed one filled are not shared on."""
-        if reason is FinishReason.ERROR and error != ALL_FORBIDDEN:
-            self._scheduler.forget(sequence)
+    def _break(self, sequence: Sequence, error: str) -> None:
+        """Ends a sequence that failed. The pages that it filled are not shared on."""
+        self._scheduler.forget(sequence)
         output = self._open[sequence.request_id].outputs[sequence]
-        self._emit(sequence, output.finish(reason, error=error))
+        self._emit(sequence, output.finish(FinishReason.ERROR, error=error))
 
-    def _abort_overdue(self) -> None:
+    def _end_all(self, opened: _Open, reason: FinishReason, error: str) -> None:
+        """Ends a request before its time."""
+        for sequence, output in list(opened.outputs.items()):
+            self._emit(sequence, output.finish(reason, error=error))
+
+    def _end_overdue(self) -> None:
         """Looks at those that are due alone: ten thousand may wait."""
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, request_id, opened = heapq.heappop(self._deadlines)
             if self._open.get(request_id) is opened:  # else it has ended
-                self.abort(request_id, "timeout: the request took longer than it was given")
+                error = "timeout: the request took longer than it was given"
+                self._end_all(opened, FinishReason.TIMEOUT, error)
 
     def _fail_steps(self, failed: list[_InFlight | None], error: BaseException) -> None:
         """Ends the sequences of steps that the device could not run; the others start again."""
         for in_flight in failed:
             for item in in_flight.plan.items if in_flight is not None else ():
                 if not item.sequence.ended:
-                    self._end(item.sequence, FinishReason.ERROR, f"the step failed: {error!r}")
+                    self._break(item.sequence, f"the step failed: {error!r}")
         self._in_flight = None
         self._executor.reset()
         self._scheduler.reset()

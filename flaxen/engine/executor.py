@@ -6,20 +6,21 @@ Deliberately does not know JAX.
 from __future__ import annotations
 
 import abc
+import enum
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Any
 
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import TokenLogprobs
-from flaxen.protocol_adapters import AdapterWeights
+from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
 
-# The one error that is the request's own doing, and says nothing bad of the pages.
-ALL_FORBIDDEN = (
-    "no token may be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens together "
-    "forbid all of them"
-)
+
+class RowFailure(enum.Enum):
+    """Why a row that samples has no token. The values are those of a step's status, 0 is none."""
+
+    NOT_FINITE = 1  # its logits hold NaN or infinity, and perhaps its pages do
+    NO_TOKEN_ALLOWED = 2  # what the request asked for forbids every token; its pages are good
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,7 +28,7 @@ class StepResult:
     """What a step sampled: one entry for each of the plan's items, None where there is nothing."""
 
     tokens: list[int | None]
-    errors: list[str | None]  # why an item that samples has no token
+    failures: list[RowFailure | None]  # why an item that samples has no token
     logprobs: list[TokenLogprobs | None]  # where its sequence asked for them
 
 
@@ -41,8 +42,14 @@ class Executor(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def check(self, sequence: Sequence) -> None:
-        """Raises ValueError if a row can't hold the sequence's settings."""
+    def row_settings(self, request: Request) -> Any:
+        """What the row of each of a request's sequences is loaded with, beside seed and tokens.
+
+        Any thread may call. It is this executor's, and is given back in Sequence.row_settings.
+
+        Raises:
+          ValueError: a row can't hold what the request asks for.
+        """
 
     @abc.abstractmethod
     def load(self, sequence: Sequence, row: int) -> None:

@@ -17,35 +17,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine import executor
 from flaxen.engine import step as steps
 from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.params import check_same
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.rows import (
     Rows,
+    RowSettings,
     empty_rows,
-    has_bias,
     load_bias,
     load_row,
     row_bias,
     row_settings,
+    with_seed,
 )
-from flaxen.engine.sampling import ALL_FORBIDDEN, OK, Sampled, Scores, Wants
+from flaxen.engine.sampling import OK, Sampled, Scores, Wants
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step_input import StepLayout
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import Model, Params
-from flaxen.protocol import SamplingParams, TokenLogprobs
-from flaxen.protocol_adapters import AdapterWeights
+from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
 from flaxen.weights.adapters.adapter import Adapter
 
 _SCORE_ROWS = 64  # prompt tokens scored by one call
-_NOT_FINITE = "the model's output is not finite (NaN or infinity) for this sequence"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -161,12 +159,13 @@ class JaxExecutor(Executor):
         self._tokens = rows.tokens
         self._rows = rows._replace(tokens=jnp.zeros((0, 0), jnp.int32))
 
-    def check(self, sequence: Sequence) -> None:
-        sequence.bad_word_ids = self._bad_word_ids(sequence.sampling.bad_words)
-        row_settings(sequence, self._eos_ids)
+    def row_settings(self, request: Request) -> RowSettings:
+        sampling = request.sampling
+        bad_words = self._bad_word_ids(sampling.bad_words)
+        return row_settings(sampling, len(request.prompt_token_ids), bad_words, self._eos_ids)
 
     def load(self, sequence: Sequence, row: int) -> None:
-        new = row_settings(sequence, self._eos_ids)
+        new = with_seed(sequence.row_settings, sequence.seed)
         known = np.zeros(self._config.max_model_len, np.int32)
         known[: len(sequence.tokens)] = sequence.tokens
         index = np.int32(row)
@@ -174,8 +173,8 @@ class JaxExecutor(Executor):
             self._rows.settings, self._tokens, index, new, known
         )
         bias = self._rows.bias
-        if has_bias(sequence):
-            bias = self._load_bias(bias, index, row_bias(sequence, self.vocab_size))
+        if new.has_bias:
+            bias = self._load_bias(bias, index, row_bias(sequence.sampling, self.vocab_size))
         self._rows = self._rows._replace(settings=settings, bias=bias)
 
     def check_adapter(self, adapter: AdapterWeights) -> None:
@@ -214,12 +213,12 @@ class JaxExecutor(Executor):
         tokens = np.asarray(handle.sampled.tokens).tolist()
         status = np.asarray(handle.sampled.status).tolist()
         scores = _to_host(handle.sampled.scores) if handle.wants_logprobs else None
-        result = StepResult(tokens=[], errors=[], logprobs=[])
+        result = StepResult(tokens=[], failures=[], logprobs=[])
         for line, item in enumerate(plan.items):
             ok = item.samples and status[line] == OK
             failed = item.samples and not ok
             result.tokens.append(tokens[line] if ok else None)
-            result.errors.append(_error(status[line]) if failed else None)
+            result.failures.append(RowFailure(status[line]) if failed else None)
             wanted = item.sequence.sampling.logprobs
             result.logprobs.append(
                 _token_logprobs(scores, line, tokens[line], wanted)
@@ -259,10 +258,6 @@ class JaxExecutor(Executor):
             self._adapters.arrays if has_adapters else None,
         )
         return sampled, hidden
-
-
-def _error(status: int) -> str:
-    return executor.ALL_FORBIDDEN if status == ALL_FORBIDDEN else _NOT_FINITE
 
 
 def _wants(all_sampling: list[SamplingParams]) -> Wants:

@@ -5,11 +5,24 @@ Deliberately does not know: steps, pages, other sequences.
 
 from __future__ import annotations
 
-from flaxen.engine.executor import ALL_FORBIDDEN
+from flaxen.engine.executor import RowFailure
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import FieldError, Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.text.detokenize import Detokenizer
 from flaxen.text.tokenizer import Tokenizer
+
+# How a sequence ends whose row has no token.
+_ENDS = {
+    RowFailure.NOT_FINITE: (
+        FinishReason.ERROR,
+        "the model's output is not finite (NaN or infinity) for this sequence",
+    ),
+    RowFailure.NO_TOKEN_ALLOWED: (
+        FinishReason.IMPOSSIBLE,
+        "no token may be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens together "
+        "forbid all of them",
+    ),
+}
 
 
 class SequenceOutput:
@@ -17,11 +30,8 @@ class SequenceOutput:
 
     Args:
       sequence: read, never changed.
-      tokenizer: None leaves all text empty, and stop strings are refused.
+      tokenizer: None leaves all text empty; `validate` refuses stop strings then.
       eos_ids: tokens that end a sequence unless it ignores them.
-
-    Raises:
-      FieldError: stop strings without a tokenizer.
     """
 
     def __init__(
@@ -42,8 +52,6 @@ class SequenceOutput:
                 include_stop_str=sampling.include_stop_str_in_output,
                 min_tokens=sampling.min_tokens,
             )
-        elif sampling.stop:
-            raise FieldError("stop", "stop strings need a tokenizer, and this engine has none")
 
     def push(self, token_id: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         """The event of a token that the sequence already holds as its last."""
@@ -69,6 +77,11 @@ class SequenceOutput:
             return self._event((token_id,), text, logprobs, None)
         return self.finish(reason, stop_reason, token_ids=(token_id,), text=text, logprobs=logprobs)
 
+    def fail(self, failure: RowFailure) -> TokenEvent:
+        """The last event of a sequence whose row has no token."""
+        reason, error = _ENDS[failure]
+        return self.finish(reason, error=error)
+
     def finish(
         self,
         reason: FinishReason,
@@ -89,7 +102,6 @@ class SequenceOutput:
             reason=reason,
             stop_reason=stop_reason,
             error=error,
-            is_request_error=error == ALL_FORBIDDEN,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
             num_cached_tokens=sequence.num_cached_tokens or 0,

@@ -5,15 +5,15 @@ Deliberately does not know: how logits become tokens (sampling), pages, the sche
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine.sequence import Sequence
 from flaxen.engine.validate import MAX_LOGIT_BIAS
-from flaxen.protocol import FieldError
+from flaxen.protocol import FieldError, SamplingParams
 
 MAX_STOP_IDS = 64  # EOS ids included
 MAX_BAD_WORDS = 128  # token sequences
@@ -107,13 +107,26 @@ def load_bias(bias: RowBias, row: jax.Array, new: RowBias) -> RowBias:
     return updated
 
 
-def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
-    """What a sequence's row is loaded with; the values are numpy's, on the host.
+def row_settings(
+    sampling: SamplingParams,
+    num_prompt_tokens: int,
+    bad_words: tuple[tuple[int, ...], ...],
+    eos_ids: tuple[int, ...],
+) -> RowSettings:
+    """What the rows of a request's sequences are loaded with; `with_seed` adds each one's own.
+
+    Args:
+      sampling: the request's.
+      num_prompt_tokens: of its prompt.
+      bad_words: token sequences that spell its bad words.
+      eos_ids: end-of-sequence ids.
+
+    Returns:
+      NumPy's values, on the host. Requests may share arrays: they must not be changed.
 
     Raises:
       FieldError: more stop ids or bad words, or longer ones, than a row holds.
     """
-    sampling, bad_words = sequence.sampling, sequence.bad_word_ids or ()
     ids = sampling.stop_token_ids if sampling.ignore_eos else (*eos_ids, *sampling.stop_token_ids)
     ids = tuple(dict.fromkeys(ids))
     if len(ids) > MAX_STOP_IDS:
@@ -130,7 +143,9 @@ def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
             f"bad_words gives {len(bad_words)} token sequences, and at most {MAX_BAD_WORDS} are "
             "supported",
         )
-    words = np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
+    words = _no_bad_words()
+    if bad_words:
+        words = words.copy()
     for slot, word in enumerate(bad_words):
         if len(word) > MAX_BAD_WORD_TOKENS:
             raise FieldError(
@@ -139,7 +154,6 @@ def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
                 "supported",
             )
         words[slot, MAX_BAD_WORD_TOKENS - len(word) :] = word
-    seed = sequence.seed & 0xFFFF_FFFF_FFFF_FFFF
     values: dict[str, Any] = {
         "temperature": _divisor(sampling.temperature) if sampling.temperature else np.float32(0),
         "top_k": np.int32(min(max(sampling.top_k, 0), np.iinfo(np.int32).max)),
@@ -148,28 +162,38 @@ def row_settings(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
         "presence_penalty": np.float32(sampling.presence_penalty),
         "frequency_penalty": np.float32(sampling.frequency_penalty),
         "repetition_penalty": _divisor(sampling.repetition_penalty),
-        "seed": np.array([seed & 0xFFFF_FFFF, seed >> 32], np.uint32),
-        "num_prompt_tokens": np.int32(sequence.num_prompt_tokens),
-        "min_length": np.int32(sequence.num_prompt_tokens + sampling.min_tokens),
+        "seed": np.zeros(2, np.uint32),
+        "num_prompt_tokens": np.int32(num_prompt_tokens),
+        "min_length": np.int32(num_prompt_tokens + sampling.min_tokens),
         "stop_ids": stop_ids,
         "bad_words": words,
-        "has_bias": np.bool_(has_bias(sequence)),
+        "has_bias": np.bool_(_has_bias(sampling)),
     }
     return RowSettings(**values)
+
+
+@functools.cache
+def _no_bad_words() -> np.ndarray:
+    """8 KB that all requests without bad words share: thousands may wait."""
+    return np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
+
+
+def with_seed(settings: RowSettings, seed: int) -> RowSettings:
+    """The settings of one sequence; its seed may be any integer, of which 64 bits count."""
+    low, high = seed & 0xFFFF_FFFF, seed >> 32 & 0xFFFF_FFFF
+    return settings._replace(seed=np.array([low, high], np.uint32))  # type: ignore[arg-type]
 
 
 def _divisor(value: float) -> np.float32:
     return np.float32(min(max(value, _MIN_DIVISOR), _MAX_DIVISOR))
 
 
-def has_bias(sequence: Sequence) -> bool:
-    """Whether the sequence's row reads its bias."""
-    return bool(sequence.sampling.logit_bias) or sequence.sampling.allowed_token_ids is not None
+def _has_bias(sampling: SamplingParams) -> bool:
+    return bool(sampling.logit_bias) or sampling.allowed_token_ids is not None
 
 
-def row_bias(sequence: Sequence, vocab_size: int) -> RowBias:
+def row_bias(sampling: SamplingParams, vocab_size: int) -> RowBias:
     """The bias of a sequence's row; the values are numpy's, on the host."""
-    sampling = sequence.sampling
     added = sampling.logit_bias or {}
     ids = np.full(MAX_LOGIT_BIAS, NO_TOKEN, np.int32)
     values = np.zeros(MAX_LOGIT_BIAS, np.float32)

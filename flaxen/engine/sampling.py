@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flaxen.engine.executor import RowFailure
 from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings
 from flaxen.kernels.sample import row_sum
 from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
 
-# Why a row has no token.
-OK, NOT_FINITE, ALL_FORBIDDEN = 0, 1, 2
+OK = 0  # a row's status; else the value of a RowFailure
 
 
 class Wants(NamedTuple):
@@ -31,7 +31,7 @@ class Sampled(NamedTuple):
     """One step's samples, S rows."""
 
     tokens: jax.Array  # [S] int32
-    status: jax.Array  # [S] int32: OK, NOT_FINITE or ALL_FORBIDDEN
+    status: jax.Array  # [S] int32: OK, or the value of a RowFailure
     scores: Scores
 
 
@@ -90,7 +90,8 @@ def sample(
     tokens, finite, possible = jax.lax.cond(
         wants.adjust, pick_adjusted, lambda: (*pick(logits), jnp.ones_like(finite))
     )
-    status = jnp.where(finite, jnp.where(possible, OK, ALL_FORBIDDEN), NOT_FINITE)
+    impossible, broken = RowFailure.NO_TOKEN_ALLOWED.value, RowFailure.NOT_FINITE.value
+    status = jnp.where(finite, jnp.where(possible, OK, impossible), broken)
     scores = jax.lax.cond(
         wants.logprobs,
         lambda: score(logits, tokens, num_top),

@@ -96,18 +96,9 @@ class Scheduler:
         return bool(self._running or self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a new sequence. Sets its max_num_tokens.
-
-        Raises:
-          ValueError: its prompt leaves no room for a single output token.
-        """
+        """Queues a new sequence of a request that was checked. Sets its max_num_tokens."""
         max_model_len = self.config.max_model_len
-        if len(sequence.tokens) >= max_model_len:
-            raise ValueError(
-                f"the prompt has {len(sequence.tokens)} tokens, and max_model_len is "
-                f"{max_model_len}, prompt and output together: shorten the prompt to at most "
-                f"{max_model_len - 1} tokens or raise max_model_len"
-            )
+        assert len(sequence.tokens) < max_model_len, "a prompt without room for an output token"
         max_tokens = sequence.sampling.max_tokens
         sequence.max_num_tokens = max_model_len
         if max_tokens is not None:

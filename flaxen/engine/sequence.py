@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from flaxen.engine.adapters.store import ServedAdapter
-from flaxen.protocol import Request, SamplingParams
+from flaxen.engine.checked import CheckedRequest
+from flaxen.protocol import SamplingParams
 
 NO_SLOT = -1
 
@@ -24,7 +26,7 @@ class Sequence:
     arrival_s: float = 0.0  # monotonic clock
     seed: int = 0  # this sequence's own; sampling.seed is the request's
     prompt_logprobs: int | None = None  # as sampling's, but of one of the n only
-    bad_word_ids: tuple[tuple[int, ...], ...] | None = None  # None until they are tokenized
+    row_settings: Any = None  # the executor's: what its row is loaded with, beside seed and tokens
 
     # The scheduler's.
     order: int = 0  # of arrival
@@ -57,10 +59,9 @@ class Sequence:
         return self.num_tokens - self.num_prompt_tokens
 
 
-def sequence_of(
-    request: Request, adapter: ServedAdapter | None, index: int, seed: int, arrival_s: float
-) -> Sequence:
+def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float) -> Sequence:
     """One of a request's n sequences, as the engine first knows it."""
+    request = checked.request
     return Sequence(
         request_id=request.request_id,
         index=index,
@@ -68,9 +69,10 @@ def sequence_of(
         tokens=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
         cache_salt=request.cache_salt,
-        adapter=adapter,
+        adapter=checked.adapter,
         arrival_s=arrival_s,
         seed=seed,
         # The prompt is scored once, and the others may use cached pages.
         prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
+        row_settings=checked.row_settings,
     )

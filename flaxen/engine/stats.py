@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from flaxen.engine.adapters.slots import AdapterSlots
 from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
 from flaxen.engine.scheduler import Scheduler
-from flaxen.protocol import EngineStats, FinishReason
-from flaxen.protocol_adapters import AdapterInfo
+from flaxen.protocol import AdapterInfo, EngineStats, FinishReason
 
 
 def engine_stats(
@@ -41,8 +40,8 @@ def engine_stats(
         num_generated_tokens=num_generated,
         num_steps=num_steps,
         num_finished=num_ended[FinishReason.STOP] + num_ended[FinishReason.LENGTH],
-        num_aborted=num_ended[FinishReason.ABORT],
-        num_failed=num_ended[FinishReason.ERROR],
+        num_aborted=num_ended[FinishReason.ABORT] + num_ended[FinishReason.TIMEOUT],
+        num_failed=num_ended[FinishReason.IMPOSSIBLE] + num_ended[FinishReason.ERROR],
         max_loras=slots.num_slots,
         running_adapters=_names(slots.pinned()),
         waiting_adapters=_names(each.adapter for each in scheduler.waiting()),

@@ -12,8 +12,16 @@ MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 
 
-def validate(request: Request, config: EngineConfig, info: ModelInfo) -> None:
+def validate(
+    request: Request, config: EngineConfig, info: ModelInfo, *, has_tokenizer: bool
+) -> None:
     """Checks a request against the model and the engine's limits.
+
+    Args:
+      request: the request.
+      config: the engine's.
+      info: the model's.
+      has_tokenizer: the engine turns tokens into text, and so can look for stop strings.
 
     Raises:
       FieldError: it can never be served; the message says which value is wrong and what may be.
@@ -37,6 +45,8 @@ def validate(request: Request, config: EngineConfig, info: ModelInfo) -> None:
         raise FieldError(
             "n", f"n must be at most {capacity}, all that run or wait, got {sampling.n}"
         )
+    if sampling.stop and not has_tokenizer:
+        raise FieldError("stop", "stop strings need a tokenizer, and this engine has none")
     for name in ("logprobs", "prompt_logprobs"):
         asked = getattr(sampling, name)
         if asked is not None and asked > config.max_logprobs:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flaxen.protocol_adapters import AdapterWeights
+from flaxen.protocol import AdapterWeights
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.schema import shorten
 

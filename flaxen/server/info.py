@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen import __version__
-from flaxen.protocol_adapters import AdapterInfo
+from flaxen.protocol import AdapterInfo
 from flaxen.server.context import Context
 
 

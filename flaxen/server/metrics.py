@@ -47,7 +47,7 @@ class Metrics:
         )
         # Every reason is there from the start: a rate over a series that appears later is wrong.
         self._finished = {
-            reason: finished.labels(model_name, reason.value) for reason in FinishReason
+            reason: finished.labels(model_name, reason.wire_name) for reason in FinishReason
         }
 
     def _histogram(self, name: str, text: str, model_name: str) -> Histogram:

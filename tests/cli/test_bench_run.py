@@ -38,6 +38,9 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self.open)
 
+    def check(self, request: Request) -> Request:
+        return request
+
     def add(self, request: Request) -> None:
         self.open.append((request, 0))
 

@@ -11,11 +11,17 @@ import numpy as np
 
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import ModelInfo, SamplingParams, TokenEvent, TokenLogprobs
-from flaxen.protocol_adapters import AdapterWeights
+from flaxen.protocol import (
+    AdapterWeights,
+    ModelInfo,
+    Request,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprobs,
+)
 from flaxen.text.tokenizer import Tokenizer
 from tests.engine.groups import full
 
@@ -43,9 +49,14 @@ class FakeExecutor(Executor):
 
     vocab_size = VOCAB_SIZE
 
-    def __init__(self, config: EngineConfig = SMALL, poison: int | None = POISON) -> None:
-        self._config, self._poison = config, poison
-        self.num_resets, self._step = 0, 1
+    def __init__(
+        self,
+        config: EngineConfig = SMALL,
+        poison: int | None = POISON,
+        dead_end: int | None = None,  # after it, no token may be sampled
+    ) -> None:
+        self._config, self._poison, self._dead_end = config, poison, dead_end
+        self.num_resets, self.num_checks, self._step = 0, 0, 1
         self.reset()
 
     def reset(self) -> None:
@@ -54,11 +65,14 @@ class FakeExecutor(Executor):
         self._slots = [-1] * (self._config.groups[0].num_pages * self._config.page_size)
         self.num_resets += 1
 
-    def check(self, sequence: Sequence) -> None:
-        if "unsupported" in sequence.sampling.bad_words:
+    def row_settings(self, request: Request) -> SamplingParams:
+        self.num_checks += 1
+        if "unsupported" in request.sampling.bad_words:
             raise ValueError("a row can't hold these bad words")
+        return request.sampling
 
     def load(self, sequence: Sequence, row: int) -> None:
+        assert sequence.row_settings is sequence.sampling, "not what row_settings returned"
         self._rows[row] = list(sequence.tokens)
 
     def check_adapter(self, adapter: AdapterWeights) -> None:
@@ -83,18 +97,18 @@ class FakeExecutor(Executor):
             tokens, pages = self._rows[item.row], item.sequence.pages[0]
             for at in range(item.start, item.start + item.num_tokens):
                 self._slots[pages[at // size] * size + at % size] = tokens[at]
-        result = StepResult(tokens=[], errors=[], logprobs=[])
+        result = StepResult(tokens=[], failures=[], logprobs=[])
         for item in plan.items:
-            token, error = self._sample(item)
+            token, failure = self._sample(item)
             wanted = item.sequence.sampling.logprobs
             result.tokens.append(token)
-            result.errors.append(error)
+            result.failures.append(failure)
             result.logprobs.append(
                 None if token is None or wanted is None else by_hand(token, wanted)
             )
         return result
 
-    def _sample(self, item: Scheduled) -> tuple[int | None, str | None]:
+    def _sample(self, item: Scheduled) -> tuple[int | None, RowFailure | None]:
         size, pages, known = self._config.page_size, item.sequence.pages[0], self._rows[item.row]
         end = item.start + item.num_tokens
         found: list[int] = []
@@ -112,7 +126,9 @@ class FakeExecutor(Executor):
             step += int(weights.config.alpha)
         token = (known[-1] + step) % VOCAB_SIZE
         known.append(token)
-        return (None, "poisoned") if self._poison in known[:end] else (token, None)
+        if known[end - 1] == self._dead_end:
+            return None, RowFailure.NO_TOKEN_ALLOWED
+        return (None, RowFailure.NOT_FINITE) if self._poison in known[:end] else (token, None)
 
     def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
         return handle
@@ -153,8 +169,8 @@ class FaultyExecutor(Executor):
         if self._breaks(name, self.counts[name]):
             raise self._error
 
-    def check(self, sequence: Sequence) -> None:
-        self._inner.check(sequence)
+    def row_settings(self, request: Request) -> Any:
+        return self._inner.row_settings(request)
 
     def load(self, sequence: Sequence, row: int) -> None:
         self._call("load")
@@ -247,13 +263,19 @@ def run_out(engine: Engine, ends: Ends | None = None) -> Ends:
     return ends
 
 
+def add(engine: Engine, request: Request, arrival_s: float | None = None) -> None:
+    """Checks a request and queues it."""
+    engine.add(engine.check(request), arrival_s)
+
+
 def sequence_of(
     tokens: list[int],
     num_prompt_tokens: int | None = None,
     words: tuple[tuple[int, ...], ...] = (),
     **sampling: Any,
 ) -> Sequence:
-    """A sequence that no scheduler knows; `words` are its bad words' token ids."""
+    """A sequence that no scheduler knows; `words` are its bad words, as `spelled` gives them."""
+    sampling["bad_words"] = tuple("".join(map(chr, word)) for word in words)
     num_prompt_tokens = len(tokens) if num_prompt_tokens is None else num_prompt_tokens
     return Sequence(
         request_id="s",
@@ -262,8 +284,12 @@ def sequence_of(
         tokens=list(tokens),
         num_prompt_tokens=num_prompt_tokens,
         seed=sampling.get("seed", 0),
-        bad_word_ids=words,
     )
+
+
+def spelled(words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Bad words as token ids: one a character, its code."""
+    return tuple(tuple(map(ord, word)) for word in words)
 
 
 def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:

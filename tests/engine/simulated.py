@@ -19,9 +19,8 @@ from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import ModelInfo, Request, SamplingParams, TokenLogprobs
-from flaxen.protocol_adapters import AdapterWeights
-from tests.engine.fakes import EOS_ID, VOCAB_SIZE, FakeClock, by_hand
+from flaxen.protocol import AdapterWeights, ModelInfo, Request, SamplingParams, TokenLogprobs
+from tests.engine.fakes import EOS_ID, VOCAB_SIZE, FakeClock, add, by_hand
 from tests.engine.groups import full
 
 CONFIG = EngineConfig(
@@ -57,7 +56,7 @@ class SimulatedExecutor(Executor):
         self._machine, self._clock, self._idle_s = machine, clock, clock()
         self._random = random.Random(1)
 
-    def check(self, sequence: Sequence) -> None: ...
+    def row_settings(self, request: Request) -> None: ...
     def load(self, sequence: Sequence, row: int) -> None: ...
     def check_adapter(self, adapter: AdapterWeights) -> None: ...
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None: ...
@@ -82,7 +81,7 @@ class SimulatedExecutor(Executor):
         self._clock.now = max(self._clock(), handle) + _HOST_S
         nothing = [None] * len(plan.items)
         tokens = [_TOKEN if item.samples else None for item in plan.items]
-        return StepResult(tokens=tokens, errors=[*nothing], logprobs=[*nothing])
+        return StepResult(tokens=tokens, failures=[*nothing], logprobs=[*nothing])
 
     def score_prompt(
         self, plan: StepPlan, handle: float, item: Scheduled, targets: Items[int], num_top: int
@@ -157,7 +156,7 @@ def simulate(
         while coming and coming[0][0] <= clock.now:
             at_s, number = coming.pop(0)
             submitted_s[number] = at_s
-            engine.add(_request(number, jobs[number]), at_s)
+            add(engine, _request(number, jobs[number]), at_s)
         for event in engine.step():
             number = int(event.request_id)
             seen.num_out += len(event.token_ids)

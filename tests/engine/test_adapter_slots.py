@@ -10,8 +10,7 @@ from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol import SamplingParams
-from flaxen.protocol_adapters import AdapterWeights
+from flaxen.protocol import AdapterWeights, SamplingParams
 from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.groups import full
 

@@ -16,10 +16,9 @@ from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol import Request, SamplingParams
-from flaxen.protocol_adapters import AdapterInfo
+from flaxen.protocol import AdapterInfo, Request, SamplingParams
 from flaxen.weights.adapters.adapter import Adapter
-from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, fake_engine, run_out
+from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, add, fake_engine, run_out
 
 CONFIG = replace(SMALL, lora=LoraLimits(max_loras=2, max_lora_rank=4))
 PROMPT = tuple(range(10, 19))
@@ -51,7 +50,7 @@ def engine_with(*alphas: int, **kwargs: Any) -> Engine:
 def test_adapters_and_the_base_run_together() -> None:
     engine = engine_with(1, 2, 3)
     for name in (None, "a1", "a2", "a3", "a1"):
-        engine.add(ask(f"r{engine.stats().num_waiting}", name))
+        add(engine, ask(f"r{engine.stats().num_waiting}", name))
     ends = Ends()
     for _ in range(2):  # 16 tokens each
         ends.take(engine.step())
@@ -67,7 +66,7 @@ def test_adapters_and_the_base_run_together() -> None:
 
 def test_where_adapters_are() -> None:
     engine = engine_with(1, 2, 3)
-    engine.add(ask("r", "a2"))
+    add(engine, ask("r", "a2"))
     run_out(engine)
     infos = engine.known_adapters()
     assert [(info.name, info.rank, info.is_on_device) for info in infos] == [
@@ -78,15 +77,15 @@ def test_where_adapters_are() -> None:
 
 def test_requests_keep_the_adapter_that_they_came_with() -> None:
     engine = engine_with(1)
-    engine.add(ask("old", "a1", max_tokens=6))
+    add(engine, ask("old", "a1", max_tokens=6))
     ends = Ends()
     ends.take(engine.step())
     engine.adapters.load("a1", weights(5), load_inplace=True)
-    engine.add(ask("new", "a1"))
+    add(engine, ask("new", "a1"))
     ends.take(engine.step())
     engine.adapters.unload("a1")
     with pytest.raises(ValueError, match="there is no adapter 'a1': loaded are none"):
-        engine.add(ask("late", "a1"))
+        add(engine, ask("late", "a1"))
     run_out(engine, ends)
     assert ends.tokens["old", 0] == said(1, 6)
     assert ends.tokens["new", 0] == said(5)
@@ -97,7 +96,7 @@ def test_prefixes_are_shared_within_one_adapter_only() -> None:
     engine = engine_with(1, 2)
 
     def num_cached(name: str, adapter: str | None) -> int:
-        engine.add(ask(name, adapter, max_tokens=1))
+        add(engine, ask(name, adapter, max_tokens=1))
         found = [e.finish.num_cached_tokens for e in drain(engine) if e.finish is not None]
         return found[0]
 
@@ -117,13 +116,13 @@ def drain(engine: Engine) -> list[Any]:
 def test_other_parameters_leave_all_prefixes_behind() -> None:
     engine = engine_with(1)
     for name in ("base", "a1"):
-        engine.add(ask(name, None if name == "base" else name))
+        add(engine, ask(name, None if name == "base" else name))
     run_out(engine)
-    engine.add(ask("runs", None, max_tokens=8))
+    add(engine, ask("runs", None, max_tokens=8))
     engine.step()
     engine.set_params(3)
-    engine.add(ask("new", None))
-    engine.add(ask("new a1", "a1"))
+    add(engine, ask("new", None))
+    add(engine, ask("new a1", "a1"))
     ends = Ends()
     events = drain(engine)
     ends.take(events)
@@ -133,14 +132,14 @@ def test_other_parameters_leave_all_prefixes_behind() -> None:
     assert ends.tokens["new a1", 0] == said(3)
     with pytest.raises(ValueError, match="the fake's parameters"):
         engine.set_params("other")
-    engine.add(ask("again", None))
+    add(engine, ask("again", None))
     run_out(engine, ends)
     assert ends.tokens["again", 0] == said(2)  # those it had
 
 
 def test_a_step_that_was_planned_before_the_last_end_is_no_work() -> None:
     engine = engine_with(1)
-    engine.add(ask("r", "a1", max_tokens=9, stop_token_ids=(said(1)[2],)))
+    add(engine, ask("r", "a1", max_tokens=9, stop_token_ids=(said(1)[2],)))
     events: list[Any] = []
     while not (events and events[-1].finish is not None):
         events += engine.step()
@@ -153,7 +152,7 @@ def test_a_trainers_stack_takes_the_place_of_what_is_loaded() -> None:
     executor = FakeExecutor(CONFIG)
     engine = engine_with(1, executor=executor)
     stack = [weights(3), weights(4), weights(5)]
-    engine.add(ask("r", "a1"))
+    add(engine, ask("r", "a1"))
     with pytest.raises(ValueError, match="while sequences run or wait"):
         engine.set_adapter_stack(("x",), stack, None)
     run_out(engine)
@@ -166,12 +165,12 @@ def test_a_trainers_stack_takes_the_place_of_what_is_loaded() -> None:
         engine.check(ask("r", "a1"))
     with pytest.raises(ValueError, match="serves a trainer's stack"):
         engine.adapters.load("a1", weights(1))
-    engine.add(ask("y", "y"))
+    add(engine, ask("y", "y"))
     assert run_out(engine).tokens["y", 0] == said(4)
     assert engine.stats().num_adapter_loads == 1
     engine.set_adapter_stack((), None, None)
     engine.adapters.load("a1", weights(1))
-    engine.add(ask("s", "a1"))
+    add(engine, ask("s", "a1"))
     assert run_out(engine).tokens["s", 0] == said(1)
 
 
@@ -179,15 +178,15 @@ def test_a_failed_load_fails_its_step_and_the_others_start_again() -> None:
     inner = FakeExecutor(CONFIG)
     executor = FaultyExecutor(inner, lambda name, count: (name, count) == ("load_adapter", 2))
     engine = engine_with(1, 2, executor=executor)
-    engine.add(ask("first", "a1"))
+    add(engine, ask("first", "a1"))
     ends = Ends()
     ends.take(engine.step())
     ends.take(engine.step())
-    engine.add(ask("second", "a2"))
+    add(engine, ask("second", "a2"))
     run_out(engine, ends)
     assert ends.reasons["second", 0] == "error"
-    engine.add(ask("third", "a2"))
-    engine.add(ask("fourth", "a1"))
+    add(engine, ask("third", "a2"))
+    add(engine, ask("fourth", "a1"))
     run_out(engine, ends)
     assert (ends.tokens["third", 0], ends.tokens["fourth", 0]) == (said(2), said(1))
 

@@ -10,7 +10,7 @@ from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.protocol import Request
-from tests.engine.fakes import POISON
+from tests.engine.fakes import POISON, add
 from tests.engine.tiny import EOS_ID, make_engine, request, run, trace, with_config
 from tests.server.fakes import byte_tokenizer
 
@@ -46,7 +46,7 @@ def test_the_models_length_is_the_most(executor: JaxExecutor) -> None:
     assert ended(one(short, max_tokens=15)) == ("length", None, 15)
     assert ended(one(short, list(range(3, 22)), max_tokens=None)) == ("length", None, 1)
     with pytest.raises(ValueError, match=r"the prompt has 20 tokens, and the model takes 20"):
-        short.add(request("r", list(range(3, 23))))
+        add(short, request("r", list(range(3, 23))))
 
 
 def test_stop_ids(engine: Engine) -> None:
@@ -217,7 +217,7 @@ def test_a_sequence_that_is_not_finite_fails_alone(executor: JaxExecutor) -> Non
     assert failed.outputs[0].token_ids == []
 
     assert run(engine, [heir])[0].num_cached_tokens == 0
-    engine.add(bad)
+    add(engine, bad)
     engine.step()
     engine.abort("bad")  # before it is known to be bad
     while engine.has_work:

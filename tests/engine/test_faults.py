@@ -21,6 +21,7 @@ from tests.engine.fakes import (
     FakeClock,
     FakeExecutor,
     FaultyExecutor,
+    add,
     fake_engine,
     run_out,
 )
@@ -51,7 +52,7 @@ def test_a_broken_step_fails_its_requests_and_no_others(name: str, count: int) -
     inner = FakeExecutor()
     engine = fake_engine(executor=FaultyExecutor(inner, at(name, count)))
     for i in range(12):  # of which eight run at once
-        engine.add(ask(f"r{i}", [10 * i + 1, 10 * i + 5], max_tokens=2 + i % 4))
+        add(engine, ask(f"r{i}", [10 * i + 1, 10 * i + 5], max_tokens=2 + i % 4))
     ends = run_out(engine)
     reasons = Counter(ends.reasons.values())
     assert set(reasons) == {"error", "length"}
@@ -68,7 +69,7 @@ def test_a_broken_step_fails_its_requests_and_no_others(name: str, count: int) -
             assert got == expected[: len(got)] != expected
     stats = engine.stats()
     assert (stats.num_finished, stats.num_failed) == (reasons["length"], reasons["error"])
-    engine.add(ask("later", [200]))
+    add(engine, ask("later", [200]))
     assert run_out(engine).tokens["later", 0] == after(200, 6)
 
 
@@ -76,7 +77,7 @@ def test_what_waited_and_what_was_in_neither_step_goes_on() -> None:
     """With 16 tokens a step, the third prompt has not begun when the first step breaks."""
     engine = fake_engine(executor=FaultyExecutor(FakeExecutor(), at("dispatch", 1)))
     for name in "abc":
-        engine.add(ask(name, [ord(name)] * 14))
+        add(engine, ask(name, [ord(name)] * 14))
     assert run_out(engine).reasons == {("a", 0): "error", ("b", 0): "error", ("c", 0): "length"}
 
 
@@ -86,7 +87,7 @@ def test_prefixes_computed_before_a_fault_are_not_found() -> None:
     cached = []
     for name in ("first", "again", "breaks", "after"):
         salt = "of another" if name == "breaks" else ""
-        engine.add(replace(ask(name, prompt, max_tokens=8), cache_salt=salt))
+        add(engine, replace(ask(name, prompt, max_tokens=8), cache_salt=salt))
         while engine.has_work:
             cached += [(name, e.finish.num_cached_tokens) for e in engine.step() if e.finish]
     assert cached == [("first", 0), ("again", 12), ("breaks", 0), ("after", 0)]
@@ -109,21 +110,21 @@ def test_an_interrupt_passes_through_and_leaves_an_engine_that_works() -> None:
         broken = FaultyExecutor(FakeExecutor(), at(name, 3), KeyboardInterrupt())
         engine = fake_engine(executor=broken)
         for i in range(12):
-            engine.add(ask(f"r{i}", [10 * i + 5]))
+            add(engine, ask(f"r{i}", [10 * i + 5]))
         ends = Ends()
         with pytest.raises(KeyboardInterrupt):
             run_out(engine, ends)
         run_out(engine, ends)
         assert len(ends.reasons) == 12
         assert set(ends.reasons.values()) == {"error", "length"}
-        engine.add(ask("later", [200]))
+        add(engine, ask("later", [200]))
         assert run_out(engine).tokens["later", 0] == after(200, 6)
 
 
 def test_a_device_that_can_not_start_again_is_no_engine() -> None:
     broken = FaultyExecutor(FakeExecutor(), lambda name, n: name in ("dispatch", "reset"))
     engine = fake_engine(executor=broken)
-    engine.add(ask("r", [7]))
+    add(engine, ask("r", [7]))
     with pytest.raises(RuntimeError, match="the device is on fire"):
         engine.step()
 
@@ -144,7 +145,7 @@ def test_a_bug_in_the_text_of_one_sequence_fails_it_alone() -> None:
     fragile: Any = FragileTokenizer()
     engine = fake_engine(tokenizer=fragile)
     for letter in "atu":
-        engine.add(ask(letter, [ord(letter)]))
+        add(engine, ask(letter, [ord(letter)]))
     outputs = {letter: RequestOutput.of(ask(letter, [ord(letter)]), None) for letter in "atu"}
     while engine.has_work:
         for event in engine.step():
@@ -160,9 +161,9 @@ def test_a_bug_in_the_text_of_one_sequence_fails_it_alone() -> None:
 
 def test_a_bug_in_the_scores_of_one_prompt_fails_it_alone() -> None:
     engine = fake_engine(executor=FaultyExecutor(FakeExecutor(), at("score_prompt", 1)))
-    engine.add(ask("scored", [20, 21, 22], prompt_logprobs=1))
-    engine.add(ask("not", [30, 31]))
-    engine.add(ask("too", [40, 41], prompt_logprobs=1))
+    add(engine, ask("scored", [20, 21, 22], prompt_logprobs=1))
+    add(engine, ask("not", [30, 31]))
+    add(engine, ask("too", [40, 41], prompt_logprobs=1))
     ends = run_out(engine)
     assert ends.reasons == {("scored", 0): "error", ("not", 0): "length", ("too", 0): "length"}
     assert ends.errors["scored", 0] == "internal error: RuntimeError('the device is on fire')"
@@ -200,7 +201,7 @@ def test_ten_thousand_requests_end_once_each_whatever_breaks() -> None:
                     prompt_logprobs=rng.choice([None, None, 1]),
                 ),
             )
-            engine.add(wanted)
+            add(engine, wanted)
             asked[wanted.request_id] = wanted
         if rng.random() < 0.05 and asked:
             engine.abort(f"r{rng.randrange(max(0, len(asked) - 80), len(asked))}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flaxen.engine.executor import ALL_FORBIDDEN
+from flaxen.engine.executor import RowFailure
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.outputs import Logprob, RequestOutput
 from flaxen.protocol import Finish, FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
@@ -124,8 +124,6 @@ def test_without_a_tokenizer_there_is_no_text() -> None:
     output = SequenceOutput(sequence, None, (2,))
     sequence.tokens.append(7)
     assert output.push(7, None).text == ""
-    with pytest.raises(ValueError, match="stop strings need a tokenizer, and this engine has none"):
-        SequenceOutput(sequence_of([5], stop=("a",)), None, (2,))
 
 
 def test_an_early_end_says_what_happened() -> None:
@@ -140,9 +138,22 @@ def test_an_early_end_says_what_happened() -> None:
         reason=FinishReason.ABORT, error="aborted by the client", num_prompt_tokens=2,
         num_output_tokens=1, num_cached_tokens=1, queue_s=2.5,
     )  # fmt: skip
-    forbidden = output.finish(FinishReason.ERROR, error=ALL_FORBIDDEN).finish
-    assert forbidden is not None
-    assert forbidden.is_request_error
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason", "message"),
+    [
+        (RowFailure.NOT_FINITE, FinishReason.ERROR, "the model's output is not finite"),
+        (RowFailure.NO_TOKEN_ALLOWED, FinishReason.IMPOSSIBLE, "no token may be sampled: allowed"),
+    ],
+)
+def test_a_row_without_a_token_ends_by_what_failed(
+    failure: RowFailure, reason: FinishReason, message: str
+) -> None:
+    finish = SequenceOutput(sequence_of([65]), TOKENIZER, (END,)).fail(failure).finish
+    assert finish is not None
+    assert finish.reason is reason
+    assert message in str(finish.error)
 
 
 def test_prompt_logprobs_come_once_and_whole() -> None:

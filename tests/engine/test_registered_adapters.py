@@ -11,9 +11,9 @@ import pytest
 from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
-from flaxen.protocol_adapters import AdapterSource
+from flaxen.protocol import AdapterSource
 from flaxen.weights.adapters.adapter import Adapter
-from tests.engine.fakes import Ends, fake_engine, run_out
+from tests.engine.fakes import Ends, add, fake_engine, run_out
 from tests.engine.test_adapters import CONFIG, ask, said, weights
 
 
@@ -47,7 +47,7 @@ def use(engine: Engine, *names: str) -> None:
     """Runs a request with each, one after the other, and others that take both slots."""
     for name in names:
         ends = Ends()
-        engine.add(ask("r", name))
+        add(engine, ask("r", name))
         run_out(engine, ends)
         assert ends.tokens["r", 0] == said(int(name[1:]))
 
@@ -108,7 +108,7 @@ def test_who_runs_with_one_keeps_it_and_it_is_not_read_beside_them() -> None:
     shelf = Shelf()
     engine = engine_with(shelf, 1, 2, 3, max_cpu_loras=2)
     engine.adapters.load("a9", weights(9))  # room for one more
-    engine.add(ask("long", "a1", max_tokens=12))
+    add(engine, ask("long", "a1", max_tokens=12))
     ends = Ends()
     ends.take(engine.step())
     held = engine.adapters.find("a2")
@@ -124,10 +124,10 @@ def test_who_runs_with_one_keeps_it_and_it_is_not_read_beside_them() -> None:
 def test_unloading_ends_the_weights_and_removing_the_name(action: str) -> None:
     shelf = Shelf()
     engine = engine_with(shelf, 1, 2)
-    engine.add(ask("runs", "a1", max_tokens=6))
+    add(engine, ask("runs", "a1", max_tokens=6))
     ends = Ends()
     ends.take(engine.step())
-    engine.add(ask("waits", "a1"))
+    add(engine, ask("waits", "a1"))
     getattr(engine.adapters, action)("a1")
     assert in_memory(engine) == []
     run_out(engine, ends)
@@ -137,7 +137,7 @@ def test_unloading_ends_the_weights_and_removing_the_name(action: str) -> None:
         assert shelf.reads == [1, 1]
         return
     with pytest.raises(ValueError, match="there is no adapter 'a1': loaded are 'a2'"):
-        engine.add(ask("late", "a1"))
+        add(engine, ask("late", "a1"))
     with pytest.raises(ValueError, match="there is no adapter 'a1'"):
         engine.adapters.remove("a1")
     engine.adapters.load("a1", weights(5))  # the name is free
@@ -154,12 +154,12 @@ def test_one_that_can_not_be_read_fails_its_request_alone() -> None:
     engine.adapters.register("gone", AdapterSource(rank=1, created=0, read=read))
     engine.adapters.register("large", shelf.source(9, rank=64))
     with pytest.raises(OSError, match="the file is gone"):
-        engine.add(ask("r", "gone"))
+        add(engine, ask("r", "gone"))
     with pytest.raises(ValueError, match="no slot could hold this adapter"):
-        engine.add(ask("r", "large"))
+        add(engine, ask("r", "large"))
     use(engine, "a1")
     engine.adapters.register("gone", shelf.source(2))  # registered anew
-    engine.add(ask("r", "gone"))
+    add(engine, ask("r", "gone"))
     run_out(engine)
 
 

@@ -13,17 +13,26 @@ from flaxen.engine.rows import (
     MAX_STOP_IDS,
     NO_TOKEN,
     RowBias,
+    RowSettings,
     empty_rows,
-    has_bias,
     load_bias,
     load_row,
     row_bias,
     row_settings,
+    with_seed,
 )
+from flaxen.engine.sequence import Sequence
 from flaxen.protocol import MAX_SEED
-from tests.engine.fakes import sequence_of
+from tests.engine.fakes import sequence_of, spelled
 
 V = 40
+
+
+def settings_of(sequence: Sequence, eos_ids: tuple[int, ...]) -> RowSettings:
+    sampling = sequence.sampling
+    words = spelled(sampling.bad_words)
+    settings = row_settings(sampling, sequence.num_prompt_tokens, words, eos_ids)
+    return with_seed(settings, sequence.seed)
 
 
 def test_settings_of_a_sequence() -> None:
@@ -33,7 +42,7 @@ def test_settings_of_a_sequence() -> None:
         presence_penalty=1, frequency_penalty=-1, repetition_penalty=2, min_tokens=9,
         max_tokens=20, stop_token_ids=(4, 2, 4),
     )  # fmt: skip
-    found = row_settings(sequence, (2, 3))
+    found = settings_of(sequence, (2, 3))
     assert found.temperature == 0.5
     assert (found.top_k, found.top_p, found.min_p) == (4, 0.25, 0.125)
     penalties = found.presence_penalty, found.frequency_penalty, found.repetition_penalty
@@ -49,52 +58,51 @@ def test_settings_of_a_sequence() -> None:
 
 def test_an_ignored_eos_may_be_sampled_at_once() -> None:
     sequence = sequence_of([5], ignore_eos=True, stop_token_ids=(4,))
-    assert row_settings(sequence, (2, 3)).stop_ids[:2].tolist() == [4, NO_TOKEN]
+    assert settings_of(sequence, (2, 3)).stop_ids[:2].tolist() == [4, NO_TOKEN]
 
 
 def test_every_value_fits_its_type() -> None:
     """Warnings are errors here: a cast that overflows would warn."""
     for name in ("temperature", "repetition_penalty"):
         for value, expected in ((1e-300, 1e-30), (1e300, 1e30), (0.7, 0.7)):
-            found = row_settings(sequence_of([5], **{name: value}), ())
+            found = settings_of(sequence_of([5], **{name: value}), ())
             assert getattr(found, name) == np.float32(expected)
-    assert row_settings(sequence_of([5], temperature=0.0), ()).temperature == 0
+    assert settings_of(sequence_of([5], temperature=0.0), ()).temperature == 0
     for top_k, held in ((-1, 0), (2**70, 2**31 - 1)):
-        assert row_settings(sequence_of([5], top_k=top_k), ()).top_k == held
+        assert settings_of(sequence_of([5], top_k=top_k), ()).top_k == held
     halves = set()
     for seed in (0, 1, -1, MAX_SEED, -MAX_SEED, MAX_SEED + 127):  # n sequences go beyond the last
         sequence = sequence_of([5])
         sequence.seed = seed
-        halves.add(tuple(row_settings(sequence, ()).seed.tolist()))
+        halves.add(tuple(settings_of(sequence, ()).seed.tolist()))
     assert len(halves) == 6
 
 
 def test_what_a_row_can_not_hold_is_refused() -> None:
-    row_settings(sequence_of([5], stop_token_ids=range(3, MAX_STOP_IDS + 2)), (2,))
+    settings_of(sequence_of([5], stop_token_ids=range(3, MAX_STOP_IDS + 2)), (2,))
     too_many = sequence_of([5], stop_token_ids=range(3, MAX_STOP_IDS + 3))
     with pytest.raises(ValueError, match=r"stop_token_ids holds 65 ids .* at most 64"):
-        row_settings(too_many, (2,))
+        settings_of(too_many, (2,))
     words = tuple((i,) for i in range(MAX_BAD_WORDS + 1))
-    row_settings(sequence_of([5], words=words[1:]), ())
+    settings_of(sequence_of([5], words=words[1:]), ())
     with pytest.raises(ValueError, match="bad_words gives 129 token sequences, and at most 128"):
-        row_settings(sequence_of([5], words=words), ())
+        settings_of(sequence_of([5], words=words), ())
     word = tuple(range(MAX_BAD_WORD_TOKENS + 1))
-    row_settings(sequence_of([5], words=(word[1:],)), ())
+    settings_of(sequence_of([5], words=(word[1:],)), ())
     with pytest.raises(ValueError, match="one of bad_words has 17 tokens, and at most 16"):
-        row_settings(sequence_of([5], words=(word,)), ())
+        settings_of(sequence_of([5], words=(word,)), ())
 
 
 def test_bias_of_a_sequence() -> None:
-    free = sequence_of([5])
-    assert not has_bias(free)
+    assert not settings_of(sequence_of([5]), ()).has_bias
     biased = sequence_of([5], logit_bias={3: 2.5, 4: -100})
-    assert has_bias(biased)
-    found = row_bias(biased, V)
+    assert settings_of(biased, ()).has_bias
+    found = row_bias(biased.sampling, V)
     assert (found.ids[:3].tolist(), found.values[:3].tolist()) == ([3, 4, NO_TOKEN], [2.5, -100, 0])
     assert allowed(found) == list(range(V))
     both = sequence_of([5], logit_bias={3: 2.5, 4: 1}, allowed_token_ids=(3, 9, 31, 32, V - 1))
-    assert has_bias(both)
-    assert allowed(row_bias(both, V)) == [3, 9, 31, 32, V - 1]
+    assert settings_of(both, ()).has_bias
+    assert allowed(row_bias(both.sampling, V)) == [3, 9, 31, 32, V - 1]
 
 
 def allowed(bias: RowBias) -> list[int]:
@@ -111,10 +119,10 @@ def test_rows_of_a_large_vocabulary_are_small() -> None:
 def test_loading_changes_one_row_only() -> None:
     rows = empty_rows(4, 8, V)
     sequence = sequence_of([5, 6, 7], 3, ((1, 2),), seed=9, logit_bias={3: 1}, stop_token_ids=(4,))
-    new = row_settings(sequence, ())
+    new = settings_of(sequence, ())
     known = np.array([5, 6, 7, 0, 0, 0, 0, 0], np.int32)
     settings, tokens = jax.jit(load_row)(rows.settings, rows.tokens, np.int32(2), new, known)
-    bias = load_bias(rows.bias, np.int32(2), row_bias(sequence, V))
+    bias = load_bias(rows.bias, np.int32(2), row_bias(sequence.sampling, V))
     for name, before, after in zip(new._fields, rows.settings, settings, strict=True):
         np.testing.assert_array_equal(after[2], getattr(new, name))
         np.testing.assert_array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.rows import RowBias, Rows, RowSettings, row_bias, row_settings
+from flaxen.engine.executor import RowFailure
+from flaxen.engine.rows import RowBias, Rows, RowSettings, row_bias, row_settings, with_seed
 from flaxen.engine.sampling import (
-    ALL_FORBIDDEN,
-    NOT_FINITE,
     OK,
     Sampled,
     Wants,
@@ -24,23 +23,30 @@ from flaxen.engine.sampling import (
     score,
 )
 from flaxen.engine.sequence import Sequence
-from tests.engine.fakes import chi_square, sequence_of
+from tests.engine.fakes import chi_square, sequence_of, spelled
 
 EOS = (2,)
 LENGTH = 24
 S, V = 64, 300  # of the batches of different settings
 NUM = 8192  # of the batches of equal ones
 ALL = Wants(*np.ones(2, bool))
+NOT_FINITE, IMPOSSIBLE = RowFailure.NOT_FINITE.value, RowFailure.NO_TOKEN_ALLOWED.value
 _sample = jax.jit(sample, static_argnums=6)
 
 
 def load(sequences: list[Sequence], vocab_size: int) -> Rows:
     """Rows that hold the sequences, in their order."""
-    settings = [row_settings(s, EOS) for s in sequences]
+    settings = [
+        with_seed(
+            row_settings(s.sampling, s.num_prompt_tokens, spelled(s.sampling.bad_words), EOS),
+            s.seed,
+        )
+        for s in sequences
+    ]
     tokens = np.zeros((len(sequences), LENGTH), np.int32)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence.tokens)] = sequence.tokens
-    biases = [row_bias(s, vocab_size) for s in sequences]
+    biases = [row_bias(s.sampling, vocab_size) for s in sequences]
     stacked = RowSettings(*(jnp.asarray(np.stack(field)) for field in zip(*settings, strict=True)))
     bias = RowBias(*(jnp.asarray(np.stack(field)) for field in zip(*biases, strict=True)))
     return Rows(stacked, bias, jnp.asarray(tokens))
@@ -83,7 +89,7 @@ def adjusted(sequence: Sequence, logits: np.ndarray) -> np.ndarray:
         if sampling.allowed_token_ids is not None and token not in sampling.allowed_token_ids:
             logits[token] = -np.inf
         logits[token] += np.float32((sampling.logit_bias or {}).get(token, 0))
-    for *before, last in sequence.bad_word_ids or ():
+    for *before, last in spelled(sampling.bad_words):
         if not before or output[-len(before) :] == before:
             logits[last] = -np.inf
     if len(output) < sampling.min_tokens:
@@ -127,9 +133,9 @@ def test_greedy_is_the_largest_of_the_adjusted_logits(change: str) -> None:
         tokens = rng.integers(0, 30, num_prompt + num_output).tolist()
         words = [rng.integers(0, 30, n).tolist() for n in (1, 1, 2, 2, 2, 3)]
         words += [[*tokens[-2:], int(rng.integers(30))], [*tokens[-15:], 5]]
-        sequence = sequence_of(tokens, int(num_prompt), temperature=0, max_tokens=None, **asked)
-        sequence.bad_word_ids = tuple(map(tuple, words)) if "bad words" in names else ()
-        sequences.append(sequence)
+        bad = tuple(map(tuple, words)) if "bad words" in names else ()
+        asked |= {"temperature": 0, "max_tokens": None}
+        sequences.append(sequence_of(tokens, int(num_prompt), bad, **asked))
     logits = rng.standard_normal((4 * S, 30)).astype(np.float32)
     expected = [
         int(np.argmax(adjusted(s, line))) for s, line in zip(sequences, logits, strict=True)
@@ -172,7 +178,7 @@ def test_a_row_without_a_token_says_why() -> None:
     finite = np.arange(7) != 5
     found = draw(sequences, logits, finite=finite)
     assert found.status.tolist() == [
-        OK, ALL_FORBIDDEN, NOT_FINITE, NOT_FINITE, ALL_FORBIDDEN, NOT_FINITE, NOT_FINITE,
+        OK, IMPOSSIBLE, NOT_FINITE, NOT_FINITE, IMPOSSIBLE, NOT_FINITE, NOT_FINITE,
     ]  # fmt: skip
 
 

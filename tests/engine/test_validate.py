@@ -17,13 +17,15 @@ INFO = ModelInfo(
 )
 
 
-def check(num_prompt: int = 4, token_id: int = 7, **sampling: Any) -> None:
+def check(
+    num_prompt: int = 4, token_id: int = 7, *, has_tokenizer: bool = True, **sampling: Any
+) -> None:
     request = Request(
         request_id="r",
         prompt_token_ids=(token_id,) * num_prompt,
         sampling=SamplingParams(**sampling),
     )
-    validate(request, CONFIG, INFO)
+    validate(request, CONFIG, INFO, has_tokenizer=has_tokenizer)
 
 
 def test_what_is_just_possible_passes() -> None:
@@ -41,6 +43,7 @@ def test_what_is_just_possible_passes() -> None:
         ({"num_prompt": 60, "min_tokens": 5}, "min_tokens is 5, .* 60 tokens leaves room for 4"),
         ({"n": 6}, "n must be at most 5, all that run or wait, got 6"),
         ({"stop": ("a", "a" * 1001)}, "a string of stop has 1001 characters, and at most 1000"),
+        ({"has_tokenizer": False, "stop": ("a",)}, "stop strings need a tokenizer, and .* none"),
         ({"bad_words": ("a" * 1001,)}, "a string of bad_words has 1001 characters"),
         ({"bad_words": ("a",) * 129}, "bad_words has 129 entries, and at most 128"),
         ({"logit_bias": dict.fromkeys(range(1025), 1)}, "logit_bias has 1025 .* at most 1024"),

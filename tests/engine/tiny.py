@@ -23,6 +23,7 @@ from flaxen.models.model import AttentionSpec, Params, logprobs
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo, Request, SamplingParams
 from flaxen.text.tokenizer import Tokenizer
+from tests.engine.fakes import add, spelled
 from tests.engine.groups import full
 
 MODEL_CONFIG = DecoderConfig(
@@ -104,7 +105,7 @@ def make_executor(config: EngineConfig = ONE_SHAPE, params: Params = PARAMS) -> 
         config,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype("float32"),
-        bad_word_ids=lambda words: tuple(tuple(map(ord, word)) for word in words),
+        bad_word_ids=spelled,
     )
 
 
@@ -124,7 +125,7 @@ def run(engine: Engine, requests: list[Request]) -> list[RequestOutput]:
     """All requests at once, to their ends; afterwards no page is left."""
     outputs = {request.request_id: RequestOutput.of(request, None) for request in requests}
     for request in requests:
-        engine.add(request)
+        add(engine, request)
     while engine.has_work:
         for event in engine.step():
             outputs[event.request_id].add(event)

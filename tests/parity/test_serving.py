@@ -15,6 +15,7 @@ import pytest
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.core import Engine
 from flaxen.outputs import RequestOutput
+from tests.engine.fakes import add
 from tests.engine.tiny import (
     ONE_SHAPE,
     dense_logprobs,
@@ -161,8 +162,8 @@ def test_two_engines_share_parameters_and_nothing_else(alone: list[RequestOutput
     first, second = (make_engine(executor=make_executor()) for _ in range(2))
     batch = [request(f"r{i}", p) for i, p in enumerate(prompts(LENGTHS))]
     for asked in batch:
-        first.add(asked)
-        second.add(asked)
+        add(first, asked)
+        add(second, asked)
     outputs = {asked.request_id: RequestOutput.of(asked, None) for asked in batch}
     while first.has_work or second.has_work:
         for event in first.step():

@@ -11,6 +11,9 @@ from types import MappingProxyType
 import tokenizers
 
 from flaxen.protocol import (
+    AdapterInfo,
+    AdapterSource,
+    AdapterWeights,
     EngineBusyError,
     EngineClient,
     EngineClosedError,
@@ -22,7 +25,6 @@ from flaxen.protocol import (
     TokenEvent,
     TokenLogprobs,
 )
-from flaxen.protocol_adapters import AdapterInfo, AdapterSource, AdapterWeights
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.tokenizer import Tokenizer
 
@@ -113,7 +115,7 @@ class FakeEngine(EngineClient):
         if request.sampling.n > 64:
             raise ValueError("the engine runs at most 64 sequences of a request")
         if request.adapter is not None and request.adapter not in self.known:
-            raise ValueError(f"there is no adapter {request.adapter!r}")
+            raise UnknownAdapterError(f"there is no adapter {request.adapter!r}")
         self.requests.append(request)
         self.open.add(request.request_id)
         return self._run(request)
@@ -133,7 +135,8 @@ class FakeEngine(EngineClient):
                         return  # a fault: the sequence never gets its finish
                     finish = self._ends.get(k)
                     if late or request.request_id not in self.open:
-                        finish = _finish(FinishReason.ABORT, error="late" if late else "aborted")
+                        reason = FinishReason.TIMEOUT if late else FinishReason.ABORT
+                        finish = _finish(reason, error=reason.value)
                     elif output[k] in sampling.stop_token_ids:
                         finish = _finish(FinishReason.STOP, stop_reason=output[k])
                     elif k + 1 == sampling.max_tokens:

@@ -14,8 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol import EngineClient
-from flaxen.protocol_adapters import AdapterSource
+from flaxen.protocol import AdapterSource, EngineClient
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.files.config import FilesConfig

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol_adapters import AdapterWeights
+from flaxen.protocol import AdapterWeights
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig

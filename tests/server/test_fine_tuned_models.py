@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.protocol_adapters import AdapterSource
+from flaxen.protocol import AdapterSource
 from tests.server.clients import get, openai_client, post, run
 from tests.server.fine_tuning import MODEL, FakeTrainer, Served, serving
 from tests.server.test_adapters import weights

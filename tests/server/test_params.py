@@ -25,7 +25,7 @@ class ValidatingEngine(FakeEngine):
     """Refuses what the real engine refuses before a step."""
 
     def submit(self, request: Request) -> Any:
-        validate(request, CONFIG, self.info)
+        validate(request, CONFIG, self.info, has_tokenizer=True)
         if request.sampling.bad_words == ("no such word",):
             raise FieldError("bad_words", "the bad word 'no such word' has no tokens")
         return FakeEngine.submit(self, request)
@@ -116,9 +116,7 @@ def test_fields_of_the_engine_have_their_wire_names(
     assert (error["param"], error["message"]) == (chat.get(field, field), "refused")
 
 
-FORBIDDEN: Finish = replace(
-    STOP, reason=FinishReason.ERROR, error="forbid all of them", is_request_error=True
-)
+FORBIDDEN: Finish = replace(STOP, reason=FinishReason.IMPOSSIBLE, error="forbid all of them")
 
 
 @pytest.mark.parametrize(

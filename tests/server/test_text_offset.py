@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.sequence import sequence_of
 from flaxen.protocol import Request, SamplingParams, TokenEvent
@@ -24,7 +25,8 @@ TOKENIZER = byte_tokenizer(chat_template=None)
 
 def outputs(request: Request, ids: list[int], index: int) -> Iterator[TokenEvent]:
     """The engine's events of a sequence that samples these tokens, up to its end."""
-    sampling, sequence = request.sampling, sequence_of(request, None, index, 0, 0.0)
+    checked = CheckedRequest(request=request, adapter=None, row_settings=None)
+    sampling, sequence = request.sampling, sequence_of(checked, index, 0, 0.0)
     sequence.max_num_tokens = len(sequence.tokens) + (sampling.max_tokens or 100)
     output = SequenceOutput(sequence, TOKENIZER, (END,))
     if sampling.prompt_logprobs is not None and index == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from flaxen.cli.bench.ideal import ModelCost, ideal
 from flaxen.cli.bench.limits import Limits
@@ -26,7 +26,8 @@ class SyncEngine(Protocol):
     def has_work(self) -> bool: ...
     @property
     def schedule_s(self) -> float: ...
-    def add(self, request: Request) -> None: ...
+    def check(self, request: Request) -> Any: ...
+    def add(self, checked: Any) -> None: ...
     def step(self) -> Sequence[TokenEvent]: ...
     def stats(self) -> EngineStats: ...
 
@@ -144,7 +145,7 @@ def run_requests(
     wanted = dict(zip((r.request_id for r in requests), num_outputs, strict=True))
     start_s = clock()
     for request in requests:
-        engine.add(request)
+        engine.add(engine.check(request))
     while wanted:
         for event in engine.step():
             finish = event.finish

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 
 from flaxen.cli.chat.http import Answer, AnswerError, Message
 from flaxen.engine.core import Engine
-from flaxen.protocol import FinishReason, Request, SamplingParams
+from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
@@ -30,13 +30,13 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
         # The template has written the special tokens itself.
         prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
         request = Request(request_id=next(request_ids), prompt_token_ids=prompt, sampling=sampling)
-        engine.add(request)
+        engine.add(engine.check(request))
         try:
             while engine.has_work:
                 for event in engine.step():
                     if event.text:
                         yield event.text
-                    if event.finish is not None and event.finish.reason == FinishReason.ERROR:
+                    if event.finish is not None and not event.finish.reason.is_complete:
                         raise AnswerError(f"the engine failed: {event.finish.error}")
         finally:
             engine.abort(request.request_id)  # does nothing to one that has ended

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flaxen.protocol_adapters import AdapterSource, AdapterWeights
+from flaxen.protocol import AdapterSource, AdapterWeights, UnknownAdapterError
 
 _NUM_HELD = 16  # adapters that can be read again and stay in memory, where no limit is set
 
@@ -147,7 +147,8 @@ class AdapterStore:
         It can be had again without reading for as long as the caller keeps it.
 
         Raises:
-          ValueError: there is none, or what was read can't be served.
+          UnknownAdapterError: there is none.
+          ValueError: what was read can't be served.
           OSError: it can't be read.
         """
         with self._lock:
@@ -163,8 +164,25 @@ class AdapterStore:
             self._check(weights)
             with self._lock:
                 if self._known.get(name) is not known:  # removed while it was read
-                    raise ValueError(self._unknown(name))
+                    raise UnknownAdapterError(self._unknown(name))
                 return self._use(known, self._served(name, weights.config.rank, weights))
+
+    def renew(self, adapter: ServedAdapter) -> ServedAdapter:
+        """The adapter to serve a request with that was checked with this one; nothing is read.
+
+        It is the same one, unless a trainer's stack holds it or took its place: then it is the one
+        that has its name now.
+
+        Raises:
+          UnknownAdapterError: none in memory has its name.
+        """
+        if adapter.weights is not None and not self._is_fixed:
+            return adapter
+        with self._lock:
+            known = self._get(adapter.name)
+            if known.in_memory is None:
+                raise UnknownAdapterError(self._unknown(adapter.name))
+            return known.in_memory
 
     def known(self) -> tuple[KnownAdapter, ...]:
         """Those that requests may name, in the order in which they became known."""
@@ -194,11 +212,6 @@ class AdapterStore:
             self._used = {}
             return served
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the adapters are those of another's stack."""
-        return self._is_fixed
-
     def _served(self, name: str, rank: int, weights: AdapterWeights | None) -> ServedAdapter:
         key = f"{name}#{next(self._generations)}"
         return ServedAdapter(name=name, rank=rank, weights=weights, key=key)
@@ -206,7 +219,7 @@ class AdapterStore:
     def _get(self, name: str) -> _Known:
         known = self._known.get(name)
         if known is None:
-            raise ValueError(self._unknown(name))
+            raise UnknownAdapterError(self._unknown(name))
         return known
 
     def _use(self, known: _Known, served: ServedAdapter) -> ServedAdapter:

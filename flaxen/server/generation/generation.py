@@ -24,9 +24,6 @@ from flaxen.server.metrics import Metrics
 
 logger = logging.getLogger("flaxen.server")
 
-# The engine's clock for a timeout starts after ours, and may tick coarser.
-_CLOCK_SLACK_S = 0.02
-
 
 class Generation:
     """All sequences of one HTTP request. Whoever makes one must see that `close` is awaited.
@@ -80,7 +77,7 @@ class Generation:
         """
         async for i, event in self._merged():
             self._observe(i, event)
-            if event.finish is not None and event.finish.reason in _EARLY_ENDS:
+            if event.finish is not None and not event.finish.reason.is_complete:
                 raise self._early_end(self._requests[i], event.finish)
             yield i, event
         if self._open:
@@ -145,17 +142,16 @@ class Generation:
             self._metrics.finished(event.finish.reason, now - self._start, event.finish.queue_s)
 
     def _early_end(self, request: Request, finish: Finish) -> ApiError:
-        if finish.is_request_error:
+        if finish.reason is FinishReason.IMPOSSIBLE:
             return invalid(finish.error or "the request is impossible", _forbids(request))
         if finish.reason is FinishReason.ERROR:
             logger.error("request %s failed: %s", request.request_id, finish.error)
             return internal()
-        timeout_s = request.timeout_s
-        if timeout_s is not None and time.monotonic() - self._start >= timeout_s - _CLOCK_SLACK_S:
+        if finish.reason is FinishReason.TIMEOUT:
             return ApiError(
                 504,
-                f"the answer was not complete within {timeout_s:g} seconds, this server's limit: "
-                "ask for fewer tokens, or start it with a larger --request-timeout-s",
+                f"the answer was not complete within {request.timeout_s:g} seconds, this server's "
+                "limit: ask for fewer tokens, or start it with a larger --request-timeout-s",
                 code="timeout",
                 type="server_error",
             )
@@ -173,6 +169,3 @@ def _forbids(request: Request) -> str | None:
     if sampling.allowed_token_ids is not None:
         return "allowed_token_ids"
     return "logit_bias" if sampling.logit_bias else "bad_words" if sampling.bad_words else None
-
-
-_EARLY_ENDS = (FinishReason.ABORT, FinishReason.ERROR)

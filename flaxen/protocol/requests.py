@@ -1,0 +1,163 @@
+"""What is asked of an engine: a prompt, and how its tokens are chosen.
+
+Deliberately does not know any engine's limits. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flaxen.protocol.errors import FieldError
+
+MAX_SEED = 2**63 - 1
+
+
+def _require(condition: bool, field: str, message: str) -> None:
+    if not condition:
+        raise FieldError(field, message)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of one request are chosen. Field names and meanings are vLLM's.
+
+    Raises:
+      FieldError: a field is out of its range; the message names it, its value and the range.
+    """
+
+    n: int = 1  # sequences to sample from the prompt
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # [0, 1]; 1 keeps all, 0 only the likeliest token, as in OpenAI's API
+    top_k: int = 0  # 0 or -1 keeps all
+    min_p: float = 0.0  # [0, 1], relative to the most likely token
+    seed: int | None = None  # sequence i of n uses seed + i
+    presence_penalty: float = 0.0  # [-2, 2]
+    frequency_penalty: float = 0.0  # [-2, 2]
+    repetition_penalty: float = 1.0  # (0, inf); above 1 discourages tokens of prompt and output
+    logit_bias: Mapping[int, float] | None = None  # token id -> added to its logit, [-100, 100]
+    allowed_token_ids: tuple[int, ...] | None = None  # only these may be sampled
+    bad_words: tuple[str, ...] = ()  # never completed by a sampled token
+    min_tokens: int = 0  # before which no stop token is sampled and no stop string ends the text
+    max_tokens: int | None = 16  # None: up to the model's length
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None  # most likely tokens reported beside each sampled one
+    prompt_logprobs: int | None = None  # the same for each prompt token
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "bad_words"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+        for name in ("stop", "stop_token_ids", "bad_words", "allowed_token_ids"):
+            value = getattr(self, name)
+            if value is None and name == "allowed_token_ids":
+                continue
+            is_list = value is None or isinstance(value, Iterable)
+            _require(is_list, name, f"{name} must be a list, got {value!r}")
+            object.__setattr__(self, name, tuple(value or ()))
+
+        self._check_number("temperature", 0, math.inf)
+        self._check_number("top_p", 0, 1)
+        self._check_number("min_p", 0, 1)
+        self._check_number("presence_penalty", -2, 2)
+        self._check_number("frequency_penalty", -2, 2)
+        self._check_number("repetition_penalty", 0, math.inf, above=True)
+        self._check_int("n", 1)
+        self._check_int("top_k", -1)
+        self._check_int("min_tokens", 0)
+        self._check_int("max_tokens", 1, optional=True)
+        self._check_int("logprobs", 0, optional=True)
+        self._check_int("prompt_logprobs", 0, optional=True)
+        self._check_int("seed", -MAX_SEED, MAX_SEED, optional=True)
+        _require(
+            self.max_tokens is None or self.min_tokens <= self.max_tokens,
+            "min_tokens",
+            f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}",
+        )
+        for name in ("stop", "bad_words"):
+            for word in getattr(self, name):
+                _require(
+                    isinstance(word, str) and word != "",
+                    name,
+                    f"{name} must hold strings that are not empty, got {word!r}",
+                )
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            for token_id in getattr(self, name) or ():  # perhaps a whole vocabulary
+                if not _is_int(token_id):
+                    raise FieldError(name, f"{name} must hold token ids, got {token_id!r}")
+        _require(
+            self.allowed_token_ids is None or len(self.allowed_token_ids) > 0,
+            "allowed_token_ids",
+            "allowed_token_ids must name at least one token; leave it out to allow all",
+        )
+        for token_id, bias in (self.logit_bias or {}).items():
+            _require(
+                _is_int(token_id),
+                "logit_bias",
+                f"logit_bias must map token ids, got key {token_id!r}",
+            )
+            _require(
+                _is_number(bias) and -100 <= bias <= 100,
+                "logit_bias",
+                f"logit_bias of token {token_id} must be in [-100, 100], got {bias!r}",
+            )
+
+    def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
+        """Checks a number's range; `above` leaves `low` itself out of it."""
+        value = getattr(self, name)
+        ok = _is_number(value) and low <= value <= high and not (above and value == low)
+        least = f"above {low}" if above else f"at least {low}"
+        limits = least if high == math.inf else f"in [{low}, {high}]"
+        _require(ok, name, f"{name} must be a number {limits}, got {value!r}")
+
+    def _check_int(
+        self, name: str, low: int, high: int | None = None, *, optional: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        ok = _is_int(value) and value >= low and (high is None or value <= high)
+        limits = f"at least {low}" if high is None else f"in [{low}, {high}]"
+        _require(ok, name, f"{name} must be a whole number {limits}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt and how to continue it.
+
+    Raises:
+      FieldError: the prompt is empty or the timeout is not above 0.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    cache_salt: str = ""  # requests share cached prefixes only with the same salt
+    timeout_s: float | None = None  # seconds from submission; then the request is aborted
+    adapter: str | None = None  # the name of one that the engine knows; None is the base model
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
+        _require(
+            len(self.prompt_token_ids) > 0,
+            "prompt_token_ids",
+            "the prompt is empty: give at least one token",
+        )
+        _require(
+            self.timeout_s is None or (_is_number(self.timeout_s) and self.timeout_s > 0),
+            "timeout_s",
+            f"timeout_s must be above 0 seconds, got {self.timeout_s!r}",
+        )
