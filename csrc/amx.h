@@ -1,7 +1,8 @@
-// AMX's tiles, or a model of them under FLAXEN_EMULATE, for machines that lack them.
+// AMX's tiles, or an emulation of them under FLAXEN_EMULATE, for machines that lack AMX.
 //
-// Included only by files that are compiled once for each instruction set, after simd.h. Deliberately
-// knows nothing of what is multiplied. The real ones have never run: no machine of ours has AMX.
+// Included only by files that are compiled once for each instruction set, after simd.h.
+// Deliberately knows nothing of what is multiplied. The real instructions have never run: we have
+// no machine with AMX.
 #pragma once
 
 namespace flaxen {
@@ -13,9 +14,9 @@ constexpr int kTileBytes = kTileRows * kTileRowBytes;  // 16 x 16 float32, or 16
 
 #if defined(FLAXEN_EMULATE)
 
-// As Intel's manual gives TDPBF16PS: the even and the odd products are summed each for themselves,
-// by fused multiply-adds from zero, then added to one another, and to the tile. The hardware also
-// takes and gives zero for subnormal numbers; here they are kept.
+// TDPBF16PS as in Intel's manual: the even and the odd products are summed separately, by fused
+// multiply-adds from zero, then added to each other, and to the tile. The hardware also treats
+// subnormal numbers as zero; the emulation keeps them.
 alignas(64) thread_local float emulated_tiles[8][kTileRows * kTile];
 
 struct Tiles {};
@@ -55,8 +56,8 @@ FLAXEN_INLINE void tile_multiply() {
 
 #else
 
-// Written out, as the compilers' headers differ: GCC 12's say that a configuration is 8 bytes, and
-// that loading a tile reads no memory.
+// Inline assembly, because compilers' headers differ: GCC 12's say that a configuration is 8 bytes,
+// and that loading a tile reads no memory.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -65,8 +66,8 @@ struct alignas(64) TileConfig {
 static_assert(sizeof(TileConfig) == 64, "as the processor reads it");
 const TileConfig kTileConfig;
 
-// Tiles may be used where one of these lives. Its end gives them back, so that the system need not
-// save 8 KB for a thread that waits for its next task.
+// Tiles may be used while an object of this type lives. Its destructor releases them, so that the
+// system need not save 8 KB for a thread that waits for its next task.
 struct Tiles {
   Tiles() { __asm__ volatile("ldtilecfg %0" ::"m"(kTileConfig) : "memory"); }
   ~Tiles() { __asm__ volatile("tilerelease" ::: "memory"); }

@@ -1,6 +1,6 @@
-// The kernels as targets of XLA's foreign function interface, and what Python sets through ctypes.
-// Needs no Python headers: one library serves every version. Shapes were checked when traced, by
-// flaxen/kernels; what is checked here again is what would corrupt memory.
+// The kernels as targets of XLA's foreign function interface, and settings that Python makes
+// through ctypes. Needs no Python headers: one library serves every version. flaxen/kernels checks
+// shapes when it traces; here only errors that would corrupt memory are checked again.
 #include <vector>
 
 #include "isa.h"
@@ -38,11 +38,11 @@ class Operands {
   size_t index_ = 0;
 };
 
-// Of a weight, in this order: format, outputs, group, zero, has mins, row of a table of addresses or
-// -1, wide scales there, has bias, adapters, their rank.
+// The attributes of a weight, in this order: format, outputs, group, zero, has mins, row in the
+// table of addresses or -1, wide scales there, has bias, number of adapters, their rank.
 constexpr size_t kWeightFields = 10;
 
-// Data, scales and mins as operands of their own.
+// Data, scales and mins as separate operands.
 bool read_arrays(Operands& operands, bool is_quantized, bool has_mins, Weight* weight) {
   if (!operands.has(1 + is_quantized + has_mins)) return false;
   weight->data = operands.next().untyped_data();
@@ -98,7 +98,7 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers 
                   bool has_norm, bool has_residual, bool gated, float eps) {
   constexpr size_t kMaxWeights = 8;  // as in linear_formats.inc
   const size_t num_weights = weights.size() / kWeightFields;
-  const bool keeps = gated && results.size() == 3;  // gate and up too
+  const bool keeps = gated && results.size() == 3;  // also keep gate and up for the gradient
   const size_t num_results = gated ? 1 : num_weights;
   Operands operands(args);
   if (num_weights == 0 || num_weights > kMaxWeights || results.size() != num_results + 2 * keeps ||
@@ -457,7 +457,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_sample, flaxen::sample,
 
 extern "C" {
 
-// 1 if the instruction set was chosen, 0 if the machine lacks it or there is none of that name.
+// Returns 1 if the instruction set was chosen, 0 if the machine lacks it or the name is unknown.
 int flaxen_choose_isa(const char* name) {
   return flaxen::choose_isa(name) ? 1 : 0;
 }
@@ -468,7 +468,8 @@ void flaxen_set_num_threads(int num_threads) {
   flaxen::set_num_threads(num_threads);
 }
 int flaxen_num_threads() { return flaxen::num_threads(); }
-// What the chosen instruction set multiplies at most, in operations a second; runs for milliseconds.
+// The peak multiplication rate of the chosen instruction set, in operations a second; takes
+// milliseconds.
 double flaxen_peak_flops(int is_bf16) {
   return flaxen::kernels().peak_flops(is_bf16 ? flaxen::Type::bf16 : flaxen::Type::f32);
 }

@@ -12,7 +12,7 @@ namespace {
 bool always() { return true; }
 
 #if defined(__x86_64__)
-#if defined(FLAXEN_EMULATE)  // all of them, for tests on machines that lack some
+#if defined(FLAXEN_EMULATE)  // all instruction sets, for tests on machines that lack some
 bool has_avx512() { return true; }
 bool has_avx512_bf16() { return true; }
 bool has_amx() { return true; }
@@ -27,8 +27,8 @@ bool has_avx512_bf16() {
          __builtin_cpu_supports("avx512vnni");
 }
 
-// The kernel must also be asked, once a process and before threads use tiles: it keeps room for
-// them. https://docs.kernel.org/arch/x86/xstate.html
+// A process must ask the operating system once, before threads use tiles, to save their state.
+// https://docs.kernel.org/arch/x86/xstate.html
 bool has_amx() {
   constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;

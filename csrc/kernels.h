@@ -1,4 +1,5 @@
-// What each instruction set implements. Plain data in and out: knows neither XLA nor Python.
+// The functions that each instruction set implements. Plain data in and out: knows neither XLA nor
+// Python.
 #pragma once
 #include <cstdint>
 
@@ -6,7 +7,7 @@ namespace flaxen {
 
 enum class Type { f32, bf16 };  // of activations, keys and values, norms, biases
 
-// How a weight [in, out] lies in memory: tiles of 16 outputs, and in a tile the inputs one after
+// The layout of a packed weight [in, out]: tiles of 16 outputs, and in a tile the inputs one after
 // the other, padded with zeros to a multiple of 32. Always
 //   value(i, o) = scale(i / group, o) * (stored(i, o) - zero) + min(i / group, o)
 // with scale 1, zero 0 and min 0 for floats.
@@ -22,16 +23,16 @@ struct Adapters {
   const float* a;       // [num, inputs, rank]
   const float* b;       // [num, rank, outputs]
   const float* scales;  // [num]
-  const int32_t* ids;   // [rows]; no adapter where it is not one of num
+  const int32_t* ids;   // [rows]; a row has no adapter if its id is not in [0, num)
   int64_t num;
-  int64_t rank;  // 0 where the weight has none
+  int64_t rank;  // 0 if the weight has no adapters
 };
 
 struct Weight {
   Format format;
   const void* data;
   const void* scales;  // int8, int4: [out/16][in/group][16], float16 or float32; else null
-  const void* mins;    // the same, or null for none
+  const void* mins;    // like scales, or null for none
   bool wide_scales;    // scales and mins are float32
   int32_t zero;
   int64_t group;  // inputs that share a scale, a multiple of 32
@@ -39,11 +40,11 @@ struct Weight {
   Adapters adapters;
   const void* bias;  // [num_outputs] of the activations' type, or null
   void* out;         // [rows, num_outputs]
-  void* before_gate;  // the same of gate and up before they meet, for their gradients; or null
+  void* before_gate;  // gate and up before they are multiplied, for their gradients; or null
 };
 
 // out_w = weights_w(norm(x)) + adapters_w(norm(x)) + bias_w (+ residual), or silu(gate(norm(x))) * up(norm(x)).
-// Sums are float32; each row has one order of reduction, whatever the number of rows or threads.
+// Sums are float32; a row's order of reduction does not depend on the number of rows or threads.
 struct LinearCall {
   const void* x;  // [rows, num_inputs]
   Type type;      // of x, norm, biases
@@ -59,7 +60,7 @@ struct LinearCall {
   const Weight* weights;
 };
 
-// Rows of a weight by id: out[t] = weight[:, ids[t]]; zeros where the id is negative.
+// Embedding lookup: out[t] = weight[:, ids[t]]; zeros if the id is negative.
 struct EmbedCall {
   const int32_t* ids;
   int64_t num_ids;
@@ -69,14 +70,14 @@ struct EmbedCall {
   void* out;  // [num_ids, num_inputs]
 };
 
-// The packed transpose [out, in] of a packed weight; of a quantized one, its values in float32.
+// The packed transpose [out, in] of a packed weight; a quantized weight becomes float32.
 struct TransposeCall {
   Weight weight;  // without adapters, bias, out
   int64_t num_inputs;
   void* out;
 };
 
-// A plain weight [in, out] to a packed one of its type, or back.
+// Packs a plain weight [in, out] in its own type, or unpacks it.
 struct PackCall {
   const void* from;
   Type type;
@@ -123,7 +124,7 @@ struct AttentionCall {
   const float* sinks;         // [N] or null
   int64_t T, N, K, H, S, P, num_pages, page_size;
   int64_t window;  // tokens seen, the current one included; 0 sees all
-  float scale;     // of the scores
+  float scale;     // multiplies the scores
   float softcap;   // 0 for none
   void* out;       // [T, N, H]
 };
@@ -134,7 +135,8 @@ struct CausalCall {
   const void* k;  // [B, T, K, H]
   const void* v;
   Type type;
-  const int32_t* segment_ids;  // [B, T], equal along a sequence, 0 for padding; null is one a row
+  // [B, T], equal along a sequence, 0 for padding; null: each row is one sequence.
+  const int32_t* segment_ids;
   int64_t B, T, N, K, H;
   int64_t window;  // as above
   float scale;
@@ -142,7 +144,7 @@ struct CausalCall {
   void* out;  // [B, T, N, H]; zeros for padding
 };
 
-// Its gradient, without a softcap: of all inputs, from that of the output.
+// The gradient of causal attention without a softcap: for all inputs, from the output's gradient.
 struct CausalGradientCall {
   CausalCall of;        // without out
   const void* out_bar;  // [B, T, N, H]
@@ -151,19 +153,19 @@ struct CausalGradientCall {
   void* v_bar;
 };
 
-// The gradients of low-rank adapters, from those of the outputs of their layer.
+// The gradients of low-rank adapters, from the gradient of their layer's outputs.
 struct LoraGradientCall {
-  const void* h;        // [T, I], what the adapters were given
+  const void* h;        // [T, I], the adapters' inputs
   const void* out_bar;  // [T, O]
   Type type;            // of both
   int64_t T, I, O;
   Adapters adapters;
-  float* a_bar;       // as a; zeros where an adapter has no row
-  float* b_bar;       // as b
-  float* scales_bar;  // as scales
+  float* a_bar;       // like a; zeros for an adapter without rows
+  float* b_bar;       // like b
+  float* scales_bar;  // like scales
 };
 
-// A token for each row of logits; see flaxen/kernels/sample/__init__.py.
+// Samples a token for each row of logits; see flaxen/kernels/sample/__init__.py.
 struct SampleCall {
   const float* logits;  // [S, V]
   int64_t S, V;
@@ -173,9 +175,9 @@ struct SampleCall {
   const float* min_p;        // [S]; 0 keeps all
   const uint32_t* seed;      // [S, 2]
   const int32_t* position;   // [S]
-  const bool* wanted;        // [S]; rows that are not are left at 0
+  const bool* wanted;        // [S]; inactive (unwanted) rows get token 0
   int32_t* out;              // [S]
-  bool* finite;              // [S]: whether all logits of a wanted row are
+  bool* finite;              // [S]: whether all logits of an active row are finite
 };
 
 struct Kernels {
@@ -192,7 +194,7 @@ struct Kernels {
   void (*causal_gradient)(const CausalGradientCall&);
   void (*lora_gradient)(const LoraGradientCall&);
   void (*sample)(const SampleCall&);
-  double (*peak_flops)(Type);  // that all threads reach from registers, a second
+  double (*peak_flops)(Type);  // operations a second, of all threads from registers
 };
 
 extern const Kernels kPortableKernels;

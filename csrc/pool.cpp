@@ -16,7 +16,7 @@
 namespace flaxen {
 namespace {
 
-// About 50 us: longer than what lies between two kernels of a step, short beside a step itself.
+// About 50 us: longer than the time between two kernels of a step, short compared with a step.
 constexpr int kSpins = 2000;
 
 inline void pause() {
@@ -27,11 +27,11 @@ inline void pause() {
 #endif
 }
 
-// How the thread's vector unit rounds and whether it flushes tiny numbers to zero, as XLA sets it in
-// its own threads. A worker takes over its caller's, else the bits would depend on who runs a task.
+// The vector unit's rounding mode and flush-to-zero flags, which XLA sets in its own threads. A
+// worker adopts its caller's, otherwise results would depend on the thread that runs a task.
 inline uint32_t float_mode() {
 #if defined(__x86_64__)
-  return __builtin_ia32_stmxcsr() & ~0x3fu;  // without what has occurred so far
+  return __builtin_ia32_stmxcsr() & ~0x3fu;  // without the exception flags
 #elif defined(__aarch64__)
   uint64_t mode;
   __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
@@ -48,8 +48,8 @@ inline void set_float_mode([[maybe_unused]] uint32_t mode) {
 #endif
 }
 
-// The ticket holds the job's number in its upper half and the next task in the lower: a thread that
-// comes late can't take a task of a job that it has not read.
+// The ticket holds the job's number in its upper half and the next task in the lower: a late thread
+// can't take a task of a job that it has not read.
 constexpr uint64_t kTaskBits = 32;
 constexpr uint64_t kTaskMask = (uint64_t{1} << kTaskBits) - 1;
 
@@ -73,7 +73,7 @@ class Pool {
       return;
     }
     const uint64_t job = (ticket_.load(std::memory_order_relaxed) >> kTaskBits) + 1;
-    ticket_.store(job << kTaskBits | kTaskMask, std::memory_order_relaxed);  // none to be had
+    ticket_.store(job << kTaskBits | kTaskMask, std::memory_order_relaxed);  // no task is available
     std::atomic_thread_fence(std::memory_order_release);
     body_.store(body, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
@@ -99,7 +99,7 @@ class Pool {
       const uint32_t float_mode = float_mode_.load(std::memory_order_relaxed);
       const uint64_t task = ticket & kTaskMask;
       if (task >= num_tasks_.load(std::memory_order_relaxed)) return;
-      // Fails if the job has changed since: what was read above then meant nothing.
+      // Fails if the job has changed since: the values read above are then stale.
       if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
       set_float_mode(float_mode);
       body(context, static_cast<int64_t>(task));

@@ -10,9 +10,9 @@ void set_num_threads(int num_threads);
 int num_threads();
 
 // Calls body(context, task) for every task from 0 to num_tasks - 1, each once, and returns when all
-// are done. Tasks are handed out one by one, so that a thread that loses its core holds up only one.
-// A caller who finds the pool in use runs all its tasks itself: what a task computes must not
-// depend on who runs it.
+// are done. Tasks are handed out one by one, so that a thread that loses its core delays only one.
+// A caller that finds the pool busy runs all its tasks itself: so a task's result must not depend
+// on the thread that runs it.
 void run_tasks(int64_t num_tasks, void (*body)(const void* context, int64_t task),
                const void* context);
 
@@ -23,8 +23,8 @@ void parallel_for(int64_t num_tasks, const Body& body) {
       [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
 }
 
-// Memory of the calling thread, 64-byte aligned and kept for its next call: `slot` tells apart what
-// one kernel needs at the same time. Its contents are undefined.
+// Scratch memory of the calling thread, 64-byte aligned and kept for its next call; `slot` numbers
+// the blocks that one kernel uses at the same time. The contents are undefined.
 enum class Slot { activations, sums, tile, rows, scores, pages, batch, adapters, num_slots };
 void* scratch(Slot slot, size_t num_bytes);
 

@@ -22,8 +22,8 @@ constexpr int W = FLAXEN_WIDTH;  // lanes of 32 bits
 constexpr int kTile = 16;  // outputs in a weight's tile
 constexpr int kTileVectors = kTile / W;
 
-// Calls body(Index<0>{}) to body(Index<N - 1>{}). A plain loop is unrolled too late for a compiler to
-// keep an array that it indexes in registers.
+// Calls body(Index<0>{}) to body(Index<N - 1>{}). A plain loop is unrolled too late for the
+// compiler to keep an array indexed by it in registers.
 template <int I>
 struct Index {
   constexpr operator int() const { return I; }
@@ -43,7 +43,7 @@ typedef uint32_t u32v __attribute__((vector_size(4 * W)));
 typedef int8_t i8v __attribute__((vector_size(W)));
 typedef uint16_t u16v __attribute__((vector_size(2 * W)));
 
-// Unaligned, of any type.
+// Unaligned loads and stores of any type.
 template <class V>
 struct __attribute__((packed, may_alias)) Unaligned {
   V value;
@@ -61,7 +61,7 @@ FLAXEN_INLINE f32v splat(float x) { return x - f32v{}; }
 FLAXEN_INLINE f32v as_f32(u32v bits) { return (f32v)bits; }
 FLAXEN_INLINE f32v max(f32v a, f32v b) { return a > b ? a : b; }
 
-// A vector of 32-bit words holds pairs of bfloat16: the first of each, and the second.
+// A vector of 32-bit words holds pairs of bfloat16: these return the first and the second of each.
 FLAXEN_INLINE f32v first_of_pairs(u32v pairs) { return (f32v)(pairs << 16); }
 FLAXEN_INLINE f32v second_of_pairs(u32v pairs) { return (f32v)(pairs & 0xffff0000u); }
 
@@ -72,7 +72,7 @@ FLAXEN_INLINE float bf16_to_f32(uint16_t bits) {
   return value;
 }
 
-// To the nearest, ties to even; NaN stays NaN.
+// Rounds to nearest, ties to even; NaN stays NaN.
 FLAXEN_INLINE uint16_t f32_to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
@@ -86,8 +86,8 @@ FLAXEN_INLINE u32v f32_to_bf16_bits(f32v value) {  // in the lower half of each 
   return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40) : rounded;
 }
 #if defined(__AVX512BF16__)
-// By the processor, which takes subnormal numbers for zero. As 256 bits, not as a type of bfloat16:
-// compilers differ in its name.
+// The processor's conversion, which treats subnormal numbers as zero. Returned as 256 bits, because
+// compilers name the bfloat16 type differently.
 FLAXEN_INLINE __m256i narrow(f32v value) {
   __m256i narrowed;
   __asm__("vcvtneps2bf16 %1, %0" : "=v"(narrowed) : "v"(value));
@@ -100,7 +100,7 @@ FLAXEN_INLINE f32v round_to_bf16(f32v value) {
 FLAXEN_INLINE f32v round_to_bf16(f32v value) { return (f32v)(f32_to_bf16_bits(value) << 16); }
 #endif
 
-// GCC 12 converts a vector in halves, in five instructions and not one.
+// GCC 12 converts a vector in halves, with five instructions instead of one.
 FLAXEN_INLINE f32v load_bf16(const uint16_t* from) {
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
   return (f32v)((u32v)_mm512_maskz_cvtepu16_epi32(0xffff, load<__m256i>(from)) << 16);
@@ -156,10 +156,10 @@ FLAXEN_INLINE i32v load_i8(const int8_t* from) {
 #endif
 }
 
-// sum += a * b in one rounding, where the machine can. Written out, since a compiler that is left to
-// fuse them does so or not depending on what stands around, and the same row would have other bits
-// in another block of rows. As an instruction, since GCC 12 prefers forms of it that overwrite a
-// factor, and then keeps half the sums in memory.
+// sum += a * b with one rounding, if the machine has it. Explicit, because a compiler fuses or not
+// depending on the surrounding code, and a row would get other bits in another block of rows. In
+// assembly, because GCC 12 prefers forms that overwrite a factor, and then keeps half the sums in
+// memory.
 FLAXEN_INLINE void add_product(f32v& sum, f32v a, f32v b) {
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
   __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -175,8 +175,8 @@ FLAXEN_INLINE void add_product(f32v& sum, f32v a, f32v b) {
 #if defined(FLAXEN_BF16)
 constexpr bool kHasBf16 = true;
 
-// sum += a * b for both bfloat16 of each word, the second's product first. The processor takes and
-// gives zero for subnormal numbers.
+// sum += a * b for both bfloat16 of each word, the second's product first. The processor treats
+// subnormal numbers as zero.
 FLAXEN_INLINE void add_pair_products(f32v& sum, u32v a, u32v b) {
 #if defined(__AVX512BF16__)
   __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -195,7 +195,7 @@ FLAXEN_INLINE float sum_lanes(f32v v) {  // in a fixed order
   return v[0];
 }
 
-FLAXEN_INLINE float max_lanes(f32v v) {  // of numbers; with NaN among them, any of them
+FLAXEN_INLINE float max_lanes(f32v v) {  // for numbers; if one is NaN the result is any of them
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
   __m256 halves[2];
   std::memcpy(halves, &v, sizeof(v));
@@ -213,7 +213,7 @@ FLAXEN_INLINE float max_lanes(f32v v) {  // of numbers; with NaN among them, any
 // e^x to within 2 units in the last place: x = n log 2 + r, and a polynomial in r.
 FLAXEN_INLINE f32v exp(f32v x) {
 #if defined(__AVX512F__) && FLAXEN_WIDTH == 16
-  // Where one is NaN, these give the second: NaN stays NaN. What underflows is left to scalef.
+  // If one is NaN these return the second operand, so NaN stays NaN. scalef handles underflow.
   const __m512 below = _mm512_maskz_min_ps(0xffff, (__m512)splat(88.37f), (__m512)x);
   const f32v clamped = (f32v)_mm512_maskz_max_ps(0xffff, (__m512)splat(-126), below);
   const f32v n = (f32v)_mm512_maskz_roundscale_ps(0xffff, (__m512)(clamped * 1.44269504f), 0);

@@ -1,5 +1,5 @@
-"""Models that were defined elsewhere: in Flax, in PyTorch, or as a plain function of JAX.
+"""Turns definitions of other libraries into Models: Flax, PyTorch, or a plain JAX function.
 
-Each way in is a file that makes a pure function of the definition; `function.py` makes a Model of
-that. Only the file of a framework imports it.
+For each framework one file turns a definition into a pure function, and `function.py` turns that
+function into a Model. A framework is imported by its own file only.
 """

@@ -1,7 +1,7 @@
-"""Whether a definition can be served: computed in pieces, it must be what it is as a whole.
+"""Checks that a definition can be served: in pieces it must give the same logits as whole.
 
-What goes wrong silently is found here: attention that is not causal or that nobody replaced,
-positions that the definition counts by itself. Deliberately does not know what it was written in.
+This finds silent faults: attention that is not causal or was not replaced, and positions that the
+definition counts by itself. Deliberately does not know which framework it was written in.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from flaxen.models.cache import Sliding, attention_only
 from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 
-_NUM_TOKENS, _PAGE = 16, 16  # few shapes: each is traced
-_PAST = 8  # tokens past the longest window
-# A check past a window costs at most about a second: else the window is believed.
+_NUM_TOKENS, _PAGE = 16, 16  # few shapes, since each one is traced
+_PAST = 8  # tokens computed after the longest window
+# A check past a window may cost about a second; if it would cost more, the window is trusted.
 _MOST_PRODUCTS, _MOST_SCORES = 2 * 10**11, 2**26
-# Root mean square of what differs, as a share of the scores' deviation, by the dtype of attention:
-# more than rounding, less than a token that is not seen. Two ways through 30 layers of bfloat16
-# were 0.1 apart over random tokens.
+# The allowed root mean square difference of logits, relative to their standard deviation, by the
+# dtype of attention: above rounding, below the effect of one hidden token. With 30 layers in
+# bfloat16, two correct ways differed by 0.1 over random tokens.
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.05}
 
 
@@ -43,35 +43,36 @@ def check_served(
     has_own_weights: bool = False,
     windows: Sequence[int] = (),
 ) -> None:
-    """Compares the definition by itself with the Model over segments, and over pages in two pieces.
+    """Compares the original definition with the Model, over segments and in two pieces over pages.
 
-    All have one shape, so that the definition is traced once; the pieces are padded as steps are.
-    What is zero would hide what comes before it, such as all attention behind a new head: it is
-    computed with small numbers in place of parameters that are all zeros.
+    All runs have one shape, so that the definition is traced once; the pieces are padded like
+    steps. Parameters that are all zeros hide what comes before them (a new head hides all
+    attention), so the check replaces them by small random numbers.
 
     Args:
-      model: of the definition.
-      params: arrays.
-      whole: the definition by itself: of parameters, tokens [1, T] and positions [1, T].
-      name: of the definition, for messages.
-      has_own_weights: `whole` computes with the parameters in its own hands, which are these.
-      windows: those that the definition may have, beside those of its layers.
+      model: the Model made from the definition. params: its parameters, as arrays.
+      whole: the original definition as a function of parameters, tokens [1, T] and positions [1,
+          T].
+      name: the definition's name, for messages.
+      has_own_weights: `whole` ignores its first argument and computes with its own parameters,
+          which equal `params`.
+      windows: windows that the definition may have, in addition to those of its layers.
 
     Raises:
-      ValueError: the logits are not the same, or they are no numbers.
+      ValueError: the logits differ, or are NaN or infinite.
     """
     length = _length(model, windows)
     tokens = jnp.asarray(
         np.random.default_rng(0).integers(0, model.vocab_size, (1, length)), jnp.int32
     )
     positions = jnp.arange(length, dtype=jnp.int32)[None]
-    params = jax.tree.map(jnp.asarray, params)  # once, where they are NumPy's
+    params = jax.tree.map(jnp.asarray, params)  # converted once, if they are NumPy arrays
     params = params if has_own_weights else without_zeros(model, params)
     expected = logits_of(whole(params, tokens, positions))[0].astype(jnp.float32)
     check_numbers(params, expected, 0, name)
     dtype = _attention_dtype(model, params, tokens)
     model = _that_runs(model, dtype)
-    params = _packed(model, params)  # as it is served; also several times faster to compile
+    params = _packed(model, params)  # as in serving; this also compiles several times faster
     trained = _over_segments(model, params, tokens, positions)
     served = _in_pieces(model, params, tokens[0], positions[0], dtype)
     tolerance = _TOLERANCES[dtype.name]
@@ -79,16 +80,17 @@ def check_served(
         trained,
         expected,
         tolerance,
-        f"{name} with flaxen's attention is not what it is by itself. Its attention must be causal "
-        "and without anything else in its mask (for a window, let it call "
+        f"{name} gives other logits with flaxen's attention than with its own. Its attention must "
+        "be causal "
+        "and have nothing else in its mask (for a window, let it call "
         "flaxen.attend(q, k, v, window=...)), and its first position must be 0",
     )
     _compare(
         served,
         expected,
         tolerance,
-        f"{name} computed in two pieces is not what it is as a whole. It must take the tokens' "
-        "positions as an argument `positions`, not count them itself, and all tokens must meet in "
+        f"{name} gives other logits in two pieces than as a whole. It must take the tokens' "
+        "positions as an argument `positions`, not count them itself, and tokens may only meet in "
         "attention that flaxen can replace",
     )
     first = model.max_position - length
@@ -97,7 +99,7 @@ def check_served(
 
 
 def _length(model: Model, windows: Sequence[int]) -> int:
-    """How many tokens are compared: more than the longest window for which that is quick."""
+    """The number of tokens to compare: more than the longest window for which that is fast."""
     num_params = sum(
         math.prod(spec.shape) for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
     )
@@ -111,7 +113,9 @@ def _length(model: Model, windows: Sequence[int]) -> int:
 
 
 def _compare(found: jax.Array, expected: jax.Array, tolerance: float, message: str) -> None:
-    """By how much a token's logits vary with the tokens: a mask over tokens may be any number."""
+    """Refuses logits whose difference, relative to how much they vary with the tokens, is too
+    large.
+    """
     is_finite = jnp.isfinite(expected)
     apart = jnp.where(is_finite, found - expected, jnp.where(found == expected, 0, jnp.nan))
     variances = jnp.var(jnp.where(is_finite, expected, 0), axis=0)
@@ -120,8 +124,9 @@ def _compare(found: jax.Array, expected: jax.Array, tolerance: float, message: s
     difference = float(jnp.sqrt(jnp.mean(apart**2, where=is_finite | jnp.isnan(apart)))) / deviation
     if not difference <= tolerance:
         raise ValueError(
-            f"{message}. (Scores differ by {difference:.2g} of their deviation, and {tolerance} "
-            "would be rounding.)"
+            f"{message}. (The logits differ by {difference:.2g} of their standard deviation; "
+            f"{tolerance} "
+            "would still be rounding.)"
         )
 
 

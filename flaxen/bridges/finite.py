@@ -1,6 +1,6 @@
-"""Whether a definition's logits are numbers, and parameters under which they can be compared.
+"""Checks that a definition's logits are finite, and makes parameters for comparing them.
 
-Deliberately does not know what the logits are compared with.
+Deliberately does not know the comparison itself.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import jax.numpy as jnp
 
 from flaxen.models.model import Model, Params
 
-_NOISE = 0.1  # the deviation of what takes the place of zeros
+_NOISE = 0.1  # the standard deviation of the replacements of zeros
 
 
 def without_zeros(model: Model, params: Params) -> Params:
-    """The parameters, with small random numbers for those of which every number is zero.
+    """Returns the parameters, with each all-zero array replaced by small random numbers.
 
     Args:
-      model: whose other collections than the trained one stay what they are.
-      params: arrays.
+      model: its collections other than the trained one are not changed.
+      params: the model's parameters, as arrays.
     """
     name = model.trained
     leaves, tree = jax.tree.flatten(params if name is None else params[name])
-    structure: Any = tree  # its class is not annotated
+    structure: Any = tree  # JAX does not annotate its class
     floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
     are_zeros = jax.jit(lambda leaves: [~jnp.any(leaf) for leaf in leaves])(
         [leaf if is_float else 1 for leaf, is_float in zip(leaves, floats, strict=True)]
@@ -39,16 +39,16 @@ def without_zeros(model: Model, params: Params) -> Params:
 
 
 def check_numbers(params: Params, logits: jax.Array, first: int, name: str) -> None:
-    """Refuses logits that are not numbers. Minus infinity is one: the token is never drawn.
+    """Refuses NaN and infinite logits. Minus infinity is allowed: that token is never sampled.
 
     Args:
-      params: arrays, or packed.
+      params: the parameters, as arrays or packed.
       logits: [T, V] float32.
-      first: the first one's position.
-      name: of the definition.
+      first: the position of the first row.
+      name: the definition's name, for messages.
 
     Raises:
-      ValueError: a logit is NaN or infinity, or all of a position are minus infinity.
+      ValueError: a logit is NaN or infinity, or all logits of a position are minus infinity.
     """
     is_bad = jnp.any(jnp.isnan(logits) | (logits == jnp.inf), axis=-1)
     is_bad |= ~jnp.any(jnp.isfinite(logits), axis=-1)

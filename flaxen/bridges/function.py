@@ -1,7 +1,7 @@
-"""From a pure function of tokens to a Model: the one way in that all bridges take.
+"""Turns a pure function of tokens into a Model: all bridges go through this file.
 
-The function is traced once for each shape and run by interpret.py. Its parameters keep the tree
-that it knows them by. Deliberately does not know Flax or PyTorch.
+The function is traced once for each shape and run by interpret.py. Its parameters keep their own
+tree structure. Deliberately does not know Flax or PyTorch.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
 
-# apply(params, tokens[B, T], positions[B, T], None) -> scores[B, T, V]; in training, with a PRNG
-# key in place of None, -> (scores, {collection: its new value})
+# apply(params, tokens[B, T], positions[B, T], None) -> logits[B, T, V]; in training, with a PRNG
+# key instead of None, -> (logits, {collection: its new value})
 Apply = Callable[[Params, jax.Array, jax.Array, Any], Any]
 
-_PROBE = (1, 16)  # tokens of the trace that finds out what a definition is made of
+_PROBE = (1, 16)  # the shape of the trace that examines a definition
 
 
 class NoAttentionError(ValueError):
-    """A definition calls no attention that can be replaced."""
+    """A definition contains no attention that can be replaced."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects what was traced
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity: it selects a trace
 class _Function:
     apply: Apply
-    structure: Any  # of the parameters' tree
-    shapes: tuple[tuple[int, ...], ...]  # of its leaves
+    structure: Any  # the structure of the parameters' tree
+    shapes: tuple[tuple[int, ...], ...]  # the shapes of its leaves
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # by identity: selects compiled code
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity: it selects compiled code
 class _Definition:
     function: _Function
-    specs: tuple[ParamSpec, ...]  # of the leaves
+    specs: tuple[ParamSpec, ...]  # one for each leaf
 
 
 def from_function(
@@ -59,21 +59,23 @@ def from_function(
     max_position: int,
     backend: Backend | None = None,
 ) -> Model:
-    """A Model of a function of JAX: (params, tokens [B, T], positions [B, T]) -> scores [B, T, V].
+    """Turns a JAX function (params, tokens [B, T], positions [B, T]) -> logits [B, T, V] into a
+    Model.
 
-    Its attention is `flaxen.attend`. All else is per token. The scores may also be the first of a
-    tuple, "logits" in a dict, or an attribute `logits`; what else it returns is not used.
+    The function calls `flaxen.attend` for attention; everything else is computed for each token
+    alone. The logits may also be the first element of a tuple, "logits" in a dict, or an attribute
+    `logits`; other outputs are ignored.
 
     Args:
       function: pure.
-      params: a tree of arrays of JAX or NumPy: dicts, tuples, or a class that is a pytree, as
-        Equinox's are.
-      max_position: tokens that a sequence can have.
+      params: a tree of JAX or NumPy arrays: dicts, tuples, or a class that is a pytree, such as
+          Equinox's.
+      max_position: the most tokens of a sequence.
       backend: what it is made for, and checked on; None is what the server would choose.
 
     Raises:
-      ValueError: it can't be served: no attention, or one that is not over the model's tokens; or
-        computed in pieces it is not what it is as a whole.
+      ValueError: the function can't be served: it has no attention, its attention is not over the
+          model's tokens, or it gives other logits in pieces than as a whole.
     """
     name = getattr(function, "__name__", "the function")
     check_arguments(function, name)
@@ -98,25 +100,25 @@ def from_apply(
     trains_apart: bool = False,
     backend: Backend | None = None,
 ) -> Model:
-    """A Model of a pure function.
+    """Turns a pure function into a Model.
 
     Args:
-      apply: the function; its attention is `flaxen.attend`.
-      params: a tree of arrays or of shapes with dtypes; nothing is computed with them.
-      max_position: tokens that a sequence can have.
-      axes: a tree like params of tuples with the logical name of each axis, or None.
-      trained: the collection of params that is trained; None: all of them.
-      trains_apart: training differs from inference: `apply` is called with a key then.
+      apply: the function; it calls `flaxen.attend` for attention.
+      params: a tree of arrays, or of shapes with dtypes; nothing is computed with them.
+      max_position: the most tokens of a sequence.
+      axes: a tree like `params` whose leaves are tuples of the logical names of the axes; or None.
+      trained: the collection of `params` that is trained; None trains all of them.
+      trains_apart: whether training differs from inference; `apply` then gets a key in training.
       backend: what the Model is made for; None is what `choose_backend` gives.
 
     Raises:
-      NoAttentionError: there is no attention in it.
-      ValueError: its attention can't be served, or it does not give scores [B, T, V].
+      NoAttentionError: the function contains no attention.
+      ValueError: its attention can't be served, or it does not return logits [B, T, V].
     """
     backend = choose_backend() if backend is None else backend
     check_params(params, max_position)
     leaves, tree = jax.tree.flatten(params)
-    structure: Any = tree  # its class is not annotated
+    structure: Any = tree  # JAX does not annotate its class
     names = [()] * len(leaves) if axes is None else structure.flatten_up_to(axes)
     function = _Function(
         apply=apply, structure=structure, shapes=tuple(tuple(leaf.shape) for leaf in leaves)
@@ -131,7 +133,8 @@ def from_apply(
     run, width = _probe(_Definition(function=function, specs=specs), backend, dtypes)
     if not run.specs:
         raise NoAttentionError(
-            "no attention was found in the definition: give its modules an attention_fn, as Flax's "
+            "the definition contains no attention that can be replaced: give its modules an "
+            "attention_fn, as Flax's "
             "MultiHeadAttention has, or let them call flaxen.attend(q, k, v)"
         )
     check_positions(trace.jaxpr, paths_of(params), len(leaves) + 1, max_position)
@@ -199,7 +202,7 @@ def _run(
     trace, updates = _trace(definition.function, shape, dtypes, bool(key))
     run.is_token = (tokens >= 0).reshape(shape)
     run.leaves, run.together = leaves, _together(definition, run.backend, shape, dtypes, bool(key))
-    # Padding has the id -1, which a definition need not know.
+    # Padding tokens have the id -1, which a definition does not know.
     inputs = (jnp.maximum(tokens, 0).reshape(shape), positions.reshape(shape), *key)
 
     def compute(leaves: Sequence[Any], inputs: Sequence[jax.Array]) -> list[jax.Array]:
@@ -208,16 +211,16 @@ def _run(
         return [plain(run, each) for each in found]
 
     if all(entry is None for entry in run.cache):
-        # XLA would compute other bits where gradients want to keep what lies between products: it
-        # puts operations together otherwise. The products are kept, all else is computed again.
+        # If the backward pass kept values between products, XLA would fuse operations differently
+        # and give other bits. So only the products are kept, and everything else is computed again.
         compute = jax.checkpoint(compute, policy=_is_product)
     hidden, *others = compute(leaves, inputs)
     return hidden.reshape(*tokens.shape, -1), jax.tree.unflatten(updates, others)
 
 
 def _is_product(primitive: Any, *_: Any, **params: Any) -> bool:
-    """A policy of jax.checkpoint: what is kept for the backward pass."""
-    # A kernel's call is a custom_jvp_call while it is differentiated: kernels/derivatives.py.
+    """A jax.checkpoint policy: whether an operation's output is kept for the backward pass."""
+    # While it is differentiated, a kernel's call is a custom_jvp_call (kernels/derivatives.py).
     return str(primitive) in ("custom_jvp_call", "dot_general", "ffi_call")
 
 
@@ -233,8 +236,8 @@ def _unembed(
         token_shape=rows.shape[:2], attend=attends.causal(None, backend), cache=(), backend=backend
     )
     env = {**trace.env(views_of(definition.specs, leaves, dtypes)), trace.hidden: rows}
-    (scores,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
-    found: jax.Array = plain(run, scores)
+    (logits,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
+    found: jax.Array = plain(run, logits)
     return found.reshape(*lead, -1).astype(jnp.float32)
 
 
@@ -242,18 +245,18 @@ def _unembed(
 def _trace(
     function: _Function, shape: tuple[int, int], dtypes: tuple[Any, ...], trains: bool
 ) -> tuple[Trace, Any]:
-    """The trace at a shape, and the structure of its outputs beside the scores."""
+    """Returns the trace at a shape, and the structure of the outputs other than the logits."""
     updates: list[Any] = []
 
     def flat(leaves: Sequence[Any], tokens: jax.Array, positions: jax.Array, *key: Any) -> Any:
         params = jax.tree.unflatten(function.structure, leaves)
         out = function.apply(params, tokens, positions, key[0] if key else None)
         returned, changed = out if trains else (out, {})
-        scores = logits_of(returned)
-        check_logits(scores, shape)
+        logits = logits_of(returned)
+        check_logits(logits, shape)
         found, structure = jax.tree.flatten(changed)
         updates.append(structure)
-        return [scores, *found]
+        return [logits, *found]
 
     leaves = [abstract(size, dtype) for size, dtype in zip(function.shapes, dtypes, strict=True)]
     tokens = abstract(shape, jnp.int32)
@@ -270,7 +273,7 @@ def _together(
     dtypes: tuple[Any, ...],
     trains: bool,
 ) -> Any:
-    """Which products of the forward have the same input: found by running it on shapes."""
+    """Finds which products of the forward have the same input, by running it on shapes only."""
     trace, _ = _trace(definition.function, shape, dtypes, trains)
     run = Run(token_shape=shape, attend=attends.causal(None, backend), cache=(), backend=backend)
 
@@ -281,12 +284,12 @@ def _together(
 
     jax.eval_shape(forward, *(abstract(v.shape, v.dtype) for v in trace.jaxpr.in_avals))
     found = with_one_input(run.products)
-    run.products.clear()  # they hold what was traced
+    run.products.clear()  # they refer to tracers
     return found
 
 
 def _probe(definition: _Definition, backend: Backend, dtypes: tuple[Any, ...]) -> tuple[Run, int]:
-    """Runs a definition without computing. Returns what it is made of, and V."""
+    """Runs a definition abstractly. Returns the Run, which says what it contains, and V."""
     run = Run(token_shape=_PROBE, attend=attends.causal(None, backend), cache=(), backend=backend)
     trace, _ = _trace(definition.function, _PROBE, dtypes, False)
 
@@ -299,12 +302,14 @@ def _probe(definition: _Definition, backend: Backend, dtypes: tuple[Any, ...]) -
     leaves = [
         abstract(spec.shape, dtype) for spec, dtype in zip(definition.specs, dtypes, strict=True)
     ]
-    scores = jax.eval_shape(whole, leaves, abstract(_PROBE, jnp.int32))[0]
-    return run, scores.shape[-1]
+    logits = jax.eval_shape(whole, leaves, abstract(_PROBE, jnp.int32))[0]
+    return run, logits.shape[-1]
 
 
 def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:
-    """Those parameters that are only multiplied, always in the same way. A table may be tied."""
+    """For each parameter how it is packed, if it is only ever multiplied in one way; else None. A
+    tied embedding may also be looked up.
+    """
     found: list[Matrix | None] = []
     for leaf in range(num_leaves):
         own = {use for use in uses if use.leaf == leaf}

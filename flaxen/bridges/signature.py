@@ -1,6 +1,6 @@
-"""How a definition's own call is made: which of its arguments and of its outputs mean what.
+"""The calling convention of definitions: the meaning of their arguments and outputs.
 
-Deliberately does not know what is called.
+Deliberately does not know any framework.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _TRAINS = ("train", "training", "is_training")
 
 
 def keywords(call: Callable[..., Any], positions: Any, *, trains: bool) -> Mapping[str, Any]:
-    """The keyword arguments beside the tokens, by the names that are usual in Flax.
+    """The keyword arguments of a call besides the tokens, by their usual names in Flax.
 
     Args:
-      call: takes the tokens first.
-      positions: for `positions` or `position_ids`, where there is one.
-      trains: for `train`, or turned around for `deterministic`, where there is one.
+      call: the callable; its first argument is the tokens.
+      positions: the value for an argument `positions` or `position_ids`.
+      trains: the value for an argument `train`; its negation is for `deterministic`.
 
     Raises:
-      ValueError: it wants something else too.
+      ValueError: the callable requires another argument.
     """
     given: dict[str, Any] = {}
     parameters = list(inspect.signature(call).parameters.values())
@@ -42,8 +42,8 @@ def keywords(call: Callable[..., Any], positions: Any, *, trains: bool) -> Mappi
             parameter.VAR_KEYWORD,
         ):
             raise ValueError(
-                f"the definition wants an argument {name!r}, which nobody can give it here: give "
-                f"it a default. Known are {', '.join((*_POSITIONS, *_TRAINS, 'deterministic'))}"
+                f"the definition requires an argument {name!r}, which flaxen does not pass: give "
+                f"it a default. Passed are {', '.join((*_POSITIONS, *_TRAINS, 'deterministic'))}"
             )
     return given
 
@@ -52,11 +52,11 @@ def check_arguments(function: Callable[..., Any], name: str) -> None:
     """Refuses a function that can't be called with parameters, tokens and positions.
 
     Args:
-      function: of plain JAX.
-      name: for messages.
+      function: a plain JAX function.
+      name: its name, for messages.
 
     Raises:
-      ValueError: it takes fewer arguments, or needs more.
+      ValueError: the function takes fewer arguments, or requires more.
     """
     try:
         inspect.signature(function).bind("params", "tokens", "positions")
@@ -68,11 +68,11 @@ def check_arguments(function: Callable[..., Any], name: str) -> None:
 
 
 def logits_of(found: Any) -> Any:
-    """The logits in what a definition returned: itself, or where the field is used to have them.
+    """Extracts the logits from a definition's output, which may have one of the usual forms.
 
     Args:
-      found: an array; an object with `logits`; a dict with "logits"; a tuple, whose first is one of
-        these.
+      found: an array; an object with `logits`; a dict with "logits"; a tuple whose first element is
+          one of these.
     """
     if isinstance(found, Mapping):
         return found.get("logits", found)
@@ -84,14 +84,14 @@ def logits_of(found: Any) -> Any:
 
 
 def check_logits(found: Any, shape: tuple[int, int]) -> None:
-    """Refuses what are no logits.
+    """Refuses an output that is not logits.
 
     Args:
-      found: as `logits_of` has it.
-      shape: of the tokens.
+      found: the result of `logits_of`.
+      shape: the tokens' shape.
 
     Raises:
-      ValueError: it is no array [B, T, V] of floating point numbers.
+      ValueError: the output is not an array [B, T, V] of floating point numbers.
     """
     if not isinstance(found, jax.Array):
         held = f" of {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
@@ -101,10 +101,10 @@ def check_logits(found: Any, shape: tuple[int, int]) -> None:
         )
     if found.ndim != 3 or found.shape[:2] != shape:
         raise ValueError(
-            f"of tokens {shape} the definition made an array of shape {found.shape}: it must give "
-            "the scores of all words for each, [B, T, V]"
+            f"for tokens {shape} the definition returned an array of shape {found.shape}: it must "
+            "return the logits of each token, [B, T, V]"
         )
     if not jnp.issubdtype(found.dtype, jnp.floating):
         raise ValueError(
-            f"the definition's scores are {found.dtype}: they must be floating point numbers"
+            f"the definition's logits are {found.dtype}: they must be floating point numbers"
         )

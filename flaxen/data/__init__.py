@@ -1,1 +1,1 @@
-"""Sources to packed batches of tokens; how far they were read can be saved."""
+"""Files of records to packed batches of tokens; the position in the data can be saved."""

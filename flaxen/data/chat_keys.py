@@ -1,6 +1,6 @@
-"""The keys of a record that change how its conversation is rendered, beside the messages.
+"""Keys of a record, beside its messages, that change how its conversation is rendered.
 
-They are honoured or refused by name, never passed over: the model would be trained on another text
+Each is used or refused by name, never ignored: otherwise the model would be trained on another text
 than it is served with. Deliberately does not know: formats of records, templates.
 """
 
@@ -22,7 +22,7 @@ def read_system(
     """The system message that a record's key "system" adds to its messages: one or none.
 
     Raises:
-      ValueError: it is no text, or the messages begin with another system message.
+      ValueError: it is not a string, or the messages begin with another system message.
     """
     value = record.get("system")
     if value is None or value == "":
@@ -40,10 +40,10 @@ def read_system(
 
 
 def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
-    """Descriptions of functions, or None; a text is read as JSON, which data sets keep in a column.
+    """The record's tools or None. A string is parsed as JSON, since data sets keep tools so.
 
     Raises:
-      ValueError: no list of objects, or functions in the form before tools.
+      ValueError: tools is not a list of objects, or the record has `functions`, the older form.
     """
     for name in ("functions", "function_call"):
         if record.get(name) is not None:
@@ -59,7 +59,7 @@ def read_tools(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | Non
 
 
 def _tool(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A tool with its parameters as an object, which templates print as JSON."""
+    """Returns the tool with its parameters as an object, which templates print as JSON."""
     function = tool.get("function")
     if isinstance(function, Mapping):
         return {**tool, "function": _tool(function, f"{where}.function")}
@@ -74,7 +74,7 @@ def _tool(tool: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _from_json(value: object, where: str) -> Any:
-    """What a text holds as JSON; what is no text as it is."""
+    """Parses a string as JSON; returns any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -84,10 +84,11 @@ def _from_json(value: object, where: str) -> Any:
 
 
 def read_template_kwargs(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Variables for the chat template, as enable_thinking.
+    """Variables for the chat template, e.g. enable_thinking.
 
     Raises:
-      ValueError: no object, or a variable that follows from the record and the model.
+      ValueError: the value is not an object, or sets a variable that the record or the model
+          determines.
     """
     value = record.get("chat_template_kwargs")
     if value is None:
@@ -104,10 +105,10 @@ def read_template_kwargs(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def refuse_chat_keys(record: Mapping[str, Any]) -> None:
-    """Refuses the keys where the record is plain text, in which they could change nothing.
+    """Refuses these keys in a record of plain text, where they would have no effect.
 
     Raises:
-      ValueError: one is there.
+      ValueError: the record has one of the keys.
     """
     for name in CHAT_KEYS:
         if record.get(name):

@@ -1,6 +1,6 @@
-"""Multiple-choice questions from lines of JSON, as sequences whose learned tokens are the choice.
+"""Multiple-choice questions from JSON lines, as sequences with a loss on the choice's tokens.
 
-Deliberately does not know: how a sequence is scored.
+Deliberately does not know: how log-probabilities are computed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from flaxen.data.records import Completion, Record, parse_record
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt, and texts of which one is to be the likeliest after it."""
+    """A prompt and several choices; the right one should be the likeliest after the prompt."""
 
-    records: tuple[Record, ...]  # one a choice: the prompt and the choice
-    choice_bytes: tuple[int, ...]  # of each choice's text, in UTF-8
-    answer: int  # index of the right choice
+    records: tuple[Record, ...]  # one for each choice: the prompt and the choice
+    choice_bytes: tuple[int, ...]  # the length of each choice's text in UTF-8
+    answer: int  # the index of the right choice
     place: str = ""  # FILE:LINE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """The questions of some files."""
+    """The questions of several files."""
 
     questions: tuple[Question, ...]
     num_bad: int
@@ -38,14 +38,14 @@ class Questions:
 def read_questions(
     files: Iterable[Path], on_bad_record: OnBadRecord = "fail", max_record_bytes: int = 16 << 20
 ) -> Questions:
-    """Reads files of one question a line.
+    """Reads files with one question a line.
 
-    A question is {"choices": [TEXT, ...], "answer": INDEX} and one of: "prompt", a text that a
-    choice continues, after a space where neither has white space there; "question", for which the
-    prompt is "Question: ...\\nAnswer:"; "messages", for which choices are the assistant's answers.
+    A question is {"choices": [TEXT, ...], "answer": INDEX} and one of three keys: "prompt", a text
+    that a choice continues (a space is added if neither has white space there); "question", with
+    the prompt "Question: ...\\nAnswer:"; "messages", with the choices as the assistant's answers.
 
     Raises:
-      ValueError: a bad line where none may be, or no good one.
+      ValueError: a line is bad and bad lines are not allowed, or no line is good.
       OSError: a file can't be read.
     """
     questions, bad = [], []
@@ -69,10 +69,10 @@ def read_questions(
 
 
 def parse_question(value: object) -> Question:
-    """The question in one JSON value.
+    """Parses one JSON value as a question.
 
     Raises:
-      ValueError: it is none; says which key is wrong.
+      ValueError: it is not a question; the message says which key is wrong.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"a question must be a JSON object, got {str(value)[:80]}")
@@ -100,10 +100,10 @@ def parse_question(value: object) -> Question:
 def encode_question(
     encoder: Encoder, question: Question, eos_ids: Iterable[int], length: int
 ) -> tuple[tuple[TokenSequence, ...], bool]:
-    """One sequence a choice, of at most `length` inputs: the beginning of a long prompt is cut off.
+    """One sequence for each choice, of at most `length` inputs: a long prompt loses its beginning.
 
     Returns:
-      The sequences, with weights on the choice's own tokens, and whether any was cut.
+      The sequences, with loss weights on the choice's tokens only, and whether a prompt was cut.
 
     Raises:
       ValueError: a choice alone is too long, or the template refuses the messages.
@@ -122,7 +122,7 @@ def _encode_question(
         ((tokens, weights),) = encoder.encode(record)
         scored = [int(i) for i in weights.nonzero()[0]]
         if len(scored) > 1 and int(tokens[scored[-1]]) in ends:
-            weights[scored.pop()] = 0  # how an answer ends is not part of the choice
+            weights[scored.pop()] = 0  # the end-of-turn token is not part of the choice
         begin = max(0, scored[-1] - length)
         if scored[0] <= begin:
             raise ValueError(f"a choice of {len(scored)} tokens is too long for {length} tokens")

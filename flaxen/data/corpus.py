@@ -1,4 +1,4 @@
-"""All records of a run: checked when they are opened, written as tokens when they are needed.
+"""All records of a run: checked when they are opened, tokenized when they are needed.
 
 Deliberately does not know: the order of records, batches.
 """
@@ -20,33 +20,34 @@ from flaxen.data.sources import open_source
 from flaxen.data.stopping import ShouldStop, check_stop, never
 from flaxen.data.token_store import TokenStore
 
-_NUM_NAMED = 5  # of the bad records, in an error or report
+_NUM_NAMED = 5  # bad records that an error or report names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of the records that were read so far."""
+    """How many of the records read so far were good, bad or cut."""
 
-    num_records: int  # good and bad
+    num_records: int  # good and bad ones
     num_bad: int
     num_truncated: int
     bad: tuple[str, ...]  # the first of the bad ones, each "FILE:LINE: what is wrong"
 
 
 class Corpus:
-    """The records of some files. Final.
+    """The records of several files. Final.
 
     Args:
-      config: which files, and what becomes of long and of bad records.
-      encoder: of the model.
-      pairs: take preference pairs, and nothing else; else take everything but them.
-      store: keeps what was written as tokens; None keeps it as TokenStore does by default.
-      should_stop: asked before each record, here and later.
+      config: which files, and how long and bad records are treated.
+      encoder: the model's encoder.
+      pairs: True accepts only preference pairs; False accepts all other records.
+      store: keeps the tokenized records; None makes a TokenStore with its defaults.
+      should_stop: asked before each record, now and whenever records are read.
 
     Raises:
-      ValueError: a bad record where none may be, a file that can't be read, or no good record.
+      ValueError: a record is bad and bad ones are not allowed, a file is invalid, or no record is
+          good.
       OSError: a file can't be read.
-      StoppedError: should_stop said so.
+      StoppedError: should_stop returned True.
     """
 
     def __init__(
@@ -62,14 +63,14 @@ class Corpus:
         self._encoder = encoder
         self._pairs = pairs
         self._sources = [open_source(file, config.max_record_bytes) for file in config.files]
-        # For each record, or each piece of a long one: the source's number, the record's number in
-        # that source, and the piece's number in the record.
+        # For each record, or each piece of a long one: the index of the source, of the record in
+        # the source, and of the piece in the record.
         self._source_of, self._index_of, self._piece_of = array("q"), array("q"), array("q")
-        self._num_good = 0  # records, when they were opened
+        self._num_good = 0  # good records, as counted at opening
         self._has_long_texts = False
         self._recent = RecentPieces()
         self._bad: dict[tuple[int, int], str] = {}  # (source, line) -> what is wrong
-        self._unusable: set[int] = set()  # found bad only when they were written as tokens
+        self._unusable: set[int] = set()  # records found bad only when tokenized
         self._truncated: set[int] = set()
         self._store = store or TokenStore()
         self._is_read_again = config.epochs != 1
@@ -95,12 +96,12 @@ class Corpus:
             raise ValueError(self._no_record())
 
     def __len__(self) -> int:
-        """How many records there are; each piece of a long text that is shuffled counts as one."""
+        """The number of records; each piece of a long, shuffled text counts as one."""
         return len(self._index_of)
 
     @property
     def has_long_texts(self) -> bool:
-        """Whether a text that is shuffled may take more than a row."""
+        """Whether a shuffled text may be longer than a row."""
         return self._has_long_texts
 
     @property
@@ -128,14 +129,14 @@ class Corpus:
         )
 
     def sequences(self, index: int) -> tuple[TokenSequence, ...]:
-        """A record's or piece's sequences, each of at most a row's length; none of a bad record.
+        """The sequences of a record or piece, each at most one row long; () for a bad record.
 
         Args:
-          index: below len(self).
+          index: from 0 to len(self) - 1.
 
         Raises:
-          ValueError: the record can't be written as tokens, and none may be bad.
-          StoppedError: should_stop said so.
+          ValueError: the record can't be tokenized, and bad records are not allowed.
+          StoppedError: should_stop returned True.
         """
         check_stop(self._should_stop)
         if (kept := self._store.get(index)) is not None:
@@ -158,11 +159,11 @@ class Corpus:
         return sequences
 
     def expect_rereading(self) -> None:
-        """Says that records will be read more than once, so that all are kept as tokens."""
+        """Announces that records will be read again, so that all tokenized records are kept."""
         self._is_read_again = True
 
     def close(self) -> None:
-        """Ends what the encoder started, and lets go of the tokens."""
+        """Closes the encoder's processes and frees the tokens."""
         self._encoder.close()
         self._store.close()
 
@@ -179,7 +180,7 @@ class Corpus:
         return self._split(self._sources[source].record(index, self._config.format))
 
     def _split(self, record: Record) -> Sequence[Record]:
-        """A record's pieces, or the record alone."""
+        """The pieces of a record, or the record alone if it is not split."""
         if self._is_shuffled_text(record):
             return split_text(record, self._config.sequence_length)
         return [record]
@@ -190,7 +191,7 @@ class Corpus:
     def _splits(self, record: Record) -> bool:
         on_long = self._config.on_long
         splits = on_long == "split" or (on_long == "auto" and isinstance(record, Text))
-        return splits and not self._pairs  # the halves of a pair would not belong together
+        return splits and not self._pairs  # pieces of the two answers would not correspond
 
     def _cut(self, index: int, record: Record) -> tuple[TokenSequence, ...]:
         config = self._config
@@ -221,10 +222,10 @@ class Corpus:
 
 
 def check_kind(record: Record, *, pairs: bool) -> None:
-    """Refuses a record of the other kind of training.
+    """Refuses preference pairs in supervised training, and all other records in DPO.
 
     Raises:
-      ValueError: a pair where none is wanted, or the other way round.
+      ValueError: the record is a pair and `pairs` is False, or the other way round.
     """
     if isinstance(record, Pair) and not pairs:
         raise ValueError("the record is a preference pair, which only DPO learns from")

@@ -1,4 +1,4 @@
-"""Records to sequences of tokens, each with the weight of its loss.
+"""Records to sequences of tokens with loss weights.
 
 Deliberately does not know: files, rows, batches.
 """
@@ -18,26 +18,26 @@ from flaxen.text.tokenizer import Tokenizer
 
 
 class TokenSequence(NamedTuple):
-    """Tokens, and how much is learned from predicting each."""
+    """Tokens, and the weight of each token's loss."""
 
     tokens: np.ndarray  # [n] int32
-    weights: np.ndarray  # [n] float32; the first is never predicted
+    weights: np.ndarray  # [n] float32; the first token is never predicted
 
     @property
     def num_inputs(self) -> int:
-        """Positions that it takes in a row: the last token is only a target."""
+        """The number of positions that it takes in a row: the last token is only a target."""
         return len(self.tokens) - 1
 
 
 class Encoder:
-    """One model's way to write records as tokens. Final.
+    """Tokenizes records for one model. Final.
 
     Args:
-      tokenizer: the model's.
-      template: for conversations; None is the tokenizer's own, started when it is first needed.
-      vocab_size: of the model; None is the tokenizer's.
-      should_stop: asked before each text that is written as tokens, also within a record: a chat
-        of many turns takes long.
+      tokenizer: the model's tokenizer.
+      template: the chat template; None is the tokenizer's own, started when it is first needed.
+      vocab_size: the model's; None is the tokenizer's.
+      should_stop: asked before each text is tokenized, also within a record: a chat with many turns
+          takes long.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Encoder:
         self._own_template: ChatTemplate | None = None
 
     def encode(self, record: Record) -> tuple[TokenSequence, ...]:
-        """One sequence, or for a pair two: chosen, rejected.
+        """Returns one sequence, or two for a pair: chosen, rejected.
 
         Raises:
-          ValueError: the template refuses the messages, no token is there to be learned, or the
-            model has no embedding for one.
-          StoppedError: should_stop said so.
+          ValueError: the template refuses the messages, no token has a loss, or the model has no
+              embedding for a token.
+          StoppedError: should_stop returned True.
         """
         if isinstance(record, Pair):
             return (self._one(record.chosen), self._one(record.rejected))
         return (self._one(record),)
 
     def close(self) -> None:
-        """Ends the process of a template that was started here."""
+        """Ends the template's process, if this encoder started it."""
         if self._own_template:
             self._own_template.close()
 
@@ -107,7 +107,7 @@ class Encoder:
         for begin, end in spans:
             first = self._token_at(text, ids, begin, False)
             last = self._token_at(text, ids, end, False)
-            # What a template puts behind the end of a turn is never sampled.
+            # What a template writes after the end of a turn is never sampled.
             eos = self._tokenizer.eos_token_ids
             found.append((first, next((i + 1 for i in range(first, last) if ids[i] in eos), last)))
         return _weighted(ids, found)
@@ -124,9 +124,10 @@ class Encoder:
         return [*ids, eos[0]] if eos and (not ids or ids[-1] not in eos) else ids
 
     def _token_at(self, text: str, ids: list[int], position: int, add_special_tokens: bool) -> int:
-        """The first token that is not the same when the text ends at a character.
+        """The index of the first token that changes if the text is cut at a character.
 
-        The whole is encoded once and never in parts: some tokenizers begin each text with a space.
+        The tokens are always those of the whole text: tokenized in parts, some tokenizers would add
+        a space before each part.
         """
         if position == len(text):
             return len(ids)
@@ -139,18 +140,17 @@ class Encoder:
 def cut(
     sequence: TokenSequence, length: int, *, splits: bool, overlap: int
 ) -> tuple[TokenSequence, ...]:
-    """A sequence as pieces of at most `length` inputs.
+    """Cuts a sequence into pieces of at most `length` inputs.
 
     Args:
-      sequence: n tokens.
+      sequence: the tokens to cut.
       length: inputs of a piece, at least 1.
-      splits: False gives the first piece only.
-      overlap: inputs of a later piece that repeat the end of the one before, without loss; below
-        `length`.
+      splits: False returns the first piece only.
+      overlap: the inputs of a later piece that repeat the end of the piece before it, without loss;
+          less than `length`.
 
     Returns:
-      The pieces. Each target of the sequence has its weight in exactly one of them, unless
-      it was cut off.
+      The pieces. Each target has its loss weight in exactly one piece, unless it was cut off.
     """
     if sequence.num_inputs <= length:
         return (sequence,)

@@ -1,7 +1,7 @@
-"""Formats of data sets that are written in another way -> OpenAI's keys.
+"""Converts the records of other formats of data sets to OpenAI's keys.
 
-ShareGPT names who speaks by "from", Alpaca has an instruction and an output. Both become
-conversations. Deliberately does not know: what of a record is trained.
+ShareGPT names the speaker with "from"; Alpaca has an instruction and an output. Both become
+conversations. Deliberately does not know: which parts of a record are trained.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from flaxen.data.messages import TRAINED_MARKS, read_text, show
 
-# ShareGPT's names of who speaks, as they occur in data sets.
+# ShareGPT's names of the speakers, as they occur in data sets.
 _ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant",
     "assistant": "assistant", "chatgpt": "assistant", "model": "assistant", "tool": "tool",
     "observation": "tool", "function_response": "tool", "tool_response": "tool",
 }  # fmt: skip
 _TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
-_CALLS = ("function_call", "tool_call")  # the assistant, too: the turn's value is a call in JSON
+_CALLS = ("function_call", "tool_call")  # also the assistant's turns; the value is a call in JSON
 
 
 def to_openai(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record with messages, or a prompt of messages, in place of other formats' keys.
+    """Returns the record with messages (or a prompt of messages) instead of other formats' keys.
 
     Raises:
-      ValueError: a value of these keys can't be read.
+      ValueError: the value of such a key is invalid.
     """
     record = {name: _turns(each, name) if name in _TURNS else each for name, each in record.items()}
     has_answers = "chosen" in record and "rejected" in record
@@ -49,7 +49,7 @@ def to_openai(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _asked_by_messages(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Messages beside two answers are the prompt, unless an answer of theirs ends them."""
+    """Treats messages beside two answers as the prompt, unless they end with an answer."""
     last = record["messages"][-1:] if isinstance(record["messages"], list) else []
     if not last or not isinstance(last[0], Mapping) or last[0].get("role") == "assistant":
         return record
@@ -61,7 +61,9 @@ def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _turns(value: object, name: str) -> object:
-    """ShareGPT's turns as messages. What is no turn stays as it is, for the reader of messages."""
+    """ShareGPT's turns as messages. Other values are kept; reading them as messages gives the
+    error.
+    """
     if isinstance(value, Mapping) and ("from" in value or "role" in value):
         value = [value]
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
@@ -96,7 +98,7 @@ def _calls(value: object, where: str) -> object:
 
 
 def _asked(record: Mapping[str, Any]) -> str:
-    """An instruction and, on the next line, its input."""
+    """The instruction and, on the next line, its input."""
     instruction = read_text(record["instruction"], "instruction")
     given = record.get("input")
     if given is None or given == "":
@@ -105,7 +107,7 @@ def _asked(record: Mapping[str, Any]) -> str:
 
 
 def _history(value: object) -> list[dict[str, Any]]:
-    """Earlier turns, each (what was asked, what was answered)."""
+    """Messages of earlier turns, from pairs of (instruction, answer)."""
     messages: list[dict[str, Any]] = []
     pairs = [] if value is None else value
     if not isinstance(pairs, Sequence) or isinstance(pairs, str):

@@ -1,7 +1,8 @@
-"""Finds the prompt in answers that repeat it, or that hold a prompt which the record does not name.
+"""Finds the prompt in answers that repeat it, or contain it without the record naming it.
 
-Data sets write a preference as a prompt and two answers, or as two whole conversations that begin
-alike; some do both at once. The prompt must come once. Deliberately does not know: losses, files.
+Data sets write a preference as a prompt and two answers, or as two whole conversations with a
+common beginning; some do both. The prompt must be there once. Deliberately does not know: losses,
+files.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ Messages = list[dict[str, Any]]
 
 
 def split_messages(prompt: Messages, answer: Messages) -> tuple[Messages, Messages]:
-    """A prompt and the rest of an answer that may repeat the prompt, or the end of it."""
+    """Splits an answer that may repeat the prompt, or its end: returns the prompt and the rest."""
     num = len(prompt)
     begun = [_said(message) for message in prompt]
     whole = [_said(message) for message in answer]
     num_system = next((i for i, each in enumerate(answer) if not _is_system(each)), 0)
-    for lead in range(num_system + 1):  # a system message may be in the answer alone
+    for lead in range(num_system + 1):  # only the answer may have the system message
         if whole[lead : lead + num] == begun and lead + num < len(answer):
             return answer[: lead + num], answer[lead + num :]
     if answer[0]["role"] != "assistant":
@@ -29,8 +30,9 @@ def split_messages(prompt: Messages, answer: Messages) -> tuple[Messages, Messag
 
 
 def find_text_in_messages(prompt: str, answer: Messages) -> tuple[Messages, Messages] | None:
-    """A prompt that is the text of a user's message, and the rest of the answer; None if the answer
-    does not hold that message."""
+    """Finds the user's message whose text is the prompt: returns the messages up to it and the
+    rest. None if there is no such message.
+    """
     if answer[0]["role"] == "assistant":
         return [{"role": "user", "content": prompt}], answer
     for i, message in enumerate(answer[:-1]):
@@ -40,7 +42,7 @@ def find_text_in_messages(prompt: str, answer: Messages) -> tuple[Messages, Mess
 
 
 def num_common_messages(one: Messages, other: Messages) -> int:
-    """Messages with which both begin; at least one of each is left."""
+    """The number of messages with which both begin; at least one of each remains."""
     num = 0
     most = min(len(one), len(other)) - 1
     while num < most and _said(one[num]) == _said(other[num]):
@@ -49,9 +51,10 @@ def num_common_messages(one: Messages, other: Messages) -> int:
 
 
 def repeats_text(prompt: str, answer: str) -> bool:
-    """Whether a text begins with its whole prompt, and more follows.
+    """Whether an answer begins with the whole prompt and continues after it.
 
-    A short prompt may begin a word of the answer by chance ("a", "apple"): that does not count.
+    A prompt that ends within a word of the answer ("a", "apple") is a coincidence and does not
+    count.
     """
     if not prompt.strip() or not answer.startswith(prompt) or len(answer) == len(prompt):
         return False
@@ -59,16 +62,16 @@ def repeats_text(prompt: str, answer: str) -> bool:
 
 
 def common_text(one: str, other: str) -> str:
-    """The text with which both begin, up to the end of a word; some of each is left."""
+    """The common beginning of both texts, up to the end of a word; some of each remains."""
     most = min(len(one), len(other)) - 1
     num = next((i for i in range(most) if one[i] != other[i]), max(most, 0))
     while num and not one[num - 1].isspace():
         num -= 1
-    return one[:num].rstrip(" ")  # a space belongs to the word after it
+    return one[:num].rstrip(" ")  # a space belongs to the next word's token
 
 
 def _said(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without what does not change its text."""
+    """The message without the keys that do not change its text."""
     said = {name: each for name, each in message.items() if name != "weight"}
     content = said.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):

@@ -1,9 +1,10 @@
-"""Batches in an order that a seed gives, and that can be taken up again anywhere.
+"""Batches in an order determined by a seed; reading can be resumed anywhere.
 
-Records are read in windows of some rows' worth of tokens; a window is packed on its own, so the
-place in the data is three numbers: the epoch, where the window begins, and the rows taken of it.
+Records are read in windows of enough tokens for some rows, and each window is packed on its own. So
+the position in the data is three numbers: the epoch, the start of the window, and the rows that
+were taken from it.
 
-Deliberately does not know: files, texts, what a batch is for.
+Deliberately does not know: files, texts, the use of a batch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from flaxen.text.tokenizer import Tokenizer
 BatchT = TypeVar("BatchT")  # Batch or PairBatch
 
 _WINDOW_ROWS = 64
-_VERSION = 1  # of the state, and of the order and packing that it stands for
+_VERSION = 1  # of the saved state, the order and the packing
 
 
 def open_data(
@@ -42,13 +43,14 @@ def open_data(
 
     Args:
       config: files, order, sizes.
-      tokenizer: the model's.
-      template: for conversations; None is the config's, else the model's own.
-      vocab_size: of the model, which may be less than the tokenizer's; None is the tokenizer's.
-      store: keeps what was written as tokens; None keeps it as TokenStore does by default.
+      tokenizer: the model's tokenizer.
+      template: the chat template; None is the config's, or else the model's own.
+      vocab_size: the model's, which may be less than the tokenizer's; None is the tokenizer's.
+      store: keeps the tokenized records; None makes a TokenStore with its defaults.
 
     Raises:
-      ValueError: a bad record where none may be, a file that can't be read, or no good record.
+      ValueError: a record is bad and bad ones are not allowed, a file is invalid, or no record is
+          good.
       OSError: a file can't be read.
     """
     tokenizer = with_template(tokenizer, config.chat_template)
@@ -64,19 +66,19 @@ def open_pairs(
     vocab_size: int | None = None,
     store: TokenStore | None = None,
 ) -> DataIterator[PairBatch]:
-    """Batches of preference pairs, one a row. As open_data."""
+    """Batches of preference pairs, one pair in each row; otherwise as open_data."""
     tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
     return batches_of(Corpus(config, encoder, pairs=True, store=store), config, tokenizer)
 
 
 def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> DataIterator[Any]:
-    """Batches of a corpus that is open already, which ends with them.
+    """Batches of an open corpus; closing the batches closes the corpus.
 
     Args:
       corpus: its records are cut to at most the sequence_length of `config`.
-      config: the files of the corpus, order, sizes.
-      tokenizer: the corpus'.
+      config: the corpus' files, the order, sizes.
+      tokenizer: the one that the corpus uses.
     """
 
     def make_packed(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
@@ -110,8 +112,8 @@ class DataIterator(Generic[BatchT]):
         self._fingerprint = fingerprint
         self._make_rows = make_rows
         self._make_batch = make_batch
-        self._order: tuple[int, np.ndarray] | None = None  # an epoch, and its records in order
-        self._window: tuple[list[Row], int] | None = None  # the rows, and where the next begins
+        self._order: tuple[int, np.ndarray] | None = None  # an epoch, and the order of its records
+        self._window: tuple[list[Row], int] | None = None  # its rows, and the next one's start
         self._epoch = self._start = self._row = 0
 
     def __iter__(self) -> DataIterator[BatchT]:
@@ -127,11 +129,11 @@ class DataIterator(Generic[BatchT]):
 
     @property
     def epoch(self) -> int:
-        """How many epochs are wholly read, in batches that were given."""
+        """The number of epochs whose batches were all returned."""
         return self._epoch
 
     def state(self) -> dict[str, Any]:
-        """The place in the data, for `restore`: small, and JSON."""
+        """The position in the data as a small JSON object, for `restore`."""
         return {
             "version": _VERSION,
             "data": self._fingerprint,
@@ -141,10 +143,10 @@ class DataIterator(Generic[BatchT]):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to a place: the batches are then those that followed when it was saved.
+        """Goes to a saved position: the next batches are those that followed it.
 
         Raises:
-          ValueError: the state is of other data, or of another order or size of rows.
+          ValueError: the state was saved for other data, another order or another row size.
         """
         place: list[Any] = [state.get(name) for name in ("epoch", "start", "row")]
         is_place = all(isinstance(number, int) and number >= 0 for number in place)
@@ -162,14 +164,16 @@ class DataIterator(Generic[BatchT]):
         self._window = None
 
     def num_batches(self) -> int | None:
-        """All batches from this place to the end; None where there is no end.
+        """The number of batches from here to the end; None if there is no end.
 
-        Writes all records as tokens, which may take a while; reading them afterwards does not.
+        Tokenizes all records, which may take a while; reading them afterwards is fast.
         """
         if self._config.epochs is None:
             return None
         self._corpus.expect_rereading()
-        if self._corpus.has_long_texts:  # in the files' order no text is read for each piece anew
+        if (
+            self._corpus.has_long_texts
+        ):  # in the files' order, so that each text is read once for all its pieces
             for index in range(len(self._corpus)):
                 self._corpus.sequences(index)
         copy = DataIterator(
@@ -191,13 +195,13 @@ class DataIterator(Generic[BatchT]):
         return self._corpus.report()
 
     def close(self) -> None:
-        """Ends the chat template's process, and lets go of what was kept."""
+        """Ends the chat template's process and frees the kept tokens."""
         self._corpus.close()
 
     def _next_row(self) -> Row | None:
         while True:
             if self._config.epochs is not None and self._epoch >= self._config.epochs:
-                return None  # a place may be beyond the end: fewer epochs are wanted now
+                return None  # a restored position may be beyond the end, if `epochs` is now lower
             if self._window is None:
                 self._window = self._read_window()
             rows, end = self._window
@@ -210,7 +214,7 @@ class DataIterator(Generic[BatchT]):
                 self._epoch, self._start = self._epoch + 1, 0
 
     def _read_window(self) -> tuple[list[Row], int]:
-        """Packs records from `_start` on, until they are enough or the epoch ends."""
+        """Packs records from `_start` on until the window is full or the epoch ends."""
         if self._order is None or self._order[0] != self._epoch:
             self._order = (self._epoch, self._shuffled(self._epoch))
         order = self._order[1]
@@ -222,7 +226,7 @@ class DataIterator(Generic[BatchT]):
             records.append(record)
             wanted -= sum(sequence.num_inputs for sequence in record)
             end += 1
-        if self._corpus.has_long_texts:  # the rows of one text lie apart
+        if self._corpus.has_long_texts:  # so that rows of one text are not neighbours
             apart = [(sequence,) for record in records for sequence in record]
             records = [apart[i] for i in self._permutation(len(apart), self._epoch, window=end)]
         return self._make_rows(records), end
@@ -232,20 +236,20 @@ class DataIterator(Generic[BatchT]):
         return self._permutation(count, epoch) if self._config.shuffle else np.arange(count)
 
     def _permutation(self, count: int, epoch: int, window: int = 0) -> np.ndarray:
-        """An order of so many, that the seed gives for an epoch, or for a window in it."""
-        # NumPy keeps a bit generator's raw stream; what Generator.permutation gives may change.
+        """A permutation of `count` items, determined by the seed, the epoch and the window."""
+        # NumPy guarantees a bit generator's raw stream; Generator.permutation may change.
         key = np.array([self._config.seed, epoch], np.uint64)
-        counter = np.array([0, window, 0, 0], np.uint64)  # no two streams meet
+        counter = np.array([0, window, 0, 0], np.uint64)  # streams never overlap
         stream = np.random.Philox(key=key, counter=counter)
         return np.argsort(stream.random_raw(count), kind="stable")
 
 
 def _fingerprint(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> str:
-    """The digest of all that the rows and their order depend on."""
+    """A digest of everything that the rows and their order depend on."""
     settings = (
         config.sequence_length, config.format, config.seed, config.shuffle, config.on_bad_record,
         config.on_long, config.overlap, config.max_segments, config.max_record_bytes,
         tokenizer.vocab_size, tokenizer.eos_token_ids, tokenizer.chat_template, len(corpus),
-        *(("pieces",) if corpus.has_long_texts else ()),  # their order is newer than version 1
+        *(("pieces",) if corpus.has_long_texts else ()),  # pieces were added after version 1
     )  # fmt: skip
     return hashlib.blake2b(corpus.digest + repr(settings).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Records in lines of JSON and in plain text: where each lies in its file, read when it is needed.
+"""Records in JSON lines and in plain text: indexed by offset, read when they are needed.
 
 Deliberately does not know: tokens, the order of records.
 """
@@ -14,7 +14,7 @@ from typing import IO, Protocol
 from flaxen.data.config import Format
 from flaxen.data.records import Record, Text, parse_record
 
-_CHUNK_BYTES = 64 * 1024  # of a plain text that are one record
+_CHUNK_BYTES = 64 * 1024  # the size of one record of a plain text
 ONE_A_LINE = "each record must be a line of its own: jq -c '.[]' FILE writes them so"
 
 
@@ -22,24 +22,20 @@ class Source(Protocol):
     """The records of one file."""
 
     path: Path
-    digest: bytes  # of the file's contents
-    errors: list[tuple[int, str]]  # (line, what is wrong) of what is not among the records
+    digest: bytes  # a digest of the file's contents
+    errors: list[tuple[int, str]]  # (line, what is wrong) for lines that are not records
 
     def __len__(self) -> int: ...
 
     def line(self, index: int) -> int:
-        """The line, from 1, where a record begins; in Parquet the row."""
+        """The line, from 1, where a record begins; the row in Parquet."""
 
     def record(self, index: int, format: Format) -> Record:
-        """Reads one record.
-
-        Raises:
-          ValueError: it is bad.
-        """
+        """Reads one record. Raises: ValueError: the record is bad."""
 
 
 class JsonLines:
-    """One JSON object a line; blank lines are passed over. Final.
+    """One JSON object a line; blank lines are skipped. Final.
 
     Raises:
       OSError: the file can't be read.
@@ -81,7 +77,7 @@ class JsonLines:
         """The JSON value of one line.
 
         Raises:
-          ValueError: it is not JSON in UTF-8.
+          ValueError: the line is not JSON in UTF-8.
         """
         data = _read(self.path, self._offsets[index], self._sizes[index])
         if self._lines[index] == 1:
@@ -97,7 +93,7 @@ class JsonLines:
 
 
 class PlainText:
-    """One text, cut into records of about 64 KiB at ends of lines. Final.
+    """One text, cut at line ends into records of about 64 KiB. Final.
 
     Raises:
       OSError: the file can't be read.
@@ -135,7 +131,7 @@ class PlainText:
 
 
 def _pass_line(file: IO[bytes], digest: hashlib.blake2b) -> int:
-    """Reads to the end of a line; returns the bytes there were."""
+    """Reads to the end of a line; returns the number of bytes."""
     size = 0
     while piece := file.readline(_CHUNK_BYTES):
         digest.update(piece)
@@ -146,14 +142,14 @@ def _pass_line(file: IO[bytes], digest: hashlib.blake2b) -> int:
 
 
 def _read_chunk(file: IO[bytes]) -> bytes:
-    """Some whole lines; where a line is very long, at least whole characters."""
+    """Reads several whole lines, or whole characters of a very long line."""
     chunk = file.read(_CHUNK_BYTES)
     if len(chunk) == _CHUNK_BYTES and not chunk.endswith(b"\n"):
         chunk += file.readline(_CHUNK_BYTES)
         following = file.peek(1)[:1]  # type: ignore[attr-defined]  # a buffered reader has it
         if following and not chunk.endswith(b"\n"):
             begun = next((i for i in range(1, 4) if chunk[-i] & 0xC0 == 0xC0), 0)
-            if begun and following[0] & 0xC0 == 0x80:  # a character of which more follows
+            if begun and following[0] & 0xC0 == 0x80:  # the middle of a character
                 file.seek(-begun, 1)
                 chunk = chunk[:-begun]
     return chunk
@@ -166,7 +162,7 @@ def _read(path: Path, offset: int, size: int) -> bytes:
 
 
 def _decode(data: bytes, line: int) -> str:
-    """The text of bytes that begin a line."""
+    """Decodes bytes; errors count lines from `line`."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:

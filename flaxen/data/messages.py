@@ -1,4 +1,4 @@
-"""The messages of a record, checked one by one; errors name the place.
+"""Checks the messages of a record one by one; errors name the place.
 
 Deliberately does not know: which messages are trained, formats of records, templates.
 """
@@ -10,20 +10,20 @@ from typing import Any
 
 from flaxen.text.tool_calls import read_tool_calls
 
-# Role -> how templates know it. `developer` is OpenAI's newer name, which serving reads so too.
+# Role -> the name in templates. `developer` is OpenAI's newer name; serving maps it likewise.
 _ROLES = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
     "tool": "tool",
 }  # fmt: skip
-# Keys by which a message says whether it is learned: OpenAI's, and two of axolotl's.
+# Keys that say whether a message has a loss: OpenAI's, and two of axolotl's.
 TRAINED_MARKS = ("weight", "train", "training")
 
 
 def read_messages(value: object, name: str) -> list[dict[str, Any]]:
-    """Checks messages, and copies each of them.
+    """Checks messages and returns copies.
 
     Raises:
-      ValueError: it is no list of messages, or one of them can't be trained on.
+      ValueError: the value is not a list of messages, or a message is not supported.
     """
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence) or not value:
         raise ValueError(f"{name} must be a list of at least one message, got {show(value)}")
@@ -31,10 +31,8 @@ def read_messages(value: object, name: str) -> list[dict[str, Any]]:
 
 
 def read_text(value: object, name: str, *, may_be_empty: bool = False) -> str:
-    """Checks a text.
-
-    Raises:
-      ValueError: it is no text, is empty, or is not valid Unicode.
+    """Checks a text. Raises: ValueError: the value is not a string, is empty, or is not valid
+    Unicode.
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {show(value)}")
@@ -51,7 +49,7 @@ def read_text(value: object, name: str, *, may_be_empty: bool = False) -> str:
 
 
 def show(value: object) -> str:
-    """A value in an error, shortened."""
+    """Shortens a value for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
@@ -75,7 +73,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
         read_text(content, f"{where}.content", may_be_empty=True)
     elif content is not None:
         _check_parts(content, f"{where}.content")
-    # A null is a field that was not given: Parquet fills in keys that other records have.
+    # Null means not given: Parquet adds keys of other records as nulls.
     read = {
         key: each for key, each in message.items() if each is not None and key not in TRAINED_MARKS
     }
@@ -88,7 +86,7 @@ def _message(message: object, where: str) -> dict[str, Any]:
 
 
 def _weight(message: Mapping[str, Any], role: str, where: str) -> int | None:
-    """1 if the message is learned, 0 if not, None if it does not say."""
+    """1 if the message is trained, 0 if not, None if it does not say."""
     if message.get("train_detail") is not None:
         raise ValueError(
             f"{where}.train_detail is not supported: a message is learned as a whole, or not at "

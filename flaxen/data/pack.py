@@ -1,4 +1,4 @@
-"""Sequences into rows, rows into batches. Nothing of a sequence is seen from another one.
+"""Packs sequences into rows and rows into batches. Sequences of a row never see each other.
 
 Deliberately does not know: where sequences come from.
 """
@@ -16,12 +16,12 @@ Row = tuple[TokenSequence, ...]
 
 
 def pack(sequences: Sequence[TokenSequence], length: int, max_segments: int) -> list[Row]:
-    """Puts each sequence, in turn, into the fullest row that still takes it.
+    """Puts each sequence, in turn, into the fullest row that has room for it (best fit).
 
     Args:
-      sequences: each of at most `length` inputs.
-      length: inputs of a row.
-      max_segments: sequences of a row, at most.
+      sequences: each with at most `length` inputs.
+      length: the inputs of a row.
+      max_segments: the most sequences in a row.
     """
     rows: list[list[TokenSequence]] = []
     free: list[int] = []
@@ -45,7 +45,7 @@ def pack(sequences: Sequence[TokenSequence], length: int, max_segments: int) -> 
 
 
 def collate(rows: Sequence[Row], batch_size: int, length: int) -> Batch:
-    """A batch of rows; rows that are wanting are all padding.
+    """Makes a batch of rows; missing rows are filled with padding.
 
     Args:
       rows: at most `batch_size`.
@@ -75,7 +75,7 @@ def collate(rows: Sequence[Row], batch_size: int, length: int) -> Batch:
 
 
 def collate_pairs(rows: Sequence[Row], batch_size: int, length: int) -> PairBatch:
-    """As collate, of rows that are each (chosen, rejected)."""
+    """As collate, for rows that are pairs (chosen, rejected)."""
     return PairBatch(
         chosen=collate([(chosen,) for chosen, _ in rows], batch_size, length),
         rejected=collate([(rejected,) for _, rejected in rows], batch_size, length),

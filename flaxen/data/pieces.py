@@ -1,4 +1,4 @@
-"""Long texts as pieces that are shuffled like records, so that no batch is all from one place.
+"""Splits long texts into pieces that are shuffled like records, so that a batch is mixed.
 
 Deliberately does not know: tokens, files, the order of pieces.
 """
@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 
 from flaxen.data.records import Record, Text
 
-_CHARS_PER_INPUT = 8  # of a piece; about two rows of English, a few more of other texts
-_MOST_CHARS = 64 * 1024  # of a piece; also what a plain text is read by
-_MOST_RECENT_CHARS = 64 * 1024 * 1024  # of all texts whose pieces are kept
+_CHARS_PER_INPUT = 8  # of a piece: about two rows of English, a few more in other languages
+_MOST_CHARS = 64 * 1024  # the most of a piece; plain text is read in such pieces too
+_MOST_RECENT_CHARS = 64 * 1024 * 1024  # the most of all cached texts together
 
 
 class RecentPieces:
-    """The pieces of the long texts that were used last: the others of a text are wanted soon, in
-    any order, and each text is read from its file as a whole. Final.
+    """A cache of the pieces of the most recently used long texts. A text is read from its file as a
+    whole, and its other pieces are needed soon, in any order. Final.
 
     Args:
-      most_chars: of all texts together; one that is longer is kept alone.
+      most_chars: the most characters of all texts together; a longer text is cached alone.
     """
 
     def __init__(self, most_chars: int = _MOST_RECENT_CHARS) -> None:
@@ -28,11 +28,12 @@ class RecentPieces:
         self._kept: OrderedDict[tuple[int, int], Sequence[Record]] = OrderedDict()
 
     def get(self, place: tuple[int, int], read: Callable[[], Sequence[Record]]) -> Sequence[Record]:
-        """A record's pieces.
+        """The pieces of a record.
 
         Args:
-          place: of the record: its file's number, and its own there.
-          read: gives its pieces, where they are not kept. A record alone is wanted only once.
+          place: the index of the file, and of the record in it.
+          read: returns the pieces if they are not cached. A single piece is not cached: it is used
+              once.
         """
         if place in self._kept:
             self._kept.move_to_end(place)
@@ -51,9 +52,9 @@ def _num_chars(pieces: Sequence[Record]) -> int:
 
 
 def split_text(record: Text, sequence_length: int) -> list[Text]:
-    """The pieces of a text; a text of about two rows or less is one.
+    """Splits a text into pieces; a text of at most about two rows is one piece.
 
-    A piece ends with a line, or where lines are very long with a word, or anywhere.
+    A piece ends at a line end, or between two words of a very long line, or else anywhere.
 
     Args:
       record: the whole text, or a part of one.
@@ -61,7 +62,9 @@ def split_text(record: Text, sequence_length: int) -> list[Text]:
     """
     size = min(_CHARS_PER_INPUT * sequence_length, _MOST_CHARS)
     text, cuts = record.text, [0]
-    while len(text) - cuts[-1] > size + size // 2:  # the rest of a cut is at least half a piece
+    while (
+        len(text) - cuts[-1] > size + size // 2
+    ):  # so that the last piece is at least half a piece
         cuts.append(_cut(text, cuts[-1] + (size + 1) // 2, cuts[-1] + size))
     cuts.append(len(text))
     last = len(cuts) - 2
@@ -76,9 +79,9 @@ def split_text(record: Text, sequence_length: int) -> list[Text]:
 
 
 def _cut(text: str, least: int, most: int) -> int:
-    """The last good place to cut a text between two characters."""
+    """The best position to cut: the last line end or word end between `least` and `most`."""
     line = text.rfind("\n", least - 1, most)
     if line >= 0:
         return line + 1
-    space = text.rfind(" ", least, most)  # which begins a word's token
+    space = text.rfind(" ", least, most)  # the space belongs to the next word's token
     return space if space >= 0 else most

@@ -1,7 +1,7 @@
-"""One record of a file to what is to be learned from it, or an error that says what is wrong.
+"""Parses one record of a file, or raises an error that says what is wrong with it.
 
-The formats are OpenAI's for fine-tuning and those usual in Hugging Face's data sets; their keys
-tell them apart. Keys that no format has are taken for the data set's own notes.
+The formats are OpenAI's for fine-tuning and the usual ones of Hugging Face's data sets; they differ
+in their keys. Keys of no known format are metadata of the data set and are ignored.
 
 Deliberately does not know: files, tokens, templates.
 """
@@ -33,7 +33,7 @@ from flaxen.data.messages import read_messages, read_text, show
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A text, or a part of a long one; loss on all of it."""
+    """A text, or a part of a long one; all of it has a loss."""
 
     text: str
     begins: bool = True  # whether the text's beginning and end are in it
@@ -42,7 +42,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """A prompt and what should follow it; loss on what follows."""
+    """A prompt and its completion; only the completion has a loss."""
 
     prompt: str
     completion: str
@@ -50,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
-    """A conversation for the model's template; loss on the trained messages."""
+    """A conversation for the model's chat template; the trained messages have a loss."""
 
     messages: tuple[Mapping[str, Any], ...]
     trained: tuple[int, ...]  # indices of assistant messages, ascending, not empty
@@ -60,7 +60,7 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two answers to the same prompt, the first preferred."""
+    """Two answers to the same prompt; the first is preferred."""
 
     chosen: Completion | Chat
     rejected: Completion | Chat
@@ -81,14 +81,14 @@ _KEYS: Mapping[Format, tuple[str, ...]] = {
 
 
 def parse_record(value: object, format: Format) -> Record:
-    """The record in one JSON value.
+    """Parses one JSON value as a record.
 
     Args:
-      value: as JSON or Parquet gives it.
-      format: what it must be; "auto" finds out by its keys.
+      value: as read from JSON or Parquet.
+      format: the format it must have; "auto" recognises it by its keys.
 
     Raises:
-      ValueError: it is not of the format; says which key is wrong.
+      ValueError: the value is not in the format; the message says which key is wrong.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"a record must be a JSON object, got {show(value)}")
@@ -126,7 +126,7 @@ def _find_format(value: Mapping[str, Any]) -> Format | None:
 
 
 def _refuse_unpaired(record: Mapping[str, Any]) -> None:
-    """Refuses a preference that is half a pair: an unwanted answer would be learned."""
+    """Refuses an unpaired preference: supervised training would learn unwanted answers."""
     for name in ("label", "kto_tag"):
         if isinstance(record.get(name), bool):
             raise ValueError(
@@ -157,7 +157,7 @@ def _completion(record: Mapping[str, Any]) -> Completion | Chat:
 def _pair(record: Mapping[str, Any]) -> Pair:
     if "chosen" in record and "rejected" in record:
         names, name, prompt = ("chosen", "rejected"), "prompt", record.get("prompt")
-    else:  # OpenAI's
+    else:  # OpenAI's format
         asked = record["input"] if "input" in record else record["prompt"]
         if not isinstance(asked, Mapping) or "messages" not in asked:
             raise ValueError(f'input must be an object with "messages", got {show(asked)}')
@@ -199,7 +199,7 @@ def _text_completion(prompt: str, completion: str, name: str) -> Completion:
 def _split_by_text(
     prompt: str | None, chosen: Messages, rejected: Messages
 ) -> list[tuple[Messages, Messages]]:
-    """Two conversations, each as a prompt and its answer; the prompt is a text, or not named."""
+    """Splits two conversations into prompt and answer; the prompt is a text or is not given."""
     if prompt is not None:
         read_text(prompt, "prompt")
         found = [find_text_in_messages(prompt, each) for each in (chosen, rejected)]
@@ -227,7 +227,7 @@ def _answer_messages(prompt: object, answer: object, name: str) -> Messages:
 
 
 def _chat(asked: Messages, answer: Messages, record: Mapping[str, Any]) -> Chat:
-    """A conversation of which the answer is learned."""
+    """A conversation whose answer has a loss."""
     system = read_system(record, [*asked, *answer])
     messages = [*system, *asked, *answer]
     learned_from = len(system) + len(asked)

@@ -1,4 +1,4 @@
-"""Opens a file of records by its name's ending; reads Parquet, where pyarrow is installed."""
+"""Opens a file of records by its suffix; reads Parquet if pyarrow is installed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _READ_BYTES = 1024 * 1024
 
 
 def open_source(path: Path, max_record_bytes: int) -> Source:
-    """The records of a file: .jsonl, .ndjson or no ending (as uploads are kept), .txt or .md,
-    .parquet.
+    """Opens a file by its suffix: .jsonl, .ndjson or none (as in uploads), .txt, .md, or .parquet.
 
     Raises:
-      ValueError: another ending, or a Parquet file without pyarrow, or a damaged one.
+      ValueError: the suffix is another, pyarrow is missing for a Parquet file, or the file is
+          damaged.
       OSError: the file can't be read.
     """
     suffix = path.suffix.lower()
@@ -38,7 +38,7 @@ def open_source(path: Path, max_record_bytes: int) -> Source:
 
 
 class Parquet:
-    """One record a row; the table is held in memory, as Arrow. Final.
+    """One record a row; the table is kept in memory as Arrow. Final.
 
     Raises:
       ValueError: pyarrow is not installed, or the file is damaged.
@@ -78,10 +78,10 @@ class Parquet:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value without the nulls of its objects, at any depth.
+    """Removes nulls from a value's objects, at any depth.
 
-    All rows of a column have the same keys, so what one row's object lacks is there as a null: the
-    arguments of another tool, or another tool's parameters.
+    All rows of a Parquet column have the same keys, so a key that one row's object lacks is null
+    there: for example the arguments of another tool.
     """
     if isinstance(value, dict):
         return {name: _without_nulls(each) for name, each in value.items() if each is not None}

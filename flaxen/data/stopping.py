@@ -1,5 +1,5 @@
-"""How a reader of records is stopped: between two pieces of work, by an exception of its own, so
-that it is never taken for a fault in the records.
+"""Stops a reader of records between two pieces of work, by an exception of its own type, so that it
+is never mistaken for a fault in the records.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ ShouldStop = Callable[[], bool]
 
 
 class StoppedError(Exception):
-    """Whoever reads the records was asked to stop; nothing is wrong with them."""
+    """The reader was asked to stop; nothing is wrong with the records."""
 
 
 def never() -> bool:
-    """For a reader that nobody stops."""
+    """A `should_stop` for a reader that nobody stops."""
     return False
 
 
 def check_stop(should_stop: ShouldStop) -> None:
-    """Goes on, unless it is to stop.
+    """Raises StoppedError if the work should stop.
 
     Raises:
-      StoppedError: should_stop says so.
+      StoppedError: should_stop returned True.
     """
     if should_stop():
         raise StoppedError

@@ -1,7 +1,7 @@
-"""Records that were written as tokens, kept so that no epoch writes them again.
+"""Keeps tokenized records, so that no epoch tokenizes them again.
 
-The first are held in memory, the others in a temporary file without a name, which is gone with the
-process however that ends. Deliberately does not know what a record is.
+The first ones are kept in memory, the others in a temporary file without a name, which vanishes
+with the process however it ends. Deliberately does not know what a record is.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Record = tuple[TokenSequence, ...]
 
 
 class TokenStore:
-    """Sequences of tokens, by their record's index. Final.
+    """Sequences of tokens by the index of their record. Final.
 
     Args:
-      tokens_in_memory: held there at most; those that follow go into the file.
-      directory: of the temporary file, made when it is needed; None is the system's.
+      tokens_in_memory: the most tokens kept in memory; later records go into the file.
+      directory: where the temporary file is made when it is needed; None is the system's.
     """
 
     def __init__(
@@ -37,12 +37,14 @@ class TokenStore:
         self._tokens_left, self._directory = tokens_in_memory, directory
         self._held: dict[int, Record] = {}
         self._file: IO[bytes] | None = None
-        self._places: dict[int, tuple[int, int]] = {}  # in the file: offset and size in bytes
+        self._places: dict[
+            int, tuple[int, int]
+        ] = {}  # record index -> offset and size in the file, in bytes
         self._end = 0
-        self._is_full = False  # the disk: what does not fit is written as tokens each time
+        self._is_full = False  # the disk is full: records that do not fit are tokenized each time
 
     def get(self, index: int) -> Record | None:
-        """A record's sequences; None if they are not kept."""
+        """The sequences of a record; None if they are not kept."""
         if (held := self._held.get(index)) is not None:
             return held
         if (place := self._places.get(index)) is None:
@@ -52,12 +54,12 @@ class TokenStore:
         return _from_bytes(os.pread(self._file.fileno(), size, offset))
 
     def put(self, index: int, sequences: Record, *, spill: bool) -> None:
-        """Keeps a record's sequences, if there is room for them.
+        """Keeps the sequences of a record if there is room.
 
         Args:
-          index: of the record, which has none here yet.
+          index: the index of a record that is not kept yet.
           sequences: they must not be changed afterwards.
-          spill: whether to keep them in the file where memory is used up.
+          spill: whether to keep them in the file once the memory limit is reached.
         """
         self._tokens_left -= sum(len(sequence.tokens) for sequence in sequences)
         if self._tokens_left >= 0:
@@ -69,13 +71,13 @@ class TokenStore:
                 self._end += len(data)
 
     def close(self) -> None:
-        """Ends the file. Nothing is kept any more."""
+        """Deletes the file and everything kept."""
         self._held, self._places = {}, {}
         if self._file is not None:
             self._file.close()
 
     def _append(self, data: bytes) -> bool:
-        """Writes at the end. Returns whether the disk had room."""
+        """Appends to the file. Returns whether the disk had room."""
         try:
             if self._file is None:
                 if self._directory is not None:
@@ -90,7 +92,9 @@ class TokenStore:
 
 
 def _to_bytes(sequences: Record) -> bytes:
-    """Four bytes a token, and each run of equal weights once: there are nearly always few runs."""
+    """Four bytes for each token, and each run of equal weights once: there are nearly always few
+    runs.
+    """
     parts = [np.array([len(sequences)], np.int32)]
     for tokens, weights in sequences:
         begins = np.flatnonzero(np.diff(weights, prepend=np.nan) != 0)
@@ -112,6 +116,6 @@ def _from_bytes(data: bytes) -> Record:
     return tuple(found)
 
 
-def _split(words: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+def _split(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     ends = np.cumsum(sizes)
-    return [words[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]

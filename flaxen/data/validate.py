@@ -1,4 +1,4 @@
-"""What is wrong with a file of records, line by line, before anything is trained on it."""
+"""Checks a file of records line by line, before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Method = Literal["supervised", "dpo"]
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a file of JSON lines holds."""
+    """The result of checking a file of JSON lines."""
 
-    num_records: int  # good and bad
+    num_records: int  # good and bad ones
     num_bad: int
-    errors: tuple[tuple[int, str], ...]  # the first of the bad ones: (line from 1, what is wrong)
+    errors: tuple[tuple[int, str], ...]  # for the first bad records: (line from 1, what is wrong)
 
 
 def validate_file(
@@ -30,20 +30,20 @@ def validate_file(
     max_record_bytes: int = 16 * 1024 * 1024,
     should_stop: ShouldStop = never,
 ) -> Validation:
-    """Checks each line of a JSON lines file, whatever its name ends in.
+    """Checks each line of a JSON lines file, whatever its suffix.
 
-    What only a model's template or tokenizer can tell (roles in an order that the template
-    refuses) is found when the data is opened and read.
+    Errors that only a model's template or tokenizer can find, such as roles in an order that the
+    template refuses, are found when the data is opened and read.
 
     Args:
       path: the file.
-      method: "supervised" takes text, completions and chats; "dpo" preference pairs.
-      max_errors: lines that are named, at most; all are counted.
-      max_record_bytes: a longer line is bad.
+      method: "supervised" accepts texts, completions and chats; "dpo" accepts preference pairs.
+      max_errors: the most lines to report; all bad lines are counted.
+      max_record_bytes: a longer line counts as bad.
       should_stop: asked before each line.
 
     Raises:
-      StoppedError: should_stop said so.
+      StoppedError: should_stop returned True.
       OSError: the file can't be read.
     """
     source = JsonLines(path, max_record_bytes)

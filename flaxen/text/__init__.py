@@ -1,1 +1,1 @@
-"""Strings to token ids and back: tokenizer, chat template, incremental detokenizer. No JAX."""
+"""Text to token ids and back: tokenizer, chat templates, incremental detokenizer. No JAX."""

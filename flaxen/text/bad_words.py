@@ -1,4 +1,4 @@
-"""Words that must not be generated, as token sequences. Deliberately does not know sampling."""
+"""Turns bad words, which must not be generated, into token sequences. Knows nothing of sampling."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flaxen.text.tokenizer import Tokenizer
 def bad_word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
     """The token sequences that spell each word, at the start of a text and after a space.
 
-    As in vLLM, a word's own leading spaces do not count, and a word spelled by other tokens (cut
-    elsewhere) is not found.
+    As in vLLM, leading spaces of a word are ignored, and only the usual tokenization of a word is
+    forbidden: the same letters split into other tokens can still be generated.
 
     Raises:
-      FieldError: a word is empty, or is spelled by no token of this vocabulary.
+      FieldError: a word is empty, or the tokenizer gives no token for it.
     """
     sequences: dict[tuple[int, ...], None] = {}  # a set that keeps its order
     for word in words:

@@ -1,4 +1,4 @@
-"""Messages to the text of a prompt, through the chat template that came with the model.
+"""Renders messages to the text of a prompt with the chat template that came with the model.
 
 Knows: OpenAI's messages and content parts, and the variables that templates expect.
 Deliberately does not know: how a template is run (chat_process), token ids, HTTP.
@@ -19,11 +19,11 @@ from flaxen.text.chat_messages import joined_parts, template_message
 from flaxen.text.chat_process import TemplateProcess, TemplateTimeoutError
 from flaxen.text.tokenizer import Tokenizer
 
-# The variables of a template that are given in other ways than as variables of its own.
+# Variables of a template that callers give as arguments of `render`, not among its variables.
 RESERVED_VARIABLES = (
     "self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token",
 )  # fmt: skip
-# Variables that are printed where {% generation %} begins and ends, as in chat_worker.
+# The variables that mark where a {% generation %} block begins and ends; as in chat_worker.
 GENERATION_BEGINS, GENERATION_ENDS = "flaxen_generation_begins", "flaxen_generation_ends"
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 _PROBE = "flaxen-probe"
@@ -35,14 +35,14 @@ class ChatTemplate:
 
     Args:
       source: Jinja, as in a model's chat_template.jinja; None where the model has none.
-      bos_token: given to the template; None, for a model without one, is "".
-      eos_token: the same.
-      special_tokens: more of them, by the names that templates have for them.
-      tools_source: Jinja that is used in place of `source` where tools are given; None is `source`.
-      names: of the model's other templates, for the message where `source` is None.
-      timeout_s: seconds that one render may take; then its process is killed.
-      max_chars: characters that one render may give.
-      max_bytes: memory that one render may take. Enforced on Linux only.
+      bos_token: the template's variable of that name; None, for a model without one, becomes "".
+      eos_token: likewise.
+      special_tokens: further special tokens, by the names that templates use for them.
+      tools_source: the Jinja template for chats with tools; None uses `source` for these too.
+      names: the names of the model's other templates, for the error message when `source` is None.
+      timeout_s: seconds that one render may take; after that its process is killed.
+      max_chars: the most characters that one render may produce.
+      max_bytes: the most memory that one render may use. Enforced on Linux only.
 
     Raises:
       ValueError: a limit is not above 0, or the template does not compile.
@@ -70,7 +70,7 @@ class ChatTemplate:
             "eos_token": eos_token or "",
             **special_tokens,
         }
-        # Whether every template says itself what the assistant wrote.
+        # Whether every template marks the assistant's text with {% generation %}.
         sources = [each for each in (source, tools_source) if each]
         self.marks_generation = bool(sources) and all(map(_GENERATION.search, sources))
         self.missing = None if source else _explain_missing(sorted(names))
@@ -96,7 +96,8 @@ class ChatTemplate:
         )
 
     def mentions(self, variable: str, *, with_tools: bool) -> bool:
-        """Whether the template that is used has a variable's name in it; else it ignores it.
+        """Whether the template's source contains the variable's name. If not, it ignores the
+        variable.
 
         Args:
           variable: its name.
@@ -113,19 +114,20 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The prompt's text. It has its special tokens: encode it with add_special_tokens=False.
+        """Renders the prompt's text, special tokens included: encode it with
+        add_special_tokens=False.
 
         Args:
-          messages: OpenAI's. A content that is a list of text parts is passed on where the template
-            reads lists, and joined by newlines where it does not. The arguments of tool calls may
-            be JSON strings, and an assistant's content may be None.
-          tools: descriptions of functions, for templates that know of them.
-          add_generation_prompt: end with the beginning of the assistant's message.
-          **variables: more of the template's own, e.g. enable_thinking.
+          messages: in OpenAI's format. If a content is a list of text parts, a template that reads
+              lists gets the list, and any other template gets the parts joined by newlines. The
+              arguments of tool calls may be JSON strings, and an assistant's content may be None.
+          tools: descriptions of functions, for templates that support tools.
+          add_generation_prompt: end the text with the header of the assistant's next message.
+          **variables: further variables of the template, e.g. enable_thinking.
 
         Raises:
           ValueError: there is no template, a part is not text, the template refuses the messages
-            (with its own message), or a render went over a limit.
+              (the error has its own words), or a render exceeded a limit.
         """
         compiled = self._plain if tools is None else self._for_tools()
         if compiled is None:
@@ -153,15 +155,15 @@ class ChatTemplate:
 
 
 class _Compiled:
-    """One template in its process, and what contents it reads. Final."""
+    """One template in its process, and which form of content it reads. Final."""
 
     def __init__(self, process: TemplateProcess, tokens: Mapping[str, Any]) -> None:
         self.process = process
         self._tokens = tokens
-        self._reads_parts: bool | None = None  # found on need
+        self._reads_parts: bool | None = None  # determined when it is first needed
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
-        """The text of messages, in the form that the template reads."""
+        """Renders messages in the form that the template reads."""
         if any(isinstance(message.get("content"), list) for message in messages):
             if self._reads_parts is None:
                 self._reads_parts = self._probe()
@@ -174,7 +176,7 @@ class _Compiled:
         return render_form(render, messages)
 
     def _probe(self) -> bool:
-        """Whether the template reads a list of parts: it shows their text, and not the list."""
+        """Whether the template reads lists of parts: it prints their text, and not the list."""
         message = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
         asks = {"messages": [message], "tools": None, "add_generation_prompt": True}
         try:
@@ -187,7 +189,7 @@ class _Compiled:
 
 
 def _explain_missing(names: list[str]) -> str:
-    """Why messages can't be rendered without a default template."""
+    """The error message for a model that has no default template."""
     if names:
         return (
             f"the model has the chat templates {', '.join(names)} and none named default, so "

@@ -1,7 +1,8 @@
-"""Messages in the form that a template reads: its author had one server's messages in mind.
+"""Renders messages in a form that the template accepts: null or empty content, object or JSON.
 
-Most templates test whether a content is null, and print arguments as an object. Some add either to
-a text, where only a text will do. Deliberately does not know: how a template is run.
+Most templates test whether a content is null, and print the arguments of a call as an object. Some
+concatenate either with a string, which works only if it is a string. Deliberately does not know:
+how a template is run.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _NONE = "None"  # what Jinja prints for a null
 
 
 def render_form(render: Callable[[Messages], str], messages: Messages) -> str:
-    """Renders messages, and those in other forms where the template fails or prints "None".
+    """Renders messages; tries other forms of them if the template fails or prints "None".
 
-    A null content of the assistant's is tried as an empty text, and then the arguments of tool
-    calls as JSON.
+    The second try has an empty text in place of each null content of an assistant message, and the
+    third has the arguments of tool calls as JSON too.
 
     Raises:
-      ValueError: the template refuses the messages in each form; says why it refused the first.
+      ValueError: the template refuses every form; the message says why it refused the first.
     """
     forms = [messages]
     for change in (_with_empty_contents, _with_json_arguments):
@@ -34,7 +35,7 @@ def render_form(render: Callable[[Messages], str], messages: Messages) -> str:
         try:
             return _without_none(render, form, render(form))
         except TemplateTimeoutError:
-            raise  # it says nothing about what the template reads
+            raise  # a timeout says nothing about the forms that the template reads
         except ValueError as error:
             refused = refused or error
     assert refused is not None, "there is at least one form"
@@ -42,7 +43,7 @@ def render_form(render: Callable[[Messages], str], messages: Messages) -> str:
 
 
 def _without_none(render: Callable[[Messages], str], messages: Messages, text: str) -> str:
-    """The rendered text, or that of empty contents where it has the word of a null in it."""
+    """Returns `text`, or, if `text` contains a printed null, the rendering with empty contents."""
     if _NONE not in text or (emptied := _with_empty_contents(messages)) == messages:
         return text
     without = render(emptied)

@@ -1,4 +1,4 @@
-"""One of OpenAI's messages -> the message that a chat template is given.
+"""Converts one OpenAI message to the message that a chat template gets.
 
 Deliberately does not know: templates, HTTP, what is trained.
 """
@@ -12,16 +12,16 @@ from flaxen.text.tool_calls import read_tool_calls
 
 
 def template_message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks a message and copies it.
+    """Checks a message and returns a copy for the template.
 
-    A field that is null is left out: it was not given. The content of an assistant's message with
-    tool calls is None where it is null or missing, which is what templates test for. Its thoughts
-    get both names that templates know for them, `reasoning` and `reasoning_content`. What a tool
-    answered is one text: few templates read it as a list of parts.
+    A null field counts as not given and is left out. In an assistant's message with tool calls a
+    null or missing content becomes None, which is what templates test for. Its reasoning gets both
+    names that templates use, `reasoning` and `reasoning_content`. A tool's result becomes one text,
+    because few templates read it as a list of parts.
 
     Args:
-      index: of the message, for errors.
-      message: OpenAI's.
+      index: the message's place in the chat, for errors.
+      message: in OpenAI's format.
 
     Raises:
       ValueError: it has no role, a part that is not text, or tool calls that can't be read.
@@ -48,7 +48,7 @@ def template_message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def joined_parts(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose list of text parts is one text."""
+    """Returns the message with its list of text parts joined into one text."""
     content = message.get("content")
     if not isinstance(content, list):
         return message

@@ -1,8 +1,8 @@
 """Runs one template in a process of its own, under limits of time, memory and output.
 
-A template is a program that came with a model's files. Inside this process nothing could stop it:
-one expression (`10 ** 10 ** 9`, a comparison of nested lists) is one call into C that holds the
-interpreter's lock. See docs/decisions/0010-chat-template-limits.md for what was weighed.
+A template is a program that came with a model's files. Inside our own process nothing could stop
+it: one expression (`10 ** 10 ** 9`, a comparison of nested lists) is one call into C that holds the
+interpreter's lock. docs/decisions/0010-chat-template-limits.md compares the options.
 
 Deliberately does not know: messages, models, Jinja.
 """
@@ -24,25 +24,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-_HEADER = struct.Struct(">Q")  # as in chat_worker, which is a script and can't be imported from
+_HEADER = struct.Struct(">Q")  # as in chat_worker, which is a script and can't be imported
 _WORKER = Path(__file__).with_name("chat_worker.py")
 _START_S = 60.0  # the machine may be busy loading a model
-_COMPILE_S = 2.0  # the least that a template may take to compile, however little a render may
-# All that the process gets of our environment, which may hold keys: where its Python finds its
-# libraries and Jinja, and what time strftime_now tells.
+_COMPILE_S = 2.0  # a template may take at least this long to compile
+# The only variables of our environment that the process gets, since others may hold secret keys:
+# where its Python finds its libraries and Jinja, and the time zone of strftime_now.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
-_JSON_BYTES_PER_CHAR = 12  # the most: an escaped surrogate pair
+_JSON_BYTES_PER_CHAR = 12  # the worst case is an escaped surrogate pair
 
 
 class TemplateTimeoutError(ValueError):
-    """A template took longer than its limit of time. It may take less in another try."""
+    """A template exceeded its time limit. Another try may be faster."""
 
 
 class TemplateProcess:
-    """One compiled template, in a process that is replaced when a limit kills it. Final.
+    """One compiled template, in a process that is replaced after a limit killed it. Final.
 
-    Safe to share between threads; they take turns. The process ends with this object, with this
-    process, or by its own alarm.
+    Safe to share between threads; they take turns. The child process ends with this object, with
+    the parent process, or by its own alarm.
 
     Raises:
       ValueError: the template does not compile within the limits.
@@ -57,14 +57,15 @@ class TemplateProcess:
         self._process = self._start()
 
     def render(self, variables: Mapping[str, object]) -> str:
-        """The template's text.
+        """Renders the template.
 
         Args:
-          variables: the template's; they must be JSON.
+          variables: the template's variables; they must be JSON values.
 
         Raises:
-          TemplateTimeoutError: it went over the limit of time.
-          ValueError: the template raised, failed, or went over another limit; says which.
+          TemplateTimeoutError: the render exceeded the time limit.
+          ValueError: the template raised, failed, or exceeded another limit; the message says
+              which.
         """
         try:
             request = json.dumps({"variables": variables, "max_chars": self._max_chars})
@@ -78,7 +79,7 @@ class TemplateProcess:
             return self._ask(self._process, request, self._timeout_s)
 
     def close(self) -> None:
-        """Ends the process. A later `render` would start another."""
+        """Ends the process. A later `render` starts a new one."""
         with self._lock:
             self._finalizer()
 
@@ -86,7 +87,7 @@ class TemplateProcess:
         compile_s = max(self._timeout_s, _COMPILE_S)
         limits = {"alarm_s": math.ceil(compile_s) + 1, "max_bytes": self._max_bytes}
         # -P: the script's directory stays off sys.path, where our modules would hide others.
-        # A session of its own: an interrupt from the keyboard is for this process to handle.
+        # In a session of its own, the child gets no keyboard interrupt: the parent handles that.
         process = subprocess.Popen(
             [sys.executable, "-P", str(_WORKER), json.dumps(limits)],
             stdin=subprocess.PIPE,
@@ -96,7 +97,7 @@ class TemplateProcess:
             cwd="/",
         )
         self._finalizer = weakref.finalize(self, _end, process)
-        os.set_blocking(_pipe(process.stdin).fileno(), False)  # `_send` waits, and not for ever
+        os.set_blocking(_pipe(process.stdin).fileno(), False)  # `_send` waits with a deadline
         if _receive(process, time.monotonic() + _START_S, 1000) is None:
             self._finalizer()
             raise ValueError(
@@ -106,12 +107,12 @@ class TemplateProcess:
         try:
             self._ask(process, json.dumps({"source": self._source}), compile_s)
         except ValueError:
-            self._finalizer()  # no process for a template that does not compile
+            self._finalizer()  # a template that does not compile needs no process
             raise
         return process
 
     def _ask(self, process: subprocess.Popen[bytes], request: str, timeout_s: float) -> str:
-        """Sends one request and awaits its reply; ends the process if none comes."""
+        """Sends one request and waits for its reply; ends the process if no reply comes."""
         body = request.encode()
         deadline = time.monotonic() + timeout_s
         reply = None
@@ -120,8 +121,8 @@ class TemplateProcess:
                 max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
                 reply = _receive(process, deadline, max_bytes)
         except BrokenPipeError:
-            pass  # it has ended
-        except BaseException:  # an interrupt: the reply would be taken for the next request's
+            pass  # the process has ended
+        except BaseException:  # an interrupt: a late reply would answer the next request
             self._finalizer()
             raise
         if reply is None:
@@ -142,7 +143,7 @@ class TemplateProcess:
         return text
 
     def _explain(self, error: str, detail: str) -> str:
-        """What went wrong and what to do about it. A template's own message stands as it is."""
+        """Says what went wrong and what to do. A message raised by the template is not changed."""
         messages = {
             "raised": detail,
             "failed": f"the chat template failed on these messages: {detail}",
@@ -156,7 +157,7 @@ class TemplateProcess:
 
 
 def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> bool:
-    """Writes to the process; false if it did not read all in time, as one that is stopped."""
+    """Writes to the process. Returns False if it did not read everything in time."""
     fd, left = _pipe(process.stdin).fileno(), memoryview(data)
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
@@ -171,9 +172,9 @@ def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> boo
 def _receive(
     process: subprocess.Popen[bytes], deadline: float, max_bytes: int
 ) -> dict[str, Any] | None:
-    """One reply; None if the process ended, sent too much, or was too late."""
+    """Reads one reply; None if the process ended, sent too much, or was too late."""
     fd = _pipe(process.stdout).fileno()
-    poll = select.poll()  # not select(): a busy server's file numbers pass its limit of 1024
+    poll = select.poll()  # select() can't take a file descriptor above 1023
     poll.register(fd, select.POLLIN)
     data, size = bytearray(), _HEADER.size
     while len(data) < size:
@@ -193,7 +194,7 @@ def _receive(
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # both were asked for as pipes
+    assert stream is not None  # the process was started with both pipes
     return stream
 
 
@@ -202,5 +203,5 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout):
-        with contextlib.suppress(BrokenPipeError):  # what was left to write has no reader
+        with contextlib.suppress(BrokenPipeError):  # buffered data that nobody reads
             _pipe(stream).close()

@@ -1,6 +1,6 @@
-"""A conversation's text, and where the assistant's own words lie in it: what a model learns.
+"""Renders a conversation and finds the assistant's text in it, which is what a model learns.
 
-A template gives one text and does not say where a message lies in it. Each answer is looked for in
+A template returns one text and does not say where each message is. Each answer is searched for in
 that text, which is also what a server would give the model as history. See
 docs/decisions/0161-answers-are-found-in-the-whole-text.md. Deliberately does not know: token ids,
 files, losses.
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 
 from flaxen.text.chat import GENERATION_BEGINS, GENERATION_ENDS, ChatTemplate
 
-# Both ends are private-use characters, with which no content begins or ends.
+# A stand-in begins and ends with private-use characters, as no real content does.
 _STAND_IN = "\ue0f0flaxen\ue0f1"
 _MARK = "\U0010fffd"
-# Around white space and special tokens: two characters between which no token is cut.
+# Matches two characters that no token spans: around white space and special tokens.
 _BORDER = re.compile(r"[\s>\]]|.[\s<\[]", re.DOTALL)
 
 Message = Mapping[str, Any]
@@ -29,7 +29,7 @@ class Turns(NamedTuple):
     """A rendered conversation."""
 
     text: str
-    spans: tuple[Span, ...]  # of the wanted messages, in order
+    spans: tuple[Span, ...]  # one for each wanted message, in order
 
 
 class _Render(Protocol):
@@ -46,20 +46,20 @@ def render_turns(
 ) -> Turns:
     """Renders a whole conversation and finds messages of the assistant in it.
 
-    A span is what the model would have written at that turn, as far as it stands in the text: what
-    follows the prompt, the template's end of a turn included. A template that marks what the
-    assistant wrote with {% generation %} is taken at its word.
+    A span is the text that the model would have generated in that turn: what follows the prompt,
+    including the template's end of a turn. If the template marks the assistant's text with {%
+    generation %}, these marks decide.
 
     Args:
-      template: the model's.
-      messages: OpenAI's.
+      template: the model's chat template.
+      messages: in OpenAI's format.
       wanted: indices of assistant messages, ascending, none of them 0.
       tools: descriptions of functions.
-      variables: more of the template's own, by name.
+      variables: further variables of the template, by name.
 
     Raises:
-      ValueError: the template refuses the messages, leaves out a wanted one or a system message, or
-        ignores the tools or a variable.
+      ValueError: the template refuses the messages, leaves out a wanted message or a system
+          message, or ignores the tools or a variable.
     """
     own = dict(variables or {})
     for name in (*(("tools",) if tools else ()), *own):
@@ -91,11 +91,11 @@ def render_turns(
 def _marked_spans(
     text: str, marked: str, messages: Sequence[Message], wanted: Sequence[int]
 ) -> tuple[Span, ...]:
-    """The parts that the template marked, for the wanted messages; () unless each has one part."""
+    """The spans that the template marked for the wanted messages; () unless each has one."""
     pieces = re.split(f"{_MARK}([()])", marked)
     is_balanced = pieces[1::2] == ["(", ")"] * (len(pieces) // 4)
     if not is_balanced or "".join(pieces[::2]) != text:
-        return ()  # a filter has seen the marks, or they are in the messages
+        return ()  # a filter of the template changed the marks, or the messages contain them
     spans, position = [], 0
     for piece, mark in zip(pieces[::2], pieces[1::2], strict=False):
         position += len(piece)
@@ -110,14 +110,14 @@ def _marked_spans(
 
 
 def _after(text: str, prompt: str, span: Span) -> Span:
-    """A span without the header of its turn, which the prompt has and the model does not write."""
+    """Removes the turn's header from a span: the header is part of the prompt, not generated."""
     begin, end = span
     is_asked = begin < len(prompt) < end and text.startswith(prompt)
     return (len(prompt) if is_asked else begin, end)
 
 
 def _find(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
-    """The span of an answer in the whole text."""
+    """Finds the span of an answer in the whole text."""
     prompt = render(messages[:index], asks=True)
     is_last = index == len(messages) - 1
     so_far = text if is_last else render(messages[: index + 1], asks=False)
@@ -125,8 +125,8 @@ def _find(render: _Render, text: str, messages: Sequence[Message], index: int) -
         if not _shows(so_far[len(prompt) :], messages[index]):
             _content(render, text, messages, index)
         return len(prompt), len(so_far)
-    # The template renders this turn in another way once more follows, or has another beginning for
-    # an answer than for one that is asked for.
+    # The template renders this turn differently when more messages follow, or begins a given answer
+    # in another way than its generation prompt.
     begin, end = _content(render, text, messages, index)
     own = (begin, end) if is_last else _content(render, so_far, messages[: index + 1], index)
     asked = _num_common(prompt, so_far)
@@ -141,19 +141,19 @@ def _find(render: _Render, text: str, messages: Sequence[Message], index: int) -
 
 
 def _shows(text: str, message: Message) -> bool:
-    """Whether a text has a message's content, and the names of its calls, as they were given."""
+    """Whether a text contains a message's content, and the names of its tool calls, unchanged."""
     content = message.get("content") or ""
     parts = [content] if isinstance(content, str) else [part["text"] for part in content]
     names = [call["function"]["name"] for call in message.get("tool_calls") or ()]
     for part in parts:
         if part.strip() not in text:
             return False
-        text = text.replace(part.strip(), "", 1)  # which may have the name of a call in it
+        text = text.replace(part.strip(), "", 1)  # it may contain a call's name
     return all(name in text for name in names)
 
 
 def _check_system(render: _Render, text: str, messages: Sequence[Message]) -> None:
-    """Refuses a system message that changes nothing: the model would be trained without it."""
+    """Refuses a system message that the template ignores: the model would be trained without it."""
     for index, message in enumerate(messages):
         if message["role"] != "system" or _shows(text, message):
             continue
@@ -167,17 +167,17 @@ def _check_system(render: _Render, text: str, messages: Sequence[Message]) -> No
 
 
 def _content(render: _Render, text: str, messages: Sequence[Message], index: int) -> Span:
-    """The span of a message's content: the part of the text that changes when the content does.
+    """Finds the span of a message's content: the part of the text that changes with the content.
 
     Raises:
-      ValueError: it does not change, or not with the tool calls beside it.
+      ValueError: the text does not change with the content, or not with the tool calls beside it.
     """
     changed = _changed(messages[index])
     other = render([*messages[:index], changed, *messages[index + 1 :]], asks=False)
     if other == text:
         raise ValueError(
             f"the chat template leaves the answer in messages[{index}] out of the conversation, "
-            'so there is nothing to learn of it: give that message "weight": 0, or make it the '
+            'so there is nothing to learn from it: give that message "weight": 0, or make it the '
             "last of a record of its own, or give the model another chat template"
         )
     if messages[index].get("content") and "tool_calls" in changed:
@@ -194,7 +194,7 @@ def _content(render: _Render, text: str, messages: Sequence[Message], index: int
 
 
 def _changed(message: Message) -> Message:
-    """The message with a stand-in for its content, and for the names of its calls."""
+    """Returns the message with stand-ins for its content and for the names of its tool calls."""
     content, calls = message.get("content"), message.get("tool_calls")
     changed = {**message}
     if calls:
@@ -207,14 +207,14 @@ def _changed(message: Message) -> Message:
 
 
 def _num_before(text: str, header: str, lead: str) -> int:
-    """Characters before an answer's content that the model writes, not the prompt.
+    """Counts the characters before an answer's content that the model generates itself.
 
-    They are the end of the lead, and stand behind as much of the header as there is.
+    They are the end of `lead`, after as much of the header as `text` contains.
 
     Args:
-      text: the whole conversation's, up to the content.
-      header: what a prompt for the answer ends with.
-      lead: what stands between that and the content, where the answer is the last message.
+      text: the conversation's text up to the content.
+      header: the end of a prompt that asks for the answer.
+      lead: the text between that header and the content, if the answer is the last message.
     """
 
     def num_header(num: int) -> int:
@@ -223,23 +223,23 @@ def _num_before(text: str, header: str, lead: str) -> int:
         return next((each for each in lengths if before.endswith(header[:each])), 0)
 
     most = _num_common(text[::-1], lead[::-1])
-    return max(range(most, -1, -1), key=num_header)  # the most, where several are as good
+    return max(range(most, -1, -1), key=num_header)  # the largest of several equally good ones
 
 
 def _to_border(text: str, num: int) -> int:
-    """The last border between tokens at or before a number of characters."""
+    """The last token boundary at or before a number of characters."""
     while not _is_border(text, num):
-        num -= 1  # two tokens that begin alike, as <|end|> and <|endoftext|>
+        num -= 1  # two special tokens with a common prefix, such as <|end|> and <|endoftext|>
     return num
 
 
 def _is_border(text: str, num: int) -> bool:
-    """Whether a text may be cut after so many characters without cutting a token."""
+    """Whether a cut after `num` characters is between two tokens."""
     return not 0 < num < len(text) or _BORDER.match(text[num - 1 : num + 1]) is not None
 
 
 def _num_common(one: str, other: str) -> int:
-    """Characters with which both begin."""
+    """The length of the common prefix."""
     least, most = 0, min(len(one), len(other))
     while least < most:
         middle = (least + most + 1) // 2

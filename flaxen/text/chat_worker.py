@@ -1,11 +1,10 @@
 """The process that runs a chat template: reads requests on stdin, answers on stdout.
 
-Started by `chat_process`, as a script of its own: it imports nothing of flaxen, so it starts fast
-and holds nothing worth stealing. It limits itself, since its parent may die before it:
-  - memory: the kernel refuses more address space (Linux), which raises MemoryError here;
-  - time: the kernel kills this process by SIGALRM, also inside a long C call;
-  - output: counted while the template runs.
-Once the parent has ended, nobody reads an answer or a message: this process ends and says nothing.
+`chat_process` starts it as a script that imports nothing of flaxen, so it starts fast and holds no
+  secrets. It limits itself, since its parent may die first: - memory: the kernel refuses more
+  address space (Linux), which raises MemoryError here; - time: the kernel kills this process by
+  SIGALRM, also inside a long C call; - output: counted while the template runs.
+After the parent has ended, nobody reads a reply or a message: this process ends silently.
 
 Deliberately does not know: tokenizers, what messages are, when a request is too late.
 """
@@ -28,13 +27,13 @@ import jinja2.parser
 import jinja2.sandbox
 
 _HEADER = struct.Struct(">Q")  # bytes of the JSON that follows
-_MAX_DETAIL = 2000  # characters of an error
+_MAX_DETAIL = 2000  # the most characters of an error that are sent
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, which marks what the model wrote: two variables are printed around it.
+    """Implements `{% generation %}`, which marks the model's text: prints a variable on each side.
 
-    Nobody sets them but training (chat.GENERATION_BEGINS), and what is not set prints nothing.
+    Only training sets the two variables (chat.GENERATION_BEGINS); unset variables print nothing.
     """
 
     tags = {"generation"}  # noqa: RUF012 (Jinja declares it as no ClassVar)
@@ -68,7 +67,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own escapes <, > and & for HTML, which no model was trained on."""
+    """JSON without HTML escapes: Jinja's own filter escapes <, > and &, as in no training data."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -98,7 +97,7 @@ def _render(template: jinja2.Template, variables: dict[str, Any], max_chars: int
 
 
 def _answer(request: dict[str, Any], template: jinja2.Template | None) -> Any:
-    """The reply to one request: a compiled template, or a dict to send."""
+    """Handles one request. Returns the compiled template, or a dict to send as the reply."""
     try:
         if template is None:
             return _compile(request["source"])
@@ -109,12 +108,12 @@ def _answer(request: dict[str, Any], template: jinja2.Template | None) -> Any:
         return {"error": "syntax", "detail": f"line {exc.lineno}: {exc.message}"}
     except MemoryError:
         return {"error": "memory", "detail": ""}
-    except Exception as exc:  # whatever the template did: the parent tells the caller
+    except Exception as exc:  # a template may raise anything: the parent reports it
         return {"error": "failed", "detail": f"{type(exc).__name__}: {exc}"[:_MAX_DETAIL]}
 
 
 def _limit_memory(max_bytes: int) -> None:
-    """Allows this process `max_bytes` more than it has now. Linux only: others don't enforce it."""
+    """Limits this process to `max_bytes` more than it has now. Only Linux enforces such a limit."""
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
@@ -128,7 +127,7 @@ def _send(stream: BinaryIO, value: dict[str, Any]) -> None:
 
 
 def _receive(stream: BinaryIO) -> dict[str, Any] | None:
-    """One request; None if the parent ended, perhaps in the middle of one."""
+    """Reads one request; None if the parent has ended, perhaps in the middle of one."""
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
@@ -144,7 +143,7 @@ def main() -> None:
     """Argument: JSON with alarm_s, whole seconds for one request, and max_bytes of memory."""
     limits = json.loads(sys.argv[1])
     _limit_memory(limits["max_bytes"])
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # to be killed by it, whatever was inherited
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action is to kill
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     _send(replies, {"ready": True})
     template: jinja2.Template | None = None

@@ -1,6 +1,6 @@
-"""Output tokens to text, one at a time: whole characters, and stop strings.
+"""Turns output tokens into text one at a time, in whole characters, and finds stop strings.
 
-Deliberately does not know: the engine, stop tokens, or what the text is for.
+Deliberately does not know: the engine, stop tokens, or the use of the text.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from flaxen.text.tokenizer import Tokenizer
 class Detokenizer:
     """The text of one output sequence as it grows. Final. One thread at a time.
 
-    What `push` returns is final: never half a character, and never what may still become part of a
-    stop string. All that it and `flush` returned, joined, is `Tokenizer.decode` of the output
-    tokens, cut at the stop string. Each token costs time for its own text only.
+    What `push` returns is final: never half a character, and never text that may still become part
+    of a stop string. Everything that `push` and `flush` returned, joined, equals `Tokenizer.decode`
+    of the output tokens, cut at the stop string. The cost of a token depends on its own text only.
 
-    Stop strings are looked for in the text with its special tokens, also where those are left out
-    of what is returned: "<|im_end|>" as a stop string means that token. What is returned holds no
+    Stop strings are searched for in the text with its special tokens, even if these are left out of
+    the returned text: "<|im_end|>" as a stop string means that token. The returned text contains no
     stop string either (decision 0180).
 
     Args:
-      tokenizer: the model's.
-      prompt_token_ids: what the output continues. Its text only decides whether the output's
-        leading space is one that the tokenizer put there.
+      tokenizer: the model's tokenizer.
+      prompt_token_ids: the prompt. It only decides whether the tokenizer added the output's leading
+          space.
       skip_special_tokens: leave special tokens out of the text.
-      stop: strings that end the text. The one completed first does; of those completed by the same
-        character, the longest.
+      stop: strings that end the text. The first completed one ends it; of several completed by the
+          same character, the longest.
       include_stop_str: keep the stop string at the end of the text, its special tokens too.
-      min_tokens: a stop string completed before this many tokens were pushed is plain text.
+      min_tokens: until this many tokens were pushed, a completed stop string is ordinary text.
     """
 
     def __init__(
@@ -54,20 +54,21 @@ class Detokenizer:
         self._strip_space = strips_space(tokenizer, prompt_token_ids, hidden)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stops = [_StopString(text) for text in sorted(set(stop), key=len, reverse=True)]
-        # The same for the text without hidden tokens: none until there is such a token.
+        # The same for the text without hidden tokens; empty until there is a hidden token.
         self._shown_stops: list[_StopString] = []
         self._include_stop_str = include_stop_str
         self._min_tokens = min_tokens
         self._num_tokens = 0
-        # Characters that may become part of a stop string: what each shows, "" if it is hidden.
+        # Held characters, which may become part of a stop string; "" in place of a hidden one.
         self._held: list[str] = []
 
     def push(self, token_id: int, *, is_hidden: bool = False) -> str:
-        """The text that this token makes certain. Not to be called once `stopped` is set.
+        """Returns the text that becomes final with this token. Must not be called after `stopped`.
 
         Args:
           token_id: the next token.
-          is_hidden: leave its text out, as a special token's; it may complete a stop string.
+          is_hidden: leave the token's text out, e.g. because it is special; it may complete a stop
+              string.
         """
         assert self.stopped is None, f"the text ended at the stop string {self.stopped!r}"
         self._num_tokens += 1
@@ -83,16 +84,16 @@ class Detokenizer:
         return self._release(text, True) if self._stops else text
 
     def flush(self) -> str:
-        """What was held back: call it when no more tokens come. "" after a stop string."""
+        """Returns the text held back: call it after the last token. "" after a stop string."""
         if self.stopped is not None:
             return ""
-        text = self._decode(b"", True)  # half a character that nothing will complete: U+FFFD
+        text = self._decode(b"", True)  # half a character, never completed, becomes U+FFFD
         text = self._release(text, True) if self._stops else text
         held, self._held = self._held, []
         return text + "".join(held)
 
     def _release(self, new: str, is_shown: bool) -> str:
-        """`new` joins the held text; returns what of both can't become part of a stop string."""
+        """Adds `new` to the held text; returns the part that can't become part of a stop string."""
         text = self._held
         for char in new:
             text.append(char if is_shown else "")
@@ -115,16 +116,16 @@ class Detokenizer:
 
 
 def _advance(stops: list[_StopString], char: str) -> str:
-    """Gives each stop string one more character; returns the longest that it completes, or ""."""
+    """Advances each stop string by one character; returns the longest completed one, or ""."""
     completed = ""
     for stop in stops:
         if stop.advance(char) and not completed:
-            completed = stop.text  # the longest come first
+            completed = stop.text  # the longest are first in the list
     return completed
 
 
 def _num_last(text: list[str], num_shown: int) -> int:
-    """How many of the last characters hold `num_shown` that are shown."""
+    """How many characters from the end contain `num_shown` visible ones."""
     num_last = 0
     while num_shown:
         num_last += 1
@@ -135,12 +136,11 @@ def _num_last(text: list[str], num_shown: int) -> int:
 def strips_space(
     tokenizer: Tokenizer, prompt_token_ids: Sequence[int], hidden: Collection[int]
 ) -> bool:
-    """Whether the output's leading space is one that the tokenizer put there.
+    """Whether the tokenizer added the output's leading space, so that decoding removes it.
 
     Args:
-      tokenizer: the model's.
-      prompt_token_ids: what the output continues.
-      hidden: tokens that are left out of the text.
+      tokenizer: the model's tokenizer.
+      prompt_token_ids: the prompt. hidden: tokens that are left out of the text.
     """
     return tokenizer.strips_leading_space and not any(
         i not in hidden and tokenizer.token_bytes(i) for i in prompt_token_ids
@@ -148,7 +148,7 @@ def strips_space(
 
 
 class _StopString:
-    """How much of a stop string the text ends with, by Knuth, Morris and Pratt's algorithm."""
+    """Tracks how much of a stop string the text ends with (Knuth-Morris-Pratt algorithm)."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -159,7 +159,7 @@ class _StopString:
             self._borders.append(self._next(self._borders[-1], char))
 
     def advance(self, char: str) -> bool:
-        """Takes one more character; true if it completes the stop string."""
+        """Advances by one character; True if it completes the stop string."""
         n = self._next(self.num_matched, char)
         completed = n == len(self.text)
         self.num_matched = self._borders[n] if completed else n

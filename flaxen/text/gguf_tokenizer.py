@@ -1,7 +1,7 @@
 """Builds a tokenizer from the `tokenizer.*` keys of a GGUF file.
 
-Two kinds: "gpt2", byte-level merges, and "llama", SentencePiece pieces with scores, falling back to
-bytes. https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+There are two kinds: "gpt2", byte-level BPE with merges, and "llama", SentencePiece pieces with
+scores and byte fallback. https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 Deliberately does not know: how a GGUF file is read, or model architectures.
 """
@@ -20,7 +20,7 @@ from flaxen.text.turn_end import find_turn_end
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
 _METASPACE = "\u2581"
 _T = TypeVar("_T")
-# A special token's name in templates, and in the file; "seperator" is the format's own spelling.
+# A special token's name in templates, and in the file; the format itself spells "seperator".
 _SPECIAL_TOKENS = {
     "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator",
     "pad_token": "padding", "cls_token": "cls", "mask_token": "mask",
@@ -84,7 +84,7 @@ def read_gguf(metadata: Mapping[str, object]) -> TokenizerParts:
 
 
 def _byte_level(metadata: Mapping[str, object], tokens: list[str]) -> tuple[Tokenizer, bool]:
-    """The tokenizer, and whether texts begin with BOS where the file does not say."""
+    """Returns the tokenizer, and whether texts begin with BOS if the file does not say."""
     if "tokenizer.ggml.pre" not in metadata:
         raise ValueError(
             "the GGUF file has no tokenizer.ggml.pre, which says how text is cut into words: it "
@@ -99,7 +99,7 @@ def _byte_level(metadata: Mapping[str, object], tokens: list[str]) -> tuple[Toke
     split = WORD_SPLITS[name]
     merges = []
     for merge in _list(metadata, "ggml.merges", str):
-        space = merge.find(" ", 1)  # from 1, so that a piece may begin with a space
+        space = merge.find(" ", 1)  # searched from 1, because a piece may begin with a space
         if space < 0:
             raise ValueError(f"tokenizer.ggml.merges must hold pairs 'left right', got {merge!r}")
         merges.append((merge[:space], merge[space + 1 :]))
@@ -129,7 +129,7 @@ def _sentencepiece(
     to_metaspace: normalizers.Normalizer = normalizers.Replace(" ", _METASPACE)
     steps = [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if _get(metadata, "ggml.add_space_prefix", bool, default=True):
-        # As llama.cpp does: before the text, and again after each special token.
+        # As in llama.cpp, a space is added before the text, and again after each special token.
         to_metaspace = normalizers.Sequence([normalizers.Prepend(_METASPACE), to_metaspace])
         steps.append(decoders.Strip(" ", 1, 0))
     tokenizer.normalizer = to_metaspace
@@ -140,9 +140,10 @@ def _sentencepiece(
 def _merges_of_scores(
     tokens: list[str], types: list[int], scores: list[float]
 ) -> list[tuple[str, str]]:
-    """The merges of which SentencePiece, joining the best-scored pair first, is the same.
+    """Derives BPE merges that give the same result as SentencePiece's scores.
 
-    Every way to cut a piece into two pieces is a merge that makes it, and ranks by its score.
+    SentencePiece joins the pair with the best score first. So each way to split a piece into two
+    pieces is a merge, ranked by the score of the piece.
     """
     pieces = {
         token: i
@@ -175,7 +176,7 @@ def _merge_model(
             fuse_unk=fuse_unk,
             ignore_merges=ignore_merges,
         )
-    except Exception as exc:  # the library raises nothing narrower
+    except Exception as exc:  # the library raises no narrower type
         raise ValueError(
             f"the GGUF file's tokens and merges do not fit together: {exc}. The file is damaged; "
             "fetch or convert it again"
@@ -195,7 +196,7 @@ def _special_tokens(metadata: Mapping[str, object], tokens: list[str]) -> dict[s
 
 
 def _chat_templates(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Name -> Jinja source: the default, and those with their name at the end of the key."""
+    """Maps names to Jinja sources: the default template, and those whose key ends with a name."""
     key = "tokenizer.chat_template"
     named = [name.removeprefix(f"{key}.") for name in metadata if name.startswith(f"{key}.")]
     found = {name: _get(metadata, f"chat_template.{name}", str) for name in named}

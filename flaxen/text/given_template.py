@@ -1,4 +1,4 @@
-"""A chat template that somebody gives in place of the model's own: a file, Jinja, or a name.
+"""Reads a chat template that replaces the model's own: a file, Jinja source, or a name.
 
 Deliberately does not know: argv, how a template is run.
 """
@@ -13,13 +13,15 @@ from flaxen.text.tokenizer import Tokenizer
 
 
 def read_template(given: str) -> str:
-    """The Jinja of what was given, compiled once to see that it can be; a name as it is.
+    """Returns the Jinja source, checked by compiling it once; a template's name is returned as it
+    is.
 
     Args:
-      given: Jinja, which has {{ or {% in it; else a file of it, or the name of one of the model's.
+      given: Jinja source, recognised by {{ or {%; else a file of it, or the name of one of the
+          model's templates.
 
     Raises:
-      ValueError: the file is no UTF-8 or empty, or the template does not compile.
+      ValueError: the file is not UTF-8 or is empty, or the template does not compile.
       OSError: the file can't be read.
     """
     source = given
@@ -38,10 +40,11 @@ def read_template(given: str) -> str:
 
 
 def with_template(tokenizer: Tokenizer, given: str | None) -> Tokenizer:
-    """The tokenizer with a given template for all conversations; None leaves it its own.
+    """Returns the tokenizer with the given template for all conversations; None changes nothing.
 
     Raises:
-      ValueError: as read_template; or it is neither a file nor one of the model's templates.
+      ValueError: as in read_template; or `given` is neither a file nor one of the model's
+          templates.
       OSError: the file can't be read.
     """
     if given is None:

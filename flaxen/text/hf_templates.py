@@ -1,8 +1,8 @@
-"""The chat templates of a Hugging Face directory, by their names, where transformers keeps them.
+"""Reads the chat templates of a Hugging Face directory, from the places that transformers uses.
 
-chat_template.jinja is the default and additional_chat_templates/NAME.jinja the others; without
-such files it is the key chat_template of tokenizer_config.json, one text or a list of named ones.
-Deliberately does not know Jinja.
+chat_template.jinja is the default and additional_chat_templates/NAME.jinja are the others. Without
+such files the templates are in the key chat_template of tokenizer_config.json, as one text or as a
+list of named texts. Deliberately does not know Jinja.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ TEMPLATE_FILE, TEMPLATES_DIRECTORY = "chat_template.jinja", "additional_chat_tem
 
 
 def read_templates(path: Path, config: Mapping[str, object]) -> dict[str, str]:
-    """Name -> Jinja source; the one named "default" is used where none is asked for.
+    """Maps names to Jinja sources. The one named "default" is used unless another is asked for.
 
     Args:
       path: the directory.
-      config: its tokenizer_config.json.
+      config: the contents of its tokenizer_config.json.
 
     Raises:
       ValueError: chat_template is neither text nor a list of named texts, or a file is not UTF-8.

@@ -28,8 +28,8 @@ def read_directory(path: Path) -> TokenizerParts:
     """The parts of the tokenizer in a directory.
 
     Raises:
-      FileNotFoundError: there is no directory or no tokenizer.json.
-      ValueError: a file is corrupt, or names a token that the tokenizer doesn't have.
+      FileNotFoundError: the directory or its tokenizer.json is missing. ValueError: a file is
+          corrupt, or names a token that the tokenizer doesn't have.
     """
     backend = _read_backend(path)
     config = _read_json(path / "tokenizer_config.json")
@@ -82,7 +82,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_json(file: Path) -> Mapping[str, object]:
-    """The object in a JSON file, an empty one where there is no file."""
+    """Reads the object in a JSON file; an empty one if there is no file."""
     if not file.is_file():
         return {}
     try:
@@ -97,13 +97,14 @@ def _read_json(file: Path) -> Mapping[str, object]:
 def _special_tokens(
     config: Mapping[str, object], legacy: Mapping[str, object]
 ) -> dict[str, str | list[str]]:
-    """The special tokens by the names that chat templates call them by, as in transformers.
+    """The special tokens by the names that chat templates use, as in transformers.
 
-    Those are all keys that end with `_token`, and the keys of `extra_special_tokens` where it is an
-    object; where it is a list, or is called additional_special_tokens, the list has that name.
+    The names are all keys that end with `_token`, and the keys of `extra_special_tokens` if that is
+    an object. If it is a list, or is called additional_special_tokens, the whole list has that
+    name.
     """
     found: dict[str, str | list[str]] = {}
-    for fields in (legacy, config):  # tokenizer_config.json has the last word
+    for fields in (legacy, config):  # tokenizer_config.json comes last and wins
         extra = fields.get("extra_special_tokens") or fields.get("additional_special_tokens")
         named = extra if isinstance(extra, dict) else {}
         for name, value in {**named, **fields}.items():
@@ -117,14 +118,14 @@ def _special_tokens(
 
 
 def _token_text(value: object) -> str | None:
-    """A token is named by its text or by an object with its text as "content"."""
+    """Returns a token's text, which is a string or the "content" of an object."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
 
 
 def _eos_ids(file: Path) -> list[int]:
-    """`eos_token_id` of a config: an id, a list of ids, null or absent."""
+    """Reads `eos_token_id` of a config, which is an id, a list of ids, null or absent."""
     value = _read_json(file).get("eos_token_id")
     ids = []
     for token_id in value if isinstance(value, list) else [] if value is None else [value]:

@@ -1,4 +1,4 @@
-"""Where each token begins in its text. Deliberately does not know logprobs or requests."""
+"""Finds where each token begins in its text. Deliberately does not know logprobs or requests."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from flaxen.text.tokenizer import Tokenizer
 class TextOffsets:
     """Counts the characters before each token of one text, as the tokens come. Final.
 
-    A character that is spelled by several tokens begins with the first of them: the others have the
-    same offset, that of the character that they are part of.
+    If several tokens make up one character, all have that character's offset.
 
     Args:
-      tokenizer: the model's.
+      tokenizer: the model's tokenizer.
       strips_space: the text lacks the leading space of its first token (detokenize.strips_space).
       start: the characters before the first token.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, strips_space: bool, start: int = 0) -> None:
-        self.num_characters = start  # whole ones, so far
+        self.num_characters = start  # complete characters so far
         self._token_bytes = tokenizer.token_bytes
         self._strips_space = strips_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int, *, is_hidden: bool = False) -> int:
-        """The offset of the next token.
+        """Returns the offset of the next token.
 
         Args:
           token_id: the token.
-          is_hidden: the text leaves it out; it has no characters.
+          is_hidden: the text leaves the token out, so that it has no characters.
         """
         data = b"" if is_hidden else self._token_bytes(token_id)
         if self._strips_space and data:
@@ -38,8 +37,8 @@ class TextOffsets:
             data = data.removeprefix(b" ")
         offset = self.num_characters
         if self._is_in_character:
-            # Either this token goes on with the character, or it shows that nothing completes it:
-            # then the bytes before it are a character of their own, U+FFFD.
+            # Either this token continues the character, or it shows that the character is never
+            # completed: then the bytes before it become a character of their own, U+FFFD.
             found = len(self._decoder.decode(data[:1]))
             self.num_characters += found
             offset += found == 2 or (found == 1 and self._is_in_character)

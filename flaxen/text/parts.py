@@ -1,4 +1,4 @@
-"""What a file's reader hands over to make a `Tokenizer`. Deliberately does not know any format."""
+"""The parts from which a `Tokenizer` is made, whatever file they came from. Knows no format."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 
 import tokenizers
 
-DEFAULT_TEMPLATE = "default"  # the name of the chat template that is used where none is asked for
+DEFAULT_TEMPLATE = "default"  # the chat template that is used unless another is named
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerParts:
-    """A tokenizer of the `tokenizers` library, and what it does not hold itself."""
+    """A tokenizer of the `tokenizers` library, and what that library does not store."""
 
     backend: tokenizers.Tokenizer
     bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]  # the tokenizer's own first
+    eos_token_ids: tuple[int, ...]  # the tokenizer's own EOS is the first
     chat_template: str | None  # Jinja source
-    # The others that the model has beside it, by name, as "tool_use".
+    # The model's other chat templates by name, e.g. "tool_use".
     named_templates: Mapping[str, str] = field(default_factory=dict)
-    # By the names that templates use: a text for "pad_token", a list for
+    # Special tokens by the names that templates use: a text for "pad_token", a list for
     # "additional_special_tokens".
     special_tokens: Mapping[str, str | list[str]] = field(default_factory=dict)
-    # Put around a text by `add_special_tokens`, beside what the backend's post-processor adds.
+    # Ids that `add_special_tokens` puts around a text, in addition to the backend's post-processor.
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()

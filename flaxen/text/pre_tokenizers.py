@@ -1,8 +1,8 @@
-"""How text is cut into words before byte-level merges, by the name a GGUF file gives it.
+"""How text is split into words before byte-level merges, by the name in a GGUF file.
 
-The patterns are each model family's own, and the names llama.cpp's (`tokenizer.ggml.pre`):
-https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp. A name that is not here is
-refused: a wrong cut makes other ids than the model was trained on, and nothing would say so.
+The patterns are those of each model family, the names those of llama.cpp (`tokenizer.ggml.pre`):
+https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp. An unknown name is refused:
+with a wrong split the model would get other ids than in its training, without any error.
 
 Deliberately does not know: vocabularies, merges, ids.
 """
@@ -20,13 +20,13 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _words(digits: str) -> str:
-    """Contractions; a word with one mark before it; digits; marks with the line ends after."""
+    """Splits contractions; words with one mark before; digits; marks with line ends after them."""
     words = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
     return _CONTRACTION + words + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
 
 
 def _cased_words(digits: str, end: str) -> str:
-    """The same, but a word is also cut where capitals begin, and `end` belongs to the word."""
+    """Like `_words`, but also splits a word where capitals begin; `end` belongs to the word."""
     word = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{end}|"
     capitals = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{end}|"
     return word + capitals + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
@@ -42,15 +42,15 @@ _DEEPSEEK_V3 = (
 
 @dataclass(frozen=True, kw_only=True)
 class WordSplit:
-    """Patterns that cut a text, each the pieces that the one before it left."""
+    """Patterns that split a text; each splits the pieces that the pattern before it left."""
 
     patterns: tuple[str, ...]
-    nfc: bool = False  # compose characters first
-    ignore_merges: bool = False  # a word that is in the vocabulary is one token, merges or not
-    add_bos: bool = False  # where the file does not say
+    nfc: bool = False  # compose characters (Unicode NFC) first
+    ignore_merges: bool = False  # a word in the vocabulary is one token, whatever the merges say
+    add_bos: bool = False  # the default if the file does not say
 
     def build(self) -> pre_tokenizers.PreTokenizer:
-        """The pre-tokenizer: the cuts, then bytes in GPT-2's alphabet."""
+        """Builds the pre-tokenizer: the splits, then bytes in GPT-2's alphabet."""
         splits = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in self.patterns]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([*splits, to_bytes])

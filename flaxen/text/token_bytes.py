@@ -1,4 +1,4 @@
-"""The bytes that a token stands for, whatever its tokenizer writes them as.
+"""The bytes that a token stands for, however its tokenizer spells them.
 
 Knows: the two ways decoder-only models spell bytes in a vocabulary, byte-level and metaspace.
 Deliberately does not know: ids, files, or how text is split into tokens.
@@ -20,28 +20,28 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Spelling:
     """How a vocabulary spells bytes.
 
-    `strips_leading_space`: the encoder put a space before the text, so the decoder takes one off.
+    `strips_leading_space`: the encoder adds a space before the text, so the decoder removes one.
     """
 
-    to_bytes: Callable[[str], bytes]  # of one token that is not an added one
+    to_bytes: Callable[[str], bytes]  # for one token of the base vocabulary
     added_to_bytes: Callable[[str], bytes]
     strips_leading_space: bool
 
 
 def spelling_of(decoder_state: bytes | None) -> Spelling:
-    """Reads the spelling off a `tokenizers` decoder.
+    """Finds out a vocabulary's spelling from its `tokenizers` decoder.
 
     Args:
-      decoder_state: the decoder as JSON, None where the tokenizer has none.
+      decoder_state: the decoder as JSON, None if the tokenizer has none.
 
     Raises:
-      ValueError: a decoder that belongs to no decoder-only language model that we know.
+      ValueError: the decoder is not one of a known decoder-only language model.
     """
     spec: dict[str, Any] = json.loads(decoder_state) if decoder_state else {"type": "absent"}
     steps: list[dict[str, Any]] = spec["decoders"] if spec["type"] == "Sequence" else [spec]
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
-        # Added tokens are raw text beside a byte-level vocabulary.
+        # In a byte-level vocabulary, added tokens are raw text.
         return Spelling(to_bytes=_byte_level, added_to_bytes=str.encode, strips_leading_space=False)
     if kinds == ["Metaspace"]:
         strips = steps[0].get("prepend_scheme", "always") != "never"
@@ -66,7 +66,7 @@ def _is_metaspace(steps: list[dict[str, Any]]) -> bool:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: a printable byte is its own character, the others follow from U+0100.
+    """GPT-2's alphabet: a printable byte is its own character, other bytes begin at U+0100.
 
     https://github.com/openai/gpt-2/blob/master/src/encoder.py
     """
@@ -82,7 +82,7 @@ _BYTE_OF = _byte_alphabet()
 def _byte_level(token: str) -> bytes:
     try:
         return bytes([_BYTE_OF[char] for char in token])
-    except KeyError:  # not in the alphabet: the token is plain text
+    except KeyError:  # characters outside the alphabet: the token is plain text
         return token.encode()
 
 

@@ -1,7 +1,7 @@
 """One tokenizer, whichever file it came from: text to ids, ids to text, ids to bytes.
 
-Text is the UTF-8 of the tokens' bytes, joined; what is no UTF-8 becomes U+FFFD. `decode` and the
-incremental `Detokenizer` share that definition, so that streamed and whole text are the same.
+A text is the tokens' bytes, joined and decoded as UTF-8; invalid bytes become U+FFFD. `decode` and
+the incremental `Detokenizer` share that definition, so that streamed and whole text are equal.
 
 Deliberately does not know: file formats (their readers make the `TokenizerParts`), chat, sampling.
 """
@@ -18,15 +18,15 @@ from flaxen.text.parts import TokenizerParts
 from flaxen.text.token_bytes import spelling_of
 from flaxen.text.turn_end import find_turn_end
 
-_SHORT_TEXT = 2_000  # characters; these take a millisecond, and a batch has a cost of its own
+_SHORT_TEXT = 2_000  # characters; takes a millisecond, less than a batch's overhead
 
 
 class Tokenizer:
-    """Final. Safe to share between threads: nothing changes after construction but a memo."""
+    """Final. Safe to share between threads: after construction only a cache changes."""
 
     def __init__(self, parts: TokenizerParts) -> None:
         backend = parts.backend
-        # Both are settings of whoever saved the file; a prompt is never cut or padded.
+        # Whoever saved the file may have set truncation or padding; a prompt gets neither.
         backend.no_truncation()
         backend.no_padding()
         state = backend.decoder.__getstate__() if backend.decoder is not None else None
@@ -39,28 +39,29 @@ class Tokenizer:
         self._suffix = list(parts.suffix_ids)
         self._added = frozenset(added)
         self._spelling = spelling
-        self._bytes: dict[int, bytes] = {}  # a memo; two threads may both fill in the same entry
+        self._bytes: dict[int, bytes] = {}  # a cache; two threads may both compute the same entry
 
         self.bos_token_id = parts.bos_token_id
         self.eos_token_ids = parts.eos_token_ids
         self.chat_template = parts.chat_template
         self.named_templates = parts.named_templates
-        self.special_tokens = parts.special_tokens  # by the names that chat templates call them by
+        self.special_tokens = parts.special_tokens  # by the names that chat templates use
         self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
-        # One more than the largest id; added tokens may leave a gap after the others.
+        # One more than the largest id; there may be a gap before the ids of added tokens.
         ids_end = backend.get_vocab_size(with_added_tokens=False)
         self.vocab_size = max([ids_end, *(i + 1 for i in added)])
-        # The same without special tokens, of which a model may lack some that it never uses.
+        # The same without special tokens; a model may have no row for those that it never uses.
         self.text_vocab_size = max([ids_end, *(i + 1 for i, t in added.items() if not t.special)])
         self.strips_leading_space = spelling.strips_leading_space
 
     @classmethod
     def from_directory(cls, path: Path) -> Tokenizer:
-        """Reads tokenizer.json, and the files that Hugging Face puts beside it.
+        """Reads a Hugging Face directory: tokenizer.json, and the configurations beside it.
 
         Raises:
-          FileNotFoundError: there is no directory or no tokenizer.json; says what to do.
-          ValueError: a file is corrupt, or the tokenizer is of a kind we don't decode.
+          FileNotFoundError: the directory or its tokenizer.json is missing; the message says what
+              to do.
+          ValueError: a file is corrupt, or we do not support this kind of tokenizer.
         """
         return cls(read_directory(path))
 
@@ -72,14 +73,14 @@ class Tokenizer:
           metadata: GGUF key -> str, int, float, bool, or a list of them.
 
         Raises:
-          ValueError: a key is missing or wrong, or the tokenizer is of a kind we don't read.
+          ValueError: a key is missing or wrong, or we do not support this kind of tokenizer.
         """
         return cls(read_gguf(metadata))
 
     def with_chat_template(self, template: str) -> Tokenizer:
-        """The same tokenizer with another chat template, whose end of a turn ends answers too.
+        """Returns the tokenizer with another chat template, whose end of a turn also ends answers.
 
-        It takes the place of all templates, also of one for tools.
+        The template replaces all of the model's templates, including one for tools.
 
         Args:
           template: Jinja, or the name of one of `named_templates`.
@@ -103,16 +104,16 @@ class Tokenizer:
 
     @property
     def eos_token(self) -> str | None:
-        """The text of the first of `eos_token_ids`."""
+        """The text of the first id in `eos_token_ids`."""
         return self.token(self.eos_token_ids[0]) if self.eos_token_ids else None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text. Special tokens that are written out in it are recognised.
+        """Tokenizes a text. Special tokens that are written out in it are recognised.
 
         Args:
           text: any text.
-          add_special_tokens: put BOS and EOS around it where the model asks for them. A text that
-            a chat template rendered already has them: pass False.
+          add_special_tokens: put BOS and EOS around the text if the model asks for them. A text
+              from a chat template already has them: pass False.
 
         Raises:
           ValueError: the text is not valid Unicode.
@@ -121,14 +122,15 @@ class Tokenizer:
             if len(text) <= _SHORT_TEXT:
                 ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
             else:
-                # Alone in a batch: unlike `encode`, this lets Python's other threads run meanwhile.
-                # A text of megabytes, which takes seconds, would stop a whole server.
+                # A batch of one text: unlike `encode`, this call lets Python's other threads run. A
+                # text of megabytes takes seconds, and `encode` would stop a whole server for that
+                # time.
                 [encoding] = self._backend.encode_batch_fast(
                     [text], add_special_tokens=add_special_tokens
                 )
                 ids = encoding.ids
         except TypeError as exc:
-            # The library says "must be str" of a str that has no UTF-8.
+            # For a str that can't be encoded as UTF-8 the library's error is "must be str".
             position = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
             if position is None:
                 raise
@@ -139,7 +141,7 @@ class Tokenizer:
         return self._prefix + ids + self._suffix if add_special_tokens else ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ids. An id that no token has (a padded vocabulary's) gives nothing."""
+        """The text of ids. An id without a token (in a padded vocabulary) adds nothing."""
         skipped = self.special_token_ids if skip_special_tokens else frozenset()
         data = b"".join([self.token_bytes(i) for i in ids if i not in skipped])
         if self.strips_leading_space:
@@ -147,18 +149,18 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def token(self, token_id: int) -> str:
-        """The text of one token alone, its leading space kept; "" where no token has the id."""
+        """The text of one token alone, with its leading space; "" if no token has the id."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The exact bytes of one token, even half a character; b"" where no token has the id."""
+        """The exact bytes of one token, perhaps half a character; b"" if no token has the id."""
         try:
             return self._bytes[token_id]
         except KeyError:
             pass
         token = self._backend.id_to_token(token_id) if token_id >= 0 else None
         if token is None:
-            return b""  # not kept: a caller could fill the memo with ids that do not exist
+            return b""  # not cached: a caller could fill the cache with ids that do not exist
         added = token_id in self._added
         spell = self._spelling.added_to_bytes if added else self._spelling.to_bytes
         self._bytes[token_id] = spell(token)

@@ -1,4 +1,4 @@
-"""Tool calls of OpenAI's messages, as chat templates expect them.
+"""Converts tool calls of OpenAI's messages to what chat templates expect.
 
 OpenAI's API writes the arguments of a call as a JSON string; templates print an object. Serving and
 training both read calls here, so a model is trained on what it is served with. Deliberately does
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def shows_tool_calls(template: str | None) -> bool:
-    """Whether a chat template looks at the tool calls of messages at all, by its source."""
+    """Whether a chat template's source mentions the tool calls of messages at all."""
     return template is not None and "tool_calls" in template
 
 
@@ -21,11 +21,11 @@ def read_tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
     """Copies tool calls, with the arguments of each as an object.
 
     Args:
-      calls: {"function": {"name", "arguments"}} each, or the function's own object alone.
-      where: the place of the list, for errors.
+      calls: each {"function": {"name", "arguments"}}, or only the function's object.
+      where: the name of the list in errors.
 
     Raises:
-      ValueError: no list of calls, or arguments that are not a JSON object.
+      ValueError: `calls` is not a list of calls, or arguments are not a JSON object.
     """
     if isinstance(calls, str | Mapping) or not isinstance(calls, Sequence):
         raise ValueError(f"{where} must be a list of calls, got {_show(calls)}")
@@ -47,11 +47,11 @@ def _read_call(call: object, where: str) -> dict[str, Any]:
 
 def _arguments(value: object, where: str) -> Mapping[str, Any]:
     if value is None or value == "":
-        return {}  # a call without arguments, as several servers write it
+        return {}  # several servers write a call without arguments like this
     if isinstance(value, str):
         try:
             found = json.loads(value)
-            if "\\u" in value:  # perhaps half of a surrogate pair, which is no text
+            if "\\u" in value:  # perhaps half of a surrogate pair, which is not valid text
                 json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError(

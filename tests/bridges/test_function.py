@@ -164,9 +164,15 @@ def in_while(weights: Weights, tokens: jax.Array, positions: jax.Array) -> jax.A
     ("function", "message"),
     [
         (cross, "only causal self-attention can be served"),
-        (in_while, "attention inside of while can't be given a cache"),
-        (lambda w, tokens, positions: w.embed[tokens] @ w.embed.T, "no attention was found"),
-        (lambda w, tokens, positions: w.embed[tokens].sum(), "must give the scores of all words"),
+        (in_while, "attention inside while can't have a cache"),
+        (
+            lambda w, tokens, positions: w.embed[tokens] @ w.embed.T,
+            "contains no attention that can be replaced",
+        ),
+        (
+            lambda w, tokens, positions: w.embed[tokens].sum(),
+            "must return the logits of each token",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_refused(function: Any, message: str) -> None:

@@ -136,5 +136,5 @@ def test_dropout_inside_of_attention_is_refused_in_training() -> None:
 
     module = Dropping()
     model, params = flaxen.from_linen(module, make(module), max_position=128)
-    with pytest.raises(ValueError, match=r"dropout of 0\.1 inside of attention is not supported"):
+    with pytest.raises(ValueError, match=r"dropout of 0\.1 inside attention is not supported"):
         train_definition(model, params, 1)

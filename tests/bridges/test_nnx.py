@@ -181,7 +181,7 @@ class Bidirectional(Transformer):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (WithoutSeam(nnx.Rngs(0)), "no attention was found"),
+        (WithoutSeam(nnx.Rngs(0)), "contains no attention that can be replaced"),
         (WithOwnPositions(nnx.Rngs(0)), "positions as an argument"),
         (Bidirectional(rngs=nnx.Rngs(0)), "must be causal"),
     ],

@@ -84,11 +84,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         r"Llama4ForCausalLM's mask is neither causal nor a sliding window \(attention in chunks",
     ),
     "GptOss": (
-        "GptOss", {**HEADS, "num_local_experts": 4}, "GptOssAttention's attention wants s_aux",
+        "GptOss", {**HEADS, "num_local_experts": 4}, "GptOssAttention's attention requires s_aux",
     ),
     "DeepseekV32": (
         "DeepseekV32", {**MLA, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 8},
-        "DeepseekV32Attention's attention wants indices, which is not supported",
+        "DeepseekV32Attention's attention requires indices, which is not supported",
     ),
     "Phi3, longrope": (
         "Phi3", {**SIZES, "rope_parameters": LONGROPE},

@@ -129,7 +129,7 @@ def test_statistics_of_batches_stay_what_they_are() -> None:
 
 def test_dropout_inside_of_attention_is_refused_in_training() -> None:
     model, params = from_transformers(gpt2(attn_pdrop=0.2))
-    with pytest.raises(ValueError, match=r"drops 0\.2 of the weights of attention .*attn_pdrop"):
+    with pytest.raises(ValueError, match=r"has dropout of 0\.2 on attention weights .*attn_pdrop"):
         train_definition(model, params, 1)
 
 

@@ -102,7 +102,7 @@ def test_a_window_is_read_from_the_mask(mask: Any, fields: Any, window: int | No
             lambda **_: torch.ones(1, 1, 8, 8).tril().bool(), {}, {},
             "Masked's attention comes with a mask of its own",
         ),
-        (no_mask, {}, {"sinks": torch.zeros(4)}, "Masked's attention wants sinks, which is not"),
+        (no_mask, {}, {"sinks": torch.zeros(4)}, "Masked's attention requires sinks, which is not"),
     ],
 )  # fmt: skip
 def test_other_masks_are_refused(mask: Any, fields: Any, options: Any, message: str) -> None:
@@ -116,11 +116,11 @@ def test_other_masks_are_refused(mask: Any, fields: Any, options: Any, message: 
 )
 def test_options_are_honoured_or_refused_by_name(option: str) -> None:
     check_options("FooAttention", {option: None, "scaling": 0.5, "sliding_window": 3, "x": False})
-    message = f"FooAttention's attention wants {option}, which is not supported"
+    message = f"FooAttention's attention requires {option}, which is not supported"
     with pytest.raises(ValueError, match=message):
         check_options("FooAttention", {option: torch.ones(1)})
     heads, module = torch.zeros(1, 2, 4, 8), torch.nn.Identity()
-    with pytest.raises(ValueError, match=f"Identity's attention wants {option}"):
+    with pytest.raises(ValueError, match=f"Identity's attention requires {option}"):
         our_attention({module: None})(module, heads, heads, heads, None, **{option: 1})
 
 
@@ -153,7 +153,9 @@ class OneSided(Own):
 @pytest.mark.slow
 def test_the_check_goes_past_each_window_that_is_named() -> None:
     from_torch(OneSided(), max_position=128)  # whose 16 tokens tell nothing
-    with pytest.raises(ValueError, match="OneSided with flaxen's attention is not what it is by"):
+    with pytest.raises(
+        ValueError, match="OneSided gives other logits with flaxen's attention than"
+    ):
         from_torch(OneSided(), max_position=128, windows=(20,))
 
 

@@ -56,7 +56,7 @@ def test_an_answer_that_the_template_leaves_out_is_named() -> None:
     with pytest.raises(
         ValueError,
         match=r"leaves the answer in messages\[1\] out of the conversation, so there is nothing to "
-        r'learn of it: give that message "weight": 0',
+        r'learn from it: give that message "weight": 0',
     ):
         render_turns(template, CHAT, (1, 3))
     text, ((begin, end),) = render_turns(template, CHAT, (3,))

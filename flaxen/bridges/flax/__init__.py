@@ -1,1 +1,1 @@
-"""Definitions in Flax: modules of NNX and of Linen as Models."""
+"""Turns modules of Flax NNX and Flax Linen into Models."""

@@ -1,6 +1,6 @@
-"""The function that takes the place of a Flax module's `attention_fn`.
+"""The function that replaces a Flax module's `attention_fn`.
 
-Deliberately does not know modules: nnx.py and linen.py put it there.
+Deliberately does not know modules: nnx.py and linen.py install it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ def attention_fn(
     deterministic: bool = True,
     **options: Any,
 ) -> jax.Array:
-    """As flax.nnx.dot_product_attention with a causal mask, which check.py sees to.
+    """Like flax.nnx.dot_product_attention with a causal mask, which check.py verifies.
 
     Args:
       query: [..., T, N, H].
       key: [..., T, K, H].
       value: [..., T, K, H].
-      bias: none.
-      mask: not read; attention is causal.
-      dropout_rate: of the weights of attention; none in training.
-      deterministic: there is no dropout.
-      options: dtype, precision and others that do not change what is computed.
+      bias: must be None.
+      mask: ignored, since attention is causal.
+      dropout_rate: dropout of the attention weights; must be 0 in training.
+      deterministic: True switches dropout off.
+      options: dtype, precision and others that do not change the result.
 
     Raises:
-      ValueError: a bias, or dropout inside of attention.
+      ValueError: there is a bias, or dropout inside attention.
     """
     if bias is not None:
         raise ValueError(
@@ -44,7 +44,7 @@ def attention_fn(
         )
     if dropout_rate and not deterministic:
         raise ValueError(
-            f"dropout of {dropout_rate} inside of attention is not supported: its weights are "
+            f"dropout of {dropout_rate} inside attention is not supported: attention weights are "
             "never in memory. Set the attention's dropout_rate to 0, and put nnx.Dropout after it"
         )
     return attend(query, key, value)

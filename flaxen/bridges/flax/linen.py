@@ -1,4 +1,4 @@
-"""`flaxen.from_linen`: a module of Flax Linen as a Model and its parameters.
+"""`flaxen.from_linen` turns a module of Flax Linen into a Model and its parameters.
 
 Deliberately does not know how the Model is run.
 """
@@ -21,7 +21,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model, Params
 
 _PARAMS = "params"
-_CACHE = "cache"  # of a module that decodes by itself; ours is elsewhere
+_CACHE = "cache"  # the collection of a module with its own decoding; our cache is separate
 
 
 def from_linen(
@@ -31,28 +31,28 @@ def from_linen(
     max_position: int,
     backend: Backend | None = None,
 ) -> tuple[Model, Params]:
-    """A module's functions and its variables, for an engine, a trainer, or JAX itself.
+    """Turns a module into a Model and its variables, for an engine, a trainer, or plain JAX.
 
-    The module takes tokens [B, T], and `positions` [B, T] if it has use for them, and gives scores
-    [B, T, V]. `deterministic` or `train`, if it takes one, says whether it is training. Its
-    attention is causal: modules with an `attention_fn`, such as nn.MultiHeadDotProductAttention,
-    get ours; or it calls `flaxen.attend`. Lifted transforms may be in it: a loop over layers is
-    unrolled, so that each has its own cache.
+    The module takes tokens [B, T], and `positions` [B, T] if it has that argument, and returns
+    logits [B, T, V]. An argument `deterministic` or `train` tells it whether it is training. Its
+    attention must be causal: it calls `flaxen.attend`, or has submodules with an `attention_fn`,
+    such as nn.MultiHeadDotProductAttention, which is replaced by ours. Lifted transforms are
+    allowed: a loop over layers is unrolled, so that each layer has its own cache.
 
     In training the rngs "params" and "dropout" are seeded by the run's key, and all collections but
-    "params" are mutable: what they become is handed to the next step.
+    "params" are mutable: the next step gets their new values.
 
     Args:
       module: the definition.
-      variables: as `module.init` gave them; boxes of logical partitioning are read and taken off.
-      max_position: tokens that a sequence can have.
+      variables: the result of `module.init`; boxes of logical partitioning are read and removed.
+      max_position: the most tokens of a sequence.
       backend: what the Model is made for, and checked on; None is what the server would choose.
 
     Returns:
       The Model, and the variables by collection.
 
     Raises:
-      ValueError: it can't be served, as of `from_nnx`.
+      ValueError: the module can't be served, for the reasons listed at `from_nnx`.
     """
     boxed = unfreeze(dict(variables))
     if _PARAMS not in boxed:
@@ -97,7 +97,7 @@ def _apply(
     positions: jax.Array,
     key: jax.Array | None,
 ) -> Any:
-    """The module's scores, and in training its other collections as they are afterwards."""
+    """The module's logits, and in training the new values of its other collections."""
     trains = key is not None
     given = keywords(module.__call__, positions, trains=trains)
     call = functools.partial(module.apply, params, tokens, **given)
@@ -113,9 +113,9 @@ def _apply(
 
 
 def _put_attention(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Gives each module that has an `attention_fn` ours, just before it is called."""
+    """Replaces the `attention_fn` of each module that has one, just before the module is called."""
     if callable(getattr(context.module, "attention_fn", None)):
-        # Modules are frozen; this one was made for this very call.
+        # Modules are frozen dataclasses; this copy exists for this call only.
         object.__setattr__(context.module, "attention_fn", attention_fn)
     return call(*args, **kwargs)
 

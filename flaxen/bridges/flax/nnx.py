@@ -1,4 +1,4 @@
-"""`flaxen.from_nnx`: a module of Flax NNX as a Model and its parameters.
+"""`flaxen.from_nnx` turns a module of Flax NNX into a Model and its parameters.
 
 Deliberately does not know how the Model is run.
 """
@@ -25,28 +25,28 @@ _PARAMS = "params"
 def from_nnx(
     module: nnx.Module, *, max_position: int, backend: Backend | None = None
 ) -> tuple[Model, Params]:
-    """A module's functions and its variables, for an engine, a trainer, or JAX itself.
+    """Turns a module into a Model and its variables, for an engine, a trainer, or plain JAX.
 
-    The module takes tokens [B, T], and `positions` [B, T] if it has use for them, and gives scores
-    [B, T, V]. Its attention is causal: modules with an `attention_fn`, such as
-    nnx.MultiHeadAttention, get ours; or it calls `flaxen.attend`. It is split here, once; it is
-    not changed.
+    The module takes tokens [B, T], and `positions` [B, T] if it has that argument, and returns
+    logits [B, T, V]. Its attention must be causal: it calls `flaxen.attend`, or has submodules with
+    an `attention_fn`, such as nnx.MultiHeadAttention, which is replaced by ours. The module itself
+    is not changed.
 
-    In training its dropout is on and its statistics are updated, as after `module.train()`; RNG
-    streams are seeded by the run's key. `nnx.update(module, params["params"])` gives the values
-    back to it.
+    In training, dropout is on and batch statistics are updated, as after `module.train()`; RNG
+    streams are seeded by the run's key. `nnx.update(module, params["params"])` copies trained
+    values back into the module.
 
     Args:
       module: the definition, with its variables.
-      max_position: tokens that a sequence can have.
+      max_position: the most tokens of a sequence.
       backend: what the Model is made for, and checked on; None is what the server would choose.
 
     Returns:
       The Model, and its collections: {"params": {...}, "batch_stats": {...}, ...} by path.
 
     Raises:
-      ValueError: it can't be served: there is no attention in it that can be replaced, it is not
-        causal, or the module counts positions by itself.
+      ValueError: the module can't be served: it has no attention that can be replaced, its
+          attention is not causal, or it counts positions by itself.
     """
     serving, training = nnx.clone(module), nnx.clone(module)
     serving.eval()  # type: ignore[no-untyped-call]
@@ -96,37 +96,37 @@ def _apply(
     positions: jax.Array,
     key: jax.Array | None,
 ) -> Any:
-    """The module's scores, and in training its other collections as they are afterwards."""
+    """The module's logits, and in training the new values of its other collections."""
     values = {}
     for number, (path, variable) in enumerate(variables.items()):
         if not _is_rng(variable):
             value = _at(params, path, variable)
         elif key is not None and isinstance(variable, nnx.RngKey):
             own = jax.random.fold_in(key, number)
-            shape = variable.get_value().shape  # of a stack of layers, one each
+            shape = variable.get_value().shape  # stacked layers have one RNG stream each
             value = jax.random.split(own, shape) if shape else own
         else:
             value = variable.get_value()
         values[path] = variable.replace(value)
     module = nnx.merge(graphs[key is not None], nnx.from_flat_state(values))
-    scores = module(tokens, **keywords(module.__call__, positions, trains=key is not None))
+    logits = module(tokens, **keywords(module.__call__, positions, trains=key is not None))
     if key is None:
-        return scores
+        return logits
     after = dict(nnx.to_flat_state(nnx.state(module)))
     changed = _collections({path: after[path] for path in variables})
     del changed[_PARAMS]
-    return scores, changed
+    return logits, changed
 
 
 def _without_caches(module: nnx.Module) -> None:
-    """Attention keeps nothing in the module."""
+    """Switches off the attention modules' own decode caches."""
     for _, each in nnx.iter_modules(module):
         if getattr(each, "decode", None):
             setattr(each, "decode", False)  # noqa: B010 (not every module has one)
 
 
 def _put_attention(module: nnx.Module) -> int:
-    """Gives each module that has an `attention_fn` ours. Returns how many there are."""
+    """Replaces the `attention_fn` of each module that has one. Returns how many there are."""
     found = [
         each
         for _, each in nnx.iter_modules(module)
@@ -140,7 +140,7 @@ def _put_attention(module: nnx.Module) -> int:
 def _collections(
     variables: Mapping[_Path, Any], of: Any = lambda variable: variable.get_value()
 ) -> dict[str, Any]:
-    """Nested dicts by collection and path; RNG streams are no parameters."""
+    """Nested dicts by collection and path, without RNG streams, which are not parameters."""
     found: dict[str, Any] = {_PARAMS: {}}
     for path, variable in variables.items():
         if _is_rng(variable):

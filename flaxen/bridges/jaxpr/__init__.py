@@ -1,1 +1,1 @@
-"""A definition as JAX traces it: its operations found, and run by our kernels."""
+"""Finds the operations in a traced definition (its jaxpr) and runs them with our kernels."""

@@ -1,7 +1,7 @@
-"""Runs a pattern by the kernel that does all of it at once, as our own decoder does.
+"""Runs a pattern of operations with one fused kernel, as our own decoder does.
 
-A rule takes a run, a pattern and the values of its operands, and gives the output; None leaves it
-to the operations that the pattern stands for. Deliberately does not know how patterns are found.
+A rule takes a run, a pattern and the values of its operands, and returns the output; None means
+that the pattern's own operations must be run. Deliberately does not know how patterns are found.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from flaxen.kernels.rope import apply_rope
 
 
 def run_pattern(run: Run, pattern: Pattern, values: list[Any]) -> Any:
-    """The output of a pattern, or None where no kernel does it.
+    """The output of a pattern, or None if no kernel computes it.
 
     Args:
-      run: is filled in.
-      pattern: found in the definition.
-      values: of its operands.
+      run: the current run; it is updated.
+      pattern: a pattern found in the definition.
+      values: the values of its operands.
     """
     if not cpu_library.is_enabled():
         return None
@@ -39,7 +39,7 @@ def run_pattern(run: Run, pattern: Pattern, values: list[Any]) -> Any:
 
 
 def _norm(run: Run, pattern: Pattern, values: list[Any]) -> Normed:
-    """Not computed yet: products that take it compute it themselves."""
+    """A norm that is not computed yet: the kernels of the products that use it compute it."""
     x, weight = (plain(run, value) for value in values)
     return Normed(x=x, weight=weight, eps=pattern.eps)
 
@@ -70,7 +70,7 @@ def _residual(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array | None
 
 
 def _rope(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array:
-    """A token's heads are what the tables have one row for."""
+    """Rotates the heads of each token by that token's row of the cos and sin tables."""
     x, cos, sin = (plain(run, value) for value in values)
     axes = range(x.ndim - 1)
     heads = [axis for axis in axes if cos.shape[axis] == 1]
@@ -86,9 +86,10 @@ def _rope(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array:
 
 
 def _rounded(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array:
-    """The product, by way of a choice that changes nothing: LLVM puts a product and a sum into one
-    instruction only where the one is the other's operand. XLA drops an optimization_barrier before
-    that in jax 0.10."""
+    """The product behind a `where` that changes nothing: so LLVM can't fuse it with a sum into one
+    multiply-add, which rounds once instead of twice. In jax 0.10 XLA removes an
+    optimization_barrier before that.
+    """
     (eqn,) = pattern.eqns
     product = eqn.primitive.bind(*(plain(run, value) for value in values), **eqn.params)
     return jnp.where(product != product, jnp.full_like(product, jnp.nan), product)
@@ -101,7 +102,7 @@ def _operand(run: Run, pattern: Pattern, x: Any, weight: Any) -> Operand | None:
 
 
 def _shape(*operands: Operand) -> tuple[int, ...]:
-    """Of the tokens: adapters have an id for each, in a shape of their own."""
+    """The shape of the tokens: adapters have one id for each token, in that shape."""
     for each in operands:
         if isinstance(each.source, LoraWeight):
             shape: tuple[int, ...] = each.source.ids.shape

@@ -1,6 +1,6 @@
-"""A jaxpr's operations as a graph: who makes a variable, and how often it is used.
+"""A jaxpr's operations as a graph: which one makes a variable, and how often it is used.
 
-Deliberately does not know what is looked for in it: patterns.py.
+Deliberately does not know which patterns are searched for: patterns.py.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _MOVES = (
     *("broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "neg"),
     *("reshape", "slice", "squeeze", "transpose"),
 )
-# What keeps both halves of the last axis equal; ends at a concatenation of the same twice.
+# Operations that keep equal halves of the last axis equal; the start is concatenate(x, x).
 _OF_ANGLES = ("broadcast_in_dim", "concatenate", "convert_element_type", "cos", "mul", "sin")
 
 
 def needed(
     steps: Sequence[Any], outputs: Sequence[Any], *, stop: Var | None = None
 ) -> tuple[Any, ...]:
-    """The operations that outputs depend on, in order; those before `stop` are left out."""
+    """The operations that the outputs depend on, in order, without those that `stop` depends on."""
     wanted = {var for var in outputs if is_var(var)}
     found = []
     for step in reversed(steps):
@@ -35,16 +35,16 @@ def needed(
 
 
 def is_var(atom: Any) -> bool:
-    """Whether it is no literal."""
+    """Whether an atom is a variable, not a literal."""
     return not isinstance(atom, Literal)
 
 
 def flat(eqns: Sequence[JaxprEqn], names: Mapping[Any, Any]) -> Iterator[JaxprEqn]:
-    """Functions' operations in place of their calls, with variables of their own for each call.
+    """Inlines function calls; each call gets fresh variables.
 
     Args:
-      eqns: of one function.
-      names: by its variables, those that stand for them outside.
+      eqns: the operations of one function.
+      names: maps the function's variables to the caller's.
     """
 
     def named(atom: Any) -> Any:
@@ -66,7 +66,7 @@ def flat(eqns: Sequence[JaxprEqn], names: Mapping[Any, Any]) -> Iterator[JaxprEq
 
 
 def _called(eqn: JaxprEqn) -> Jaxpr | None:
-    """The function that is called, if its outputs are all made by its operations, each once."""
+    """The called function, if its operations make all of its outputs and none is returned twice."""
     if eqn.primitive.name not in _CALLS or "jaxpr" not in eqn.params:
         return None
     closed = eqn.params["jaxpr"]
@@ -78,11 +78,11 @@ def _called(eqn: JaxprEqn) -> Jaxpr | None:
 
 
 class OtherError(Exception):
-    """The operations are not the pattern's."""
+    """The operations do not match the pattern."""
 
 
 class Graph:
-    """Who makes a variable, and how often it is used; and the operations of a match on its way."""
+    """Which operation makes each variable, how often each is used, and the match in progress."""
 
     def __init__(self, eqns: Sequence[JaxprEqn], outvars: Sequence[Any]) -> None:
         self.order = {id(eqn): place for place, eqn in enumerate(eqns)}
@@ -95,15 +95,15 @@ class Graph:
         self.found: list[JaxprEqn] = []
 
     def is_made(self, atom: Any, *names: str) -> bool:
-        """Whether by an operation of one of these names."""
+        """Whether an operation with one of these names makes the atom."""
         return is_var(atom) and atom in self.makers and self.makers[atom].primitive.name in names
 
     def num_uses(self, atom: Any) -> int:
-        """How often it is used."""
+        """How often the atom is used."""
         return len(self.users.get(atom, ())) + self.outvars.count(atom) if is_var(atom) else 0
 
     def is_summed(self, var: Any) -> bool:
-        """Whether a sum takes it, also after operations that only move numbers."""
+        """Whether a sum uses the variable, perhaps after operations that only move values."""
         for eqn in self.users.get(var, ()):
             name = eqn.primitive.name
             if name in ("add", "sub") or (name in _MOVES and self.is_summed(eqn.outvars[0])):
@@ -111,14 +111,14 @@ class Graph:
         return False
 
     def made(self, atom: Any, *names: str) -> Any:
-        """The operation that makes it, which becomes part of the match."""
+        """Returns the operation that makes the atom, and adds it to the match."""
         if not self.is_made(atom, *names):
             raise OtherError
         self.found.append(self.makers[atom])
         return self.makers[atom]
 
     def factor(self, atom: Any, value: float) -> Any:
-        """What is multiplied by a number, or None."""
+        """The operand that the atom multiplies by `value`, or None."""
         if self.is_made(atom, "mul"):
             for one, other in sides(self.makers[atom]):
                 if number(one) == value:
@@ -127,14 +127,14 @@ class Graph:
         return None
 
     def once(self, atom: Any) -> Any:
-        """It, or what it is by a factor of 1, which torchax writes; used for nothing else."""
+        """The atom, without a factor of 1 (which torchax adds); must have no other use."""
         inner = self.factor(atom, 1.0)
         for each in (atom,) if inner is None else (atom, inner):
             require(self.num_uses(each) == 1)
         return atom if inner is None else inner
 
     def product(self, atom: Any, uses: int) -> Any:
-        """A product that gives [..., outputs] in the dtype of what is multiplied."""
+        """The matrix product that makes the atom: [..., outputs], in the dtype of its operands."""
         eqn = self.made(atom, "dot_general")
         (_, summed), (batched, _) = eqn.params["dimension_numbers"]
         x, weight = eqn.invars
@@ -143,7 +143,7 @@ class Graph:
         return eqn
 
     def vector(self, atom: Any) -> Any:
-        """[D], of what is broadcast to [..., D]."""
+        """The vector [D] that is broadcast to the atom [..., D]."""
         while atom.aval.ndim > 1:
             eqn = self.made(atom, "broadcast_in_dim", "reshape")
             (inner,) = eqn.invars
@@ -157,7 +157,7 @@ class Graph:
         return atom
 
     def is_doubled(self, atom: Any) -> bool:
-        """Whether the halves of the last axis are equal, as tables of angles have them."""
+        """Whether both halves of the last axis are equal, as in rope's tables of angles."""
         while self.is_made(atom, *_OF_ANGLES):
             eqn = self.makers[atom]
             inner: list[Any] = [each for each in eqn.invars if number(each) is None]
@@ -184,7 +184,7 @@ def sides(eqn: JaxprEqn) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 
 
 def number(atom: Any) -> float | None:
-    """The value of a literal that is a real number; None of anything else."""
+    """The value of a literal that is a real number; None for anything else."""
     if is_var(atom) or atom.aval.shape or atom.aval.dtype.kind == "c":
         return None
     return float(atom.val)

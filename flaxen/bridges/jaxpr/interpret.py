@@ -1,8 +1,8 @@
-"""Runs a traced definition, with our attention in place of `attend`, and the kernels' products.
+"""Runs a traced definition with our attention instead of `attend`, and with our kernels.
 
-A definition is traced to a jaxpr, whose operations are run one after another: nearly all as they
-are. Loops over layers are unrolled, since each layer has its own cache, and since the compiled step
-is faster for it. Deliberately does not know what the definition was written in.
+A definition is traced to a jaxpr, whose operations run one after another, nearly all unchanged.
+Loops over layers are unrolled, because each layer has its own cache, and because the compiled step
+is faster. Deliberately does not know which framework the definition was written in.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from flaxen.models.model import AttentionSpec
 
 
 def evaluate(run: Run, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """The outputs of a jaxpr: arrays, and views where it hands on what it got.
+    """Computes the outputs of a jaxpr: arrays, or views where it returns an input unchanged.
 
     Raises:
-      ValueError: attention that a model can't be served with.
+      ValueError: the definition's attention can't be served.
     """
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
@@ -48,13 +48,13 @@ def _steps(jaxpr: Jaxpr) -> tuple[Step, ...]:
 def evaluate_eqns(
     run: Run, eqns: Sequence[Step], env: dict[Any, Any], outvars: Sequence[Any]
 ) -> list[Any]:
-    """As `evaluate`, of some of a jaxpr's operations and from the values of some of its variables.
+    """Like `evaluate`, for a part of a jaxpr's operations, given the values of some variables.
 
     Args:
-      run: is filled in.
-      eqns: in their order.
-      env: values by variable; is filled in.
-      outvars: what is asked for.
+      run: the current run; it is updated.
+      eqns: the operations, in order.
+      env: values by variable; it is updated.
+      outvars: the variables to return.
     """
 
     def read(var: Any) -> Any:
@@ -71,7 +71,7 @@ def evaluate_eqns(
 
 
 def _unfused(run: Run, pattern: Pattern, env: dict[Any, Any]) -> list[Any]:
-    """By a pattern's operations. Its products are made alone, also where it is fused."""
+    """Runs a pattern's own operations, without batching its products with others."""
     before = len(run.products)
     outs = evaluate_eqns(run, pattern.eqns, env, pattern.outvars)
     run.products[before:] = [replace(each, x=None) for each in run.products[before:]]
@@ -89,8 +89,8 @@ def _run_eqn(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
             return found
     elif attends(eqn):
         raise ValueError(
-            f"attention inside of {eqn.primitive.name} can't be given a cache of its own: call it "
-            "from Python's loops, or from scan, remat, jit or vmap"
+            f"attention inside {eqn.primitive.name} can't have a cache of its own: call it "
+            "from a Python loop, or from scan, remat, jit or vmap"
         )
     values = [plain(run, value) for value in values]
     outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
@@ -100,14 +100,14 @@ def _run_eqn(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 
 def attends(eqn: JaxprEqn) -> bool:
-    """Whether there is attention in an operation."""
+    """Whether an operation contains attention."""
     if eqn.primitive is attend_p:
         return True
     return any(attends(inner) for body in _bodies(eqn) for inner in body.eqns)
 
 
 def _sums(eqn: JaxprEqn) -> bool:
-    """Whether there is a sum in an operation whose order XLA would choose by the number of rows."""
+    """Whether an operation contains a sum whose order XLA would choose by the number of rows."""
     if eqn.primitive.name == "reduce_sum":
         return cpu_library.is_enabled()
     return any(_sums(inner) for body in _bodies(eqn) for inner in body.eqns)
@@ -117,7 +117,7 @@ def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
     found = []
     for value in eqn.params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
-            each = getattr(each, "jaxpr", each)  # of a ClosedJaxpr
+            each = getattr(each, "jaxpr", each)  # unwraps a ClosedJaxpr
             if isinstance(each, Jaxpr):
                 found.append(each)
     return found
@@ -139,7 +139,7 @@ def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     kept = [leaf.dtype for leaf in jax.tree.leaves(entry)]
     if any(dtype != q.dtype for dtype in kept):
         raise ValueError(
-            f"the definition's attention computes in {q.dtype}, and the engine was to keep keys "
+            f"the definition's attention computes in {q.dtype}, but the engine stores keys "
             f"and values in {kept[0]}: serve it with dtype={q.dtype}, or give its modules another "
             "dtype"
         )
@@ -148,7 +148,7 @@ def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     run.entries.append(entry)
     out = out.reshape(q.shape)
     if run.is_token is not None and q.shape[:-2] == run.is_token.shape:
-        run.mark_zeros(out)  # as all `attend` give for padding
+        run.mark_zeros(out)  # every `attend` returns zeros for padding
     return [out]
 
 
@@ -158,7 +158,7 @@ def _reshaped(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
 
 
 def _broadcast(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """Only to more axes of size 1, in the same order."""
+    """Handles a broadcast that only adds axes of size 1, without moving the others."""
     aval = shape_of(eqn.outvars[0])
     in_order = list(eqn.params["broadcast_dimensions"]) == sorted(
         eqn.params["broadcast_dimensions"]
@@ -169,7 +169,7 @@ def _broadcast(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
 
 
 def _sliced(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """One of stacked layers, as `stack[3]` takes it in Python's own loop."""
+    """Handles a slice that takes one of stacked layers, as `stack[3]` in a Python loop does."""
     starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
     shape = values[0].shape
     takes_one = stops[0] - starts[0] == 1 < shape[0]
@@ -180,7 +180,7 @@ def _sliced(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
 
 
 def _inline(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """Of a function in a function: its operations."""
+    """Runs the operations of a function that is called."""
     for name in ("jaxpr", "call_jaxpr"):
         if name in eqn.params:
             body = eqn.params[name]
@@ -188,21 +188,22 @@ def _inline(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 
 def _evaluate_body(run: Run, body: Any, values: list[Any]) -> list[Any]:
-    """Of a jaxpr, closed or not: jax 0.12 no longer has two classes."""
+    """Runs a jaxpr, closed or not; jax 0.12 has one class for both."""
     return evaluate(run, getattr(body, "jaxpr", body), getattr(body, "consts", ()), values)
 
 
 def _custom(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """Keeps the derivative that a function brings with it, unless there is attention in it.
+    """Keeps a function's custom derivative, unless the function contains attention.
 
-    One that is only another way to the same derivative, as softmax's, goes for a sum's sake.
+    A custom rule for the ordinary derivative, such as softmax's, is dropped, so that the sum in it
+    can be replaced.
     """
     is_only_a_way = eqn.primitive.name == "custom_jvp_call" and _sums(eqn)
     return _inline(run, eqn, values) if attends(eqn) or is_only_a_way else None
 
 
 def _remat(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """Keeps what the definition says of memory where gradients are computed: there is no cache."""
+    """Keeps the definition's rematerialisation in training, which is where there is no cache."""
     if any(entry is not None for entry in run.cache):
         return _inline(run, eqn, values)
     places = [index for index, value in enumerate(values) if not isinstance(value, View)]
@@ -219,7 +220,7 @@ def _remat(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 
 def _scan(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """Unrolls a loop over layers; another stays one."""
+    """Unrolls a scan that contains attention; any other scan stays a loop."""
     if not attends(eqn):
         return None
     params, length = eqn.params, eqn.params["length"]

@@ -1,6 +1,6 @@
-"""A definition's parameters as they are given: arrays, packed or quantized, with adapters or not.
+"""A definition's parameters in all forms: plain, packed or quantized, with or without adapters.
 
-Deliberately does not know what is computed with them.
+Deliberately does not know the computation.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from flaxen.models.params import matrices
 
 
 def leaves_of(structure: Any, specs: Sequence[ParamSpec], params: Params) -> list[Any]:
-    """The parameters in their order. An adapter beside an array is beside a matrix of it.
+    """The parameters in order. An adapter of an array is reshaped to the matrix that it adapts.
 
     Args:
-      structure: of the tree that the definition knows them by.
-      specs: of its leaves.
-      params: a tree of that structure, in whose leaves may be more.
+      structure: the structure of the definition's own parameter tree.
+      specs: one for each leaf.
+      params: a tree with that structure, whose leaves may be packed or have adapters.
     """
     leaves = structure.flatten_up_to(params)
     return [_as_weight(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)]
 
 
 def paths_of(params: Params) -> list[str]:
-    """What each parameter is called, as Python writes the way to it."""
+    """Each parameter's path, as Python writes it."""
     return [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(params)[0]]
 
 
 def check_params(params: Params, max_position: int) -> None:
-    """Refuses a tree with other leaves than arrays, and a number of positions that is none.
+    """Refuses leaves that are not arrays, and a max_position that is not a positive number.
 
     Raises:
       ValueError: a leaf that has no shape or no dtype, or max_position is below 1.
@@ -49,8 +49,8 @@ def check_params(params: Params, max_position: int) -> None:
     for path, leaf in zip(paths_of(params), jax.tree.leaves(params), strict=True):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
             raise ValueError(
-                f"params{path} is a {type(leaf).__name__}, and parameters are arrays: make it a "
-                "jax.numpy array, or let the function have it from elsewhere"
+                f"params{path} is a {type(leaf).__name__}, but parameters must be arrays: make it "
+                "a jax.numpy array, or let the function have it from elsewhere"
             )
 
 
@@ -63,7 +63,7 @@ def _as_weight(leaf: Any, spec: ParamSpec) -> Any:
     ]
     if not arrays or spec.matrix is None:
         return leaf
-    # Of stacked layers, only those with an adapter are in the dict, each beside the whole array.
+    # For stacked layers the dict has only those with an adapter, each with the whole array.
     found = {
         index: dataclasses.replace(beside[index], base=base) if index in beside else base
         for index, base in matrices(arrays[0], spec.matrix).items()
@@ -72,12 +72,12 @@ def _as_weight(leaf: Any, spec: ParamSpec) -> Any:
 
 
 def views_of(specs: Sequence[ParamSpec], leaves: Sequence[Any], dtypes: Sequence[Any]) -> list[Any]:
-    """The parameters as the interpreter takes them; those of one axis as they are.
+    """The parameters as the interpreter takes them: views, or plain arrays if they have one axis.
 
     Args:
-      specs: of all.
-      leaves: in their order.
-      dtypes: of their values.
+      specs: of all parameters.
+      leaves: the parameters, in the same order.
+      dtypes: the dtypes of their values.
     """
     return [
         view(number, leaf, spec.shape, None if _is_plain(leaf) else spec.matrix, dtype)
@@ -92,7 +92,7 @@ def _is_plain(leaf: Any) -> bool:
 
 
 def dtypes_of(leaves: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
-    """Of the parameters' values. Quantized ones have that of `others`, or of other parameters."""
+    """The dtypes of the parameters' values. A quantized one gets that of `others` or peers."""
     found = [_dtype(leaf) for leaf in leaves]
     floats = [
         dtype

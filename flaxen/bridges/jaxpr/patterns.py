@@ -1,9 +1,9 @@
-"""Operations that one kernel of ours does at once, found in a definition's jaxpr before it runs.
+"""Finds operations in a definition's jaxpr that one of our fused kernels computes at once.
 
-What is looked for is what our decoder asks of the kernels: an RMS norm, a gate with SiLU, a
-residual that is added to a product, rotary embedding. And products that go into a sum, which XLA
-makes one instruction or two by the shape, and so rounds once or twice. Deliberately does not know
-how a pattern is run, or whether it can be: fused.py.
+The patterns are those that our decoder uses too: an RMS norm, a SiLU gate, a residual added to a
+product, rotary embedding. One more is a product that goes into a sum: depending on the shape, XLA
+may fuse the two into one multiply-add, which rounds once instead of twice. Deliberately does not
+know how a pattern is run, or whether it can be: fused.py.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from flaxen.bridges.jaxpr.graph import (
     sides,
 )
 
-Match = tuple[str, tuple[Any, ...], float]  # kind, operands and eps of a Pattern
+Match = tuple[str, tuple[Any, ...], float]  # the kind, operands and eps of a Pattern
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pattern:
-    """Operations that are one step, with what is needed to run them in either way."""
+    """A group of operations, with what is needed to run them fused or one by one."""
 
     kind: str  # a key of fused.py's rules
-    operands: tuple[Any, ...]  # the variables that the rule takes, in its order
-    eqns: tuple[JaxprEqn, ...]  # that it stands for, in their order; the last gives the output
-    eps: float = 0.0  # of a norm
+    operands: tuple[Any, ...]  # the variables that the rule takes, in order
+    eqns: tuple[JaxprEqn, ...]  # the operations, in order; the last one makes the output
+    eps: float = 0.0  # a norm's epsilon
 
     @property
     def invars(self) -> list[Any]:
-        """All that is read from outside."""
+        """All variables that are read from outside."""
         made = set(itertools.chain.from_iterable(eqn.outvars for eqn in self.eqns))
         return [var for eqn in self.eqns for var in eqn.invars if is_var(var) and var not in made]
 
     @property
     def products(self) -> list[JaxprEqn]:
-        """Those of its operations that are products with parameters."""
+        """The operations that are products with parameters."""
         return [eqn for eqn in self.eqns if eqn.primitive.name == "dot_general"]
 
     @property
@@ -62,11 +62,11 @@ Step = JaxprEqn | Pattern
 
 
 def find_patterns(eqns: Sequence[JaxprEqn], outvars: Sequence[Any]) -> tuple[Step, ...]:
-    """The same operations with patterns in the place of what they stand for.
+    """Replaces operations by the patterns that they match.
 
     Args:
-      eqns: in their order. Those that call a function are replaced by the function's.
-      outvars: what is asked for; operations that it does not need are left out.
+      eqns: the operations, in order. Function calls are inlined.
+      outvars: the outputs; operations that they do not depend on are dropped.
     """
     whole = list(flat(eqns, {}))
     graph = Graph(whole, outvars)
@@ -164,7 +164,7 @@ _MATCHES: dict[str, Sequence[Callable[[Graph, Any, Any], Match]]] = {
 
 
 def _pattern(graph: Graph, root: JaxprEqn) -> Pattern | None:
-    """That which an operation is the last of."""
+    """The pattern whose last operation is `root`, or None."""
     for match, place in itertools.product(_MATCHES.get(root.primitive.name, ()), (0, 1)):
         graph.found = [root]
         try:
@@ -180,11 +180,11 @@ def _pattern(graph: Graph, root: JaxprEqn) -> Pattern | None:
 
 
 def _is_rounded(graph: Graph, eqn: JaxprEqn) -> bool:
-    """Whether it is a product that goes into a sum, and that is not exact anyway."""
+    """Whether an operation is a product that goes into a sum and is rounded."""
     out: Any = eqn.outvars[0]
     if eqn.primitive.name not in ("integer_pow", "mul", "square"):
         return False
     factors = [abs(value) for each in eqn.invars if (value := number(each))]
-    is_exact = any(math.frexp(factor)[0] == 0.5 for factor in factors)  # a power of two
+    is_exact = any(math.frexp(factor)[0] == 0.5 for factor in factors)  # a power of two is exact
     is_float = jnp.issubdtype(out.aval.dtype, jnp.floating)
     return is_float and not is_exact and graph.is_summed(out)

@@ -1,8 +1,8 @@
-"""Whether a definition's tables have a row for the last position, found in its trace.
+"""Checks in a definition's trace that its tables have a row for the last position.
 
-JAX reports no index that is beyond a table: it takes the last row, or gives NaN. So the operations
-on positions that make an index are computed for the last position, and the index is compared with
-the table. Deliberately does not know what else is computed with positions.
+JAX does not report an index beyond a table: it takes the last row, or gives NaN. So the index
+operations are evaluated for the last position, and the index is compared with the table's size.
+Deliberately does not know what else is computed with positions.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
 
-_MOST_ELEMENTS = 1 << 20  # of an array that is computed here
-# Operations after which a parameter is still the table that it was.
+_MOST_ELEMENTS = 1 << 20  # of an array that is evaluated here
+# Operations that leave a parameter the same table.
 _SAME = ("convert_element_type", "copy", "reshape", "squeeze", "transpose")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Value:
-    """The facts that are known about an array of the trace."""
+    """What is known about an array of the trace."""
 
-    array: Any = None  # integers or a mask that depend on positions alone, or on nothing
+    array: Any = None  # known integers or a mask, which depend on positions only
     is_of_positions: bool = False
-    name: str | None = None  # of the parameter that it is
+    name: str | None = None  # the parameter's name, if it is one
 
 
 def check_positions(
     jaxpr: ClosedJaxpr, names: Sequence[str], positions: int, max_position: int
 ) -> None:
-    """Refuses a definition whose tables are too short.
+    """Refuses a definition whose tables of positions are too short.
 
     Args:
       jaxpr: the definition.
-      names: of its first arguments, the parameters.
-      positions: which argument [B, T] the positions are.
-      max_position: tokens that a sequence can have.
+      names: the names of its first arguments, the parameters.
+      positions: the index of the argument with the positions [B, T].
+      max_position: the most tokens of a sequence.
 
     Raises:
-      ValueError: an index made of the last position is beyond a table.
+      ValueError: the last position's index is beyond a table.
     """
     inner = jaxpr.jaxpr
     shape = shape_of(inner.invars[positions]).shape
@@ -59,7 +59,7 @@ def check_positions(
 def _follow(
     jaxpr: Jaxpr, consts: Sequence[_Value], args: Sequence[_Value], max_position: int
 ) -> list[_Value]:
-    """Returns the facts about a jaxpr's outputs."""
+    """Returns what is known about a jaxpr's outputs."""
     known = dict(zip(jaxpr.constvars, consts, strict=True))
     known.update(zip(jaxpr.invars, args, strict=True))
 
@@ -93,7 +93,7 @@ def _outputs(eqn: JaxprEqn, values: list[_Value], max_position: int) -> list[_Va
 
 
 def _scan(eqn: JaxprEqn, values: list[_Value], max_position: int) -> list[_Value]:
-    """One round of a loop; what it changes from one round to the next is not known."""
+    """Follows one iteration of a loop; values that change between iterations are unknown."""
     inner, consts = _opened(eqn.params["jaxpr"])
     constants, carry, inputs = scan_parts(eqn.params, values)
     before = inner.invars[len(constants) : len(constants) + len(carry)]
@@ -108,7 +108,7 @@ def _scan(eqn: JaxprEqn, values: list[_Value], max_position: int) -> list[_Value
 
 
 def _opened(body: Any) -> tuple[Jaxpr, list[_Value]]:
-    """A jaxpr, closed or not, and its constants."""
+    """Returns the inner jaxpr of a closed or open one, and its constants."""
     consts = [_constant(each) for each in getattr(body, "consts", ())]
     return getattr(body, "jaxpr", body), consts
 
@@ -119,7 +119,7 @@ def _constant(value: Any) -> _Value:
 
 
 def _is_small(eqn: JaxprEqn, values: list[_Value]) -> bool:
-    """Whether an operation is on known integers and masks: floats are never an index."""
+    """Whether an operation's inputs are known integers or masks: a float is never an index."""
     if eqn.primitive.multiple_results or any(value.array is None for value in values):
         return False
     inputs_are_whole = not any(
@@ -163,7 +163,7 @@ def _check_indices(
 
 
 def _check_one_hot(table: _Value, mask: Any, max_position: int) -> None:
-    """A product of a table with a mask that has a one in the column of each position."""
+    """Checks a product of a table with one-hot rows of the positions."""
     rows = np.asarray(mask).reshape(-1, mask.shape[-1])
     if rows[0].any() and not rows[-1].any():
         _refuse(table, mask.shape[-1], mask.shape[-1], max_position)

@@ -1,7 +1,7 @@
-"""Products with parameters, rows of tables, and sums, by the kernels where these have the weights.
+"""Computes products with parameters, embedding lookups, and sums with our kernels if possible.
 
-Each rule takes a run, an operation and its inputs, and gives the outputs; None leaves the operation
-as it is. Deliberately does not know loops, functions or attention: interpret.py.
+Each rule takes a run, an operation and its inputs, and returns the outputs; None runs the operation
+unchanged. Deliberately does not know loops, functions or attention: interpret.py.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from flaxen.kernels.linear import LoraWeight, Norm, PackedLinear, embed, linear,
 
 @dataclass(frozen=True, kw_only=True)
 class Operand:
-    """What is multiplied with packed weights."""
+    """An input that is multiplied with packed weights."""
 
-    rows: jax.Array  # [..., I], zeros for padding
-    norm: Norm | None  # that comes before the product
+    rows: jax.Array  # [..., I], zeros in padding rows
+    norm: Norm | None  # the norm before the product
     source: Any  # the weights [I, O]
-    outputs: list[int]  # the axes of the weight's view that are O, in the order of the weights
+    outputs: list[int]  # the axes of the weight's view that make up O, in order
 
 
 def operand(run: Run, eqn: JaxprEqn, x: Any, view: View, weight: int) -> Operand | None:
-    """Of a product with a parameter; None if it is not one of packed weights.
+    """The operand of a product with a parameter; None if its weights can't be packed so.
 
     Args:
-      run: is filled in.
+      run: the current run; it is updated.
       eqn: the product.
-      x: an array, perhaps after a norm.
-      view: of the parameter.
-      weight: which of the two that are multiplied it is.
+      x: the other factor, perhaps a norm's output.
+      view: the view of the parameter.
+      weight: the parameter's index among the two factors.
     """
     contracted, _ = eqn.params["dimension_numbers"]
     summed, matrix = contracted[weight], view.matrix
@@ -61,14 +61,14 @@ def operand(run: Run, eqn: JaxprEqn, x: Any, view: View, weight: int) -> Operand
     rows = array.transpose(*x_free, *x_summed)
     rows = rows.reshape(*rows.shape[: len(x_free)], -1)
     if x_summed == [ndim - 1]:
-        rows = array  # the same one for all products with it
+        rows = array  # the same array for all products with this input
     if not has_zeros:
         rows = without_padding(run, rows)
     return Operand(rows=rows, norm=norm, source=view.source, outputs=out_order)
 
 
 def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """A product with a parameter."""
+    """Handles a product with a parameter."""
     (contracted, batched) = eqn.params["dimension_numbers"]
     is_weight = [isinstance(value, View) for value in values]
     if all(is_weight) or not any(is_weight) or batched[0]:
@@ -107,7 +107,7 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
 
 
 def _several(run: Run, number: int, found: Operand) -> jax.Array | None:
-    """A product, and those with it that have the same input: one call, which reads it once."""
+    """Computes a product together with others that have the same input, in one kernel call."""
     others = run.together.get(number, ())
     sources = [found.source]
     for _, product in others:
@@ -121,12 +121,12 @@ def _several(run: Run, number: int, found: Operand) -> jax.Array | None:
 
 
 def _in_shape(rows: jax.Array, source: Any) -> jax.Array:
-    """Adapters have an id for each token, in the tokens' shape."""
+    """Reshapes rows to the tokens' shape for adapters, which have one id for each token."""
     return rows.reshape(*source.ids.shape, -1) if isinstance(source, LoraWeight) else rows
 
 
 def _ordered(axes: Sequence[int], view: View, wanted: Axes) -> list[int] | None:
-    """A view's axes in an order in which the parameter's are as wanted; None: there is none."""
+    """Orders a view's axes so that the parameter's axes come as wanted; None if impossible."""
     named = [axis for axis in axes if view.axes[axis]]
     if any(view.axes[axis][0] not in wanted for axis in named):
         return None
@@ -137,7 +137,7 @@ def _ordered(axes: Sequence[int], view: View, wanted: Axes) -> list[int] | None:
 
 
 def gather(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """Rows of a table, by the ids of tokens."""
+    """Handles a lookup of table rows by token ids."""
     table, indices = values
     numbers = eqn.params["dimension_numbers"]
     if not isinstance(table, View) or isinstance(indices, View) or len(table.axes) != 2:
@@ -161,8 +161,9 @@ def gather(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
 
 
 def sum_of_last(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
-    """A sum over the last axes, such as a norm's: by a product with ones, in one order for any
-    number of rows."""
+    """Computes a sum over the last axes, such as a norm's, as a product with ones: its order of
+    additions does not depend on the number of rows.
+    """
     x = plain(run, values[0])
     axes = sorted(eqn.params["axes"])
     is_float = x.dtype in (jnp.float32, jnp.bfloat16)

@@ -1,7 +1,7 @@
-"""How a definition uses each of its parameters, found by following them through its trace.
+"""Finds the role of each parameter of a definition by following it through the trace.
 
-A name or a shape says nothing: an attention kernel [D, H, d] is a matrix and its bias [H, d] is
-none. Deliberately does not know what roles are used for, nor how a definition is run.
+Names and shapes do not tell: an attention kernel [D, H, d] is a matrix, but its bias [H, d] is not.
+Deliberately does not know what roles are used for, nor how a definition is run.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
 from flaxen.models.attention import attend_p
 from flaxen.models.model import Role
 
-# Where an array that varies comes from, beside the numbers of parameters.
+# The origin of an array that varies with the tokens but comes from no parameter.
 _ELSEWHERE, _ONE_HOT = -1, -2
 _BROADCASTING = ("add", "broadcast_in_dim", "div", "max", "min", "mul", "select_n", "sub")
-# What a parameter is if it is used in several ways: the first of these. A tied table is a table.
+# A parameter with several uses has the first of these roles: a tied embedding is a table.
 _ORDER: tuple[Role, ...] = ("table", "experts", "matrix", "vector")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Value:
-    """The facts that are known about an array of the trace."""
+    """What is known about an array of the trace."""
 
-    # The parameters whose values it has, transposed, cast, sliced, scaled.
+    # The parameters whose values it contains, perhaps transposed, cast, sliced or scaled.
     leaves: frozenset[int] = frozenset()
-    is_spread: bool = False  # broadcast to more values, as a scale is
-    # What it was made by since the last product: parameters, or _ELSEWHERE. Empty: it does not
-    # vary with the tokens.
+    is_spread: bool = False  # broadcast to a larger shape, like a scale
+    # The parameters (or _ELSEWHERE) that made it since the last product; empty if it does not vary
+    # with the tokens.
     origins: frozenset[int] = frozenset()
 
     @property
@@ -41,7 +41,7 @@ class _Value:
         return bool(self.origins)
 
     def joined(self, other: _Value) -> _Value:
-        """The facts that hold for an array that is one or the other."""
+        """What is known about an array that may be either of two."""
         return _Value(
             leaves=self.leaves | other.leaves,
             is_spread=self.is_spread and other.is_spread,
@@ -51,12 +51,12 @@ class _Value:
 
 @dataclass(kw_only=True)
 class _Found:
-    """The uses that were found so far, by parameter."""
+    """The uses found so far, by parameter."""
 
     uses: dict[int, set[Role]] = field(default_factory=dict)
 
     def add(self, values: Iterable[_Value], role: Role) -> None:
-        """Parameters are used in a way."""
+        """Records a use of the parameters in these values."""
         for value in values:
             for leaf in value.leaves:
                 self.uses.setdefault(leaf, set()).add(role)
@@ -65,8 +65,8 @@ class _Found:
 def find_roles(jaxpr: ClosedJaxpr, num_params: int) -> list[Role]:
     """The role of each parameter.
 
-    The logits' last product is with a table too, if nothing else goes into the logits: that is the
-    unembedding.
+    The parameter of the last product before the logits is a table too (the unembedding), if nothing
+    else contributes to the logits.
 
     Args:
       jaxpr: its first arguments are the parameters, all others vary; its first output is the
@@ -83,7 +83,7 @@ def find_roles(jaxpr: ClosedJaxpr, num_params: int) -> list[Role]:
     roles: list[Role] = []
     for leaf, var in zip(range(num_params), inner.invars, strict=False):
         uses = found.uses.get(leaf, set())
-        has_axes = len(shape_of(var).shape) > 1  # an array of one axis is a vector by any use
+        has_axes = len(shape_of(var).shape) > 1  # an array with one axis is always a vector
         roles.append(next((role for role in _ORDER if role in uses and has_axes), "vector"))
     return roles
 
@@ -93,7 +93,7 @@ def _varying(*origins: int) -> _Value:
 
 
 def _follow(found: _Found, jaxpr: Jaxpr, args: Sequence[_Value]) -> list[_Value]:
-    """Returns the facts about a jaxpr's outputs."""
+    """Returns what is known about a jaxpr's outputs."""
     known: dict[Any, _Value] = dict.fromkeys(jaxpr.constvars, _Value())
     known.update(zip(jaxpr.invars, args, strict=True))
 
@@ -125,7 +125,7 @@ def _follow_eqn(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Val
 
 
 def _open(body: Any) -> Any:
-    """A jaxpr, which may be closed."""
+    """Unwraps a jaxpr that may be closed."""
     return getattr(body, "jaxpr", body)
 
 
@@ -137,7 +137,7 @@ def _union(values: Iterable[_Value]) -> _Value:
 
 
 def _scan(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
-    """Until nothing more is learnt of what is carried from one round to the next."""
+    """Follows a loop repeatedly until nothing new is learned about its carried values."""
     body = _open(eqn.params["jaxpr"])
     consts, carry, inputs = scan_parts(eqn.params, values)
     while True:
@@ -149,9 +149,9 @@ def _scan(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
 
 
 def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
-    """Handles an operation on parameters alone, before tokens come in."""
+    """Handles an operation on parameters only, before tokens are involved."""
     name = eqn.primitive.name
-    if name == "dot_general":  # two factors of what is added to a weight
+    if name == "dot_general":  # two factors of an update that is added to a weight
         found.add(values, "matrix")
         return _Value()
     sizes = [math.prod(shape_of(atom).shape) for atom in eqn.invars]
@@ -164,14 +164,14 @@ def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
     if not known:
         return _Value()
     whole = [value for value in known if not value.is_spread]
-    if whole:  # what is broadcast beside a whole parameter scales or shifts it
+    if whole:  # an array broadcast against a whole parameter scales or shifts it
         found.add([value for value in known if value.is_spread], "vector")
         known = whole
     return _union(known)
 
 
 def _mixed(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
-    """Handles an operation on tokens, or on what was computed from them."""
+    """Handles an operation on tokens or on values computed from them."""
     name = eqn.primitive.name
     weights = [value for value in values if not value.varies and value.leaves]
     origins = frozenset(origin for value in values for origin in value.origins)

@@ -1,6 +1,6 @@
-"""What is filled in while a definition is run once.
+"""The mutable state of one run of a definition.
 
-Deliberately does not know operations: interpret.py and products.py.
+Deliberately does not know operations: they are in interpret.py and products.py.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A product with a parameter, as it came in a run."""
+    """A product with a parameter, recorded during a run."""
 
-    x: Any  # what it was multiplied with, if along one axis of it; else None
+    x: Any  # the other factor, if one axis of it is contracted; else None
     leaf: int
-    index: int | None  # of the layer, in a parameter that holds several
+    index: int | None  # the layer's index in a parameter of stacked layers
 
 
 @dataclass(kw_only=True, eq=False)
 class Normed:
-    """x after an RMS norm, computed when something other than a product asks for it."""
+    """The RMS norm of x, computed only when something other than a product needs it."""
 
     x: jax.Array
     weight: jax.Array
@@ -59,7 +59,7 @@ class Normed:
         return self.x.dtype
 
     def array(self) -> jax.Array:
-        """The values, computed once."""
+        """The normed values, computed once."""
         if self.made is None:
             self.made = rms_norm(self.x, self.weight, self.eps)
         return self.made
@@ -67,44 +67,45 @@ class Normed:
 
 @dataclass(kw_only=True)
 class Run:
-    """What is filled in while a definition is run once."""
+    """The mutable state of one run of a definition."""
 
-    token_shape: tuple[int, ...]  # of what the caller gave, [T] or [B, T]
+    token_shape: tuple[int, ...]  # the shape of the caller's tokens, [T] or [B, T]
     attend: Attend
-    cache: Sequence[Any]  # an entry a layer; empty: there are as many as there turn out to be
+    cache: Sequence[Any]  # one entry for each layer; empty if there is no cache
     backend: Backend
-    specs: list[Full | Sliding] = field(default_factory=list)  # of the layers that were run
-    entries: list[Any] = field(default_factory=list)  # of the new cache
+    specs: list[Full | Sliding] = field(default_factory=list)  # one for each layer that was run
+    entries: list[Any] = field(default_factory=list)  # the new cache's entries
     uses: list[Use] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     leaves: Sequence[Any] = ()  # the parameters
-    is_token: Any = None  # [B, T] booleans: not padding; None: all are
-    # By the number of a product, those that are to be made in one call with it, and their numbers.
+    is_token: Any = None  # [B, T] booleans, False for padding; None if there is no padding
+    # Product number -> the products (with their numbers) to compute in one call with it.
     together: Mapping[int, Sequence[tuple[int, Product]]] = field(default_factory=dict)
-    made: dict[int, Any] = field(default_factory=dict)  # by number, before they were asked for
-    # By the id of an array, itself (so that it keeps its id), and it with zeros for padding.
+    # Product number -> its output, computed before its turn.
+    made: dict[int, Any] = field(default_factory=dict)
+    # id(array) -> the array (so that its id stays in use), and the same with zeros in padding.
     zeroed: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def mark_zeros(self, x: Any) -> None:
-        """Remembers that an array [B, T, ...] has zeros for padding."""
+        """Records that an array [B, T, ...] has zeros in padding rows."""
         self.zeroed[id(x)] = (x, x)
 
     def keep_zeros(self, x: Any, made: Any) -> None:
-        """Remembers it of what was made of an array, if that has them."""
+        """Records the same for `made`, computed from x, if x has zeros in padding rows."""
         if self.has_zeros(x):
             self.mark_zeros(made)
 
     def has_zeros(self, x: Any) -> bool:
-        """Whether an array is known to have zeros for padding."""
+        """Whether an array is known to have zeros in padding rows."""
         return id(x) in self.zeroed and self.zeroed[id(x)][1] is x
 
 
 def without_padding(run: Run, x: jax.Array) -> jax.Array:
-    """Zeros in place of padding, which the kernels skip; a definition made something of it.
+    """Sets padding rows to zero, which the kernels skip: a definition may have made them nonzero.
 
     Args:
-      run: is filled in.
-      x: [B, T, D]; another shape is left as it is.
+      run: the current run; it is updated.
+      x: [B, T, D]; an array of another shape is returned unchanged.
     """
     if run.is_token is None or x.ndim != 3 or x.shape[:2] != run.is_token.shape:
         return x
@@ -117,7 +118,7 @@ def without_padding(run: Run, x: jax.Array) -> jax.Array:
 
 
 def plain(run: Run, value: Any) -> Any:
-    """An array, also of a view; then the parameter can't be packed."""
+    """Returns a value as an array. A view becomes one too; its parameter then can't be packed."""
     if isinstance(value, Normed):
         return value.array()
     if not isinstance(value, View):
@@ -127,7 +128,7 @@ def plain(run: Run, value: Any) -> Any:
 
 
 def with_one_input(products: Sequence[Product]) -> dict[int, list[tuple[int, Product]]]:
-    """Which products multiply the same, as a layer's queries, keys and values: Run.together."""
+    """Groups the products that have the same input, such as a layer's q, k and v: Run.together."""
     found: dict[int, list[tuple[int, Product]]] = {}
     first: dict[int, int] = {}
     for number, product in enumerate(products):

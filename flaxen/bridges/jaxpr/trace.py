@@ -1,4 +1,4 @@
-"""A definition's operations, and where they can be cut before the scores of words.
+"""A traced definition, cut in two: forward up to the hidden states, and unembedding.
 
 Deliberately does not know what the operations compute.
 """
@@ -19,21 +19,23 @@ from flaxen.bridges.jaxpr.patterns import Step, find_patterns
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A definition at one shape: a jaxpr over parameters, tokens, positions, perhaps a key."""
+    """A definition at one shape: a jaxpr over parameters, tokens, positions and perhaps a key."""
 
     jaxpr: ClosedJaxpr
-    hidden: Var  # what the scores are computed from: [B, T, D], as narrow as there is
-    forward: tuple[Step, ...]  # up to there, and to all outputs but the scores
-    unembed: tuple[Step, ...]  # from there, and from the parameters, to the scores
+    hidden: Var  # the hidden states [B, T, D] from which the logits are computed
+    forward: tuple[
+        Step, ...
+    ]  # the operations up to `hidden`, and to the outputs other than the logits
+    unembed: tuple[Step, ...]  # the operations from `hidden` and the parameters to the logits
 
     @property
     def others(self) -> Sequence[Any]:
-        """The outputs but the scores."""
+        """The outputs other than the logits."""
         others: Sequence[Any] = self.jaxpr.jaxpr.outvars[1:]
         return others
 
     def env(self, args: Sequence[Any]) -> dict[Any, Any]:
-        """The values of the variables that are given; fewer arguments are the first ones."""
+        """Binds arguments to the jaxpr's variables; there may be fewer arguments than variables."""
         inner = self.jaxpr.jaxpr
         return {
             **dict(zip(inner.constvars, self.jaxpr.consts, strict=True)),
@@ -45,30 +47,30 @@ def make_trace(jaxpr: ClosedJaxpr, num_params: int) -> Trace:
     """Cuts a definition in two.
 
     Args:
-      jaxpr: its first output is [B, T, V] scores.
+      jaxpr: its first output is the logits [B, T, V].
       num_params: how many of its arguments are parameters; all others vary.
     """
     inner = jaxpr.jaxpr
-    scores = inner.outvars[0]
-    hidden = _narrowest(inner.eqns, set(inner.invars[num_params:]), scores)
+    logits = inner.outvars[0]
+    hidden = _narrowest(inner.eqns, set(inner.invars[num_params:]), logits)
     return Trace(
         jaxpr=jaxpr,
         hidden=hidden,
         forward=_steps(inner.eqns, [hidden, *inner.outvars[1:]]),
-        unembed=() if hidden is scores else _steps(inner.eqns, [scores], stop=hidden),
+        unembed=() if hidden is logits else _steps(inner.eqns, [logits], stop=hidden),
     )
 
 
-def _narrowest(eqns: Sequence[JaxprEqn], varying: set[Var], scores: Var) -> Var:
-    """The last variable through which all goes that the scores depend on, and that is narrower.
+def _narrowest(eqns: Sequence[JaxprEqn], varying: set[Var], logits: Var) -> Var:
+    """The last variable narrower than the logits through which all their dependencies go.
 
-    Walks back from the scores: whenever there is only one variable left that is needed and varies,
-    the operations can be cut there.
+    Walks back from the logits: whenever only one needed variable varies, the operations can be cut
+    there.
     """
     for eqn in eqns:
         if any(var in varying for var in _vars(eqn.invars)):
             varying.update(eqn.outvars)
-    shape, frontier = shape_of(scores).shape, {scores}
+    shape, frontier = shape_of(logits).shape, {logits}
     for eqn in reversed(eqns):
         if frontier.isdisjoint(eqn.outvars):
             continue
@@ -85,7 +87,7 @@ def _narrowest(eqns: Sequence[JaxprEqn], varying: set[Var], scores: Var) -> Var:
             and jnp.issubdtype(aval.dtype, jnp.floating)
         ):
             return found
-    return scores
+    return logits
 
 
 def shape_of(var: Any) -> jax.ShapeDtypeStruct:
@@ -94,7 +96,7 @@ def shape_of(var: Any) -> jax.ShapeDtypeStruct:
 
 
 def scan_parts(params: Mapping[str, Any], values: list[Any]) -> list[list[Any]]:
-    """What a scan takes: constants, what is carried, and what it goes along."""
+    """Splits a scan's inputs: constants, carried values, and arrays that it iterates over."""
     if "num_consts" in params:
         first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
         return [values[:first], values[first:second], values[second:]]
@@ -112,5 +114,5 @@ def _vars(atoms: Sequence[Any]) -> list[Any]:
 
 
 def abstract(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
-    """An array of which only shape and dtype matter."""
+    """An abstract array: shape and dtype only."""
     return jax.ShapeDtypeStruct(tuple(shape), dtype)

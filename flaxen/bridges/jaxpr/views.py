@@ -1,8 +1,8 @@
-"""A parameter on its way through a definition: transposed, reshaped, until it is multiplied.
+"""Follows a parameter through transposes and reshapes until it is multiplied.
 
-The kernels take a weight packed once, as [inputs, outputs]. A view remembers which axes of the
-parameter lie where, so that a product finds out whether it is one of packed weights. Deliberately
-does not know how a definition is run.
+The kernels take a weight that is packed once, as [inputs, outputs]. A view records where the
+parameter's axes are, so that a product can tell whether the packed weight fits. Deliberately does
+not know how a definition is run.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ Axes = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """What became of a parameter. A sliced layer's view has no longer the axis of the layers."""
+    """A parameter as the definition sees it. The view of one stacked layer lacks the layer axis."""
 
-    leaf: int  # the parameter's number
+    leaf: int  # the parameter's index
     source: Any  # an array of the parameter's shape, or [I, O] as PackedLinear or LoraWeight
     sizes: tuple[int, ...]  # the parameter's shape
-    matrix: Matrix | None  # how the source is packed; None of an array
-    axes: tuple[Axes, ...]  # the parameter's axes in each axis of the view; those of size 1 in none
+    matrix: Matrix | None  # how the source is packed; None for an array
+    axes: tuple[Axes, ...]  # the parameter's axes in each axis of the view, without those of size 1
     dtype: jnp.dtype
-    layers: int | None = None  # the axis that was sliced away
-    index: int | None = None  # which slice it is
+    layers: int | None = None  # the layer axis, if it was sliced away
+    index: int | None = None  # which layer was taken
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the view."""
+        """The shape of the view."""
         return tuple(math.prod(self.sizes[axis] for axis in each) for each in self.axes)
 
     def cast(self, dtype: Any) -> View:
-        """The same in another dtype."""
+        """The same view in another dtype."""
         return dataclasses.replace(self, dtype=jnp.dtype(dtype))
 
     def transpose(self, permutation: Axes) -> View:
-        """As jnp.transpose."""
+        """Like jnp.transpose."""
         return dataclasses.replace(self, axes=tuple(self.axes[axis] for axis in permutation))
 
     def reshape(self, shape: tuple[int, ...]) -> View | None:
-        """As jnp.reshape where whole axes are merged or parted again; else None."""
+        """Like jnp.reshape if whole axes are merged or split again; else None."""
         left = [axis for each in self.axes for axis in each]
         axes = []
         for size in shape:
@@ -60,7 +60,9 @@ class View:
         return None if left else dataclasses.replace(self, axes=tuple(axes))
 
     def layer(self, index: int) -> View | None:
-        """A slice of the first axis, as a scan over stacked layers takes it; None if it is none."""
+        """The view of one layer, sliced from the first axis as in a scan; None if that is
+        impossible.
+        """
         if not self.axes or len(self.axes[0]) != 1 or self.layers is not None:
             return None
         (axis,) = self.axes[0]
@@ -74,7 +76,7 @@ class View:
         )
 
     def array(self) -> jax.Array:
-        """The values, unpacked if need be."""
+        """The values as an array, unpacked if necessary."""
         values = self.source
         if self.matrix is not None:
             values = _unpacked(values, self.matrix, self.sizes, self.layers)
@@ -85,14 +87,14 @@ class View:
 
 
 def view(leaf: int, source: Any, shape: tuple[int, ...], matrix: Matrix | None, dtype: Any) -> View:
-    """A parameter as it is.
+    """The view of an untransformed parameter.
 
     Args:
-      leaf: its number.
-      source: an array; or packed, where there is a matrix.
-      shape: the parameter's.
+      leaf: the parameter's index.
+      source: an array, or the packed weight if there is a matrix.
+      shape: the parameter's shape.
       matrix: how the source is packed.
-      dtype: of the values.
+      dtype: the dtype of the values.
     """
     axes = tuple(() if size == 1 else (axis,) for axis, size in enumerate(shape))
     return View(
@@ -101,10 +103,10 @@ def view(leaf: int, source: Any, shape: tuple[int, ...], matrix: Matrix | None, 
 
 
 def _unpacked(source: Any, matrix: Matrix, sizes: tuple[int, ...], layers: int | None) -> jax.Array:
-    """The parameter, or of a sliced one the layer with an axis of size 1."""
+    """Unpacks the parameter, or one layer of it (with a layer axis of size 1)."""
     if isinstance(source, LoraWeight):
         raise ValueError(
-            f"an adapter is beside a parameter of shape {list(sizes)}, which the definition "
+            f"an adapter targets a parameter of shape {list(sizes)}, which the definition "
             "multiplies otherwise than in the parameter's own dtype: the adapter would be lost. "
             "Leave it out of the targets"
         )

@@ -1,1 +1,1 @@
-"""Definitions in PyTorch: modules, and classes of transformers, as Models."""
+"""Turns PyTorch modules and classes of transformers into Models."""

@@ -1,7 +1,7 @@
-"""Our attention as transformers calls it, and how a class comes to call it.
+"""Our attention with the signature of transformers, and how a class is made to call it.
 
-What a class asks of attention is honoured or refused, and never ignored. Deliberately does not know
-which windows its layers have: transformers_masks.py finds them.
+Each option that a class passes to attention is used or refused, never ignored. Deliberately does
+not know which windows its layers have: masks.py finds them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from flaxen.bridges.torch.bridge import attend_torch
 
 ATTENTION = "flaxen"  # the name of our attention in the registries of transformers
-Windows = Mapping[torch.nn.Module, int | None]  # by the module that calls attention
+Windows = Mapping[torch.nn.Module, int | None]  # module that calls attention -> window
 
 _HONOURED = ("scaling", "dropout", "softcap")
-# Options that do not change what is computed. All others must be None or False.
+# Options that do not change the result. All others must be None or False.
 _HARMLESS = (
-    "is_causal",  # looked at together with the mask
-    "sliding_window",  # the mask has it: transformers' functions for the CPU do not read this
-    "position_ids",  # queries and keys are rotated already
-    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",  # of padding, which is ours
+    "is_causal",  # checked together with the mask
+    "sliding_window",  # found in the mask; transformers' CPU functions ignore this option
+    "position_ids",  # queries and keys are already rotated
+    "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",  # about padding
     "cache_position", "use_cache", "layer_idx",
     "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
     "logits_to_keep", "deterministic", "target_dtype",
@@ -34,18 +34,18 @@ _HARMLESS = (
 
 
 def our_attention(windows: Windows) -> Callable[..., Any]:
-    """Our attention as transformers calls it, for the modules of one class."""
+    """Makes our attention function, as transformers calls it, for the modules of one class."""
     return functools.partial(_attention, windows)
 
 
 def register(name: str, attention: Callable[..., Any], mask: Callable[..., Any]) -> None:
-    """Gives transformers' two registries a name."""
+    """Registers an attention and a mask function in transformers' two registries."""
     ALL_ATTENTION_FUNCTIONS.register(name, attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, mask)
 
 
 def set_attention(module: torch.nn.Module, name: str) -> None:
-    """Makes a class and what is inside of it call the attention of that name."""
+    """Makes a model and its submodules call the attention of that name."""
     for each in module.modules():
         config = getattr(each, "config", None)
         if isinstance(config, transformers.PretrainedConfig):
@@ -53,7 +53,7 @@ def set_attention(module: torch.nn.Module, name: str) -> None:
 
 
 def no_mask(**_: Any) -> None:
-    """In place of a mask function, where attention is ours: it needs none."""
+    """The mask function for our attention, which needs no mask."""
 
 
 def _attention(
@@ -68,10 +68,10 @@ def _attention(
     softcap: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Has the signature of transformers' attention functions: [B, N, T, H] to [B, T, N, H].
+    """Attention with the signature of transformers: [B, N, T, H] to [B, T, N, H].
 
     Raises:
-      ValueError: something that our attention has not.
+      ValueError: the module passes an option that our attention lacks.
     """
     name = type(module).__name__
     if attention_mask is not None:
@@ -79,7 +79,7 @@ def _attention(
     check_options(name, options)
     if dropout:
         raise ValueError(
-            f"{name} drops {dropout} of the weights of attention in training, which are never in "
+            f"{name} has dropout of {dropout} on attention weights in training, which are never in "
             "memory. Load it with attention_dropout=0, or what its configuration calls that "
             "(attn_pdrop); other dropout is supported"
         )
@@ -90,21 +90,21 @@ def _attention(
             f"{name} has keys of {wide} and values of {narrow}: values that are wider than keys "
             "are not supported"
         )
-    # A page has room for keys and values of one size: zeros stay zeros.
+    # A page stores keys and values of one size: narrower values are padded with zeros.
     v = torch.nn.functional.pad(v, (0, wide - narrow)) if narrow < wide else v
     out = attend_torch(q, k, v, window=windows[module], scale=scaling, softcap=softcap)
     return out[..., :narrow], None
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuses what a module asks of attention and ours has not.
+    """Refuses options of attention that ours lacks.
 
     Args:
-      name: of the module's class.
-      options: beside queries, keys, values and mask.
+      name: the name of the module's class.
+      options: the arguments besides queries, keys, values and mask.
 
     Raises:
-      ValueError: some are not None, and not known.
+      ValueError: an unknown option is not None or False.
     """
     unknown = [
         option
@@ -112,4 +112,6 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         if value is not None and value is not False and option not in (*_HONOURED, *_HARMLESS)
     ]
     if unknown:
-        raise ValueError(f"{name}'s attention wants {', '.join(unknown)}, which is not supported")
+        raise ValueError(
+            f"{name}'s attention requires {', '.join(unknown)}, which is not supported"
+        )

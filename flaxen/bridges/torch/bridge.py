@@ -1,7 +1,7 @@
-"""`flaxen.from_torch`: a module of PyTorch as a Model and its parameters, through torchax.
+"""`flaxen.from_torch` turns a PyTorch module into a Model and its parameters, through torchax.
 
-The module runs once for each shape, under torchax, to be traced. Deliberately
-does not know how the Model is run, or files.
+torchax runs the module once for each shape to trace it. Deliberately does not know how the Model is
+run, or files.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.attention import attend
 from flaxen.models.model import Model, Params
 
-# How the module is called: (module, tokens [B, T], positions [B, T]) -> scores [B, T, V]
+# How the module is called: (module, tokens [B, T], positions [B, T]) -> logits [B, T, V]
 Call = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 _PARAMS, _BUFFERS = "params", "buffers"
 
-_LINE = 200  # characters of an error that a message repeats
+_LINE = 200  # the most characters of an error that a message repeats
 
-# A trace puts arrays into the module, and sets its mode; a trainer and a server may share it.
+# A trace puts arrays into the module and sets its mode; trainer and server may share a module.
 _TRACING = threading.Lock()
 
 
@@ -44,21 +44,21 @@ def from_torch(
     windows: Sequence[int] = (),
     backend: Backend | None = None,
 ) -> tuple[Model, Params]:
-    """A module's functions and its parameters, for an engine, a trainer, or JAX itself.
+    """Turns a module into a Model and its parameters, for an engine, a trainer, or plain JAX.
 
-    It takes tokens [B, T] and positions [B, T], and gives scores [B, T, V]. Its attention is
-    `attend_torch`; torch's own scaled_dot_product_attention is not seen, and is refused.
+    The module takes tokens [B, T] and positions [B, T], and returns logits [B, T, V]. It must call
+    `attend_torch` for attention; torch's own scaled_dot_product_attention is refused.
 
-    In training it is traced as after `module.train()`, and what is random is drawn by the run's
-    key. Statistics of batches stay what they are, then too.
+    In training it is traced as after `module.train()`, and random numbers come from the run's key.
+    Batch statistics are never updated.
 
     Args:
-      module: the definition, with its weights, on the host. It is set to evaluation.
-      max_position: tokens that a sequence can have.
+      module: the definition with its weights, on the CPU. It is set to evaluation mode.
+      max_position: the most tokens of a sequence.
       call: how the module is called; None is module(tokens, positions).
-      checks: whether it is compared with itself in PyTorch, which takes a forward of 16 tokens, or
-        of more than a window.
-      windows: those that its attention may have without a word to `attend_torch`.
+      checks: whether to compare the Model with the module in PyTorch, which takes a forward of 16
+          tokens, or of more than a window.
+      windows: windows that its attention may have without passing them to `attend_torch`.
       backend: what the Model is made for, and checked on; None is what the server would choose.
 
     Returns:
@@ -66,7 +66,7 @@ def from_torch(
 
     Raises:
       ImportError: torchax is not installed.
-      ValueError: it can't be served, as of `from_nnx`.
+      ValueError: the module can't be served, for the reasons listed at `from_nnx`.
     """
     env = import_torchax().default_env()
     params: Params = {
@@ -111,15 +111,13 @@ def attend_torch(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """`flaxen.attend` for modules of PyTorch; also outside of flaxen.
+    """`flaxen.attend` for PyTorch modules; it also works outside flaxen.
 
     Args:
       q: [..., T, N, H].
       k: [..., T, K, H].
       v: [..., T, K, H].
-      window: as of `flaxen.attend`, and so on.
-      scale: of the scores.
-      softcap: of the scores.
+      window: as in `flaxen.attend`. scale: as in `flaxen.attend`. softcap: as in `flaxen.attend`.
     """
     torchax = import_torchax()
     options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}
@@ -132,7 +130,7 @@ def attend_torch(
 
 
 def to_jax(tensor: torch.Tensor) -> jax.Array:
-    """A copy on JAX's default device, in the same dtype."""
+    """Copies a tensor to JAX's default device, in the same dtype."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         bits = tensor.view(torch.int16).numpy().copy()
@@ -151,9 +149,9 @@ def _apply(
     positions: jax.Array,
     key: jax.Array | None,
 ) -> Any:
-    """The module's scores; with a key those of training, and that it changes nothing else."""
-    # PyTorch broadcasts as NumPy does, whatever JAX was told to allow; its 64-bit integers are ids
-    # and places, for which JAX's 32 bits are enough.
+    """The module's logits; with a key those of training, and an empty dict of changes."""
+    # PyTorch broadcasts like NumPy, whatever JAX is configured to allow. Its 64-bit integers are
+    # ids and indices, for which JAX's 32 bits are enough.
     with (
         _TRACING, jax.numpy_rank_promotion("allow"), warnings.catch_warnings(),
         env, torch.no_grad(), _mode(env, module, key),
@@ -163,24 +161,24 @@ def _apply(
         tensors |= {name: tensors[other] for name, other in tied.items()}
         named = {f"module.{name}": tensor for name, tensor in tensors.items()}
         inputs = env.j2t_iso((tokens, positions))
-        scores: jax.Array = env.t2j_iso(_run(module, named, inputs))
-    return scores if key is None else (scores, {})
+        logits: jax.Array = env.t2j_iso(_run(module, named, inputs))
+    return logits if key is None else (logits, {})
 
 
 def _run(module: _Called, named: Mapping[str, Any], inputs: Any) -> Any:
-    """The module's scores by torchax, which lacks some of PyTorch's operations."""
+    """The module's logits computed by torchax, which lacks some of PyTorch's operations."""
     try:
         return torch.func.functional_call(module, named, inputs, tie_weights=False)
-    except ValueError:  # it says what is not supported
+    except ValueError:  # its message says what is not supported
         raise
-    except Exception as error:  # of any kind: it is the module's own code
+    except Exception as error:  # the module's own code may raise anything
         raise ValueError(
             f"{type(module.module).__name__} can't be traced by torchax: {first_line(error)}"
         ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of what an error of other people's code says, in one line."""
+    """The beginning of a foreign error's message, in one line."""
     words = " ".join(" ".join(str(error).strip().splitlines()[:2]).split())
     kind = type(error).__name__
     return f"{kind}: {words[:_LINE]}" if words else kind
@@ -188,7 +186,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def _mode(env: Any, module: torch.nn.Module, key: jax.Array | None) -> Iterator[None]:
-    """With a key the module is in training, and torchax draws by it."""
+    """Sets the module's mode: with a key it is in training, and torchax samples with that key."""
     if key is None:
         yield
         return
@@ -204,7 +202,7 @@ def _mode(env: Any, module: torch.nn.Module, key: jax.Array | None) -> Iterator[
 
 
 class _Called(torch.nn.Module):  # type: ignore[misc]
-    """A module that is called in a way of its own: functional_call only knows `forward`."""
+    """Wraps a module with a custom call, because functional_call can only call `forward`."""
 
     def __init__(self, module: torch.nn.Module, call: Call) -> None:
         torch.nn.Module.__init__(self)
@@ -218,7 +216,7 @@ class _Called(torch.nn.Module):  # type: ignore[misc]
 def _by_itself(
     module: torch.nn.Module, call: Call, tokens: jax.Array, positions: jax.Array
 ) -> jax.Array:
-    """In PyTorch, on the host."""
+    """Computes the module's logits in PyTorch, on the CPU."""
     with torch.no_grad():
         inputs = (torch.from_numpy(np.array(each, np.int64)) for each in (tokens, positions))
         return to_jax(call(module, *inputs).float())

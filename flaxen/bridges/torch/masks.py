@@ -1,7 +1,7 @@
-"""Which window each layer of a class of transformers has: it is only in the masks.
+"""Finds the window of each layer of a transformers class, which only its masks show.
 
-So a class is run once by itself, over a few tokens, with masks that are looked at: each must be
-causal, perhaps with a window. Deliberately does not know how a module is traced.
+The class is run once over a few tokens, and its masks are examined: each must be causal, perhaps
+with a window. Deliberately does not know how a module is traced.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from flaxen.bridges.torch.attention import (
 )
 from flaxen.bridges.torch.bridge import first_line
 
-_PROBE = "flaxen_probe"  # the name of the probe in the registries of transformers
-_NUM_TOKENS = 8  # of the run by itself; masks are looked at far beyond
-_FULL = 64  # tokens: a window that is looked for where a mask names none
-_FAR = 2**17  # a position at which any mask is looked at
+_PROBE = "flaxen_probe"  # the probe's name in the registries of transformers
+_NUM_TOKENS = 8  # of that run; masks are examined far beyond these
+_FULL = 64  # tokens: how far to search for a window that no argument of the mask names
+_FAR = 2**17  # a position at which every mask is examined
 
 
 @dataclass(kw_only=True)
 class _Probe:
-    """Collects the masks that a class makes while it runs by itself."""
+    """Collects the masks that a class makes while it runs."""
 
-    name: str  # of the class
+    name: str  # the class's name
     masks: list[tuple[torch.Tensor, int | None]] = field(default_factory=list)
     windows: dict[torch.nn.Module, int | None] = field(default_factory=dict)
     num_calls: int = 0
 
     def mask(self, **arguments: Any) -> torch.Tensor:
-        """In place of a mask function of transformers: as theirs, and its window is kept."""
+        """Replaces a mask function of transformers: returns its mask, and records the window."""
         window = _window(self.name, arguments)
         tensor = sdpa_mask(**{**arguments, "allow_is_causal_skip": False})
         assert tensor is not None
@@ -54,7 +54,7 @@ class _Probe:
         attention_mask: torch.Tensor | None,
         **options: Any,
     ) -> tuple[torch.Tensor, None]:
-        """In place of an attention function: keeps what it would see, and computes nothing."""
+        """Replaces an attention function: records the window of its mask, and computes nothing."""
         kind = type(module).__name__
         self.num_calls += 1
         if attention_mask is None:
@@ -79,15 +79,15 @@ class _Probe:
 
 
 def find_windows(module: transformers.PreTrainedModel, name: str) -> Windows:
-    """The window of each module that calls attention, found by running the class by itself.
+    """Finds the window of each module that calls attention, by running the class once.
 
     Args:
-      module: on the host. Its attention is the probe's afterwards.
-      name: of the class, for messages.
+      module: the model, on the CPU. Afterwards its attention is the probe's.
+      name: the class's name, for messages.
 
     Raises:
-      ValueError: a mask is not causal or not a window; attention has an option that ours lacks; or
-        some layers do not call it.
+      ValueError: a mask is neither causal nor a window, attention has an option that ours lacks, or
+          some layers do not call attention.
     """
     probe = _Probe(name=name)
     register(_PROBE, probe.attention, probe.mask)
@@ -98,17 +98,16 @@ def find_windows(module: transformers.PreTrainedModel, name: str) -> Windows:
     try:
         with torch.no_grad():
             module(input_ids=tokens, position_ids=positions, use_cache=False)
-    except ValueError:  # it says what is not supported
+    except ValueError:  # its message says what is not supported
         raise
-    except Exception as error:  # of any kind: it is the class's own code
+    except Exception as error:  # the class's own code may raise anything
         failed = error
     num_layers = module.config.get_text_config().num_hidden_layers
     if probe.num_calls == 0 or (failed is None and probe.num_calls < num_layers):
         raise ValueError(
             f"{probe.name} has {num_layers} layers, and {probe.num_calls} of them call "
-            "transformers' registry of attention functions: the others keep to themselves what "
-            "they know of past tokens, and can't be served"
-            + (f" ({first_line(failed)})" if failed else "")
+            "transformers' registry of attention functions: the others have caches of their own, "
+            "and can't be served" + (f" ({first_line(failed)})" if failed else "")
         ) from failed
     if failed is not None:
         raise ValueError(f"{probe.name} can't be run: {first_line(failed)}") from failed
@@ -116,22 +115,26 @@ def find_windows(module: transformers.PreTrainedModel, name: str) -> Windows:
 
 
 def _window(name: str, arguments: Mapping[str, Any]) -> int | None:
-    """How many tokens a causal mask lets each token see, itself included; None is all of them."""
+    """How many tokens a causal mask shows to each token, itself included; None for all."""
     padding = arguments.get("attention_mask")
     if padding is not None and not bool(padding.all()):
-        raise ValueError(f"{name} masks tokens by itself: only a causal mask can be served")
+        raise ValueError(f"{name} has a mask of its own: only a causal mask can be served")
     size = arguments.get("local_size") or _FULL
     places = {0, 1, size - 1, size, size + 1, 2 * size - 1, 2 * size, 2 * size + 3, 3 * size + 1}
     seen: dict[int, int] = {}
     try:
         for place in sorted({*places, _FAR}):
             row = _mask(arguments, place, 1, place + 3)[0]
-            seen[place] = place + 1 - int(row.to(torch.int8).argmax())  # from the first it sees
+            seen[place] = (
+                place + 1 - int(row.to(torch.int8).argmax())
+            )  # counted from the first visible token
             if bool(row[place + 1 :].any()):
                 raise _not_causal(name)
             if int(row.sum()) != seen[place]:
                 raise _other_mask(name)
-    except IndexError:  # it looks up something of each token, as which of them are an image's
+    except (
+        IndexError
+    ):  # the mask looks up facts about each token, such as whether it is part of an image
         return _window_of_text(name, arguments)
     window = seen[max(seen)]
     if any(count != min(place + 1, window) for place, count in seen.items()):
@@ -140,7 +143,7 @@ def _window(name: str, arguments: Mapping[str, Any]) -> int | None:
 
 
 def _window_of_text(name: str, arguments: Mapping[str, Any]) -> int | None:
-    """The same, where the mask knows no tokens but those of the run, which are all text."""
+    """The same for a mask that only knows the tokens of the run, which are all text."""
     window: int | None = arguments.get("local_size")
     length = arguments["q_length"]
     found = _mask(arguments, 0, length, length)
@@ -157,7 +160,7 @@ def _window_of_text(name: str, arguments: Mapping[str, Any]) -> int | None:
 def _mask(
     arguments: Mapping[str, Any], start: int, num_queries: int, num_keys: int
 ) -> torch.Tensor:
-    """Which keys are seen [queries, keys], from a query's position on."""
+    """The mask [queries, keys] for queries from a position on."""
     mask = sdpa_mask(
         batch_size=1,
         q_length=num_queries,

@@ -1,6 +1,6 @@
-"""Imports torchax 0.0.13 beside a PyTorch that is newer than it: 2.13.
+"""Imports torchax 0.0.13 together with PyTorch 2.13, which is newer than torchax expects.
 
-Deliberately does not know what it is used for.
+Deliberately does not know its use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def import_torchax() -> ModuleType:
-    """The module torchax.
+    """Imports the module torchax.
 
     Raises:
       ImportError: PyTorch or torchax is not installed; says how to install them.
@@ -21,16 +21,17 @@ def import_torchax() -> ModuleType:
         import torch
         from torch._decomp import global_decomposition_table
 
-        # torchax registers its own, and PyTorch has one by now: two are an error.
+        # torchax registers an implementation that PyTorch now has itself; two would be an error.
         for table in global_decomposition_table.values():
             table.pop(torch.ops.aten.grid_sampler_3d.default, None)
         with _removed_overloads():
             import torchax
 
-            torchax.default_env()  # imports the rest
+            torchax.default_env()  # imports the rest of torchax
     except ImportError as error:
         raise ImportError(
-            f"models in PyTorch need more than is installed ({error}): pip install 'flaxen[torch]'"
+            f"models in PyTorch need packages that are not installed ({error}): run "
+            "pip install 'flaxen[torch]'"
         ) from None
     found: ModuleType = torchax
     return found
@@ -38,8 +39,9 @@ def import_torchax() -> ModuleType:
 
 @contextmanager
 def _removed_overloads() -> Iterator[None]:
-    """Meanwhile PyTorch has a name for what it no longer has: torchax lists overloads of operations
-    by the names of axes, which nothing calls."""
+    """Gives PyTorch dummy overloads while torchax is imported: torchax lists overloads by axis
+    names that PyTorch has removed and that nothing calls.
+    """
     from torch._ops import OpOverloadPacket
 
     own = OpOverloadPacket.__getattr__

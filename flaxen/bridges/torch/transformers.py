@@ -1,4 +1,4 @@
-"""A causal language model of transformers as a Model: its attention is reached by their registry.
+"""Turns a causal language model of transformers into a Model, through their attention registry.
 
 Deliberately does not know files or engines.
 """
@@ -22,8 +22,8 @@ from flaxen.bridges.torch.masks import find_windows
 from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model, Params
 
-_ANY = 2048  # tokens, until it is found that nobody said how many
-# Kinds of layers that keep more of past tokens than keys and values.
+_ANY = 2048  # a provisional limit of tokens, if neither the caller nor the configuration names one
+# Kinds of layers whose state is more than past keys and values.
 _RECURRENT = frozenset({"linear_attention", "mamba", "conv", "hybrid", "hybrid_sliding"})
 # Kinds of rope that recompute their frequencies from the largest position in a step.
 _ROPE_OF_THE_STEP = ("dynamic", "longrope")
@@ -36,19 +36,19 @@ def from_transformers(
     checks: bool = True,
     backend: Backend | None = None,
 ) -> tuple[Model, Params]:
-    """As `from_torch`, of any class whose attention goes through the registry.
+    """Like `from_torch`, for any class whose attention goes through the registry.
 
     Args:
-      module: with its weights, on the host. It is set to evaluation; its attention is ours while it
-        is traced, its embeddings forget which id is padding, and experts run as batched products.
-      max_position: tokens that a sequence can have; None: the configuration's.
-      checks: as of `from_torch`.
+      module: the model with its weights, on the CPU. It is set to evaluation mode; its attention is
+          ours while it is traced; its embeddings no longer treat a padding id specially, and
+          experts run as batched products.
+      max_position: the most tokens of a sequence; None takes the configuration's number.
+      checks: as in `from_torch`.
       backend: as of `from_torch`.
 
     Raises:
       ValueError: some layers do not call the registry, or keep a recurrent state; their attention
-        or rope is of a kind that is not supported; or it can't be traced. The message names the
-        class.
+          or rope is not supported; or the module can't be traced. The message names the class.
     """
     config = module.config.get_text_config()
     name, own = type(module).__name__, config._attn_implementation
@@ -59,15 +59,14 @@ def from_transformers(
         )
     if config.is_encoder_decoder:
         raise ValueError(
-            f"{name} is an encoder with a decoder: only models that are a decoder alone can be "
-            "served"
+            f"{name} has an encoder and a decoder: only decoder-only models can be served"
         )
     _refuse_recurrent(module, name)
     _refuse_rope_of_the_step(module, name)
     module.eval()
     for each in module.modules():
         if isinstance(each, torch.nn.Embedding):
-            # It only says that padding, which nobody trains on, has no gradient.
+            # padding_idx only stops the gradient of padding, on which nobody trains.
             each.padding_idx = None
     if module._can_set_experts_implementation():
         module.set_experts_implementation("batched_mm")
@@ -80,7 +79,7 @@ def from_transformers(
     def call(
         module: torch.nn.Module, tokens: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        if type(tokens) is torch.Tensor:  # by itself: then the positions are its own, too
+        if type(tokens) is torch.Tensor:  # run in PyTorch: then it also computes its own positions
             alone: torch.Tensor = module(input_ids=tokens, use_cache=False).logits
             return alone
         if module.training and getattr(config, "layerdrop", 0):
@@ -115,7 +114,7 @@ def from_transformers(
 
 
 def _windows_named(config: transformers.PretrainedConfig) -> Iterator[int]:
-    """The numbers of tokens after which some mask may change, by the configuration's fields."""
+    """The configuration's fields that name a number of tokens after which a mask may change."""
     for name, value in config.to_dict().items():
         is_length = "window" in name or "chunk" in name
         if is_length and isinstance(value, int) and not isinstance(value, bool):
