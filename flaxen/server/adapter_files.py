@@ -1,6 +1,6 @@
-"""Which directories of this machine a client's path may lead to.
+"""Resolves a client's path to an adapter's directory, and refuses paths outside --lora-dir.
 
-Deliberately does not know routes, nor what is in an adapter's files.
+Deliberately does not know routes, nor the contents of an adapter's files.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from flaxen.server.schema import shorten
 class AdapterFiles:
     """Adapters on this machine that clients may load."""
 
-    directory: Path  # a client's path must lead to somewhere below
-    read: Callable[[Path], AdapterWeights]  # raises ValueError or OSError
+    directory: Path  # clients' paths must be below it
+    read: Callable[[Path], AdapterWeights]  # reads an adapter; raises ValueError or OSError
 
     def find(self, path: str) -> Path:
-        """Where a client's path leads.
+        """The directory that a client's path names.
 
         Raises:
-          ApiError: 400, it leads out of the directory; 404, there is nothing.
+          ApiError: 400, the path is outside the directory; 404, there is nothing at it.
         """
         root = os.path.realpath(self.directory)
         outside = invalid(
@@ -34,12 +34,12 @@ class AdapterFiles:
             f"{shorten(path)}: give it relative to that",
             "lora_path",
         )
-        # Compared as text first: the disk is not asked about what a client may not know of.
+        # Compared as text first: clients must not learn what exists outside the directory.
         wanted = os.path.normpath(os.path.join(root, path))
         if "\0" in path or not _is_below(wanted, root):
             raise outside
         found = os.path.realpath(wanted)
-        if not _is_below(found, root):  # through a link
+        if not _is_below(found, root):  # a link leads outside
             raise outside
         if not os.path.isdir(found):
             raise ApiError(

@@ -1,4 +1,4 @@
-"""The application: which handler answers which route. Deliberately does nothing a route does."""
+"""The ASGI application: maps routes to their handlers. Contains no logic of a route."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def create_app(
     *,
     adapter_files: AdapterFiles | None = None,
 ) -> FastAPI:
-    """Returns the server of an engine as an ASGI application; closing the engine is the caller's.
+    """Returns the server of an engine as an ASGI application. The caller closes the engine.
 
     Args:
-      engine: what serves.
-      tokenizer: of its model.
+      engine: the engine that serves requests. tokenizer: the tokenizer of its model.
       config: limits and names.
-      adapter_files: those that clients may load; without it the routes to load them do not exist.
+      adapter_files: where clients may load adapters from; without it the routes that load adapters
+          do not exist.
 
     Raises:
       ValueError: the tokenizer's chat template is not valid.
@@ -74,7 +74,7 @@ def create_app(
         metrics=Metrics(engine, model_name),
         adapter_files=adapter_files,
     )
-    # No pages about itself: they load scripts from elsewhere, and the bodies are read by hand.
+    # No documentation pages: they load scripts from other sites, and can't describe our bodies.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     routes = ROUTES if adapter_files is None else ROUTES | ADAPTER_ROUTES
     for (method, path), handler in routes.items():
@@ -83,7 +83,7 @@ def create_app(
         app.add_exception_handler(error, handle_error)
     app.add_middleware(Guard, config=config)
     if config.cors_origins:
-        # Outside the guard: a browser's preflight carries no key.
+        # Outside the guard, because a browser's preflight request has no key.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,

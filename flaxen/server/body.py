@@ -1,6 +1,6 @@
-"""Bytes of a request -> a JSON object that is safe to look into.
+"""Reads a request's body as a JSON object of bounded size, depth and number of values.
 
-Knows: sizes, time, encodings, JSON. Deliberately does not know any field.
+Knows: sizes, timeouts, encodings, JSON. Deliberately does not know any field.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid
 from flaxen.server.lanes import Lane
 
-# Levels of lists and objects: more than JSON schemas need, and far from Python's recursion limit.
+# Nested lists and objects: more than JSON schemas need, and far below Python's recursion limit.
 MAX_DEPTH = 256
-# Lists and objects in all. Python makes 100,000 in some 50 ms, in which nothing else can run.
+# Lists and objects in a body. Python creates 100,000 in about 50 ms, and nothing else runs then.
 MAX_CONTAINERS = 250_000
-# Bytes; a body of more is decoded in a thread: it would hold up every stream.
+# Bytes; a larger body is decoded in a thread, because it would delay every stream.
 _LARGE_BODY = 64 * 1024
-# A string; one without an end reaches to the body's end, so that no byte is looked at twice.
+# A string; one without an end extends to the body's end, so that each byte is read once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def body_lane() -> Lane:
-    """The thread on which one server's large bodies are decoded."""
+    """Makes the lane (one thread) on which a server decodes large bodies."""
     return Lane("their large bodies to be decoded", num_threads=1, max_waiting=64)
 
 
@@ -38,14 +38,14 @@ async def read_json(http: Request, config: ServerConfig, lane: Lane) -> dict[str
 
     Args:
       http: the request.
-      config: how large it may be, and how long it may take.
-      lane: a `body_lane`, for a large one.
+      config: the limits of the body's size and of the time it may take.
+      lane: a `body_lane`, for large bodies.
 
     Raises:
       ApiError: 400 not a JSON object, 408 too slow, 413 too large, 415 not declared as plain JSON,
-        429 too many large ones wait.
+          429 too many large bodies wait.
     """
-    # Asking for JSON's own type also keeps a browser's forms from calling a local server.
+    # Requiring this type also prevents a web page's forms from calling a local server.
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
         raise ApiError(
@@ -76,9 +76,9 @@ async def read_json(http: Request, config: ServerConfig, lane: Lane) -> dict[str
 
 
 async def _read(http: Request, limit: int) -> bytes:
-    """Collects the body; a length that was declared too large is refused before any of it."""
+    """Collects the body; a declared length that is too large is refused before reading."""
     length = http.headers.get("content-length", "")
-    # A length of more digits than any real one would be slow to parse, or not parse at all.
+    # int() is slow for very many digits, or fails; no real length has so many.
     if len(length) > 18 or (length.isascii() and length.isdigit() and int(length) > limit):
         raise _too_large(limit)
     chunks, size = [], 0
@@ -100,11 +100,11 @@ def _too_large(limit: int) -> ApiError:
 
 
 def decode_json(body: bytes) -> dict[str, Any]:
-    """The one JSON object that a body is.
+    """Decodes a body that must be one JSON object.
 
     Raises:
-      ApiError: 400, it is not JSON, not an object, nested too deep, holds too many lists and
-        objects, or what is no text.
+      ApiError: 400, the body is not JSON, not an object, nested too deeply, has too many lists and
+          objects, or contains half of a surrogate pair.
     """
     num_containers = _count_containers(body)
     if num_containers > MAX_CONTAINERS:
@@ -121,7 +121,7 @@ def decode_json(body: bytes) -> dict[str, Any]:
         raise _invalid_json(f"{error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise _too_deep() from None
-    except ValueError:  # Python's own limit on digits
+    except ValueError:  # Python limits the digits of an int
         raise invalid(
             f"the body holds a number with too many digits: at most {sys.get_int_max_str_digits()} "
             "are read"
@@ -144,11 +144,11 @@ def decode_json(body: bytes) -> dict[str, Any]:
 
 
 def _count_containers(body: bytes) -> int:
-    """How many lists and objects begin in a body, or more where those are few."""
+    """An upper bound of the lists and objects in a body; exact if it is above the limit."""
     num_brackets = body.count(b"[") + body.count(b"{")
     if num_brackets <= MAX_CONTAINERS:
         return num_brackets
-    outside = _STRING.sub(b"", body)  # texts may hold any number
+    outside = _STRING.sub(b"", body)  # strings may contain any number of brackets
     return outside.count(b"[") + outside.count(b"{")
 
 
@@ -183,7 +183,7 @@ def _invalid_json(reason: str) -> ApiError:
 
 
 def _json_type(value: Any) -> str:
-    """What a JSON value is called, with its article."""
+    """The name of a JSON value's type, with its article."""
     if value is None:
         return "null"
     names = {list: "a list", str: "a string", bool: "a boolean", int: "an integer"}

@@ -1,4 +1,4 @@
-"""The parts that every route works with. Deliberately does nothing itself."""
+"""The parts that every route uses. Deliberately does nothing itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flaxen.text.tokenizer import Tokenizer
 
 logger = logging.getLogger("flaxen.server")
 
-_MAX_NAMED = 20  # adapters, in an error
+_MAX_NAMED = 20  # the most adapters that an error lists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +27,19 @@ class Context:
 
     engine: EngineClient
     tokenizer: Tokenizer
-    chat_template: ChatRenderer | None  # None: the model has none
+    chat_template: ChatRenderer | None  # None: the model has no template
     config: ServerConfig
     metrics: Metrics
     adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
     bodies: Lane = field(default_factory=body_lane)
-    # Where texts are tokenized that would hold up the event loop, and those that take seconds.
+    # Threads for texts whose tokenization would block the event loop, and for very long texts.
     long_texts: Lane = field(
         default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=64)
     )
     huge_texts: Lane = field(
         default_factory=lambda: Lane("the tokenizer", num_threads=1, max_waiting=8)
     )
-    # Where adapters are read: who waits for one that another thread reads has it at once then.
+    # Threads that read adapters. Waiters for an adapter that is being read get it when it is done.
     adapters: Lane = field(
         default_factory=lambda: Lane("an adapter", num_threads=2, max_waiting=4096)
     )
@@ -58,10 +58,10 @@ class Context:
         return self.find_model(name)[0]
 
     async def hold_adapter(self, name: str | None) -> object:
-        """Has an adapter's weights in memory for as long as the result is kept.
+        """Loads an adapter's weights and keeps them in memory for as long as the result exists.
 
         Raises:
-          ApiError: 404, it is not served any more; 500, its weights can't be read.
+          ApiError: 404, the adapter is no longer served; 500, its weights can't be read.
         """
         if name is None:
             return None
@@ -83,9 +83,9 @@ class Context:
             ) from None
 
     def find_model(self, name: str | None) -> tuple[str, str | None]:
-        """Returns the name to answer with, and the adapter that it means, None for the base model.
+        """Returns the name to answer with, and the adapter's name, None for the base model.
 
-        An adapter is meant by its own name, and by "base:adapter".
+        An adapter can be named as "adapter" or as "base:adapter".
 
         Raises:
           ApiError: 404, no such model.

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's JSON with a status code. Deliberately does not know any route."""
+"""Turns errors into OpenAI's JSON with a status code. Deliberately does not know any route."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("flaxen.server")
 
 
 class ApiError(Exception):
-    """An error that the client is told about: its status, and the fields of OpenAI's error body."""
+    """An error to report to the client: its status and the fields of OpenAI's error body."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """A 400: the request asks for what it may not."""
+    """A 400: a value in the request is not allowed."""
     return ApiError(400, message, param=param, code=code)
 
 
@@ -53,14 +53,14 @@ def wrong_field(error: FieldError, names: Mapping[str, str]) -> ApiError:
     """A 400 for a field that the engine refused.
 
     Args:
-      error: names the field as the engine does.
-      names: what the request calls the engine's fields, where it calls them otherwise.
+      error: names the field as the engine calls it.
+      names: maps the engine's field names to the request's, where these differ.
     """
     return invalid(str(error), names.get(error.field, error.field))
 
 
 def internal() -> ApiError:
-    """A 500 that says nothing of the inside; the cause belongs in the log."""
+    """A 500 without internal details; the cause is in the log."""
     return ApiError(
         500,
         "the server failed on this request: this is not the request's fault; its log has the cause "
@@ -71,7 +71,7 @@ def internal() -> ApiError:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What the client is told of any exception; an unexpected one is logged here."""
+    """Converts any exception to an ApiError; an unexpected one is logged here."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineBusyError):
@@ -98,7 +98,7 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """The JSON that the `openai` clients read errors from."""
+    """The JSON from which the `openai` clients read errors."""
     return {
         "error": {
             "message": error.message,
@@ -110,14 +110,14 @@ def error_body(error: ApiError) -> dict[str, Any]:
 
 
 def error_response(error: ApiError) -> Response:
-    """The HTTP answer of an error."""
+    """The HTTP response for an error."""
     return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
     """Starlette's exception handler: every error of a route leaves through here."""
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it; 499 is what the debug log shows
+        return Response(status_code=499)  # nobody reads it; 499 appears in the debug log
     if isinstance(error, HTTPException):  # raised by the router
         where = f"{request.method} {request.url.path}"
         if error.status_code == 404:

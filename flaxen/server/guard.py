@@ -1,6 +1,6 @@
-"""What every HTTP request passes first and last: its id, its key, the last line of defence, a log.
+"""Middleware around every HTTP request: request id, API key, unexpected errors, access log.
 
-Deliberately does not know routes, apart from the one that needs no key.
+Deliberately does not know routes, except the one that needs no key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def check_request_id(asked: str, where: str) -> None:
-    """Raises a 400 for an id that could forge a line of the log, or that no header can hold."""
+    """Raises a 400 for an id that could forge a log line, or that is not a valid header."""
     if _REQUEST_ID.fullmatch(asked) is None:
         raise invalid(
             f"{where} must be 1 to 128 letters, digits, '.', '_', ':' or '-': correct it or leave "
@@ -49,7 +49,7 @@ class Guard:
         asked_id = headers.get("x-request-id")
         valid = asked_id is not None and _REQUEST_ID.fullmatch(asked_id) is not None
         state = scope.setdefault("state", {})
-        # A route may put another id there: the one that the body asks for.
+        # A route may replace this by the id in the request's body.
         state["request_id"] = asked_id if valid else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
@@ -65,13 +65,13 @@ class Guard:
             self._check_key(scope["path"], headers.get("authorization"))
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            # Routes answer for their own errors: what comes here is the guard's own, or a bug.
+            # Routes handle their own errors: one that arrives here is the guard's own, or a bug.
             answer = error_response(as_api_error(error))
             if not status:
                 await answer(scope, receive, send_with_id)
         finally:
-            # No query and no body: they may hold what a user wrote. The path comes decoded: its
-            # repr keeps a line break in it from forging a line.
+            # Without the query and the body, which may contain a user's text. The path is decoded;
+            # repr() prevents a line break in it from forging a log line.
             logger.debug(
                 "%s %r -> %s in %.3f s, id %s",
                 scope["method"],
@@ -85,8 +85,8 @@ class Guard:
         if not self._keys or path == _OPEN_PATH:
             return
         scheme, _, given = (authorization or "").partition(" ")
-        # Header bytes come as Latin-1. Every key is compared, each in constant time: how long the
-        # check takes tells nothing of the keys.
+        # Header bytes are Latin-1. Every key is compared, each in constant time, so that the
+        # duration reveals nothing about the keys.
         found = [hmac.compare_digest(given.strip().encode("latin-1"), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(found):
             raise ApiError(

@@ -1,4 +1,4 @@
-"""The routes that only tell: models, health, version, metrics. Deliberately reads no bodies."""
+"""The read-only routes: models, health, version, metrics. Deliberately reads no bodies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def get_model(context: Context, http: HttpRequest) -> Response:
 
 
 async def health(context: Context, http: HttpRequest) -> Response:
-    """Answers GET /health: 503 from the moment the engine takes no more requests."""
+    """Answers GET /health: 503 as soon as the engine accepts no more requests."""
     context.engine.check_health()
     return JSONResponse({"status": "ok"})
 

@@ -1,4 +1,4 @@
-"""Work that may take long, kept from holding up everybody else: few threads, and a short queue.
+"""Runs work that may take long on few threads with a bounded queue, so that it delays nobody else.
 
 Deliberately does not know what the work is.
 """
@@ -17,27 +17,27 @@ _T = TypeVar("_T")
 
 
 class Lane:
-    """Threads for one kind of work, and a queue before them that refuses what is too much. Final.
+    """Threads for one kind of work, with a bounded queue that refuses more work. Final.
 
-    The threads are its own: asyncio's default ones, which write uploads to disk, stay free.
+    A lane has its own threads, so that asyncio's default ones, which write uploads, stay free.
 
     Args:
-      what: the work, as errors call it.
-      num_threads: pieces of work that run at once.
-      max_waiting: pieces of work that may wait for a thread.
+      what: the name of the work in errors.
+      num_threads: how many pieces of work run at once.
+      max_waiting: how many pieces of work may wait for a thread.
     """
 
     def __init__(self, what: str, *, num_threads: int, max_waiting: int) -> None:
         self._what = what
         self._max_open = num_threads + max_waiting
-        self._num_open = 0  # that run or wait, and whose caller still waits for them
+        self._num_open = 0  # work that runs or waits, and whose caller still waits
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="flaxen-lane")
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Runs the work on one of the threads. Cancelled before its turn, it never runs.
+        """Runs the work on one of the threads. Work that is cancelled before its turn never runs.
 
         Raises:
-          ApiError: 429, too much waits already.
+          ApiError: 429, the queue is full.
         """
         if self._num_open >= self._max_open:
             raise ApiError(
@@ -57,10 +57,10 @@ class Lane:
 
 @contextlib.asynccontextmanager
 async def deadline(what: str, timeout_s: float) -> AsyncIterator[None]:
-    """Ends what is inside after so many seconds, those that it waits for its turn included.
+    """Limits the time of the block inside, including the wait for its turn.
 
     Raises:
-      ApiError: 503, it was not done in time.
+      ApiError: 503, the block did not finish in time.
     """
     try:
         async with asyncio.timeout(timeout_s):

@@ -1,4 +1,4 @@
-"""Prometheus metrics, named as vLLM's. Deliberately does not know HTTP or engines' insides."""
+"""Prometheus metrics with vLLM's names. Deliberately does not know HTTP or engine internals."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 
 
 class Metrics:
-    """One server's metrics: histograms fed by its requests, and the engine's numbers as they are.
+    """One server's metrics: histograms filled by its requests, and the engine's own statistics.
 
-    Every server has its own registry, so that two in one process do not share counts.
+    Every server has its own registry, so that two servers in one process do not share counts.
     """
 
     def __init__(self, engine: EngineClient, model_name: str) -> None:
@@ -41,11 +41,12 @@ class Metrics:
         )
         finished = Counter(
             "flaxen:request_success",
-            "Sequences that ended, by how.",
+            "Sequences that ended, by finish reason.",
             (*_LABELS, "finished_reason"),
             registry=self._registry,
         )
-        # Every reason is there from the start: a rate over a series that appears later is wrong.
+        # Every reason exists from the start, because a rate over a series that appears later is
+        # wrong.
         self._finished = {
             reason: finished.labels(model_name, reason.wire_name) for reason in FinishReason
         }
@@ -57,28 +58,28 @@ class Metrics:
         return histogram.labels(model_name)
 
     def first_token(self, seconds: float) -> None:
-        """A request's first token came."""
+        """Records the time to a request's first token."""
         self._first_token.observe(seconds)
 
     def next_token(self, seconds: float) -> None:
-        """A sequence's later token came, so long after the one before."""
+        """Records the time between two tokens of a sequence."""
         self._inter_token.observe(seconds)
 
     def finished(self, reason: FinishReason, seconds: float, queue_s: float | None) -> None:
-        """A sequence ended; `queue_s` is None where it ended without the engine's account."""
+        """Records the end of a sequence; `queue_s` is None if the engine did not report it."""
         self._finished[reason].inc()
         self._end_to_end.observe(seconds)
         if queue_s is not None:
             self._queue.observe(queue_s)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Returns the page in the format that the scraper accepts, and its content type."""
+        """Returns the metrics in the format that the scraper accepts, and the content type."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type
 
 
 class _EngineCollector(Collector):
-    """Reads the engine's statistics at each scrape, so that nothing counts twice."""
+    """Reads the engine's statistics at each scrape, so that nothing is counted twice."""
 
     def __init__(self, engine: EngineClient, model_name: str) -> None:
         self._engine = engine
@@ -86,18 +87,30 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats()
-        yield self._gauge("num_requests_running", "Sequences that run.", stats.num_running)
-        yield self._gauge("num_requests_waiting", "Sequences that wait.", stats.num_waiting)
+        yield self._gauge("num_requests_running", "Running sequences.", stats.num_running)
+        yield self._gauge("num_requests_waiting", "Waiting sequences.", stats.num_waiting)
         yield self._gauge(
             "kv_cache_usage_perc",
             "Share of the KV pages that sequences own, from 0 to 1.",
             stats.num_used_pages / max(stats.num_pages, 1),
         )
         for name, text, value in (
-            ("num_preemptions", "Sequences sent back to wait.", stats.num_preemptions),
-            ("prefix_cache_queries", "Prompt tokens looked up.", stats.num_prefix_queries),
-            ("prefix_cache_hits", "Prompt tokens found.", stats.num_prefix_hits),
-            ("prompt_tokens", "Prompt tokens computed or found.", stats.num_prompt_tokens),
+            ("num_preemptions", "Preempted sequences.", stats.num_preemptions),
+            (
+                "prefix_cache_queries",
+                "Prompt tokens looked up in the prefix cache.",
+                stats.num_prefix_queries,
+            ),
+            (
+                "prefix_cache_hits",
+                "Prompt tokens found in the prefix cache.",
+                stats.num_prefix_hits,
+            ),
+            (
+                "prompt_tokens",
+                "Prompt tokens computed or found in the prefix cache.",
+                stats.num_prompt_tokens,
+            ),
             ("generation_tokens", "Tokens generated.", stats.num_generated_tokens),
             ("engine_steps", "Steps of the engine.", stats.num_steps),
             ("lora_loads", "Adapters copied to the device.", stats.num_adapter_loads),
@@ -109,10 +122,12 @@ class _EngineCollector(Collector):
             yield self._lora_info(stats)
 
     def _lora_info(self, stats: EngineStats) -> Metric:
-        """vLLM's: the names are labels, and the value is the time."""
+        """vLLM's metric of adapters: the names are labels, and the value is the time."""
         names = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
         gauge = GaugeMetricFamily(
-            "flaxen:lora_requests_info", "Names of the adapters that run and wait.", labels=names
+            "flaxen:lora_requests_info",
+            "Names of the adapters of running and waiting sequences.",
+            labels=names,
         )
         running, waiting = ",".join(stats.running_adapters), ",".join(stats.waiting_adapters)
         gauge.add_metric([str(stats.max_loras), running, waiting], time.time())

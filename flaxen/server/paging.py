@@ -1,4 +1,4 @@
-"""Lists as OpenAI pages them: `after` an id, at most `limit`. Deliberately knows no table."""
+"""Pages of lists as in OpenAI's API, by `after` and `limit`. Deliberately knows no table."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flaxen.server.storage.pages import Row, UnknownIdError
 
 @dataclass(frozen=True, kw_only=True)
 class Paging:
-    """Which part of a list is wanted."""
+    """The requested part of a list."""
 
-    after: str | None  # the id of the last object of the page before
+    after: str | None  # the id of the previous page's last object
     limit: int
 
 
@@ -27,9 +27,9 @@ def read_paging(http: Request, *, default: int, most: int, others: Collection[st
     """Reads `after` and `limit` from a request's query.
 
     Args:
-      default: the limit where none is given.
+      default: the limit if the request has none.
       most: the largest limit.
-      others: further names that the query may have.
+      others: further parameters that the query may have.
 
     Raises:
       ApiError: 400, a value is out of its range or a name is unknown.
@@ -48,13 +48,13 @@ def read_paging(http: Request, *, default: int, most: int, others: Collection[st
 async def as_page(
     read: Callable[[], tuple[Sequence[Row], bool]], to_json: Callable[[Row], dict[str, Any]]
 ) -> Response:
-    """OpenAI's list object of a page's rows.
+    """Makes OpenAI's list object from a page of rows.
 
     Args:
-      read: gives the rows and whether there are more, or raises UnknownIdError; in a thread.
+      read: returns the rows and whether there are more, or raises UnknownIdError; runs in a thread.
 
     Raises:
-      ApiError: 404, nothing in the list has the id that the page is to begin after.
+      ApiError: 404, no object in the list has the id `after`.
     """
     try:
         rows, has_more = await asyncio.to_thread(read)

@@ -1,4 +1,4 @@
-"""Chats to text through the model's template, so that no client's chats hold up another's.
+"""Renders chats with the model's template, so that no client's chats delay another's.
 
 Deliberately does not know messages, tokens, or how a template is run.
 """
@@ -15,17 +15,17 @@ from flaxen.server.lanes import Lane, deadline
 from flaxen.text.chat_process import TemplateTimeoutError
 
 _WHAT = "the chat template"
-# Characters of a chat that is never quick: to send it to the template's process and back alone
-# takes longer than most chats take in all.
+# A chat with more characters goes to the slow lane: sending it to the template's process and back
+# takes longer than rendering most chats.
 _LARGE_CHAT = 256_000
 
 
 class Template(Protocol):
-    """What renders a chat, one at a time, as flaxen.text.chat.ChatTemplate does."""
+    """The interface of flaxen.text.chat.ChatTemplate: renders one chat at a time."""
 
     @property
     def missing(self) -> str | None:
-        """Why it can render none, None where it can."""
+        """Why it can't render chats; None if it can."""
 
     def render(
         self,
@@ -34,27 +34,25 @@ class Template(Protocol):
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The chat's text.
-
-        Raises:
-          TemplateTimeoutError: it took longer than the template's limit.
-          ValueError: the template refuses the chat, or another limit was reached.
+        """Renders a chat. Raises: TemplateTimeoutError: rendering exceeded the template's time
+        limit. ValueError: the template refuses the chat, or exceeded another limit.
         """
 
 
 class ChatRenderer:
-    """Renders chats in two lanes: a quick one, and a slow one for what may take long. Final.
+    """Renders chats in two lanes: a quick one, and a slow one for chats that take long. Final.
 
-    A chat that is large goes to the slow lane at once. One that is not done within `quick_s` on the
-    quick lane leaves it, and begins again on the slow one, where it may take `slow_s`. So a small
-    chat waits for other quick ones only, whatever else is sent (decision 0181).
+    A large chat goes to the slow lane at once. A chat that is not done within `quick_s` on the
+    quick lane starts again on the slow lane, where it may take `slow_s`. So a small chat only waits
+    for other quick chats, whatever else is sent (decision 0181).
 
     Args:
-      make_template: a template with its own process, for a limit in seconds. The first is made
-        here, others when they are first needed, as many as the lanes have threads.
-      quick_s: the most a chat may take on the quick lane.
-      slow_s: the most a chat may take at all.
-      timeout_s: the most that a client waits for its chat's text, with the wait for a turn.
+      make_template: makes a template with its own process, for a time limit in seconds. The first
+          is made here, others when they are first needed, at most one for each thread of the lanes.
+      quick_s: the most seconds a chat may take on the quick lane.
+      slow_s: the most seconds a chat may take on the slow lane.
+      timeout_s: the most seconds that a client waits for its chat's text, including the wait for a
+          turn.
 
     Raises:
       ValueError: the template is not valid.
@@ -71,7 +69,7 @@ class ChatRenderer:
         self._timeout_s = timeout_s
         self._slow = _Templates(functools.partial(make_template, slow_s), [])
         first = make_template(quick_s)
-        self.missing = first.missing  # why no chat can be rendered; None: they can
+        self.missing = first.missing  # why chats can't be rendered; None if they can
         self._quick = _Templates(functools.partial(make_template, quick_s), [first])
         self._quick_lane = Lane(_WHAT, num_threads=2, max_waiting=128)
         self._slow_lane = Lane(_WHAT, num_threads=1, max_waiting=8)
@@ -86,8 +84,8 @@ class ChatRenderer:
         """The chat's text.
 
         Raises:
-          ApiError: 400, the template refuses the chat or a limit was reached; 429, too many wait;
-            503, its turn did not come in time.
+          ApiError: 400, the template refuses the chat or exceeded a limit; 429, too many chats
+              wait; 503, the chat's turn did not come in time.
         """
 
         def render_on(templates: _Templates) -> str:
@@ -99,14 +97,14 @@ class ChatRenderer:
                     try:
                         return await self._quick_lane.run(lambda: render_on(self._quick))
                     except TemplateTimeoutError:
-                        pass  # it is a slow one
+                        pass  # the slow lane is next
                 return await self._slow_lane.run(lambda: render_on(self._slow))
             except ValueError as error:
                 raise invalid(str(error), "messages") from None
 
 
 class _Templates:
-    """Templates with one limit: as many as threads render at once, each made when it is needed."""
+    """Templates with one time limit, one for each thread that renders, made when needed."""
 
     def __init__(self, make: Callable[[], Template], idle: list[Template]) -> None:
         self._make = make
@@ -118,9 +116,9 @@ class _Templates:
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> str:
-        """On the calling thread."""
+        """Renders on the calling thread."""
         try:
-            template = self._idle.pop()  # one call, so no other thread gets the same
+            template = self._idle.pop()  # one atomic call, so no other thread gets the same
         except IndexError:
             template = self._make()
         try:
@@ -132,7 +130,7 @@ class _Templates:
 
 
 def _num_characters(messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> int:
-    """About how much a chat is; what each message has beside its content counts as 20."""
+    """The approximate size of a chat; each message counts 20 characters besides its content."""
     total = 20 * len(messages) + (len(json.dumps(variables)) if variables else 0)
     for message in messages:
         content = message.get("content") or ""

@@ -1,8 +1,8 @@
-"""Listens, serves an application, and stops it in order. Deliberately does not know routes.
+"""Listens, serves an application, and shuts it down in order. Deliberately does not know routes.
 
-uvicorn's own handling of signals does not serve us: on the first one it stops accepting, so that a
-load balancer sees refused connections and no 503; it waits for open streams without an end; and
-it raises the signal again when done, so that the process never exits with 0.
+uvicorn's own signal handling does not fit: on the first signal it stops accepting, so that a load
+balancer sees refused connections instead of a 503; it waits for open streams without a limit; and
+it raises the signal again at the end, so that the process never exits with 0.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ logger = logging.getLogger("flaxen.server")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KEEP_ALIVE_S = 75  # above the 60 s after which load balancers usually close idle connections
-_FLUSH_S = 5  # seconds that answers get to be written after the engine has ended them
-_WATCH_S = 1.0  # between two looks at the engine
+_FLUSH_S = 5  # seconds to write responses after the engine has ended their requests
+_WATCH_S = 1.0  # between two checks of the engine
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
 
     From the first signal on, /health and new requests get 503 while open ones finish; those that
     still run after `drain_s` seconds are aborted. A second signal ends the process at once. If the
-    engine breaks, the server ends too, so that whatever watches the process starts another.
+    engine breaks, the server ends too, so that the process's supervisor can restart it.
 
     Args:
       host: address to listen on.
@@ -69,7 +69,7 @@ async def serve(
     drain_s: float,
     on_ready: Callable[[str], None] | None = None,
 ) -> int:
-    """The same on a listening socket, in a running loop of the main thread."""
+    """Like `run`, on a listening socket, in a running event loop of the main thread."""
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -87,7 +87,7 @@ async def serve(
 
     def on_signal(number: signal.Signals) -> None:
         if signalled.is_set():
-            # The user has asked twice: no cleaning up that could hang.
+            # The user has asked twice: skip any cleanup that could hang.
             os._exit(128 + number)
         logger.info("%s: draining for up to %g s", number.name, drain_s)
         signalled.set()
@@ -104,7 +104,7 @@ async def serve(
             on_ready(url_of(listener))
         await asyncio.wait((serving, stopping, breaking), return_when=asyncio.FIRST_COMPLETED)
         broke = breaking.done()
-        # The listener stays open while the engine drains: the routes answer 503 from its state.
+        # The listener stays open while the engine drains, and the routes answer 503.
         await engine.close(drain_s if signalled.is_set() else 0.0)
         server.should_exit = True
         await serving
@@ -123,16 +123,16 @@ async def _until_broken(engine: EngineClient) -> None:
         except EngineBrokenError as error:
             logger.critical("the server ends: %s", error)
             return
-        except EngineClosedError:  # it drains
+        except EngineClosedError:  # the engine drains
             pass
         await asyncio.sleep(_WATCH_S)
 
 
 def listen(host: str, port: int, uds: str | None = None) -> socket.socket:
-    """Returns a listening socket; a Unix socket's path is free again once nobody listens on it.
+    """Returns a listening socket. The path of a Unix socket on which nobody listens is reused.
 
     Raises:
-      OSError: the address is taken, not this machine's, or not allowed.
+      OSError: the address is in use, is not this machine's, or is not allowed.
     """
     if uds is not None:
         return _listen_unix(uds)
@@ -157,7 +157,7 @@ def url_of(listener: socket.socket) -> str:
 def _listen_unix(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # A socket that a killed server left behind answers nobody; anything else is not ours.
+        # Only a socket that a killed server left behind may be removed; anything else is not ours.
         if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
             os.unlink(path)
         listener.bind(path)

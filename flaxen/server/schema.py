@@ -1,6 +1,6 @@
 """The fields of each request body and their types. Deliberately does not know limits or engines.
 
-The bodies of the two generating routes are read as two parts, their own fields and the common
+The bodies of the two generation routes are parsed as two parts, their own fields and the common
 ones, so that no class inherits from another. None always means "not given", as in OpenAI's API.
 """
 
@@ -19,12 +19,12 @@ _STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 
 
 def whole(value: Any) -> Any:
-    """3.0 as 3: JSON has one kind of number, and some clients write all of them with a point."""
+    """Converts 3.0 to 3: JSON has one kind of number, and some clients always write a point."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _wholes(values: Any) -> Any:
-    """The same of each in a list, which may hold a million."""
+    """Converts each item of a list, which may have a million."""
     if not isinstance(values, list) or float not in set(map(type, values)):
         return values
     return [whole(value) for value in values]
@@ -44,7 +44,7 @@ class StreamOptions(BaseModel):
 
 
 class CommonBody(BaseModel):
-    """What completions and chat completions share: OpenAI's sampling fields, then vLLM's."""
+    """The common fields of both generation routes: OpenAI's sampling fields, then vLLM's."""
 
     model_config = _STRICT
 
@@ -80,7 +80,7 @@ class CommonBody(BaseModel):
     @field_validator("stop", mode="before")
     @classmethod
     def _stops(cls, value: Any) -> Any:
-        """One string is a list of one; an empty one, as forms send it, stops nothing."""
+        """One string becomes a list; an empty string, which some forms send, is ignored."""
         strings = [value] if isinstance(value, str) else value
         return [text for text in strings if text != ""] if isinstance(strings, list) else strings
 
@@ -90,9 +90,10 @@ class CompletionBody(BaseModel):
 
     model_config = _STRICT
 
-    prompt: Any  # its four forms are told apart in prompts.py
+    prompt: Any  # prompts.py distinguishes its four forms
     max_tokens: Whole | None = None
-    max_completion_tokens: Whole | None = None  # chat's name; some clients send both to both routes
+    # The chat route's name; some clients send both names to both routes.
+    max_completion_tokens: Whole | None = None
     logprobs: Whole | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None
@@ -163,7 +164,7 @@ def parse(
     *,
     context: Mapping[str, Any] | None = None,
 ) -> _Body:
-    """Checks the fields' names and types. An unknown field that is null is not given.
+    """Checks the fields' names and types. An unknown field that is null counts as not given.
 
     Args:
       body_class: the fields that there are.
@@ -196,7 +197,7 @@ def parse(
 
 
 def parse_two(body_class: type[_Body], fields: Mapping[str, Any]) -> tuple[_Body, CommonBody]:
-    """Reads a generating route's body as its own fields and the common ones.
+    """Parses a generation route's body into its own fields and the common ones.
 
     Raises:
       ApiError: 400 with the first wrong field as its param.
@@ -208,7 +209,7 @@ def parse_two(body_class: type[_Body], fields: Mapping[str, Any]) -> tuple[_Body
 
 
 def shorten(value: object) -> str:
-    """A value as an error message shows it: never more than a line of what the client sent."""
+    """Shortens a value for an error message to at most a line of what the client sent."""
     return _SHORT.repr(value)
 
 
@@ -224,6 +225,6 @@ def _param(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             name += f"[{part}]"
         else:
-            # A client's own key: it is shown, so it is cut.
+            # The key is the client's own text: it is shown, so it is shortened.
             name += ("." if name else "") + part[:80]
     return name

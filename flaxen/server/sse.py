@@ -1,6 +1,6 @@
 """Server-sent events, and watching for the client to leave.
 
-Deliberately does not know what is in an event.
+Deliberately does not know the contents of events.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from flaxen.server.errors import as_api_error, error_body
 
 _T = TypeVar("_T")
 
-# ASCII only: some readers of event streams also break lines at U+2028 and its like.
+# ASCII only: some readers of event streams also break lines at U+2028 and similar characters.
 to_json = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
 class EventStream(Response):
-    """Sends each JSON text as one event, an error as the last one, and [DONE].
+    """Sends each JSON text as one event, then [DONE]; an error becomes the last event before it.
 
     Args:
       events: the JSON texts.
-      close: awaited once the stream is over, however it ended; frees what feeds the events.
+      close: awaited once the stream is over, however it ended; it frees the source of the events.
     """
 
     media_type = "text/event-stream"
@@ -36,7 +36,7 @@ class EventStream(Response):
     ) -> None:
         self.status_code = 200
         self.background = None
-        # nginx would otherwise collect the events before it passes them on.
+        # Otherwise nginx would buffer the events.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._close = close
@@ -54,7 +54,7 @@ class EventStream(Response):
             async for event in self._events:
                 await _send_event(send, event)
         except Exception as error:
-            # The status is out already: the error can only travel as an event.
+            # The status was already sent, so the error can only be an event.
             await _send_event(send, to_json(error_body(as_api_error(error))))
         await _send_event(send, "[DONE]")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -66,14 +66,14 @@ async def _send_event(send: Send, data: str) -> None:
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """Runs the work, or cancels it when the client leaves, and then returns None."""
+    """Runs the work. If the client disconnects first, cancels it and returns None."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        # Both are awaited, so that nothing of them runs after this.
+        # Both are awaited, so that neither runs any longer.
         working.cancel()
         watching.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""The directory of one server's files and models, and which database belongs to it.
+"""The directory of one server's files and models, and its binding to one database.
 
-Both keep the same id: rows of one server must never meet the bytes of another. Deliberately does
-not know what the rows and the bytes are for.
+Both store the same id, so that the rows of one server are never used with the files of another.
+Deliberately does not know the contents of the rows and files.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _ONLY_ROW = 1
 
 
 def lock_directory(path: Path) -> int:
-    """Makes a directory this process's own until it ends. Returns the lock's descriptor.
+    """Locks a directory for this process until it ends. Returns the lock's file descriptor.
 
     Raises:
-      ValueError: another process has it, or it can't be made or written.
+      ValueError: another process has the lock, or the directory can't be made or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -54,16 +54,16 @@ def lock_directory(path: Path) -> int:
 def bind(directory: Path, database: sa.Engine) -> None:
     """Binds a directory and a database to each other, or checks that they are bound.
 
-    The id is written into the directory first. So a directory whose database has none was being
-    bound when its server was killed, or is from before there were ids, or its database was lost:
-    the contents tell. A database whose directory has none is always another's.
+    The id is written into the directory first. So if the directory has an id and the database has
+    none, the server was killed while binding them, or the directory is older than ids, or its
+    database was lost: the contents show which. If only the database has an id, it always belongs to
+    another directory.
 
     Args:
-      directory: locked by the caller.
-      database: with its tables.
+      directory: a directory that the caller has locked. database: a database with its tables.
 
     Raises:
-      ValueError: they belong to others, or the id can't be written.
+      ValueError: either belongs to another one, or the id can't be written.
       OSError: the directory can't be read.
     """
     mine, owner = _read_id(directory), _read_owner(database)
@@ -79,19 +79,19 @@ def bind(directory: Path, database: sa.Engine) -> None:
         try:
             connection.execute(owners.insert().values(**row))
             return
-        except sa.exc.IntegrityError:  # another server was faster with the same database
+        except sa.exc.IntegrityError:  # another server has just bound the same database
             pass
     owner = _read_owner(database)
-    assert owner is not None, "the row that was in the way"
+    assert owner is not None, "the row that caused the conflict"
     raise ValueError(_other_id(directory, where, mine, owner))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Side:
-    """What the directory, or the database, says about itself and the other."""
+    """What the directory, or the database, stores about the pair."""
 
     id: str
-    other: str  # where the other one was when they were bound
+    other: str  # the place of the other one when they were bound
 
 
 def _read_id(directory: Path) -> _Side | None:
@@ -144,7 +144,7 @@ def _other_id(directory: Path, where: str, mine: _Side | None, owner: _Side) -> 
 
 
 def _check_contents(directory: Path, database: sa.Engine, where: str) -> None:
-    """Refuses files and models that a database without an id knows nothing of, and the reverse."""
+    """Refuses files and models that a database without an id does not list, and the reverse."""
     here = {path.name for path in _our_files(directory)}
     with database.connect() as connection:
         ids = {row.id for row in connection.execute(sa.select(files.c.id))}
@@ -174,7 +174,7 @@ def _our_files(directory: Path) -> list[Path]:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether it was raised for want of room, or of what a quota leaves of it."""
+    """Whether the error says that the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,6 +1,6 @@
-"""Pages of a table's rows by the order of creation, cut by the database.
+"""Pages of a table's rows in the order of creation, selected by the database.
 
-Deliberately does not know what a row is, nor how a client asks for a page.
+Deliberately does not know the meaning of a row, nor how a client asks for a page.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 Row = dict[str, Any]  # one row of a table, by column
 
-_READ_AT_ONCE = 500  # rows, where the database can't tell which are wanted
+_READ_AT_ONCE = 500  # rows per query, if `keeps` must filter them in Python
 
 
 class UnknownIdError(LookupError):
-    """Nothing has this id."""
+    """No row has this id."""
 
 
 def page_of(
@@ -32,11 +32,11 @@ def page_of(
     """A page of a query's rows, and whether there are more.
 
     Args:
-      query: of rows of `table`, in no order.
-      table: has `number`, in order of creation, and `id`.
-      after: the id of the last row of the page before; None begins.
-      limit: rows of the page.
-      keeps: says whether a row belongs to the list, where the query can't; None keeps all.
+      query: selects rows of `table`, without an order.
+      table: has the columns `number`, in order of creation, and `id`.
+      after: the id of the previous page's last row; None for the first page.
+      limit: the most rows of the page.
+      keeps: decides whether a row belongs to the list, if the query can't; None keeps all rows.
 
     Raises:
       UnknownIdError: the query has no row with the id `after`.

@@ -1,4 +1,4 @@
-"""The tables of files and fine-tuning jobs, and how their database is opened.
+"""The tables of files and fine-tuning jobs, and the connection to their database.
 
 Portable SQL only: SQLite by default, PostgreSQL by URL. Deliberately does not know what a job does.
 """
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-# `number` gives the order of creation, also within a second; ids are what clients see.
+# `number` is the order of creation, even within a second; `id` is what clients see.
 files = sa.Table(
     "flaxen_files",
     metadata,
@@ -34,17 +34,18 @@ jobs = sa.Table(
     sa.Column("estimated_finish", sa.BigInteger),
     sa.Column("status", sa.String(32), nullable=False, index=True),
     sa.Column("model", sa.Text, nullable=False),
-    sa.Column("model_name", sa.Text, nullable=False),  # of the result, once there is one
+    sa.Column("model_name", sa.Text, nullable=False),  # the resulting model, once there is one
     sa.Column("training_file", sa.String(64), nullable=False),
     sa.Column("validation_file", sa.String(64)),
     sa.Column("method", sa.String(32), nullable=False),  # "supervised" or "dpo"
-    sa.Column("hyperparameters", sa.JSON, nullable=False),  # asked for; with "auto" until it runs
+    # as requested; "auto" is replaced when the job runs
+    sa.Column("hyperparameters", sa.JSON, nullable=False),
     sa.Column("lora", sa.JSON, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("metadata", sa.JSON),
     sa.Column("error", sa.JSON),
     sa.Column("trained_tokens", sa.BigInteger),
-    sa.Column("last_step", sa.Integer, nullable=False, default=0),  # of the steps reported
+    sa.Column("last_step", sa.Integer, nullable=False, default=0),  # the last reported step
 )
 
 events = sa.Table(
@@ -76,7 +77,7 @@ checkpoints = sa.Table(
 deleted_models = sa.Table(
     "flaxen_deleted_models",
     metadata,
-    sa.Column("model_name", sa.Text, primary_key=True),  # of a checkpoint
+    sa.Column("model_name", sa.Text, primary_key=True),  # the model of a checkpoint
     sa.Column("deleted_at", sa.BigInteger, nullable=False),
 )
 
@@ -86,18 +87,18 @@ owners = sa.Table(
     metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("id", sa.String(64), nullable=False),
-    sa.Column("directory", sa.Text, nullable=False),  # where it was when it got the id
+    sa.Column("directory", sa.Text, nullable=False),  # its path when the id was given
 )
 
 
 def open_database(url: str | None, data_dir: Path) -> sa.Engine:
-    """Connects, and makes the tables that are missing.
+    """Connects to the database, and creates missing tables.
 
     Args:
       url: SQLAlchemy's URL of the database; None is SQLite in `data_dir`.
 
     Raises:
-      ValueError: not a URL, its driver is not installed, or nobody answers there.
+      ValueError: the URL is invalid, its driver is not installed, or the database can't be reached.
     """
     try:
         parsed = sa.make_url(url or f"sqlite:///{data_dir / 'flaxen.db'}")
@@ -113,10 +114,10 @@ def open_database(url: str | None, data_dir: Path) -> sa.Engine:
     except sa.exc.ArgumentError:
         raise ValueError(
             "the database URL is not one: write it as postgresql+psycopg://USER@HOST/NAME"
-        ) from None  # its text may hold a password
+        ) from None  # the original message may contain a password
     except sa.exc.DBAPIError as error:
         where = parsed.render_as_string(hide_password=True)
-        reason = " ".join(str(error.orig).split())  # a driver's takes several lines
+        reason = " ".join(str(error.orig).split())  # a driver's message has several lines
         raise ValueError(
             f"the database {where} can't be used: {reason}. Check that it runs, that the "
             "database exists and that the user may make tables in it"
