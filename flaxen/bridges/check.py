@@ -50,9 +50,10 @@ def check_served(
     attention), so the check replaces them by small random numbers.
 
     Args:
-      model: the Model made from the definition. params: its parameters, as arrays.
-      whole: the original definition as a function of parameters, tokens [1, T] and positions [1,
-          T].
+      model: the Model made from the definition.
+      params: its parameters, as arrays.
+      whole: the original definition as a function of parameters, tokens [1, T] and
+          positions [1, T].
       name: the definition's name, for messages.
       has_own_weights: `whole` ignores its first argument and computes with its own parameters,
           which equal `params`.
@@ -81,8 +82,7 @@ def check_served(
         expected,
         tolerance,
         f"{name} gives other logits with flaxen's attention than with its own. Its attention must "
-        "be causal "
-        "and have nothing else in its mask (for a window, let it call "
+        "be causal and have nothing else in its mask (for a window, let it call "
         "flaxen.attend(q, k, v, window=...)), and its first position must be 0",
     )
     _compare(
@@ -125,8 +125,7 @@ def _compare(found: jax.Array, expected: jax.Array, tolerance: float, message: s
     if not difference <= tolerance:
         raise ValueError(
             f"{message}. (The logits differ by {difference:.2g} of their standard deviation; "
-            f"{tolerance} "
-            "would still be rounding.)"
+            f"{tolerance} would still be rounding.)"
         )
 
 

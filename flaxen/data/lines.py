@@ -31,7 +31,11 @@ class Source(Protocol):
         """The line, from 1, where a record begins; the row in Parquet."""
 
     def record(self, index: int, format: Format) -> Record:
-        """Reads one record. Raises: ValueError: the record is bad."""
+        """Reads one record.
+
+        Raises:
+          ValueError: the record is bad.
+        """
 
 
 class JsonLines:

@@ -31,8 +31,10 @@ def read_messages(value: object, name: str) -> list[dict[str, Any]]:
 
 
 def read_text(value: object, name: str, *, may_be_empty: bool = False) -> str:
-    """Checks a text. Raises: ValueError: the value is not a string, is empty, or is not valid
-    Unicode.
+    """Checks a text.
+
+    Raises:
+      ValueError: the value is not a string, is empty, or is not valid Unicode.
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {show(value)}")

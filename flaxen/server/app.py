@@ -54,7 +54,8 @@ def create_app(
     """Returns the server of an engine as an ASGI application. The caller closes the engine.
 
     Args:
-      engine: the engine that serves requests. tokenizer: the tokenizer of its model.
+      engine: the engine that serves requests.
+      tokenizer: the tokenizer of its model.
       config: limits and names.
       adapter_files: where clients may load adapters from; without it the routes that load adapters
           do not exist.

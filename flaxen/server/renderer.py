@@ -34,8 +34,11 @@ class Template(Protocol):
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """Renders a chat. Raises: TemplateTimeoutError: rendering exceeded the template's time
-        limit. ValueError: the template refuses the chat, or exceeded another limit.
+        """Renders a chat.
+
+        Raises:
+          TemplateTimeoutError: rendering exceeded the template's time limit.
+          ValueError: the template refuses the chat, or exceeded another limit.
         """
 
 

@@ -140,7 +140,8 @@ def strips_space(
 
     Args:
       tokenizer: the model's tokenizer.
-      prompt_token_ids: the prompt. hidden: tokens that are left out of the text.
+      prompt_token_ids: the prompt.
+      hidden: tokens that are left out of the text.
     """
     return tokenizer.strips_leading_space and not any(
         i not in hidden and tokenizer.token_bytes(i) for i in prompt_token_ids

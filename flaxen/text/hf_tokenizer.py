@@ -28,8 +28,8 @@ def read_directory(path: Path) -> TokenizerParts:
     """The parts of the tokenizer in a directory.
 
     Raises:
-      FileNotFoundError: the directory or its tokenizer.json is missing. ValueError: a file is
-          corrupt, or names a token that the tokenizer doesn't have.
+      FileNotFoundError: the directory or its tokenizer.json is missing.
+      ValueError: a file is corrupt, or names a token that the tokenizer doesn't have.
     """
     backend = _read_backend(path)
     config = _read_json(path / "tokenizer_config.json")

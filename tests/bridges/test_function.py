@@ -206,5 +206,5 @@ def test_an_adapter_that_would_be_lost_is_refused() -> None:
     tokens = jnp.arange(8, dtype=jnp.int32)[None]
     ids, scales = jnp.zeros(tokens.shape, jnp.int32), jnp.ones(1)
     given = with_adapters(weights, initial_adapters(model, config, [0]), scales, ids)
-    with pytest.raises(ValueError, match=r"beside a parameter of shape \[64, 64\], .* be lost"):
+    with pytest.raises(ValueError, match=r"targets a parameter of shape \[64, 64\], .* be lost"):
         model.forward(given, tokens, tokens, attends.causal(None, model.backend), (None,) * 2)

@@ -117,7 +117,9 @@ def attend_torch(
       q: [..., T, N, H].
       k: [..., T, K, H].
       v: [..., T, K, H].
-      window: as in `flaxen.attend`. scale: as in `flaxen.attend`. softcap: as in `flaxen.attend`.
+      window: as in `flaxen.attend`.
+      scale: as in `flaxen.attend`.
+      softcap: as in `flaxen.attend`.
     """
     torchax = import_torchax()
     options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}

@@ -60,7 +60,8 @@ def bind(directory: Path, database: sa.Engine) -> None:
     another directory.
 
     Args:
-      directory: a directory that the caller has locked. database: a database with its tables.
+      directory: a directory that the caller has locked.
+      database: a database with its tables.
 
     Raises:
       ValueError: either belongs to another one, or the id can't be written.
