@@ -27,8 +27,8 @@ _Sample = tuple[str, tuple[int, ...], np.ndarray]
 
 def digest_of_files(checkpoint: Checkpoint) -> str:
     """The digest of a model's weights in files, whatever the files are called or however split."""
-    tensors = {source.stored.name: source.stored for source in checkpoint.sources}
-    return _digest((name, each.shape, _rows(each)) for name, each in sorted(tensors.items()))
+    tensors = sorted(checkpoint.sources.tensors.items())
+    return _digest((name, each.shape, _rows(each)) for name, each in tensors)
 
 
 def digest_of_arrays(params: Any) -> str:

@@ -45,18 +45,21 @@ def plain_params(specs: Any, params: Params) -> Params:
     """
 
     def one(spec: ParamSpec, leaf: Any) -> jax.Array:
-        if isinstance(leaf, dict):
-            assert spec.matrix is not None
-            assert spec.matrix.layers is not None
-            layers = [_plain(spec, each) for each in leaf.values()]
-            return jnp.stack(layers, axis=spec.matrix.layers)
-        if isinstance(leaf, PackedLinear):
-            return _plain(spec, leaf)
-        array: jax.Array = jnp.asarray(leaf)
+        array = plain_param(spec, leaf)
         is_float = jnp.issubdtype(array.dtype, jnp.floating)
         return array.astype(jnp.float32) if is_float else array
 
     return jax.tree.map(one, specs, params, is_leaf=is_spec)
+
+
+def plain_param(spec: ParamSpec, leaf: Any) -> jax.Array:
+    """One parameter as a plain array of its own dtype, or of float32 if it is quantized."""
+    if isinstance(leaf, dict):
+        assert spec.matrix is not None
+        assert spec.matrix.layers is not None
+        layers = [_plain(spec, each) for each in leaf.values()]
+        return jnp.stack(layers, axis=spec.matrix.layers)
+    return _plain(spec, leaf) if isinstance(leaf, PackedLinear) else jnp.asarray(leaf)
 
 
 def matrices(leaf: Any, matrix: Matrix) -> dict[int, Any]:
@@ -85,9 +88,5 @@ def _plain(spec: ParamSpec, leaf: PackedLinear) -> jax.Array:
     order = (*matrix.inputs, *matrix.outputs)
     kept = [axis for axis in range(len(spec.shape)) if axis != matrix.layers]
     rest = [axis for axis in kept if axis not in order]
-    values = (
-        unpack(leaf)
-        .astype(jnp.float32)
-        .reshape(*(spec.shape[axis] for axis in order), *(1 for _ in rest))
-    )
+    values = unpack(leaf).reshape(*(spec.shape[axis] for axis in order), *(1 for _ in rest))
     return values.transpose([(*order, *rest).index(axis) for axis in kept])

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.families import find_family
+from flaxen.models.families import Family, find_family
+from flaxen.models.families.rules import Rules, tensor_of
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
@@ -22,7 +23,8 @@ from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface import reader as huggingface
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
 from flaxen.weights.packing.pack import Quantization
-from flaxen.weights.params import Form, Source, find_sources, load_params
+from flaxen.weights.params import Form, load_params
+from flaxen.weights.sources import Sources, find_sources
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.weight_files import check_is_model, read_json
 
@@ -32,10 +34,11 @@ class Checkpoint:
     """A model in files: what it is, and how to get its parameters and tokenizer."""
 
     name: str
+    family: Family
     config: DecoderConfig
     model: Model
     dtype: jnp.dtype  # of the weights in the files; bfloat16 for quantized ones
-    sources: list[Source]  # one for each leaf of model.param_specs
+    sources: Sources
     round_to: jnp.dtype | None  # see docs/decisions/0020-quantized-weights-round-to-bf16.md
     # Raises ValueError if its files are missing, damaged or of a kind that is not supported.
     make_tokenizer: Callable[[], Tokenizer]
@@ -65,7 +68,7 @@ class Checkpoint:
         """
         return load_params(
             self.model.param_specs,
-            self.sources,
+            self.sources.params,
             Form(dtype=jnp.dtype(dtype), packed=packed, quantization=quantization),
             round_to=self.round_to,
             on_progress=on_progress,
@@ -96,19 +99,19 @@ def _open_huggingface(path: Path) -> Checkpoint:
         raise type(error)(f"{path / 'config.json'}: {error}") from None
 
     tensors = huggingface.read_tensors(path)
-    names = fit_names(family.tensor_names, tensors)
-    config, names = fit_tables(config, names, tensors)
+    rules = fit_names(family.hf_rules, tensors)
+    config, rules = fit_tables(config, rules, tensors)
 
     def ignored(name: str) -> bool:
-        tied_copy = config.tied_embeddings and name == names["unembed"]
+        tied_copy = config.tied_embeddings and name == tensor_of(rules, "unembed")
         return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the config
 
     return _checkpoint(
         path,
+        family,
         config,
+        rules,
         tensors=tensors,
-        names=names,
-        interleaved_heads={},
         ignored=ignored,
         rounds=False,
         make_tokenizer=lambda: Tokenizer.from_directory(path),
@@ -122,16 +125,12 @@ def _open_gguf(path: Path) -> Checkpoint:
         config = family.config_from_hf(gguf_model.config_fields(file))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    heads: dict[str, int] = {}
-    if family.gguf_interleaved_qk:
-        q, k = config.num_heads, config.num_kv_heads
-        heads = {"wq": q, "bq": q, "wk": k, "bk": k}
     return _checkpoint(
         path,
+        family,
         config,
+        family.gguf_rules,
         tensors=file.tensors,
-        names=gguf_model.TENSOR_NAMES,
-        interleaved_heads=heads,
         ignored=lambda name: name == gguf_model.ROPE_FACTORS,
         rounds=True,
         make_tokenizer=lambda: Tokenizer.from_gguf(file.metadata),
@@ -140,33 +139,28 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 def _checkpoint(
     path: Path,
+    family: Family,
     config: DecoderConfig,
+    rules: Rules,
     *,
     tensors: Mapping[str, StoredTensor],
-    names: Mapping[str, str],
-    interleaved_heads: Mapping[str, int],
     ignored: Callable[[str], bool],
     rounds: bool,
     make_tokenizer: Callable[[], Tokenizer],
 ) -> Checkpoint:
     model = decoder(config)
     try:
-        sources = find_sources(
-            model.param_specs,
-            names,
-            tensors,
-            interleaved_heads=interleaved_heads,
-            ignored=ignored,
-        )
+        sources = find_sources(model.param_specs, rules, tensors, vars(config), ignored=ignored)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    stored = {source.stored.dtype for source in sources}
+    stored = {tensor.dtype for tensor in sources.tensors.values()}
     if stored - {"F32", "F16"}:
         dtype = jnp.dtype("bfloat16")
     else:
         dtype = jnp.dtype("float16" if "F16" in stored else "float32")
     return Checkpoint(
         name=_name(path),
+        family=family,
         config=config,
         model=model,
         dtype=dtype,

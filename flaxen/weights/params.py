@@ -1,15 +1,15 @@
 """Stored tensors to the tree of arrays that a model takes.
 
-Each tensor is read, converted and turned around or packed in pieces that stay in the processor's
+Each tensor is read, converted and transposed or packed in pieces that stay in the processor's
 cache, by several threads, into memory that JAX takes over without a copy. Deliberately does not
-know file formats or families.
+know file formats, rules or families.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -22,76 +22,13 @@ from flaxen.kernels.linear.packed import TILE
 from flaxen.models.model import Params, ParamSpec
 from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
+from flaxen.weights.sources import Source
 from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.views import transposed
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKED_DTYPES = ("float32", "bfloat16")
 _PIECE = 1 << 17  # values read at once
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where one parameter comes from."""
-
-    stored: StoredTensor
-    spec: ParamSpec
-    transposed: bool  # files hold [out, in], the decoder takes [in, out]
-    interleaved_heads: int = 0  # heads whose rows are to be put back in order; 0 is none
-
-    def __post_init__(self) -> None:
-        expected = self.spec.shape[::-1] if self.transposed else self.spec.shape
-        if self.stored.shape != expected:
-            raise ValueError(
-                f"tensor {self.stored.name} has shape {list(self.stored.shape)}, but the "
-                f"configuration needs {list(expected)}: the two do not belong together"
-            )
-
-
-def find_sources(
-    specs: Any,
-    names: Mapping[str, str],
-    tensors: Mapping[str, StoredTensor],
-    *,
-    interleaved_heads: Mapping[str, int],
-    ignored: Callable[[str], bool],
-) -> list[Source]:
-    """One source for each parameter, in the order of the tree's leaves.
-
-    Args:
-      specs: the tree of ParamSpec: arrays at the top, and "layers", a tuple of dicts.
-      names: our parameter -> the file's tensor, with {} for the layer's number.
-      tensors: what the files hold.
-      interleaved_heads: parameter -> number of heads whose rows are in interleaved order.
-      ignored: whether a tensor without a parameter is harmless.
-
-    Raises:
-      ValueError: a tensor is missing, has the wrong shape, or has no place in the model.
-    """
-    flat, _ = jax.tree.flatten_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
-    sources = []
-    for path, spec in flat:
-        parameter = path[-1].key
-        layer = path[1].idx if len(path) == 3 else None
-        name = names[parameter].format(layer)
-        if name not in tensors:
-            raise ValueError(f"tensor {name} is missing: the configuration needs it")
-        sources.append(
-            Source(
-                stored=tensors[name],
-                spec=spec,
-                transposed=spec.role == "matrix",
-                interleaved_heads=interleaved_heads.get(parameter, 0),
-            )
-        )
-    extra = tensors.keys() - {source.stored.name for source in sources}
-    unknown = sorted(name for name in extra if not ignored(name))
-    if unknown:
-        raise ValueError(
-            f"tensor {unknown[0]} has no place in the model"
-            f"{f', nor have {len(unknown) - 1} more' if len(unknown) > 1 else ''}: leaving it out "
-            "would change the result. Is the configuration the right one?"
-        )
-    return sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +71,7 @@ def load_params(
 
     Args:
       specs: the tree whose leaves the sources are for.
-      sources: as find_sources returns them.
+      sources: one for each leaf, in their order.
       form: what each becomes.
       round_to: values that are dequantized or floats are rounded to this first; None leaves them
         as they are.
@@ -170,29 +107,25 @@ def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: Weight
     if form.packed and source.spec.matrix is not None:
         return _load_packed(source, form, round_to, memory)
     out = memory.zeros(source.spec.shape, form.dtype)
-    for start, stop in _pieces(source):
-        rows = _floats(source, start, stop, round_to)
-        if source.transposed:
-            out[:, start:stop] = rows.T
-        else:
-            out[start:stop] = rows
+    rows_of_out = out.swapaxes(-1, -2) if source.transposed else out
+    for start, stop in _pieces(source.stored):
+        rows_of_out[start:stop] = _floats(source.stored, start, stop, round_to)
     return jax.device_put(out)
 
 
 def _load_packed(
     source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory
 ) -> Any:
-    stored = source.stored
+    stored = source.stored if source.rows_are_outputs else transposed(source.stored)
     is_table = source.spec.role == "table"
     layout = choose_layout(stored, form.dtype, form.quantization, is_table=is_table)
     num_outputs, num_inputs = stored.shape
     packing = Packing((num_outputs, num_inputs), layout, memory)
-    for start, stop in _pieces(source):
+    for start, stop in _pieces(stored):
         if stored.quantized is not None and layout is stored.quantized.layout:
-            rows = stored.quantized.read(start, stop)
-            packing.write(start, rows.in_order(_row_order(source, start, stop)))
+            packing.write(start, stored.quantized.read(start, stop))
             continue
-        floats = _floats(source, start, stop, round_to)
+        floats = _floats(stored, start, stop, round_to)
         try:
             packing.write_floats(start, floats)
         except ValueError as error:
@@ -200,26 +133,16 @@ def _load_packed(
     return packing.finish(jax.device_put)
 
 
-def _pieces(source: Source) -> list[tuple[int, int]]:
-    """Ranges of rows, in whole tiles and whole heads: a head's rows may trade places."""
-    num_rows = source.stored.shape[0]
-    heads = source.interleaved_heads
-    unit = math.lcm(TILE, num_rows // heads if heads else 1)
-    wanted = _PIECE // math.prod(source.stored.shape[1:])
+def _pieces(stored: StoredTensor) -> list[tuple[int, int]]:
+    """Ranges of rows, in whole tiles and in units that are read together."""
+    num_rows = stored.shape[0]
+    is_stack = len(stored.shape) > 2  # what lies along its first axis are whole matrices
+    unit = stored.row_unit if is_stack else math.lcm(TILE, stored.row_unit)
+    wanted = _PIECE // math.prod(stored.shape[1:])
     step = unit * max(1, wanted // unit)
     return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
-def _floats(source: Source, start: int, stop: int, round_to: jnp.dtype | None) -> np.ndarray:
-    rows = source.stored.read(start, stop)
-    order = _row_order(source, start, stop)
-    rows = rows if order is None else rows[order]
+def _floats(stored: StoredTensor, start: int, stop: int, round_to: jnp.dtype | None) -> np.ndarray:
+    rows = stored.read(start, stop)
     return rows if round_to is None else rows.astype(round_to)
-
-
-def _row_order(source: Source, start: int, stop: int) -> np.ndarray | None:
-    """For each row in the order of split halves, its place among those read; None for theirs."""
-    if not source.interleaved_heads:
-        return None
-    head = source.stored.shape[0] // source.interleaved_heads
-    return np.arange(stop - start).reshape(-1, head // 2, 2).swapaxes(1, 2).reshape(-1)

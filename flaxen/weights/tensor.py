@@ -33,6 +33,7 @@ class StoredTensor:
     num_bytes: int  # in the file
     read: Callable[[int, int], np.ndarray]
     quantized: QuantizedRows | None = None  # of the types whose numbers a PackedLinear can hold
+    row_unit: int = 1  # rows are best read in multiples of it
 
 
 def read_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:

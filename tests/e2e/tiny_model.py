@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
+from flaxen.models.families import FAMILIES
 from flaxen.weights.huggingface.export import export_huggingface
 
 CONFIG = DecoderConfig(
@@ -45,7 +46,7 @@ def write_tiny_model(directory: Path, seed: int = 0) -> Path:
 
     specs = decoder(CONFIG).param_specs
     params = jax.tree.map(random, specs, is_leaf=lambda x: not isinstance(x, dict | tuple))
-    export_huggingface(directory, CONFIG, params)
+    export_huggingface(directory, FAMILIES["llama"], CONFIG, params)
 
     vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))

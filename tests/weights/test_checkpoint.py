@@ -140,7 +140,7 @@ def test_progress_goes_up_to_all_bytes() -> None:
     checkpoint.load_params(FLOAT32, on_progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert {total for _, total in seen} == {seen[-1][0]}
-    assert seen[-1][0] == sum(source.stored.num_bytes for source in checkpoint.sources)
+    assert seen[-1][0] == sum(source.stored.num_bytes for source in checkpoint.sources.params)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

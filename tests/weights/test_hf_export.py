@@ -14,10 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from flaxen.models.config import DecoderConfig, RopeConfig
-from flaxen.models.families import FAMILIES
+from flaxen.models.families import FAMILIES, hf_fields
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.huggingface.config import config_to_hf
 from flaxen.weights.huggingface.export import export_huggingface
 from tests.engine.tiny import MODEL_CONFIG, PARAMS, pack_params
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
@@ -25,7 +24,8 @@ from tests.weights.adapters import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf
 
 FLOAT32 = jnp.dtype("float32")
-CONFIG = replace(MODEL_CONFIG, windows=())  # that of the tiny model has no Hugging Face family
+LLAMA = FAMILIES["llama"]
+CONFIG = replace(MODEL_CONFIG, windows=())  # a Llama has no windows
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
@@ -37,16 +37,17 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 def test_every_family_comes_back_to_the_bit(tmp_path: Path, case: str, packed: bool) -> None:
     source = open_checkpoint(GOLDENS / case)
     params = source.load_params(FLOAT32, packed=packed)
-    export_huggingface(tmp_path / "out", source.config, params)
+    export_huggingface(tmp_path / "out", source.family, source.config, params)
     again = open_checkpoint(tmp_path / "out")
     assert again.config == source.config
+    assert again.family is source.family
     assert again.dtype == jnp.float32
     assert_equal(again.load_params(FLOAT32), source.load_params(FLOAT32))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_dtype_of_the_files(tmp_path: Path, dtype: str) -> None:
-    export_huggingface(tmp_path / "out", CONFIG, PARAMS, dtype=dtype)
+    export_huggingface(tmp_path / "out", LLAMA, CONFIG, PARAMS, dtype=dtype)
     again = open_checkpoint(tmp_path / "out")
     assert again.dtype == jnp.dtype(dtype)
     fields = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -59,14 +60,14 @@ def test_the_dtype_of_the_files(tmp_path: Path, dtype: str) -> None:
 
 def test_without_a_dtype_files_have_the_parameters_own(tmp_path: Path) -> None:
     packed = pack_params(PARAMS, "bfloat16")
-    export_huggingface(tmp_path / "out", CONFIG, packed)
+    export_huggingface(tmp_path / "out", LLAMA, CONFIG, packed)
     again = open_checkpoint(tmp_path / "out")
     assert again.dtype == jnp.bfloat16
     assert_equal(again.load_params(jnp.dtype("bfloat16"), packed=True), packed)
 
 
 def test_shards(tmp_path: Path) -> None:
-    export_huggingface(tmp_path / "out", CONFIG, PARAMS, max_shard_bytes=50_000)
+    export_huggingface(tmp_path / "out", LLAMA, CONFIG, PARAMS, max_shard_bytes=50_000)
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(shards) > 2
@@ -86,7 +87,7 @@ def test_an_adapter_is_merged(tmp_path: Path, packed: bool) -> None:
     params = source.load_params(FLOAT32)
     adapter = random_adapter(source.model, targets=("wq", "wo", "w_down"), use_rslora=True)
     given = source.load_params(FLOAT32, packed=packed)
-    export_huggingface(tmp_path / "out", source.config, given, adapter=adapter)
+    export_huggingface(tmp_path / "out", source.family, source.config, given, adapter=adapter)
     exported = open_checkpoint(tmp_path / "out").load_params(FLOAT32)
     assert_equal(exported, merge_adapter(params, adapter))
     tokens, logits = expected("qwen3_tied")
@@ -102,7 +103,7 @@ def test_quantized_weights_are_exported_as_what_they_stand_for(tmp_path: Path) -
     )
     source = open_checkpoint(path)
     params = source.load_params(FLOAT32, packed=True, quantization="auto")
-    export_huggingface(tmp_path / "out", source.config, params)
+    export_huggingface(tmp_path / "out", source.family, source.config, params)
     exported = open_checkpoint(tmp_path / "out").load_params(FLOAT32)
     plain = source.load_params(FLOAT32)
     # Plain loading rounds what it dequantizes to bfloat16; the packed form is exact.
@@ -117,12 +118,12 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path: Path) -> None
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match=r"already holds thesis\.tex, which would be lost"):
-        export_huggingface(out, CONFIG, PARAMS)
+        export_huggingface(out, LLAMA, CONFIG, PARAMS)
     with pytest.raises(FileNotFoundError, match=r"out has no tokenizer\.json"):
-        export_huggingface(tmp_path / "new", CONFIG, PARAMS, tokenizer_of=out)
+        export_huggingface(tmp_path / "new", LLAMA, CONFIG, PARAMS, tokenizer_of=out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(ValueError, match="dtype int8 is not supported: use float32, bfloat16"):
-        export_huggingface(tmp_path / "new", CONFIG, PARAMS, dtype="int8")
+        export_huggingface(tmp_path / "new", LLAMA, CONFIG, PARAMS, dtype="int8")
 
 
 def test_the_tokenizer_of_a_directory_is_copied(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_the_tokenizer_of_a_directory_is_copied(tmp_path: Path) -> None:
     for name, text in files.items():
         (source / name).write_text(text)
     (source / "modeling.py").write_text("import os")
-    export_huggingface(tmp_path / "out", CONFIG, PARAMS, tokenizer_of=source)
+    export_huggingface(tmp_path / "out", LLAMA, CONFIG, PARAMS, tokenizer_of=source)
     for name, text in files.items():
         assert (tmp_path / "out" / name).read_text() == text
     assert not (tmp_path / "out" / "modeling.py").exists()
@@ -152,24 +153,31 @@ def test_the_tokenizer_of_a_directory_is_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("family", "changes", "message"),
     [
-        ({"windows": (None, 24)}, "MistralForCausalLM"),
-        ({"biases": ("wq",)}, "LlamaForCausalLM, which can't say its biases"),
-        ({"qk_norm": True, "biases": ("w_up",)}, "Qwen3ForCausalLM, which can't say its biases"),
-        ({"qk_norm": True, "windows": (8, 24)}, "which can't say its windows: no known Hugging"),
+        ("llama", {"windows": (24, 24)}, "LlamaForCausalLM, which can't say its windows: name a"),
+        ("mistral", {"windows": (None, 24)}, "MistralForCausalLM, which can't say its windows"),
+        ("llama", {"biases": ("wq",)}, "LlamaForCausalLM, which can't say its biases"),
+        ("qwen2", {}, "Qwen2ForCausalLM, which can't say its biases"),
+        (
+            "qwen3",
+            {"qk_norm": True, "biases": ("w_up",)},
+            "Qwen3ForCausalLM, which can't say its b",
+        ),
+        ("qwen3", {"qk_norm": True, "windows": (8, 24)}, "which can't say its windows"),
+        ("llama", {"num_layers": 1001, "windows": ()}, "LlamaForCausalLM: num_hidden_layers must"),
     ],
 )
-def test_models_that_no_family_can_say(changes: dict[str, Any], message: str) -> None:
+def test_what_a_family_can_not_say(family: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"the model does not fit into .*{message}"):
-        config_to_hf(replace(CONFIG, **changes))
+        hf_fields(FAMILIES[family], replace(CONFIG, **changes))
 
 
 def test_every_kind_of_rope_is_said() -> None:
     def again(rope: RopeConfig) -> DecoderConfig:
-        fields = config_to_hf(replace(CONFIG, rope=rope))
+        fields = hf_fields(LLAMA, replace(CONFIG, rope=rope))
         assert fields["architectures"] == ["LlamaForCausalLM"]
-        return FAMILIES["llama"].config_from_hf(fields)
+        return LLAMA.config_from_hf(fields)
 
     for rope in (
         RopeConfig(theta=1234.5),

@@ -1,6 +1,6 @@
 """What we export and save, transformers and peft load and compute the same; and the other way.
 
-Only where both are installed: they are no dependency.
+Only where they are installed: they are no dependency.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from tests.weights.adapters import random_adapter
 
 torch: Any = extra("torch")
 transformers: Any = extra("transformers")
-peft: Any = pytest.importorskip("peft")
 
 TOLERANCE = 2e-4
 FLOAT32 = jnp.dtype("float32")
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
+
+
+@pytest.fixture
+def peft() -> Any:
+    return pytest.importorskip("peft")
 
 
 def their_model(directory: Path) -> Any:
@@ -55,7 +59,7 @@ def test_an_exported_model_computes_the_same(tmp_path: Path, case: str) -> None:
     source = open_checkpoint(GOLDENS / case)
     params = source.load_params(FLOAT32)
     adapter = random_adapter(source.model)
-    export_huggingface(tmp_path / "out", source.config, params, adapter=adapter)
+    export_huggingface(tmp_path / "out", source.family, source.config, params, adapter=adapter)
     tokens, _ = expected(case)
     assert_close(source, merge_adapter(params, adapter), their_model(tmp_path / "out"), tokens)
 
@@ -63,7 +67,7 @@ def test_an_exported_model_computes_the_same(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("case", ["llama_default", "mistral_window", "qwen2_biases", "qwen3_tied"])
 def test_peft_computes_the_same_with_our_adapters(
-    tmp_path: Path, case: str, use_rslora: bool
+    tmp_path: Path, peft: Any, case: str, use_rslora: bool
 ) -> None:
     source = open_checkpoint(GOLDENS / case)
     params = source.load_params(FLOAT32)
@@ -77,7 +81,7 @@ def test_peft_computes_the_same_with_our_adapters(
 @pytest.mark.parametrize(
     "targets", [["q_proj", "v_proj"], "all-linear", ["mlp.down_proj", "self_attn.o_proj"]]
 )
-def test_we_compute_the_same_with_adapters_of_peft(tmp_path: Path, targets: Any) -> None:
+def test_we_compute_the_same_with_adapters_of_peft(tmp_path: Path, peft: Any, targets: Any) -> None:
     source = open_checkpoint(GOLDENS / "qwen3_tied")
     params = source.load_params(FLOAT32)
     torch.manual_seed(0)
@@ -112,7 +116,9 @@ def test_we_compute_the_same_with_adapters_of_peft(tmp_path: Path, targets: Any)
          "use_rslora": True},
     ],
 )  # fmt: skip
-def test_modules_are_named_as_peft_names_them(tmp_path: Path, named: dict[str, Any]) -> None:
+def test_modules_are_named_as_peft_names_them(
+    tmp_path: Path, peft: Any, named: dict[str, Any]
+) -> None:
     source = open_checkpoint(GOLDENS / "qwen3_tied")
     params = source.load_params(FLOAT32)
     torch.manual_seed(0)
@@ -131,7 +137,7 @@ def test_smollm2_exported_from_its_gguf_file(tmp_path: Path) -> None:
     path = resolve("smollm2-135m")
     source = open_checkpoint(path)
     params = source.load_params(FLOAT32)
-    export_huggingface(tmp_path / "out", source.config, params, tokenizer_of=path)
+    export_huggingface(tmp_path / "out", source.family, source.config, params, tokenizer_of=path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     ours = source.make_tokenizer()
     text = "Hello, wörld 123!\n<|im_start|>user\nfrom  two   spaces🙂<|im_end|>"

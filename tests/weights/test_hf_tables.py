@@ -85,7 +85,7 @@ def test_an_export_says_what_was_used(tied: Path, tmp_path: Path) -> None:
     change_tensors(tied, lm_head__weight=other_table(tied))
     checkpoint = open_checkpoint(tied)
     params = checkpoint.load_params(FLOAT32)
-    export_huggingface(tmp_path / "out", checkpoint.config, params)
+    export_huggingface(tmp_path / "out", checkpoint.family, checkpoint.config, params)
     assert '"tie_word_embeddings": false' in (tmp_path / "out" / "config.json").read_text()
     jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "out"), params)
 

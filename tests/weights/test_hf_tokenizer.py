@@ -105,7 +105,7 @@ def test_smollm2_as_a_hugging_face_directory(tmp_path: Path) -> None:
     source = open_checkpoint(path)
     bfloat16 = jnp.dtype("bfloat16")
     params = source.load_params(bfloat16)
-    export_huggingface(tmp_path / "out", source.config, params, tokenizer_of=path)
+    export_huggingface(tmp_path / "out", source.family, source.config, params, tokenizer_of=path)
     again = open_checkpoint(tmp_path / "out")
     assert (again.config, again.dtype) == (source.config, bfloat16)
     reloaded = again.load_params(bfloat16)

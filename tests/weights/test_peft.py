@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
 from flaxen.models.families import FAMILIES
+from flaxen.models.families.rules import tensor_of
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, from_stack, merge_adapter
 from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
@@ -64,9 +65,10 @@ def test_files_are_as_peft_names_them(directory: Path) -> None:
 
 
 def test_families_agree_on_the_names_of_what_is_adapted() -> None:
-    llama = FAMILIES["llama"].tensor_names
+    llama = FAMILIES["llama"].hf_rules
     for family in FAMILIES.values():
-        assert all(family.tensor_names[name] == llama[name] for name in LORA_TARGETS)
+        for name in LORA_TARGETS:
+            assert tensor_of(family.hf_rules, name) == tensor_of(llama, name)
 
 
 @pytest.mark.parametrize(

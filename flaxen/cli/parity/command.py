@@ -78,7 +78,7 @@ def parity(
         found = parity_run.compare(args, prompts, max_tokens, beside)
         other = None
         if isinstance(opened, Checkpoint) and beside is None and parity_run.has_transformers():
-            other = parity_run.contrast(args, prompts, opened.config)
+            other = parity_run.contrast(args, prompts, opened)
     announce(cpu)
     num_differing = sum(each.num_differing for each in found)
     if as_json:

@@ -22,13 +22,13 @@ from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
 from flaxen.llm import LLM, LoraLimits
 from flaxen.models.adapters import Adapters, LoraConfig, with_adapters
-from flaxen.models.config import DecoderConfig
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import SamplingParams
 from flaxen.train.lora import initial_adapters
 from flaxen.train.loss import token_logprobs
 from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.huggingface.export import export_huggingface
 
 _ROWS, _MAX_SEGMENTS = 2, 32  # of a training step
@@ -260,14 +260,14 @@ def has_transformers() -> bool:
 
 
 def contrast(
-    args: Mapping[str, Any], prompts: Sequence[Sequence[int]], config: DecoderConfig
+    args: Mapping[str, Any], prompts: Sequence[Sequence[int]], checkpoint: Checkpoint
 ) -> Compared:
     """The peers' way: the weights in a second implementation, transformers, in the same dtype.
 
     Args:
       args: as of `compare`.
       prompts: token ids.
-      config: of the model.
+      checkpoint: of the model, which says what it is called there.
 
     Raises:
       ImportError: torch or transformers is not installed.
@@ -281,7 +281,7 @@ def contrast(
     trained = _train(server.model, server.params, [each.tokens for each in served], None)
     with tempfile.TemporaryDirectory(prefix="flaxen-parity-") as folder:
         directory = Path(folder) / "model"
-        export_huggingface(directory, config, server.params)
+        export_huggingface(directory, checkpoint.family, checkpoint.config, server.params)
         other = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
     ours: list[float] = []
     theirs: list[float] = []

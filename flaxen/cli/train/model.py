@@ -23,7 +23,7 @@ from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.families import find_family
+from flaxen.models.families import Family, find_family
 from flaxen.models.model import Model, Params
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
@@ -54,6 +54,7 @@ class Subject:
     # Where the parameters come from; None if only a configuration is there.
     source: Checkpoint | Definition | None
     path: Path | None  # of a model in files
+    family: Family | None  # the same
     config: DecoderConfig | None  # the same
 
 
@@ -83,13 +84,15 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
     path = resolve(name, offline=offline)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
-        decoder_config = find_family(huggingface.architecture(fields)).config_from_hf(fields)
+        family = find_family(huggingface.architecture(fields))
+        decoder_config = family.config_from_hf(fields)
         return Subject(
             name=path.name,
             model=decoder(decoder_config).on(backend),
             tokenizer=Tokenizer.from_directory(path),
             source=None,
             path=path,
+            family=family,
             config=decoder_config,
         )
     source = open_model(EngineArgs(model=name, backend=backend.value, offline=offline))
@@ -108,6 +111,7 @@ def _of_source(source: Checkpoint | Definition, path: Path | None, backend: Back
         tokenizer=source.make_tokenizer(),
         source=source,
         path=path,
+        family=source.family if isinstance(source, Checkpoint) else None,
         config=source.config if isinstance(source, Checkpoint) else None,
     )
 
@@ -177,10 +181,12 @@ def write_results(
     if isinstance(subject.source, Definition):
         save_trained(path, subject.source, state.params, state.collections, dtype)
         return
+    assert subject.family is not None
     assert subject.config is not None
     given = config.data.chat_template
     export_huggingface(
         path,
+        subject.family,
         subject.config,
         state.params,
         dtype=dtype.name,

@@ -1,4 +1,4 @@
-"""The model families, by the name that a checkpoint gives: one file each, about 40 lines.
+"""The model families, by the names that a checkpoint gives: one file each, about 40 lines.
 
 To add one: docs/how-to/add-a-model.md.
 """
@@ -8,26 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flaxen.models.families import llama, mistral, qwen2, qwen3
-from flaxen.models.families.family import Family
+from flaxen.models.families.family import Family, hf_fields
 
-__all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family"]
+__all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family", "hf_fields"]
+
+_ALL = (llama.FAMILY, mistral.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
 
 FAMILIES: Mapping[str, Family] = {
     # `architectures` of a Hugging Face config.json
-    "LlamaForCausalLM": llama.FAMILY,
-    "MistralForCausalLM": mistral.FAMILY,
-    "Qwen2ForCausalLM": qwen2.FAMILY,
-    "Qwen3ForCausalLM": qwen3.FAMILY,
+    **{family.architecture: family for family in _ALL},
     # The same, where only the model under the head was saved (weights/huggingface/tables.py).
-    "LlamaModel": llama.FAMILY,
-    "MistralModel": mistral.FAMILY,
-    "Qwen2Model": qwen2.FAMILY,
-    "Qwen3Model": qwen3.FAMILY,
+    **{family.architecture.replace("ForCausalLM", "Model"): family for family in _ALL},
     # `general.architecture` of a GGUF file, and `model_type` of a config.json
-    "llama": llama.FAMILY,
-    "mistral": mistral.FAMILY,
-    "qwen2": qwen2.FAMILY,
-    "qwen3": qwen3.FAMILY,
+    **{family.model_type: family for family in _ALL},
 }
 
 

@@ -1,4 +1,4 @@
-"""Reads the fields that the families' Hugging Face config.json files share, and names tensors.
+"""Reads and writes the fields that the families' Hugging Face config.json files share.
 
 A field that would change the result is honoured or refused by its name; fields of training,
 generation and bookkeeping are not looked at. Deliberately does not know any family, nor files.
@@ -11,28 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families.hf_rope import rope_config
-
-TENSOR_NAMES: Mapping[str, str] = {
-    "embed": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "unembed": "lm_head.weight",
-    "attn_norm": "model.layers.{}.input_layernorm.weight",
-    "wq": "model.layers.{}.self_attn.q_proj.weight",
-    "wk": "model.layers.{}.self_attn.k_proj.weight",
-    "wv": "model.layers.{}.self_attn.v_proj.weight",
-    "wo": "model.layers.{}.self_attn.o_proj.weight",
-    "mlp_norm": "model.layers.{}.post_attention_layernorm.weight",
-    "w_gate": "model.layers.{}.mlp.gate_proj.weight",
-    "w_up": "model.layers.{}.mlp.up_proj.weight",
-    "w_down": "model.layers.{}.mlp.down_proj.weight",
-}
-ATTENTION_BIAS_NAMES: Mapping[str, str] = {
-    "bq": "model.layers.{}.self_attn.q_proj.bias",
-    "bk": "model.layers.{}.self_attn.k_proj.bias",
-    "bv": "model.layers.{}.self_attn.v_proj.bias",
-    "bo": "model.layers.{}.self_attn.o_proj.bias",
-}
+from flaxen.models.families.hf_rope import rope_config, rope_fields
 
 _MAX_LAYERS = 1000
 
@@ -114,6 +93,24 @@ def decoder_config(
     )
 
 
+def decoder_fields(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the shared fields of config.json. Biases, head norms and windows are not."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.model_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_position,
+        "tie_word_embeddings": config.tied_embeddings,
+        **rope_fields(config.rope),
+    }
+
+
 def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
     """Each layer's sliding window, by layer_types or, without it, by max_window_layers.
 
@@ -146,6 +143,21 @@ def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
             "set it, with sliding_window, or make every layer full_attention"
         )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def window_fields(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse of layer_windows, in as far as the layers have one window or none."""
+    windows = [window for window in config.windows if window is not None]
+    if not windows:
+        return {"use_sliding_window": False}
+    return {
+        "use_sliding_window": True,
+        "sliding_window": windows[0],
+        "max_window_layers": next(i for i, each in enumerate(config.windows) if each is not None),
+        "layer_types": [
+            "full_attention" if each is None else "sliding_attention" for each in config.windows
+        ],
+    }
 
 
 def num_layers(hf: Mapping[str, Any]) -> int:

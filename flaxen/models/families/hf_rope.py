@@ -1,7 +1,8 @@
-"""Reads rotary positions from config.json, in each spelling that it has had.
+"""Reads rotary positions from config.json, in each spelling that it has had, and writes them.
 
 `rope_theta` and `rope_scaling` (with "type", later "rope_type") at the top level, and the one
-dict `rope_parameters` that holds both. Deliberately does not know what the kinds compute.
+dict `rope_parameters` that holds both. The older spelling is written, which all readers know.
+Deliberately does not know what the kinds compute.
 """
 
 from __future__ import annotations
@@ -17,6 +18,27 @@ _KNOWN = {
     "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
     "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor",
 }  # fmt: skip
+_WRITTEN: Mapping[str, tuple[str, ...]] = {  # RopeConfig's fields, which have Hugging Face's names
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim",
+             "truncate"),
+}  # fmt: skip
+
+
+def rope_fields(rope: RopeConfig) -> dict[str, Any]:
+    """The inverse of rope_config: rope_theta and, where it is needed, rope_scaling."""
+    if rope.kind == "default":
+        return {"rope_theta": rope.theta}
+    scaling: dict[str, Any] = {"rope_type": rope.kind}
+    for name in _WRITTEN[rope.kind]:
+        value = getattr(rope, name)
+        if value is not None and not (name in ("mscale", "mscale_all_dim") and value == 0):
+            scaling[name] = value
+    if rope.original_max_position:
+        scaling["original_max_position_embeddings"] = rope.original_max_position
+    return {"rope_theta": rope.theta, "rope_scaling": scaling}
 
 
 def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
@@ -28,7 +50,7 @@ def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
     Raises:
       ValueError: an unknown kind or field, a field that the kind needs is missing, or a bad value.
     """
-    rope = _rope_fields(hf)
+    rope = _scaling_of(hf)
     unknown = sorted(name for name in rope.keys() - _KNOWN if rope[name] is not None)
     if unknown:
         raise ValueError(
@@ -83,7 +105,7 @@ def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
     )
 
 
-def _rope_fields(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+def _scaling_of(hf: Mapping[str, Any]) -> Mapping[str, Any]:
     found = [name for name in ("rope_scaling", "rope_parameters") if hf.get(name)]
     for name in found:
         if not isinstance(hf[name], dict):

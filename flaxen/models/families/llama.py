@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import hf
+from flaxen.models.families import hf, tensors
 from flaxen.models.families.family import Family
 
 
@@ -26,14 +26,20 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    return {
+        **hf.decoder_fields(config),
+        "attention_bias": "wq" in config.biases,
+        "mlp_bias": "w_up" in config.biases,
+    }
+
+
 FAMILY = Family(
+    architecture="LlamaForCausalLM",
+    model_type="llama",
     config_from_hf=config_from_hf,
-    tensor_names={
-        **hf.TENSOR_NAMES,
-        **hf.ATTENTION_BIAS_NAMES,
-        "b_gate": "model.layers.{}.mlp.gate_proj.bias",
-        "b_up": "model.layers.{}.mlp.up_proj.bias",
-        "b_down": "model.layers.{}.mlp.down_proj.bias",
-    },
-    gguf_interleaved_qk=True,
+    config_to_hf=config_to_hf,
+    hf_rules=tensors.HF,
+    gguf_rules=tensors.GGUF_INTERLEAVED,
 )

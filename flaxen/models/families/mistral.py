@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import hf
+from flaxen.models.families import hf, tensors
 from flaxen.models.families.family import Family
 
 
@@ -28,8 +28,16 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    return {**hf.decoder_fields(config), "sliding_window": config.windows[0]}
+
+
 FAMILY = Family(
+    architecture="MistralForCausalLM",
+    model_type="mistral",
     config_from_hf=config_from_hf,
-    tensor_names=hf.TENSOR_NAMES,
-    gguf_interleaved_qk=True,  # in GGUF the family goes by the name of llama
+    config_to_hf=config_to_hf,
+    hf_rules=tensors.HF,
+    gguf_rules=tensors.GGUF_INTERLEAVED,  # in GGUF the family goes by the name of llama
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import hf
+from flaxen.models.families import hf, tensors
 from flaxen.models.families.family import Family
 
 
@@ -25,10 +25,16 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    return {**hf.decoder_fields(config), **hf.window_fields(config)}
+
+
 FAMILY = Family(
+    architecture="Qwen2ForCausalLM",
+    model_type="qwen2",
     config_from_hf=config_from_hf,
-    tensor_names={
-        **hf.TENSOR_NAMES,
-        **{name: hf.ATTENTION_BIAS_NAMES[name] for name in ("bq", "bk", "bv")},
-    },
+    config_to_hf=config_to_hf,
+    hf_rules=tensors.HF,
+    gguf_rules=tensors.GGUF,
 )

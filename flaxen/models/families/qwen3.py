@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import hf
+from flaxen.models.families import hf, tensors
 from flaxen.models.families.family import Family
 
 
@@ -27,12 +27,20 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    return {
+        **hf.decoder_fields(config),
+        **hf.window_fields(config),
+        "attention_bias": "wq" in config.biases,
+    }
+
+
 FAMILY = Family(
+    architecture="Qwen3ForCausalLM",
+    model_type="qwen3",
     config_from_hf=config_from_hf,
-    tensor_names={
-        **hf.TENSOR_NAMES,
-        **hf.ATTENTION_BIAS_NAMES,
-        "q_norm": "model.layers.{}.self_attn.q_norm.weight",
-        "k_norm": "model.layers.{}.self_attn.k_norm.weight",
-    },
+    config_to_hf=config_to_hf,
+    hf_rules=tensors.HF,
+    gguf_rules=tensors.GGUF,
 )

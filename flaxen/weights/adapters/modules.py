@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from flaxen.models.adapters import LORA_TARGETS, target_paths
-from flaxen.models.families.hf import TENSOR_NAMES
+from flaxen.models.families.rules import tensor_of
+from flaxen.models.families.tensors import HF
 from flaxen.models.model import Model
 
 # Of each layer, the module of each target.
 Modules = Sequence[Mapping[str, str]]
 
 # All families have these names: tests/weights/test_peft.py.
-_DECODER = {name: TENSOR_NAMES[name].removesuffix(".weight") for name in LORA_TARGETS}
+_DECODER = {name: tensor_of(HF, name).removesuffix(".weight") for name in LORA_TARGETS}
 _PREFIX = "base_model.model."
 _WEIGHT = ".weight"  # what modules of PyTorch call theirs
 
@@ -51,7 +52,7 @@ def adapted_modules(model: Model) -> Modules:
 def decoder_modules(num_layers: int) -> Modules:
     """Of our decoder, by Hugging Face's names."""
     return tuple(
-        {target: name.format(index) for target, name in _DECODER.items()}
+        {target: name.format(layer=index) for target, name in _DECODER.items()}
         for index in range(num_layers)
     )
 

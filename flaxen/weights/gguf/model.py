@@ -1,4 +1,4 @@
-"""The GGUF dialect: its metadata as the fields of a Hugging Face config.json, its tensor names.
+"""The GGUF dialect: its metadata as the fields of a Hugging Face config.json.
 
 A metadata key of the architecture that is not known here is refused: in GGUF such keys are written
 because they matter. Deliberately does not know families: they read the fields.
@@ -15,29 +15,6 @@ from flaxen.models.config import RopeConfig
 from flaxen.models.rope import rope_frequencies
 from flaxen.weights.gguf.reader import GgufFile
 
-TENSOR_NAMES: Mapping[str, str] = {  # our parameter -> tensor, with {} for the layer's number
-    "embed": "token_embd.weight",
-    "final_norm": "output_norm.weight",
-    "unembed": "output.weight",
-    "attn_norm": "blk.{}.attn_norm.weight",
-    "wq": "blk.{}.attn_q.weight",
-    "bq": "blk.{}.attn_q.bias",
-    "wk": "blk.{}.attn_k.weight",
-    "bk": "blk.{}.attn_k.bias",
-    "wv": "blk.{}.attn_v.weight",
-    "bv": "blk.{}.attn_v.bias",
-    "wo": "blk.{}.attn_output.weight",
-    "bo": "blk.{}.attn_output.bias",
-    "q_norm": "blk.{}.attn_q_norm.weight",
-    "k_norm": "blk.{}.attn_k_norm.weight",
-    "mlp_norm": "blk.{}.ffn_norm.weight",
-    "w_gate": "blk.{}.ffn_gate.weight",
-    "b_gate": "blk.{}.ffn_gate.bias",
-    "w_up": "blk.{}.ffn_up.weight",
-    "b_up": "blk.{}.ffn_up.bias",
-    "w_down": "blk.{}.ffn_down.weight",
-    "b_down": "blk.{}.ffn_down.bias",
-}
 ROPE_FACTORS = "rope_freqs.weight"
 
 _FIELDS = {  # metadata key, after the architecture -> config.json field

@@ -17,15 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from flaxen.kernels.linear import PackedLinear, unpack
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import find_family
+from flaxen.models.decoder import decoder
+from flaxen.models.families import Family, hf_fields
 from flaxen.models.model import Params
+from flaxen.models.params import plain_param
 from flaxen.weights.adapters.adapter import Adapter, merge_weight
 from flaxen.weights.atomic import new_directory
-from flaxen.weights.huggingface.config import config_to_hf
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.params import DTYPES
+from flaxen.weights.rules import Place, Sizes, place_rules, scopes, write_tensors
+from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.views import in_memory
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_SHARD_BYTES = 4 << 30
@@ -39,6 +42,7 @@ class _Tensor(NamedTuple):
 
 def export_huggingface(
     directory: Path,
+    family: Family,
     config: DecoderConfig,
     params: Params,
     *,
@@ -52,6 +56,7 @@ def export_huggingface(
 
     Args:
       directory: its name; nothing may be there.
+      family: of the model, which names its tensors and fields.
       config: of the model.
       params: plain or packed; quantized ones are written as the floats that they stand for.
       dtype: of the file's tensors: float32, bfloat16 or float16; None is that of the norms.
@@ -68,9 +73,8 @@ def export_huggingface(
     dtype = str(params["final_norm"].dtype) if dtype is None else dtype
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not supported: use {', '.join(DTYPES)}")
-    fields = {**config_to_hf(config), "dtype": dtype, "torch_dtype": dtype}
-    names = find_family(fields["architectures"][0]).tensor_names
-    tensors = list(_tensors(params, names, jnp.dtype(dtype), adapter))
+    fields = {**hf_fields(family, config), "dtype": dtype, "torch_dtype": dtype}
+    tensors = list(_tensors(family, config, params, jnp.dtype(dtype), adapter))
     with new_directory(directory) as filling:
         if tokenizer_of is not None:
             fields |= write_tokenizer(filling, tokenizer_of)
@@ -81,34 +85,37 @@ def export_huggingface(
 
 
 def _tensors(
-    params: Params, names: Mapping[str, str], dtype: jnp.dtype, adapter: Adapter | None
+    family: Family, config: DecoderConfig, params: Params, dtype: jnp.dtype, adapter: Adapter | None
 ) -> Iterator[_Tensor]:
-    for name, leaf in params.items():
-        if name != "layers":
-            make = partial(_dense, leaf, dtype, is_table=True)
-            yield _Tensor(names[name], math.prod(leaf.shape) * dtype.itemsize, make)
-    for index, layer in enumerate(params["layers"]):
-        own = {} if adapter is None else adapter.layers[index]
-        for name, leaf in layer.items():
-            make = partial(_dense, leaf, dtype, is_table=False)
-            if adapter is not None and name in own:
-                make = partial(_merged, leaf, dtype, own[name], adapter.config.scale)
-            size = math.prod(leaf.shape) * dtype.itemsize
-            yield _Tensor(names[name].format(index), size, make)
+    sizes, leaves_of = vars(config), dict(scopes(params))
+    for place in place_rules(family.hf_rules, decoder(config).param_specs, sizes):
+        deltas: Mapping[str, Any] = {}
+        if adapter is not None and place.layer is not None:
+            deltas = adapter.layers[place.layer]
+        scale = 1.0 if adapter is None else adapter.config.scale
+        written = partial(_written, place, leaves_of[place.layer], deltas, scale, sizes)
+        for index, (name, shape) in enumerate(place.shapes.items()):
+            make = partial(_made, written, index, dtype)
+            yield _Tensor(name, math.prod(shape) * dtype.itemsize, make)
 
 
-def _dense(leaf: Any, dtype: jnp.dtype, *, is_table: bool) -> np.ndarray:
-    """A parameter as files hold it: [out, in], as a plain table already is."""
-    packed = isinstance(leaf, PackedLinear)
-    values = np.asarray(unpack(leaf) if packed else leaf)
-    if values.ndim == 2 and (packed or not is_table):
-        values = values.T
-    return np.ascontiguousarray(values.astype(dtype))
+def _written(
+    place: Place, leaves: Mapping[str, Any], deltas: Mapping[str, Any], scale: float, sizes: Sizes
+) -> list[StoredTensor]:
+    """The tensors of one rule, from the parameters as they are in memory."""
+    params = []
+    for param, spec in zip(place.rule.params, place.specs, strict=True):
+        values = np.asarray(plain_param(spec, leaves[param]))
+        if param in deltas:
+            values = merge_weight(values.astype(np.float32), deltas[param], scale)
+        rows = values.swapaxes(-1, -2) if place.rule.transposed else values
+        params.append(in_memory(param, rows))
+    return write_tensors(place.rule.steps, params, sizes)
 
 
-def _merged(leaf: Any, dtype: jnp.dtype, ab: Mapping[str, np.ndarray], scale: float) -> np.ndarray:
-    values = np.asarray(unpack(leaf) if isinstance(leaf, PackedLinear) else leaf, np.float32)
-    return np.ascontiguousarray(merge_weight(values, ab, scale).T.astype(dtype))
+def _made(written: Callable[[], list[StoredTensor]], index: int, dtype: jnp.dtype) -> np.ndarray:
+    tensor = written()[index]
+    return np.ascontiguousarray(tensor.read(0, tensor.shape[0]).astype(dtype))
 
 
 def _write_tensors(directory: Path, tensors: list[_Tensor], max_shard_bytes: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from flaxen.models.config import DecoderConfig
+from flaxen.models.families.rules import Rules, as_is, tensor_of, with_rules
 from flaxen.weights.tensor import StoredTensor
 
 _LOG = logging.getLogger(__name__)
@@ -20,20 +21,23 @@ _PREFIX = "model."  # of the base model inside the causal language model
 _PIECE = 1 << 20  # values compared at once
 
 
-def fit_names(names: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> Mapping[str, str]:
-    """The names of a family, without the prefix `model.` where no tensor has it.
+def fit_names(rules: Rules, tensors: Mapping[str, StoredTensor]) -> Rules:
+    """The rules of a family, without the prefix `model.` where no tensor has it.
 
     transformers writes no prefix where the base model (`AutoModel`) was saved.
     """
-    plain = {parameter: name.removeprefix(_PREFIX) for parameter, name in names.items()}
+    plain = tuple(
+        replace(rule, tensors=tuple(name.removeprefix(_PREFIX) for name in rule.tensors))
+        for rule in rules
+    )
     has_prefix = any(name.startswith(_PREFIX) for name in tensors)
-    return plain if plain["embed"] in tensors and not has_prefix else names
+    return plain if tensor_of(plain, "embed") in tensors and not has_prefix else rules
 
 
 def fit_tables(
-    config: DecoderConfig, names: Mapping[str, str], tensors: Mapping[str, StoredTensor]
-) -> tuple[DecoderConfig, Mapping[str, str]]:
-    """The configuration and names that the two tables of words, as they are stored, ask for.
+    config: DecoderConfig, rules: Rules, tensors: Mapping[str, StoredTensor]
+) -> tuple[DecoderConfig, Rules]:
+    """The configuration and rules that the embedding and the unembedding, as stored, ask for.
 
     - tied, and both tables are there and differ: the model is not tied;
     - not tied, and only the embedding is there: the model is tied;
@@ -43,36 +47,37 @@ def fit_tables(
 
     Args:
       config: as config.json says.
-      names: our parameter -> tensor.
+      rules: of the family.
       tensors: what the files hold.
 
     Raises:
       ValueError: a file changed while the two were compared.
     """
-    embed, head = tensors.get(names["embed"]), tensors.get(names["unembed"])
+    head_name = tensor_of(rules, "unembed")
+    embed, head = tensors.get(tensor_of(rules, "embed")), tensors.get(head_name)
     if not config.tied_embeddings:
         if embed is None or head is not None:
-            return config, names
+            return config, rules
         _LOG.warning(
             "config.json says tie_word_embeddings = false, and there is no tensor %s: the "
             "embedding is used in its place. If the model has one, its weights are incomplete; "
             "else set tie_word_embeddings to true",
-            names["unembed"],
+            head_name,
         )
-        return replace(config, tied_embeddings=True), names
+        return replace(config, tied_embeddings=True), rules
     if head is None:
-        return config, names
+        return config, rules
     if embed is None:
-        return config, {**names, "embed": names["unembed"]}
+        return config, with_rules(rules, as_is("embed", head_name))
     if _are_equal(embed, head):
-        return config, names
+        return config, rules
     _LOG.warning(
         "config.json says tie_word_embeddings = true, and the tensors %s and %s differ: each is "
         "used for its own purpose, as in transformers. Set tie_word_embeddings to false",
         embed.name,
         head.name,
     )
-    return replace(config, tied_embeddings=False), names
+    return replace(config, tied_embeddings=False), rules
 
 
 def _are_equal(one: StoredTensor, other: StoredTensor) -> bool:

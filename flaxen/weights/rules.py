@@ -1,0 +1,211 @@
+"""Carries out a family's tensor rules, from tensors to parameters and back.
+
+Both directions work on tensors that are read in pieces (`views.py`), so that a rule costs no copy.
+Deliberately does not know families, or what is in a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, assert_never
+
+import numpy as np
+
+from flaxen.models.families.rules import (
+    Concat,
+    Interleave,
+    Rules,
+    Size,
+    Split,
+    Stack,
+    Step,
+    TensorRule,
+)
+from flaxen.models.model import ParamSpec
+from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.views import (
+    Range,
+    joined,
+    narrowed,
+    reordered,
+    rows_of,
+    stacked,
+    unstacked,
+)
+
+Sizes = Mapping[str, Any]  # the fields of a DecoderConfig, by which rules name sizes
+
+
+class Place(NamedTuple):
+    """A rule where it is used: in one layer, or outside of all."""
+
+    rule: TensorRule
+    layer: int | None
+    specs: tuple[ParamSpec, ...]  # one for each of the rule's parameters
+    shapes: Mapping[str, tuple[int, ...]]  # of the tensors, by their names in the file
+
+
+def read_tensors(
+    steps: Sequence[Step], tensors: Sequence[StoredTensor], sizes: Sizes
+) -> list[StoredTensor]:
+    """What a file's tensors are after these steps: one for each parameter."""
+    found = list(tensors)
+    for step in steps:
+        match step:
+            case Split():
+                (whole,) = found
+                found = _split(whole, step.shares, step.axis, step.groups, sizes)
+            case Concat():
+                found = [_side_by_side(found, step.axis, 1, sizes)]
+            case Stack():
+                found = [stacked(found)]
+            case Interleave():
+                found = [reordered(each, _halves(step, sizes)) for each in found]
+            case _:
+                assert_never(step)
+    return found
+
+
+def write_tensors(
+    steps: Sequence[Step], params: Sequence[StoredTensor], sizes: Sizes
+) -> list[StoredTensor]:
+    """The inverse: one for each tensor of the file."""
+    found = list(params)
+    for step in reversed(steps):
+        match step:
+            case Split():
+                found = [_side_by_side(found, step.axis, step.groups, sizes)]
+            case Concat():
+                (whole,) = found
+                found = _split(whole, step.shares, step.axis, 1, sizes)
+            case Stack():
+                (whole,) = found
+                found = unstacked(whole)
+            case Interleave():
+                found = [reordered(each, np.argsort(_halves(step, sizes))) for each in found]
+            case _:
+                assert_never(step)
+    return found
+
+
+def place_rules(rules: Rules, specs: Any, sizes: Sizes) -> list[Place]:
+    """The rules that a model's parameters need, and which tensors they ask of a file.
+
+    Args:
+      rules: a family's, for one format.
+      specs: the decoder's tree of ParamSpec.
+      sizes: of its configuration.
+
+    Raises:
+      ValueError: a parameter has no rule, or two, or a rule names only some of what it needs.
+    """
+    places = []
+    for layer, own in scopes(specs):
+        used = [rule for rule in rules if any(param in own for param in rule.params)]
+        covered = [param for rule in used for param in rule.params]
+        if sorted(covered) != sorted(own):
+            differing = sorted({*covered} ^ {*own}) or sorted(
+                param for param in own if covered.count(param) > 1
+            )
+            raise ValueError(
+                f"the family's rules and the model differ in the parameter {differing[0]}: each "
+                "parameter needs one rule, whose parameters the model has all"
+            )
+        places += [_place(rule, layer, own, sizes) for rule in used]
+    return places
+
+
+def scopes(tree: Any) -> Iterator[tuple[int | None, Mapping[str, Any]]]:
+    """The parts of a decoder's tree that have names: what is outside of layers, and each layer."""
+    yield None, {name: each for name, each in tree.items() if name != "layers"}
+    yield from enumerate(tree["layers"])
+
+
+def _place(
+    rule: TensorRule, layer: int | None, specs: Mapping[str, ParamSpec], sizes: Sizes
+) -> Place:
+    own = tuple(specs[param] for param in rule.params)
+    blanks = [
+        _blank(param, file_shape(rule, spec)) for param, spec in zip(rule.params, own, strict=True)
+    ]
+    needed = write_tensors(rule.steps, blanks, sizes)
+    names = _names(rule, layer, len(needed))
+    shapes = {name: each.shape for name, each in zip(names, needed, strict=True)}
+    return Place(rule, layer, own, shapes)
+
+
+def file_shape(rule: TensorRule, spec: ParamSpec) -> tuple[int, ...]:
+    """The shape of a parameter whose last axes lie as the rule's tensors have them."""
+    if not rule.transposed:
+        return spec.shape
+    *others, num_inputs, num_outputs = spec.shape
+    return (*others, num_outputs, num_inputs)
+
+
+def _names(rule: TensorRule, layer: int | None, count: int) -> list[str]:
+    """The names of `count` tensors."""
+    experts = range(count // len(rule.tensors))
+    return [
+        name.format(layer=layer, expert=expert)
+        for name in rule.tensors
+        for expert in (experts if "{expert}" in name else (0,))
+    ]
+
+
+def _blank(name: str, shape: tuple[int, ...]) -> StoredTensor:
+    """A tensor of which only the shape is known."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        raise AssertionError(f"{name} is a shape alone")
+
+    return StoredTensor(name=name, shape=shape, dtype="", num_bytes=0, read=read)
+
+
+def _split(
+    whole: StoredTensor, shares: Sequence[Size], axis: int, groups: Size, sizes: Sizes
+) -> list[StoredTensor]:
+    num_groups = _number(groups, sizes)
+    bounds = _bounds(whole.shape[axis] // num_groups, shares, sizes)
+    if axis:
+        return [narrowed(whole, axis, *each) for each in bounds]
+    group = whole.shape[0] // num_groups
+    starts = [group * index for index in range(num_groups)]
+    return [rows_of([Range(whole, at + start, at + stop) for at in starts])
+            for start, stop in bounds]  # fmt: skip
+
+
+def _side_by_side(
+    parts: Sequence[StoredTensor], axis: int, groups: Size, sizes: Sizes
+) -> StoredTensor:
+    if axis:
+        return joined(parts, axis)
+    num_groups = _number(groups, sizes)
+    widths = [part.shape[0] // num_groups for part in parts]
+    return rows_of(
+        [
+            Range(part, index * width, (index + 1) * width)
+            for index in range(num_groups)
+            for part, width in zip(parts, widths, strict=True)
+        ]
+    )
+
+
+def _bounds(size: int, shares: Sequence[Size], sizes: Sizes) -> list[tuple[int, int]]:
+    """The first and last place of each part of an axis."""
+    numbers = [_number(share, sizes) for share in shares]
+    unit, rest = divmod(size, sum(numbers))
+    assert not rest, f"an axis of {size} is not in the proportions {numbers}"
+    ends = [0, *itertools.accumulate(number * unit for number in numbers)]
+    return list(itertools.pairwise(ends))
+
+
+def _halves(step: Interleave, sizes: Sizes) -> np.ndarray:
+    """For each row of a head whose halves are apart, its place where they are interleaved."""
+    head = _number(step.head_rows, sizes)
+    return np.arange(head).reshape(head // 2, 2).T.reshape(-1)
+
+
+def _number(size: Size, sizes: Sizes) -> int:
+    number: int = sizes[size] if isinstance(size, str) else size
+    return number

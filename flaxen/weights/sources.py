@@ -1,0 +1,98 @@
+"""Where each parameter of a decoder comes from: what the files hold is held against the rules.
+
+All is checked before any weight is read. Deliberately does not know file formats or families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+from flaxen.models.families.rules import Rules
+from flaxen.models.model import ParamSpec
+from flaxen.weights.rules import Place, Sizes, file_shape, place_rules, read_tensors
+from flaxen.weights.tensor import StoredTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where one parameter comes from."""
+
+    stored: StoredTensor  # its rows, perhaps of several tensors or of a part of one
+    spec: ParamSpec
+    transposed: bool  # stored is [..., out, in], the decoder takes [..., in, out]
+
+    @property
+    def rows_are_outputs(self) -> bool:
+        """Whether the stored rows are outputs, of a parameter that can be packed."""
+        assert self.spec.matrix is not None
+        outputs_first = self.spec.matrix.outputs == (0,)
+        return outputs_first != self.transposed
+
+
+class Sources(NamedTuple):
+    """What a model's parameters are read from."""
+
+    params: list[Source]  # one for each, in the order of the tree's leaves
+    tensors: Mapping[str, StoredTensor]  # those of the files that are used, by name
+
+
+def find_sources(
+    specs: Any,
+    rules: Rules,
+    tensors: Mapping[str, StoredTensor],
+    sizes: Sizes,
+    *,
+    ignored: Callable[[str], bool],
+) -> Sources:
+    """Finds each parameter in the files.
+
+    Args:
+      specs: the decoder's tree of ParamSpec.
+      rules: a family's, for the files' format.
+      tensors: what the files hold.
+      sizes: of the model's configuration.
+      ignored: whether a tensor without a parameter is harmless.
+
+    Raises:
+      ValueError: a tensor is missing, has the wrong shape, or has no place in the model.
+    """
+    outside: dict[str, Any] = {}
+    layers: list[dict[str, Source]] = [{} for _ in specs["layers"]]
+    used: dict[str, StoredTensor] = {}
+    for place in place_rules(rules, specs, sizes):
+        found = _needed(place, tensors)
+        used |= found
+        rows = read_tensors(place.rule.steps, list(found.values()), sizes)
+        own = outside if place.layer is None else layers[place.layer]
+        for param, spec, stored in zip(place.rule.params, place.specs, rows, strict=True):
+            assert stored.shape == file_shape(place.rule, spec), (param, stored.shape)
+            own[param] = Source(stored=stored, spec=spec, transposed=place.rule.transposed)
+    unknown = sorted(name for name in tensors.keys() - used.keys() if not ignored(name))
+    if unknown:
+        raise ValueError(
+            f"tensor {unknown[0]} has no place in the model"
+            f"{f', nor have {len(unknown) - 1} more' if len(unknown) > 1 else ''}: leaving it out "
+            "would change the result. Is the configuration the right one?"
+        )
+    return Sources(jax.tree.leaves({**outside, "layers": tuple(layers)}), used)
+
+
+def _needed(place: Place, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors that a rule asks for.
+
+    Raises:
+      ValueError: one is missing, or has another shape.
+    """
+    for name, shape in place.shapes.items():
+        if name not in tensors:
+            raise ValueError(f"tensor {name} is missing: the configuration needs it")
+        if tensors[name].shape != shape:
+            raise ValueError(
+                f"tensor {name} has shape {list(tensors[name].shape)}, but the "
+                f"configuration needs {list(shape)}: the two do not belong together"
+            )
+    return {name: tensors[name] for name in place.shapes}

@@ -1,0 +1,225 @@
+"""Tensors made of other tensors, read in pieces as these are: nothing is copied before it is read.
+
+Along the first axis a view reads no row that is not asked for, and keeps quantized rows as they
+are stored. Deliberately does not know rules, formats or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxen.weights.packing.layout import Rows
+from flaxen.weights.tensor import QuantizedRows, StoredTensor
+
+
+class Range(NamedTuple):
+    """Some consecutive rows of a tensor."""
+
+    tensor: StoredTensor
+    start: int
+    stop: int
+
+
+def rows_of(ranges: Sequence[Range]) -> StoredTensor:
+    """The rows of these ranges, one after another.
+
+    Args:
+      ranges: at least one, of tensors whose other axes are the same.
+    """
+    if len(ranges) == 1 and ranges[0][1:] == (0, ranges[0].tensor.shape[0]):
+        return ranges[0].tensor
+    tensors = _distinct(ranges)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        parts = [each.tensor.read(*each[1:]) for each in _cut(ranges, start, stop)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def read_quantized(start: int, stop: int) -> Rows:
+        parts = []
+        for each in _cut(ranges, start, stop):
+            assert each.tensor.quantized is not None
+            parts.append(each.tensor.quantized.read(*each[1:]))
+        return _joined(parts)
+
+    layouts = [None if each.quantized is None else each.quantized.layout for each in tensors]
+    layout = layouts[0] if all(each == layouts[0] for each in layouts) else None
+    return StoredTensor(
+        name=_name(tensors),
+        shape=(sum(each.stop - each.start for each in ranges), *tensors[0].shape[1:]),
+        dtype=tensors[0].dtype,
+        num_bytes=sum(
+            each.tensor.num_bytes * (each.stop - each.start) // each.tensor.shape[0]
+            for each in ranges
+        ),
+        read=read,
+        quantized=None if layout is None else QuantizedRows(layout=layout, read=read_quantized),
+    )
+
+
+def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
+    """The rows in another order, which is the same within each unit of as many rows as it has.
+
+    Args:
+      tensor: its number of rows is a multiple of the order's.
+      order: for each row of a unit, its place in the tensor's unit.
+    """
+    unit = len(order)
+
+    def places(start: int, stop: int) -> tuple[int, int, np.ndarray]:
+        """The units around some rows, and these rows' places in them."""
+        first, last = start // unit * unit, -(-stop // unit) * unit
+        units = np.arange(0, last - first, unit)
+        return first, last, (units[:, None] + order).reshape(-1)[start - first : stop - first]
+
+    def read(start: int, stop: int) -> np.ndarray:
+        first, last, found = places(start, stop)
+        rows: np.ndarray = tensor.read(first, last)[found]
+        return rows
+
+    quantized = tensor.quantized
+
+    def read_quantized(start: int, stop: int) -> Rows:
+        assert quantized is not None
+        first, last, found = places(start, stop)
+        return quantized.read(first, last).in_order(found)
+
+    return StoredTensor(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        num_bytes=tensor.num_bytes,
+        read=read,
+        quantized=quantized and QuantizedRows(layout=quantized.layout, read=read_quantized),
+        row_unit=unit,
+    )
+
+
+def transposed(tensor: StoredTensor) -> StoredTensor:
+    """A matrix with its axes swapped. It is read whole: no row of it lies in one piece."""
+    num_rows, num_columns = tensor.shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.ascontiguousarray(tensor.read(0, num_rows)[:, start:stop].T)
+
+    return StoredTensor(
+        name=tensor.name,
+        shape=(num_columns, num_rows),
+        dtype=tensor.dtype,
+        num_bytes=tensor.num_bytes,
+        read=read,
+        row_unit=num_columns,
+    )
+
+
+def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
+    """Tensors of one shape along a new first axis."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.stack([each.read(0, each.shape[0]) for each in tensors[start:stop]])
+
+    return StoredTensor(
+        name=_name(tensors),
+        shape=(len(tensors), *tensors[0].shape),
+        dtype=tensors[0].dtype,
+        num_bytes=sum(each.num_bytes for each in tensors),
+        read=read,
+    )
+
+
+def unstacked(tensor: StoredTensor) -> list[StoredTensor]:
+    """The inverse: each entry of the first axis as a tensor."""
+
+    def entry(index: int) -> StoredTensor:
+        def read(start: int, stop: int) -> np.ndarray:
+            rows: np.ndarray = tensor.read(index, index + 1)[0, start:stop]
+            return rows
+
+        return StoredTensor(
+            name=tensor.name,
+            shape=tensor.shape[1:],
+            dtype=tensor.dtype,
+            num_bytes=tensor.num_bytes // tensor.shape[0],
+            read=read,
+        )
+
+    return [entry(index) for index in range(tensor.shape[0])]
+
+
+def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTensor:
+    """A range of an axis that is not the first: whole rows are read, and a part of each is kept."""
+    kept = (*(slice(None),) * axis, slice(start, stop))
+
+    def read(first: int, last: int) -> np.ndarray:
+        rows: np.ndarray = tensor.read(first, last)[kept]
+        return rows
+
+    shape = (*tensor.shape[:axis], stop - start, *tensor.shape[axis + 1 :])
+    return StoredTensor(
+        name=tensor.name,
+        shape=shape,
+        dtype=tensor.dtype,
+        num_bytes=tensor.num_bytes * (stop - start) // tensor.shape[axis],
+        read=read,
+    )
+
+
+def joined(tensors: Sequence[StoredTensor], axis: int) -> StoredTensor:
+    """Tensors side by side along an axis that is not the first."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.concatenate([each.read(start, stop) for each in tensors], axis)
+
+    first = tensors[0].shape
+    shape = (*first[:axis], sum(each.shape[axis] for each in tensors), *first[axis + 1 :])
+    return StoredTensor(
+        name=_name(tensors),
+        shape=shape,
+        dtype=tensors[0].dtype,
+        num_bytes=sum(each.num_bytes for each in tensors),
+        read=read,
+    )
+
+
+def in_memory(name: str, values: np.ndarray) -> StoredTensor:
+    """An array as a tensor."""
+    return StoredTensor(
+        name=name,
+        shape=values.shape,
+        dtype=str(values.dtype),
+        num_bytes=values.nbytes,
+        read=lambda start, stop: values[start:stop],
+    )
+
+
+def _cut(ranges: Sequence[Range], start: int, stop: int) -> Iterator[Range]:
+    """The parts of ranges that are the rows from start to stop of all of them together."""
+    for tensor, begin, end in ranges:
+        size = end - begin
+        low, high = max(start, 0), min(stop, size)
+        if low < high:
+            yield Range(tensor, begin + low, begin + high)
+        start, stop = start - size, stop - size
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Rows of one layout, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    data, scales, mins = zip(*parts, strict=True)
+    return Rows(
+        np.concatenate(data),
+        None if scales[0] is None else np.concatenate(scales),
+        None if mins[0] is None else np.concatenate(mins),
+    )
+
+
+def _distinct(ranges: Sequence[Range]) -> list[StoredTensor]:
+    return list({id(each.tensor): each.tensor for each in ranges}.values())
+
+
+def _name(tensors: Sequence[StoredTensor]) -> str:
+    """For messages: of all in files, each once."""
+    return ", ".join(dict.fromkeys(each.name for each in tensors))
