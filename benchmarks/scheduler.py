@@ -86,7 +86,7 @@ def measure(num_running: int) -> Timing:
         append_s.append(t2 - t1)
     for sequence in sequences:
         scheduler.end(sequence)
-    assert scheduler.pool.num_used == 0
+    assert scheduler.pools.num_used == 0
     per_sequence = 1e6 / num_running
     return Timing(
         schedule_us=statistics.median(schedule_s) * per_sequence,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from flaxen.engine.cache.groups import CacheGroup
+from flaxen.engine.cache.groups import CacheGroup, most_pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +65,7 @@ class EngineConfig:
             )
         if self.max_logprobs < 0:
             raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")
-        num_pages = self.groups[0].num_pages
-        if num_pages * self.page_size < self.max_model_len:
-            raise ValueError(
-                f"the KV pool holds {num_pages * self.page_size} tokens, fewer than one "
-                f"sequence of max_model_len ({self.max_model_len}): lower max_model_len or give "
-                "the pool more memory"
-            )
+        self._check_groups()
         if self.compile_sizes and max(self.compile_sizes) < self.max_num_batched_tokens:
             raise ValueError(
                 f"the largest of compile_sizes {self.compile_sizes} must be at least "
@@ -84,3 +78,17 @@ class EngineConfig:
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
                 f"max_num_seqs ({self.max_num_seqs}), so that every sequence can decode in a step"
             )
+
+    def _check_groups(self) -> None:
+        if not self.groups:
+            raise ValueError("groups must have at least one group: each layer belongs to one")
+        for group in self.groups:
+            needed = most_pages(
+                group.spec, self.max_model_len, self.max_num_batched_tokens, self.page_size
+            )
+            if group.num_pages < needed:
+                raise ValueError(
+                    f"the KV pool has {group.num_pages} pages for layers that keep {group.spec}, "
+                    f"and one sequence of max_model_len ({self.max_model_len}) needs {needed}: "
+                    "lower max_model_len or give the pool more memory"
+                )

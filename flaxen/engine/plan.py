@@ -19,6 +19,7 @@ class Scheduled:
     samples: bool  # a token is sampled after the last one
     load_row: bool  # just admitted or resumed: the device's row must be written from the host
     num_scored: int = 0  # of its first tokens, those whose successor's log-probability is wanted
+    num_drafts: int = 0  # of its last tokens, those that are guessed; each may be rejected
 
 
 @dataclass(slots=True)

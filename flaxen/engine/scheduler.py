@@ -6,8 +6,9 @@ computed beside sequences that only need their next one. The engine plans step N
 tokens reach the host, so `schedule` counts a step's tokens as computed, and its samples as in
 flight, at once: steps run on the device in the order in which they were planned.
 
-Knows: sequences, pages, rows, adapter slots, the budget, the pace.
-Deliberately does not know: token texts, stop conditions, sampling, the device, JAX.
+Knows: sequences, who gets pages first, rows, adapter slots, the budget, the pace.
+Deliberately does not know: which pages a kind of cache needs (`cache/pools`), token texts, stop
+conditions, sampling, the device, JAX.
 
 Invariants:
   - The running own their pages and one row each, and a slot holds their adapter; who waits or has
@@ -20,20 +21,21 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from itertools import count, islice, takewhile
+from collections.abc import Callable, Mapping
 
 from flaxen.engine import paced
 from flaxen.engine.adapters.slots import AdapterSlots
-from flaxen.engine.cache.pages import PagePool
-from flaxen.engine.cache.prefixes import Prefixes
+from flaxen.engine.admission import Admission
+from flaxen.engine.cache.pools import Pools
 from flaxen.engine.config import EngineConfig
+from flaxen.engine.counters import Counters
 from flaxen.engine.pace import Pace
 from flaxen.engine.plan import Scheduled, StepPlan
-from flaxen.engine.sequence import NO_SLOT, Sequence
+from flaxen.engine.running import Running
+from flaxen.engine.sequence import Sequence
+from flaxen.engine.waiting import Waiting
 
-_MAX_PASSED = 256  # waiting sequences without a slot that a step looks past
+_NO_DRAFTS: Mapping[Sequence, int] = {}
 
 
 class Scheduler:
@@ -53,28 +55,22 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self._pace = config, pace
-        self.pool = PagePool(
-            config.groups[0].num_pages, enable_prefix_caching=config.enable_prefix_caching
-        )
+        self.pools = Pools(config)
         self.adapter_slots = AdapterSlots(config.lora.max_loras if config.lora is not None else 0)
-        # Counters since the start; EngineStats says what they count.
-        self.sum_slots_allocated = 0
-        self.sum_slots_held = 0
-        self.num_preemptions = 0
-        self.num_prefix_queries = 0
-        self.num_prefix_hits = 0
-        self.num_prompt_tokens = 0
-        self.num_adapter_loads = 0
-
-        self._clock = clock
+        self.counters = Counters()
         self._page_size = config.page_size
-        # Both are ordered sets, so that any sequence can leave in O(1).
-        self._running: dict[Sequence, None] = {}  # in the order in which they were admitted
-        self._waiting: OrderedDict[Sequence, None] = OrderedDict()  # in order of arrival
-        self._free_rows = list(range(config.max_num_seqs))
-        self._num_slots_held = 0  # of the used pages
-        self._orders = count()
-        self._prefixes = Prefixes(config.page_size, is_enabled=config.enable_prefix_caching)
+        self._running = Running(config.max_num_seqs, self.pools, self.adapter_slots, self.counters)
+        self._waiting = Waiting()
+        self._admission = Admission(
+            self._waiting,
+            self._running,
+            self.pools,
+            self.adapter_slots,
+            pace=pace,
+            page_size=config.page_size,
+            counters=self.counters,
+            clock=clock,
+        )
 
     @property
     def num_running(self) -> int:
@@ -88,7 +84,7 @@ class Scheduler:
 
     def waiting(self) -> tuple[Sequence, ...]:
         """All that wait, in order of arrival. Any thread may call."""
-        return tuple(self._waiting)  # copied in one piece
+        return self._waiting.snapshot()
 
     @property
     def has_work(self) -> bool:
@@ -103,23 +99,28 @@ class Scheduler:
         sequence.max_num_tokens = max_model_len
         if max_tokens is not None:
             sequence.max_num_tokens = min(max_model_len, sequence.num_prompt_tokens + max_tokens)
-        sequence.order = next(self._orders)
-        self._waiting[sequence] = None
+        self._waiting.add(sequence)
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, drafts: Mapping[Sequence, int] = _NO_DRAFTS) -> StepPlan:
         """Plans the next step, as if all steps planned before were done.
+
+        Args:
+          drafts: how many tokens are guessed for a sequence that needs its next one. The step
+            computes as many of them as it has room for; `settle_drafts` then takes what became of
+            them.
 
         Returns:
           The plan; without items if there is nothing to compute before tokens in flight arrive.
         """
         plan = StepPlan()
         allowed = self.config.max_num_batched_tokens
-        budget = self._schedule_running(plan, allowed)
-        budget = self._admit(plan, budget)
+        budget = self._schedule_running(plan, allowed, drafts)
+        if self._waiting:
+            budget = self._admission.admit(plan, budget)
         if plan.items:
-            self._num_slots_held += allowed - budget
-            self.sum_slots_held += self._num_slots_held
-            self.sum_slots_allocated += self.pool.num_used * self._page_size
+            num_held, num_allocated = self.pools.count_step(allowed - budget)
+            self.counters.sum_slots_held += num_held
+            self.counters.sum_slots_allocated += num_allocated
         return plan
 
     def append(self, sequence: Sequence, token_id: int) -> None:
@@ -129,22 +130,37 @@ class Scheduler:
         assert sequence.num_in_flight > 0, f"{sequence.request_id}: no token is in flight"
         sequence.num_in_flight -= 1
         sequence.tokens.append(token_id)
-        num_known = len(sequence.tokens)
-        # The page that this token fills gets its name, now or when the token is scheduled.
-        if num_known % self._page_size == 0 and sequence.row is not None:
-            self._prefixes.extend(sequence)
-            if num_known <= sequence.num_computed_tokens:
-                last = num_known // self._page_size - 1
-                self.pool.register([sequence.pages[0][last]], sequence.page_hashes[last:])
+        # The page that this token fills is registered now, or when the token is scheduled.
+        if len(sequence.tokens) % self._page_size == 0 and sequence.row is not None:
+            self.pools.register(sequence)
+
+    def settle_drafts(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:
+        """Takes what became of a step's drafts, before the tokens that it sampled are appended.
+
+        Those that were rejected were never computed nor sampled.
+
+        Args:
+          sequence: one that ended is ignored.
+          num_drafts: as the step was planned.
+          num_accepted: of these.
+        """
+        if sequence.ended or num_drafts == 0:
+            return
+        num_rejected = num_drafts - num_accepted
+        sequence.num_in_flight -= num_rejected
+        if sequence.row is not None:  # else it was preempted, and is computed again
+            num_tokens = sequence.num_computed_tokens - num_rejected
+            self.pools.roll_back(sequence, num_tokens)
+            sequence.num_computed_tokens = num_tokens
+            sequence.num_rejectable -= num_drafts
 
     def end(self, sequence: Sequence) -> None:
         """Removes a sequence, wherever it is, and frees all it owns. Repeated calls do nothing."""
         sequence.ended = True
         if sequence in self._running:
-            del self._running[sequence]
-            self._release(sequence)
+            self._running.remove(sequence)
         else:
-            self._waiting.pop(sequence, None)
+            self._waiting.remove(sequence)
 
     def reset(self) -> None:
         """Preempts all that run and empties the prefix cache: the device lost what its pages held.
@@ -152,12 +168,10 @@ class Scheduler:
         Tokens still in flight will never arrive: they are sampled anew.
         """
         while self._running:
-            latest, _ = self._running.popitem()
-            self._release(latest)
-            self._requeue(latest)
+            self._requeue(self._running.remove_latest())
         for waiting in self._waiting:
             waiting.num_in_flight = 0
-        self.pool.reset_cache()
+        self.pools.reset_cache()
         self.adapter_slots.reset()
 
     def drop_prefix_cache(self) -> None:
@@ -165,8 +179,7 @@ class Scheduler:
 
         Sequences that run keep theirs, and what they add to them is not found either.
         """
-        self._prefixes.drop(self._waiting)
-        self.pool.reset_cache()
+        self.pools.drop_prefixes(self._waiting)
 
     def forget(self, sequence: Sequence) -> None:
         """Keeps the pages that a sequence may have filled from all that are admitted from now on.
@@ -175,13 +188,14 @@ class Scheduler:
         are bad, and who has built on them since, can't be told: all pages under its salt are left
         behind, and are evicted as pages are needed.
         """
-        self._prefixes.distrust(sequence.cache_salt, self._waiting)
+        self.pools.distrust(sequence.cache_salt, self._waiting)
 
-    def _schedule_running(self, plan: StepPlan, budget: int) -> int:
+    def _schedule_running(self, plan: StepPlan, budget: int, drafts: Mapping[Sequence, int]) -> int:
         """Adds the running to the plan, oldest first. Returns what is left of the budget."""
         page_size = self._page_size
         last_slot = page_size - 1
         items = plan.items
+        spare = budget - len(self._running)  # each gets one token before any gets drafts
         for sequence in list(self._running):
             row = sequence.row
             if row is None or budget == 0:
@@ -195,7 +209,12 @@ class Scheduler:
             # registered yet.
             offset = start % page_size
             is_inside = offset > 0 and (in_flight > 0 or offset < last_slot)
-            if is_inside and num_tokens - start == 1 and start >= sequence.num_prompt_tokens:
+            if (
+                is_inside
+                and num_tokens - start == 1
+                and start >= sequence.num_prompt_tokens
+                and not drafts
+            ):
                 sequence.num_computed_tokens = num_tokens
                 sequence.num_in_flight = in_flight + 1
                 items.append(Scheduled(sequence, row, start, 1, True, False))
@@ -204,150 +223,41 @@ class Scheduler:
                 continue
             # Decoding sequences were admitted before any that is still prefilling: the latest
             # admitted are preempted, and nobody is admitted behind a prompt that was cut short.
-            wanted, behind = num_tokens - start, self._prefilling()
+            wanted, behind = num_tokens - start, self._admission.prefilling()
             num_taken = paced.take(self._pace, plan, sequence, wanted, budget, behind)
-            end = start + num_taken
+            num_drafts = 0
+            if drafts and wanted == 1:
+                num_drafts = min(drafts.get(sequence, 0), self._most_drafts(sequence, spare))
+            end = start + num_taken + num_drafts
             if num_taken == 0 or not self._grow(sequence, end, plan):
                 break
-            items.append(self._compute(sequence, row, end, load_row=False))
-            budget -= num_taken
+            items.append(self._running.compute(sequence, end, num_drafts=num_drafts))
+            plan.num_decoding += num_drafts
+            budget -= num_taken + num_drafts
+            spare -= num_drafts
         return budget
 
-    def _prefilling(self) -> Iterator[tuple[Sequence, int]]:
-        """Those that may be computed now, and the tokens that they need: more than one each."""
-        for sequence in reversed(self._running):  # nobody decodes behind them
-            missing = sequence.num_tokens - sequence.num_computed_tokens
-            if missing <= 1:
-                break
-            yield sequence, missing
-        for sequence in islice(self._waiting, len(self._free_rows)):
-            yield sequence, sequence.num_tokens - len(self._cached(sequence)) * self._page_size
-
-    def _admit(self, plan: StepPlan, budget: int) -> int:
-        """Adds the waiting to the plan, first come first. Returns what is left of the budget."""
-        turns = self.adapter_slots.turns()
-        for sequence in list(islice(self._waiting, len(self._free_rows) + _MAX_PASSED)):
-            if not self._free_rows or budget <= 0:
-                break
-            if paced.left(self._pace, plan, sequence, budget, self._prefilling()) == 0:
-                break
-            if not turns.may_run(sequence.adapter):
-                continue
-            # A resumed sequence is computed from the host's tokens: all of them must be there.
-            if sequence.num_in_flight or not self._acquire(sequence):
-                break
-            assert len(sequence.tokens) < sequence.max_num_tokens, (
-                f"{sequence.request_id} has all its {sequence.max_num_tokens} tokens: end it"
-            )
-            del self._waiting[sequence]
-            self._running[sequence] = None
-            row = sequence.row = self._free_rows.pop()
-            self._pin(sequence, plan)
-            start = sequence.num_computed_tokens
-            wanted = len(sequence.tokens) - start
-            num_taken = paced.take(self._pace, plan, sequence, wanted, budget, self._prefilling())
-            plan.items.append(self._compute(sequence, row, start + num_taken, load_row=True))
-            budget -= num_taken
-        return budget
-
-    def _pin(self, sequence: Sequence, plan: StepPlan) -> None:
-        """Keeps the sequence's adapter in a slot, which the plan fills if it must be."""
-        if sequence.adapter is not None:
-            sequence.adapter_slot, must_fill = self.adapter_slots.pin(sequence.adapter)
-            if must_fill:
-                plan.adapter_loads.append((sequence.adapter_slot, sequence.adapter))
-                self.num_adapter_loads += 1
-
-    def _compute(self, sequence: Sequence, row: int, end: int, *, load_row: bool) -> Scheduled:
-        """Counts the tokens before `end` as computed, and a sample after the last as in flight."""
-        start = sequence.num_computed_tokens
-        sequence.num_computed_tokens = end
-        # Nothing predicts the first token of a prompt, and its last one predicts an output's.
-        num_scored = min(end, sequence.num_prompt_tokens - 1) - start if sequence.is_scored else 0
-        # The pages are registered before the step has run. Whoever finds them is at the earliest
-        # in this same step, in which each layer writes all keys before it reads any.
-        filled = slice(start // self._page_size, min(end, len(sequence.tokens)) // self._page_size)
-        self.pool.register(sequence.pages[0][filled], sequence.page_hashes[filled])
-        samples = end == sequence.num_tokens
-        if samples:
-            if end == sequence.num_prompt_tokens:
-                self.num_prompt_tokens += end
-            sequence.num_in_flight += 1
-        return Scheduled(sequence, row, start, end - start, samples, load_row, max(0, num_scored))
+    def _most_drafts(self, sequence: Sequence, spare: int) -> int:
+        """How many drafts of a sequence the step may compute; `spare` tokens nobody needs."""
+        num_more = sequence.max_num_tokens - sequence.num_tokens - 1
+        # So many tokens behind the accepted ones, and no more, can a chunk have.
+        num_open = self.config.max_num_batched_tokens - 1 - sequence.num_rejectable
+        most = min(spare, num_more, num_open) if self.pools.can_roll_back else 0
+        return max(0, most)
 
     def _grow(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Gives a running sequence pages, taken from the latest; False if that was itself."""
-        num_missing = max(0, -(-num_tokens // self._page_size) - len(sequence.pages[0]))
-        while self.pool.num_free < num_missing:
-            latest, _ = self._running.popitem()
-            self._release(latest)
+        while not self.pools.grow(sequence, num_tokens):
+            latest = self._running.remove_latest()
             self._requeue(latest)
             plan.preempted.append(latest)
-            self.num_preemptions += 1
+            self.counters.num_preemptions += 1
             if latest is sequence:
                 return False
-        sequence.pages[0] += self.pool.allocate(num_missing)
         return True
 
     def _requeue(self, sequence: Sequence) -> None:
-        """Puts a sequence that was released where it was in the queue, to be computed again."""
+        """Lets a sequence that was preempted wait, to be computed again."""
         sequence.num_computed_tokens = 0
         sequence.page_hashes.clear()  # `forget` may have outdated them
-        # Who was overtaken comes first again.
-        older = list(takewhile(lambda other: other.order < sequence.order, self._waiting))
-        self._waiting[sequence] = None
-        for each in (sequence, *reversed(older)):
-            self._waiting.move_to_end(each, last=False)
-
-    def _acquire(self, sequence: Sequence) -> bool:
-        """Gives a sequence pages for all its known tokens, those in the prefix cache first.
-
-        All at once, not for the first chunk only: two long prompts admitted on the same free
-        pages would preempt each other half-way. And one page for each running sequence stays
-        free: without it, who was just admitted is often preempted, and its work lost, as soon as
-        an older sequence grows. Sets pages and num_computed_tokens.
-
-        Returns:
-          False if there are too few free pages; then the sequence owns none.
-        """
-        found = self._cached(sequence)
-        num_reused = self.pool.retain(found)
-        num_new = -(-len(sequence.tokens) // self._page_size) - len(found)
-        if self.pool.num_free < num_new + len(self._running):
-            self.pool.release(found)
-            return False
-        sequence.pages = [found + self.pool.allocate(num_new)]
-        sequence.num_computed_tokens = len(found) * self._page_size
-        self._num_slots_held += num_reused * self._page_size
-        if sequence.num_cached_tokens is None:  # the first time
-            sequence.num_cached_tokens = sequence.num_computed_tokens
-            sequence.first_scheduled_s = self._clock()
-            if self._looks_up(sequence):
-                self.num_prefix_queries += sequence.num_prompt_tokens
-                self.num_prefix_hits += sequence.num_cached_tokens
-        return True
-
-    def _cached(self, sequence: Sequence) -> list[int]:
-        """The pages of the prefix cache that hold a sequence's beginning."""
-        self._prefixes.extend(sequence)
-        # The last position must be computed, found or not: what comes next is in its logits.
-        max_found = (len(sequence.tokens) - 1) // self._page_size
-        return self.pool.lookup(sequence.page_hashes[: max_found * self._looks_up(sequence)])
-
-    def _looks_up(self, sequence: Sequence) -> bool:
-        """Whether its prompt may come from the prefix cache: not where each position is scored."""
-        return self.config.enable_prefix_caching and sequence.prompt_logprobs is None
-
-    def _release(self, sequence: Sequence) -> None:
-        """Frees the pages, the row and the slot of a sequence that no longer runs."""
-        assert sequence.row is not None
-        if sequence.adapter is not None:
-            self.adapter_slots.unpin(sequence.adapter)
-            sequence.adapter_slot = NO_SLOT
-        num_full, num_in_last = divmod(sequence.num_computed_tokens, self._page_size)
-        # Pages that are not full are never shared, so that only full ones can stay used.
-        num_kept = len(sequence.pages[0]) - self.pool.release(sequence.pages[0])
-        self._num_slots_held -= (num_full - num_kept) * self._page_size + num_in_last
-        self._free_rows.append(sequence.row)
-        sequence.row = None
-        sequence.pages = []
+        self._waiting.put_back(sequence)

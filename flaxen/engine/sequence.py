@@ -10,6 +10,7 @@ from flaxen.engine.checked import CheckedRequest
 from flaxen.protocol import SamplingParams
 
 NO_SLOT = -1
+NO_PAGE = -1
 
 
 @dataclass(kw_only=True, eq=False, slots=True)
@@ -33,10 +34,14 @@ class Sequence:
     max_num_tokens: int = 0  # prompt and output at most; add() derives it from the limits
     num_computed_tokens: int = 0  # tokens whose keys are in pages, steps in flight included
     num_in_flight: int = 0  # tokens sampled on the device that have not reached the host
+    # Drafts (guessed tokens) in flight. Each may be rejected, and then was neither computed nor
+    # sampled: until that is known, the two numbers above are the most that there can be.
+    num_rejectable: int = 0
     # That it owns in each cache group, while running: the i-th of a group holds its tokens from
-    # i * page_size on.
+    # i * page_size on, and is NO_PAGE behind a window. Of a State it is the only one.
     pages: list[list[int]] = field(default_factory=list)
     page_hashes: list[bytes] = field(default_factory=list)  # of the full pages of known tokens
+    num_registered: int = 0  # of its pages that others can find, or that it was given as cached
     row: int | None = None  # in the device's per-sequence state, while running
     adapter_slot: int = NO_SLOT  # that holds its adapter, while running
     num_cached_tokens: int | None = None  # prompt tokens found by the first prefix look-up

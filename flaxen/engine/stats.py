@@ -25,18 +25,18 @@ def engine_stats(
       num_generated: tokens.
       num_steps: steps dispatched.
     """
-    pool, slots = scheduler.pool, scheduler.adapter_slots
+    pools, slots = scheduler.pools, scheduler.adapter_slots
     return EngineStats(
         num_running=scheduler.num_running,
         num_waiting=scheduler.num_waiting,
-        num_pages=pool.num_pages,
-        num_used_pages=pool.num_used,
-        sum_slots_allocated=scheduler.sum_slots_allocated,
-        sum_slots_held=scheduler.sum_slots_held,
-        num_preemptions=scheduler.num_preemptions,
-        num_prefix_queries=scheduler.num_prefix_queries,
-        num_prefix_hits=scheduler.num_prefix_hits,
-        num_prompt_tokens=scheduler.num_prompt_tokens,
+        num_pages=pools.num_pages,
+        num_used_pages=pools.num_used,
+        sum_slots_allocated=scheduler.counters.sum_slots_allocated,
+        sum_slots_held=scheduler.counters.sum_slots_held,
+        num_preemptions=scheduler.counters.num_preemptions,
+        num_prefix_queries=scheduler.counters.num_prefix_queries,
+        num_prefix_hits=scheduler.counters.num_prefix_hits,
+        num_prompt_tokens=scheduler.counters.num_prompt_tokens,
         num_generated_tokens=num_generated,
         num_steps=num_steps,
         num_finished=num_ended[FinishReason.STOP] + num_ended[FinishReason.LENGTH],
@@ -45,7 +45,7 @@ def engine_stats(
         max_loras=slots.num_slots,
         running_adapters=_names(slots.pinned()),
         waiting_adapters=_names(each.adapter for each in scheduler.waiting()),
-        num_adapter_loads=scheduler.num_adapter_loads,
+        num_adapter_loads=scheduler.counters.num_adapter_loads,
     )
 
 

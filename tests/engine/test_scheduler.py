@@ -87,7 +87,7 @@ def test_a_long_prompt_is_chunked_by_the_budget_that_older_decodes_leave() -> No
         (4, 1, True, False), (14, 6, True, False), (0, 1, False, True),
     ]  # fmt: skip
     assert parts(s.schedule())[2] == (1, 2, True, False)
-    assert s.num_prompt_tokens == 2 + 20 + 3
+    assert s.counters.num_prompt_tokens == 2 + 20 + 3
 
 
 def test_a_prompt_counts_once_even_if_its_last_chunk_looks_like_a_decode() -> None:
@@ -95,7 +95,7 @@ def test_a_prompt_counts_once_even_if_its_last_chunk_looks_like_a_decode() -> No
     s.add(a)
     plans = [s.schedule() for _ in range(4)]
     assert [parts(plan)[0] for plan in plans[:2]] == [(0, 2, False, True), (2, 1, True, False)]
-    assert s.num_prompt_tokens == 3
+    assert s.counters.num_prompt_tokens == 3
 
 
 def test_no_more_sequences_run_than_there_are_rows() -> None:
@@ -151,8 +151,10 @@ def test_sequences_of_one_step_share_the_prefix_that_it_computes() -> None:
     assert a.pages[0][:2] == b.pages[0][:2] == c.pages[0][:2]
     assert len({a.pages[0][2], b.pages[0][2], c.pages[0][2]}) == 3
     assert (a.num_cached_tokens, b.num_cached_tokens) == (0, 8)
-    assert (s.num_prefix_queries, s.num_prefix_hits, s.num_prompt_tokens) == (30, 16, 30)
-    assert (s.sum_slots_allocated, s.sum_slots_held) == (5 * 4, 8 + 3 * 2)
+    counters = s.counters
+    assert (counters.num_prefix_queries, counters.num_prefix_hits) == (30, 16)
+    assert counters.num_prompt_tokens == 30
+    assert (counters.sum_slots_allocated, counters.sum_slots_held) == (5 * 4, 8 + 3 * 2)
 
 
 def test_a_chunk_that_is_planned_is_found_and_the_rest_is_not() -> None:
@@ -170,7 +172,7 @@ def test_the_last_token_is_computed_even_if_all_pages_are_cached() -> None:
     s.end(a)
     s.add(b)
     assert parts(s.schedule()) == [(4, 4, True, True)]
-    s.pool.check_invariants()
+    s.pools.check_invariants()
 
 
 def test_outputs_are_found_too() -> None:
@@ -206,7 +208,7 @@ def test_without_prefix_caching_nothing_is_shared_or_counted() -> None:
     for _ in range(2):
         s.add(sequence(range(10)))
     assert [start for start, *_ in parts(s.schedule())] == [0, 0]
-    assert s.num_prefix_queries == 0
+    assert s.counters.num_prefix_queries == 0
 
 
 def test_prompt_logprobs_need_every_position_but_are_found_by_others() -> None:
@@ -214,7 +216,7 @@ def test_prompt_logprobs_need_every_position_but_are_found_by_others() -> None:
     s.add(sequence(range(10)))
     s.add(a)
     assert [start for start, *_ in parts(s.schedule())] == [0, 0]
-    assert (a.num_cached_tokens, s.num_prefix_queries) == (0, 10)
+    assert (a.num_cached_tokens, s.counters.num_prefix_queries) == (0, 10)
 
 
 def test_the_first_step_is_stamped() -> None:

@@ -175,7 +175,7 @@ class FakeEngine:
                 self.deliver()
         assert not self.alive, f"{len(self.alive)} sequences starve"
         assert not self.scheduler.has_work
-        assert self.scheduler.pool.num_used == 0
+        assert self.scheduler.pools.num_used == 0
         assert set(self.ends.values()) <= {1}, "a sequence did not end exactly once"
 
 
@@ -243,7 +243,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def step(self, fails: bool, faulty: int | None, seconds: float) -> None:
         engine = self.engine
-        held, allocated = engine.scheduler.sum_slots_held, engine.scheduler.sum_slots_allocated
+        held, allocated = (
+            engine.scheduler.counters.sum_slots_held,
+            engine.scheduler.counters.sum_slots_allocated,
+        )
         oldest = next(iter([*engine.running, *engine.alive]), None)
         is_ready = oldest is not None and oldest.num_in_flight == 0
         wanting = [
@@ -273,9 +276,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             page_size = engine.config.page_size
             filled = {engine.slot(s, i) for s in engine.alive for i in range(s.num_computed_tokens)
                       if s.row is not None}  # fmt: skip
-            assert engine.scheduler.sum_slots_held - held == len(filled)
-            num_slots = engine.scheduler.pool.num_used * page_size
-            assert engine.scheduler.sum_slots_allocated - allocated == num_slots
+            assert engine.scheduler.counters.sum_slots_held - held == len(filled)
+            num_slots = engine.scheduler.pools.num_used * page_size
+            assert engine.scheduler.counters.sum_slots_allocated - allocated == num_slots
 
     def nobody_was_overtaken(self, plan: StepPlan) -> None:
         """But those who wait for an adapter's slot, while all slots are taken."""
@@ -306,7 +309,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def owns_what_it_should(self) -> None:
         engine, scheduler = self.engine, self.engine.scheduler
-        scheduler.pool.check_invariants()
+        scheduler.pools.check_invariants()
         running = engine.running
         assert set(running) == {s for s in engine.alive if s.row is not None}
         adapters = {s.adapter for s in running if s.adapter is not None}
@@ -330,14 +333,14 @@ class SchedulerMachine(RuleBasedStateMachine):
                     assert sequence.adapter is other.adapter
                     assert min(sequence.num_computed_tokens, other.num_computed_tokens) >= end
                     assert sequence.tokens[:end] == other.tokens[:end], "not a shared prefix"
-        assert scheduler.pool.num_used == len(owners)
+        assert scheduler.pools.num_used == len(owners)
 
     @invariant()
     def cached_pages_hold_what_their_hash_says(self) -> None:
         page_size, memory = self.engine.config.page_size, self.engine.memory
         for sequence in self.engine.truth:
             for i, content in enumerate(sequence.page_hashes):
-                for page in self.engine.scheduler.pool.lookup([content]):
+                for page in self.engine.scheduler.pools.pools[0].lookup([content]):
                     slots = memory[page * page_size : (page + 1) * page_size]
                     expected = sequence.tokens[i * page_size : (i + 1) * page_size]
                     assert slots == expected or any(isinstance(slot, Fault) for slot in slots)
@@ -371,9 +374,9 @@ def test_ten_thousand_requests_end_once_and_leave_no_page() -> None:
         if not engine.step().items or len(engine.outstanding) > 1:
             engine.deliver()
     assert list(engine.ends.values()) == [1] * 10_000
-    assert engine.scheduler.num_preemptions > 0
-    assert engine.scheduler.num_adapter_loads > 10
-    assert engine.scheduler.num_prefix_hits > 0
+    assert engine.scheduler.counters.num_preemptions > 0
+    assert engine.scheduler.counters.num_adapter_loads > 10
+    assert engine.scheduler.counters.num_prefix_hits > 0
     assert not engine.scheduler.has_work
-    assert engine.scheduler.pool.num_used == 0
-    engine.scheduler.pool.check_invariants()
+    assert engine.scheduler.pools.num_used == 0
+    engine.scheduler.pools.check_invariants()

@@ -61,18 +61,18 @@ def test_the_latest_is_preempted_and_resumed_when_its_tokens_are_known() -> None
     assert plan.preempted == [b]
     assert [item.sequence for item in plan.items] == [a]
     assert (b.row, b.pages, b.num_computed_tokens) == (None, [], 0)
-    assert (s.num_preemptions, s.num_running, s.num_waiting) == (1, 1, 1)
+    assert (s.counters.num_preemptions, s.num_running, s.num_waiting) == (1, 1, 1)
     s.end(a)
     for each in plans:
         assert s.schedule().items == []  # some of its tokens are on the device
         deliver(s, each)
-    num_prompt_tokens = s.num_prompt_tokens
+    num_prompt_tokens = s.counters.num_prompt_tokens
     [item] = s.schedule().items
     assert (item.sequence, item.load_row, item.samples) == (b, True, True)
     assert item.start + item.num_tokens == len(b.tokens) > 4
     assert item.start > 0  # pages of its own are still cached
     assert b.num_cached_tokens == 0  # of the first time
-    assert (s.num_prompt_tokens, s.num_prefix_queries) == (num_prompt_tokens, 8)
+    assert (s.counters.num_prompt_tokens, s.counters.num_prefix_queries) == (num_prompt_tokens, 8)
 
 
 def test_a_complete_sequence_that_is_not_ended_is_our_own_bug() -> None:
@@ -93,7 +93,7 @@ def test_a_sequence_that_finds_no_page_preempts_itself_if_it_is_the_latest() -> 
     s.add(a)
     s.add(b)
     s.schedule()
-    s.pool.allocate(2)  # somebody else's
+    s.pools.pools[0].allocate(2)  # somebody else's
     plan = s.schedule()
     assert ([item.sequence for item in plan.items], plan.preempted) == ([a], [b])
 
@@ -138,9 +138,9 @@ def test_a_sequence_can_end_in_every_state(state: str) -> None:
         assert (each.row, each.pages) == (None, [])
     for plan in plans:
         deliver(s, plan)  # too late, and ignored
-    assert (s.num_running, s.num_waiting, s.has_work, s.pool.num_used) == (0, 0, False, 0)
+    assert (s.num_running, s.num_waiting, s.has_work, s.pools.num_used) == (0, 0, False, 0)
     assert s.schedule() == StepPlan()
-    s.pool.check_invariants()
+    s.pools.check_invariants()
 
 
 @pytest.mark.parametrize("ended_before", [False, True])
@@ -194,8 +194,8 @@ def test_after_a_reset_all_that_ran_is_computed_again_in_order() -> None:
     s.schedule()
     s.add(c)
     s.reset()
-    assert (s.num_running, s.num_waiting, s.pool.num_used) == (0, 3, 0)
+    assert (s.num_running, s.num_waiting, s.pools.num_used) == (0, 3, 0)
     plan = s.schedule()
     assert [item.sequence for item in plan.items] == [a, b, c]
     assert parts(plan) == [(0, 7, True, True), (0, 7, True, True), (0, 6, True, True)]
-    s.pool.check_invariants()
+    s.pools.check_invariants()

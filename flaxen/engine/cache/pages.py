@@ -132,6 +132,10 @@ class PagePool:
             pages.append(page)
         return pages
 
+    def holds(self, content: bytes) -> bool:
+        """Whether some page has this hash."""
+        return content in self._page_of
+
     def register(self, pages: list[int], hashes: list[bytes]) -> None:
         """Makes owned pages findable by their hashes, except where another page holds the same."""
         if not self.enable_prefix_caching:

@@ -1,0 +1,114 @@
+"""Lets waiting sequences run: first come, first served, as far as rows, pages and tokens go.
+
+Deliberately does not know: what the running compute, who is preempted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from flaxen.engine import paced
+from flaxen.engine.adapters.slots import AdapterSlots
+from flaxen.engine.cache.pools import Pools
+from flaxen.engine.counters import Counters
+from flaxen.engine.pace import Pace
+from flaxen.engine.plan import StepPlan
+from flaxen.engine.running import Running
+from flaxen.engine.sequence import Sequence
+from flaxen.engine.waiting import Waiting
+
+_MAX_PASSED = 256  # waiting sequences without a slot that a step looks past
+
+
+class Admission:
+    """Takes from those that wait, and gives to those that run.
+
+    Args:
+      waiting: in order of arrival.
+      running: gets them.
+      pools: of pages.
+      adapter_slots: of adapters.
+      pace: of prompts; None: only the budget's.
+      page_size: tokens.
+      counters: are counted up.
+      clock: seconds, monotonic; stamps Sequence.first_scheduled_s.
+    """
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        running: Running,
+        pools: Pools,
+        adapter_slots: AdapterSlots,
+        *,
+        pace: Pace | None,
+        page_size: int,
+        counters: Counters,
+        clock: Callable[[], float],
+    ) -> None:
+        self._waiting, self._running, self._pools = waiting, running, pools
+        self._adapter_slots, self._pace, self._page_size = adapter_slots, pace, page_size
+        self._counters, self._clock = counters, clock
+
+    def admit(self, plan: StepPlan, budget: int) -> int:
+        """Adds the waiting to the plan. Returns what is left of the budget."""
+        turns = self._adapter_slots.turns()
+        for sequence in list(islice(self._waiting, self._running.num_free_rows + _MAX_PASSED)):
+            if not self._running.num_free_rows or budget <= 0:
+                break
+            if paced.left(self._pace, plan, sequence, budget, self.prefilling()) == 0:
+                break
+            if not turns.may_run(sequence.adapter):
+                continue
+            # A resumed sequence is computed from the host's tokens: all of them must be there.
+            if sequence.num_in_flight or not self._start(sequence):
+                break
+            assert len(sequence.tokens) < sequence.max_num_tokens, (
+                f"{sequence.request_id} has all its {sequence.max_num_tokens} tokens: end it"
+            )
+            self._running.pin_adapter(sequence, plan)
+            start = sequence.num_computed_tokens
+            wanted = len(sequence.tokens) - start
+            num_taken = paced.take(self._pace, plan, sequence, wanted, budget, self.prefilling())
+            has_pages = self._pools.grow(sequence, start + num_taken)
+            assert has_pages, f"{sequence.request_id} was admitted, but too few pages are free"
+            plan.items.append(self._running.compute(sequence, start + num_taken, load_row=True))
+            budget -= num_taken
+        self._counters.num_adapter_loads += len(plan.adapter_loads)
+        return budget
+
+    def prefilling(self) -> Iterator[tuple[Sequence, int]]:
+        """Those that may be computed now, and the tokens that they need: more than one each."""
+        for sequence in reversed(self._running):  # nobody decodes behind them
+            missing = sequence.num_tokens - sequence.num_computed_tokens
+            if missing <= 1:
+                break
+            yield sequence, missing
+        for sequence in islice(self._waiting, self._running.num_free_rows):
+            yield sequence, sequence.num_tokens - self._num_cached(sequence) * self._page_size
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Lets a sequence run. Returns False if there are too few free pages."""
+        num_cached = self._num_cached(sequence)
+        if not self._running.admit(sequence, num_cached):
+            return False
+        self._waiting.remove(sequence)
+        sequence.num_computed_tokens = num_cached * self._page_size
+        if sequence.num_cached_tokens is None:  # the first time
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            sequence.first_scheduled_s = self._clock()
+            if self._looks_up(sequence):
+                self._counters.num_prefix_queries += sequence.num_prompt_tokens
+                self._counters.num_prefix_hits += sequence.num_cached_tokens
+        return True
+
+    def _num_cached(self, sequence: Sequence) -> int:
+        """How many pages' tokens of a sequence's beginning the prefix cache holds."""
+        # The last position must be computed, found or not: what comes next is in its logits.
+        max_found = (len(sequence.tokens) - 1) // self._page_size
+        return self._pools.num_cached(sequence, max_found * self._looks_up(sequence))
+
+    def _looks_up(self, sequence: Sequence) -> bool:
+        """Whether its prompt may come from the prefix cache: not where each position is scored."""
+        return self._pools.has_prefixes and sequence.prompt_logprobs is None

@@ -1,0 +1,18 @@
+"""What a scheduler counts since its start. `EngineStats` hands it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """The words are those of `EngineStats`."""
+
+    sum_slots_allocated: int = 0
+    sum_slots_held: int = 0
+    num_preemptions: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    num_prompt_tokens: int = 0
+    num_adapter_loads: int = 0
