@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from report import report
 
-from flaxen.cli.bench.limits import measure
+from flaxen.cli.bench.limits import measure_limits
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--isa", choices=cpu_library.ISAS)
     args = parser.parse_args()
     cpu_library.configure(isa=args.isa)
-    limits = measure(str(DTYPE))
+    limits = measure_limits(str(DTYPE))
     peak = limits.matmul_flops["float32"]
     machine = f"{limits.read_bytes_s / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s float32"
     print(f"{machine}; {cpu_library.isa()}")

@@ -85,9 +85,9 @@ def _run(directory: Path) -> dict[str, Any]:
         "num_records": len(trained),
         "num_questions": before["num_questions"],
         **{
-            f"{when}_{name}": round(found[name], 4)
+            f"{when}_{name}": round(found[key], 4)
             for when, found in (("before", before), ("after", after))
-            for name in ("accuracy", "stderr")
+            for name, key in (("accuracy", "acc"), ("stderr", "acc_stderr"))
         },
         "num_steps": len(steps),
         "num_tokens": sum(each["num_tokens"] for each in steps),

@@ -6,13 +6,13 @@ import json
 import sys
 from dataclasses import asdict
 
-from flaxen.cli.bench.limits import measure
+from flaxen.cli.bench.limits import measure_limits
 from flaxen.cli.bench.report import limits_line
 
 
 def main() -> None:
     """Measures for a few seconds; the last line is JSON."""
-    limits = measure("bfloat16")
+    limits = measure_limits("bfloat16")
     print(limits_line(limits), file=sys.stderr)
     print(json.dumps(asdict(limits)))
 

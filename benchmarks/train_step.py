@@ -19,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 from report import report
 
-from flaxen.cli.bench.limits import measure
+from flaxen.cli.bench.limits import measure_limits
 from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
@@ -131,7 +131,7 @@ def main() -> None:
             began = time.perf_counter()
             run()
             best[name] = min(best[name], time.perf_counter() - began)
-    peak = measure("float32").matmul_flops["float32"]
+    peak = measure_limits("float32").matmul_flops["float32"]
     rows = []
     for name, seconds in best.items():
         tokens = int(np.prod([int(n) for n in name.split()[0].split("x")]))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flaxen.cli.bench.run import Rep
+from flaxen.cli.bench.measure import Rep
 from flaxen.cli.bench.workloads import Batch, Workload
 
 from .worker import UnsupportedError, Worker, WorkerError, start

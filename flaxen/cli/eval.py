@@ -4,134 +4,121 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
-from flaxen.cli import options
-from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli import panels
+from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
+from flaxen.cli.machine import MachineOptions
+from flaxen.cli.options import (
+    AdapterOptions,
+    ChatTemplateOptions,
+    Model,
+    ModelOptions,
+    engine_args,
+)
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from flaxen.build import EngineArgs
-    from flaxen.models.model import Model
+    from flaxen.cli.progress import OnProgress
+    from flaxen.data.config import OnBadRecord
+    from flaxen.models.model import Model as ModelDefinition
     from flaxen.text.tokenizer import Tokenizer
     from flaxen.train.evaluate import Score
     from flaxen.weights.checkpoint import Checkpoint
     from flaxen.weights.definition import Definition
 
 TASKS = ("auto", "perplexity", "choice")
-_DATA_PANEL = "Data"
 _LENGTH = 1024  # tokens of a row, where the model takes so many
+_data_option = partial(typer.Option, rich_help_panel=panels.DATA)
 
 
-def evaluate(
-    model: options.Model,
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """On what a model is scored, and in which options.
+
+    Raises:
+      ValueError: an option has a value that it does not know.
+    """
+
     data: Annotated[
         list[Path],
-        typer.Option(
+        _data_option(
             "--data",
             "-d",
             metavar="FILE",
             help="A .jsonl, .txt, .md or .parquet file; may be given several times.",
-            rich_help_panel=_DATA_PANEL,
         ),
-    ],
+    ]
     task: Annotated[
         str,
-        typer.Option(
+        _data_option(
             help="perplexity of the texts, completions or chats; choice, of questions with choices "
             "and an answer; or auto, by the first record.",
-            rich_help_panel=_DATA_PANEL,
         ),
-    ] = "auto",
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A LoRA adapter's directory, as PEFT writes it, beside the model.",
-            rich_help_panel=options.MODEL_PANEL,
-        ),
-    ] = None,
+    ] = "auto"
     sequence_length: Annotated[
         int | None,
-        typer.Option(
+        _data_option(
             min=2,
             help="Tokens of a row: long texts are split, longer chats and prompts are cut.",
             show_default=f"{_LENGTH}, or the model's own where that is less",
-            rich_help_panel=_DATA_PANEL,
         ),
-    ] = None,
+    ] = None
     stride: Annotated[
         int | None,
-        typer.Option(
+        _data_option(
             min=1,
             help="New tokens in each window of a long text; those before them are context. Less "
             "is slower, and gives each token more context.",
             show_default="--sequence-length: windows side by side",
-            rich_help_panel=_DATA_PANEL,
         ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Rows computed at once.", rich_help_panel=_DATA_PANEL)
-    ] = 4,
+    ] = None
+    batch_size: Annotated[int, _data_option(min=1, help="Rows computed at once.")] = 4
     on_bad_record: Annotated[
-        str,
-        typer.Option(
-            help="fail at records that can't be used, or skip and count them.",
-            rich_help_panel=_DATA_PANEL,
-        ),
-    ] = "fail",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    dtype: options.Dtype = "auto",
-    impl: options.Impl = "auto",
-    quantization: options.Quantization = "auto",
-    checkpoint: options.Checkpoint = None,
-    chat_template: options.ChatTemplate = None,
-    threads: options.Threads = None,
-    compile_cache: options.CompileCache = None,
-    offline: options.Offline = False,
+        str, _data_option(help="fail at records that can't be used, or skip and count them.")
+    ] = "fail"
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"the task {self.task!r} is not known: use one of {', '.join(TASKS)}")
+        if self.on_bad_record not in ("fail", "skip"):
+            raise ValueError(f"--on-bad-record must be fail or skip, got {self.on_bad_record!r}")
+
+
+def evaluate(
+    model: Model,
+    options: EvalOptions,
+    adapter: AdapterOptions,
+    model_options: ModelOptions,
+    template: ChatTemplateOptions,
+    machine: MachineOptions,
 ) -> None:
     """Score a model on files: perplexity, or multiple choice."""
-    if task not in TASKS:
-        raise ValueError(f"the task {task!r} is not known: use one of {', '.join(TASKS)}")
-    if on_bad_record not in ("fail", "skip"):
-        raise ValueError(f"--on-bad-record must be fail or skip, got {on_bad_record!r}")
-    if task == "auto":
-        task = find_task(data[0])
-    if task == "choice" and stride is not None:
+    task = find_task(options.data[0]) if options.task == "auto" else options.task
+    if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
-
-    args = options.engine_args(
-        model,
-        compile_cache,
-        dtype=dtype,
-        impl=impl,
-        quantization=quantization,
-        offline=offline,
-        chat_template=chat_template,
-    )
-
-    from flaxen.build import open_model
-
-    cpu = set_up_cpu(threads)
+    args = engine_args(model, model_options, template, machine)
+    cpu = machine.set_up()
     with show_progress(Console(stderr=True)) as on_progress:
-        opened = find_definition(model, checkpoint) or open_model(args)
-        subject = _load(opened, args, adapter, on_progress)
+        subject = _load(args, model_options.checkpoint, adapter.adapter, on_progress)
     announce(cpu)
-    rows = _Rows(
-        files=tuple(data),
-        length=_row_length(sequence_length, subject.model.max_position),
-        stride=stride,
-        batch_size=batch_size,
-        on_bad_record=on_bad_record,
-    )
-    found = (_perplexity if task == "perplexity" else _choice)(subject, rows)
-    result = {"task": task, "model": model, "adapter": str(adapter) if adapter else None, **found}
-    print(json.dumps(result) if as_json else describe(result))
+    length = _row_length(options.sequence_length, subject.model.max_position)
+    found = (_perplexity if task == "perplexity" else _choice)(subject, options, length)
+    result = {
+        "task": task,
+        "model": model,
+        "adapter": str(adapter.adapter) if adapter.adapter else None,
+        **found,
+    }
+    print(json.dumps(result) if options.as_json else describe(result))
 
 
 def find_task(file: Path) -> str:
@@ -162,10 +149,10 @@ def describe(result: dict[str, Any]) -> str:
             f"{result['sequence_length']} tokens, {result['stride']} new in each{skipped}{cut})"
         )
     return (
-        f"accuracy {result['accuracy']:.4f} ± {result['stderr']:.4f}, by length "
-        f"{result['accuracy_norm']:.4f} ± {result['stderr_norm']:.4f}, over "
-        f"{result['num_questions']} questions (the choice of the highest log-probability, and of "
-        f"the highest a byte{skipped}{cut})"
+        f"acc {result['acc']:.4f} ± {result['acc_stderr']:.4f}, acc_norm "
+        f"{result['acc_norm']:.4f} ± {result['acc_norm_stderr']:.4f}, over "
+        f"{result['num_questions']} questions (acc_norm divides the log-probability of a choice by "
+        f"its length in bytes{skipped}{cut})"
     )
 
 
@@ -173,20 +160,13 @@ def describe(result: dict[str, Any]) -> str:
 class _Subject:
     """What is scored."""
 
-    model: Model
+    model: ModelDefinition
     tokenizer: Tokenizer
     score: Score
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """On what, and in which rows."""
-
-    files: tuple[Path, ...]
-    length: int
-    stride: int | None
-    batch_size: int
-    on_bad_record: Any  # checked: fail or skip
+def _checked(options: EvalOptions) -> OnBadRecord:
+    return cast("OnBadRecord", options.on_bad_record)
 
 
 def _row_length(wanted: int | None, max_position: int) -> int:
@@ -199,14 +179,16 @@ def _row_length(wanted: int | None, max_position: int) -> int:
 
 
 def _load(
-    opened: Checkpoint | Definition, args: EngineArgs, adapter: Path | None, on_progress: Any
+    args: EngineArgs, checkpoint: Path | None, adapter: Path | None, on_progress: OnProgress
 ) -> _Subject:
-    from flaxen.build import compute_dtype
+    from flaxen.build import compute_dtype, open_model
     from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
     from flaxen.train.evaluate import make_score
     from flaxen.weights.adapters.peft import load_adapter
 
+    opened: Checkpoint | Definition
+    opened = find_definition(args.model, checkpoint) or open_model(args)
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
     backend = choose_backend(args.backend)
@@ -221,24 +203,23 @@ def _load(
     return _Subject(model=model, tokenizer=tokenizer, score=score)
 
 
-def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:
+def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
     from flaxen.data.config import DataConfig
     from flaxen.data.iterate import open_data
     from flaxen.train.evaluate import perplexity
 
-    stride = rows.stride or rows.length
-    if stride > rows.length:
+    stride = options.stride or length
+    if stride > length:
         raise ValueError(
-            f"--stride {stride} is more than the {rows.length} tokens of a row: tokens would be "
-            "left out"
+            f"--stride {stride} is more than the {length} tokens of a row: tokens would be left out"
         )
     config = DataConfig(
-        files=rows.files,
-        batch_size=rows.batch_size,
-        sequence_length=rows.length,
+        files=tuple(options.data),
+        batch_size=options.batch_size,
+        sequence_length=length,
         shuffle=False,
-        on_bad_record=rows.on_bad_record,
-        overlap=rows.length - stride,
+        on_bad_record=_checked(options),
+        overlap=length - stride,
     )
     data = open_data(config, subject.tokenizer, vocab_size=subject.model.vocab_size)
     try:
@@ -250,7 +231,7 @@ def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:
         "perplexity": found.perplexity,
         "loss": found.loss,
         "num_tokens": found.num_tokens,
-        "sequence_length": rows.length,
+        "sequence_length": length,
         "stride": stride,
         "num_records": report.num_records,
         "num_bad": report.num_bad,
@@ -258,16 +239,16 @@ def _perplexity(subject: _Subject, rows: _Rows) -> dict[str, Any]:
     }
 
 
-def _choice(subject: _Subject, rows: _Rows) -> dict[str, Any]:
+def _choice(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
     from flaxen.data.choices import encode_question, read_questions
     from flaxen.data.encode import Encoder
     from flaxen.train.evaluate import Choices, multiple_choice
 
-    read = read_questions(rows.files, rows.on_bad_record)
+    read = read_questions(tuple(options.data), _checked(options))
     encoder = Encoder(subject.tokenizer, vocab_size=subject.model.vocab_size)
     eos_ids = subject.tokenizer.eos_token_ids
     try:
-        encoded = [encode_question(encoder, q, eos_ids, rows.length) for q in read.questions]
+        encoded = [encode_question(encoder, q, eos_ids, length) for q in read.questions]
     finally:
         encoder.close()
     by_sum, by_length = multiple_choice(
@@ -276,16 +257,16 @@ def _choice(subject: _Subject, rows: _Rows) -> dict[str, Any]:
             for question, (sequences, _) in zip(read.questions, encoded, strict=True)
         ],
         subject.score,
-        batch_size=rows.batch_size,
-        sequence_length=rows.length,
+        batch_size=options.batch_size,
+        sequence_length=length,
     )
     return {
-        "accuracy": by_sum.accuracy,
-        "stderr": by_sum.stderr,
-        "accuracy_norm": by_length.accuracy,
-        "stderr_norm": by_length.stderr,
+        "acc": by_sum.accuracy,
+        "acc_stderr": by_sum.stderr,
+        "acc_norm": by_length.accuracy,
+        "acc_norm_stderr": by_length.stderr,
         "num_questions": by_sum.num_questions,
-        "sequence_length": rows.length,
+        "sequence_length": length,
         "num_bad": read.num_bad,
         "num_truncated": sum(was_cut for _, was_cut in encoded),
     }

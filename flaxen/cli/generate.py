@@ -2,110 +2,121 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from flaxen.cli import options
-from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli import panels
+from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
+from flaxen.cli.machine import MachineOptions
+from flaxen.cli.options import (
+    BatchOptions,
+    ContextOptions,
+    Model,
+    ModelOptions,
+    SamplingOptions,
+    engine_args,
+    sampling_seed,
+)
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from flaxen.build import EngineArgs
+    from flaxen.llm import LLM
     from flaxen.outputs import RequestOutput
+    from flaxen.protocol import SamplingParams
 
 
-def generate(
-    model: options.Model,
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """What is continued, and how the result is printed."""
+
     prompt: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option("--prompt", "-p", help="A prompt to continue; may be given several times."),
-    ] = None,
+    ] = field(default_factory=list)
     prompts_file: Annotated[
         Path | None,
         typer.Option(
-            "--prompts-file",
             metavar="FILE",
             help="A file with one prompt a line; - reads them from the standard input.",
         ),
-    ] = None,
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a prompt, on a line of its own.")
-    ] = False,
-    max_tokens: options.MaxTokens = 128,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    sampling_seed: Annotated[int | None, options.sampling_seed("from --seed")] = None,
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoreSamplingOptions:
+    """How tokens are chosen, beyond what a chat offers."""
+
+    top_k: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Sample from this many likeliest tokens; 0 is all.",
+            rich_help_panel=panels.SAMPLING,
+        ),
+    ] = 0
+    sampling_seed: Annotated[int | None, sampling_seed("from --seed")] = None
     stop: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
             help="Text that ends an answer; may be given several times.",
-            rich_help_panel=options.SAMPLING_PANEL,
+            rich_help_panel=panels.SAMPLING,
         ),
-    ] = None,
-    dtype: options.Dtype = "auto",
-    impl: options.Impl = "auto",
-    quantization: options.Quantization = "auto",
-    checkpoint: options.Checkpoint = None,
-    max_model_len: options.MaxModelLen = None,
-    max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
-    page_size: options.PageSize = 16,
-    kv_cache_size: options.KvCacheSize = None,
-    prefix_caching: options.PrefixCaching = True,
-    threads: options.Threads = None,
-    seed: options.Seed = 0,
-    compile_cache: options.CompileCache = None,
-    compile_size: options.CompileSize = None,
-    offline: options.Offline = False,
+    ] = field(default_factory=list)
+
+
+def generate(
+    model: Model,
+    prompts: PromptOptions,
+    sampling: SamplingOptions,
+    more: MoreSamplingOptions,
+    model_options: ModelOptions,
+    context: ContextOptions,
+    batch: BatchOptions,
+    machine: MachineOptions,
 ) -> None:
     """Continue prompts, and print what the model adds to them."""
-    prompts = read_prompts(prompt or [], prompts_file)
+    texts = read_prompts(prompts.prompt, prompts.prompts_file)
+    params = _sampling_params(sampling, more)
+    args = engine_args(model, model_options, context, batch, machine)
+    cpu = machine.set_up()
+    llm = _load(args, model_options.checkpoint)
+    announce(cpu)
+    outputs = llm.generate(texts, params, use_tqdm=Console(stderr=True).is_terminal)
+    for output in outputs:
+        print(_as_json(output) if prompts.as_json else _as_text(output, len(outputs) > 1))
+    check_outputs(outputs)
 
-    from flaxen.llm import LLM
+
+def _sampling_params(sampling: SamplingOptions, more: MoreSamplingOptions) -> SamplingParams:
     from flaxen.protocol import SamplingParams
 
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=sampling_seed,
-        stop=tuple(stop or ()),
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=more.top_k,
+        seed=more.sampling_seed,
+        stop=tuple(more.stop),
     )
-    args = options.engine_args(
-        model,
-        compile_cache,
-        dtype=dtype,
-        impl=impl,
-        quantization=quantization,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        page_size=page_size,
-        kv_cache_bytes=kv_cache_size,
-        enable_prefix_caching=prefix_caching,
-        seed=seed,
-        compile_sizes=tuple(compile_size or ()),
-        offline=offline,
-    )
-    cpu = set_up_cpu(threads)
-    console = Console(stderr=True)
-    with show_progress(console) as on_progress:
-        fields = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
-        fields["model"] = find_definition(model, checkpoint) or model
-        llm = LLM(**fields, on_progress=on_progress)
-    announce(cpu)
-    outputs = llm.generate(prompts, sampling, use_tqdm=console.is_terminal)
-    for output in outputs:
-        print(_as_json(output) if as_json else _as_text(output, len(outputs) > 1))
-    check_outputs(outputs)
+
+
+def _load(args: EngineArgs, checkpoint: Path | None) -> LLM:
+    from flaxen.llm import LLM
+
+    with show_progress(Console(stderr=True)) as on_progress:
+        model = find_definition(args.model, checkpoint) or args.model
+        return LLM(**vars(args) | {"model": model}, on_progress=on_progress)
 
 
 def read_prompts(given: list[str], file: Path | None) -> list[str]:

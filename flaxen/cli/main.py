@@ -18,6 +18,7 @@ from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
+from flaxen.cli.groups import expand
 from flaxen.cli.parity.command import parity
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
@@ -37,13 +38,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # main() prints errors: one line, or the plain traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
-app.command()(chat)
-app.command()(generate)
-app.command()(bench)
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(parity)
+for _name, _command in (
+    ("serve", serve),
+    ("chat", chat),
+    ("generate", generate),
+    ("bench", bench),
+    ("train", train),
+    ("eval", evaluate),
+    ("parity", parity),
+):
+    app.command(_name)(expand(_command))
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import typer
+
 _UNITS = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -30,11 +32,15 @@ def parse_size(text: str) -> int:
     return size
 
 
-def format_size(num_bytes: float) -> str:
-    """Returns bytes in the largest binary unit that leaves at least 1, as "2.0 GiB"."""
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+def parse_size_option(text: str | int) -> int:
+    """Parses a size for typer, which also passes defaults through here.
+
+    Raises:
+      typer.BadParameter: not a size.
+    """
+    if isinstance(text, int):
+        return text
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error

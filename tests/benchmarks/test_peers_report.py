@@ -25,7 +25,7 @@ from benchmarks.peers.show import (
 from benchmarks.peers.targets import judge_limits, judge_ratios, judge_servers, ratio
 from flaxen.cli.bench.ideal import ModelCost
 from flaxen.cli.bench.limits import Limits
-from flaxen.cli.bench.run import Rep
+from flaxen.cli.bench.measure import Rep
 from tests.benchmarks.peers_fakes import batch
 
 # A step must read 1 byte, and the machine reads 10 a second: 0.1 s at least.

@@ -162,13 +162,12 @@ def test_a_server_of_a_definition_loads_the_files_of_our_decoder(tmp_path: Path)
     decoder = open_checkpoint(tmp_path / "base").model
     save_adapter(tmp_path / "files" / "one", random_adapter(decoder))
     options = LoraOptions(
-        enable=True,
+        enable_lora=True,
         max_loras=2,
         max_lora_rank=4,
-        max_cpu_loras=None,
-        modules=(f"start={tmp_path / 'files' / 'one'}",),
-        allow_updating=True,
-        directory=tmp_path / "files",
+        lora_modules=[f"start={tmp_path / 'files' / 'one'}"],
+        allow_runtime_lora_updating=True,
+        lora_dir=tmp_path / "files",
     )
     sampling = flaxen.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
     sizes: dict[str, Any] = {"dtype": "float32", "max_num_seqs": 2}

@@ -97,13 +97,13 @@ def assert_parity(
     model: Model, params: Params, adapter: Adapter | None = None, **args: Any
 ) -> None:
     """No bit of a log-probability differs between the trainer and any way of the server."""
-    from flaxen.cli.parity import run as parity_run
+    from flaxen.cli.parity.compare import compare
     from flaxen.weights.definition import Definition
     from tests.bridges.words import byte_tokenizer
 
     rng = np.random.default_rng(7)
     prompts = [rng.integers(1, 256, length).tolist() for length in (17, 40, 65)]
     definition = Definition(model=model, params=params, tokenizer=byte_tokenizer())
-    found = parity_run.compare({"model": definition, **args}, prompts, 6, adapter)
+    found = compare({"model": definition, **args}, prompts, 6, adapter)
     assert min(each.num_tokens for each in found) > 0
     assert [each.num_differing for each in found] == [0] * 5

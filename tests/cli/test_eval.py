@@ -86,9 +86,9 @@ def test_multiple_choice_with_an_adapter(
     scores = np.array(
         [[-loss_by_hand(model, p + c)[len(p) - 1 :].sum() for c in choices] for p in prompts]
     )
-    accuracy = float((scores.argmax(1) == 1).mean())
-    assert result["accuracy"] == accuracy
-    assert result["accuracy_norm"] == float(((scores / [3, 2, 5]).argmax(1) == 1).mean())
+    acc = float((scores.argmax(1) == 1).mean())
+    assert result["acc"] == acc
+    assert result["acc_norm"] == float(((scores / [3, 2, 5]).argmax(1) == 1).mean())
     assert (result["num_questions"], result["task"]) == (10, "choice")
 
     config = LoraConfig(rank=2, alpha=4.0, targets=("w_down",))
@@ -171,9 +171,9 @@ def test_results_in_words() -> None:
         "perplexity 2.0000, loss 0.50000 a token, over 9 tokens of 3 records (windows of 8 "
         "tokens, 4 new in each; 2 bad records skipped)"
     )
-    scores = {"accuracy": 0.5, "stderr": 0.1, "accuracy_norm": 0.25, "stderr_norm": 0.2}
+    scores = {"acc": 0.5, "acc_stderr": 0.1, "acc_norm": 0.25, "acc_norm_stderr": 0.2}
     shown = describe({"task": "choice", "num_questions": 4, **scores, "num_bad": 0} | shared)
-    assert shown.startswith("accuracy 0.5000 ± 0.1000, by length 0.2500 ± 0.2000, over 4 quest")
+    assert shown.startswith("acc 0.5000 ± 0.1000, acc_norm 0.2500 ± 0.2000, over 4 questions (ac")
 
 
 @pytest.mark.slow
@@ -192,4 +192,4 @@ def test_smollm2_knows_some_facts(tmp_path: Path, capsys: pytest.CaptureFixture[
     cache = tmp_path / "cache"
     arguments = ["eval", "smollm2-135m", "--data", str(file), "--json", "--sequence-length", "64"]
     assert main([*arguments, "--compile-cache", str(cache)]) == 0
-    assert json.loads(capsys.readouterr().out)["accuracy"] == 1
+    assert json.loads(capsys.readouterr().out)["acc"] == 1

@@ -10,40 +10,29 @@ from typing import Any
 import pytest
 
 from flaxen.cli.main import main
-from flaxen.cli.serve.fine_tuning import DEFAULT_FILE_BYTES, DEFAULT_TOTAL_BYTES, FineTuningOptions
+from flaxen.cli.serve.fine_tuning import FineTuningOptions
 from flaxen.server.stores import StoresConfig, open_stores
-
-
-def options(**changes: Any) -> FineTuningOptions:
-    given: dict[str, Any] = {
-        "data_dir": None,
-        "database_url": None,
-        "share": 0.2,
-        "max_file_bytes": DEFAULT_FILE_BYTES,
-        "max_total_bytes": DEFAULT_TOTAL_BYTES,
-    }
-    return FineTuningOptions(**given | changes)
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("--database-url", {"database_url": "sqlite://"}),
-        ("--fine-tuning-share", {"share": 0.5}),
+        ("--fine-tuning-share", {"fine_tuning_share": 0.5}),
         ("--max-file-size", {"max_file_bytes": 1}),
         ("--max-files-size", {"max_total_bytes": 1}),
     ],
 )
 def test_an_option_without_its_directory_is_refused(name: str, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{name} needs --data-dir"):
-        options(**change)
-    assert options(data_dir=Path("x"), **change)
+        FineTuningOptions(**change)
+    assert FineTuningOptions(data_dir=Path("x"), **change)
 
 
 @pytest.mark.parametrize("share", [0, 1.1, float("nan")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=f"--fine-tuning-share must be .* got {share}"):
-        options(data_dir=Path("x"), share=share)
+        FineTuningOptions(data_dir=Path("x"), fine_tuning_share=share)
 
 
 def test_a_bad_option_does_not_wait_for_the_weights(capsys: pytest.CaptureFixture[str]) -> None:

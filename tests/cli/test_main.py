@@ -157,7 +157,7 @@ def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
 
 
 def test_the_compile_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from flaxen.cli.options import default_cache
+    from flaxen.cli.machine import default_cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "flaxen"

@@ -4,69 +4,155 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
+import typer
 
 from flaxen.build import EngineArgs
 from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
+from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
-from flaxen.cli.main import main
+from flaxen.cli.main import app, main
+from flaxen.cli.options import engine_args
+from flaxen.cli.parity.command import parity
+from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.command import serve
+from flaxen.cli.serve.options import RequestLimits, ServerOptions, ServingOptions, server_config
+from flaxen.cli.train.command import train
+from flaxen.engine.config import LoraLimits
 from flaxen.server.config import ServerConfig
 
-# The option where it has another name than the field.
-ENGINE_OPTIONS = {
-    "kv_cache_bytes": "kv_cache_size",
-    "max_unread_bytes": "max_unread_size",
-    "enable_prefix_caching": "prefix_caching",
-    "compile_sizes": "compile_size",
-}
-SERVER_OPTIONS = {
-    "api_keys": "api_key",
-    "served_model_names": "served_model_name",
-    "cors_origins": "cors_origin",
-    "max_body_bytes": "max_body_size",
-    "max_sequences": "max_sequences_per_request",
-}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "serve": serve, "chat": chat, "generate": generate, "bench": bench, "train": train,
+    "eval": evaluate, "parity": parity,
+}  # fmt: skip
+# Options that have one name and several meanings: what --json writes, whose seed, which default.
+# All flags of `train` are among them that another command has too: there they are settings.
+OWN = {
+    "--json", "--prompts-file", "--max-tokens", "--sampling-seed", "--api-key", "--data",
+    "--chat-template", "--batch-size", "--sequence-length", "--seed", "--dtype",
+}  # fmt: skip
 
 
-def defaults(command: Callable[..., None]) -> dict[str, Any]:
-    parameters = inspect.signature(command).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters}
+def groups(command: Callable[..., None]) -> list[Any]:
+    return [hint for hint in get_type_hints(command).values() if dataclasses.is_dataclass(hint)]
 
 
-@pytest.mark.parametrize("command", [serve, chat, generate, bench])
-def test_engine_defaults(command: Callable[..., None]) -> None:
-    options = defaults(command)
+def defaults(group: Any) -> dict[str, Any]:
+    """Of the options that need not be given."""
+    found = {}
+    for field in dataclasses.fields(group):
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+    return found
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """What Click knows of each option of a command, by the name of its parameter."""
+    command: Any = typer.main.get_command(app)
+    return {option.name: option for option in command.commands[name].params}
+
+
+def facts(option: Any) -> tuple[Any, ...]:
+    shown = option.help, option.metavar, option.show_default, option.rich_help_panel
+    return *option.opts, *option.secondary_opts, *shown, option.envvar, option.multiple
+
+
+def test_an_option_is_declared_once() -> None:
+    places: dict[str, set[object]] = defaultdict(set)
+    for name, command in COMMANDS.items():
+        options = options_of(name)
+        names = {f.name: group for group in groups(command) for f in dataclasses.fields(group)}
+        for parameter, option in options.items():
+            if option.param_type_name == "option":
+                places[max(option.opts, key=len)].add(names.get(parameter, name))
+    assert {option for option, declared in places.items() if len(declared) > 1} == OWN
+
+
+def test_an_option_of_a_group_is_the_same_in_every_command() -> None:
+    seen: dict[tuple[str, str], tuple[Any, ...]] = {}
     num_checked = 0
-    for field in dataclasses.fields(EngineArgs):
-        name = ENGINE_OPTIONS.get(field.name, field.name)
-        # An option that is not given is None where the field is an empty tuple.
-        if name in options and name not in ("model", "served_model_name"):
-            assert (options[name] or None) == (field.default or None), name
-            num_checked += 1
+    for name, command in COMMANDS.items():
+        options = options_of(name)
+        for group in groups(command):
+            for field in dataclasses.fields(group):
+                key = (group.__qualname__, field.name)
+                num_checked += key in seen
+                assert seen.setdefault(key, facts(options[field.name])) == facts(
+                    options[field.name]
+                )
+    assert num_checked > 50
+
+
+@pytest.mark.parametrize("command", ["serve", "chat", "generate", "bench", "eval", "train"])
+def test_what_a_command_says_is_the_default_is_the_default(command: str) -> None:
+    given = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(COMMANDS[command]).parameters.values()
+        if dataclasses.is_dataclass(parameter.default)
+    }
+    own = {name: value for group in given.values() for name, value in vars(group).items()}
+    options = options_of(command)
+    for group in groups(COMMANDS[command]):
+        for name, value in defaults(group).items():
+            assert options[name].default == own.get(name, value)
+
+
+@pytest.mark.parametrize("command", [serve, chat, generate, bench, evaluate])
+def test_engine_defaults(command: Callable[..., None]) -> None:
+    num_checked = 0
+    fields = {field.name: field.default for field in dataclasses.fields(EngineArgs)}
+    for group in groups(command):
+        for name, default in defaults(group).items():
+            if name in fields and name != "target_itl_ms":
+                # An option that may be given several times is a list.
+                assert (default or None) == (fields[name] or None), name
+                num_checked += 1
     assert num_checked >= 4
 
 
 def test_prompts_keep_a_pace_where_somebody_waits_for_each_token() -> None:
-    assert defaults(serve)["target_itl_ms"] is None  # the machine's own
+    assert ServingOptions().target_itl_ms is None  # the machine's own
     assert EngineArgs(model="m").target_itl_ms == 0  # none
 
 
 def test_server_defaults() -> None:
-    options = defaults(serve)
-    for field in dataclasses.fields(ServerConfig):
-        name = SERVER_OPTIONS.get(field.name, field.name)
-        assert (options[name] or None) == (field.default or None), name
+    found = server_config(ServerOptions(), RequestLimits(), engine_sequences=10_000)
+    assert found == ServerConfig()
+
+
+def test_a_request_asks_for_no_more_sequences_than_the_engine_holds() -> None:
+    server, limits = ServerOptions(), RequestLimits(max_sequences=9, request_timeout_s=0)
+    assert server_config(server, limits, engine_sequences=5).max_sequences == 5
+    assert server_config(server, limits, engine_sequences=50).max_sequences == 9
+    assert server_config(server, limits, engine_sequences=5).request_timeout_s is None
+
+
+def test_adapters_defaults() -> None:
+    for field in dataclasses.fields(LoraLimits):
+        assert defaults(LoraOptions)[field.name] == field.default
 
 
 def test_every_engine_argument_has_an_option_of_serve() -> None:
-    options = set(defaults(serve))
     fields = {field.name for field in dataclasses.fields(EngineArgs)}
-    assert {ENGINE_OPTIONS.get(name, name) for name in fields} <= options
+    options = {field.name for group in groups(serve) for field in dataclasses.fields(group)}
+    # MODEL is in no group; and what clients call the model is the server's own matter.
+    assert fields - options == {"model", "served_model_name"}
+
+
+def test_options_become_the_engines_arguments() -> None:
+    found = engine_args("smollm2-135m", ServingOptions(max_waiting=3), max_num_seqs=2)
+    assert (found.max_waiting, found.max_num_seqs, found.target_itl_ms) == (3, 2, None)
+    assert (found.max_num_batched_tokens, found.compile_sizes) == (512, ())
+    assert (found.model, found.served_model_name) == ("smollm2-135m", "smollm2-135m")
+    with pytest.raises(ValueError, match="dtype 'float8' is not supported"):
+        engine_args("smollm2-135m", dtype="float8")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flaxen.cli.main import main
-from flaxen.cli.parity import run as parity_run
+from flaxen.cli.parity.compare import has_transformers
 from flaxen.kernels import cpu_library
 from tests.e2e.tiny_model import write_tiny_model
 
@@ -54,7 +54,7 @@ def test_what_it_prints(command: list[str], capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert out.endswith("parity: 0 of 274 log-probabilities differ\n")
     assert all(way in out for way in WAYS)
-    assert ("the peers' way" in out) == parity_run.has_transformers()
+    assert ("the peers' way" in out) == has_transformers()
 
 
 @needs_kernels
@@ -62,7 +62,7 @@ def test_a_second_implementation_differs(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The contrast: optional, like transformers itself."""
-    if not parity_run.has_transformers():
+    if not has_transformers():
         pytest.skip("torch and transformers are not installed")
     assert main([*command, "--dtype", "float32", "--json"]) == 0
     contrast = json.loads(capsys.readouterr().out)["contrast"]

@@ -1,8 +1,8 @@
-"""Sizes in bytes, read and written."""
+"""Sizes in bytes, as people write them."""
 
 import pytest
 
-from flaxen.cli.sizes import format_size, parse_size
+from flaxen.cli.sizes import parse_size
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,3 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"a size must be at least 1 byte, got '0"):
         parse_size(text)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**21, "2.0 MiB"), (2**40, "1024.0 GiB")],
-)
-def test_a_size_is_written_in_its_largest_unit(size: int, text: str) -> None:
-    assert format_size(size) == text

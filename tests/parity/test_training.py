@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from flaxen.cli.parity import run as parity_run
+from flaxen.cli.parity.compare import compare, differences
 from flaxen.kernels import cpu_library
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.decoder import decoder
@@ -56,7 +56,7 @@ def prompts(*lengths: int) -> list[list[int]]:
 @pytest.mark.parametrize("adapter", [None, make_adapter()], ids=["base", "adapter"])
 def test_no_bit_differs(tiny: str, isa: str, dtype: str, adapter: Adapter | None) -> None:
     args = {"model": tiny, "dtype": dtype}
-    found = parity_run.compare(args, prompts(17, 40, 65, 33), 6, adapter)
+    found = compare(args, prompts(17, 40, 65, 33), 6, adapter)
     assert {each.way: each.num_tokens for each in found} == {
         "whole prefill": 151,
         "chunked prefill": 151,
@@ -72,17 +72,17 @@ def test_no_bit_differs(tiny: str, isa: str, dtype: str, adapter: Adapter | None
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_no_bit_differs_beside_quantized_weights(tiny: str, quantization: str) -> None:
     args = {"model": tiny, "dtype": "bfloat16", "quantization": quantization}
-    found = parity_run.compare(args, prompts(17, 40), 6, make_adapter())
+    found = compare(args, prompts(17, 40), 6, make_adapter())
     assert [each.num_differing for each in found] == [0] * 5
     assert min(each.num_tokens for each in found) > 0
 
 
 def test_differences_are_counted_bit_by_bit() -> None:
     ours = np.array([-1.5, -2.0, -0.0, -3.0], np.float32)
-    same = parity_run.differences("w", ours.tolist(), ours.tolist())
+    same = differences("w", ours.tolist(), ours.tolist())
     assert (same.num_differing, same.max_difference) == (0, 0)
     theirs = [np.nextafter(ours[0], np.float32(0)), -2.0, 0.0, -3.5]
-    found = parity_run.differences("w", ours.tolist(), theirs)
+    found = differences("w", ours.tolist(), theirs)
     assert (found.way, found.num_tokens, found.num_differing) == ("w", 4, 3)
     assert (found.max_difference, found.trainer_mean) == (0.5, -1.625)
     assert found.mean == pytest.approx(-1.75)
@@ -90,4 +90,4 @@ def test_differences_are_counted_bit_by_bit() -> None:
 
 def test_short_prompts_are_refused(tiny: str) -> None:
     with pytest.raises(ValueError, match=r"a prompt of 16 tokens is too short .* more than 16"):
-        parity_run.compare({"model": tiny}, prompts(40, 16), 4)
+        compare({"model": tiny}, prompts(40, 16), 4)

@@ -14,7 +14,7 @@ def load(model: str, args: dict[str, Any]) -> tuple[Generate, dict[str, str]]:
 
     import flaxen
     from flaxen.build import EngineArgs, build, use_compile_cache
-    from flaxen.cli.bench.run import run_requests
+    from flaxen.cli.bench.measure import run_requests
 
     if "compile_cache" in args:
         use_compile_cache(Path(args.pop("compile_cache")))

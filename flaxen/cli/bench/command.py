@@ -4,148 +4,149 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from flaxen.cli import options
 from flaxen.cli.bench.workloads import (
     DESCRIPTIONS,
     NAMES,
+    Workload,
     check_fit,
     load_workloads,
     make_workloads,
 )
-from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.progress import show_progress
+from flaxen.cli.machine import MachineOptions
+from flaxen.cli.options import BatchOptions, ContextOptions, Model, ModelOptions, engine_args
+from flaxen.cli.progress import OnProgress, show_progress
 
-BENCH_PANEL = "Benchmark"
+if TYPE_CHECKING:
+    from flaxen.build import Parts
+    from flaxen.cli.bench.report import Report
+
+_bench_option = partial(typer.Option, rich_help_panel="Benchmark")
 
 
-def bench(
-    model: options.Model,
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured, how often, and where the figures go."""
+
     workload: Annotated[
-        list[str] | None,
-        typer.Option(
+        list[str],
+        _bench_option(
             "--workload",
             "-w",
             help="Which to run; may be given several times. In numbers of tokens: "
             + "; ".join(f"{name} is {text}" for name, text in DESCRIPTIONS.items())
             + ".",
             show_default="all of them",
-            rich_help_panel=BENCH_PANEL,
         ),
-    ] = None,
+    ] = field(default_factory=list)
     workloads: Annotated[
         Path | None,
-        typer.Option(
+        _bench_option(
             metavar="FILE",
             help="JSON with each workload's token ids, so that two engines run the same requests.",
             show_default="made here, always the same",
-            rich_help_panel=BENCH_PANEL,
         ),
-    ] = None,
-    reps: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Repetitions of each, with fresh tokens.", rich_help_panel=BENCH_PANEL
-        ),
-    ] = 3,
+    ] = None
+    reps: Annotated[int, _bench_option(min=1, help="Repetitions of each, with fresh tokens.")] = 3
     json_file: Annotated[
         Path | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Also write the JSON line to this file.",
-            rich_help_panel=BENCH_PANEL,
-        ),
-    ] = None,
-    dtype: options.Dtype = "auto",
-    impl: options.Impl = "auto",
-    quantization: options.Quantization = "auto",
-    checkpoint: options.Checkpoint = None,
-    max_model_len: options.MaxModelLen = None,
-    max_num_seqs: options.MaxNumSeqs = 64,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = 512,
-    page_size: options.PageSize = 16,
-    kv_cache_size: options.KvCacheSize = None,
-    prefix_caching: options.PrefixCaching = True,
-    threads: options.Threads = None,
-    seed: options.Seed = 0,
-    compile_cache: options.CompileCache = None,
-    compile_size: options.CompileSize = None,
-    offline: options.Offline = False,
+        _bench_option("--json", metavar="FILE", help="Also write the JSON line to this file."),
+    ] = None
+
+
+def bench(
+    model: Model,
+    options: BenchOptions,
+    model_options: ModelOptions,
+    context: ContextOptions,
+    batch: BatchOptions,
+    machine: MachineOptions,
 ) -> None:
     """Measure throughput and latency; the last line printed is JSON with every figure."""
-    loaded = None if workloads is None else load_workloads(workloads, reps)
-    names = choose(workload or [], list(loaded) if loaded else list(NAMES))
-    args = options.engine_args(
-        model,
-        compile_cache,
-        dtype=dtype,
-        impl=impl,
-        quantization=quantization,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        page_size=page_size,
-        kv_cache_bytes=kv_cache_size,
-        enable_prefix_caching=prefix_caching,
-        seed=seed,
-        compile_sizes=tuple(compile_size or ()),
-        offline=offline,
-    )
-    cpu = set_up_cpu(threads)
+    loaded = None if options.workloads is None else load_workloads(options.workloads, options.reps)
+    names = choose(options.workload, list(loaded) if loaded else list(NAMES))
+    args = engine_args(model, model_options, context, batch, machine)
+    cpu = machine.set_up()
 
     from flaxen.build import build
-    from flaxen.cli.bench import limits as bench_limits
-    from flaxen.cli.bench import report as bench_report
-    from flaxen.cli.bench import run as bench_run
-    from flaxen.cli.bench.cost import model_cost
+    from flaxen.cli.bench.report import as_json, limits_line, table
 
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
         start_s = time.perf_counter()
-        parts = build(args, on_progress, definition=find_definition(model, checkpoint))
+        definition = find_definition(model, model_options.checkpoint)
+        parts = build(args, on_progress, definition=definition)
         startup_s = time.perf_counter() - start_s
-        on_progress("machine's limits", 0, 1)
-        limits = bench_limits.measure(parts.dtype.name)
-        on_progress("machine's limits", 1, 1)
         announce(cpu)
         console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")
-        max_len = parts.info.max_model_len
-        made = make_workloads(parts.info.vocab_size, reps, max_len=max_len)
-        chosen = loaded or made
-        for name in names:
-            check_fit(chosen[name], max_len)
-        warmup = made["warmup"] if loaded is None else loaded.get("warmup", made["warmup"])
-        results = []
-        for name in names:
-            for batch in warmup.batches:
-                bench_run.run_requests(parts.engine, batch.prompts, batch.num_outputs)
-            on_progress(name, 0, reps)
-            results.append(bench_run.run_workload(parts.engine, chosen[name], reps, on_progress))
-        # Once more: what others ran at the start may have made the machine look slower than it is.
-        limits = bench_limits.best(limits, bench_limits.measure(parts.dtype.name))
-    cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
-    report = bench_report.Report(results=results, cost=cost, limits=limits)
-    console.print(bench_report.limits_line(limits))
-    console.print(bench_report.table(report))
+        warmup, chosen = _workloads(parts, names, loaded, options.reps)
+        report = _measure(parts, warmup, chosen, options.reps, on_progress)
+    console.print(limits_line(report.limits))
+    console.print(table(report))
     setup = {
         "model": parts.info.name,
         "dtype": parts.dtype.name,
-        "quantization": quantization,
+        "quantization": args.quantization,
         "isa": cpu.isa,
         "num_threads": cpu.num_threads,
         "startup_s": startup_s,
     }
-    line = json.dumps(bench_report.as_json(report, setup))
-    if json_file is not None:
-        json_file.write_text(line + "\n", encoding="utf-8")
+    line = json.dumps(as_json(report, setup))
+    if options.json_file is not None:
+        options.json_file.write_text(line + "\n", encoding="utf-8")
     print(line)
+
+
+def _workloads(
+    parts: Parts, names: Sequence[str], loaded: dict[str, Workload] | None, num_reps: int
+) -> tuple[Workload, list[Workload]]:
+    """The warm-up, and the workloads to run, all of which the model has room for."""
+    max_len = parts.info.max_model_len
+    made = make_workloads(parts.info.vocab_size, num_reps, max_len=max_len)
+    available = made | (loaded or {})
+    chosen = [available[name] for name in names]
+    for workload in chosen:
+        check_fit(workload, max_len)
+    return available["warmup"], chosen
+
+
+def _measure(
+    parts: Parts,
+    warmup: Workload,
+    workloads: Sequence[Workload],
+    num_reps: int,
+    on_progress: OnProgress,
+) -> Report:
+    """Runs the workloads between two measurements of the machine's limits."""
+    from flaxen.cli.bench.cost import model_cost
+    from flaxen.cli.bench.limits import best_limits, measure_limits
+    from flaxen.cli.bench.measure import run_requests, run_workload
+    from flaxen.cli.bench.report import Report
+
+    dtype = parts.dtype.name
+    on_progress("machine's limits", 0, 1)
+    limits = measure_limits(dtype)
+    on_progress("machine's limits", 1, 1)
+    results = []
+    for workload in workloads:
+        for batch in warmup.batches:
+            run_requests(parts.engine, batch.prompts, batch.num_outputs)
+        on_progress(workload.name, 0, num_reps)
+        results.append(run_workload(parts.engine, workload, num_reps, on_progress))
+    # Once more: what others ran at the start may have made the machine look slower than it is.
+    limits = best_limits(limits, measure_limits(dtype))
+    cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
+    return Report(results=results, cost=cost, limits=limits)
 
 
 def choose(wanted: list[str], available: list[str]) -> list[str]:

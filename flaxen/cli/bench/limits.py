@@ -30,7 +30,7 @@ class Limits:
         return max(self.matmul_flops.values())
 
 
-def best(first: Limits, second: Limits) -> Limits:
+def best_limits(first: Limits, second: Limits) -> Limits:
     """The better of two measurements of the same machine, figure by figure."""
     return Limits(
         read_bytes_s=max(first.read_bytes_s, second.read_bytes_s),
@@ -41,7 +41,7 @@ def best(first: Limits, second: Limits) -> Limits:
     )
 
 
-def measure(compute_dtype: str) -> Limits:
+def measure_limits(compute_dtype: str) -> Limits:
     """Measures for a few seconds; takes 1 GiB of memory meanwhile."""
     dtypes = sorted({compute_dtype, "float32"})
     return Limits(

@@ -23,7 +23,7 @@ from rich.table import Table
 import flaxen
 from flaxen.cli.bench.ideal import ModelCost
 from flaxen.cli.bench.limits import Limits
-from flaxen.cli.bench.run import Result
+from flaxen.cli.bench.measure import Result
 
 _UNITS = {
     "decode_tok_s": "decode tok/s",

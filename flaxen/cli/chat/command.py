@@ -6,30 +6,40 @@ import contextlib
 import importlib
 import secrets
 import sys
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from flaxen.cli import options
 from flaxen.cli.chat.http import Answer, http_answer
 from flaxen.cli.chat.loop import HELP, chat_loop
-from flaxen.cli.cpu import announce, set_up_cpu
+from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.interrupt import unwind_first
+from flaxen.cli.machine import MachineOptions
+from flaxen.cli.options import (
+    MODEL_HELP,
+    ChatTemplateOptions,
+    ContextOptions,
+    ModelOptions,
+    SamplingOptions,
+    engine_args,
+    sampling_seed,
+)
 from flaxen.cli.progress import show_progress
 
+if TYPE_CHECKING:
+    from flaxen.build import EngineArgs
 
-def chat(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=f"{options.MODEL_HELP} With --url: the server's name for the model.",
-            show_default=False,
-        ),
-    ] = None,
+SAMPLING = SamplingOptions(max_tokens=512, temperature=0.7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkOptions:
+    """With whom, and how a conversation begins."""
+
     url: Annotated[
         str | None,
         typer.Option(
@@ -37,75 +47,74 @@ def chat(
             "options of the model and the engine are then the server's own.",
             show_default="in this process",
         ),
-    ] = None,
+    ] = None
     api_key: Annotated[
         str | None, typer.Option(envvar="FLAXEN_API_KEY", help="Key to send to the server.")
-    ] = None,
+    ] = None
     system: Annotated[
         str | None, typer.Option(help="System message: how the model should behave.")
+    ] = None
+
+
+def chat(
+    talk: TalkOptions,
+    model_options: ModelOptions,
+    template: ChatTemplateOptions,
+    context: ContextOptions,
+    machine: MachineOptions,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"{MODEL_HELP} With --url: the server's name for the model.",
+            show_default=False,
+        ),
     ] = None,
-    max_tokens: options.MaxTokens = 512,
-    temperature: options.Temperature = 0.7,
-    top_p: options.TopP = 1.0,
-    sampling_seed: Annotated[int | None, options.sampling_seed("random")] = None,
-    dtype: options.Dtype = "auto",
-    impl: options.Impl = "auto",
-    quantization: options.Quantization = "auto",
-    checkpoint: options.Checkpoint = None,
-    chat_template: options.ChatTemplate = None,
-    max_model_len: options.MaxModelLen = None,
-    kv_cache_size: options.KvCacheSize = None,
-    threads: options.Threads = None,
-    compile_cache: options.CompileCache = None,
-    offline: options.Offline = False,
+    sampling: SamplingOptions = SAMPLING,
+    seed: Annotated[int | None, sampling_seed("random")] = None,
 ) -> None:
     """Talk to a model: /reset forgets, /exit ends, Ctrl-C stops an answer, a second one ends."""
-    sampling: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-    }
-    if sampling_seed is not None:
-        sampling["seed"] = sampling_seed
-    console = Console(highlight=False)
+    params = vars(sampling) | ({} if seed is None else {"seed": seed})
     answer: Answer
-    if url is not None:
-        formats, sizes = (dtype, impl, quantization), (max_model_len, kv_cache_size, threads)
-        is_default = formats == ("auto", "auto", "auto") and sizes == (None, None, None)
-        if not is_default or checkpoint is not None or chat_template is not None:
+    if talk.url is not None:
+        own = (model_options, template, context, machine.threads)
+        if own != (ModelOptions(), ChatTemplateOptions(), ContextOptions(), None):
             raise ValueError(
                 "--dtype, --impl, --quantization, --checkpoint, --chat-template, --max-model-len, "
                 "--kv-cache-size and --threads are the server's to choose: leave them out with "
                 "--url"
             )
-        model, answer = http_answer(url, model, api_key, sampling)
+        model, answer = http_answer(talk.url, model, talk.api_key, params)
     elif model is None:
         raise ValueError("name a MODEL to run here, or give the --url of a running server")
     else:
-        from flaxen.build import build
-        from flaxen.cli.chat.local import local_answer
-        from flaxen.protocol import SamplingParams
+        answers_seed = secrets.randbits(62)  # of the answers without --sampling-seed
+        groups = (model_options, template, context, machine)
+        args = engine_args(model, *groups, max_num_seqs=1, seed=answers_seed)
+        answer = _answer_here(args, model_options, machine, params)
+    _converse(model, answer, talk.system)
 
-        args = options.engine_args(
-            model,
-            compile_cache,
-            dtype=dtype,
-            impl=impl,
-            quantization=quantization,
-            max_model_len=max_model_len,
-            kv_cache_bytes=kv_cache_size,
-            max_num_seqs=1,
-            chat_template=chat_template,
-            seed=secrets.randbits(62),  # of the answers without --sampling-seed
-            offline=offline,
-        )
-        cpu = set_up_cpu(threads)
-        with show_progress(Console(stderr=True)) as on_progress:
-            parts = build(args, on_progress, definition=find_definition(model, checkpoint))
-        announce(cpu)
-        answer = local_answer(parts.engine, parts.tokenizer, SamplingParams(**sampling))
+
+def _answer_here(
+    args: EngineArgs, model_options: ModelOptions, machine: MachineOptions, params: dict[str, Any]
+) -> Answer:
+    """Loads the model in this process."""
+    from flaxen.build import build
+    from flaxen.cli.chat.local import local_answer
+    from flaxen.protocol import SamplingParams
+
+    cpu = machine.set_up()
+    with show_progress(Console(stderr=True)) as on_progress:
+        definition = find_definition(args.model, model_options.checkpoint)
+        parts = build(args, on_progress, definition=definition)
+    announce(cpu)
+    return local_answer(parts.engine, parts.tokenizer, SamplingParams(**params))
+
+
+def _converse(model: str, answer: Answer, system: str | None) -> None:
+    console = Console(highlight=False)
     if console.is_terminal:
-        console.print(f"[bold]{escape(model or '')}[/]  [dim]{HELP}[/]")
+        console.print(f"[bold]{escape(model)}[/]  [dim]{HELP}[/]")
         with contextlib.suppress(ImportError):  # not in every Python
             importlib.import_module("readline")  # gives input() a history and editing keys
     prompt = "> " if sys.stdin.isatty() else ""

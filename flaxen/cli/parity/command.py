@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,92 +12,113 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flaxen.cli import options
-from flaxen.cli.cpu import announce, backend_name, set_up_cpu
+from flaxen.cli.cpu import Cpu, announce, backend_name
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate import read_prompts
+from flaxen.cli.machine import MachineOptions
+from flaxen.cli.options import AdapterOptions, Model, ModelOptions
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
 
 if TYPE_CHECKING:
-    from flaxen.cli.parity.run import Compared
+    from flaxen.cli.parity.compare import Compared
+    from flaxen.weights.checkpoint import Checkpoint
+    from flaxen.weights.definition import Definition
 
 
-def parity(
-    model: options.Model,
+@dataclass(frozen=True, kw_only=True)
+class ParityOptions:
+    """Which tokens are compared, and how the result is printed."""
+
     prompts_file: Annotated[
         Path | None,
         typer.Option(
-            "--prompts-file",
             metavar="FILE",
             help="A file with one prompt a line; - reads them from the standard input.",
             show_default="six short texts",
         ),
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated after a prompt.")] = 24,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A LoRA adapter's directory, as PEFT writes it: trained and served with.",
-            rich_help_panel=options.MODEL_PANEL,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    dtype: options.Dtype = "auto",
-    impl: options.Impl = "auto",
-    quantization: options.Quantization = "auto",
-    checkpoint: options.Checkpoint = None,
-    threads: options.Threads = None,
-    compile_cache: options.CompileCache = None,
-    offline: options.Offline = False,
+    ] = None
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated after a prompt.")] = 24
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+def parity(
+    model: Model,
+    options: ParityOptions,
+    adapter: AdapterOptions,
+    model_options: ModelOptions,
+    machine: MachineOptions,
 ) -> None:
     """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
-    texts = None if prompts_file is None else read_prompts([], prompts_file)
-
-    from flaxen.build import EngineArgs, open_model, use_compile_cache
-    from flaxen.cli.parity import run as parity_run
-    from flaxen.weights.adapters.peft import load_adapter
-    from flaxen.weights.checkpoint import Checkpoint
-
-    use_compile_cache(compile_cache or options.default_cache())
-    cpu = set_up_cpu(threads)
-    args: dict[str, Any] = {"model": model, "dtype": dtype, "quantization": quantization}
-    args |= {"impl": impl, "offline": offline, "backend": backend_name()}
+    texts = None if options.prompts_file is None else read_prompts([], options.prompts_file)
+    cpu = machine.set_up()
+    args = {
+        "model": model,
+        "dtype": model_options.dtype,
+        "impl": model_options.impl,
+        "quantization": model_options.quantization,
+        "offline": machine.offline,
+        "backend": backend_name(),
+    }
     with Console(stderr=True).status("training and serving the same tokens"):
-        opened = find_definition(model, checkpoint) or open_model(EngineArgs(**args))
-        if not isinstance(opened, Checkpoint):
-            args["model"] = opened
-        tokenizer = opened.make_tokenizer()
-        room = prompt_room(opened.model.max_position, max_tokens)
-        if texts is None:
-            vocab_size = opened.model.vocab_size
-            prompts = own_prompts(tokenizer.encode, room=room, vocab_size=vocab_size)
-        else:
-            prompts = [tuple(tokenizer.encode(text)) for text in texts]
-            check_prompts(prompts, room)
-        beside = load_adapter(adapter, opened.model) if adapter else None
-        found = parity_run.compare(args, prompts, max_tokens, beside)
-        other = None
-        if isinstance(opened, Checkpoint) and beside is None and parity_run.has_transformers():
-            other = parity_run.contrast(args, prompts, opened)
+        found, other = _compare(args, model_options.checkpoint, adapter.adapter, texts, options)
     announce(cpu)
-    num_differing = sum(each.num_differing for each in found)
-    if as_json:
-        result = {
-            "model": model,
-            "isa": cpu.isa,
-            "num_differing": num_differing,
-            "ways": [dataclasses.asdict(each) for each in found],
-            "contrast": other and dataclasses.asdict(other),
-        }
-        print(json.dumps(result))
+    if options.as_json:
+        print(json.dumps(_as_json(model, cpu, found, other)))
     else:
         _show(found, other)
-    if num_differing:
+    if num_differing := sum(each.num_differing for each in found):
         raise SystemExit(
             f"error: {num_differing} log-probabilities of the server are not the trainer's"
             + (": without the C++ kernels they agree to rounding only" if cpu.isa == "xla" else "")
         )
+
+
+def _compare(
+    args: dict[str, Any],
+    checkpoint: Path | None,
+    adapter: Path | None,
+    texts: list[str] | None,
+    options: ParityOptions,
+) -> tuple[list[Compared], Compared | None]:
+    """By each way of the server, and by transformers where that is possible."""
+    from flaxen.build import EngineArgs, open_model
+    from flaxen.cli.parity.compare import compare, contrast, has_transformers
+    from flaxen.weights.adapters.peft import load_adapter
+    from flaxen.weights.checkpoint import Checkpoint
+
+    opened = find_definition(args["model"], checkpoint) or open_model(EngineArgs(**args))
+    if not isinstance(opened, Checkpoint):
+        args = args | {"model": opened}
+    prompts = _prompts(opened, texts, options.max_tokens)
+    beside = load_adapter(adapter, opened.model) if adapter else None
+    found = compare(args, prompts, options.max_tokens, beside)
+    other = None
+    if isinstance(opened, Checkpoint) and beside is None and has_transformers():
+        other = contrast(args, prompts, opened)
+    return found, other
+
+
+def _prompts(
+    opened: Checkpoint | Definition, texts: list[str] | None, num_outputs: int
+) -> Sequence[tuple[int, ...]]:
+    """Token ids of the user's texts, or of our own."""
+    encode = opened.make_tokenizer().encode
+    room = prompt_room(opened.model.max_position, num_outputs)
+    if texts is None:
+        return own_prompts(encode, room=room, vocab_size=opened.model.vocab_size)
+    prompts = [tuple(encode(text)) for text in texts]
+    check_prompts(prompts, room)
+    return prompts
+
+
+def _as_json(model: str, cpu: Cpu, found: list[Compared], other: Compared | None) -> dict[str, Any]:
+    return {
+        "model": model,
+        "isa": cpu.isa,
+        "num_differing": sum(each.num_differing for each in found),
+        "ways": [asdict(each) for each in found],
+        "contrast": other and asdict(other),
+    }
 
 
 def _show(found: list[Compared], other: Compared | None) -> None:

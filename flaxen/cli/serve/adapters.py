@@ -1,14 +1,16 @@
-"""The options of adapters: what they come to, and the adapters that are loaded at the start.
+"""The option group of adapters: what it comes to, and the adapters that are loaded at the start.
 
 Deliberately imports neither the engine nor the server before it must: help waits for neither.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -19,38 +21,84 @@ if TYPE_CHECKING:
     from flaxen.server.adapter_files import AdapterFiles
 
 
+_lora_option = partial(typer.Option, rich_help_panel="LoRA adapters")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions:
-    """The options as they were given.
+    """Which adapters are served beside a model."""
 
-    Raises:
-      ValueError: one that has no effect without another, or a module that is not NAME=DIR or whose
-        directory does not exist.
-    """
+    enable_lora: Annotated[
+        bool,
+        _lora_option(
+            "--enable-lora", help="Serve LoRA adapters beside the model, mixed in one batch."
+        ),
+    ] = False
+    max_loras: Annotated[
+        int,
+        _lora_option(
+            min=1,
+            help="Adapters that run at once. The others wait in the host's memory for one of these "
+            "slots, all of which have room for the largest rank and all targets.",
+        ),
+    ] = 8
+    max_lora_rank: Annotated[int, _lora_option(min=1, help="Largest rank of an adapter.")] = 16
+    max_cpu_loras: Annotated[
+        int | None,
+        _lora_option(
+            min=1,
+            help="Adapters in the host's memory. More can't be loaded; of fine-tuned models the "
+            "least recently used leaves, and is read again when it is needed.",
+            show_default="any number, and 16 fine-tuned models",
+        ),
+    ] = None
+    lora_modules: Annotated[
+        list[str],
+        _lora_option(
+            metavar="NAME=DIR",
+            help="Adapter in PEFT's format to load at the start; may be given several times.",
+        ),
+    ] = field(default_factory=list)
+    allow_runtime_lora_updating: Annotated[
+        bool,
+        _lora_option(
+            "--allow-runtime-lora-updating",
+            help="Let clients load adapters from below --lora-dir, and unload any: "
+            "/v1/load_lora_adapter, /v1/unload_lora_adapter.",
+        ),
+    ] = False
+    lora_dir: Annotated[
+        Path | None,
+        _lora_option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Directory below which clients may load adapters from.",
+            show_default="none",
+        ),
+    ] = None
 
-    enable: bool
-    max_loras: int
-    max_lora_rank: int
-    max_cpu_loras: int | None
-    modules: tuple[str, ...]
-    allow_updating: bool
-    directory: Path | None
+    def check(self) -> None:
+        """Refuses what can't be served, before the weights are read.
 
-    def __post_init__(self) -> None:
+        Raises:
+          ValueError: an option has no effect without another, or a module is not NAME=DIR or its
+            directory does not exist.
+        """
         for name, given in (
-            ("--lora-modules", self.modules),
-            ("--allow-runtime-lora-updating", self.allow_updating),
-            ("--lora-dir", self.directory),
+            ("--lora-modules", self.lora_modules),
+            ("--allow-runtime-lora-updating", self.allow_runtime_lora_updating),
+            ("--lora-dir", self.lora_dir),
             ("--max-cpu-loras", self.max_cpu_loras),
         ):
-            if given and not self.enable:
+            if given and not self.enable_lora:
                 raise ValueError(f"{name} needs --enable-lora")
-        if self.allow_updating != (self.directory is not None):
+        if self.allow_runtime_lora_updating != (self.lora_dir is not None):
             raise ValueError(
                 "--allow-runtime-lora-updating and --lora-dir need each other: the one lets "
                 "clients load adapters, the other says from where"
             )
-        for name, path in self.named_paths():  # now, not after the weights are read
+        for name, path in self.named_paths():
             if not (path / ADAPTER_CONFIG).is_file():
                 is_there = path.is_dir()
                 raise ValueError(
@@ -63,7 +111,7 @@ class LoraOptions:
     def named_paths(self) -> list[tuple[str, Path]]:
         """The adapters of --lora-modules."""
         parsed = []
-        for module in self.modules:
+        for module in self.lora_modules:
             name, _, path = module.partition("=")
             if not name or not path:
                 raise ValueError(f"--lora-modules must be NAME=DIR, got {module!r}")
@@ -74,7 +122,7 @@ class LoraOptions:
         """What the engine is built with."""
         from flaxen.engine.config import LoraLimits
 
-        if not self.enable:
+        if not self.enable_lora:
             return None
         return LoraLimits(
             max_loras=self.max_loras,
@@ -101,7 +149,7 @@ class LoraOptions:
         from flaxen.server.adapter_files import AdapterFiles
         from flaxen.weights.adapters.peft import load_adapter
 
-        if self.directory is None:
+        if self.lora_dir is None:
             return None
-        read = functools.partial(load_adapter, model=model, max_rank=self.max_lora_rank)
-        return AdapterFiles(directory=self.directory, read=read)
+        read = partial(load_adapter, model=model, max_rank=self.max_lora_rank)
+        return AdapterFiles(directory=self.lora_dir, read=read)

@@ -1,4 +1,4 @@
-"""The options of fine-tuning, and how its parts are wired: store, worker, trainer, engine.
+"""The option group of fine-tuning, and how its parts are wired: store, worker, trainer, engine.
 
 Deliberately imports neither JAX nor the web framework before it must: help waits for neither.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaxen.cli import options
-from flaxen.cli.sizes import parse_size
+from flaxen.cli.sizes import parse_size, parse_size_option
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,83 +24,75 @@ if TYPE_CHECKING:
     from flaxen.server.config import ServerConfig
     from flaxen.server.stores import Stores
 
-PANEL = "Fine-tuning"
-DEFAULT_SHARE = 0.2
-DEFAULT_FILE_BYTES = parse_size("512MiB")  # OpenAI's
-DEFAULT_TOTAL_BYTES = parse_size("8GiB")
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        file_okay=False,
-        help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs and models there.",
-        show_default="neither is served",
-        rich_help_panel=PANEL,
-    ),
-]
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        envvar="FLAXEN_DATABASE_URL",
-        help="Where jobs and files are listed, as postgresql+psycopg://USER:PASSWORD@HOST/NAME; of "
-        "one server alone.",
-        show_default="SQLite in --data-dir",
-        rich_help_panel=PANEL,
-    ),
-]
-Share = Annotated[
-    float,
-    typer.Option(
-        help="Share of the time that a job trains while requests run, above 0 to 1; while none "
-        "runs it has all of it.",
-        rich_help_panel=PANEL,
-    ),
-]
-MaxFileSize = Annotated[
-    int,
-    typer.Option(
-        parser=options.size,
-        metavar="SIZE",
-        help="Largest file of an upload.",
-        show_default="512MiB",
-        rich_help_panel=PANEL,
-    ),
-]
-MaxFilesSize = Annotated[
-    int,
-    typer.Option(
-        parser=options.size,
-        metavar="SIZE",
-        help="All files together.",
-        show_default="8GiB",
-        rich_help_panel=PANEL,
-    ),
-]
+_option = partial(typer.Option, rich_help_panel="Fine-tuning")
+_DEFAULT_SHARE = 0.2
+_DEFAULT_FILE_BYTES = parse_size("512MiB")  # OpenAI's
+_DEFAULT_TOTAL_BYTES = parse_size("8GiB")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningOptions:
-    """The options as they were given.
+    """Whether clients may fine-tune the model, and what that may take.
 
     Raises:
-      ValueError: one has no effect without --data-dir, or is out of its range.
+      ValueError: an option has no effect without --data-dir, or is out of its range.
     """
 
-    data_dir: Path | None
-    database_url: str | None
-    share: float
-    max_file_bytes: int
-    max_total_bytes: int
+    data_dir: Annotated[
+        Path | None,
+        _option(
+            metavar="DIR",
+            file_okay=False,
+            help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs and models there.",
+            show_default="neither is served",
+        ),
+    ] = None
+    database_url: Annotated[
+        str | None,
+        _option(
+            envvar="FLAXEN_DATABASE_URL",
+            help="Database that lists jobs and files, as postgresql+psycopg://USER:PASSWORD@HOST/"
+            "NAME; each server needs one of its own.",
+            show_default="SQLite in --data-dir",
+        ),
+    ] = None
+    fine_tuning_share: Annotated[
+        float,
+        _option(
+            help="Share of the time that a job trains while requests run, above 0 to 1; while none "
+            "runs it has all of it.",
+        ),
+    ] = _DEFAULT_SHARE
+    max_file_bytes: Annotated[
+        int,
+        _option(
+            "--max-file-size",
+            parser=parse_size_option,
+            metavar="SIZE",
+            help="Largest file of an upload.",
+            show_default="512MiB",
+        ),
+    ] = _DEFAULT_FILE_BYTES
+    max_total_bytes: Annotated[
+        int,
+        _option(
+            "--max-files-size",
+            parser=parse_size_option,
+            metavar="SIZE",
+            help="All files together.",
+            show_default="8GiB",
+        ),
+    ] = _DEFAULT_TOTAL_BYTES
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"--fine-tuning-share must be above 0 and at most 1, got {self.share}")
+        share = self.fine_tuning_share
+        if not 0 < share <= 1:
+            raise ValueError(f"--fine-tuning-share must be above 0 and at most 1, got {share}")
         for name, is_given in (
             ("--database-url", self.database_url is not None),
-            ("--fine-tuning-share", self.share != DEFAULT_SHARE),
-            ("--max-file-size", self.max_file_bytes != DEFAULT_FILE_BYTES),
-            ("--max-files-size", self.max_total_bytes != DEFAULT_TOTAL_BYTES),
+            ("--fine-tuning-share", share != _DEFAULT_SHARE),
+            ("--max-file-size", self.max_file_bytes != _DEFAULT_FILE_BYTES),
+            ("--max-files-size", self.max_total_bytes != _DEFAULT_TOTAL_BYTES),
         ):
             if self.data_dir is None and is_given:
                 raise ValueError(f"{name} needs --data-dir, where files and models are kept")
@@ -153,7 +145,7 @@ class FineTuningOptions:
             engine,
             base_of(parts),
             stores.jobs_directory,
-            share=self.share,
+            share=self.fine_tuning_share,
             max_rank=stores.config.fine_tuning.max_lora_rank,
         )
         models = FineTunedModels(stores.jobs, trainer)

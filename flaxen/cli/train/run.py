@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxen.checkpoints.checkpoints import Checkpoints, read_extra, restore, steps_in
+from flaxen.cli.train.display import describe_data
 from flaxen.cli.train.model import (
     Progress,
     Subject,
@@ -25,7 +26,6 @@ from flaxen.cli.train.model import (
     with_targets,
     write_results,
 )
-from flaxen.cli.train.progress import describe_data
 from flaxen.cli.train.resume import (
     check_output_dir,
     check_results,

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from flaxen.cli.bench.command import choose
 from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.limits import Limits, best
+from flaxen.cli.bench.limits import Limits, best_limits
+from flaxen.cli.bench.measure import Result, run_requests, run_workload
 from flaxen.cli.bench.report import Report, as_json, limits_line, table
-from flaxen.cli.bench.run import Result, run_requests, run_workload
 from flaxen.cli.bench.workloads import Batch, Workload
 from flaxen.cli.progress import OnProgress
 from flaxen.protocol import EngineStats, Finish, FinishReason, Request, TokenEvent
@@ -139,7 +139,7 @@ def test_the_report() -> None:
 
 def test_the_best_of_two_measurements() -> None:
     slower = Limits(read_bytes_s=2000, matmul_flops={"float32": 5e8})
-    assert best(LIMITS, slower) == Limits(read_bytes_s=2000, matmul_flops={"float32": 1e9})
+    assert best_limits(LIMITS, slower) == Limits(read_bytes_s=2000, matmul_flops={"float32": 1e9})
 
 
 def test_the_choice_of_workloads() -> None:

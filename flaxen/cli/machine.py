@@ -1,0 +1,67 @@
+"""The options of how the machine is used, which each command that computes takes.
+
+Deliberately does not import JAX before it must: help must not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flaxen.cli.cpu import Cpu, set_up_cpu
+from flaxen.cli.panels import ENGINE, MODEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What a command may use of the machine that it runs on."""
+
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads that compute on the CPU.",
+            show_default="one for each CPU that the process may use",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None
+    compile_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="FLAXEN_CACHE",
+            file_okay=False,
+            help="Where compiled programs are kept, so that the next start is quick.",
+            show_default="~/.cache/flaxen",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            help="Never download: take only what is on this machine.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False
+
+    def set_up(self) -> Cpu:
+        """Applies the options to the whole process, before JAX computes anything.
+
+        Raises:
+          ValueError: as `set_up_cpu`.
+        """
+        from flaxen.build import use_compile_cache
+
+        use_compile_cache(self.compile_cache or default_cache())
+        return set_up_cpu(self.threads)
+
+
+def default_cache() -> Path:
+    """The directory for compiled programs, by the XDG convention."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "flaxen"

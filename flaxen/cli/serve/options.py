@@ -1,0 +1,216 @@
+"""The option groups of `flaxen serve` for its server, a request's limits and its engine.
+
+Deliberately imports neither the engine nor the web framework before it must: help waits for
+neither.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flaxen.cli import panels
+from flaxen.cli.sizes import parse_size, parse_size_option
+
+if TYPE_CHECKING:
+    from flaxen.server.config import ServerConfig
+
+_SERVER = "Server"
+_server_option = partial(typer.Option, rich_help_panel=_SERVER)
+_limit_option = partial(typer.Option, rich_help_panel="Limits of a request")
+
+
+class LogLevel(enum.StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Where a server listens, whom it answers, and how it ends."""
+
+    host: Annotated[
+        str, _server_option(help="Address to listen on; 0.0.0.0 is reached from other machines.")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, _server_option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000
+    uds: Annotated[
+        Path | None,
+        _server_option(
+            metavar="PATH", help="Unix socket to listen on, in place of the host and port."
+        ),
+    ] = None
+    api_keys: Annotated[
+        list[str],
+        _server_option(
+            "--api-key",
+            envvar="FLAXEN_API_KEY",
+            help="Key that clients must send; may be given several times (in the variable: "
+            "separated by spaces).",
+            show_default="none is asked for",
+        ),
+    ] = field(default_factory=list)
+    served_model_names: Annotated[
+        list[str],
+        _server_option(
+            "--served-model-name",
+            help="Name that clients call the model by; may be given several times.",
+            show_default="the model's own",
+        ),
+    ] = field(default_factory=list)
+    cors_origins: Annotated[
+        list[str],
+        _server_option(
+            "--cors-origin",
+            help="Web origin whose pages may call the server, * for any; may be given several "
+            "times.",
+            show_default="none",
+        ),
+    ] = field(default_factory=list)
+    drain_s: Annotated[
+        float,
+        _server_option(
+            min=0.0, help="Seconds that open requests get to finish after SIGTERM or Ctrl-C."
+        ),
+    ] = 30.0
+    log_level: Annotated[
+        LogLevel, _server_option(help="Least severity of the messages that are logged.")
+    ] = LogLevel.INFO
+
+    @property
+    def socket_path(self) -> str | None:
+        """The Unix socket to listen on, if any."""
+        return None if self.uds is None else str(self.uds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask for."""
+
+    max_body_bytes: Annotated[
+        int,
+        _limit_option(
+            "--max-body-size",
+            parser=parse_size_option,
+            metavar="SIZE",
+            help="Largest body of a request.",
+            show_default="4MiB",
+        ),
+    ] = parse_size("4MiB")
+    body_timeout_s: Annotated[
+        float, _limit_option(help="Seconds in which the body of a request must arrive.")
+    ] = 60.0
+    request_timeout_s: Annotated[
+        float,
+        _limit_option(
+            min=0.0, help="Seconds from a request's arrival to its last token; 0 sets no limit."
+        ),
+    ] = 3600.0
+    max_prompts: Annotated[
+        int, _limit_option(min=1, help="Prompts in one completions request.")
+    ] = 128
+    max_n: Annotated[int, _limit_option(min=1, help="Answers for each prompt.")] = 128
+    max_sequences: Annotated[
+        int,
+        _limit_option(
+            "--max-sequences-per-request",
+            min=1,
+            help="Prompts times answers; never more than --max-waiting and --max-num-seqs together "
+            "hold.",
+        ),
+    ] = 1024
+    max_messages: Annotated[int, _limit_option(min=1, help="Messages in one chat.")] = 2048
+    max_stop: Annotated[int, _limit_option(min=0, help="Stop strings.")] = 16
+    max_logprobs: Annotated[
+        int,
+        _limit_option(min=0, help="Likeliest tokens that may be asked for beside each token."),
+    ] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingOptions:
+    """What an engine needs to know only where several clients share it."""
+
+    max_waiting: Annotated[
+        int,
+        _server_option(
+            min=1,
+            help="Sequences that may wait for their turn; beyond them requests are refused with "
+            "status 429.",
+        ),
+    ] = 4096
+    target_itl_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Milliseconds wanted between two tokens of an answer: a step computes fewer "
+            "prompt tokens where it would take longer, but takes twice the time of one without "
+            "prompts if need be. 0: --max-num-batched-tokens alone decides. Not given: three "
+            "times what a step without prompts takes here, at least 40.",
+            rich_help_panel=panels.ENGINE,
+        ),
+    ] = None
+    max_unread_bytes: Annotated[
+        int,
+        typer.Option(
+            "--max-unread-size",
+            parser=parse_size_option,
+            metavar="SIZE",
+            help="Memory for what slow clients have not read of their answers, all together; "
+            "beyond it the request furthest behind is ended.",
+            show_default="256MiB",
+            rich_help_panel=panels.ENGINE,
+        ),
+    ] = parse_size("256MiB")
+    generation_config: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|vllm|DIR",
+            help="Where the sampling of requests comes from that do not say: auto is the model's "
+            "own generation_config.json, vllm is none, DIR has another.",
+            rich_help_panel=panels.MODEL,
+        ),
+    ] = "auto"
+
+
+def server_config(
+    server: ServerOptions, limits: RequestLimits, *, engine_sequences: int
+) -> ServerConfig:
+    """What the HTTP server allows.
+
+    Args:
+      server: as given.
+      limits: as given.
+      engine_sequences: how many the engine holds, running and waiting. A request of more would be
+        refused as if there were only no room right now.
+
+    Raises:
+      ValueError: a value is out of its range.
+    """
+    from flaxen.server.config import ServerConfig
+
+    return ServerConfig(
+        api_keys=tuple(server.api_keys),
+        served_model_names=tuple(server.served_model_names),
+        cors_origins=tuple(server.cors_origins),
+        max_body_bytes=limits.max_body_bytes,
+        max_prompts=limits.max_prompts,
+        max_n=limits.max_n,
+        max_sequences=min(limits.max_sequences, engine_sequences),
+        max_messages=limits.max_messages,
+        max_stop=limits.max_stop,
+        max_logprobs=limits.max_logprobs,
+        body_timeout_s=limits.body_timeout_s,
+        request_timeout_s=limits.request_timeout_s or None,
+        drain_s=server.drain_s,
+    )
