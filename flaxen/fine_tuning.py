@@ -1,6 +1,7 @@
-"""Trains jobs on an engine's own weights, and has the engine serve what comes of them.
+"""Fine-tuning beside a server: wires stores, worker and routes to the engine that serves.
 
-Deliberately does not know: options, how jobs are listed and files stored.
+Jobs train on the engine's own weights, and the engine serves what comes of them. Deliberately does
+not know: options, how jobs are listed and files stored, how a job trains.
 """
 
 from __future__ import annotations
@@ -8,30 +9,92 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-if TYPE_CHECKING:
-    from flaxen.build import Parts
-    from flaxen.protocol import EngineClient
-    from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
-    from flaxen.train.jobs.spec import Base
+from fastapi import FastAPI
+
+from flaxen.build import Parts
+from flaxen.data.stopping import StoppedError
+from flaxen.data.validate import Method, validate_file
+from flaxen.models.adapters import LoraConfig, lora_targets
+from flaxen.protocol import AdapterSource, EngineClient, EngineClosedError
+from flaxen.server.config import ServerConfig
+from flaxen.server.fine_tuning.job_worker import JobWorker
+from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
+from flaxen.server.fine_tuning.tuned_models import FineTunedModels
+from flaxen.server.mount import mount_fine_tuning
+from flaxen.server.stores import Stores
+from flaxen.train.jobs.pace import Pace
+from flaxen.train.jobs.plan import JobMethod, Wishes
+from flaxen.train.jobs.spec import (
+    Base,
+    JobCalls,
+    JobSpec,
+    adapter_directory,
+    state_directory,
+)
+from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter
 
 _MAX_LENGTH = 2048  # tokens of a training sequence; memory grows with it
 
 
-def base_of(parts: Parts) -> Base:
-    """What jobs adapt: the very arrays that are served."""
-    from flaxen.train.jobs.spec import Base
+@contextlib.contextmanager
+def add_jobs(
+    app: FastAPI,
+    config: ServerConfig,
+    stores: Stores,
+    engine: EngineClient,
+    parts: Parts,
+    *,
+    share: float,
+) -> Iterator[None]:
+    """Adds the routes of files and jobs to an application, and runs jobs while inside.
 
-    return Base(
+    Args:
+      app: the server's, which does not answer yet.
+      config: what the server allows.
+      stores: the files and jobs.
+      engine: serves the model that jobs adapt, and the adapters that they end with.
+      parts: what the engine was built from.
+      share: of the time that a job trains while requests run, above 0 to 1.
+    """
+    base = Base(
         model=parts.model,
-        params=parts.params,
+        params=parts.params,  # the very arrays that are served
         tokenizer=parts.tokenizer,
         name=parts.info.name,
         max_length=min(parts.info.max_model_len, _MAX_LENGTH),
     )
+    trainer = EngineTrainer(
+        engine,
+        base,
+        stores.jobs_directory,
+        share=share,
+        max_rank=stores.config.fine_tuning.max_lora_rank,
+    )
+    models = FineTunedModels(stores.jobs, trainer)
+    models.take_up()
+    is_closing = functools.partial(_is_closing, engine)
+    with JobWorker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker:
+        mount_fine_tuning(
+            app,
+            config,
+            stores,
+            models,
+            base_models=config.served_model_names or (engine.info.name,),
+            on_change=worker.wake,
+        )
+        yield
+
+
+def _is_closing(engine: EngineClient) -> bool:
+    try:
+        engine.check_health()
+    except EngineClosedError:  # from the beginning of a drain
+        return True
+    return False
 
 
 class EngineTrainer:
@@ -40,8 +103,6 @@ class EngineTrainer:
     def __init__(
         self, engine: EngineClient, base: Base, directory: Path, *, share: float, max_rank: int
     ) -> None:
-        from flaxen.train.jobs.pace import Pace
-
         self._engine, self._base = engine, base
         self._directory, self._max_rank = directory, max_rank
         self._pace = Pace(share=share, is_busy=self._is_busy)
@@ -50,9 +111,6 @@ class EngineTrainer:
         self, path: Path, method: str, should_stop: Callable[[], bool]
     ) -> Sequence[tuple[int, str]] | None:
         """The faults of a file; None if the check was told to stop first."""
-        from flaxen.data.stopping import StoppedError
-        from flaxen.data.validate import Method, validate_file
-
         try:
             return validate_file(path, cast(Method, method), should_stop=should_stop).errors
         except StoppedError:
@@ -60,10 +118,9 @@ class EngineTrainer:
 
     def train(self, job: TrainingJob, progress: Progress) -> bool:
         """Trains, or goes on. Returns whether it got to the end."""
-        from flaxen.models.adapters import LoraConfig, lora_targets
-        from flaxen.train.jobs.plan import JobMethod, Wishes
+        # Here, since optax and what else a job needs takes half a second to import: a server that
+        # only has jobs behind it does not wait for it at its start.
         from flaxen.train.jobs.run import run_job
-        from flaxen.train.jobs.spec import JobCalls, JobSpec
 
         spec = JobSpec(
             method=cast(JobMethod, job.method),
@@ -98,9 +155,6 @@ class EngineTrainer:
         Raises:
           ValueError: it is not there, or of a larger rank than the server takes.
         """
-        from flaxen.protocol import AdapterSource
-        from flaxen.weights.adapters.peft import load_adapter
-
         path = self._adapter(model)
         if not path.is_dir():
             raise ValueError(f"{path} is not there")
@@ -117,8 +171,6 @@ class EngineTrainer:
 
     def remove(self, model: FineTunedModel) -> None:
         """Ends the serving of an adapter, and removes its files, but nothing else beside them."""
-        from flaxen.weights.adapters.peft import CONFIG, WEIGHTS
-
         with contextlib.suppress(ValueError):  # it is not served
             self._engine.remove_adapter(model.name)
         path = self._adapter(model)
@@ -128,14 +180,10 @@ class EngineTrainer:
             path.rmdir()
 
     def _adapter(self, model: FineTunedModel) -> Path:
-        from flaxen.train.jobs.spec import adapter_directory
-
         return adapter_directory(self._directory / model.job_id, model.step)
 
     def forget(self, job_id: str) -> None:
         """Removes what is needed only to go on with a job."""
-        from flaxen.train.jobs.spec import state_directory
-
         shutil.rmtree(state_directory(self._directory / job_id), ignore_errors=True)
 
     def _is_busy(self) -> bool:

@@ -21,7 +21,6 @@ from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar has hidden it
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Signalled(BaseException):

@@ -6,7 +6,9 @@ import contextlib
 import gc
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -35,10 +37,12 @@ from flaxen.cli.serve.options import (
 )
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from flaxen.build import EngineArgs, Parts
+    from flaxen.engine.async_engine import AsyncEngine
     from flaxen.engine.config import LoraLimits
     from flaxen.server.config import ServerConfig
-    from flaxen.server.fine_tuning.stores import Stores
 
 
 def serve(
@@ -67,9 +71,7 @@ def serve(
         lora = replace(lora, enable_lora=True)
     lora.check()
     _log(server.log_level)
-    from flaxen.server.run import listen
-
-    listen(server.host, server.port, server.socket_path).close()
+    _check_address(server)
     with fine_tuning.opened(lora.max_lora_rank) as stores:
         groups = (model_options, context, batch, serving, machine, template)
         args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
@@ -77,13 +79,27 @@ def serve(
         start_s = time.perf_counter()
         parts = _build(args, model_options, lora.limits())
         announce(cpu)
-        code = _run(parts, server, config, lora, fine_tuning, stores, start_s)
+        with contextlib.ExitStack() as stack:
+            engine, app = _start(stack, parts, config, lora)
+            if stores is not None:
+                from flaxen.fine_tuning import add_jobs
+
+                share = fine_tuning.fine_tuning_share
+                stack.enter_context(add_jobs(app, config, stores, engine, parts, share=share))
+            name = (config.served_model_names or (parts.info.name,))[0]
+            code = _run(app, engine, server, partial(_say_ready, name, start_s))
     raise typer.Exit(code)
 
 
 def _log(level: LogLevel) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("flaxen").setLevel(level.upper())  # of others: warnings
+
+
+def _check_address(server: ServerOptions) -> None:
+    from flaxen.server.run import listen
+
+    listen(server.host, server.port, server.socket_path).close()
 
 
 def _build(args: EngineArgs, model_options: ModelOptions, lora: LoraLimits | None) -> Parts:
@@ -101,40 +117,38 @@ def _build(args: EngineArgs, model_options: ModelOptions, lora: LoraLimits | Non
     return parts
 
 
-def _run(
-    parts: Parts,
-    server: ServerOptions,
-    config: ServerConfig,
-    lora: LoraOptions,
-    fine_tuning: FineTuningOptions,
-    stores: Stores | None,
-    start_s: float,
-) -> int:
-    """Serves until a signal; returns the exit code."""
+def _start(
+    stack: contextlib.ExitStack, parts: Parts, config: ServerConfig, lora: LoraOptions
+) -> tuple[AsyncEngine, FastAPI]:
+    """Starts the engine's thread, which ends with the stack, and makes the application over it."""
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.server.app import create_app
+
+    engine = stack.enter_context(AsyncEngine(parts.engine))
+    lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
+    files = lora.files(parts.model)
+    return engine, create_app(engine, parts.tokenizer, config, adapter_files=files)
+
+
+def _run(
+    app: FastAPI, engine: AsyncEngine, server: ServerOptions, on_ready: Callable[[str], None]
+) -> int:
+    """Serves until a signal; returns the exit code."""
     from flaxen.server.run import run
 
-    names = config.served_model_names or (parts.info.name,)
-    console = Console(stderr=True)
+    return run(
+        app,
+        engine,
+        host=server.host,
+        port=server.port,
+        uds=server.socket_path,
+        drain_s=server.drain_s,
+        on_ready=on_ready,
+    )
 
-    def on_ready(url: str) -> None:
-        elapsed_s = time.perf_counter() - start_s
-        # As it is, on one line: programs that start a server read the URL from it.
-        console.out(f"{names[0]} is served on {url} (ready in {elapsed_s:.1f} s)", highlight=False)
 
-    with contextlib.ExitStack() as running:
-        engine = running.enter_context(AsyncEngine(parts.engine))
-        lora.load_modules(engine, parts.model, names)
-        files = lora.files(parts.model)
-        app = create_app(engine, parts.tokenizer, config, adapter_files=files)
-        running.enter_context(fine_tuning.running(stores, app, config, engine, parts))
-        return run(
-            app,
-            engine,
-            host=server.host,
-            port=server.port,
-            uds=server.socket_path,
-            drain_s=config.drain_s,
-            on_ready=on_ready,
-        )
+def _say_ready(name: str, start_s: float, url: str) -> None:
+    elapsed_s = time.perf_counter() - start_s
+    # As it is, on one line: programs that start a server read the URL from it.
+    line = f"{name} is served on {url} (ready in {elapsed_s:.1f} s)"
+    Console(stderr=True).out(line, highlight=False)

@@ -1,4 +1,4 @@
-"""The option group of fine-tuning, and how its parts are wired: store, worker, trainer, engine.
+"""The option group of fine-tuning, and what it opens.
 
 Deliberately imports neither JAX nor the web framework before it must: help waits for neither.
 """
@@ -17,11 +17,6 @@ import typer
 from flaxen.cli.sizes import parse_size, parse_size_option
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from flaxen.build import Parts
-    from flaxen.protocol import EngineClient
-    from flaxen.server.config import ServerConfig
     from flaxen.server.stores import Stores
 
 _option = partial(typer.Option, rich_help_panel="Fine-tuning")
@@ -122,53 +117,3 @@ class FineTuningOptions:
         )
         with open_stores(config) as stores:
             yield stores
-
-    @contextlib.contextmanager
-    def running(
-        self,
-        stores: Stores | None,
-        app: FastAPI,
-        config: ServerConfig,
-        engine: EngineClient,
-        parts: Parts,
-    ) -> Iterator[None]:
-        """Adds the routes to an application, and runs jobs while inside; without stores nothing."""
-        if stores is None:
-            yield
-            return
-        from flaxen.fine_tuning import EngineTrainer, base_of
-        from flaxen.server.fine_tuning.job_worker import JobWorker
-        from flaxen.server.fine_tuning.tuned_models import FineTunedModels
-        from flaxen.server.mount import mount_fine_tuning
-
-        trainer = EngineTrainer(
-            engine,
-            base_of(parts),
-            stores.jobs_directory,
-            share=self.fine_tuning_share,
-            max_rank=stores.config.fine_tuning.max_lora_rank,
-        )
-        models = FineTunedModels(stores.jobs, trainer)
-        models.take_up()
-        with JobWorker(
-            stores.jobs, stores.files, trainer, is_closing=lambda: _is_closing(engine)
-        ) as worker:
-            mount_fine_tuning(
-                app,
-                config,
-                stores,
-                models,
-                base_models=config.served_model_names or (engine.info.name,),
-                on_change=worker.wake,
-            )
-            yield
-
-
-def _is_closing(engine: EngineClient) -> bool:
-    from flaxen.protocol import EngineClosedError
-
-    try:
-        engine.check_health()
-    except EngineClosedError:  # from the beginning of a drain
-        return True
-    return False
