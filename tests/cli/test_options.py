@@ -142,8 +142,9 @@ def test_adapters_defaults() -> None:
 def test_every_engine_argument_has_an_option_of_serve() -> None:
     fields = {field.name for field in dataclasses.fields(EngineArgs)}
     options = {field.name for group in groups(serve) for field in dataclasses.fields(group)}
-    # MODEL is in no group; and what clients call the model is the server's own matter.
-    assert fields - options == {"model", "served_model_name"}
+    # MODEL is in no group; what clients call it is the server's own matter; and the backend comes
+    # from the environment, as the instruction set does.
+    assert fields - options == {"model", "served_model_name", "backend"}
 
 
 def test_options_become_the_engines_arguments() -> None:
