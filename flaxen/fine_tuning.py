@@ -26,15 +26,15 @@ from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, Training
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from flaxen.server.mount import mount_fine_tuning
 from flaxen.server.stores import Stores
-from flaxen.train.jobs.pace import Pace
-from flaxen.train.jobs.plan import JobMethod, Wishes
+from flaxen.train.jobs.plan import Hyperparameters, JobMethod
 from flaxen.train.jobs.spec import (
     Base,
-    JobCalls,
+    JobCallbacks,
     JobSpec,
     adapter_directory,
     state_directory,
 )
+from flaxen.train.jobs.time_share import TimeShare
 from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter
 
 _MAX_LENGTH = 2048  # tokens of a training sequence; memory grows with it
@@ -105,7 +105,7 @@ class EngineTrainer:
     ) -> None:
         self._engine, self._base = engine, base
         self._directory, self._max_rank = directory, max_rank
-        self._pace = Pace(share=share, is_busy=self._is_busy)
+        self._time_share = TimeShare(share=share, is_busy=self._is_busy)
 
     def validate(
         self, path: Path, method: str, should_stop: Callable[[], bool]
@@ -126,7 +126,7 @@ class EngineTrainer:
             method=cast(JobMethod, job.method),
             training_file=job.training_file,
             validation_file=job.validation_file,
-            wishes=Wishes(
+            hyperparameters=Hyperparameters(
                 n_epochs=job.n_epochs,
                 batch_size=job.batch_size,
                 learning_rate_multiplier=job.learning_rate_multiplier,
@@ -140,14 +140,14 @@ class EngineTrainer:
             seed=job.seed,
             directory=self._directory / job.id,
         )
-        calls = JobCalls(
+        callbacks = JobCallbacks(
             on_start=progress.started,
             on_step=progress.stepped,
             on_checkpoint=progress.checkpointed,
             should_stop=progress.should_stop,
-            rest=lambda worked_s: self._pace.rest(worked_s, progress.should_stop),
+            rest=lambda worked_s: self._time_share.rest(worked_s, progress.should_stop),
         )
-        return run_job(spec, self._base, calls)
+        return run_job(spec, self._base, callbacks)
 
     def serve(self, model: FineTunedModel) -> None:
         """Has a job's adapter served, which is read when a request first names it.

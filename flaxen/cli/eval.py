@@ -242,7 +242,7 @@ def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[st
 def _choice(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
     from flaxen.data.choices import encode_question, read_questions
     from flaxen.data.encode import Encoder
-    from flaxen.train.evaluate import Choices, multiple_choice
+    from flaxen.train.evaluate import EncodedQuestion, multiple_choice
 
     read = read_questions(tuple(options.data), _checked(options))
     encoder = Encoder(subject.tokenizer, vocab_size=subject.model.vocab_size)
@@ -253,7 +253,9 @@ def _choice(subject: _Subject, options: EvalOptions, length: int) -> dict[str, A
         encoder.close()
     by_sum, by_length = multiple_choice(
         [
-            Choices(sequences=sequences, lengths=question.choice_bytes, answer=question.answer)
+            EncodedQuestion(
+                sequences=sequences, lengths=question.choice_bytes, answer=question.answer
+            )
             for question, (sequences, _) in zip(read.questions, encoded, strict=True)
         ],
         subject.score,

@@ -24,7 +24,7 @@ _NUM_NAMED = 5  # bad records that an error or report names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CorpusReport:
     """How many of the records read so far were good, bad or cut."""
 
     num_records: int  # good and bad ones
@@ -119,9 +119,9 @@ class Corpus:
         """The digest of the contents of each file."""
         return [source.digest.hex() for source in self._sources]
 
-    def report(self) -> Report:
+    def report(self) -> CorpusReport:
         """What became of the records so far."""
-        return Report(
+        return CorpusReport(
             num_records=self._num_records,
             num_bad=len(self._bad),
             num_truncated=len(self._truncated),

@@ -17,7 +17,7 @@ import numpy as np
 
 from flaxen.data.batch import Batch, PairBatch
 from flaxen.data.config import DataConfig
-from flaxen.data.corpus import Corpus, Report
+from flaxen.data.corpus import Corpus, CorpusReport
 from flaxen.data.encode import Encoder, TokenSequence
 from flaxen.data.pack import Row, collate, collate_pairs, pack
 from flaxen.data.token_store import TokenStore
@@ -190,7 +190,7 @@ class DataIterator(Generic[BatchT]):
         """The digest of the contents of each file of config.files."""
         return self._corpus.file_digests
 
-    def report(self) -> Report:
+    def report(self) -> CorpusReport:
         """What became of the records that were read so far."""
         return self._corpus.report()
 

@@ -20,7 +20,7 @@ from flaxen.data.encode import TokenSequence
 _TOKENS_IN_MEMORY = 8_000_000  # each takes 8 bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-Record = tuple[TokenSequence, ...]
+EncodedRecord = tuple[TokenSequence, ...]
 
 
 class TokenStore:
@@ -35,7 +35,7 @@ class TokenStore:
         self, *, tokens_in_memory: int = _TOKENS_IN_MEMORY, directory: Path | None = None
     ) -> None:
         self._tokens_left, self._directory = tokens_in_memory, directory
-        self._held: dict[int, Record] = {}
+        self._held: dict[int, EncodedRecord] = {}
         self._file: IO[bytes] | None = None
         self._places: dict[
             int, tuple[int, int]
@@ -43,7 +43,7 @@ class TokenStore:
         self._end = 0
         self._is_full = False  # the disk is full: records that do not fit are tokenized each time
 
-    def get(self, index: int) -> Record | None:
+    def get(self, index: int) -> EncodedRecord | None:
         """The sequences of a record; None if they are not kept."""
         if (held := self._held.get(index)) is not None:
             return held
@@ -53,7 +53,7 @@ class TokenStore:
         offset, size = place
         return _from_bytes(os.pread(self._file.fileno(), size, offset))
 
-    def put(self, index: int, sequences: Record, *, spill: bool) -> None:
+    def put(self, index: int, sequences: EncodedRecord, *, spill: bool) -> None:
         """Keeps the sequences of a record if there is room.
 
         Args:
@@ -91,7 +91,7 @@ class TokenStore:
         return not self._is_full
 
 
-def _to_bytes(sequences: Record) -> bytes:
+def _to_bytes(sequences: EncodedRecord) -> bytes:
     """Four bytes for each token, and each run of equal weights once: there are nearly always few
     runs.
     """
@@ -103,7 +103,7 @@ def _to_bytes(sequences: Record) -> bytes:
     return b"".join(part.astype(np.int32, copy=False).tobytes() for part in parts)
 
 
-def _from_bytes(data: bytes) -> Record:
+def _from_bytes(data: bytes) -> EncodedRecord:
     words = np.frombuffer(data, np.int32)
     found: list[TokenSequence] = []
     place = 1

@@ -14,7 +14,7 @@ Method = Literal["supervised", "dpo"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
+class FileCheck:
     """The result of checking a file of JSON lines."""
 
     num_records: int  # good and bad ones
@@ -29,7 +29,7 @@ def validate_file(
     max_errors: int = 20,
     max_record_bytes: int = 16 * 1024 * 1024,
     should_stop: ShouldStop = never,
-) -> Validation:
+) -> FileCheck:
     """Checks each line of a JSON lines file, whatever its suffix.
 
     Errors that only a model's template or tokenizer can find, such as roles in an order that the
@@ -57,6 +57,6 @@ def validate_file(
     num_records = len(source) + len(source.errors)
     if not num_records:
         errors.append((1, "the file has no records: write one JSON object a line"))
-    return Validation(
+    return FileCheck(
         num_records=num_records, num_bad=len(errors), errors=tuple(sorted(errors)[:max_errors])
     )

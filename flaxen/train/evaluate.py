@@ -60,7 +60,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class EncodedQuestion:
     """What is to be scored for one question."""
 
     sequences: tuple[TokenSequence, ...]  # one a choice, with weights on the choice
@@ -119,7 +119,7 @@ def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
 
 
 def multiple_choice(
-    questions: Iterable[Choices], score: Score, *, batch_size: int, sequence_length: int
+    questions: Iterable[EncodedQuestion], score: Score, *, batch_size: int, sequence_length: int
 ) -> tuple[Accuracy, Accuracy]:
     """Takes of each question the choice with the highest log-probability.
 
@@ -138,7 +138,7 @@ def multiple_choice(
       ValueError: no question.
     """
     num_questions = num_right = num_right_by_length = 0
-    window: list[Choices] = []
+    window: list[EncodedQuestion] = []
 
     def judge() -> None:
         nonlocal num_questions, num_right, num_right_by_length

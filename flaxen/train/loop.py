@@ -32,7 +32,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics:
+class TrainMetrics:
     """One step, on the host. What is trained at once, a stack's adapters, has one value each."""
 
     step: int  # from 1
@@ -45,10 +45,10 @@ class Metrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calls:
+class Callbacks:
     """What is called in a run, from its thread."""
 
-    on_metrics: Callable[[Metrics], None] = lambda metrics: None
+    on_metrics: Callable[[TrainMetrics], None] = lambda metrics: None
     # after each step, with the state and what to compute with; the state's arrays are donated in
     # the next step: copy what is to be kept
     on_step: Callable[[TrainState, Compute], None] = lambda state, compute: None
@@ -64,7 +64,7 @@ def train(
     *,
     num_steps: int,
     num_microbatches: int = 1,
-    calls: Calls | None = None,
+    callbacks: Callbacks | None = None,
 ) -> TrainState:
     """Trains until `num_steps` were made in all, or the batches end, or a call says stop.
 
@@ -75,7 +75,7 @@ def train(
       batches: where the state says they are: restored by the caller.
       num_steps: of the whole run, those before a resumption included.
       num_microbatches: of a batch; divides its rows.
-      calls: who is told.
+      callbacks: who is told.
 
     Returns:
       The last state.
@@ -84,27 +84,27 @@ def train(
       DivergedError: the loss or its gradient is not finite; no call was made with that state.
       ValueError: a batch without a loss, or that does not divide.
     """
-    calls = calls or Calls()
+    callbacks = callbacks or Callbacks()
     compute = step.prepare(state.params)
     number = int(state.step)
-    while number < num_steps and not calls.should_stop():
+    while number < num_steps and not callbacks.should_stop():
         start = time.perf_counter()
         batch = next(batches, None)
         if batch is None:
             break
         microbatches = split_batch(batch, num_microbatches, step.trainable.num_groups)
         state, compute, found = run_step(
-            step, state, compute, frozen, microbatches, calls.on_microbatch
+            step, state, compute, frozen, microbatches, callbacks.on_microbatch
         )
         state = state._replace(data_state=batches.state())
         number += 1
         metrics = _on_host(number, found, batch, start)
-        calls.on_metrics(metrics)
-        calls.on_step(state, compute)
+        callbacks.on_metrics(metrics)
+        callbacks.on_step(state, compute)
     return state
 
 
-def _on_host(number: int, found: StepMetrics, batch: Any, start: float) -> Metrics:
+def _on_host(number: int, found: StepMetrics, batch: Any, start: float) -> TrainMetrics:
     """Waits for the step.
 
     Raises:
@@ -119,7 +119,7 @@ def _on_host(number: int, found: StepMetrics, batch: Any, start: float) -> Metri
                 "on. Lower the learning rate, or warm up for longer"
             )
     num_tokens, num_loss_tokens = count_tokens(batch)
-    return Metrics(
+    return TrainMetrics(
         step=number,
         values=values,
         grad_norm=grad_norm,

@@ -20,11 +20,11 @@ from tensorboardX import SummaryWriter
 from flaxen.kernels import cpu_library
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
-from flaxen.train.loop import Metrics
+from flaxen.train.loop import TrainMetrics
 from flaxen.train.trainable import Trainable
 
-Record = dict[str, float | int | list[float]]
-Write = Callable[[Record], None]
+MetricsRecord = dict[str, float | int | list[float]]
+Write = Callable[[MetricsRecord], None]
 
 
 def flops_per_token(model: Model, trainable: Trainable) -> int:
@@ -73,7 +73,9 @@ def measure_peak_flops(size: int = 1024, seconds: float = 0.5) -> float:
     return 2 * size**3 / best
 
 
-def to_record(metrics: Metrics, *, flops: int, peak_flops: float, num_steps: int) -> Record:
+def to_record(
+    metrics: TrainMetrics, *, flops: int, peak_flops: float, num_steps: int
+) -> MetricsRecord:
     """A step's metrics as one flat record.
 
     Args:
@@ -126,7 +128,7 @@ def write_jsonl(path: Path, *, after_step: int) -> Iterator[Write]:
     filling.replace(path)
     with path.open("a", encoding="utf-8") as file:
 
-        def write(record: Record) -> None:
+        def write(record: MetricsRecord) -> None:
             file.write(json.dumps(record) + "\n")
             file.flush()
 
@@ -150,7 +152,7 @@ def write_tensorboard(directory: Path) -> Iterator[Write]:
     """
     writer = SummaryWriter(str(directory))
 
-    def write(record: Record) -> None:
+    def write(record: MetricsRecord) -> None:
         step = record["step"]
         for name, value in record.items():
             if isinstance(value, list):

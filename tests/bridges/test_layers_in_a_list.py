@@ -21,9 +21,9 @@ from flaxen.kernels import cpu_library
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.model import Model, Params
 from flaxen.train.full import full
-from flaxen.train.jobs.plan import Wishes
-from flaxen.train.jobs.run import Base, JobCalls, JobSpec, adapter_directory, run_job
-from flaxen.train.loop import Calls, train
+from flaxen.train.jobs.plan import Hyperparameters
+from flaxen.train.jobs.run import Base, JobCallbacks, JobSpec, adapter_directory, run_job
+from flaxen.train.loop import Callbacks, train
 from flaxen.train.loss import next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.train.step import make_step, start
@@ -146,7 +146,9 @@ def test_all_parameters_are_trained(definition: Definition, name: Any) -> None:
         None,
         Repeated(counting_batches(1)),
         num_steps=8,
-        calls=Calls(on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))),
+        callbacks=Callbacks(
+            on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))
+        ),
     )
     assert losses[-1] < 0.8 * losses[0]
     assert jax.tree.structure(state.params) == jax.tree.structure(definition.params)
@@ -163,12 +165,12 @@ def test_a_job_trains_an_adapter_beside_it(definition: Definition, tmp_path: Pat
         method="supervised",
         training_file=file,
         validation_file=None,
-        wishes=Wishes(n_epochs=6, batch_size=1, learning_rate_multiplier=50.0),
+        hyperparameters=Hyperparameters(n_epochs=6, batch_size=1, learning_rate_multiplier=50.0),
         lora=LoraConfig(rank=4, targets=lora_targets(model)),
         seed=0,
         directory=tmp_path,
     )
-    calls = JobCalls(
+    callbacks = JobCallbacks(
         on_start=lambda chosen: None,
         on_step=lambda step, num, metrics, tokens: losses.append(metrics["train_loss"]),
         on_checkpoint=lambda step, metrics, is_last: None,
@@ -182,6 +184,6 @@ def test_a_job_trains_an_adapter_beside_it(definition: Definition, tmp_path: Pat
         name="mine",
         max_length=64,
     )
-    assert run_job(spec, base, calls)
+    assert run_job(spec, base, callbacks)
     assert losses[-1] < 0.5 * losses[0]
     assert load_adapter(adapter_directory(tmp_path, 6), model).config == spec.lora

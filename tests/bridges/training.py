@@ -17,7 +17,7 @@ from flaxen.models.adapters import LoraConfig
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params
 from flaxen.train.full import full
-from flaxen.train.loop import Calls, train
+from flaxen.train.loop import Callbacks, train
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
@@ -62,7 +62,9 @@ def train_definition(
         None,
         Repeated(counting_batches()),
         num_steps=num_steps,
-        calls=Calls(on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))),
+        callbacks=Callbacks(
+            on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))
+        ),
     )
     return state, losses
 
@@ -88,7 +90,9 @@ def train_adapter(
         frozen,
         Repeated(counting_batches()),
         num_steps=num_steps,
-        calls=Calls(on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))),
+        callbacks=Callbacks(
+            on_metrics=lambda metrics: losses.append(float(metrics.values["loss"][0]))
+        ),
     )
     return from_stack(config, state.params), losses
 

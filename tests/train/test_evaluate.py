@@ -13,7 +13,7 @@ from flaxen.data.pack import collate, pack
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.train.evaluate import (
     Accuracy,
-    Choices,
+    EncodedQuestion,
     Perplexity,
     make_score,
     multiple_choice,
@@ -73,7 +73,7 @@ def test_the_most_likely_choice_is_taken() -> None:
         right += int(sums.argmax()) == answer
         right_by_length += int((sums / lengths).argmax()) == answer
         sequences = tuple(sequence(prompt + tail, len(prompt)) for tail in tails)
-        questions.append(Choices(sequences=sequences, lengths=lengths, answer=answer))
+        questions.append(EncodedQuestion(sequences=sequences, lengths=lengths, answer=answer))
     assert right != right_by_length  # else one would not tell them apart
     for batch_size, length in ((1, 11), (4, 48)):
         assert multiple_choice(questions, SCORE, batch_size=batch_size, sequence_length=length) == (
@@ -89,7 +89,7 @@ def test_a_hundred_windows_of_questions_by_hand() -> None:
         return -batch.targets.astype(np.float32)
 
     questions = [
-        Choices(
+        EncodedQuestion(
             sequences=(sequence([0, 5, 1], 1), sequence([0, 2], 1), sequence([0, 3], 1)),
             lengths=(6, 1, 2),
             answer=i % 3,

@@ -15,10 +15,10 @@ import pytest
 
 from flaxen.checkpoints.checkpoints import read_extra
 from flaxen.models.adapters import LoraConfig
-from flaxen.train.jobs.pace import Pace
-from flaxen.train.jobs.plan import Plan, Wishes, checkpoint_steps, make_plan
+from flaxen.train.jobs.plan import Hyperparameters, JobPlan, checkpoint_steps, make_plan
 from flaxen.train.jobs.run import run_job
-from flaxen.train.jobs.spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
+from flaxen.train.jobs.spec import Base, JobCallbacks, JobSpec, adapter_directory, state_directory
+from flaxen.train.jobs.time_share import TimeShare
 from flaxen.weights.adapters.peft import load_adapter
 from tests.data.tiny_text import make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS
@@ -45,8 +45,8 @@ class Told:
     checkpoints: list[tuple[int, Mapping[str, float], bool]] = field(default_factory=list)
     rests: list[float] = field(default_factory=list)
 
-    def calls(self) -> JobCalls:
-        return JobCalls(
+    def callbacks(self) -> JobCallbacks:
+        return JobCallbacks(
             on_start=self.chosen.update,
             on_step=lambda *step: self.steps.append(step),
             on_checkpoint=lambda *checkpoint: self.checkpoints.append(checkpoint),
@@ -63,7 +63,7 @@ def make_spec(directory: Path, records: list[Any], **changes: Any) -> JobSpec:
         method="supervised",
         training_file=file,
         validation_file=None,
-        wishes=Wishes(n_epochs=3, batch_size=2, learning_rate_multiplier=50.0),
+        hyperparameters=Hyperparameters(n_epochs=3, batch_size=2, learning_rate_multiplier=50.0),
         lora=LoraConfig(rank=4, alpha=8.0),
         seed=3,
         directory=directory / "job",
@@ -80,7 +80,7 @@ def test_a_job_learns_tells_and_leaves_adapters(tmp_path: Path) -> None:
     told = Told()
     spec = make_spec(tmp_path, CHATS)
     spec = replace(spec, validation_file=spec.training_file)
-    assert run_job(spec, BASE, told.calls())
+    assert run_job(spec, BASE, told.callbacks())
     assert told.chosen == {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 50.0}
     numbers = [step for step, _, _, _ in told.steps]
     num_steps = told.steps[0][1]
@@ -99,14 +99,14 @@ def test_a_job_learns_tells_and_leaves_adapters(tmp_path: Path) -> None:
     assert len(arrays(spec, num_steps)) == 2 * 2 * 7
     # Once it is done, there is nothing to do, and nothing is told twice.
     again = Told()
-    assert run_job(spec, BASE, again.calls())
+    assert run_job(spec, BASE, again.callbacks())
     assert (again.steps, again.checkpoints) == ([], [])
 
 
 def test_a_stopped_job_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = make_spec(tmp_path / "whole", CHATS)
     told = Told()
-    assert run_job(whole, BASE, told.calls())
+    assert run_job(whole, BASE, told.callbacks())
     num_steps = told.steps[0][1]
     assert num_steps >= 3
 
@@ -114,7 +114,7 @@ def test_a_stopped_job_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     seen: list[int] = []
     for stop_after in (0, 1, 2, 99):  # the second call goes on from the first's state, and so on
         told = Told(lambda told, n=stop_after: len(told.steps) >= n)
-        done = run_job(parts, BASE, told.calls())
+        done = run_job(parts, BASE, told.callbacks())
         seen += [step for step, _, _, _ in told.steps]
         assert done == (stop_after == 99)
     assert seen == list(range(1, num_steps + 1))
@@ -125,7 +125,7 @@ def test_a_stopped_job_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_a_stopped_job_does_not_go_on_with_something_else(tmp_path: Path) -> None:
     """As on a server that came back with another model or other limits."""
     spec = make_spec(tmp_path, CHATS)
-    assert not run_job(spec, BASE, Told(lambda told: len(told.steps) >= 1).calls())
+    assert not run_job(spec, BASE, Told(lambda told: len(told.steps) >= 1).callbacks())
     directory = state_directory(spec.directory)
     before = read_extra(directory, 1)
     other = replace(BASE, params=jax.tree.map(lambda leaf: leaf + 0.01, PARAMS))
@@ -139,26 +139,28 @@ def test_a_stopped_job_does_not_go_on_with_something_else(tmp_path: Path) -> Non
         (replace(spec, seed=9), BASE, r"seed was 3 and is now 9\. Go on with .* create a new job"),
     ]:
         with pytest.raises(ValueError, match=message):
-            run_job(changed, base, Told().calls())
+            run_job(changed, base, Told().callbacks())
         assert read_extra(directory, 1) == before
-    assert run_job(spec, BASE, Told().calls())
+    assert run_job(spec, BASE, Told().callbacks())
 
 
 def test_a_job_can_be_stopped_between_microbatches_and_in_validation(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, CHATS * 8, wishes=Wishes(n_epochs=1, batch_size=32))
+    spec = make_spec(
+        tmp_path, CHATS * 8, hyperparameters=Hyperparameters(n_epochs=1, batch_size=32)
+    )
     told = Told(lambda told: len(told.rests) == 1)
-    assert not run_job(spec, BASE, told.calls())
+    assert not run_job(spec, BASE, told.callbacks())
     assert (told.steps, len(told.rests)) == ([], 1)
 
     spec = replace(spec, validation_file=spec.training_file, directory=tmp_path / "other")
     whole = Told()
-    assert run_job(spec, BASE, whole.calls())
+    assert run_job(spec, BASE, whole.callbacks())
     spec = replace(spec, directory=tmp_path / "stopped")
     told = Told(lambda told: len(told.rests) == len(whole.rests) - 1)
-    assert not run_job(spec, BASE, told.calls())
+    assert not run_job(spec, BASE, told.callbacks())
     assert told.checkpoints == []
     again = Told()
-    assert run_job(spec, BASE, again.calls())
+    assert run_job(spec, BASE, again.callbacks())
     assert again.checkpoints == whole.checkpoints
 
 
@@ -182,7 +184,7 @@ def test_a_job_writes_each_record_as_tokens_once(tmp_path: Path) -> None:
     (tmp_path / "valid.jsonl").write_text('{"text": "number one"}\n{"text": "number 2"}\n')
     spec = replace(spec, validation_file=tmp_path / "valid.jsonl")
     told = Told()
-    assert run_job(spec, replace(BASE, tokenizer=tokenizer), told.calls())
+    assert run_job(spec, replace(BASE, tokenizer=tokenizer), told.callbacks())
     assert len(told.checkpoints) == 3
     assert tokenizer.num_encoded == 12 + 2
 
@@ -198,26 +200,26 @@ def test_a_job_stops_at_any_record_before_its_first_step(tmp_path: Path, stop_at
         asked.append(None)
         return len(asked) >= stop_at
 
-    calls = replace(Told().calls(), should_stop=should_stop)
-    assert not run_job(spec, replace(BASE, tokenizer=tokenizer), calls)
+    callbacks = replace(Told().callbacks(), should_stop=should_stop)
+    assert not run_job(spec, replace(BASE, tokenizer=tokenizer), callbacks)
     assert len(asked) == stop_at
     assert tokenizer.num_encoded == min(max(0, stop_at - 13), 12)
 
 
 def test_a_full_disk_ends_a_job_before_it_writes(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, CHATS)
-    calls = replace(Told().calls(), free_bytes=lambda path: 1000)
+    callbacks = replace(Told().callbacks(), free_bytes=lambda path: 1000)
     with pytest.raises(OSError, match="bytes of a checkpoint are free") as caught:
-        run_job(spec, BASE, calls)
+        run_job(spec, BASE, callbacks)
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in spec.directory.iterdir()] == ["state"]
-    assert run_job(spec, BASE, Told().calls())  # with room again
+    assert run_job(spec, BASE, Told().callbacks())  # with room again
 
 
 def test_it_rests_for_what_it_worked_but_not_for_compiling(tmp_path: Path) -> None:
-    spec = make_spec(tmp_path, CHATS * 4, wishes=Wishes(n_epochs=2, batch_size=8))
+    spec = make_spec(tmp_path, CHATS * 4, hyperparameters=Hyperparameters(n_epochs=2, batch_size=8))
     told = Told()
-    assert run_job(replace(spec, validation_file=spec.training_file), BASE, told.calls())
+    assert run_job(replace(spec, validation_file=spec.training_file), BASE, told.callbacks())
     assert told.rests[0] == 0  # the first microbatch
     assert told.rests.count(0) == 2  # and the first row of the validation
     assert len(told.rests) > 4
@@ -225,10 +227,12 @@ def test_it_rests_for_what_it_worked_but_not_for_compiling(tmp_path: Path) -> No
 
 
 def test_dpo_tells_pairs_apart(tmp_path: Path) -> None:
-    wishes = Wishes(n_epochs=6, batch_size=1, learning_rate_multiplier=100.0, beta=0.5)
-    spec = make_spec(tmp_path, PAIRS, method="dpo", wishes=wishes)
+    hyperparameters = Hyperparameters(
+        n_epochs=6, batch_size=1, learning_rate_multiplier=100.0, beta=0.5
+    )
+    spec = make_spec(tmp_path, PAIRS, method="dpo", hyperparameters=hyperparameters)
     told = Told()
-    assert run_job(spec, BASE, told.calls())
+    assert run_job(spec, BASE, told.callbacks())
     assert told.chosen["beta"] == 0.5
     assert len(told.steps) == 6 * len(PAIRS)
     assert told.steps[0][2]["train_loss"] == pytest.approx(np.log(2), abs=1e-6)
@@ -248,7 +252,7 @@ def test_records_that_do_not_fit_are_named(
     tmp_path: Path, records: list[Any], method: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run_job(make_spec(tmp_path, records, method=method), BASE, Told().calls())
+        run_job(make_spec(tmp_path, records, method=method), BASE, Told().callbacks())
 
 
 @pytest.mark.parametrize(("method", "records"), [("supervised", CHATS), ("dpo", PAIRS)])
@@ -263,25 +267,25 @@ def test_a_token_that_the_model_does_not_know_is_named(
         match=r"records.jsonl:1: the token '.*' has the id 30\d, outside the model's vocabulary of "
         f"{MODEL.vocab_size} tokens",
     ):
-        run_job(make_spec(tmp_path, records, method=method), base, Told().calls())
+        run_job(make_spec(tmp_path, records, method=method), base, Told().callbacks())
 
 
 def test_a_plan_leaves_nothing_open() -> None:
-    def plan(**known: Any) -> Plan:
+    def plan(**known: Any) -> JobPlan:
         known = {"learning_rate_multiplier": 1.0, "beta": None, **known}
-        return Plan(**known)
+        return JobPlan(**known)
 
     # 100 records of 64 tokens: ten of 8 records' 512 tokens fill two rows of 256.
-    assert make_plan("supervised", Wishes(), [64] * 100, max_length=2048) == plan(
+    assert make_plan("supervised", Hyperparameters(), [64] * 100, max_length=2048) == plan(
         n_epochs=3, batch_size=8, row_length=256, rows_per_step=2
     )
-    assert make_plan("supervised", Wishes(batch_size=1), [300, 10], max_length=2048) == plan(
-        n_epochs=3, batch_size=1, row_length=320, rows_per_step=1
-    )
-    assert make_plan("dpo", Wishes(n_epochs=1, batch_size=5), [70, 10], max_length=2048) == plan(
-        n_epochs=1, batch_size=5, row_length=128, rows_per_step=5, beta=0.1
-    )
-    assert make_plan("dpo", Wishes(), [5000], max_length=100).row_length == 100
+    assert make_plan(
+        "supervised", Hyperparameters(batch_size=1), [300, 10], max_length=2048
+    ) == plan(n_epochs=3, batch_size=1, row_length=320, rows_per_step=1)
+    assert make_plan(
+        "dpo", Hyperparameters(n_epochs=1, batch_size=5), [70, 10], max_length=2048
+    ) == plan(n_epochs=1, batch_size=5, row_length=128, rows_per_step=5, beta=0.1)
+    assert make_plan("dpo", Hyperparameters(), [5000], max_length=100).row_length == 100
 
 
 def test_checkpoints_are_at_the_ends_of_the_last_epochs() -> None:
@@ -305,21 +309,23 @@ class Clock:
 def test_the_trainer_rests_its_share_while_requests_run() -> None:
     clock = Clock()
     busy_until_s = float("inf")
-    pace = Pace(share=0.2, is_busy=lambda: clock() < busy_until_s, clock=clock, sleep=clock.sleep)
-    pace.rest(0.5, lambda: False)
+    time_share = TimeShare(
+        share=0.2, is_busy=lambda: clock() < busy_until_s, clock=clock, sleep=clock.sleep
+    )
+    time_share.rest(0.5, lambda: False)
     assert clock() == pytest.approx(102.0)  # a fifth: 0.5 of 2.5 seconds
     busy_until_s = 103.0
-    pace.rest(0.5, lambda: False)
+    time_share.rest(0.5, lambda: False)
     assert clock() == pytest.approx(103.0, abs=0.011)
-    pace.rest(0.5, lambda: False)  # idle: at once
+    time_share.rest(0.5, lambda: False)  # idle: at once
     assert clock() == pytest.approx(103.0, abs=0.011)
     busy_until_s = float("inf")
     before_s = clock()
-    pace.rest(0.5, lambda: True)
+    time_share.rest(0.5, lambda: True)
     assert clock() == before_s
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=f"above 0 and at most 1, got {share}"):
-        Pace(share=share, is_busy=lambda: True)
+        TimeShare(share=share, is_busy=lambda: True)

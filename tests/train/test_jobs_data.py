@@ -10,7 +10,7 @@ import pytest
 
 from flaxen.models.adapters import LoraConfig
 from flaxen.train.jobs.data import open_job_data
-from flaxen.train.jobs.plan import JobMethod, Wishes
+from flaxen.train.jobs.plan import Hyperparameters, JobMethod
 from flaxen.train.jobs.spec import Base, JobSpec
 from tests.data.tiny_text import chat, make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS
@@ -39,7 +39,7 @@ def test_validation_may_be_longer_than_training(
         method=method,
         training_file=tmp_path / "training",
         validation_file=tmp_path / "validation",
-        wishes=Wishes(),
+        hyperparameters=Hyperparameters(),
         lora=LoraConfig(rank=1, alpha=1.0),
         seed=0,
         directory=tmp_path / "job",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.train.loop import Calls, DivergedError, Metrics, count_tokens, train
+from flaxen.train.loop import Callbacks, DivergedError, TrainMetrics, count_tokens, train
 from flaxen.train.lora import initial_adapters
 from flaxen.train.state import TrainState
 from flaxen.train.step import start
@@ -50,10 +50,10 @@ def test_a_resumed_run_is_the_uninterrupted_one() -> None:
 
 
 def test_calls_are_made_at_each_step_and_may_stop_it() -> None:
-    metrics: list[Metrics] = []
+    metrics: list[TrainMetrics] = []
     states: list[tuple[int, Any]] = []
     step, state = new_state()
-    calls = Calls(
+    callbacks = Callbacks(
         on_metrics=metrics.append,
         on_step=lambda state, compute: states.append((int(state.step), state.data_state)),
         should_stop=lambda: len(metrics) == 2,
@@ -62,7 +62,7 @@ def test_calls_are_made_at_each_step_and_may_stop_it() -> None:
         *(step, state, base_params(), Repeated(BATCHES)),
         num_steps=9,
         num_microbatches=2,
-        calls=calls,
+        callbacks=callbacks,
     )
     assert int(end.step) == 2
     assert states == [(1, {"position": 1}), (2, {"position": 2})]
@@ -90,9 +90,17 @@ def test_what_is_not_finite_ends_the_run_before_anyone_keeps_it() -> None:
     frozen["final_norm"] = frozen["final_norm"].at[0].set(jnp.inf)
     step, state = new_state()
     kept: list[int] = []
-    calls = Calls(on_step=lambda state, compute: kept.append(int(state.step)))
+    callbacks = Callbacks(on_step=lambda state, compute: kept.append(int(state.step)))
     with pytest.raises(DivergedError, match=r"the loss of step 1 is nan: training can't go on"):
-        train(step, state, frozen, Repeated(BATCHES), num_steps=3, num_microbatches=2, calls=calls)
+        train(
+            step,
+            state,
+            frozen,
+            Repeated(BATCHES),
+            num_steps=3,
+            num_microbatches=2,
+            callbacks=callbacks,
+        )
     assert kept == []
 
 

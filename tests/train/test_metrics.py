@@ -12,7 +12,7 @@ import pytest
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.train.full import full
-from flaxen.train.loop import Metrics
+from flaxen.train.loop import TrainMetrics
 from flaxen.train.lora import lora
 from flaxen.train.metrics import (
     flops_per_token,
@@ -30,8 +30,8 @@ def model(*, tied: bool) -> object:
     return decoder(DecoderConfig(**sizes, **heads, tied_embeddings=tied))
 
 
-def metrics(num: int = 1) -> Metrics:
-    return Metrics(
+def metrics(num: int = 1) -> TrainMetrics:
+    return TrainMetrics(
         step=3,
         values={"loss": np.full(num, 2.5, np.float32)},
         grad_norm=np.full(num, 0.5, np.float32),

@@ -28,7 +28,7 @@ def load(model: str, args: dict[str, Any]) -> tuple[Train, dict[str, str]]:
     from flaxen.build import use_compile_cache
     from flaxen.kernels import cpu_library
     from flaxen.models.adapters import LoraConfig, adapter_shapes
-    from flaxen.train.loop import Calls, Metrics, train
+    from flaxen.train.loop import Callbacks, TrainMetrics, train
     from flaxen.train.lora import lora
     from flaxen.train.loss import next_token
     from flaxen.train.optimizer import (
@@ -71,14 +71,14 @@ def load(model: str, args: dict[str, Any]) -> tuple[Train, dict[str, str]]:
         nonlocal state
         losses: list[float] = []
 
-        def keep(metrics: Metrics) -> None:
+        def keep(metrics: TrainMetrics) -> None:
             losses.append(float(metrics.values["loss"][0]))
 
         start_s = time.perf_counter()
         state = train(
             *(step, state, frozen, _Rows(steps)),
             num_steps=int(state.step) + len(steps),
-            calls=Calls(on_metrics=keep),
+            callbacks=Callbacks(on_metrics=keep),
         )
         jax.block_until_ready(state.params)
         return time.perf_counter() - start_s, losses

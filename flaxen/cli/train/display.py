@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from flaxen.data.corpus import Report
+    from flaxen.data.corpus import CorpusReport
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -51,7 +51,7 @@ def describe(record: Mapping[str, Any], num_steps: int) -> str:
     )
 
 
-def describe_data(report: Report) -> str:
+def describe_data(report: CorpusReport) -> str:
     """What became of the records, where not all were used as they are; else nothing."""
     parts = []
     if report.num_bad:

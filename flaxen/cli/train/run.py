@@ -42,11 +42,11 @@ from flaxen.train.config import TrainConfig
 from flaxen.train.dpo import dpo
 from flaxen.train.fingerprint import Fingerprint, check_unchanged, to_json
 from flaxen.train.full import full
-from flaxen.train.loop import Calls, Metrics, train
+from flaxen.train.loop import Callbacks, TrainMetrics, train
 from flaxen.train.lora import lora
 from flaxen.train.loss import next_token
 from flaxen.train.metrics import (
-    Record,
+    MetricsRecord,
     flops_per_token,
     measure_peak_flops,
     to_record,
@@ -220,7 +220,7 @@ def run(
                 every=config.checkpoint.every,
             )
         )
-        writes: list[Callable[[Record], None]] = [
+        writes: list[Callable[[MetricsRecord], None]] = [
             stack.enter_context(
                 write_jsonl(config.output_dir / "metrics.jsonl", after_step=num_made)
             ),
@@ -228,7 +228,7 @@ def run(
             on_record,
         ]
 
-        def on_metrics(metrics: Metrics) -> None:
+        def on_metrics(metrics: TrainMetrics) -> None:
             record = to_number(metrics)
             for write in writes:
                 write(record)
@@ -245,7 +245,7 @@ def run(
             *(opened.step, opened.state, opened.frozen, opened.batches),
             num_steps=opened.num_steps,
             num_microbatches=config.num_microbatches,
-            calls=Calls(on_metrics=on_metrics, on_step=on_step),
+            callbacks=Callbacks(on_metrics=on_metrics, on_step=on_step),
         )
     num_steps = int(state.step)
     with writing_results(config.output_dir, results, num_steps):

@@ -16,7 +16,7 @@ from flaxen.data.corpus import Corpus
 from flaxen.data.encode import Encoder
 from flaxen.data.iterate import DataIterator, batches_of
 from flaxen.data.token_store import TokenStore
-from flaxen.train.jobs.plan import Plan, make_plan, row_length
+from flaxen.train.jobs.plan import JobPlan, make_plan, row_length
 from flaxen.train.jobs.spec import Base, JobSpec
 
 
@@ -24,7 +24,7 @@ from flaxen.train.jobs.spec import Base, JobSpec
 class JobData:
     """What a job trains on, and what it chose by that."""
 
-    plan: Plan
+    plan: JobPlan
     batches: DataIterator[Any]
     validation: DataIterator[Any] | None
 
@@ -58,7 +58,9 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
             return corpus, config
 
         corpus, config = open_corpus(spec.training_file)
-        plan = make_plan(spec.method, spec.wishes, _lengths(corpus), max_length=base.max_length)
+        plan = make_plan(
+            spec.method, spec.hyperparameters, _lengths(corpus), max_length=base.max_length
+        )
         # No sequence is longer than a row: the plan's row holds the longest, unless that was cut.
         config = replace(
             config,

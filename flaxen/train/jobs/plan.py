@@ -20,7 +20,7 @@ _NUM_KEPT = 3  # checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class Hyperparameters:
     """The hyperparameters that a job asks for; None leaves one to the plan."""
 
     n_epochs: int | None = None
@@ -30,7 +30,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class JobPlan:
     """The hyperparameters of a job, and the sizes that follow from its records."""
 
     n_epochs: int
@@ -42,27 +42,27 @@ class Plan:
 
 
 def make_plan(
-    method: JobMethod, wishes: Wishes, lengths: Sequence[int], *, max_length: int
-) -> Plan:
+    method: JobMethod, asked: Hyperparameters, lengths: Sequence[int], *, max_length: int
+) -> JobPlan:
     """Chooses what a job leaves open.
 
     Args:
       method: "supervised" packs records into rows; "dpo" has a pair a row.
-      wishes: what the job asks for.
+      asked: what the job asks for.
       lengths: tokens of each record, of a pair the longer one's; at least one record.
       max_length: tokens of the longest row; longer records are cut.
     """
-    batch_size = wishes.batch_size or max(1, min(_MAX_BATCH, len(lengths) // 10))
+    batch_size = asked.batch_size or max(1, min(_MAX_BATCH, len(lengths) // 10))
     length = row_length(method, lengths, max_length=max_length)
     rows = batch_size
     if method == "supervised":
         mean = sum(min(each, max_length) for each in lengths) / len(lengths)
         rows = max(1, round(batch_size * mean / length))
-    return Plan(
-        n_epochs=wishes.n_epochs or 3,
+    return JobPlan(
+        n_epochs=asked.n_epochs or 3,
         batch_size=batch_size,
-        learning_rate_multiplier=wishes.learning_rate_multiplier or 1.0,
-        beta=None if method == "supervised" else wishes.beta or 0.1,
+        learning_rate_multiplier=asked.learning_rate_multiplier or 1.0,
+        beta=None if method == "supervised" else asked.beta or 0.1,
         row_length=length,
         rows_per_step=rows,
     )

@@ -19,10 +19,10 @@ from flaxen.train.dpo import dpo
 from flaxen.train.fingerprint import check_unchanged, to_json
 from flaxen.train.jobs.data import JobData, open_job_data
 from flaxen.train.jobs.fingerprint import job_fingerprint
-from flaxen.train.jobs.plan import LEARNING_RATES, Plan, checkpoint_steps
-from flaxen.train.jobs.spec import Base, JobCalls, JobSpec, adapter_directory, state_directory
+from flaxen.train.jobs.plan import LEARNING_RATES, JobPlan, checkpoint_steps
+from flaxen.train.jobs.spec import Base, JobCallbacks, JobSpec, adapter_directory, state_directory
 from flaxen.train.jobs.validate import Validation, make_validation
-from flaxen.train.loop import Calls, Metrics, train
+from flaxen.train.loop import Callbacks, TrainMetrics, train
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import Objective, Remat, next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
@@ -35,13 +35,13 @@ _REMAT_ABOVE = 1024  # tokens of a row, from where memory is saved at the price 
 _MAX_WARMUP = 10  # steps
 
 
-def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
+def run_job(spec: JobSpec, base: Base, callbacks: JobCallbacks) -> bool:
     """Trains until the end, or until it is told to stop.
 
     Args:
       spec: what to train; a directory with a state in it is gone on with.
       base: what is adapted; nothing of it is changed or copied.
-      calls: who is told.
+      callbacks: who is told.
 
     Returns:
       Whether it got to the end. If not, its state is saved.
@@ -53,15 +53,15 @@ def run_job(spec: JobSpec, base: Base, calls: JobCalls) -> bool:
     """
     try:
         with (
-            open_job_data(spec, base, calls.should_stop) as data,
+            open_job_data(spec, base, callbacks.should_stop) as data,
             Checkpoints(state_directory(spec.directory), keep=1) as checkpoints,
         ):
-            return _Job(spec, base, data, calls, checkpoints).run()
+            return _Job(spec, base, data, callbacks, checkpoints).run()
     except StoppedError:  # before the first step
         return False
 
 
-def _objective(model: Model, plan: Plan) -> Objective:
+def _objective(model: Model, plan: JobPlan) -> Objective:
     remat: Remat = "layer" if plan.row_length > _REMAT_ABOVE else "none"
     if plan.beta is None:
         return next_token(model, remat=remat)
@@ -76,10 +76,10 @@ class _Job:
         spec: JobSpec,
         base: Base,
         data: JobData,
-        calls: JobCalls,
+        callbacks: JobCallbacks,
         checkpoints: Checkpoints,
     ) -> None:
-        self._spec, self._base, self._plan, self._calls = spec, base, data.plan, calls
+        self._spec, self._base, self._plan, self._callbacks = spec, base, data.plan, callbacks
         self._batches, self._checkpoints = data.batches, checkpoints
         num_steps = data.batches.num_batches()
         assert num_steps is not None, "a job has an end"
@@ -94,7 +94,7 @@ class _Job:
         self._fingerprint = job_fingerprint(spec, base, data)
         self._state: TrainState | None = None  # after the last whole step
         self._num_tokens = 0
-        self._metrics: Metrics | None = None
+        self._metrics: TrainMetrics | None = None
         self._since_s = self._saved_s = time.monotonic()
         self._compiled: set[str] = set()  # kinds of work that were done once
 
@@ -116,7 +116,7 @@ class _Job:
             self._num_tokens = extra["num_tokens"]
         chosen = {name: value for name, value in asdict(plan).items() if value is not None}
         names = ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
-        self._calls.on_start({name: chosen[name] for name in names if name in chosen})
+        self._callbacks.on_start({name: chosen[name] for name in names if name in chosen})
         self._since_s = time.monotonic()
         try:
             state = train(
@@ -126,11 +126,11 @@ class _Job:
                 self._batches,
                 num_steps=self._num_steps,
                 num_microbatches=plan.rows_per_step,
-                calls=Calls(
+                callbacks=Callbacks(
                     on_metrics=self._on_metrics,
                     on_step=lambda state, compute: self._on_step(state),
                     on_microbatch=self._on_microbatch,
-                    should_stop=self._calls.should_stop,
+                    should_stop=self._callbacks.should_stop,
                 ),
             )
         except StoppedError:
@@ -163,12 +163,12 @@ class _Job:
         """
         worked_s = time.monotonic() - self._since_s if kind in self._compiled else 0.0
         self._compiled.add(kind)
-        self._calls.rest(worked_s)
-        if self._calls.should_stop():
+        self._callbacks.rest(worked_s)
+        if self._callbacks.should_stop():
             raise StoppedError
         self._since_s = time.monotonic()
 
-    def _on_metrics(self, metrics: Metrics) -> None:
+    def _on_metrics(self, metrics: TrainMetrics) -> None:
         self._metrics = metrics
         if "update" not in self._compiled:
             self._compiled.add("update")
@@ -190,7 +190,7 @@ class _Job:
         # From here on nothing stops.
         self._state = state
         self._num_tokens += self._metrics.num_tokens
-        self._calls.on_step(step, self._num_steps, metrics, self._num_tokens)
+        self._callbacks.on_step(step, self._num_steps, metrics, self._num_tokens)
         is_saved = is_kept or time.monotonic() - self._saved_s > self._spec.save_every_s
         if is_saved:
             self._check_room()
@@ -198,7 +198,7 @@ class _Job:
             adapter = from_stack(self._spec.lora, state.params)
             directory = adapter_directory(self._spec.directory, step)
             save_adapter(directory, adapter, self._base.name, model=self._base.model)
-            self._calls.on_checkpoint(step, metrics, step == self._num_steps)
+            self._callbacks.on_checkpoint(step, metrics, step == self._num_steps)
         if is_saved:
             self._save()
 
@@ -210,7 +210,7 @@ class _Job:
         """Refuses to begin what a full disk would cut off, in whose writers' many ways."""
         arrays = [leaf for leaf in jax.tree.leaves(self._state) if isinstance(leaf, jax.Array)]
         needed = 2 * sum(array.nbytes for array in arrays)  # the state, and the adapter of it
-        if self._calls.free_bytes(self._spec.directory) < needed:
+        if self._callbacks.free_bytes(self._spec.directory) < needed:
             raise OSError(
                 errno.ENOSPC, f"less than the {needed} bytes of a checkpoint are free",
                 str(self._spec.directory),

@@ -10,7 +10,7 @@ from pathlib import Path
 from flaxen.models.adapters import LoraConfig
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.train.jobs.plan import JobMethod, Wishes
+from flaxen.train.jobs.plan import Hyperparameters, JobMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class JobSpec:
     method: JobMethod
     training_file: Path
     validation_file: Path | None
-    wishes: Wishes
+    hyperparameters: Hyperparameters
     lora: LoraConfig
     seed: int
     directory: Path  # the job's own: its state, and the adapters that it ends with
@@ -39,7 +39,7 @@ class JobSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobCalls:
+class JobCallbacks:
     """Who is told, and asked, while a job runs; all on its thread."""
 
     # the hyperparameters that were chosen, by their names in OpenAI's API

@@ -13,7 +13,7 @@ _SLICE_S = 0.01  # between two looks at who is waiting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class TimeShare:
     """Waits after each piece of work for as long as others are to have the machine alone.
 
     Raises:
