@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.cache.groups import CacheGroup
+from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
@@ -268,30 +268,30 @@ def _engine_config(
             f"page_size must be a multiple of {PAGE_MULTIPLE} for the C++ kernels, got "
             f"{args.page_size}"
         )
-    specs = attention_only(model.cache_specs)
-    token_bytes = sum(spec.bytes_per_token(itemsize) for spec in specs)
-    page_bytes = token_bytes * args.page_size
+    sizes = CacheSizes(
+        specs=attention_only(model.cache_specs),
+        page_size=args.page_size,
+        itemsize=itemsize,
+        chunk=args.max_num_batched_tokens,
+        max_num_seqs=args.max_num_seqs,
+    )
     wanted_len = args.max_model_len or model.max_position
     if wanted_len > model.max_position:
         raise ValueError(
             f"max_model_len is {wanted_len}, and the model was made for {model.max_position} "
             "tokens: lower it"
         )
-    pages_per_seq = -(-wanted_len // args.page_size)
-    all_bytes = pages_per_seq * args.max_num_seqs * page_bytes
-    pool_bytes = args.kv_cache_bytes or min(all_bytes, _AUTO_KV_CACHE_BYTES)
-    num_pages = pool_bytes // page_bytes
-    if num_pages < 1:
+    num_bytes = args.kv_cache_bytes or min(sizes.most_bytes(wanted_len), _AUTO_KV_CACHE_BYTES)
+    longest = sizes.longest(num_bytes)
+    if longest == 0:
         raise ValueError(
-            f"the KV cache of {pool_bytes} bytes is smaller than one page of {page_bytes}: "
-            "give it more memory"
+            f"the KV cache of {num_bytes} bytes is smaller than one page of "
+            f"{sizes.least_bytes(1)}: give it more memory"
         )
-    max_model_len = wanted_len
-    if args.max_model_len is None:
-        max_model_len = min(wanted_len, num_pages * args.page_size)
+    max_model_len = args.max_model_len or min(wanted_len, longest)
     return EngineConfig(
         max_model_len=max_model_len,
-        groups=(CacheGroup(spec=specs[0], layers=tuple(range(len(specs))), num_pages=num_pages),),
+        groups=sizes.divide(num_bytes, max_model_len),
         page_size=args.page_size,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,

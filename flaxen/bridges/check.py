@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from flaxen.bridges.finite import check_numbers, without_zeros
 from flaxen.bridges.signature import logits_of
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache, has_pages
+from flaxen.kernels.paged_attention import PagedBatch, has_pages
 from flaxen.models import attention_impls as attends
 from flaxen.models.cache import Sliding, attention_only
 from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
@@ -158,9 +158,7 @@ def _in_pieces(
 ) -> jax.Array:
     num_pages = -(-len(tokens) // _PAGE)
     cache = tuple(
-        empty_cache(
-            *(num_pages, _PAGE, spec.num_kv_heads, spec.head_dim, dtype), backend=model.backend
-        )
+        attends.empty_layer(spec, num_pages, _PAGE, dtype, backend=model.backend)
         for spec in attention_only(model.cache_specs)
     )
     found, middle = [], len(tokens) // 2
@@ -176,7 +174,7 @@ def _in_pieces(
             params,
             jnp.pad(tokens[piece], padding, constant_values=-1),
             jnp.pad(positions[piece], padding),
-            attends.paged(batch, model.backend),
+            attends.paged((batch,), model.backend),
             cache,
         )
         found.append(model.unembed(params, hidden)[: stop - piece.start])

@@ -147,7 +147,7 @@ class JaxExecutor(Executor):
         def empty() -> tuple[Any, Rows]:
             cache = steps.empty_cache(
                 self._model,
-                config.groups[0].num_pages,
+                config.groups,
                 config.page_size,
                 self._cache_dtype,
             )

@@ -10,28 +10,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
 from flaxen.engine.step_input import StepInput, StepLayout
-from flaxen.kernels import paged_attention
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import Adapters, with_adapters
-from flaxen.models.cache import Full, Sliding, attention_only
+from flaxen.models.cache import attention_only
 from flaxen.models.model import Model, Params
 
 Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
 
-def empty_cache(model: Model, num_pages: int, page_size: int, dtype: jnp.dtype) -> tuple[Any, ...]:
+def empty_cache(
+    model: Model, groups: tuple[CacheGroup, ...], page_size: int, dtype: jnp.dtype
+) -> tuple[attends.LayerPages, ...]:
     """The KV pool: the pages of each layer, in the form of the model's backend."""
-
-    def pages(spec: Full | Sliding) -> Any:
-        sizes = num_pages, page_size, spec.num_kv_heads, spec.head_dim
-        return paged_attention.empty_cache(*sizes, dtype, backend=model.backend)
-
-    return tuple(pages(spec) for spec in attention_only(model.cache_specs))
+    specs = attention_only(model.cache_specs)
+    group_of = {layer: i for i, group in enumerate(groups) for layer in group.layers}
+    return tuple(
+        attends.empty_layer(
+            spec,
+            groups[group_of[layer]].num_pages,
+            page_size,
+            dtype,
+            group=group_of[layer],
+            backend=model.backend,
+        )
+        for layer, spec in enumerate(specs)
+    )
 
 
 def run_step(
@@ -68,13 +77,14 @@ def run_step(
     """
     params = expand(params)
     step = layout.unpack(packed)
-    (batch,) = step.paged_batches()
+    batches = step.paged_batches()
+    batch = batches[0]  # all say the same of the tokens
     ids, positions = _known_tokens(tokens, step, batch, num_tokens)
     adapted = params
     if lora is not None:
         adapted = with_adapters(params, *lora, _adapter_ids(step, batch, num_tokens))
     hidden, cache = model.forward(
-        adapted, ids, positions, attends.paged(batch, model.backend), cache
+        adapted, ids, positions, attends.paged(batches, model.backend), cache
     )
     last = _last_hidden(hidden, batch)
     tokens, sampled = _draw(model, num_top, params, rows, tokens, last, step, wants)

@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache
+from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls as attends
+from flaxen.models.cache import attention_only
 from flaxen.models.model import Model
 
 PAGE = 16
@@ -23,11 +24,10 @@ def paged_scores(
     pages = -(-max(map(len, prompts)) // PAGE)
     num_tokens = sum(map(len, prompts))
     cache: tuple[Any, ...] = tuple(
-        empty_cache(
-            len(prompts) * pages, PAGE, spec.num_kv_heads, spec.head_dim, jnp.dtype("float32"),
-            backend=model.backend,
+        attends.empty_layer(
+            spec, len(prompts) * pages, PAGE, jnp.dtype("float32"), backend=model.backend
         )
-        for spec in model.cache_specs
+        for spec in attention_only(model.cache_specs)
     )  # fmt: skip
     found: list[list[np.ndarray]] = [[] for _ in prompts]
     for step in steps:
@@ -49,7 +49,7 @@ def paged_scores(
             params,
             jnp.asarray(tokens),
             jnp.asarray(positions),
-            attends.paged(batch, model.backend),
+            attends.paged((batch,), model.backend),
             cache,
         )
         scores = np.asarray(model.unembed(params, hidden))[: ends[-1]]

@@ -18,8 +18,9 @@ from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache
+from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls as attends
+from flaxen.models.cache import attention_only
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.torch.checkpoint import open_torch
@@ -84,14 +85,14 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
     for source in (open_torch(directory), open_checkpoint(directory)):
         model, params = source.model, source.load_params(dtype, packed=True)
         cache = tuple(
-            empty_cache(16, 16, spec.num_kv_heads, spec.head_dim, dtype, backend=Backend.CPU)
-            for spec in model.cache_specs
+            attends.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
+            for spec in attention_only(model.cache_specs)
         )
         one_each = PagedBatch(
             kv_lens=batch + 1, page_table=batch[:, None], cu_q_lens=jnp.arange(17, dtype=jnp.int32)
         )
         step = jax.make_jaxpr(model.forward)(
-            params, batch, batch, attends.paged(one_each, model.backend), cache
+            params, batch, batch, attends.paged((one_each,), model.backend), cache
         )
         calls.append(kernel_calls(step.jaxpr))
     # Our decoder has its last norm in the unembedding.

@@ -24,7 +24,7 @@ from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo, Request, SamplingParams
 from flaxen.text.tokenizer import Tokenizer
 from tests.engine.fakes import add, spelled
-from tests.engine.groups import full
+from tests.engine.groups import groups
 
 MODEL_CONFIG = DecoderConfig(
     vocab_size=300,
@@ -44,7 +44,7 @@ EOS_ID = 2
 
 def pools(num_pages: int) -> tuple[CacheGroup, ...]:
     """The model's cache groups, with as many pages each."""
-    return full(num_pages)
+    return groups(MODEL.cache_specs, num_pages)
 
 
 # One compiled shape: within it, equalities hold to the bit.

@@ -43,6 +43,20 @@ def group_layers(specs: Sequence[CacheSpec]) -> dict[CacheSpec, tuple[int, ...]]
     return layers
 
 
+def page_bytes(spec: CacheSpec, num_layers: int, page_size: int, itemsize: int) -> int:
+    """Bytes of one page in all layers of a group.
+
+    Args:
+      spec: of the group.
+      num_layers: of the group.
+      page_size: tokens.
+      itemsize: bytes of one number.
+    """
+    if isinstance(spec, State):
+        return num_layers * spec.bytes_per_sequence(itemsize)
+    return num_layers * page_size * spec.bytes_per_token(itemsize)
+
+
 def first_page(window: int | None, position: int, page_size: int) -> int:
     """The index of the first page of a sequence that its token at a position reads."""
     return 0 if window is None else max(0, position - window + 1) // page_size

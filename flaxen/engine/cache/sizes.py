@@ -1,0 +1,133 @@
+"""How the memory of the KV cache is divided among the cache groups (decision 0220).
+
+Deliberately does not know: JAX, how much memory there is, who will use it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from flaxen.engine.cache.groups import CacheGroup, group_layers, most_pages, page_bytes
+from flaxen.models.cache import CacheSpec, Sliding, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Demand:
+    """What a group needs."""
+
+    spec: CacheSpec
+    layers: tuple[int, ...]
+    page_bytes: int
+    least: int  # pages, without which nothing runs
+    most: int  # pages that the running sequences can use
+    share: Fraction  # the largest part of the group in the bytes of a sequence of any length
+
+    @property
+    def more_bytes(self) -> int:
+        """Bytes from the least to the most."""
+        return (self.most - self.least) * self.page_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSizes:
+    """What a model's layers keep, and how an engine runs it."""
+
+    specs: Sequence[CacheSpec]  # one a layer
+    page_size: int  # tokens
+    itemsize: int  # bytes of one number
+    chunk: int  # the most tokens that a step computes
+    max_num_seqs: int  # sequences that run at once
+
+    def divide(self, num_bytes: int, max_model_len: int) -> tuple[CacheGroup, ...]:
+        """The groups, and the pages of each.
+
+        Each group gets what one sequence of full length needs, and its share of the rest; but no
+        more than all running sequences of full length need, while another group can use it.
+
+        Raises:
+          ValueError: the bytes do not hold one sequence of max_model_len tokens.
+        """
+        demands = self._demands(max_model_len)
+        left = num_bytes - sum(each.least * each.page_bytes for each in demands)
+        if left < 0:
+            raise ValueError(
+                f"the KV cache of {num_bytes} bytes does not hold one sequence of max_model_len "
+                f"({max_model_len}), which needs {num_bytes - left}: lower max_model_len to at "
+                f"most {self.longest(num_bytes)} or give it more memory"
+            )
+        pages = {each.spec: each.least for each in demands}
+        growing = [each for each in demands if each.share]
+        open_ = growing
+        while full := [each for each in open_ if each.more_bytes <= _part(left, each, open_)]:
+            pages.update({each.spec: each.most for each in full})
+            left -= sum(each.more_bytes for each in full)
+            open_ = [each for each in open_ if each not in full]
+        # Memory that no running sequence needs keeps more prefixes.
+        for each in open_ or growing:
+            pages[each.spec] += _part(left, each, open_ or growing) // each.page_bytes
+        return tuple(
+            CacheGroup(spec=each.spec, layers=each.layers, num_pages=pages[each.spec])
+            for each in demands
+        )
+
+    def most_bytes(self, max_model_len: int) -> int:
+        """What all sequences that run at once can use."""
+        return sum(each.most * each.page_bytes for each in self._demands(max_model_len))
+
+    def least_bytes(self, num_tokens: int) -> int:
+        """What one sequence of so many tokens needs, and each row's State."""
+        return sum(each.least * each.page_bytes for each in self._demands(num_tokens))
+
+    def longest(self, num_bytes: int) -> int:
+        """How many tokens the longest sequence has that so many bytes hold; 0 if they hold none."""
+        sizes = range(self.page_size, num_bytes + self.page_size + 1, self.page_size)
+        return self.page_size * bisect_right(sizes, num_bytes, key=self.least_bytes)
+
+    def _demands(self, max_model_len: int) -> list[_Demand]:
+        layers = group_layers(self.specs)
+        sizes = {
+            spec: page_bytes(spec, len(layers[spec]), self.page_size, self.itemsize)
+            for spec in layers
+        }
+        return [
+            _Demand(
+                spec=spec,
+                layers=layers[spec],
+                page_bytes=size,
+                least=self._least(spec, max_model_len),
+                most=self._most(spec, max_model_len),
+                share=self._share(spec, sizes, max_model_len),
+            )
+            for spec, size in sizes.items()
+        ]
+
+    def _least(self, spec: CacheSpec, num_tokens: int) -> int:
+        if isinstance(spec, State):
+            return self.max_num_seqs
+        return most_pages(spec, num_tokens, self.chunk, self.page_size)
+
+    def _most(self, spec: CacheSpec, max_model_len: int) -> int:
+        if isinstance(spec, State):
+            return self.max_num_seqs
+        # Long sequences use all that a window needs, and one page for each is to stay free.
+        return self.max_num_seqs * (self._least(spec, max_model_len) + isinstance(spec, Sliding))
+
+    def _share(self, spec: CacheSpec, sizes: dict[CacheSpec, int], max_model_len: int) -> Fraction:
+        """The part of a group is largest at its own window, or at full length; 0 for a State."""
+        if isinstance(spec, State):
+            return Fraction(0)
+        own = spec.window + self.chunk if isinstance(spec, Sliding) else max_model_len
+        length = min(own, max_model_len)
+        num_bytes = {
+            each: most_pages(each, length, self.chunk, self.page_size) * size
+            for each, size in sizes.items()
+            if not isinstance(each, State)
+        }
+        return Fraction(num_bytes[spec], sum(num_bytes.values()))
+
+
+def _part(num_bytes: int, demand: _Demand, among: list[_Demand]) -> int:
+    return int(num_bytes * demand.share / sum(each.share for each in among))
