@@ -79,7 +79,8 @@ class Checkpoints:
     def save(self, step: int, tree: Tree, extra: Json = None, *, force: bool = False) -> bool:
         """Begins to save a tree, once the save before is complete.
 
-        The tree is copied before this returns: its arrays may be donated or written at once.
+        The tree's arrays may be donated or changed at once. Those of JAX are not copied: Orbax
+        holds their buffers until they are written, and XLA never writes to a buffer that is held.
 
         Args:
           step: how many were made.
@@ -156,7 +157,11 @@ def steps_in(directory: Path) -> list[int]:
     """The steps of the complete checkpoints in a directory, in order; none where there is none."""
     if not directory.is_dir():
         return []
-    return sorted(int(entry.name) for entry in directory.iterdir() if _STEP.fullmatch(entry.name))
+    return sorted(
+        int(entry.name)
+        for entry in directory.iterdir()
+        if _STEP.fullmatch(entry.name) and _index_of(entry).is_file()
+    )
 
 
 def read_extra(directory: Path, step: int) -> Json:
@@ -165,8 +170,12 @@ def read_extra(directory: Path, step: int) -> Json:
 
 
 def _read_index(path: Path) -> dict[str, Json]:
-    index: dict[str, Json] = json.loads((path / _INDEX / "metadata").read_bytes())
+    index: dict[str, Json] = json.loads(_index_of(path).read_bytes())
     return index
+
+
+def _index_of(path: Path) -> Path:
+    return path / _INDEX / "metadata"
 
 
 def restore(directory: Path, template: Tree, step: int | None = None) -> Restored:
@@ -191,7 +200,8 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
     arrays = _read_arrays(path, leaves)
     tree = jax.tree.unflatten(
         structure,
-        [_as(leaf, leaves[name], arrays.get(name)) for name, leaf in named.items()],
+        # Each is let go once it is on the device: the host never holds all of them twice.
+        [_as(leaf, leaves[name], arrays.pop(name, None)) for name, leaf in named.items()],
     )
     return Restored(step, tree, index["extra"])
 
@@ -202,9 +212,9 @@ def _handler() -> ocp.CompositeCheckpointHandler:
     )
 
 
-def _taken_apart(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
-    """Copies of the arrays that have values, and what the index says of each leaf, by its path."""
-    arrays: dict[str, np.ndarray] = {}
+def _taken_apart(tree: Tree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Json]]:
+    """The arrays that have values, and what the index says of each leaf, by its path."""
+    arrays: dict[str, jax.Array | np.ndarray] = {}
     leaves: dict[str, Json] = {}
     for place, leaf in jax.tree.flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(place)
@@ -221,7 +231,8 @@ def _taken_apart(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
             leaves[name]["key_impl"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
         if leaf.size:  # Orbax refuses the others
-            arrays[name] = np.array(leaf)
+            # NumPy's may be written while Orbax reads them; JAX's never are.
+            arrays[name] = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
     return arrays, leaves
 
 
@@ -259,9 +270,14 @@ def _read_arrays(path: Path, leaves: dict[str, Json]) -> dict[str, np.ndarray]:
     }
     if not wanted:
         return {}
-    with ocp.Checkpointer(_handler()) as checkpointer:
+    on_host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    handler = ocp.CompositeCheckpointHandler(**{_ARRAYS: ocp.PyTreeCheckpointHandler()})
+    with ocp.Checkpointer(handler) as checkpointer:
         restored = checkpointer.restore(
-            path, args=ocp.args.Composite(**{_ARRAYS: ocp.args.StandardRestore(wanted)})
+            path,
+            args=ocp.args.Composite(
+                **{_ARRAYS: ocp.args.PyTreeRestore(item=wanted, restore_args=on_host)}
+            ),
         )
     arrays: dict[str, np.ndarray] = restored[_ARRAYS]
     return arrays

@@ -85,22 +85,38 @@ def test_a_tree_without_arrays(tmp_path: Path) -> None:
     assert restore(tmp_path, {"n": 0}).tree == {"n": 3}
 
 
-def test_what_is_being_saved_may_be_donated_and_written(tmp_path: Path) -> None:
-    @partial(jax.jit, donate_argnums=0)
-    def overwrite(x: jax.Array) -> jax.Array:
-        return x * 0 - 1
+@partial(jax.jit, donate_argnums=0)
+def overwrite(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x * 0 - 1, tree)
 
-    device, host = jnp.arange(1_000_000.0), np.arange(1_000_000.0)
+
+def test_what_is_being_saved_may_be_donated_and_written(tmp_path: Path) -> None:
+    device = {f"{i}": jnp.arange(200_000.0) + i for i in range(20)}
+    host = np.arange(1_000_000.0)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"device": device, "host": host})
-        overwrite(device).block_until_ready()
-        host[:] = -1
-    restored = restore(tmp_path, {"device": jnp.zeros(1_000_000), "host": host}).tree
-    np.testing.assert_array_equal(restored["device"], np.arange(1_000_000.0))
-    np.testing.assert_array_equal(restored["host"], np.arange(1_000_000.0))
-    # What comes back belongs to JAX alone, so that it can be donated in its turn.
-    np.testing.assert_array_equal(overwrite(restored["device"]), np.full(1_000_000, -1.0))
-    assert restored["device"].is_deleted()
+        for step in (1, 2, 3):
+            checkpoints.save(step, {"device": device, "host": host})
+            # Donated while they are written, as by the next step of a training.
+            assert all((jax.block_until_ready(overwrite(device))["7"] == -1).tolist())
+            host[:] = -step
+            device = {f"{i}": jnp.arange(200_000.0) + i + step for i in range(20)}
+    for step, first in ((1, 0), (2, -1), (3, -2)):
+        template = {"device": jax.tree.map(jnp.zeros_like, device), "host": host}
+        restored = restore(tmp_path, template, step).tree
+        for i in range(20):
+            expected = np.arange(200_000.0) + i + step - 1
+            np.testing.assert_array_equal(restored["device"][f"{i}"], expected)
+        expected = np.arange(1_000_000.0) if step == 1 else np.full(1_000_000, first)
+        np.testing.assert_array_equal(restored["host"], expected)
+
+
+def test_what_comes_back_can_be_donated(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.arange(1_000_000.0)})
+    restored = restore(tmp_path, {"x": jnp.zeros(1_000_000)}).tree
+    np.testing.assert_array_equal(restored["x"], np.arange(1_000_000.0))
+    np.testing.assert_array_equal(overwrite(restored)["x"], np.full(1_000_000, -1.0))
+    assert restored["x"].is_deleted()  # nobody else held its memory, which is used again
 
 
 def test_every_and_keep(tmp_path: Path) -> None:
@@ -135,6 +151,23 @@ def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> No
     assert restore(tmp_path, {"n": 0}).step == 5
     with Checkpoints(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "notes"]
+
+
+def test_a_directory_that_is_called_by_a_number_is_not_a_checkpoint(tmp_path: Path) -> None:
+    for name in ("1", "2026"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("mine")
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.steps() == []
+        for step in (5, 6, 7):
+            assert checkpoints.save(step, {"n": step})
+        checkpoints.wait()
+        assert checkpoints.steps() == [7]
+        with pytest.raises(ValueError, match=r"2026 already exists, and this run did not make it"):
+            checkpoints.save(2026, {"n": 0})
+    assert restore(tmp_path, {"n": 0}).step == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2026", "7"]
+    assert (tmp_path / "1" / "thesis.txt").read_text() == "mine"
 
 
 TEMPLATE = {"w": jnp.zeros((2, 3)), "n": 1, "key": jax.random.key(0)}
