@@ -1,9 +1,10 @@
 """Makes the tiny checkpoints in goldens/ and what transformers computes with them.
 
-Run it by hand, in an environment of its own, when a case is added; its results are committed:
+Run it by hand, in an environment of its own, when a case is added; its results are committed.
+Without the names of cases it makes all of them anew:
 
     python -m venv hf && hf/bin/pip install torch==2.13.0 transformers==5.23.0 safetensors numpy
-    hf/bin/python tests/models/make_goldens.py
+    hf/bin/python tests/models/make_goldens.py seed_oss_biases seed_oss_out_biases
 
 Each case is a directory: config.json and model.safetensors as transformers writes them, and
 expected.npz with 40 `tokens` and the float32 `logits` [40, V] of each position. The weights are
@@ -13,6 +14,7 @@ random, and large enough that leaving out any feature changes the logits.
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
 )
 
 NUM_TOKENS = 40
@@ -78,6 +82,12 @@ CASES: dict[str, tuple[type, type, dict[str, Any]]] = {
         Qwen3ForCausalLM,
         {**WINDOWS, "head_dim": 16, "attention_bias": True},
     ),
+    "seed_oss_biases": (SeedOssConfig, SeedOssForCausalLM, {"head_dim": 16}),
+    "seed_oss_out_biases": (
+        SeedOssConfig,
+        SeedOssForCausalLM,
+        {"head_dim": 16, "attention_bias": False, "attention_out_bias": True, "mlp_bias": True},
+    ),
 }
 
 
@@ -95,10 +105,12 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             parameter.data = 1.5 * noise / parameter.shape[1] ** 0.5
 
 
-def main() -> None:
-    """Writes every case anew."""
+def main(cases: list[str]) -> None:
+    """Writes these cases anew, or all if none is named."""
     root = Path(__file__).parent / "goldens"
     for seed, (case, (config_type, model_type, options)) in enumerate(CASES.items()):
+        if cases and case not in cases:
+            continue
         config = config_type(**{**SIZES, **options}, attn_implementation="eager")
         model = model_type(config).to(torch.float32).eval()
         generator = torch.Generator().manual_seed(seed)
@@ -120,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

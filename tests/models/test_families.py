@@ -36,7 +36,7 @@ def test_logits_equal_transformers(case: str) -> None:
 
 def test_every_family_has_a_case() -> None:
     families = {name for name in FAMILIES if any(case.startswith(f"{name}_") for case in CASES)}
-    assert families == {"llama", "mistral", "qwen2", "qwen3"}
+    assert families == {"llama", "mistral", "qwen2", "qwen3", "seed_oss"}
     assert all(any(FAMILIES[name] is each for name in families) for each in FAMILIES.values())
 
 
@@ -76,6 +76,8 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("qwen3_tied", {"qk_norm": False}),
     ("qwen3_biases_windows", {"windows": (8, 8)}),
     ("qwen3_biases_windows", {"biases": ("wq", "wk", "wv")}),
+    ("seed_oss_biases", {"biases": ()}),
+    ("seed_oss_out_biases", {"biases": ("w_gate", "w_up", "w_down")}),
 ]
 
 

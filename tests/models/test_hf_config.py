@@ -19,9 +19,9 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 64,
     "hidden_act": "silu",
 }
-LLAMA, MISTRAL, QWEN2, QWEN3 = (
+LLAMA, MISTRAL, QWEN2, QWEN3, SEED_OSS = (
     find_family(f"{name}ForCausalLM").config_from_hf
-    for name in ("Llama", "Mistral", "Qwen2", "Qwen3")
+    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss")
 )
 LLAMA3 = {
     "factor": 8.0,
@@ -127,6 +127,16 @@ def test_qwen3_has_head_norms_and_a_head_size_of_its_own() -> None:
     assert config.biases == ("wq", "wk", "wv", "wo")
 
 
+def test_seed_oss_has_biases_by_three_fields() -> None:
+    fields = {**SIZES, "head_dim": 16, "attention_bias": True}
+    assert SEED_OSS(fields).biases == ("wq", "wk", "wv")
+    assert SEED_OSS({**fields, "attention_out_bias": True}).biases == ("wq", "wk", "wv", "wo")
+    config = SEED_OSS({**fields, "attention_bias": False, "mlp_bias": True})
+    assert config.biases == ("w_gate", "w_up", "w_down")
+    with pytest.raises(ValueError, match="sliding_window = 8 is not supported"):
+        SEED_OSS({**fields, "sliding_window": 8})
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \('gptq'\)"),
     ({"quantization_config": "fp8"}, r"quantization_config \('fp8'\)"),
@@ -230,9 +240,12 @@ def test_what_qwen_refuses(fields: dict[str, Any], message: str) -> None:
             family({**SIZES, "head_dim": 8, **fields})
 
 
-@pytest.mark.parametrize(("family", "name"), [(QWEN2, "num_key_value_heads"), (QWEN3, "head_dim")])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(QWEN2, "num_key_value_heads"), (QWEN3, "head_dim"), (SEED_OSS, "attention_bias")],
+)
 def test_fields_with_uncertain_defaults_are_needed(family: Any, name: str) -> None:
-    fields = {**SIZES, "head_dim": 8}
+    fields = {**SIZES, "head_dim": 8, "attention_bias": True}
     del fields[name]
     with pytest.raises(ValueError, match=f"no {name}, whose default"):
         family(fields)

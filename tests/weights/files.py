@@ -65,12 +65,11 @@ def golden_metadata(case: str) -> dict[str, Any]:
 def golden_tensors(case: str) -> dict[str, np.ndarray]:
     """A golden's tensors by their GGUF names, query and key rows permuted as the converter does."""
     hf = json.loads((GOLDENS / case / "config.json").read_text())
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, hf["num_hidden_layers"])
-    names_qwen3 = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, hf["num_hidden_layers"])
+    kind = {"mistral": "LLAMA"}.get(hf["model_type"], hf["model_type"].upper())
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind], hf["num_hidden_layers"])
     tensors = {}
     for name, value in load_file(GOLDENS / case / "model.safetensors").items():
-        suffixes = (".weight", ".bias")
-        found = names.get_name(name, suffixes) or names_qwen3.get_name(name, suffixes)
+        found = names.get_name(name, (".weight", ".bias"))
         assert found is not None
         if hf["model_type"] in ("llama", "mistral") and ("q_proj" in name or "k_proj" in name):
             heads = hf["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]

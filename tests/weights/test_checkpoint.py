@@ -53,7 +53,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize(
     "case",
     ["llama_default", "llama_linear", "llama_yarn", "llama_tied_biases", "mistral_window",
-     "qwen2_biases", "qwen3_tied"],
+     "qwen2_biases", "qwen3_tied", "seed_oss_biases", "seed_oss_out_biases"],
 )  # fmt: skip
 def test_gguf_equals_hugging_face(tmp_path: Path, case: str) -> None:
     gguf = open_checkpoint(golden_gguf(tmp_path / "m.gguf", case))
@@ -209,8 +209,11 @@ def test_gguf_tensors_that_do_not_fit(tmp_path: Path) -> None:
     write_gguf(path, metadata, without)
     with pytest.raises(ValueError, match=r"m\.gguf: tensor blk\.1\.ffn_up\.weight is missing"):
         open_checkpoint(path)
+    write_gguf(path, metadata, {**tensors, "blk.0.attn_v.bias": np.zeros(32, np.float32)})
+    with pytest.raises(ValueError, match=r"tensor blk\.0\.attn_v\.bias has no place in the model"):
+        open_checkpoint(path)
     write_gguf(path, metadata, {**tensors, "blk.0.attn_q.bias": np.zeros(64, np.float32)})
-    with pytest.raises(ValueError, match=r"tensor blk\.0\.attn_q\.bias has no place in the model"):
+    with pytest.raises(ValueError, match=r"tensor blk\.0\.attn_k\.bias is missing"):
         open_checkpoint(path)
     write_gguf(path, {**metadata, "llama.vocab_size": 127}, tensors)
     with pytest.raises(ValueError, match=r"token_embd\.weight has shape \[128, 32\].*\[127, 32\]"):

@@ -74,7 +74,7 @@ def test_gguf_rules_write_what_the_converter_does(case: str) -> None:
 # Fields that transformers writes and that change no logit.
 BOOKKEEPING = {
     "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "initializer_range",
-    "pad_token_id", "pretraining_tp", "transformers_version", "use_cache",
+    "pad_token_id", "pretraining_tp", "residual_dropout", "transformers_version", "use_cache",
 }  # fmt: skip
 NO_WINDOW = {"layer_types", "max_window_layers", "sliding_window"}
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flaxen.models.families import llama, mistral, qwen2, qwen3
+from flaxen.models.families import llama, mistral, qwen2, qwen3, seed_oss
 from flaxen.models.families.family import Family, hf_fields
 
 __all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family", "hf_fields"]
 
-_ALL = (llama.FAMILY, mistral.FAMILY, qwen2.FAMILY, qwen3.FAMILY)
+_ALL = (llama.FAMILY, mistral.FAMILY, qwen2.FAMILY, qwen3.FAMILY, seed_oss.FAMILY)
 
 FAMILIES: Mapping[str, Family] = {
     # `architectures` of a Hugging Face config.json

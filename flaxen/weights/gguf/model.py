@@ -107,7 +107,8 @@ def config_fields(file: GgufFile) -> dict[str, Any]:
                 f"size, {fields['head_dim']}"
             )
     fields["tie_word_embeddings"] = "output.weight" not in file.tensors
-    fields["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
+    fields["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+    fields["attention_out_bias"] = "blk.0.attn_output.bias" in file.tensors
     fields["mlp_bias"] = "blk.0.ffn_gate.bias" in file.tensors
     fields["rope_scaling"] = _rope_scaling(file, prefix, own, fields)
     return fields
