@@ -51,7 +51,9 @@ class Callbacks:
     on_metrics: Callable[[TrainMetrics], None] = lambda metrics: None
     # after each step, with the state and what to compute with; the state's arrays are donated in
     # the next step: copy what is to be kept
-    on_step: Callable[[TrainState, Compute], None] = lambda state, compute: None
+    on_step: Callable[[TrainMetrics, TrainState, Compute], None] = lambda metrics, state, compute: (
+        None
+    )
     on_microbatch: Callable[[Sums], None] | None = None  # see run_step
     should_stop: Callable[[], bool] = lambda: False  # asked before each step
 
@@ -100,7 +102,7 @@ def train(
         number += 1
         metrics = _on_host(number, found, batch, start)
         callbacks.on_metrics(metrics)
-        callbacks.on_step(state, compute)
+        callbacks.on_step(metrics, state, compute)
     return state
 
 

@@ -55,7 +55,7 @@ def test_calls_are_made_at_each_step_and_may_stop_it() -> None:
     step, state = new_state()
     callbacks = Callbacks(
         on_metrics=metrics.append,
-        on_step=lambda state, compute: states.append((int(state.step), state.data_state)),
+        on_step=lambda metrics, state, compute: states.append((int(state.step), state.data_state)),
         should_stop=lambda: len(metrics) == 2,
     )
     end = train(
@@ -90,7 +90,7 @@ def test_what_is_not_finite_ends_the_run_before_anyone_keeps_it() -> None:
     frozen["final_norm"] = frozen["final_norm"].at[0].set(jnp.inf)
     step, state = new_state()
     kept: list[int] = []
-    callbacks = Callbacks(on_step=lambda state, compute: kept.append(int(state.step)))
+    callbacks = Callbacks(on_step=lambda metrics, state, compute: kept.append(int(state.step)))
     with pytest.raises(DivergedError, match=r"the loss of step 1 is nan: training can't go on"):
         train(
             step,

@@ -238,7 +238,7 @@ def run(
             extra = {"data": state.data_state, "run": to_json(opened.fingerprint)}
             checkpoints.save(int(state.step), tree, extra, force=force)
 
-        def on_step(state: TrainState, compute: Compute) -> None:
+        def on_step(metrics: TrainMetrics, state: TrainState, compute: Compute) -> None:
             save(state, force=int(state.step) == opened.num_steps)
 
         state = train(
