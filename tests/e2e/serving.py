@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -134,8 +135,8 @@ def serve(
       model: its name there.
     """
     command = [
-        sys.executable, "-m", "flaxen.cli", "serve", path, "--port", "0", "--api-key", KEY,
-        "--compile-cache", str(cache), *options,
+        sys.executable, "-X", "faulthandler", "-m", "flaxen.cli", "serve", path, "--port", "0",
+        "--api-key", KEY, "--compile-cache", str(cache), *options,
     ]  # fmt: skip
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, env=dict(os.environ), stderr=log)
@@ -162,5 +163,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log_file: Path) -> str:
         if ready is not None:
             return ready[1]
         assert process.poll() is None, f"the server ended at its start:\n{log}"
-        assert time.monotonic() < deadline_s, f"not ready after {_START_TIMEOUT_S} s:\n{log}"
+        if time.monotonic() > deadline_s:
+            process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread is
+            process.wait(30)
+            log = log_file.read_text()
+            raise AssertionError(f"not ready after {_START_TIMEOUT_S} s:\n{log}")
         time.sleep(0.05)
