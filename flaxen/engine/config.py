@@ -52,6 +52,7 @@ class EngineConfig:
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
     compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
     lora: LoraLimits | None = None  # None: no adapters are served
+    num_spec_tokens: int = 0  # draft tokens of a sequence that one step verifies, at most
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "page_size", "max_num_seqs",
@@ -62,6 +63,13 @@ class EngineConfig:
             raise ValueError(
                 f"target_itl_ms must be a number of milliseconds, at least 0, got "
                 f"{self.target_itl_ms}: 0 sets no target, and None takes the machine's"
+            )
+        if self.num_spec_tokens < 0:
+            raise ValueError(f"num_spec_tokens must be at least 0, got {self.num_spec_tokens}")
+        if self.num_spec_tokens and not all(group.keeps_tokens for group in self.groups):
+            raise ValueError(
+                f"num_spec_tokens must be 0, got {self.num_spec_tokens}: the model keeps states of "
+                "one size, which can't go back to before a draft token that was rejected"
             )
         if self.max_logprobs < 0:
             raise ValueError(f"max_logprobs must be at least 0, got {self.max_logprobs}")

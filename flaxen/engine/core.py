@@ -9,17 +9,17 @@ Deliberately does not know: JAX, threads, HTTP.
 
 from __future__ import annotations
 
-import heapq
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import zip_longest
 from typing import Any
 
 from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
+from flaxen.engine.deadlines import Deadlines
 from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
@@ -27,6 +27,8 @@ from flaxen.engine.plan import StepPlan
 from flaxen.engine.prompt_scores import Scores, collect, score_prompts
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence, sequence_of
+from flaxen.engine.speculative.drafter import Drafter
+from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
@@ -38,6 +40,7 @@ from flaxen.protocol import (
     Request,
     RequestIdInUseError,
     TokenEvent,
+    TokenLogprobs,
 )
 from flaxen.text.tokenizer import Tokenizer
 
@@ -65,6 +68,7 @@ class Engine:
       executor: runs the steps.
       info: the model's name and limits.
       tokenizer: None leaves all text empty.
+      drafter: proposes draft tokens, which the steps verify; None: there are none.
       seed: from which requests without a seed get theirs.
       clock: seconds, monotonic.
     """
@@ -76,6 +80,7 @@ class Engine:
         info: ModelInfo,
         tokenizer: Tokenizer | None,
         *,
+        drafter: Drafter | None = None,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,12 +93,11 @@ class Engine:
             target_s = None if config.target_itl_ms is None else config.target_itl_ms / 1000
             self._pace = Pace(target_s, config.max_num_batched_tokens)
         self._scheduler = Scheduler(config, pace=self._pace, clock=clock)
+        self._drafts = Drafts(drafter, config.num_spec_tokens, info.vocab_size)
         self._last_fetch_s = 0.0
         self._seeds = random.Random(seed)
         self._open: dict[str, _Open] = {}
-        # A heap: due when, a number of its own, whose. Those that ended stay until they are due.
-        self._deadlines: list[tuple[float, int, str, _Open]] = []
-        self._serials = count()
+        self._deadlines: Deadlines[tuple[str, _Open]] = Deadlines()  # also of those that ended
         self._in_flight: _InFlight | None = None
         self._events: list[TokenEvent] = []  # of this call of step
         self._num_ended = dict.fromkeys(FinishReason, 0)
@@ -149,10 +153,10 @@ class Engine:
         seed = self._seeds.getrandbits(62) if sampling.seed is None else sampling.seed
         opened = _Open()
         if request.timeout_s is not None:
-            due = arrival_s + request.timeout_s, next(self._serials), request.request_id, opened
-            heapq.heappush(self._deadlines, due)
+            self._deadlines.add(arrival_s + request.timeout_s, (request.request_id, opened))
         for index in range(sampling.n):
             sequence = sequence_of(checked, index, seed + index, arrival_s)
+            sequence.waits_for_tokens = self._drafts.is_on
             output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
             opened.outputs[sequence] = output
         self._open[request.request_id] = opened  # whole, so that `abort` finds all there may be
@@ -254,11 +258,12 @@ class Engine:
 
     def _dispatch(self) -> None:
         started = time.perf_counter()
-        plan = self._scheduler.schedule()
+        plan = self._scheduler.schedule(self._drafts.counts)
         self.schedule_s += time.perf_counter() - started
         if not plan.items:
             return
         self._in_flight = _InFlight(plan, self._clock())
+        self._drafts.drop(item.sequence for item in plan.items)
         for slot, adapter in plan.adapter_loads:
             assert adapter.weights is not None, "a slot that is never empty is to be filled"
             self._executor.load_adapter(slot, adapter.weights)
@@ -278,7 +283,7 @@ class Engine:
 
     def _process(self, done: _InFlight, result: StepResult, scores: Scores) -> None:
         """Turns a step's samples into events. What fails here fails its own sequence alone."""
-        for item, token_id, failure, logprobs in zip(
+        for item, token_ids, failure, logprobs in zip(
             done.plan.items, result.tokens, result.failures, result.logprobs, strict=True
         ):
             sequence = item.sequence
@@ -290,14 +295,32 @@ class Engine:
                 output = self._open[sequence.request_id].outputs[sequence]
                 if sequence.is_scored:
                     collect(output.prompt_logprobs, item, scores.get(sequence, []))
-                if failure is not None:
-                    self._emit(sequence, output.fail(failure))
-                elif token_id is not None:
-                    self._scheduler.append(sequence, token_id)
-                    self._num_generated += 1
-                    self._emit(sequence, output.push(token_id, logprobs))
+                # The last token is none of the drafts, but what comes after the accepted ones.
+                num_accepted = len(token_ids) - (failure is None)
+                self._scheduler.settle_drafts(sequence, item.num_drafts, num_accepted)
+                for token_id, logprob in zip_longest(token_ids, logprobs):
+                    self._append(sequence, output, token_id, logprob)
+                    if sequence.ended:
+                        break
+                else:
+                    if failure is not None:
+                        self._emit(sequence, output.fail(failure))
+                    elif token_ids:
+                        self._drafts.propose(sequence)
             except Exception as error:  # this sequence's alone: its neighbours go on
                 self._break(sequence, f"internal error: {error!r}")
+
+    def _append(
+        self,
+        sequence: Sequence,
+        output: SequenceOutput,
+        token_id: int,
+        logprobs: TokenLogprobs | None,
+    ) -> None:
+        """Takes a sampled token that reached the host, and emits its event."""
+        self._scheduler.append(sequence, token_id)
+        self._num_generated += 1
+        self._emit(sequence, output.push(token_id, logprobs))
 
     def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
         """Adds an event; the last one of a sequence ends it, and that of the last the request."""
@@ -305,6 +328,7 @@ class Engine:
         if event.finish is None:
             return
         self._scheduler.end(sequence)
+        self._drafts.drop([sequence])
         opened = self._open[sequence.request_id]
         del opened.outputs[sequence]
         severity = list(FinishReason).index
@@ -325,10 +349,7 @@ class Engine:
             self._emit(sequence, output.finish(reason, error=error))
 
     def _end_overdue(self) -> None:
-        """Looks at those that are due alone: ten thousand may wait."""
-        now = self._clock()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, request_id, opened = heapq.heappop(self._deadlines)
+        for request_id, opened in self._deadlines.pop_due(self._clock()):
             if self._open.get(request_id) is opened:  # else it has ended
                 error = "timeout: the request took longer than it was given"
                 self._end_all(opened, FinishReason.TIMEOUT, error)

@@ -16,3 +16,5 @@ class Counters:
     num_prefix_hits: int = 0
     num_prompt_tokens: int = 0
     num_adapter_loads: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0

@@ -25,11 +25,11 @@ class RowFailure(enum.Enum):
 
 @dataclass(kw_only=True, slots=True)
 class StepResult:
-    """What a step sampled: one entry for each of the plan's items, None where there is nothing."""
+    """What a step sampled: one entry for each of the plan's items."""
 
-    tokens: list[int | None]
-    failures: list[RowFailure | None]  # why an item that samples has no token
-    logprobs: list[TokenLogprobs | None]  # where its sequence asked for them
+    tokens: list[list[int]]  # the drafts that are right, and one more; empty where nothing samples
+    failures: list[RowFailure | None]  # why no token comes after these, where the item samples
+    logprobs: list[list[TokenLogprobs]]  # of the tokens; empty unless the sequence asked for them
 
 
 class Executor(abc.ABC):

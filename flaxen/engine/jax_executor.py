@@ -20,9 +20,10 @@ import numpy as np
 from flaxen.engine import step as steps
 from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import Executor, RowFailure, StepResult
+from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.params import check_same
 from flaxen.engine.plan import Scheduled, StepPlan
+from flaxen.engine.results import step_result, to_host, token_logprobs
 from flaxen.engine.rows import (
     Rows,
     RowSettings,
@@ -33,11 +34,10 @@ from flaxen.engine.rows import (
     row_settings,
     with_seed,
 )
-from flaxen.engine.sampling import OK, Sampled, Scores, Wants
+from flaxen.engine.sampling import Sampled, Wants
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step_input import StepLayout
-from flaxen.engine.top_tokens import TopTokens
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
@@ -95,6 +95,7 @@ class JaxExecutor(Executor):
             pages_per_seq=tuple(
                 -(-config.max_model_len // config.page_size) for _ in config.groups
             ),
+            num_spec_tokens=config.num_spec_tokens,
         )
         # Decision 0210: one piece, also where XLA computes all of it.
         self._step = jax.jit(
@@ -210,22 +211,7 @@ class JaxExecutor(Executor):
         )
 
     def fetch(self, plan: StepPlan, handle: _Handle) -> StepResult:
-        tokens = np.asarray(handle.sampled.tokens).tolist()
-        status = np.asarray(handle.sampled.status).tolist()
-        scores = _to_host(handle.sampled.scores) if handle.wants_logprobs else None
-        result = StepResult(tokens=[], failures=[], logprobs=[])
-        for line, item in enumerate(plan.items):
-            ok = item.samples and status[line] == OK
-            failed = item.samples and not ok
-            result.tokens.append(tokens[line] if ok else None)
-            result.failures.append(RowFailure(status[line]) if failed else None)
-            wanted = item.sequence.sampling.logprobs
-            result.logprobs.append(
-                _token_logprobs(scores, line, tokens[line], wanted)
-                if ok and scores is not None and wanted is not None
-                else None
-            )
-        return result
+        return step_result(plan.items, handle.sampled, has_logprobs=handle.wants_logprobs)
 
     def score_prompt(
         self, plan: StepPlan, handle: _Handle, item: Scheduled, targets: Ids[int], num_top: int
@@ -238,8 +224,8 @@ class JaxExecutor(Executor):
             ids = np.zeros(_SCORE_ROWS, np.int32)
             num = len(targets[i : i + _SCORE_ROWS])
             chunk[:num], ids[:num] = hidden[i : i + num], targets[i : i + num]
-            scores = _to_host(self._score(self._params, chunk, ids))
-            found += [_token_logprobs(scores, n, int(ids[n]), num_top) for n in range(num)]
+            scores = to_host(self._score(self._params, chunk, ids))
+            found += [token_logprobs(scores, (n,), int(ids[n]), num_top) for n in range(num)]
         return found
 
     def _run(
@@ -274,15 +260,3 @@ def _wants(all_sampling: list[SamplingParams]) -> Wants:
         )
         logprobs |= s.logprobs is not None
     return Wants(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
-
-
-def _to_host(scores: Scores) -> Scores:
-    return Scores(*map(np.asarray, scores))  # type: ignore[arg-type]  # NumPy's
-
-
-def _token_logprobs(scores: Scores, line: int, token_id: int, num_top: int) -> TokenLogprobs:
-    top = TopTokens(
-        scores.top_ids[line, :num_top].tobytes(), scores.top_logprobs[line, :num_top].tobytes()
-    )
-    logprob, rank = float(scores.logprob[line]), int(scores.rank[line])
-    return TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)

@@ -15,7 +15,7 @@ class Scheduled:
     sequence: Sequence
     row: int  # in the device's per-sequence state
     start: int  # position of the first token to compute
-    num_tokens: int  # at least 1
+    num_tokens: int  # at least 1, draft tokens included
     samples: bool  # a token is sampled after the last one
     load_row: bool  # just admitted or resumed: the device's row must be written from the host
     num_scored: int = 0  # of its first tokens, those whose successor's log-probability is wanted

@@ -48,11 +48,12 @@ class RowBias(NamedTuple):
     values: jax.Array  # [R, MAX_LOGIT_BIAS] float32, added to the logits of `ids`
     allowed: jax.Array  # [R, ceil(V / 32)] uint32: bit v % 32 of word v // 32 allows token v
 
-    def allows(self, vocab_size: int) -> jax.Array:
-        """Whether each row may sample each token, bool [R, V]."""
-        token_ids = jnp.arange(vocab_size, dtype=jnp.uint32)
-        bits = self.allowed[:, token_ids // 32] >> (token_ids % 32)[None]
-        return (bits & 1).astype(bool)
+
+def allows(bitmask: jax.Array, vocab_size: int) -> jax.Array:
+    """Whether each row may sample each token, bool [R, V], from uint32 [R, ceil(V / 32)]."""
+    token_ids = jnp.arange(vocab_size, dtype=jnp.uint32)
+    bits = bitmask[:, token_ids // 32] >> (token_ids % 32)[None]
+    return (bits & 1).astype(bool)
 
 
 class Rows(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.engine.executor import RowFailure
-from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings
+from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings, allows
 from flaxen.kernels.sample import row_sum
 from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
@@ -23,12 +23,12 @@ OK = 0  # a row's status; else the value of a RowFailure
 class Wants(NamedTuple):
     """What any sequence of the batch asks for: scalars, so that one compiled step serves all."""
 
-    adjust: jax.Array  # bool: bias, penalties, bad words or min_tokens
+    adjust: jax.Array  # bool: bias, penalties, bad words, min_tokens or a bitmask
     logprobs: jax.Array  # bool
 
 
 class Sampled(NamedTuple):
-    """One step's samples, S rows."""
+    """One step's samples: S rows, or after verification S sequences with K + 1 positions each."""
 
     tokens: jax.Array  # [S] int32
     status: jax.Array  # [S] int32: OK, or the value of a RowFailure
@@ -52,6 +52,7 @@ def sample(
     lengths: jax.Array,
     wants: Wants,
     num_top: int,
+    bitmask: jax.Array | None = None,
 ) -> Sampled:
     """Chooses the next token of each sequence.
 
@@ -64,6 +65,8 @@ def sample(
       lengths: int32 [S], its known tokens: the position of the new one.
       wants: what any of them asks for.
       num_top: K, how many of the likeliest tokens to report.
+      bitmask: uint32 [S, ceil(V / 32)], read where `wants.adjust`: bit v % 32 of number v // 32
+        allows token v. None allows all.
     """
     settings = RowSettings(*(field[row_ids] for field in rows.settings))
 
@@ -81,7 +84,7 @@ def sample(
 
     def pick_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
         bias = RowBias(*(field[row_ids] for field in rows.bias))
-        adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths)
+        adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths, bitmask)
         # Adjusting forbids by -inf, so that only the model's own logits say whether it is at fault.
         is_finite = finite & jnp.isfinite(row_sum(logits))
         return pick(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
@@ -119,7 +122,12 @@ def _no_scores(num_rows: int, num_top: int) -> Scores:
 
 
 def _adjust(
-    logits: jax.Array, settings: RowSettings, bias: RowBias, known: jax.Array, lengths: jax.Array
+    logits: jax.Array,
+    settings: RowSettings,
+    bias: RowBias,
+    known: jax.Array,
+    lengths: jax.Array,
+    bitmask: jax.Array | None,
 ) -> jax.Array:
     """Everything that changes single logits before the temperature, in vLLM's order."""
     num_seqs, vocab_size = logits.shape
@@ -127,7 +135,9 @@ def _adjust(
     has_bias = settings.has_bias[:, None]
     biased_ids = jnp.where(has_bias, bias.ids, NO_TOKEN)
     logits = logits.at[lines, _index(biased_ids)].add(bias.values, mode="drop")
-    logits = jnp.where(has_bias & ~bias.allows(vocab_size), -jnp.inf, logits)
+    logits = jnp.where(has_bias & ~allows(bias.allowed, vocab_size), -jnp.inf, logits)
+    if bitmask is not None:
+        logits = jnp.where(allows(bitmask, vocab_size), logits, -jnp.inf)
 
     # Bad words: the last token of one is forbidden where the output ends in the ones before it.
     words = settings.bad_words

@@ -146,6 +146,8 @@ class Scheduler:
         """
         if sequence.ended or num_drafts == 0:
             return
+        self.counters.num_draft_tokens += num_drafts
+        self.counters.num_accepted_tokens += num_accepted
         num_rejected = num_drafts - num_accepted
         sequence.num_in_flight -= num_rejected
         if sequence.row is not None:  # else it was preempted, and is computed again
@@ -202,6 +204,8 @@ class Scheduler:
                 break  # None: preempted by an older one in this very loop, as are all after it
             start = sequence.num_computed_tokens
             in_flight = sequence.num_in_flight
+            if in_flight and sequence.waits_for_tokens:
+                continue
             num_tokens = len(sequence.tokens) + in_flight
             if num_tokens >= sequence.max_num_tokens:
                 continue  # its last tokens are in flight

@@ -29,6 +29,11 @@ class Sequence:
     prompt_logprobs: int | None = None  # as sampling's, but of one of the n only
     row_settings: Any = None  # the executor's: what its row is loaded with, beside seed and tokens
 
+    # No step is planned for it before all that was sampled has reached the host: what it may
+    # sample next, or what its drafter proposes, depends on that.
+    waits_for_tokens: bool = False
+    draft_token_ids: tuple[int, ...] = ()  # proposed to come after its known tokens
+
     # The scheduler's.
     order: int = 0  # of arrival
     max_num_tokens: int = 0  # prompt and output at most; add() derives it from the limits

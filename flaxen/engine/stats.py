@@ -46,6 +46,8 @@ def engine_stats(
         running_adapters=_names(slots.pinned()),
         waiting_adapters=_names(each.adapter for each in scheduler.waiting()),
         num_adapter_loads=scheduler.counters.num_adapter_loads,
+        num_draft_tokens=scheduler.counters.num_draft_tokens,
+        num_accepted_tokens=scheduler.counters.num_accepted_tokens,
     )
 
 

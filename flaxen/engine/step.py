@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
-from flaxen.engine.sampling import Sampled, Scores, Wants, sample, score
+from flaxen.engine.sampling import OK, Sampled, Scores, Wants, sample, score
+from flaxen.engine.speculative.verify import keep_verified, sampled_positions, write_drafts
 from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
@@ -72,13 +73,14 @@ def run_step(
       lora: the adapters; None where no sequence of the step has one, which compiles none in.
 
     Returns:
-      The updated tokens and cache, the samples, and all tokens' hidden states [T, D]. Samples of
-      sequences that do not sample mean nothing.
+      The updated tokens and cache, the samples [S, K + 1], and all tokens' hidden states [T, D].
+      Samples of sequences that do not sample mean nothing.
     """
     params = expand(params)
     step = layout.unpack(packed)
     batches = step.paged_batches()
     batch = batches[0]  # all say the same of the tokens
+    tokens = write_drafts(tokens, step)
     ids, positions = _known_tokens(tokens, step, batch, num_tokens)
     adapted = params
     if lora is not None:
@@ -86,9 +88,29 @@ def run_step(
     hidden, cache = model.forward(
         adapted, ids, positions, attends.paged(batches, model.backend), cache
     )
-    last = _last_hidden(hidden, batch)
-    tokens, sampled = _draw(model, num_top, params, rows, tokens, last, step, wants)
-    return tokens, cache, sampled, hidden
+    where = sampled_positions(step, batch)
+    last = jnp.where(where.is_active[:, None], hidden[where.token], 0)
+    sampled = sample(
+        model.unembed(params, last),
+        jnp.all(jnp.isfinite(last), axis=-1) & where.is_active,
+        rows._replace(tokens=tokens),
+        jnp.minimum(where.row, layout.num_rows - 1),
+        where.position,
+        wants,
+        num_top,
+    )
+    target = jnp.where(where.is_active, where.row, layout.num_rows)  # out of range: dropped
+    tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
+    return tokens, cache, _by_sequence(sampled, step), hidden
+
+
+def _by_sequence(sampled: Sampled, step: StepInput) -> Sampled:
+    """Samples [S, K + 1] from those that `sampled_positions` lays out, [(K + 1) * S]."""
+    verified = keep_verified(sampled.tokens, sampled.status == OK, step)
+    by_sequence: Sampled = jax.tree.map(
+        lambda each: each.reshape(-1, step.row.shape[0], *each.shape[1:]).swapaxes(0, 1), sampled
+    )
+    return by_sequence._replace(tokens=verified)
 
 
 def _known_tokens(
@@ -109,53 +131,6 @@ def _adapter_ids(step: StepInput, batch: PagedBatch, num_tokens: int) -> jax.Arr
     """The adapter slot of each token, [T] int32; -1 for none, and for padding."""
     slots = step.adapter_slot[batch.token_sequences(num_tokens)]
     return jnp.where(batch.token_positions(num_tokens) < 0, -1, slots)
-
-
-def _last_hidden(hidden: jax.Array, batch: PagedBatch) -> jax.Array:
-    """The hidden state of each sequence's last token, [S, D], from those of all, [T, D].
-
-    Zeros for inactive sequences.
-    """
-    last = hidden[jnp.maximum(batch.cu_q_lens[1:] - 1, 0)]
-    return jnp.where((batch.kv_lens > 0)[:, None], last, 0)
-
-
-def _draw(
-    model: Model,
-    num_top: int,
-    params: Params,
-    rows: Rows,
-    tokens: jax.Array,
-    hidden: jax.Array,
-    step: StepInput,
-    wants: Wants,
-) -> tuple[jax.Array, Sampled]:
-    """Samples after each sequence's last token, and writes the new tokens to their rows.
-
-    Args:
-      model: as of `run_step`.
-      num_top: as of `run_step`.
-      params: the model's parameters.
-      rows: as of `run_step`.
-      tokens: as of `run_step`.
-      hidden: [S, D] of the sequences' last tokens.
-      step: the step.
-      wants: as of `run_step`.
-    """
-    num_rows = tokens.shape[0]
-    finite = jnp.all(jnp.isfinite(hidden), axis=-1) & step.samples
-    lengths = step.start + step.num_tokens
-    sampled = sample(
-        model.unembed(params, hidden),
-        finite,
-        rows._replace(tokens=tokens),
-        jnp.minimum(step.row, num_rows - 1),
-        lengths,
-        wants,
-        num_top,
-    )
-    target = jnp.where(step.samples, step.row, num_rows)  # out of range: dropped
-    return tokens.at[target, lengths].set(sampled.tokens, mode="drop"), sampled
 
 
 def score_prompt(

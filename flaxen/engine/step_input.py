@@ -8,6 +8,7 @@ Deliberately does not know: how steps are planned, models, sampling.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,7 +23,7 @@ from flaxen.engine.sequence import NO_SLOT
 from flaxen.kernels.paged_attention import PagedBatch
 
 # The fields of StepInput that are one number a sequence, in the order in which they are packed.
-_COLUMNS = ("row", "start", "num_tokens", "samples", "adapter_slot")
+_COLUMNS = ("row", "start", "num_tokens", "samples", "adapter_slot", "num_draft_tokens")
 
 
 @jax.tree_util.register_dataclass
@@ -35,10 +36,17 @@ class StepInput:
 
     row: jax.Array  # [S] int32, in the device's per-sequence state
     start: jax.Array  # [S] int32, position of the first token to compute
-    num_tokens: jax.Array  # [S] int32, tokens to compute
-    samples: jax.Array  # [S] bool, a token is sampled after the last one
+    num_tokens: jax.Array  # [S] int32, tokens to compute, draft tokens included
+    samples: jax.Array  # [S] bool, a token is sampled after the last one and before each draft
     adapter_slot: jax.Array  # [S] int32, NO_SLOT for none
+    num_draft_tokens: jax.Array  # [S] int32, at most K
+    draft_token_ids: jax.Array  # [S, K] int32, those past num_draft_tokens are not read
     page_tables: tuple[jax.Array, ...]  # of each cache group, [S, P] int32 page ids
+
+    @property
+    def num_known(self) -> jax.Array:
+        """Tokens of each sequence that are known with the step's, drafts left out: [S] int32."""
+        return self.start + self.num_tokens - self.num_draft_tokens
 
     def paged_batches(self) -> tuple[PagedBatch, ...]:
         """What attention needs to know, for each cache group."""
@@ -53,6 +61,7 @@ class StepLayout:
 
     num_rows: int  # R
     pages_per_seq: tuple[int, ...]  # P of each cache group
+    num_spec_tokens: int = 0  # K
 
     def pack(self, items: Items[Scheduled], num_seqs: int) -> np.ndarray:
         """A step's array, on the host.
@@ -61,35 +70,38 @@ class StepLayout:
           items: the sequences' parts of the step; none makes a step that computes nothing.
           num_seqs: S, at least as many.
         """
-        packed = np.zeros((num_seqs, len(_COLUMNS) + sum(self.pages_per_seq)), np.int32)
-        numbers: dict[str, int | list[int]] = {"row": self.num_rows, "adapter_slot": NO_SLOT}
-        self._write(packed, numbers)
-        numbers = {
+        drafts, *page_tables = self._tables()
+        packed = np.zeros((num_seqs, page_tables[-1].stop), np.int32)
+        self._write(packed, {"row": self.num_rows, "adapter_slot": NO_SLOT})
+        numbers: dict[str, int | list[int]] = {
             "row": [item.row for item in items],
             "start": [item.start for item in items],
             "num_tokens": [item.num_tokens for item in items],
             "samples": [item.samples for item in items],
             "adapter_slot": [item.sequence.adapter_slot for item in items],
+            "num_draft_tokens": [item.num_drafts for item in items],
         }
         self._write(packed[: len(items)], numbers)
-        tables = self._page_tables()
         for line, item in zip(packed, items, strict=False):
-            for columns, pages in zip(tables, item.sequence.pages, strict=True):
-                line[columns][: len(pages)] = pages
+            drafted = item.sequence.draft_token_ids[: item.num_drafts]
+            tables = (drafted, *item.sequence.pages)
+            for columns, ids in zip((drafts, *page_tables), tables, strict=True):
+                line[columns][: len(ids)] = ids
         return packed
 
     def unpack(self, packed: jax.Array) -> StepInput:
         """The columns of `pack`, on the device."""
         numbers: dict[str, Any] = {name: packed[:, i] for i, name in enumerate(_COLUMNS)}
         numbers["samples"] = numbers["samples"] > 0
-        tables = tuple(packed[:, columns] for columns in self._page_tables())
-        return StepInput(page_tables=tables, **numbers)
+        drafts, *page_tables = (packed[:, columns] for columns in self._tables())
+        return StepInput(draft_token_ids=drafts, page_tables=tuple(page_tables), **numbers)
 
-    def _write(self, packed: np.ndarray, numbers: dict[str, int | list[int]]) -> None:
+    def _write(self, packed: np.ndarray, numbers: Mapping[str, int | list[int]]) -> None:
         for name, values in numbers.items():
             packed[:, _COLUMNS.index(name)] = values
 
-    def _page_tables(self) -> list[slice]:
-        """The columns of each cache group's page table."""
-        ends = list(accumulate(self.pages_per_seq, initial=len(_COLUMNS)))
+    def _tables(self) -> list[slice]:
+        """The columns of the draft tokens, and of each cache group's page table."""
+        widths = (self.num_spec_tokens, *self.pages_per_seq)
+        ends = list(accumulate(widths, initial=len(_COLUMNS)))
         return list(map(slice, ends, ends[1:]))

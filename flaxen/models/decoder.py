@@ -24,6 +24,7 @@ from flaxen.models.model import (
     Attend,
     AttentionSpec,
     Cache,
+    InputEmbeds,
     Matrix,
     Model,
     Params,
@@ -40,6 +41,8 @@ def decoder(config: DecoderConfig) -> Model:
     return Model(
         forward_on=functools.partial(_forward, config),
         unembed_on=functools.partial(_unembed, config),
+        forward_embeds_on=functools.partial(_forward, config),
+        final_norm_on=functools.partial(_final_norm, config),
         param_specs=_param_specs(config),
         cache_specs=_cache_specs(config),
         vocab_size=config.vocab_size,
@@ -56,6 +59,7 @@ def _forward(
     positions: jax.Array,
     attend: Attend,
     cache: Cache,
+    embeds: InputEmbeds | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Unrolled over the layers: a scan slices the stacked weights, over twice the step time on CPU.
 
@@ -63,6 +67,8 @@ def _forward(
     """
     dtype = params["final_norm"].dtype
     x, cos, sin = _embed(config, dtype, params["embed"], tokens, positions)
+    if embeds is not None:
+        x = jnp.where(embeds.is_given[..., None], embeds.values.astype(dtype), x)
     entries = []
     for window, p, entry in zip(config.windows, params["layers"], cache, strict=True):
         spec = AttentionSpec(window=window)
@@ -120,6 +126,12 @@ def _layer(
 
 def _heads(x: jax.Array, num_heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def _final_norm(
+    config: DecoderConfig, backend: Backend, params: Params, hidden: jax.Array
+) -> jax.Array:
+    return rms_norm(hidden, params["final_norm"], config.norm_eps)
 
 
 def _unembed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,13 @@ class Attend(Protocol):
     ) -> tuple[jax.Array, Any]: ...
 
 
+class InputEmbeds(NamedTuple):
+    """Embeddings that take the place of the tokens' own, at some positions."""
+
+    values: jax.Array  # [..., D]
+    is_given: jax.Array  # [...] bool; elsewhere the token's own embedding is used
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A decoder as pure functions over an explicit tree of parameters, made for a backend.
@@ -111,6 +118,16 @@ class Model:
         ]
         | None
     ) = None
+    # As forward_on, with embeddings at the end; None: the model takes nothing but tokens.
+    forward_embeds_on: (
+        Callable[
+            [Backend, Params, jax.Array, jax.Array, Attend, Cache, InputEmbeds],
+            tuple[jax.Array, Cache],
+        ]
+        | None
+    ) = None
+    # The final norm alone, with which unembed begins; None: it can't be had apart from that.
+    final_norm_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
     # What its ops run on, and so also the form of its parameters, its pages and its steps.
     backend: Backend = Backend.REFERENCE
 
@@ -139,6 +156,26 @@ class Model:
           Hidden states [..., D], and the new cache.
         """
         return self.forward_on(self.backend, params, tokens, positions, attend, cache)
+
+    def forward_embeds(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        attend: Attend,
+        cache: Cache,
+        embeds: InputEmbeds,
+    ) -> tuple[jax.Array, Cache]:
+        """As `forward`, with embeddings in place of some tokens' own."""
+        assert self.forward_embeds_on is not None, "the model takes nothing but tokens"
+        return self.forward_embeds_on(
+            self.backend, params, tokens, positions, attend, cache, embeds
+        )
+
+    def final_norm(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Hidden states [..., D] after the final norm: what pooled vectors are made of."""
+        assert self.final_norm_on is not None, "the model's final norm is a part of unembed"
+        return self.final_norm_on(self.backend, params, hidden)
 
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] to float32 logits [..., V]; the final norm is part of it."""

@@ -52,6 +52,8 @@ class EngineStats:
     running_adapters: tuple[str, ...] = ()  # names of those that sequences run with
     waiting_adapters: tuple[str, ...] = ()  # names of those that sequences wait with
     num_adapter_loads: int = 0  # from the host's memory to the device
+    num_draft_tokens: int = 0  # verified
+    num_accepted_tokens: int = 0  # of these, those that were right
 
 
 class TokenEvents(AsyncIterable[TokenEvent], Protocol):

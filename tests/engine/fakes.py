@@ -94,41 +94,54 @@ class FakeExecutor(Executor):
     def dispatch(self, plan: StepPlan) -> StepResult:
         size = self._config.page_size
         for item in plan.items:
-            tokens, pages = self._rows[item.row], item.sequence.pages[0]
+            tokens, pages = self._known_and_drafts(item), item.sequence.pages[0]
             for at in range(item.start, item.start + item.num_tokens):
                 self._slots[pages[at // size] * size + at % size] = tokens[at]
         result = StepResult(tokens=[], failures=[], logprobs=[])
         for item in plan.items:
-            token, failure = self._sample(item)
+            tokens, failure = self._sample(item)
             wanted = item.sequence.sampling.logprobs
-            result.tokens.append(token)
+            result.tokens.append(tokens)
             result.failures.append(failure)
             result.logprobs.append(
-                None if token is None or wanted is None else by_hand(token, wanted)
+                [] if wanted is None else [by_hand(token, wanted) for token in tokens]
             )
         return result
 
-    def _sample(self, item: Scheduled) -> tuple[int | None, RowFailure | None]:
-        size, pages, known = self._config.page_size, item.sequence.pages[0], self._rows[item.row]
+    def _known_and_drafts(self, item: Scheduled) -> list[int]:
+        return [*self._rows[item.row], *item.sequence.draft_token_ids[: item.num_drafts]]
+
+    def _sample(self, item: Scheduled) -> tuple[list[int], RowFailure | None]:
+        size, pages, computed = self._config.page_size, item.sequence.pages[0], []
+        known, expected = self._rows[item.row], self._known_and_drafts(item)
         end = item.start + item.num_tokens
-        found: list[int] = []
         for page in pages[: -(-end // size)]:
-            found += self._slots[page * size : (page + 1) * size]
-        assert found[:end] == known[:end], "the pages hold another sequence's tokens"
+            computed += self._slots[page * size : (page + 1) * size]
+        assert computed[:end] == expected[:end], "the pages hold another sequence's tokens"
         if not item.samples:
-            return None, None
-        assert end == len(known), "sampled, but not after the last token"
-        sequence, step = item.sequence, self._step
-        if sequence.adapter is not None:
-            weights = self.adapter_slots[sequence.adapter_slot]
-            expected = sequence.adapter.weights  # None where another's stack was given
-            assert expected in (None, weights), "the slot holds another adapter"
-            step += int(weights.config.alpha)
-        token = (known[-1] + step) % VOCAB_SIZE
-        known.append(token)
-        if known[end - 1] == self._dead_end:
-            return None, RowFailure.NO_TOKEN_ALLOWED
-        return (None, RowFailure.NOT_FINITE) if self._poison in known[:end] else (token, None)
+            return [], None
+        assert end == len(expected), "sampled, but not after the last token"
+        step, tokens = self._distance(item.sequence), list[int]()
+        for draft in (*expected[len(known) :], None):
+            last, is_poisoned = known[-1], self._poison in known
+            known.append((last + step) % VOCAB_SIZE)
+            if last == self._dead_end:
+                return tokens, RowFailure.NO_TOKEN_ALLOWED
+            if is_poisoned:
+                return tokens, RowFailure.NOT_FINITE
+            tokens.append(known[-1])
+            if draft != known[-1]:
+                break
+        return tokens, None
+
+    def _distance(self, sequence: Sequence) -> int:
+        """From a token to the one after it."""
+        if sequence.adapter is None:
+            return self._step
+        weights = self.adapter_slots[sequence.adapter_slot]
+        expected = sequence.adapter.weights  # None where another's stack was given
+        assert expected in (None, weights), "the slot holds another adapter"
+        return self._step + int(weights.config.alpha)
 
     def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
         return handle

@@ -79,9 +79,11 @@ class SimulatedExecutor(Executor):
 
     def fetch(self, plan: StepPlan, handle: float) -> StepResult:
         self._clock.now = max(self._clock(), handle) + _HOST_S
-        nothing = [None] * len(plan.items)
-        tokens = [_TOKEN if item.samples else None for item in plan.items]
-        return StepResult(tokens=tokens, failures=[*nothing], logprobs=[*nothing])
+        tokens = [[_TOKEN] if item.samples else [] for item in plan.items]
+        num_items = len(plan.items)
+        return StepResult(
+            tokens=tokens, failures=[None] * num_items, logprobs=[[] for _ in range(num_items)]
+        )
 
     def score_prompt(
         self, plan: StepPlan, handle: float, item: Scheduled, targets: Items[int], num_top: int

@@ -1,0 +1,76 @@
+"""What a step computed, from the device's arrays to a StepResult.
+
+Deliberately does not know: how it was computed, what ends a sequence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flaxen.engine.executor import RowFailure, StepResult
+from flaxen.engine.plan import Scheduled
+from flaxen.engine.rows import NO_TOKEN
+from flaxen.engine.sampling import OK, Sampled, Scores
+from flaxen.engine.top_tokens import TopTokens
+from flaxen.protocol import TokenLogprobs
+
+
+def step_result(items: list[Scheduled], sampled: Sampled, *, has_logprobs: bool) -> StepResult:
+    """Waits for a step's samples [S, K + 1], and sorts them by the plan's items.
+
+    Args:
+      items: the plan's.
+      sampled: on the device.
+      has_logprobs: whether any item's sequence asked for log-probabilities.
+    """
+    tokens, status = np.asarray(sampled.tokens).tolist(), np.asarray(sampled.status).tolist()
+    scores = to_host(sampled.scores) if has_logprobs else None
+    result = StepResult(tokens=[], failures=[], logprobs=[])
+    for line, item in enumerate(items):
+        found, failure = _until_failure(tokens[line], status[line]) if item.samples else ([], None)
+        num_top = item.sequence.sampling.logprobs
+        logprobs: list[TokenLogprobs] = []
+        if scores is not None and num_top is not None:
+            logprobs = [
+                token_logprobs(scores, (line, position), token_id, num_top)
+                for position, token_id in enumerate(found)
+            ]
+        result.tokens.append(found)
+        result.failures.append(failure)
+        result.logprobs.append(logprobs)
+    return result
+
+
+def _until_failure(tokens: list[int], status: list[int]) -> tuple[list[int], RowFailure | None]:
+    """A sequence's tokens up to the end, a rejected draft, or a sample that failed."""
+    found: list[int] = []
+    for token_id, code in zip(tokens, status, strict=True):
+        if token_id == NO_TOKEN:
+            break
+        if code != OK:
+            return found, RowFailure(code)
+        found.append(token_id)
+    return found, None
+
+
+def to_host(scores: Scores) -> Scores:
+    """The same as NumPy's arrays. Waits for them."""
+    return Scores(*map(np.asarray, scores))  # type: ignore[arg-type]  # NumPy's
+
+
+def token_logprobs(
+    scores: Scores, at: tuple[int, ...], token_id: int, num_top: int
+) -> TokenLogprobs:
+    """The log-probabilities of one token.
+
+    Args:
+      scores: on the host.
+      at: where they stand in `scores`.
+      token_id: the token.
+      num_top: how many of the likeliest ones are reported.
+    """
+    top = TopTokens(
+        scores.top_ids[at][:num_top].tobytes(), scores.top_logprobs[at][:num_top].tobytes()
+    )
+    logprob, rank = float(scores.logprob[at]), int(scores.rank[at])
+    return TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)

@@ -1,0 +1,1 @@
+"""Draft tokens: proposed by a drafter, verified by the step that computes them."""

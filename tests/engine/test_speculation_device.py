@@ -1,0 +1,117 @@
+"""Speculative decoding gives the bits of plain decoding, log-probabilities too: on real steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.outputs import RequestOutput
+from flaxen.protocol import Request
+from tests.engine.drafters import Knowing
+from tests.engine.tiny import (
+    EOS_ID,
+    MODEL,
+    ONE_SHAPE,
+    PARAMS,
+    make_engine,
+    pack_params,
+    pools,
+    prompts,
+    request,
+    run,
+    trace,
+)
+
+CONFIG = replace(ONE_SHAPE, num_spec_tokens=3)
+LENGTHS = [1, 2, 5, 16, 17, 31, 40, 64, 70, 3]
+# Each in one request or more: whatever changes what is sampled.
+SAMPLING: list[dict[str, Any]] = [
+    {},
+    {"temperature": 1.0, "seed": 5, "top_p": 0.9, "top_k": 50},
+    {"temperature": 0.7, "seed": 6, "min_p": 0.01},
+    {"presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.3},
+    {"temperature": 1.0, "seed": 7, "min_tokens": 4, "ignore_eos": False},
+    {"logit_bias": {9: 5.0, 11: 4.0}, "bad_words": ("\t",)},
+    {"prompt_logprobs": 1},
+]
+
+
+def requests(seed: int = 1) -> list[Request]:
+    return [
+        request(f"r{i}", prompt, **{"max_tokens": 14, **SAMPLING[i % len(SAMPLING)]})
+        for i, prompt in enumerate(prompts(LENGTHS, seed))
+    ]
+
+
+CPU = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
+
+
+def executor_on(backend: Backend, config: EngineConfig) -> JaxExecutor:
+    return JaxExecutor(
+        MODEL.on(backend),
+        pack_params(PARAMS) if backend.packs_weights else PARAMS,
+        config,
+        eos_ids=(EOS_ID,),
+        cache_dtype=jnp.dtype("float32"),
+        bad_word_ids=lambda words: tuple(tuple(map(ord, word)) for word in words),
+    )
+
+
+@pytest.fixture(
+    scope="module", params=[Backend.REFERENCE, pytest.param(Backend.CPU, marks=CPU)], ids=str
+)
+def executor(request: pytest.FixtureRequest) -> JaxExecutor:
+    return executor_on(request.param, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def plain(executor: JaxExecutor) -> list[RequestOutput]:
+    return run(make_engine(CONFIG, executor=executor), requests())
+
+
+def knowing(plain: list[RequestOutput], wrong: float) -> Knowing:
+    futures = {tuple(output.prompt_token_ids): output.outputs[0].token_ids for output in plain}
+    return Knowing(futures, MODEL.vocab_size, wrong)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.3, 1.0])
+def test_speculative_is_plain(
+    executor: JaxExecutor, plain: list[RequestOutput], wrong: float
+) -> None:
+    drafter = knowing(plain, wrong)
+    engine = make_engine(CONFIG, executor=executor, drafter=drafter)
+    for _ in range(2):  # the second finds cached prefixes
+        got = run(engine, requests())
+        assert [trace(output) for output in got] == [trace(output) for output in plain]
+    assert drafter.num_asked > 0
+    stats = engine.stats()
+    assert stats.num_accepted_tokens <= stats.num_draft_tokens
+    assert (stats.num_accepted_tokens == stats.num_draft_tokens) == (wrong == 0)
+
+
+def test_speculative_is_plain_when_it_is_preempted(executor: JaxExecutor) -> None:
+    crowd = [request(f"r{i}", p, max_tokens=50) for i, p in enumerate(prompts([20] * 8))]
+    plain = run(make_engine(CONFIG, executor=executor), crowd)
+    small = replace(CONFIG, groups=pools(16), enable_prefix_caching=False)
+    engine = make_engine(small, executor=executor, drafter=knowing(plain, 0.3))
+    got = run(engine, crowd)
+    assert engine.stats().num_preemptions > 0
+    assert [trace(output) for output in got] == [trace(output) for output in plain]
+
+
+@CPU
+def test_a_step_that_can_verify_drafts_has_the_bits_of_one_that_cannot() -> None:
+    """Through the C++ kernels a row's bits are its own, in any compiled shape."""
+    traces = [
+        [trace(output) for output in run(make_engine(config, executor=executor), requests())]
+        for config in (CONFIG, ONE_SHAPE)
+        for executor in [executor_on(Backend.CPU, config)]
+    ]
+    assert traces[0] == traces[1]
