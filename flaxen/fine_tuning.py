@@ -37,7 +37,7 @@ from flaxen.train.jobs.spec import (
 from flaxen.train.jobs.time_share import TimeShare
 from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter
 
-_MAX_LENGTH = 2048  # tokens of a training sequence; memory grows with it
+_MAX_LENGTH = 2048  # the most tokens of a training sequence; memory grows with it
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def _is_closing(engine: EngineClient) -> bool:
 
 
 class EngineTrainer:
-    """The server's Trainer: trains on an engine's own weights, and has it serve the result."""
+    """The server's Trainer: trains on an engine's own weights, and lets it serve the result."""
 
     def __init__(
         self, engine: EngineClient, base: Base, directory: Path, *, share: float, max_rank: int
@@ -110,14 +110,14 @@ class EngineTrainer:
     def validate(
         self, path: Path, method: str, should_stop: Callable[[], bool]
     ) -> Sequence[tuple[int, str]] | None:
-        """The faults of a file; None if the check was told to stop first."""
+        """The errors of a file; None if the check was stopped first."""
         try:
             return validate_file(path, cast(Method, method), should_stop=should_stop).errors
         except StoppedError:
             return None
 
     def train(self, job: TrainingJob, progress: Progress) -> bool:
-        """Trains, or goes on. Returns whether it got to the end."""
+        """Trains or resumes a job. Returns whether it finished."""
         # Here, since optax and what else a job needs takes half a second to import: a server that
         # only has jobs behind it does not wait for it at its start.
         from flaxen.train.jobs.run import run_job
@@ -150,10 +150,10 @@ class EngineTrainer:
         return run_job(spec, self._base, callbacks)
 
     def serve(self, model: FineTunedModel) -> None:
-        """Has a job's adapter served, which is read when a request first names it.
+        """Registers a job's adapter, which is loaded when a request first names it.
 
         Raises:
-          ValueError: it is not there, or of a larger rank than the server takes.
+          ValueError: the adapter is missing, or its rank is larger than the server's limit.
         """
         path = self._adapter(model)
         if not path.is_dir():
@@ -165,25 +165,25 @@ class EngineTrainer:
         self._engine.register_adapter(model.name, source)
 
     def unload(self, name: str) -> None:
-        """Lets go of an adapter's weights in memory."""
-        with contextlib.suppress(ValueError):  # it is not served
+        """Unloads an adapter's weights from memory."""
+        with contextlib.suppress(ValueError):  # the adapter is not served
             self._engine.unload_adapter(name)
 
     def remove(self, model: FineTunedModel) -> None:
-        """Ends the serving of an adapter, and removes its files, but nothing else beside them."""
-        with contextlib.suppress(ValueError):  # it is not served
+        """Stops serving an adapter and removes its files, but no other files."""
+        with contextlib.suppress(ValueError):  # the adapter is not served
             self._engine.remove_adapter(model.name)
         path = self._adapter(model)
         for name in (CONFIG, WEIGHTS):
             (path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds something else, or is gone
+        with contextlib.suppress(OSError):  # the directory has other files, or is gone
             path.rmdir()
 
     def _adapter(self, model: FineTunedModel) -> Path:
         return adapter_directory(self._directory / model.job_id, model.step)
 
     def forget(self, job_id: str) -> None:
-        """Removes what is needed only to go on with a job."""
+        """Removes the state that is only needed to resume a job."""
         shutil.rmtree(state_directory(self._directory / job_id), ignore_errors=True)
 
     def _is_busy(self) -> bool:

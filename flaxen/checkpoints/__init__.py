@@ -1,1 +1,1 @@
-"""A training run's checkpoints, and the digests that tell what they belong to."""
+"""Checkpoints of training runs, and digests that identify the model they belong to."""

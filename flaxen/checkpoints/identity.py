@@ -1,6 +1,6 @@
-"""Digests that tell models apart: of a sample of each array, which a fine-tune changes too.
+"""Digests that identify a model, from a sample of each array; fine-tuning changes them too.
 
-Deliberately does not know what the weights are used for.
+Deliberately does not know the use of the weights.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.tensor import StoredTensor
 
-_NUM_ROWS = 8  # of a tensor in a file
-_NUM_VALUES = 256  # of an array in memory, or of a tensor of one axis
+_NUM_ROWS = 8  # rows sampled from a tensor in a file
+_NUM_VALUES = 256  # values sampled from an array in memory, or from a tensor with one axis
 
-# Tokenizers that cut this in the same way are taken for the same one.
+# Tokenizers that split this text in the same way count as equal.
 _PROBE = "The 12 quick jörg's (foxes)\n\tdon't = 3.14159; 世界 привет \U0001f98a <|im_end|> </s> "
 
 _Sample = tuple[str, tuple[int, ...], np.ndarray]
 
 
 def digest_of_files(checkpoint: Checkpoint) -> str:
-    """The digest of a model's weights in files, whatever the files are called or however split."""
+    """The digest of a model's weights in files, whatever the files' names and number."""
     tensors = sorted(checkpoint.sources.tensors.items())
     return _digest((name, each.shape, _rows(each)) for name, each in tensors)
 
 
 def digest_of_arrays(params: Any) -> str:
-    """The digest of a model's weights in memory as they are: rounded, packed or quantized."""
+    """The digest of a model's weights as they are in memory: rounded, packed or quantized."""
 
     def samples() -> Iterable[_Sample]:
         for path, leaf in jax.tree.flatten_with_path(params)[0]:
@@ -56,7 +56,7 @@ def text_digests(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _rows(tensor: StoredTensor) -> np.ndarray:
-    """Some rows, in an order that their number gives; of a tensor of one axis, its first values."""
+    """Some rows, spread evenly; the first values of a tensor with one axis."""
     num_rows = tensor.shape[0] if tensor.shape else 0
     if len(tensor.shape) < 2:
         return tensor.read(0, min(num_rows, _NUM_VALUES))

@@ -1,1 +1,1 @@
-"""Batches to better parameters: losses, optimizers, the step, adapters."""
+"""Training: losses, optimizers, the training step and loop, adapters, fine-tuning jobs."""

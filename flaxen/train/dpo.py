@@ -1,7 +1,7 @@
 """Direct preference optimisation, https://arxiv.org/abs/2305.18290.
 
-The reference is what is frozen: the base of the adapters, with no copy. Deliberately does not know:
-optimizers, where pairs come from.
+The reference model is the frozen base under the adapters, without a copy. Deliberately does not
+know: optimizers, where pairs come from.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from flaxen.train.loss import Losses, Objective, Policy, Remat, token_logprobs
 def dpo(
     model: Model, *, beta: float = 0.1, label_smoothing: float = 0.0, remat: Remat = "none"
 ) -> Objective:
-    """The sigmoid loss of pairs, each loss weight 0 or 1.
+    """The sigmoid loss over preference pairs; loss weights must be 0 or 1.
 
-    A pair counts where at least one of its tokens has a loss, so that rows of padding, and pairs
-    that were cut before both answers, change neither the loss nor the gradient's size. The reports
-    are means over the pairs that count: the accuracy (how many are told apart rightly), and the
-    rewards of the chosen and the rejected: beta times how much likelier the policy has each than
-    the reference.
+    A pair counts if at least one of its tokens has a loss. So rows of padding, and pairs that were
+    cut before both answers, change neither the loss nor the size of the gradient. The auxiliary
+    values are means over the pairs that count: the accuracy (the share of pairs whose chosen answer
+    has the higher reward), and the rewards of the chosen and the rejected answer. A reward is beta
+    times the difference of the answer's log-probability under the policy and under the reference.
 
     Args:
       model: the model.
-      beta: how much it costs to leave the reference, above 0.
-      label_smoothing: the share of pairs whose labels are taken to be wrong, from 0 to below 0.5.
-      remat: what the backward pass recomputes.
+      beta: the strength of the penalty for leaving the reference, above 0.
+      label_smoothing: the assumed share of pairs with a wrong label, from 0 to below 0.5.
+      remat: what the backward pass computes again to save memory.
 
     Raises:
       ValueError: a value out of its range.
@@ -48,7 +48,7 @@ def dpo(
     def losses(
         policy: Policy, frozen: Params, batch: PairBatch, key: jax.Array | None = None
     ) -> Losses:
-        del key  # both sides are computed as they are served
+        del key  # no randomness: both sides are computed as in serving
         rows = _one_batch(batch)
         scored = _row_logprobs(model, policy(rows.tokens.shape), rows, remat)
         reference = jax.lax.stop_gradient(_row_logprobs(model, frozen, rows, remat))
@@ -81,12 +81,14 @@ def _pairs(batch: PairBatch) -> np.ndarray:
 
 
 def _has_loss(batch: PairBatch) -> Any:
-    """[B] booleans: rows of padding, which fill up the last batch, are no pairs."""
+    """[B] booleans, False for the padding rows that fill up the last batch."""
     return ((batch.chosen.loss_weights != 0) | (batch.rejected.loss_weights != 0)).any(axis=1)
 
 
 def _one_batch(pairs: PairBatch) -> Batch:
-    """[2B, T]: each pair's chosen row, then its rejected one, so that a pair stays in its group."""
+    """[2B, T]: each pair's chosen row, then its rejected one, so that a pair stays in one
+    microbatch.
+    """
 
     def together(chosen: Any, rejected: Any) -> jax.Array:
         both = jnp.stack([jnp.asarray(chosen), jnp.asarray(rejected)], axis=1)

@@ -1,4 +1,4 @@
-"""Scores a model on data: perplexity, and multiple choice.
+"""Evaluates a model: perplexity, and multiple-choice accuracy.
 
 Deliberately does not know: files, formats, how batches are packed.
 """
@@ -24,57 +24,58 @@ from flaxen.weights.adapters.adapter import Adapter
 
 Score = Callable[[Batch], np.ndarray]  # the log-probability of each target, [B, T] float32
 
-_WINDOW_ROWS = 64  # of choices that are packed together
+_WINDOW_ROWS = 64  # rows of choices that are packed together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """How well tokens were predicted."""
+    """The mean loss over tokens, and its perplexity."""
 
-    num_tokens: int  # with a loss
-    loss: float  # natural logarithm, the mean of a token
+    num_tokens: int  # tokens with a loss
+    loss: float  # the mean over tokens, in nats
 
     @property
     def perplexity(self) -> float:
-        """exp(loss); infinity where that is too large for a number."""
+        """exp(loss); infinity if that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """How often the right choice had the highest score."""
+    """How often the right choice had the highest log-probability."""
 
     num_questions: int
     num_right: int
 
     @property
     def accuracy(self) -> float:
-        """From 0 to 1."""
+        """The share of right choices, from 0 to 1."""
         return self.num_right / self.num_questions
 
     @property
     def stderr(self) -> float:
-        """The accuracy's standard error; 0 of a single question."""
+        """The standard error of the accuracy; 0 for a single question."""
         p, n = self.accuracy, self.num_questions
         return math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedQuestion:
-    """What is to be scored for one question."""
+    """The choices of one question, as token sequences."""
 
-    sequences: tuple[TokenSequence, ...]  # one a choice, with weights on the choice
-    lengths: tuple[int, ...]  # what the second score divides by, above 0
+    sequences: tuple[TokenSequence, ...]  # one for each choice, with loss weights on its tokens
+    lengths: tuple[int, ...]  # the divisors of the length-normalised accuracy, above 0
     answer: int
 
 
 def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> Score:
-    """A compiled function that scores batches; it compiles once for each shape.
+    """Makes a function that computes the log-probabilities of a batch; compiled once for each
+    shape.
 
     Args:
       model: the model.
       params: its parameters.
-      adapter: beside them.
+      adapter: an adapter to apply, or None.
     """
     stack = None
     if adapter:
@@ -86,7 +87,7 @@ def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> 
         if stack is not None:
             ids = jnp.zeros(batch.tokens.shape, jnp.int32)
             params = with_adapters(params, stack, scales, ids)
-        # Nothing is computed for targets that do not count.
+        # Nothing is computed for targets without a loss.
         targets = jnp.where(batch.loss_weights > 0, batch.targets, -1)
         return token_logprobs(model, params, batch._replace(targets=targets))
 
@@ -98,10 +99,10 @@ def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> 
 
 
 def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
-    """The mean loss of all targets of some batches, by their weights.
+    """The mean loss of all targets of the batches, weighted by their loss weights.
 
     Raises:
-      ValueError: nothing has a weight, or the model gives numbers that are not finite.
+      ValueError: no target has a weight, or the model's log-probabilities are not finite.
     """
     total = num_tokens = 0.0
     for batch in batches:
@@ -109,7 +110,7 @@ def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
         total -= float((weights * score(batch)).sum())
         num_tokens += float(weights.sum())
     if not num_tokens:
-        raise ValueError("there is no token to score: the data is empty")
+        raise ValueError("there is no token with a loss: the data is empty")
     if not math.isfinite(total):
         raise ValueError(
             "the model gives log-probabilities that are not finite: its weights are damaged, or "
@@ -121,18 +122,18 @@ def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
 def multiple_choice(
     questions: Iterable[EncodedQuestion], score: Score, *, batch_size: int, sequence_length: int
 ) -> tuple[Accuracy, Accuracy]:
-    """Takes of each question the choice with the highest log-probability.
+    """Answers each question with the choice of the highest log-probability.
 
     Ties go to the first choice.
 
     Args:
-      questions: at least one.
-      score: of the model.
-      batch_size: rows of a batch.
-      sequence_length: tokens of a row; each sequence must fit.
+      questions: the questions; at least one.
+      logprobs: the model's, from `make_logprobs`.
+      batch_size: the rows of a batch.
+      sequence_length: the tokens of a row; each sequence must fit.
 
     Returns:
-      By the sum of a choice's log-probabilities, and by the sum over its length.
+      The accuracy by the sum of a choice's log-probabilities, and by that sum over its length.
 
     Raises:
       ValueError: no question.
@@ -157,7 +158,7 @@ def multiple_choice(
             judge()
     judge()
     if not num_questions:
-        raise ValueError("there is no question to score")
+        raise ValueError("there is no question: write at least one")
     return (
         Accuracy(num_questions=num_questions, num_right=num_right),
         Accuracy(num_questions=num_questions, num_right=num_right_by_length),
@@ -167,7 +168,7 @@ def multiple_choice(
 def _sums(
     sequences: Sequence[TokenSequence], score: Score, batch_size: int, length: int
 ) -> list[float]:
-    """The weighted sum of each sequence's log-probabilities, in their order."""
+    """The weighted sum of each sequence's log-probabilities, in order."""
     rows = pack(sequences, length, max_segments=32)
     by_identity: dict[int, float] = {}
     for begin in range(0, len(rows), batch_size):

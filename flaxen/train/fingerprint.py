@@ -1,7 +1,7 @@
-"""What the state of a run depends on, kept beside it, so that nothing else goes on with it.
+"""Records what the state of a run depends on, so that it is resumed with nothing else.
 
-A fingerprint has a fact for each setting, by its dotted name. Deliberately does not know which
-settings there are, files, or how a run goes.
+A fingerprint has one fact for each setting, by its dotted name. Deliberately does not know which
+settings exist, files, or the run itself.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Json = Any
 class Fact(NamedTuple):
     """One setting."""
 
-    value: Json  # that may not change
-    said: str  # what it is, for people
+    value: Json  # the value, which must not change
+    said: str  # the value in words, for messages
 
 
 Fingerprint = Mapping[str, Fact]
 
 
 def facts(settings: Mapping[str, Any], *, without: Collection[str] = ()) -> dict[str, Fact]:
-    """A fact for each of nested settings, by its name with a dot between the levels.
+    """Makes a fact for each nested setting, named with dots between the levels.
 
     Args:
       settings: numbers, texts, sequences, paths and further mappings.
@@ -48,23 +48,23 @@ def facts(settings: Mapping[str, Any], *, without: Collection[str] = ()) -> dict
 
 
 def to_json(fingerprint: Fingerprint) -> Json:
-    """As `check_unchanged` takes it."""
+    """The JSON that `check_unchanged` takes."""
     return {name: list(fact) for name, fact in fingerprint.items()}
 
 
 def check_unchanged(saved: Json, now: Fingerprint, *, what: str, anew: str) -> None:
-    """Refuses to go on with a state that depends on something else.
+    """Refuses to resume a state that depends on something else.
 
-    A setting that only one of the two knows is no difference: a later version may have more.
+    A setting that only one of the two has is not a difference: a later version may have more.
 
     Args:
-      saved: as `to_json` gave it; None where nothing was noted.
-      now: of the run that wants to go on.
-      what: the saved state, as the message is to begin.
-      anew: what to do in order to begin anew.
+      saved: the result of `to_json`; None if nothing was recorded.
+      now: the fingerprint of the run that resumes.
+      what: the name of the saved state, with which the message begins.
+      anew: how the user starts over.
 
     Raises:
-      ValueError: a fact changed, or nothing was noted.
+      ValueError: a fact changed, or nothing was recorded.
     """
     if saved is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Training all parameters: float32 masters, computed with in their dtype and packing.
+"""Training of all parameters: float32 master parameters, cast and packed for the forward.
 
 Deliberately does not know: losses, optimizers, files, model families.
 """
@@ -16,12 +16,12 @@ from flaxen.train.trainable import Trainable
 
 
 def full(model: Model, *, dtype: jnp.dtype, packed: bool) -> Trainable:
-    """All of a model's parameters; of a definition in Flax, the collection that is trained.
+    """Trains all of a model's parameters; of a Flax definition, the trained collection.
 
     Args:
       model: the model.
       dtype: of compute, float32 or bfloat16.
-      packed: whether the C++ kernels compute.
+      packed: whether to pack matrices for the C++ kernels.
     """
     name = model.trained
     specs = model.param_specs if name is None else model.param_specs[name]
@@ -42,14 +42,14 @@ def full(model: Model, *, dtype: jnp.dtype, packed: bool) -> Trainable:
 
 
 def initial_params(model: Model, seed: int) -> Params:
-    """Random float32 masters to train from scratch.
+    """Random float32 master parameters to train from scratch.
 
-    Norms are ones and biases zeros. Matrices are normal with the deviation 0.02, and those that
-    write into the residual stream 0.02 / sqrt(2 L), as in GPT-2
+    Norms are ones and biases zeros. Matrices are normal with standard deviation 0.02, or 0.02 /
+    sqrt(2 L) if they write into the residual stream, as in GPT-2
     (https://d4mucfpksywv.cloudfront.net/better-language-models/language-models.pdf).
 
     Args:
-      model: gives the shapes.
+      model: the model, for its shapes.
       seed: the same seed gives the same parameters, on any machine.
     """
     num_layers = len(model.cache_specs)

@@ -1,6 +1,6 @@
 """Group relative policy optimisation, https://arxiv.org/abs/2402.03300: advantages and the loss.
 
-Deliberately does not know: who samples, how rewards are found, optimizers.
+Deliberately does not know: sampling, how rewards are computed, optimizers.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from flaxen.data.batch import Batch
 from flaxen.models.model import Model, Params
 from flaxen.train.loss import Losses, Objective, Policy, Remat, token_logprobs
 
-# What a reward and a token count: grpo divides by the group's deviation and the completion's
-# length, dr_grpo (https://arxiv.org/abs/2503.20783) by neither, so that a wrong long answer is not
-# preferred to a wrong short one.
+# How rewards and tokens are normalised: grpo divides by the group's standard deviation and by the
+# completion's length, dr_grpo (https://arxiv.org/abs/2503.20783) by neither, so that a long wrong
+# answer is not preferred to a short wrong one.
 Variant = Literal["grpo", "dr_grpo"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoConfig:
-    """What is sampled for a step, and how much is learned from it.
+    """The sizes of a GRPO step, and the settings of its loss.
 
     Raises:
       ValueError: a value out of its range.
     """
 
-    sequence_length: int  # tokens of a row, which completions share; at least the longest one's
+    # Tokens of a row, which packs several completions; at least the longest one.
+    sequence_length: int
     group_size: int = 8  # completions of each prompt
-    num_updates: int = 1  # from the same completions; the first is on policy
-    clip: float = 0.2  # how far a probability may move from the one it was sampled with
-    kl_beta: float = 0.0  # what it costs to leave the frozen parameters
+    num_updates: int = 1  # updates with the same completions; the first is on policy
+    clip: float = 0.2  # how far the probability ratio may move from 1
+    kl_beta: float = 0.0  # the weight of the KL penalty to the frozen parameters
     variant: Variant = "grpo"
-    max_tokens: int | None = None  # of a completion; dr_grpo divides by it
-    microbatch_rows: int = 1  # as many as memory allows
+    max_tokens: int | None = None  # the most tokens of a completion; dr_grpo divides by it
+    microbatch_rows: int = 1  # rows of a microbatch: as many as memory allows
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -67,18 +68,18 @@ class GrpoConfig:
 
 
 class Rollouts(NamedTuple):
-    """Completions, packed. Where a token is none of a completion's, all that is float is 0."""
+    """Packed completions. All float values are 0 at tokens that are not part of a completion."""
 
-    batch: Batch  # loss weights are 1 / length: they add up to 1 for each completion
-    old_logprobs: Any  # [B, T] float32, of each target as it was sampled
-    advantages: Any  # [B, T] float32, of the completion it is in
+    batch: Batch  # loss weights are 1 / length, so that they sum to 1 for each completion
+    old_logprobs: Any  # [B, T] float32: each target's log-probability when it was sampled
+    advantages: Any  # [B, T] float32: the advantage of the target's completion
 
 
 def group_advantages(rewards: Sequence[float], variant: Variant = "grpo") -> np.ndarray:
-    """How much better each completion of one prompt is than their mean.
+    """How much better each completion of one prompt is than the group's mean.
 
     Args:
-      rewards: of the group.
+      rewards: the rewards of the group.
       variant: grpo divides by the group's standard deviation.
 
     Returns:
@@ -90,32 +91,32 @@ def group_advantages(rewards: Sequence[float], variant: Variant = "grpo") -> np.
     found = np.asarray(rewards, np.float64)
     if not np.isfinite(found).all():
         raise ValueError(f"rewards must be finite, got {', '.join(map(str, rewards))}")
-    if found.min() == found.max():  # nothing to tell apart, and no rounding to be blown up
+    # All equal: dividing by the deviation would only amplify rounding.
+    if found.min() == found.max():
         return np.zeros_like(found)
     centred: np.ndarray = found - found.mean()
     return centred / found.std() if variant == "grpo" else centred
 
 
 def grpo(model: Model, config: GrpoConfig, *, remat: Remat = "none") -> Objective:
-    """The clipped loss of Rollouts, a mean over completions of the mean over their tokens.
+    """The clipped policy loss of Rollouts: the mean over completions of the mean over their tokens.
 
-    With kl_beta, the distance to the frozen parameters is added, by the unbiased estimator that is
-    never negative (k3, http://joschu.net/blog/kl-approx.html).
-
-    Its reports are means of the same kind: clipped, the share of tokens whose gradient the clipping
-    takes; off_policy, the share whose probability is not, to the bit, the one it was sampled with;
-    with kl_beta also kl.
+    With kl_beta, a KL penalty to the frozen parameters is added, with the unbiased estimator that
+    is never negative (k3, http://joschu.net/blog/kl-approx.html). The auxiliary values are means of
+    the same kind: clipped, the share of tokens whose gradient is zeroed by clipping; off_policy,
+    the share whose log-probability differs in any bit from that of the sampling; and kl, with
+    kl_beta.
 
     Args:
       model: the model.
-      config: the loss.
+      config: the settings of the loss.
       remat: what the backward pass recomputes.
     """
 
     def losses(
         policy: Policy, frozen: Params, rollouts: Rollouts, key: jax.Array | None = None
     ) -> Losses:
-        del key  # the completions were sampled from the model as it is served
+        del key  # no randomness: the completions were sampled in serving
         batch = rollouts.batch
         wanted = batch._replace(targets=jnp.where(batch.loss_weights != 0, batch.targets, -1))
         weights = jnp.asarray(batch.loss_weights)

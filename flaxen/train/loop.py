@@ -1,4 +1,4 @@
-"""The training loop: batches in, a state out, and calls at each step.
+"""The training loop: batches in, a state out, callbacks after each step.
 
 Deliberately does not know: files, terminals, checkpoints' format, what is trained.
 """
@@ -20,11 +20,11 @@ from flaxen.train.step import Compute, StepMetrics, Sums, TrainStep, run_step, s
 
 
 class DivergedError(ValueError):
-    """The loss or its gradient is no longer a number."""
+    """The loss or its gradient is NaN or infinite."""
 
 
 class Batches(Protocol):
-    """An iterator that can say where it is."""
+    """An iterator of batches whose position can be saved."""
 
     def __next__(self) -> Any: ...
 
@@ -33,28 +33,28 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMetrics:
-    """One step, on the host. What is trained at once, a stack's adapters, has one value each."""
+    """The metrics of one step, on the host. Each adapter of a stack has its own value."""
 
-    step: int  # from 1
-    values: Mapping[str, np.ndarray]  # loss, and what else the objective reports; [n] float32
+    step: int  # counted from 1
+    values: Mapping[str, np.ndarray]  # loss and auxiliary values of the objective; [n] float32
     grad_norm: np.ndarray  # [n] float32, before clipping
     learning_rate: np.ndarray  # [n] float32
-    num_tokens: int  # of the batch, without padding
-    num_loss_tokens: int  # of those, how many have a loss
-    seconds: float  # of the step, the wait for its batch included
+    num_tokens: int  # tokens of the batch, without padding
+    num_loss_tokens: int  # how many of these have a loss
+    seconds: float  # the duration of the step, with the wait for its batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What is called in a run, from its thread."""
+    """The callbacks of a run, called from its thread."""
 
     on_metrics: Callable[[TrainMetrics], None] = lambda metrics: None
-    # after each step, with the state and what to compute with; the state's arrays are donated in
-    # the next step: copy what is to be kept
+    # Called after each step with the state and the compute parameters. The next step donates the
+    # state's arrays: copy what you keep.
     on_step: Callable[[TrainMetrics, TrainState, Compute], None] = lambda metrics, state, compute: (
         None
     )
-    on_microbatch: Callable[[Sums], None] | None = None  # see run_step
+    on_microbatch: Callable[[Sums], None] | None = None  # as in run_step
     should_stop: Callable[[], bool] = lambda: False  # asked before each step
 
 
@@ -68,23 +68,24 @@ def train(
     num_microbatches: int = 1,
     callbacks: Callbacks | None = None,
 ) -> TrainState:
-    """Trains until `num_steps` were made in all, or the batches end, or a call says stop.
+    """Trains until `num_steps` steps in total, the end of the batches, or until a callback stops
+    it.
 
     Args:
       step: the compiled functions.
-      state: a new one, or one to resume from; its arrays are donated.
+      state: a new state, or one to resume from; its arrays are donated.
       frozen: parameters that are not trained, or None.
-      batches: where the state says they are: restored by the caller.
-      num_steps: of the whole run, those before a resumption included.
-      num_microbatches: of a batch; divides its rows.
+      batches: the batches, which the caller has restored to the state's position.
+      num_steps: the steps of the whole run, including those before it was resumed.
+      num_microbatches: microbatches of a batch; must divide its rows.
       callbacks: who is told.
 
     Returns:
       The last state.
 
     Raises:
-      DivergedError: the loss or its gradient is not finite; no call was made with that state.
-      ValueError: a batch without a loss, or that does not divide.
+      DivergedError: the loss or its gradient is not finite; no callback got that state.
+      ValueError: a batch has no loss, or its rows can't be divided into the microbatches.
     """
     callbacks = callbacks or Callbacks()
     compute = step.prepare(state.params)
@@ -107,11 +108,7 @@ def train(
 
 
 def _on_host(number: int, found: StepMetrics, batch: Any, start: float) -> TrainMetrics:
-    """Waits for the step.
-
-    Raises:
-      DivergedError: what it gave is not finite.
-    """
+    """Waits for the step and copies its metrics. Raises: DivergedError: a metric is not finite."""
     values = {name: np.asarray(value) for name, value in found.values.items()}
     grad_norm = np.asarray(found.grad_norm)
     for name, value in (("loss", values["loss"]), ("gradient's norm", grad_norm)):
@@ -133,7 +130,7 @@ def _on_host(number: int, found: StepMetrics, batch: Any, start: float) -> Train
 
 
 def count_tokens(batch: Any) -> tuple[int, int]:
-    """How many tokens of all the Batch in a tree are no padding, and how many have a loss."""
+    """Counts, over all Batch in a tree, the tokens that are not padding, and those with a loss."""
     found = jax.tree.leaves(batch, is_leaf=lambda each: isinstance(each, Batch))
     parts = [each for each in found if isinstance(each, Batch)]
     return (

@@ -1,4 +1,4 @@
-"""Training LoRA adapters, several at once: a stack beside one frozen base (arXiv:2106.09685).
+"""Training of LoRA adapters, one or several at once, on one frozen base (arXiv:2106.09685).
 
 Deliberately does not know: losses, optimizers, files.
 """
@@ -17,16 +17,16 @@ from flaxen.train.trainable import Trainable
 
 
 def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> Trainable:
-    """A stack of adapters of one configuration.
+    """Trains a stack of adapters with one configuration.
 
     Args:
-      config: of each.
+      config: the configuration of each adapter.
       num_adapters: n.
-      dropout: the probability that an input of an adapter is dropped, from 0 to below 1. Which are
-        dropped depends on n.
+      dropout: the dropout probability of an adapter's inputs, from 0 to below 1. Which inputs are
+          dropped depends on n.
 
     Raises:
-      ValueError: a value out of its range.
+      ValueError: a value is out of its range.
     """
     if num_adapters < 1:
         raise ValueError(f"at least 1 adapter must be trained, got {num_adapters}")
@@ -56,7 +56,7 @@ def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> 
 
 
 def _factor(leaf: jax.Array) -> ParamSpec:
-    """The spec of an adapter's a [I, R] or b [R, O]."""
+    """The ParamSpec of an adapter's a [I, R] or b [R, O]."""
     return ParamSpec(
         shape=leaf.shape,
         axes=(None, None),
@@ -66,21 +66,20 @@ def _factor(leaf: jax.Array) -> ParamSpec:
 
 
 def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> Adapters:
-    """A stack of new adapters, which do not change the model yet.
+    """Makes a stack of new adapters, which do not change the model yet.
 
-    `a` is uniform up to 1 / sqrt(I), which is what PEFT draws (Kaiming with a slope of sqrt(5));
-    `b` is zeros.
+    `a` is uniform within 1 / sqrt(I), as in PEFT (Kaiming with a slope of sqrt(5)); `b` is zeros.
 
     Args:
-      model: gives the shapes.
-      config: of each adapter.
-      seeds: one for each; an adapter depends on its own alone.
+      model: the model, for its shapes.
+      config: the configuration of each adapter.
+      seeds: one for each adapter, which depends on its own seed only.
 
     Returns:
       A stack, float32.
 
     Raises:
-      ValueError: the model has not the configuration's targets.
+      ValueError: the model lacks a target of the configuration.
     """
     shapes = adapter_shapes(model, config)
     layers = []

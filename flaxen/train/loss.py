@@ -1,7 +1,7 @@
-"""Next-token log-probabilities of packed batches, and the loss that is made of them.
+"""Next-token log-probabilities of packed batches, and the cross-entropy loss.
 
-Training, evaluation, DPO and the parity check all score tokens here, by the functions that serving
-computes with. Deliberately does not know: optimizers, steps, where batches come from.
+Training, evaluation, DPO and the parity check compute log-probabilities here, with the functions
+that serving uses. Deliberately does not know: optimizers, steps, where batches come from.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from flaxen.data.batch import Batch
 from flaxen.models import attention_impls as attends
 from flaxen.models.model import LAYER_INPUT, Model, Params, logprobs
 
-# What the backward pass computes once more in place of keeping it: nothing, or all but the input
-# of each layer.
+# What the backward pass computes again instead of keeping: nothing, or all but each layer's input.
 Remat = Literal["none", "layer"]
 REMATS: tuple[Remat, ...] = get_args(Remat)
 
-CHUNK = 256  # tokens whose scores of all words, [CHUNK, V] float32, are in memory at once
+CHUNK = 256  # tokens whose logits [CHUNK, V] float32 are in memory at once
 
-# The parameters to compute tokens of shape [B, T] with.
+# Gives the parameters for tokens of shape [B, T]; the shape matters for adapter ids and dropout.
 Policy = Callable[[tuple[int, int]], Params]
 
 
 class Losses(NamedTuple):
-    """What an objective gives for a batch."""
+    """What an objective computes for a batch."""
 
     rows: jax.Array  # [rows] float32
-    reports: Mapping[str, jax.Array]  # [rows] float32 of what else is to be reported, by name
-    # of a definition that training changes: the new values of collections that are not trained
+    reports: Mapping[str, jax.Array]  # auxiliary values to report, by name; each [rows] float32
+    # the new values of collections that are not trained, such as batch statistics
     collections: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimised: the sum of all rows' losses over the sum of their counts."""
+    """What is minimised: the sum of all rows' losses over the sum of their denominators."""
 
-    reports: tuple[str, ...]  # the names of what else `losses` gives
+    reports: tuple[str, ...]  # the names of the auxiliary values of `losses`
     vocab_size: int  # token ids are below it
-    # of a batch on the host: [rows] float32
+    # each row's share of the divisor, from a batch on the host: [rows] float32
     counts: Callable[[Any], np.ndarray]
-    # of what is trained, what is frozen (or None), a batch, and a key for what is random in the
-    # model's own training; None computes as serving does
+    # Gets the policy, the frozen parameters (or None), a batch, and a key for the model's own
+    # randomness in training (None computes as in serving).
     losses: Callable[[Policy, Params, Any, jax.Array | None], Losses]
 
 
 def next_token(model: Model, *, remat: Remat = "none") -> Objective:
-    """Cross-entropy of the tokens that follow, weighted by the batch's loss weights.
+    """Next-token cross-entropy, weighted by the batch's loss weights.
 
-    Its report is the accuracy: how much of the weight is on tokens that were the likeliest.
+    The auxiliary value is the accuracy: the share of the weight on targets that were the likeliest
+    token.
 
     Args:
       model: the model.
@@ -66,8 +66,8 @@ def next_token(model: Model, *, remat: Remat = "none") -> Objective:
     def losses(
         policy: Policy, frozen: Params, batch: Batch, key: jax.Array | None = None
     ) -> Losses:
-        del frozen  # the policy has it
-        # Tokens without a loss are not scored at all.
+        del frozen  # the policy includes it
+        # No logits are computed for tokens without a loss.
         wanted = batch._replace(targets=jnp.where(batch.loss_weights != 0, batch.targets, -1))
         params = policy(batch.tokens.shape)
         hidden, collections = _hidden(model, params, wanted, remat, key)
@@ -92,14 +92,14 @@ def _loss_weights(batch: Batch) -> np.ndarray:
 def token_logprobs(
     model: Model, params: Params, batch: Batch, *, remat: Remat = "none"
 ) -> jax.Array:
-    """The log-probability of each target after its token: the one way to train and to score.
+    """The log-probability of each target, for training and evaluation alike.
 
-    With the C++ kernels its bits are the server's, and they are the same under `jax.grad`.
+    With the C++ kernels it equals the server's to the bit, also under `jax.grad`.
 
     Args:
       model: the model.
       params: as `model.forward` takes them.
-      batch: [B, T] arrays.
+      batch: arrays [B, T].
       remat: what the backward pass recomputes.
 
     Returns:
@@ -111,7 +111,7 @@ def token_logprobs(
 def token_scores(
     model: Model, params: Params, batch: Batch, *, remat: Remat = "none"
 ) -> tuple[jax.Array, jax.Array]:
-    """As `token_logprobs`, and whether each target was the likeliest token.
+    """Like `token_logprobs`, and whether each target was the likeliest token.
 
     Returns:
       [B, T] float32 log-probabilities, and [B, T] booleans; 0 and False where the target is -1.
@@ -123,11 +123,13 @@ def token_scores(
 def _hidden(
     model: Model, params: Params, batch: Batch, remat: Remat, key: jax.Array | None
 ) -> tuple[jax.Array, Mapping[str, Any]]:
-    """All tokens' hidden states [B, T, D]; with a key, in training, and what that changes."""
+    """The hidden states [B, T, D]; with a key those of training, and the collections that it
+    changes.
+    """
     if remat not in REMATS:
         raise ValueError(f"remat {remat!r} is not supported: use {' or '.join(REMATS)}")
     segment_ids = jnp.asarray(batch.segment_ids)
-    # Padding has the id -1: zeros all the way, which cost the kernels nothing at a batch's end.
+    # Padding has the id -1 and stays zeros, which cost the kernels nothing at a batch's end.
     tokens = jnp.where(segment_ids > 0, batch.tokens, -1)
     forward: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
     forward = functools.partial(_forward, model)
@@ -156,7 +158,7 @@ def _forward(
 def _score_in_chunks(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Tokens with a target first, so that chunks without any can be skipped at run time."""
+    """Orders tokens with a target first, so that chunks without any can be skipped at run time."""
     shape = targets.shape
     size = min(CHUNK, targets.size)
     num_chunks = -(-targets.size // size)
@@ -184,10 +186,10 @@ def _score_in_chunks(
 def _score_chunk(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The scores of a chunk, whose first token has a target if any has.
+    """The log-probabilities of a chunk, whose first token has a target if any has.
 
-    The scores of all words are computed again for the backward pass, which is skipped as the
-    forward is. JAX's own gradient of a `cond` in a `scan` would keep the parameters once a chunk.
+    The backward pass computes the logits again, and is skipped like the forward. JAX's own gradient
+    of a `cond` in a `scan` would keep the parameters once for each chunk.
     """
     return _scores_if_any(model, params, hidden, targets)
 

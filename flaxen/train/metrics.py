@@ -1,6 +1,6 @@
-"""What a run's metrics are worth as speed, and where they are written: JSON lines, TensorBoard.
+"""A run's metrics: derived speeds (MFU, time left), written as JSON lines and TensorBoard files.
 
-Deliberately does not know: terminals, how the steps are made.
+Deliberately does not know: terminals, the training step.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Write = Callable[[MetricsRecord], None]
 
 
 def flops_per_token(model: Model, trainable: Trainable) -> int:
-    """Floating point operations that training on one token needs, adapters and attention left out.
+    """Floating-point operations of training on one token, without adapters and attention.
 
-    Each weight of a matrix costs 2 in the forward and 2 for the gradient of its input; 2 more for
-    its own gradient where it is trained. What a rematerialising step computes twice counts once.
+    Each weight of a matrix costs 2 in the forward, 2 for the gradient of its input, and 2 more for
+    its own gradient if it is trained. What rematerialisation computes twice counts once.
 
     Args:
-      model: its matrices are counted, experts as if each token needed all of them; a tied table
-        once, as the unembedding.
+      model: the model whose matrices are counted; experts as if each token used all of them; a tied
+          embedding once, as the unembedding.
       trainable: with adapters, the matrices are frozen.
     """
     specs = model.param_specs
-    if model.has_layers and "unembed" in specs:  # rows of the other table are read, not multiplied
+    if model.has_layers and "unembed" in specs:  # the input embedding is looked up, not multiplied
         specs = {name: each for name, each in specs.items() if name != "embed"}
     num_weights: int = sum(
         math.prod(spec.shape)
@@ -50,11 +50,11 @@ def flops_per_token(model: Model, trainable: Trainable) -> int:
 
 
 def measure_peak_flops(size: int = 1024, seconds: float = 0.5) -> float:
-    """The machine's floating point operations a second: what the instruction set of our kernels
-    multiplies at most, or else float32 products of square matrices by XLA.
+    """Measures the machine's floating-point operations a second: the peak of our kernels'
+    instruction set, or without kernels that of float32 matrix products by XLA.
 
     Args:
-      size: of the matrices.
+      size: the size of the matrices.
       seconds: how long to try.
     """
     if cpu_library.is_enabled():
@@ -79,15 +79,15 @@ def to_record(
     """A step's metrics as one flat record.
 
     Args:
-      metrics: of the step.
-      flops: of a token, of each adapter of a stack.
-      peak_flops: of the machine, a second.
-      num_steps: of the run.
+      metrics: the step's metrics.
+      flops: operations for a token and an adapter.
+      peak_flops: the machine's operations a second.
+      num_steps: the steps of the run.
 
     Returns:
-      Numbers by name; lists where several adapters are trained. `mfu` is model FLOPs utilisation, a
-      share from 0 to 1 (https://arxiv.org/abs/2204.02311), `seconds_left` as if all the steps to
-      come took as long as this one.
+      Numbers by name; lists if several adapters are trained. `mfu` is the model FLOPs utilisation
+      from 0 to 1 (https://arxiv.org/abs/2204.02311); `seconds_left` assumes that the remaining
+      steps take as long as this one.
     """
     num_groups = metrics.grad_norm.size
     rate = metrics.num_tokens / metrics.seconds
@@ -115,12 +115,12 @@ def _number(value: np.ndarray) -> float | list[float]:
 
 @contextmanager
 def write_jsonl(path: Path, *, after_step: int) -> Iterator[Write]:
-    """Gives a function that appends a record to a file as one line, at once.
+    """Yields a function that appends a record to a file as one line, immediately.
 
     Args:
-      path: of the file.
-      after_step: where the run begins or goes on. What the file has of later steps is dropped: a
-        killed run makes them again.
+      path: the file.
+      after_step: the step after which the run starts or resumes. Lines of later steps are removed:
+          a resumed run computes these steps again.
     """
     kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= after_step]
     filling = path.with_name(f"{path.name}.part")
@@ -136,7 +136,7 @@ def write_jsonl(path: Path, *, after_step: int) -> Iterator[Write]:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file but the one that a killed process had not ended."""
+    """The complete lines of a file, without one that a killed process had not finished."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -145,10 +145,11 @@ def _whole_lines(path: Path) -> list[str]:
 
 @contextmanager
 def write_tensorboard(directory: Path) -> Iterator[Write]:
-    """Gives a function that adds a record to TensorBoard's event file; lists as NAME/0, NAME/1, ...
+    """Yields a function that adds a record to TensorBoard's event file; lists as NAME/0, NAME/1,
+    ...
 
     Args:
-      directory: of the run.
+      directory: the directory of the run.
     """
     writer = SummaryWriter(str(directory))
 

@@ -1,8 +1,8 @@
-"""Optimizers and learning rate schedules, from their configuration to Optax.
+"""Builds Optax optimizers and learning rate schedules from their configuration.
 
-What decays, and what Muon orthogonalises, is decided by each parameter's role. A learning rate is
-not part of the optimizer: the step multiplies its updates by it, so that each adapter of a stack
-may have its own. Deliberately does not know: models, losses, stacks of adapters.
+Weight decay and Muon apply to parameters by their role. The learning rate is not part of the
+optimizer: the step multiplies the updates by it, so that each adapter of a stack can have its own.
+Deliberately does not know: models, losses, stacks of adapters.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from flaxen.models.params import is_spec
 OptimizerName = Literal["adamw", "lion", "muon", "sgd"]
 ScheduleName = Literal["constant", "cosine", "linear", "wsd"]
 
-Schedule = Callable[[jax.Array], jax.Array]  # the step's number, from 0: share of the learning rate
-# From the parameters that are trained to the tree of their ParamSpec.
+# The step's number, from 0 -> the factor of the learning rate.
+Schedule = Callable[[jax.Array], jax.Array]
+# The trained parameters -> the tree of their ParamSpec.
 Specs = Callable[[Any], Any]
-# An optimizer before it is known what it trains; `train.step.make_step` says that.
+# An optimizer that still needs the specs of what it trains, which `train.step.make_step` gives.
 Optimizer = Callable[[Specs], optax.GradientTransformation]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How gradients become updates.
+    """An optimizer and its settings.
 
     Raises:
       ValueError: an unknown optimizer, or a value out of its range.
     """
 
     name: OptimizerName = "adamw"
-    learning_rate: float = 1e-4  # the highest of the schedule
-    # of matrices, experts and tables, never of vectors (norms, biases); times the learning rate
+    learning_rate: float = 1e-4  # the peak of the schedule
+    # applied to matrices, experts and tables, never to vectors (norms, biases); multiplied by the
+    # learning rate
     weight_decay: float = 0.0
-    max_grad_norm: float | None = 1.0  # of all gradients together; None does not clip
+    max_grad_norm: float | None = 1.0  # the limit of the global gradient norm; None does not clip
     beta1: float = 0.9  # adamw, lion, muon's adamw
     beta2: float = 0.999  # adamw, lion, muon's adamw
     eps: float = 1e-8  # adamw, muon's adamw
@@ -69,7 +71,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate goes over the run: up in warm-up, then as named.
+    """The learning rate over the run: a warm-up, then the named schedule.
 
     Raises:
       ValueError: an unknown schedule, or a value out of its range.
@@ -77,8 +79,9 @@ class ScheduleConfig:
 
     name: ScheduleName = "cosine"
     warmup_steps: int = 0
-    decay_steps: int | None = None  # wsd: how many last steps go down; None is a tenth of the run
-    final_share: float = 0.0  # of the learning rate, at the end
+    # Wsd: the number of last steps that decay; None is a tenth of the run.
+    decay_steps: int | None = None
+    final_share: float = 0.0  # the final learning rate as a share of the peak
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScheduleName):
@@ -92,7 +95,7 @@ class ScheduleConfig:
             raise ValueError(f"decay_steps must be at least 1, got {self.decay_steps}")
         if self.decay_steps is not None and self.name != "wsd":
             raise ValueError(
-                f"decay_steps is of the schedule wsd, and not of {self.name}, which goes down all "
+                f"decay_steps belongs to the schedule wsd; {self.name} decays all "
                 "the time: leave it out"
             )
         if not 0 <= self.final_share <= 1:
@@ -100,14 +103,14 @@ class ScheduleConfig:
 
 
 def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
-    """The share of the learning rate at each step.
+    """Makes the factor of the learning rate as a function of the step.
 
     Args:
-      config: which one.
-      num_steps: of the whole run.
+      config: the settings.
+      num_steps: the steps of the whole run.
 
     Raises:
-      ValueError: the run is shorter than what the schedule needs.
+      ValueError: the run is shorter than the schedule needs.
     """
     rest = num_steps - config.warmup_steps
     decay_steps = config.decay_steps or max(1, num_steps // 10)
@@ -128,7 +131,7 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
         after = optax.linear_schedule(1.0, config.final_share, decay_steps, rest - decay_steps)
     if not config.warmup_steps:
         return after
-    # The first step is not at 0, which would be a step for nothing.
+    # Counted from 1: a first step with factor 0 would change nothing.
     first = 1 / (config.warmup_steps + 1)
     warmup = optax.linear_schedule(first, 1.0, config.warmup_steps)
     joined: Schedule = optax.join_schedules([warmup, after], [config.warmup_steps])
@@ -136,10 +139,10 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
 
 
 def make_optimizer(config: OptimizerConfig) -> Optimizer:
-    """The optimizer at the learning rate 1, gradients clipped before.
+    """Makes the optimizer for a learning rate of 1, with gradient clipping first.
 
     Args:
-      config: which one.
+      config: the settings.
     """
 
     def of(specs: Specs) -> optax.GradientTransformation:
@@ -173,13 +176,14 @@ def _lion(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation
 
 
 def _muon(config: OptimizerConfig, specs: Specs) -> optax.GradientTransformation:
-    """Muon for matrices, and AdamW for tables and vectors, as Muon's authors do it. Experts, and
-    matrices whose input axes are not known, are left to AdamW as well."""
+    """Muon for matrices, AdamW for tables and vectors, as Muon's authors recommend. Experts, and
+    matrices with unknown input axes, use AdamW too.
+    """
     muon = optax.contrib.muon(
         1.0,
         beta=config.momentum,
         weight_decay=config.weight_decay,
-        consistent_rms=0.2,  # updates as large as adamw's: one learning rate for both
+        consistent_rms=0.2,  # updates as large as AdamW's, so that one learning rate fits both
         muon_weight_dimension_numbers=_each(specs, _dimensions),
     )
     labels = _each(specs, lambda spec: "muon" if _dimensions(spec) is not None else "adamw")
@@ -203,13 +207,14 @@ def _decaying(specs: Specs) -> Callable[[Any], Any]:
 
 
 def _dimensions(spec: ParamSpec) -> optax.contrib.MuonDimensionNumbers | None:
-    """The axes that Muon takes for a weight's inputs and outputs; along the other axes each matrix
-    is made orthogonal on its own. None if Muon can't orthogonalise the parameter."""
+    """The axes that are a weight's inputs and outputs for Muon, which orthogonalises the matrices
+    along other axes separately. None if Muon can't orthogonalise the parameter.
+    """
     if spec.role != "matrix" or spec.matrix is None:
         return None
     return optax.contrib.MuonDimensionNumbers(spec.matrix.inputs, spec.matrix.outputs)
 
 
 def _each(specs: Specs, of: Callable[[ParamSpec], Any]) -> Callable[[Any], Any]:
-    """A function from parameters to a tree with `of` of each parameter's spec: an Optax mask."""
+    """Makes an Optax mask: a function from parameters to a tree of `of(spec)` for each."""
     return lambda params: jax.tree.map(of, specs(params), is_leaf=is_spec)

@@ -1,7 +1,7 @@
-"""Reinforcement learning's loop: publish, sample, reward, update.
+"""The reinforcement learning loop: publish parameters, sample, reward, update.
 
-The sampler computes with the arrays that are trained: `publish` hands them over, and nothing is
-copied or converted. Deliberately does not know: engines, tokenizers, what is asked and rewarded.
+The sampler uses the trained arrays themselves: `publish` passes them on, and nothing is copied or
+converted. Deliberately does not know: engines, tokenizers, prompts, rewards.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from flaxen.train.loop import DivergedError
 from flaxen.train.state import TrainState
 from flaxen.train.step import Compute, StepMetrics, TrainStep, run_step
 
-_MAX_SEGMENTS = 32  # what causal attention takes
+_MAX_SEGMENTS = 32  # the limit of causal attention
 
-Prompt = TypeVar("Prompt")  # whatever `sample` and `reward` understand
+Prompt = TypeVar("Prompt")  # any type that `sample` and `reward` accept
 
 
 class Completion(NamedTuple):
-    """What was sampled after a prompt, at the temperature 1 from all tokens."""
+    """A completion, sampled with temperature 1 from all tokens."""
 
     prompt_token_ids: Sequence[int]
     token_ids: Sequence[int]
-    logprobs: Sequence[float]  # one a token, as it was sampled
+    logprobs: Sequence[float]  # one for each token, from the sampling
     text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutMetrics:
-    """One round: completions, and the updates that were made of them."""
+    """The metrics of one round: completions, and the updates made with them."""
 
-    step: int  # updates so far
-    reward: float  # the mean
+    step: int  # number of updates so far
+    reward: float  # the mean reward
     num_completions: int
-    num_tokens: int  # sampled
-    updates: Sequence[Mapping[str, float]]  # loss, grad_norm, and what the objective reports
+    num_tokens: int  # tokens sampled
+    updates: Sequence[Mapping[str, float]]  # loss, grad_norm, and the objective's auxiliary values
     sample_seconds: float
     update_seconds: float
 
@@ -62,27 +62,26 @@ def train_on_rollouts(
     publish: Callable[[Compute], None],
     on_round: Callable[[RolloutMetrics, TrainState], None] = lambda metrics, state: None,
 ) -> TrainState:
-    """A round for each batch of prompts.
+    """Runs one round for each batch of prompts.
 
     Args:
-      step: made of the objective `grpo(model, config)`.
-      state: a new one, or one to go on from; its arrays are donated.
-      frozen: parameters that are not trained, or None; kl_beta keeps near to them.
-      config: of the rounds.
+      step: a step with the objective `grpo(model, config)`.
+      state: a new state, or one to resume from; its arrays are donated.
+      frozen: parameters that are not trained, or None; the reference of kl_beta.
+      config: the settings of the rounds.
       prompts: a batch for each round.
-      sample: gives config.group_size completions of each prompt. The number is another one in each
-        round and the same when a run is repeated: seeds are to be made of it.
-      reward: how good a completion is.
-      publish: called before each sampling, and after the last update, with what to sample with:
-        arrays that the next update may donate, and that must take the place of all earlier ones.
-      on_round: called after each round; the state's arrays are donated in the next one.
+      sample: returns config.group_size completions of each prompt. Its second argument differs in
+          each round and is the same when a run is repeated: derive seeds from it.
+      reward: returns how good a completion is.
+      publish: called before each sampling, and after the last update, with the parameters to sample
+          with. The next update may donate these arrays, and they must replace all earlier ones.
+      on_round: called after each round; the next round donates the state's arrays.
 
     Returns:
       The last state.
 
     Raises:
-      ValueError: what is trained is a stack of several adapters, or what was sampled can't be
-        learned from.
+      ValueError: several adapters are trained, or a sampled completion is invalid.
       DivergedError: a loss or a gradient is not finite.
     """
     if step.trainable.num_groups != 1:
@@ -126,19 +125,19 @@ def pack_rollouts(
     rewards: Sequence[Sequence[float]],
     config: GrpoConfig,
 ) -> list[Rollouts]:
-    """Completions as microbatches of one shape, so that one compiled step takes any number.
+    """Packs completions into microbatches of one shape, so that one compiled step takes any number.
 
     Args:
-      groups: a group for each prompt.
-      rewards: of each completion.
-      config: the sizes, and how rewards become advantages.
+      groups: the completions of each prompt.
+      rewards: the reward of each completion.
+      config: the sizes, and the variant of the advantages.
 
     Returns:
-      [microbatch_rows, sequence_length] each.
+      Microbatches with arrays [microbatch_rows, sequence_length].
 
     Raises:
-      ValueError: a group of another size, a completion that is empty, too long or without
-        log-probabilities, or a reward that is not finite.
+      ValueError: a group has another size, a completion is empty, too long or without
+          log-probabilities, or a reward is not finite.
     """
     means, olds, advantages = [], [], []
     for group, group_rewards in zip(groups, rewards, strict=True):
@@ -151,7 +150,7 @@ def pack_rollouts(
         for completion, advantage in zip(group, own, strict=True):
             _check(completion, config)
             num = len(completion.token_ids)
-            if config.max_tokens is not None:  # the weight 1 / length, made 1 / max_tokens
+            if config.max_tokens is not None:  # changes the weight 1 / length to 1 / max_tokens
                 advantage *= num / config.max_tokens
             means.append(_sequence(completion, np.full(num, 1 / num)))
             olds.append(_sequence(completion, completion.logprobs))
@@ -183,7 +182,7 @@ def _check(completion: Completion, config: GrpoConfig) -> None:
 
 
 def _sequence(completion: Completion, values: Sequence[float] | np.ndarray) -> TokenSequence:
-    """The tokens, and a value for each that was sampled."""
+    """A sequence with the tokens, and the given value for each sampled token."""
     tokens = np.asarray([*completion.prompt_token_ids, *completion.token_ids], np.int32)
     weights = np.zeros(len(tokens), np.float32)
     weights[len(completion.prompt_token_ids) :] = values
@@ -191,7 +190,7 @@ def _sequence(completion: Completion, values: Sequence[float] | np.ndarray) -> T
 
 
 def _collated(sequences: Sequence[TokenSequence], config: GrpoConfig) -> list[Batch]:
-    """Which row a sequence is in depends on the lengths alone: the same for all values."""
+    """Packs by length only, so that every kind of value gets the same rows."""
     rows = pack(sequences, config.sequence_length, _MAX_SEGMENTS)
     size = config.microbatch_rows
     return [
@@ -201,10 +200,10 @@ def _collated(sequences: Sequence[TokenSequence], config: GrpoConfig) -> list[Ba
 
 
 def _on_host(number: int, found: StepMetrics) -> dict[str, float]:
-    """Waits for the update.
+    """Waits for the update and copies its metrics to the host.
 
     Raises:
-      DivergedError: what it gave is not finite.
+      DivergedError: a metric is not finite.
     """
     of_step = {**found.values, "grad_norm": found.grad_norm}
     values = {name: float(each[0]) for name, each in jax.device_get(of_step).items()}

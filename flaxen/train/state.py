@@ -1,4 +1,4 @@
-"""What a training run is between two steps, as one immutable pytree.
+"""The state of a training run between two steps, as one immutable pytree.
 
 Deliberately does not know: the frozen base of adapters, files, the step.
 """
@@ -14,24 +14,24 @@ from flaxen.models.model import Params
 
 
 class TrainState(NamedTuple):
-    """All that must be kept to go on as if nothing had happened."""
+    """Everything that must be saved to resume a run exactly."""
 
-    params: Params  # float32 masters of what is trained: the model's, or a stack of adapters
-    opt_state: Any  # the optimizer's
-    step: jax.Array  # int32: how many were made
-    key: jax.Array  # PRNG key; a step's randomness is folded out of it, so that it never changes
-    # of a definition in Flax: the collections that are not trained, as they are by now
+    params: Params  # float32 master parameters: the model's, or a stack of adapters
+    opt_state: Any  # the optimizer's state
+    step: jax.Array  # int32: the number of steps done
+    key: jax.Array  # PRNG key; each step folds its number in, so the key never changes
+    # for a Flax definition: the current values of the collections that are not trained
     collections: Any = None
-    data_state: Any = None  # where the data are read next, as their iterator says it
+    data_state: Any = None  # the position in the data, from its iterator
 
 
 def new_state(params: Params, opt_state: Any, seed: int) -> TrainState:
     """The state before the first step.
 
     Args:
-      params: float32 masters.
-      opt_state: of the same parameters.
-      seed: of the run's randomness.
+      params: float32 master parameters.
+      opt_state: the optimizer's state for them.
+      seed: the seed of the run's randomness.
     """
     return TrainState(
         params=params,

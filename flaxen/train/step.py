@@ -1,8 +1,8 @@
-"""One optimizer step, compiled: gradients summed over microbatches, then one update.
+"""One compiled optimizer step: gradients summed over microbatches, then one update.
 
-The microbatches are a loop on the host, so that a server may answer between two of them. The only
-place of training that compiles and donates. Deliberately does not know: files, iterators, metrics'
-destinations.
+The microbatches are a loop on the host, so that a server can run between two of them. This is the
+only file of training that compiles and donates. Deliberately does not know: files, iterators, where
+metrics go.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ from flaxen.train.state import TrainState, new_state
 from flaxen.train.token_ids import check_token_ids
 from flaxen.train.trainable import Trainable
 
-Compute = Any  # the masters as they are computed with: see Trainable.to_compute
+Compute = Any  # the compute parameters, made from the master parameters by Trainable.to_compute
 
 
 class Sums(NamedTuple):
-    """What the microbatches of a step add up to."""
+    """Sums over the microbatches of a step."""
 
-    gradients: Params  # float32, like the masters
-    values: Mapping[str, jax.Array]  # [n] float32: loss, and what else the objective reports
+    gradients: Params  # float32, like the master parameters
+    values: Mapping[str, jax.Array]  # [n] float32: loss and the objective's auxiliary values
 
 
 class StepMetrics(NamedTuple):
-    """Of one step: [n] arrays, one value for each adapter of a stack, else one."""
+    """The metrics of one step, [n]: one value for each adapter of a stack, else n = 1."""
 
-    values: Mapping[str, jax.Array]  # loss, and what else the objective reports, as means
+    values: Mapping[str, jax.Array]  # the means of the loss and of the objective's auxiliary values
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStep:
-    """The compiled functions of a run, and what they were made of."""
+    """The compiled functions of a run, and the parts they were made from."""
 
     trainable: Trainable
     objective: Objective
     optimizer: optax.GradientTransformation
-    # masters -> compute; donates nothing
+    # master parameters -> compute parameters; donates nothing
     prepare: Callable[[Params], Compute]
-    # masters -> sums of nothing
+    # master parameters -> empty sums
     zeros: Callable[[Params], Sums]
-    # sums (donated), masters, compute, frozen, microbatch, key, step, microbatch's number, counts;
-    # gives the sums, and of what is frozen the collections that a definition's training changed
+    # Gets sums (donated), master and compute parameters, frozen, microbatch, key, step, the
+    # microbatch's number, denominators. Returns the sums, and the frozen collections that training
+    # changed.
     accumulate: Callable[..., tuple[Sums, Mapping[str, Any]]]
-    # masters and optimizer's state (both donated), sums, step, counts
+    # Gets master parameters and optimizer state (both donated), sums, step, denominators.
     update: Callable[..., tuple[Params, Any, StepMetrics]]
 
 
@@ -67,14 +68,14 @@ def make_step(
     schedule: Schedule,
     learning_rates: Sequence[float],
 ) -> TrainStep:
-    """Puts the parts of a run together; nothing is compiled before it is called.
+    """Combines the parts of a run; each function is compiled when it is first called.
 
     Args:
       trainable: what is trained.
-      objective: what for.
-      optimizer: at the learning rate 1: one of ours, or any of Optax.
-      schedule: the share of the learning rates.
-      learning_rates: the highest one for each adapter of a stack, else one.
+      objective: what is minimised.
+      optimizer: an optimizer for a learning rate of 1: one of ours, or any of Optax.
+      schedule: the factor of the learning rates.
+      learning_rates: the peak learning rate of each adapter of a stack, else one.
 
     Raises:
       ValueError: the number of learning rates is wrong.
@@ -110,10 +111,10 @@ def start(
     """The state before the first step.
 
     Args:
-      step: of the run.
-      params: float32 masters; the state takes them over, and the first step donates them.
-      seed: of the run's randomness.
-      collections: of a definition in Flax, all but the one that is trained.
+      step: the step of the run.
+      params: float32 master parameters; the state owns them, and the first step donates them.
+      seed: the seed of the run's randomness.
+      collections: for a Flax definition, all collections but the trained one.
     """
     init = step.optimizer.init
     if step.trainable.num_adapters is not None:
@@ -130,24 +131,24 @@ def run_step(
     microbatches: Sequence[Any],
     on_microbatch: Callable[[Sums], None] | None = None,
 ) -> tuple[TrainState, Compute, StepMetrics]:
-    """Makes one step. The arrays of `state` are donated; those of `compute` are not, since somebody
-    may be sampling with them.
+    """Runs one step. The arrays of `state` are donated; those of `compute` are not, because a
+    sampler may be using them.
 
     Args:
       step: the compiled functions.
-      state: before the step.
+      state: the state before the step.
       compute: `step.prepare(state.params)`.
-      frozen: parameters that are not trained, or None; the state's collections, if it has any.
-      microbatches: as the objective takes them; adapter i has the i-th share of the rows of each.
-      on_microbatch: called after each was dispatched, with what there is so far. To wait for it is
-        to wait until the machine is free.
+      frozen: parameters that are not trained, or None; or the state's collections.
+      microbatches: the microbatches; adapter i has the i-th share of the rows of each.
+      on_microbatch: called after each microbatch was dispatched, with the sums so far. Waiting for
+          these waits until the device is idle.
 
     Returns:
-      The state, what to compute with, and the metrics.
+      The new state, the new compute parameters, and the metrics.
 
     Raises:
-      ValueError: nothing in the step's microbatches has a loss, or a token is outside the model's
-        vocabulary.
+      ValueError: no token of the microbatches has a loss, or a token is outside the model's
+          vocabulary.
     """
     check_token_ids(microbatches, step.objective.vocab_size)
     counts = sum(_counts(step, each) for each in microbatches)
@@ -184,18 +185,18 @@ def run_step(
 
 
 def split_batch(batch: Any, num_microbatches: int, num_groups: int = 1) -> list[Any]:
-    """Microbatches of a batch; every adapter of a stack gets all rows.
+    """Splits a batch into microbatches; every adapter of a stack gets all rows.
 
     Args:
       batch: a tree of arrays [B, ...].
-      num_microbatches: divides B.
-      num_groups: adapters that are trained at once.
+      num_microbatches: must divide B.
+      num_groups: the number of adapters that are trained at once.
 
     Returns:
       Trees of arrays [num_groups * B / num_microbatches, ...].
 
     Raises:
-      ValueError: B is no multiple of num_microbatches.
+      ValueError: B is not a multiple of num_microbatches.
     """
     num_rows = jax.tree.leaves(batch)[0].shape[0]
     if num_rows % num_microbatches:
@@ -238,7 +239,7 @@ def _accumulate(
     number: jax.Array,
     counts: jax.Array,
 ) -> tuple[Sums, Mapping[str, Any]]:
-    """Adds a microbatch's share of the gradients of sum(loss) / sum(count)."""
+    """Adds a microbatch's share of the gradient of sum(loss) / sum(denominator)."""
     own_key = jax.random.fold_in(jax.random.fold_in(key, step), number)
 
     def loss(compute: Compute) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
@@ -250,7 +251,7 @@ def _accumulate(
             name: rows.reshape(trainable.num_groups, -1).sum(axis=1)
             for name, rows in {"loss": found.rows, **found.reports}.items()
         }
-        # The adapters of a stack do not meet: the gradient of the sum is each one's own.
+        # Adapters of a stack are independent: the gradient of the sum gives each one its own.
         return jnp.sum(values["loss"] / counts), (values, dict(found.collections))
 
     gradients, (values, changed) = jax.grad(loss, has_aux=True)(compute)

@@ -1,7 +1,7 @@
-"""Refuses batches with token ids that the model has no embedding for.
+"""Refuses batches with token ids for which the model has no embedding.
 
 A compiled step can't refuse them: it would read another row of the table, or give NaN. Deliberately
-does not know where batches come from; the files' reader has named the record before (data.encode).
+does not know where batches come from; for records of files, data.encode names the record first.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from flaxen.data.batch import Batch
 
 
 def check_token_ids(batches: Any, vocab_size: int) -> None:
-    """Checks all the Batch in a tree, on the host.
+    """Checks every Batch in a tree, on the host.
 
     Args:
-      batches: a tree of Batch, as an objective takes it.
-      vocab_size: rows of the model's embedding table.
+      batches: a tree of Batch.
+      vocab_size: the rows of the model's embedding table.
 
     Raises:
       ValueError: a token or a target with a loss is outside the table.

@@ -1,1 +1,1 @@
-"""A fine-tuning job: planned, run, validated, stopped and resumed."""
+"""Fine-tuning jobs: planning, running, validating, stopping and resuming them."""

@@ -1,6 +1,6 @@
-"""A job's records: each is written as tokens once, for its plan and for all its epochs.
+"""A job's records, tokenized once for its plan and for all epochs.
 
-Deliberately does not know what is computed with them.
+Deliberately does not know the computation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flaxen.train.jobs.spec import Base, JobSpec
 
 @dataclass(frozen=True, kw_only=True)
 class JobData:
-    """What a job trains on, and what it chose by that."""
+    """What a job trains on, and the plan that was made from it."""
 
     plan: JobPlan
     batches: DataIterator[Any]
@@ -34,9 +34,9 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
     """Reads a job's files.
 
     Raises:
-      ValueError: the records can't be trained on.
+      ValueError: the records are invalid for training.
       OSError: a file can't be read.
-      StoppedError: should_stop said so; also from what is yielded.
+      StoppedError: should_stop returned True; also raised while the yielded data is read.
     """
     with contextlib.ExitStack() as closing:
 
@@ -61,7 +61,8 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
         plan = make_plan(
             spec.method, spec.hyperparameters, _lengths(corpus), max_length=base.max_length
         )
-        # No sequence is longer than a row: the plan's row holds the longest, unless that was cut.
+        # No sequence is longer than a row: the plan's row fits the longest one, which may have been
+        # cut.
         config = replace(
             config,
             batch_size=plan.rows_per_step,
@@ -79,7 +80,7 @@ def open_job_data(spec: JobSpec, base: Base, should_stop: Callable[[], bool]) ->
 
 
 def _lengths(corpus: Corpus) -> list[int]:
-    """Tokens of each record, of a pair the longer one's."""
+    """The number of tokens of each record; for a pair that of the longer answer."""
     lengths = []
     for index in range(len(corpus)):
         sizes = [sequence.num_inputs for sequence in corpus.sequences(index)]

@@ -1,6 +1,6 @@
-"""What the state of a fine-tuning job depends on, which a changed server must not go on with.
+"""What the state of a fine-tuning job depends on: a server where this changed can't resume it.
 
-Deliberately does not know how a job runs.
+Deliberately does not know the run itself.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from flaxen.train.jobs.spec import Base, JobSpec
 
 
 def job_fingerprint(spec: JobSpec, base: Base, data: JobData) -> Fingerprint:
-    """All that the state of a job depends on.
+    """Everything that the state of a job depends on.
 
     Args:
-      spec: of the job.
-      base: the model that is served.
-      data: opened.
+      spec: the job.
+      base: the served model.
+      data: the opened data.
     """
     form, digest = _form(base.params), digest_of_arrays(base.params)
     settings = {
@@ -41,7 +41,7 @@ def job_fingerprint(spec: JobSpec, base: Base, data: JobData) -> Fingerprint:
 
 
 def _form(params: Params) -> str:
-    """How the matrices are kept: another form has other values."""
+    """How the matrices are stored: another format has other values."""
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear))
     formats = {
         f"packed {leaf.format}" if isinstance(leaf, PackedLinear) else str(leaf.dtype)

@@ -1,4 +1,4 @@
-"""What a fine-tuning job leaves open, chosen from its data. Pure arithmetic.
+"""Chooses the hyperparameters that a fine-tuning job leaves open, from its data. Pure arithmetic.
 
 Deliberately does not know: files, models, where a job comes from.
 """
@@ -11,17 +11,18 @@ from typing import Literal
 
 JobMethod = Literal["supervised", "dpo"]
 
-# The learning rate at the multiplier 1; DPO wants about a tenth (arXiv:2305.18290 takes less yet).
+# The learning rate for a multiplier of 1; DPO needs about a tenth (arXiv:2305.18290 uses even
+# less).
 LEARNING_RATES: dict[JobMethod, float] = {"supervised": 2e-4, "dpo": 2e-5}
-_ROW_MULTIPLE = 64  # tokens: rows of few lengths, so that few are compiled
+_ROW_MULTIPLE = 64  # tokens: few distinct row lengths, so that few are compiled
 _SHORTEST_ROW = 256  # tokens; shorter records share a row
-_MAX_BATCH = 8  # records, where the job does not say
+_MAX_BATCH = 8  # records, if the job does not say
 _NUM_KEPT = 3  # checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """The hyperparameters that a job asks for; None leaves one to the plan."""
+    """The hyperparameters that a job requests; None leaves the choice to the plan."""
 
     n_epochs: int | None = None
     batch_size: int | None = None  # records
@@ -31,10 +32,10 @@ class Hyperparameters:
 
 @dataclass(frozen=True, kw_only=True)
 class JobPlan:
-    """The hyperparameters of a job, and the sizes that follow from its records."""
+    """The final hyperparameters of a job, and sizes computed from its records."""
 
     n_epochs: int
-    batch_size: int  # records of a step: exactly so many pairs, or about so many packed records
+    batch_size: int  # records of a step: exactly this many pairs, or about this many packed records
     learning_rate_multiplier: float
     beta: float | None
     row_length: int  # tokens
@@ -44,13 +45,13 @@ class JobPlan:
 def make_plan(
     method: JobMethod, asked: Hyperparameters, lengths: Sequence[int], *, max_length: int
 ) -> JobPlan:
-    """Chooses what a job leaves open.
+    """Chooses the hyperparameters that a job leaves open.
 
     Args:
-      method: "supervised" packs records into rows; "dpo" has a pair a row.
+      method: "supervised" packs records into rows; "dpo" has one pair in each row.
       asked: what the job asks for.
-      lengths: tokens of each record, of a pair the longer one's; at least one record.
-      max_length: tokens of the longest row; longer records are cut.
+      lengths: the tokens of each record (of a pair's longer answer); at least one record.
+      max_length: the most tokens of a row; longer records are cut.
     """
     batch_size = asked.batch_size or max(1, min(_MAX_BATCH, len(lengths) // 10))
     length = row_length(method, lengths, max_length=max_length)
@@ -69,13 +70,13 @@ def make_plan(
 
 
 def row_length(method: JobMethod, lengths: Sequence[int], *, max_length: int) -> int:
-    """The shortest row, in tokens, that holds the longest record; arguments as make_plan's."""
+    """The shortest row length that fits the longest record; arguments as in make_plan."""
     shortest = _SHORTEST_ROW if method == "supervised" else _ROW_MULTIPLE
     longest = max(min(max(lengths), max_length), shortest)
     return min(-(-longest // _ROW_MULTIPLE) * _ROW_MULTIPLE, max_length)
 
 
 def checkpoint_steps(num_steps: int, n_epochs: int) -> list[int]:
-    """The steps after which a model is kept: the ends of the last epochs."""
+    """The steps after which a model is saved: the ends of the last epochs."""
     ends = {max(1, round(epoch * num_steps / n_epochs)) for epoch in range(1, n_epochs + 1)}
     return sorted(ends)[-_NUM_KEPT:]

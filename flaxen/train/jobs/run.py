@@ -1,7 +1,7 @@
-"""One fine-tuning job: an adapter trained beside weights that somebody serves meanwhile.
+"""Runs one fine-tuning job: trains an adapter of weights that are being served.
 
-Its state is saved now and then, so that a job that was stopped or killed goes on to the very same
-adapter. Deliberately does not know: HTTP, databases, who serves.
+The state is saved regularly, so that a job that was stopped or killed resumes and ends with exactly
+the same adapter. Deliberately does not know: HTTP, databases, the engine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flaxen.train.step import Sums, TrainStep, make_step, start
 from flaxen.weights.adapters.adapter import from_stack
 from flaxen.weights.adapters.peft import save_adapter
 
-_REMAT_ABOVE = 1024  # tokens of a row, from where memory is saved at the price of time
+_REMAT_ABOVE = 1024  # longer rows (in tokens) rematerialise: less memory, more time
 _MAX_WARMUP = 10  # steps
 # What a job is told was chosen for it.
 _CHOSEN = ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
@@ -41,17 +41,17 @@ def run_job(spec: JobSpec, base: Base, callbacks: JobCallbacks) -> bool:
     """Trains until the end, or until it is told to stop.
 
     Args:
-      spec: what to train; a directory with a state in it is gone on with.
-      base: what is adapted; nothing of it is changed or copied.
+      spec: what to train; if its directory has a saved state, the job resumes.
+      base: the model to adapt; it is neither changed nor copied.
       callbacks: who is told.
 
     Returns:
-      Whether it got to the end. If not, its state is saved.
+      Whether the job finished. If not, its state was saved.
 
     Raises:
-      ValueError: the data can't be trained on, training diverged, or the state in the directory
-        depends on something that has changed since, such as the model that is served.
-      OSError: a file can't be read or written; ENOSPC where the disk has no room.
+      ValueError: the data is invalid, training diverged, or the saved state depends on something
+          that has changed since, such as the served model.
+      OSError: a file can't be read or written; ENOSPC if the disk is full.
     """
     try:
         with (
@@ -138,10 +138,10 @@ class _Job:
 
     def _on_step(self, metrics: TrainMetrics, state: TrainState) -> None:
         self.pauses.skip_first("update")
-        self.saved.last = None  # its arrays are gone, and a validation may be stopped
+        self.saved.last = None  # its arrays are donated next; a validation may stop the job
         is_kept = metrics.step in checkpoint_steps(self.num_steps, self.data.plan.n_epochs)
         told = self._metrics(metrics, state, validates=is_kept)
-        # From here on nothing stops.
+        # Cannot be stopped from here on.
         self.saved.last = state
         self.saved.num_tokens += metrics.num_tokens
         self.callbacks.on_step(metrics.step, self.num_steps, told, self.saved.num_tokens)
@@ -172,9 +172,11 @@ class _Job:
         return told
 
     def _check_room(self, state: TrainState) -> None:
-        """Refuses to begin what a full disk would cut off, in whose writers' many ways."""
+        """Refuses to save on a nearly full disk, where the different writers would fail in many
+        ways.
+        """
         arrays = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
-        needed = 2 * sum(array.nbytes for array in arrays)  # the state, and the adapter of it
+        needed = 2 * sum(array.nbytes for array in arrays)  # the state and its adapter
         if self.callbacks.free_bytes(self.spec.directory) < needed:
             raise OSError(
                 errno.ENOSPC, f"less than the {needed} bytes of a checkpoint are free",

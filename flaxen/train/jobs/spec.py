@@ -1,4 +1,4 @@
-"""What a fine-tuning job is asked to do, on what, and who is told. Deliberately does nothing."""
+"""The description of a fine-tuning job: model, data, hyperparameters, callbacks. Contains no logic."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from flaxen.train.jobs.plan import Hyperparameters, JobMethod
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The model that a job adapts: the very arrays that are served."""
+    """The model that a job adapts: the served arrays themselves, not copies."""
 
     model: Model
     params: Params
     tokenizer: Tokenizer
     name: str
-    max_length: int  # tokens of a training sequence
+    max_length: int  # the most tokens of a training sequence
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """What a job trains on, and how."""
+    """The data and settings of a job."""
 
     method: JobMethod
     training_file: Path
@@ -34,30 +34,31 @@ class JobSpec:
     hyperparameters: Hyperparameters
     lora: LoraConfig
     seed: int
-    directory: Path  # the job's own: its state, and the adapters that it ends with
-    save_every_s: float = 60.0  # seconds between two saved states
+    directory: Path  # the job's own: its state and its adapters
+    save_every_s: float = 60.0  # seconds between saved states
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobCallbacks:
-    """Who is told, and asked, while a job runs; all on its thread."""
+    """Callbacks of a running job; all are called on its thread."""
 
-    # the hyperparameters that were chosen, by their names in OpenAI's API
+    # gets the chosen hyperparameters, by their names in OpenAI's API
     on_start: Callable[[Mapping[str, float]], None]
-    # step, num_steps, metrics by OpenAI's names, tokens trained on since the job's beginning
+    # gets the step, num_steps, metrics by OpenAI's names, and the tokens trained so far
     on_step: Callable[[int, int, Mapping[str, float], int], None]
-    # step, metrics, whether it is the last: the adapter's directory is complete
+    # gets the step, metrics, and whether it is the last, once the adapter's directory is complete
     on_checkpoint: Callable[[int, Mapping[str, float], bool], None]
     should_stop: Callable[[], bool]  # asked before each record and after each microbatch
-    rest: Callable[[float], None]  # after each microbatch, with the seconds that it took
-    free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free  # of its disk
+    rest: Callable[[float], None]  # called after each microbatch, with its duration
+    # Free bytes of a path's disk.
+    free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
 
 
 def adapter_directory(directory: Path, step: int) -> Path:
-    """Where, in a job's directory, the adapter of a checkpoint is, in PEFT's format."""
+    """The directory of a checkpoint's adapter, in PEFT's format, in a job's directory."""
     return directory / f"adapter-{step}"
 
 
 def state_directory(directory: Path) -> Path:
-    """Where, in a job's directory, the state is that a stopped job goes on with."""
+    """The directory of the state from which a job resumes, in the job's directory."""
     return directory / "state"

@@ -1,4 +1,4 @@
-"""The loss of adapters on data that they are not trained on. Deliberately does not know jobs."""
+"""The validation loss of adapters. Deliberately does not know jobs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from flaxen.models.adapters import Adapters
 from flaxen.models.model import Params
 from flaxen.train.step import TrainStep, split_batch
 
-Validation = Callable[[Adapters], tuple[float, float]]  # mean loss and accuracy of a stack of one
+# The mean loss and accuracy of a stack of one adapter.
+Validation = Callable[[Adapters], tuple[float, float]]
 
 
 def make_validation(
     step: TrainStep, frozen: Params, batches: DataIterator[Any], on_microbatch: Callable[[], None]
 ) -> Validation:
-    """A function that reads all batches, a row at a time, and scores them as `step` would.
+    """Makes a function that computes the loss over all batches, a row at a time, as `step` would.
 
     Args:
-      step: of a run that trains one adapter.
-      frozen: the base.
-      batches: read anew from their beginning at each call.
+      step: the step of a run that trains one adapter.
+      frozen: the base model's parameters.
+      batches: read from the beginning at each call.
       on_microbatch: called after each row.
     """
     beginning = batches.state()
