@@ -1,4 +1,4 @@
-"""`flaxen eval`: scores a model on files, by perplexity or by multiple choice."""
+"""`flaxen eval`: evaluates a model on files, by perplexity or by multiple choice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flaxen.data.config import OnBadRecord
     from flaxen.models.model import Model as ModelDefinition
     from flaxen.text.tokenizer import Tokenizer
-    from flaxen.train.evaluate import Score
+    from flaxen.train.evaluate import LogprobFn
     from flaxen.weights.checkpoint import Checkpoint
     from flaxen.weights.definition import Definition
 
@@ -101,7 +101,7 @@ def evaluate(
     template: ChatTemplateOptions,
     machine: MachineOptions,
 ) -> None:
-    """Score a model on files: perplexity, or multiple choice."""
+    """LogprobFn a model on files: perplexity, or multiple choice."""
     task = find_task(options.data[0]) if options.task == "auto" else options.task
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
@@ -158,11 +158,11 @@ def describe(result: dict[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is scored."""
+    """The model to evaluate."""
 
     model: ModelDefinition
     tokenizer: Tokenizer
-    score: Score
+    logprobs: LogprobFn
 
 
 def _checked(options: EvalOptions) -> OnBadRecord:
@@ -184,7 +184,7 @@ def _load(
     from flaxen.build import compute_dtype, open_model
     from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
-    from flaxen.train.evaluate import make_score
+    from flaxen.train.evaluate import make_logprobs
     from flaxen.weights.adapters.peft import load_adapter
 
     opened: Checkpoint | Definition
@@ -199,8 +199,8 @@ def _load(
         quantization=args.quantization,
     )
     model = opened.model.on(backend)
-    score = make_score(model, params, beside)
-    return _Subject(model=model, tokenizer=tokenizer, score=score)
+    logprobs = make_logprobs(model, params, beside)
+    return _Subject(model=model, tokenizer=tokenizer, logprobs=logprobs)
 
 
 def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[st
     )
     data = open_data(config, subject.tokenizer, vocab_size=subject.model.vocab_size)
     try:
-        found = perplexity(data, subject.score)
+        found = perplexity(data, subject.logprobs)
     finally:
         data.close()
     report = data.report()
@@ -258,7 +258,7 @@ def _choice(subject: _Subject, options: EvalOptions, length: int) -> dict[str, A
             )
             for question, (sequences, _) in zip(read.questions, encoded, strict=True)
         ],
-        subject.score,
+        subject.logprobs,
         batch_size=options.batch_size,
         sequence_length=length,
     )

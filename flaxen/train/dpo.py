@@ -50,28 +50,28 @@ def dpo(
     ) -> Losses:
         del key  # no randomness: both sides are computed as in serving
         rows = _one_batch(batch)
-        scored = _row_logprobs(model, policy(rows.tokens.shape), rows, remat)
+        policy_logprobs = _row_logprobs(model, policy(rows.tokens.shape), rows, remat)
         reference = jax.lax.stop_gradient(_row_logprobs(model, frozen, rows, remat))
-        rewards = beta * (scored - reference).reshape(-1, 2)
+        rewards = beta * (policy_logprobs - reference).reshape(-1, 2)
         chosen, rejected = rewards[:, 0], rewards[:, 1]
         margin = chosen - rejected
         loss = -(
             (1 - label_smoothing) * jax.nn.log_sigmoid(margin)
             + label_smoothing * jax.nn.log_sigmoid(-margin)
         )
-        reports = {
+        aux = {
             "accuracy": (margin > 0).astype(jnp.float32),
             "chosen_reward": chosen,
             "rejected_reward": rejected,
         }
         is_pair = jnp.asarray(_has_loss(batch))
-        of_pairs = {name: jnp.where(is_pair, each, 0) for name, each in reports.items()}
+        of_pairs = {name: jnp.where(is_pair, each, 0) for name, each in aux.items()}
         return Losses(jnp.where(is_pair, loss, 0), of_pairs)
 
     return Objective(
-        reports=("accuracy", "chosen_reward", "rejected_reward"),
+        aux=("accuracy", "chosen_reward", "rejected_reward"),
         vocab_size=model.vocab_size,
-        counts=_pairs,
+        denominators=_pairs,
         losses=losses,
     )
 

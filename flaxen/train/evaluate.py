@@ -22,7 +22,7 @@ from flaxen.train.loss import token_logprobs
 from flaxen.train.token_ids import check_token_ids
 from flaxen.weights.adapters.adapter import Adapter
 
-Score = Callable[[Batch], np.ndarray]  # the log-probability of each target, [B, T] float32
+LogprobFn = Callable[[Batch], np.ndarray]  # the log-probability of each target, [B, T] float32
 
 _WINDOW_ROWS = 64  # rows of choices that are packed together
 
@@ -68,7 +68,7 @@ class EncodedQuestion:
     answer: int
 
 
-def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> Score:
+def make_logprobs(model: Model, params: Params, adapter: Adapter | None = None) -> LogprobFn:
     """Makes a function that computes the log-probabilities of a batch; compiled once for each
     shape.
 
@@ -91,14 +91,14 @@ def make_score(model: Model, params: Params, adapter: Adapter | None = None) -> 
         targets = jnp.where(batch.loss_weights > 0, batch.targets, -1)
         return token_logprobs(model, params, batch._replace(targets=targets))
 
-    def score(batch: Batch) -> np.ndarray:
+    def logprobs(batch: Batch) -> np.ndarray:
         check_token_ids(batch, model.vocab_size)
         return np.asarray(compiled(params, stack, batch))
 
-    return score
+    return logprobs
 
 
-def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
+def perplexity(batches: Iterable[Batch], logprobs: LogprobFn) -> Perplexity:
     """The mean loss of all targets of the batches, weighted by their loss weights.
 
     Raises:
@@ -107,7 +107,7 @@ def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
     total = num_tokens = 0.0
     for batch in batches:
         weights = batch.loss_weights.astype(np.float64)
-        total -= float((weights * score(batch)).sum())
+        total -= float((weights * logprobs(batch)).sum())
         num_tokens += float(weights.sum())
     if not num_tokens:
         raise ValueError("there is no token with a loss: the data is empty")
@@ -120,7 +120,11 @@ def perplexity(batches: Iterable[Batch], score: Score) -> Perplexity:
 
 
 def multiple_choice(
-    questions: Iterable[EncodedQuestion], score: Score, *, batch_size: int, sequence_length: int
+    questions: Iterable[EncodedQuestion],
+    logprobs: LogprobFn,
+    *,
+    batch_size: int,
+    sequence_length: int,
 ) -> tuple[Accuracy, Accuracy]:
     """Answers each question with the choice of the highest log-probability.
 
@@ -144,7 +148,7 @@ def multiple_choice(
     def judge() -> None:
         nonlocal num_questions, num_right, num_right_by_length
         sequences = [sequence for question in window for sequence in question.sequences]
-        sums = iter(_sums(sequences, score, batch_size, sequence_length))
+        sums = iter(_sums(sequences, logprobs, batch_size, sequence_length))
         for question in window:
             own = np.array([next(sums) for _ in question.sequences])
             num_questions += 1
@@ -166,7 +170,7 @@ def multiple_choice(
 
 
 def _sums(
-    sequences: Sequence[TokenSequence], score: Score, batch_size: int, length: int
+    sequences: Sequence[TokenSequence], logprobs: LogprobFn, batch_size: int, length: int
 ) -> list[float]:
     """The weighted sum of each sequence's log-probabilities, in order."""
     rows = pack(sequences, length, max_segments=32)
@@ -174,7 +178,7 @@ def _sums(
     for begin in range(0, len(rows), batch_size):
         some = rows[begin : begin + batch_size]
         batch = collate(some, batch_size, length)
-        weighted = batch.loss_weights.astype(np.float64) * score(batch)
+        weighted = batch.loss_weights.astype(np.float64) * logprobs(batch)
         for i, row in enumerate(some):
             sums = np.bincount(batch.segment_ids[i], weighted[i], minlength=len(row) + 1)
             by_identity |= {id(each): float(sums[j]) for j, each in enumerate(row, 1)}

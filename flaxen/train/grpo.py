@@ -126,7 +126,7 @@ def grpo(model: Model, config: GrpoConfig, *, remat: Remat = "none") -> Objectiv
         gain = ratio * advantages
         bounded = jnp.clip(ratio, 1 - config.clip, 1 + config.clip) * advantages
         loss = -jnp.minimum(gain, bounded)
-        reports = {"clipped": bounded < gain, "off_policy": new != old}
+        aux = {"clipped": bounded < gain, "off_policy": new != old}
         if config.kl_beta:
             if frozen is None:
                 raise ValueError(
@@ -137,12 +137,14 @@ def grpo(model: Model, config: GrpoConfig, *, remat: Remat = "none") -> Objectiv
             behind = jax.lax.stop_gradient(reference) - new
             kl = jnp.exp(behind) - behind - 1
             loss += config.kl_beta * kl
-            reports["kl"] = kl
-        means = {name: (weights * each).sum(axis=1) for name, each in reports.items()}
+            aux["kl"] = kl
+        means = {name: (weights * each).sum(axis=1) for name, each in aux.items()}
         return Losses((weights * loss).sum(axis=1), means)
 
     names = ("clipped", "off_policy", "kl") if config.kl_beta else ("clipped", "off_policy")
-    return Objective(reports=names, vocab_size=model.vocab_size, counts=_completions, losses=losses)
+    return Objective(
+        aux=names, vocab_size=model.vocab_size, denominators=_completions, losses=losses
+    )
 
 
 def _completions(rollouts: Rollouts) -> np.ndarray:

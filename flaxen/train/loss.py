@@ -34,7 +34,7 @@ class Losses(NamedTuple):
     """What an objective computes for a batch."""
 
     rows: jax.Array  # [rows] float32
-    reports: Mapping[str, jax.Array]  # auxiliary values to report, by name; each [rows] float32
+    aux: Mapping[str, jax.Array]  # auxiliary values to report, by name; each [rows] float32
     # the new values of collections that are not trained, such as batch statistics
     collections: Mapping[str, Any] = MappingProxyType({})
 
@@ -43,10 +43,10 @@ class Losses(NamedTuple):
 class Objective:
     """What is minimised: the sum of all rows' losses over the sum of their denominators."""
 
-    reports: tuple[str, ...]  # the names of the auxiliary values of `losses`
+    aux: tuple[str, ...]  # the names of the auxiliary values of `losses`
     vocab_size: int  # token ids are below it
     # each row's share of the divisor, from a batch on the host: [rows] float32
-    counts: Callable[[Any], np.ndarray]
+    denominators: Callable[[Any], np.ndarray]
     # Gets the policy, the frozen parameters (or None), a batch, and a key for the model's own
     # randomness in training (None computes as in serving).
     losses: Callable[[Policy, Params, Any, jax.Array | None], Losses]
@@ -71,15 +71,15 @@ def next_token(model: Model, *, remat: Remat = "none") -> Objective:
         wanted = batch._replace(targets=jnp.where(batch.loss_weights != 0, batch.targets, -1))
         params = policy(batch.tokens.shape)
         hidden, collections = _hidden(model, params, wanted, remat, key)
-        found, is_best = _score_in_chunks(model, params, hidden, jnp.asarray(wanted.targets))
+        found, is_best = _logprobs_in_chunks(model, params, hidden, jnp.asarray(wanted.targets))
         weights = jnp.asarray(batch.loss_weights)
         accuracy = (weights * is_best).sum(axis=1)
         return Losses(-(weights * found).sum(axis=1), {"accuracy": accuracy}, collections)
 
     return Objective(
-        reports=("accuracy",),
+        aux=("accuracy",),
         vocab_size=model.vocab_size,
-        counts=_loss_weights,
+        denominators=_loss_weights,
         losses=losses,
     )
 
@@ -105,10 +105,10 @@ def token_logprobs(
     Returns:
       [B, T] float32; 0 where the target is -1.
     """
-    return token_scores(model, params, batch, remat=remat)[0]
+    return logprobs_and_correct(model, params, batch, remat=remat)[0]
 
 
-def token_scores(
+def logprobs_and_correct(
     model: Model, params: Params, batch: Batch, *, remat: Remat = "none"
 ) -> tuple[jax.Array, jax.Array]:
     """Like `token_logprobs`, and whether each target was the likeliest token.
@@ -117,7 +117,7 @@ def token_scores(
       [B, T] float32 log-probabilities, and [B, T] booleans; 0 and False where the target is -1.
     """
     hidden, _ = _hidden(model, params, batch, remat, None)
-    return _score_in_chunks(model, params, hidden, jnp.asarray(batch.targets))
+    return _logprobs_in_chunks(model, params, hidden, jnp.asarray(batch.targets))
 
 
 def _hidden(
@@ -155,7 +155,7 @@ def _forward(
     return hidden, {}
 
 
-def _score_in_chunks(
+def _logprobs_in_chunks(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Orders tokens with a target first, so that chunks without any can be skipped at run time."""
@@ -171,7 +171,7 @@ def _score_in_chunks(
     def chunk(
         carry: None, each: tuple[jax.Array, jax.Array]
     ) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        return carry, _score_chunk(model, params, *each)
+        return carry, _logprobs_of_chunk(model, params, *each)
 
     chunked = (
         flat_hidden[order].reshape(num_chunks, size, -1),
@@ -183,7 +183,7 @@ def _score_in_chunks(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _score_chunk(
+def _logprobs_of_chunk(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The log-probabilities of a chunk, whose first token has a target if any has.
@@ -191,19 +191,19 @@ def _score_chunk(
     The backward pass computes the logits again, and is skipped like the forward. JAX's own gradient
     of a `cond` in a `scan` would keep the parameters once for each chunk.
     """
-    return _scores_if_any(model, params, hidden, targets)
+    return _logprobs_if_any(model, params, hidden, targets)
 
 
-def _scores_if_any(
+def _logprobs_if_any(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     out: tuple[jax.Array, jax.Array] = jax.lax.cond(
-        targets[0] >= 0, functools.partial(_scores, model), _no_scores, params, hidden, targets
+        targets[0] >= 0, functools.partial(_logprobs, model), _no_logprobs, params, hidden, targets
     )
     return out
 
 
-def _scores(
+def _logprobs(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     logits = model.unembed(params, hidden)
@@ -213,7 +213,7 @@ def _scores(
     return jnp.where(targets < 0, 0, chosen), is_best & (targets >= 0)
 
 
-def _no_scores(
+def _no_logprobs(
     params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
@@ -222,13 +222,13 @@ def _no_scores(
 _Kept = tuple[Params, jax.Array, jax.Array]
 
 
-def _score_chunk_forward(
+def _logprobs_of_chunk_forward(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
-    return _scores_if_any(model, params, hidden, targets), (params, hidden, targets)
+    return _logprobs_if_any(model, params, hidden, targets), (params, hidden, targets)
 
 
-def _score_chunk_backward(
+def _logprobs_of_chunk_backward(
     model: Model, kept: _Kept, cotangents: tuple[jax.Array, Any]
 ) -> tuple[Params, jax.Array, None]:
     params, hidden, targets = kept
@@ -242,7 +242,7 @@ def _score_chunk_backward(
             next(rest) if floating else leaf
             for leaf, floating in zip(leaves, is_float, strict=True)
         ]
-        return _scores(model, jax.tree.unflatten(structure, filled), hidden, targets)[0]
+        return _logprobs(model, jax.tree.unflatten(structure, filled), hidden, targets)[0]
 
     def gradient(
         floats: list[jax.Array], hidden: jax.Array, cotangent: jax.Array
@@ -266,4 +266,4 @@ def _score_chunk_backward(
     return params_bar, hidden_bar, None
 
 
-_score_chunk.defvjp(_score_chunk_forward, _score_chunk_backward)
+_logprobs_of_chunk.defvjp(_logprobs_of_chunk_forward, _logprobs_of_chunk_backward)

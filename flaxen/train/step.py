@@ -94,7 +94,7 @@ def make_step(
         objective=objective,
         optimizer=optimizer,
         prepare=(lambda masters: masters) if to_compute is None else jax.jit(to_compute),
-        zeros=jax.jit(functools.partial(_zeros, trainable.num_groups, objective.reports)),
+        zeros=jax.jit(functools.partial(_zeros, trainable.num_groups, objective.aux)),
         accumulate=jax.jit(
             functools.partial(_accumulate, trainable, objective), donate_argnums=(0,)
         ),
@@ -151,8 +151,8 @@ def run_step(
           vocabulary.
     """
     check_token_ids(microbatches, step.objective.vocab_size)
-    counts = sum(_counts(step, each) for each in microbatches)
-    if not np.all(counts > 0):
+    denominators = sum(_denominators(step, each) for each in microbatches)
+    if not np.all(denominators > 0):
         raise ValueError(
             f"the batch of step {int(state.step) + 1} has no token with a loss: are its records "
             "longer than sequence_length, and cut before the answer?"
@@ -169,14 +169,14 @@ def run_step(
             state.key,
             state.step,
             np.int32(number),
-            counts,
+            denominators,
         )
         if collections is not None:
             collections = {**collections, **changed}
         if on_microbatch is not None:
             on_microbatch(sums)
     params, opt_state, metrics = step.update(
-        state.params, state.opt_state, sums, state.step, counts
+        state.params, state.opt_state, sums, state.step, denominators
     )
     state = state._replace(
         params=params, opt_state=opt_state, step=state.step + 1, collections=collections
@@ -215,14 +215,14 @@ def split_batch(batch: Any, num_microbatches: int, num_groups: int = 1) -> list[
     ]
 
 
-def _counts(step: TrainStep, microbatch: Any) -> np.ndarray:
-    by_group = step.objective.counts(microbatch).reshape(step.trainable.num_groups, -1)
-    counts: np.ndarray = by_group.sum(axis=1, dtype=np.float32)
-    return counts
+def _denominators(step: TrainStep, microbatch: Any) -> np.ndarray:
+    by_group = step.objective.denominators(microbatch).reshape(step.trainable.num_groups, -1)
+    denominators: np.ndarray = by_group.sum(axis=1, dtype=np.float32)
+    return denominators
 
 
-def _zeros(num_groups: int, reports: Sequence[str], params: Params) -> Sums:
-    values = {name: jnp.zeros(num_groups, jnp.float32) for name in ("loss", *reports)}
+def _zeros(num_groups: int, aux: Sequence[str], params: Params) -> Sums:
+    values = {name: jnp.zeros(num_groups, jnp.float32) for name in ("loss", *aux)}
     return Sums(jax.tree.map(jnp.zeros_like, params), values)
 
 
@@ -237,7 +237,7 @@ def _accumulate(
     key: jax.Array,
     step: jax.Array,
     number: jax.Array,
-    counts: jax.Array,
+    denominators: jax.Array,
 ) -> tuple[Sums, Mapping[str, Any]]:
     """Adds a microbatch's share of the gradient of sum(loss) / sum(denominator)."""
     own_key = jax.random.fold_in(jax.random.fold_in(key, step), number)
@@ -249,10 +249,10 @@ def _accumulate(
         found = objective.losses(policy, frozen, microbatch, own_key)
         values = {
             name: rows.reshape(trainable.num_groups, -1).sum(axis=1)
-            for name, rows in {"loss": found.rows, **found.reports}.items()
+            for name, rows in {"loss": found.rows, **found.aux}.items()
         }
         # Adapters of a stack are independent: the gradient of the sum gives each one its own.
-        return jnp.sum(values["loss"] / counts), (values, dict(found.collections))
+        return jnp.sum(values["loss"] / denominators), (values, dict(found.collections))
 
     gradients, (values, changed) = jax.grad(loss, has_aux=True)(compute)
     if trainable.to_compute is not None:
@@ -271,7 +271,7 @@ def _update(
     opt_state: Any,
     sums: Sums,
     step: jax.Array,
-    counts: jax.Array,
+    denominators: jax.Array,
 ) -> tuple[Params, Any, StepMetrics]:
     rates = jnp.asarray(learning_rates) * jnp.asarray(schedule(step), jnp.float32)
 
@@ -287,5 +287,5 @@ def _update(
         norms = norm[None]
     else:
         masters, opt_state, norms = jax.vmap(one)(masters, opt_state, sums.gradients, rates)
-    values = {name: value / counts for name, value in sums.values.items()}
+    values = {name: value / denominators for name, value in sums.values.items()}
     return masters, opt_state, StepMetrics(values, norms, rates)

@@ -168,7 +168,7 @@ def test_a_fine_tuning_job_beside_a_definition_leaves_such_files(tmp_path: Path)
     spec = make_spec(
         tmp_path, CHATS, lora=LoraConfig(rank=4, alpha=8.0, targets=lora_targets(model))
     )
-    assert run_job(spec, base, told.calls())
+    assert run_job(spec, base, told.callbacks())
     losses = [metrics["train_loss"] for _, _, metrics, _ in told.steps]
     assert losses[-1] < losses[0]
     adapter = load_adapter(adapter_directory(spec.directory, len(losses)), model)

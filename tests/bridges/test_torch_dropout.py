@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def losses_by_key(model: Model, params: Params) -> Any:
     """A jitted function of a key, or None, to a batch's mean loss and its gradient."""
     objective, batch = next_token(model), counting_batches(1)[0]
-    total = float(objective.counts(batch).sum())
+    total = float(objective.denominators(batch).sum())
 
     def loss(trained: Any, key: jax.Array | None) -> jax.Array:
         given = {**params, "params": trained}

@@ -33,7 +33,7 @@ def test_the_loss_by_hand() -> None:
     base = base_params(packed=PACKED)
     policy = pack_params(make_params(1)) if PACKED else make_params(1)
     beta, smoothing = 0.2, 0.1
-    losses, reports, _ = dpo(MODEL, beta=beta, label_smoothing=smoothing).losses(
+    losses, aux, _ = dpo(MODEL, beta=beta, label_smoothing=smoothing).losses(
         lambda shape: policy, base, pairs
     )
     chosen = beta * (sums(policy, pairs.chosen) - sums(base, pairs.chosen))
@@ -41,9 +41,9 @@ def test_the_loss_by_hand() -> None:
     margin = chosen - rejected
     expected = (1 - smoothing) * np.log1p(np.exp(-margin)) + smoothing * np.log1p(np.exp(margin))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    np.testing.assert_allclose(reports["chosen_reward"], chosen, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(reports["rejected_reward"], rejected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(reports["accuracy"], margin > 0)
+    np.testing.assert_allclose(aux["chosen_reward"], chosen, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(aux["rejected_reward"], rejected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(aux["accuracy"], margin > 0)
 
 
 def test_the_accuracy_rises_and_two_adapters_do_not_mix() -> None:
@@ -140,11 +140,11 @@ def test_a_pair_without_a_loss_does_not_count() -> None:
         pairs.chosen._replace(loss_weights=chosen), pairs.rejected._replace(loss_weights=rejected)
     )
     objective = dpo(MODEL)
-    np.testing.assert_array_equal(objective.counts(cut), [0, 1, 1])
+    np.testing.assert_array_equal(objective.denominators(cut), [0, 1, 1])
     base = base_params(packed=PACKED)
-    losses, reports, _ = objective.losses(lambda shape: base, base, cut)
+    losses, aux, _ = objective.losses(lambda shape: base, base, cut)
     np.testing.assert_allclose(losses, [0, np.log(2), np.log(2)], rtol=1e-6)
-    assert set(reports) == {"accuracy", "chosen_reward", "rejected_reward"}
+    assert set(aux) == {"accuracy", "chosen_reward", "rejected_reward"}
 
 
 def test_the_reference_gets_no_gradient() -> None:

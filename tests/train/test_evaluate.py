@@ -15,14 +15,14 @@ from flaxen.train.evaluate import (
     Accuracy,
     EncodedQuestion,
     Perplexity,
-    make_score,
+    make_logprobs,
     multiple_choice,
     perplexity,
 )
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs, prompts
 
-SCORE = make_score(MODEL, PARAMS)
+SCORE = make_logprobs(MODEL, PARAMS)
 
 
 def sequence(tokens: list[int], num_asked: int = 1) -> TokenSequence:
@@ -120,8 +120,8 @@ def test_an_adapter_scores_as_merged_weights() -> None:
     )
     adapter = Adapter(config=config, layers=layers)
     batch = collate([(sequence(prompts([40])[0]),)], 1, 48)
-    beside = perplexity([batch], make_score(MODEL, PARAMS, adapter))
-    merged = perplexity([batch], make_score(MODEL, merge_adapter(PARAMS, adapter)))
+    beside = perplexity([batch], make_logprobs(MODEL, PARAMS, adapter))
+    merged = perplexity([batch], make_logprobs(MODEL, merge_adapter(PARAMS, adapter)))
     assert beside.loss == pytest.approx(merged.loss, abs=1e-4)
     assert abs(beside.loss - perplexity([batch], SCORE).loss) > 0.01
 

@@ -65,21 +65,21 @@ def test_completions_share_rows_in_places_that_agree() -> None:
         np.testing.assert_allclose(rollouts.advantages[0, where], advantage, rtol=1e-6)
     assert np.count_nonzero(one.batch.loss_weights) == 11
     assert np.count_nonzero(one.advantages) == 11
-    assert grpo(MODEL, config).counts(one).tolist() == [2.0]
+    assert grpo(MODEL, config).denominators(one).tolist() == [2.0]
 
 
 def by_hand(
     rollouts: Rollouts, new: np.ndarray, reference: np.ndarray, config: GrpoConfig
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Losses, reports, and the derivative of the losses by `new`."""
+    """Losses, auxiliary values, and the derivative of the losses by `new`."""
     weights, old = rollouts.batch.loss_weights, rollouts.old_logprobs
     ratio, behind = np.exp(new - old), reference - new
     gain = ratio * rollouts.advantages
     limit = np.clip(ratio, 1 - config.clip, 1 + config.clip) * rollouts.advantages
-    reports = {"clipped": limit < gain, "off_policy": new != old, "kl": np.exp(behind) - behind - 1}
-    loss = -np.minimum(gain, limit) + config.kl_beta * reports["kl"]
+    aux = {"clipped": limit < gain, "off_policy": new != old, "kl": np.exp(behind) - behind - 1}
+    loss = -np.minimum(gain, limit) + config.kl_beta * aux["kl"]
     slope = -np.where(limit < gain, 0, gain) + config.kl_beta * (1 - np.exp(behind))
-    means = {name: (weights * each).sum(axis=1) for name, each in reports.items()}
+    means = {name: (weights * each).sum(axis=1) for name, each in aux.items()}
     return (weights * loss).sum(axis=1), means, weights * slope
 
 
@@ -102,21 +102,21 @@ def test_the_loss_and_its_gradient_by_hand(config: GrpoConfig) -> None:
     # The first completion of each row is on policy.
     old = np.where(batch.segment_ids == 1, new, rollouts.old_logprobs)
     rollouts = rollouts._replace(old_logprobs=old)
-    losses, reports, slope = by_hand(rollouts, np.asarray(new), np.asarray(scored(base)), config)
+    losses, aux, slope = by_hand(rollouts, np.asarray(new), np.asarray(scored(base)), config)
 
     @jax.jit
     def total(policy: Any) -> tuple[jax.Array, Any]:
-        found, reports, _ = grpo(MODEL, config).losses(lambda shape: policy, base, rollouts)
-        return found.sum(), (found, reports)
+        found, aux, _ = grpo(MODEL, config).losses(lambda shape: policy, base, rollouts)
+        return found.sum(), (found, aux)
 
     (_, found), gradient = jax.value_and_grad(total, has_aux=True)(policy)
     np.testing.assert_allclose(found[0], losses, rtol=1e-4, atol=1e-5)
-    assert set(found[1]) == set(grpo(MODEL, config).reports)
+    assert set(found[1]) == set(grpo(MODEL, config).aux)
     assert ("kl" in found[1]) == (config.kl_beta > 0)
     for name, report in found[1].items():
-        np.testing.assert_allclose(report, reports[name], rtol=1e-4, atol=1e-6)
-    assert reports["off_policy"].sum() == pytest.approx(2)
-    assert 0 < reports["clipped"].sum() < 2  # some are, some are not
+        np.testing.assert_allclose(report, aux[name], rtol=1e-4, atol=1e-6)
+    assert aux["off_policy"].sum() == pytest.approx(2)
+    assert 0 < aux["clipped"].sum() < 2  # some are, some are not
     (expected,) = pull_back(jnp.asarray(slope, jnp.float32))
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
@@ -136,7 +136,7 @@ def test_rows_of_padding_are_no_completions() -> None:
             )[:2]
         )
         microbatches = pack_rollouts(group, rewards, config)
-        assert sum(objective.counts(each).sum() for each in microbatches) == 4
+        assert sum(objective.denominators(each).sum() for each in microbatches) == 4
         rows = [losses(each) for each in microbatches]
         sums = [jax.tree.map(lambda leaf: np.float64(leaf.sum()), each) for each in rows]
         found.append(jax.tree.map(lambda *parts: sum(parts), *sums))

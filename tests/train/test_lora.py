@@ -108,12 +108,12 @@ def test_dropout_is_drawn_anew_for_each_microbatch_and_step() -> None:
     """And is the same when a step is made again, as a resumed run does."""
     step, frozen = lora_step(dropout=0.5), base_params(packed=PACKED)
     state = start(step, initial_adapters(MODEL, LORA, [0]), seed=0)
-    counts = np.float32(step.objective.counts(random_batch(0)).sum())[None]
+    denominators = np.float32(step.objective.denominators(random_batch(0)).sum())[None]
 
     def gradient(number: int, microbatch: int) -> np.ndarray:
         sums, _ = step.accumulate(
             step.zeros(state.params), state.params, state.params, frozen, random_batch(0),
-            state.key, np.int32(number), np.int32(microbatch), counts,
+            state.key, np.int32(number), np.int32(microbatch), denominators,
         )  # fmt: skip
         return np.asarray(sums.gradients["layers"][0]["wq"]["b"])
 

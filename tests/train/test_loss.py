@@ -12,7 +12,7 @@ import pytest
 
 from flaxen.kernels import cpu_library
 from flaxen.models.model import Params
-from flaxen.train.loss import REMATS, next_token, token_logprobs, token_scores
+from flaxen.train.loss import REMATS, logprobs_and_correct, next_token, token_logprobs
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs
 from tests.train.tiny import base_params, pack_batch, random_batch
 
@@ -142,7 +142,7 @@ def test_the_likeliest_targets_are_told() -> None:
     ids = [7, 8, 9, 10]
     for _ in range(3):
         ids.append(int(dense_logprobs(ids, params)[-1].argmax()))
-    _, is_best = token_scores(MODEL, params, pack_batch([[ids]]))
+    _, is_best = logprobs_and_correct(MODEL, params, pack_batch([[ids]]))
     assert is_best[0, 3:6].all()
     assert not is_best[0, 6:].any()
 
@@ -152,11 +152,11 @@ def test_the_loss_is_the_weighted_sum_and_the_count_its_weights() -> None:
     batch = batch._replace(loss_weights=batch.loss_weights * np.float32(0.5))
     params = base_params(packed=PACKED)
     objective = next_token(MODEL)
-    losses, reports, _ = objective.losses(lambda shape: params, None, batch)
+    losses, aux, _ = objective.losses(lambda shape: params, None, batch)
     expected = -(batch.loss_weights * scores(params, batch)).sum(axis=1)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    np.testing.assert_allclose(objective.counts(batch), batch.loss_weights.sum(axis=1))
-    assert set(reports) == set(objective.reports) == {"accuracy"}
+    np.testing.assert_allclose(objective.denominators(batch), batch.loss_weights.sum(axis=1))
+    assert set(aux) == set(objective.aux) == {"accuracy"}
 
 
 def test_an_unknown_rematerialisation_is_refused() -> None:

@@ -54,13 +54,13 @@ def test_microbatches_are_one_big_batch() -> None:
     found = []
     for num_microbatches in (1, 2):
         state = start(step, copy(PARAMS), seed=0)
-        counts = np.float32(step.objective.counts(batch).sum())[None]
+        denominators = np.float32(step.objective.denominators(batch).sum())[None]
         sums = step.zeros(state.params)
         for number, each in enumerate(split_batch(batch, num_microbatches)):
             compute = step.prepare(state.params)
             key, now = state.key, state.step
             sums, _ = step.accumulate(
-                sums, state.params, compute, None, each, key, now, np.int32(number), counts
+                sums, state.params, compute, None, each, key, now, np.int32(number), denominators
             )
         found.append(sums)
     np.testing.assert_allclose(found[0].values["loss"], found[1].values["loss"], rtol=1e-5)

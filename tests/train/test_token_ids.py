@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.data.batch import Batch, PairBatch
 from flaxen.train.dpo import dpo
-from flaxen.train.evaluate import make_score
+from flaxen.train.evaluate import make_logprobs
 from flaxen.train.grpo import GrpoConfig, Rollouts, grpo
 from flaxen.train.loss import next_token
 from flaxen.train.token_ids import check_token_ids
@@ -61,4 +61,4 @@ def test_every_objective_says_what_its_model_knows() -> None:
 
 def test_a_score_is_refused() -> None:
     with pytest.raises(ValueError, match=OUTSIDE):
-        make_score(MODEL, PARAMS)(batch([3, VOCAB, 5]))
+        make_logprobs(MODEL, PARAMS)(batch([3, VOCAB, 5]))

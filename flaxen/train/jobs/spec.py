@@ -1,4 +1,4 @@
-"""The description of a fine-tuning job: model, data, hyperparameters, callbacks. Contains no logic."""
+"""A fine-tuning job as data: model, files, hyperparameters, callbacks. Contains no logic."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Training beside serving: what share of the time is the trainer's while requests run.
+"""Training beside serving: limits the trainer's share of the time while requests run.
 
-Deliberately does not know what either of them computes.
+Deliberately does not know what trainer and engine compute.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_SLICE_S = 0.01  # between two looks at who is waiting
+_SLICE_S = 0.01  # between two checks whether requests run
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeShare:
-    """Waits after each piece of work for as long as others are to have the machine alone.
+    """Waits after each piece of training work, so that requests have the machine alone meanwhile.
 
     Raises:
-      ValueError: a share that is not above 0 and at most 1.
+      ValueError: the share is not above 0 and at most 1.
     """
 
-    share: float  # of the time, while others are busy; 1 never waits
-    is_busy: Callable[[], bool]  # whether others want the machine
+    share: float  # of the time, while requests run; 1 never waits
+    is_busy: Callable[[], bool]  # whether requests run or wait
     clock: Callable[[], float] = time.monotonic  # seconds
     sleep: Callable[[float], None] = time.sleep
 
@@ -32,10 +32,10 @@ class TimeShare:
             )
 
     def rest(self, worked_s: float, should_stop: Callable[[], bool]) -> None:
-        """Returns after the share's wait for `worked_s` seconds of work, or once nobody is busy.
+        """Waits as the share demands after `worked_s` seconds of work, or until no request runs.
 
         Args:
-          worked_s: how long the last piece took, in seconds.
+          worked_s: the duration of the last piece of work.
           should_stop: ends the wait at once.
         """
         end = self.clock() + worked_s * (1 - self.share) / self.share

@@ -30,12 +30,12 @@ def make_validation(
     beginning = batches.state()
 
     @jax.jit
-    def score(adapters: Adapters, frozen: Params, rows: Any) -> tuple[jax.Array, jax.Array]:
+    def evaluate(adapters: Adapters, frozen: Params, rows: Any) -> tuple[jax.Array, jax.Array]:
         def policy(shape: tuple[int, int]) -> Params:
             return step.trainable.assemble(adapters, frozen, shape, jax.random.key(0))
 
-        losses, reports, _ = step.objective.losses(policy, frozen, rows, None)
-        return losses.sum(), reports["accuracy"].sum()
+        losses, aux, _ = step.objective.losses(policy, frozen, rows, None)
+        return losses.sum(), aux["accuracy"].sum()
 
     def validate(adapters: Adapters) -> tuple[float, float]:
         batches.restore(beginning)
@@ -43,10 +43,10 @@ def make_validation(
         for batch in batches:
             num_rows = jax.tree.leaves(batch)[0].shape[0]
             for rows in split_batch(batch, num_rows):
-                in_row = float(step.objective.counts(rows).sum())
+                in_row = float(step.objective.denominators(rows).sum())
                 if not in_row:
                     continue
-                found = score(adapters, frozen, rows)
+                found = evaluate(adapters, frozen, rows)
                 loss, accuracy = loss + float(found[0]), accuracy + float(found[1])
                 count += in_row
                 on_microbatch()
