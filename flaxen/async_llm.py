@@ -21,7 +21,7 @@ from flaxen.weights.definition import Definition
 
 
 class AsyncLLM:
-    """A model that generates on a thread of its own until `shutdown`.
+    """A model that generates on its own thread until `shutdown`.
 
     Args and errors are LLM's.
     """
@@ -54,13 +54,15 @@ class AsyncLLM:
     def load_adapter(
         self, name: str, adapter: Adapter | str | Path, *, load_inplace: bool = False
     ) -> None:
-        """As LLM.load_adapter. A directory is read before it returns: not for a coroutine."""
+        """Like LLM.load_adapter. Blocks while it reads a directory: not for a coroutine."""
         if not isinstance(adapter, Adapter):
             adapter = read_adapter(Path(adapter), self._model)
         self.engine.load_adapter(name, adapter, load_inplace=load_inplace)
 
     def unload_adapter(self, name: str) -> None:
-        """Forgets an adapter; requests that have it end with it. ValueError: there is none."""
+        """Unloads an adapter; running requests finish with it. ValueError: no adapter has this
+        name.
+        """
         self.engine.unload_adapter(name)
 
     async def generate(
@@ -71,18 +73,18 @@ class AsyncLLM:
         *,
         adapter: str | None = None,
     ) -> AsyncIterator[RequestOutput]:
-        """Continues a prompt. Yields its output so far, the same object, as it grows.
+        """Continues a prompt. Yields the output so far, the same object each time, as it grows.
 
         Leaving the loop early, or cancelling the task, aborts the request.
 
         Args:
           prompt: text, token ids, or a dict of either.
           sampling_params: how to sample.
-          request_id: of no other open request.
-          adapter: the name of one loaded; None is the base model.
+          request_id: unique among open requests.
+          adapter: the name of a loaded adapter; None is the base model.
 
         Raises:
-          ValueError: it can't be served as asked.
+          ValueError: the request is invalid.
           EngineBusyError: the queue is full.
           EngineClosedError: after `shutdown`.
         """
@@ -105,7 +107,7 @@ class AsyncLLM:
         adapter: str | None = None,
         **template_variables: Any,
     ) -> AsyncIterator[RequestOutput]:
-        """Answers a conversation; as `generate`."""
+        """Answers a conversation; otherwise like `generate`."""
         prompt = chat_prompt(self.tokenizer, self._template, messages, **template_variables)
         async for output in self.generate(prompt, sampling_params, request_id, adapter=adapter):
             yield output
@@ -115,6 +117,6 @@ class AsyncLLM:
         self.engine.abort(request_id)
 
     async def shutdown(self, drain_s: float = 0.0) -> None:
-        """Refuses new requests, lets the open ones run up to `drain_s` seconds, ends the rest."""
+        """Refuses new requests, lets open ones run up to `drain_s` seconds, and aborts the rest."""
         await self.engine.close(drain_s)
         self._template.close()

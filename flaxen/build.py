@@ -1,4 +1,4 @@
-"""From arguments to an engine: resolves, loads and wires the parts of one process.
+"""Builds an engine from arguments: finds and loads the model, sizes the KV cache, wires the parts.
 
 Deliberately does not know: argv, the environment, HTTP.
 """
@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 @dataclass(frozen=True, kw_only=True)
 class EngineArgs:
-    """What an engine is built from. Names are vLLM's where it has one.
+    """The arguments of an engine, with vLLM's names where it has them.
 
     Raises:
       ValueError: an unknown dtype or quantization; EngineConfig checks the sizes.
@@ -54,28 +54,31 @@ class EngineArgs:
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
     backend: str = AUTO_BACKEND  # what computes: cpu, gpu, tpu, reference; auto is the device's
-    dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
-    impl: str = "auto"  # flaxen, torch; auto is our decoder where it knows the family, else torch
-    quantization: Quantization = "auto"  # of weights: none, int8, int4; auto is as the file has it
-    served_model_name: str | None = None  # None: from the model
-    max_model_len: int | None = None  # tokens; None: the model's, as far as the pool holds it
+    # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
+    dtype: str = "auto"
+    impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch
+    quantization: Quantization = "auto"  # of weights: none, int8, int4; auto keeps the file's
+    served_model_name: str | None = None  # None: the model's name
+    # Tokens; None: the model's, or fewer if the KV cache is smaller.
+    max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
-    # Between two tokens of a sequence, while prompts come in. 0: none; None: the pace chooses.
+    # Target for the time between two tokens of a sequence while prompts are computed. 0: no target;
+    # None: the pace chooses it.
     target_itl_ms: float | None = 0
     page_size: int = 16  # tokens
-    kv_cache_bytes: int | None = None  # None: what all sequences need, at most 1 GiB
+    kv_cache_bytes: int | None = None  # None: enough for all sequences, at most 1 GiB
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences
-    max_unread_bytes: int = 2**28  # of events that readers have not read, in all
+    max_unread_bytes: int = 2**28  # the most bytes of unread events in all
     max_logprobs: int = 20
     seed: int = 0
-    compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
+    compile_sizes: tuple[int, ...] = ()  # the numbers of tokens of compiled steps; () chooses them
     offline: bool = False  # never ask the Hugging Face hub
-    # Where a request's sampling comes from if it does not say: auto is the model's own
-    # generation_config.json, vllm is none, else a directory with that file.
+    # The source of sampling defaults: auto is the model's own generation_config.json, vllm is none,
+    # otherwise a directory with that file.
     generation_config: str = AUTO
-    # For all conversations: a file, Jinja, or the name of one of the model's own; None: its own.
+    # The chat template: a file, Jinja source, or the name of one of the model's; None: the model's.
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +104,7 @@ class Parts:
     tokenizer: Tokenizer
     model: Model
     params: Params
-    dtype: jnp.dtype  # of compute and of the KV cache
+    dtype: jnp.dtype  # the dtype of compute and of the KV cache
     info: ModelInfo
 
 
@@ -116,20 +119,20 @@ def build(
     """Loads the model and starts its engine.
 
     Args:
-      args: what to build.
-      definition: a model in memory, which args.model is only the name of; None: it is in files.
+      args: the arguments.
+      definition: a model in memory (args.model is then only its name); None reads files.
       on_progress: called with (stage, done, total).
       compile_all: False leaves the step shapes that a single request does not need to
-        `Engine.warm_up`; until then, the first step that needs one waits for it. Through XLA,
-        where each takes seconds, they are left in any case.
-      lora: how many adapters are served beside the model; None: none.
+          `Engine.warm_up`; until then, the first step that needs one waits for it. Through XLA,
+          where each takes seconds, they are always left to it.
+      lora: how many adapters are served with the model; None for none.
 
     Raises:
       ValueError: a bad argument, no such model, or a checkpoint that can't be served.
       FileNotFoundError: the checkpoint has no tokenizer.
     """
-    # Tracing makes millions of objects that live on: a fifth of the time would go to garbage
-    # collection.
+    # Tracing makes millions of long-lived objects: garbage collection would take a fifth of the
+    # time.
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -161,7 +164,7 @@ def _build(
     if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         args = replace(args, compile_sizes=_definition_sizes(args))
     config = _engine_config(args, model, dtype.itemsize, lora)
-    with ThreadPoolExecutor(1) as pool:  # reading weights leaves the interpreter free
+    with ThreadPoolExecutor(1) as pool:  # reading weights releases the interpreter lock
         loading = pool.submit(
             checkpoint.load_params,
             dtype,
@@ -190,7 +193,7 @@ def _build(
         on_compiled=functools.partial(report, "compile"),
     )
     engine = Engine(config, executor, info, tokenizer, seed=args.seed)
-    # Through XLA each shape takes seconds: there it is compiled when a step first needs it.
+    # Through XLA each shape takes seconds: it is compiled when a step first needs it.
     while compile_all and backend.pads_cheaply and engine.warm_up():
         pass
     return Parts(
@@ -205,25 +208,25 @@ def _build(
 
 
 def open_model(args: EngineArgs) -> Checkpoint | Definition:
-    """Finds a model in files, and decides what defines it.
+    """Finds a model in files, and decides which implementation runs it.
 
     Raises:
-      ValueError: as `build`.
+      ValueError: as in `build`.
     """
     path = resolve(args.model, offline=args.offline)
     return open_files(path, args.impl, choose_backend(args.backend))
 
 
 def check_quantization(quantization: Quantization, backend: Backend, reason: str) -> None:
-    """Refuses quantized weights where nothing multiplies with them.
+    """Refuses quantized weights on a backend that can't multiply with them.
 
     Args:
-      quantization: what was asked for.
-      backend: what computes.
-      reason: why that is not the C++ kernels.
+      quantization: the requested quantization.
+      backend: the backend that computes.
+      reason: why the C++ kernels are not in use, for the message.
 
     Raises:
-      ValueError: int8 or int4, and the backend packs no weights.
+      ValueError: int8 or int4 was requested, and the backend packs no weights.
     """
     if quantization in ("int8", "int4") and not backend.packs_weights:
         raise ValueError(
@@ -235,21 +238,21 @@ def check_quantization(quantization: Quantization, backend: Backend, reason: str
 def compute_dtype(
     name: str, backend: Backend, model: Checkpoint | Definition | None = None
 ) -> jnp.dtype:
-    """What a model computes in.
+    """The dtype in which a model computes.
 
     Args:
       name: float32, bfloat16 or auto.
-      backend: what computes.
-      model: what computes; "auto" of a definition is the dtype of its parameters.
+      backend: the backend that computes.
+      model: the model; "auto" for a definition is the dtype of its parameters.
 
     Raises:
-      ValueError: "auto" of a definition in another dtype.
+      ValueError: "auto" was given for a definition with another dtype.
     """
     if name == "auto" and isinstance(model, Definition):
         name = model.dtype.name
         if name not in DTYPES:
             raise ValueError(
-                f"the definition's parameters are {name}: say with dtype whether to compute in "
+                f"the definition's parameters are {name}: choose with dtype whether to compute in "
                 f"{' or '.join(DTYPES)}"
             )
     elif name == "auto":
@@ -306,22 +309,24 @@ def _engine_config(
 
 
 def _compile_sizes(args: EngineArgs, backend: Backend) -> tuple[int, ...]:
-    """Few where padding costs next to nothing (decision 0043); () leaves them to the engine."""
+    """Few sizes if padding costs almost nothing (decision 0043); () leaves them to the engine."""
     largest = args.max_num_batched_tokens
     return tuple(sorted({1, min(16, largest), largest})) if backend.pads_cheaply else ()
 
 
 def _definition_sizes(args: EngineArgs) -> tuple[int, ...]:
-    """None of one token: with one row XLA puts the operations between kernels together otherwise,
-    and rounds otherwise. Padding is not multiplied there either."""
+    """The step sizes of a definition: never one token, because with one row XLA fuses the
+    operations between kernels differently, and rounds differently. Padding is not multiplied here
+    either.
+    """
     largest = args.max_num_batched_tokens
     return tuple(sorted({min(16, largest), largest}))
 
 
 def use_compile_cache(directory: Path) -> None:
-    """Keeps what the process compiles, for the next one.
+    """Keeps the process's compiled code for the next process.
 
-    All of it, also what compiles fast: it adds up at each start.
+    Also code that compiles fast, because it adds up at each start.
     """
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -45,13 +45,13 @@ __all__ = [
 
 
 class LLM:
-    """A model ready to generate. Not for several threads at once; see AsyncLLM for those.
+    """A model for generation. Not safe for several threads at once; use AsyncLLM for that.
 
     Args:
-      model: a named model, a directory, a .gguf file or a Hugging Face repo id; or a definition.
+      model: a model name, a directory, a .gguf file or a Hugging Face repo id; or a definition.
       on_progress: called with (stage, done, total) while weights load and steps compile.
       compile_cache: directory of compiled steps, for the whole process; None leaves it as it is.
-      lora: how many adapters can be loaded and run beside the model; None: none.
+      lora: how many adapters can be loaded and run with the model; None for none.
       **engine_args: the other fields of flaxen.build.EngineArgs.
 
     Raises:
@@ -78,18 +78,18 @@ class LLM:
         self.engine = self._parts.engine
         self.info = self._parts.info
         self._ids = itertools.count()
-        self._template: ChatTemplate | None = None  # made when first asked for
+        self._template: ChatTemplate | None = None  # made when it is first needed
 
     @property
     def model(self) -> Model:
-        """The model that runs, without its parameters."""
+        """The model, without its parameters."""
         return self._parts.model
 
     @property
     def params(self) -> Params:
-        """The parameters that it computes with, the very arrays.
+        """The model's parameters: the arrays themselves, not copies.
 
-        Never donate them: steps read the packed ones by address, and JAX would not object.
+        Never donate them: steps read packed weights by address, and JAX would not report an error.
         """
         return self._parts.params
 
@@ -105,22 +105,22 @@ class LLM:
     def load_adapter(
         self, name: str, adapter: Adapter | str | Path, *, load_inplace: bool = False
     ) -> None:
-        """Makes an adapter known by a name, for `generate`.
+        """Loads an adapter under a name, for `generate`.
 
         Args:
           name: printable text.
-          adapter: one in memory, or a directory in PEFT's format.
-          load_inplace: a name that is in use gets these weights.
+          adapter: an adapter in memory, or a directory in PEFT's format.
+          load_inplace: replace the weights of a name that is in use.
 
         Raises:
-          ValueError: it can't be read or served, or the name is in use.
+          ValueError: the adapter can't be read or served, or the name is in use.
         """
         if not isinstance(adapter, Adapter):
             adapter = read_adapter(Path(adapter), self.model)
         self.engine.adapters.load(name, adapter, load_inplace=load_inplace)
 
     def unload_adapter(self, name: str) -> None:
-        """Forgets an adapter. Raises ValueError if there is none of this name."""
+        """Unloads an adapter. Raises ValueError if no adapter has this name."""
         self.engine.adapters.unload(name)
 
     def generate(
@@ -135,16 +135,17 @@ class LLM:
 
         Args:
           prompts: one or several; a flat list of integers is one prompt's token ids.
-          sampling_params: for all, or one for each prompt; None is get_default_sampling_params().
-          adapter: the name of one loaded, for all, or one for each prompt; None is the base model.
+          sampling_params: for all prompts, or one for each; None is get_default_sampling_params().
+          adapter: the name of a loaded adapter, for all prompts or one for each; None is the base
+              model.
           use_tqdm: True shows a progress bar; a callable gets (prompts done, prompts in all).
 
         Returns:
-          One output for each prompt, in their order. A prompt that failed has the finish reason
-          "error" and says why; the others are not affected.
+          One output for each prompt, in order. A prompt that failed has the finish reason "error"
+          and a message; the others are not affected.
 
         Raises:
-          ValueError: a prompt or its parameters can't be served; then none of them was started.
+          ValueError: a prompt or its parameters are invalid; no prompt was started then.
         """
         listed = as_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params
@@ -171,10 +172,11 @@ class LLM:
         use_tqdm: bool | Callable[[int, int], None] = False,
         **template_variables: Any,
     ) -> list[RequestOutput]:
-        """Answers one conversation, or several, through the model's own chat template.
+        """Answers one or several conversations, using the model's chat template.
 
         Raises:
-          ValueError: as `generate`; or the model has no template, or it refuses the messages.
+          ValueError: as in `generate`; or the model has no chat template, or the template refuses
+              the messages.
         """
         is_one = not messages or isinstance(messages[0], Mapping)
         conversations: Any = [messages] if is_one else messages
@@ -210,7 +212,7 @@ class LLM:
                         output.add(event)
                         num_done += output.finished
                     bar.show(num_done)
-            except BaseException:  # Ctrl-C too: nothing of this call may stay in the engine
+            except BaseException:  # also Ctrl-C: no request of this call may stay in the engine
                 for request_id in outputs:
                     engine.abort(request_id)
                 while engine.has_work:
@@ -220,7 +222,7 @@ class LLM:
 
 
 def _each(given: Any, num: int, what: str) -> list[Any]:
-    """One for each prompt, from one for all or a list of as many."""
+    """A list with one item for each prompt, from one item for all or such a list."""
     if given is None or isinstance(given, str | SamplingParams):
         return [given] * num
     listed = list(given)
@@ -232,7 +234,7 @@ def _each(given: Any, num: int, what: str) -> list[Any]:
 
 
 class _Bar:
-    """Shows how many prompts are done: on a bar, through a callable, or not at all."""
+    """Shows how many prompts are done: with a bar, through a callable, or not at all."""
 
     def __init__(self, wanted: bool | Callable[[int, int], None], total: int) -> None:
         self._call = wanted if callable(wanted) else None

@@ -1,6 +1,6 @@
-"""`flaxen.load`: a served model as pure functions over a tree of arrays, for JAX to transform.
+"""`flaxen.load`: a served model as pure functions over a tree of arrays, for JAX transformations.
 
-Deliberately does not know engines, training, or what is computed with the model.
+Deliberately does not know engines, training, or the use of the model.
 """
 
 from __future__ import annotations
@@ -29,25 +29,28 @@ def load(
     quantization: Quantization = "none",
     offline: bool = False,
 ) -> tuple[Model, Params]:
-    """A model's functions and its parameters: what the server computes with.
+    """Loads a model's functions and parameters, the same that the server uses.
 
     jax.grad, jax.vmap and jax.jit work with the C++ kernels, and so do derivatives of gradients in
     both modes: jax.grad or jax.jvp of a gradient, jax.hessian. Forward mode of the model itself
     (jax.jvp, jax.jacfwd, with no gradient inside) needs every op in XLA: plain parameters, and
-    `flaxen.kernels.cpu_library.configure(isa="xla")` before anything is computed. JAX says "can't
-    apply forward-mode autodiff (jvp) to a custom_vjp function" where that is missing.
+    `flaxen.kernels.cpu_library.configure(isa="xla")` before anything is computed. Otherwise JAX
+    says "can't apply forward-mode autodiff (jvp) to a custom_vjp function".
 
     Args:
       model: a named model, a directory, a .gguf file or a Hugging Face repository; or a definition.
-      dtype: of the parameters that are not quantized: float32, bfloat16 or, not packed, float16.
-      adapter: a PEFT adapter's directory, or the adapter; it is merged into the weights. To have
-        several, or to differentiate by them: flaxen.models.adapters.with_adapters.
-      packed: each matrix as a PackedLinear, for the C++ kernels; False is plain arrays, for XLA.
-      quantization: of packed matrices, as the server's: auto, none, int8 or int4.
+      dtype: the dtype of parameters that are not quantized: float32, bfloat16 or, if not packed,
+          float16.
+      adapter: a PEFT adapter's directory, or the adapter; it is merged into the weights. For
+          several adapters, or gradients of adapters, use flaxen.models.adapters.with_adapters.
+      packed: True makes each matrix a PackedLinear for the C++ kernels; False gives plain arrays,
+          for XLA.
+      quantization: of packed matrices, as in the server: auto, none, int8 or int4.
       offline: never ask the Hugging Face hub.
 
     Raises:
-      ValueError: no such model or adapter, it is not supported, or the kernels are not in use.
+      ValueError: the model or adapter does not exist or is not supported, or the kernels are not in
+          use.
     """
     if packed and not cpu_library.is_enabled():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What generation returns to Python callers; names and shapes are vLLM's."""
+"""The outputs of generation for Python callers, with vLLM's names and structure."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from flaxen.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """The log-probability of one token in one place."""
+    """The log-probability of one token at one position."""
 
     logprob: float
     rank: int  # 1 is the likeliest
     decoded_token: str | None  # its text; None without a tokenizer
 
 
-Logprobs = dict[int, Logprob]  # of one place, by token id: the token itself, then the likeliest
+# For one position, by token id: the sampled token, then the likeliest ones.
+Logprobs = dict[int, Logprob]
 
 
 @dataclass(kw_only=True)
 class CompletionOutput:
-    """One of the sequences sampled for a prompt, as far as it has come."""
+    """One of the sequences sampled for a prompt, so far."""
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    cumulative_logprob: float | None = None  # of the tokens; None unless logprobs were asked for
-    logprobs: list[Logprobs] | None = None  # one a token
+    cumulative_logprob: float | None = None  # of all tokens; None unless logprobs were requested
+    logprobs: list[Logprobs] | None = None  # one for each token
     finish_reason: str | None = None  # stop, length, abort or error; None while it runs
     stop_reason: int | str | None = None  # the stop token id or stop string that ended it
-    error: str | None = None  # what happened, for abort and error
+    error: str | None = None  # the message, for abort and error
 
 
 @dataclass(kw_only=True)
@@ -39,10 +40,11 @@ class RequestOutput:
     """A prompt and its n outputs."""
 
     request_id: str
-    prompt: str | None  # None where token ids were given
+    prompt: str | None  # None if token ids were given
     prompt_token_ids: tuple[int, ...]
     outputs: list[CompletionOutput]
-    prompt_logprobs: list[Logprobs | None] | None = None  # one a prompt token, None for the first
+    # One for each prompt token, None for the first.
+    prompt_logprobs: list[Logprobs | None] | None = None
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache, by the first sequence
     finished: bool = False
     tokenizer: Tokenizer | None = field(default=None, repr=False)  # for decoded_token
@@ -51,7 +53,7 @@ class RequestOutput:
     def of(
         cls, request: Request, prompt: str | None, tokenizer: Tokenizer | None = None
     ) -> RequestOutput:
-        """The output of a request that has no tokens yet."""
+        """Makes the output of a request, without tokens yet."""
         return cls(
             request_id=request.request_id,
             prompt=prompt,
@@ -61,7 +63,7 @@ class RequestOutput:
         )
 
     def add(self, event: TokenEvent) -> None:
-        """Takes the next event of the request."""
+        """Adds the next event of the request."""
         output = self.outputs[event.index]
         output.text += event.text
         output.token_ids += event.token_ids

@@ -1,4 +1,4 @@
-"""What Python callers give to generate, as requests.
+"""Converts prompts of Python callers to requests.
 
 Deliberately does not know: engines, HTTP.
 """
@@ -17,7 +17,7 @@ Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, or {"prompt
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A list of prompts from what `generate` takes."""
+    """Makes a list of prompts from the argument of `generate`."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
     listed: list[Any] = list(prompts)
@@ -27,7 +27,7 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 def prompt_text(prompt: Prompt) -> str | None:
-    """The text of a prompt, None where it is token ids."""
+    """The text of a prompt; None for token ids."""
     given = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
     return given if isinstance(given, str) else None
 
@@ -39,7 +39,7 @@ def make_request(
     request_id: str,
     adapter: str | None = None,
 ) -> Request:
-    """A request of text or token ids, for an adapter or the base model.
+    """Makes a request from text or token ids, for an adapter or the base model.
 
     Raises:
       ValueError: the prompt is empty, or neither text nor token ids.
@@ -73,7 +73,7 @@ def _token_ids(given: Any) -> list[int]:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's too
+    return isinstance(value, Integral) and not isinstance(value, bool)  # NumPy integers too
 
 
 def model_template(tokenizer: Tokenizer) -> ChatTemplate:
@@ -87,10 +87,11 @@ def chat_prompt(
     messages: Sequence[Mapping[str, Any]],
     **template_variables: Any,
 ) -> list[int]:
-    """The token ids of a conversation.
+    """Renders a conversation and returns its token ids.
 
     Raises:
-      ValueError: there is no template, or it refuses the messages.
+      ValueError: the model has no chat template, or the template refuses the messages.
     """
     text = template.render(list(messages), **template_variables)
-    return tokenizer.encode(text, add_special_tokens=False)  # the text already has them
+    # The text already has its special tokens.
+    return tokenizer.encode(text, add_special_tokens=False)

@@ -1,1 +1,1 @@
-"""The model definitions: configurations, layers, the decoder, and the families that use it."""
+"""Models: the interface, the decoder and its configuration, the families, adapters, attention."""

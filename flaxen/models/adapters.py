@@ -1,7 +1,7 @@
-"""LoRA adapters of a model: their trees, and how they are put beside its weights.
+"""LoRA adapters of a model: their trees, and how a forward applies them.
 
-Adapters come in stacks: those that train at once, or the slots of those that are served.
-Deliberately does not know: files, names, optimizers, which row wants which adapter.
+Adapters come in stacks: those that train at once, or the slots of served adapters.
+Deliberately does not know: files, names, optimizers, which row uses which adapter.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ LORA_TARGETS = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """What an adapter adapts, and how strongly.
+    """An adapter's rank, alpha and targets.
 
     Raises:
-      ValueError: a rank or alpha that is not above 0, or a target that no layer has.
+      ValueError: rank or alpha is not above 0, or no layer has a target.
     """
 
     rank: int = 16
     alpha: float = 32.0
-    targets: tuple[str, ...] = LORA_TARGETS  # a definition's: see lora_targets
+    targets: tuple[str, ...] = LORA_TARGETS  # for a definition: see lora_targets
     use_rslora: bool = False  # https://arxiv.org/abs/2312.03732
 
     def __post_init__(self) -> None:
@@ -56,30 +56,34 @@ class LoraConfig:
 
     @property
     def is_of_definition(self) -> bool:
-        """Whether the targets are paths in a definition's parameters, and not our decoder's."""
+        """Whether the targets are paths in a definition's parameters instead of our decoder's
+        names.
+        """
         return any(map(_is_path, self.targets))
 
 
 def _is_path(target: str) -> bool:
-    """Whether a target is a definition's: `jax.tree_util.keystr` gives no name of our decoder's."""
+    """Whether a target is a path of `jax.tree_util.keystr`, which never equals a decoder's name."""
     return target[:1] in ("[", ".")
 
 
 def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
-    """What adapters can go beside, by name: LoraConfig.targets.
+    """The names of the matrices that can be adapted, for LoraConfig.targets.
 
     Args:
-      model: the decoder, or a definition, whose targets are the paths of its matrices as
-        jax.tree_util.keystr has them. The embedding and the unembedding are none. Where layers are
-        stacked in one array, each is a target by itself, with its number at the end.
-      parts: only names in which one of these is, such as "q_proj"; none: all.
+      model: the decoder, or a definition, whose targets are the paths of its matrices in the
+          spelling of jax.tree_util.keystr. The embedding and the unembedding are not targets. If
+          layers are stacked in one array, each layer is a target, with its number at the end.
+      parts: selects names that contain one of these, such as "q_proj"; without any, all names.
     """
     names = dict.fromkeys(name for layer in _matrices(model) for name in layer)
     return tuple(name for name in names if not parts or any(part in name for part in parts))
 
 
 def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
-    """(I, O) of what can be adapted, one dict a layer; a definition is one layer."""
+    """(I, O) of each matrix that can be adapted, one dict for each layer; a definition is one
+    layer.
+    """
     if model.has_layers:
         return [
             {name: layer[name].shape for name in LORA_TARGETS if name in layer}
@@ -97,9 +101,9 @@ def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
 
 
 def target_paths(model: Model) -> dict[str, tuple[Any, ...]]:
-    """Of a definition, the keys of each target in the tree of parameters.
+    """For a definition: each target's keys in the tree of parameters.
 
-    Of a layer in a stack the last is its number, as `compute_params` has it in packed parameters.
+    The last key of a stacked layer is its number, as in packed parameters (`compute_params`).
     """
     return {jax.tree_util.keystr(path): path for path, _ in _adapted(model)}
 
@@ -118,7 +122,7 @@ def _adapted(model: Model) -> Iterator[tuple[tuple[Any, ...], ParamSpec]]:
 def adapter_shapes(
     model: Model, config: LoraConfig
 ) -> dict[str, tuple[dict[str, dict[str, tuple[int, int]]], ...]]:
-    """The shapes of one adapter outside a stack: a tree of (I, R) and (R, O).
+    """The shapes of a single adapter: a tree of (I, R) and (R, O).
 
     Raises:
       ValueError: the model has no such target.
@@ -150,19 +154,19 @@ def with_adapters(
     key: jax.Array | None = None,
     dropout: float = 0.0,
 ) -> Params:
-    """The parameters with adapters beside the weights that they adapt.
+    """Returns the parameters with each adapted weight as a LoraWeight.
 
     Args:
-      params: the model's.
+      params: the model's parameters.
       adapters: a stack of n.
       scales: [n] float32.
-      ids: int32, the adapter of each token, of the tokens' shape; -1 for none.
+      ids: int32 in the tokens' shape: the adapter of each token; -1 for none.
       key: for dropout.
-      dropout: the probability that an input of an adapter is dropped.
+      dropout: the dropout probability of an adapter's inputs.
 
     Returns:
-      A tree for `Model.forward` and `Model.unembed`. In place of an array of stacked layers it has
-      a dict of those with adapters, each beside the whole array.
+      A tree for `Model.forward` and `Model.unembed`. An array of stacked layers is replaced by a
+      dict of the adapted layers, each with the whole array.
     """
 
     def adapted(index: int, number: int, base: Any, stack: Any) -> LoraWeight:
@@ -211,7 +215,7 @@ def with_adapters(
 
 
 def _by_array(targets: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Targets that may be layers in an array: by its name, and by their number."""
+    """Groups targets that may be layers of one array: array name -> layer number -> target."""
     found: dict[str, dict[int, str]] = {}
     for target in targets:
         name, _, number = target.removesuffix("]").rpartition("[")

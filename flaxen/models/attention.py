@@ -1,8 +1,8 @@
-"""`flaxen.attend`: attention as one op, which a definition calls and flaxen replaces.
+"""`flaxen.attend`: attention as one op that definitions call and flaxen replaces.
 
-In a served model it becomes attention over pages, in a trained one over packed segments. Called
-elsewhere it is plain causal attention, so that a definition also runs by itself. Deliberately does
-not know how it is replaced: bridges/interpret.py.
+In serving it becomes attention over pages, in training attention over packed segments. Called
+anywhere else it is plain causal attention, so that a definition also runs without flaxen.
+Deliberately does not know how it is replaced: bridges/jaxpr/interpret.py.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """Each token attends to itself and to those before it in its own sequence.
+    """Each token attends to itself and to earlier tokens of its own sequence.
 
     Args:
       q: [..., T, N, H] queries, rotated.
       k: [..., T, K, H] keys of the same tokens, rotated; N is a multiple of K.
       v: [..., T, K, H] values.
       window: the number of tokens seen, the current one included; None sees all.
-      scale: of the scores; None is H ** -0.5.
-      softcap: scores become softcap * tanh(scores / softcap); None leaves them.
+      scale: multiplies the scores q . k; None is H ** -0.5.
+      softcap: scores become softcap * tanh(scores / softcap); None for no cap.
 
     Returns:
       [..., T, N, H] in q's dtype.
 
     Raises:
-      ValueError: shapes that do not go together.
+      ValueError: the shapes do not fit together.
     """
     if (
         q.ndim < 3
@@ -66,7 +66,7 @@ def attend(
 
 
 def _alone(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
-    """Outside of a served or trained model."""
+    """The implementation outside served and trained models."""
     rows = math.prod(q.shape[:-3])
     flat = (each.reshape(rows, *each.shape[-3:]) for each in (q, k, v))
     return causal_attention(*flat, **options).reshape(q.shape)

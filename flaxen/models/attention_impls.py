@@ -1,4 +1,4 @@
-"""The two `attend` of a model: over pages, to serve, and over packed segments, to train.
+"""The two implementations of `attend`: over pages for serving, over packed segments for training.
 
 Each is a pytree, so that it crosses a jit with its arrays; its backend is static in there.
 Deliberately does not know models, nor who runs them.
@@ -72,11 +72,11 @@ def empty_layer(
 
 
 def causal(segment_ids: jax.Array | None, backend: Backend) -> Attend:
-    """Over rows of tokens [B, T]; nothing is kept.
+    """Attention over rows of tokens [B, T], without a cache.
 
     Args:
-      segment_ids: [B, T], as `causal_attention` takes them.
-      backend: what computes.
+      segment_ids: [B, T], as in `causal_attention`.
+      backend: the backend that computes.
     """
     return _Causal(segment_ids=segment_ids, backend=backend)
 

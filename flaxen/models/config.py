@@ -1,4 +1,4 @@
-"""What a decoder is made of, as data. Deliberately does not know any model's name."""
+"""The configuration of a decoder, as data. Deliberately does not know any model's name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RopeConfig:
     """Rotary position embedding. The kinds and fields are those of Hugging Face's `rope_scaling`.
 
     Raises:
-      ValueError: unknown kind, or a factor that is not above 0.
+      ValueError: the kind is unknown, or a factor is not above 0.
     """
 
     kind: RopeKind = "default"
@@ -25,7 +25,7 @@ class RopeConfig:
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     attention_factor: float | None = None  # yarn; None derives it from factor
-    mscale: float = 0.0  # yarn; with mscale_all_dim, another way to attention_factor
+    mscale: float = 0.0  # yarn; together with mscale_all_dim it gives attention_factor
     mscale_all_dim: float = 0.0  # yarn
     truncate: bool = True  # yarn; round the correction range to whole dimensions
 
@@ -50,7 +50,7 @@ class DecoderConfig:
     """A decoder-only transformer with RMS norms, rotary positions and a SiLU-gated MLP.
 
     Raises:
-      ValueError: a size is not above 0, or the heads do not divide.
+      ValueError: a size is not above 0, or num_heads is not a multiple of num_kv_heads.
     """
 
     vocab_size: int
@@ -62,8 +62,9 @@ class DecoderConfig:
     head_dim: int  # H
     norm_eps: float = 1e-5
     rope: RopeConfig = field(default_factory=RopeConfig)
-    windows: tuple[int | None, ...] = ()  # sliding window of each layer, tokens; () is none at all
-    biases: tuple[str, ...] = ()  # the linear layers that add one, as ("wq", "wk", "wv")
+    # Sliding window of each layer, in tokens; () for no windows.
+    windows: tuple[int | None, ...] = ()
+    biases: tuple[str, ...] = ()  # the linear layers with a bias, e.g. ("wq", "wk", "wv")
     qk_norm: bool = False  # RMS norm of each query and key head, before rope
     tied_embeddings: bool = False
     max_position: int = 2048  # tokens

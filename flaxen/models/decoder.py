@@ -33,11 +33,12 @@ from flaxen.models.model import (
 from flaxen.models.rope import rope_tables
 
 _WEIGHT = Matrix(inputs=(0,), outputs=(1,))
-_TABLE = Matrix(inputs=(1,), outputs=(0,))  # as the unembedding that it may be
+# Axes as in the unembedding, because the table may be tied to it.
+_TABLE = Matrix(inputs=(1,), outputs=(0,))
 
 
 def decoder(config: DecoderConfig) -> Model:
-    """The model of a configuration: functions and specs, no parameters."""
+    """Makes the model of a configuration: functions and specs, no parameters."""
     return Model(
         forward_on=functools.partial(_forward, config),
         unembed_on=functools.partial(_unembed, config),
@@ -61,9 +62,10 @@ def _forward(
     cache: Cache,
     embeds: InputEmbeds | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """Unrolled over the layers: a scan slices the stacked weights, over twice the step time on CPU.
+    """The forward, unrolled over the layers: on CPU a scan, which slices stacked weights, takes
+    over twice as long.
 
-    Each part is a jit of its own, so that the layer is traced once and not once a layer.
+    Each part is a jit of its own, so that one layer is traced for all.
     """
     dtype = params["final_norm"].dtype
     x, cos, sin = _embed(config, dtype, params["embed"], tokens, positions)

@@ -1,4 +1,4 @@
-"""The one shape that every model definition takes, whatever it was written in.
+"""The interface of every model, whatever it was written in.
 
 Knows: the forward, the unembedding, the parameters' shapes and axes, the cache each layer needs.
 Deliberately does not know: engines, training, files, or how attention stores its keys.
@@ -21,8 +21,8 @@ from flaxen.models.cache import CacheSpec
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
 
-# What a model's layers call their input by jax.ad_checkpoint.checkpoint_name, so that training can
-# keep it and compute the rest of the layer again.
+# The checkpoint_name (jax.ad_checkpoint) of each layer's input, so that training can keep it and
+# compute the rest of the layer again.
 LAYER_INPUT = "layer_input"
 
 
@@ -31,20 +31,20 @@ class AttentionSpec:
     """How one layer's attention computes. Hashable: it selects compiled code."""
 
     window: int | None = None  # tokens that a token sees, itself included; None sees all
-    scale: float | None = None  # of the scores; None is head_dim ** -0.5
+    scale: float | None = None  # multiplies the scores q . k; None is head_dim ** -0.5
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Which axes of a parameter are a weight's inputs and outputs, each in the order given."""
+    """Which axes of a parameter are a weight's inputs and outputs, each in the given order."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    layers: int | None = None  # along this axis lie as many weights
+    layers: int | None = None  # the axis along which weights of several layers are stacked
 
 
-# How a model uses a parameter, which decides what may decay, be orthogonalised, adapted or packed:
+# How a model uses a parameter: decides whether it decays, is orthogonalised, adapted or packed.
 # - matrix: hidden states are multiplied with it;
 # - table: it has a row for each token or position: the embedding, the unembedding, both in one;
 # - experts: several matrices, each multiplied with its own part of the hidden states;
@@ -59,19 +59,20 @@ class ParamSpec:
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     role: Role
-    matrix: Matrix | None = None  # None where it is multiplied by nothing that can be packed
+    matrix: Matrix | None = None  # None if the parameter can't be packed
 
 
 @runtime_checkable
 class Attend(Protocol):
-    """The only place where tokens meet. Also a pytree (jax.tree_util.Partial), to cross a jit.
+    """Attention, the only function in which tokens see each other. Also a pytree
+    (jax.tree_util.Partial), so that it can be an argument of a jit.
 
     Args:
-      spec: how the layer attends.
+      spec: the layer's attention.
       q: [..., N, H] queries, rotated.
       k: [..., K, H] keys of the same tokens, rotated.
       v: [..., K, H] values.
-      cache: the layer's entry of the cache; may be None where nothing is kept.
+      cache: the layer's entry of the cache; None without a cache.
 
     Returns:
       The attention output, [..., N, H] in q's dtype, and the layer's new cache entry.
@@ -93,8 +94,8 @@ class InputEmbeds(NamedTuple):
 class Model:
     """A decoder as pure functions over an explicit tree of parameters, made for a backend.
 
-    The three fields that are functions take the backend first; the methods of these names give
-    them the model's own.
+    The three fields that are functions take the backend first; the methods with these names pass
+    the model's own.
     """
 
     forward_on: Callable[
@@ -102,16 +103,16 @@ class Model:
     ]
     unembed_on: Callable[[Backend, Params, jax.Array], jax.Array]
     param_specs: Any  # the pytree of ParamSpec that `params` must match
-    cache_specs: tuple[CacheSpec, ...]  # one a layer
+    cache_specs: tuple[CacheSpec, ...]  # one for each layer
     vocab_size: int
     max_position: int  # tokens
-    # Whether params["layers"] has a dict a layer by the decoder's names, which adapters and files
-    # go by. False: it is the tree of a definition, where no name means anything.
+    # Whether params["layers"] has one dict for each layer with the decoder's names, which adapters
+    # and files use. False for the tree of a definition, whose names have no meaning.
     has_layers: bool = False
-    # The collection of `params` that is trained, where these are a dict of collections, as a
-    # definition in Flax has them; None: all is trained.
+    # The trained collection, if `params` is a dict of collections as in Flax; None trains
+    # everything.
     trained: str | None = None
-    train_forward_on: (  # None: training runs forward
+    train_forward_on: (  # None: training uses forward
         Callable[
             [Backend, Params, jax.Array, jax.Array, Attend, jax.Array],
             tuple[jax.Array, dict[str, Any]],
@@ -128,7 +129,7 @@ class Model:
     ) = None
     # The final norm alone, with which unembed begins; None: it can't be had apart from that.
     final_norm_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
-    # What its ops run on, and so also the form of its parameters, its pages and its steps.
+    # What its ops run on; this also determines the form of its parameters, pages and steps.
     backend: Backend = Backend.REFERENCE
 
     def on(self, backend: Backend) -> Model:
@@ -143,14 +144,15 @@ class Model:
         attend: Attend,
         cache: Cache,
     ) -> tuple[jax.Array, Cache]:
-        """Tokens to hidden states.
+        """Computes hidden states from tokens.
 
         Args:
           params: a tree like `param_specs`.
           tokens: int32 [...]; -1 is padding.
-          positions: int32 [...], of the tokens in their sequences.
-          attend: where tokens meet: see `models.attention_impls`.
-          cache: one entry a layer, which `attend` knows; donated outside of another jit.
+          positions: int32 [...]: each token's position in its sequence.
+          attend: attention, from `models.attention_impls`.
+          cache: one entry for each layer, defined by `attend`; donated, unless called inside
+              another jit.
 
         Returns:
           Hidden states [..., D], and the new cache.
@@ -178,7 +180,7 @@ class Model:
         return self.final_norm_on(self.backend, params, hidden)
 
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Hidden states [..., D] to float32 logits [..., V]; the final norm is part of it."""
+        """Computes float32 logits [..., V] from hidden states [..., D], including the final norm."""
         return self.unembed_on(self.backend, params, hidden)
 
     def train_forward(
@@ -189,13 +191,11 @@ class Model:
         attend: Attend,
         key: jax.Array,
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """As `forward` in training, where that differs: `train_forward_on` is not None.
+        """`forward` in training, if that differs (`train_forward_on` is not None).
 
         Args:
-          params: as of `forward`.
-          tokens: as of `forward`.
-          positions: as of `forward`.
-          attend: as of `forward`.
+          params: as in `forward`. tokens: as in `forward`. positions: as in `forward`. attend: as
+              in `forward`.
           key: PRNG key of dropout.
 
         Returns:
@@ -206,5 +206,5 @@ class Model:
 
 
 def logprobs(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:
-    """Log-probabilities of float32 logits [..., V]: the one way, to train, score and serve."""
+    """Log-probabilities of float32 logits [..., V], for training, evaluation and serving alike."""
     return log_softmax(logits.astype(jnp.float32))

@@ -1,6 +1,6 @@
-"""Plain parameters to what a forward computes with, and back.
+"""Converts plain parameters to the form that a forward uses (cast, packed), and back.
 
-Deliberately does not know files, quantization, or what trains them.
+Deliberately does not know files, quantization, or training.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from flaxen.models.model import Matrix, Params, ParamSpec
 
 
 def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, packed: bool) -> Params:
-    """Parameters as `weights.checkpoint` would have loaded them. Differentiable.
+    """Casts and packs parameters as `weights.checkpoint` does when loading. Differentiable.
 
     Args:
       specs: a model's param_specs, or a part of them.
       params: a tree of plain arrays like the specs.
-      dtype: of the result; integers stay what they are.
-      packed: matrices become PackedLinear.
+      dtype: the dtype of the result; integers are not cast.
+      packed: whether matrices become PackedLinear.
     """
 
     def one(spec: ParamSpec, leaf: jax.Array) -> Any:
@@ -37,7 +37,7 @@ def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, packed: bool
 
 
 def plain_params(specs: Any, params: Params) -> Params:
-    """The inverse: float32 arrays, quantized ones dequantized; integers stay what they are.
+    """The inverse: float32 arrays, dequantized if quantized; integers are not cast.
 
     Args:
       specs: a model's param_specs, or a part of them.
@@ -53,7 +53,7 @@ def plain_params(specs: Any, params: Params) -> Params:
 
 
 def plain_param(spec: ParamSpec, leaf: Any) -> jax.Array:
-    """One parameter as a plain array of its own dtype, or of float32 if it is quantized."""
+    """One parameter as a plain array in its own dtype, or in float32 if it is quantized."""
     if isinstance(leaf, dict):
         assert spec.matrix is not None
         assert spec.matrix.layers is not None
@@ -63,11 +63,11 @@ def plain_param(spec: ParamSpec, leaf: Any) -> jax.Array:
 
 
 def matrices(leaf: Any, matrix: Matrix) -> dict[int, Any]:
-    """The weights [I, O] in a parameter, by their number: one, or as many as it has layers.
+    """The weights [I, O] in a parameter by layer number: one, or several if layers are stacked.
 
     Args:
       leaf: an array of JAX or NumPy.
-      matrix: which of its axes are what; those in none are of size 1.
+      matrix: the meaning of its axes; axes without one have size 1.
     """
     layers = () if matrix.layers is None else (matrix.layers,)
     order = (*layers, *matrix.inputs, *matrix.outputs)
@@ -78,7 +78,7 @@ def matrices(leaf: Any, matrix: Matrix) -> dict[int, Any]:
 
 
 def is_spec(node: Any) -> bool:
-    """Whether a node of a tree is a leaf of specs."""
+    """Whether a node of a tree is a ParamSpec."""
     return isinstance(node, ParamSpec)
 
 

@@ -1,7 +1,6 @@
-"""Rotary position embedding, https://arxiv.org/abs/2104.09864, and its ways to longer contexts.
+"""Rotary position embedding, https://arxiv.org/abs/2104.09864, and its extensions to long contexts.
 
-The angles; `kernels/rope` rotates by them. Deliberately does not know which model asks for which
-kind.
+Computes the angles; `kernels/rope` rotates by them. Deliberately does not know models.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ def rope_tables(
     """Cosines and sines of the rotation at each position.
 
     Args:
-      rope: kind and parameters.
+      rope: the kind and its parameters.
       head_dim: H, even.
       positions: [...] integer positions.
 
     Returns:
-      float32 [..., 1, H/2] each; the axis of size 1 stands for the heads.
+      Two float32 arrays [..., 1, H/2]; the axis of size 1 broadcasts over heads.
     """
     frequencies, scale = rope_frequencies(rope, head_dim)
     angles = jnp.multiply.outer(positions[..., None].astype(jnp.float32), frequencies)
@@ -34,7 +33,7 @@ def rope_tables(
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:
-    """The angle per position of each pair, float32 [H/2], and the factor on cosine and sine."""
+    """The frequency of each pair, float32 [H/2], and the factor on cosine and sine."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     base = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
     if rope.kind == "default":
@@ -47,7 +46,7 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float
 
 
 def _llama3(rope: RopeConfig, base: np.ndarray) -> np.ndarray:
-    """Long waves are stretched by `factor`, short ones kept, those between blended.
+    """Stretches long wavelengths by `factor`, keeps short ones, and interpolates between.
 
     https://github.com/meta-llama/llama-models/blob/main/models/llama3/model.py
     """
