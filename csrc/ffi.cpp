@@ -315,7 +315,7 @@ ffi::Error lora_gradient(ffi::AnyBuffer h, ffi::AnyBuffer out_bar, ffi::Buffer<f
 ffi::Error sample(ffi::Buffer<ffi::F32> logits, ffi::Buffer<ffi::F32> temperature,
                   ffi::Buffer<ffi::S32> top_k, ffi::Buffer<ffi::F32> top_p,
                   ffi::Buffer<ffi::F32> min_p, ffi::Buffer<ffi::U32> seed,
-                  ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::PRED> wanted,
+                  ffi::Buffer<ffi::S32> position, ffi::Buffer<ffi::PRED> active,
                   ffi::Result<ffi::Buffer<ffi::S32>> out,
                   ffi::Result<ffi::Buffer<ffi::PRED>> finite) {
   SampleCall call{};
@@ -328,7 +328,7 @@ ffi::Error sample(ffi::Buffer<ffi::F32> logits, ffi::Buffer<ffi::F32> temperatur
   call.min_p = min_p.typed_data();
   call.seed = seed.typed_data();
   call.position = position.typed_data();
-  call.wanted = wanted.typed_data();
+  call.active = active.typed_data();
   call.out = out->typed_data();
   call.finite = finite->typed_data();
   kernels().sample(call);

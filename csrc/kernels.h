@@ -175,7 +175,7 @@ struct SampleCall {
   const float* min_p;        // [S]; 0 keeps all
   const uint32_t* seed;      // [S, 2]
   const int32_t* position;   // [S]
-  const bool* wanted;        // [S]; inactive (unwanted) rows get token 0
+  const bool* active;        // [S]; inactive rows get token 0
   int32_t* out;              // [S]
   bool* finite;              // [S]: whether all logits of an active row are finite
 };

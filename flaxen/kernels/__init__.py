@@ -1,4 +1,4 @@
-"""The operations that models are made of: one folder an op, with its reference and its choices.
+"""The operations of models: one folder for each op, with its reference and its implementations.
 
 Deliberately does not know: models, engines, training.
 """

@@ -1,7 +1,7 @@
-"""What computes: the value that selects an op's implementation.
+"""The backend: the value that selects each op's implementation.
 
-It is chosen once (`kernels.choice`) and handed down: every op takes it as `backend=`, and nothing
-asks the process what it is. Deliberately does not know what is installed, nor any op.
+It is chosen once (`kernels.choice`) and passed down: every op takes it as `backend=`, and nothing
+else asks which one is in use. Deliberately does not know what is installed, nor any op.
 """
 
 from __future__ import annotations
@@ -14,50 +14,51 @@ Implementation = TypeVar("Implementation")
 
 
 class Backend(Enum):
-    """Whose code runs an op. A value of it is static in a jit: it selects what is compiled."""
+    """Whose code runs an op. A backend is static in a jit: it selects what is compiled."""
 
-    REFERENCE = "reference"  # plain jax.numpy, compiled by XLA for whatever JAX computes on
+    REFERENCE = "reference"  # plain jax.numpy, compiled by XLA for JAX's device
     CPU = "cpu"  # our C++ kernels
     GPU = "gpu"  # no kernels of ours yet: each op's table says so
     TPU = "tpu"  # no kernels of ours yet: each op's table says so
 
     @property
     def packs_weights(self) -> bool:
-        """Whether matrices are kept as PackedLinear, perhaps quantized; else as plain arrays."""
+        """Whether matrices are PackedLinear, perhaps quantized, instead of plain arrays."""
         return self is Backend.CPU
 
     @property
     def fuses_definitions(self) -> bool:
-        """Whether parts of a definition run as the fused ops that they amount to; else as written.
+        """Whether parts of a definition that match a fused op run as that op.
 
-        With it, a definition's sums also get one order for each row, whatever the rows beside it.
+        If so, a definition's sums also have one order for each row, whatever the batch.
         """
         return self is Backend.CPU
 
     @property
     def pads_cheaply(self) -> bool:
-        """Whether padding of a step costs next to nothing, so that few shapes are compiled."""
+        """Whether padding of a step costs almost nothing, so that few shapes are compiled."""
         return self is Backend.CPU
 
     @property
     def default_dtype(self) -> str:
-        """What is computed in where nobody said: XLA's code for bfloat16 products is several times
-        slower than for float32 on a CPU, where REFERENCE is chosen."""
+        """The dtype of compute unless another is requested. REFERENCE computes on a CPU, where
+        XLA's bfloat16 products are several times slower than float32.
+        """
         return "float32" if self is Backend.REFERENCE else "bfloat16"
 
 
 def find_implementation(
     op: str, implementations: Mapping[Backend, Implementation], backend: Backend
 ) -> Implementation:
-    """An op's implementation for a backend, from the op's table.
+    """Finds an op's implementation for a backend in the op's table.
 
     Args:
       op: its name, for the message.
       implementations: the op's table.
-      backend: what is to compute.
+      backend: the backend that computes.
 
     Raises:
-      ValueError: the table has none for this backend.
+      ValueError: the table has no implementation for this backend.
     """
     if backend not in implementations:
         there_are = ", ".join(each.value for each in implementations)

@@ -1,6 +1,6 @@
-"""Chooses the backend: the only place that looks at the device, the options and what is installed.
+"""Chooses the backend from the device, the options and what is installed; nothing else does.
 
-Deliberately does not know what is computed.
+Deliberately does not know any op.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ _DEVICES = {"cpu": Backend.CPU, "gpu": Backend.GPU, "cuda": Backend.GPU, "rocm":
 def choose_backend(
     name: str = AUTO, *, device: str | None = None, is_built: bool | None = None
 ) -> Backend:
-    """The backend to compute with.
+    """Chooses the backend.
 
     Args:
-      name: one of BACKENDS; auto is the device's own, and `reference` on a CPU without kernels.
-      device: JAX's name of what it computes on; None asks JAX.
-      is_built: whether the C++ kernels were built; None looks.
+      name: one of BACKENDS; auto is the device's own, or `reference` on a CPU without the C++
+          kernels.
+      device: JAX's name of its default device; None asks JAX.
+      is_built: whether the C++ kernels were built; None checks.
 
     Raises:
-      ValueError: no such backend, or this device or installation does not have it.
+      ValueError: the backend is unknown, or this device or installation does not have it.
     """
     if name not in BACKENDS:
         raise ValueError(f"the backend {name!r} is not known: use one of {', '.join(BACKENDS)}")
@@ -51,8 +52,9 @@ def choose_backend(
 def why_no_kernels(
     name: str = AUTO, *, device: str | None = None, is_built: bool | None = None
 ) -> str:
-    """Why the C++ kernels do not compute, as part of a sentence; the arguments of `choose_backend`
-    for a choice that is not Backend.CPU."""
+    """Why the C++ kernels are not in use, as part of a sentence. Takes the arguments of a
+    `choose_backend` that did not return Backend.CPU.
+    """
     device = jax.default_backend() if device is None else device
     if device != "cpu":
         return f"JAX computes on {device} here"

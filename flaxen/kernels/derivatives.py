@@ -1,8 +1,8 @@
-"""Derivatives of derivatives: a kernel's call, differentiated as plain jnp.
+"""Higher derivatives: a kernel's call is differentiated like its reference in plain jnp.
 
-A kernel's own gradient is another kernel, by jax.custom_vjp. Both are calls that JAX knows no
-derivative of; where it wants one, for a gradient of a gradient or a Hessian times a vector, it
-takes that of the reference (decision 0165). Deliberately does not know any kernel.
+A kernel's gradient is another kernel, by jax.custom_vjp. JAX can't differentiate either call. For a
+gradient of a gradient, or a Hessian-vector product, it differentiates the reference instead
+(decision 0165). Deliberately does not know any kernel.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def call(
     args: tuple[Any, ...],
     options: tuple[Any, ...] = (),
 ) -> Any:
-    """kernel(*args, *options), whose derivatives, of any order and in both modes, are reference's.
+    """Calls kernel(*args, *options); its derivatives, of any order and mode, are the reference's.
 
     Args:
-      kernel: calls C++.
-      reference: computes the same in plain jnp, in the same tree and dtypes.
+      kernel: a function that calls C++.
+      reference: computes the same in plain jnp, with the same output tree and dtypes.
       args: trees of arrays.
-      options: what is the same for each call, and no array.
+      options: static arguments, which are not arrays.
     """
     run = jax.custom_jvp(lambda *args: kernel(*args, *options))
 

@@ -114,5 +114,5 @@ def test_other_dtypes_go_to_the_reference() -> None:
 
 def test_tables_of_another_head_dim_are_refused() -> None:
     _, cos, sin = inputs((2,), 2, 12)
-    with pytest.raises(ValueError, match="6 angles are no half of a head of 16"):
+    with pytest.raises(ValueError, match="6 angles are not half of a head of 16"):
         apply_rope(jnp.zeros((2, 2, 16)), cos, sin)

@@ -36,7 +36,7 @@ def settings_of(num_rows: int, **changes: Any) -> Settings:
         "min_p": np.zeros(num_rows, np.float32),
         "seed": np.stack([np.arange(num_rows), np.full(num_rows, 5)], axis=1).astype(np.uint32),
         "position": np.full(num_rows, 9, np.int32),
-        "wanted": np.ones(num_rows, bool),
+        "active": np.ones(num_rows, bool),
     }
     for name, value in changes.items():
         same[name] = np.broadcast_to(np.asarray(value, same[name].dtype), same[name].shape).copy()
@@ -52,7 +52,7 @@ def mixed(num_rows: int) -> Settings:
         top_k=np.array([0, 1, 20, 700, 0])[row % 5],
         top_p=np.array([1, 0.8, 1, 0.97, 0.3, 1])[row % 6],
         min_p=np.array([0, 0, 0.01, 0, 1e-6, 0, 0])[row % 7],
-        wanted=row % 11 != 3,
+        active=row % 11 != 3,
     )
 
 
@@ -71,11 +71,11 @@ def check(logits: np.ndarray, settings: Settings) -> int:
     expected, expected_finite = map(np.asarray, _reference(logits, **settings))
     np.testing.assert_array_equal(finite, expected_finite)
     differ = tokens != expected
-    of_noise = {name: settings[name] for name in settings if name != "wanted"}
+    of_noise = {name: settings[name] for name in settings if name != "active"}
     perturbed = np.asarray(_perturbed(logits, **of_noise))
     lines = np.arange(len(logits))
     gap = perturbed.max(axis=-1) - perturbed[lines, tokens]
-    may_differ = (settings["temperature"] > 0) & settings["wanted"] & (gap < 1e-4)
+    may_differ = (settings["temperature"] > 0) & settings["active"] & (gap < 1e-4)
     assert (may_differ | ~differ).all()
     return int((~differ).sum())
 
@@ -182,7 +182,7 @@ def test_what_is_not_finite_is_said_and_stays_in_its_row(isa: str, bad: float, a
     dirty[[1, 6, 7]] = np.where(np.arange(300)[None] == at, bad, dirty[[1, 6, 7]])
     dirty[12] = bad
     tokens, finite = run(dirty, settings)
-    assert np.flatnonzero(~finite).tolist() == [1, 3, 6, 7, 12, 14]  # 3 and 14 are not wanted
+    assert np.flatnonzero(~finite).tolist() == [1, 3, 6, 7, 12, 14]  # 3 and 14 are inactive
     others = finite
     np.testing.assert_array_equal(tokens[others], clean[others])
     assert ((tokens >= 0) & (tokens < 300)).all()
@@ -190,9 +190,9 @@ def test_what_is_not_finite_is_said_and_stays_in_its_row(isa: str, bad: float, a
         check(np.where((np.arange(22) == 12)[:, None], 0.0, dirty).astype(np.float32), settings)
 
 
-def test_rows_not_wanted_are_zero(isa: str) -> None:
+def test_inactive_rows_are_zero(isa: str) -> None:
     logits = np.full((5, 40), np.nan, np.float32)
-    tokens, finite = run(logits, settings_of(5, temperature=1, top_p=0.5, wanted=False))
+    tokens, finite = run(logits, settings_of(5, temperature=1, top_p=0.5, active=False))
     assert tokens.tolist() == [0] * 5
     assert not finite.any()
     assert run(logits[:0], settings_of(0))[0].shape == (0,)
@@ -219,7 +219,7 @@ def test_under_vmap(isa: str) -> None:
         (
             "top_k",
             np.zeros(3, np.int32),
-            r"top_k as int32 \[2\] beside logits \[2, 30\], got int32",
+            r"top_k as int32 \[2\] for logits \[2, 30\], got int32",
         ),
         ("seed", np.zeros((2, 3), np.uint32), r"seed as uint32 \[2, 2\] .* got uint32 \[2, 3\]"),
         ("logits", np.zeros((2, 0), np.float32), "at least one token, got a vocabulary of 0"),

@@ -1,6 +1,6 @@
-"""Causal attention over packed segments: whole sequences, nothing cached.
+"""Causal attention over packed segments: whole sequences, without a cache.
 
-With the C++ kernels its bits are those of paged attention: what is trained is what is served.
+With the C++ kernels its results equal those of paged attention to the bit: training = serving.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ def causal_attention(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Each token attends to itself and to those before it in its own segment.
+    """Each token attends to itself and to earlier tokens of its own segment.
 
     Args:
       q: [B, T, N, H].
       k: [B, T, K, H]; N is a multiple of K.
       v: [B, T, K, H].
-      segment_ids: [B, T] integers, one value along a segment and another in the next; 0 is padding,
-        and gets zeros. None is one segment a row.
+      segment_ids: [B, T] integers, equal within a segment and different in the next; 0 is padding,
+          whose output is zeros. None means that each row is one segment.
       window: the number of tokens seen, the current one included; None sees all.
-      scale: of the scores; None is H ** -0.5.
-      softcap: scores become softcap * tanh(scores / softcap); above 0; None leaves them.
+      scale: multiplies the scores q . k; None is H ** -0.5.
+      softcap: scores become softcap * tanh(scores / softcap); above 0; None for no cap.
 
     Returns:
       [B, T, N, H] in q's dtype; scores and softmax are float32.
 
     Raises:
-      ValueError: heads that do not match, or a bad window or softcap.
+      ValueError: the heads do not match, or the window or softcap is invalid.
     """
     B, T, N, H = q.shape
     if k.shape != v.shape or k.shape[:2] != (B, T) or k.shape[3] != H or N % k.shape[2]:

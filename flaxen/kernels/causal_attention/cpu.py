@@ -26,7 +26,7 @@ def runs(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
 def causal_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> jax.Array:
-    """As `reference.causal_attention`, where it `runs`; a segment's tokens lie together."""
+    """Like `reference.causal_attention`; requires `runs`, and segments of consecutive tokens."""
     return _call(q, k, v, segment_ids, options)
 
 
@@ -65,7 +65,7 @@ def _backward(
     options: Options, kept: _Kept, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     q, k, v, segment_ids = kept
-    if options.softcap is not None:  # the kernel has none
+    if options.softcap is not None:  # the gradient kernel has no softcap
         return *reference.gradient(q, k, v, segment_ids, options, cotangent), None
     q_bar, k_bar, v_bar = derivatives.call(
         _call_gradient,

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_BLOCK = 128  # queries whose scores are held at once
+_BLOCK = 128  # queries whose scores are in memory at once
 
 
 class Options(NamedTuple):
-    """What is the same for all tokens."""
+    """Options that are the same for all tokens."""
 
     window: int | None
     scale: float
@@ -21,7 +21,7 @@ class Options(NamedTuple):
 def causal_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> jax.Array:
-    """As flaxen.kernels.causal_attention.causal_attention."""
+    """See flaxen.kernels.causal_attention.causal_attention."""
     B, T, N, H = q.shape
     K = k.shape[2]
     grouped_q = q.reshape(B, T, K, N // K, H)
@@ -40,7 +40,7 @@ def gradient(
     options: Options,
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of q, k, v: recomputes the scores, of some queries at a time, in float32."""
+    """The gradients of q, k, v: computes the scores again in float32, some queries at a time."""
     B, T, N, H = q.shape
     K = k.shape[2]
     block = min(_BLOCK, T)
@@ -92,7 +92,7 @@ def _visible(
     T: int,
     window: int | None,
 ) -> jax.Array:
-    """Which of T keys these queries see, [B, queries, T]."""
+    """The mask [B, queries, T] of the keys that these queries see."""
     distance = queries[:, None] - jnp.arange(T)[None, :]
     visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     visible = jnp.broadcast_to(visible[None], (B, queries.shape[0], T))
@@ -107,6 +107,8 @@ def _capped(scores: jax.Array, softcap: float | None) -> jax.Array:
 
 
 def _softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
-    """Over what is visible; zeros where nothing is. Scores [B, K, G, T, S], visible [B, T, S]."""
+    """Softmax over visible keys; zeros if none is visible. Scores [B, K, G, T, S], visible [B, T,
+    S].
+    """
     visible = jnp.broadcast_to(visible[:, None, None], scores.shape)
     return jax.nn.softmax(scores, axis=-1, where=visible)

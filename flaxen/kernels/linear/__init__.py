@@ -1,8 +1,7 @@
-"""Linear layers, with what stands around them: norm, bias, gate, residual.
+"""Linear layers, fused with the operations around them: norm, bias, gate, residual.
 
-A weight is a plain array [I, O], which XLA multiplies, or a `PackedLinear`, which the C++ kernels
-do; either may have adapters beside it, as a `LoraWeight`. Deliberately does not know what the
-weight belongs to.
+A weight is a plain array [I, O], for XLA, or a `PackedLinear`, for the C++ kernels; a `LoraWeight`
+adds adapters to either. Deliberately does not know the layers of a model.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 
 AnyWeight = Weight | LoraWeight
 Bias = jax.Array | None  # [O]
-Norm = tuple[jax.Array, float]  # weight [I], and what is added to the mean square
+Norm = tuple[jax.Array, float]  # weight [I], and the epsilon added to the mean square
 
 
 def linear(
@@ -58,10 +57,10 @@ def linear(
       bias: [O] or None.
       norm: weight [I] and epsilon of an RMS norm over x, or None.
       residual: [..., O] or None.
-      out_dtype: of the result; None is x's.
+      out_dtype: the dtype of the result; None is x's.
 
     Raises:
-      ValueError: sizes that do not match.
+      ValueError: the sizes do not match.
     """
     (out,) = _linears(x, (weight,), (bias,), norm, residual, False, out_dtype)
     return out
@@ -74,16 +73,16 @@ def linears(
     *,
     norm: Norm | None = None,
 ) -> tuple[Float[Array, "*B _"], ...]:
-    """Several layers over the same input: norm(x) @ weight + bias for each.
+    """Several layers with the same input: norm(x) @ weight + bias for each.
 
     Args:
       x: [..., I] activations.
-      weights: each [I, O], of whatever O.
+      weights: each [I, O]; O may differ.
       biases: [O] or None, one for each weight.
       norm: weight [I] and epsilon of an RMS norm over x, or None.
 
     Raises:
-      ValueError: sizes that do not match.
+      ValueError: the sizes do not match.
     """
     return _linears(x, weights, biases, norm, None, False, None)
 
@@ -96,17 +95,17 @@ def gated_linear(
     *,
     norm: Norm | None = None,
 ) -> Float[Array, "*B O"]:
-    """silu(h @ gate + bias) * (h @ up + bias) where h is norm(x), https://arxiv.org/abs/2002.05202.
+    """silu(h @ gate + bias) * (h @ up + bias) with h = norm(x), https://arxiv.org/abs/2002.05202.
 
     Args:
       x: [..., I] activations.
       gate: [I, O].
       up: [I, O].
-      biases: of gate and up.
+      biases: the biases of gate and up.
       norm: weight [I] and epsilon of an RMS norm over x, or None.
 
     Raises:
-      ValueError: sizes that do not match.
+      ValueError: the sizes do not match.
     """
     if gate.shape != up.shape:
         raise ValueError(f"gate and up must have one shape, got {gate.shape} and {up.shape}")
@@ -117,12 +116,12 @@ def gated_linear(
 def embed(
     table: Float[Array, "V D"] | PackedLinear, ids: Int32[Array, "*B"], dtype: DTypeLike
 ) -> Float[Array, "*B D"]:
-    """Rows of a table by id, [..., D] in dtype; zeros where an id is negative, for padding.
+    """Looks up rows of a table by token id, [..., D] in dtype; a negative id (padding) gives zeros.
 
     Args:
-      table: [V, D], or packed as the unembedding [D, V] that it is tied to.
+      table: [V, D], or the packed unembedding [D, V] to which it is tied.
       ids: [...] below V.
-      dtype: of the result.
+      dtype: the dtype of the result.
     """
     if isinstance(table, PackedLinear):
         return gradients.embed(table, ids.reshape(-1), jnp.dtype(dtype)).reshape(
@@ -135,12 +134,12 @@ def embed(
 def unembed(
     x: Float[Array, "*B D"], table: Float[Array, "V D"] | PackedLinear, norm: Norm
 ) -> Float[Array, "*B V"]:
-    """float32 scores of every word: norm(x) against each row of the table.
+    """float32 logits: the products of norm(x) with each row of the table.
 
     Args:
       x: [..., D].
       table: [V, D], or packed as [D, V].
-      norm: weight [D] and epsilon of an RMS norm over x.
+      norm: the weight [D] and epsilon of an RMS norm over x.
     """
     if isinstance(table, PackedLinear):
         return linear(x, table, norm=norm, out_dtype=jnp.float32)
@@ -212,7 +211,9 @@ def _with_adapters(
     gated: bool,
     out_dtype: DTypeLike | None,
 ) -> tuple[jax.Array, ...]:
-    """Each base alone, then its adapters, then what else is fused: all in float32, rounded once."""
+    """The base layers, then their adapters, then the other fused operations, in float32, rounded
+    once.
+    """
     h = x if norm is None else rms_norm(x, *norm)
     bases = tuple(_base(each) for each in weights)
     outs = list(_linears(h, bases, biases, None, None, False, jnp.float32))

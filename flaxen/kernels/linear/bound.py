@@ -1,9 +1,9 @@
-"""Packed weights handed to a compiled step by where they lie, not one argument each.
+"""Passes packed weights to a compiled step by address instead of one argument for each.
 
-Each argument costs a call of a compiled step about 3 us of the host's time, and a quantized model
-has 700 of them. A bound tree has one table of addresses for the packed weights of each layer.
-XLA does not know of that memory: whoever binds arrays keeps them alive, unchanged and not donated,
-until the last step that reads them has ended.
+Each argument of a compiled step costs about 3 us of host time in every call, and a quantized model
+has 700. A bound tree has one table of addresses for the packed weights of each layer. XLA does not
+know that a step reads this memory: whoever binds arrays must keep them alive, unchanged and not
+donated, until the last step that reads them has finished.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ import numpy as np
 
 from flaxen.kernels.linear.packed import Leaf, PackedLinear
 
-_NUM_ADDRESSES = 3  # of a weight: data, scales, mins
+_NUM_ADDRESSES = 3  # of each weight: data, scales, mins
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Address:
-    """Stands for the arrays of a PackedLinear, in place of its data."""
+    """The address of a PackedLinear's arrays, used in place of its data."""
 
     table: Leaf  # [n, 6] uint32: the halves of three addresses, 0 for none
     row: int = dataclasses.field(metadata={"static": True})
     has_mins: bool = dataclasses.field(metadata={"static": True})
-    wide_scales: bool = dataclasses.field(metadata={"static": True})  # float32, and mins too
+    wide_scales: bool = dataclasses.field(metadata={"static": True})  # scales and mins are float32
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bound:
-    """A dict of parameters, its packed weights by address."""
+    """A dict of parameters whose packed weights are given by address."""
 
     table: Leaf
     others: dict[str, Any]
-    # Names and weights, each with an Address without its table.
+    # Names and weights; each has an Address without its table.
     packed: tuple[tuple[str | int, PackedLinear], ...] = dataclasses.field(
         metadata={"static": True}
     )
 
 
 def bind(params: Any) -> Any:
-    """The tree with the packed weights of each dict in it by address. See above for what that asks.
+    """Returns the tree with packed weights by address. The module's docstring says what to keep
+    alive.
 
     Args:
-      params: of dicts, tuples and arrays on the CPU.
+      params: a tree of dicts, tuples and arrays on the CPU.
     """
     if isinstance(params, tuple):
         return tuple(bind(each) for each in params)
@@ -65,7 +66,7 @@ def bind(params: Any) -> Any:
 
 
 def expand(params: Any) -> Any:
-    """A bound tree, in a trace, as the model knows it; another tree as it is."""
+    """In a trace: turns a bound tree back into the model's own; other trees are unchanged."""
     if isinstance(params, tuple):
         return tuple(expand(each) for each in params)
     if isinstance(params, dict):

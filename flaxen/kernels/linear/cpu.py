@@ -1,6 +1,6 @@
 """Calls of the C++ kernels for linear layers and embeddings; their gradients are in gradients.py.
 
-Deliberately does not know which layer of a model it is called for.
+Deliberately does not know the layers of a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.kernels.linear.repack import weight_fields, weight_leaves
 
 Operand = jax.Array | None
-Weights = tuple[PackedLinear | LoraWeight, ...]  # adapters are beside packed weights
+Weights = tuple[PackedLinear | LoraWeight, ...]  # packed weights, perhaps with adapters
 
 
 def linears(
@@ -32,10 +32,10 @@ def linears(
     *,
     keeps_gate: bool = False,
 ) -> tuple[jax.Array, ...]:
-    """As `reference.linears`, over rows x [T, I]; ids of adapters are [T].
+    """Like `reference.linears`, over rows x [T, I]; adapter ids are [T].
 
-    The residual may be float32 whatever x is. No gradient of its own; for that `keeps_gate` also
-    returns gate and up as they were before they met.
+    The residual may be float32 for any x. Has no gradient; `keeps_gate` also returns gate and up
+    before they are multiplied, which the gradient needs.
     """
     cpu_library.library()
     assert gated or not keeps_gate
@@ -63,9 +63,9 @@ def linears(
 
 
 def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    """Rows of a packed table by id: ids [T] to [T, I]; zeros where an id is negative.
+    """Looks up rows of a packed table: ids [T] to [T, I]; zeros for a negative id.
 
-    No gradient of its own.
+    Has no gradient.
     """
     cpu_library.library()
     out = jax.ShapeDtypeStruct((ids.shape[0], table.num_inputs), out_dtype)
@@ -77,13 +77,13 @@ def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Arra
 def lora_gradient(
     h: jax.Array, out_bar: jax.Array, weight: LoraWeight
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of a weight's adapters to their a, b and scales, as these are.
+    """The gradients of a weight's adapters for a, b and scales, in their shapes.
 
-    Sums run over the rows in order, in float32. Rows of zeros at the end cost nothing.
+    Sums run over the rows in order, in float32. Zero rows at the end cost nothing.
 
     Args:
-      h: [T, I], what the layer multiplied.
-      out_bar: [T, O] in h's dtype, the gradient to what came out.
+      h: [T, I], the layer's (normed) input.
+      out_bar: [T, O] in h's dtype, the gradient of the layer's output.
       weight: with ids [T].
     """
     cpu_library.library()

@@ -1,8 +1,9 @@
 """Linear layers and embeddings through the C++ kernels, with gradients through the same kernels.
 
-A backward multiplies with the packed transpose of the weight, made anew each time: that is a copy,
-small beside the product. What is not asked for (of frozen weights, say) the compiler drops, so no
-part here depends on more than it needs. Deliberately does not know which layer it is called for.
+A backward pass multiplies with the packed transpose of the weight, made each time: a copy is cheap
+compared with the product. The compiler drops gradients that are not used (of frozen weights, for
+example), so each part depends on what it needs only. Deliberately does not know the layers of a
+model.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def linears(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """As `cpu.linears`, differentiable."""
+    """Like `cpu.linears`, with gradients."""
     return cpu.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
 
 
@@ -65,7 +66,7 @@ def _differentiated(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """As `cpu.linears`, which may be differentiated again; gated ones keep gate and up."""
+    """Like `cpu.linears` in a backward pass, differentiable again; keeps gate and up."""
     outs: tuple[jax.Array, ...] = derivatives.call(
         functools.partial(cpu.linears, keeps_gate=gated),
         with_adapters.linears,
@@ -117,14 +118,14 @@ linears.defvjp(_forward, _backward)
 def _gate_gradients(
     gate: jax.Array, up: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Of silu(gate) * up to gate and up, in float32."""
+    """The gradients of silu(gate) * up for gate and up, in float32."""
     gate, up, out_bar = (each.astype(jnp.float32) for each in (gate, up, cotangent))
     share = jax.nn.sigmoid(gate)
     return out_bar * up * share * (1 + gate * (1 - share)), out_bar * gate * share
 
 
 def _input_gradient(outs_bar: list[jax.Array], weights: Weights) -> jax.Array:
-    """The sum of out_bar @ weight^T, in float32 from one weight to the next."""
+    """The sum of out_bar @ weight^T over the weights, in float32."""
     total = None
     for index, (out_bar, weight) in enumerate(zip(outs_bar, weights, strict=True)):
         is_last = index == len(weights) - 1
@@ -149,7 +150,7 @@ def _transposed(weight: PackedLinear | LoraWeight) -> PackedLinear | LoraWeight:
 
 
 def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> PackedLinear:
-    """h^T @ out_bar, packed as the weight is."""
+    """h^T @ out_bar, packed like the weight."""
     wide = jnp.dtype(jnp.float32)
     packed = pack_differentiated(out_bar)
     (found,) = _differentiated(h.T, (packed,), (None,), None, None, 0.0, False, wide)
@@ -165,7 +166,7 @@ def _weight_gradient(h: jax.Array, weight: PackedLinear, out_bar: jax.Array) -> 
 
 
 def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> LoraWeight:
-    """To the base, a, b and scales."""
+    """The gradients for the base weight, a, b and scales."""
     assert isinstance(weight.base, PackedLinear)
     a_bar, b_bar, scales_bar = derivatives.call(
         cpu.lora_gradient, with_adapters.lora_gradient, (h, out_bar, weight)
@@ -183,7 +184,7 @@ def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> Lora
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    """As `cpu.embed`, differentiable."""
+    """Like `cpu.embed`, with gradients."""
     return cpu.embed(table, ids, out_dtype)
 
 
@@ -202,7 +203,7 @@ def _embed_backward(
         _, pull_back = jax.vjp(lambda table: reference.embed(table, ids, out_dtype), table)
         return pull_back(cotangent)[0], None
     D, V = table.shape
-    places = jnp.where(ids >= 0, ids, V)  # past the end: dropped
+    places = jnp.where(ids >= 0, ids, V)  # an index beyond the end is dropped
     rows = jnp.zeros((V, D), jnp.float32).at[places].add(cotangent.astype(jnp.float32), mode="drop")
     data = transpose_differentiated(pack_differentiated(rows.astype(table.data.dtype))).data
     return dataclasses.replace(table, data=data), None

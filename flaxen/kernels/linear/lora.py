@@ -1,4 +1,4 @@
-"""A weight with low-rank adapters beside it, one chosen by each row: LoRA, arXiv:2106.09685.
+"""A weight with low-rank adapters (LoRA, arXiv:2106.09685), of which each row uses one or none.
 
 Deliberately does not know how adapters are trained, stored or named.
 """
@@ -11,24 +11,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Leaf = Any  # an array; in a tree that was mapped, what it was mapped to
+Leaf = Any  # an array; after a tree map, any type
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraWeight:
-    """y = base(x) + scales[id] * (x @ a[id]) @ b[id], with the id of x's row; base(x) for -1.
+    """y = base(x) + scales[id] * (x @ a[id]) @ b[id] with the id of x's row; base(x) if it is -1.
 
-    `a`, `b` and all sums with them are float32, whatever the base is.
+    `a`, `b` and all sums with them are float32, whatever the base's dtype.
     """
 
     base: Leaf  # a Weight [I, O]
     a: Leaf  # [n, I, R] float32
     b: Leaf  # [n, R, O] float32
     scales: Leaf  # [n] float32
-    ids: Leaf  # int32 below n, of x's leading axes
-    key: Leaf | None = None  # PRNG key; needed where there is dropout
-    # of the adapters' inputs, not the base's
+    ids: Leaf  # int32 below n, in the shape of x's leading axes
+    key: Leaf | None = None  # PRNG key; required for dropout
+    # dropout of the adapters' inputs, not of the base's
     dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
@@ -39,14 +39,14 @@ class LoraWeight:
 
 
 def check_adapters(weight: LoraWeight, batch: tuple[int, ...]) -> None:
-    """Checks what the kernels would read past the end of.
+    """Checks sizes that would make the kernels read beyond the end of an array.
 
     Args:
-      weight: with adapters.
+      weight: the weight with its adapters.
       batch: the leading axes of the inputs.
 
     Raises:
-      ValueError: sizes that do not match, or dtypes that adapters have not.
+      ValueError: sizes do not match, or a dtype is not allowed for adapters.
     """
     num, rank = weight.a.shape[0], weight.a.shape[2]
     num_inputs, num_outputs = weight.shape
@@ -65,14 +65,14 @@ def check_adapters(weight: LoraWeight, batch: tuple[int, ...]) -> None:
 
 
 def add_adapters(x: jax.Array, out: jax.Array, weight: LoraWeight) -> jax.Array:
-    """What `weight` gives, from what its base gave.
+    """Adds the adapters' part to the output of the base weight.
 
-    Computes every adapter for every row and keeps the row's own: for few adapters.
+    Computes every adapter for every row and keeps the row's own, which suits few adapters.
 
     Args:
       x: [..., I], the inputs.
       out: [..., O] float32, base(x).
-      weight: with ids of x's leading axes.
+      weight: has ids in the shape of x's leading axes.
 
     Returns:
       [..., O] float32.

@@ -1,7 +1,7 @@
-"""A linear layer's weight as the CPU kernels read it: tiles of 16 outputs, perhaps quantized.
+"""Packed weights: a linear layer's weight as the CPU kernels read it, perhaps quantized.
 
-Deliberately does not know files, nor which layer it belongs to. The layouts are those of
-`csrc/kernels.h`.
+The layout is tiles of 16 outputs, described in `csrc/kernels.h`. Deliberately does not know files,
+nor the layers of a model.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-TILE = 16  # outputs that lie together
-INPUT_MULTIPLE = 32  # inputs are padded with zeros to a multiple of it
+TILE = 16  # outputs of a tile
+INPUT_MULTIPLE = 32  # inputs are padded with zeros to a multiple of this
 
-Leaf = Any  # an array; in a tree that was mapped, what it was mapped to
+Leaf = Any  # an array; after a tree map, any type
 
 Format = Literal["float32", "bfloat16", "int8", "int4"]
 FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8", "int4")  # as numbered in C++
@@ -28,7 +28,7 @@ class PackedLinear:
 
       value(i, o) = scale(i // group, o) * (stored(i, o) - zero) + min(i // group, o)
 
-    where floats have neither scales nor mins.
+    Float formats have neither scales nor mins.
     """
 
     # float32 and int8 [O/16, I, 16]; bfloat16 [O/16, I/2, 16, 2];
@@ -49,7 +49,7 @@ class PackedLinear:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, scales and padding included."""
+        """Bytes in memory, including scales and padding."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
 
@@ -57,7 +57,7 @@ def pack(weight: jax.Array) -> PackedLinear:
     """Packs a float32 or bfloat16 weight [I, O] without loss. Differentiable.
 
     Raises:
-      ValueError: another dtype.
+      ValueError: the weight has another dtype.
     """
     if weight.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"only float32 and bfloat16 weights can be packed, got {weight.dtype}")

@@ -1,4 +1,4 @@
-"""Linear layers in plain jnp: what every implementation computes, and what is differentiated."""
+"""Linear layers in plain jnp: the definition of what every implementation computes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def linears(
       biases: [O] or None, one for each weight.
       norm: [I], the weight of an RMS norm over x; None for none.
       residual: [..., O], added to the output of the only weight; None for none.
-      eps: of the norm.
-      gated: the weights are gate and up, and there is one output.
-      out_dtype: of the outputs.
+      eps: the norm's epsilon.
+      gated: the two weights are gate and up, with one output.
+      out_dtype: the dtype of the outputs.
 
     Returns:
       [..., O] for each weight, or one if gated.
@@ -55,7 +55,7 @@ def linears(
 
 
 def embed(table: Weight, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    """Columns of an unembedding [D, V] by id, [..., D]; zeros where an id is negative."""
+    """Looks up columns of an unembedding [D, V] by id, [..., D]; zeros for a negative id."""
     values = unpack(table) if isinstance(table, PackedLinear) else table
     rows = values.T[jnp.maximum(ids, 0)].astype(out_dtype)
     return jnp.where((ids >= 0)[..., None], rows, jnp.zeros((), out_dtype))

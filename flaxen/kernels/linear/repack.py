@@ -1,7 +1,7 @@
-"""Weights from one form to another: plain, packed, packed transposed; by C++ where it is in use.
+"""Converts weights between plain, packed and packed transposed, with the C++ kernels if in use.
 
-Copies without loss, and differentiable: gradients go the same ways back. Deliberately does not
-know what is multiplied with them.
+These are lossless copies, and differentiable: gradients are converted back in the same way.
+Deliberately does not know the products.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def pack(weight: jax.Array) -> PackedLinear:
     """Packs a float32 or bfloat16 weight [I, O] without loss. Differentiable.
 
     Raises:
-      ValueError: another dtype.
+      ValueError: the weight has another dtype.
     """
     if not cpu_library.is_enabled() or weight.dtype not in (jnp.float32, jnp.bfloat16):
         return plain.pack(weight)
@@ -35,11 +35,11 @@ def pack(weight: jax.Array) -> PackedLinear:
 
 
 def transpose(weight: PackedLinear) -> PackedLinear:
-    """The weight [O, I] of a packed weight [I, O]: without loss for floats, whose gradient goes
-    through; float32 for quantized ones, whose does not.
+    """Transposes a packed weight [I, O] to [O, I]. Float weights keep their dtype and have a
+    gradient; quantized ones become float32 and have none.
 
     Args:
-      weight: of any format.
+      weight: a packed weight in any format.
     """
     I, O = weight.shape  # noqa: E741
     if weight.format in _DTYPES:
@@ -48,14 +48,14 @@ def transpose(weight: PackedLinear) -> PackedLinear:
 
 
 def pack_differentiated(weight: jax.Array) -> PackedLinear:
-    """As `pack` by C++, inside of a derivative, which may be differentiated in its turn."""
+    """Like `pack` by C++, for use in a backward pass; differentiable again."""
     return _floats(derivatives.call(_call_pack, _plain_pack, (weight,)), *weight.shape)
 
 
 def transpose_differentiated(weight: PackedLinear) -> PackedLinear:
-    """As `transpose` by C++, inside of a derivative, which may be differentiated in its turn.
+    """Like `transpose` by C++, for use in a backward pass; differentiable again.
 
-    The values of quantized weights count too: their scales are differentiated.
+    Here quantized weights have a gradient too, for their scales.
     """
     I, O = weight.shape  # noqa: E741
     dtype = _DTYPES.get(weight.format, jnp.dtype(jnp.float32))
@@ -68,7 +68,7 @@ def transpose_differentiated(weight: PackedLinear) -> PackedLinear:
 
 
 def weight_fields(weight: PackedLinear) -> list[int]:
-    """What ffi.cpp reads of a weight by itself: see kWeightFields there."""
+    """The attributes of a weight that ffi.cpp reads: see kWeightFields there."""
     group = weight.group or _padded(weight.num_inputs)
     row, has_mins, wide_scales = -1, weight.mins is not None, False
     if isinstance(weight.data, Address):
@@ -79,7 +79,7 @@ def weight_fields(weight: PackedLinear) -> list[int]:
 
 
 def weight_leaves(weight: PackedLinear) -> list[jax.Array]:
-    """The arrays that `weight_fields` describe."""
+    """The arrays that `weight_fields` describes."""
     if isinstance(weight.data, Address):
         return [weight.data.table]
     return [leaf for leaf in (weight.data, weight.scales, weight.mins) if leaf is not None]

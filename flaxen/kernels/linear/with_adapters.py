@@ -1,6 +1,6 @@
-"""Linear layers in plain jnp with all that the C++ kernel has, adapters and kept gates too.
+"""Linear layers in plain jnp with every feature of the C++ kernel, including adapters and gates.
 
-It is what the kernel's derivatives are differentiated as, so nothing in it is a kernel.
+JAX differentiates this in place of the kernel's gradients, so it contains no kernel calls.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def linears(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """As `reference.linears`. A gated layer also gives gate and up, as they were before they met.
+    """Like `reference.linears`. A gated layer also returns gate and up before they are multiplied.
 
     Args:
       x: [T, I].
-      weights: each [I, O], packed; ids of adapters are [T].
+      weights: each [I, O], packed; adapter ids are [T].
       biases: [O] or None, one for each weight.
       norm: [I] or None.
       residual: [T, O] or None.
-      eps: of the norm.
+      eps: the norm's epsilon.
       gated: the weights are gate and up.
-      out_dtype: of all outputs.
+      out_dtype: the dtype of all outputs.
     """
     h = x if norm is None else norm_reference.rms_norm(x, norm, eps)
     outs = [_product(h, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
@@ -52,7 +52,7 @@ def linears(
 def lora_gradient(
     h: jax.Array, out_bar: jax.Array, weight: LoraWeight
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `cpu.lora_gradient`."""
+    """Like `cpu.lora_gradient`."""
     base = jnp.zeros(out_bar.shape, jnp.float32)
 
     def added(a: jax.Array, b: jax.Array, scales: jax.Array) -> jax.Array:

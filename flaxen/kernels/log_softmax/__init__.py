@@ -1,4 +1,4 @@
-"""Log-probabilities of logits, with the same bits for a row whatever the rows beside it.
+"""Log-probabilities of logits; a row's bits do not depend on the other rows.
 
 XLA's sum over the vocabulary has an order that depends on the number of rows, so that on the CPU
 the C++ kernel computes it where it is in use.

@@ -1,7 +1,7 @@
 """Attention over paged keys and values: one ragged row of tokens mixes prefill and decode.
 
-Every implementation has the signature of `reference.paged_attention`. Each backend has pages of
-its own form, made by `empty_cache`: a cache belongs to the backend that it was made for.
+Every implementation has the signature of `reference.paged_attention`. Each backend has its own
+layout of pages, made by `empty_cache`: a cache can only be used with the backend it was made for.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ def empty_cache(
     *,
     backend: Backend,
 ) -> KvPages | CpuPages:
-    """A layer's pages, of zeros, in the form that the backend reads.
+    """Makes a layer's pages, filled with zeros, in the backend's layout.
 
     Args:
-      num_pages: how many.
+      num_pages: the number of pages.
       page_size: tokens; a multiple of 16 for the CPU's kernel, a divisor of 128 for XLA.
       num_kv_heads: K.
       head_dim: H; even for the CPU's kernel.
       dtype: float32 or bfloat16 for the CPU's kernel.
-      backend: what will read them.
+      backend: the backend that reads the pages.
 
     Raises:
-      ValueError: a size or dtype that the CPU's kernel does not have.
+      ValueError: the CPU's kernel does not support a size or the dtype.
     """
     make = find_implementation("paged_attention", _EMPTY_PAGES, backend)
     return make(num_pages, page_size, num_kv_heads, head_dim, dtype)
 
 
 def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
-    """Whether the backend has pages for such heads: `empty_cache` would not refuse them.
+    """Whether the backend supports pages for such heads, so that `empty_cache` accepts them.
 
     Args:
       head_dim: H.
-      dtype: of keys and values.
-      backend: what will read them.
+      dtype: the dtype of keys and values.
+      backend: the backend that reads the pages.
     """
     return backend is not Backend.CPU or cpu.has_heads(head_dim, dtype)
 
@@ -82,6 +82,6 @@ def paged_attention(
     sinks: Float32[Array, N] | None = None,
     backend: Backend,
 ) -> tuple[Float[Array, "T N H"], KvPages | CpuPages]:
-    """As `reference.paged_attention`, over the backend's cache of `empty_cache`."""
+    """Like `reference.paged_attention`, over the backend's own cache from `empty_cache`."""
     run = find_implementation("paged_attention", IMPLEMENTATIONS, backend)
     return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)

@@ -1,4 +1,4 @@
-"""Which tokens of a step belong to which sequence, and where their pages are."""
+"""The batch of one step: the sequence of each token, and the pages of each sequence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-# Keys and values of one layer, as XLA reads them, and as the C++ kernel does.
+# Keys and values of one layer, in the layout for XLA and in that for the C++ kernel.
 KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
 CpuPages = Float[Array, "pages 2 K words"]
 
@@ -19,8 +19,8 @@ class PagedBatch(NamedTuple):
     tokens. A padding sequence has no tokens and a kv_len of 0; padding tokens come last.
     """
 
-    kv_lens: Int32[Array, S]  # tokens with this step's included
-    page_table: Int32[Array, "S P"]  # page ids; entries past the sequence's pages are not read
+    kv_lens: Int32[Array, S]  # tokens of each sequence, including this step's
+    page_table: Int32[Array, "S P"]  # page ids; entries beyond a sequence's pages are not read
     cu_q_lens: Int32[Array, S + 1]
 
     def token_sequences(self, num_tokens: int) -> Int32[Array, T]:

@@ -1,9 +1,9 @@
-"""Paged attention in blocks, for XLA: the path of every platform that has no kernel of its own.
+"""Paged attention in blocks, for XLA: used on every platform that has no kernel of its own.
 
-The new tokens are cut into query blocks of one sequence each, and groups of query blocks walk
-over the keys in blocks at absolute positions with a running softmax. Both loops run as often as
-the batch needs, so one compiled shape serves every context length, and a block that lies wholly
-outside a token's sight leaves its result unchanged to the bit.
+The new tokens are split into query blocks of one sequence each. Groups of query blocks loop over
+key blocks at absolute positions with a running softmax. Both loops run as often as the batch needs,
+so one compiled shape serves every context length. A key block that a token does not see does not
+change its result in any bit.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _UNSEEN = -1e30  # the running maximum before any key: finite, so that differenc
 def empty_pages(
     num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
 ) -> KvPages:
-    """A layer's keys and values, of zeros, [pages, page_size, K, H] each.
+    """Makes a layer's keys and values, [pages, page_size, K, H] each, filled with zeros.
 
     Args:
-      num_pages: how many.
+      num_pages: the number of pages.
       page_size: tokens, a divisor of KEY_BLOCK.
       num_kv_heads: K.
       head_dim: H.
-      dtype: of both.
+      dtype: the dtype of keys and values.
     """
     shape = (num_pages, page_size, num_kv_heads, head_dim)
     return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
@@ -49,7 +49,7 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
 ) -> tuple[Float[Array, "T N H"], KvPages]:
-    """As `reference.paged_attention`.
+    """Like `reference.paged_attention`.
 
     Raises:
       ValueError: the page size does not divide the key block.
@@ -91,7 +91,8 @@ def paged_attention(
             slots = b * KEY_BLOCK + jnp.arange(KEY_BLOCK)
             distance = position_g[:, :, None] - slots[None, None]
             seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-            # Slots that no token sees may hold another sequence's leavings, even NaN: 0 * NaN.
+            # Slots that no token sees may have old values of another sequence, even NaN, and 0 *
+            # NaN is NaN.
             values = jnp.where(jnp.any(seen, axis=1)[:, :, None, None], values, 0)
             scores = jnp.einsum(
                 "gKrH,gsKH->gKrs", q_g, keys, preferred_element_type=jnp.float32
@@ -113,7 +114,7 @@ def paged_attention(
 
         shape = (group, K, block * (N // K))
         state = (jnp.full(shape, _UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, H)))
-        if sinks is not None:  # each a score without a value, before all others
+        if sinks is not None:  # a sink is a score without a value, before all keys
             by_row = jnp.tile(sinks.reshape(1, K, N // K), (group, 1, block))
             state = (by_row, jnp.ones(shape), state[2])
         _, total, acc = jax.lax.fori_loop(low, high, attend_block, state)
@@ -122,13 +123,13 @@ def paged_attention(
         return jax.lax.dynamic_update_slice_in_dim(out, acc.astype(q.dtype), g * group, axis=0)
 
     out = jnp.zeros((num_blocks, block, K, N // K, H), q.dtype)
-    if num_blocks == group:  # one group: no loop, which would only be more to compile
+    if num_blocks == group:  # one group needs no loop, which would only take longer to compile
         out = attend_group(jnp.int32(0), out)
     else:
         num_groups = (ends[-1] + group - 1) // group
         out = jax.lax.fori_loop(0, num_groups, attend_group, out)
 
-    # Back from query blocks to tokens.
+    # From query blocks back to tokens.
     tokens = jnp.arange(T)
     sequences = batch.token_sequences(T)
     in_sequence = tokens - batch.cu_q_lens[sequences]
@@ -138,16 +139,17 @@ def paged_attention(
 
 
 class _QueryBlocks(NamedTuple):
-    """Tokens cut into blocks of one sequence each, in order; those past the last are padding."""
+    """Tokens split into blocks of one sequence each, in order; further blocks are padding."""
 
-    starts: jax.Array  # [blocks] the first token of each
-    owners: jax.Array  # [blocks] its sequence
-    positions: jax.Array  # [blocks, block] of its tokens in the sequence; -1 is padding
-    ends: jax.Array  # [S] the block after each sequence's last
+    starts: jax.Array  # [blocks] the first token of each block
+    owners: jax.Array  # [blocks] the sequence of each block
+    # [blocks, block] the position of each token in its sequence; -1 for padding.
+    positions: jax.Array
+    ends: jax.Array  # [S] the block after each sequence's last one
 
 
 def _query_blocks(batch: PagedBatch, T: int, block: int, group: int) -> _QueryBlocks:
-    """Cuts the T tokens into blocks of at most `block`; their number is a multiple of `group`."""
+    """Splits the T tokens into blocks of at most `block`; their number is a multiple of `group`."""
     S = batch.kv_lens.shape[0]
     q_lens = jnp.diff(batch.cu_q_lens)
     ends = jnp.cumsum(-(-q_lens // block))

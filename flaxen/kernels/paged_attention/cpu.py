@@ -1,4 +1,4 @@
-"""Paged attention by the C++ kernel, over a cache whose pages lie as that kernel reads them.
+"""Paged attention by the C++ kernel, over pages in that kernel's own layout.
 
 Deliberately does not know the algorithm: csrc/attention.inc.
 """
@@ -16,19 +16,19 @@ from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.paged_attention import reference
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 
-PAGE_MULTIPLE = 16  # tokens: a page is whole groups of keys
+PAGE_MULTIPLE = 16  # tokens: a page is a whole number of key groups
 
 
 def empty_pages(
     num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
 ) -> CpuPages:
-    """A layer's pages, keys and values in one array.
+    """Makes a layer's pages, with keys and values in one array.
 
-    With words of r = 4 / itemsize numbers, a page and kv head hold their keys as
-    [head_dim / r, page_size, r] and their values as [page_size / r, head_dim, r].
+    With r = 4 / itemsize numbers in a 32-bit word, a page has a kv head's keys as [head_dim / r,
+    page_size, r] and its values as [page_size / r, head_dim, r].
 
     Args:
-      num_pages: how many.
+      num_pages: the number of pages.
       page_size: tokens, a multiple of 16.
       num_kv_heads: K.
       head_dim: H, even.
@@ -38,14 +38,14 @@ def empty_pages(
       [pages, 2, K, page_size * H] zeros.
 
     Raises:
-      ValueError: a size or dtype that the kernel has not.
+      ValueError: the kernel does not support a size or the dtype.
     """
     _check_sizes(page_size, head_dim, jnp.dtype(dtype))
     return jnp.zeros((num_pages, 2, num_kv_heads, page_size * head_dim), dtype)
 
 
 def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
-    """Whether the kernel has heads of this size and dtype."""
+    """Whether the kernel supports heads of this size and dtype."""
     return head_dim % 2 == 0 and dtype in (jnp.float32, jnp.bfloat16)
 
 
@@ -61,16 +61,17 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
 ) -> tuple[Float[Array, "T N H"], CpuPages]:
-    """As `reference.paged_attention`, over `empty_pages`; in place where the pages are donated.
+    """Like `reference.paged_attention`, over `empty_pages`; in place if the pages are donated.
 
     Sums and softmax are float32, and only the result is rounded to q's dtype. A token's bits depend
-    on its own sequence alone. Tokens of a sequence that its page table cannot hold get zeros, and
-    entries of the table that are no page are not written to.
+    on its own sequence only. Tokens for which the page table has no room get zeros, and table
+    entries that are not valid pages are never written to.
 
-    Its gradient is the reference's, which gathers all of a token's slots: for short contexts.
+    The gradient is the reference's, which gathers all slots of each token: for short contexts.
 
     Raises:
-      ValueError: dtypes differ, or a size or dtype that the kernel has not, or a bad option.
+      ValueError: dtypes differ, the kernel does not support a size or dtype, or an option is
+          invalid.
       RuntimeError: the kernels were not built.
     """
     T, N, H = q.shape
@@ -81,7 +82,7 @@ def paged_attention(
     if words % H:
         raise ValueError(f"pages of {words} numbers a head do not hold heads of {H}")
     _check_sizes(words // H, H, q.dtype)
-    # The kernel would read past the end of what is too small.
+    # The kernel would read beyond the end of arrays that are too small.
     sinks_shape = (N,) if sinks is None else sinks.shape
     if not k.shape == v.shape == (T, K, H) or N % K or sinks_shape != (N,):
         raise ValueError(
@@ -97,7 +98,7 @@ def paged_attention(
 
 
 def to_reference(pages: CpuPages, page_size: int, head_dim: int) -> KvPages:
-    """The same keys and values as `reference` and `blocked` hold them, [pages, page_size, K, H].
+    """Converts pages to the layout of `reference` and `blocked`, [pages, page_size, K, H].
 
     Args:
       pages: [pages, 2, K, page_size * H].

@@ -1,4 +1,4 @@
-"""Paged attention as plainly as it can be written: every token against every slot of its pages."""
+"""Paged attention in its simplest form: every token against every slot of its pages."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ def paged_attention(
       k: [T, K, H] new keys; N is a multiple of K.
       v: [T, K, H] new values.
       cache: keys and values, [pages, page size, K, H] each.
-      batch: which token belongs where.
+      batch: the sequences and pages of the tokens.
       window: the number of tokens seen, the current one included; None sees all.
-      scale: of the scores; None is H ** -0.5.
-      softcap: scores become softcap * tanh(scores / softcap); above 0; None leaves them.
-      sinks: [N] a score for each query head that takes its share of the softmax, but has no value.
+      scale: multiplies the scores q . k; None is H ** -0.5.
+      softcap: scores become softcap * tanh(scores / softcap); above 0; None for no cap.
+      sinks: [N] attention sinks: for each query head a score that takes part in the softmax without
+          a value.
 
     Returns:
       [T, N, H] in q's dtype (padding tokens: zeros), and the updated cache.
@@ -47,10 +48,10 @@ def paged_attention(
     slots = jnp.arange(tables.shape[1] * k_pages.shape[1])
     distance = positions[:, None] - slots[None, :]
     visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    # Stale slots may hold NaN, and 0 * NaN is NaN: here, and in the gradient of the scores.
+    # Stale slots may contain NaN, and 0 * NaN is NaN, here and in the gradient of the scores.
     keys = jnp.where(visible[..., None, None], k_pages[tables].reshape(T, -1, K, H), 0)
     values = jnp.where(visible[..., None, None], v_pages[tables].reshape(T, -1, K, H), 0)
-    visible = visible.at[:, 0].set(visible[:, 0] | (positions < 0))  # padding: no 0 / 0
+    visible = visible.at[:, 0].set(visible[:, 0] | (positions < 0))  # avoids 0 / 0 for padding
     grouped_q = q.reshape(T, K, N // K, H)
     scores = jnp.einsum("TKGH,TSKH->TKGS", grouped_q, keys, preferred_element_type=jnp.float32)
     scores = scores * (H**-0.5 if scale is None else scale)

@@ -1,4 +1,4 @@
-"""Puts new keys and values into their pages, in place where the cache is donated."""
+"""Writes new keys and values to their pages, in place if the cache is donated."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 def write_pages(
     k: Float[Array, "T K H"], v: Float[Array, "T K H"], cache: KvPages, batch: PagedBatch
 ) -> KvPages:
-    """The cache with k and v [T, K, H] at their tokens' slots; padding tokens are dropped."""
+    """Writes k and v [T, K, H] to their tokens' slots; padding tokens are dropped."""
     k_pages, v_pages = cache
     num_pages, page_size = k_pages.shape[:2]
     T = k.shape[0]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     pages = batch.page_table[sequences, jnp.maximum(positions, 0) // page_size]
-    pages = jnp.where(positions >= 0, pages, num_pages)  # out of range: dropped
+    pages = jnp.where(positions >= 0, pages, num_pages)  # an index out of range is dropped
     slots = jnp.maximum(positions, 0) % page_size
     return (
         k_pages.at[pages, slots].set(k.astype(k_pages.dtype), mode="drop"),

@@ -16,8 +16,8 @@ def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Fl
       eps: added to the mean square, above 0.
 
     Returns:
-      [..., D] in x's dtype; the norm itself is computed in float32, and rounded to x's dtype before
-      the weight.
+      [..., D] in x's dtype. The norm is computed in float32 and rounded to x's dtype before it is
+      multiplied by the weight.
     """
     if cpu.runs(x):
         return cpu.rms_norm(x, weight, eps)

@@ -1,4 +1,4 @@
-"""The RMS norm by the C++ kernel; its gradients by the reference."""
+"""The RMS norm by the C++ kernel, with the reference's gradient."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def runs(x: jax.Array) -> bool:
 
 
 def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
-    """As flaxen.kernels.rms_norm.rms_norm, where it `runs`."""
+    """See flaxen.kernels.rms_norm.rms_norm; requires `runs`."""
     return _rms_norm(x, weight, float(eps))
 
 
 def differentiated(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    """The same inside of a derivative, which may be differentiated in its turn."""
+    """The same for use in a backward pass; differentiable again."""
     found: jax.Array = derivatives.call(_call, reference.rms_norm, (x, weight), (eps,))
     return found
 
@@ -36,7 +36,7 @@ def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     cpu_library.library()
-    # Sequential: under vmap a weight may have the axis too, and the kernel takes one weight.
+    # Sequential, because under vmap the weight may be batched too, and the kernel takes one weight.
     call = jax.ffi.ffi_call(
         "flaxen_rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
     )

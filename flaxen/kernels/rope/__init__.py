@@ -15,7 +15,7 @@ def apply_rope(
     cos: Float[Array, "*B 1 half"],
     sin: Float[Array, "*B 1 half"],
 ) -> Float[Array, "*B heads H"]:
-    """Rotates the pairs (i, i + H/2) of x by the tables' angles, in float32.
+    """Rotates the pairs (i, i + H/2) of x by the angles of the tables, in float32.
 
     Args:
       x: [..., heads, H], H even.
@@ -26,12 +26,12 @@ def apply_rope(
       [..., heads, H] in x's dtype.
 
     Raises:
-      ValueError: the tables do not hold H/2 angles.
+      ValueError: the tables do not have H/2 angles.
     """
     head_dim, half = x.shape[-1], cos.shape[-1]
     if head_dim != 2 * half:
         raise ValueError(
-            f"rope rotates pairs, and {half} angles are no half of a head of {head_dim}: make the "
+            f"rope rotates pairs, but {half} angles are not half of a head of {head_dim}: make the "
             "tables for this head_dim"
         )
     if cpu.runs(x, cos, sin):

@@ -1,4 +1,4 @@
-"""The rotation of rope by the C++ kernel; its gradient is the rotation back."""
+"""The rotation of rope by the C++ kernel; its gradient is the inverse rotation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def apply_rope(
     cos: Float[Array, "*B 1 half"],
     sin: Float[Array, "*B 1 half"],
 ) -> Float[Array, "*B heads H"]:
-    """As flaxen.kernels.rope.apply_rope, where it `runs`."""
+    """See flaxen.kernels.rope.apply_rope; requires `runs`."""
     half = cos.shape[-1]
     tokens = x.reshape(-1, *x.shape[-2:])
     out: jax.Array = _apply_rope(tokens, cos.reshape(-1, half), sin.reshape(-1, half))
@@ -59,7 +59,7 @@ def _backward(
     kept: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, cos, sin = kept
-    # Of the tables by the reference; where nobody asks for it, it is not computed.
+    # The gradient of the tables is the reference's; it is only computed if it is used.
     _, pull_back = jax.vjp(lambda cos, sin: _reference(x, cos, sin), cos, sin)
     back: jax.Array = derivatives.call(_call, _reference, (gradient, cos, -sin))
     return back, *pull_back(gradient)

@@ -11,7 +11,7 @@ def apply_rope(
     cos: Float[Array, "*B 1 half"],
     sin: Float[Array, "*B 1 half"],
 ) -> Float[Array, "*B heads H"]:
-    """As flaxen.kernels.rope.apply_rope."""
+    """See flaxen.kernels.rope.apply_rope."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)

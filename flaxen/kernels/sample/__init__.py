@@ -1,6 +1,6 @@
-"""A token for each row of logits: the largest, or a draw from what the filters keep.
+"""Samples a token for each row of logits: the argmax, or a sample of what the filters keep.
 
-Deliberately does not know: penalties and whatever else changes logits before it, log-probabilities.
+Deliberately does not know: log-probabilities, penalties and other changes of the logits.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ def sample(
     min_p: Float32[Array, S],
     seed: UInt32[Array, "S 2"],
     position: Int32[Array, S],
-    wanted: Bool[Array, S],
+    active: Bool[Array, S],
 ) -> tuple[Int32[Array, S], Bool[Array, S]]:
-    """Chooses a token of each row, by that row's numbers alone. It has no gradient.
+    """Samples a token for each row, depending on that row's values only. It has no gradient.
 
     Args:
-      logits: [S, V], V at least 1; -inf is no candidate.
-      temperature: [S], 0 or above; 0 takes the largest, the first of equals.
-      top_k: [S], at least 0; keeps the k largest, and what equals the last of them. 0 keeps all.
-      top_p: [S], 0 to 1; keeps the fewest likeliest that hold this share of what min_p and top_k
-        leave, and what equals the last of them. 1 keeps all, 0 the likeliest.
-      min_p: [S], 0 to 1; keeps what is at least so many times as likely as the likeliest.
+      logits: [S, V], V at least 1; a token with -inf is never sampled.
+      temperature: [S], at least 0; 0 takes the largest logit, the first of equal ones.
+      top_k: [S], at least 0; keeps the k largest logits, and those equal to the last of them. 0
+          keeps all.
+      top_p: [S], 0 to 1; of the tokens that min_p and top_k keep, keeps the fewest likeliest with
+          at least this share of the probability, and those equal to the last of them. 1 keeps all,
+          0 the likeliest.
+      min_p: [S], 0 to 1; keeps tokens at least min_p times as likely as the likeliest.
       seed: [S, 2], the two halves of each row's seed.
-      position: [S], of the new token in its sequence: the other part of the noise's key.
-      wanted: [S]; rows that are not cost nothing.
+      position: [S], the new token's position in its sequence: the other part of the noise's key.
+      active: [S]; inactive rows (False) cost nothing.
 
     Returns:
-      Token ids [S], and whether all logits of the row are finite [S]; 0 and false where not wanted.
-      In a row with NaN or inf the id is one of the vocabulary, and means nothing.
+      Token ids [S], and whether all logits of the row are finite [S]; 0 and False for inactive
+      rows. For a row with NaN or inf the id is in the vocabulary, but meaningless.
 
     Raises:
-      ValueError: shapes that do not match, another dtype, or no vocabulary.
+      ValueError: shapes do not match, a dtype is wrong, or the vocabulary is empty.
     """
     args = {
         "logits": (logits, jnp.float32, (logits.shape[0], logits.shape[-1])),
@@ -52,15 +54,15 @@ def sample(
         "min_p": (min_p, jnp.float32, logits.shape[:1]),
         "seed": (seed, jnp.uint32, (logits.shape[0], 2)),
         "position": (position, jnp.int32, logits.shape[:1]),
-        "wanted": (wanted, jnp.bool_, logits.shape[:1]),
+        "active": (active, jnp.bool_, logits.shape[:1]),
     }
     for name, (value, dtype, shape) in args.items():
         if value.shape != shape or value.dtype != dtype:
             raise ValueError(
-                f"sample needs {name} as {jnp.dtype(dtype)} {list(shape)} beside logits "
+                f"sample needs {name} as {jnp.dtype(dtype)} {list(shape)} for logits "
                 f"{list(logits.shape)}, got {value.dtype} {list(value.shape)}"
             )
     if logits.shape[1] == 0:
         raise ValueError("sample needs logits of at least one token, got a vocabulary of 0")
     run = cpu.sample if cpu.runs() else reference.sample
-    return run(logits, temperature, top_k, top_p, min_p, seed, position, wanted)
+    return run(logits, temperature, top_k, top_p, min_p, seed, position, active)

@@ -21,9 +21,9 @@ def sample(
     min_p: jax.Array,
     seed: jax.Array,
     position: jax.Array,
-    wanted: jax.Array,
+    active: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """As flaxen.kernels.sample.sample."""
+    """See flaxen.kernels.sample.sample."""
     cpu_library.library()
     num_rows = logits.shape[:1]
     results = (
@@ -31,5 +31,5 @@ def sample(
         jax.ShapeDtypeStruct(num_rows, jnp.bool_),
     )
     call = jax.ffi.ffi_call("flaxen_sample", results, vmap_method="sequential")
-    tokens, finite = call(logits, temperature, top_k, top_p, min_p, seed, position, wanted)
+    tokens, finite = call(logits, temperature, top_k, top_p, min_p, seed, position, active)
     return tokens, finite

@@ -1,8 +1,8 @@
 """top-k, top-p and min-p in plain jnp: thresholds on the logits, without a sort.
 
-The bits of a float32, read as an integer after a small change, are in the order of the floats. So
-the threshold is found by bisection over 32 bits, each a comparison and a sum over the vocabulary:
-exact, and cheap where a sort is slow. Tokens with equal logits are kept or dropped together.
+The bits of float32 numbers, read as integers after a small change, have the order of the floats. So
+a threshold is found by bisection over 32 bits, each with a comparison and a sum over the
+vocabulary: exact, and cheaper than a sort. Tokens with equal logits are kept or dropped together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 def filter_top_k(logits: jax.Array, top_k: jax.Array) -> jax.Array:
-    """Keeps the top_k largest of each row.
+    """Keeps the top_k largest logits of each row.
 
     Args:
       logits: float32 [S, V].
@@ -33,12 +33,12 @@ def filter_top_k(logits: jax.Array, top_k: jax.Array) -> jax.Array:
 
 
 def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Keeps the fewest most likely tokens that hold top_p of each row's probability.
+    """Keeps the fewest most likely tokens with at least top_p of each row's probability.
 
     https://arxiv.org/abs/1904.09751, section 3.1.
 
     Args:
-      logits: float32 [S, V]; -inf is no candidate.
+      logits: float32 [S, V]; -inf is never kept.
       top_p: float32 [S], [0, 1]; 1 keeps all, 0 only the likeliest.
 
     Returns:
@@ -46,7 +46,8 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     """
     keys = _ordered(logits)
     mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    wanted = jnp.maximum(top_p * row_sum(mass), 1e-30)  # above 0, which no token at all would hold
+    # Above 0, which an empty set would already reach.
+    wanted = jnp.maximum(top_p * row_sum(mass), 1e-30)
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
         return row_sum(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
@@ -72,15 +73,17 @@ def filter_min_p(logits: jax.Array, min_p: jax.Array) -> jax.Array:
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """Unsigned integers in the order of the floats."""
-    x = jnp.where(x == 0, 0.0, x)  # -0 is 0
+    """Maps floats to unsigned integers with the same order."""
+    x = jnp.where(x == 0, 0.0, x)  # -0 becomes 0
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     sign = jnp.uint32(0x8000_0000)
     return jnp.where(bits & sign, ~bits, bits | sign)
 
 
 def _largest(holds: Callable[[jax.Array], jax.Array], num_rows: int) -> jax.Array:
-    """The largest uint32 of each row for which `holds` is true; it is for 0, and then not again."""
+    """The largest uint32 of each row for which `holds` is true; `holds` is monotone, and true for
+    0.
+    """
 
     def try_bit(i: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | (jnp.uint32(0x8000_0000) >> i.astype(jnp.uint32))

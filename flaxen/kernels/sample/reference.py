@@ -1,7 +1,7 @@
-"""Sampling in plain jnp: the definition of what the kernel does, and what runs without it.
+"""Sampling in plain jnp: the definition of the kernel, and the implementation without it.
 
-Work that no row asks for is skipped at run time, and adds nothing to the bits of rows that did not
-ask for it.
+Filters that no row uses are skipped at run time; a row that does not use a filter gets the same
+bits either way.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ def sample(
     min_p: jax.Array,
     seed: jax.Array,
     position: jax.Array,
-    wanted: jax.Array,
+    active: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """As flaxen.kernels.sample.sample."""
+    """See flaxen.kernels.sample.sample."""
     greedy = _argmax(logits)
-    is_random = wanted & (temperature > 0)
+    is_random = active & (temperature > 0)
 
-    def draw() -> jax.Array:
-        heat = jnp.where(is_random, temperature, 0)
-        noisy = perturbed(logits, heat, top_k, top_p, min_p, seed, position)
+    def sampled() -> jax.Array:
+        positive = jnp.where(is_random, temperature, 0)
+        noisy = perturbed(logits, positive, top_k, top_p, min_p, seed, position)
         return jnp.where(is_random, _argmax(noisy), greedy)
 
-    tokens = jax.lax.cond(jnp.any(is_random), draw, lambda: greedy)
-    finite = jnp.isfinite(row_sum(logits))  # XLA's max may pass over a NaN, a sum does not
-    return jnp.where(wanted, tokens, 0), wanted & finite
+    tokens = jax.lax.cond(jnp.any(is_random), sampled, lambda: greedy)
+    finite = jnp.isfinite(row_sum(logits))  # XLA's max may ignore a NaN, a sum does not
+    return jnp.where(active, tokens, 0), active & finite
 
 
 def perturbed(
@@ -45,16 +45,17 @@ def perturbed(
     seed: jax.Array,
     position: jax.Array,
 ) -> jax.Array:
-    """Logits over temperature, plus Gumbel noise, where the filters keep them: [S, V].
+    """Logits divided by the temperature, plus Gumbel noise; -inf where the filters drop a token:
+    [S, V].
 
-    The largest of a row is a draw from its distribution, https://arxiv.org/abs/1611.01144, section
-    2. The noise comes from the row's own key (seed, position) and the token's id, never from the
-    batch. Rounding can only change a draw whose two largest are within it, where the inverse of a
-    cumulative sum has a boundary at every token.
+    The argmax of a row is a sample of its distribution, https://arxiv.org/abs/1611.01144, section
+    2. The noise depends on the row's key (seed, position) and the token id, never on the batch.
+    Rounding can only change a sample if the two largest values are within rounding error, whereas
+    inverting a cumulative sum has a boundary at every token.
     """
     is_random = temperature > 0
     divisor = jnp.where(is_random, temperature, 1)
-    # The largest becomes 0, which no temperature makes infinite.
+    # The largest logit becomes 0, so that no temperature makes it infinite.
     logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / divisor[:, None]
     logits = jax.lax.cond(
         jnp.any(is_random & ((top_k > 0) | (top_p < 1) | (min_p > 0))),
@@ -66,27 +67,27 @@ def perturbed(
 
 
 def _argmax(logits: jax.Array) -> jax.Array:
-    """As jnp.argmax, the first of equals, by two plain reductions: several times faster on CPU."""
+    """Like jnp.argmax, with two plain reductions: several times faster on CPU."""
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     is_largest = logits == jnp.max(logits, axis=-1, keepdims=True)
     first = jnp.min(jnp.where(is_largest, ids[None], logits.shape[-1]), axis=-1)
-    return jnp.minimum(first, logits.shape[-1] - 1)  # NaN equals nothing
+    return jnp.minimum(first, logits.shape[-1] - 1)  # if the maximum is NaN, nothing equals it
 
 
 def _gumbel(seed: jax.Array, position: jax.Array, vocab_size: int) -> jax.Array:
-    """Standard Gumbel numbers from (seed [S, 2], position [S], token id), float32 [S, V]."""
+    """Standard Gumbel noise from (seed [S, 2], position [S], token id), float32 [S, V]."""
     key_x, key_y, key_z = _pcg3d(seed[:, 0], seed[:, 1], position.astype(jnp.uint32))
     ids = jnp.arange(vocab_size, dtype=jnp.uint32)[None]
     bits, _, _ = _pcg3d(key_x[:, None] ^ ids, key_y[:, None] + ids, key_z[:, None])
-    # As -log(-log(1 - v)): float32 is fine-grained at small v, where the largest come from.
+    # As -log(-log(1 - v)): float32 is precise at small v, which gives the largest noise.
     v = (bits.astype(jnp.float32) + 0.5) * jnp.float32(2**-32)
     return -jnp.log(-jnp.log1p(-jnp.minimum(v, jnp.float32(1 - 2**-24))))
 
 
 def _pcg3d(x: jax.Array, y: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Three uint32 to three that look random: pcg3d, https://jcgt.org/published/0009/03/02/.
+    """Hashes three uint32 to three: pcg3d, https://jcgt.org/published/0009/03/02/.
 
-    A counter-based generator of a few operations: jax.random's takes seconds to compile.
+    A counter-based generator with few operations; jax.random's takes seconds to compile.
     """
     x, y, z = (word * jnp.uint32(1664525) + jnp.uint32(1013904223) for word in (x, y, z))
     for turn in range(2):
