@@ -180,7 +180,7 @@ class Model:
         return self.final_norm_on(self.backend, params, hidden)
 
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Computes float32 logits [..., V] from hidden states [..., D], including the final norm."""
+        """Computes float32 logits [..., V] from hidden states [..., D], with the final norm."""
         return self.unembed_on(self.backend, params, hidden)
 
     def train_forward(

@@ -171,7 +171,7 @@ def test_positions_that_do_not_begin_at_0_are_refused() -> None:
     ("field", "value", "message"),
     [
         ("quantization_config", {"quant_method": "awq"}, "was loaded with quantization_config"),
-        ("is_encoder_decoder", True, "LlamaForCausalLM is an encoder with a decoder"),
+        ("is_encoder_decoder", True, "LlamaForCausalLM has an encoder and a decoder"),
     ],
 )
 def test_what_a_module_says_of_itself(field: str, value: Any, message: str) -> None:

@@ -129,11 +129,11 @@ def test_logits_in_what_it_returns(kind: str) -> None:
     ("returned", "message"),
     [
         (lambda logits: {"scores": logits}, "returned a dict of scores: it must return logits"),
-        (lambda logits: (jnp.ones(()), logits), r"an array of shape \(\): it must give"),
+        (lambda logits: (jnp.ones(()), logits), r"an array of shape \(\): it must return"),
         (lambda logits: None, "returned a NoneType: it must return logits"),
         (lambda logits: "text", "returned a str: it must return logits"),
-        (lambda logits: logits.argmax(-1), r"an array of shape \(1, 16\): it must give"),
-        (lambda logits: logits.astype(jnp.int32), "scores are int32: they must be floating point"),
+        (lambda logits: logits.argmax(-1), r"an array of shape \(1, 16\): it must return"),
+        (lambda logits: logits.astype(jnp.int32), "logits are int32: they must be floating point"),
     ],
 )
 def test_what_are_no_logits_is_refused(returned: Any, message: str) -> None:
