@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
 Message = Mapping[str, str]
-Answer = Callable[
-    [Sequence[Message]], Generator[str, None, None]
-]  # a conversation -> pieces of the answer
+# A conversation -> pieces of the answer.
+Answer = Callable[[Sequence[Message]], Generator[str, None, None]]
 
 _TIMEOUT_S = 600.0  # without a byte from the server
 
@@ -40,45 +41,68 @@ def http_answer(
       ValueError: the URL is not one, or the server has no model.
       OSError: the server can't be reached, or refuses.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not the URL of a server: write it as http://127.0.0.1:8000")
-    base = parts.path.rstrip("/").removesuffix("/v1")
-    headers = {"Content-Type": "application/json"}
-    if api_key is not None:
-        headers["Authorization"] = f"Bearer {api_key}"
-    connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    host, port = parts.hostname, parts.port
+    server = _find_server(url, api_key)
+    name = model or _first_model(server)
+
+    def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
+        body = json.dumps({"model": name, "messages": list(messages), "stream": True, **sampling})
+        # Leaving this block, by the end or by close(), closes the connection: the server aborts.
+        with server.request("POST", "/v1/chat/completions", body) as response:
+            yield from _deltas(response)
+
+    return name, answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Server:
+    """Where a server is, and what is sent to it with each request."""
+
+    url: str  # as the user gave it
+    connect: Callable[[], HTTPConnection]
+    path: str  # before /v1
+    headers: Mapping[str, str]
 
     @contextmanager
-    def request(method: str, path: str, body: str | None = None) -> Iterator[HTTPResponse]:
-        with closing(connection_class(host, port, timeout=_TIMEOUT_S)) as connection:
+    def request(self, method: str, path: str, body: str | None = None) -> Iterator[HTTPResponse]:
+        """The response, which must be a good one; the connection closes behind it."""
+        with closing(self.connect()) as connection:
             try:
-                connection.request(method, base + path, body, headers)
+                connection.request(method, self.path + path, body, self.headers)
                 response = connection.getresponse()
             except (OSError, HTTPException) as error:
-                raise OSError(f"no answer from {url}: {error}. Is the server running?") from error
+                raise OSError(
+                    f"no answer from {self.url}: {error}. Is the server running?"
+                ) from error
             if response.status != 200:
                 raise OSError(
-                    f"{url} refused {path} ({response.status} {response.reason}): "
+                    f"{self.url} refused {path} ({response.status} {response.reason}): "
                     f"{_error_message(response.read())}"
                 )
             yield response
 
-    if model is None:
-        with request("GET", "/v1/models") as response:
-            models = json.loads(response.read()).get("data", [])
-        if not models:
-            raise ValueError(f"{url} serves no model")
-        model = str(models[0]["id"])
 
-    def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
-        body = json.dumps({"model": model, "messages": list(messages), "stream": True, **sampling})
-        # Leaving this block, by the end or by close(), closes the connection: the server aborts.
-        with request("POST", "/v1/chat/completions", body) as response:
-            yield from _deltas(response)
+def _find_server(url: str, api_key: str | None) -> _Server:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not the URL of a server: write it as http://127.0.0.1:8000")
+    connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    headers = {"Content-Type": "application/json"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
+    return _Server(
+        url=url,
+        connect=partial(connection, parts.hostname, parts.port, timeout=_TIMEOUT_S),
+        path=parts.path.rstrip("/").removesuffix("/v1"),
+        headers=headers,
+    )
 
-    return model, answer
+
+def _first_model(server: _Server) -> str:
+    with server.request("GET", "/v1/models") as response:
+        models = json.loads(response.read()).get("data", [])
+    if not models:
+        raise ValueError(f"{server.url} serves no model")
+    return str(models[0]["id"])
 
 
 def _deltas(lines: Iterable[bytes]) -> Iterator[str]:

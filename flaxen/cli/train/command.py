@@ -16,7 +16,7 @@ from flaxen.cli.train.display import describe_data, show_training
 from flaxen.cli.train.options import RunOptions, SettingOptions
 
 if TYPE_CHECKING:
-    from flaxen.cli.train.run import Run
+    from flaxen.cli.train.opening import Run
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     config, model = told_apart(config_or_model, settings.model)
     found = gather(config, settings.named() | {"model": model}, options.settings)
 
-    from flaxen.cli.train.run import open_run
+    from flaxen.cli.train.opening import open_run
     from flaxen.train.settings import make_config
 
     wanted = make_config(found)

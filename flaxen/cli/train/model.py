@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from flaxen.build import EngineArgs, compute_dtype, open_model
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.definitions import find_definition
+from flaxen.cli.progress import OnProgress
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
@@ -40,8 +40,6 @@ from flaxen.weights.huggingface import reader as huggingface
 from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.resolve import resolve
 from flaxen.weights.weight_files import read_json
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,9 @@ def dtype_of(config: TrainConfig, subject: Subject) -> jnp.dtype:
     return compute_dtype(config.dtype, subject.model.backend, subject.source)
 
 
-def load(config: TrainConfig, subject: Subject, dtype: jnp.dtype, on_progress: Progress) -> Loaded:
+def load(
+    config: TrainConfig, subject: Subject, dtype: jnp.dtype, on_progress: OnProgress
+) -> Loaded:
     """The masters that are trained, and what is frozen."""
     report = functools.partial(on_progress, "weights")
     model = subject.model

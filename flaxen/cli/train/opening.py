@@ -1,0 +1,196 @@
+"""Opens a training run: its model, its data, and the checkpoint that it goes on from.
+
+Deliberately does not know: argv, terminals, how a run is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from flaxen.checkpoints.checkpoints import read_extra, restore, steps_in
+from flaxen.cli.progress import OnProgress
+from flaxen.cli.train.model import Subject, dtype_of, load, open_subject, with_targets
+from flaxen.cli.train.resume import check_output_dir, run_fingerprint
+from flaxen.data.iterate import DataIterator, open_data, open_pairs
+from flaxen.data.token_store import TokenStore
+from flaxen.models.model import Model, Params
+from flaxen.text.given_template import read_template
+from flaxen.train.config import TrainConfig
+from flaxen.train.dpo import dpo
+from flaxen.train.fingerprint import Fingerprint, check_unchanged
+from flaxen.train.full import full
+from flaxen.train.lora import lora
+from flaxen.train.loss import next_token
+from flaxen.train.optimizer import make_optimizer, make_schedule
+from flaxen.train.state import TrainState
+from flaxen.train.step import TrainStep, make_step, start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The parts of a run, opened and checked."""
+
+    config: TrainConfig
+    subject: Subject  # the model
+    dtype: jnp.dtype  # of compute
+    step: TrainStep
+    state: TrainState  # where the run begins, or goes on
+    frozen: Params  # None where all is trained
+    batches: DataIterator[Any]
+    num_steps: int  # in all, never fewer than were made
+    fingerprint: Fingerprint  # of what the state depends on
+
+    @property
+    def results(self) -> list[Path]:
+        """The directories that the run ends with."""
+        directory = self.config.output_dir
+        if self.config.method == "full":
+            return [directory / "model"]
+        count = self.config.lora.num_adapters
+        if count == 1:
+            return [directory / "adapter"]
+        return [directory / f"adapter-{index}" for index in range(count)]
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the states to go on from."""
+        return _checkpoints(self.config.output_dir)
+
+
+def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: OnProgress) -> Run:
+    """Opens model and data, and restores the last checkpoint. Refuses before it computes.
+
+    Args:
+      config: the run.
+      resume: goes on from the last checkpoint, or begins where there is none.
+      offline: never download.
+      on_progress: called with (stage, done, total).
+
+    Raises:
+      ValueError: no such model, bad data, or an output directory that holds another run, the same
+        with something changed that its state depends on, or somebody's files.
+      OSError: a file can't be read or written.
+    """
+    saved = steps_in(_checkpoints(config.output_dir))
+    _check_start(config.output_dir, saved, resume)
+    config, subject = _open_model(config, offline)
+    batches = _open_batches(config, subject)
+    dtype = dtype_of(config, subject)
+    fingerprint = run_fingerprint(config, subject, dtype, batches)
+    num_made, place = 0, None
+    if saved:
+        num_made = saved[-1]
+        place = _place(config.output_dir, num_made, fingerprint)
+        batches.restore(place)
+    num_steps = config.num_steps or num_made + (batches.num_batches() or 0)
+    num_steps = max(num_steps, num_made)
+    step = _make_step(config, subject.model, dtype, num_steps)
+    loaded = load(config, subject, dtype, on_progress)
+    state = start(step, loaded.masters, config.seed, loaded.collections)
+    if saved:
+        state = restore(_checkpoints(config.output_dir), state, num_made).tree
+        state = state._replace(data_state=place)
+    return Run(
+        config=config,
+        subject=subject,
+        dtype=dtype,
+        step=step,
+        state=state,
+        frozen=loaded.frozen,
+        batches=batches,
+        num_steps=num_steps,
+        fingerprint=fingerprint,
+    )
+
+
+def _checkpoints(output_dir: Path) -> Path:
+    return output_dir / "checkpoints"
+
+
+def _check_start(output_dir: Path, saved: Sequence[int], resume: bool) -> None:
+    if not saved:
+        check_output_dir(output_dir)
+    elif not resume:
+        raise ValueError(
+            f"{output_dir} holds a run of {count_steps(saved[-1])}: give --resume to go on, or "
+            "another output_dir"
+        )
+
+
+def _open_model(config: TrainConfig, offline: bool) -> tuple[TrainConfig, Subject]:
+    """The model, and the configuration with what depends on it or on files."""
+    if (given := config.data.chat_template) is not None:  # as it is now, until the end
+        data = replace(config.data, chat_template=read_template(given))
+        config = replace(config, data=data)
+    subject = open_subject(config, offline=offline)
+    if config.data.sequence_length > subject.model.max_position:
+        raise ValueError(
+            f"data.sequence_length is {config.data.sequence_length}, and the model was made for "
+            f"{subject.model.max_position} tokens: lower it"
+        )
+    return with_targets(config, subject.model), subject
+
+
+def _open_batches(config: TrainConfig, subject: Subject) -> DataIterator[Any]:
+    opener = open_pairs if config.method == "dpo" else open_data
+    data = config.data
+    if config.num_steps is not None:  # the data are read as often as it takes
+        data = replace(data, epochs=None)
+    batches: DataIterator[Any] = opener(
+        data,
+        subject.tokenizer,
+        vocab_size=subject.model.vocab_size,
+        # The system's temporary directory may be memory.
+        store=TokenStore(directory=config.output_dir),
+    )
+    return batches
+
+
+def _place(output_dir: Path, num_made: int, fingerprint: Fingerprint) -> Any:
+    """Where a saved run reads its data next.
+
+    Raises:
+      ValueError: the run is another one.
+    """
+    extra = read_extra(_checkpoints(output_dir), num_made)
+    check_unchanged(
+        extra.get("run"),
+        fingerprint,
+        what=f"{output_dir} holds a run of {count_steps(num_made)}",
+        anew="give another output_dir to begin anew",
+    )
+    return extra["data"]
+
+
+def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int) -> TrainStep:
+    if config.method == "dpo":
+        objective = dpo(
+            model,
+            beta=config.dpo.beta,
+            label_smoothing=config.dpo.label_smoothing,
+            remat=config.remat,
+        )
+    else:
+        objective = next_token(model, remat=config.remat)
+    if config.method == "full":
+        trainable = full(model, dtype=dtype, packed=model.backend.packs_weights)
+    else:
+        trainable = lora(
+            config.lora.to_lora(),
+            num_adapters=config.lora.num_adapters,
+            dropout=config.lora.dropout,
+        )
+    one_rate = (config.optimizer.learning_rate,) * trainable.num_groups
+    rates = config.lora.learning_rates or one_rate
+    schedule = make_schedule(config.schedule, num_steps)
+    return make_step(trainable, objective, make_optimizer(config.optimizer), schedule, rates)
+
+
+def count_steps(number: int) -> str:
+    """A number of steps, in words."""
+    return f"{number} step{'' if number == 1 else 's'}"
