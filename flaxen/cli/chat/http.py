@@ -42,7 +42,7 @@ def http_answer(
       OSError: the server can't be reached, or refuses.
     """
     server = _find_server(url, api_key)
-    name = model or _first_model(server)
+    name = _first_model(server) if model is None else model
 
     def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
         body = json.dumps({"model": name, "messages": list(messages), "stream": True, **sampling})
