@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxen.build import EngineArgs, Progress, build, use_compile_cache
+from flaxen.build import EngineArgs, OnProgress, build, use_compile_cache
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
 from flaxen.outputs import RequestOutput
@@ -30,7 +30,7 @@ class AsyncLLM:
         self,
         model: str | Path | Definition,
         *,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
         compile_cache: Path | None = None,
         lora: LoraLimits | None = None,
         **engine_args: Any,

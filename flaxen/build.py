@@ -41,7 +41,7 @@ from flaxen.weights.resolve import resolve
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _AUTO_KV_CACHE_BYTES = 1024**3
 
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Parts:
 
 def build(
     args: EngineArgs,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     *,
     compile_all: bool = True,
     lora: LoraLimits | None = None,
@@ -145,7 +145,7 @@ def build(
 
 def _build(
     args: EngineArgs,
-    report: Progress,
+    report: OnProgress,
     compile_all: bool,
     lora: LoraLimits | None,
     definition: Definition | None,

@@ -12,8 +12,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from flaxen.build import EngineArgs, Parts, build, use_compile_cache
-from flaxen.build import Progress as OnProgress
+from flaxen.build import EngineArgs, OnProgress, Parts, build, use_compile_cache
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import LoraLimits
 from flaxen.models.model import Model, Params

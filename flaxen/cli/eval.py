@@ -25,8 +25,7 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.build import EngineArgs
-    from flaxen.cli.progress import OnProgress
+    from flaxen.build import EngineArgs, OnProgress
     from flaxen.data.config import OnBadRecord
     from flaxen.models.model import Model as ModelDefinition
     from flaxen.text.tokenizer import Tokenizer

@@ -26,7 +26,9 @@ from flaxen.protocol import EngineClosedError
 
 
 @dataclass(kw_only=True)
-class _Settings:
+class _Globals:
+    """Options of `flaxen` itself, which stand before the command."""
+
     debug: bool = False
 
 
@@ -78,15 +80,15 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
       Its exit code: 0, 1 (it could not do what was asked), 2 (a wrong request), 130 (Ctrl-C).
     """
-    settings = _Settings()
+    options = _Globals()
     try:
-        app(args=arguments, prog_name="flaxen", obj=settings)
+        app(args=arguments, prog_name="flaxen", obj=options)
     except SystemExit as end:
         return exit_code(end)
     except KeyboardInterrupt:  # where the caller has kept Python's own handler
         return 130
     except (ValueError, OSError, EngineClosedError) as error:
-        if settings.debug:
+        if options.debug:
             traceback.print_exc()
         else:
             print(f"error: {error}", file=sys.stderr)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-OnProgress = Callable[[str, int, int], None]  # what, done, in all
+if TYPE_CHECKING:
+    from flaxen.build import OnProgress
 
 
 @contextmanager

@@ -25,10 +25,10 @@ from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.options import BatchOptions, ContextOptions, Model, ModelOptions, engine_args
-from flaxen.cli.progress import OnProgress, show_progress
+from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.build import Parts
+    from flaxen.build import OnProgress, Parts
     from flaxen.cli.bench.report import Report
 
 _bench_option = partial(typer.Option, rich_help_panel="Benchmark")

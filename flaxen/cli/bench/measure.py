@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flaxen.build import OnProgress
 from flaxen.cli.bench.ideal import ModelCost, ideal
 from flaxen.cli.bench.limits import Limits
 from flaxen.cli.bench.workloads import Batch, Workload
-from flaxen.cli.progress import OnProgress
 from flaxen.protocol import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 
 Clock = Callable[[], float]

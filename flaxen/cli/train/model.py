@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.build import EngineArgs, compute_dtype, open_model
+from flaxen.build import EngineArgs, OnProgress, compute_dtype, open_model
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.progress import OnProgress
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
