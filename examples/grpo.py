@@ -22,7 +22,7 @@ from flaxen.outputs import RequestOutput
 from flaxen.train.grpo import GrpoConfig, grpo
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
-from flaxen.train.rollouts import Completion, RolloutMetrics, train_on_rollouts
+from flaxen.train.rollouts import RolloutMetrics, SampledCompletion, train_on_rollouts
 from flaxen.train.state import TrainState
 from flaxen.train.step import make_step, start
 
@@ -61,7 +61,7 @@ def conversation(question: Question) -> list[dict[str, str]]:
     ]
 
 
-def reward(question: Question, completion: Completion) -> float:
+def reward(question: Question, completion: SampledCompletion) -> float:
     """1 / words if the capital is among them, and 0 otherwise."""
     if question.capital not in completion.text:
         return 0.0
@@ -70,10 +70,10 @@ def reward(question: Question, completion: Completion) -> float:
 
 def make_sample(
     llm: LLM, group_size: int
-) -> Callable[[Sequence[Question], int], list[list[Completion]]]:
+) -> Callable[[Sequence[Question], int], list[list[SampledCompletion]]]:
     """Sampling with what was published last, at the temperature 1 from all tokens."""
 
-    def sample(questions: Sequence[Question], number: int) -> list[list[Completion]]:
+    def sample(questions: Sequence[Question], number: int) -> list[list[SampledCompletion]]:
         params = [
             SamplingParams(
                 n=group_size,
@@ -91,7 +91,7 @@ def make_sample(
     return sample
 
 
-def completions_of(output: RequestOutput) -> list[Completion]:
+def completions_of(output: RequestOutput) -> list[SampledCompletion]:
     """The completions of one prompt.
 
     Raises:
@@ -103,7 +103,9 @@ def completions_of(output: RequestOutput) -> list[Completion]:
             raise RuntimeError(f"sampling failed: {each.error}")
         places = zip(each.token_ids, each.logprobs, strict=True)
         logprobs = [place[token_id].logprob for token_id, place in places]
-        found.append(Completion(output.prompt_token_ids, each.token_ids, logprobs, each.text))
+        found.append(
+            SampledCompletion(output.prompt_token_ids, each.token_ids, logprobs, each.text)
+        )
     return found
 
 

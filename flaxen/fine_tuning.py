@@ -17,16 +17,16 @@ from fastapi import FastAPI
 
 from flaxen.build import Parts
 from flaxen.data.stopping import StoppedError
-from flaxen.data.validate import Method, validate_file
+from flaxen.data.validate import JobMethod, validate_file
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.protocol import AdapterSource, EngineClient, EngineClosedError
 from flaxen.server.config import ServerConfig
 from flaxen.server.fine_tuning.job_worker import JobWorker
-from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
+from flaxen.server.fine_tuning.trainer import FineTunedModel, JobProgress, TrainingJob
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from flaxen.server.mount import mount_fine_tuning
 from flaxen.server.stores import Stores
-from flaxen.train.jobs.plan import Hyperparameters, JobMethod
+from flaxen.train.jobs.plan import Hyperparameters
 from flaxen.train.jobs.spec import (
     Base,
     JobCallbacks,
@@ -112,11 +112,11 @@ class EngineTrainer:
     ) -> Sequence[tuple[int, str]] | None:
         """The errors of a file; None if the check was stopped first."""
         try:
-            return validate_file(path, cast(Method, method), should_stop=should_stop).errors
+            return validate_file(path, cast(JobMethod, method), should_stop=should_stop).errors
         except StoppedError:
             return None
 
-    def train(self, job: TrainingJob, progress: Progress) -> bool:
+    def train(self, job: TrainingJob, progress: JobProgress) -> bool:
         """Trains or resumes a job. Returns whether it finished."""
         # Here, since optax and what else a job needs takes half a second to import: a server that
         # only has jobs behind it does not wait for it at its start.

@@ -10,7 +10,7 @@ import pytest
 
 from examples.grpo import QUESTIONS, batches, main, reward
 from flaxen.kernels import cpu_library
-from flaxen.train.rollouts import Completion
+from flaxen.train.rollouts import SampledCompletion
 from tests.e2e.tiny_model import write_tiny_model
 
 
@@ -19,7 +19,7 @@ from tests.e2e.tiny_model import write_tiny_model
     [("Paris", 1), ("It is Paris.", 1 / 3), ("Rome", 0), ("", 0), (" Paris\n", 1)],
 )
 def test_the_reward_is_of_the_fewest_words(text: str, expected: float) -> None:
-    assert reward(QUESTIONS[0], Completion([1], [2], [-1.0], text)) == expected
+    assert reward(QUESTIONS[0], SampledCompletion([1], [2], [-1.0], text)) == expected
 
 
 def test_each_question_is_asked_before_one_comes_again() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BeforeValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
-Format = Literal["auto", "text", "completion", "chat", "preference"]
+RecordFormat = Literal["auto", "text", "completion", "chat", "preference"]
 OnBadRecord = Literal["fail", "skip"]
 OnLong = Literal["auto", "split", "truncate"]
 
@@ -44,7 +44,7 @@ class DataConfig:
     batch_size: int = 8  # rows
     sequence_length: int = 1024  # tokens of a row
     chat_template: str | None = None  # a file, Jinja, or the name of one of the model's; None: its
-    format: Format = "auto"  # of the records; auto takes each by its keys
+    format: RecordFormat = "auto"  # of the records; auto takes each by its keys
     seed: int = 0  # of the order
     shuffle: bool = True
     epochs: int | None = 1  # how often each record is read; None never ends
@@ -70,7 +70,7 @@ class DataConfig:
                 f"overlap must be from 0 to below sequence_length {self.sequence_length}, got "
                 f"{self.overlap}: a piece of a text must bring new tokens"
             )
-        allowed = {"format": Format, "on_bad_record": OnBadRecord, "on_long": OnLong}
+        allowed = {"format": RecordFormat, "on_bad_record": OnBadRecord, "on_long": OnLong}
         for name, words in allowed.items():
             value = getattr(self, name)
             if value not in get_args(words):

@@ -19,7 +19,7 @@ from flaxen.data.batch import Batch, PairBatch
 from flaxen.data.config import DataConfig
 from flaxen.data.corpus import Corpus, CorpusReport
 from flaxen.data.encode import Encoder, TokenSequence
-from flaxen.data.pack import Row, collate, collate_pairs, pack
+from flaxen.data.pack import PackedRow, collate, collate_pairs, pack
 from flaxen.data.token_store import TokenStore
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.given_template import with_template
@@ -81,11 +81,11 @@ def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> Data
       tokenizer: the one that the corpus uses.
     """
 
-    def make_packed(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
+    def make_packed(records: Sequence[tuple[TokenSequence, ...]]) -> list[PackedRow]:
         sequences = [sequence for record in records for sequence in record]
         return pack(sequences, config.sequence_length, config.max_segments)
 
-    def make_pairs(records: Sequence[tuple[TokenSequence, ...]]) -> list[Row]:
+    def make_pairs(records: Sequence[tuple[TokenSequence, ...]]) -> list[PackedRow]:
         return [record for record in records if record]
 
     if config.epochs != 1:
@@ -104,8 +104,8 @@ class DataIterator(Generic[BatchT]):
         corpus: Corpus,
         config: DataConfig,
         fingerprint: str,
-        make_rows: Callable[[Sequence[tuple[TokenSequence, ...]]], list[Row]],
-        make_batch: Callable[[Sequence[Row], int, int], BatchT],
+        make_rows: Callable[[Sequence[tuple[TokenSequence, ...]]], list[PackedRow]],
+        make_batch: Callable[[Sequence[PackedRow], int, int], BatchT],
     ) -> None:
         self._corpus = corpus
         self._config = config
@@ -113,14 +113,15 @@ class DataIterator(Generic[BatchT]):
         self._make_rows = make_rows
         self._make_batch = make_batch
         self._order: tuple[int, np.ndarray] | None = None  # an epoch, and the order of its records
-        self._window: tuple[list[Row], int] | None = None  # its rows, and the next one's start
+        # The rows of the window, and where the next window starts.
+        self._window: tuple[list[PackedRow], int] | None = None
         self._epoch = self._start = self._row = 0
 
     def __iter__(self) -> DataIterator[BatchT]:
         return self
 
     def __next__(self) -> BatchT:
-        rows: list[Row] = []
+        rows: list[PackedRow] = []
         while len(rows) < self._config.batch_size and (row := self._next_row()) is not None:
             rows.append(row)
         if not rows:
@@ -198,7 +199,7 @@ class DataIterator(Generic[BatchT]):
         """Ends the chat template's process and frees the kept tokens."""
         self._corpus.close()
 
-    def _next_row(self) -> Row | None:
+    def _next_row(self) -> PackedRow | None:
         while True:
             if self._config.epochs is not None and self._epoch >= self._config.epochs:
                 return None  # a restored position may be beyond the end, if `epochs` is now lower
@@ -213,7 +214,7 @@ class DataIterator(Generic[BatchT]):
             if end == len(self._corpus):
                 self._epoch, self._start = self._epoch + 1, 0
 
-    def _read_window(self) -> tuple[list[Row], int]:
+    def _read_window(self) -> tuple[list[PackedRow], int]:
         """Packs records from `_start` on until the window is full or the epoch ends."""
         if self._order is None or self._order[0] != self._epoch:
             self._order = (self._epoch, self._shuffled(self._epoch))

@@ -11,7 +11,7 @@ from array import array
 from pathlib import Path
 from typing import IO, Protocol
 
-from flaxen.data.config import Format
+from flaxen.data.config import RecordFormat
 from flaxen.data.records import Record, Text, parse_record
 
 _CHUNK_BYTES = 64 * 1024  # the size of one record of a plain text
@@ -30,7 +30,7 @@ class Source(Protocol):
     def line(self, index: int) -> int:
         """The line, from 1, where a record begins; the row in Parquet."""
 
-    def record(self, index: int, format: Format) -> Record:
+    def record(self, index: int, format: RecordFormat) -> Record:
         """Reads one record.
 
         Raises:
@@ -74,7 +74,7 @@ class JsonLines:
     def line(self, index: int) -> int:
         return self._lines[index]
 
-    def record(self, index: int, format: Format) -> Record:
+    def record(self, index: int, format: RecordFormat) -> Record:
         return parse_record(self.value(index), format)
 
     def value(self, index: int) -> object:
@@ -123,7 +123,7 @@ class PlainText:
     def line(self, index: int) -> int:
         return self._lines[index]
 
-    def record(self, index: int, format: Format) -> Record:
+    def record(self, index: int, format: RecordFormat) -> Record:
         if format not in ("auto", "text"):
             raise ValueError(f"a plain text has no records of the format {format}: use .jsonl")
         begin, end = self._offsets[index], self._offsets[index + 1]

@@ -12,10 +12,10 @@ import numpy as np
 from flaxen.data.batch import Batch, PairBatch
 from flaxen.data.encode import TokenSequence
 
-Row = tuple[TokenSequence, ...]
+PackedRow = tuple[TokenSequence, ...]
 
 
-def pack(sequences: Sequence[TokenSequence], length: int, max_segments: int) -> list[Row]:
+def pack(sequences: Sequence[TokenSequence], length: int, max_segments: int) -> list[PackedRow]:
     """Puts each sequence, in turn, into the fullest row that has room for it (best fit).
 
     Args:
@@ -44,7 +44,7 @@ def pack(sequences: Sequence[TokenSequence], length: int, max_segments: int) -> 
     return [tuple(row) for row in rows]
 
 
-def collate(rows: Sequence[Row], batch_size: int, length: int) -> Batch:
+def collate(rows: Sequence[PackedRow], batch_size: int, length: int) -> Batch:
     """Makes a batch of rows; missing rows are filled with padding.
 
     Args:
@@ -74,7 +74,7 @@ def collate(rows: Sequence[Row], batch_size: int, length: int) -> Batch:
     return batch
 
 
-def collate_pairs(rows: Sequence[Row], batch_size: int, length: int) -> PairBatch:
+def collate_pairs(rows: Sequence[PackedRow], batch_size: int, length: int) -> PairBatch:
     """As collate, for rows that are pairs (chosen, rejected)."""
     return PairBatch(
         chosen=collate([(chosen,) for chosen, _ in rows], batch_size, length),

@@ -18,7 +18,7 @@ from flaxen.data.chat_keys import (
     read_tools,
     refuse_chat_keys,
 )
-from flaxen.data.config import Format
+from flaxen.data.config import RecordFormat
 from flaxen.data.formats import to_openai
 from flaxen.data.implicit_prompt import (
     Messages,
@@ -68,7 +68,7 @@ class Pair:
 
 Record = Text | Completion | Chat | Pair
 
-_KEYS: Mapping[Format, tuple[str, ...]] = {
+_KEYS: Mapping[RecordFormat, tuple[str, ...]] = {
     "chat": ('{"messages"}', '{"conversations"}', '{"instruction", "output"}'),
     "text": ('{"text"}',),
     "completion": ('{"prompt", "completion"}',),
@@ -80,7 +80,7 @@ _KEYS: Mapping[Format, tuple[str, ...]] = {
 }
 
 
-def parse_record(value: object, format: Format) -> Record:
+def parse_record(value: object, format: RecordFormat) -> Record:
     """Parses one JSON value as a record.
 
     Args:
@@ -111,7 +111,7 @@ def parse_record(value: object, format: Format) -> Record:
     return _pair(record)
 
 
-def _find_format(value: Mapping[str, Any]) -> Format | None:
+def _find_format(value: Mapping[str, Any]) -> RecordFormat | None:
     asks = "prompt" in value
     if "chosen" in value and "rejected" in value:
         return "preference"

@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from flaxen.data.config import Format
+from flaxen.data.config import RecordFormat
 from flaxen.data.lines import ONE_A_LINE, JsonLines, PlainText, Source
 from flaxen.data.records import Record, parse_record
 
@@ -72,7 +72,7 @@ class Parquet:
     def line(self, index: int) -> int:
         return index + 1
 
-    def record(self, index: int, format: Format) -> Record:
+    def record(self, index: int, format: RecordFormat) -> Record:
         (row,) = self._table.slice(index, 1).to_pylist(maps_as_pydicts="lossy")
         return parse_record(_without_nulls(row), format)
 

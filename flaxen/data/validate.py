@@ -10,7 +10,7 @@ from flaxen.data.corpus import check_kind
 from flaxen.data.lines import JsonLines
 from flaxen.data.stopping import ShouldStop, check_stop, never
 
-Method = Literal["supervised", "dpo"]
+JobMethod = Literal["supervised", "dpo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class FileCheck:
 
 def validate_file(
     path: Path,
-    method: Method,
+    method: JobMethod,
     *,
     max_errors: int = 20,
     max_record_bytes: int = 16 * 1024 * 1024,

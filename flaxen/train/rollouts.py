@@ -28,7 +28,7 @@ _MAX_SEGMENTS = 32  # the limit of causal attention
 Prompt = TypeVar("Prompt")  # any type that `sample` and `reward` accept
 
 
-class Completion(NamedTuple):
+class SampledCompletion(NamedTuple):
     """A completion, sampled with temperature 1 from all tokens."""
 
     prompt_token_ids: Sequence[int]
@@ -57,8 +57,8 @@ def train_on_rollouts(
     config: GrpoConfig,
     prompts: Iterable[Sequence[Prompt]],
     *,
-    sample: Callable[[Sequence[Prompt], int], Sequence[Sequence[Completion]]],
-    reward: Callable[[Prompt, Completion], float],
+    sample: Callable[[Sequence[Prompt], int], Sequence[Sequence[SampledCompletion]]],
+    reward: Callable[[Prompt, SampledCompletion], float],
     publish: Callable[[Compute], None],
     on_round: Callable[[RolloutMetrics, TrainState], None] = lambda metrics, state: None,
 ) -> TrainState:
@@ -121,7 +121,7 @@ def train_on_rollouts(
 
 
 def pack_rollouts(
-    groups: Sequence[Sequence[Completion]],
+    groups: Sequence[Sequence[SampledCompletion]],
     rewards: Sequence[Sequence[float]],
     config: GrpoConfig,
 ) -> list[Rollouts]:
@@ -162,7 +162,7 @@ def pack_rollouts(
     ]
 
 
-def _check(completion: Completion, config: GrpoConfig) -> None:
+def _check(completion: SampledCompletion, config: GrpoConfig) -> None:
     num_prompt, num = len(completion.prompt_token_ids), len(completion.token_ids)
     if not num_prompt or not num:
         raise ValueError(
@@ -181,7 +181,7 @@ def _check(completion: Completion, config: GrpoConfig) -> None:
         )
 
 
-def _sequence(completion: Completion, values: Sequence[float] | np.ndarray) -> TokenSequence:
+def _sequence(completion: SampledCompletion, values: Sequence[float] | np.ndarray) -> TokenSequence:
     """A sequence with the tokens, and the given value for each sampled token."""
     tokens = np.asarray([*completion.prompt_token_ids, *completion.token_ids], np.int32)
     weights = np.zeros(len(tokens), np.float32)

@@ -22,7 +22,7 @@ from flaxen.server.files.store import FileStore
 from flaxen.server.fine_tuning.config import FineTuningConfig
 from flaxen.server.fine_tuning.job_store import JobStore
 from flaxen.server.fine_tuning.job_worker import JobWorker
-from flaxen.server.fine_tuning.trainer import FineTunedModel, Progress, TrainingJob
+from flaxen.server.fine_tuning.trainer import FineTunedModel, JobProgress, TrainingJob
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from flaxen.server.mount import mount_fine_tuning
 from flaxen.server.stores import StoresConfig, open_stores
@@ -60,7 +60,7 @@ class FakeTrainer:
         lines = path.read_bytes().splitlines()
         return [(i + 1, f"not {method}") for i, line in enumerate(lines) if b"bad" in line]
 
-    def train(self, job: TrainingJob, progress: Progress) -> bool:
+    def train(self, job: TrainingJob, progress: JobProgress) -> bool:
         self.jobs.append(job)
         if self.raises is not None:
             raise self.raises

@@ -16,7 +16,7 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.choice import choose_backend
 from flaxen.train.grpo import GrpoConfig, grpo
 from flaxen.train.lora import initial_adapters, lora
-from flaxen.train.rollouts import Completion
+from flaxen.train.rollouts import SampledCompletion
 from flaxen.train.state import TrainState
 from flaxen.train.step import TrainStep, start
 from tests.engine.tiny import (
@@ -54,7 +54,7 @@ class Sampler:
         self.engine: Engine = make_engine(executor=self.executor)
         self.adapter = None if trains_all else "policy"
         self.published: list[Any] = []
-        self.sampled: list[Completion] = []
+        self.sampled: list[SampledCompletion] = []
         self.num_cached: list[int] = []
 
     def publish(self, compute: Any) -> None:
@@ -65,7 +65,7 @@ class Sampler:
             scales = jnp.full(1, LORA.scale, jnp.float32)
             self.engine.set_adapter_stack((self.adapter,), compute, scales)
 
-    def sample(self, prompts: Sequence[Ids], number: int) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[Ids], number: int) -> list[list[SampledCompletion]]:
         requests = [
             dataclasses.replace(
                 request(
@@ -85,7 +85,7 @@ class Sampler:
         self.num_cached = [output.num_cached_tokens for output in outputs]
         groups = [
             [
-                Completion(
+                SampledCompletion(
                     output.prompt_token_ids,
                     each.token_ids,
                     [p[i].logprob for i, p in zip(each.token_ids, each.logprobs, strict=True)],
@@ -104,7 +104,7 @@ def sampler_of(dtype: str, *, trains_all: bool = False) -> Sampler:
     return Sampler(dtype, trains_all=trains_all)
 
 
-def share_of_low_ids(prompt: Ids, completion: Completion) -> float:
+def share_of_low_ids(prompt: Ids, completion: SampledCompletion) -> float:
     """A quarter of all ids is below 75: what a policy that knows nothing gets."""
     return float(np.mean([token < 75 for token in completion.token_ids]))
 
@@ -119,10 +119,10 @@ def new_state(step: TrainStep) -> TrainState:
     return start(step, initial_adapters(MODEL, LORA, [0]), seed=0)
 
 
-def completions(lengths: Sequence[int], seed: int = 0) -> list[Completion]:
+def completions(lengths: Sequence[int], seed: int = 0) -> list[SampledCompletion]:
     rng = np.random.default_rng(seed)
     return [
-        Completion(
+        SampledCompletion(
             prompt_token_ids=rng.integers(3, MODEL.vocab_size, 5).tolist(),
             token_ids=rng.integers(3, MODEL.vocab_size, n).tolist(),
             logprobs=(-6 * rng.random(n)).astype(np.float32).tolist(),

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from flaxen.data.validate import JobMethod
 from flaxen.models.adapters import LoraConfig
 from flaxen.train.jobs.data import open_job_data
-from flaxen.train.jobs.plan import Hyperparameters, JobMethod
+from flaxen.train.jobs.plan import Hyperparameters
 from flaxen.train.jobs.spec import Base, JobSpec
 from tests.data.tiny_text import chat, make_tokenizer
 from tests.engine.tiny import MODEL, PARAMS

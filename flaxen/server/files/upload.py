@@ -25,7 +25,7 @@ class Sink(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
-class Form:
+class UploadForm:
     """What a multipart body holds: its fields, and one file named "file", whose bytes `sink` gets.
 
     Raises:
@@ -109,7 +109,7 @@ class Form:
         self.is_complete = True
 
 
-async def read_form(http: Request, sink: Sink, *, max_bytes: int, idle_s: float) -> Form:
+async def read_form(http: Request, sink: Sink, *, max_bytes: int, idle_s: float) -> UploadForm:
     """Reads a request's multipart body.
 
     Args:
@@ -133,7 +133,7 @@ async def read_form(http: Request, sink: Sink, *, max_bytes: int, idle_s: float)
     if len(length) > 18 or (length.isdigit() and int(length) > max_bytes + 2**20):
         raise too_large(max_bytes)
     try:
-        form = Form(options[b"boundary"], sink)
+        form = UploadForm(options[b"boundary"], sink)
     except FormParserError as error:
         raise invalid(f"the boundary in the content-type is not valid: {error}") from None
     stream = http.stream()

@@ -36,7 +36,7 @@ class JobWatch:
 
 
 class JobRecorder:
-    """A job's Progress, written to the database."""
+    """A job's JobProgress, written to the database."""
 
     def __init__(self, jobs: JobStore, trainer: Trainer, job: Row, watch: JobWatch) -> None:
         self._jobs, self._trainer, self._job, self._watch = jobs, trainer, job, watch

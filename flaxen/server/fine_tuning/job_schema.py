@@ -108,7 +108,7 @@ class Dpo(BaseModel):
     hyperparameters: Annotated[DpoNumbers | None, _Given] = None
 
 
-class Method(BaseModel):
+class MethodBody(BaseModel):
     """OpenAI's `method`: its type, and an object that is called as the type."""
 
     model_config = _STRICT
@@ -139,7 +139,7 @@ class Method(BaseModel):
         return fields
 
 
-class Lora(BaseModel):
+class LoraSize(BaseModel):
     """The size of the adapter: our own field."""
 
     model_config = _STRICT
@@ -156,14 +156,14 @@ class JobBody(BaseModel):
     model: str
     training_file: str
     validation_file: str | None = None
-    method: Annotated[Method | None, _Given] = None
+    method: Annotated[MethodBody | None, _Given] = None
     # OpenAI's older place for them
     hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
     suffix: str | None = None
     seed: Whole | None = None
     metadata: dict[str, Any] | None = None
     integrations: list[Any] | None = None
-    lora: Annotated[Lora | None, _Given] = None
+    lora: Annotated[LoraSize | None, _Given] = None
 
     @field_validator("suffix")
     @classmethod
@@ -236,7 +236,7 @@ def read_job(fields: dict[str, Any], *, max_lora_rank: int) -> JobRequest:
       ApiError: 400 with the wrong field as its param.
     """
     body = parse(JobBody, fields, context={"max_lora_rank": max_lora_rank})
-    lora = body.lora or Lora()
+    lora = body.lora or LoraSize()
     rank = lora.rank or min(16, max_lora_rank)
     method, numbers = _method(body)
     return JobRequest(

@@ -36,7 +36,7 @@ class FineTunedModel:
     created: int  # seconds since 1970
 
 
-class Progress(Protocol):
+class JobProgress(Protocol):
     """What a trainer says while it trains, and asks."""
 
     def started(self, hyperparameters: Mapping[str, float]) -> None:
@@ -62,7 +62,7 @@ class Trainer(Protocol):
     ) -> Sequence[tuple[int, str]] | None:
         """Returns a file's faults as (line from 1, why); None if it was told to stop first."""
 
-    def train(self, job: TrainingJob, progress: Progress) -> bool:
+    def train(self, job: TrainingJob, progress: JobProgress) -> bool:
         """Trains, or goes on from what an earlier call saved. Returns whether it got to the end.
 
         Raises:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-JobMethod = Literal["supervised", "dpo"]
+from flaxen.data.validate import JobMethod
 
 # The learning rate for a multiplier of 1; DPO needs about a tenth (arXiv:2305.18290 uses even
 # less).

@@ -65,7 +65,7 @@ def run_job(spec: JobSpec, base: Base, callbacks: JobCallbacks) -> bool:
 
 def _set_up(
     spec: JobSpec, base: Base, data: JobData, callbacks: JobCallbacks, checkpoints: Checkpoints
-) -> _Job:
+) -> _JobRun:
     num_steps = data.batches.num_batches()
     assert num_steps is not None, "a job has an end"
     step = _make_step(spec, base.model, data.plan, num_steps)
@@ -75,7 +75,7 @@ def _set_up(
         validation = make_validation(
             step, base.params, data.validation, lambda: pauses.after("validation")
         )
-    return _Job(
+    return _JobRun(
         spec=spec,
         base=base,
         data=data,
@@ -89,7 +89,7 @@ def _set_up(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class _JobRun:
     """A run's parts. What changes is in `pauses` and `saved`."""
 
     spec: JobSpec

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flaxen.data.validate import JobMethod
 from flaxen.models.adapters import LoraConfig
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.train.jobs.plan import Hyperparameters, JobMethod
+from flaxen.train.jobs.plan import Hyperparameters
 
 
 @dataclass(frozen=True, kw_only=True)
