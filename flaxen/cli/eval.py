@@ -52,14 +52,15 @@ class EvalOptions:
             "--data",
             "-d",
             metavar="FILE",
-            help="A .jsonl, .txt, .md or .parquet file; may be given several times.",
+            help="File to score the model on: .jsonl, .txt, .md or .parquet; may be given several "
+            "times.",
         ),
     ]
     task: Annotated[
         str,
         _data_option(
-            help="perplexity of the texts, completions or chats; choice, of questions with choices "
-            "and an answer; or auto, by the first record.",
+            help="perplexity (of texts, completions or chats), choice (of questions with choices "
+            "and an answer), or auto, which goes by the first record.",
         ),
     ] = "auto"
     sequence_length: Annotated[
@@ -81,7 +82,10 @@ class EvalOptions:
     ] = None
     batch_size: Annotated[int, _data_option(min=1, help="Rows computed at once.")] = 4
     on_bad_record: Annotated[
-        str, _data_option(help="fail at records that can't be used, or skip and count them.")
+        str,
+        _data_option(
+            help="What to do with records that can't be used: fail, or skip and count them."
+        ),
     ] = "fail"
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 
@@ -100,7 +104,7 @@ def evaluate(
     template: ChatTemplateOptions,
     machine: MachineOptions,
 ) -> None:
-    """LogprobFn a model on files: perplexity, or multiple choice."""
+    """Score a model on files: perplexity, or multiple choice."""
     task = find_task(options.data[0]) if options.task == "auto" else options.task
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")

@@ -55,8 +55,8 @@ class ModelOptions:
     quantization: Annotated[
         str,
         _model_option(
-            help="Number format of the weights: int8, int4, none, or auto, which keeps what the "
-            "file has where the CPU kernels can.",
+            help="Number format of the weights: int8, int4, none (that of --dtype), or auto, which "
+            "keeps the file's own where the CPU kernels can compute with it.",
         ),
     ] = "auto"
     checkpoint: Annotated[
@@ -126,12 +126,14 @@ class ContextOptions:
 class BatchOptions:
     """What an engine computes in one step."""
 
-    max_num_seqs: Annotated[int, _engine_option(min=1, help="Sequences that run at once.")] = 64
+    max_num_seqs: Annotated[int, _engine_option(min=1, help="Most sequences that run at once.")] = (
+        64
+    )
     max_num_batched_tokens: Annotated[
         int,
         _engine_option(
             min=1,
-            help="Tokens computed in one step: more is faster on long prompts, and makes the "
+            help="Most tokens computed in one step: more is faster on long prompts, and makes the "
             "others wait longer between their tokens.",
         ),
     ] = 512
@@ -142,14 +144,12 @@ class BatchOptions:
         bool,
         _engine_option(
             "--prefix-caching/--no-prefix-caching",
-            help="Compute a beginning that prompts share only once.",
+            help="Keep the KV cache of prefixes, so that one which prompts share is computed once.",
         ),
     ] = True
     seed: Annotated[
         int,
-        _engine_option(
-            help="Where the random choices of requests without a seed of their own start from."
-        ),
+        _engine_option(help="Seed of the sampling of requests that give none of their own."),
     ] = 0
     compile_sizes: Annotated[
         list[int],
@@ -186,7 +186,9 @@ class SamplingOptions:
 def sampling_seed(default: str) -> Any:
     """The option --sampling-seed; `default` says in help where the seed comes from without it."""
     return _sampling_option(
-        "--sampling-seed", help="The same seed gives the same text.", show_default=default
+        "--sampling-seed",
+        help="Seed of the sampling: the same seed gives the same text.",
+        show_default=default,
     )
 
 

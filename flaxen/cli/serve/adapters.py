@@ -38,8 +38,8 @@ class LoraOptions:
         int,
         _lora_option(
             min=1,
-            help="Adapters that run at once. The others wait in the host's memory for one of these "
-            "slots, all of which have room for the largest rank and all targets.",
+            help="Most adapters that run at once. The others wait in the host's memory for one of "
+            "these slots, all of which have room for the largest rank and all targets.",
         ),
     ] = 8
     max_lora_rank: Annotated[int, _lora_option(min=1, help="Largest rank of an adapter.")] = 16
@@ -47,8 +47,8 @@ class LoraOptions:
         int | None,
         _lora_option(
             min=1,
-            help="Adapters in the host's memory. More can't be loaded; of fine-tuned models the "
-            "least recently used leaves, and is read again when it is needed.",
+            help="Most adapters in the host's memory; to load more is refused. Of fine-tuned "
+            "models the least recently used makes room, and is read again when it is needed.",
             show_default="any number, and 16 fine-tuned models",
         ),
     ] = None

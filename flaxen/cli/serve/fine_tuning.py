@@ -55,7 +55,7 @@ class FineTuningOptions:
         float,
         _option(
             help="Share of the time that a job trains while requests run, above 0 to 1; while none "
-            "runs it has all of it.",
+            "runs, a job has all of the time.",
         ),
     ] = _DEFAULT_SHARE
     max_file_bytes: Annotated[
@@ -74,7 +74,7 @@ class FineTuningOptions:
             "--max-files-size",
             parser=parse_size_option,
             metavar="SIZE",
-            help="All files together.",
+            help="Largest size of all files together.",
             show_default="8GiB",
         ),
     ] = _DEFAULT_TOTAL_BYTES

@@ -117,23 +117,27 @@ class RequestLimits:
         ),
     ] = 3600.0
     max_prompts: Annotated[
-        int, _limit_option(min=1, help="Prompts in one completions request.")
+        int, _limit_option(min=1, help="Most prompts in one completions request.")
     ] = 128
-    max_n: Annotated[int, _limit_option(min=1, help="Answers for each prompt.")] = 128
+    max_n: Annotated[
+        int, _limit_option(min=1, help="Most answers for each prompt: the largest n.")
+    ] = 128
     max_sequences: Annotated[
         int,
         _limit_option(
             "--max-sequences-per-request",
             min=1,
-            help="Prompts times answers; never more than --max-waiting and --max-num-seqs together "
-            "hold.",
+            help="Most prompts times answers; never more than --max-waiting and --max-num-seqs "
+            "together hold.",
         ),
     ] = 1024
-    max_messages: Annotated[int, _limit_option(min=1, help="Messages in one chat.")] = 2048
-    max_stop: Annotated[int, _limit_option(min=0, help="Stop strings.")] = 16
+    max_messages: Annotated[int, _limit_option(min=1, help="Most messages in one chat.")] = 2048
+    max_stop: Annotated[int, _limit_option(min=0, help="Most stop strings.")] = 16
     max_logprobs: Annotated[
         int,
-        _limit_option(min=0, help="Likeliest tokens that may be asked for beside each token."),
+        _limit_option(
+            min=0, help="Most of the likeliest tokens that a request may ask for beside each token."
+        ),
     ] = 20
 
 
@@ -145,8 +149,8 @@ class ServingOptions:
         int,
         _server_option(
             min=1,
-            help="Sequences that may wait for their turn; beyond them requests are refused with "
-            "status 429.",
+            help="Most sequences that may wait for their turn; beyond them requests are refused "
+            "with status 429.",
         ),
     ] = 4096
     target_itl_ms: Annotated[
@@ -167,7 +171,7 @@ class ServingOptions:
             parser=parse_size_option,
             metavar="SIZE",
             help="Memory for what slow clients have not read of their answers, all together; "
-            "beyond it the request furthest behind is ended.",
+            "beyond it the request whose client is furthest behind is ended.",
             show_default="256MiB",
             rich_help_panel=panels.ENGINE,
         ),
@@ -176,8 +180,8 @@ class ServingOptions:
         str,
         typer.Option(
             metavar="auto|vllm|DIR",
-            help="Where the sampling of requests comes from that do not say: auto is the model's "
-            "own generation_config.json, vllm is none, DIR has another.",
+            help="Sampling parameters of requests that give none: auto takes them from the "
+            "model's own generation_config.json, vllm takes none, DIR has another such file.",
             rich_help_panel=panels.MODEL,
         ),
     ] = "auto"

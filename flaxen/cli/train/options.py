@@ -30,7 +30,7 @@ class SettingOptions:
         list[Path],
         _data_option(
             metavar="FILE",
-            help="A .jsonl, .txt, .md or .parquet file; may be given several times.",
+            help="File to train on: .jsonl, .txt, .md or .parquet; may be given several times.",
         ),
     ] = field(default_factory=list)
     output_dir: Annotated[
@@ -39,7 +39,10 @@ class SettingOptions:
     ] = None
     method: Annotated[
         str | None,
-        _run_option(help="full (all parameters), lora (an adapter) or dpo (an adapter, by pairs)."),
+        _run_option(
+            help="What is trained: full (all parameters), lora (an adapter) or dpo (an adapter, by "
+            "pairs of answers)."
+        ),
     ] = None
     chat_template: Annotated[
         str | None,
@@ -51,7 +54,10 @@ class SettingOptions:
     ] = None
     from_scratch: Annotated[
         bool | None,
-        _run_option("--from-scratch/--no-from-scratch", help="Begin with random parameters."),
+        _run_option(
+            "--from-scratch/--no-from-scratch",
+            help="Begin with random parameters in place of the model's own.",
+        ),
     ] = None
     num_steps: Annotated[
         int | None,
