@@ -110,7 +110,8 @@ class EngineClient(abc.ABC):
         Of a registered one only the weights leave the memory, and the next request reads them.
 
         Raises:
-          ValueError: no adapter has this name.
+          UnknownAdapterError: no adapter has this name.
+          ValueError: it can't be unloaded.
         """
 
     @abc.abstractmethod
@@ -129,7 +130,7 @@ class EngineClient(abc.ABC):
         """Forgets an adapter as unload_adapter does, also a registered one.
 
         Raises:
-          ValueError: no adapter has this name.
+          UnknownAdapterError, ValueError: as unload_adapter.
         """
 
     @abc.abstractmethod
@@ -140,7 +141,8 @@ class EngineClient(abc.ABC):
           While this is kept, `submit` need not read them.
 
         Raises:
-          ValueError: no adapter has this name, or what was read can't be served.
+          UnknownAdapterError: no adapter has this name.
+          ValueError: what was read can't be served.
           OSError: it can't be read.
         """
 

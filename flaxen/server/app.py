@@ -10,7 +10,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flaxen.protocol import EngineBusyError, EngineClient, EngineClosedError
+from flaxen.protocol import (
+    EngineBusyError,
+    EngineClient,
+    EngineClosedError,
+    UnknownAdapterError,
+)
 from flaxen.server import info
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.adapters import routes as adapters
@@ -80,7 +85,14 @@ def create_app(
     routes = ROUTES if adapter_files is None else ROUTES | ADAPTER_ROUTES
     for (method, path), handler in routes.items():
         app.add_api_route(path, _bind(handler, context), methods=[method], response_model=None)
-    for error in (ApiError, EngineBusyError, EngineClosedError, HTTPException, ClientDisconnect):
+    for error in (
+        ApiError,
+        ClientDisconnect,
+        EngineBusyError,
+        EngineClosedError,
+        HTTPException,
+        UnknownAdapterError,
+    ):
         app.add_exception_handler(error, handle_error)
     app.add_middleware(Guard, config=config)
     if config.cors_origins:

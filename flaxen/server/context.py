@@ -6,7 +6,7 @@ import functools
 import logging
 from dataclasses import dataclass, field
 
-from flaxen.protocol import EngineClient
+from flaxen.protocol import EngineClient, UnknownAdapterError
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.body import body_lane
 from flaxen.server.config import ServerConfig
@@ -61,7 +61,8 @@ class Context:
         """Loads an adapter's weights and keeps them in memory for as long as the result exists.
 
         Raises:
-          ApiError: 404, the adapter is no longer served; 500, its weights can't be read.
+          UnknownAdapterError: the adapter is no longer served.
+          ApiError: 404, it was removed while it was read; 500, its weights can't be read.
         """
         if name is None:
             return None
@@ -70,8 +71,10 @@ class Context:
             if name in known and known[name].is_in_memory:
                 return self.engine.hold_adapter(name)
             return await self.adapters.run(functools.partial(self.engine.hold_adapter, name))
+        except UnknownAdapterError:
+            raise
         except (ValueError, OSError) as error:
-            self.find_model(name)  # raises if it was removed meanwhile
+            self.find_model(name)  # raises if it was removed while it was read
             logger.error("the model %s can't be read", name, exc_info=error)
             raise ApiError(
                 500,

@@ -10,7 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from flaxen.protocol import EngineBusyError, EngineClosedError, FieldError, ReaderTooSlowError
+from flaxen.protocol import (
+    EngineBusyError,
+    EngineClosedError,
+    FieldError,
+    ReaderTooSlowError,
+    UnknownAdapterError,
+)
 
 logger = logging.getLogger("flaxen.server")
 
@@ -90,6 +96,14 @@ def as_api_error(error: Exception) -> ApiError:
             code="unavailable",
             type="server_error",
             headers={"retry-after": "1"},
+        )
+    if isinstance(error, UnknownAdapterError):
+        return ApiError(
+            404,
+            "the model is not served any more: it was removed since the request came; /v1/models "
+            "lists those that are",
+            param="model",
+            code="model_not_found",
         )
     if isinstance(error, ReaderTooSlowError):
         return ApiError(408, str(error), code="reader_too_slow")

@@ -13,7 +13,7 @@ import pytest
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import EngineConfig
 from flaxen.protocol import ReaderTooSlowError, Request, SamplingParams
-from flaxen.server.generation.generation import Generation
+from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.metrics import Metrics
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, by_hand, fake_engine
 from tests.engine.groups import full
@@ -106,14 +106,14 @@ def test_what_ended_unread_counts_until_it_is_read() -> None:
 def test_an_answer_to_several_prompts_waits_in_the_streams_too() -> None:
     async def test(engine: AsyncEngine) -> None:
         requests = [ask(name, n=1) for name in "ab"]
-        generation = Generation(engine, Metrics(engine, "m"), requests, {})
-        events = generation.events()
+        streams = EngineStreams(engine, Metrics(engine, "m"), requests, {})
+        events = streams.events()
         await anext(events)  # and nothing more is read
         await idle(engine)
         with pytest.raises(ReaderTooSlowError):
             async for _ in events:
                 pass
-        await generation.close()
+        await streams.close()
 
     with_engine(replace(CONFIG, max_unread_bytes=100_000), test)
 

@@ -24,6 +24,7 @@ from flaxen.protocol import (
     Request,
     TokenEvent,
     TokenLogprobs,
+    UnknownAdapterError,
 )
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.tokenizer import Tokenizer
@@ -195,7 +196,7 @@ class FakeEngine(EngineClient):
 
     def unload_adapter(self, name: str) -> None:
         if name not in self.known and name not in self.sources:
-            raise ValueError(f"there is no adapter {name!r}")
+            raise UnknownAdapterError(f"there is no adapter {name!r}")
         self.known.pop(name, None)
 
     def register_adapter(self, name: str, source: AdapterSource) -> None:
@@ -209,7 +210,7 @@ class FakeEngine(EngineClient):
         if name not in self.known and name in self.sources:
             self.known[name] = self.sources[name].read()
         if name not in self.known:
-            raise ValueError(f"there is no adapter {name!r}")
+            raise UnknownAdapterError(f"there is no adapter {name!r}")
         return self.known[name]
 
     def adapters(self) -> tuple[AdapterInfo, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from flaxen.protocol import FinishReason, UnknownAdapterError
 from tests.server.clients import events, get, make_app, post
-from tests.server.fakes import ERROR, FakeEngine
+from tests.server.fakes import ERROR, STOP, FakeEngine
 
 PATHS = {
     "/v1/completions": {"prompt": "a", "max_tokens": 8},
@@ -92,6 +94,38 @@ def test_a_timeout_is_504(path: str) -> None:
     assert "within 0.1 seconds" in answer.json()["error"]["message"]
     assert last_error(ask(app, path, max_tokens=100, stream=True))["code"] == "timeout"
     assert engine.open == set()
+
+
+@both
+@pytest.mark.parametrize(
+    ("reason", "status", "code", "label"),
+    [
+        (FinishReason.ABORT, 503, "aborted", "abort"),
+        (FinishReason.TIMEOUT, 504, "timeout", "abort"),
+        (FinishReason.IMPOSSIBLE, 400, "invalid_value", "error"),
+        (FinishReason.ERROR, 500, "internal_error", "error"),
+    ],
+)
+def test_an_early_end_is_told_by_its_reason_alone(
+    path: str, reason: FinishReason, status: int, code: str, label: str
+) -> None:
+    """No word of the engine and no clock decides: the time has not run out here."""
+    app = make_app(FakeEngine(ends={2: replace(STOP, reason=reason, error="it took too long")}))
+    answer = ask(app, path, n=2)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert last_error(ask(app, path, n=2, stream=True))["code"] == code
+    page = get(app, "/metrics").text
+    assert f'request_success_total{{finished_reason="{label}"' in page.replace("flaxen:", "")
+    assert 'finished_reason="timeout"' not in page
+
+
+@both
+def test_an_adapter_that_went_before_the_engine_took_the_request_is_404(path: str) -> None:
+    app = make_app(FakeEngine(raises=UnknownAdapterError("there is no adapter")))
+    answer = ask(app, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert "removed since the request came" in answer.json()["error"]["message"]
+    assert last_error(ask(app, path, stream=True))["param"] == "model"
 
 
 def test_one_failed_prompt_ends_the_others() -> None:

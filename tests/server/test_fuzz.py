@@ -16,14 +16,14 @@ from flaxen.server.body import decode_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, error_body
-from flaxen.server.generation import no_effect as idle
-from flaxen.server.generation.fields import (
+from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation.messages import read_messages
+from flaxen.server.generation.sampling_fields import (
     check_logprobs,
     check_token_ids,
     sampling_params,
     stream_options,
 )
-from flaxen.server.generation.messages import read_messages
 from flaxen.server.metrics import Metrics
 from flaxen.server.schema import (
     ChatBody,
@@ -133,13 +133,15 @@ def read_fields(path: str, fields: dict[str, Any]) -> None:
     if path == "/detokenize":
         check_token_ids(parse(DetokenizeBody, fields).tokens, 258, "tokens")
     elif path == "/tokenize":
-        tokenize = parse(TokenizeBody, idle.drop_idle(fields, idle.TOKENIZE))
+        tokenize = parse(TokenizeBody, no_effect.drop(fields, no_effect.TOKENIZE))
         read_messages(tokenize.messages or [{"role": "user", "content": "a"}])
     elif path == "/v1/completions":
-        body, common = parse_two(CompletionBody, idle.drop_idle_fields(fields, idle.COMPLETION))
+        body, common = parse_two(
+            CompletionBody, no_effect.drop_from_body(fields, no_effect.COMPLETION)
+        )
         read_common(common, logprobs=body.logprobs, max_tokens=body.max_tokens)
     else:
-        chat, common = parse_two(ChatBody, idle.drop_idle_fields(fields, idle.CHAT))
+        chat, common = parse_two(ChatBody, no_effect.drop_from_body(fields, no_effect.CHAT))
         read_messages(chat.messages, with_tools=bool(chat.add_generation_prompt))
         read_common(common, logprobs=chat.top_logprobs, max_tokens=chat.max_completion_tokens)
 

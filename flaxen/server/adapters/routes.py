@@ -11,6 +11,7 @@ import logging
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
+from flaxen.protocol import UnknownAdapterError
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
@@ -64,10 +65,10 @@ async def unload(context: Context, http: HttpRequest) -> Response:
         raise unknown
     try:
         context.engine.unload_adapter(name)
+    except UnknownAdapterError:  # another request was faster
+        raise unknown from None
     except ValueError as error:
-        if _is_known(context, name):
-            raise invalid(str(error), "lora_name") from None
-        raise unknown from None  # another request was faster
+        raise invalid(str(error), "lora_name") from None
     logger.info("unloaded the adapter %r", name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 

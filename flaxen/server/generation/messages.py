@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.generation.no_effect import MESSAGE, NO_TOOLS, PART, drop_idle_inside
+from flaxen.server.generation.fields_without_effect import MESSAGE, NO_TOOLS, PART, drop_inside
 from flaxen.server.schema import shorten
 from flaxen.text.tool_calls import read_tool_calls
 
@@ -79,8 +79,8 @@ def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
     role = message.get("role")
     more = _MORE_FIELDS.get(role, ()) if isinstance(role, str) else ()
     known = (*_FIELDS, *(name for name in more if with_tools or name not in _TOOL_FIELDS))
-    idle = {name: rule for name, rule in MESSAGE.items() if name not in known}
-    fields = drop_idle_inside(message, idle, f"{where}.")
+    rules = {name: rule for name, rule in MESSAGE.items() if name not in known}
+    fields = drop_inside(message, rules, f"{where}.")
     for name in fields:
         if name not in known:
             param = f"{where}.{name[:80]}"
@@ -142,7 +142,7 @@ def _read_part(part: Any, where: str) -> dict[str, Any]:
             where,
         )
     name = _TEXT_OF_PART[kind]
-    fields = drop_idle_inside(part, PART, f"{where}.")
+    fields = drop_inside(part, PART, f"{where}.")
     if not isinstance(fields.get(name), str):
         raise invalid(f"{where} must hold type and {name} (a string), got {shorten(part)}", where)
     for field in fields:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.generation.fields import check_token_ids
 from flaxen.server.generation.messages import check_size, read_messages
+from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.lanes import deadline
 from flaxen.server.schema import shorten, whole
 from flaxen.text.chat import RESERVED_VARIABLES

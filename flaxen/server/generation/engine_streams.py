@@ -1,6 +1,6 @@
 """The engine's streams behind one HTTP request: submitted, merged, timed, and ended as one.
 
-Knows: EngineClient, and which error an early end is. Deliberately does not know JSON.
+Knows: EngineClient, and which error an early end is. Deliberately does not know bodies or JSON.
 """
 
 from __future__ import annotations
@@ -18,14 +18,45 @@ from flaxen.protocol import (
     Request,
     TokenEvent,
     TokenEvents,
+    UnknownAdapterError,
 )
+from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, internal, invalid, wrong_field
 from flaxen.server.metrics import Metrics
 
 logger = logging.getLogger("flaxen.server")
 
 
-class Generation:
+async def start(
+    context: Context, requests: Sequence[Request], field_names: Mapping[str, str]
+) -> EngineStreams:
+    """Submits the engine's requests of one HTTP request, for one model or adapter.
+
+    Args:
+      context: the engine and its limits.
+      requests: at least one, each for as many sequences.
+      field_names: as EngineStreams takes them.
+
+    Raises:
+      ApiError: 400, more sequences than one request may have; 404 or 500, its adapter is deleted
+        or can't be read.
+      Others: as EngineStreams.
+    """
+    limit, n = context.config.max_sequences, requests[0].sampling.n
+    if len(requests) * n > limit:
+        raise invalid(
+            f"prompts x n must be at most {limit} sequences on this server, got {len(requests)} x "
+            f"{n}: send several requests",
+            "n",
+        )
+    held = await context.hold_adapter(requests[0].adapter)
+    names = {"adapter": "model", **field_names}
+    streams = EngineStreams(context.engine, context.metrics, requests, names)
+    del held  # from here on the requests have it
+    return streams
+
+
+class EngineStreams:
     """All sequences of one HTTP request. Whoever makes one must see that `close` is awaited.
 
     Args:
@@ -37,6 +68,7 @@ class Generation:
 
     Raises:
       ApiError: 400, the engine can't serve a request as asked.
+      UnknownAdapterError: the adapter is not known any more.
       EngineBusyError, EngineClosedError: the engine takes none now.
     """
 
@@ -65,7 +97,7 @@ class Generation:
                 engine.abort(request.request_id)
             if isinstance(error, FieldError):
                 raise wrong_field(error, field_names) from None
-            if isinstance(error, ValueError):
+            if isinstance(error, ValueError) and not isinstance(error, UnknownAdapterError):
                 raise invalid(str(error)) from None
             raise
 

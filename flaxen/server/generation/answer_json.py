@@ -1,0 +1,100 @@
+"""What both generating routes write: the envelope, usage, and the chunks of a stream.
+
+Deliberately does not know what is in a choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flaxen.protocol import TokenEvent, TokenLogprobs
+from flaxen.server.schema import StreamOptions
+from flaxen.server.sse import to_json
+
+
+@dataclass(kw_only=True)
+class Usage:
+    """Tokens of one HTTP request, counted up as events come."""
+
+    num_prompt: int
+    num_output: int = 0
+    num_cached: int = 0
+
+    def count(self, event: TokenEvent) -> None:
+        """Adds an event's tokens."""
+        self.num_output += len(event.token_ids)
+        # The other sequences of a prompt find what the first one computed: that is no saving.
+        if event.finish is not None and event.index == 0:
+            self.num_cached += event.finish.num_cached_tokens
+
+    def json(self) -> dict[str, Any]:
+        """OpenAI's `usage`."""
+        return {
+            "prompt_tokens": self.num_prompt,
+            "completion_tokens": self.num_output,
+            "total_tokens": self.num_prompt + self.num_output,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached},
+        }
+
+
+@dataclass(kw_only=True)
+class WholeSequence:
+    """Everything that came of one sequence, for an answer in one piece."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def add(self, event: TokenEvent) -> None:
+        """Appends an event."""
+        self.texts.append(event.text)
+        self.token_ids.extend(event.token_ids)
+        self.logprobs.extend(event.logprobs or ())
+        if event.finish is not None:
+            self.finish_reason = event.finish.reason.wire_name
+            self.stop_reason = event.finish.stop_reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """The fields that every chunk and the whole answer begin with."""
+
+    id: str
+    object: str
+    model: str
+    created: int
+
+    def fields(self) -> dict[str, Any]:
+        """The same as a dict."""
+        return {
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.model,
+        }
+
+
+class ChunkWriter:
+    """Chunks of one stream as JSON texts. What does not change is encoded once."""
+
+    def __init__(self, envelope: Envelope, usage: Usage, options: StreamOptions) -> None:
+        self._head = to_json(envelope.fields())[:-1] + ',"choices":['
+        self.usage = usage
+        self._continuous = bool(options.continuous_usage_stats)
+        self.wants_usage = bool(options.include_usage)
+
+    def chunk(self, choice: dict[str, Any], **more: Any) -> str:
+        """One choice's part; `more` are fields beside `choices`."""
+        text = self._head + to_json(choice) + "]"
+        if self._continuous:
+            more["usage"] = self.usage.json()
+        elif self.wants_usage:
+            more["usage"] = None  # OpenAI's: all but the last chunk have it as null
+        return text + "," + to_json(more)[1:] if more else text + "}"
+
+    def last(self) -> str:
+        """The chunk with the usage and no choice."""
+        return self._head + '],"usage":' + to_json(self.usage.json()) + "}"

@@ -1,0 +1,220 @@
+"""Fields of OpenAI and vLLM that this server does not act on: accepted where they have no effect.
+
+Knows: each such field, the values that mean what happens anyway, and why others are refused.
+Deliberately does not know the fields that the server does act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flaxen.server.errors import invalid
+from flaxen.server.schema import shorten, whole
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values of a field have no effect, and what to say of the others."""
+
+    has_no_effect: Callable[[Any], bool]  # of a value that is not null; null never has one
+    why: str  # of other values
+
+
+def _one_of(*values: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in values
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _bool(wanted: bool) -> Callable[[Any], bool]:
+    return lambda value: value is wanted
+
+
+def _number(wanted: float) -> Callable[[Any], bool]:
+    return lambda value: not isinstance(value, bool) and value == wanted
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(whole(value), int) and not isinstance(value, bool)
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, list | dict | str) and not value
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _is_text_format(value: Any) -> bool:
+    return isinstance(value, dict) and _given(value) == {"type": "text"}
+
+
+_NO_TOOLS = "tool calls are not supported yet"
+# The same of messages: a template that shows calls decides itself how.
+NO_TOOLS = f"{_NO_TOOLS} where the model's chat template does not show them"
+_NO_STRUCTURE = "structured output is not supported yet: only {'type': 'text'} is"
+_NO_BEAMS = "beam search is not supported"
+_NO_PLUGINS = "the server runs nothing that a request names"
+_TEXT_ONLY = "the model reads text only"
+# Where a prefix ends that is to be cached, for servers that cache none by themselves.
+_CACHE_CONTROL = Rule(_is(dict), "it must be an object (prefixes are cached with or without it)")
+
+_OPENAI = {
+    "user": Rule(_is(str), "it must be a string"),
+    "safety_identifier": Rule(_is(str), "it must be a string"),
+    "prompt_cache_key": Rule(
+        _is(str), "it must be a string (prefixes are cached with or without it)"
+    ),
+    "prompt_cache_retention": Rule(
+        _one_of("in_memory", "in-memory"), "prefixes are kept in memory only"
+    ),
+    "metadata": Rule(_is(dict), "it must be an object"),
+    "store": Rule(_bool(False), "this server stores no completions"),
+    "service_tier": Rule(_one_of("auto", "default"), "this server has one tier only"),
+    "response_format": Rule(_is_text_format, _NO_STRUCTURE),
+}
+
+# Clients that know vLLM send its fields at their defaults.
+_VLLM = {
+    "use_beam_search": Rule(_bool(False), _NO_BEAMS),
+    "length_penalty": Rule(_number(1), f"it belongs to beam search, and {_NO_BEAMS}"),
+    "early_stopping": Rule(_bool(False), f"it belongs to beam search, and {_NO_BEAMS}"),
+    "priority": Rule(_number(0), "requests are served in the order in which they come"),
+    "detokenize": Rule(_bool(True), "the answer is always text; return_token_ids adds its tokens"),
+    # None are ever put there, which is what either value means with today's tokenizers.
+    "spaces_between_special_tokens": Rule(_is(bool), "it must be true or false"),
+    "truncate_prompt_tokens": Rule(
+        _never, "a prompt is never cut: send its end, or start the server with a longer length"
+    ),
+    "logits_processors": Rule(_empty, _NO_PLUGINS),
+    "vllm_xargs": Rule(_empty, _NO_PLUGINS),
+    "kv_transfer_params": Rule(_empty, "keys and values are not moved between servers"),
+    "ec_transfer_params": Rule(_empty, _TEXT_ONLY),
+    "session_id": Rule(_is(str), "it must be a string"),
+    "stream_interval": Rule(_number(1), "each token is sent as it comes"),
+    "thinking_token_budget": Rule(_number(-1), "thoughts are not told from the answer"),
+    "watermarking": Rule(_bool(False), "this server puts no marks into texts"),
+    "routed_experts_prompt_start": Rule(_number(0), "the chosen experts are not returned"),
+    "return_token_offsets": Rule(_bool(False), "only logprobs of /v1/completions have offsets"),
+    "return_mm_kwargs": Rule(_is(bool), "it must be true or false"),  # of another route
+}
+
+COMPLETION = {
+    **_OPENAI,
+    **_VLLM,
+    "suffix": Rule(_empty, "inserting text is not supported"),
+}
+
+CHAT = {
+    **_OPENAI,
+    **_VLLM,
+    "tools": Rule(_empty, _NO_TOOLS),
+    "tool_choice": Rule(_one_of("none", "auto"), _NO_TOOLS),
+    "parallel_tool_calls": Rule(_is(bool), "it must be true or false"),
+    "functions": Rule(_empty, _NO_TOOLS),
+    "function_call": Rule(_one_of("none", "auto"), _NO_TOOLS),
+    "modalities": Rule(lambda value: value == ["text"], "the model answers in text only"),
+    "audio": Rule(_never, "the model answers in text only"),
+    "prediction": Rule(_never, "predicted output is not supported"),
+    "reasoning_effort": Rule(
+        _never, "it is not supported; a template's own switch goes into chat_template_kwargs"
+    ),
+    "include_reasoning": Rule(
+        _bool(True), "thoughts are not told from the answer, so they can't be left out"
+    ),
+    "verbosity": Rule(_one_of("medium"), "the model has no such control"),
+    "web_search_options": Rule(_never, "this server does not search the web"),
+    "continue_final_message": Rule(
+        _bool(False), "it is not supported; /v1/completions continues any text"
+    ),
+    "echo": Rule(_bool(False), "chat answers hold the answer only; /v1/completions can echo"),
+    "documents": Rule(_empty, "it is not supported: put the documents' text into a message"),
+    "mm_processor_kwargs": Rule(_empty, _TEXT_ONLY),
+    "media_io_kwargs": Rule(_empty, _TEXT_ONLY),
+    "return_prompt_text": Rule(
+        _bool(False), "it is not supported; return_token_ids adds the prompt's tokens"
+    ),
+}
+
+TOKENIZE = {
+    name: CHAT[name]
+    for name in ("tools", "continue_final_message", "mm_processor_kwargs", "media_io_kwargs")
+}
+
+STREAM_OPTIONS = {
+    "include_obfuscation": Rule(_bool(False), "this server does not pad its events"),
+}
+
+# Histories that were written by other servers hold what those had put into their answers, and what
+# clients noted beside it.
+_NOT_THIS_ROLE = "only a message of role 'assistant' has it"
+MESSAGE = {
+    "type": Rule(_one_of("text", "message"), "a message has no other type"),
+    "id": Rule(_is(str), "it must be a string"),
+    "tool_calls": Rule(_empty, f"{_NOT_THIS_ROLE}, and {NO_TOOLS}"),
+    "tool_call_id": Rule(_never, f"only a message of role 'tool' has it, and {NO_TOOLS}"),
+    "function_call": Rule(_never, "it was replaced by tool_calls: send a list of calls there"),
+    "refusal": Rule(_empty, "a refusal is a message's content here"),
+    "audio": Rule(_never, _TEXT_ONLY),
+    "annotations": Rule(_empty, _TEXT_ONLY),
+    "cache_control": _CACHE_CONTROL,
+    "reasoning": Rule(_empty, _NOT_THIS_ROLE),
+    "reasoning_content": Rule(_empty, _NOT_THIS_ROLE),
+    # Copies of the thoughts in another server's own form; templates know `reasoning_content`.
+    "reasoning_details": Rule(_is(list), "it must be a list"),
+    "thinking_blocks": Rule(_is(list), "it must be a list"),
+    "provider_specific_fields": Rule(_is(dict), "it must be an object"),
+    "prefix": Rule(_bool(False), "it is not supported; /v1/completions continues any text"),
+    "partial": Rule(_bool(False), "it is not supported; /v1/completions continues any text"),
+}
+
+PART = {
+    "id": Rule(_is(str), "it must be a string"),
+    "index": Rule(_whole, "it must be a whole number"),
+    "logprobs": Rule(_is(list), "it must be a list"),
+    "cache_control": _CACHE_CONTROL,
+    "annotations": Rule(_empty, _TEXT_ONLY),
+    "citations": Rule(_empty, _TEXT_ONLY),
+}
+
+
+def drop(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str = "") -> dict[str, Any]:
+    """Returns the fields without those that have no effect; `where` leads to them, as "a[0].".
+
+    Raises:
+      ApiError: 400, a field asks for something that the server does not do.
+    """
+    kept = {}
+    for name, value in fields.items():
+        rule = rules.get(name)
+        if rule is None:
+            kept[name] = value
+        elif value is not None and not rule.has_no_effect(value):
+            param = where + name
+            raise invalid(
+                f"{param} = {shorten(value)} is refused: {rule.why}", param, "unsupported_parameter"
+            )
+    return kept
+
+
+def drop_inside(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> dict[str, Any]:
+    """The same of an object in which null is nowhere a value: its fields that are null go too."""
+    return _given(drop(fields, rules, where))
+
+
+def drop_from_body(fields: Mapping[str, Any], rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """The same of a generating route's fields and its stream_options."""
+    kept = drop(fields, rules)
+    options = kept.get("stream_options")
+    if isinstance(options, dict):
+        kept["stream_options"] = drop_inside(options, STREAM_OPTIONS, "stream_options.")
+    return kept
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
