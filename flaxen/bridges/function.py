@@ -26,7 +26,7 @@ from flaxen.bridges.signature import check_arguments, check_logits, logits_of
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
-from flaxen.models.model import Attend, Cache, Matrix, Model, Params, ParamSpec
+from flaxen.models.model import PACKED_ROLES, Attend, Cache, Matrix, Model, Params, ParamSpec
 
 # apply(params, tokens[B, T], positions[B, T], None) -> logits[B, T, V]; in training, with a PRNG
 # key instead of None, -> (logits, {collection: its new value})
@@ -142,7 +142,7 @@ def from_apply(
     definition = _Definition(
         function=function,
         specs=tuple(
-            dataclasses.replace(spec, matrix=matrix)
+            dataclasses.replace(spec, matrix=matrix if spec.role in PACKED_ROLES else None)
             for spec, matrix in zip(specs, packable, strict=True)
         ),
     )

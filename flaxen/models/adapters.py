@@ -86,7 +86,11 @@ def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
     """
     if model.has_layers:
         return [
-            {name: layer[name].shape for name in LORA_TARGETS if name in layer}
+            {
+                name: layer[name].shape
+                for name in LORA_TARGETS
+                if name in layer and layer[name].role == "matrix"
+            }
             for layer in model.param_specs["layers"]
         ]
     found = {}

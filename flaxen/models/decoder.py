@@ -24,6 +24,7 @@ from flaxen.models.model import (
     Attend,
     AttentionSpec,
     Cache,
+    Init,
     InputEmbeds,
     Matrix,
     Model,
@@ -156,38 +157,38 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
         "wq": _weight((d, q_dim), ("model", "heads")),
         "wk": _weight((d, kv_dim), ("model", "kv_heads")),
         "wv": _weight((d, kv_dim), ("model", "kv_heads")),
-        "wo": _weight((q_dim, d), ("heads", "model")),
+        "wo": _weight((q_dim, d), ("heads", "model"), "residual"),
         "w_gate": _weight((d, f), ("model", "mlp")),
         "w_up": _weight((d, f), ("model", "mlp")),
-        "w_down": _weight((f, d), ("mlp", "model")),
+        "w_down": _weight((f, d), ("mlp", "model"), "residual"),
     }
     layer = {
-        "attn_norm": _vector((d,), ("model",)),
-        "mlp_norm": _vector((d,), ("model",)),
+        "attn_norm": _vector((d,), ("model",), "ones"),
+        "mlp_norm": _vector((d,), ("model",), "ones"),
         **weights,
     }
     for name in config.biases:
         spec = weights[name]
-        layer["b" + name[1:]] = _vector(spec.shape[1:], spec.axes[1:])
+        layer["b" + name[1:]] = _vector(spec.shape[1:], spec.axes[1:], "zeros")
     if config.qk_norm:
-        layer["q_norm"] = _vector((h,), ("head_dim",))
-        layer["k_norm"] = _vector((h,), ("head_dim",))
+        layer["q_norm"] = _vector((h,), ("head_dim",), "ones")
+        layer["k_norm"] = _vector((h,), ("head_dim",), "ones")
     table = ParamSpec(
         shape=(config.vocab_size, d), axes=("vocab", "model"), role="table", matrix=_TABLE
     )
     specs: dict[str, Any] = {
         "embed": table,
         "layers": tuple(dict(layer) for _ in range(config.num_layers)),
-        "final_norm": _vector((d,), ("model",)),
+        "final_norm": _vector((d,), ("model",), "ones"),
     }
     if not config.tied_embeddings:
         specs["unembed"] = table
     return specs
 
 
-def _weight(shape: tuple[int, int], axes: tuple[str, str]) -> ParamSpec:
-    return ParamSpec(shape=shape, axes=axes, role="matrix", matrix=_WEIGHT)
+def _weight(shape: tuple[int, int], axes: tuple[str, str], init: Init = "normal") -> ParamSpec:
+    return ParamSpec(shape=shape, axes=axes, role="matrix", matrix=_WEIGHT, init=init)
 
 
-def _vector(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> ParamSpec:
-    return ParamSpec(shape=shape, axes=axes, role="vector")
+def _vector(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Init) -> ParamSpec:
+    return ParamSpec(shape=shape, axes=axes, role="vector", init=init)

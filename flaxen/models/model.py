@@ -50,16 +50,33 @@ class Matrix:
 # - experts: several matrices, each multiplied with its own part of the hidden states;
 # - vector: all else, such as a norm's scale or a bias, however many axes it has.
 Role = Literal["matrix", "table", "experts", "vector"]
+PACKED_ROLES: tuple[Role, ...] = ("matrix", "table")
+
+# How a parameter starts where a decoder is trained from scratch. "residual" is normal too, and
+# smaller, for a weight whose product is added to the residual stream.
+Init = Literal["normal", "residual", "ones", "zeros"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParamSpec:
-    """Shape, logical axis names and use of one parameter."""
+    """Shape, logical axis names and use of one parameter.
+
+    Raises:
+      ValueError: it has a `matrix`, but its role is not matrix or table: only these are packed.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     role: Role
     matrix: Matrix | None = None  # None if the parameter can't be packed
+    init: Init = "normal"
+
+    def __post_init__(self) -> None:
+        if self.matrix is not None and self.role not in PACKED_ROLES:
+            raise ValueError(
+                f"a parameter of the role {self.role} can't be packed: its `matrix` must be None, "
+                f"got {self.matrix}"
+            )
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.models.model import Model, Params, ParamSpec
-from flaxen.models.params import compute_params
+from flaxen.models.params import compute_params, is_spec
 from flaxen.train.trainable import Trainable
 
 
@@ -44,28 +44,24 @@ def full(model: Model, *, dtype: jnp.dtype, packed: bool) -> Trainable:
 def initial_params(model: Model, seed: int) -> Params:
     """Random float32 master parameters to train from scratch.
 
-    Norms are ones and biases zeros. Matrices are normal with standard deviation 0.02, or 0.02 /
-    sqrt(2 L) if they write into the residual stream, as in GPT-2
+    Each parameter starts as its `ParamSpec.init` says: "normal" has standard deviation 0.02, and
+    "residual" 0.02 / sqrt(2 L), as in GPT-2
     (https://d4mucfpksywv.cloudfront.net/better-language-models/language-models.pdf).
 
     Args:
-      model: the model, for its shapes.
+      model: the model, for its shapes and how each parameter starts.
       seed: the same seed gives the same parameters, on any machine.
     """
     num_layers = len(model.cache_specs)
-    flat, structure = jax.tree.flatten_with_path(
-        model.param_specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec)
-    )
+    specs, structure = jax.tree.flatten(model.param_specs, is_leaf=is_spec)
     root = jax.random.key(seed)
 
-    def one(number: int, name: str, spec: ParamSpec) -> jax.Array:
-        if name.endswith("norm"):
-            return jnp.ones(spec.shape, jnp.float32)
-        if spec.role == "vector":
-            return jnp.zeros(spec.shape, jnp.float32)
-        deviation = 0.02 / math.sqrt(2 * num_layers) if name in ("wo", "w_down") else 0.02
+    def one(number: int, spec: ParamSpec) -> jax.Array:
+        if spec.init in ("ones", "zeros"):
+            return jnp.full(spec.shape, spec.init == "ones", jnp.float32)
+        deviation = 0.02 / math.sqrt(2 * num_layers) if spec.init == "residual" else 0.02
         drawn = jax.random.normal(jax.random.fold_in(root, number), spec.shape, jnp.float32)
         return deviation * drawn
 
-    leaves = [one(number, path[-1].key, spec) for number, (path, spec) in enumerate(flat)]
+    leaves = [one(number, spec) for number, spec in enumerate(specs)]
     return jax.tree.unflatten(structure, leaves)
