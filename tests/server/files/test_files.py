@@ -15,7 +15,7 @@ from flaxen.server.fine_tuning.config import FineTuningConfig
 from flaxen.server.storage.tables import open_database
 from tests.full_disk import fill_disk_of
 from tests.server.clients import get, http_client, openai_client, run
-from tests.server.fine_tuning import GOOD, MODEL, Served, serving
+from tests.server.fine_tuning.serving import GOOD, MODEL, Served, serving
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from flaxen.server.storage.directory import ID_FILE
 from flaxen.server.storage.tables import open_database
 from tests.extras import extra
 from tests.server.clients import openai_client, run
-from tests.server.fine_tuning import GOOD, MODEL, serving
+from tests.server.fine_tuning.serving import GOOD, MODEL, serving
 
 extra("psycopg")
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.server.clients import get, openai_client, post, run
-from tests.server.fine_tuning import GOOD, MODEL, Served, serving
+from tests.server.fine_tuning.serving import GOOD, MODEL, Served, serving
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A job's body: what it is read as, and in which words what is wrong with it is refused.
 
-fine_tuning_bodies.json was recorded from the validators by hand that pydantic took the place of:
+bodies.json was recorded from the validators by hand that pydantic took the place of:
 bodies in the neighbourhood of each limit, and the job or the error of each.
 """
 
@@ -17,7 +17,7 @@ from flaxen.server.errors import ApiError
 from flaxen.server.fine_tuning.job_schema import read_job
 
 JOB = {"model": "m", "training_file": "file-1"}
-BODIES = json.loads((Path(__file__).parent / "fine_tuning_bodies.json").read_text())
+BODIES = json.loads((Path(__file__).parent / "bodies.json").read_text())
 
 
 def answer(given: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from tests.server.clients import post
-from tests.server.fine_tuning import FakeTrainer, Served, serving
-from tests.server.test_fine_tuning import create
+from tests.server.fine_tuning.serving import FakeTrainer, Served, serving
+from tests.server.fine_tuning.test_jobs import create
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import openai
 import pytest
 
 from flaxen.protocol import AdapterSource
+from tests.server.adapters.test_adapters import weights
 from tests.server.clients import get, openai_client, post, run
-from tests.server.fine_tuning import MODEL, FakeTrainer, Served, serving
-from tests.server.test_adapters import weights
-from tests.server.test_fine_tuning import create
+from tests.server.fine_tuning.serving import MODEL, FakeTrainer, Served, serving
+from tests.server.fine_tuning.test_jobs import create
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 
