@@ -115,7 +115,7 @@ class Scheduler:
         plan = StepPlan()
         allowed = self.config.max_num_batched_tokens
         budget = self._schedule_running(plan, allowed, drafts)
-        if self._waiting:
+        if self._waiting and not plan.preempted:  # else nobody has a page to spare
             budget = self._admission.admit(plan, budget)
         if plan.items:
             num_held, num_allocated = self.pools.count_step(allowed - budget)
@@ -232,6 +232,8 @@ class Scheduler:
             num_drafts = 0
             if drafts and wanted == 1:
                 num_drafts = min(drafts.get(sequence, 0), self._most_drafts(sequence, spare))
+                if not self.pools.grow(sequence, start + 1 + num_drafts):
+                    num_drafts = 0  # nobody is preempted for a guess
             end = start + num_taken + num_drafts
             if num_taken == 0 or not self._grow(sequence, end, plan):
                 break
