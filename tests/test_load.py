@@ -16,7 +16,7 @@ from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.models.golden import GOLDENS, expected, logits_of
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf
 
 CASE = GOLDENS / "qwen3_tied"

@@ -23,7 +23,7 @@ from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.data.tiny_text import make_tokenizer
 from tests.extras import extra
 from tests.train.test_jobs import CHATS, Told, make_spec
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 
 @pytest.fixture(scope="module")

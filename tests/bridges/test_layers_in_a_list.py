@@ -33,7 +33,7 @@ from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity, counting_batches, needs_kernels
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 from tests.train.tiny import Repeated
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 D, H = 64, 4
 MLP = VOCAB_SIZE  # so that a size tells no table from a matrix

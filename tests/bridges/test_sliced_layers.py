@@ -12,7 +12,7 @@ import flaxen
 from flaxen.models.adapters import lora_targets
 from tests.bridges.training import assert_parity, needs_kernels
 from tests.bridges.words import VOCAB_SIZE
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 D, LAYERS = 64, 2
 

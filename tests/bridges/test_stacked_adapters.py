@@ -27,7 +27,7 @@ from flaxen.weights.definition import Definition
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import byte_tokenizer
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 24)), jnp.int32)
 POSITIONS = jnp.broadcast_to(jnp.arange(24, dtype=jnp.int32), (2, 24))

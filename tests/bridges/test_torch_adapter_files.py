@@ -28,7 +28,7 @@ from tests.bridges.torch_models import make
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import save_tokenizer
 from tests.models.golden import logits_of
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 pytestmark = pytest.mark.slow
 peft_warns = pytest.mark.filterwarnings("ignore")  # of what will be deprecated

@@ -17,7 +17,7 @@ from flaxen.models.model import Model
 # Of each layer, the module of each target.
 Modules = Sequence[Mapping[str, str]]
 
-# All families have these names: tests/weights/test_peft.py.
+# All families have these names: tests/weights/adapters/test_peft.py.
 _DECODER = {name: tensor_of(HF, name).removesuffix(".weight") for name in LORA_TARGETS}
 _PREFIX = "base_model.model."
 _WEIGHT = ".weight"  # what modules of PyTorch call theirs

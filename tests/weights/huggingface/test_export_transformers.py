@@ -21,7 +21,7 @@ from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.resolve import resolve
 from tests.extras import extra
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 torch: Any = extra("torch")
 transformers: Any = extra("transformers")

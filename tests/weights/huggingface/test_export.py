@@ -20,7 +20,7 @@ from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.huggingface.export import export_huggingface
 from tests.engine.tiny import MODEL_CONFIG, PARAMS, pack_params
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf
 
 FLOAT32 = jnp.dtype("float32")

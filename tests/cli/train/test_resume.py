@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flaxen.checkpoints.checkpoints import Checkpoints, read_extra
-from tests.cli.tiny_training import train, write_model, write_texts
+from tests.cli.train.tiny_training import train, write_model, write_texts
 from tests.compile_cache import shared_directory
 from tests.weights.files import change_config
 

@@ -16,7 +16,7 @@ from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.patterns import match_patterns
 from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tests.engine.tiny import MODEL, PARAMS
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 PREFIX = "base_model.model."
 Q0, Q1 = (f"model.layers.{i}.self_attn.q_proj" for i in (0, 1))

@@ -20,7 +20,7 @@ from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_ada
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.golden import GOLDENS
-from tests.weights.adapters import random_adapter
+from tests.weights.adapters.made import random_adapter
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj"
 

@@ -19,7 +19,7 @@ from flaxen.cli.train.command import gather
 from flaxen.cli.train.display import describe, show_training
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from tests.cli.tiny_training import train, write_model, write_texts
+from tests.cli.train.tiny_training import train, write_model, write_texts
 from tests.compile_cache import shared_directory
 
 RECORD = {"step": 3, "loss": 2.5, "tokens_per_second": 1234.5, "mfu": 0.25, "seconds_left": 3661.0}
