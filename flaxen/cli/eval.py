@@ -18,7 +18,7 @@ from flaxen.cli.machine import MachineOptions
 from flaxen.cli.options import (
     AdapterOptions,
     ChatTemplateOptions,
-    Model,
+    ModelArgument,
     ModelOptions,
     engine_args,
 )
@@ -27,7 +27,7 @@ from flaxen.cli.progress import show_progress
 if TYPE_CHECKING:
     from flaxen.build import EngineArgs, OnProgress
     from flaxen.data.config import OnBadRecord
-    from flaxen.models.model import Model as ModelDefinition
+    from flaxen.models.model import Model
     from flaxen.text.tokenizer import Tokenizer
     from flaxen.train.evaluate import LogprobFn
     from flaxen.weights.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ class EvalOptions:
 
 
 def evaluate(
-    model: Model,
+    model: ModelArgument,
     options: EvalOptions,
     adapter: AdapterOptions,
     model_options: ModelOptions,
@@ -163,7 +163,7 @@ def describe(result: dict[str, Any]) -> str:
 class _Subject:
     """The model to evaluate."""
 
-    model: ModelDefinition
+    model: Model
     tokenizer: Tokenizer
     logprobs: LogprobFn
 

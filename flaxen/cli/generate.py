@@ -18,7 +18,7 @@ from flaxen.cli.machine import MachineOptions
 from flaxen.cli.options import (
     BatchOptions,
     ContextOptions,
-    Model,
+    ModelArgument,
     ModelOptions,
     SamplingOptions,
     engine_args,
@@ -76,7 +76,7 @@ class MoreSamplingOptions:
 
 
 def generate(
-    model: Model,
+    model: ModelArgument,
     prompts: PromptOptions,
     sampling: SamplingOptions,
     more: MoreSamplingOptions,

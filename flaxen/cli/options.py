@@ -26,7 +26,7 @@ MODEL_HELP = (
     "A GGUF file, a directory with safetensors, a Hugging Face id, smollm2-135m, or a definition "
     "of your own: FILE.py:NAME of a function that returns a flaxen.Definition."
 )
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 
 _model_option = partial(typer.Option, rich_help_panel=panels.MODEL)
 _engine_option = partial(typer.Option, rich_help_panel=panels.ENGINE)

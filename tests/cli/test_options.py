@@ -21,7 +21,12 @@ from flaxen.cli.options import engine_args
 from flaxen.cli.parity.command import parity
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.command import serve
-from flaxen.cli.serve.options import RequestLimits, ServerOptions, ServingOptions, server_config
+from flaxen.cli.serve.options import (
+    RequestLimitOptions,
+    ServerOptions,
+    ServingOptions,
+    server_config,
+)
 from flaxen.cli.train.command import train
 from flaxen.engine.config import LoraLimits
 from flaxen.server.config import ServerConfig
@@ -123,12 +128,12 @@ def test_prompts_keep_a_pace_where_somebody_waits_for_each_token() -> None:
 
 
 def test_server_defaults() -> None:
-    found = server_config(ServerOptions(), RequestLimits(), engine_sequences=10_000)
+    found = server_config(ServerOptions(), RequestLimitOptions(), engine_sequences=10_000)
     assert found == ServerConfig()
 
 
 def test_a_request_asks_for_no_more_sequences_than_the_engine_holds() -> None:
-    server, limits = ServerOptions(), RequestLimits(max_sequences=9, request_timeout_s=0)
+    server, limits = ServerOptions(), RequestLimitOptions(max_sequences=9, request_timeout_s=0)
     assert server_config(server, limits, engine_sequences=5).max_sequences == 5
     assert server_config(server, limits, engine_sequences=50).max_sequences == 9
     assert server_config(server, limits, engine_sequences=5).request_timeout_s is None

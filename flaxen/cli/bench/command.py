@@ -24,7 +24,13 @@ from flaxen.cli.bench.workloads import (
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions
-from flaxen.cli.options import BatchOptions, ContextOptions, Model, ModelOptions, engine_args
+from flaxen.cli.options import (
+    BatchOptions,
+    ContextOptions,
+    ModelArgument,
+    ModelOptions,
+    engine_args,
+)
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -65,7 +71,7 @@ class BenchOptions:
 
 
 def bench(
-    model: Model,
+    model: ModelArgument,
     options: BenchOptions,
     model_options: ModelOptions,
     context: ContextOptions,

@@ -16,7 +16,7 @@ from flaxen.cli.cpu import Cpu, announce, backend_name
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate import read_prompts
 from flaxen.cli.machine import MachineOptions
-from flaxen.cli.options import AdapterOptions, Model, ModelOptions
+from flaxen.cli.options import AdapterOptions, ModelArgument, ModelOptions
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ParityOptions:
 
 
 def parity(
-    model: Model,
+    model: ModelArgument,
     options: ParityOptions,
     adapter: AdapterOptions,
     model_options: ModelOptions,

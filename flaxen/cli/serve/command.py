@@ -21,7 +21,7 @@ from flaxen.cli.options import (
     BatchOptions,
     ChatTemplateOptions,
     ContextOptions,
-    Model,
+    ModelArgument,
     ModelOptions,
     engine_args,
 )
@@ -30,7 +30,7 @@ from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
 from flaxen.cli.serve.options import (
     LogLevel,
-    RequestLimits,
+    RequestLimitOptions,
     ServerOptions,
     ServingOptions,
     server_config,
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: Model,
+    model: ModelArgument,
     server: ServerOptions,
-    limits: RequestLimits,
+    limits: RequestLimitOptions,
     model_options: ModelOptions,
     context: ContextOptions,
     batch: BatchOptions,

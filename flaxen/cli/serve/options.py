@@ -94,7 +94,7 @@ class ServerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestLimits:
+class RequestLimitOptions:
     """What one request may ask for."""
 
     max_body_bytes: Annotated[
@@ -188,7 +188,7 @@ class ServingOptions:
 
 
 def server_config(
-    server: ServerOptions, limits: RequestLimits, *, engine_sequences: int
+    server: ServerOptions, limits: RequestLimitOptions, *, engine_sequences: int
 ) -> ServerConfig:
     """What the HTTP server allows.
 
