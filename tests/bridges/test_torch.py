@@ -82,7 +82,7 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
     directory = save(make(name), tmp_path)
     dtype, batch = jnp.dtype("bfloat16"), jnp.arange(16, dtype=jnp.int32)
     calls = []
-    for source in (open_torch(directory), open_checkpoint(directory)):
+    for source in (open_torch(directory, Backend.CPU), open_checkpoint(directory)):
         model, params = source.model, source.load_params(dtype, packed=True)
         cache = tuple(
             attends.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)

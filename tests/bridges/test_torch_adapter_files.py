@@ -17,6 +17,7 @@ import flaxen
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.engine.config import LoraLimits
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import lora_targets, with_adapters
 from flaxen.models.model import Model, Params
@@ -97,7 +98,10 @@ def test_files_have_the_names_of_transformers_modules(tmp_path: Path) -> None:
 def test_our_decoder_reads_the_files_of_its_definition_and_the_other_way(tmp_path: Path) -> None:
     make("Llama").save_pretrained(tmp_path / "base")
     save_tokenizer(tmp_path / "base")
-    opened, decoder = open_torch(tmp_path / "base"), open_checkpoint(tmp_path / "base")
+    opened, decoder = (
+        open_torch(tmp_path / "base", choose_backend()),
+        open_checkpoint(tmp_path / "base"),
+    )
     save_adapter(tmp_path / "one", adapter_of(opened.model), model=opened.model)
     save_adapter(tmp_path / "two", random_adapter(decoder.model, seed=1))
     params = decoder.load_params(jnp.dtype("float32"))
@@ -179,7 +183,7 @@ def test_a_server_of_a_definition_loads_the_files_of_our_decoder(tmp_path: Path)
 
     async def ask() -> list[list[int]]:
         llm = flaxen.AsyncLLM(str(tmp_path / "base"), impl="torch", lora=options.limits(), **sizes)
-        model = open_torch(tmp_path / "base").model
+        model = open_torch(tmp_path / "base", choose_backend()).model
         options.load_modules(llm.engine, model, ("base",))
         files = options.files(model)
         assert files is not None

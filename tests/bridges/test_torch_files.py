@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flaxen.cli.main import main
+from flaxen.kernels.choice import choose_backend
 from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.torch_models import make
 from tests.bridges.words import save_tokenizer
@@ -145,7 +146,7 @@ def test_tensors_that_are_not_those_of_the_class_are_refused_by_name(
     change(directory, how)
     configure(directory, **fields)
     with pytest.raises(ValueError, match=message) as caught:
-        open_torch(directory)
+        open_torch(directory, choose_backend())
     assert "\n" not in str(caught.value)
 
 
@@ -176,7 +177,7 @@ def test_one_of_several_experts_is_named(
     make("Qwen3Moe").save_pretrained(tmp_path)
     change(tmp_path, how)
     with pytest.raises(ValueError, match=message):
-        open_torch(tmp_path)
+        open_torch(tmp_path, choose_backend())
 
 
 HARMLESS: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any]]] = {
@@ -195,7 +196,7 @@ def test_what_a_class_may_lack_or_ignore_still_loads(
     how, fields = HARMLESS[case]
     change(directory, how)
     configure(directory, **fields)
-    params = open_torch(directory).params["params"]
+    params = open_torch(directory, choose_backend()).params["params"]
     expected = load_file(whole / "model.safetensors")
     for name, each in params.items():
         np.testing.assert_array_equal(each, expected[name].numpy())
@@ -210,31 +211,31 @@ def test_masks_that_old_checkpoints_hold_are_ignored(tmp_path: Path) -> None:
         "gpt_neox.layers.0.attention.bias": mask,
         "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
     })  # fmt: skip
-    assert open_torch(tmp_path).model.vocab_size == 272
+    assert open_torch(tmp_path, choose_backend()).model.vocab_size == 272
 
 
 def test_pickles_are_never_read(directory: Path) -> None:
     weights = directory / "model.safetensors"
     torch.save(load_file(weights), directory / "pytorch_model.bin")
-    assert open_torch(directory).model.vocab_size == 272  # beside it
+    assert open_torch(directory, choose_backend()).model.vocab_size == 272  # beside it
     weights.unlink()
     message = r"pytorch_model\.bin is there, but pickle files .* never read: convert them to safet"
     with pytest.raises(ValueError, match=message):
-        open_torch(directory)
+        open_torch(directory, choose_backend())
     (directory / "pytorch_model.bin").rename(directory / "pytorch_model-00001-of-00001.bin")
     index = {"weight_map": {"lm_head.weight": "pytorch_model-00001-of-00001.bin"}}
     (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"00001\.bin is there, but pickle files"):
-        open_torch(directory)
+        open_torch(directory, choose_backend())
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"is truncated or damaged"):
-        open_torch(directory)
+        open_torch(directory, choose_backend())
 
 
 def test_a_file_that_config_json_names_is_not_read(directory: Path) -> None:
     configure(directory, transformers_weights="pytorch_model.bin")
     with pytest.raises(ValueError, match=r"transformers_weights = 'pytorch_model\.bin' is not"):
-        open_torch(directory)
+        open_torch(directory, choose_backend())
 
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538090408\n"
@@ -255,7 +256,7 @@ def test_damaged_files_have_their_message(
     path = directory / "model.safetensors"
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(ValueError, match=message):
-        open_torch(directory)
+        open_torch(directory, choose_backend())
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_configurations_that_transformers_does_not_take(
 ) -> None:
     configure(directory, **fields)
     with pytest.raises(ValueError, match=message) as caught:
-        open_torch(directory)
+        open_torch(directory, choose_backend())
     assert "\n" not in str(caught.value)
 
 
