@@ -1,1 +1,1 @@
-"""Requests to token events: scheduler, pages, the compiled step, sampling, and their loop."""
+"""The engine, from requests to token events: scheduler, KV cache, compiled step, sampling, loop."""

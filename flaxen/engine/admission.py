@@ -1,6 +1,6 @@
-"""Lets waiting sequences run: first come, first served, as far as rows, pages and tokens go.
+"""Admits waiting sequences: first come, first served, while there are rows, pages and tokens.
 
-Deliberately does not know: what the running compute, who is preempted.
+Deliberately does not know: what running sequences compute, which are preempted.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from flaxen.engine.running import Running
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.waiting import Waiting
 
-_MAX_PASSED = 256  # waiting sequences without a slot that a step looks past
+_MAX_PASSED = 256  # waiting sequences without a slot that one step may skip
 
 
 class Admission:
-    """Takes from those that wait, and gives to those that run.
+    """Moves sequences from waiting to running.
 
     Args:
-      waiting: in order of arrival.
-      running: gets them.
-      pools: of pages.
-      adapter_slots: of adapters.
-      pace: of prompts; None: only the budget's.
-      page_size: tokens.
-      counters: are counted up.
-      clock: seconds, monotonic; stamps Sequence.first_scheduled_s.
+      waiting: the waiting sequences, in order of arrival.
+      running: the running sequences.
+      pools: the pools of pages.
+      adapter_slots: the slots of adapters.
+      pace: limits prompt tokens; None leaves only the budget.
+      page_size: tokens of a page.
+      counters: statistics, which are updated.
+      clock: monotonic seconds, for Sequence.first_scheduled_s.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Admission:
         self._counters, self._clock = counters, clock
 
     def admit(self, plan: StepPlan, budget: int) -> int:
-        """Adds the waiting to the plan. Returns what is left of the budget."""
+        """Adds waiting sequences to the plan. Returns the rest of the budget."""
         turns = self._adapter_slots.turns()
         for sequence in list(islice(self._waiting, self._running.num_free_rows + _MAX_PASSED)):
             if not self._running.num_free_rows or budget <= 0:
@@ -61,7 +61,7 @@ class Admission:
                 break
             if not turns.may_run(sequence.adapter):
                 continue
-            # A resumed sequence is computed from the host's tokens: all of them must be there.
+            # A resumed sequence is computed from the host's tokens, so all must have arrived.
             if sequence.num_in_flight or not self._start(sequence):
                 break
             assert len(sequence.tokens) < sequence.max_num_tokens, (
@@ -79,8 +79,8 @@ class Admission:
         return budget
 
     def prefilling(self) -> Iterator[tuple[Sequence, int]]:
-        """Those that may be computed now, and the tokens that they need: more than one each."""
-        for sequence in reversed(self._running):  # nobody decodes behind them
+        """Sequences that may be computed now, and the tokens that each needs: more than one."""
+        for sequence in reversed(self._running):  # no decoding sequence comes after these
             missing = sequence.num_tokens - sequence.num_computed_tokens
             if missing <= 1:
                 break
@@ -89,13 +89,13 @@ class Admission:
             yield sequence, sequence.num_tokens - self._num_cached(sequence) * self._page_size
 
     def _start(self, sequence: Sequence) -> bool:
-        """Lets a sequence run. Returns False if there are too few free pages."""
+        """Admits a sequence. Returns False if there are too few free pages."""
         num_cached = self._num_cached(sequence)
         if not self._running.admit(sequence, num_cached):
             return False
         self._waiting.remove(sequence)
         sequence.num_computed_tokens = num_cached * self._page_size
-        if sequence.num_cached_tokens is None:  # the first time
+        if sequence.num_cached_tokens is None:  # its first admission
             sequence.num_cached_tokens = sequence.num_computed_tokens
             sequence.first_scheduled_s = self._clock()
             if self._looks_up(sequence):
@@ -104,11 +104,11 @@ class Admission:
         return True
 
     def _num_cached(self, sequence: Sequence) -> int:
-        """How many pages' tokens of a sequence's beginning the prefix cache holds."""
-        # The last position must be computed, found or not: what comes next is in its logits.
+        """The number of pages at a sequence's beginning that the prefix cache holds."""
+        # The last position must always be computed: its logits give the next token.
         max_found = (len(sequence.tokens) - 1) // self._page_size
         return self._pools.num_cached(sequence, max_found * self._looks_up(sequence))
 
     def _looks_up(self, sequence: Sequence) -> bool:
-        """Whether its prompt may come from the prefix cache: not where each position is scored."""
+        """Whether the prompt may be cached: not if prompt logprobs are requested."""
         return self._pools.has_prefixes and sequence.prompt_logprobs is None

@@ -1,6 +1,6 @@
-"""The engine on a thread of its own, for asyncio callers: an EngineClient in this process.
+"""The engine on its own thread, for asyncio callers: the EngineClient in this process.
 
-Deliberately does not know: HTTP, JAX, how a step is made.
+Deliberately does not know: HTTP, JAX, how a step is computed.
 """
 
 from __future__ import annotations
@@ -44,22 +44,24 @@ _LOG = logging.getLogger(__name__)
 class AsyncEngine(EngineClient):
     """Runs an engine on a thread, from construction until `close` or `stop`.
 
-    As a context manager it stops at the end of the block. It stops at the end of the process too:
-    the process aborts if Python shuts down while the thread is inside XLA.
+    As a context manager it stops at the end of the block. It also stops at the end of the process,
+    which would abort if Python shut down while the thread is inside XLA.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.info = engine.info
         self._engine = engine
         self._changed = threading.Condition()  # guards all below
-        # Until the engine has them: those that come during a step stay for its length.
+        # Requests that the engine does not have yet: those that arrive during a step wait for its
+        # end.
         self._added: deque[tuple[CheckedRequest, float]] = deque()
         self._aborted: list[EventStream] = []
-        self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # between two steps
+        self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # run between two steps
         self._streams: dict[str, EventStream] = {}
-        self._readers: weakref.WeakSet[EventStream] = weakref.WeakSet()  # also of what has ended
-        self._num_open = 0  # sequences of all the streams that have not ended
-        self._refuses: EngineClosedError | None = None  # why no request is taken
+        # Also of requests that have ended.
+        self._readers: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._num_open = 0  # sequences that have not ended, over all streams
+        self._refuses: EngineClosedError | None = None  # why requests are refused
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="flaxen-engine", daemon=True)
         self._thread.start()
@@ -72,7 +74,7 @@ class AsyncEngine(EngineClient):
         self.stop()
 
     def submit(self, request: Request) -> EventStream:
-        checked = self._engine.check(request)  # in the caller's thread
+        checked = self._engine.check(request)  # runs in the caller's thread
         with self._changed:
             if self._refuses is not None:
                 raise self._refusal()
@@ -80,7 +82,7 @@ class AsyncEngine(EngineClient):
                 raise RequestIdInUseError(request.request_id)
             config = self._engine.config
             capacity = config.max_waiting + config.max_num_seqs
-            if self._num_open + request.sampling.n > capacity:  # then Engine.add refuses none
+            if self._num_open + request.sampling.n > capacity:  # so that Engine.add never refuses
                 raise EngineBusyError(
                     f"the queue is full: {self._num_open} sequences run or wait, and at most "
                     f"{capacity} may; try again later"
@@ -100,7 +102,7 @@ class AsyncEngine(EngineClient):
             self._abort(stream)
 
     def _abort(self, stream: EventStream) -> None:
-        """Ends a stream's request early; not another request that has got its id since."""
+        """Ends a stream's request early, but not a later request with the same id."""
         with self._changed:
             if self._streams.get(stream.request_id) is stream:
                 self._aborted.append(stream)
@@ -127,11 +129,11 @@ class AsyncEngine(EngineClient):
         return self._engine.known_adapters()
 
     def set_params(self, params: Any) -> None:
-        """As Engine.set_params, between two steps. Waits until it is done: not for a coroutine."""
+        """Like Engine.set_params, between two steps. Blocks meanwhile: not for a coroutine."""
         self._call_between_steps(functools.partial(self._engine.set_params, params))
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
-        """As Engine.set_adapter_stack, between two steps. Waits until it is done."""
+        """Like Engine.set_adapter_stack, between two steps. Blocks until it is done."""
         self._call_between_steps(
             functools.partial(self._engine.set_adapter_stack, names, stack, scales)
         )
@@ -146,11 +148,11 @@ class AsyncEngine(EngineClient):
         done.result()
 
     def stats(self) -> EngineStats:
-        """As Engine.stats; requests that the engine has not taken yet are counted as waiting."""
+        """Like Engine.stats; requests that the engine does not have yet count as waiting."""
         with self._changed:
             added = [checked for checked, _ in self._added]
         stats = self._engine.stats()
-        # One that was taken since is in those statistics.
+        # A request that was added since is already in those statistics.
         left = [each for each in added if not self._engine.is_open(each.request.request_id)]
         names = {each.adapter.name for each in left if each.adapter is not None}
         return replace(
@@ -160,7 +162,7 @@ class AsyncEngine(EngineClient):
         )
 
     def _bound_unread(self) -> None:
-        """Ends the request whose reader is furthest behind, where too much is unread in all."""
+        """Ends the request whose reader is furthest behind, if too much is unread in total."""
         most = self._engine.config.max_unread_bytes
         with self._changed:
             readers = [(stream.num_unread_bytes, stream) for stream in self._readers]
@@ -172,7 +174,7 @@ class AsyncEngine(EngineClient):
             f"{most} bytes: read faster, or ask for fewer tokens, sequences or logprobs at once"
         )
         _call(worst.loop, functools.partial(worst.give_up, error))
-        self._abort(worst)  # unless it has ended, and was not read
+        self._abort(worst)  # no effect if it has ended and was only not read yet
 
     def check_health(self) -> None:
         if self._refuses is not None:
@@ -186,9 +188,9 @@ class AsyncEngine(EngineClient):
         await asyncio.to_thread(self.stop)
 
     def stop(self) -> None:
-        """Aborts what is open, and waits until the thread has ended.
+        """Aborts open requests, and waits until the thread has ended.
 
-        That takes as long as the step or the compilation which it is in.
+        That takes until the current step or compilation is done.
         """
         self._refuse_requests()
         with self._changed:
@@ -205,13 +207,13 @@ class AsyncEngine(EngineClient):
             )
 
     def _refusal(self) -> EngineClosedError:
-        """A new error each time: one that is raised again keeps the frames of the time before."""
+        """Makes a new error each time, because one that is raised again keeps its old traceback."""
         assert self._refuses is not None, "requests are taken"
         return type(self._refuses)(*self._refuses.args)
 
     def _run(self) -> None:
-        """The thread: takes what was added and aborted, makes a step, hands out its events."""
-        is_cold = True  # some step shape may still have to be compiled
+        """The thread's loop: takes added and aborted requests, runs a step, delivers its events."""
+        is_cold = True  # some step shapes may not be compiled yet
         try:
             while True:
                 with self._changed:
@@ -229,31 +231,32 @@ class AsyncEngine(EngineClient):
                 for call, done in calls:
                     try:
                         done.set_result(call())
-                    except Exception as error:  # the caller's
+                    except Exception as error:  # the caller's error
                         done.set_exception(error)
                 self._take(num_added, aborted)
                 if self._engine.has_work:
                     self._hand_out(self._engine.step())
                 elif is_cold:
                     is_cold = self._engine.warm_up()
-        except Exception as error:  # a bug of ours: nobody may wait for ever
+        except Exception as error:  # a bug of ours: no caller may wait for ever
             self._break(error)
 
     def _take(self, num_added: int, aborted: list[EventStream]) -> None:
         for _ in range(num_added):
-            checked, arrival_s = self._added[0]  # only this thread takes any away
+            checked, arrival_s = self._added[0]  # only this thread removes any
             try:
                 self._engine.add(checked, arrival_s)
-            except (UnknownAdapterError, EngineBusyError) as error:  # it changed since the check
+            # The state changed since the check.
+            except (UnknownAdapterError, EngineBusyError) as error:
                 self._fail(checked.request.request_id, error)
             with self._changed:
                 self._added.popleft()
         for stream in aborted:
-            if self._streams.get(stream.request_id) is stream:  # else it has ended since
+            if self._streams.get(stream.request_id) is stream:  # otherwise it has ended since
                 self._engine.abort(stream.request_id)
 
     def _hand_out(self, events: list[TokenEvent]) -> None:
-        """Wakes each event loop once, however many events it gets."""
+        """Delivers events, waking each event loop once."""
         batches: dict[asyncio.AbstractEventLoop, list[tuple[EventStream, TokenEvent]]] = {}
         for event in events:
             stream = self._streams[event.request_id]
@@ -278,7 +281,7 @@ class AsyncEngine(EngineClient):
         with self._changed:
             self._refuses = EngineBrokenError(f"the engine broke: {error!r}")
             broken = list(self._streams)
-            self._added.clear()  # nobody takes them any more
+            self._added.clear()  # nobody will take them any more
             calls, self._calls = self._calls, []
         for _, done in calls:
             done.set_exception(self._refusal())
@@ -292,5 +295,5 @@ def _put_all(batch: list[tuple[EventStream, TokenEvent]]) -> None:
 
 
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the reader's event loop is closed: nobody reads
+    with contextlib.suppress(RuntimeError):  # the reader's event loop is closed
         loop.call_soon_threadsafe(callback)

@@ -14,8 +14,8 @@ from flaxen.protocol import Request
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedRequest:
-    """A request that an engine can serve, with what was found out when it was checked."""
+    """A request that an engine can serve, with the results of its check."""
 
     request: Request
-    adapter: ServedAdapter | None  # kept: unloading its name changes nothing for this request
-    row_settings: Any  # the executor's, for the row of each of the request's sequences
+    adapter: ServedAdapter | None  # unloading its name does not affect this request
+    row_settings: Any  # from the executor, for the row of each of the request's sequences

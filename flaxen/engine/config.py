@@ -1,4 +1,4 @@
-"""The engine's sizes. Deliberately does not know JAX, nor what a model computes."""
+"""The engine's sizes. Deliberately does not know JAX or models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class LoraLimits:
     """
 
     max_loras: int = 8  # slots: adapters that run at once, in one batch
-    max_lora_rank: int = 16  # all slots have it; smaller adapters are padded with zeros
-    max_cpu_loras: int | None = None  # adapters known at once, in the host's memory; None: any
+    max_lora_rank: int = 16  # the rank of all slots; smaller adapters are padded with zeros
+    max_cpu_loras: int | None = None  # adapters in host memory; None for no limit
 
     def __post_init__(self) -> None:
         for name in ("max_loras", "max_lora_rank"):
@@ -36,30 +36,32 @@ class EngineConfig:
     """Sizes that are fixed for an engine's life.
 
     Raises:
-      ValueError: a size is out of range, or the pool can't hold one sequence of full length.
+      ValueError: a size is out of range, or a pool can't hold one sequence of full length.
     """
 
     max_model_len: int  # tokens, prompt and output together
-    groups: tuple[CacheGroup, ...]  # of the model's layers, and the pages that each group has
-    page_size: int = 16  # tokens a page
+    groups: tuple[CacheGroup, ...]  # the groups of the model's layers, with their numbers of pages
+    page_size: int = 16  # tokens of a page
     max_num_seqs: int = 64  # sequences that run at once
     max_num_batched_tokens: int = 512  # tokens computed in one step
-    # Between two tokens of a sequence, while prompts come in. 0: none; None: the pace chooses.
+    # Target for the time between two tokens of a sequence while prompts are computed. 0: no target;
+    # None: the pace chooses it.
     target_itl_ms: float | None = 0
     enable_prefix_caching: bool = True
-    max_waiting: int = 4096  # sequences queued beyond those that run
-    max_unread_bytes: int = 2**28  # of events that readers have not read, in all
+    max_waiting: int = 4096  # the most waiting sequences
+    max_unread_bytes: int = 2**28  # the most bytes of unread events in total
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
-    compile_sizes: tuple[int, ...] = ()  # tokens of the compiled steps; () chooses them
+    compile_sizes: tuple[int, ...] = ()  # numbers of tokens of compiled steps; () chooses them
     lora: LoraLimits | None = None  # None: no adapters are served
-    num_spec_tokens: int = 0  # draft tokens of a sequence that one step verifies, at most
+    num_spec_tokens: int = 0  # the most draft tokens of a sequence that one step verifies
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "page_size", "max_num_seqs",
                      "max_num_batched_tokens", "max_waiting", "max_unread_bytes"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.target_itl_ms is not None and not 0 <= self.target_itl_ms < math.inf:  # NaN neither
+        # Refuses NaN too.
+        if self.target_itl_ms is not None and not 0 <= self.target_itl_ms < math.inf:
             raise ValueError(
                 f"target_itl_ms must be a number of milliseconds, at least 0, got "
                 f"{self.target_itl_ms}: 0 sets no target, and None takes the machine's"

@@ -1,9 +1,9 @@
 """The engine: requests in, token events out, one step at a time.
 
-A step is planned and dispatched while the one before it runs; then the results of the earlier one
-are turned into events. Nothing here waits for the device except `fetch`.
+A step is planned and dispatched while the previous one runs; then the previous step's results are
+turned into events. Nothing here waits for the device except `fetch`.
 
-Knows: requests, the scheduler, an executor, what ends a sequence.
+Knows: requests, the scheduler, the executor interface, what ends a sequence.
 Deliberately does not know: JAX, threads, HTTP.
 """
 
@@ -47,30 +47,32 @@ from flaxen.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class _Open:
-    """A request that has not ended."""
+    """A request with sequences that have not ended."""
 
-    outputs: dict[Sequence, SequenceOutput] = field(default_factory=dict)  # those not ended
+    # Of sequences that have not ended.
+    outputs: dict[Sequence, SequenceOutput] = field(default_factory=dict)
     worst: FinishReason = FinishReason.STOP
 
 
 @dataclass(slots=True)
 class _InFlight:
     plan: StepPlan
-    started_s: float  # by the engine's clock
+    started_s: float  # on the engine's clock
     handle: Any = None
 
 
 class Engine:
-    """Serves requests step by step. One thread at a time may call it, except `check` and `stats`.
+    """Serves requests step by step. Only `check` and `stats` may be called by several threads at
+    once.
 
     Args:
       config: the sizes.
       executor: runs the steps.
       info: the model's name and limits.
-      tokenizer: None leaves all text empty.
-      drafter: proposes draft tokens, which the steps verify; None: there are none.
-      seed: from which requests without a seed get theirs.
-      clock: seconds, monotonic.
+      tokenizer: None leaves all texts empty.
+      drafter: proposes draft tokens, which steps verify; None for no speculative decoding.
+      seed: the source of seeds for requests without one.
+      clock: monotonic seconds.
     """
 
     def __init__(
@@ -97,26 +99,27 @@ class Engine:
         self._last_fetch_s = 0.0
         self._seeds = random.Random(seed)
         self._open: dict[str, _Open] = {}
-        self._deadlines: Deadlines[tuple[str, _Open]] = Deadlines()  # also of those that ended
+        # Also of requests that have ended.
+        self._deadlines: Deadlines[tuple[str, _Open]] = Deadlines()
         self._in_flight: _InFlight | None = None
-        self._events: list[TokenEvent] = []  # of this call of step
+        self._events: list[TokenEvent] = []  # events of this call of `step`
         self._num_ended = dict.fromkeys(FinishReason, 0)
         self._num_generated = 0
         self._num_steps = 0
-        self.schedule_s = 0.0  # seconds spent planning, in all
+        self.schedule_s = 0.0  # total seconds spent on planning
 
     @property
     def has_work(self) -> bool:
-        """Some request has not ended, or some event has not been returned."""
+        """Whether a request has not ended, or an event has not been returned."""
         return bool(self._open or self._events or self._in_flight)
 
     def check(self, request: Request) -> CheckedRequest:
-        """Checks all of a request that does not depend on the moment; `add` takes what it returns.
+        """Checks a request, except for what depends on the current load; `add` takes the result.
 
         Raises:
-          ValueError: the request can't be served as asked; a FieldError where one of its fields is
-            at fault, an UnknownAdapterError where nobody knows its adapter.
-          OSError: its adapter can't be read.
+          ValueError: the request is invalid; a FieldError if one field is at fault, an
+              UnknownAdapterError if its adapter is unknown.
+          OSError: the request's adapter can't be read.
         """
         adapter = None if request.adapter is None else self.adapters.find(request.adapter)
         has_tokenizer = self._tokenizer is not None
@@ -129,14 +132,14 @@ class Engine:
         """Queues a request.
 
         Args:
-          checked: what `check` returned. Its adapter serves it even if it was unloaded meanwhile;
-            only that of a trainer's stack is the one that the stack has under the name now.
-          arrival_s: when it came, by the engine's clock; None is now.
+          checked: the result of `check`. Its adapter is used even if it was unloaded meanwhile; an
+              adapter of a trainer's stack is looked up again by name.
+          arrival_s: the time of its arrival on the engine's clock; None is now.
 
         Raises:
-          RequestIdInUseError: its id is that of a request that has not ended.
-          UnknownAdapterError: its adapter was of a trainer's stack, or one took its place, and
-            none has the name now.
+          RequestIdInUseError: an open request has the same id.
+          UnknownAdapterError: its adapter was in, or was replaced by, a trainer's stack, and no
+              adapter has the name now.
           EngineBusyError: the queue is full.
         """
         request, sampling = checked.request, checked.request.sampling
@@ -159,21 +162,21 @@ class Engine:
             sequence.waits_for_tokens = self._drafts.is_on
             output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
             opened.outputs[sequence] = output
-        self._open[request.request_id] = opened  # whole, so that `abort` finds all there may be
+        self._open[request.request_id] = opened  # complete, so that `abort` finds all sequences
         for sequence in opened.outputs:
             self._scheduler.add(sequence)
 
     def is_open(self, request_id: str) -> bool:
-        """Whether a request was added and has not ended. Any thread may call."""
+        """Whether a request was added and has not ended. Safe to call from any thread."""
         return request_id in self._open
 
     def has_room(self, num_seqs: int) -> bool:
-        """Whether a request of so many sequences can be added now: all may run or wait."""
+        """Whether a request of `num_seqs` sequences can be added now."""
         num_open = self._scheduler.num_running + self._scheduler.num_waiting
         return num_open + num_seqs <= self.config.max_num_seqs + self.config.max_waiting
 
     def abort(self, request_id: str) -> None:
-        """Ends a request and frees all it owns; an unknown id is ignored."""
+        """Ends a request and frees what it owns; an unknown id is ignored."""
         if request_id in self._open:
             self._end_all(self._open[request_id], FinishReason.ABORT, "aborted by the client")
 
@@ -188,53 +191,52 @@ class Engine:
                 scores = score_prompts(self._executor, previous.plan, previous.handle)
                 self._observe(previous)
                 self._process(previous, result, scores)
-        except Exception as error:  # the device's: whose fault it was can't be told
+        except Exception as error:  # from the device: it can't be told which sequence caused it
             self._fail_steps([previous, self._in_flight], error)
-        except BaseException as error:  # Ctrl-C: what the device was told is half a step
+        except BaseException as error:  # Ctrl-C: perhaps only half a step was dispatched
             self._fail_steps([previous, self._in_flight], error)
             raise
         events, self._events = self._events, []
         return events
 
     def warm_up(self) -> bool:
-        """Makes one more step shape ready, when there is nothing else to do. False: none is left.
+        """Compiles one more step shape, to be called when idle. Returns False if none is left.
 
-        What it runs has no tokens, and changes nothing.
+        It runs a step without tokens, which changes nothing.
         """
         return self._executor.warm_up()
 
     def set_params(self, params: Any) -> None:
-        """Serves other parameters from the next step on: these very arrays, with no copy.
+        """Serves other parameters from the next step on, by reference, without copying them.
 
-        Nothing that was computed before is found in the prefix cache any more; sequences that run
-        go on with the keys that they have. Whoever donates the arrays to a computation must set
-        others before the next step.
+        The prefix cache is invalidated; running sequences keep their keys and values. A caller that
+        donates these arrays must set others before the next step.
 
         Args:
-          params: of the same tree, shapes and dtypes.
+          params: parameters with the same tree, shapes and dtypes.
 
         Raises:
-          ValueError: they are not.
+          ValueError: the tree, a shape or a dtype differs.
         """
         self._executor.set_params(params)
         self._scheduler.drop_prefix_cache()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
-        """Serves the adapters of a stack that someone else trains: these very arrays, with no copy.
+        """Serves the adapters of a trainer's stack by reference, without copying them.
 
-        They take the place of all that are loaded, until others are set. No names ends it, and
-        leaves the engine without adapters, as it began.
+        They replace all loaded adapters. An empty `names` ends this and leaves the engine without
+        adapters.
 
         Args:
-          names: n that requests may use, one for each adapter of the stack.
-          stack: as models/adapters.py has it, [n, ...] float32.
+          names: n names for requests, one for each adapter of the stack.
+          stack: a stack [n, ...] float32, as in models/adapters.py.
           scales: [n] float32.
 
         Raises:
-          ValueError: sequences run or wait, or a name is given twice.
+          ValueError: sequences run or wait, or a name occurs twice.
         """
         if self._in_flight and not (self._open or self._events):
-            self.step()  # it was planned before the last sequence ended, and brings nothing
+            self.step()  # it was planned before the last sequence ended, and returns nothing
         if self.has_work:
             raise ValueError("the adapters can't be changed at once while sequences run or wait")
         if len(set(names)) != len(names):
@@ -244,11 +246,11 @@ class Engine:
         self._scheduler.adapter_slots.fix(fixed or None)
 
     def known_adapters(self) -> tuple[AdapterInfo, ...]:
-        """The adapters that requests may name. Any thread may call."""
+        """The adapters that requests may name. Safe to call from any thread."""
         return adapter_infos(self.adapters, self._scheduler.adapter_slots)
 
     def stats(self) -> EngineStats:
-        """Counters and gauges of this moment."""
+        """The current counters and gauges."""
         return engine_stats(
             self._scheduler,
             self._num_ended,
@@ -274,7 +276,7 @@ class Engine:
         self._num_steps += 1
 
     def _observe(self, done: _InFlight) -> None:
-        """Tells the pace how long a step took."""
+        """Reports the duration of a step to the pace."""
         began_s, self._last_fetch_s = max(done.started_s, self._last_fetch_s), self._clock()
         if self._pace is not None:
             num_tokens = done.plan.num_decoding + done.plan.num_catching_up
@@ -282,12 +284,13 @@ class Engine:
             self._pace.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
 
     def _process(self, done: _InFlight, result: StepResult, scores: Scores) -> None:
-        """Turns a step's samples into events. What fails here fails its own sequence alone."""
+        """Turns a step's samples into events. A failure here only ends its own sequence."""
         for item, token_ids, failure, logprobs in zip(
             done.plan.items, result.tokens, result.failures, result.logprobs, strict=True
         ):
             sequence = item.sequence
-            if failure is RowFailure.NOT_FINITE:  # also if it ended before its pages proved bad
+            # Even if the sequence has already ended, its pages may be bad.
+            if failure is RowFailure.NOT_FINITE:
                 self._scheduler.forget(sequence)
             if sequence.ended:
                 continue
@@ -295,7 +298,7 @@ class Engine:
                 output = self._open[sequence.request_id].outputs[sequence]
                 if sequence.is_scored:
                     collect(output.prompt_logprobs, item, scores.get(sequence, []))
-                # The last token is none of the drafts, but what comes after the accepted ones.
+                # The last token is not a draft: it was sampled after the accepted ones.
                 num_accepted = len(token_ids) - (failure is None)
                 self._scheduler.settle_drafts(sequence, item.num_drafts, num_accepted)
                 for token_id, logprob in zip_longest(token_ids, logprobs):
@@ -307,7 +310,7 @@ class Engine:
                         self._emit(sequence, output.fail(failure))
                     elif token_ids:
                         self._drafts.propose(sequence)
-            except Exception as error:  # this sequence's alone: its neighbours go on
+            except Exception as error:  # only this sequence fails; others continue
                 self._break(sequence, f"internal error: {error!r}")
 
     def _append(
@@ -317,13 +320,13 @@ class Engine:
         token_id: int,
         logprobs: TokenLogprobs | None,
     ) -> None:
-        """Takes a sampled token that reached the host, and emits its event."""
+        """Appends a sampled token that reached the host, and emits its event."""
         self._scheduler.append(sequence, token_id)
         self._num_generated += 1
         self._emit(sequence, output.push(token_id, logprobs))
 
     def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
-        """Adds an event; the last one of a sequence ends it, and that of the last the request."""
+        """Adds an event. A sequence's last event ends it; the last sequence's ends the request."""
         self._events.append(event)
         if event.finish is None:
             return
@@ -338,24 +341,24 @@ class Engine:
             self._num_ended[opened.worst] += 1
 
     def _break(self, sequence: Sequence, error: str) -> None:
-        """Ends a sequence that failed. The pages that it filled are not shared on."""
+        """Ends a sequence that failed, and invalidates the pages that it filled."""
         self._scheduler.forget(sequence)
         output = self._open[sequence.request_id].outputs[sequence]
         self._emit(sequence, output.finish(FinishReason.ERROR, error=error))
 
     def _end_all(self, opened: _Open, reason: FinishReason, error: str) -> None:
-        """Ends a request before its time."""
+        """Ends a request early."""
         for sequence, output in list(opened.outputs.items()):
             self._emit(sequence, output.finish(reason, error=error))
 
     def _end_overdue(self) -> None:
         for request_id, opened in self._deadlines.pop_due(self._clock()):
-            if self._open.get(request_id) is opened:  # else it has ended
+            if self._open.get(request_id) is opened:  # otherwise it has ended
                 error = "timeout: the request took longer than it was given"
                 self._end_all(opened, FinishReason.TIMEOUT, error)
 
     def _fail_steps(self, failed: list[_InFlight | None], error: BaseException) -> None:
-        """Ends the sequences of steps that the device could not run; the others start again."""
+        """Ends the sequences of steps that the device could not run; others are computed again."""
         for in_flight in failed:
             for item in in_flight.plan.items if in_flight is not None else ():
                 if not item.sequence.ended:

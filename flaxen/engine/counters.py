@@ -1,4 +1,4 @@
-"""What a scheduler counts since its start. `EngineStats` hands it on."""
+"""The scheduler's counters since its start, which `EngineStats` reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
-    """The words are those of `EngineStats`."""
+    """The fields have the names and meaning of `EngineStats`."""
 
     sum_slots_allocated: int = 0
     sum_slots_held: int = 0

@@ -1,4 +1,4 @@
-"""When requests are due. Deliberately does not know what a request is, nor what time it is."""
+"""A queue of deadlines. Deliberately does not know requests, nor the time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ Item = TypeVar("Item")
 
 
 class Deadlines(Generic[Item]):
-    """Finds what is due without looking at the rest: ten thousand may wait."""
+    """Finds items that are due without looking at the others: there may be ten thousand."""
 
     def __init__(self) -> None:
-        # Due when, a number of its own, what.
+        # A heap of (due time, unique number, item).
         self._heap: list[tuple[float, int, Item]] = []
         self._serials = count()
 
     def add(self, due_s: float, item: Item) -> None:
-        """Keeps an item until it is due, whatever becomes of it meanwhile."""
+        """Adds an item, which stays until it is due."""
         heapq.heappush(self._heap, (due_s, next(self._serials), item))
 
     def pop_due(self, now_s: float) -> list[Item]:
-        """Takes out those that are due, the earliest first."""
+        """Removes and returns items that are due, the earliest first."""
         due = []
         while self._heap and self._heap[0][0] <= now_s:
             due.append(heapq.heappop(self._heap)[2])

@@ -1,6 +1,6 @@
-"""The events of one request, for one reader: an async iterator that can be closed.
+"""The event stream of one request for one reader: an async iterator that can be closed.
 
-All but `num_unread_bytes` happens in the event loop of the reader.
+Everything except `num_unread_bytes` runs in the reader's event loop.
 
 Deliberately does not know: engines, other requests.
 """
@@ -14,17 +14,17 @@ from typing import final
 from flaxen.engine.unread import Unread
 from flaxen.protocol import Request, TokenEvent
 
-_LOOK_BYTES = 2**14  # unread, after which it is asked how much is unread in all
+_LOOK_BYTES = 2**14  # after this many unread bytes the total of all readers is checked
 
 
 @final
 class EventStream:
-    """Made where it will be read.
+    """Must be created in the event loop where it is read.
 
     Args:
-      request: whose events they are.
+      request: the request.
       abort: called with this stream, at most once, to end its request early.
-      on_behind: called each time that another few kilobytes of it are unread.
+      on_behind: called whenever another few kilobytes are unread.
     """
 
     def __init__(
@@ -35,21 +35,21 @@ class EventStream:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.request_id = request.request_id
-        self.num_running = request.sampling.n  # the engine thread's count of those not ended
+        self.num_running = request.sampling.n  # open sequences, as counted by the engine's thread
         self._abort, self._on_behind = abort, on_behind
         self._unread = Unread()
-        self._error: Exception | None = None  # after what is unread
+        self._error: Exception | None = None  # raised after the unread events
         self._arrived = asyncio.Event()
-        self._num_open = request.sampling.n  # the reader's
+        self._num_open = request.sampling.n  # open sequences, as counted by the reader
         self._next_look_bytes = _LOOK_BYTES
 
     @property
     def num_unread_bytes(self) -> int:
-        """What it holds for its reader, about. Any thread may ask."""
+        """The approximate size of the unread events. Safe to call from any thread."""
         return self._unread.num_bytes
 
     def put(self, item: TokenEvent | Exception) -> None:
-        """Adds an event, or the error that ends the stream. Nothing comes after an error."""
+        """Adds an event, or the error that ends the stream. Nothing follows an error."""
         if self._error is not None or not self._num_open:
             return
         if isinstance(item, Exception):
@@ -62,7 +62,7 @@ class EventStream:
             self._on_behind()
 
     def give_up(self, error: Exception) -> None:
-        """Forgets what is unread: the reader gets the error in its place."""
+        """Discards the unread events; the reader gets the error instead."""
         if self._num_open:
             self._unread.clear()
             self._error = error
@@ -89,7 +89,7 @@ class EventStream:
         return event
 
     async def aclose(self) -> None:
-        """Aborts the request unless it has ended; reading on ends at once."""
+        """Aborts the request unless it has ended; further reading ends at once."""
         self._unread.clear()
         if self._num_open:
             self._num_open = 0

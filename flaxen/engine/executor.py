@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs its steps: a device, or a test's fake computed by hand.
+"""The interface of what runs the engine's steps: a device, or a test's fake.
 
 Deliberately does not know JAX.
 """
@@ -17,80 +17,82 @@ from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
 
 
 class RowFailure(enum.Enum):
-    """Why a row that samples has no token. The values are those of a step's status, 0 is none."""
+    """Why a sampling row got no token. The values are a step's status codes; 0 is success."""
 
-    NOT_FINITE = 1  # its logits hold NaN or infinity, and perhaps its pages do
-    NO_TOKEN_ALLOWED = 2  # what the request asked for forbids every token; its pages are good
+    NOT_FINITE = 1  # its logits contain NaN or infinity, and perhaps its pages too
+    NO_TOKEN_ALLOWED = 2  # the request's options forbid every token; its pages are good
 
 
 @dataclass(kw_only=True, slots=True)
 class StepResult:
-    """What a step sampled: one entry for each of the plan's items."""
+    """The samples of a step: one entry for each of the plan's items."""
 
-    tokens: list[list[int]]  # the drafts that are right, and one more; empty where nothing samples
-    failures: list[RowFailure | None]  # why no token comes after these, where the item samples
-    logprobs: list[list[TokenLogprobs]]  # of the tokens; empty unless the sequence asked for them
+    # The accepted drafts and one more token; empty if the item does not sample.
+    tokens: list[list[int]]
+    failures: list[RowFailure | None]  # why a sampling item has no further token
+    logprobs: list[list[TokenLogprobs]]  # of the tokens; empty unless the request has logprobs
 
 
 class Executor(abc.ABC):
-    """Runs steps in the order in which they are dispatched. One thread at a time may call it."""
+    """Runs steps in the order of dispatch. Only one thread at a time may call it."""
 
     vocab_size: int
 
     def warm_up(self) -> bool:
-        """Makes one more step shape ready, ahead of its need. False: there is none left."""
+        """Compiles one more step shape in advance. Returns False if none is left."""
         return False
 
     @abc.abstractmethod
     def row_settings(self, request: Request) -> Any:
-        """What the row of each of a request's sequences is loaded with, beside seed and tokens.
+        """The settings of the rows of a request's sequences, without seed and tokens.
 
-        Any thread may call. It is this executor's, and is given back in Sequence.row_settings.
+        Safe to call from any thread. Only this executor interprets them; it gets them back in
+        Sequence.row_settings.
 
         Raises:
-          ValueError: a row can't hold what the request asks for.
+          ValueError: a row has no room for what the request needs.
         """
 
     @abc.abstractmethod
     def load(self, sequence: Sequence, row: int) -> None:
-        """Writes a sequence's settings and known tokens to its row, after the steps dispatched."""
+        """Writes a sequence's settings and known tokens to its row, after the dispatched steps."""
 
     @abc.abstractmethod
     def check_adapter(self, adapter: AdapterWeights) -> None:
-        """Raises ValueError if no slot could hold the adapter. Any thread may call."""
+        """Raises ValueError if the adapter fits into no slot. Safe to call from any thread."""
 
     @abc.abstractmethod
     def load_adapter(self, slot: int, adapter: AdapterWeights) -> None:
-        """Fills a slot with an adapter, after the steps dispatched."""
+        """Fills a slot with an adapter, after the dispatched steps."""
 
     @abc.abstractmethod
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
-        """Takes another's stack of adapters by reference, in place of the slots; None ends that.
+        """Serves a trainer's stack of adapters without copying it; None goes back to the slots.
 
         Returns:
-          Its rank; 0 for None.
+          The stack's rank; 0 for None.
 
         Raises:
-          ValueError: the stack is not of the model, or has not one adapter for each scale.
+          ValueError: the stack does not fit the model, or its size differs from that of the scales.
         """
 
     @abc.abstractmethod
     def set_params(self, params: Any) -> None:
-        """Takes other parameters by reference. Raises ValueError if they are not of the model."""
+        """Uses other parameters, by reference. Raises ValueError if they do not fit the model."""
 
     @abc.abstractmethod
     def dispatch(self, plan: StepPlan) -> Any:
-        """Starts a step, and returns a handle for `fetch` without waiting for it."""
+        """Starts a step without waiting for it, and returns a handle for `fetch`."""
 
     @abc.abstractmethod
     def fetch(self, plan: StepPlan, handle: Any) -> StepResult:
-        """Waits for a step."""
+        """Waits for a step and returns its samples."""
 
     @abc.abstractmethod
     def score_prompt(
         self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
-        """Log-probabilities of the tokens that follow the item's first len(targets) tokens."""
+        """The log-probabilities of the tokens that follow the item's first len(targets) ones."""
 
     @abc.abstractmethod
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Sampled tokens to events: the text of each sequence, and whether it has ended.
+"""Turns sampled tokens into events: the text of each sequence, and whether it has ended.
 
 Deliberately does not know: steps, pages, other sequences.
 """
@@ -11,7 +11,7 @@ from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.text.detokenize import Detokenizer
 from flaxen.text.tokenizer import Tokenizer
 
-# How a sequence ends whose row has no token.
+# How a sequence ends whose row got no token.
 _ENDS = {
     RowFailure.NOT_FINITE: (
         FinishReason.ERROR,
@@ -26,12 +26,12 @@ _ENDS = {
 
 
 class SequenceOutput:
-    """One sequence's way from tokens to events.
+    """Turns the tokens of one sequence into events.
 
     Args:
-      sequence: read, never changed.
-      tokenizer: None leaves all text empty; `validate` refuses stop strings then.
-      eos_ids: tokens that end a sequence unless it ignores them.
+      sequence: the sequence, which is only read.
+      tokenizer: None leaves all texts empty; `validate` refuses stop strings in this case.
+      eos_ids: tokens that end a sequence, unless the request has ignore_eos.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SequenceOutput:
             )
 
     def push(self, token_id: int, logprobs: TokenLogprobs | None) -> TokenEvent:
-        """The event of a token that the sequence already holds as its last."""
+        """Makes the event of a token, which is already the sequence's last one."""
         sequence, sampling = self._sequence, self._sequence.sampling
         num_output = len(sequence.tokens) - sequence.num_prompt_tokens
         reason: FinishReason | None = None
@@ -66,7 +66,7 @@ class SequenceOutput:
 
         text = ""
         if self._detokenizer is not None:
-            # A token that ends the sequence is not part of its text, unless asked for.
+            # A token that ends the sequence is not part of its text, unless requested.
             is_hidden = reason is not None and not sampling.include_stop_str_in_output
             text = self._detokenizer.push(token_id, is_hidden=is_hidden)
             if reason is None and self._detokenizer.stopped is not None:
@@ -78,7 +78,7 @@ class SequenceOutput:
         return self.finish(reason, stop_reason, token_ids=(token_id,), text=text, logprobs=logprobs)
 
     def fail(self, failure: RowFailure) -> TokenEvent:
-        """The last event of a sequence whose row has no token."""
+        """Makes the last event of a sequence whose row got no token."""
         reason, error = _ENDS[failure]
         return self.finish(reason, error=error)
 
@@ -92,7 +92,7 @@ class SequenceOutput:
         text: str = "",
         logprobs: TokenLogprobs | None = None,
     ) -> TokenEvent:
-        """The sequence's last event, with the text that was still held back."""
+        """Makes the sequence's last event, with the text that was still held back."""
         sequence = self._sequence
         is_stop_string = isinstance(stop_reason, str)
         if self._detokenizer is not None and not is_stop_string and error is None:
@@ -117,7 +117,7 @@ class SequenceOutput:
         finish: Finish | None,
     ) -> TokenEvent:
         prompt_logprobs = None
-        if len(self.prompt_logprobs) == self._sequence.num_prompt_tokens:  # not of an early end
+        if len(self.prompt_logprobs) == self._sequence.num_prompt_tokens:  # not for an early end
             prompt_logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), []
         return TokenEvent(
             request_id=self._sequence.request_id,

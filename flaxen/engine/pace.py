@@ -1,6 +1,6 @@
-"""How many prompt tokens a step may compute while others wait for their next token.
+"""Limits how many prompt tokens a step computes while other sequences wait for their next token.
 
-A prompt's chunk makes everybody's step longer. How much, only the machine can tell.
+A prompt's chunk makes the step longer for all sequences; how much depends on the machine.
 
 Deliberately does not know: sequences, steps, the device.
 """
@@ -11,48 +11,48 @@ import math
 
 from flaxen.engine.step_time import StepTime
 
-_LEAST = 16  # tokens: a prompt goes on, however slow the machine
-_AT_LEAST_S = 0.04  # a step this short disturbs nobody who reads
-_SLOWDOWN = 3.0  # a step with prompts over one that only decodes, where no target was given
-_LEAST_SLOWDOWN = 2.0  # the same where one was given: prompts get half of each step at least
-_MANY = 0.5  # prompts that a step completes for each sequence that it keeps waiting
-# After so many steps that the target cut, one decodes only. Without it, steps of one size would
-# not tell what decoding alone takes, and the bounds above would drift away with a wrong guess.
+_LEAST = 16  # tokens: a prompt always advances, however slow the machine
+_AT_LEAST_S = 0.04  # a step this short is not noticed by readers
+_SLOWDOWN = 3.0  # a step with prompts relative to one that only decodes, without a target
+_LEAST_SLOWDOWN = 2.0  # the same with a target: prompts get at least half of each step
+_MANY = 0.5  # prompts that a step completes per sequence that it delays
+# After this many steps that the target limited, one step only decodes. Without it, steps of one
+# size would not show how long decoding alone takes, and the limits above would drift.
 _STEPS_A_LOOK = 15
 
 
 class Pace:
-    """Bounds the prompts' part of steps.
+    """Limits the prompt tokens of steps.
 
     Args:
-      target_s: seconds from one step's end to the next one's; None: chosen from what the machine
-        takes to decode.
-      most: tokens, however fast the machine.
+      target_s: the target for the seconds between the ends of two steps; None derives it from the
+          time of decoding.
+      most: the most tokens, however fast the machine.
     """
 
     def __init__(self, target_s: float | None, most: int) -> None:
         self._target_s, self._most = target_s, most
         self._time = StepTime()
-        self._num_cut = 0  # steps, since one last decoded only
+        self._num_cut = 0  # limited steps since the last one that only decoded
 
     def observe(self, num_tokens: int, num_scored: int, seconds: float) -> None:
-        """Takes the time of a step, as StepTime.observe."""
+        """Records the duration of a step, as in StepTime.observe."""
         self._time.observe(num_tokens, num_scored, seconds)
 
     @property
     def scored_price(self) -> float:
-        """What a prompt token costs whose log-probability is wanted; another one costs 1."""
+        """The cost of a prompt token with a log-probability; without one the cost is 1."""
         return 1.0 + self._time.scored_s / self._time.token_s
 
     def num_allowed(self, num_decoding: int, num_completed: int) -> int:
-        """How many prompt tokens the next step may compute.
+        """The number of prompt tokens that the next step may compute.
 
-        As many as it can, where that brings first tokens to many and keeps few waiting: then one
-        long step costs less than several shorter ones. Else those that fit into the target.
+        As many as possible, if that completes many prompts and delays few sequences: then one long
+        step costs less than several shorter ones. Otherwise as many as the target allows.
 
         Args:
-          num_decoding: sequences of the step that only wait for their next token; at least 1.
-          num_completed: prompts whose end the step would compute, were it given all it can.
+          num_decoding: the step's decoding sequences; at least 1.
+          num_completed: prompts that the step would complete without a limit.
         """
         if num_completed >= _MANY * num_decoding:
             return self._most

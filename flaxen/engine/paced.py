@@ -1,6 +1,6 @@
-"""A step's prompt tokens under a pace: how many of them are left for each sequence.
+"""Divides the prompt tokens that the pace allows in a step among sequences.
 
-Deliberately does not know: pages, rows, who is admitted.
+Deliberately does not know: pages, rows, admission.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def take(
     budget: int,
     prefilling: Iterable[tuple[Sequence, int]],
 ) -> int:
-    """How many of the tokens that a sequence wants are computed in this step; counts them.
+    """Decides how many of a sequence's tokens this step computes, and counts them.
 
     Args:
       pace: None leaves only the budget.
-      plan: of the step; changed.
-      sequence: decoding ones must come before all others.
+      plan: the step's plan, which is updated.
+      sequence: decoding sequences must come before all others.
       wanted: how many tokens the sequence needs.
-      budget: the most that the step still has room for.
-      prefilling: as of `left`.
+      budget: the step's remaining token budget.
+      prefilling: as in `left`.
     """
     if wanted == 1:
         plan.num_decoding += 1
@@ -47,15 +47,15 @@ def left(
     budget: int,
     prefilling: Iterable[tuple[Sequence, int]],
 ) -> int:
-    """How many tokens the step has left for a sequence that needs more than one.
+    """The tokens that the step has left for a sequence that needs more than one.
 
     Args:
       pace: None leaves only the budget.
-      plan: of the step.
-      sequence: a prompt's, or one that is resumed.
-      budget: the most that the step still has room for.
-      prefilling: all that could be computed in this step, and how many tokens each needs; read only
-        where the pace has not been asked yet.
+      plan: the step's plan.
+      sequence: a sequence in prefill, or one that is resumed.
+      budget: the step's remaining token budget.
+      prefilling: all sequences that could be prefilled in this step, and the tokens that each
+          needs; only read if the pace was not asked yet.
     """
     if pace is None or plan.num_decoding == 0:
         return budget
@@ -63,18 +63,18 @@ def left(
         num_completed = _num_completed(pace, prefilling, budget)
         plan.num_allowed = pace.num_allowed(plan.num_decoding, num_completed)
     num_left = math.floor((plan.num_allowed - plan.cost) / _price(pace, sequence))
-    # A prompt goes on, however dear its scores are.
+    # A prompt always advances, however expensive its log-probabilities are.
     least = 1 if plan.num_allowed and not plan.cost else 0
     return min(budget, max(least, num_left))
 
 
 def _price(pace: Pace | None, sequence: Sequence) -> float:
-    """What one token of a sequence costs, in prompt tokens without scores."""
+    """The cost of one token of a sequence, in units of prompt tokens without logprobs."""
     return pace.scored_price if pace is not None and sequence.is_scored else 1.0
 
 
 def _num_completed(pace: Pace, prefilling: Iterable[tuple[Sequence, int]], budget: int) -> int:
-    """How many prompts end in a step that computes as many of their tokens as it can."""
+    """The number of prompts that a step without a limit would complete."""
     num_completed = 0
     for sequence, missing in prefilling:
         budget -= math.ceil(missing * _price(pace, sequence))

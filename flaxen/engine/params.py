@@ -1,4 +1,4 @@
-"""Whether other parameters can take the place of those that a step was compiled for.
+"""Checks that new parameters can replace those for which a step was compiled.
 
 Deliberately does not know models.
 """
@@ -16,12 +16,12 @@ def check_same(old: Params, new: Params) -> None:
     """Compares two trees of parameters.
 
     Raises:
-      ValueError: another tree, or a leaf of another shape or dtype.
+      ValueError: the tree, or the shape or dtype of a leaf differs.
     """
     have_tree: Any = jax.tree.structure(old)
     if have_tree != jax.tree.structure(new):
         raise ValueError(
-            "the new parameters are another tree than the engine's: they need the same names, "
+            "the new parameters have another tree than the engine's: they need the same names, "
             "layers and packing"
         )
 

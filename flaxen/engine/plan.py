@@ -1,4 +1,4 @@
-"""What the scheduler decided for one step. Deliberately does nothing itself."""
+"""The scheduler's plan for one step. Contains no logic."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from flaxen.engine.sequence import Sequence
 
 @dataclass(slots=True)
 class Scheduled:
-    """One sequence's part of a step."""
+    """The part of a step that one sequence gets."""
 
     sequence: Sequence
-    row: int  # in the device's per-sequence state
-    start: int  # position of the first token to compute
-    num_tokens: int  # at least 1, draft tokens included
-    samples: bool  # a token is sampled after the last one
-    load_row: bool  # just admitted or resumed: the device's row must be written from the host
-    num_scored: int = 0  # of its first tokens, those whose successor's log-probability is wanted
-    num_drafts: int = 0  # of its last tokens, those that are guessed; each may be rejected
+    row: int  # of the device's per-sequence state
+    start: int  # the position of the first token to compute
+    num_tokens: int  # at least 1, including draft tokens
+    samples: bool  # whether a token is sampled after the last one
+    load_row: bool  # just admitted or resumed: the row must be written from the host
+    num_scored: int = 0  # how many of its first tokens need the log-probability of the next token
+    num_drafts: int = 0  # how many of its last tokens are drafts, which may be rejected
 
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step. Its inputs must be read from the sequences before the scheduler is called again.
+    """One step. The sequences' inputs must be read before the scheduler is called again.
 
-    A plan that has items must run whole, or every sequence in it be forgotten and ended: others
-    may already have been promised the pages that it fills.
+    A plan with items must run completely, or all its sequences must be ended and their pages
+    invalidated: other sequences may already share the pages that it fills.
     """
 
-    items: list[Scheduled] = field(default_factory=list)  # the running, then those just admitted
+    # Running sequences, then newly admitted ones.
+    items: list[Scheduled] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
-    num_decoding: int = 0  # sequences that only wait for their next token
-    num_catching_up: int = 0  # tokens of the others
-    cost: float = 0.0  # of those tokens; a prompt token without scores costs 1
-    num_allowed: int | None = None  # the pace's limit of the cost; None: not asked for yet
-    # Adapter slots to be filled after the steps planned before it, before this one runs.
+    num_decoding: int = 0  # decoding sequences
+    num_catching_up: int = 0  # tokens of all other sequences
+    cost: float = 0.0  # the cost of those tokens; a prompt token without a log-probability costs 1
+    num_allowed: int | None = None  # the pace's limit of the cost; None if not asked yet
+    # Adapter slots to fill after all earlier steps and before this one.
     adapter_loads: list[tuple[int, ServedAdapter]] = field(default_factory=list)

@@ -1,9 +1,9 @@
-"""Log-probabilities of prompts, chunk by chunk, after the step that computed the chunk.
+"""Log-probabilities of prompt tokens, chunk by chunk, after the step that computed the chunk.
 
-They count as part of the step, so that its time tells the pace what they cost. One that fails
-fails its sequence alone.
+They count as part of the step, so that the pace learns their cost. A failure only ends its own
+sequence.
 
-Deliberately does not know: how they are computed, when steps are planned.
+Deliberately does not know: their computation, when steps are planned.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Scores = dict[Sequence, list[TokenLogprobs] | Exception]
 
 
 def score_prompts(executor: Executor, plan: StepPlan, handle: Any) -> Scores:
-    """The scores of a step that was fetched: those of sequences that have not ended."""
+    """The prompt log-probabilities of a fetched step, for sequences that have not ended."""
     scores: Scores = {}
     for item in plan.items:
         sequence = item.sequence
         if item.num_scored and not sequence.ended:
-            assert sequence.prompt_logprobs is not None, "scores that nobody wants"
+            assert sequence.prompt_logprobs is not None, "the request has no prompt logprobs"
             first = item.start + 1
             targets = sequence.tokens[first : first + item.num_scored]
             try:
                 scores[sequence] = executor.score_prompt(
                     plan, handle, item, targets, sequence.prompt_logprobs
                 )
-            except Exception as error:  # this sequence's alone
+            except Exception as error:  # only this sequence fails
                 scores[sequence] = error
     return scores
 
@@ -39,13 +39,14 @@ def score_prompts(executor: Executor, plan: StepPlan, handle: Any) -> Scores:
 def collect(
     found: list[TokenLogprobs | None], item: Scheduled, scores: list[TokenLogprobs] | Exception
 ) -> None:
-    """Adds a chunk's to a prompt's; one that is computed again starts again.
+    """Adds a chunk's log-probabilities to the prompt's; a prompt that is computed again starts
+    over.
 
     Raises:
-      Exception: what the device said in place of scores.
+      Exception: the device's error.
     """
     if isinstance(scores, Exception):
         raise scores
     if item.start == 0:
-        found[:] = [None]  # nothing predicts the first token
+        found[:] = [None]  # the first token has no log-probability
     found += scores

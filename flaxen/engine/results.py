@@ -1,6 +1,6 @@
-"""What a step computed, from the device's arrays to a StepResult.
+"""Converts a step's arrays on the device to a StepResult.
 
-Deliberately does not know: how it was computed, what ends a sequence.
+Deliberately does not know: the computation, what ends a sequence.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from flaxen.protocol import TokenLogprobs
 
 
 def step_result(items: list[Scheduled], sampled: Sampled, *, has_logprobs: bool) -> StepResult:
-    """Waits for a step's samples [S, K + 1], and sorts them by the plan's items.
+    """Waits for a step's samples [S, K + 1], and assigns them to the plan's items.
 
     Args:
-      items: the plan's.
-      sampled: on the device.
-      has_logprobs: whether any item's sequence asked for log-probabilities.
+      items: the plan's items.
+      sampled: the samples, on the device.
+      has_logprobs: whether any item's request has logprobs.
     """
     tokens, status = np.asarray(sampled.tokens).tolist(), np.asarray(sampled.status).tolist()
     scores = to_host(sampled.scores) if has_logprobs else None
@@ -42,7 +42,7 @@ def step_result(items: list[Scheduled], sampled: Sampled, *, has_logprobs: bool)
 
 
 def _until_failure(tokens: list[int], status: list[int]) -> tuple[list[int], RowFailure | None]:
-    """A sequence's tokens up to the end, a rejected draft, or a sample that failed."""
+    """A sequence's tokens up to the end, a rejected draft, or a failed sample."""
     found: list[int] = []
     for token_id, code in zip(tokens, status, strict=True):
         if token_id == NO_TOKEN:
@@ -54,7 +54,7 @@ def _until_failure(tokens: list[int], status: list[int]) -> tuple[list[int], Row
 
 
 def to_host(scores: Scores) -> Scores:
-    """The same as NumPy's arrays. Waits for them."""
+    """Waits for the arrays and copies them to NumPy."""
     return Scores(*map(np.asarray, scores))  # type: ignore[arg-type]  # NumPy's
 
 
@@ -64,10 +64,10 @@ def token_logprobs(
     """The log-probabilities of one token.
 
     Args:
-      scores: on the host.
-      at: where they stand in `scores`.
+      logprobs: the arrays, on the host.
+      at: the token's index in `logprobs`.
       token_id: the token.
-      num_top: how many of the likeliest ones are reported.
+      num_top: how many of the likeliest tokens to report.
     """
     top = TopTokens(
         scores.top_ids[at][:num_top].tobytes(), scores.top_logprobs[at][:num_top].tobytes()

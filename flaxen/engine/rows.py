@@ -1,6 +1,6 @@
-"""The device's state of the running sequences: one row each, in arrays of fixed size.
+"""The per-sequence state on the device: one row for each running sequence, in fixed-size arrays.
 
-Deliberately does not know: how logits become tokens (sampling), pages, the scheduler.
+Deliberately does not know: sampling, pages, the scheduler.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from flaxen.engine.validate import MAX_LOGIT_BIAS
 from flaxen.protocol import FieldError, SamplingParams
 
-MAX_STOP_IDS = 64  # EOS ids included
+MAX_STOP_IDS = 64  # including EOS ids
 MAX_BAD_WORDS = 128  # token sequences
 MAX_BAD_WORD_TOKENS = 16
 NO_TOKEN = -1
-# Beyond these a divisor changes no choice any more, and float32 comes near its ends.
+# Beyond these limits a divisor no longer changes any sample, and float32 nears its range.
 _MIN_DIVISOR, _MAX_DIVISOR = 1e-30, 1e30
 
 
 class RowSettings(NamedTuple):
-    """How each row is sampled. R rows; without the leading axis, what one row is loaded with."""
+    """The sampling settings of R rows, or of one row without the leading axis."""
 
     temperature: jax.Array  # [R] float32; 0 is greedy
     top_k: jax.Array  # [R] int32; 0 keeps all
@@ -35,16 +35,16 @@ class RowSettings(NamedTuple):
     repetition_penalty: jax.Array  # [R] float32
     seed: jax.Array  # [R, 2] uint32, low and high half
     num_prompt_tokens: jax.Array  # [R] int32
-    min_length: jax.Array  # [R] int32, tokens before which no stop id is sampled
-    stop_ids: jax.Array  # [R, MAX_STOP_IDS] int32, NO_TOKEN where unused
+    min_length: jax.Array  # [R] int32, the length before which no stop id is sampled
+    stop_ids: jax.Array  # [R, MAX_STOP_IDS] int32, padded with NO_TOKEN
     bad_words: jax.Array  # [R, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS] int32, right-aligned
     has_bias: jax.Array  # [R] bool
 
 
 class RowBias(NamedTuple):
-    """Changes to the logits of rows with has_bias, in a thirtieth of the memory of [R, V]."""
+    """Logit biases of rows with has_bias, in a thirtieth of the memory of [R, V]."""
 
-    ids: jax.Array  # [R, MAX_LOGIT_BIAS] int32, NO_TOKEN where unused
+    ids: jax.Array  # [R, MAX_LOGIT_BIAS] int32, padded with NO_TOKEN
     values: jax.Array  # [R, MAX_LOGIT_BIAS] float32, added to the logits of `ids`
     allowed: jax.Array  # [R, ceil(V / 32)] uint32: bit v % 32 of word v // 32 allows token v
 
@@ -57,7 +57,7 @@ def allows(bitmask: jax.Array, vocab_size: int) -> jax.Array:
 
 
 class Rows(NamedTuple):
-    """All the rows. `tokens` is every known token of a sequence, prompt and output."""
+    """All rows. `tokens` has every known token of a sequence, prompt and output."""
 
     settings: RowSettings
     bias: RowBias
@@ -65,7 +65,7 @@ class Rows(NamedTuple):
 
 
 def empty_rows(num_rows: int, max_len: int, vocab_size: int) -> Rows:
-    """Rows that no sequence owns yet."""
+    """Makes rows without sequences."""
 
     def zeros(dtype: jnp.dtype, *shape: int) -> jax.Array:
         return jnp.zeros((num_rows, *shape), dtype)
@@ -114,19 +114,19 @@ def row_settings(
     bad_words: tuple[tuple[int, ...], ...],
     eos_ids: tuple[int, ...],
 ) -> RowSettings:
-    """What the rows of a request's sequences are loaded with; `with_seed` adds each one's own.
+    """The row settings of a request's sequences; `with_seed` adds each sequence's seed.
 
     Args:
-      sampling: the request's.
-      num_prompt_tokens: of its prompt.
-      bad_words: token sequences that spell its bad words.
+      sampling: the request's sampling parameters.
+      num_prompt_tokens: the length of its prompt.
+      bad_words: the token sequences of its bad words.
       eos_ids: end-of-sequence ids.
 
     Returns:
-      NumPy's values, on the host. Requests may share arrays: they must not be changed.
+      NumPy values on the host. Requests may share arrays, so they must not be changed.
 
     Raises:
-      FieldError: more stop ids or bad words, or longer ones, than a row holds.
+      FieldError: there are more stop ids or bad words, or longer ones, than a row holds.
     """
     ids = sampling.stop_token_ids if sampling.ignore_eos else (*eos_ids, *sampling.stop_token_ids)
     ids = tuple(dict.fromkeys(ids))
@@ -175,12 +175,12 @@ def row_settings(
 
 @functools.cache
 def _no_bad_words() -> np.ndarray:
-    """8 KB that all requests without bad words share: thousands may wait."""
+    """The array for requests without bad words: 8 KB, shared because thousands may wait."""
     return np.full((MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS), NO_TOKEN, np.int32)
 
 
 def with_seed(settings: RowSettings, seed: int) -> RowSettings:
-    """The settings of one sequence; its seed may be any integer, of which 64 bits count."""
+    """Adds a sequence's seed, which may be any integer; its lowest 64 bits are used."""
     low, high = seed & 0xFFFF_FFFF, seed >> 32 & 0xFFFF_FFFF
     return settings._replace(seed=np.array([low, high], np.uint32))  # type: ignore[arg-type]
 
@@ -194,7 +194,7 @@ def _has_bias(sampling: SamplingParams) -> bool:
 
 
 def row_bias(sampling: SamplingParams, vocab_size: int) -> RowBias:
-    """The bias of a sequence's row; the values are numpy's, on the host."""
+    """The logit bias of a sequence's row, as NumPy arrays on the host."""
     added = sampling.logit_bias or {}
     ids = np.full(MAX_LOGIT_BIAS, NO_TOKEN, np.int32)
     values = np.zeros(MAX_LOGIT_BIAS, np.float32)

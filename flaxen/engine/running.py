@@ -1,6 +1,6 @@
-"""The sequences that run, and all that they own: pages, a row each, the slots of their adapters.
+"""The running sequences and what they own: pages, a row each, their adapters' slots.
 
-Deliberately does not know: who is next, the budget, tokens.
+Deliberately does not know: the order of admission, the budget, tokens.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from flaxen.engine.sequence import NO_SLOT, Sequence
 
 
 class Running:
-    """The running sequences, in the order in which they were admitted.
+    """The running sequences, in the order of admission.
 
     Args:
-      num_rows: sequences that can run at once.
+      num_rows: the most sequences that run at once.
       pools: of pages.
       adapter_slots: of adapters.
       counters: are counted up.
@@ -27,7 +27,7 @@ class Running:
     def __init__(
         self, num_rows: int, pools: Pools, adapter_slots: AdapterSlots, counters: Counters
     ) -> None:
-        self._sequences: dict[Sequence, None] = {}  # an ordered set: any one can leave in O(1)
+        self._sequences: dict[Sequence, None] = {}  # an ordered set with removal in O(1)
         self._free_rows = list(range(num_rows))
         self._pools, self._adapter_slots, self._counters = pools, adapter_slots, counters
 
@@ -45,21 +45,21 @@ class Running:
 
     @property
     def num_free_rows(self) -> int:
-        """How many sequences may be admitted, as far as rows go."""
+        """The number of free rows."""
         return len(self._free_rows)
 
     def admit(self, sequence: Sequence, num_cached: int) -> bool:
-        """Gives a sequence a row, and the pages that it begins with.
+        """Gives a sequence a row and its first pages.
 
-        One page for each running sequence stays free: without it, who was just admitted is often
+        One page for each running sequence stays free. Otherwise a newly admitted sequence is often
         preempted, and its work lost, as soon as an older sequence grows.
 
         Args:
           sequence: owns nothing.
-          num_cached: pages of the prefix cache that hold its beginning.
+          num_cached: the number of cached pages at its beginning.
 
         Returns:
-          False if there are too few free pages; then the sequence owns nothing.
+          False if there are too few free pages; the sequence owns nothing then.
         """
         if not self._pools.admit(sequence, num_cached, len(self._sequences)):
             return False
@@ -68,7 +68,7 @@ class Running:
         return True
 
     def pin_adapter(self, sequence: Sequence, plan: StepPlan) -> None:
-        """Keeps the sequence's adapter in a slot, which the plan fills if it must be."""
+        """Pins the sequence's adapter to a slot; the plan fills the slot if necessary."""
         if sequence.adapter is not None:
             sequence.adapter_slot, must_fill = self._adapter_slots.pin(sequence.adapter)
             if must_fill:
@@ -77,12 +77,12 @@ class Running:
     def compute(
         self, sequence: Sequence, end: int, *, num_drafts: int = 0, load_row: bool = False
     ) -> Scheduled:
-        """Counts the tokens before `end` as computed, and the samples as in flight."""
+        """Marks the tokens before `end` as computed, and the samples as in flight."""
         start, row = sequence.num_computed_tokens, sequence.row
         assert row is not None
         sequence.num_computed_tokens = end
         sequence.num_rejectable += num_drafts
-        # Nothing predicts the first token of a prompt, and its last one predicts an output's.
+        # A prompt's first token has no log-probability; its last token predicts an output token.
         num_scored = min(end, sequence.num_prompt_tokens - 1) - start if sequence.is_scored else 0
         self._pools.register(sequence)
         samples = end - num_drafts == sequence.num_tokens
@@ -95,13 +95,13 @@ class Running:
         )
 
     def remove_latest(self) -> Sequence:
-        """Takes all that it owns from the sequence that was admitted last, and returns it."""
+        """Removes the most recently admitted sequence, frees what it owns, and returns it."""
         latest = next(reversed(self._sequences))
         self.remove(latest)
         return latest
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes all that it owns from a sequence, which no longer runs."""
+        """Removes a running sequence and frees what it owns."""
         assert sequence.row is not None
         del self._sequences[sequence]
         if sequence.adapter is not None:

@@ -1,7 +1,7 @@
-"""Logits to tokens: bias and penalties, the choice by `kernels/sample`, log-probabilities.
+"""From logits to tokens: bias and penalties, sampling (`kernels/sample`), log-probabilities.
 
-Each row is a function of its own logits, settings and tokens only. Work that no row of the batch
-asked for is skipped at run time, and adds nothing to the bits of rows that did not ask for it.
+A row's result depends on its own logits, settings and tokens only. Work that no row of the batch
+needs is skipped at run time; a row that does not need it gets the same bits either way.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from flaxen.kernels.sample import row_sum
 from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
 
-OK = 0  # a row's status; else the value of a RowFailure
+OK = 0  # a row's status; otherwise the value of a RowFailure
 
 
 class Wants(NamedTuple):
-    """What any sequence of the batch asks for: scalars, so that one compiled step serves all."""
+    """What any sequence of the batch needs, as scalars, so that one compiled step serves all
+    batches.
+    """
 
     adjust: jax.Array  # bool: bias, penalties, bad words, min_tokens or a bitmask
     logprobs: jax.Array  # bool
 
 
 class Sampled(NamedTuple):
-    """One step's samples: S rows, or after verification S sequences with K + 1 positions each."""
+    """One step's samples: S rows, or with drafts S sequences of K + 1 positions each."""
 
     tokens: jax.Array  # [S] int32
     status: jax.Array  # [S] int32: OK, or the value of a RowFailure
@@ -36,9 +38,9 @@ class Sampled(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Log-probabilities; zeros where none were wanted."""
+    """Log-probabilities; zeros if the batch needs none."""
 
-    logprob: jax.Array  # [S] float32, of the token
+    logprob: jax.Array  # [S] float32, of the sampled token
     rank: jax.Array  # [S] int32, 1 is the likeliest
     top_ids: jax.Array  # [S, K] int32, likeliest first
     top_logprobs: jax.Array  # [S, K] float32
@@ -54,19 +56,19 @@ def sample(
     num_top: int,
     bitmask: jax.Array | None = None,
 ) -> Sampled:
-    """Chooses the next token of each sequence.
+    """Samples the next token of each sequence.
 
     Args:
-      logits: float32 [S, V], the model's.
-      finite: bool [S]; a row that is not costs nothing, and it or one whose logits are not finite
-        has no token.
+      logits: float32 [S, V], from the model.
+      finite: bool [S]; inactive rows (False) cost nothing. Rows that are inactive, or whose logits
+          are not finite, get no token.
       rows: the state of all rows.
       row_ids: int32 [S], the row of each sequence.
-      lengths: int32 [S], its known tokens: the position of the new one.
-      wants: what any of them asks for.
-      num_top: K, how many of the likeliest tokens to report.
-      bitmask: uint32 [S, ceil(V / 32)], read where `wants.adjust`: bit v % 32 of number v // 32
-        allows token v. None allows all.
+      lengths: int32 [S], its known tokens: the position of the new token.
+      needs: what any row of the batch needs.
+      num_top: K, the number of likeliest tokens to report.
+      bitmask: uint32 [S, ceil(V / 32)], read if `needs.adjust`: bit v % 32 of number v // 32 allows
+          token v. None allows all.
     """
     settings = RowSettings(*(field[row_ids] for field in rows.settings))
 
@@ -85,11 +87,12 @@ def sample(
     def pick_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
         bias = RowBias(*(field[row_ids] for field in rows.bias))
         adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths, bitmask)
-        # Adjusting forbids by -inf, so that only the model's own logits say whether it is at fault.
+        # Adjusting forbids tokens with -inf, so the model's own logits show whether they are
+        # finite.
         is_finite = finite & jnp.isfinite(row_sum(logits))
         return pick(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
 
-    # All of it in the branch: a cond that gave logits back would copy them.
+    # Everything is in the branch, because a cond that returned logits would copy them.
     tokens, finite, possible = jax.lax.cond(
         wants.adjust, pick_adjusted, lambda: (*pick(logits), jnp.ones_like(finite))
     )
@@ -104,7 +107,9 @@ def sample(
 
 
 def score(logits: jax.Array, tokens: jax.Array, num_top: int) -> Scores:
-    """Log-probabilities of the tokens [S] and of the likeliest, from float32 logits [S, V]."""
+    """The log-probabilities of the tokens [S] and of the likeliest tokens, from float32 logits [S,
+    V].
+    """
     table = logprobs(logits)
     chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
     rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
@@ -129,7 +134,7 @@ def _adjust(
     lengths: jax.Array,
     bitmask: jax.Array | None,
 ) -> jax.Array:
-    """Everything that changes single logits before the temperature, in vLLM's order."""
+    """Applies everything that changes logits before the temperature, in vLLM's order."""
     num_seqs, vocab_size = logits.shape
     lines = jnp.arange(num_seqs)[:, None]
     has_bias = settings.has_bias[:, None]
@@ -139,7 +144,7 @@ def _adjust(
     if bitmask is not None:
         logits = jnp.where(allows(bitmask, vocab_size), logits, -jnp.inf)
 
-    # Bad words: the last token of one is forbidden where the output ends in the ones before it.
+    # Bad words: the last token of one is forbidden if the output ends with the tokens before it.
     words = settings.bad_words
     length = words.shape[-1]
     before = lengths[:, None] - (length - 1) + jnp.arange(length - 1)[None]
@@ -151,7 +156,7 @@ def _adjust(
         -jnp.inf, mode="drop"
     )
 
-    # min_tokens: no stop id before it.
+    # min_tokens: no stop id before that length.
     too_short = (lengths < settings.min_length)[:, None]
     logits = logits.at[lines, jnp.where(too_short, _index(settings.stop_ids), vocab_size)].set(
         -jnp.inf, mode="drop"
@@ -172,5 +177,5 @@ def _adjust(
 
 
 def _index(token_ids: jax.Array) -> jax.Array:
-    """Ids for a scatter that drops NO_TOKEN: a negative index would count from the end."""
+    """Indices for a scatter that drops NO_TOKEN: a negative index would count from the end."""
     return jnp.where(token_ids == NO_TOKEN, jnp.iinfo(jnp.int32).max, token_ids)

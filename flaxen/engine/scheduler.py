@@ -1,21 +1,22 @@
-"""Decides which tokens the next step computes, and in which pages.
+"""Plans steps: decides which tokens each one computes, and in which pages.
 
-One rule: a sequence's num_computed_tokens chases its num_tokens, under one token budget a step.
-There is no prefill phase and no decode phase; but a pace may bound how many prompt tokens are
-computed beside sequences that only need their next one. The engine plans step N+1 before step N's
-tokens reach the host, so `schedule` counts a step's tokens as computed, and its samples as in
-flight, at once: steps run on the device in the order in which they were planned.
+One rule: a sequence's num_computed_tokens chases its num_tokens, under one token budget for each
+step. There is no prefill phase and no decode phase, but a pace may limit the prompt tokens of a
+step in which other sequences decode. The engine plans step N+1 before step N's tokens reach the
+host. So `schedule` immediately marks a step's tokens as computed and its samples as in flight; this
+is right because the device runs steps in the order of their planning.
 
-Knows: sequences, who gets pages first, rows, adapter slots, the budget, the pace.
+Knows: sequences, the priority of pages, rows, adapter slots, the budget, the pace.
 Deliberately does not know: which pages a kind of cache needs (`cache/pools`), token texts, stop
 conditions, sampling, the device, JAX.
 
 Invariants:
-  - The running own their pages and one row each, and a slot holds their adapter; who waits or has
-    ended owns nothing.
-  - Whoever runs longest always gets what it needs, so that nobody starves: pages are taken from
-    the latest admitted, and who waits is admitted first come, first served. Only who waits for an
-    adapter's slot is overtaken, and not for ever: `adapter_slots.Turns`.
+  - A running sequence owns its pages and a row, and its adapter is in a slot. A waiting or ended
+    sequence owns nothing.
+  - The sequence that was admitted first always gets what it needs, so that none starves: pages are
+    taken from the most recently admitted ones, and waiting sequences are admitted first come, first
+    served. Only a sequence that waits for an adapter's slot is overtaken, and not for ever
+    (`adapters/slots.SlotQueue`).
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _NO_DRAFTS: Mapping[Sequence, int] = {}
 
 
 class Scheduler:
-    """Plans steps. One thread at a time may call it.
+    """Plans steps. Only one thread at a time may call it.
 
     Args:
       config: the sizes.
-      pace: of prompts, in steps in which others wait for a token; None: only the budget's.
-      clock: seconds, monotonic; stamps Sequence.first_scheduled_s.
+      pace: limits prompt tokens in steps where others decode; None leaves only the budget.
+      clock: monotonic seconds, for Sequence.first_scheduled_s.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """Sequences that own pages, those that only wait for tokens in flight included."""
+        """Sequences that own pages, including those that only wait for tokens in flight."""
         return len(self._running)
 
     @property
@@ -83,16 +84,16 @@ class Scheduler:
         return len(self._waiting)
 
     def waiting(self) -> tuple[Sequence, ...]:
-        """All that wait, in order of arrival. Any thread may call."""
+        """All waiting sequences, in order of arrival. Safe to call from any thread."""
         return self._waiting.snapshot()
 
     @property
     def has_work(self) -> bool:
-        """Some sequence has not ended."""
+        """Whether a sequence has not ended."""
         return bool(self._running or self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a new sequence of a request that was checked. Sets its max_num_tokens."""
+        """Queues a new sequence of a checked request. Sets its max_num_tokens."""
         max_model_len = self.config.max_model_len
         assert len(sequence.tokens) < max_model_len, "a prompt without room for an output token"
         max_tokens = sequence.sampling.max_tokens
@@ -102,15 +103,14 @@ class Scheduler:
         self._waiting.add(sequence)
 
     def schedule(self, drafts: Mapping[Sequence, int] = _NO_DRAFTS) -> StepPlan:
-        """Plans the next step, as if all steps planned before were done.
+        """Plans the next step, as if all earlier steps had finished.
 
         Args:
-          drafts: how many tokens are guessed for a sequence that needs its next one. The step
-            computes as many of them as it has room for; `settle_drafts` then takes what became of
-            them.
+          drafts: the number of draft tokens of sequences that need only their next token. The step
+              computes as many of them as it has room for; `settle_drafts` reports the result.
 
         Returns:
-          The plan; without items if there is nothing to compute before tokens in flight arrive.
+          The plan; it has no items if nothing can be computed before tokens in flight arrive.
         """
         plan = StepPlan()
         allowed = self.config.max_num_batched_tokens
@@ -124,7 +124,7 @@ class Scheduler:
         return plan
 
     def append(self, sequence: Sequence, token_id: int) -> None:
-        """Takes a sampled token that reached the host; one of a sequence that ended is ignored."""
+        """Appends a sampled token that reached the host; ignored if the sequence has ended."""
         if sequence.ended:
             return
         assert sequence.num_in_flight > 0, f"{sequence.request_id}: no token is in flight"
@@ -135,14 +135,14 @@ class Scheduler:
             self.pools.register(sequence)
 
     def settle_drafts(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:
-        """Takes what became of a step's drafts, before the tokens that it sampled are appended.
+        """Reports which drafts of a step were accepted, before its sampled tokens are appended.
 
-        Those that were rejected were never computed nor sampled.
+        Rejected drafts then count as neither computed nor sampled.
 
         Args:
-          sequence: one that ended is ignored.
-          num_drafts: as the step was planned.
-          num_accepted: of these.
+          sequence: ignored if it has ended.
+          num_drafts: the drafts in the step's plan.
+          num_accepted: how many of these were accepted.
         """
         if sequence.ended or num_drafts == 0:
             return
@@ -150,14 +150,14 @@ class Scheduler:
         self.counters.num_accepted_tokens += num_accepted
         num_rejected = num_drafts - num_accepted
         sequence.num_in_flight -= num_rejected
-        if sequence.row is not None:  # else it was preempted, and is computed again
+        if sequence.row is not None:  # otherwise it was preempted, and is computed again
             num_tokens = sequence.num_computed_tokens - num_rejected
             self.pools.roll_back(sequence, num_tokens)
             sequence.num_computed_tokens = num_tokens
             sequence.num_rejectable -= num_drafts
 
     def end(self, sequence: Sequence) -> None:
-        """Removes a sequence, wherever it is, and frees all it owns. Repeated calls do nothing."""
+        """Removes a running or waiting sequence and frees what it owns. May be repeated."""
         sequence.ended = True
         if sequence in self._running:
             self._running.remove(sequence)
@@ -165,9 +165,9 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def reset(self) -> None:
-        """Preempts all that run and empties the prefix cache: the device lost what its pages held.
+        """Preempts all running sequences and empties the prefix cache: the device lost its pages.
 
-        Tokens still in flight will never arrive: they are sampled anew.
+        Tokens still in flight will never arrive: they are sampled again.
         """
         while self._running:
             self._requeue(self._running.remove_latest())
@@ -177,40 +177,40 @@ class Scheduler:
         self.adapter_slots.reset()
 
     def drop_prefix_cache(self) -> None:
-        """Keeps all pages filled so far from all that are admitted from now on.
+        """Invalidates all cached pages for sequences that are admitted from now on.
 
-        Sequences that run keep theirs, and what they add to them is not found either.
+        Running sequences keep their pages, and pages that they fill later are not shared either.
         """
         self.pools.drop_prefixes(self._waiting)
 
     def forget(self, sequence: Sequence) -> None:
-        """Keeps the pages that a sequence may have filled from all that are admitted from now on.
+        """Invalidates the cached pages that a sequence may have filled.
 
-        For one whose step failed, or whose logits are not finite; it may have ended. Which pages
-        are bad, and who has built on them since, can't be told: all pages under its salt are left
-        behind, and are evicted as pages are needed.
+        To be called for a sequence whose step failed or whose logits are not finite, even if it has
+        ended. It can't be told which pages are bad, or which others were computed from them, so all
+        pages under its cache salt are invalidated, and evicted as pages are needed.
         """
         self.pools.distrust(sequence.cache_salt, self._waiting)
 
     def _schedule_running(self, plan: StepPlan, budget: int, drafts: Mapping[Sequence, int]) -> int:
-        """Adds the running to the plan, oldest first. Returns what is left of the budget."""
+        """Adds running sequences to the plan, oldest first. Returns the rest of the budget."""
         page_size = self._page_size
         last_slot = page_size - 1
         items = plan.items
-        spare = budget - len(self._running)  # each gets one token before any gets drafts
+        spare = budget - len(self._running)  # every sequence gets one token before any gets drafts
         for sequence in list(self._running):
             row = sequence.row
             if row is None or budget == 0:
-                break  # None: preempted by an older one in this very loop, as are all after it
+                break  # None: an older sequence has just preempted it and all after it
             start = sequence.num_computed_tokens
             in_flight = sequence.num_in_flight
             if in_flight and sequence.waits_for_tokens:
                 continue
             num_tokens = len(sequence.tokens) + in_flight
             if num_tokens >= sequence.max_num_tokens:
-                continue  # its last tokens are in flight
-            # The fast path: one output token, which opens no page, and fills none that could be
-            # registered yet.
+                continue  # only tokens in flight are missing
+            # The fast path: one output token, which needs no new page and completes none that could
+            # be registered.
             offset = start % page_size
             is_inside = offset > 0 and (in_flight > 0 or offset < last_slot)
             if (
@@ -225,8 +225,9 @@ class Scheduler:
                 plan.num_decoding += 1
                 budget -= 1
                 continue
-            # Decoding sequences were admitted before any that is still prefilling: the latest
-            # admitted are preempted, and nobody is admitted behind a prompt that was cut short.
+            # Decoding sequences were admitted before any that is still prefilling: the most
+            # recently admitted are preempted first, and none is admitted after a prompt whose chunk
+            # was limited.
             wanted, behind = num_tokens - start, self._admission.prefilling()
             num_taken = paced.take(self._pace, plan, sequence, wanted, budget, behind)
             num_drafts = 0
@@ -244,15 +245,17 @@ class Scheduler:
         return budget
 
     def _most_drafts(self, sequence: Sequence, spare: int) -> int:
-        """How many drafts of a sequence the step may compute; `spare` tokens nobody needs."""
+        """The most drafts of a sequence in the step, of which `spare` tokens are free."""
         num_more = sequence.max_num_tokens - sequence.num_tokens - 1
-        # So many tokens behind the accepted ones, and no more, can a chunk have.
+        # A chunk can't have more tokens than this after the accepted ones.
         num_open = self.config.max_num_batched_tokens - 1 - sequence.num_rejectable
         most = min(spare, num_more, num_open) if self.pools.can_roll_back else 0
         return max(0, most)
 
     def _grow(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
-        """Gives a running sequence pages, taken from the latest; False if that was itself."""
+        """Allocates pages to a running sequence, preempting the most recently admitted ones.
+        Returns False if it was preempted itself.
+        """
         while not self.pools.grow(sequence, num_tokens):
             latest = self._running.remove_latest()
             self._requeue(latest)
@@ -263,7 +266,7 @@ class Scheduler:
         return True
 
     def _requeue(self, sequence: Sequence) -> None:
-        """Lets a sequence that was preempted wait, to be computed again."""
+        """Returns a preempted sequence to the waiting ones, to be computed again."""
         sequence.num_computed_tokens = 0
-        sequence.page_hashes.clear()  # `forget` may have outdated them
+        sequence.page_hashes.clear()  # they may have been invalidated
         self._waiting.put_back(sequence)

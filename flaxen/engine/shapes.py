@@ -1,4 +1,4 @@
-"""The few shapes that steps are compiled for. Deliberately does not know JAX."""
+"""The shapes for which steps are compiled. Deliberately does not know JAX."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from flaxen.engine.config import EngineConfig
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Shape:
-    """One compiled step: T tokens of at most S sequences. Real steps are padded to it."""
+    """The shape of a compiled step: T tokens of at most S sequences. Steps are padded to it."""
 
     num_tokens: int  # T
     num_seqs: int  # S
 
 
-# One stream, several, many; then prefill chunks. Each costs seconds to compile.
+# One stream, several, many; then prefill chunks. Each shape takes seconds to compile.
 _TOKENS = (1, 16, 64, 256, 1024, 4096)
 
 
 def step_shapes(config: EngineConfig) -> tuple[Shape, ...]:
-    """The shapes of a configuration, smallest first; the last holds the largest step."""
+    """The shapes of a configuration, smallest first; the last one fits the largest step."""
     largest = config.max_num_batched_tokens
     sizes = config.compile_sizes or [*(size for size in _TOKENS if size < largest), largest]
     return tuple(Shape(num_tokens=t, num_seqs=min(t, config.max_num_seqs)) for t in sorted(sizes))
 
 
 def smallest_shape(shapes: Iterable[Shape], num_tokens: int, num_seqs: int) -> Shape:
-    """The smallest shape that holds the step."""
+    """The smallest shape that fits the step."""
     return min(s for s in shapes if s.num_tokens >= num_tokens and s.num_seqs >= num_seqs)

@@ -1,57 +1,59 @@
-"""What a step takes, predicted from the steps before it.
+"""Predicts the duration of a step from those of earlier steps.
 
-A fixed part, a part for each token, and one for each prompt token that is scored: three numbers,
-followed by a Kalman filter (R. E. Kalman, 1960).
+The model has three parameters: a fixed time, a time for each token, and a time for each prompt
+token with a log-probability. A Kalman filter (R. E. Kalman, 1960) estimates them.
 
-Deliberately does not know: sequences, what the prediction is for.
+Deliberately does not know: sequences, the use of the prediction.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_UNIT = 64  # tokens: about where the fixed part and the tokens' part are of one size
-_FIRST_S = 0.04  # for _UNIT tokens, before any step was timed
-# From one step to the next, as shares of a step's time.
-_SPEED_DRIFT = 0.05  # of all three together: others use the machine too
-_DRIFT = 0.01  # of each alone: contexts grow
-_NOISE = 0.15  # of a measured time
-_ALIKE = 0.25  # steps whose tokens differ by at most this share are alike
-_MOST_ALIKE = 32  # steps in a row that are alike and still tell the parts' shares
-_RATE = 0.2  # how much of an error one after those corrects
-_LATE = 2.0  # a step counts as at most this much longer than predicted
+_UNIT = 64  # tokens: about where the fixed time equals that of the tokens
+_FIRST_S = 0.04  # for _UNIT tokens, before any step was measured
+# Changes from one step to the next, as shares of a step's time.
+_SPEED_DRIFT = 0.05  # of all three together: other programs use the machine too
+_DRIFT = 0.01  # of each one separately: contexts grow
+_NOISE = 0.15  # noise of a measured time
+_ALIKE = 0.25  # steps whose tokens differ by at most this share count as equal
+_MOST_ALIKE = 32  # equal steps in a row that still update the three separately
+_RATE = 0.2  # the share of an error that a later equal step corrects
+_LATE = 2.0  # a step's time is capped at this multiple of the prediction
 
 
 class StepTime:
-    """Predicts seconds; begins with a guess."""
+    """Predicts the seconds of a step, starting from a guess."""
 
     def __init__(self) -> None:
-        self._parts_s = np.array([0.0, _FIRST_S, 0.0])  # fixed; for _UNIT tokens; for _UNIT scored
+        # Fixed; for _UNIT tokens; for _UNIT with log-probabilities.
+        self._parts_s = np.array([0.0, _FIRST_S, 0.0])
         self._covariance = np.diag([_FIRST_S**2] * 3)
-        self._counts, self._num_alike = np.zeros(3), 0  # of the steps before
+        self._counts, self._num_alike = np.zeros(3), 0  # of earlier steps
 
     @property
     def fixed_s(self) -> float:
-        """Seconds that a step takes, whatever it computes."""
+        """The fixed seconds of a step."""
         return float(self._parts_s[0])
 
     @property
     def token_s(self) -> float:
-        """Seconds that each token adds."""
+        """The seconds that each token adds."""
         return float(self._parts_s[1]) / _UNIT
 
     @property
     def scored_s(self) -> float:
-        """Seconds that each prompt token adds whose log-probability is computed."""
+        """The seconds that the log-probability of a prompt token adds."""
         return float(self._parts_s[2]) / _UNIT
 
     def observe(self, num_tokens: int, num_scored: int, seconds: float) -> None:
-        """Takes the time of a step. One may have been late for reasons of its own.
+        """Records the duration of a step, which may be an outlier.
 
         Args:
-          num_tokens: that it computed, prompts' and others'.
-          num_scored: prompt tokens whose log-probabilities it computed.
-          seconds: from the end of the step before it, or from its start where it waited for none.
+          num_tokens: all tokens that it computed.
+          num_scored: prompt tokens with log-probabilities.
+          seconds: since the end of the previous step, or since its start if it did not wait for
+              one.
         """
         parts = self._parts_s
         counts = np.array([1.0, num_tokens / _UNIT, num_scored / _UNIT])
@@ -60,8 +62,8 @@ class StepTime:
         is_alike = bool(np.all(np.abs(counts - self._counts) <= _ALIKE * self._counts))
         self._counts, self._num_alike = counts, self._num_alike + 1 if is_alike else 0
         if self._num_alike > _MOST_ALIKE:
-            # They tell what all three take together, and nothing of each: a day of decoding would
-            # let them drift apart.
+            # Equal steps show only the sum of the three: with hours of decoding the three would
+            # drift apart.
             self._parts_s = parts * (1 + _RATE * error_s / predicted_s)
             return
         drift = _SPEED_DRIFT**2 * np.outer(parts, parts) + np.eye(3) * (_DRIFT * predicted_s) ** 2

@@ -1,6 +1,6 @@
-"""The likeliest tokens of one place, in eight bytes each: as tuples they would take a hundred.
+"""The likeliest tokens of one position, in eight bytes each; tuples would take a hundred.
 
-Deliberately does not know where they come from.
+Deliberately does not know their origin.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Pair = tuple[int, float]
 
 @final
 class TopTokens(Sequence[Pair]):
-    """(token id, log-probability), likeliest first; equal to any sequence of the same pairs.
+    """Pairs (token id, log-probability), likeliest first; equal to any sequence of the same pairs.
 
     Args:
-      ids: int32 each.
-      logprobs: float32 each, as models compute them.
+      ids: int32 values.
+      logprobs: float32 values.
     """
 
     __slots__ = ("_ids", "_logprobs")
@@ -29,7 +29,7 @@ class TopTokens(Sequence[Pair]):
 
     @classmethod
     def of(cls, pairs: Iterable[Pair]) -> TopTokens:
-        """The same, packed."""
+        """Packs pairs."""
         if isinstance(pairs, TopTokens):
             return pairs
         pairs = tuple(pairs)
@@ -38,7 +38,7 @@ class TopTokens(Sequence[Pair]):
 
     @property
     def packed(self) -> tuple[bytes, bytes]:
-        """What it was made from."""
+        """The packed ids and log-probabilities."""
         return self._ids, self._logprobs
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""What the reader of one request has not read: a few events a sequence, however many came.
+"""The unread events of one request: a few for each sequence, however many arrived.
 
-A reader that keeps up gets each event as it is, also where its event loop is a moment late. For one
-that does not, later events of a sequence are joined, and kept in few bytes: none of them is lost.
+A reader that keeps up, or is only a moment late, gets each event separately. For a slower reader,
+later events of a sequence are merged and packed into few bytes; nothing is lost.
 
 Deliberately does not know threads, event loops, limits.
 """
@@ -16,25 +16,25 @@ from itertools import accumulate, pairwise
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.protocol import Finish, TokenEvent, TokenLogprobs
 
-_NUM_APART = 8  # events of a sequence that wait as they are
-_EVENT_BYTES = 512  # of a sequence's event, about, whatever is in it
+_NUM_APART = 8  # events of a sequence that are kept separately
+_EVENT_BYTES = 512  # approximate fixed size of an event
 _TOKEN_BYTES = 4
-_LOGPROB_BYTES = 20  # of a token, without the likeliest in its place
-_TOP_BYTES = 8  # of each of those
+_LOGPROB_BYTES = 20  # of a token, without the likeliest tokens of its position
+_TOP_BYTES = 8  # of each likeliest token
 
 
 class Unread:
-    """A queue of token events that stays short.
+    """A queue of token events that merges events to stay short.
 
     Args:
-      num_apart: how many events of a sequence wait as they are; those after them are joined to the
-        last.
+      num_apart: how many events of a sequence are kept separately; later ones are merged into the
+          last.
     """
 
     def __init__(self, num_apart: int = _NUM_APART) -> None:
-        self.num_bytes = 0  # about
+        self.num_bytes = 0  # approximate
         self._num_apart = num_apart
-        # By sequence, those first whose turn it is to be read.
+        # By sequence, in the order in which they are read.
         self._waiting: dict[int, deque[TokenEvent | _Joined]] = {}
 
     def put(self, event: TokenEvent) -> None:
@@ -51,7 +51,7 @@ class Unread:
         last.add(event)
 
     def take(self) -> TokenEvent | None:
-        """The next event, which is no longer unread; None: there is none."""
+        """Removes and returns the next event; None if there is none."""
         if not self._waiting:
             return None
         index = next(iter(self._waiting))
@@ -64,7 +64,7 @@ class Unread:
         return event
 
     def clear(self) -> None:
-        """Forgets all of it."""
+        """Removes all events."""
         self._waiting.clear()
         self.num_bytes = 0
 
@@ -78,7 +78,7 @@ def _size(event: TokenEvent) -> int:
 
 @dataclass(slots=True)
 class _Scores:
-    """Log-probabilities of tokens, in columns."""
+    """Log-probabilities of tokens, stored in columns."""
 
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     logprobs: array[float] = field(default_factory=lambda: array("d"))
@@ -110,7 +110,7 @@ class _Scores:
 
 
 class _Joined:
-    """Events of one sequence, put together."""
+    """Several events of one sequence, merged."""
 
     def __init__(self, first: TokenEvent) -> None:
         assert first.finish is None, "an event after the last"

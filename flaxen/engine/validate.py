@@ -1,4 +1,4 @@
-"""Whether a request can be served as asked. Deliberately does not know the engine's state."""
+"""Checks whether a request can be served. Deliberately does not know the engine's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from flaxen.engine.config import EngineConfig
 from flaxen.protocol import FieldError, ModelInfo, Request
 
-MAX_WORD_CHARS = 1000  # of a stop string or bad word
+MAX_WORD_CHARS = 1000  # the most characters of a stop string or bad word
 MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 
@@ -19,12 +19,13 @@ def validate(
 
     Args:
       request: the request.
-      config: the engine's.
+      config: the engine's configuration.
       info: the model's.
-      has_tokenizer: the engine turns tokens into text, and so can look for stop strings.
+      has_tokenizer: whether the engine has a tokenizer, which stop strings need.
 
     Raises:
-      FieldError: it can never be served; the message says which value is wrong and what may be.
+      FieldError: the request can never be served; the message says which value is wrong and what is
+          allowed.
     """
     sampling = request.sampling
     num_prompt = len(request.prompt_token_ids)

@@ -1,4 +1,4 @@
-"""The sequences that wait to run. Deliberately does not know what any of them needs."""
+"""The queue of waiting sequences. Deliberately does not know what they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Waiting:
     """The waiting sequences, in order of arrival."""
 
     def __init__(self) -> None:
-        self._sequences: OrderedDict[Sequence, None] = OrderedDict()  # any can leave in O(1)
+        self._sequences: OrderedDict[Sequence, None] = OrderedDict()  # removal in O(1)
         self._orders = count()
 
     def __len__(self) -> int:
@@ -23,21 +23,23 @@ class Waiting:
         return iter(self._sequences)
 
     def snapshot(self) -> tuple[Sequence, ...]:
-        """All of them. Any thread may call."""
-        return tuple(self._sequences)  # copied in one piece
+        """All waiting sequences. Safe to call from any thread."""
+        return tuple(self._sequences)  # copied atomically
 
     def add(self, sequence: Sequence) -> None:
-        """Puts a new sequence behind all others."""
+        """Appends a new sequence."""
         sequence.order = next(self._orders)
         self._sequences[sequence] = None
 
     def put_back(self, sequence: Sequence) -> None:
-        """Puts a sequence that ran where it was, so that those it was overtaken by come later."""
+        """Reinserts a preempted sequence by its order of arrival, so that later ones do not
+        overtake it.
+        """
         older = list(takewhile(lambda other: other.order < sequence.order, self._sequences))
         self._sequences[sequence] = None
         for each in (sequence, *reversed(older)):
             self._sequences.move_to_end(each, last=False)
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a sequence out; one that is not there is ignored."""
+        """Removes a sequence; ignored if it is not waiting."""
         self._sequences.pop(sequence, None)

@@ -211,8 +211,10 @@ class Model:
         """`forward` in training, if that differs (`train_forward_on` is not None).
 
         Args:
-          params: as in `forward`. tokens: as in `forward`. positions: as in `forward`. attend: as
-              in `forward`.
+          params: as in `forward`.
+          tokens: as in `forward`.
+          positions: as in `forward`.
+          attend: as in `forward`.
           key: PRNG key of dropout.
 
         Returns:

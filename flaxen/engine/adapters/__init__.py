@@ -1,1 +1,1 @@
-"""LoRA adapters in the engine: those that it knows, and the slots that hold those in use."""
+"""LoRA adapters in the engine: the store of loaded ones, and the slots of those in use."""

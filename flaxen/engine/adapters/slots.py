@@ -1,7 +1,7 @@
-"""Which adapter is in which slot of the device's stack, and whose turn it is to get one.
+"""Decides which adapter is in which slot of the device's stack, and which one gets a slot next.
 
-An adapter that some sequence runs with is pinned to its slot. The others stay where they are
-until a slot is needed; then the least recently used one leaves.
+The adapter of a running sequence is pinned to its slot. Other adapters stay in theirs until a slot
+is needed; then the least recently used one is evicted.
 
 Knows: adapters' identities, counts. Deliberately does not know: sequences, weights, JAX.
 """
@@ -17,25 +17,26 @@ class AdapterSlots:
     """The slots 0 to num_slots - 1.
 
     Args:
-      num_slots: adapters that can run at once; 0 if none can.
+      num_slots: the number of adapters that can run at once; 0 for none.
     """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self._own_num_slots = num_slots
         self._fixed: list[ServedAdapter] | None = None
-        self._pins: Counter[ServedAdapter] = Counter()  # sequences that run with each; none at 0
+        # Adapter -> number of running sequences, if above 0.
+        self._pins: Counter[ServedAdapter] = Counter()
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what the slots hold: the device lost it. Nothing may be pinned."""
+        """Empties the slots, because the device lost their contents. No adapter may be pinned."""
         assert not self._pins, "a slot is pinned"
         self._slot_of = {each: slot for slot, each in enumerate(self._fixed or ())}
         self._idle: OrderedDict[ServedAdapter, None] = OrderedDict.fromkeys(self._slot_of)
         self._empty = list(reversed(range(len(self._slot_of), self.num_slots)))
 
     def fix(self, adapters: list[ServedAdapter] | None) -> None:
-        """Takes over a stack that holds these, one a slot, for good; None: has its own again."""
+        """Serves a stack with these adapters, one in each slot, without eviction; None ends it."""
         self._fixed = adapters
         self.num_slots = self._own_num_slots if adapters is None else len(adapters)
         self.reset()
@@ -45,11 +46,12 @@ class AdapterSlots:
         return adapter in self._slot_of
 
     def has_room(self) -> bool:
-        """Whether an adapter that is in no slot could be pinned now."""
+        """Whether an adapter that is not in a slot could be pinned now."""
         return bool(self._empty or self._idle)
 
     def pin(self, adapter: ServedAdapter) -> tuple[int, bool]:
-        """Keeps an adapter in a slot for one more sequence. It must hold it, or have room.
+        """Pins an adapter to a slot for one more sequence. It must be in a slot, or there must be
+        room.
 
         Returns:
           The slot, and whether it must be filled with the adapter first.
@@ -64,14 +66,14 @@ class AdapterSlots:
         return slot, must_fill
 
     def unpin(self, adapter: ServedAdapter) -> None:
-        """One sequence less runs with the adapter."""
+        """Decrements the number of running sequences with the adapter."""
         self._pins[adapter] -= 1
         if not self._pins[adapter]:
             del self._pins[adapter]
             self._idle[adapter] = None
 
     def pinned(self) -> tuple[ServedAdapter, ...]:
-        """Those that sequences run with."""
+        """The adapters of running sequences."""
         return tuple(self._pins)
 
     def _evict(self) -> int:
@@ -79,29 +81,31 @@ class AdapterSlots:
         return self._slot_of.pop(oldest)
 
     def turns(self) -> Turns:
-        """For one pass over the waiting."""
+        """Starts one pass over the waiting sequences."""
         return Turns(self)
 
     def least_pinned(self, but: set[ServedAdapter]) -> ServedAdapter | None:
-        """The pinned adapter that the fewest sequences run with, of those not in `but`."""
+        """The pinned adapter with the fewest running sequences, except those in `but`."""
         others = (adapter for adapter in self._pins if adapter not in but)
         return min(others, key=self._pins.__getitem__, default=None)
 
 
 class Turns:
-    """Who may have a slot now, asked for the waiting one after the other, in order of arrival.
+    """Decides, for the waiting sequences in order of arrival, which ones may get a slot now.
 
-    One that can't have a slot is passed by others, but not for ever: for each adapter that wants a
-    slot, one that is pinned must give up its own. Nobody who came later joins it, so it has no
-    sequences in the end. It is the one with the fewest, whose number therefore never grows.
+    A sequence whose adapter can't get a slot is overtaken, but not for ever: for each adapter that
+    needs a slot, one pinned adapter must leave. No later sequence is admitted with that adapter, so
+    finally it has no running sequence. It is the pinned adapter with the fewest running sequences,
+    and their number never grows.
     """
 
     def __init__(self, slots: AdapterSlots) -> None:
         self._slots = slots
-        self._held: set[ServedAdapter] = set()  # those that want a slot, and those that leave one
+        # Adapters that need a slot, and those that must leave theirs.
+        self._held: set[ServedAdapter] = set()
 
     def may_run(self, adapter: ServedAdapter | None) -> bool:
-        """Whether a sequence with this adapter can be admitted, as far as slots go."""
+        """Whether the slots allow admitting a sequence with this adapter."""
         if adapter is None:
             return True
         if adapter in self._held:

@@ -1,6 +1,6 @@
-"""The adapters on the device: one stack with a slot for each that can run at once.
+"""The adapters on the device: one stack, with a slot for each adapter that can run at once.
 
-Deliberately does not know: names, who is in which slot, when a slot is filled.
+Deliberately does not know: names, which adapter is in which slot, when a slot is filled.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from flaxen.weights.adapters.adapter import Adapter, check_adapter
 
 
 class AdapterStack:
-    """The engine's own slots, or in their place a stack that someone else trains.
+    """The engine's own slots, or a trainer's stack in place of them.
 
-    Every slot has all targets and the largest rank: what an adapter does not have is zeros, which
-    change nothing.
+    Every slot has all targets and the maximum rank: what an adapter lacks is zeros, which change
+    nothing.
 
     Args:
       model: the model.
-      limits: the slots and their rank; None: there are none.
+      limits: the number of slots and their rank; None for no slots.
     """
 
     def __init__(self, model: Model, limits: LoraLimits | None) -> None:
@@ -35,8 +35,9 @@ class AdapterStack:
         self.reset()
 
     def reset(self) -> None:
-        """Makes new, empty slots; a stack that was given stays."""
-        self._own: tuple[Adapters, jax.Array] | None = None  # else there would be two for a moment
+        """Makes new, empty slots; a trainer's stack stays."""
+        # Frees the old one first, or there would be two for a moment.
+        self._own: tuple[Adapters, jax.Array] | None = None
         limits = self._limits
         if limits is None or self._given is not None:
             return
@@ -52,14 +53,14 @@ class AdapterStack:
 
     @property
     def arrays(self) -> tuple[Adapters, jax.Array] | None:
-        """The stack and its scales [n], for a step in which some sequence has an adapter."""
+        """The stack and its scales [n], for a step with adapters."""
         return self._given or self._own
 
     def check(self, adapter: Adapter) -> None:
-        """Refuses an adapter that no slot could hold.
+        """Refuses an adapter that does not fit into a slot.
 
         Raises:
-          ValueError: its rank is too large, it is another model's, or there are no slots.
+          ValueError: its rank is too large, it belongs to another model, or there are no slots.
         """
         if self._limits is None:
             raise ValueError(
@@ -74,7 +75,7 @@ class AdapterStack:
         check_adapter(adapter, self._model)
 
     def load(self, slot: int, adapter: Adapter) -> None:
-        """Fills a slot in place, after the steps dispatched before."""
+        """Fills a slot in place, after the steps already dispatched."""
         assert self._own is not None, "the engine has no slots of its own"
         stack, scales = self._own
         layers = tuple(
@@ -87,13 +88,14 @@ class AdapterStack:
         self._own = {"layers": layers}, self._fill(scales, slot, scale)
 
     def give(self, stack: Adapters | None, scales: Any) -> int:
-        """Takes another's stack [n, ...] by reference, in place of the slots; None ends that.
+        """Serves a trainer's stack [n, ...] without copying it; None goes back to the slots.
 
         Returns:
-          Its rank; 0 for None.
+          The stack's rank; 0 for None.
 
         Raises:
-          ValueError: the stack is not of the model, or has not one adapter for each scale [n].
+          ValueError: the stack does not fit the model, or its size differs from that of the scales
+              [n].
         """
         if stack is None:
             self._given, rank = None, 0
@@ -138,7 +140,7 @@ def _fill(old: Any, slot: jax.Array, new: Any) -> Any:
 
 
 def _padded(shapes: dict[str, dict[str, tuple[int, int]]], layer: Any) -> Any:
-    """One layer of an adapter with all targets, and with the slots' rank, as NumPy arrays."""
+    """One layer of an adapter, padded to all targets and to the slots' rank, as NumPy arrays."""
 
     def pad(target: str, part: str, shape: tuple[int, int]) -> np.ndarray:
         out = np.zeros(shape, np.float32)

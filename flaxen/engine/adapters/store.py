@@ -1,8 +1,8 @@
-"""The adapters that an engine knows, by name, in the host's memory or where they are read from.
+"""The adapters of an engine by name, in host memory or with the source to read them from.
 
-A request gets its adapter once, when it is checked, and keeps it: unloading a name, or giving it
-other weights, changes nothing for those that have it. Deliberately does not know: slots, the
-device, what is in an adapter's weights or files.
+A request gets its adapter once, when it is checked, and keeps it: unloading a name, or loading
+other weights under it, does not affect requests that have the adapter. Deliberately does not know:
+slots, the device, the contents of an adapter's weights or files.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from dataclasses import dataclass, field
 
 from flaxen.protocol import AdapterSource, AdapterWeights, UnknownAdapterError
 
-_NUM_HELD = 16  # adapters that can be read again and stay in memory, where no limit is set
+_NUM_HELD = 16  # re-readable adapters in memory, if no limit is set
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServedAdapter:
-    """One adapter under its name. Two of one name, loaded one after the other, are not equal."""
+    """One adapter with its name. Two adapters loaded one after the other are never equal."""
 
     name: str
     rank: int
-    weights: AdapterWeights | None  # None: those of a slot that someone else fills
-    key: str  # of its cached prefixes; never used again for other weights
+    weights: AdapterWeights | None  # None: the weights are in a trainer's stack
+    key: str  # part of the hashes of its cached prefixes; unique to these weights
 
 
 @dataclass(kw_only=True, eq=False)
 class _Known:
-    """A name, and its adapter while that is in memory."""
+    """A name, and its adapter while it is in memory."""
 
     name: str
     rank: int
     created: int  # seconds since 1970
-    source: AdapterSource | None = None  # None: the weights can't be read again, and stay
+    # None: the weights can't be read again, so they stay in memory.
+    source: AdapterSource | None = None
     held: ServedAdapter | None = None
-    # The last one that was held: as long as anybody uses it, it need not be read again.
+    # The adapter that was evicted last: as long as a request uses it, it need not be read again.
     last: weakref.ref[ServedAdapter] | None = None
-    reading: threading.Lock = field(default_factory=threading.Lock)  # by one thread at a time
+    # Held by the thread that reads the adapter.
+    reading: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def in_memory(self) -> ServedAdapter | None:
-        """The adapter, if it need not be read."""
+        """The adapter if it is in memory, else None."""
         if self.held is None and self.last is not None:
             return self.last()
         return self.held
@@ -52,7 +54,7 @@ class _Known:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownAdapter:
-    """An adapter as a client sees it."""
+    """An adapter as clients see it."""
 
     name: str
     rank: int
@@ -61,30 +63,30 @@ class KnownAdapter:
 
 
 class AdapterStore:
-    """All adapters of an engine. Any thread may call.
+    """All adapters of an engine. Safe to call from any thread.
 
-    Those that are registered with a source are read when they are first used; when more are in
-    memory than may be, the least recently used of them leave it, and are read again when needed.
+    Adapters that are registered with a source are read at their first use. If too many are in
+    memory, the least recently used ones with a source are evicted, and read again when needed.
 
     Args:
-      max_adapters: in memory at once, at most, beside those in use; None is any number, and of
-        those that can be read again 16.
+      max_adapters: the most adapters in memory besides those in use; None is no limit, except 16
+          for adapters with a source.
       check: raises ValueError for weights that can't be served.
     """
 
     def __init__(self, max_adapters: int | None, check: Callable[[AdapterWeights], None]) -> None:
         self._max_adapters, self._check = max_adapters, check
-        self._lock = threading.Lock()  # guards all below
+        self._lock = threading.Lock()  # guards everything below
         self._known: dict[str, _Known] = {}
-        self._used: dict[str, None] = {}  # names that have a source, least recently used first
+        self._used: dict[str, None] = {}  # names with a source, least recently used first
         self._generations = itertools.count()
         self._is_fixed = False
 
     def load(self, name: str, weights: AdapterWeights, *, load_inplace: bool = False) -> None:
-        """Makes an adapter known, which stays in memory.
+        """Loads an adapter, which stays in memory.
 
         Raises:
-          ValueError: as EngineClient.load_adapter.
+          ValueError: as in EngineClient.load_adapter.
         """
         _check_name(name)
         self._check(weights)
@@ -100,10 +102,10 @@ class AdapterStore:
             self._make_room()
 
     def register(self, name: str, source: AdapterSource) -> None:
-        """Makes an adapter known, which is read when it is first used.
+        """Registers an adapter, which is read at its first use.
 
         Raises:
-          ValueError: as EngineClient.register_adapter.
+          ValueError: as in EngineClient.register_adapter.
         """
         _check_name(name)
         with self._lock:
@@ -116,7 +118,7 @@ class AdapterStore:
             self._used[name] = None
 
     def unload(self, name: str) -> None:
-        """Forgets an adapter; of one that can be read again only the weights.
+        """Unloads an adapter. One with a source keeps its name, and only its weights are freed.
 
         Raises:
           ValueError: no adapter has this name, or it can't be unloaded.
@@ -130,10 +132,10 @@ class AdapterStore:
                 known.held = known.last = None
 
     def remove(self, name: str) -> None:
-        """Forgets an adapter, also one that can be read again.
+        """Removes an adapter with its name, even if it has a source.
 
         Raises:
-          ValueError: as unload.
+          ValueError: as in unload.
         """
         with self._lock:
             self._check_not_fixed()
@@ -142,14 +144,14 @@ class AdapterStore:
             self._used.pop(name, None)
 
     def find(self, name: str) -> ServedAdapter:
-        """The adapter of a name, read in the caller's thread if it is not in memory.
+        """Finds the adapter of a name; reads it in the caller's thread if it is not in memory.
 
-        It can be had again without reading for as long as the caller keeps it.
+        While the caller keeps the result, the adapter need not be read again.
 
         Raises:
-          UnknownAdapterError: there is none.
-          ValueError: what was read can't be served.
-          OSError: it can't be read.
+          UnknownAdapterError: no adapter has this name.
+          ValueError: the adapter can't be served.
+          OSError: the adapter can't be read.
         """
         with self._lock:
             known = self._get(name)
@@ -157,7 +159,7 @@ class AdapterStore:
                 return self._use(known, known.in_memory)
         with known.reading:
             with self._lock:
-                if known.in_memory is not None:  # another thread was faster
+                if known.in_memory is not None:  # another thread has read it meanwhile
                     return self._use(known, known.in_memory)
             assert known.source is not None, "others are always in memory"
             weights = known.source.read()
@@ -168,13 +170,13 @@ class AdapterStore:
                 return self._use(known, self._served(name, weights.config.rank, weights))
 
     def renew(self, adapter: ServedAdapter) -> ServedAdapter:
-        """The adapter to serve a request with that was checked with this one; nothing is read.
+        """The adapter for a request that was checked with `adapter`; reads nothing.
 
-        It is the same one, unless a trainer's stack holds it or took its place: then it is the one
-        that has its name now.
+        The result is `adapter` itself, unless a trainer's stack holds or replaced it: then it is
+        the adapter that has its name now.
 
         Raises:
-          UnknownAdapterError: none in memory has its name.
+          UnknownAdapterError: no adapter in memory has its name.
         """
         if adapter.weights is not None and not self._is_fixed:
             return adapter
@@ -185,7 +187,7 @@ class AdapterStore:
             return known.in_memory
 
     def known(self) -> tuple[KnownAdapter, ...]:
-        """Those that requests may name, in the order in which they became known."""
+        """The adapters that requests may name, in the order of loading."""
         with self._lock:
             return tuple(
                 KnownAdapter(
@@ -195,11 +197,11 @@ class AdapterStore:
             )
 
     def fix(self, names: tuple[str, ...], rank: int) -> list[ServedAdapter]:
-        """Replaces all by those of a stack that is not the engine's own; from then on none changes.
+        """Replaces all adapters by those of a trainer's stack; until that ends none can be loaded.
 
         Args:
-          names: in the stack's order; none ends it.
-          rank: of the stack.
+          names: the names in the stack's order; () ends it.
+          rank: the stack's rank.
         """
         with self._lock:
             self._is_fixed = bool(names)
@@ -223,7 +225,7 @@ class AdapterStore:
         return known
 
     def _use(self, known: _Known, served: ServedAdapter) -> ServedAdapter:
-        """Holds an adapter, as the one that was used last."""
+        """Marks an adapter as the most recently used one."""
         known.held = served
         if known.source is not None:
             known.last = weakref.ref(served)
@@ -233,7 +235,7 @@ class AdapterStore:
         return served
 
     def _make_room(self) -> None:
-        """Lets go of those that can be read again, until no more are held than may be."""
+        """Evicts adapters with a source until the limit holds."""
         held = [self._known[name] for name in self._used if self._known[name].held is not None]
         limit = _NUM_HELD
         if self._max_adapters is not None:

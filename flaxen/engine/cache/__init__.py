@@ -1,1 +1,1 @@
-"""The KV cache's pages, and the prefixes that sequences share. Deliberately does not know JAX."""
+"""The cache: groups of layers, pools of pages, shared prefixes. Deliberately does not know JAX."""

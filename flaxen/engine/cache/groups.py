@@ -1,7 +1,7 @@
-"""Cache groups: the layers whose caches are alike share a pool of pages.
+"""Cache groups: layers with equal cache specs share a pool of pages.
 
 Knows: which pages a sequence needs, given the kind of cache.
-Deliberately does not know: JAX, who owns a page, when a step is planned.
+Deliberately does not know: JAX, the owners of pages, when a step is planned.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from flaxen.models.cache import CacheSpec, Sliding, State
 class CacheGroup:
     """Layers with equal specs, and the size of their pool.
 
-    A page of the group is the room for page_size tokens in each of its layers. Of a State it is the
-    room for one sequence.
+    A page of the group holds page_size tokens in each of its layers; a page of a State holds one
+    sequence.
     """
 
     spec: CacheSpec
@@ -26,17 +26,17 @@ class CacheGroup:
 
     @property
     def window(self) -> int | None:
-        """How many tokens a token sees, itself included; None sees all."""
+        """The number of tokens that a token sees, itself included; None for all."""
         return self.spec.window if isinstance(self.spec, Sliding) else None
 
     @property
     def keeps_tokens(self) -> bool:
-        """Whether pages hold tokens, each at its own place; a State holds their sum."""
+        """Whether each token has its own slot in a page; a State holds a summary of all tokens."""
         return not isinstance(self.spec, State)
 
 
 def group_layers(specs: Sequence[CacheSpec]) -> dict[CacheSpec, tuple[int, ...]]:
-    """The layers that have each spec, in the order of the groups: by the first of these layers."""
+    """Maps each spec to its layers, ordered by the first of these layers."""
     layers: dict[CacheSpec, tuple[int, ...]] = {}
     for layer, spec in enumerate(specs):
         layers[spec] = (*layers.get(spec, ()), layer)
@@ -44,11 +44,11 @@ def group_layers(specs: Sequence[CacheSpec]) -> dict[CacheSpec, tuple[int, ...]]
 
 
 def page_bytes(spec: CacheSpec, num_layers: int, page_size: int, itemsize: int) -> int:
-    """Bytes of one page in all layers of a group.
+    """The bytes of one page in all layers of a group.
 
     Args:
-      spec: of the group.
-      num_layers: of the group.
+      spec: the group's spec.
+      num_layers: the number of the group's layers.
       page_size: tokens.
       itemsize: bytes of one number.
     """
@@ -58,12 +58,12 @@ def page_bytes(spec: CacheSpec, num_layers: int, page_size: int, itemsize: int) 
 
 
 def first_page(window: int | None, position: int, page_size: int) -> int:
-    """The index of the first page of a sequence that its token at a position reads."""
+    """The index of a sequence's first page that the token at a position reads."""
     return 0 if window is None else max(0, position - window + 1) // page_size
 
 
 def most_pages(spec: CacheSpec, num_tokens: int, chunk: int, page_size: int) -> int:
-    """How many pages a sequence owns at most on its way to `num_tokens`.
+    """The most pages that a sequence owns at any time until it has `num_tokens`.
 
     Args:
       spec: of the group.
@@ -76,6 +76,6 @@ def most_pages(spec: CacheSpec, num_tokens: int, chunk: int, page_size: int) -> 
     num_pages = -(-num_tokens // page_size)
     if not isinstance(spec, Sliding):
         return num_pages
-    # What the first token of a chunk sees, and the chunk, beginning anywhere in a page.
+    # The window of the chunk's first token, and the chunk; both may begin anywhere in a page.
     num_live = spec.window - 1 + chunk
     return min(num_pages, (num_live + page_size - 2) // page_size + 1)

@@ -1,10 +1,10 @@
-"""The KV pool's pages: who owns them, and which tokens' keys those that nobody owns still hold.
+"""A pool of pages: their owners, and the prefix cache of pages that nobody owns.
 
 Knows: page ids, reference counts, hashes of page contents, least-recently-used order.
 Deliberately does not know: sequences, steps, the device, the KV arrays themselves, JAX.
 
 Invariants (`check_invariants`):
-  - A page is free or has owners; free + used is all of them.
+  - A page is free or has owners; free + used is the number of pages.
   - A page has more than one owner only if each took it through the prefix cache.
   - A hash maps to exactly one page, and a page has at most one hash. A page with a hash may be
     free: its content stays until the page is allocated again.
@@ -19,29 +19,30 @@ from collections.abc import Iterable
 
 
 def root_hash(cache_salt: str, *, adapter: str = "", epoch: int = 0) -> bytes:
-    """The parent of a first page: sequences share pages only where all three are equal.
+    """The parent hash of a first page: sequences share pages only if all three arguments are equal.
 
     Args:
       cache_salt: the request's; keeps tenants apart.
-      adapter: the key of the adapter that computed them; "" is the base model.
-      epoch: how often the pages under this salt were distrusted or dropped.
+      adapter: the key of the adapter that computed the pages; "" is the base model.
+      epoch: how often the pages under this salt were invalidated.
     """
     return hashlib.sha256(repr((adapter, cache_salt, epoch)).encode()).digest()
 
 
 def page_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:
-    """Names a full page by all that its keys depend on: the pages before it and its own tokens.
+    """The hash of a full page: of everything that its keys depend on, which is the pages before it
+    and its own tokens.
 
-    Cryptographic, because a collision would show one user's tokens to another.
+    The hash is cryptographic, because a collision would show one user's tokens to another.
     """
     return hashlib.sha256(parent + array("q", token_ids).tobytes()).digest()
 
 
 def extend_hashes(hashes: list[bytes], tokens: list[int], page_size: int, parent: bytes) -> None:
-    """Appends the hashes of the full pages of `tokens` that `hashes` lacks. Mutates `hashes`.
+    """Appends the missing hashes of the full pages of `tokens`. Mutates `hashes`.
 
     Args:
-      parent: the last of `hashes`; the root, if there is none.
+      parent: the last of `hashes`; the root if it is empty.
     """
     for start in range(len(hashes) * page_size, len(tokens) - page_size + 1, page_size):
         parent = page_hash(parent, tokens[start : start + page_size])
@@ -49,35 +50,37 @@ def extend_hashes(hashes: list[bytes], tokens: list[int], page_size: int, parent
 
 
 class PagePool:
-    """Hands out pages, and finds those that already hold a prefix.
+    """Allocates pages, and finds pages that already hold a prefix.
 
-    Free pages are allocated in this order: those without a hash first, as they hold nothing, then
-    those with one, least recently used first. A sequence's pages are freed tail first, so that
-    the head of a prefix, which more sequences share, outlives its tail.
+    Free pages without a hash are allocated first, since they hold nothing, then those with one,
+    least recently used first. A sequence's pages are freed tail first, so that the head of a
+    prefix, which more sequences share, stays longer than its tail.
 
     Args:
       num_pages: pages in the pool, at least 1; their ids are 0 to num_pages - 1.
-      enable_prefix_caching: without it nothing is registered and nothing is found.
+      enable_prefix_caching: if False, nothing is registered or found.
 
     Raises:
-      ValueError: there is no page.
+      ValueError: num_pages is below 1.
     """
 
     def __init__(self, num_pages: int, *, enable_prefix_caching: bool = True) -> None:
         if num_pages < 1:
-            raise ValueError(f"num_pages must be at least 1, got {num_pages}: no page, no sequence")
+            raise ValueError(
+                f"num_pages must be at least 1, got {num_pages}: a sequence needs a page"
+            )
         self.num_pages = num_pages
         self.enable_prefix_caching = enable_prefix_caching
         self._num_owners = [0] * num_pages
         self._hash_of: list[bytes | None] = [None] * num_pages
         self._page_of: dict[bytes, int] = {}
-        # Ordered, first allocated first. Removing any one is O(1): a cached page is hit wherever
-        # it stands. (A plain dict would find its first key in O(n) after many removals.)
+        # In the order of allocation. Any page can be removed in O(1), which a prefix hit needs. (A
+        # plain dict finds its first key in O(n) after many removals.)
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_pages))
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody owns, those that the prefix cache still knows included."""
+        """Pages without an owner, including those in the prefix cache."""
         return len(self._free)
 
     @property
@@ -86,7 +89,7 @@ class PagePool:
         return self.num_pages - len(self._free)
 
     def allocate(self, num: int) -> list[int]:
-        """Takes `num` free pages, each with one owner and no hash. There must be as many."""
+        """Takes `num` free pages; each gets one owner and no hash. There must be enough."""
         assert num <= len(self._free), f"{num} pages are allocated, but {len(self._free)} are free"
         pages = [self._free.popitem(last=False)[0] for _ in range(num)]
         for page in pages:
@@ -107,10 +110,10 @@ class PagePool:
         return num_free - len(self._free)
 
     def release(self, pages: list[int]) -> int:
-        """Takes one owner from each of a sequence's pages, in the sequence's order.
+        """Removes one owner from each of a sequence's pages, given in the sequence's order.
 
         Returns:
-          How many of them are free now.
+          How many of these pages are free now.
         """
         num_free = len(self._free)
         for page in reversed(pages):
@@ -123,7 +126,9 @@ class PagePool:
         return len(self._free) - num_free
 
     def lookup(self, hashes: Iterable[bytes]) -> list[int]:
-        """The pages of the longest cached prefix of a hash chain. Changes nothing: see `retain`."""
+        """Finds the pages of the longest cached prefix of a hash chain. Changes nothing: see
+        `retain`.
+        """
         pages = []
         for content in hashes:
             page = self._page_of.get(content)
@@ -137,7 +142,7 @@ class PagePool:
         return content in self._page_of
 
     def register(self, pages: list[int], hashes: list[bytes]) -> None:
-        """Makes owned pages findable by their hashes, except where another page holds the same."""
+        """Registers owned pages under their hashes, unless another page has the same hash."""
         if not self.enable_prefix_caching:
             return
         for page, content in zip(pages, hashes, strict=True):
@@ -148,13 +153,13 @@ class PagePool:
                 self._page_of[content] = page
 
     def reset_cache(self) -> None:
-        """Forgets every hash: the pages' contents were lost, or must not be found again."""
+        """Removes all hashes, because the pages' contents were lost or must not be found again."""
         for page in self._page_of.values():
             self._hash_of[page] = None
         self._page_of.clear()
 
     def check_invariants(self) -> None:
-        """Asserts what this module's docstring promises. Slow: for tests."""
+        """Asserts the invariants of this module's docstring. Slow: for tests."""
         for page, num_owners in enumerate(self._num_owners):
             assert num_owners >= 0, f"page {page} has {num_owners} owners"
             assert (num_owners == 0) == (page in self._free), f"page {page}: owned, or free?"

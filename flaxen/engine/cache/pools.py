@@ -1,11 +1,11 @@
-"""The pools of all cache groups, and which of their pages each sequence owns.
+"""The pools of all cache groups, and the pages that each sequence owns in them.
 
-A sequence owns pages in each group. Those of a group without a window hold all its tokens; those
-behind a window are freed as the sequence goes on; a State is one page, from admission to release.
-A prefix is found only where all groups can go on from it.
+A sequence owns pages in each group. Without a window they hold all its tokens; pages behind a
+window are freed as the sequence grows; a State is one page, from admission to release. A prefix is
+only found if all groups can continue from it.
 
-Knows: groups, pages, the names of prefixes, how far a sequence is computed.
-Deliberately does not know: who runs and who waits, rows, the budget, JAX.
+Knows: groups, pages, prefix hashes, how far a sequence is computed.
+Deliberately does not know: which sequences run or wait, rows, the budget, JAX.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from flaxen.engine.sequence import NO_PAGE, Sequence
 
 
 class Pools:
-    """Gives pages to sequences. One thread at a time may call it.
+    """Allocates pages to sequences. Only one thread at a time may call it.
 
-    What a sequence owns is in its `pages`, which only this class changes. How far it is computed is
-    for others to say.
+    A sequence's pages are in its `pages`, which only this class changes. Callers set how far it is
+    computed.
 
     Args:
       config: the sizes.
@@ -33,7 +33,7 @@ class Pools:
         self._groups = config.groups
         self._page_size, self._chunk = config.page_size, config.max_num_batched_tokens
         keep_tokens = [group.keeps_tokens for group in config.groups]
-        # A State is that of its last token alone: no sequence can begin, or go back, elsewhere.
+        # A State exists for the last token only: a sequence can't continue from an earlier one.
         self.can_roll_back = all(keep_tokens)
         self.has_prefixes = config.enable_prefix_caching and all(keep_tokens)
         self.pools = tuple(
@@ -49,23 +49,23 @@ class Pools:
 
     @property
     def num_pages(self) -> int:
-        """Pages of all groups."""
+        """The number of pages in all groups."""
         return sum(pool.num_pages for pool in self.pools)
 
     @property
     def num_used(self) -> int:
-        """Pages that some sequence owns."""
+        """The number of pages with an owner."""
         return sum(pool.num_used for pool in self.pools)
 
     def num_cached(self, sequence: Sequence, limit: int) -> int:
-        """How many pages' tokens of its beginning a sequence need not compute.
+        """The number of pages at a sequence's beginning that need not be computed.
 
-        Each group limits it: without a window all these pages must be there, with one those that
-        the next token sees. Beside a State nothing can be left out.
+        Each group limits it: without a window all these pages must be cached, with a window those
+        that the next token sees. With a State nothing can be skipped.
 
         Args:
-          sequence: names that its full pages lack are given to them.
-          limit: pages.
+          sequence: missing hashes of its full pages are added.
+          limit: the most pages.
         """
         if not self.has_prefixes:
             return 0
@@ -82,7 +82,7 @@ class Pools:
         return num
 
     def _num_seen(self, pool: PagePool, window: int, hashes: list[bytes], num: int) -> int:
-        """The most of the first `num` pages after which a window's pages are all there."""
+        """The largest prefix, of at most `num` pages, whose last window of pages is cached."""
         page, first = num, first_page(window, num * self._page_size, self._page_size)
         while page > first:
             page -= 1
@@ -92,16 +92,16 @@ class Pools:
         return num
 
     def admit(self, sequence: Sequence, num_cached: int, num_spare: int) -> bool:
-        """Gives a sequence the pages that it begins with, in all groups or in none.
+        """Allocates the first pages of a sequence, in all groups or in none.
 
-        These are the cached ones, and without a window those for all its known tokens: two long
-        prompts admitted on the same free pages would preempt each other half-way. With a window
-        only their number must be free; `grow` gives them.
+        These are the cached pages and, without a window, pages for all known tokens: otherwise two
+        long prompts, admitted with the same free pages in view, would preempt each other half-way.
+        With a window enough pages must be free, and `grow` allocates them.
 
         Args:
-          sequence: owns nothing.
-          num_cached: as `num_cached` found, of pages.
-          num_spare: pages that must stay free in each group, so that others can grow.
+          sequence: a sequence that owns nothing.
+          num_cached: the result of `num_cached`, in pages.
+          num_spare: pages that must stay free in each group, so that other sequences can grow.
         """
         num_tokens = len(sequence.tokens)
         owned: list[list[int]] = []
@@ -126,10 +126,10 @@ class Pools:
         return True
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Gives a sequence the pages for its first `num_tokens`, and frees those behind windows.
+        """Allocates pages for a sequence's first `num_tokens`, and frees those behind windows.
 
         Returns:
-          False if too few pages are free in some group; then none is given.
+          False if a group has too few free pages; nothing is allocated then.
         """
         certain = sequence.num_computed_tokens - sequence.num_rejectable
         for i, window in self._sliding:
@@ -155,10 +155,10 @@ class Pools:
             pages[begin:first] = [NO_PAGE] * len(passed)
 
     def count_step(self, num_tokens: int) -> tuple[int, int]:
-        """Counts the slots that a step fills: one for each token, in each group that keeps tokens.
+        """Counts the slots that a step fills: one for each token in each group with slots.
 
         Returns:
-          The slots of used pages that hold a token then, and all slots of used pages.
+          The filled slots of used pages, and all slots of used pages.
         """
         self.num_slots_held += num_tokens * len(self._of_tokens)
         num_used = 0
@@ -167,33 +167,34 @@ class Pools:
         return self.num_slots_held, num_used * self._page_size
 
     def register(self, sequence: Sequence) -> None:
-        """Lets others find the pages that a sequence has filled with known tokens.
+        """Registers the pages that a sequence fills with known tokens, so that others find them.
 
-        Before the step that fills them has run: whoever finds them is at the earliest in the same
-        step, in which each layer writes all keys before it reads any (decision 0030).
+        This happens before the step that fills them has run. The earliest step in which another
+        sequence can use them is the same step, where each layer writes all keys before it reads any
+        (decision 0030).
         """
         begin = sequence.num_registered
         end = (sequence.num_computed_tokens - sequence.num_rejectable) // self._page_size
         if begin >= end or not self.has_prefixes:
             return
         self._prefixes.extend(sequence)
-        hashes = sequence.page_hashes[begin:end]  # none of a page whose tokens are not known yet
+        hashes = sequence.page_hashes[begin:end]  # pages whose tokens are not known yet have none
         end = begin + len(hashes)
         for i in self._unbounded:
             self.pools[i].register(sequence.pages[i][begin:end], hashes)
         for i, _ in self._sliding:
-            # A short window may have passed a page before its last token reached the host.
+            # With a short window a page may be freed before its last token reached the host.
             pages = zip(sequence.pages[i][begin:end], hashes, strict=True)
             kept = [(page, content) for page, content in pages if page != NO_PAGE]
             self.pools[i].register([page for page, _ in kept], [content for _, content in kept])
         sequence.num_registered = end
 
     def roll_back(self, sequence: Sequence, num_tokens: int) -> None:
-        """Frees the pages past the first `num_tokens`: what was computed there does not count.
+        """Frees the pages beyond the first `num_tokens`, whose contents are discarded.
 
         Args:
-          sequence: its num_computed_tokens are still those before.
-          num_tokens: no fewer than those that can't be rejected.
+          sequence: a sequence whose num_computed_tokens is not reduced yet.
+          num_tokens: at least the number of accepted tokens.
         """
         assert self.can_roll_back, "a State can't go back to an earlier token"
         certain = sequence.num_computed_tokens - sequence.num_rejectable
@@ -206,11 +207,11 @@ class Pools:
         self.num_slots_held -= num_rejected * len(self._of_tokens)
 
     def release(self, sequence: Sequence) -> None:
-        """Takes all its pages from a sequence."""
+        """Frees all pages of a sequence."""
         num_full, num_in_last = divmod(sequence.num_computed_tokens, self._page_size)
         for group, pool, pages in zip(self._groups, self.pools, sequence.pages, strict=True):
             owned = [page for page in pages if page != NO_PAGE]
-            # Pages that are not full are never shared, so that only full ones can stay used.
+            # Only full pages are shared, so only full pages can keep another owner.
             num_kept = len(owned) - pool.release(owned)
             if group.keeps_tokens:
                 num_left = num_full - (len(pages) - len(owned)) - num_kept
@@ -219,16 +220,16 @@ class Pools:
         sequence.num_registered = 0
 
     def distrust(self, salt: str, waiting: Iterable[Sequence]) -> None:
-        """Lets nobody find the pages filled so far under a cache salt."""
+        """Invalidates all cached pages under a cache salt."""
         self._prefixes.distrust(salt, waiting)
 
     def drop_prefixes(self, waiting: Iterable[Sequence]) -> None:
-        """Lets nobody find any page filled so far."""
+        """Invalidates all cached pages."""
         self._prefixes.drop(waiting)
         self.reset_cache()
 
     def reset_cache(self) -> None:
-        """Forgets what the pages hold: it was lost."""
+        """Removes all hashes, because the pages' contents were lost."""
         for pool in self.pools:
             pool.reset_cache()
 

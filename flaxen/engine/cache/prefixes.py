@@ -1,6 +1,6 @@
-"""Names the full pages of sequences, so that others find what they computed.
+"""Hashes the full pages of sequences, so that others find what they computed.
 
-Deliberately does not know: who owns a page, the scheduler's queues, JAX.
+Deliberately does not know: the owners of pages, the scheduler's queues, JAX.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from flaxen.engine.sequence import Sequence
 
 
 class Prefixes:
-    """The roots of the hash chains. A new root leaves all pages under the old one behind.
+    """The roots of the hash chains. A new root invalidates all pages under the old one.
 
     Args:
-      page_size: tokens a page.
-      is_enabled: without it no page has a name.
+      page_size: tokens of a page.
+      is_enabled: if False, no page has a hash.
     """
 
     def __init__(self, page_size: int, *, is_enabled: bool) -> None:
@@ -26,14 +26,16 @@ class Prefixes:
         self._num_distrusted: Counter[str] = Counter()  # by cache salt
 
     def extend(self, sequence: Sequence) -> None:
-        """Hashes the full pages of known tokens that have no hash yet."""
+        """Adds the missing hashes of a sequence's full pages of known tokens."""
         if self._is_enabled:
             hashes = sequence.page_hashes
             parent = hashes[-1] if hashes else self._root(sequence)
             extend_hashes(hashes, sequence.tokens, self._page_size, parent)
 
     def distrust(self, salt: str, waiting: Iterable[Sequence]) -> None:
-        """Leaves the pages under a salt behind; those that wait get names under the new root."""
+        """Invalidates the pages under a salt; waiting sequences are hashed again under the new
+        root.
+        """
         self._num_distrusted[salt] += 1
         for sequence in waiting:
             if sequence.cache_salt == salt:
@@ -47,6 +49,6 @@ class Prefixes:
 
     def _root(self, sequence: Sequence) -> bytes:
         salt, adapter = sequence.cache_salt, sequence.adapter
-        # Neither number ever falls: their sum is as good as both.
+        # Neither number ever decreases, so their sum identifies the root.
         epoch = self._num_drops + self._num_distrusted[salt]
         return root_hash(salt, adapter="" if adapter is None else adapter.key, epoch=epoch)

@@ -1,6 +1,6 @@
-"""How the memory of the KV cache is divided among the cache groups (decision 0220).
+"""Divides the memory of the KV cache among the cache groups (decision 0220).
 
-Deliberately does not know: JAX, how much memory there is, who will use it.
+Deliberately does not know: JAX, how much memory there is, its use.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from flaxen.models.cache import CacheSpec, Sliding, State
 
 @dataclass(frozen=True, kw_only=True)
 class _Demand:
-    """What a group needs."""
+    """The pages that a group needs."""
 
     spec: CacheSpec
     layers: tuple[int, ...]
     page_bytes: int
-    least: int  # pages, without which nothing runs
-    most: int  # pages that the running sequences can use
-    share: Fraction  # the largest part of the group in the bytes of a sequence of any length
+    least: int  # pages, the minimum for one sequence
+    most: int  # pages, the most that running sequences can use
+    share: Fraction  # the group's largest share of a sequence's bytes, over all lengths
 
     @property
     def more_bytes(self) -> int:
-        """Bytes from the least to the most."""
+        """The bytes between `least` and `most`."""
         return (self.most - self.least) * self.page_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSizes:
-    """What a model's layers keep, and how an engine runs it."""
+    """A model's cache specs, and the engine's sizes."""
 
-    specs: Sequence[CacheSpec]  # one a layer
+    specs: Sequence[CacheSpec]  # one for each layer
     page_size: int  # tokens
     itemsize: int  # bytes of one number
     chunk: int  # the most tokens that a step computes
-    max_num_seqs: int  # sequences that run at once
+    max_num_seqs: int  # the most sequences that run at once
 
     def divide(self, num_bytes: int, max_model_len: int) -> tuple[CacheGroup, ...]:
-        """The groups, and the pages of each.
+        """Divides the memory: returns the groups, with the pages of each.
 
-        Each group gets what one sequence of full length needs, and its share of the rest; but no
-        more than all running sequences of full length need, while another group can use it.
+        Each group gets what one sequence of full length needs, and its share of the rest, but not
+        more than all running sequences of full length need as long as another group can use it.
 
         Raises:
-          ValueError: the bytes do not hold one sequence of max_model_len tokens.
+          ValueError: the memory is too small for one sequence of max_model_len tokens.
         """
         demands = self._demands(max_model_len)
         left = num_bytes - sum(each.least * each.page_bytes for each in demands)
@@ -65,7 +65,7 @@ class CacheSizes:
             pages.update({each.spec: each.most for each in full})
             left -= sum(each.more_bytes for each in full)
             open_ = [each for each in open_ if each not in full]
-        # Memory that no running sequence needs keeps more prefixes.
+        # Memory that no running sequence needs holds more cached prefixes.
         for each in open_ or growing:
             pages[each.spec] += _part(left, each, open_ or growing) // each.page_bytes
         return tuple(
@@ -74,15 +74,15 @@ class CacheSizes:
         )
 
     def most_bytes(self, max_model_len: int) -> int:
-        """What all sequences that run at once can use."""
+        """The bytes that all running sequences can use."""
         return sum(each.most * each.page_bytes for each in self._demands(max_model_len))
 
     def least_bytes(self, num_tokens: int) -> int:
-        """What one sequence of so many tokens needs, and each row's State."""
+        """The bytes that one sequence of `num_tokens` needs, with the State of every row."""
         return sum(each.least * each.page_bytes for each in self._demands(num_tokens))
 
     def longest(self, num_bytes: int) -> int:
-        """How many tokens the longest sequence has that so many bytes hold; 0 if they hold none."""
+        """The length of the longest sequence that fits into `num_bytes`; 0 if none does."""
         sizes = range(self.page_size, num_bytes + self.page_size + 1, self.page_size)
         return self.page_size * bisect_right(sizes, num_bytes, key=self.least_bytes)
 
@@ -112,11 +112,11 @@ class CacheSizes:
     def _most(self, spec: CacheSpec, max_model_len: int) -> int:
         if isinstance(spec, State):
             return self.max_num_seqs
-        # Long sequences use all that a window needs, and one page for each is to stay free.
+        # Long sequences use all pages of the window, and one more for each must stay free.
         return self.max_num_seqs * (self._least(spec, max_model_len) + isinstance(spec, Sliding))
 
     def _share(self, spec: CacheSpec, sizes: dict[CacheSpec, int], max_model_len: int) -> Fraction:
-        """The part of a group is largest at its own window, or at full length; 0 for a State."""
+        """The group's largest share: at its own window or at full length; 0 for a State."""
         if isinstance(spec, State):
             return Fraction(0)
         own = spec.window + self.chunk if isinstance(spec, Sliding) else max_model_len

@@ -1,4 +1,4 @@
-"""What proposes draft tokens. Deliberately does not know: how they are verified, JAX."""
+"""The interface of drafters, which propose draft tokens. Does not know verification or JAX."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from typing import Protocol
 
 
 class Drafter(Protocol):
-    """Guesses how sequences go on. Whatever it guesses, the output is that of plain decoding."""
+    """Proposes continuations of sequences. The output is that of plain decoding, whatever it
+    proposes.
+    """
 
     def propose(self, token_ids: Ids[int], num_spec_tokens: int) -> Ids[int]:
-        """The tokens that may come next.
+        """Proposes the next tokens of a sequence.
 
         Args:
-          token_ids: all known tokens of one sequence; must not be changed.
+          token_ids: all known tokens of the sequence; must not be changed.
           num_spec_tokens: the most that may be proposed.
 
         Returns:
-          At most so many; none is a plain step for this sequence.
+          At most `num_spec_tokens` tokens; with none, the sequence decodes plainly.
         """
 
 
 def propose(
     drafter: Drafter, token_ids: Ids[int], num_spec_tokens: int, vocab_size: int
 ) -> tuple[int, ...]:
-    """A drafter's proposal, checked.
+    """Asks a drafter and checks its proposal.
 
     Raises:
-      ValueError: it proposed too many tokens, or one that the model does not have.
+      ValueError: the drafter proposed too many tokens, or an invalid token id.
     """
     proposed = tuple(drafter.propose(token_ids, num_spec_tokens))
     if len(proposed) > num_spec_tokens:
         raise ValueError(
-            f"the drafter proposed {len(proposed)} tokens, and num_spec_tokens is {num_spec_tokens}"
+            f"the drafter proposed {len(proposed)} tokens, but num_spec_tokens is {num_spec_tokens}"
         )
     for token_id in proposed:
         if not 0 <= token_id < vocab_size:
