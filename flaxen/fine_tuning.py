@@ -182,7 +182,7 @@ class EngineTrainer:
     def _adapter(self, model: FineTunedModel) -> Path:
         return adapter_directory(self._directory / model.job_id, model.step)
 
-    def forget(self, job_id: str) -> None:
+    def remove_state(self, job_id: str) -> None:
         """Removes the state that is only needed to resume a job."""
         shutil.rmtree(state_directory(self._directory / job_id), ignore_errors=True)
 

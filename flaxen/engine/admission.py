@@ -53,13 +53,13 @@ class Admission:
 
     def admit(self, plan: StepPlan, budget: int) -> int:
         """Adds waiting sequences to the plan. Returns the rest of the budget."""
-        turns = self._adapter_slots.turns()
+        queue = self._adapter_slots.queue()
         for sequence in list(islice(self._waiting, self._running.num_free_rows + _MAX_PASSED)):
             if not self._running.num_free_rows or budget <= 0:
                 break
             if paced.left(self._pace, plan, sequence, budget, self.prefilling()) == 0:
                 break
-            if not turns.may_run(sequence.adapter):
+            if not queue.may_run(sequence.adapter):
                 continue
             # A resumed sequence is computed from the host's tokens, so all must have arrived.
             if sequence.num_in_flight or not self._start(sequence):

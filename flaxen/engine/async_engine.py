@@ -173,7 +173,7 @@ class AsyncEngine(EngineClient):
             f"{num_bytes} bytes of this answer wait to be read, and all that wait together may be "
             f"{most} bytes: read faster, or ask for fewer tokens, sequences or logprobs at once"
         )
-        _call(worst.loop, functools.partial(worst.give_up, error))
+        _call(worst.loop, functools.partial(worst.fail, error))
         self._abort(worst)  # no effect if it has ended and was only not read yet
 
     def check_health(self) -> None:

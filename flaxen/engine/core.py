@@ -24,7 +24,7 @@ from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
 from flaxen.engine.plan import StepPlan
-from flaxen.engine.prompt_scores import Scores, collect, score_prompts
+from flaxen.engine.prompt_logprobs import PromptLogprobs, collect, compute_prompt_logprobs
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence, sequence_of
 from flaxen.engine.speculative.drafter import Drafter
@@ -146,7 +146,7 @@ class Engine:
         if request.request_id in self._open:
             raise RequestIdInUseError(request.request_id)
         if checked.adapter is not None:
-            checked = replace(checked, adapter=self.adapters.renew(checked.adapter))
+            checked = replace(checked, adapter=self.adapters.current(checked.adapter))
         if not self.has_room(sampling.n):
             raise EngineBusyError(
                 f"the queue is full: {self._scheduler.num_waiting} sequences wait, and at most "
@@ -188,9 +188,9 @@ class Engine:
             self._dispatch()
             if previous is not None:
                 result = self._executor.fetch(previous.plan, previous.handle)
-                scores = score_prompts(self._executor, previous.plan, previous.handle)
+                logprobs = compute_prompt_logprobs(self._executor, previous.plan, previous.handle)
                 self._observe(previous)
-                self._process(previous, result, scores)
+                self._process(previous, result, logprobs)
         except Exception as error:  # from the device: it can't be told which sequence caused it
             self._fail_steps([previous, self._in_flight], error)
         except BaseException as error:  # Ctrl-C: perhaps only half a step was dispatched
@@ -242,8 +242,8 @@ class Engine:
         if len(set(names)) != len(names):
             raise ValueError(f"every adapter of a stack needs its own name, got {names}")
         rank = self._executor.set_adapter_stack(stack if names else None, scales)
-        fixed = self.adapters.fix(names, rank)
-        self._scheduler.adapter_slots.fix(fixed or None)
+        fixed = self.adapters.serve_stack(names, rank)
+        self._scheduler.adapter_slots.serve_stack(fixed or None)
 
     def known_adapters(self) -> tuple[AdapterInfo, ...]:
         """The adapters that requests may name. Safe to call from any thread."""
@@ -283,7 +283,7 @@ class Engine:
             num_scored = sum(item.num_scored for item in done.plan.items)
             self._pace.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
 
-    def _process(self, done: _InFlight, result: StepResult, scores: Scores) -> None:
+    def _process(self, done: _InFlight, result: StepResult, of_prompts: PromptLogprobs) -> None:
         """Turns a step's samples into events. A failure here only ends its own sequence."""
         for item, token_ids, failure, logprobs in zip(
             done.plan.items, result.tokens, result.failures, result.logprobs, strict=True
@@ -291,13 +291,13 @@ class Engine:
             sequence = item.sequence
             # Even if the sequence has already ended, its pages may be bad.
             if failure is RowFailure.NOT_FINITE:
-                self._scheduler.forget(sequence)
+                self._scheduler.invalidate(sequence)
             if sequence.ended:
                 continue
             try:
                 output = self._open[sequence.request_id].outputs[sequence]
                 if sequence.is_scored:
-                    collect(output.prompt_logprobs, item, scores.get(sequence, []))
+                    collect(output.prompt_logprobs, item, of_prompts.get(sequence, []))
                 # The last token is not a draft: it was sampled after the accepted ones.
                 num_accepted = len(token_ids) - (failure is None)
                 self._scheduler.settle_drafts(sequence, item.num_drafts, num_accepted)
@@ -342,7 +342,7 @@ class Engine:
 
     def _break(self, sequence: Sequence, error: str) -> None:
         """Ends a sequence that failed, and invalidates the pages that it filled."""
-        self._scheduler.forget(sequence)
+        self._scheduler.invalidate(sequence)
         output = self._open[sequence.request_id].outputs[sequence]
         self._emit(sequence, output.finish(FinishReason.ERROR, error=error))
 

@@ -61,7 +61,7 @@ class EventStream:
             self._next_look_bytes = self._unread.num_bytes + _LOOK_BYTES
             self._on_behind()
 
-    def give_up(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Discards the unread events; the reader gets the error instead."""
         if self._num_open:
             self._unread.clear()

@@ -89,7 +89,7 @@ class Executor(abc.ABC):
         """Waits for a step and returns its samples."""
 
     @abc.abstractmethod
-    def score_prompt(
+    def prompt_logprobs(
         self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
         """The log-probabilities of the tokens that follow the item's first len(targets) ones."""

@@ -34,7 +34,7 @@ from flaxen.engine.rows import (
     row_settings,
     with_seed,
 )
-from flaxen.engine.sampling import Sampled, Wants
+from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step_input import StepLayout
@@ -43,7 +43,7 @@ from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
 from flaxen.weights.adapters.adapter import Adapter
 
-_SCORE_ROWS = 64  # prompt tokens scored by one call
+_LOGPROB_ROWS = 64  # prompt tokens with log-probabilities in one call
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,7 +105,9 @@ class JaxExecutor(Executor):
         )
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1))
         self._load_bias = jax.jit(load_bias, donate_argnums=0)
-        self._score = jax.jit(functools.partial(steps.score_prompt, model, self._num_top))
+        self._prompt_logprobs = jax.jit(
+            functools.partial(steps.prompt_logprobs, model, self._num_top)
+        )
         self._adapters = AdapterStack(model, config.lora)
         self._reset_state()
 
@@ -123,8 +125,8 @@ class JaxExecutor(Executor):
         if not self._cold:
             return False
         shape, has_adapters = self._cold.pop()
-        wants = Wants(*np.zeros(2, bool))
-        self._run(shape, [], wants, has_adapters=has_adapters)
+        needs = BatchNeeds(*np.zeros(2, bool))
+        self._run(shape, [], needs, has_adapters=has_adapters)
         if self._on_compiled is not None:
             self._on_compiled(self._num_steps - len(self._cold), self._num_steps)
         return True
@@ -191,7 +193,7 @@ class JaxExecutor(Executor):
         self._adapters.load(slot, adapter)
 
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
-        return self._adapters.give(stack, scales)
+        return self._adapters.serve_stack(stack, scales)
 
     def set_params(self, params: Any) -> None:
         check_same(self._params, params)
@@ -203,33 +205,33 @@ class JaxExecutor(Executor):
         num_tokens = sum(item.num_tokens for item in plan.items)
         shape = smallest_shape(self._shapes, num_tokens, len(plan.items))
         ends = accumulate((item.num_tokens for item in plan.items), initial=0)
-        wants = _wants([item.sequence.sampling for item in plan.items if item.samples])
+        needs = _needs([item.sequence.sampling for item in plan.items if item.samples])
         has_adapters = any(item.sequence.adapter is not None for item in plan.items)
-        sampled, hidden = self._run(shape, plan.items, wants, has_adapters=has_adapters)
+        sampled, hidden = self._run(shape, plan.items, needs, has_adapters=has_adapters)
         return _Handle(
-            sampled=sampled, hidden=hidden, starts=list(ends), wants_logprobs=bool(wants.logprobs)
+            sampled=sampled, hidden=hidden, starts=list(ends), wants_logprobs=bool(needs.logprobs)
         )
 
     def fetch(self, plan: StepPlan, handle: _Handle) -> StepResult:
         return step_result(plan.items, handle.sampled, has_logprobs=handle.wants_logprobs)
 
-    def score_prompt(
+    def prompt_logprobs(
         self, plan: StepPlan, handle: _Handle, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
         start = handle.starts[plan.items.index(item)]
         hidden = np.asarray(handle.hidden)[start : start + len(targets)]
         found = []
-        for i in range(0, len(targets), _SCORE_ROWS):
-            chunk = np.zeros((_SCORE_ROWS, hidden.shape[1]), hidden.dtype)
-            ids = np.zeros(_SCORE_ROWS, np.int32)
-            num = len(targets[i : i + _SCORE_ROWS])
+        for i in range(0, len(targets), _LOGPROB_ROWS):
+            chunk = np.zeros((_LOGPROB_ROWS, hidden.shape[1]), hidden.dtype)
+            ids = np.zeros(_LOGPROB_ROWS, np.int32)
+            num = len(targets[i : i + _LOGPROB_ROWS])
             chunk[:num], ids[:num] = hidden[i : i + num], targets[i : i + num]
-            scores = to_host(self._score(self._params, chunk, ids))
-            found += [token_logprobs(scores, (n,), int(ids[n]), num_top) for n in range(num)]
+            logprobs = to_host(self._prompt_logprobs(self._params, chunk, ids))
+            found += [token_logprobs(logprobs, (n,), int(ids[n]), num_top) for n in range(num)]
         return found
 
     def _run(
-        self, shape: Shape, items: list[Scheduled], wants: Wants, *, has_adapters: bool
+        self, shape: Shape, items: list[Scheduled], needs: BatchNeeds, *, has_adapters: bool
     ) -> tuple[Sampled, jax.Array]:
         """Starts a step. Returns its samples, and the hidden states [T, D]."""
         # NumPy's array as it is: the call itself puts it, and sooner than device_put would.
@@ -240,13 +242,13 @@ class JaxExecutor(Executor):
             self._tokens,
             self._cache,
             self._layout.pack(items, shape.num_seqs),
-            wants,
+            needs,
             self._adapters.arrays if has_adapters else None,
         )
         return sampled, hidden
 
 
-def _wants(all_sampling: list[SamplingParams]) -> Wants:
+def _needs(all_sampling: list[SamplingParams]) -> BatchNeeds:
     adjust = logprobs = False
     for s in all_sampling:
         adjust |= bool(
@@ -259,4 +261,4 @@ def _wants(all_sampling: list[SamplingParams]) -> Wants:
             or s.repetition_penalty != 1
         )
         logprobs |= s.logprobs is not None
-    return Wants(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
+    return BatchNeeds(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]

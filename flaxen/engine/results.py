@@ -10,7 +10,7 @@ import numpy as np
 from flaxen.engine.executor import RowFailure, StepResult
 from flaxen.engine.plan import Scheduled
 from flaxen.engine.rows import NO_TOKEN
-from flaxen.engine.sampling import OK, Sampled, Scores
+from flaxen.engine.sampling import OK, Logprobs, Sampled
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.protocol import TokenLogprobs
 
@@ -24,15 +24,15 @@ def step_result(items: list[Scheduled], sampled: Sampled, *, has_logprobs: bool)
       has_logprobs: whether any item's request has logprobs.
     """
     tokens, status = np.asarray(sampled.tokens).tolist(), np.asarray(sampled.status).tolist()
-    scores = to_host(sampled.scores) if has_logprobs else None
+    arrays = to_host(sampled.logprobs) if has_logprobs else None
     result = StepResult(tokens=[], failures=[], logprobs=[])
     for line, item in enumerate(items):
         found, failure = _until_failure(tokens[line], status[line]) if item.samples else ([], None)
         num_top = item.sequence.sampling.logprobs
         logprobs: list[TokenLogprobs] = []
-        if scores is not None and num_top is not None:
+        if arrays is not None and num_top is not None:
             logprobs = [
-                token_logprobs(scores, (line, position), token_id, num_top)
+                token_logprobs(arrays, (line, position), token_id, num_top)
                 for position, token_id in enumerate(found)
             ]
         result.tokens.append(found)
@@ -53,13 +53,13 @@ def _until_failure(tokens: list[int], status: list[int]) -> tuple[list[int], Row
     return found, None
 
 
-def to_host(scores: Scores) -> Scores:
+def to_host(logprobs: Logprobs) -> Logprobs:
     """Waits for the arrays and copies them to NumPy."""
-    return Scores(*map(np.asarray, scores))  # type: ignore[arg-type]  # NumPy's
+    return Logprobs(*map(np.asarray, logprobs))  # type: ignore[arg-type]  # NumPy's
 
 
 def token_logprobs(
-    scores: Scores, at: tuple[int, ...], token_id: int, num_top: int
+    logprobs: Logprobs, at: tuple[int, ...], token_id: int, num_top: int
 ) -> TokenLogprobs:
     """The log-probabilities of one token.
 
@@ -70,7 +70,7 @@ def token_logprobs(
       num_top: how many of the likeliest tokens to report.
     """
     top = TopTokens(
-        scores.top_ids[at][:num_top].tobytes(), scores.top_logprobs[at][:num_top].tobytes()
+        logprobs.top_ids[at][:num_top].tobytes(), logprobs.top_logprobs[at][:num_top].tobytes()
     )
-    logprob, rank = float(scores.logprob[at]), int(scores.rank[at])
+    logprob, rank = float(logprobs.logprob[at]), int(logprobs.rank[at])
     return TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)

@@ -20,7 +20,7 @@ from flaxen.models.model import logprobs
 OK = 0  # a row's status; otherwise the value of a RowFailure
 
 
-class Wants(NamedTuple):
+class BatchNeeds(NamedTuple):
     """What any sequence of the batch needs, as scalars, so that one compiled step serves all
     batches.
     """
@@ -34,10 +34,10 @@ class Sampled(NamedTuple):
 
     tokens: jax.Array  # [S] int32
     status: jax.Array  # [S] int32: OK, or the value of a RowFailure
-    scores: Scores
+    logprobs: Logprobs
 
 
-class Scores(NamedTuple):
+class Logprobs(NamedTuple):
     """Log-probabilities; zeros if the batch needs none."""
 
     logprob: jax.Array  # [S] float32, of the sampled token
@@ -52,7 +52,7 @@ def sample(
     rows: Rows,
     row_ids: jax.Array,
     lengths: jax.Array,
-    wants: Wants,
+    needs: BatchNeeds,
     num_top: int,
     bitmask: jax.Array | None = None,
 ) -> Sampled:
@@ -72,7 +72,7 @@ def sample(
     """
     settings = RowSettings(*(field[row_ids] for field in rows.settings))
 
-    def pick(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sample_rows(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         return choose(
             logits,
             settings.temperature,
@@ -84,29 +84,29 @@ def sample(
             finite,
         )
 
-    def pick_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
+    def sample_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
         bias = RowBias(*(field[row_ids] for field in rows.bias))
         adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths, bitmask)
         # Adjusting forbids tokens with -inf, so the model's own logits show whether they are
         # finite.
         is_finite = finite & jnp.isfinite(row_sum(logits))
-        return pick(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
+        return sample_rows(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
 
     # Everything is in the branch, because a cond that returned logits would copy them.
     tokens, finite, possible = jax.lax.cond(
-        wants.adjust, pick_adjusted, lambda: (*pick(logits), jnp.ones_like(finite))
+        needs.adjust, sample_adjusted, lambda: (*sample_rows(logits), jnp.ones_like(finite))
     )
     impossible, broken = RowFailure.NO_TOKEN_ALLOWED.value, RowFailure.NOT_FINITE.value
     status = jnp.where(finite, jnp.where(possible, OK, impossible), broken)
-    scores = jax.lax.cond(
-        wants.logprobs,
-        lambda: score(logits, tokens, num_top),
-        lambda: _no_scores(logits.shape[0], num_top),
+    logprobs = jax.lax.cond(
+        needs.logprobs,
+        lambda: compute_logprobs(logits, tokens, num_top),
+        lambda: _no_logprobs(logits.shape[0], num_top),
     )
-    return Sampled(tokens, status.astype(jnp.int32), scores)
+    return Sampled(tokens, status.astype(jnp.int32), logprobs)
 
 
-def score(logits: jax.Array, tokens: jax.Array, num_top: int) -> Scores:
+def compute_logprobs(logits: jax.Array, tokens: jax.Array, num_top: int) -> Logprobs:
     """The log-probabilities of the tokens [S] and of the likeliest tokens, from float32 logits [S,
     V].
     """
@@ -114,11 +114,11 @@ def score(logits: jax.Array, tokens: jax.Array, num_top: int) -> Scores:
     chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
     rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
     top_logprobs, top_ids = jax.lax.top_k(table, num_top)
-    return Scores(chosen[:, 0], rank, top_ids, top_logprobs)
+    return Logprobs(chosen[:, 0], rank, top_ids, top_logprobs)
 
 
-def _no_scores(num_rows: int, num_top: int) -> Scores:
-    return Scores(
+def _no_logprobs(num_rows: int, num_top: int) -> Logprobs:
+    return Logprobs(
         jnp.zeros(num_rows),
         jnp.zeros(num_rows, jnp.int32),
         jnp.zeros((num_rows, num_top), jnp.int32),

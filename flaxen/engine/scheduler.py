@@ -181,16 +181,16 @@ class Scheduler:
 
         Running sequences keep their pages, and pages that they fill later are not shared either.
         """
-        self.pools.drop_prefixes(self._waiting)
+        self.pools.invalidate_all(self._waiting)
 
-    def forget(self, sequence: Sequence) -> None:
+    def invalidate(self, sequence: Sequence) -> None:
         """Invalidates the cached pages that a sequence may have filled.
 
         To be called for a sequence whose step failed or whose logits are not finite, even if it has
         ended. It can't be told which pages are bad, or which others were computed from them, so all
         pages under its cache salt are invalidated, and evicted as pages are needed.
         """
-        self.pools.distrust(sequence.cache_salt, self._waiting)
+        self.pools.invalidate(sequence.cache_salt, self._waiting)
 
     def _schedule_running(self, plan: StepPlan, budget: int, drafts: Mapping[Sequence, int]) -> int:
         """Adds running sequences to the plan, oldest first. Returns the rest of the budget."""

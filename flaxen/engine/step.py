@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
-from flaxen.engine.sampling import OK, Sampled, Scores, Wants, sample, score
+from flaxen.engine.sampling import OK, BatchNeeds, Logprobs, Sampled, compute_logprobs, sample
 from flaxen.engine.speculative.verify import keep_verified, sampled_positions, write_drafts
 from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.kernels.linear.bound import expand
@@ -54,7 +54,7 @@ def run_step(
     tokens: jax.Array,
     cache: tuple[Any, ...],
     packed: jax.Array,
-    wants: Wants,
+    needs: BatchNeeds,
     lora: Lora | None,
 ) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
     """A step from beginning to end.
@@ -69,7 +69,7 @@ def run_step(
       tokens: [R, max length] int32; donated.
       cache: the KV pool; donated.
       packed: the step, as `layout` packed it.
-      wants: what any sequence asks for.
+      needs: what any sequence asks for.
       lora: the adapters; None where no sequence of the step has one, which compiles none in.
 
     Returns:
@@ -96,7 +96,7 @@ def run_step(
         rows._replace(tokens=tokens),
         jnp.minimum(where.row, layout.num_rows - 1),
         where.position,
-        wants,
+        needs,
         num_top,
     )
     target = jnp.where(where.is_active, where.row, layout.num_rows)  # out of range: dropped
@@ -133,8 +133,8 @@ def _adapter_ids(step: StepInput, batch: PagedBatch, num_tokens: int) -> jax.Arr
     return jnp.where(batch.token_positions(num_tokens) < 0, -1, slots)
 
 
-def score_prompt(
+def prompt_logprobs(
     model: Model, num_top: int, params: Params, hidden: jax.Array, targets: jax.Array
-) -> Scores:
+) -> Logprobs:
     """Log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
-    return score(model.unembed(params, hidden), targets, num_top)
+    return compute_logprobs(model.unembed(params, hidden), targets, num_top)

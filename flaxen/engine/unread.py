@@ -77,7 +77,7 @@ def _size(event: TokenEvent) -> int:
 
 
 @dataclass(slots=True)
-class _Scores:
+class _PackedLogprobs:
     """Log-probabilities of tokens, stored in columns."""
 
     token_ids: array[int] = field(default_factory=lambda: array("i"))
@@ -117,7 +117,7 @@ class _Joined:
         self._first = replace(first, token_ids=(), text="", logprobs=None)
         self._token_ids = array("i")
         self._texts = bytearray()  # UTF-8
-        self._scores: _Scores | None = None
+        self._logprobs: _PackedLogprobs | None = None
         self._finish: Finish | None = None
         self._append(first)
 
@@ -129,9 +129,9 @@ class _Joined:
         self._token_ids.extend(event.token_ids)
         self._texts += event.text.encode("utf-8", "surrogatepass")
         if event.logprobs is not None:
-            self._scores = self._scores or _Scores()
+            self._logprobs = self._logprobs or _PackedLogprobs()
             for token in event.logprobs:
-                self._scores.add(token)
+                self._logprobs.add(token)
         self._finish = event.finish
 
     def event(self) -> TokenEvent:
@@ -139,6 +139,6 @@ class _Joined:
             self._first,
             token_ids=tuple(self._token_ids),
             text=self._texts.decode("utf-8", "surrogatepass"),
-            logprobs=None if self._scores is None else self._scores.tokens(),
+            logprobs=None if self._logprobs is None else self._logprobs.tokens(),
             finish=self._finish,
         )

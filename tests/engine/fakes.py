@@ -146,7 +146,7 @@ class FakeExecutor(Executor):
     def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
         return handle
 
-    def score_prompt(
+    def prompt_logprobs(
         self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
         return [by_hand(token, num_top) for token in targets]
@@ -172,7 +172,7 @@ class FaultyExecutor(Executor):
     ) -> None:
         self.vocab_size = inner.vocab_size
         self.counts = dict.fromkeys(
-            ("load", "load_adapter", "dispatch", "fetch", "score_prompt", "reset"), 0
+            ("load", "load_adapter", "dispatch", "fetch", "prompt_logprobs", "reset"), 0
         )
         self._inner, self._breaks = inner, breaks
         self._error = error or RuntimeError("the device is on fire")
@@ -210,11 +210,11 @@ class FaultyExecutor(Executor):
         self._call("fetch")
         return self._inner.fetch(plan, handle)
 
-    def score_prompt(
+    def prompt_logprobs(
         self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
-        self._call("score_prompt")
-        return self._inner.score_prompt(plan, handle, item, targets, num_top)
+        self._call("prompt_logprobs")
+        return self._inner.prompt_logprobs(plan, handle, item, targets, num_top)
 
     def reset(self) -> None:
         self._call("reset")

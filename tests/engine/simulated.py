@@ -85,7 +85,7 @@ class SimulatedExecutor(Executor):
             tokens=tokens, failures=[None] * num_items, logprobs=[[] for _ in range(num_items)]
         )
 
-    def score_prompt(
+    def prompt_logprobs(
         self, plan: StepPlan, handle: float, item: Scheduled, targets: Items[int], num_top: int
     ) -> list[TokenLogprobs]:
         """Scores keep the device from the step that runs beside them."""

@@ -35,9 +35,9 @@ def test_a_pinned_adapter_keeps_its_slot() -> None:
     slots.pin(A)
     slots.unpin(A)
     assert not slots.has_room()
-    assert not slots.turns().may_run(B)
+    assert not slots.queue().may_run(B)
     slots.unpin(A)
-    assert slots.turns().may_run(B)
+    assert slots.queue().may_run(B)
     assert slots.pinned() == ()
 
 
@@ -45,28 +45,28 @@ def test_nobody_joins_an_adapter_whose_slot_is_wanted() -> None:
     slots = AdapterSlots(2)
     for adapter in (A, A, B):
         slots.pin(adapter)
-    turns = slots.turns()
-    assert turns.may_run(B)  # came before who wants its slot
-    assert not turns.may_run(C)
-    assert not turns.may_run(B)  # has the fewest
-    assert turns.may_run(A)
-    assert turns.may_run(None)
-    assert not turns.may_run(D)  # wants a slot too: A's
-    assert not turns.may_run(A)
-    assert not turns.may_run(C)
-    assert turns.may_run(None)
+    queue = slots.queue()
+    assert queue.may_run(B)  # came before who wants its slot
+    assert not queue.may_run(C)
+    assert not queue.may_run(B)  # has the fewest
+    assert queue.may_run(A)
+    assert queue.may_run(None)
+    assert not queue.may_run(D)  # wants a slot too: A's
+    assert not queue.may_run(A)
+    assert not queue.may_run(C)
+    assert queue.may_run(None)
 
 
 def test_a_given_stack_fills_the_slots_for_good() -> None:
     slots = AdapterSlots(1)
-    slots.fix([A, B])
+    slots.serve_stack([A, B])
     assert slots.num_slots == 2
     assert slots.pin(B) == (1, False)
     slots.unpin(B)
     slots.reset()
     assert slots.pin(A) == (0, False)
     slots.unpin(A)
-    slots.fix(None)
+    slots.serve_stack(None)
     assert (slots.num_slots, slots.holds(A)) == (1, False)
 
 
@@ -145,7 +145,7 @@ def test_what_a_store_refuses() -> None:
     known.load("a", WEIGHTS, load_inplace=True)  # takes no more room
     with pytest.raises(ValueError, match="no adapter 'b': loaded are 'a'"):
         known.unload("b")
-    known.fix(("x",), 1)
+    known.serve_stack(("x",), 1)
     for change in (lambda: known.load("b", WEIGHTS), lambda: known.unload("x")):
         with pytest.raises(ValueError, match="serves a trainer's stack of adapters"):
             change()

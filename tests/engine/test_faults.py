@@ -160,7 +160,7 @@ def test_a_bug_in_the_text_of_one_sequence_fails_it_alone() -> None:
 
 
 def test_a_bug_in_the_scores_of_one_prompt_fails_it_alone() -> None:
-    engine = fake_engine(executor=FaultyExecutor(FakeExecutor(), at("score_prompt", 1)))
+    engine = fake_engine(executor=FaultyExecutor(FakeExecutor(), at("prompt_logprobs", 1)))
     add(engine, ask("scored", [20, 21, 22], prompt_logprobs=1))
     add(engine, ask("not", [30, 31]))
     add(engine, ask("too", [40, 41], prompt_logprobs=1))
@@ -178,7 +178,7 @@ BUSY = EngineConfig(
 def test_ten_thousand_requests_end_once_each_whatever_breaks() -> None:
     rng = random.Random(7)
     inner = FakeExecutor(BUSY)
-    chances = {"load": 0.0003, "dispatch": 0.004, "fetch": 0.004, "score_prompt": 0.01}
+    chances = {"load": 0.0003, "dispatch": 0.004, "fetch": 0.004, "prompt_logprobs": 0.01}
     broken = FaultyExecutor(inner, lambda name, n: rng.random() < chances.get(name, 0))
     clock = FakeClock()
     engine = fake_engine(BUSY, broken, clock=clock)

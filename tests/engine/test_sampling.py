@@ -17,10 +17,10 @@ from flaxen.engine.executor import RowFailure
 from flaxen.engine.rows import RowBias, Rows, RowSettings, row_bias, row_settings, with_seed
 from flaxen.engine.sampling import (
     OK,
+    BatchNeeds,
     Sampled,
-    Wants,
+    compute_logprobs,
     sample,
-    score,
 )
 from flaxen.engine.sequence import Sequence
 from tests.engine.fakes import chi_square, sequence_of, spelled
@@ -29,7 +29,7 @@ EOS = (2,)
 LENGTH = 24
 S, V = 64, 300  # of the batches of different settings
 NUM = 8192  # of the batches of equal ones
-ALL = Wants(*np.ones(2, bool))
+ALL = BatchNeeds(*np.ones(2, bool))
 NOT_FINITE, IMPOSSIBLE = RowFailure.NOT_FINITE.value, RowFailure.NO_TOKEN_ALLOWED.value
 _sample = jax.jit(sample, static_argnums=6)
 
@@ -56,7 +56,7 @@ def draw(
     sequences: list[Sequence],
     logits: np.ndarray,
     *,
-    wants: Wants = ALL,
+    needs: BatchNeeds = ALL,
     order: np.ndarray | None = None,
     finite: np.ndarray | None = None,
 ) -> Sampled:
@@ -75,7 +75,7 @@ def draw(
     row_ids[:num] = order
     rows = load([*sequences, *[sequence_of([1])] * (S - num)], V)
     lengths = np.array([len(sequences[row].tokens) for row in row_ids], np.int32)
-    sampled = _sample(all_logits, all_finite, rows, row_ids, lengths, wants, 4)
+    sampled = _sample(all_logits, all_finite, rows, row_ids, lengths, needs, 4)
     return jax.tree.map(lambda x: np.asarray(x)[:num], sampled)
 
 
@@ -194,24 +194,28 @@ def test_logprobs_are_the_models_own() -> None:
     found = draw(sequences, logits)
     assert found.tokens.tolist() == list(range(64))
     for i, (line, raw) in enumerate(zip(exact, logits, strict=True)):
-        assert abs(found.scores.logprob[i] - line[i]) < 4e-6
-        assert found.scores.rank[i] == 1 + (raw > raw[i]).sum()
+        assert abs(found.logprobs.logprob[i] - line[i]) < 4e-6
+        assert found.logprobs.rank[i] == 1 + (raw > raw[i]).sum()
         likeliest = np.argsort(-raw, kind="stable")[:4]
-        assert found.scores.top_ids[i].tolist() == likeliest.tolist()
-        np.testing.assert_allclose(found.scores.top_logprobs[i], line[likeliest], atol=4e-6, rtol=0)
-    assert found.scores.top_ids[0, :3].tolist() == [7, 9, 250]
-    scored = jax.jit(score, static_argnums=2)(jnp.asarray(logits), jnp.asarray(found.tokens), 4)
-    jax.tree.map(np.testing.assert_array_equal, scored, found.scores)
+        assert found.logprobs.top_ids[i].tolist() == likeliest.tolist()
+        np.testing.assert_allclose(
+            found.logprobs.top_logprobs[i], line[likeliest], atol=4e-6, rtol=0
+        )
+    assert found.logprobs.top_ids[0, :3].tolist() == [7, 9, 250]
+    scored = jax.jit(compute_logprobs, static_argnums=2)(
+        jnp.asarray(logits), jnp.asarray(found.tokens), 4
+    )
+    jax.tree.map(np.testing.assert_array_equal, scored, found.logprobs)
 
 
 def test_no_logprobs_where_none_are_wanted() -> None:
-    wants = ALL._replace(logprobs=np.bool_(False))
-    found = draw([sequence_of([1])] * 2, np.ones((2, 30), np.float32), wants=wants)
-    assert not any(field.any() for field in found.scores)
+    needs = ALL._replace(logprobs=np.bool_(False))
+    found = draw([sequence_of([1])] * 2, np.ones((2, 30), np.float32), needs=needs)
+    assert not any(field.any() for field in found.logprobs)
 
 
 def test_a_row_is_its_own_wherever_it_is() -> None:
-    """Neither its place nor what the others ask for changes a token, nor a bit of its scores."""
+    """Neither its place nor what the others ask for changes a token, nor a bit of its logprobs."""
     rng = np.random.default_rng(8)
     sequences = [
         sequence_of([5, 6, 7], 1, seed=i, temperature=[0, 0.7, 1.0, 3.0][i % 4]) for i in range(32)
@@ -225,8 +229,8 @@ def test_a_row_is_its_own_wherever_it_is() -> None:
     order = rng.permutation(64)
     shuffled = draw(sequences, logits, order=order)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[order], b), found, shuffled)
-    plain = Wants(*map(np.bool_, (False, True)))  # all that the first half asks for
-    fewer = draw(sequences, logits, wants=plain)
+    plain = BatchNeeds(*map(np.bool_, (False, True)))  # all that the first half asks for
+    fewer = draw(sequences, logits, needs=plain)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:32], b[:32]), found, fewer)
     assert (found.tokens[32:] != fewer.tokens[32:]).any()
 
@@ -246,11 +250,11 @@ def many_draws(
 
     settings, bias = jax.tree.map(repeated, (settings, one.bias))
     rows = Rows(settings, bias, jnp.zeros((NUM, 2), jnp.int32))
-    wants = Wants(*map(np.bool_, (True, False)))
+    needs = BatchNeeds(*map(np.bool_, (True, False)))
     allowed = jnp.where(jnp.isinf(logits), 0, jnp.asarray(logits, jnp.float32))
     lines = jnp.broadcast_to(allowed, (NUM, len(logits)))
     positions = jnp.broadcast_to(jnp.asarray(positions, jnp.int32), NUM)
-    found = _sample(lines, jnp.ones(NUM, bool), rows, jnp.arange(NUM), positions, wants, 1)
+    found = _sample(lines, jnp.ones(NUM, bool), rows, jnp.arange(NUM), positions, needs, 1)
     assert (np.asarray(found.status) == OK).all()
     return np.asarray(found.tokens)
 

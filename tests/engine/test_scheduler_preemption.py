@@ -152,7 +152,7 @@ def test_forgotten_pages_are_not_found(ended_before: bool) -> None:
     s.schedule()
     if ended_before:
         s.end(a)
-    s.forget(a)
+    s.invalidate(a)
     s.end(a)
     for salt in ("", "", "other"):
         s.add(sequence(range(10), salt=salt))
@@ -165,7 +165,7 @@ def test_a_waiting_sequence_does_not_find_what_was_forgotten_since_it_was_looked
     s.add(a)
     s.add(b)
     assert len(s.schedule().items) == 1  # b found pages of a, but there is no room for the rest
-    s.forget(a)
+    s.invalidate(a)
     s.end(a)
     assert parts(s.schedule()) == [(0, 28, True, True)]
 
@@ -176,7 +176,7 @@ def test_a_resumed_sequence_does_not_find_what_was_forgotten_while_it_ran() -> N
     s.add(a)
     s.add(b)
     plans = [s.schedule()]
-    s.forget(b)
+    s.invalidate(b)
     while not plans[-1].preempted:
         plans.append(s.schedule())
     s.end(a)

@@ -91,7 +91,7 @@ class Fixed:
 
 
 def test_a_drafter_that_proposes_too_many_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="proposed 3 tokens, and num_spec_tokens is 2"):
+    with pytest.raises(ValueError, match="proposed 3 tokens, but num_spec_tokens is 2"):
         propose(Fixed(1, 2, 3), [1], 2, 300)
 
 

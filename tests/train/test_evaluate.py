@@ -127,9 +127,9 @@ def test_an_adapter_scores_as_merged_weights() -> None:
 
 
 def test_what_can_not_be_scored() -> None:
-    with pytest.raises(ValueError, match="there is no token to score: the data is empty"):
+    with pytest.raises(ValueError, match="there is no token with a loss: the data is empty"):
         perplexity([], SCORE)
-    with pytest.raises(ValueError, match="there is no question to score"):
+    with pytest.raises(ValueError, match="there is no question: write"):
         multiple_choice([], SCORE, batch_size=1, sequence_length=8)
     batch = collate([(sequence([1, 2]),)], 1, 4)
     with pytest.raises(ValueError, match="log-probabilities that are not finite: its weights are"):

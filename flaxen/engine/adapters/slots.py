@@ -35,7 +35,7 @@ class AdapterSlots:
         self._idle: OrderedDict[ServedAdapter, None] = OrderedDict.fromkeys(self._slot_of)
         self._empty = list(reversed(range(len(self._slot_of), self.num_slots)))
 
-    def fix(self, adapters: list[ServedAdapter] | None) -> None:
+    def serve_stack(self, adapters: list[ServedAdapter] | None) -> None:
         """Serves a stack with these adapters, one in each slot, without eviction; None ends it."""
         self._fixed = adapters
         self.num_slots = self._own_num_slots if adapters is None else len(adapters)
@@ -80,9 +80,9 @@ class AdapterSlots:
         oldest, _ = self._idle.popitem(last=False)
         return self._slot_of.pop(oldest)
 
-    def turns(self) -> Turns:
+    def queue(self) -> SlotQueue:
         """Starts one pass over the waiting sequences."""
-        return Turns(self)
+        return SlotQueue(self)
 
     def least_pinned(self, but: set[ServedAdapter]) -> ServedAdapter | None:
         """The pinned adapter with the fewest running sequences, except those in `but`."""
@@ -90,7 +90,7 @@ class AdapterSlots:
         return min(others, key=self._pins.__getitem__, default=None)
 
 
-class Turns:
+class SlotQueue:
     """Decides, for the waiting sequences in order of arrival, which ones may get a slot now.
 
     A sequence whose adapter can't get a slot is overtaken, but not for ever: for each adapter that

@@ -87,7 +87,7 @@ class AdapterStack:
         scale = np.float32(adapter.config.scale)
         self._own = {"layers": layers}, self._fill(scales, slot, scale)
 
-    def give(self, stack: Adapters | None, scales: Any) -> int:
+    def serve_stack(self, stack: Adapters | None, scales: Any) -> int:
         """Serves a trainer's stack [n, ...] without copying it; None goes back to the slots.
 
         Returns:

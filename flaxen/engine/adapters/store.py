@@ -109,7 +109,7 @@ class AdapterStore:
         """
         _check_name(name)
         with self._lock:
-            self._check_not_fixed()
+            self._check_no_stack()
             if name in self._known and self._known[name].source is None:
                 raise ValueError(f"the name {name!r} is that of an adapter that was loaded")
             self._known[name] = _Known(
@@ -124,7 +124,7 @@ class AdapterStore:
           ValueError: no adapter has this name, or it can't be unloaded.
         """
         with self._lock:
-            self._check_not_fixed()
+            self._check_no_stack()
             known = self._get(name)
             if known.source is None:
                 del self._known[name]
@@ -138,7 +138,7 @@ class AdapterStore:
           ValueError: as in unload.
         """
         with self._lock:
-            self._check_not_fixed()
+            self._check_no_stack()
             self._get(name)
             del self._known[name]
             self._used.pop(name, None)
@@ -169,7 +169,7 @@ class AdapterStore:
                     raise UnknownAdapterError(self._unknown(name))
                 return self._use(known, self._served(name, weights.config.rank, weights))
 
-    def renew(self, adapter: ServedAdapter) -> ServedAdapter:
+    def current(self, adapter: ServedAdapter) -> ServedAdapter:
         """The adapter for a request that was checked with `adapter`; reads nothing.
 
         The result is `adapter` itself, unless a trainer's stack holds or replaced it: then it is
@@ -196,7 +196,7 @@ class AdapterStore:
                 for each in self._known.values()
             )
 
-    def fix(self, names: tuple[str, ...], rank: int) -> list[ServedAdapter]:
+    def serve_stack(self, names: tuple[str, ...], rank: int) -> list[ServedAdapter]:
         """Replaces all adapters by those of a trainer's stack; until that ends none can be loaded.
 
         Args:
@@ -244,7 +244,7 @@ class AdapterStore:
             known.held = None
 
     def _check_room(self, name: str, load_inplace: bool) -> None:
-        self._check_not_fixed()
+        self._check_no_stack()
         if name in self._used:
             raise ValueError(
                 f"the name {name!r} is that of a registered adapter: load it under another"
@@ -262,7 +262,7 @@ class AdapterStore:
                 "or raise it"
             )
 
-    def _check_not_fixed(self) -> None:
+    def _check_no_stack(self) -> None:
         if self._is_fixed:
             raise ValueError(
                 "the engine serves a trainer's stack of adapters: give it another stack instead"

@@ -219,13 +219,13 @@ class Pools:
         sequence.pages = []
         sequence.num_registered = 0
 
-    def distrust(self, salt: str, waiting: Iterable[Sequence]) -> None:
+    def invalidate(self, salt: str, waiting: Iterable[Sequence]) -> None:
         """Invalidates all cached pages under a cache salt."""
-        self._prefixes.distrust(salt, waiting)
+        self._prefixes.invalidate(salt, waiting)
 
-    def drop_prefixes(self, waiting: Iterable[Sequence]) -> None:
+    def invalidate_all(self, waiting: Iterable[Sequence]) -> None:
         """Invalidates all cached pages."""
-        self._prefixes.drop(waiting)
+        self._prefixes.invalidate_all(waiting)
         self.reset_cache()
 
     def reset_cache(self) -> None:

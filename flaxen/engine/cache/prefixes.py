@@ -23,7 +23,7 @@ class Prefixes:
     def __init__(self, page_size: int, *, is_enabled: bool) -> None:
         self._page_size, self._is_enabled = page_size, is_enabled
         self._num_drops = 0
-        self._num_distrusted: Counter[str] = Counter()  # by cache salt
+        self._num_invalidated: Counter[str] = Counter()  # by cache salt
 
     def extend(self, sequence: Sequence) -> None:
         """Adds the missing hashes of a sequence's full pages of known tokens."""
@@ -32,16 +32,16 @@ class Prefixes:
             parent = hashes[-1] if hashes else self._root(sequence)
             extend_hashes(hashes, sequence.tokens, self._page_size, parent)
 
-    def distrust(self, salt: str, waiting: Iterable[Sequence]) -> None:
+    def invalidate(self, salt: str, waiting: Iterable[Sequence]) -> None:
         """Invalidates the pages under a salt; waiting sequences are hashed again under the new
         root.
         """
-        self._num_distrusted[salt] += 1
+        self._num_invalidated[salt] += 1
         for sequence in waiting:
             if sequence.cache_salt == salt:
                 sequence.page_hashes.clear()
 
-    def drop(self, waiting: Iterable[Sequence]) -> None:
+    def invalidate_all(self, waiting: Iterable[Sequence]) -> None:
         """The same for all pages."""
         self._num_drops += 1
         for sequence in waiting:
@@ -50,5 +50,5 @@ class Prefixes:
     def _root(self, sequence: Sequence) -> bytes:
         salt, adapter = sequence.cache_salt, sequence.adapter
         # Neither number ever decreases, so their sum identifies the root.
-        epoch = self._num_drops + self._num_distrusted[salt]
+        epoch = self._num_drops + self._num_invalidated[salt]
         return root_hash(salt, adapter="" if adapter is None else adapter.key, epoch=epoch)

@@ -140,7 +140,7 @@ class JobWorker:
                 return
         self._run_trainer(job)
         if self._jobs.status(job["id"]) in ENDED:
-            self._trainer.forget(job["id"])
+            self._trainer.remove_state(job["id"])
 
     def _run_trainer(self, job: Row) -> None:
         job_id = job["id"]

@@ -82,5 +82,5 @@ class Trainer(Protocol):
     def remove(self, model: FineTunedModel) -> None:
         """Ends the serving of a model, if it is served, and removes its files."""
 
-    def forget(self, job_id: str) -> None:
+    def remove_state(self, job_id: str) -> None:
         """A job has ended: removes what is needed only to go on with it."""

@@ -24,7 +24,7 @@ class FineTunedModels:
     def take_up(self) -> None:
         """At a server's start: has the models served, and removes what earlier ones left."""
         for job_id in self._jobs.ended_ids():
-            self._trainer.forget(job_id)
+            self._trainer.remove_state(job_id)
         for row in self._jobs.models(deleted=True):
             self._remove(row)
         for row in self._jobs.models(deleted=False):

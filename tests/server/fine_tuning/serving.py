@@ -103,7 +103,7 @@ class FakeTrainer:
         if self.remove_raises is not None:
             raise self.remove_raises
 
-    def forget(self, job_id: str) -> None:
+    def remove_state(self, job_id: str) -> None:
         self.forgotten.append(job_id)
 
 

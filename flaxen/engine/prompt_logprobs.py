@@ -15,12 +15,12 @@ from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import TokenLogprobs
 
-Scores = dict[Sequence, list[TokenLogprobs] | Exception]
+PromptLogprobs = dict[Sequence, list[TokenLogprobs] | Exception]
 
 
-def score_prompts(executor: Executor, plan: StepPlan, handle: Any) -> Scores:
+def compute_prompt_logprobs(executor: Executor, plan: StepPlan, handle: Any) -> PromptLogprobs:
     """The prompt log-probabilities of a fetched step, for sequences that have not ended."""
-    scores: Scores = {}
+    logprobs: PromptLogprobs = {}
     for item in plan.items:
         sequence = item.sequence
         if item.num_scored and not sequence.ended:
@@ -28,16 +28,16 @@ def score_prompts(executor: Executor, plan: StepPlan, handle: Any) -> Scores:
             first = item.start + 1
             targets = sequence.tokens[first : first + item.num_scored]
             try:
-                scores[sequence] = executor.score_prompt(
+                logprobs[sequence] = executor.prompt_logprobs(
                     plan, handle, item, targets, sequence.prompt_logprobs
                 )
             except Exception as error:  # only this sequence fails
-                scores[sequence] = error
-    return scores
+                logprobs[sequence] = error
+    return logprobs
 
 
 def collect(
-    found: list[TokenLogprobs | None], item: Scheduled, scores: list[TokenLogprobs] | Exception
+    found: list[TokenLogprobs | None], item: Scheduled, logprobs: list[TokenLogprobs] | Exception
 ) -> None:
     """Adds a chunk's log-probabilities to the prompt's; a prompt that is computed again starts
     over.
@@ -45,8 +45,8 @@ def collect(
     Raises:
       Exception: the device's error.
     """
-    if isinstance(scores, Exception):
-        raise scores
+    if isinstance(logprobs, Exception):
+        raise logprobs
     if item.start == 0:
         found[:] = [None]  # the first token has no log-probability
-    found += scores
+    found += logprobs
