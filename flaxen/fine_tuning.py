@@ -75,7 +75,7 @@ def add_jobs(
         max_rank=stores.config.fine_tuning.max_lora_rank,
     )
     models = FineTunedModels(stores.jobs, trainer)
-    models.take_up()
+    models.serve_all()
     is_closing = functools.partial(_is_closing, engine)
     with JobWorker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker:
         mount_fine_tuning(

@@ -1,6 +1,6 @@
-"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, as vLLM has them.
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, as in vLLM.
 
-Deliberately does not know: what is in an adapter's files, what an engine does with them.
+Deliberately does not know: the contents of an adapter's files, how an engine uses them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def load(context: Context, http: HttpRequest) -> Response:
             "load_inplace=true",
             "lora_name",
         )
-    # In a thread: it reads files, which may be large.
+    # In a thread, because the files may be large.
     await asyncio.to_thread(_load, context, files, name, body.lora_path, replace)
     logger.info("loaded the adapter %r from %r", name, body.lora_path)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -47,7 +47,7 @@ def _load(context: Context, files: AdapterFiles, name: str, path: str, replace: 
     try:
         context.engine.load_adapter(name, files.read(found), load_inplace=replace)
     except (ValueError, OSError) as error:
-        # What the reader says may hold the directory's name, which is the server's own.
+        # The error may contain the directory's path, which clients must not see.
         reason = str(error).replace(str(found), path)
         raise invalid(f"the adapter can't be loaded: {reason}", "lora_path") from None
 
@@ -65,7 +65,7 @@ async def unload(context: Context, http: HttpRequest) -> Response:
         raise unknown
     try:
         context.engine.unload_adapter(name)
-    except UnknownAdapterError:  # another request was faster
+    except UnknownAdapterError:  # another request has just unloaded it
         raise unknown from None
     except ValueError as error:
         raise invalid(str(error), "lora_name") from None

@@ -13,9 +13,9 @@ class FilesConfig:
       ValueError: a limit is out of its range.
     """
 
-    max_file_bytes: int = 512 * 2**20  # of one upload; OpenAI's limit
-    max_total_bytes: int = 8 * 2**30  # of all files together
-    upload_idle_s: float = 60.0  # seconds without a byte after which an upload is given up
+    max_file_bytes: int = 512 * 2**20  # the most bytes of one upload; OpenAI's limit
+    max_total_bytes: int = 8 * 2**30  # the most bytes of all files together
+    upload_idle_s: float = 60.0  # an upload is aborted after this many seconds without a byte
 
     def __post_init__(self) -> None:
         for name in ("max_file_bytes", "max_total_bytes"):

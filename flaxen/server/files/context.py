@@ -1,4 +1,4 @@
-"""The parts that the routes of files work with. Deliberately does nothing itself."""
+"""The parts that the file routes use. Contains no logic."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flaxen.server.files.store import FileStore
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """One server's files, and who needs them."""
+    """One server's files, and the jobs that need them."""
 
     config: FilesConfig
     store: FileStore
-    job_that_needs: Callable[[str], str | None]  # the id of an active job, by that of a file
-    # Held while a file is deleted, and while a job is made: no job may lose its file in between.
+    job_that_needs: Callable[[str], str | None]  # file id -> the id of an active job that needs it
+    # Held while a file is deleted and while a job is created, so that no new job loses its file.
     changing: asyncio.Lock

@@ -1,4 +1,4 @@
-"""The routes of /v1/files, as OpenAI's. Deliberately does not know what is in a file."""
+"""The routes of /v1/files, as in OpenAI's API. Deliberately does not know the contents of files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def create(context: Files, http: Request) -> Response:
             param="file",
             code="disk_full",
             type="server_error",
-            headers={"x-should-retry": "false"},  # read by the official client
+            headers={"x-should-retry": "false"},  # the official client reads this header
         ) from None
 
 
@@ -109,7 +109,7 @@ async def content(context: Files, http: Request) -> Response:
             param="id",
             code="not_found",
         )
-    # Bytes of a client's: never something that a browser would show as a page.
+    # A client's own bytes: a browser must never show them as a page.
     return FileResponse(
         path, media_type="application/octet-stream", headers={"x-content-type-options": "nosniff"}
     )

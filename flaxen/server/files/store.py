@@ -1,9 +1,9 @@
-"""Uploaded files: rows in the database, bytes on disk under ids of our own.
+"""Uploaded files: rows in the database, bytes on disk under our own ids.
 
-No name that a client sent is ever part of a path. A file is written under its id and ".part", made
-durable, listed, and renamed to its id; removing one goes the same way back. So what a killed server
-left can be told by its name and the list, and nothing else in the directory is ever touched.
-Deliberately does not know HTTP or what is in a file.
+A client's file name is never part of a path. A file is written as ID.part, synced, listed, and
+renamed to ID; a deletion does the reverse. So the leftovers of a killed server are recognised by
+their name and the list, and nothing else in the directory is ever touched. Deliberately does not
+know HTTP or the contents of files.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from flaxen.server.storage.tables import files
 
 
 class FileTooLargeError(ValueError):
-    """More bytes than one file may have."""
+    """The file exceeds the limit of one file."""
 
 
 class StorageFullError(ValueError):
-    """More bytes than all files together may have."""
+    """All files together would exceed their limit."""
 
 
 class DiskFullError(ValueError):
-    """More bytes than the disk has room for."""
+    """The disk is full."""
 
 
 class FileStore:
     """The files of one server. Safe to use from several threads.
 
     Args:
-      database: belongs to the directory (`storage.directory.bind`).
-      directory: made if it is not there. What is not ours there stays as it is.
-      max_file_bytes: of one file.
-      max_total_bytes: of all together.
+      database: the database that is bound to the directory (`storage.directory.bind`).
+      directory: created if it is missing. Files that are not ours are never touched.
+      max_file_bytes: the most of one file.
+      max_total_bytes: the most of all files together.
 
     Raises:
       OSError: the directory can't be made or read.
@@ -63,20 +63,20 @@ class FileStore:
             known = {row.id: row.bytes for row in rows}
         self._total_bytes: int = sum(known.values())
         for part in _unfinished(directory):
-            if part.stem in known:  # listed, and not yet renamed; or not yet taken off the list
+            if part.stem in known:  # listed but not renamed yet, or being deleted but still listed
                 part.rename(directory / part.stem)
             else:
                 part.unlink()
 
     def create(self) -> FileWriter:
-        """Begins a file; it exists once its writer is committed."""
+        """Starts a file, which exists once its writer is committed."""
         return FileWriter(self, self._directory, self._max_file_bytes)
 
     def get(self, file_id: str) -> Row:
         """Returns a file's row.
 
         Raises:
-          UnknownIdError: there is none of this id.
+          UnknownIdError: no file has this id.
         """
         with self._database.connect() as connection:
             query = sa.select(files).where(files.c.id == file_id)
@@ -86,10 +86,10 @@ class FileStore:
         return dict(row)
 
     def path(self, file_id: str) -> Path:
-        """Where a file's bytes are; the id is looked up, never taken as it came.
+        """The path of a file's bytes, made from the row's id, never from the client's.
 
         Raises:
-          UnknownIdError: there is none of this id.
+          UnknownIdError: no file has this id.
         """
         path: Path = self._directory / self.get(file_id)["id"]
         return path
@@ -102,7 +102,7 @@ class FileStore:
         limit: int = 10_000,
         newest_first: bool = True,
     ) -> tuple[Sequence[Row], bool]:
-        """A page of the files, and whether there are more.
+        """Returns a page of the files, and whether there are more.
 
         Raises:
           UnknownIdError: no file has the id `after`.
@@ -117,12 +117,12 @@ class FileStore:
         """Removes a file.
 
         Raises:
-          UnknownIdError: there is none of this id.
+          UnknownIdError: no file has this id.
         """
         row = self.get(file_id)
         path = self._directory / row["id"]
         part = path.with_name(path.name + UNFINISHED)
-        with contextlib.suppress(FileNotFoundError):  # its bytes are gone already
+        with contextlib.suppress(FileNotFoundError):  # its bytes are already gone
             path.rename(part)
         try:
             deleted = self.take_off(file_id)
@@ -136,10 +136,10 @@ class FileStore:
         self.release(row["bytes"])
 
     def reserve(self, num_bytes: int) -> None:
-        """Takes room for bytes about to be written.
+        """Reserves space for bytes to be written.
 
         Raises:
-          StorageFullError: there is not that much.
+          StorageFullError: there is not enough space.
         """
         with self._lock:
             if self._total_bytes + num_bytes > self._max_total_bytes:
@@ -150,7 +150,7 @@ class FileStore:
             self._total_bytes += num_bytes
 
     def release(self, num_bytes: int) -> None:
-        """Gives room back."""
+        """Releases reserved space."""
         with self._lock:
             self._total_bytes -= num_bytes
 
@@ -168,7 +168,7 @@ class FileStore:
 
 
 class FileWriter:
-    """One file while it is written; a context, at whose end an uncommitted file is gone."""
+    """One file while it is written; as a context manager it removes an uncommitted file."""
 
     def __init__(self, store: FileStore, directory: Path, max_bytes: int) -> None:
         self._store, self._max_bytes = store, max_bytes
@@ -185,9 +185,9 @@ class FileWriter:
         """Appends bytes.
 
         Raises:
-          FileTooLargeError: the file has more than it may.
-          StorageFullError: all files together have.
-          DiskFullError: there is no room on the disk.
+          FileTooLargeError: the file exceeds its limit.
+          StorageFullError: all files together exceed theirs.
+          DiskFullError: the disk is full.
         """
         if self._num_bytes + len(data) > self._max_bytes:
             raise FileTooLargeError(
@@ -200,10 +200,10 @@ class FileWriter:
             self._file.write(data)
 
     def commit(self, filename: str, purpose: str) -> Row:
-        """Makes the file durable and known. Returns its row; `filename` is only ever shown.
+        """Syncs and lists the file. Returns its row; `filename` is only displayed.
 
         Raises:
-          DiskFullError: there is no room on the disk.
+          DiskFullError: the disk is full.
         """
         with _clear_when_full():
             self._file.flush()
@@ -237,7 +237,7 @@ class FileWriter:
         if self._committed:
             self._file.close()
             return
-        with contextlib.suppress(OSError):  # it writes what it holds, and the disk may be full
+        with contextlib.suppress(OSError):  # closing flushes the buffer, and the disk may be full
             self._file.close()
         if self._is_listed:
             self._store.take_off(self._id)
@@ -247,7 +247,7 @@ class FileWriter:
 
 
 def _unfinished(directory: Path) -> list[Path]:
-    """Files, and nothing else, with a name that only a file being written or removed has."""
+    """The files whose names show that they were being written or removed."""
     with os.scandir(directory) as entries:
         return [
             directory / entry.name

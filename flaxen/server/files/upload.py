@@ -1,6 +1,6 @@
-"""A multipart upload, from the network to disk as it arrives: never whole in memory.
+"""Streams a multipart upload from the network to disk, never whole in memory.
 
-Knows: multipart/form-data, sizes, time. Deliberately does not know what is in a file.
+Knows: multipart/form-data, sizes, timeouts. Deliberately does not know the contents of files.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from starlette.requests import Request
 from flaxen.server.errors import ApiError, invalid
 
 _MAX_PARTS = 16
-_MAX_FIELD_BYTES = 1024  # of a part that is not the file
+_MAX_FIELD_BYTES = 1024  # the most bytes of a part other than the file
 _MAX_NAME = 255  # characters
 
 
 class Sink(Protocol):
-    """Where the file's bytes go."""
+    """The destination of the file's bytes."""
 
     def write(self, data: bytes) -> None: ...
 
 
 class UploadForm:
-    """What a multipart body holds: its fields, and one file named "file", whose bytes `sink` gets.
+    """Parses a multipart body: its fields, and one file named "file", whose bytes go to `sink`.
 
     Raises:
-      ApiError: 400, more or larger parts than any upload has.
+      ApiError: 400, there are too many or too large parts.
     """
 
     def __init__(self, boundary: bytes, sink: Sink) -> None:
@@ -53,7 +53,7 @@ class UploadForm:
         )
 
     def write(self, data: bytes) -> None:
-        """Takes the next bytes of the body."""
+        """Parses the next bytes of the body."""
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -68,7 +68,8 @@ class UploadForm:
         self._content = b""
         self._name, self._is_file = "", False
 
-    def _header_field(self, data: bytes, start: int, end: int) -> None:  # the parser limits both
+    # The parser limits the size of both.
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._key += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
@@ -114,12 +115,12 @@ async def read_form(http: Request, sink: Sink, *, max_bytes: int, idle_s: float)
 
     Args:
       http: the request.
-      sink: gets the file's bytes; its own errors are passed on.
-      max_bytes: of the file; a body that declares more is refused before any of it is read.
-      idle_s: seconds within which each next piece must come.
+      sink: gets the file's bytes; its errors are raised unchanged.
+      max_bytes: the most bytes of the file; a body that declares more is refused before it is read.
+      idle_s: the most seconds between two pieces.
 
     Raises:
-      ApiError: 400 not such a body, 408 too slow, 413 too large, 415 another content-type.
+      ApiError: 400 the body is invalid, 408 too slow, 413 too large, 415 wrong content-type.
     """
     kind, options = parse_options_header(http.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):

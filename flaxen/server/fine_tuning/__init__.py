@@ -1,1 +1,1 @@
-"""`/v1/fine_tuning`: the routes, the jobs, and the models that come of them."""
+"""`/v1/fine_tuning`: the routes, the jobs, and the fine-tuned models."""

@@ -13,7 +13,7 @@ class FineTuningConfig:
       ValueError: a limit is out of its range.
     """
 
-    max_active_jobs: int = 100  # that have not ended
+    max_active_jobs: int = 100  # the most jobs that have not ended
     max_lora_rank: int = 64
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The parts that the routes of jobs work with. Deliberately does nothing itself."""
+"""The parts that the job routes use. Contains no logic."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from flaxen.server.lanes import Lane
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """One server's jobs, and what they made."""
+    """One server's jobs, and the models they made."""
 
     config: FineTuningConfig
     files: TrainingFiles
     jobs: JobStore
     models: FineTunedModels
-    base_models: tuple[str, ...]  # names of the model that jobs may adapt
-    on_change: Callable[[], None]  # called after a job was made, or got another status
-    # Held while a job is made, and while a file is deleted: no job may lose its file in between.
+    base_models: tuple[str, ...]  # the names of the model that jobs may adapt
+    on_change: Callable[[], None]  # called after a job was created or changed its status
+    # Held while a job is created and while a file is deleted, so that no new job loses its file.
     changing_files: asyncio.Lock
     bodies: Lane = field(default_factory=body_lane)

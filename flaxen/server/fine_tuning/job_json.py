@@ -1,4 +1,4 @@
-"""Rows of the database -> OpenAI's JSON objects. Deliberately does not know routes."""
+"""Converts rows of the database to OpenAI's JSON objects. Deliberately does not know routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flaxen.server.storage.pages import Row
 
 
 def job_json(row: Row) -> dict[str, Any]:
-    """OpenAI's `fine_tuning.job`, and `lora`."""
+    """OpenAI's `fine_tuning.job`, with our field `lora`."""
     return {
         "id": row["id"],
         "object": "fine_tuning.job",

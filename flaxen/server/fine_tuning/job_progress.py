@@ -1,6 +1,6 @@
-"""A running job's progress, written to its rows, and its status, read from them.
+"""Writes a running job's progress to its rows, and reads its status from them.
 
-Deliberately does not know who trains, or on which thread.
+Deliberately does not know the trainer or its thread.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from flaxen.server.fine_tuning.job_store import JobStore
 from flaxen.server.fine_tuning.trainer import FineTunedModel, Trainer
 from flaxen.server.storage.pages import Row
 
-_STATUS_S = 0.2  # between two looks at a running job's status
+_STATUS_S = 0.2  # between two checks of a running job's status
 
 
 class JobWatch:
-    """Whether to go on with a job; cheap enough to be asked before each of its records."""
+    """Tells whether to stop a job; cheap enough to be asked before each record."""
 
     def __init__(
         self, jobs: JobStore, job_id: str, statuses: Collection[str], is_ending: Callable[[], bool]
@@ -26,7 +26,7 @@ class JobWatch:
         self._asked_s, self._stops = float("-inf"), False
 
     def should_stop(self) -> bool:
-        """Whether the job has another status than these, or the server ends."""
+        """Whether the job's status has changed, or the server is shutting down."""
         now = time.monotonic()
         if not self._stops and now - self._asked_s > _STATUS_S:
             status = self._jobs.status(self._job_id)
@@ -36,11 +36,12 @@ class JobWatch:
 
 
 class JobRecorder:
-    """A job's JobProgress, written to the database."""
+    """A JobProgress that writes to the database."""
 
     def __init__(self, jobs: JobStore, trainer: Trainer, job: Row, watch: JobWatch) -> None:
         self._jobs, self._trainer, self._job, self._watch = jobs, trainer, job, watch
-        self._begin: tuple[float, int] | None = None  # when this process made which step
+        # The time and number of this process's first step.
+        self._begin: tuple[float, int] | None = None
 
     def started(self, hyperparameters: Mapping[str, float]) -> None:
         self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
@@ -74,7 +75,7 @@ class JobRecorder:
             rank=self._job["lora"]["rank"],
             created=int(time.time()),
         )
-        if self._jobs.is_deleted(name):  # and made once more, by a job that went back
+        if self._jobs.is_deleted(name):  # deleted, and made again by a job that resumed earlier
             self._trainer.remove(model)
         else:
             self._trainer.serve(model)

@@ -1,4 +1,4 @@
-"""The routes of /v1/fine_tuning/jobs, as OpenAI's. Deliberately does not know how a job is run."""
+"""The routes of /v1/fine_tuning/jobs, as in OpenAI's API. Deliberately does not run jobs."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ async def _find(context: FineTuning, http: Request) -> Row:
 async def _move(
     context: FineTuning, http: Request, status: str, of: Collection[str], message: str
 ) -> Response:
-    """Gives the job a status. The trainer sees it between two steps, and stops or goes on."""
+    """Changes the job's status. The trainer sees it between two steps, and stops or continues."""
     row = await _find(context, http)
     moved = await asyncio.to_thread(context.jobs.move, row["id"], status, of=of, messages=[message])
     row = await _find(context, http)

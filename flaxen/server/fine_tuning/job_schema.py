@@ -1,4 +1,4 @@
-"""The body that makes a fine-tuning job: its fields, their types and ranges, what is refused.
+"""The body that creates a fine-tuning job: its fields, types, ranges, and refused values.
 
 Deliberately does not know files, jobs or what training does with a value.
 """
@@ -33,13 +33,13 @@ _METHODS = ("supervised", "dpo")
 
 
 def _within(kind: str, low: float, high: float | str, *, or_auto: bool = False) -> WrapValidator:
-    """Whatever is no number between two others gets one message, which names both.
+    """Validates a number in a range; every invalid value gets one message, which names the range.
 
     Args:
       kind: "a number" or "a whole number", for the message; the field's type decides.
       low: the lowest number.
-      high: the highest, or the name in the validation's context that has it.
-      or_auto: also take "auto", which leaves the value to the server, as null does.
+      high: the highest number, or the name of its entry in the validation context.
+      or_auto: whether "auto" is allowed, which leaves the value to the server, like null.
     """
 
     def check(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -57,14 +57,14 @@ def _within(kind: str, low: float, high: float | str, *, or_auto: bool = False) 
 
 
 def _without_nulls(value: Any) -> Any:
-    """An object's fields that are given: null is not given wherever it stands."""
+    """Removes null fields of an object: null means not given, at any depth."""
     if not isinstance(value, dict):
         return value
     return {name: field for name, field in value.items() if field is not None}
 
 
 _Given = BeforeValidator(_without_nulls)
-_Number = int | float  # both, so that 3 is not shown as 3.0
+_Number = int | float  # both types, so that 3 is not shown as 3.0
 
 _Epochs = Annotated[Whole | None, _within("a whole number", 1, 50, or_auto=True)]
 _BatchSize = Annotated[Whole | None, _within("a whole number", 1, 256, or_auto=True)]
@@ -109,7 +109,7 @@ class Dpo(BaseModel):
 
 
 class MethodBody(BaseModel):
-    """OpenAI's `method`: its type, and an object that is called as the type."""
+    """OpenAI's `method`: its type, and an object whose name is the type."""
 
     model_config = _STRICT
 
@@ -140,7 +140,7 @@ class MethodBody(BaseModel):
 
 
 class LoraSize(BaseModel):
-    """The size of the adapter: our own field."""
+    """The size of the adapter, a field of our own."""
 
     model_config = _STRICT
 
@@ -157,7 +157,7 @@ class JobBody(BaseModel):
     training_file: str
     validation_file: str | None = None
     method: Annotated[MethodBody | None, _Given] = None
-    # OpenAI's older place for them
+    # OpenAI's older place for hyperparameters
     hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
     suffix: str | None = None
     seed: Whole | None = None
@@ -230,7 +230,7 @@ def read_job(fields: dict[str, Any], *, max_lora_rank: int) -> JobRequest:
 
     Args:
       fields: the JSON object.
-      max_lora_rank: what `lora.rank` may be at most, and is where it is not given, up to 16.
+      max_lora_rank: the limit of `lora.rank`; the default is 16, or this limit if it is lower.
 
     Raises:
       ApiError: 400 with the wrong field as its param.

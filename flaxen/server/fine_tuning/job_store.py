@@ -30,7 +30,9 @@ class JobStore:
         self._writing = threading.Lock()
 
     def add(self, values: Mapping[str, Any], *, max_active: int) -> Row | None:
-        """Stores a new job, validating_files. Returns it, or None if too many are active."""
+        """Stores a new job with status validating_files. Returns it, or None if too many are
+        active.
+        """
         active = sa.select(sa.func.count()).where(jobs.c.status.in_(ACTIVE))
         with self._writing, self._database.begin() as connection:
             if connection.execute(active).scalar_one() >= max_active:
@@ -44,7 +46,7 @@ class JobStore:
         """Returns a job.
 
         Raises:
-          UnknownIdError: there is none of this id.
+          UnknownIdError: no job has this id.
         """
         with self._database.connect() as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
@@ -53,7 +55,7 @@ class JobStore:
         return dict(row)
 
     def status(self, job_id: str) -> str:
-        """The job's status; cheap."""
+        """The job's status, by a cheap query."""
         with self._database.connect() as connection:
             query = sa.select(jobs.c.status).where(jobs.c.id == job_id)
             return str(connection.execute(query).scalar_one())
@@ -65,12 +67,12 @@ class JobStore:
         limit: int = 100,
         keeps: Callable[[Row], bool] | None = None,
     ) -> tuple[Sequence[Row], bool]:
-        """A page of the jobs, newest first, and whether there are more.
+        """Returns a page of the jobs, newest first, and whether there are more.
 
         Args:
-          after: the id of the last job of the page before.
-          limit: jobs of the page.
-          keeps: says whether a job belongs to the list; None keeps all.
+          after: the id of the previous page's last job.
+          limit: the most jobs of the page.
+          keeps: decides whether a job belongs to the list; None keeps all.
 
         Raises:
           UnknownIdError: no job of the list has the id `after`.
@@ -110,14 +112,14 @@ class JobStore:
         level: str = "info",
         **values: Any,
     ) -> bool:
-        """Gives a job a new status and other values, if it has one of the statuses `of`.
+        """Changes a job's status and other values, if its status is one of `of`.
 
         Args:
-          messages: events that say so, in order.
-          level: theirs.
+          messages: events to add, in order.
+          level: the level of the events.
 
         Returns:
-          Whether it had; if not, nothing is changed.
+          Whether its status was one of `of`; if not, nothing was changed.
         """
         if status in ENDED:
             values["finished_at"] = _now()
@@ -141,9 +143,9 @@ class JobStore:
             _add_event(connection, job_id, message, level=level)
 
     def add_step(self, job_id: str, step: int, message: str, data: Row, **values: Any) -> None:
-        """Adds a step's metrics to a job's events; a step that is there already is left alone.
+        """Adds a step's metrics to a job's events, unless the step already has an event.
 
-        A job that went back to a checkpoint repeats the steps behind it, to the same bits.
+        A job that resumes from a checkpoint repeats later steps with exactly the same result.
         """
         update = jobs.update().where(jobs.c.id == job_id, jobs.c.last_step < step)
         with self._writing, self._database.begin() as connection:
@@ -171,7 +173,7 @@ class JobStore:
             _add_event(connection, job_id, f"Checkpoint created at step {step}")
 
     def models(self, *, deleted: bool) -> Sequence[Row]:
-        """The models that checkpoints are, oldest first: each checkpoint, and its job's `lora`."""
+        """The models of checkpoints, oldest first: each checkpoint's row with its job's `lora`."""
         is_deleted = checkpoints.c.model_name.in_(sa.select(deleted_models.c.model_name))
         query = (
             sa.select(checkpoints, jobs.c.lora)
@@ -183,10 +185,10 @@ class JobStore:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def delete_model(self, name: str) -> Row:
-        """Writes down that a model is deleted. Returns its row, as `models` does.
+        """Marks a model as deleted. Returns its row, as in `models`.
 
         Raises:
-          UnknownIdError: no checkpoint has the name, or it is deleted already.
+          UnknownIdError: no checkpoint has the name, or it was already deleted.
         """
         found = next((row for row in self.models(deleted=False) if row["model_name"] == name), None)
         if found is None:
@@ -195,18 +197,18 @@ class JobStore:
         try:
             with self._writing, self._database.begin() as connection:
                 connection.execute(deleted_models.insert().values(**values))
-        except sa.exc.IntegrityError:  # another request was faster
+        except sa.exc.IntegrityError:  # another request has just deleted it
             raise UnknownIdError(name) from None
         return found
 
     def is_deleted(self, name: str) -> bool:
-        """Whether the model of this name was deleted."""
+        """Whether the model with this name was deleted."""
         query = sa.select(deleted_models).where(deleted_models.c.model_name == name)
         with self._database.connect() as connection:
             return connection.execute(query).first() is not None
 
     def events(self, job_id: str, after: str | None, limit: int) -> tuple[Sequence[Row], bool]:
-        """A page of a job's events, newest first, and whether there are more.
+        """Returns a page of a job's events, newest first, and whether there are more.
 
         Raises:
           UnknownIdError: no event has the id `after`.
@@ -214,7 +216,7 @@ class JobStore:
         return self._page(events, job_id, after, limit)
 
     def checkpoints(self, job_id: str, after: str | None, limit: int) -> tuple[Sequence[Row], bool]:
-        """The same of its checkpoints."""
+        """Returns a page of a job's checkpoints in the same way."""
         return self._page(checkpoints, job_id, after, limit)
 
     def _page(

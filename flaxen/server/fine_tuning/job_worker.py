@@ -1,7 +1,7 @@
-"""Runs fine-tuning jobs one after the other, on threads of its own, and writes down how they go.
+"""Runs fine-tuning jobs one after the other on its own threads, and records their progress.
 
-A job's row says all: a server that was killed finds its running job there and goes on with it.
-Deliberately does not know HTTP, nor how files are read and models trained: `Trainer` does.
+A job's row has its whole state: after a kill, the next server finds the running job there and
+resumes it. Deliberately does not know HTTP, nor how files are read and models trained (`Trainer`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from flaxen.server.storage.pages import Row
 
 logger = logging.getLogger("flaxen.server")
 
-_NUM_NAMED = 20  # wrong lines in an error
-_POLL_S = 30.0  # between two looks at the jobs, should a wake-up ever be lost
+_NUM_NAMED = 20  # the most invalid lines in an error
+_POLL_S = 30.0  # between two checks of the jobs, in case a wake-up is lost
 
 
 class JobWorker:
-    """A context: works from entering to leaving, when a job that runs is left to be resumed.
+    """A context manager that works until it is left; a running job then stays to be resumed.
 
     Args:
-      jobs: the jobs to do.
-      files: what they train on.
-      trainer: does them.
-      is_closing: whether the server ends, which is known before the context is left.
+      jobs: the store of jobs.
+      files: the files that they train on.
+      trainer: runs the jobs.
+      is_closing: whether the server is shutting down, which is known before the context is left.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class JobWorker:
         self._changed = threading.Condition()
         self._num_changes = 0
         self._stopping = False
-        # Files are validated beside training, which may take hours.
+        # Files are validated in a thread of their own, because training may take hours.
         self._threads = [
             threading.Thread(target=self._run, args=args, name=f"flaxen-{args[0]}", daemon=True)
             for args in (
@@ -74,13 +74,13 @@ class JobWorker:
         self.wait()
 
     def wake(self) -> None:
-        """Says that a job was made or changed."""
+        """Announces that a job was created or changed."""
         with self._changed:
             self._num_changes += 1
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Returns when nothing is worked on any more: after the end was said, in either way."""
+        """Waits, after a shutdown was announced in either way, until no job is worked on."""
         for thread in self._threads:
             thread.join()
 
@@ -95,7 +95,8 @@ class JobWorker:
                 if job is not None:
                     work(job)
                     continue
-            except Exception:  # the database, say: the jobs are still there when it is back
+            # For example the database is down: the jobs are still there when it is back.
+            except Exception:
                 logger.exception("%s of fine-tuning jobs failed; trying again", name)
             with self._changed:
                 if self._num_changes == seen and not self._stopping:
@@ -121,7 +122,7 @@ class JobWorker:
                 logger.exception("the file %s can't be validated", job[param])
                 wrong = [(1, "the server can't read the file; its log has the cause")]
             if wrong is None:
-                return  # cancelled; or the next server validates it anew
+                return  # cancelled, or the next server validates it again
             if wrong:
                 message = (
                     f"The job failed due to an invalid {param.replace('_', ' ')}. "
@@ -176,7 +177,7 @@ class JobWorker:
         self._jobs.move(job_id, "failed", of=of, messages=[message], level="error", error=error)
 
     def _cleaned(self, job: Row, message: str) -> str:
-        """Without this machine's paths, which are nobody's business."""
+        """Removes this machine's paths, which clients must not see, from a message."""
         for param in ("training_file", "validation_file"):
             if job[param] is not None:
                 message = message.replace(str(self._files.path(job[param])), job[param])
@@ -184,7 +185,7 @@ class JobWorker:
 
 
 def _told(error: Exception) -> tuple[str, str]:
-    """The code and message of a failure that is not the job's own."""
+    """The code and message for a failure that the job did not cause."""
     if isinstance(error, OSError) and is_disk_full(error):
         return "disk_full", (
             "The server's disk is full. Delete files and models that are no longer needed, or have "

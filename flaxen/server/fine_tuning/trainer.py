@@ -1,4 +1,4 @@
-"""What a server asks of whoever trains its jobs. Deliberately does nothing itself."""
+"""The interface of the trainer that runs a server's jobs. Contains no logic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What a trainer is asked for. Hyperparameters that are None are the trainer's choice."""
+    """One job for the trainer, which chooses the hyperparameters that are None."""
 
     id: str
     method: str  # "supervised" or "dpo"
@@ -27,7 +27,7 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunedModel:
-    """What came of a job at one of its steps."""
+    """The model that a job made at one of its steps."""
 
     name: str
     job_id: str
@@ -37,50 +37,50 @@ class FineTunedModel:
 
 
 class JobProgress(Protocol):
-    """What a trainer says while it trains, and asks."""
+    """Callbacks of a trainer while it runs a job."""
 
     def started(self, hyperparameters: Mapping[str, float]) -> None:
-        """The hyperparameters that were chosen."""
+        """Gets the chosen hyperparameters."""
 
     def stepped(
         self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
     ) -> None:
-        """A step was made, with OpenAI's names of metrics; `num_tokens` were trained on so far."""
+        """Gets a step's metrics, with OpenAI's names, and the number of tokens trained so far."""
 
     def checkpointed(self, step: int, metrics: Mapping[str, float], is_last: bool) -> None:
-        """A checkpoint is complete, and can be served."""
+        """Called when a checkpoint is complete and can be served."""
 
     def should_stop(self) -> bool:
-        """Whether to stop soon, with a state saved to go on from."""
+        """Whether to stop soon, after saving a state from which to resume."""
 
 
 class Trainer(Protocol):
-    """Trains adapters, keeps their checkpoints, and has them served."""
+    """Trains adapters, stores their checkpoints, and serves them."""
 
     def validate(
         self, path: Path, method: str, should_stop: Callable[[], bool]
     ) -> Sequence[tuple[int, str]] | None:
-        """Returns a file's faults as (line from 1, why); None if it was told to stop first."""
+        """Returns a file's errors as (line from 1, reason); None if it was stopped first."""
 
     def train(self, job: TrainingJob, progress: JobProgress) -> bool:
-        """Trains, or goes on from what an earlier call saved. Returns whether it got to the end.
+        """Trains a job, or resumes it from a saved state. Returns whether it finished.
 
         Raises:
-          ValueError: the job can't be done; the message is for the user.
+          ValueError: the job can't be run; the message is for the user.
         """
 
     def serve(self, model: FineTunedModel) -> None:
-        """Has a model served under its name; its weights are read when they are first needed.
+        """Serves a model under its name; its weights are read when they are first needed.
 
         Raises:
-          ValueError: its files are not there, or it can't be served as the server was started.
+          ValueError: its files are missing, or the server's options do not allow serving it.
         """
 
     def unload(self, name: str) -> None:
-        """Lets go of a served model's weights in memory."""
+        """Unloads a served model's weights from memory."""
 
     def remove(self, model: FineTunedModel) -> None:
-        """Ends the serving of a model, if it is served, and removes its files."""
+        """Stops serving a model, if it is served, and removes its files."""
 
     def remove_state(self, job_id: str) -> None:
-        """A job has ended: removes what is needed only to go on with it."""
+        """Removes the state of a job that has ended, which is only needed to resume it."""

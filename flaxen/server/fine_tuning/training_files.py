@@ -1,4 +1,4 @@
-"""What jobs ask of uploaded files. Deliberately does not know how files are kept."""
+"""The interface of uploaded files for jobs. Deliberately does not know how files are stored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from flaxen.server.storage.pages import Row
 
 
 class TrainingFiles(Protocol):
-    """Files by their ids. Both raise UnknownIdError where there is none of the id."""
+    """Files by their ids. Both methods raise UnknownIdError for an unknown id."""
 
     def get(self, file_id: str) -> Row:
-        """A file's row: `bytes` says its size."""
+        """A file's row; `bytes` is its size."""
 
     def path(self, file_id: str) -> Path:
-        """Where its bytes are."""
+        """The path of a file's bytes."""

@@ -1,7 +1,8 @@
-"""The models that jobs made: served under their names until they are deleted for good.
+"""The models that jobs made, served under their names until they are deleted.
 
-A model's row says whether it is deleted, before its files go: a server that is killed in between
-removes them at its next start. Deliberately does not know HTTP, or how a model is served.
+A model is marked as deleted in its row before its files are removed, so that a server that is
+killed in between removes them at its next start. Deliberately does not know HTTP, or how a model is
+served.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ class FineTunedModels:
     def __init__(self, jobs: JobStore, trainer: Trainer) -> None:
         self._jobs, self._trainer = jobs, trainer
 
-    def take_up(self) -> None:
-        """At a server's start: has the models served, and removes what earlier ones left."""
+    def serve_all(self) -> None:
+        """At the server's start: serves the models, and removes leftovers of deleted ones and ended
+        jobs.
+        """
         for job_id in self._jobs.ended_ids():
             self._trainer.remove_state(job_id)
         for row in self._jobs.models(deleted=True):
@@ -34,10 +37,10 @@ class FineTunedModels:
                 logger.error("the model %s can't be served: %s", row["model_name"], error)
 
     def delete(self, name: str) -> None:
-        """Ends a model: requests that run with it are served to their end, and no new ones begin.
+        """Deletes a model: running requests finish with it, and new ones are refused.
 
         Raises:
-          UnknownIdError: no job made it, or it is deleted already.
+          UnknownIdError: no job made this model, or it was already deleted.
         """
         row = self._jobs.delete_model(name)
         self._remove(row)
@@ -46,14 +49,14 @@ class FineTunedModels:
     def _remove(self, row: Row) -> None:
         try:
             self._trainer.remove(model_of(row))
-        except OSError as error:  # it is not served any more, and the next start tries again
+        except OSError as error:  # it is no longer served, and the next start tries again
             logger.error("the files of %s can't be removed: %s", row["model_name"], error)
 
     def unload(self, name: str) -> None:
-        """Lets go of a model's weights in memory; the next request has them read again.
+        """Unloads a model's weights from memory; the next request reads them again.
 
         Raises:
-          UnknownIdError: no job made it, or it is deleted.
+          UnknownIdError: no job made this model, or it was deleted.
         """
         if not any(row["model_name"] == name for row in self._jobs.models(deleted=False)):
             raise UnknownIdError(name)
@@ -61,7 +64,7 @@ class FineTunedModels:
 
 
 def model_of(row: Row) -> FineTunedModel:
-    """The model of a row of JobStore.models."""
+    """Converts a row of JobStore.models to a FineTunedModel."""
     return FineTunedModel(
         name=row["model_name"],
         job_id=row["job_id"],

@@ -1,4 +1,4 @@
-"""DELETE /v1/models/{name} as OpenAI's, and unloading as vLLM's, of the models that jobs made.
+"""DELETE /v1/models/{name} as in OpenAI's API, and unloading as in vLLM, for fine-tuned models.
 
 Deliberately does not know: other adapters, how a model is served.
 """
@@ -59,7 +59,7 @@ async def unload(context: FineTuning, config: ServerConfig, http: Request) -> Re
 
 
 def _own_name(context: FineTuning, name: str) -> str:
-    """Without the base model's, where it is given as "base:adapter"."""
+    """The adapter's own name, if it is given as "base:adapter"."""
     for base in context.base_models:
         if name.startswith(f"{base}:"):
             return name.removeprefix(f"{base}:")

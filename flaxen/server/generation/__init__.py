@@ -1,1 +1,1 @@
-"""The routes that generate: from a request body to the choices that answer it."""
+"""The generation routes (completions and chat): from a request body to its answer."""

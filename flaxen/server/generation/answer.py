@@ -1,7 +1,8 @@
-"""One way from a body to its answer, whole or as a stream, for the two routes that generate.
+"""From a request body to its answer, whole or streamed, for both generation routes.
 
-A `Route` says what is a route's own: its fields, how they become the engine's requests, and how
-events become its choices. Deliberately does not know prompts, sampling, or what is in a choice.
+A `Route` describes what differs between the routes: the fields, how they become engine requests,
+and how events become choices. Deliberately does not know prompts, sampling, or the contents of a
+choice.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ _View = TypeVar("_View")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The common fields of a body, and what they mean on this server."""
+    """The common fields of a body, resolved for this server."""
 
     common: CommonBody
     options: StreamOptions
     answer_id: str
-    engine_id: str  # of the engine's requests, to which their number is added
+    engine_id: str  # the prefix of the engine requests' ids
     model: str  # the name to answer with
-    adapter: str | None  # the one that the name means
+    adapter: str | None  # the adapter that the name means
     timeout_s: float | None
 
     def request(self, index: int, prompt: Prompt, sampling: SamplingParams) -> Request:
-        """The engine's request for one of the body's prompts."""
+        """Makes the engine's request for one of the body's prompts."""
         return Request(
             request_id=f"{self.engine_id}-{index}",
             prompt_token_ids=prompt.token_ids,
@@ -59,14 +60,14 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Route(Generic[_Body, _View]):
-    """What one of the routes has of its own. A view is what its answer is written with."""
+    """What is specific to one route. A view has everything that is needed to write its answer."""
 
-    id_prefix: str  # of answers
-    object: str  # a whole answer's
+    id_prefix: str  # the prefix of answer ids
+    object: str  # the `object` of a whole answer
     chunk_object: str
-    body: type[_Body]  # the fields beside the common ones
+    body: type[_Body]  # the fields besides the common ones
     without_effect: Mapping[str, no_effect.Rule]
-    field_names: Mapping[str, str]  # what it calls the engine's fields, where it does so otherwise
+    field_names: Mapping[str, str]  # the engine's field names -> the route's, where they differ
     parse: Callable[[Context, _Body, Asked], Awaitable[tuple[list[Request], _View]]]
     collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
     stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]]
@@ -76,7 +77,7 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     """Answers a request of the route.
 
     Raises:
-      ApiError: 400, the body is wrong or asks for more than there is; and as its parts.
+      ApiError: 400, the body is invalid or exceeds a limit; and other errors of its parts.
     """
     context.engine.check_health()
     given = await read_json(http, context.config, context.bodies)
@@ -115,7 +116,7 @@ def _read_common(context: Context, http: HttpRequest, common: CommonBody, id_pre
         adapter=adapter,
         timeout_s=context.config.request_timeout_s,
     )
-    if common.cache_salt == "":  # it would separate nothing
+    if common.cache_salt == "":  # an empty salt would separate nothing
         raise invalid("cache_salt must not be empty: leave it out to share prefixes", "cache_salt")
     check_logprobs(common.prompt_logprobs, "prompt_logprobs", context)
     if common.stream and common.prompt_logprobs is not None:
@@ -124,7 +125,7 @@ def _read_common(context: Context, http: HttpRequest, common: CommonBody, id_pre
 
 
 def _answer_id(http: HttpRequest, prefix: str, wanted: str | None) -> str:
-    """ "cmpl-…" or "chatcmpl-…", with the HTTP request's own id behind it.
+    """ "cmpl-…" or "chatcmpl-…", with the HTTP request's own id at the end.
 
     Args:
       http: the request; its id becomes `wanted`, unless a header gave it one, as in vLLM.
@@ -132,7 +133,7 @@ def _answer_id(http: HttpRequest, prefix: str, wanted: str | None) -> str:
       wanted: the body's `request_id`.
 
     Raises:
-      ApiError: 400, `wanted` can't stand in a header or a log.
+      ApiError: 400, `wanted` is not valid in a header or a log.
     """
     if wanted is not None:
         check_request_id(wanted, "request_id")

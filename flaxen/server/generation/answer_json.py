@@ -1,6 +1,6 @@
-"""What both generating routes write: the envelope, usage, and the chunks of a stream.
+"""The JSON that both generation routes share: the envelope, usage, and the chunks of a stream.
 
-Deliberately does not know what is in a choice.
+Deliberately does not know the contents of a choice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flaxen.server.sse import to_json
 
 @dataclass(kw_only=True)
 class Usage:
-    """Tokens of one HTTP request, counted up as events come."""
+    """Counts the tokens of one HTTP request as events arrive."""
 
     num_prompt: int
     num_output: int = 0
@@ -24,7 +24,8 @@ class Usage:
     def count(self, event: TokenEvent) -> None:
         """Adds an event's tokens."""
         self.num_output += len(event.token_ids)
-        # The other sequences of a prompt find what the first one computed: that is no saving.
+        # The other sequences of a prompt reuse the first one's pages, which does not count as
+        # cached.
         if event.finish is not None and event.index == 0:
             self.num_cached += event.finish.num_cached_tokens
 
@@ -40,7 +41,7 @@ class Usage:
 
 @dataclass(kw_only=True)
 class WholeSequence:
-    """Everything that came of one sequence, for an answer in one piece."""
+    """Collects all events of one sequence, for an answer in one piece."""
 
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Envelope:
     created: int
 
     def fields(self) -> dict[str, Any]:
-        """The same as a dict."""
+        """The fields as a dict."""
         return {
             "id": self.id,
             "object": self.object,
@@ -78,7 +79,7 @@ class Envelope:
 
 
 class ChunkWriter:
-    """Chunks of one stream as JSON texts. What does not change is encoded once."""
+    """Writes the chunks of one stream as JSON. The constant part is encoded once."""
 
     def __init__(self, envelope: Envelope, usage: Usage, options: StreamOptions) -> None:
         self._head = to_json(envelope.fields())[:-1] + ',"choices":['
@@ -87,14 +88,14 @@ class ChunkWriter:
         self.wants_usage = bool(options.include_usage)
 
     def chunk(self, choice: dict[str, Any], **more: Any) -> str:
-        """One choice's part; `more` are fields beside `choices`."""
+        """Makes a chunk of one choice; `more` are fields besides `choices`."""
         text = self._head + to_json(choice) + "]"
         if self._continuous:
             more["usage"] = self.usage.json()
         elif self.wants_usage:
-            more["usage"] = None  # OpenAI's: all but the last chunk have it as null
+            more["usage"] = None  # as in OpenAI's API, null in all but the last chunk
         return text + "," + to_json(more)[1:] if more else text + "}"
 
     def last(self) -> str:
-        """The chunk with the usage and no choice."""
+        """Makes the last chunk, with the usage and no choice."""
         return self._head + '],"usage":' + to_json(self.usage.json()) + "}"

@@ -30,12 +30,12 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """What an answer is written with."""
+    """Everything that is needed to write the answer."""
 
     tokenizer: Tokenizer
     prompt: Prompt
     n: int
-    logprobs: int | None  # most likely tokens beside each; None: no log-probabilities
+    logprobs: int | None  # the number of top logprobs; None for no logprobs
     prompt_logprobs: int | None
     with_token_ids: bool
     tokens_as_ids: bool
@@ -134,7 +134,7 @@ async def _stream(
         writer.usage.count(event)
         finish = event.finish
         if not (event.text or finish or (event.token_ids and needs_tokens)):
-            continue  # half a character, or what may become a stop string: it comes with the next
+            continue  # half a character or a possible stop string: it comes with the next event
         choice: dict[str, Any] = {
             "index": event.index,
             "delta": {"content": event.text} if event.text else {},

@@ -23,7 +23,8 @@ from flaxen.server.generation.text_offset import OffsetWriter, ScoredTokens
 from flaxen.server.schema import CompletionBody
 from flaxen.text.tokenizer import Tokenizer
 
-_DEFAULT_MAX_TOKENS = 16  # OpenAI's, where the field is left out; null is up to the model's length
+# OpenAI's default if the field is missing; null means up to the model's length.
+_DEFAULT_MAX_TOKENS = 16
 
 
 async def create(context: Context, http: HttpRequest) -> Response:
@@ -33,25 +34,25 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """What an answer is written with."""
+    """Everything that is needed to write the answer."""
 
     tokenizer: Tokenizer
     prompts: list[Prompt]
     samplings: list[SamplingParams]  # one for each prompt
     echo: bool
-    only_scores: bool  # the prompt is wanted back, and nothing after it
-    logprobs: int | None  # most likely tokens beside each; None: no log-probabilities
+    only_scores: bool  # only the prompt's logprobs are requested, no output
+    logprobs: int | None  # the number of top logprobs; None for no logprobs
     prompt_logprobs: int | None
     with_token_ids: bool
     tokens_as_ids: bool
 
     @property
     def n(self) -> int:
-        """Sequences of each prompt."""
+        """The number of sequences of each prompt."""
         return self.samplings[0].n
 
     def echoed(self, prompt: Prompt) -> str:
-        """The prompt's text as it is given back before the output; "" where it is not."""
+        """The prompt's text if it is echoed before the output, else ""."""
         if not self.echo:
             return ""
         if prompt.text is not None:
@@ -87,9 +88,10 @@ async def _parse(
         body.prompt, add_special_tokens=body.add_special_tokens is not False, context=context
     )
     default = None if field in body.model_fields_set else _DEFAULT_MAX_TOKENS
-    # The engine always samples a token: one that only scores is dropped in _without_output.
+    # The engine always samples a token; _without_output drops it if only prompt logprobs are
+    # requested.
     wanted = 1 if only_scores else max_tokens
-    # The engine scores the prompt for echo, for the field, or for both.
+    # Prompt logprobs are needed for echo, for the field prompt_logprobs, or for both.
     scores = [common.prompt_logprobs, body.logprobs if body.echo else None]
     prompt_scores = max((count for count in scores if count is not None), default=None)
     samplings = [
@@ -176,7 +178,7 @@ async def _stream(
     view: _View, streams: EngineStreams, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
     n, with_logprobs = view.n, view.logprobs is not None
-    offsets: dict[int, OffsetWriter] = {}  # of the sequences that have begun
+    offsets: dict[int, OffsetWriter] = {}  # of the sequences with events so far
     async for i, arrived in streams.events():
         event = _without_output(arrived) if view.only_scores else arrived
         writer.usage.count(event)
@@ -197,7 +199,7 @@ async def _stream(
             )
         has_tokens = scored.token_ids or (view.with_token_ids and event.token_ids)
         if not (text or finish or has_tokens):
-            continue  # half a character, or what may become a stop string: it comes with the next
+            continue  # half a character or a possible stop string: it comes with the next event
         choice: dict[str, Any] = {"index": index, "text": text, "logprobs": None}
         if scored.token_ids:
             choice["logprobs"] = view.described(scored)
@@ -215,7 +217,7 @@ async def _stream(
 
 
 def _without_output(event: TokenEvent) -> TokenEvent:
-    """The event of a request that only scores: the one token that the engine had to sample goes."""
+    """Removes the one token that the engine had to sample for a request without output."""
     return TokenEvent(
         request_id=event.request_id,
         index=event.index,

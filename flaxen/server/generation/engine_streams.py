@@ -1,6 +1,6 @@
-"""The engine's streams behind one HTTP request: submitted, merged, timed, and ended as one.
+"""The engine's event streams of one HTTP request: submitted, merged, timed, and closed together.
 
-Knows: EngineClient, and which error an early end is. Deliberately does not know bodies or JSON.
+Knows: EngineClient, and the error for each early end. Deliberately does not know bodies or JSON.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ async def start(
 
     Args:
       context: the engine and its limits.
-      requests: at least one, each for as many sequences.
-      field_names: as EngineStreams takes them.
+      requests: at least one; all with the same number of sequences.
+      field_names: as in EngineStreams.
 
     Raises:
-      ApiError: 400, more sequences than one request may have; 404 or 500, its adapter is deleted
-        or can't be read.
-      Others: as EngineStreams.
+      ApiError: 400, too many sequences for one request; 404 or 500, the adapter was deleted or
+          can't be read.
+      Others: as in EngineStreams.
     """
     limit, n = context.config.max_sequences, requests[0].sampling.n
     if len(requests) * n > limit:
@@ -52,24 +52,23 @@ async def start(
     held = await context.hold_adapter(requests[0].adapter)
     names = {"adapter": "model", **field_names}
     streams = EngineStreams(context.engine, context.metrics, requests, names)
-    del held  # from here on the requests have it
+    del held  # the engine's requests hold it from here on
     return streams
 
 
 class EngineStreams:
-    """All sequences of one HTTP request. Whoever makes one must see that `close` is awaited.
+    """All sequences of one HTTP request. The creator must await `close`.
 
     Args:
-      engine: submits and aborts them.
-      metrics: counts them.
-      requests: the engine's, one for each prompt.
-      field_names: what the client calls fields of the engine's requests, where that is another
-        name: an error tells the client's.
+      engine: the engine.
+      metrics: the metrics to update.
+      requests: the engine requests, one for each prompt.
+      field_names: maps the engine's field names to the client's, where these differ, for errors.
 
     Raises:
-      ApiError: 400, the engine can't serve a request as asked.
-      UnknownAdapterError: the adapter is not known any more.
-      EngineBusyError, EngineClosedError: the engine takes none now.
+      ApiError: 400, the engine refuses a request as invalid.
+      UnknownAdapterError: the adapter is no longer known.
+      EngineBusyError, EngineClosedError: the engine accepts no request now.
     """
 
     def __init__(
@@ -85,14 +84,14 @@ class EngineStreams:
         self._readers: list[asyncio.Task[None]] = []
         self._streams: list[TokenEvents] = []
         self._start = time.monotonic()
-        self._last: dict[tuple[int, int], float] = {}  # when a sequence's last tokens came
-        self._started: set[int] = set()  # requests whose first token came
+        self._last: dict[tuple[int, int], float] = {}  # the time of a sequence's latest tokens
+        self._started: set[int] = set()  # requests with a first token
         self._open = {(i, j) for i, r in enumerate(self._requests) for j in range(r.sampling.n)}
         try:
             for request in self._requests:
                 self._streams.append(engine.submit(request))
         except BaseException as error:
-            # All or nothing: what was queued before the refusal must not run on unread.
+            # All or nothing: requests queued before the refusal must not run on unread.
             for request in self._requests[: len(self._streams)]:
                 engine.abort(request.request_id)
             if isinstance(error, FieldError):
@@ -102,10 +101,10 @@ class EngineStreams:
             raise
 
     async def events(self) -> AsyncGenerator[tuple[int, TokenEvent], None]:
-        """Yields (which prompt, event) as the engine brings them, until all sequences ended.
+        """Yields (index of the prompt, event) as they arrive, until all sequences have ended.
 
         Raises:
-          ApiError: a sequence failed (500), ran out of time (504) or was cut by a shutdown (503).
+          ApiError: a sequence failed (500), timed out (504) or was ended by a shutdown (503).
         """
         async for i, event in self._merged():
             self._observe(i, event)
@@ -117,7 +116,7 @@ class EngineStreams:
             raise internal()
 
     async def close(self) -> None:
-        """Ends what still runs, at once. May be called again."""
+        """Aborts whatever still runs. May be called again."""
         now = time.monotonic()
         for i in {i for i, _ in self._open}:
             self._engine.abort(self._requests[i].request_id)
@@ -131,11 +130,11 @@ class EngineStreams:
             await stream.aclose()
 
     async def _merged(self) -> AsyncIterator[tuple[int, TokenEvent]]:
-        if len(self._streams) == 1:  # the common case, without a task and a queue in between
+        if len(self._streams) == 1:  # the common case needs no task and no queue
             async for event in self._streams[0]:
                 yield 0, event
             return
-        # One place: what waits for a slow client waits in the streams, which keep it small.
+        # Size 1: events for a slow client wait in the streams, which pack them.
         arrivals: asyncio.Queue[tuple[int, TokenEvent | Exception | None]] = asyncio.Queue(1)
 
         async def read(i: int, stream: TokenEvents) -> None:
@@ -196,7 +195,7 @@ class EngineStreams:
 
 
 def _forbids(request: Request) -> str | None:
-    """The field of a request that most likely left no token to sample; None: no field did."""
+    """The field of a request that most likely forbids every token; None if no field does."""
     sampling = request.sampling
     if sampling.allowed_token_ids is not None:
         return "allowed_token_ids"

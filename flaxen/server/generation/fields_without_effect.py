@@ -1,7 +1,7 @@
-"""Fields of OpenAI and vLLM that this server does not act on: accepted where they have no effect.
+"""Fields of OpenAI and vLLM that this server does not support, accepted with values without effect.
 
-Knows: each such field, the values that mean what happens anyway, and why others are refused.
-Deliberately does not know the fields that the server does act on.
+Knows: each such field, the values that change nothing here, and why others are refused.
+Deliberately does not know the supported fields.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from flaxen.server.schema import shorten, whole
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values of a field have no effect, and what to say of the others."""
+    """Which values of a field have no effect, and why others are refused."""
 
-    has_no_effect: Callable[[Any], bool]  # of a value that is not null; null never has one
-    why: str  # of other values
+    has_no_effect: Callable[[Any], bool]  # for a value that is not null; null never has an effect
+    why: str  # why other values are refused
 
 
 def _one_of(*values: str) -> Callable[[Any], bool]:
@@ -55,13 +55,13 @@ def _is_text_format(value: Any) -> bool:
 
 
 _NO_TOOLS = "tool calls are not supported yet"
-# The same of messages: a template that shows calls decides itself how.
+# The same for fields of messages: a template that shows tool calls decides how.
 NO_TOOLS = f"{_NO_TOOLS} where the model's chat template does not show them"
 _NO_STRUCTURE = "structured output is not supported yet: only {'type': 'text'} is"
 _NO_BEAMS = "beam search is not supported"
 _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
-# Where a prefix ends that is to be cached, for servers that cache none by themselves.
+# Marks the end of a prefix to cache, for servers without automatic prefix caching.
 _CACHE_CONTROL = Rule(_is(dict), "it must be an object (prefixes are cached with or without it)")
 
 _OPENAI = {
@@ -79,14 +79,14 @@ _OPENAI = {
     "response_format": Rule(_is_text_format, _NO_STRUCTURE),
 }
 
-# Clients that know vLLM send its fields at their defaults.
+# Clients made for vLLM send its fields with their default values.
 _VLLM = {
     "use_beam_search": Rule(_bool(False), _NO_BEAMS),
     "length_penalty": Rule(_number(1), f"it belongs to beam search, and {_NO_BEAMS}"),
     "early_stopping": Rule(_bool(False), f"it belongs to beam search, and {_NO_BEAMS}"),
     "priority": Rule(_number(0), "requests are served in the order in which they come"),
     "detokenize": Rule(_bool(True), "the answer is always text; return_token_ids adds its tokens"),
-    # None are ever put there, which is what either value means with today's tokenizers.
+    # No spaces are ever added there, which is what both values mean with today's tokenizers.
     "spaces_between_special_tokens": Rule(_is(bool), "it must be true or false"),
     "truncate_prompt_tokens": Rule(
         _never, "a prompt is never cut: send its end, or start the server with a longer length"
@@ -101,7 +101,7 @@ _VLLM = {
     "watermarking": Rule(_bool(False), "this server puts no marks into texts"),
     "routed_experts_prompt_start": Rule(_number(0), "the chosen experts are not returned"),
     "return_token_offsets": Rule(_bool(False), "only logprobs of /v1/completions have offsets"),
-    "return_mm_kwargs": Rule(_is(bool), "it must be true or false"),  # of another route
+    "return_mm_kwargs": Rule(_is(bool), "it must be true or false"),  # a field of another route
 }
 
 COMPLETION = {
@@ -150,8 +150,7 @@ STREAM_OPTIONS = {
     "include_obfuscation": Rule(_bool(False), "this server does not pad its events"),
 }
 
-# Histories that were written by other servers hold what those had put into their answers, and what
-# clients noted beside it.
+# Histories from other servers contain fields of those servers' answers, and clients' own notes.
 _NOT_THIS_ROLE = "only a message of role 'assistant' has it"
 MESSAGE = {
     "type": Rule(_one_of("text", "message"), "a message has no other type"),
@@ -165,7 +164,7 @@ MESSAGE = {
     "cache_control": _CACHE_CONTROL,
     "reasoning": Rule(_empty, _NOT_THIS_ROLE),
     "reasoning_content": Rule(_empty, _NOT_THIS_ROLE),
-    # Copies of the thoughts in another server's own form; templates know `reasoning_content`.
+    # Copies of the reasoning in another server's format; templates use `reasoning_content`.
     "reasoning_details": Rule(_is(list), "it must be a list"),
     "thinking_blocks": Rule(_is(list), "it must be a list"),
     "provider_specific_fields": Rule(_is(dict), "it must be an object"),
@@ -184,10 +183,10 @@ PART = {
 
 
 def drop(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str = "") -> dict[str, Any]:
-    """Returns the fields without those that have no effect; `where` leads to them, as "a[0].".
+    """Returns the fields without those that have no effect; `where` is their path, e.g. "a[0].".
 
     Raises:
-      ApiError: 400, a field asks for something that the server does not do.
+      ApiError: 400, a field requests something that the server does not support.
     """
     kept = {}
     for name, value in fields.items():
@@ -203,12 +202,12 @@ def drop(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str = "") 
 
 
 def drop_inside(fields: Mapping[str, Any], rules: Mapping[str, Rule], where: str) -> dict[str, Any]:
-    """The same of an object in which null is nowhere a value: its fields that are null go too."""
+    """The same for an object where null never is a value: its null fields are removed too."""
     return _given(drop(fields, rules, where))
 
 
 def drop_from_body(fields: Mapping[str, Any], rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """The same of a generating route's fields and its stream_options."""
+    """The same for a generation route's body, including its stream_options."""
     kept = drop(fields, rules)
     options = kept.get("stream_options")
     if isinstance(options, dict):

@@ -1,4 +1,4 @@
-"""TokenLogprobs -> the three shapes that OpenAI and vLLM give them. Pure functions.
+"""Converts TokenLogprobs to the three JSON forms of OpenAI and vLLM. Pure functions.
 
 Deliberately does not know requests or streams.
 """
@@ -11,12 +11,14 @@ from typing import Any
 from flaxen.protocol import TokenLogprobs
 from flaxen.text.tokenizer import Tokenizer
 
-# JSON has no infinity; the ecosystem writes a token of no probability so.
+# JSON has no infinity; other servers use this value for a token of probability 0.
 _LEAST = -9999.0
 
 
 def token_text(tokenizer: Tokenizer, token_id: int, as_id: bool = False) -> str:
-    """A token as a string; `as_id` gives "token_id:7", which keeps parts of characters apart."""
+    """A token as a string; `as_id` gives "token_id:7", which also distinguishes parts of
+    characters.
+    """
     if as_id:
         return f"token_id:{token_id}"
     return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
@@ -35,9 +37,10 @@ def completion_logprobs(
 
     Args:
       token_ids: the tokens.
-      entries: one for each; None (the first token of a prompt) has no probability.
-      num_top: most likely tokens to name; the token itself is always beside them.
-      offsets: where each begins in the text.
+      entries: one for each token; None for the first token of a prompt, which has no
+          log-probability.
+      num_top: how many of the likeliest tokens to list; the token itself is always listed.
+      offsets: where each token begins in the text.
     """
     tokens: list[str] = []
     values: list[float | None] = []
@@ -52,7 +55,7 @@ def completion_logprobs(
         values.append(_finite(entry.logprob))
         top: dict[str, float] = {}
         for top_id, logprob in (*entry.top[:num_top], (entry.token_id, entry.logprob)):
-            # Two tokens may look the same as text: the likelier, which comes first, stays.
+            # Two tokens may have equal text: the likelier one, which comes first, is kept.
             top.setdefault(token_text(tokenizer, top_id, as_ids), _finite(logprob))
         tops.append(top)
     return {
@@ -86,14 +89,14 @@ def chat_logprobs(
 def prompt_logprobs(
     entries: Sequence[TokenLogprobs | None], *, num_top: int, tokenizer: Tokenizer
 ) -> list[dict[str, dict[str, Any]] | None]:
-    """vLLM's `prompt_logprobs`: for each token after the first, the likely ones by id."""
+    """vLLM's `prompt_logprobs`: for each token after the first, the likeliest tokens by id."""
     described: list[dict[str, dict[str, Any]] | None] = []
     for entry in entries:
         if entry is None:
             described.append(None)
             continue
         ranked = [(i, lp, rank) for rank, (i, lp) in enumerate(entry.top[:num_top], start=1)]
-        # The token itself last: where it is among the likely, the two agree.
+        # The token itself comes last; if it is also among the likeliest, both entries are equal.
         described.append(
             {
                 str(token_id): {

@@ -1,6 +1,6 @@
-"""Chat messages as sent -> the plain messages that a chat template renders.
+"""Checks chat messages as sent, and converts them to the messages of a chat template.
 
-Knows: roles, content parts, and what an assistant's message may hold beside its content.
+Knows: roles, content parts, and the other fields of an assistant's message.
 Deliberately does not know templates or tokens.
 """
 
@@ -13,27 +13,27 @@ from flaxen.server.generation.fields_without_effect import MESSAGE, NO_TOOLS, PA
 from flaxen.server.schema import shorten
 from flaxen.text.tool_calls import read_tool_calls
 
-# `developer` is OpenAI's newer name for `system`; templates know only the older one.
+# `developer` is OpenAI's newer name for `system`; templates only know the older one.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _FIELDS = ("role", "content", "name")
-# What only some roles have; the template decides what it shows of it.
+# Fields of some roles only; the template decides what it shows.
 _MORE_FIELDS = {
     "assistant": ("reasoning", "reasoning_content", "tool_calls"),
     "tool": ("tool_call_id",),
 }
 _TOOL_FIELDS = ("tool_calls", "tool_call_id")
-# Which field holds a part's text: histories of the Responses API call their parts otherwise.
+# The field with a part's text; in histories of the Responses API parts have other types.
 _TEXT_OF_PART = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal",
 }  # fmt: skip
-_PARTS_A_MESSAGE = 4  # that the limit of messages allows on the average
+_PARTS_A_MESSAGE = 4  # the average that the limit of messages allows
 
 
 def check_size(messages: list[Any], max_messages: int) -> None:
-    """Checks how many messages and parts there are, before any of them is looked into.
+    """Checks the number of messages and parts before anything else.
 
     Raises:
-      ApiError: 400, more than the server reads.
+      ApiError: 400, there are more than the server's limit.
     """
     if len(messages) > max_messages:
         raise invalid(
@@ -54,12 +54,13 @@ def check_size(messages: list[Any], max_messages: int) -> None:
 
 
 def read_messages(messages: list[Any], *, with_tools: bool = False) -> list[dict[str, Any]]:
-    """Checks the messages; a content is a string or a list of text parts. An assistant's may be
+    """Checks the messages. A content is a string or a list of text parts; an assistant's may be
     None.
 
     Args:
-      messages: as they were sent.
-      with_tools: the template shows tool calls, so messages may hold them and their results.
+      messages: the messages as they were sent.
+      with_tools: whether the template shows tool calls; then messages may have them and their
+          results.
 
     Raises:
       ApiError: 400 with the wrong place as its param.
@@ -91,7 +92,7 @@ def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
             )
     read: dict[str, Any] = {"role": _read_role(role, f"{where}.role", with_tools)}
     content = fields.pop("content", None)
-    if content is not None or role != "assistant":  # an answer may have had no text
+    if content is not None or role != "assistant":  # an assistant's answer may have no text
         content = _read_content(content, f"{where}.content")
     calls = fields.pop("tool_calls", None)
     if calls:
@@ -133,7 +134,7 @@ def _read_content(content: Any, where: str) -> str | list[dict[str, Any]]:
 
 
 def _read_part(part: Any, where: str) -> dict[str, Any]:
-    """Checks a part; returns it as a part of type "text"."""
+    """Checks a part and returns it as a part of type "text"."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in _TEXT_OF_PART:
         raise invalid(

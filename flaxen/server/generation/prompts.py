@@ -1,4 +1,4 @@
-"""The prompt of a body -> token ids, and how many tokens the answer may have.
+"""Tokenizes the prompt of a body, and determines how many tokens the answer may have.
 
 Knows: OpenAI's four forms of a prompt, chat templates, the model's length.
 Deliberately does not know sampling.
@@ -21,16 +21,16 @@ from flaxen.text.tool_calls import shows_tool_calls
 
 _T = TypeVar("_T")
 
-# More characters, in all, are tokenized in a thread: they would hold up every stream.
+# More characters in total are tokenized in a thread, because they would delay every stream.
 _LONG_TEXT = 20_000
-# More take so long that those before must not wait behind them.
+# More characters take so long that shorter texts must not wait for them.
 _HUGE_TEXT = 400_000
-_TOKENIZE_S = 30.0  # with the wait for a turn
+_TOKENIZE_S = 30.0  # including the wait for a turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One prompt: its ids, and its text where it was sent as text."""
+    """One prompt: its token ids, and its text if it was sent as text."""
 
     token_ids: tuple[int, ...]
     text: str | None
@@ -40,7 +40,8 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
     """Reads a string, a list of strings, a list of ids, or a list of lists of ids.
 
     Raises:
-      ApiError: 400, none of these forms, too many prompts, an empty one, an id out of range.
+      ApiError: 400, the value has none of these forms, there are too many prompts, one is empty, or
+          an id is out of range.
     """
     wrong = invalid(
         "prompt must be a string, a list of strings, a list of token ids or a list of such lists, "
@@ -84,11 +85,11 @@ async def chat_prompt(
     add_special_tokens: bool,
     context: Context,
 ) -> Prompt:
-    """Renders the messages with the model's own template, and tokenizes the result.
+    """Renders the messages with the model's chat template, and tokenizes the result.
 
     Raises:
-      ApiError: 400, wrong messages, no template, or the template refuses them; 429 and 503, as
-        ChatRenderer.
+      ApiError: 400, the messages are invalid, there is no template, or it refuses them; 429 and
+          503, as in ChatRenderer.
     """
     template = context.chat_template
     if template is None:
@@ -111,7 +112,7 @@ async def chat_prompt(
         add_generation_prompt=add_generation_prompt,
         variables=template_kwargs,
     )
-    # The template writes the special tokens itself: more would change the prompt.
+    # The template has written all special tokens; adding more would change the prompt.
     [token_ids] = await encode([text], add_special_tokens, context)
     if not token_ids:
         raise invalid("the messages render to an empty prompt", "messages")
@@ -121,10 +122,10 @@ async def chat_prompt(
 async def encode(
     texts: Sequence[str], add_special_tokens: bool, context: Context
 ) -> list[list[int]]:
-    """Tokenizes each text, without holding up the other requests.
+    """Tokenizes each text without delaying other requests.
 
     Raises:
-      ApiError: 429, too many long texts wait for their turn; 503, it did not come in time.
+      ApiError: 429, too many long texts wait; 503, the turn did not come in time.
     """
 
     def encode_all() -> list[list[int]]:
@@ -135,15 +136,16 @@ async def encode(
 
 
 async def run_by_length(work: Callable[[], _T], length: int, context: Context) -> _T:
-    """Does what takes as long as a text or list is, without holding up the other requests.
+    """Runs work whose time grows with the length of a text or list, without delaying other
+    requests.
 
     Args:
-      work: what to do; at once, where that is quick.
-      length: characters or tokens.
-      context: has the lanes for what is not quick.
+      work: the work; run immediately if it is short.
+      length: the length in characters or tokens.
+      context: has the lanes for longer work.
 
     Raises:
-      ApiError: 429, too much of it waits for its turn; 503, it was not done in time.
+      ApiError: 429, too much work waits; 503, it was not done in time.
     """
     if length <= _LONG_TEXT:
         return work()
@@ -155,7 +157,7 @@ async def run_by_length(work: Callable[[], _T], length: int, context: Context) -
 def asked_max_tokens(
     max_tokens: int | None, max_completion_tokens: int | None
 ) -> tuple[int | None, str]:
-    """How many tokens a body asks for, and the name of the field that says so.
+    """The max_tokens that a body requests, and the name of the field with it.
 
     Raises:
       ApiError: 400, the two fields differ.
@@ -180,17 +182,18 @@ def fit_max_tokens(
     field: str,
     prompt_field: str,
 ) -> int:
-    """Returns how many tokens the answer may have; what is asked for is never cut in silence.
+    """Returns how many tokens the answer may have; a request for more is refused, never cut
+    silently.
 
     Args:
-      asked: what the request says; None where it says nothing.
-      default: what to take then, cut to the model's length; None is the model's own default, and
-        without one up to that length.
-      field: the name that `asked` has in the request, for errors.
-      prompt_field: the same of the prompt.
+      asked: the request's value, or None.
+      default: the value if `asked` is None, limited by the model's length; None is the model's own
+          default, or that length.
+      field: the name of `asked` in the request, for errors.
+      prompt_field: the name of the prompt in the request, for errors.
 
     Raises:
-      ApiError: 400, below 1, or with code context_length_exceeded.
+      ApiError: 400, the value is below 1 or too large (code context_length_exceeded).
     """
     if asked is not None and asked < 1:
         raise invalid(f"{field} must be at least 1, got {shorten(asked)}", field)
@@ -223,7 +226,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _read_ids(values: list[Any], wrong: ApiError) -> list[int]:
-    if set(map(type, values)) <= {int}:  # nearly always, and there may be a million
+    if set(map(type, values)) <= {int}:  # the usual case, fast for a million ids
         return values
     token_ids = [whole(value) for value in values]
     if not all(map(_is_id, token_ids)):

@@ -1,6 +1,6 @@
-"""The common fields of a body -> SamplingParams, held to the server's limits.
+"""Converts the common fields of a body to SamplingParams, within the server's limits.
 
-Knows: which fields mean the same on both sides, and each limit. Deliberately does not know prompts.
+Knows: which fields are equal on both sides, and each limit. Deliberately does not know prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid, wrong_field
 from flaxen.server.schema import CommonBody, StreamOptions, shorten
 
-# The fields that SamplingParams has by the same name and meaning.
+# Fields with the same name and meaning in SamplingParams.
 _SAME = ("n", "temperature", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty",
          "repetition_penalty", "stop", "bad_words", "min_tokens", "stop_token_ids", "ignore_eos",
          "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens")  # fmt: skip
@@ -27,10 +27,10 @@ def sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None,
 ) -> SamplingParams:
-    """Returns how to sample; `max_tokens` is already fitted to the model's length.
+    """Returns the sampling parameters; `max_tokens` is already limited by the model's length.
 
     Raises:
-      ApiError: 400, a value is out of its range or above the server's limit.
+      ApiError: 400, a value is out of range or above the server's limit.
     """
     config, vocab_size = context.config, context.engine.info.vocab_size
     if common.n is not None and common.n > config.max_n:
@@ -56,7 +56,7 @@ def sampling_params(
             check_token_ids(values[name], vocab_size, name)
             values[name] = tuple(
                 dict.fromkeys(values[name])
-            )  # a client may send one a million times
+            )  # a client may repeat an id a million times
     values["logit_bias"] = _logit_bias(common.logit_bias, vocab_size)
     given = {name: value for name, value in values.items() if value is not None}
     sampling: dict[str, Any] = {
@@ -67,7 +67,8 @@ def sampling_params(
         "prompt_logprobs": prompt_logprobs,
     }
     if "top_k" in sampling:
-        sampling["top_k"] = min(sampling["top_k"], vocab_size)  # above it, the same: all are kept
+        # A larger value also keeps all tokens.
+        sampling["top_k"] = min(sampling["top_k"], vocab_size)
     try:
         return SamplingParams(**sampling)
     except FieldError as error:
@@ -85,17 +86,17 @@ def check_token_ids(token_ids: Sequence[int], vocab_size: int, where: str) -> No
 
 
 def check_logprobs(count: int | None, name: str, context: Context) -> None:
-    """Raises a 400 if more of the most likely tokens are asked for than there may be."""
+    """Raises a 400 if more top logprobs are requested than allowed."""
     limit = min(context.config.max_logprobs, context.engine.info.max_logprobs)
     if count is not None and not 0 <= count <= limit:
         raise invalid(f"{name} must be in [0, {limit}] on this server, got {shorten(count)}", name)
 
 
 def stream_options(common: CommonBody) -> StreamOptions:
-    """Returns the options of a stream, checked against the fields that they need.
+    """Returns the stream options, after checking the fields that they depend on.
 
     Raises:
-      ApiError: 400, options without a stream, or continuous usage without usage.
+      ApiError: 400, there are options without stream=true, or continuous usage without usage.
     """
     options = common.stream_options
     if options is None:
@@ -115,7 +116,7 @@ def _logit_bias(biases: Mapping[str, float] | None, vocab_size: int) -> dict[int
         return None
     read: dict[int, float] = {}
     for key, bias in biases.items():
-        # At most 10 digits: int() of any more is slow, and no vocabulary has them.
+        # At most 10 digits: int() is slow for very long strings, and no vocabulary is so large.
         token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else -1
         if not 0 <= token_id < vocab_size:
             raise invalid(

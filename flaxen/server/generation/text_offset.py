@@ -1,4 +1,4 @@
-"""The tokens of one completion with their logprobs and `text_offset`, whole or streamed.
+"""The logprobs and `text_offset` of a completion's tokens, whole or streamed.
 
 Deliberately does not know JSON.
 """
@@ -17,7 +17,7 @@ from flaxen.text.tokenizer import Tokenizer
 
 @dataclass(kw_only=True)
 class ScoredTokens:
-    """Tokens, each with its log-probability and where it begins in the text."""
+    """Tokens with their log-probabilities and text offsets."""
 
     token_ids: list[int] = field(default_factory=list)
     entries: list[TokenLogprobs | None] = field(default_factory=list)
@@ -25,16 +25,16 @@ class ScoredTokens:
 
 
 class OffsetWriter:
-    """Gives the tokens of one sequence their offsets: characters of the text before each.
+    """Computes the text offsets of one sequence's tokens: the characters before each.
 
-    A token whose place in the text is not certain yet, as a stop string may cut the text before
-    it, comes out with a later push. So a stream has the offsets of the whole answer, in which
-    tokens behind the end of the text begin at its end.
+    A token whose offset is not final yet, because a stop string may cut the text before it, is
+    returned by a later push. So a stream has the same offsets as a whole answer, where tokens after
+    the end of the text begin at its end.
 
     Args:
-      prompt: what the sequence continues.
-      sampling: says whether special tokens are part of the text.
-      tokenizer: the model's.
+      prompt: the sequence's prompt.
+      sampling: determines whether special tokens are part of the text.
+      tokenizer: the model's tokenizer.
     """
 
     def __init__(self, prompt: Prompt, sampling: SamplingParams, tokenizer: Tokenizer) -> None:
@@ -43,15 +43,15 @@ class OffsetWriter:
         special = tokenizer.special_token_ids
         self._hidden = special if sampling.skip_special_tokens else frozenset[int]()
         self._offsets = self._after(0)
-        self._length = 0  # characters of the text so far
+        self._length = 0  # length of the text so far, in characters
         self._held = ScoredTokens()
 
     def echo(self, text: str, entries: Sequence[TokenLogprobs | None]) -> None:
-        """Puts the prompt before the output. Call it first, or never.
+        """Adds the echoed prompt before the output. Must be the first call, if any.
 
         Args:
-          text: of the prompt, as it is given back.
-          entries: one for each of the prompt's tokens; the first has none.
+          text: the prompt's text as it is echoed.
+          entries: one for each token of the prompt; None for the first.
         """
         self._held.token_ids.extend(self._prompt.token_ids)
         self._held.entries.extend(entries)
@@ -67,13 +67,13 @@ class OffsetWriter:
         *,
         is_last: bool,
     ) -> ScoredTokens:
-        """Returns the tokens whose offsets are certain now.
+        """Adds output, and returns the tokens whose offsets are final now.
 
         Args:
-          text: more of the output.
-          token_ids: its next tokens.
+          text: the next text of the output.
+          token_ids: the next tokens.
           entries: one for each of them.
-          is_last: nothing comes after this.
+          is_last: whether this is the end of the output.
         """
         held = self._held
         held.token_ids.extend(token_ids)
@@ -85,7 +85,7 @@ class OffsetWriter:
         self._length += len(text)
         end = len(held.offsets)
         if not is_last:
-            end = sum(offset <= self._length for offset in held.offsets)  # they never fall
+            end = sum(offset <= self._length for offset in held.offsets)  # offsets never decrease
         self._held = ScoredTokens(
             token_ids=held.token_ids[end:], entries=held.entries[end:], offsets=held.offsets[end:]
         )
@@ -101,10 +101,10 @@ class OffsetWriter:
 
 
 def prompt_offsets(prompt: Prompt, text: str, tokenizer: Tokenizer) -> list[int]:
-    """Where each token of a prompt begins in its text.
+    """The offset of each token of a prompt in its text.
 
-    A prompt that was sent as text does not show the special tokens that the tokenizer put around
-    it; it shows those that were written out in it.
+    The text of a prompt that was sent as text contains the special tokens that were written out in
+    it, but not those that the tokenizer added.
     """
     offsets = TextOffsets(tokenizer, strips_space=tokenizer.strips_leading_space)
     found = []

@@ -170,7 +170,7 @@ def serving(
         JobWorker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker,
     ):
         models = FineTunedModels(stores.jobs, trainer)
-        models.take_up()
+        models.serve_all()
         mount_fine_tuning(
             app, server_config, stores, models, base_models=(MODEL,), on_change=worker.wake
         )

@@ -39,7 +39,7 @@ def test_a_server_that_ends_leaves_its_job_to_the_next(tmp_path: Path) -> None:
         assert trainer.jobs[-1].id == job_id
         assert served.messages(job_id).count("Fine-tuning job started") == 1
         trainer.served.clear()
-        FineTunedModels(served.jobs, trainer).take_up()
+        FineTunedModels(served.jobs, trainer).serve_all()
         assert (job_id, 3, row["model_name"]) in trainer.served
         assert len(trainer.served) == 4
         assert trainer.forgotten.count(job_id) == 2
