@@ -56,7 +56,7 @@ class FakeEngine:
         self.config = config
         self.scheduler = Scheduler(config, pace=pace)
         self.truth: dict[Sequence, list[int]] = {}  # prompt and all samples, delivered or not
-        self.distrusted: dict[Sequence, set[Fault]] = {}  # known when it was admitted
+        self.invalidated: dict[Sequence, set[Fault]] = {}  # known when it was admitted
         self.reported: set[Fault] = set()
         self.alive: list[Sequence] = []  # in order of arrival
         self.running: list[Sequence] = []  # in the order in which they were admitted
@@ -132,7 +132,7 @@ class FakeEngine:
         """The tokens up to an item's last, drafts included, and where it begins on the device."""
         sequence = item.sequence
         if item.load_row:
-            self.distrusted[sequence] = set(self.reported)
+            self.invalidated[sequence] = set(self.reported)
             self.running.append(sequence)
             self.rows[item.row] = list(sequence.tokens)
         assert self.slots.get(sequence.adapter_slot) is sequence.adapter, "another's slot"
@@ -174,7 +174,7 @@ class FakeEngine:
             faults += [content for content in found if isinstance(content, Fault)]
             assert faults or found == expected, f"group {g} holds another sequence's tokens"
         if faults:
-            assert not self.distrusted[sequence] & set(faults), "read what it was to be kept from"
+            assert not self.invalidated[sequence] & set(faults), "read what it was to be kept from"
             for g in self.of_tokens():  # its keys depend on what it read
                 for position in range(start, len(tokens)):
                     self.memory[g][self.slot(sequence, g, position)] = faults[0]
@@ -227,7 +227,7 @@ class FakeEngine:
         for result in self.outstanding.popleft():
             item, sequence = result.item, result.item.sequence
             if result.fault is not None and (item.samples or result.has_failed):
-                self.scheduler.forget(sequence)
+                self.scheduler.invalidate(sequence)
                 self.reported.add(result.fault)
                 self.end(sequence)
             if result.fault is None and item.samples:
