@@ -83,7 +83,7 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
     dtype, batch = jnp.dtype("bfloat16"), jnp.arange(16, dtype=jnp.int32)
     calls = []
     for source in (open_torch(directory, Backend.CPU), open_checkpoint(directory)):
-        model, params = source.model, source.load_params(dtype, packed=True)
+        model, params = source.model.on(Backend.CPU), source.load_params(dtype, packed=True)
         cache = tuple(
             attends.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
             for spec in attention_only(model.cache_specs)
