@@ -15,6 +15,7 @@ import contextlib
 import os
 import signal
 import sys
+import termios
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -59,14 +60,17 @@ def unwind_first(read: Callable[[], str]) -> str:
     """Calls a function that has changed the terminal's settings, which it restores as it unwinds.
 
     `input` with readline turns off the terminal's echo. A signal ends the process only after the
-    function has unwound; a second signal does not wait for that. The function must not run native
-    code that would drop an exception.
+    function has unwound. A second signal does not wait for that: it puts back the settings that the
+    terminal had before the call. The function must not run native code that would drop an
+    exception.
     """
     raised = False
+    restore_terminal = _terminal_settings()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal raised
         if raised:
+            restore_terminal()
             end_now(number)
         raised = True
         raise _Signalled(number)
@@ -82,6 +86,20 @@ def unwind_first(read: Callable[[], str]) -> str:
                 signal.signal(number, handler)
     except _Signalled as signalled:
         end_now(signalled.number)
+
+
+def _terminal_settings() -> Callable[[], None]:
+    """Returns what puts back the settings that the terminal of the input has now, if it has one."""
+    try:
+        settings = termios.tcgetattr(sys.stdin)
+    except (termios.error, OSError, ValueError):  # no terminal, or closed
+        return lambda: None
+
+    def restore() -> None:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, settings)
+
+    return restore
 
 
 def end_now(number: int = signal.SIGINT) -> NoReturn:

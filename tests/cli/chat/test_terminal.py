@@ -49,7 +49,8 @@ def test_a_signal_at_the_prompt_restores_the_terminal(number: signal.Signals, co
         while b"> " not in seen:
             seen += os.read(ours, 4096)
         # A signal between the prompt and readline's wait for a key is noticed at the next key or
-        # signal only: CPython looks just before. So is a user's, who presses Ctrl-C again.
+        # signal only: CPython looks just before. So is a user's, who presses Ctrl-C again. The
+        # second one may come while the first one's unwinding has only begun.
         end = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < end:
             process.send_signal(number)
@@ -62,5 +63,49 @@ def test_a_signal_at_the_prompt_restores_the_terminal(number: signal.Signals, co
         process.wait()
         server.shutdown()
         server.server_close()
+        os.close(ours)
+        os.close(theirs)
+
+
+UNWINDS_SLOWLY = """
+import termios, time
+from flaxen.cli.interrupt import end_at_signals, unwind_first
+
+def read():
+    settings = termios.tcgetattr(0)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(0, termios.TCSANOW, settings)
+    try:
+        print("reads", flush=True)
+        time.sleep(60)
+    finally:
+        print("unwinds", flush=True)
+        time.sleep(60)
+
+end_at_signals()
+unwind_first(read)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_second_signal_restores_the_terminal_before_the_first_has() -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNWINDS_SLOWLY],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    try:
+        seen = b""
+        for word in (b"reads", b"unwinds"):
+            while word not in seen:
+                seen += os.read(ours, 4096)
+            assert termios.tcgetattr(theirs) != before
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        process.kill()
+        process.wait()
         os.close(ours)
         os.close(theirs)
