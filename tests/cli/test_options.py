@@ -16,8 +16,15 @@ from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate import generate
+from flaxen.cli.machine import MachineOptions
 from flaxen.cli.main import app, main
-from flaxen.cli.options import engine_args
+from flaxen.cli.options import (
+    BatchOptions,
+    ChatTemplateOptions,
+    ContextOptions,
+    ModelOptions,
+    engine_args,
+)
 from flaxen.cli.parity.command import parity
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.command import serve
@@ -150,6 +157,16 @@ def test_every_engine_argument_has_an_option_of_serve() -> None:
     # MODEL is in no group; what clients call it is the server's own matter; and the backend comes
     # from the environment, as the instruction set does.
     assert fields - options == {"model", "served_model_name", "backend"}
+
+
+def test_what_no_engine_argument_comes_of_is_known() -> None:
+    """A field that is misspelt would be left out in silence."""
+    taken = ModelOptions, ContextOptions, BatchOptions, ChatTemplateOptions, ServingOptions
+    options = {
+        each.name for group in (*taken, MachineOptions) for each in dataclasses.fields(group)
+    }
+    fields = {field.name for field in dataclasses.fields(EngineArgs)}
+    assert options - fields == {"checkpoint", "threads", "compile_cache"}
 
 
 def test_options_become_the_engines_arguments() -> None:
