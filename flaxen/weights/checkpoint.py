@@ -20,10 +20,11 @@ from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.huggingface import reader as huggingface
+from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
 from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.params import Form, load_params
+from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import Sources, find_sources
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.weight_files import check_is_model, read_json
@@ -93,12 +94,12 @@ def _open_huggingface(path: Path) -> Checkpoint:
     check_is_model(path)
     fields = read_json(path / "config.json")
     try:
-        family = find_family(huggingface.architecture(fields))
+        family = find_family(architecture(fields))
         config = family.config_from_hf(fields)
     except ValueError as error:
         raise type(error)(f"{path / 'config.json'}: {error}") from None
 
-    tensors = huggingface.read_tensors(path)
+    tensors = read_tensors(path)
     rules = fit_names(family.hf_rules, tensors)
     config, rules = fit_tables(config, rules, tensors)
 

@@ -16,8 +16,8 @@ from flaxen.models.families import FAMILIES, Family
 from flaxen.models.families.rules import Split, TensorRule, with_rules
 from flaxen.models.families.tensors import HF
 from flaxen.weights.huggingface.export import export_huggingface
-from flaxen.weights.huggingface.reader import read_tensors
 from flaxen.weights.params import Form, load_params
+from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import find_sources
 from tests.extras import extra
 from tests.models.golden import logits_of

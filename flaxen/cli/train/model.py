@@ -35,7 +35,7 @@ from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import save_trained
-from flaxen.weights.huggingface import reader as huggingface
+from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.resolve import resolve
 from flaxen.weights.weight_files import read_json
@@ -81,7 +81,7 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
     path = resolve(name, offline=offline)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
-        family = find_family(huggingface.architecture(fields))
+        family = find_family(architecture(fields))
         decoder_config = family.config_from_hf(fields)
         return Subject(
             name=path.name,

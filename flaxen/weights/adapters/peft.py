@@ -28,7 +28,7 @@ from flaxen.weights.adapters.modules import (
 )
 from flaxen.weights.adapters.selection import Strength, module_strengths, select_modules
 from flaxen.weights.atomic import new_directory
-from flaxen.weights.huggingface.reader import file_tensors
+from flaxen.weights.safetensors import file_tensors
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 

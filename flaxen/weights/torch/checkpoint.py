@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flaxen.kernels.backend import Backend
 from flaxen.weights.definition import Definition
-from flaxen.weights.huggingface.reader import read_tensors
+from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.torch.config import check_runs_through_torch
 from flaxen.weights.weight_files import read_json
 

@@ -1,7 +1,7 @@
-"""Reads Hugging Face checkpoints: a directory with config.json and safetensors files.
+"""Reads the tensors of safetensors files, of which a checkpoint may have several.
 
-Nothing else of the directory is opened: no pickle (.bin, .pt), no Python file, whatever the
-configuration's auto_map says. Deliberately does not know what a configuration's fields mean.
+Nothing else of a directory is opened: no pickle (.bin, .pt), no Python file. Deliberately does not
+know what the tensors are for.
 """
 
 from __future__ import annotations
@@ -24,21 +24,6 @@ _DTYPES: Mapping[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-
-
-def architecture(fields: dict[str, Any]) -> str:
-    """The name by which a config.json calls its family.
-
-    Raises:
-      ValueError: it has none, or several.
-    """
-    names = fields.get("architectures") or [fields.get("model_type")]
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise ValueError(
-            f"architectures must name one architecture, got {fields.get('architectures')!r}, and "
-            f"model_type is {fields.get('model_type')!r}"
-        )
-    return names[0]
 
 
 def read_tensors(
