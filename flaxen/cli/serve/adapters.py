@@ -81,6 +81,8 @@ class LoraOptions:
     def check(self) -> None:
         """Refuses what can't be served, before the weights are read.
 
+        Not when it is made: fine-tuning, another group, may enable adapters.
+
         Raises:
           ValueError: an option has no effect without another, or a module is not NAME=DIR or its
             directory does not exist.

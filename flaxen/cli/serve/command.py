@@ -72,7 +72,7 @@ def serve(
     lora.check()
     _log(server.log_level)
     _check_address(server)
-    with fine_tuning.opened(lora.max_lora_rank) as stores:
+    with fine_tuning.open_stores(lora.max_lora_rank) as stores:
         groups = (model_options, context, batch, serving, machine, template)
         args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
         cpu = machine.set_up()

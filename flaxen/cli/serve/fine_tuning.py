@@ -93,8 +93,10 @@ class FineTuningOptions:
                 raise ValueError(f"{name} needs --data-dir, where files and models are kept")
 
     @contextlib.contextmanager
-    def opened(self, max_rank: int) -> Iterator[Stores | None]:
-        """Files and jobs, None without a data-dir: before the weights are read, and any thread.
+    def open_stores(self, max_rank: int) -> Iterator[Stores | None]:
+        """The stores of files and jobs while inside; None without --data-dir.
+
+        To be called before the weights are read, so that what can't be used is said at once.
 
         Raises:
           ValueError: another server has the data-dir, it or the database can't be used, or the two
