@@ -127,8 +127,8 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(CASES))
     parser.add_argument("--isa", choices=cpu_library.ISAS)
     args = parser.parse_args()
-    cpu_library.configure(isa=args.isa)
-    limits = measure_limits(str(DTYPE))
+    cpu_library.start(isa=args.isa)
+    limits = measure_limits(str(DTYPE), Backend.CPU)
     peak = limits.matmul_flops["float32"]
     machine = f"{limits.read_bytes_s / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s float32"
     print(f"{machine}; {cpu_library.isa()}")

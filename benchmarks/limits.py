@@ -8,11 +8,12 @@ from dataclasses import asdict
 
 from flaxen.cli.bench.limits import measure_limits
 from flaxen.cli.bench.report import limits_line
+from flaxen.kernels.choice import choose_backend
 
 
 def main() -> None:
     """Measures for a few seconds; the last line is JSON."""
-    limits = measure_limits("bfloat16")
+    limits = measure_limits("bfloat16", choose_backend())
     print(limits_line(limits), file=sys.stderr)
     print(json.dumps(asdict(limits)))
 

@@ -16,14 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from report import report
 
 from flaxen.cli.bench.limits import measure_limits
-from flaxen.kernels import cpu_library
-from flaxen.kernels.causal_attention import causal_attention
+from flaxen.kernels.choice import choose_backend
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
-from flaxen.models.model import AttentionSpec, Model, Params, logprobs
+from flaxen.models.model import Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
 
 SHAPES = ((1, 1024), (4, 256))  # B, T
@@ -42,17 +41,6 @@ def random_adapters(model: Model, rank: int) -> Adapters:
     )
 
 
-def attend(
-    segment_ids: jax.Array,
-    spec: AttentionSpec,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    cache: None,
-) -> tuple[jax.Array, None]:
-    return causal_attention(q, k, v, segment_ids=segment_ids, window=spec.window), None
-
-
 def loss(
     model: Model, params: Params, adapters: Adapters, tokens: jax.Array, with_words: bool
 ) -> jax.Array:
@@ -60,7 +48,7 @@ def loss(
     B, T = tokens.shape
     adapted = with_adapters(params, adapters, jnp.ones(1), jnp.zeros((B, T), jnp.int32))
     positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
-    layers = Partial(attend, jnp.ones((B, T), jnp.int32))
+    layers = attends.causal(jnp.ones((B, T), jnp.int32), model.backend)
     hidden, _ = model.forward(adapted, tokens, positions, layers, (None,) * len(model.cache_specs))
     if not with_words:
         return jnp.mean(hidden.astype(jnp.float32) ** 2)
@@ -68,7 +56,7 @@ def loss(
 
     @jax.checkpoint
     def chunk(rows: jax.Array, targets: jax.Array) -> jax.Array:
-        found = logprobs(model.unembed(params, rows))
+        found = logprobs(model.unembed(params, rows), model.backend)
         return -jnp.sum(jnp.take_along_axis(found, targets[:, None], axis=1))
 
     losses = [chunk(*each) for each in zip(rows, targets.reshape(-1, CHUNK), strict=True)]
@@ -117,8 +105,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write results/train_step.json")
     args = parser.parse_args()
     checkpoint = open_checkpoint(args.model)
-    model = checkpoint.model
-    params = checkpoint.load_params(jnp.dtype(args.dtype), packed=cpu_library.is_enabled())
+    backend = choose_backend()
+    model = checkpoint.model.on(backend)
+    params = checkpoint.load_params(jnp.dtype(args.dtype), backend=backend)
     runs = compile_runs(model, params, args.rank)
     if args.trace is not None:
         with jax.profiler.trace(str(args.trace)):
@@ -131,7 +120,7 @@ def main() -> None:
             began = time.perf_counter()
             run()
             best[name] = min(best[name], time.perf_counter() - began)
-    peak = measure_limits("float32").matmul_flops["float32"]
+    peak = measure_limits("float32", backend).matmul_flops["float32"]
     rows = []
     for name, seconds in best.items():
         tokens = int(np.prod([int(n) for n in name.split()[0].split("x")]))

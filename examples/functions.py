@@ -10,22 +10,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 import flaxen
-from flaxen.kernels import cpu_library
-from flaxen.kernels.causal_attention import causal_attention
+from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
-from flaxen.models.model import AttentionSpec, Model, Params, logprobs
+from flaxen.models.model import Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.resolve import resolve
-
-
-def attend(
-    spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
-) -> tuple[jax.Array, None]:
-    """Attention over whole sequences; nothing is kept."""
-    return causal_attention(q, k, v, window=spec.window), None
 
 
 def completion_logprobs(
@@ -53,8 +44,10 @@ def completion_logprobs(
     if embeddings is not None:  # a table of these tokens alone, in which each is its own place
         inputs, read = {**params, "embed": embeddings}, places
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(inputs, read, places, Partial(attend), cache)
-    scores = logprobs(model.unembed(params, hidden[0, len(prompt) - 1 : -1]))
+    attend = attends.causal(None, model.backend)  # over the whole sequence; nothing is kept
+    hidden, _ = model.forward(inputs, read, places, attend, cache)
+    logits = model.unembed(params, hidden[0, len(prompt) - 1 : -1])
+    scores = logprobs(logits, model.backend)
     return jnp.take_along_axis(scores, completion[:, None], axis=-1)[:, 0]
 
 
@@ -151,8 +144,7 @@ def _is_shape(node: object) -> bool:
 
 def main(name: str = "smollm2-135m") -> None:
     """Prints what each transformation finds, all of it through jit."""
-    cpu_library.configure(isa=cpu_library.XLA)  # forward mode differentiates XLA's ops only
-    model, params = flaxen.load(name)
+    model, params = flaxen.load(name, backend="reference")  # forward mode is for XLA's ops only
     tokenizer = open_checkpoint(resolve(name)).make_tokenizer()
     prompt = jnp.asarray(tokenizer.encode("The capital of France is"), jnp.int32)
     completion = jnp.asarray(tokenizer.encode(" Paris."), jnp.int32)

@@ -20,6 +20,7 @@ from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO as AUTO_BACKEND
 from flaxen.kernels.choice import choose_backend, why_no_kernels
@@ -151,6 +152,8 @@ def _build(
     definition: Definition | None,
 ) -> Parts:
     backend = choose_backend(args.backend)
+    if backend is Backend.CPU:
+        cpu_library.start()
     check_quantization(args.quantization, backend, why_no_kernels(args.backend))
     checkpoint: Checkpoint | Definition
     if definition is not None:
@@ -169,7 +172,7 @@ def _build(
             checkpoint.load_params,
             dtype,
             functools.partial(report, "weights"),
-            packed=backend.packs_weights,
+            backend=backend,
             quantization=args.quantization,
         )
         tokenizer = with_template(checkpoint.make_tokenizer(), args.chat_template)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models.model import Model, Params
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
@@ -25,38 +26,34 @@ def load(
     *,
     dtype: str = "float32",
     adapter: str | Path | Adapter | None = None,
-    packed: bool = False,
+    backend: str = Backend.REFERENCE.value,
     quantization: Quantization = "none",
     offline: bool = False,
 ) -> tuple[Model, Params]:
     """Loads a model's functions and parameters, the same that the server uses.
 
-    jax.grad, jax.vmap and jax.jit work with the C++ kernels, and so do derivatives of gradients in
-    both modes: jax.grad or jax.jvp of a gradient, jax.hessian. Forward mode of the model itself
-    (jax.jvp, jax.jacfwd, with no gradient inside) needs every op in XLA: plain parameters, and
-    `flaxen.kernels.cpu_library.configure(isa="xla")` before anything is computed. Otherwise JAX
-    says "can't apply forward-mode autodiff (jvp) to a custom_vjp function".
+    jax.grad, jax.vmap and jax.jit work on every backend, and so do derivatives of gradients in both
+    modes: jax.grad or jax.jvp of a gradient, jax.hessian. Forward mode of the model itself
+    (jax.jvp, jax.jacfwd, with no gradient inside) works on the backend "reference" alone, where XLA
+    computes every op: the C++ kernels have gradients of their own. Otherwise JAX says "can't apply
+    forward-mode autodiff (jvp) to a custom_vjp function".
 
     Args:
       model: a named model, a directory, a .gguf file or a Hugging Face repository; or a definition.
-      dtype: the dtype of parameters that are not quantized: float32, bfloat16 or, if not packed,
-          float16.
+      dtype: the dtype of parameters that are not quantized: float32, bfloat16 or, where nothing is
+        packed, float16.
       adapter: a PEFT adapter's directory, or the adapter; it is merged into the weights. For
-          several adapters, or gradients of adapters, use flaxen.models.adapters.with_adapters.
-      packed: True makes each matrix a PackedLinear for the C++ kernels; False gives plain arrays,
-          for XLA.
+        several adapters, or gradients of adapters, use flaxen.models.adapters.with_adapters.
+      backend: what computes, as EngineArgs.backend: on "reference" all parameters are plain arrays,
+        for XLA; on "cpu" each matrix is a PackedLinear, for the C++ kernels.
       quantization: of packed matrices, as in the server: auto, none, int8 or int4.
       offline: never ask the Hugging Face hub.
 
     Raises:
-      ValueError: the model or adapter does not exist or is not supported, or the kernels are not in
-          use.
+      ValueError: the model or adapter does not exist or is not supported, or there is no such
+        backend here.
     """
-    if packed and not cpu_library.is_enabled():
-        raise ValueError(
-            "packed parameters need flaxen's C++ kernels, which are not in use here: load with "
-            "packed=False"
-        )
+    chosen = choose_backend(backend)
     checkpoint = (
         model
         if isinstance(model, Definition)
@@ -70,7 +67,7 @@ def load(
         adapter = load_adapter(Path(os.path.expanduser(adapter)), checkpoint.model)
     elif adapter is not None:
         check_adapter(adapter, checkpoint.model)
-    params = checkpoint.load_params(jax_dtype, packed=packed, quantization=quantization)
+    params = checkpoint.load_params(jax_dtype, backend=chosen, quantization=quantization)
     if adapter is not None:
         params = merge_adapter(params, adapter)
-    return checkpoint.model, params
+    return checkpoint.model.on(chosen), params

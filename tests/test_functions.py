@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from examples.functions import (
     steering_jacobian,
 )
 from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LoraConfig
 from flaxen.weights.adapters.adapter import from_stack, merge_adapter
 from tests.engine.tiny import MODEL, PARAMS, dense_logprobs, pack_params
@@ -29,19 +29,13 @@ COMPLETION = jnp.asarray([200, 31, 8], jnp.int32)
 IDS = [*PROMPT.tolist(), *COMPLETION.tolist()]
 ROWS = PARAMS["embed"][jnp.asarray(IDS)]
 LOGPROBS = jax.jit(functools.partial(completion_logprobs, MODEL))
-GRADIENT = jax.jit(functools.partial(embedding_gradient, MODEL))
 needs_kernels = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
+BACKENDS = [Backend.REFERENCE, pytest.param(Backend.CPU, marks=needs_kernels)]
 
 
-@pytest.fixture
-def through_xla() -> Iterator[None]:
-    """Every op in XLA, as forward mode needs; nothing that was traced before is kept."""
-    isa = cpu_library.isa()
-    cpu_library.configure(isa=cpu_library.XLA)
-    jax.clear_caches()
-    yield
-    cpu_library.configure(isa=isa)
-    jax.clear_caches()
+@functools.cache
+def embedding_gradient_of(backend: Backend) -> Any:
+    return jax.jit(functools.partial(embedding_gradient, MODEL.on(backend)))
 
 
 def test_logprobs_are_those_of_the_whole_forward() -> None:
@@ -55,12 +49,12 @@ def test_embeddings_may_be_given() -> None:
     np.testing.assert_allclose(given, LOGPROBS(PARAMS, PROMPT, COMPLETION), rtol=1e-6)
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=needs_kernels)])
-def test_gradient_by_the_embeddings(packed: bool) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradient_by_the_embeddings(backend: Backend) -> None:
     params = PARAMS
-    if packed:  # all but the table, of which rows are taken
+    if backend.packs_weights:  # all but the table, of which rows are taken
         params = {**pack_params(PARAMS), "embed": PARAMS["embed"]}
-    gradient = GRADIENT(params, PROMPT, COMPLETION)
+    gradient = embedding_gradient_of(backend)(params, PROMPT, COMPLETION)
     assert gradient.shape == ROWS.shape
     direction = np.random.default_rng(0).normal(size=ROWS.shape).astype(np.float32)
 
@@ -74,16 +68,16 @@ def test_gradient_by_the_embeddings(packed: bool) -> None:
 
 
 def test_the_same_token_twice_has_two_gradients() -> None:
-    gradient = GRADIENT(PARAMS, PROMPT, COMPLETION)
+    gradient = embedding_gradient_of(Backend.REFERENCE)(PARAMS, PROMPT, COMPLETION)
     assert IDS[0] == IDS[4]
     assert float(jnp.abs(gradient[0] - gradient[4]).max()) > 0.01
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=needs_kernels)])
-def test_adapters_side_by_side_are_each_merged_alone(packed: bool) -> None:
-    params = pack_params(PARAMS) if packed else PARAMS
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_adapters_side_by_side_are_each_merged_alone(backend: Backend) -> None:
+    params = pack_params(PARAMS) if backend.packs_weights else PARAMS
     stack = random_adapters(MODEL, 3, jax.random.key(1))
-    found = jax.jit(functools.partial(logprobs_by_adapter, MODEL))(
+    found = jax.jit(functools.partial(logprobs_by_adapter, MODEL.on(backend)))(
         params, stack, PROMPT, COMPLETION
     )
     config = LoraConfig(rank=4, alpha=4.0, targets=("wq", "wv"))
@@ -95,7 +89,6 @@ def test_adapters_side_by_side_are_each_merged_alone(packed: bool) -> None:
     assert len(set(np.round(alone, 2).tolist())) == 3
 
 
-@pytest.mark.usefixtures("through_xla")
 def test_jacobian_by_a_steering_vector() -> None:
     directions = jnp.eye(48)  # the whole vector
     jacobian = jax.jit(functools.partial(steering_jacobian, MODEL, layer=0))(
@@ -113,7 +106,6 @@ def test_jacobian_by_a_steering_vector() -> None:
     assert float(jnp.abs(expected).max()) > 0.05
 
 
-@pytest.mark.usefixtures("through_xla")
 def test_forward_mode_is_reverse_mode() -> None:
     def along(vector: jax.Array) -> jax.Array:
         return completion_logprobs(MODEL, steered(PARAMS, 1, vector), PROMPT, COMPLETION)
@@ -124,7 +116,6 @@ def test_forward_mode_is_reverse_mode() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("through_xla")
 def test_the_example_on_smollm2(capsys: pytest.CaptureFixture[str]) -> None:
     main()
     printed = capsys.readouterr().out

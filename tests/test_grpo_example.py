@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from examples.grpo import QUESTIONS, batches, main, reward
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.train.rollouts import SampledCompletion
 from tests.e2e.tiny_model import write_tiny_model
 
@@ -41,5 +42,5 @@ def test_the_whole_of_it(
     figures = json.loads(lines[-1])
     assert len(figures["rewards"]) == len(figures["tokens_sampled"]) == 3
     assert min(figures["tokens_sampled"]) > 0
-    if cpu_library.is_enabled():
+    if choose_backend() is Backend.CPU:
         assert figures["off_policy"] == [0, 0, 0]

@@ -11,6 +11,7 @@ import pytest
 
 import flaxen
 from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import save_adapter
@@ -31,24 +32,24 @@ def test_a_model_is_a_function() -> None:
     assert params["embed"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=needs_kernels)])
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_kernels)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_adapter_is_merged(tmp_path: Path, packed: bool, dtype: str) -> None:
-    model, base = flaxen.load(str(CASE), dtype=dtype, packed=packed)
+def test_an_adapter_is_merged(tmp_path: Path, backend: str, dtype: str) -> None:
+    model, base = flaxen.load(str(CASE), dtype=dtype, backend=backend)
     adapter = random_adapter(model)
     save_adapter(tmp_path / "adapter", adapter)
     expected_params = merge_adapter(base, adapter)
     for given in (adapter, tmp_path / "adapter", str(tmp_path / "adapter")):
-        _, params = flaxen.load(CASE, dtype=dtype, adapter=given, packed=packed)
+        _, params = flaxen.load(CASE, dtype=dtype, adapter=given, backend=backend)
         jax.tree.map(np.testing.assert_array_equal, params, expected_params)
-    assert isinstance(params["layers"][0]["wq"], PackedLinear) == packed
+    assert isinstance(params["layers"][0]["wq"], PackedLinear) == (backend == "cpu")
 
 
 @needs_kernels
 def test_packed_parameters_are_the_servers() -> None:
-    _, params = flaxen.load(CASE, dtype="bfloat16", packed=True, quantization="int8")
+    _, params = flaxen.load(CASE, dtype="bfloat16", backend="cpu", quantization="int8")
     served = open_checkpoint(CASE).load_params(
-        jnp.dtype("bfloat16"), packed=True, quantization="int8"
+        jnp.dtype("bfloat16"), backend=Backend.CPU, quantization="int8"
     )
     jax.tree.map(np.testing.assert_array_equal, params, served)
 
@@ -63,19 +64,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
         flaxen.load(CASE, adapter=random_adapter(other))
     with pytest.raises(ValueError, match=r"adapter_config\.json does not exist"):
         flaxen.load(CASE, adapter=tmp_path)
-    with pytest.raises(ValueError, match="quantization int8 needs packed weights"):
+    with pytest.raises(ValueError, match="the backend tpu was asked for, but JAX computes on"):
+        flaxen.load(CASE, backend="tpu")
+    with pytest.raises(ValueError, match="int8 needs packed weights, which only the"):
         flaxen.load(CASE, quantization="int8")
-
-
-@needs_kernels
-def test_packed_parameters_without_kernels_are_refused() -> None:
-    isa = cpu_library.isa()
-    cpu_library.configure(isa=cpu_library.XLA)
-    try:
-        with pytest.raises(ValueError, match=r"need flaxen's C\+\+ kernels, which are not in use"):
-            flaxen.load(CASE, packed=True)
-    finally:
-        cpu_library.configure(isa=isa)
 
 
 @needs_kernels
@@ -88,6 +80,6 @@ def test_quantized_weights_take_no_adapter(tmp_path: Path) -> None:
     )
     model, _ = flaxen.load(path)
     adapter = random_adapter(model)
-    flaxen.load(path, packed=True, adapter=adapter)
+    flaxen.load(path, backend="cpu", adapter=adapter)
     with pytest.raises(ValueError, match=r"w_gate is quantized \(int8\), so an adapter can't be"):
-        flaxen.load(path, packed=True, adapter=adapter, quantization="auto")
+        flaxen.load(path, backend="cpu", adapter=adapter, quantization="auto")

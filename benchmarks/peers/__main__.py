@@ -24,6 +24,7 @@ from flaxen.cli.bench.limits import Limits, best_limits, measure_limits
 from flaxen.cli.bench.report import limits_line
 from flaxen.cli.bench.workloads import NAMES as WORKLOADS
 from flaxen.cli.bench.workloads import Workload, load_workloads, make_workloads
+from flaxen.kernels.choice import choose_backend
 
 from . import engines, install, servers, show, show_training, trainers
 from .changes import parse_changes
@@ -77,12 +78,12 @@ def main() -> None:
     for model in groups:  # now, not after hours
         for group in groups[model]:
             check_memory(group, _config(peers, model), available_bytes())
-    limits = measure_limits("bfloat16")
+    limits = measure_limits("bfloat16", choose_backend())
     results = []
     for model in groups:
         results.append(_measure(args, model, place, groups[model], console))
         # Again and again: others may make the machine look slower than it is for a while.
-        limits = best_limits(limits, measure_limits("bfloat16"))
+        limits = best_limits(limits, measure_limits("bfloat16", choose_backend()))
 
     figures: dict[str, Any] = {"limits": asdict(limits), "changes": changes}
     for result in results:

@@ -139,8 +139,9 @@ def _over_segments(
 
 def _packed(model: Model, params: Params) -> Params:
     def one(spec: ParamSpec, leaf: jax.Array) -> Any:
-        packs = model.backend.packs_weights and leaf.dtype in (jnp.float32, jnp.bfloat16)
-        return compute_params(spec, leaf, dtype=leaf.dtype, packed=packs)
+        has_kernels = leaf.dtype in (jnp.float32, jnp.bfloat16)
+        backend = model.backend if has_kernels else Backend.REFERENCE
+        return compute_params(spec, leaf, dtype=leaf.dtype, backend=backend)
 
     pack = jax.jit(lambda params: jax.tree.map(one, model.param_specs, params, is_leaf=is_spec))
     return pack(params)

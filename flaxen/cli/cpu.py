@@ -10,22 +10,25 @@ import sys
 from dataclasses import dataclass
 
 ISA_VARIABLE = "FLAXEN_CPU_ISA"
+_XLA = "xla"  # stands beside the instruction sets, for none of our kernels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
     """What computes on the CPU."""
 
-    isa: str  # of our kernels; "xla" where there are none
+    isa: str  # of our kernels; "xla" where they do not compute
     num_threads: int
+    has_accelerator: bool = False  # JAX computes on that, and not on the CPU
     missing_reason: str | None = None  # why there are no kernels to choose from
 
 
-def set_up_cpu(num_threads: int | None) -> Cpu:
+def set_up_cpu(num_threads: int | None, *, is_built: bool | None = None) -> Cpu:
     """Sets threads and instruction set for the whole process, before JAX computes anything.
 
     Args:
       num_threads: of our kernels and of XLA, at least 1; None is one for each CPU that we may use.
+      is_built: whether the C++ kernels were built; None looks.
 
     Raises:
       ValueError: FLAXEN_CPU_ISA names no instruction set, or one that is not to be had.
@@ -34,36 +37,53 @@ def set_up_cpu(num_threads: int | None) -> Cpu:
         os.environ["PJRT_NPROC"] = str(num_threads)  # XLA reads it when it starts
 
     from flaxen.kernels import cpu_library
+    from flaxen.kernels.backend import Backend
+    from flaxen.kernels.choice import choose_backend
 
-    isa = os.environ.get(ISA_VARIABLE) or None
-    try:
-        cpu_library.configure(isa=isa, num_threads=num_threads)
-    except ValueError as error:
-        raise ValueError(f"{ISA_VARIABLE}={isa}: {error}") from error
+    wanted = os.environ.get(ISA_VARIABLE) or None
+    is_built = cpu_library.is_built() if is_built is None else is_built
+    known = (*cpu_library.ISAS, _XLA)
+    if wanted is not None and wanted not in known:
+        raise ValueError(
+            f"{ISA_VARIABLE}={wanted}: there is no CPU ISA {wanted!r}: use one of "
+            f"{', '.join(known)}"
+        )
+    if wanted not in (None, _XLA) and not is_built:
+        raise ValueError(
+            f"{ISA_VARIABLE}={wanted}: the CPU ISA {wanted} was asked for, but "
+            f"{cpu_library.missing_reason()}"
+        )
+    backend = choose_backend(backend_name(), is_built=is_built)
+    isa = _XLA
+    if backend is Backend.CPU:
+        try:
+            cpu_library.start(isa=wanted, num_threads=num_threads)
+        except ValueError as error:
+            raise ValueError(f"{ISA_VARIABLE}={wanted}: {error}") from error
+        isa = cpu_library.isa()
     return Cpu(
-        isa=cpu_library.isa(),
+        isa=isa,
         num_threads=num_threads or len(os.sched_getaffinity(0)),
-        missing_reason=None if cpu_library.is_built() else cpu_library.missing_reason(),
+        has_accelerator=backend in (Backend.GPU, Backend.TPU),
+        missing_reason=None if is_built else cpu_library.missing_reason(),
     )
 
 
 def backend_name() -> str:
     """EngineArgs.backend, by the environment: ISA_VARIABLE=xla leaves our kernels out."""
-    return "reference" if os.environ.get(ISA_VARIABLE) == "xla" else "auto"
+    return "reference" if os.environ.get(ISA_VARIABLE) == _XLA else "auto"
 
 
 def announce(cpu: Cpu) -> None:
     """Says on stderr what computes, unless that is an accelerator."""
-    import jax
-
-    if jax.default_backend() == "cpu":
+    if not cpu.has_accelerator:
         print(describe(cpu), file=sys.stderr)
 
 
 def describe(cpu: Cpu) -> str:
     """What computes, in words."""
     threads = f"{cpu.num_threads} thread{'' if cpu.num_threads == 1 else 's'}"
-    if cpu.isa != "xla":
+    if cpu.isa != _XLA:
         return f"CPU kernels: {cpu.isa}, {threads}"
     slow = f". This is the slower path: {cpu.missing_reason}" if cpu.missing_reason else ""
     return f"CPU kernels: none, XLA with {threads}{slow}"

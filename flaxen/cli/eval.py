@@ -198,7 +198,7 @@ def _load(
     params = opened.load_params(
         compute_dtype(args.dtype, backend, opened),  # as it is served
         lambda done, total: on_progress("weights", done, total),
-        packed=backend.packs_weights,
+        backend=backend,
         quantization=args.quantization,
     )
     model = opened.model.on(backend)

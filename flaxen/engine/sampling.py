@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from flaxen.engine.executor import RowFailure
 from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings, allows
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.sample import row_sum
 from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
@@ -54,6 +55,7 @@ def sample(
     lengths: jax.Array,
     needs: BatchNeeds,
     num_top: int,
+    backend: Backend,
     bitmask: jax.Array | None = None,
 ) -> Sampled:
     """Samples the next token of each sequence.
@@ -67,6 +69,7 @@ def sample(
       lengths: int32 [S], its known tokens: the position of the new token.
       needs: what any row of the batch needs.
       num_top: K, the number of likeliest tokens to report.
+      backend: what computes.
       bitmask: uint32 [S, ceil(V / 32)], read if `needs.adjust`: bit v % 32 of number v // 32 allows
           token v. None allows all.
     """
@@ -82,6 +85,7 @@ def sample(
             settings.seed,
             lengths,
             finite,
+            backend=backend,
         )
 
     def sample_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -100,17 +104,19 @@ def sample(
     status = jnp.where(finite, jnp.where(possible, OK, impossible), broken)
     logprobs = jax.lax.cond(
         needs.logprobs,
-        lambda: compute_logprobs(logits, tokens, num_top),
+        lambda: compute_logprobs(logits, tokens, num_top, backend),
         lambda: _no_logprobs(logits.shape[0], num_top),
     )
     return Sampled(tokens, status.astype(jnp.int32), logprobs)
 
 
-def compute_logprobs(logits: jax.Array, tokens: jax.Array, num_top: int) -> Logprobs:
+def compute_logprobs(
+    logits: jax.Array, tokens: jax.Array, num_top: int, backend: Backend
+) -> Logprobs:
     """The log-probabilities of the tokens [S] and of the likeliest tokens, from float32 logits [S,
     V].
     """
-    table = logprobs(logits)
+    table = logprobs(logits, backend)
     chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
     rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
     top_logprobs, top_ids = jax.lax.top_k(table, num_top)

@@ -98,6 +98,7 @@ def run_step(
         where.position,
         needs,
         num_top,
+        model.backend,
     )
     target = jnp.where(where.is_active, where.row, layout.num_rows)  # out of range: dropped
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
@@ -137,4 +138,4 @@ def prompt_logprobs(
     model: Model, num_top: int, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> Logprobs:
     """Log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
-    return compute_logprobs(model.unembed(params, hidden), targets, num_top)
+    return compute_logprobs(model.unembed(params, hidden), targets, num_top, model.backend)

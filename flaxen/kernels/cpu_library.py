@@ -1,7 +1,7 @@
-"""Loads the C++ CPU kernels, and holds the two settings that are the process's: threads and ISA.
+"""Loads the C++ CPU kernels, and starts what is the process's: the pool of threads and the ISA.
 
-The library is built when flaxen is installed, if there is a compiler; else every op runs through
-XLA. Deliberately does not know what the kernels compute.
+The library is built when flaxen is installed, if there is a compiler. Deliberately does not know
+what the kernels compute, nor whether they are to compute it: see `kernels.choice`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import ctypes
 import functools
 import importlib.metadata
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
 ISAS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
-XLA = "xla"  # stands beside the ISAs, for none of our kernels
 _NAME = "libflaxen_native.so"
 _TARGETS = (
     "linear",
@@ -32,64 +34,99 @@ _TARGETS = (
     "lora_gradient",
     "sample",
 )
+# The one that was loaded, if any: JAX knows its kernels by name, so that a process has one.
+_loaded: list[ctypes.CDLL] = []
+_loading = threading.Lock()
 
 
 def is_built() -> bool:
     """Whether the library was built when flaxen was installed."""
-    return _path() is not None
+    return _find() is not None
 
 
-def is_enabled() -> bool:
-    """Whether ops on the CPU run through the library: it is there, JAX's device is the CPU, and
-    nobody asked for XLA."""
-    return _settings()["isa"] != XLA and is_built() and jax.default_backend() == "cpu"
+def start(
+    *, path: Path | None = None, isa: str | None = None, num_threads: int | None = None
+) -> None:
+    """Loads the library and starts its pool of threads. To be called once, before anything runs.
 
-
-def configure(*, isa: str | None = None, num_threads: int | None = None) -> None:
-    """Sets the instruction set and the number of threads of all kernels of the process.
+    An op that runs before it starts the library with these defaults. A later call changes the
+    settings of the process: tests do that, between kernels.
 
     Args:
-      isa: one of ISAS, or XLA for none; None leaves it (at first: the best that the machine has).
+      path: the library, at the first call only; None is the installed one.
+      isa: one of ISAS; None leaves it (at first: the best that the machine has).
       num_threads: at least 1; None leaves it (at first: one for each CPU that we may use).
 
     Raises:
-      ValueError: no such ISA, the machine lacks it, the library was not built, or too few threads.
+      ValueError: no such ISA, the machine lacks it, too few threads, or a path at a later call.
+      RuntimeError: the library was not built.
     """
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"the number of threads must be at least 1, got {num_threads}")
-    if isa is not None and isa not in (*ISAS, XLA):
-        raise ValueError(f"there is no CPU ISA {isa!r}: use one of {', '.join((*ISAS, XLA))}")
-    if isa not in (None, XLA):
-        if not is_built():
-            raise ValueError(f"the CPU ISA {isa} was asked for, but {missing_reason()}")
-        if not library().flaxen_choose_isa(isa.encode()):
-            raise ValueError(f"this machine has no {isa}: leave the CPU ISA unset to use its best")
-    if num_threads is not None and is_built():
-        library().flaxen_set_num_threads(num_threads)
-    if isa is not None:
-        _settings()["isa"] = isa
+    if isa is not None and isa not in ISAS:
+        raise ValueError(f"there is no CPU ISA {isa!r}: use one of {', '.join(ISAS)}")
+    with _loading:
+        if not _loaded:
+            _loaded.append(_load(_find() if path is None else path))
+        elif path is not None:
+            raise ValueError(
+                f"the C++ kernels are loaded already: give the path of {path} to the first call, "
+                "before anything is computed"
+            )
+    library = _loaded[0]
+    if isa is not None and not library.flaxen_choose_isa(isa.encode()):
+        raise ValueError(f"this machine has no {isa}: leave the CPU ISA unset to use its best")
+    if num_threads is not None:
+        library.flaxen_set_num_threads(num_threads)
+
+
+def kernel(
+    name: str, outs: Any, *, vmap_method: str = "sequential", **options: Any
+) -> Callable[..., Any]:
+    """A call of a kernel, as `jax.ffi.ffi_call` makes it.
+
+    Args:
+      name: one of the library's.
+      outs: shapes and dtypes of its outputs.
+      vmap_method: as of `jax.ffi.ffi_call`.
+      **options: the other arguments of `jax.ffi.ffi_call`.
+
+    Raises:
+      RuntimeError: the library was not built.
+    """
+    _library()
+    call: Callable[..., Any] = jax.ffi.ffi_call(
+        f"flaxen_{name}", outs, vmap_method=vmap_method, **options
+    )
+    return call
 
 
 def isa() -> str:
-    """The instruction set in use, or XLA."""
-    if not is_enabled():
-        return XLA
-    return str(library().flaxen_chosen_isa().decode())
+    """The instruction set in use.
+
+    Raises:
+      RuntimeError: the library was not built.
+    """
+    return str(_library().flaxen_chosen_isa().decode())
 
 
 def num_threads() -> int:
-    """How many threads a kernel uses, the caller's own included; 1 where there is no library."""
-    return int(library().flaxen_num_threads()) if is_built() else 1
+    """How many threads a kernel uses, the caller's own included.
+
+    Raises:
+      RuntimeError: the library was not built.
+    """
+    return int(_library().flaxen_num_threads())
 
 
 def supported_isas() -> tuple[str, ...]:
     """The instruction sets that the library and this machine have, best first; () without one."""
     if not is_built():
         return ()
-    loaded = library()
-    chosen = loaded.flaxen_chosen_isa()
-    supported = tuple(isa for isa in ISAS if loaded.flaxen_choose_isa(isa.encode()))
-    loaded.flaxen_choose_isa(chosen)
+    library = _library()
+    chosen = library.flaxen_chosen_isa()
+    supported = tuple(isa for isa in ISAS if library.flaxen_choose_isa(isa.encode()))
+    library.flaxen_choose_isa(chosen)
     return supported
 
 
@@ -100,7 +137,7 @@ def peak_flops(dtype: str) -> float:
     Raises:
       RuntimeError: the library was not built.
     """
-    return float(library().flaxen_peak_flops(int(dtype == "bfloat16")))
+    return float(_library().flaxen_peak_flops(int(dtype == "bfloat16")))
 
 
 def missing_reason() -> str:
@@ -112,33 +149,28 @@ def missing_reason() -> str:
     )
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The loaded library, its kernels registered with JAX.
+def _library() -> ctypes.CDLL:
+    if not _loaded:
+        start()
+    return _loaded[0]
 
-    Raises:
-      RuntimeError: it was not built.
-    """
-    path = _path()
+
+def _load(path: Path | None) -> ctypes.CDLL:
+    """The library, its kernels registered with JAX."""
     if path is None:
         raise RuntimeError(missing_reason())
-    loaded = ctypes.CDLL(str(path))
-    loaded.flaxen_chosen_isa.restype = ctypes.c_char_p
-    loaded.flaxen_peak_flops.restype = ctypes.c_double
+    library = ctypes.CDLL(str(path))
+    library.flaxen_chosen_isa.restype = ctypes.c_char_p
+    library.flaxen_peak_flops.restype = ctypes.c_double
     for name in _TARGETS:
-        handler = jax.ffi.pycapsule(getattr(loaded, f"flaxen_{name}"))
+        handler = jax.ffi.pycapsule(getattr(library, f"flaxen_{name}"))
         jax.ffi.register_ffi_target(f"flaxen_{name}", handler, platform="cpu")
-    loaded.flaxen_set_num_threads(len(os.sched_getaffinity(0)))
-    return loaded
+    library.flaxen_set_num_threads(len(os.sched_getaffinity(0)))
+    return library
 
 
 @functools.cache
-def _settings() -> dict[str, str]:
-    return {"isa": ""}
-
-
-@functools.cache
-def _path() -> Path | None:
+def _find() -> Path | None:
     beside = Path(__file__).with_name(_NAME)
     if beside.is_file():
         return beside

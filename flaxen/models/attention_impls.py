@@ -115,5 +115,6 @@ class _Causal:
             window=spec.window,
             scale=spec.scale,
             softcap=spec.softcap,
+            backend=self.backend,
         )
         return out, cache

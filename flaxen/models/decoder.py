@@ -69,28 +69,34 @@ def _forward(
     Each part is a jit of its own, so that one layer is traced for all.
     """
     dtype = params["final_norm"].dtype
-    x, cos, sin = _embed(config, dtype, params["embed"], tokens, positions)
+    x, cos, sin = _embed(config, backend, dtype, params["embed"], tokens, positions)
     if embeds is not None:
         x = jnp.where(embeds.is_given[..., None], embeds.values.astype(dtype), x)
     entries = []
     for window, p, entry in zip(config.windows, params["layers"], cache, strict=True):
         spec = AttentionSpec(window=window)
-        x, entry = _layer(config, spec, attend, p, x, cos, sin, entry)
+        x, entry = _layer(config, backend, spec, attend, p, x, cos, sin, entry)
         entries.append(entry)
     return x, tuple(entries)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _embed(
-    config: DecoderConfig, dtype: jnp.dtype, table: Weight, tokens: jax.Array, positions: jax.Array
+    config: DecoderConfig,
+    backend: Backend,
+    dtype: jnp.dtype,
+    table: Weight,
+    tokens: jax.Array,
+    positions: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x = embed(table, tokens, dtype)
+    x = embed(table, tokens, dtype, backend=backend)
     return x, *rope_tables(config.rope, config.head_dim, positions)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=7)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=8)
 def _layer(
     config: DecoderConfig,
+    backend: Backend,
     spec: AttentionSpec,
     attend: Attend,
     p: Params,
@@ -106,6 +112,7 @@ def _layer(
         (p["wq"], p["wk"], p["wv"]),
         (p.get("bq"), p.get("bk"), p.get("bv")),
         norm=(p["attn_norm"], eps),
+        backend=backend,
     )
     q, k, v = (
         _heads(q, config.num_heads),
@@ -113,18 +120,20 @@ def _layer(
         _heads(v, config.num_kv_heads),
     )
     if config.qk_norm:
-        q, k = rms_norm(q, p["q_norm"], eps), rms_norm(k, p["k_norm"], eps)
-    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        q = rms_norm(q, p["q_norm"], eps, backend=backend)
+        k = rms_norm(k, p["k_norm"], eps, backend=backend)
+    q, k = (apply_rope(x, cos, sin, backend=backend) for x in (q, k))
     out, entry = attend(spec, q, k, v, entry)
-    x = linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"), residual=x)
+    x = linear(out.reshape(*x.shape[:-1], -1), p["wo"], p.get("bo"), residual=x, backend=backend)
     h = gated_linear(
         x,
         p["w_gate"],
         p["w_up"],
         (p.get("b_gate"), p.get("b_up")),
         norm=(p["mlp_norm"], eps),
+        backend=backend,
     )
-    return linear(h, p["w_down"], p.get("b_down"), residual=x), entry
+    return linear(h, p["w_down"], p.get("b_down"), residual=x, backend=backend), entry
 
 
 def _heads(x: jax.Array, num_heads: int) -> jax.Array:
@@ -134,14 +143,14 @@ def _heads(x: jax.Array, num_heads: int) -> jax.Array:
 def _final_norm(
     config: DecoderConfig, backend: Backend, params: Params, hidden: jax.Array
 ) -> jax.Array:
-    return rms_norm(hidden, params["final_norm"], config.norm_eps)
+    return rms_norm(hidden, params["final_norm"], config.norm_eps, backend=backend)
 
 
 def _unembed(
     config: DecoderConfig, backend: Backend, params: Params, hidden: jax.Array
 ) -> jax.Array:
     table = params["unembed"] if "unembed" in params else params["embed"]
-    return unembed(hidden, table, (params["final_norm"], config.norm_eps))
+    return unembed(hidden, table, (params["final_norm"], config.norm_eps), backend=backend)
 
 
 def _cache_specs(config: DecoderConfig) -> tuple[CacheSpec, ...]:

@@ -224,6 +224,11 @@ class Model:
         return self.train_forward_on(self.backend, params, tokens, positions, attend, key)
 
 
-def logprobs(logits: Float[Array, "*B V"]) -> Float[Array, "*B V"]:
-    """Log-probabilities of float32 logits [..., V], for training, evaluation and serving alike."""
-    return log_softmax(logits.astype(jnp.float32))
+def logprobs(logits: Float[Array, "*B V"], backend: Backend) -> Float[Array, "*B V"]:
+    """Log-probabilities of float32 logits [..., V], for training, evaluation and serving alike.
+
+    Args:
+      logits: [..., V].
+      backend: the model's.
+    """
+    return log_softmax(logits.astype(jnp.float32), backend=backend)

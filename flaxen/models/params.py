@@ -11,26 +11,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear, pack, unpack
 from flaxen.models.model import Matrix, Params, ParamSpec
 
 
-def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, packed: bool) -> Params:
+def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, backend: Backend) -> Params:
     """Casts and packs parameters as `weights.checkpoint` does when loading. Differentiable.
 
     Args:
       specs: a model's param_specs, or a part of them.
       params: a tree of plain arrays like the specs.
       dtype: the dtype of the result; integers are not cast.
-      packed: whether matrices become PackedLinear.
+      backend: what computes with them; if it packs weights, matrices become PackedLinear.
     """
 
     def one(spec: ParamSpec, leaf: jax.Array) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             leaf = leaf.astype(dtype)
-        if not packed or spec.matrix is None:
+        if not backend.packs_weights or spec.matrix is None:
             return leaf
-        found = {index: pack(each) for index, each in matrices(leaf, spec.matrix).items()}
+        found = {
+            index: pack(each, backend=backend)
+            for index, each in matrices(leaf, spec.matrix).items()
+        }
         return found if spec.matrix.layers is not None else found[0]
 
     return jax.tree.map(one, specs, params, is_leaf=is_spec)

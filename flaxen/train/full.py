@@ -15,24 +15,23 @@ from flaxen.models.params import compute_params, is_spec
 from flaxen.train.trainable import Trainable
 
 
-def full(model: Model, *, dtype: jnp.dtype, packed: bool) -> Trainable:
+def full(model: Model, *, dtype: jnp.dtype) -> Trainable:
     """Trains all of a model's parameters; of a Flax definition, the trained collection.
 
     Args:
-      model: the model.
+      model: the model; its backend decides the form that is computed with.
       dtype: of compute, float32 or bfloat16.
-      packed: whether to pack matrices for the C++ kernels.
     """
     name = model.trained
     specs = model.param_specs if name is None else model.param_specs[name]
 
     def to_compute(masters: Params) -> Params:
-        return compute_params(specs, masters, dtype=dtype, packed=packed)
+        return compute_params(specs, masters, dtype=dtype, backend=model.backend)
 
     def assemble(compute: Params, frozen: Params, shape: tuple[int, int], key: jax.Array) -> Params:
         return compute if name is None else {**frozen, name: compute}
 
-    computes_with_masters = dtype == jnp.float32 and not packed
+    computes_with_masters = dtype == jnp.float32 and not model.backend.packs_weights
     return Trainable(
         num_adapters=None,
         specs=lambda masters: specs,

@@ -208,7 +208,7 @@ def _logprobs(
 ) -> tuple[jax.Array, jax.Array]:
     logits = model.unembed(params, hidden)
     index = jnp.maximum(targets, 0)[:, None]
-    chosen = jnp.take_along_axis(logprobs(logits), index, axis=-1)[:, 0]
+    chosen = jnp.take_along_axis(logprobs(logits, model.backend), index, axis=-1)[:, 0]
     is_best = jnp.take_along_axis(logits, index, axis=-1)[:, 0] >= logits.max(axis=-1)
     return jnp.where(targets < 0, 0, chosen), is_best & (targets >= 0)
 

@@ -18,6 +18,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
 from flaxen.train.loop import TrainMetrics
@@ -49,15 +50,16 @@ def flops_per_token(model: Model, trainable: Trainable) -> int:
     return num_weights * (6 if trainable.num_adapters is None else 4)
 
 
-def measure_peak_flops(size: int = 1024, seconds: float = 0.5) -> float:
+def measure_peak_flops(backend: Backend, size: int = 1024, seconds: float = 0.5) -> float:
     """Measures the machine's floating-point operations a second: the peak of our kernels'
     instruction set, or without kernels that of float32 matrix products by XLA.
 
     Args:
+      backend: what computes.
       size: the size of the matrices.
       seconds: how long to try.
     """
-    if cpu_library.is_enabled():
+    if backend is Backend.CPU:
         return max(
             cpu_library.peak_flops(dtype) for dtype in ("float32", "bfloat16") for _ in range(5)
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family, find_family
@@ -49,7 +50,7 @@ class Checkpoint:
         dtype: jnp.dtype,
         on_progress: Callable[[int, int], None] | None = None,
         *,
-        packed: bool = False,
+        backend: Backend = Backend.REFERENCE,
         quantization: Quantization = "none",
     ) -> Params:
         """The parameters on the default device, in a tree like model.param_specs.
@@ -57,8 +58,9 @@ class Checkpoint:
         Args:
           dtype: of every array that is not quantized: float32, bfloat16 or, not packed, float16.
           on_progress: called with the bytes read and the bytes in all.
-          packed: each matrix is a flaxen.kernels.linear.packed.PackedLinear [in, out], the
-            embedding too (its rows are outputs); else all are plain arrays.
+          backend: what will compute with them. If it packs weights, each matrix is a
+            flaxen.kernels.linear.packed.PackedLinear [in, out], the embedding too (its rows are
+            outputs); else all are plain arrays.
           quantization: of packed matrices. "auto" keeps quantized tensors as the file has them,
             and "none" dequantizes them, which plain arrays always are; "int8" and "int4" quantize
             whatever the file has. See docs/decisions/0051-quantized-weights.md.
@@ -70,7 +72,7 @@ class Checkpoint:
         return load_params(
             self.model.param_specs,
             self.sources.params,
-            Form(dtype=jnp.dtype(dtype), packed=packed, quantization=quantization),
+            Form(dtype=jnp.dtype(dtype), backend=backend, quantization=quantization),
             round_to=self.round_to,
             on_progress=on_progress,
         )

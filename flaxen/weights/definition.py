@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
@@ -74,7 +75,7 @@ class Definition:
         dtype: jnp.dtype,
         on_progress: Callable[[int, int], None] | None = None,
         *,
-        packed: bool = False,
+        backend: Backend = Backend.REFERENCE,
         quantization: Quantization = "none",
     ) -> Params:
         """The parameters in a form to compute with; as `weights.checkpoint.Checkpoint` has it.
@@ -82,7 +83,7 @@ class Definition:
         Raises:
           ValueError: a dtype or quantization that is not supported.
         """
-        form = Form(dtype=jnp.dtype(dtype), packed=packed, quantization=quantization)
+        form = Form(dtype=jnp.dtype(dtype), backend=backend, quantization=quantization)
         name, params = self.model.trained, self.params
         if name is None:
             params = _in_form(self.model.param_specs, params, form)
@@ -117,7 +118,7 @@ def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
 
 def _in_form(specs: Any, params: Params, form: Form) -> Params:
     if form.quantization in ("auto", "none"):
-        make = functools.partial(compute_params, specs, dtype=form.dtype, packed=form.packed)
+        make = functools.partial(compute_params, specs, dtype=form.dtype, backend=form.backend)
         return jax.jit(make)(params)
     return jax.tree.map(
         lambda spec, leaf: _quantized(spec, leaf, form), specs, params, is_leaf=is_spec
@@ -126,7 +127,7 @@ def _in_form(specs: Any, params: Params, form: Form) -> Params:
 
 def _quantized(spec: ParamSpec, leaf: Any, form: Form) -> Any:
     if spec.matrix is None:
-        return compute_params(spec, leaf, dtype=form.dtype, packed=False)
+        return compute_params(spec, leaf, dtype=form.dtype, backend=Backend.REFERENCE)
     is_table = spec.role == "table"  # four bits are too few for the logits
     memory = WeightMemory()
     found = {}

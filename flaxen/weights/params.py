@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import TILE
 from flaxen.models.model import Params, ParamSpec
 from flaxen.weights.packing.memory import WeightMemory
@@ -40,7 +41,7 @@ class Form:
     """
 
     dtype: jnp.dtype  # of what is not quantized
-    packed: bool = False  # matrices as PackedLinear, which only the C++ kernels take
+    backend: Backend = Backend.REFERENCE  # what computes with them: it may pack matrices
     quantization: Quantization = "none"
 
     def __post_init__(self) -> None:
@@ -49,13 +50,14 @@ class Form:
                 f"quantization {self.quantization!r} is not supported: use one of "
                 f"{', '.join(QUANTIZATIONS)}"
             )
-        known = PACKED_DTYPES if self.packed else DTYPES
+        packs = self.backend.packs_weights
+        known = PACKED_DTYPES if packs else DTYPES
         if self.dtype.name not in known:
             raise ValueError(f"dtype {self.dtype.name} is not supported: use {', '.join(known)}")
-        if not self.packed and self.quantization not in ("auto", "none"):
+        if not packs and self.quantization not in ("auto", "none"):
             raise ValueError(
                 f"quantization {self.quantization} needs packed weights, which only the C++ "
-                "kernels can compute with: use auto or none"
+                "kernels can compute with: use auto or none, or the backend cpu"
             )
 
 
@@ -104,7 +106,7 @@ def load_params(
 
 def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory) -> Any:
     """The parameter: an array, or a PackedLinear."""
-    if form.packed and source.spec.matrix is not None:
+    if form.backend.packs_weights and source.spec.matrix is not None:
         return _load_packed(source, form, round_to, memory)
     out = memory.zeros(source.spec.shape, form.dtype)
     rows_of_out = out.swapaxes(-1, -2) if source.transposed else out

@@ -12,7 +12,8 @@ import pytest
 
 import flaxen
 from examples import plain_jax
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attention import attend
@@ -84,7 +85,7 @@ def transformer(
     return norm(x) @ weights.embed.T
 
 
-@pytest.mark.skipif(not cpu_library.is_enabled(), reason="the library was not built")
+@pytest.mark.skipif(choose_backend() is not Backend.CPU, reason="the library was not built")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"window": 12, "scale": 0.3, "softcap": 5.0}])
 def test_served_without_a_bit_of_difference(dtype: str, options: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ def test_served_without_a_bit_of_difference(dtype: str, options: dict[str, Any])
     assert_parity(model, weights, dtype=dtype)
 
 
-@pytest.mark.skipif(not cpu_library.is_enabled(), reason="the library was not built")
+@pytest.mark.skipif(choose_backend() is not Backend.CPU, reason="the library was not built")
 def test_a_scan_over_layers_that_has_no_constants() -> None:
     weights = plain_jax.weights(VOCAB_SIZE)
     model = flaxen.from_function(plain_jax.forward, weights, max_position=128)
@@ -108,7 +109,7 @@ def test_a_scan_over_layers_that_has_no_constants() -> None:
 
 
 def test_quantized_weights_are_close() -> None:
-    if not cpu_library.is_enabled():
+    if choose_backend() is not Backend.CPU:
         pytest.skip("the library was not built")
     model = flaxen.from_function(transformer, make_weights(), max_position=128)
     definition = Definition(model=model, params=make_weights(), tokenizer=byte_tokenizer())

@@ -17,7 +17,8 @@ import pytest
 
 import flaxen
 from flaxen.engine.config import LoraLimits
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.model import Model, Params
 from flaxen.train.full import full
@@ -120,7 +121,9 @@ def test_adapters_are_served_saved_and_loaded(definition: Definition, tmp_path: 
 def test_matrices_are_packed_in_the_format_that_was_asked_for(
     definition: Definition, quantization: Any
 ) -> None:
-    params = definition.load_params(jnp.dtype("bfloat16"), packed=True, quantization=quantization)
+    params = definition.load_params(
+        jnp.dtype("bfloat16"), backend=Backend.CPU, quantization=quantization
+    )
     layers = params["layers"]
     for layer in layers.values() if isinstance(layers, dict) else layers:
         formats = {name: leaf.format for name, leaf in layer.items() if name != "bq"}
@@ -134,7 +137,7 @@ def test_all_parameters_are_trained(definition: Definition, name: Any) -> None:
     model: Model = definition.model
     losses: list[float] = []
     step = make_step(
-        full(model, dtype=jnp.dtype("float32"), packed=cpu_library.is_enabled()),
+        full(model, dtype=jnp.dtype("float32")),
         next_token(model),
         make_optimizer(OptimizerConfig(name=name, weight_decay=0.01)),
         make_schedule(ScheduleConfig(name="constant"), 8),
@@ -179,7 +182,7 @@ def test_a_job_trains_an_adapter_beside_it(definition: Definition, tmp_path: Pat
     )
     base = Base(
         model=model,
-        params=definition.load_params(jnp.dtype("float32"), packed=cpu_library.is_enabled()),
+        params=definition.load_params(jnp.dtype("float32"), backend=choose_backend()),
         tokenizer=byte_tokenizer(),
         name="mine",
         max_length=64,

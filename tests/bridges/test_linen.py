@@ -13,7 +13,6 @@ pytest.importorskip("flax")
 import flax.linen as nn
 
 import flaxen
-from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
@@ -37,8 +36,10 @@ def test_the_forward_is_the_modules_own() -> None:
     model, params = flaxen.from_linen(module, variables, max_position=128)
     assert len(model.cache_specs) == 3  # one for each turn of the scan
     expected = module.apply(nn.meta.unbox(variables), TOKENS, POSITIONS)
-    for packed in {False, cpu_library.is_enabled()}:
-        given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
+    for backend in {Backend.REFERENCE, choose_backend()}:
+        given = compute_params(
+            model.param_specs, params, dtype=jnp.dtype("float32"), backend=backend
+        )
         hidden, _ = model.forward(
             given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
         )
@@ -53,7 +54,9 @@ def test_logical_axes_are_read_and_layers_are_packed_one_by_one() -> None:
     assert (spec.matrix.layers, spec.matrix.inputs, spec.matrix.outputs) == (0, (1,), (2,))
     table = model.param_specs["params"]["Embed_0"]["embedding"]
     assert (table.matrix.inputs, table.matrix.outputs) == ((1,), (0,))  # tied: read, and multiplied
-    packed = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=True)
+    packed = compute_params(
+        model.param_specs, params, dtype=jnp.dtype("float32"), backend=Backend.CPU
+    )
     kernel = packed["params"]["ScanCheckpointBlock_0"]["Dense_0"]["kernel"]
     assert [each.shape for each in kernel.values()] == [(64, 256)] * 3
 

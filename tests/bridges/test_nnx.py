@@ -14,7 +14,6 @@ from flax import nnx
 
 import flaxen
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
@@ -41,8 +40,10 @@ def test_the_forward_is_the_modules_own() -> None:
     assert (model.vocab_size, model.trained) == (272, "params")
     module.eval()
     expected = module(TOKENS, POSITIONS)
-    for packed in {False, cpu_library.is_enabled()}:
-        given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
+    for backend in {Backend.REFERENCE, choose_backend()}:
+        given = compute_params(
+            model.param_specs, params, dtype=jnp.dtype("float32"), backend=backend
+        )
         hidden, _ = model.forward(
             given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
         )
@@ -55,7 +56,9 @@ def test_every_matrix_is_packed() -> None:
     specs = jax.tree.leaves(model.param_specs, is_leaf=is_spec)
     # Of each layer query, key, value, out, up and down; and the head. Both tables are only read.
     assert sum(spec.matrix is not None for spec in specs) == 2 * 6 + 1
-    packed = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=True)
+    packed = compute_params(
+        model.param_specs, params, dtype=jnp.dtype("float32"), backend=Backend.CPU
+    )
     back = plain_params(model.param_specs, packed)
     assert jax.tree.all(jax.tree.map(lambda one, other: bool((one == other).all()), params, back))
 
@@ -86,8 +89,10 @@ def test_an_adapter_beside_plain_arrays_gives_what_it_gives_beside_packed_ones()
     config = LoraConfig(rank=4, targets=lora_targets(model))
     stack = jax.tree.map(lambda leaf: leaf + 0.02, initial_adapters(model, config, [0]))
     found = []
-    for packed in (False, cpu_library.is_enabled()):
-        given = compute_params(model.param_specs, params, dtype=jnp.dtype("float32"), packed=packed)
+    for backend in (Backend.REFERENCE, choose_backend()):
+        given = compute_params(
+            model.param_specs, params, dtype=jnp.dtype("float32"), backend=backend
+        )
         ids = jnp.zeros(TOKENS.shape, jnp.int32)
         adapted = with_adapters(given, stack, jnp.ones(1), ids)
         hidden, _ = model.forward(

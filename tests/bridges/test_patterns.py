@@ -151,7 +151,7 @@ def test_scores_and_gradients_are_the_definitions() -> None:
 
     def ours(weights: Any) -> jax.Array:
         packed = compute_params(
-            model.param_specs, weights, dtype=jnp.dtype(jnp.float32), packed=True
+            model.param_specs, weights, dtype=jnp.dtype(jnp.float32), backend=Backend.CPU
         )
         return scores_of(model, packed)
 

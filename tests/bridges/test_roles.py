@@ -134,7 +134,7 @@ def test_roles_of_a_function(tree: str, is_tied: bool) -> None:
 def test_what_is_multiplied_is_counted(tree: str) -> None:
     model, _ = make_model(tree)
     expected = LAYERS * len(MATRICES) * D * D + D * V
-    assert flops_per_token(model, full(model, dtype=FLOAT32, packed=False)) == 6 * expected
+    assert flops_per_token(model, full(model, dtype=FLOAT32)) == 6 * expected
 
 
 def moe(p: Params, tokens: jax.Array, positions: jax.Array, key: Any) -> jax.Array:
@@ -185,7 +185,7 @@ def test_roles_of_experts_factors_and_normed_weights() -> None:
 def updates(tree: str, **options: Any) -> Any:
     """Of each layer: the first update with gradients that are the same for each tree."""
     model, params = make_model(tree)
-    trainable = full(model, dtype=FLOAT32, packed=False)
+    trainable = full(model, dtype=FLOAT32)
     optimizer = make_optimizer(OptimizerConfig(max_grad_norm=None, **options))(trainable.specs)
     gradients = jax.tree.map(lambda leaf: jnp.sin(100 * leaf), params)
     return optimizer.update(gradients, optimizer.init(params), params)[0]

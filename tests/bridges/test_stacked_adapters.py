@@ -15,7 +15,8 @@ pytest.importorskip("flax")
 
 import flaxen
 from flaxen.engine.config import LoraLimits
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
@@ -93,15 +94,15 @@ def test_each_layer_is_a_target(definition: tuple[Model, Params]) -> None:
 
 
 @pytest.mark.parametrize("parts", [(), ("query", "Dense_1"), ("Dense_0']['kernel'][1]",)])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
 def test_the_scores_are_those_of_the_merged_arrays(
-    definition: tuple[Model, Params], parts: tuple[str, ...], packed: bool
+    definition: tuple[Model, Params], parts: tuple[str, ...], backend: Backend
 ) -> None:
-    if packed and not cpu_library.is_enabled():
+    if backend is Backend.CPU and choose_backend() is not Backend.CPU:
         pytest.skip("the library was not built")
     model, params = definition
     adapter = random_adapter(model, targets=lora_targets(model, *parts))
-    given = compute_params(model.param_specs, params, dtype=FLOAT32, packed=packed)
+    given = compute_params(model.param_specs, params, dtype=FLOAT32, backend=backend)
     stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
     scales = jnp.full(1, adapter.config.scale, jnp.float32)
     first = jnp.array([[0], [-1]], jnp.int32)  # the second sequence has no adapter
@@ -117,9 +118,7 @@ def test_the_scores_are_those_of_the_merged_arrays(
 def test_gradients_are_those_of_the_merged_arrays(definition: tuple[Model, Params]) -> None:
     model, params = definition
     adapter = random_adapter(model, targets=lora_targets(model, "value", "Dense_1"))
-    given = compute_params(
-        model.param_specs, params, dtype=FLOAT32, packed=cpu_library.is_enabled()
-    )
+    given = compute_params(model.param_specs, params, dtype=FLOAT32, backend=choose_backend())
     weights = jax.random.normal(jax.random.key(1), (*TOKENS.shape, model.vocab_size))
     one = jnp.full(1, adapter.config.scale, jnp.float32)
 

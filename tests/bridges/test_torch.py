@@ -16,8 +16,8 @@ import torch
 import flaxen
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.transformers import from_transformers
-from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls as attends
 from flaxen.models.cache import attention_only
@@ -51,7 +51,7 @@ def test_logits_are_those_of_torch(name: str) -> None:
     expected = [by_torch(module, tokens) for tokens in prompts()]
     model, params = from_transformers(module)
     definition = Definition(model=model, params=params, tokenizer=byte_tokenizer())
-    given = definition.load_params(jnp.dtype("float32"), packed=cpu_library.is_enabled())
+    given = definition.load_params(jnp.dtype("float32"), backend=choose_backend())
     whole = [(0, 0, 24)], [(1, 0, 11)]
     chunked = [(0, 0, 9)], [(0, 9, 24)], [(1, 0, 10)], [(1, 10, 11)]
     batched = [(1, 0, 11), (0, 0, 3)], [(0, 3, 24)]
@@ -83,7 +83,8 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
     dtype, batch = jnp.dtype("bfloat16"), jnp.arange(16, dtype=jnp.int32)
     calls = []
     for source in (open_torch(directory, Backend.CPU), open_checkpoint(directory)):
-        model, params = source.model.on(Backend.CPU), source.load_params(dtype, packed=True)
+        model = source.model.on(Backend.CPU)
+        params = source.load_params(dtype, backend=Backend.CPU)
         cache = tuple(
             attends.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
             for spec in attention_only(model.cache_specs)

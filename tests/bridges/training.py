@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from flaxen.data.batch import Batch
-from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LoraConfig
@@ -48,7 +47,7 @@ def train_definition(
     """Trains all of the collection "params". Returns the state, and each step's loss."""
     losses: list[float] = []
     step = make_step(
-        full(model, dtype=jnp.dtype("float32"), packed=cpu_library.is_enabled()),
+        full(model, dtype=jnp.dtype("float32")),
         next_token(model),
         make_optimizer(OptimizerConfig(learning_rate=learning_rate)),
         make_schedule(ScheduleConfig(name="constant"), num_steps),
@@ -74,7 +73,7 @@ def train_adapter(
 ) -> tuple[Adapter, list[float]]:
     """Trains one adapter beside frozen parameters, packed where kernels compute."""
     frozen = compute_params(
-        model.param_specs, params, dtype=jnp.dtype("float32"), packed=cpu_library.is_enabled()
+        model.param_specs, params, dtype=jnp.dtype("float32"), backend=choose_backend()
     )
     losses: list[float] = []
     step = make_step(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from flaxen.cli.cpu import Cpu, announce, describe, set_up_cpu
+from flaxen.cli.cpu import Cpu, announce, backend_name, describe, set_up_cpu
 from flaxen.cli.main import main
 from flaxen.kernels import cpu_library
+
+BEST = (*cpu_library.supported_isas(), "xla")[0]
 
 
 @pytest.fixture(autouse=True)
@@ -17,27 +20,31 @@ def restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The process's settings as they were; XLA has started long before, with its own threads."""
     monkeypatch.setenv("PJRT_NPROC", "")
     monkeypatch.delenv("FLAXEN_CPU_ISA", raising=False)
-    num_threads = cpu_library.num_threads()
+    num_threads = cpu_library.num_threads() if cpu_library.is_built() else 1
     yield
-    cpu_library.configure(
-        num_threads=num_threads, isa=(*cpu_library.supported_isas(), cpu_library.XLA)[0]
-    )
+    if cpu_library.is_built():
+        cpu_library.start(num_threads=num_threads, isa=BEST)
 
 
-def test_each_instruction_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for isa in (*cpu_library.supported_isas(), cpu_library.XLA):
-        monkeypatch.setenv("FLAXEN_CPU_ISA", isa)
-        assert set_up_cpu(2).isa == isa == cpu_library.isa()
+@pytest.mark.parametrize("isa", [*cpu_library.supported_isas(), "xla"])
+def test_each_instruction_set_can_be_chosen(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAXEN_CPU_ISA", isa)
+    assert set_up_cpu(2).isa == isa
+    if isa == "xla":
+        assert backend_name() == "reference"
+    else:
+        assert cpu_library.isa() == isa
+        assert backend_name() == "auto"
 
 
 def test_the_best_one_is_used_unless_told_otherwise() -> None:
-    best = (*cpu_library.supported_isas(), cpu_library.XLA)[0]
-    assert set_up_cpu(None).isa == best
+    assert set_up_cpu(None).isa == BEST
+    assert backend_name() == "auto"
 
 
 def test_threads_are_those_of_the_kernels_and_of_xla() -> None:
     assert set_up_cpu(3).num_threads == 3
-    assert cpu_library.num_threads() == (3 if cpu_library.is_built() else 1)
+    assert not cpu_library.is_built() or cpu_library.num_threads() == 3
     assert os.environ["PJRT_NPROC"] == "3"
 
 
@@ -74,19 +81,20 @@ def test_what_is_said(cpu: Cpu, text: str, capsys: pytest.CaptureFixture[str]) -
     assert describe(cpu) == text
     announce(cpu)
     assert capsys.readouterr().err == text + "\n"
+    announce(dataclasses.replace(cpu, has_accelerator=True))
+    assert capsys.readouterr().err == ""
 
 
 def test_an_installation_without_the_library_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_library, "_path", lambda: None)
-    cpu = set_up_cpu(None)
-    assert cpu.isa == cpu_library.XLA
+    cpu = set_up_cpu(None, is_built=False)
+    assert cpu.isa == "xla"
     assert "no C++ compiler (GCC 11 or newer, or Clang) was found" in describe(cpu)
     assert "--force-reinstall" in describe(cpu)
     monkeypatch.setenv("FLAXEN_CPU_ISA", "portable")
     with pytest.raises(ValueError, match="the CPU ISA portable was asked for, but there is no lib"):
-        set_up_cpu(None)
+        set_up_cpu(None, is_built=False)
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two"])

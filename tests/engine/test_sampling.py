@@ -6,6 +6,7 @@ fixed, so that a test always gives the same.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from flaxen.engine.sampling import (
     sample,
 )
 from flaxen.engine.sequence import Sequence
+from flaxen.kernels.backend import Backend
 from tests.engine.fakes import chi_square, sequence_of, spelled
 
 EOS = (2,)
@@ -31,7 +33,7 @@ S, V = 64, 300  # of the batches of different settings
 NUM = 8192  # of the batches of equal ones
 ALL = BatchNeeds(*np.ones(2, bool))
 NOT_FINITE, IMPOSSIBLE = RowFailure.NOT_FINITE.value, RowFailure.NO_TOKEN_ALLOWED.value
-_sample = jax.jit(sample, static_argnums=6)
+_sample = jax.jit(functools.partial(sample, backend=Backend.REFERENCE), static_argnums=6)
 
 
 def load(sequences: list[Sequence], vocab_size: int) -> Rows:
@@ -202,9 +204,8 @@ def test_logprobs_are_the_models_own() -> None:
             found.logprobs.top_logprobs[i], line[likeliest], atol=4e-6, rtol=0
         )
     assert found.logprobs.top_ids[0, :3].tolist() == [7, 9, 250]
-    scored = jax.jit(compute_logprobs, static_argnums=2)(
-        jnp.asarray(logits), jnp.asarray(found.tokens), 4
-    )
+    run = jax.jit(functools.partial(compute_logprobs, backend=Backend.REFERENCE), static_argnums=2)
+    scored = run(jnp.asarray(logits), jnp.asarray(found.tokens), 4)
     jax.tree.map(np.testing.assert_array_equal, scored, found.logprobs)
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels.causal_attention import causal_attention
-from flaxen.kernels.linear import pack
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.linear.packed import pack
+from flaxen.models import attention_impls as attends
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.model import AttentionSpec, Params, logprobs
+from flaxen.models.model import Model, Params, logprobs
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo, Request, SamplingParams
 from flaxen.text.tokenizer import Tokenizer
@@ -161,24 +162,19 @@ def trace(output: RequestOutput) -> list[tuple[Any, ...]]:
     ]
 
 
-def dense_logprobs(tokens: list[int], params: Params = PARAMS) -> np.ndarray:
+def dense_logprobs(tokens: list[int], params: Params = PARAMS, model: Model = MODEL) -> np.ndarray:
     """Log-probabilities after each token, [T, V], by one whole causal forward."""
     padded = [*tokens, *[0] * (128 - len(tokens))]  # what comes after changes nothing before
-    return np.asarray(_dense_logprobs(params, jnp.asarray([padded])))[: len(tokens)]
+    return np.asarray(_dense_logprobs(model.backend, params, jnp.asarray([padded])))[: len(tokens)]
 
 
-@jax.jit
-def _dense_logprobs(params: Params, ids: jax.Array) -> jax.Array:
-    def attend(
-        spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
-    ) -> tuple[jax.Array, None]:
-        return causal_attention(q, k, v, window=spec.window), None
-
+@functools.partial(jax.jit, static_argnums=0)
+def _dense_logprobs(backend: Backend, params: Params, ids: jax.Array) -> jax.Array:
+    model = MODEL.on(backend)
     positions = jnp.arange(ids.shape[1])[None]
-    hidden, _ = MODEL.forward(
-        params, ids, positions, Partial(attend), (None,) * len(MODEL.cache_specs)
-    )
-    return logprobs(MODEL.unembed(params, hidden))[0]
+    cache = (None,) * len(model.cache_specs)
+    hidden, _ = model.forward(params, ids, positions, attends.causal(None, backend), cache)
+    return logprobs(model.unembed(params, hidden), backend)[0]
 
 
 def with_config(num_pages: int = 256, **changes: Any) -> EngineConfig:

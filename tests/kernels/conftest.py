@@ -15,7 +15,7 @@ from flaxen.kernels import cpu_library
 
 _LIBRARY = os.environ.get("FLAXEN_TEST_LIBRARY")
 if _LIBRARY is not None:
-    cpu_library._path = lambda: Path(_LIBRARY)
+    cpu_library.start(path=Path(_LIBRARY))
 
 
 # Without a library there are none, and pytest skips the tests that ask for one.
@@ -23,15 +23,15 @@ if _LIBRARY is not None:
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set in use: each that the library and this machine have."""
     best = cpu_library.supported_isas()[0]
-    cpu_library.configure(isa=request.param)
+    cpu_library.start(isa=request.param)
     yield request.param
-    cpu_library.configure(isa=best)
+    cpu_library.start(isa=best)
 
 
 @pytest.fixture(params=(1, 2, 3))
 def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """The number of threads that the kernels use."""
     before = cpu_library.num_threads()
-    cpu_library.configure(num_threads=request.param)
+    cpu_library.start(num_threads=request.param)
     yield request.param
-    cpu_library.configure(num_threads=before)
+    cpu_library.start(num_threads=before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,18 +9,17 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.causal_attention import causal_attention
 
 
-@pytest.fixture(params=["xla", "native"])
-def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=[Backend.REFERENCE, Backend.CPU])
+def backend(request: pytest.FixtureRequest) -> Backend:
     """XLA, or the C++ kernels."""
-    if request.param == "native" and not cpu_library.is_built():
+    if request.param is Backend.CPU and not cpu_library.is_built():
         pytest.skip("the library was not built")
-    isas = cpu_library.supported_isas()
-    cpu_library.configure(isa=cpu_library.XLA if request.param == "xla" else isas[0])
-    yield request.param
-    cpu_library.configure(isa=isas[0] if isas else cpu_library.XLA)
+    chosen: Backend = request.param
+    return chosen
 
 
 def by_loops(
@@ -44,7 +42,7 @@ def by_loops(
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 4])
 def test_equals_loops_and_segments_do_not_mix(
-    kernels: str, window: int | None, softcap: float | None
+    backend: Backend, window: int | None, softcap: float | None
 ) -> None:
     rng = np.random.default_rng(0)
     lengths, padding = [7, 12, 5], 3
@@ -67,6 +65,7 @@ def test_equals_loops_and_segments_do_not_mix(
         segment_ids=segment_ids,
         window=window,
         softcap=softcap,
+        backend=backend,
     )
     np.testing.assert_allclose(got[0], expected, rtol=0, atol=2e-6)
     assert not got[0, -padding:].any()
@@ -84,4 +83,4 @@ def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
     q = jnp.zeros((1, 4, changes.pop("heads", 4), 8))
     k = jnp.zeros((1, 4, 2, 8))
     with pytest.raises(ValueError, match=message):
-        causal_attention(q, k, k, **changes)
+        causal_attention(q, k, k, **changes, backend=Backend.REFERENCE)

@@ -157,9 +157,9 @@ def test_a_tokens_bits_are_its_own_sequences(
     """Whatever the chunks, the pages, the neighbours and the threads."""
     same: dict[str, Any] = {"heads": heads, "dtype": dtype, **options_for(options, heads[0])}
     sizes = [300, 1, 1, 5, 90, 1, 2, 17]
-    cpu_library.configure(num_threads=1)
+    cpu_library.start(num_threads=1)
     whole = run_whole([sum(sizes)], **same)
-    cpu_library.configure(num_threads=num_threads)
+    cpu_library.start(num_threads=num_threads)
     assert run_whole([sum(sizes)], **same) == whole
     assert run_whole(sizes, **same) == whole
     assert run_whole([*sizes[::-1]], page_size=48, **same) == whole

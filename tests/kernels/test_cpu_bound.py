@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.linear import embed, gated_linear, linears
 from flaxen.kernels.linear.bound import bind, expand
 from flaxen.kernels.linear.packed import PackedLinear
+from tests.kernels.on_cpu import embed, gated_linear, linears
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 

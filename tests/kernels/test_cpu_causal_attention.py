@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.kernels import causal_attention as causal
 from flaxen.kernels import cpu_library
-from flaxen.kernels.causal_attention import causal_attention
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention.cpu import empty_pages, paged_attention
+from tests.kernels.on_cpu import causal_attention
 from tests.kernels.paged_batches import make_batch, normal
 from tests.kernels.pairwise import ISAS, pairwise
 
@@ -75,16 +77,17 @@ def test_gradients_are_the_references(isa: str, options: str, with_segments: boo
     upstream = normal("causal upstream", *inputs[0].shape)
     segment_ids = make_segment_ids() if with_segments else None
 
-    def gradients() -> Any:
+    def gradients(backend: Backend) -> Any:
         def loss(*qkv: jax.Array) -> jax.Array:
-            out = causal_attention(*qkv, segment_ids=segment_ids, **OPTIONS[options])
+            out = causal.causal_attention(
+                *qkv, segment_ids=segment_ids, **OPTIONS[options], backend=backend
+            )
             return jnp.sum(out * upstream)
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*inputs)
 
-    value, found = gradients()
-    cpu_library.configure(isa=cpu_library.XLA)
-    expected_value, expected = gradients()
+    value, found = gradients(Backend.CPU)
+    expected_value, expected = gradients(Backend.REFERENCE)
     np.testing.assert_allclose(value, expected_value, rtol=1e-3, atol=1e-2)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,34 +18,24 @@ def test_it_was_built_if_there_is_a_compiler() -> None:
 @pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 def test_the_portable_path_is_always_there() -> None:
     assert cpu_library.supported_isas()[-1] == "portable"
-    assert cpu_library.is_enabled()
 
 
 def test_the_chosen_isa_is_the_one_in_use(isa: str) -> None:
     assert cpu_library.isa() == isa
-    assert cpu_library.library().flaxen_chosen_isa().decode() == isa
     assert isa in cpu_library.supported_isas()  # which asks, and leaves the choice as it was
     assert cpu_library.isa() == isa
-
-
-def test_xla_turns_the_kernels_off(isa: str) -> None:
-    cpu_library.configure(isa=cpu_library.XLA)
-    assert not cpu_library.is_enabled()
-    assert cpu_library.isa() == cpu_library.XLA
-    cpu_library.configure(num_threads=2)  # leaves the other setting
-    assert cpu_library.isa() == cpu_library.XLA
 
 
 def test_a_wider_instruction_set_multiplies_faster() -> None:
     chosen = cpu_library.isa()
     found = {}
     for isa in cpu_library.supported_isas():
-        cpu_library.configure(isa=isa)
+        cpu_library.start(isa=isa)
         found[isa] = {
             dtype: max(cpu_library.peak_flops(dtype) for _ in range(5))
             for dtype in ("float32", "bfloat16")
         }
-    cpu_library.configure(isa=chosen)
+    cpu_library.start(isa=chosen)
     for isa, flops in found.items():  # a slow core makes 1 GHz, and a fast one not a thousand
         assert all(1e9 < each < 1e13 for each in flops.values()), (isa, flops)
     for isa in {"amx", "avx512_bf16"} & found.keys():
@@ -53,9 +44,9 @@ def test_a_wider_instruction_set_multiplies_faster() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no CPU ISA 'sse2': use one of amx, avx512_bf16"):
-        cpu_library.configure(isa="sse2")
+        cpu_library.start(isa="sse2")
     with pytest.raises(ValueError, match="the number of threads must be at least 1, got 0"):
-        cpu_library.configure(num_threads=0)
+        cpu_library.start(num_threads=0)
 
 
 @pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
@@ -66,18 +57,14 @@ def test_what_the_machine_lacks_is_refused() -> None:
     before = cpu_library.isa()
     lacking = min(set(cpu_library.ISAS) - set(cpu_library.supported_isas()))
     with pytest.raises(ValueError, match=f"this machine has no {lacking}: leave the CPU ISA unset"):
-        cpu_library.configure(isa=lacking)
+        cpu_library.start(isa=lacking)
     assert cpu_library.isa() == before
 
 
-def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_library, "_path", lambda: None)
-    assert cpu_library.supported_isas() == ()
-    assert cpu_library.num_threads() == 1
-    assert cpu_library.isa() == cpu_library.XLA
-    cpu_library.configure(num_threads=2)  # XLA's threads are not set here
-    with pytest.raises(ValueError, match="avx2 was asked for, but there is no libflaxen_native"):
-        cpu_library.configure(isa="avx2")
+def test_a_process_has_one_library(isa: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the C\+\+ kernels are loaded already: give the path of"):
+        cpu_library.start(path=tmp_path / "another.so")
+    assert cpu_library.isa() == isa
 
 
 def test_there_are_as_many_threads_as_asked_for(isa: str, num_threads: int) -> None:
@@ -88,9 +75,9 @@ def test_there_are_as_many_threads_as_asked_for(isa: str, num_threads: int) -> N
 def test_the_number_of_threads_can_change_while_others_wait() -> None:
     before = cpu_library.num_threads()
     for count in (1, 4, 2, 4, 1):
-        setter = threading.Thread(target=cpu_library.configure, kwargs={"num_threads": count})
+        setter = threading.Thread(target=cpu_library.start, kwargs={"num_threads": count})
         setter.start()
         setter.join(timeout=30)
         assert not setter.is_alive()
         assert cpu_library.num_threads() == count
-    cpu_library.configure(num_threads=before)
+    cpu_library.start(num_threads=before)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.linear import embed, gated_linear, linear, linears, pack, reference, unpack
+from flaxen.kernels.linear import reference, unpack
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, Format, PackedLinear
-from flaxen.kernels.rms_norm import rms_norm
+from tests.kernels.on_cpu import embed, gated_linear, linear, linears, pack, rms_norm
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
@@ -151,13 +151,13 @@ def test_what_stands_around_equals_the_reference(isa: str, kind: str, dtype: str
     x32 = x.astype(wide)
     biases32 = tuple(bias.astype(wide) for bias in biases)
     (expected,) = reference.linears(x32, (gate, up), biases32, None, None, 0.0, True, wide)
-    wide_gated = native_linears(x, (gate, up), biases, gated=True, out_dtype=wide)
+    wide_gated = cpu_linears(x, (gate, up), biases, gated=True, out_dtype=wide)
     # Either factor's error is multiplied by the other's size.
     assert_close(wide_gated, expected, size * magnitudes(x, up) + size)
     assert as_bytes(gated_linear(x, gate, up, biases)) == as_bytes(wide_gated.astype(dtype))
 
 
-def native_linears(
+def cpu_linears(
     x: jax.Array,
     weights: tuple[PackedLinear, ...],
     biases: tuple[jax.Array | None, ...],
@@ -165,9 +165,9 @@ def native_linears(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> jax.Array:
-    from flaxen.kernels.linear import gradients
+    from flaxen.kernels.linear import cpu_gradients
 
-    (out,) = gradients.linears(x, weights, biases, None, None, 0.0, gated, out_dtype)
+    (out,) = cpu_gradients.linears(x, weights, biases, None, None, 0.0, gated, out_dtype)
     return out
 
 
@@ -218,11 +218,11 @@ def test_a_row_has_the_same_bits_in_any_batch(
         outs = (*linears(x, weights, biases), gated_linear(x, *gates))
         return [np.asarray(out).view(np.uint8) for out in outs]
 
-    cpu_library.configure(num_threads=1)
+    cpu_library.start(num_threads=1)
     expected = outputs(x)
     alone = linear(x, weights[1], biases[1])
     assert as_bytes(alone) == expected[1].tobytes()
-    cpu_library.configure(num_threads=num_threads)
+    cpu_library.start(num_threads=num_threads)
     for splits in ((1, 3, 6, 10, 15, 22), (17, 50)):
         parts = [outputs(part) for part in jnp.split(x, splits)]
         for found, whole in zip(zip(*parts, strict=True), expected, strict=True):

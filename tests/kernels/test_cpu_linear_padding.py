@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.linear import gated_linear, pack
+from tests.kernels.on_cpu import gated_linear, pack
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.linear import gated_linear, linear, reference, unpack
+from flaxen.kernels.linear import reference, unpack
+from tests.kernels.on_cpu import gated_linear, linear
 from tests.kernels.pairwise import ISAS, pairwise
 from tests.kernels.test_cpu_linear import (
     DTYPES,

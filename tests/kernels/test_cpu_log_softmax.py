@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels.log_softmax import log_softmax
+from tests.kernels.on_cpu import log_softmax
 
 
 def logits(rows: int, vocab_size: int) -> jax.Array:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.linear import LoraWeight, gated_linear, linear, linears, pack
+from flaxen.kernels.linear import LoraWeight
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, PackedLinear
+from tests.kernels.on_cpu import gated_linear, linear, linears, pack
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
@@ -130,9 +131,9 @@ def test_a_row_has_the_same_bits_in_any_batch(
         outs = (*linears(x, (weight, weight.base), (None, None)), gated_linear(x, weight, weight))
         return np.concatenate([as_bytes(out) for out in outs], axis=-1)
 
-    cpu_library.configure(num_threads=1)
+    cpu_library.start(num_threads=1)
     expected = run(x, whole)
-    cpu_library.configure(num_threads=num_threads)
+    cpu_library.start(num_threads=num_threads)
     for first, last in ((0, 1), (1, 4), (4, 21), (21, 50)):
         part = dataclasses.replace(whole, ids=ids[first:last])
         np.testing.assert_array_equal(run(x[first:last], part), expected[first:last])

@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import LoraWeight
-from flaxen.kernels.linear.cpu import lora_gradient
+from flaxen.kernels.linear.cpu_calls import lora_gradient
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
@@ -79,9 +79,9 @@ def test_the_same_bits_with_any_threads_padding_and_rows_of_others(
     isa: str, num_threads: int, R: int, n: int, dtype: str
 ) -> None:
     h, out_bar, weight = make_case((300, 100, 150), R, n, dtype)
-    cpu_library.configure(num_threads=1)
+    cpu_library.start(num_threads=1)
     expected = as_bytes(lora_gradient(h, out_bar, weight))
-    cpu_library.configure(num_threads=num_threads)
+    cpu_library.start(num_threads=num_threads)
     assert as_bytes(lora_gradient(h, out_bar, weight)) == expected
 
     def with_ids(ids: np.ndarray) -> LoraWeight:

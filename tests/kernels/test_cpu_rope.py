@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.rope import apply_rope, reference
+from flaxen.kernels.rope import reference
+from tests.kernels.on_cpu import apply_rope
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 RNG = np.random.default_rng(4)
@@ -62,7 +63,7 @@ def test_a_token_has_the_same_bits_in_any_batch(
     together = apply_rope(x, cos, sin)
     folded = apply_rope(*(y.reshape(3, 100, *y.shape[1:]) for y in (x, cos, sin)))
     assert as_bytes(folded) == as_bytes(together)
-    cpu_library.configure(num_threads=1)
+    cpu_library.start(num_threads=1)
     assert as_bytes(apply_rope(x, cos, sin)) == as_bytes(together)
     for t in (0, 1, 63, 299):
         assert as_bytes(apply_rope(x[t], cos[t], sin[t])) == as_bytes(together[t])

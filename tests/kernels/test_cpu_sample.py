@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.sample import reference, sample
+from flaxen.kernels.sample import reference
+from tests.kernels.on_cpu import sample
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 RNG = np.random.default_rng(7)
@@ -150,7 +151,7 @@ def test_a_row_has_the_same_token_in_any_batch(isa: str, num_threads: int) -> No
     again, finite_again = run(logits[order], {k: v[order] for k, v in settings.items()})
     np.testing.assert_array_equal(again, tokens[order])
     np.testing.assert_array_equal(finite_again, finite[order])
-    cpu_library.configure(num_threads=1)
+    cpu_library.start(num_threads=1)
     np.testing.assert_array_equal(run(logits, settings)[0], tokens)
     for row in (0, 1, 13, 63):
         alone = {k: v[row : row + 1] for k, v in settings.items()}
@@ -166,9 +167,9 @@ def test_extreme_temperatures_do_not_depend_on_the_thread(
     logits[:, 5] = 1e-8
     for changes in ({}, {"top_k": 1}, {"top_p": 0.5}):
         settings = settings_of(4096, temperature=temperature, **changes)
-        cpu_library.configure(num_threads=num_threads)
+        cpu_library.start(num_threads=num_threads)
         tokens, _ = run(logits, settings)
-        cpu_library.configure(num_threads=1)
+        cpu_library.start(num_threads=1)
         np.testing.assert_array_equal(run(logits, settings)[0], tokens)
         if temperature < 1:
             assert (tokens == np.argmax(logits, axis=-1)).all()

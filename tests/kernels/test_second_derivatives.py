@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.causal_attention import reference as attention_reference
-from flaxen.kernels.linear import gated_linear, linear, pack, reference
-from flaxen.kernels.log_softmax import log_softmax
+from flaxen.kernels.linear import reference
 from flaxen.kernels.rms_norm import reference as norm_reference
-from flaxen.kernels.rms_norm import rms_norm
-from flaxen.kernels.rope import apply_rope
 from flaxen.kernels.rope import reference as rope_reference
+from tests.kernels.on_cpu import (
+    apply_rope,
+    causal_attention,
+    gated_linear,
+    linear,
+    log_softmax,
+    pack,
+    rms_norm,
+)
 
-pytestmark = pytest.mark.skipif(not cpu_library.is_enabled(), reason="the library was not built")
+pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 RNG = np.random.default_rng(0)
 

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
-from flaxen.kernels.causal_attention import causal_attention
-from flaxen.models.model import AttentionSpec, Model, Params
+from flaxen.models import attention_impls as attends
+from flaxen.models.model import Model, Params
 
 GOLDENS = Path(__file__).parent / "goldens"
 CASES = sorted(path.name for path in GOLDENS.iterdir() if path.is_dir())
-
-
-def attend(
-    spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
-) -> tuple[jax.Array, Any]:
-    """Causal attention over a batch of whole sequences; nothing is kept."""
-    return causal_attention(q, k, v, window=spec.window), cache
 
 
 def hidden_states(model: Model, params: Params, tokens: np.ndarray) -> jax.Array:
     """The final hidden states [T, D] of one sequence of tokens [T]."""
     positions = jnp.arange(len(tokens), dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, jnp.asarray(tokens)[None], positions, Partial(attend), cache)
+    attend = attends.causal(None, model.backend)
+    hidden, _ = model.forward(params, jnp.asarray(tokens)[None], positions, attend, cache)
     return hidden[0]
 
 

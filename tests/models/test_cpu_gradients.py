@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from flaxen.kernels import cpu_library
-from flaxen.kernels.causal_attention import causal_attention
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear, unpack
-from flaxen.models.model import AttentionSpec, Params, logprobs
+from flaxen.models import attention_impls as attends
+from flaxen.models.model import Params, logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
-def attend(
-    spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: None
-) -> tuple[jax.Array, None]:
-    return causal_attention(q, k, v, window=spec.window), None
-
-
-def loss(params: Params, ids: jax.Array) -> jax.Array:
+def loss(backend: Backend, params: Params, ids: jax.Array) -> jax.Array:
     """Mean negative log-likelihood of the next token, ids [B, T]."""
+    model = MODEL.on(backend)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     cache = (None,) * len(MODEL.cache_specs)
-    hidden, _ = MODEL.forward(params, ids, positions, Partial(attend), cache)
-    table = logprobs(MODEL.unembed(params, hidden))[:, :-1]
+    hidden, _ = model.forward(params, ids, positions, attends.causal(None, backend), cache)
+    table = logprobs(model.unembed(params, hidden), backend)[:, :-1]
     return -jnp.mean(jnp.take_along_axis(table, ids[:, 1:, None], axis=-1))
 
 
@@ -45,10 +42,14 @@ def test_gradients_of_a_model_are_those_through_xla() -> None:
     # In float32 XLA's are further off than ours. The loss itself, of log-probabilities, is float32.
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), PARAMS)
-        expected_loss, expected = jax.jit(jax.value_and_grad(loss))(exact, ids)
+        expected_loss, expected = jax.jit(jax.value_and_grad(partial(loss, Backend.REFERENCE)))(
+            exact, ids
+        )
         expected = jax.tree.map(np.asarray, expected)
     assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(expected))
-    found_loss, gradients = jax.jit(jax.value_and_grad(loss))(pack_params(PARAMS), ids)
+    found_loss, gradients = jax.jit(jax.value_and_grad(partial(loss, Backend.CPU)))(
+        pack_params(PARAMS), ids
+    )
     np.testing.assert_allclose(found_loss, expected_loss, rtol=1e-6)
     found = unpacked(gradients)
     assert jax.tree.structure(found) == jax.tree.structure(expected)

@@ -52,9 +52,9 @@ def native_engine(dtype: str, config: EngineConfig) -> Engine:
 
 @pytest.fixture(params=cpu_library.supported_isas(), scope="module", autouse=True)
 def isa(request: pytest.FixtureRequest) -> object:
-    cpu_library.configure(isa=request.param)
+    cpu_library.start(isa=request.param)
     yield request.param
-    cpu_library.configure(isa=cpu_library.supported_isas()[0])
+    cpu_library.start(isa=cpu_library.supported_isas()[0])
 
 
 @pytest.fixture(params=DTYPES, scope="module")
@@ -85,11 +85,11 @@ def test_batched_is_alone(
     alone: list[list[tuple[object, ...]]], dtype: str, changes: dict[str, object], num_threads: int
 ) -> None:
     before = cpu_library.num_threads()
-    cpu_library.configure(num_threads=num_threads)
+    cpu_library.start(num_threads=num_threads)
     engine = native_engine(dtype, replace(ONE_SHAPE, **changes))
     batch = [request(f"r{i}", p) for i, p in enumerate(prompts(LENGTHS))]
     first, again = run(engine, batch), run(engine, batch)  # the second finds cached prefixes
-    cpu_library.configure(num_threads=before)
+    cpu_library.start(num_threads=before)
     assert [trace(output) for output in first] == alone
     assert [trace(output) for output in again] == alone
 

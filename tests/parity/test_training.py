@@ -25,9 +25,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    cpu_library.configure(isa=request.param)
+    cpu_library.start(isa=request.param)
     yield request.param
-    cpu_library.configure(isa=cpu_library.supported_isas()[0])
+    cpu_library.start(isa=cpu_library.supported_isas()[0])
 
 
 def make_adapter() -> Adapter:

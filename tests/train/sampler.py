@@ -13,7 +13,6 @@ import pytest
 
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.kernels.choice import choose_backend
 from flaxen.train.grpo import GrpoConfig, grpo
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.rollouts import SampledCompletion
@@ -21,15 +20,13 @@ from flaxen.train.state import TrainState
 from flaxen.train.step import TrainStep, start
 from tests.engine.tiny import (
     EOS_ID,
-    MODEL,
     ONE_SHAPE,
     make_engine,
     request,
     run,
 )
-from tests.train.tiny import LORA, base_params, copy, make
+from tests.train.tiny import BACKEND, LORA, MODEL, base_params, copy, make
 
-BACKEND = choose_backend()
 PACKED = BACKEND.packs_weights
 NATIVE = pytest.mark.skipif(not PACKED, reason="bits are the same with the C++ kernels only")
 CONFIG = GrpoConfig(sequence_length=64, microbatch_rows=4)
@@ -42,9 +39,9 @@ class Sampler:
     """An engine that samples with what a trainer publishes, and what it was given."""
 
     def __init__(self, dtype: str, *, trains_all: bool = False) -> None:
-        self.params = copy(base_params(dtype, packed=PACKED))
+        self.params = copy(base_params(dtype))
         self.executor = JaxExecutor(
-            MODEL.on(BACKEND),
+            MODEL,
             self.params,
             ONE_SHAPE,
             eos_ids=(EOS_ID,),

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from flaxen.data.batch import Batch, PairBatch
-from flaxen.kernels import cpu_library
 from flaxen.train.dpo import dpo
 from flaxen.train.jobs.validate import make_validation
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
 from flaxen.train.step import run_step, split_batch, start
-from tests.engine.tiny import MODEL, make_params, pack_params
-from tests.train.tiny import LORA, base_params, make, pack_batch, random_pairs
+from tests.engine.tiny import make_params, pack_params
+from tests.train.tiny import BACKEND, LORA, MODEL, base_params, make, pack_batch, random_pairs
 
-PACKED = cpu_library.is_enabled()
+PACKED = BACKEND.packs_weights
 
 
 def sums(params: Any, batch: Any) -> np.ndarray:
@@ -30,7 +29,7 @@ def sums(params: Any, batch: Any) -> np.ndarray:
 
 def test_the_loss_by_hand() -> None:
     pairs = random_pairs(0, num_rows=2)
-    base = base_params(packed=PACKED)
+    base = base_params()
     policy = pack_params(make_params(1)) if PACKED else make_params(1)
     beta, smoothing = 0.2, 0.1
     losses, aux, _ = dpo(MODEL, beta=beta, label_smoothing=smoothing).losses(
@@ -50,7 +49,7 @@ def test_the_accuracy_rises_and_two_adapters_do_not_mix() -> None:
     objective = dpo(MODEL)
     trainable = lora(LORA, num_adapters=2)
     step = make(trainable, objective, learning_rates=(1e-2, 1e-6))
-    frozen = base_params("bfloat16", packed=PACKED)
+    frozen = base_params("bfloat16")
     state = start(step, initial_adapters(MODEL, LORA, [0, 1]), seed=0)
     compute = step.prepare(state.params)
     microbatches = split_batch(random_pairs(1), 1, 2)
@@ -78,7 +77,7 @@ def with_padding(pairs: PairBatch, num_rows: int) -> PairBatch:
 @pytest.mark.parametrize(("num_rows", "num_microbatches"), [(5, 1), (16, 1), (16, 4), (16, 16)])
 def test_rows_of_padding_are_no_pairs(num_rows: int, num_microbatches: int) -> None:
     step = make(lora(LORA, num_adapters=2), dpo(MODEL), learning_rates=(1e-2, 1e-3))
-    frozen = base_params(packed=PACKED)
+    frozen = base_params()
     pairs = random_pairs(1)
 
     def first_steps(pairs: PairBatch, num_microbatches: int) -> Any:
@@ -119,7 +118,7 @@ class Once:
 
 def test_a_validation_does_not_count_padding() -> None:
     step = make(lora(LORA), dpo(MODEL, beta=2.0), learning_rates=(1e-2,))
-    frozen, pairs = base_params(packed=PACKED), random_pairs(1)
+    frozen, pairs = base_params(), random_pairs(1)
     adapters = jax.tree.map(lambda leaf: leaf + 0.03, initial_adapters(MODEL, LORA, [0]))
 
     def validated(*batches: PairBatch) -> tuple[float, float]:
@@ -141,14 +140,14 @@ def test_a_pair_without_a_loss_does_not_count() -> None:
     )
     objective = dpo(MODEL)
     np.testing.assert_array_equal(objective.denominators(cut), [0, 1, 1])
-    base = base_params(packed=PACKED)
+    base = base_params()
     losses, aux, _ = objective.losses(lambda shape: base, base, cut)
     np.testing.assert_allclose(losses, [0, np.log(2), np.log(2)], rtol=1e-6)
     assert set(aux) == {"accuracy", "chosen_reward", "rejected_reward"}
 
 
 def test_the_reference_gets_no_gradient() -> None:
-    base = base_params(packed=PACKED)
+    base = base_params()
     loss = dpo(MODEL).losses
 
     def total(reference: Any) -> jax.Array:

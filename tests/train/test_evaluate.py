@@ -20,7 +20,8 @@ from flaxen.train.evaluate import (
     perplexity,
 )
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
-from tests.engine.tiny import MODEL, PARAMS, dense_logprobs, prompts
+from tests.engine.tiny import PARAMS, dense_logprobs, prompts
+from tests.train.tiny import MODEL
 
 SCORE = make_logprobs(MODEL, PARAMS)
 

@@ -19,7 +19,6 @@ from flaxen.train.loss import token_logprobs
 from flaxen.train.rollouts import RolloutMetrics, pack_rollouts, train_on_rollouts
 from flaxen.train.step import start
 from tests.engine.tiny import (
-    MODEL,
     make_params,
     pack_params,
     request,
@@ -37,7 +36,7 @@ from tests.train.sampler import (
     sampler_of,
     share_of_low_ids,
 )
-from tests.train.tiny import LORA, base_params, copy, make
+from tests.train.tiny import LORA, MODEL, base_params, copy, make
 
 
 def test_advantages_by_hand() -> None:
@@ -92,7 +91,7 @@ def by_hand(
     ids=["kl", "no kl"],
 )
 def test_the_loss_and_its_gradient_by_hand(config: GrpoConfig) -> None:
-    base = base_params(packed=PACKED)
+    base = base_params()
     policy = pack_params(make_params(1)) if PACKED else make_params(1)
     (rollouts,) = pack_rollouts([completions([4, 7, 2, 9])], [[1.0, 0.0, 0.5, 0.0]], config)
     batch = rollouts.batch
@@ -124,7 +123,7 @@ def test_the_loss_and_its_gradient_by_hand(config: GrpoConfig) -> None:
 
 def test_rows_of_padding_are_no_completions() -> None:
     """A microbatch that is larger than what there is gives the same sums over the same count."""
-    base = base_params(packed=PACKED)
+    base = base_params()
     group, rewards = [completions([4, 7, 2, 9])], [[1.0, 0.0, 0.5, 0.0]]
     found = []
     for num_rows in (1, 5):
@@ -170,7 +169,7 @@ def test_the_first_update_is_on_policy_to_the_bit(dtype: str, trains_all: bool) 
     sampler = sampler_of(dtype, trains_all=trains_all)
     found: list[RolloutMetrics] = []
     if trains_all:
-        trainable = full(MODEL, dtype=jnp.dtype(dtype), packed=PACKED)
+        trainable = full(MODEL, dtype=jnp.dtype(dtype))
         step = make(trainable, grpo(MODEL, config), learning_rates=(1e-3,))
         frozen, state = (
             None,

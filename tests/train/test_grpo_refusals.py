@@ -13,19 +13,15 @@ from flaxen.train.loop import DivergedError
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.rollouts import Completion, pack_rollouts, train_on_rollouts
 from flaxen.train.step import start
-from tests.engine.tiny import (
-    MODEL,
-)
 from tests.train.sampler import (
     CONFIG,
-    PACKED,
     Ids,
     completions,
     lora_step,
     new_state,
     share_of_low_ids,
 )
-from tests.train.tiny import LORA, base_params, make
+from tests.train.tiny import LORA, MODEL, base_params, make
 
 
 def fixed(groups: list[list[Completion]]) -> Callable[[Sequence[Ids], int], Any]:
@@ -40,7 +36,7 @@ def test_what_diverges_says_so() -> None:
         train_on_rollouts(
             step,
             new_state(step),
-            base_params(packed=PACKED),
+            base_params(),
             CONFIG,
             [[[1]]],
             sample=fixed([bad]),
@@ -70,7 +66,7 @@ def test_a_distance_needs_frozen_parameters() -> None:
     config = GrpoConfig(sequence_length=32, group_size=2, kl_beta=0.1)
     (rollouts,) = pack_rollouts([completions([4, 4])], [[0.0, 1.0]], config)
     with pytest.raises(ValueError, match=r"kl_beta needs the parameters to stay near to"):
-        grpo(MODEL, config).losses(lambda shape: base_params(packed=PACKED), None, rollouts)
+        grpo(MODEL, config).losses(lambda shape: base_params(), None, rollouts)
 
 
 @pytest.mark.parametrize(

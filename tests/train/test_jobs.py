@@ -21,7 +21,8 @@ from flaxen.train.jobs.spec import Base, JobCallbacks, JobSpec, adapter_director
 from flaxen.train.jobs.time_share import TimeShare
 from flaxen.weights.adapters.peft import load_adapter
 from tests.data.tiny_text import make_tokenizer
-from tests.engine.tiny import MODEL, PARAMS
+from tests.engine.tiny import PARAMS
+from tests.train.tiny import MODEL
 
 BASE = Base(model=MODEL, params=PARAMS, tokenizer=make_tokenizer(), name="tiny", max_length=96)
 CHATS = [

@@ -14,7 +14,8 @@ from flaxen.train.jobs.data import open_job_data
 from flaxen.train.jobs.plan import Hyperparameters
 from flaxen.train.jobs.spec import Base, JobSpec
 from tests.data.tiny_text import chat, make_tokenizer
-from tests.engine.tiny import MODEL, PARAMS
+from tests.engine.tiny import PARAMS
+from tests.train.tiny import MODEL
 
 BASE = Base(model=MODEL, params=PARAMS, tokenizer=make_tokenizer(), name="tiny", max_length=4096)
 

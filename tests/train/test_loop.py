@@ -13,8 +13,15 @@ from flaxen.train.loop import Callbacks, DivergedError, TrainMetrics, count_toke
 from flaxen.train.lora import initial_adapters
 from flaxen.train.state import TrainState
 from flaxen.train.step import start
-from tests.engine.tiny import MODEL
-from tests.train.tiny import LORA, Repeated, base_params, lora_step, random_batch, random_pairs
+from tests.train.tiny import (
+    LORA,
+    MODEL,
+    Repeated,
+    base_params,
+    lora_step,
+    random_batch,
+    random_pairs,
+)
 
 BATCHES = [random_batch(seed) for seed in range(3)]
 

@@ -9,24 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import cpu_library
 from flaxen.models.adapters import Adapters, LoraConfig
 from flaxen.train.lora import initial_adapters, lora
 from flaxen.train.loss import token_logprobs
 from flaxen.train.optimizer import OptimizerConfig, make_optimizer
 from flaxen.train.step import TrainStep, run_step, split_batch, start
-from tests.engine.tiny import MODEL
-from tests.train.tiny import LORA, base_params, lora_step, random_batch
-
-PACKED = cpu_library.is_enabled()  # else all is through XLA
-FORMS = [("float32", PACKED), ("bfloat16", PACKED)]
+from tests.train.tiny import LORA, MODEL, base_params, lora_step, random_batch
 
 
 def run(
-    step: TrainStep, seeds: list[int], num_steps: int, dtype: str, packed: bool
+    step: TrainStep, seeds: list[int], num_steps: int, dtype: str
 ) -> tuple[Adapters, np.ndarray]:
     """The adapters after some steps over two batches in turn, and the losses [steps, n]."""
-    frozen = base_params(dtype, packed=packed)
+    frozen = base_params(dtype)
     state = start(step, initial_adapters(MODEL, LORA, seeds), seed=0)
     compute = step.prepare(state.params)
     losses = []
@@ -39,7 +34,7 @@ def run(
 
 def test_the_loss_falls() -> None:
     step = lora_step(dropout=0.05, learning_rates=(2e-2,))
-    _, losses = run(step, [0], 16, "bfloat16", PACKED)
+    _, losses = run(step, [0], 16, "bfloat16")
     assert losses[-1, 0] < 0.8 * losses[0, 0]
 
 
@@ -90,15 +85,15 @@ def test_muon_takes_the_adapters_of_a_stack_one_by_one() -> None:
     assert ((singular > 0.6) & (singular < 1.3)).all()
 
 
-@pytest.mark.parametrize(("dtype", "packed"), FORMS)
-def test_adapters_of_a_stack_train_as_if_alone(dtype: str, packed: bool) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_of_a_stack_train_as_if_alone(dtype: str) -> None:
     """Other seeds and learning rates beside them move nothing but the order of float32 sums."""
     seeds, rates = [1, 2, 3], (1e-2, 2e-3, 5e-3)
     options: dict[str, Any] = {"name": "sgd", "momentum": 0.0}
-    together, losses = run(lora_step(3, learning_rates=rates, **options), seeds, 3, dtype, packed)
+    together, losses = run(lora_step(3, learning_rates=rates, **options), seeds, 3, dtype)
     for index in (0, 2):
         step = lora_step(1, learning_rates=rates[index : index + 1], **options)
-        alone, alone_losses = run(step, [seeds[index]], 3, dtype, packed)
+        alone, alone_losses = run(step, [seeds[index]], 3, dtype)
         np.testing.assert_allclose(losses[:, index], alone_losses[:, 0], rtol=1e-5)
         for stack, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(stack[index], one[0], rtol=0, atol=2e-6)
@@ -106,7 +101,7 @@ def test_adapters_of_a_stack_train_as_if_alone(dtype: str, packed: bool) -> None
 
 def test_dropout_is_drawn_anew_for_each_microbatch_and_step() -> None:
     """And is the same when a step is made again, as a resumed run does."""
-    step, frozen = lora_step(dropout=0.5), base_params(packed=PACKED)
+    step, frozen = lora_step(dropout=0.5), base_params()
     state = start(step, initial_adapters(MODEL, LORA, [0]), seed=0)
     denominators = np.float32(step.objective.denominators(random_batch(0)).sum())[None]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,24 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
 from flaxen.models.model import Params
 from flaxen.train.loss import REMATS, logprobs_and_correct, next_token, token_logprobs
-from tests.engine.tiny import MODEL, PARAMS, dense_logprobs
-from tests.train.tiny import base_params, pack_batch, random_batch
+from tests.engine.tiny import PARAMS, dense_logprobs
+from tests.train.tiny import BACKEND, MODEL, base_params, pack_batch, random_batch
 
-PACKED = cpu_library.is_enabled()  # else all is through XLA
-
-
-@pytest.fixture
-def through_xla() -> Iterator[None]:
-    """No C++ kernels."""
-    best = cpu_library.isa()
-    cpu_library.configure(isa="xla")
-    jax.clear_caches()
-    yield
-    cpu_library.configure(isa=best)
-    jax.clear_caches()
+PACKED = BACKEND.packs_weights
 
 
 @jax.jit
@@ -42,8 +30,8 @@ def scores(params: Params, batch: Any) -> np.ndarray:
 def test_log_probabilities_are_those_of_a_dense_forward() -> None:
     ids = np.random.default_rng(0).integers(3, MODEL.vocab_size, 30).tolist()
     batch = pack_batch([[[5, 6, 7], ids]])
-    found = scores(base_params(packed=PACKED), batch)
-    table = dense_logprobs(ids, base_params(packed=PACKED))
+    found = scores(base_params(), batch)
+    table = dense_logprobs(ids, base_params(), MODEL)
     expected = [table[position, ids[position + 1]] for position in range(29)]
     np.testing.assert_allclose(found[0, 3:32], expected, rtol=0, atol=2e-5)
     assert (found[0, [2, *range(32, 48)]] == 0).all()  # ends of segments, padding
@@ -54,7 +42,7 @@ def test_a_packed_segment_has_the_bits_that_it_has_alone(dtype: str) -> None:
     rng = np.random.default_rng(1)
     lengths = [[17, 3, 20], [1, 17], [9, 17, 3, 9]]
     rows = [[rng.integers(3, MODEL.vocab_size, n).tolist() for n in row] for row in lengths]
-    params = base_params(dtype, packed=PACKED)
+    params = base_params(dtype)
     together = scores(params, pack_batch(rows))
     for row, place in [(0, 0), (0, 1), (1, 1), (2, 1), (2, 2)]:  # two shapes to compile
         ids = rows[row][place]
@@ -71,7 +59,7 @@ def test_a_packed_segment_has_the_bits_that_it_has_alone(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bits_are_the_same_under_a_gradient(dtype: str, remat: Any) -> None:
     batch = random_batch(2)
-    params = base_params(dtype, packed=PACKED)
+    params = base_params(dtype)
 
     def total(params: Params) -> tuple[jax.Array, jax.Array]:
         found = token_logprobs(MODEL, params, batch, remat=remat)
@@ -82,23 +70,24 @@ def test_bits_are_the_same_under_a_gradient(dtype: str, remat: Any) -> None:
     assert all(np.isfinite(leaf.astype(np.float32)).all() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.usefixtures("through_xla")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bits_are_the_same_under_a_gradient_through_xla(dtype: str) -> None:
     batch = random_batch(2, num_rows=1)
-    params = base_params(dtype)
+    model = MODEL.on(Backend.REFERENCE)
+    params = base_params(dtype, backend=Backend.REFERENCE)
 
     def total(params: Params) -> tuple[jax.Array, jax.Array]:
-        found = token_logprobs(MODEL, params, batch)
+        found = token_logprobs(model, params, batch)
         return found.sum(), found
 
     (_, under), _ = jax.jit(jax.value_and_grad(total, has_aux=True))(params)
-    np.testing.assert_array_equal(np.asarray(under), scores(params, batch))
+    _, alone = jax.jit(total)(params)
+    np.testing.assert_array_equal(np.asarray(under), np.asarray(alone))
 
 
 def test_rematerialisation_does_not_change_gradients() -> None:
     batch = random_batch(3)
-    params = base_params(packed=PACKED)
+    params = base_params()
 
     def gradients(remat: Any) -> Params:
         return jax.jit(jax.grad(lambda p: token_logprobs(MODEL, p, batch, remat=remat).sum()))(
@@ -113,7 +102,7 @@ def test_rematerialisation_does_not_change_gradients() -> None:
 
 def test_rematerialisation_keeps_less() -> None:
     batch = random_batch(4)
-    params = base_params(packed=PACKED)
+    params = base_params()
 
     def kept(remat: Any) -> int:
         """Bytes that the backward pass is given, parameters left out."""
@@ -130,7 +119,7 @@ def test_rematerialisation_keeps_less() -> None:
 
 def test_more_tokens_than_a_chunk_are_scored_in_their_places() -> None:
     batch = random_batch(5, num_rows=16)  # 768 tokens, three chunks
-    params = base_params(packed=PACKED)
+    params = base_params()
     together = scores(params, batch)
     for row in (0, 7, 15):
         alone = scores(params, jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], batch))
@@ -138,10 +127,10 @@ def test_more_tokens_than_a_chunk_are_scored_in_their_places() -> None:
 
 
 def test_the_likeliest_targets_are_told() -> None:
-    params = base_params(packed=PACKED)
+    params = base_params()
     ids = [7, 8, 9, 10]
     for _ in range(3):
-        ids.append(int(dense_logprobs(ids, params)[-1].argmax()))
+        ids.append(int(dense_logprobs(ids, params, MODEL)[-1].argmax()))
     _, is_best = logprobs_and_correct(MODEL, params, pack_batch([[ids]]))
     assert is_best[0, 3:6].all()
     assert not is_best[0, 6:].any()
@@ -150,7 +139,7 @@ def test_the_likeliest_targets_are_told() -> None:
 def test_the_loss_is_the_weighted_sum_and_the_count_its_weights() -> None:
     batch = random_batch(6)
     batch = batch._replace(loss_weights=batch.loss_weights * np.float32(0.5))
-    params = base_params(packed=PACKED)
+    params = base_params()
     objective = next_token(MODEL)
     losses, aux, _ = objective.losses(lambda shape: params, None, batch)
     expected = -(batch.loss_weights * scores(params, batch)).sum(axis=1)

@@ -11,15 +11,15 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.train.loss import token_logprobs
-from tests.engine.tiny import EOS_ID, MODEL, ONE_SHAPE, make_engine, prompts, request, run
-from tests.train.tiny import base_params, pack_batch
+from tests.engine.tiny import EOS_ID, ONE_SHAPE, make_engine, prompts, request, run
+from tests.train.tiny import MODEL, base_params, pack_batch
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sampled_tokens_have_the_log_probabilities_that_training_gives_them(dtype: str) -> None:
-    params = base_params(dtype, packed=True)
+    params = base_params(dtype, backend=Backend.CPU)
     executor = JaxExecutor(
         MODEL.on(Backend.CPU),
         params,

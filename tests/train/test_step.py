@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from flaxen.data.batch import Batch
-from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
 from flaxen.models.params import compute_params, plain_params
 from flaxen.train.full import full, initial_params
 from flaxen.train.step import TrainStep, run_step, split_batch, start
-from tests.engine.tiny import MODEL, PARAMS
+from tests.engine.tiny import PARAMS
 from tests.train.tiny import (
+    BACKEND,
     FLOAT32,
+    MODEL,
     base_params,
     copy,
     full_step,
@@ -25,8 +27,7 @@ from tests.train.tiny import (
     random_batch,
 )
 
-PACKED = cpu_library.is_enabled()  # else all is through XLA
-FORMS = [("float32", PACKED), ("bfloat16", PACKED)]
+DTYPES = ["float32", "bfloat16"]
 
 
 def losses(step: TrainStep, num_steps: int, **options: Any) -> list[float]:
@@ -41,16 +42,16 @@ def losses(step: TrainStep, num_steps: int, **options: Any) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("dtype", "packed"), FORMS)
-def test_the_loss_falls(dtype: str, packed: bool) -> None:
-    found = losses(full_step(dtype, packed=packed), 12)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_loss_falls(dtype: str) -> None:
+    found = losses(full_step(dtype), 12)
     assert found[-1] < 0.5 * found[0]
 
 
 def test_microbatches_are_one_big_batch() -> None:
     """To the rounding of float32 sums."""
     batch = random_batch(1)
-    step = full_step("float32", packed=PACKED)
+    step = full_step("float32")
     found = []
     for num_microbatches in (1, 2):
         state = start(step, copy(PARAMS), seed=0)
@@ -77,7 +78,7 @@ def test_rows_of_padding_change_nothing(num_rows: int, num_microbatches: int) ->
     batch = random_batch(1)
     empty = pack_batch([[]] * (num_rows - len(batch.tokens)))
     padded = Batch(*(np.concatenate(both) for both in zip(batch, empty, strict=True)))
-    step = full_step("float32", packed=PACKED)
+    step = full_step("float32")
     found = []
     for each, parts in ((batch, 1), (padded, num_microbatches)):
         state = start(step, copy(PARAMS), seed=0)
@@ -88,7 +89,7 @@ def test_rows_of_padding_change_nothing(num_rows: int, num_microbatches: int) ->
 
 
 def test_the_state_is_donated_and_what_is_computed_with_is_not() -> None:
-    step = full_step("bfloat16", packed=PACKED)
+    step = full_step("bfloat16")
     state = start(step, copy(PARAMS), seed=0)
     compute = step.prepare(state.params)
     masters = jax.tree.leaves((state.params, state.opt_state))
@@ -99,7 +100,7 @@ def test_the_state_is_donated_and_what_is_computed_with_is_not() -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(compute))
     # The arrays that a sampler is given are those that the next step's forward takes.
     expected = compute_params(
-        MODEL.param_specs, new.params, dtype=jnp.dtype("bfloat16"), packed=PACKED
+        MODEL.param_specs, new.params, dtype=jnp.dtype("bfloat16"), backend=BACKEND
     )
     assert jax.tree.structure(expected) == jax.tree.structure(new_compute)
     for one, other in zip(jax.tree.leaves(new_compute), jax.tree.leaves(expected), strict=True):
@@ -107,17 +108,17 @@ def test_the_state_is_donated_and_what_is_computed_with_is_not() -> None:
 
 
 def test_float32_without_kernels_computes_with_the_masters_themselves() -> None:
-    step = make(full(MODEL, dtype=FLOAT32, packed=False))
+    step = make(full(MODEL.on(Backend.REFERENCE), dtype=FLOAT32))
     masters = copy(PARAMS)
     assert step.prepare(masters) is masters
 
 
 def test_masters_are_what_was_loaded() -> None:
-    for dtype, packed in FORMS:
-        loaded = base_params(dtype, packed=packed)
+    for dtype in DTYPES:
+        loaded = base_params(dtype)
         masters = plain_params(MODEL.param_specs, loaded)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(masters))
-        again = compute_params(MODEL.param_specs, masters, dtype=jnp.dtype(dtype), packed=packed)
+        again = compute_params(MODEL.param_specs, masters, dtype=jnp.dtype(dtype), backend=BACKEND)
         assert jax.tree.structure(again) == jax.tree.structure(loaded)
         for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(loaded), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -139,7 +140,7 @@ def test_parameters_from_scratch_depend_on_the_seed_alone() -> None:
 def test_a_call_is_made_after_each_microbatch() -> None:
     seen: list[float] = []
     losses(
-        full_step("float32", packed=PACKED),
+        full_step("float32"),
         1,
         on_microbatch=lambda sums: seen.append(float(sums.values["loss"][0])),
     )

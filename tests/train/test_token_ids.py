@@ -13,8 +13,8 @@ from flaxen.train.evaluate import make_logprobs
 from flaxen.train.grpo import GrpoConfig, Rollouts, grpo
 from flaxen.train.loss import next_token
 from flaxen.train.token_ids import check_token_ids
-from tests.engine.tiny import MODEL, PARAMS
-from tests.train.tiny import pack_batch
+from tests.engine.tiny import PARAMS
+from tests.train.tiny import MODEL, pack_batch
 
 VOCAB = MODEL.vocab_size
 OUTSIDE = f"outside the model's vocabulary of {VOCAB} tokens: the tokenizer is not the model's"

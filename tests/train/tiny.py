@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.data.batch import Batch, PairBatch
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LoraConfig
 from flaxen.models.model import Params
 from flaxen.train.full import full
@@ -19,8 +21,11 @@ from flaxen.train.loss import Objective, next_token
 from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.train.step import TrainStep, make_step
 from flaxen.train.trainable import Trainable
-from tests.engine.tiny import MODEL, PARAMS, pack_params
+from tests.engine import tiny
+from tests.engine.tiny import PARAMS, pack_params
 
+BACKEND = choose_backend()  # without the C++ kernels all is through XLA
+MODEL = tiny.MODEL.on(BACKEND)
 LORA = LoraConfig(rank=4, alpha=8.0)
 FLOAT32 = jnp.dtype("float32")
 
@@ -110,16 +115,16 @@ def make(
     )
 
 
-def base_params(dtype: str = "float32", *, packed: bool = False) -> Params:
-    """The frozen base of adapters."""
-    if packed:
+def base_params(dtype: str = "float32", *, backend: Backend = BACKEND) -> Params:
+    """The frozen base of adapters, in the form of a backend."""
+    if backend.packs_weights:
         return pack_params(PARAMS, dtype)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
 
 
 @functools.cache  # compiled once for all tests
-def full_step(dtype: str = "float32", *, packed: bool = False, **options: Any) -> TrainStep:
-    return make(full(MODEL, dtype=jnp.dtype(dtype), packed=packed), **options)
+def full_step(dtype: str = "float32", **options: Any) -> TrainStep:
+    return make(full(MODEL, dtype=jnp.dtype(dtype)), **options)
 
 
 @functools.cache

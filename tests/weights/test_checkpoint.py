@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
 from flaxen.models.model import ParamSpec
 from flaxen.weights.checkpoint import open_checkpoint
@@ -130,7 +131,7 @@ def test_an_interleaved_head_is_put_in_order_when_read_in_pieces(tmp_path: Path)
     layer = open_checkpoint(path).load_params(FLOAT32)["layers"][0]
     np.testing.assert_array_equal(layer["wq"], expected.T)
     np.testing.assert_array_equal(layer["wk"], expected.T)
-    packed = open_checkpoint(path).load_params(FLOAT32, packed=True)["layers"][0]
+    packed = open_checkpoint(path).load_params(FLOAT32, backend=Backend.CPU)["layers"][0]
     np.testing.assert_array_equal(unpack(packed["wq"]), expected.T)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
@@ -240,14 +241,14 @@ def test_parameters_come_back_plain_and_packed(rules: Rules) -> None:
     files = to_files(rules, specs, params)
     found = find_sources(specs, rules, files, vars(CONFIG), ignored=lambda _: False)
     assert found.tensors == files
-    for packed in (False, True):
-        form = Form(dtype=np.dtype(np.float32), packed=packed)
+    for backend in (Backend.REFERENCE, Backend.CPU):
+        form = Form(dtype=np.dtype(np.float32), backend=backend)
         loaded = load_params(specs, found.params, form, round_to=None, on_progress=None)
         for (_, ours), (_, theirs) in zip(scopes(loaded), scopes(params), strict=True):
             assert ours.keys() == theirs.keys()
             for name, leaf in ours.items():
                 values = leaf
-                if packed and theirs[name].ndim > 1:
+                if backend.packs_weights and theirs[name].ndim > 1:
                     is_table = name in ("embed", "unembed")
                     values = unpack(leaf).T if is_table else unpack(leaf)
                 np.testing.assert_array_equal(values, theirs[name], err_msg=name)
@@ -266,7 +267,7 @@ def test_experts_are_stacked_from_their_files() -> None:
         whole(files["layers.1.experts.2.up"]), params["layers"][1]["w_up"][2].T
     )
     found = find_sources(specs, rules, files, {}, ignored=lambda _: False)
-    form = Form(dtype=np.dtype(np.float32), packed=True)  # a stack of experts is not packed
+    form = Form(dtype=np.dtype(np.float32), backend=Backend.CPU)  # a stack of experts is not packed
     loaded = load_params(specs, found.params, form, round_to=None, on_progress=None)
     assert_equal([each["w_up"] for each in loaded["layers"]],
                  [each["w_up"] for each in params["layers"]])  # fmt: skip

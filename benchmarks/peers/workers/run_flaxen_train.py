@@ -26,7 +26,7 @@ def load(model: str, args: dict[str, Any]) -> tuple[Train, dict[str, str]]:
 
     import flaxen
     from flaxen.build import use_compile_cache
-    from flaxen.kernels import cpu_library
+    from flaxen.kernels.choice import choose_backend
     from flaxen.models.adapters import LoraConfig, adapter_shapes
     from flaxen.train.loop import Callbacks, TrainMetrics, train
     from flaxen.train.lora import lora
@@ -42,8 +42,9 @@ def load(model: str, args: dict[str, Any]) -> tuple[Train, dict[str, str]]:
 
     use_compile_cache(Path(args["compile_cache"]))
     checkpoint = open_checkpoint(Path(model))
-    network = checkpoint.model
-    frozen = checkpoint.load_params(jnp.dtype(args["dtype"]), packed=cpu_library.is_enabled())
+    backend = choose_backend()
+    network = checkpoint.model.on(backend)
+    frozen = checkpoint.load_params(jnp.dtype(args["dtype"]), backend=backend)
     config = LoraConfig(rank=args["rank"], alpha=args["alpha"])
     optimizer = OptimizerConfig(learning_rate=args["learning_rate"])
     step = make_step(

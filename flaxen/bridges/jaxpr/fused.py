@@ -16,7 +16,6 @@ from flaxen.bridges.jaxpr.patterns import Pattern
 from flaxen.bridges.jaxpr.products import Operand, operand
 from flaxen.bridges.jaxpr.run import Normed, Product, Run, plain, without_padding
 from flaxen.bridges.jaxpr.views import View
-from flaxen.kernels import cpu_library
 from flaxen.kernels.linear import LoraWeight, gated_linear, linear
 from flaxen.kernels.rope import apply_rope
 
@@ -29,7 +28,7 @@ def run_pattern(run: Run, pattern: Pattern, values: list[Any]) -> Any:
       pattern: a pattern found in the definition.
       values: the values of its operands.
     """
-    if not cpu_library.is_enabled():
+    if not run.backend.fuses_definitions:
         return None
     found = _RULES[pattern.kind](run, pattern, values)
     if found is not None:
@@ -41,7 +40,7 @@ def run_pattern(run: Run, pattern: Pattern, values: list[Any]) -> Any:
 def _norm(run: Run, pattern: Pattern, values: list[Any]) -> Normed:
     """A norm that is not computed yet: the kernels of the products that use it compute it."""
     x, weight = (plain(run, value) for value in values)
-    return Normed(x=x, weight=weight, eps=pattern.eps)
+    return Normed(x=x, weight=weight, eps=pattern.eps, backend=run.backend)
 
 
 def _gated(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array | None:
@@ -50,7 +49,8 @@ def _gated(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array | None:
     if gate is None or up is None:
         return None
     shape = _shape(gate, up)
-    out = gated_linear(gate.rows.reshape(*shape, -1), gate.source, up.source, norm=gate.norm)
+    rows = gate.rows.reshape(*shape, -1)
+    out = gated_linear(rows, gate.source, up.source, norm=gate.norm, backend=run.backend)
     return _out(run, pattern, out)
 
 
@@ -65,6 +65,7 @@ def _residual(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array | None
         found.source,
         norm=found.norm,
         residual=x.reshape(*shape, -1),
+        backend=run.backend,
     )
     return _out(run, pattern, out)
 
@@ -81,7 +82,8 @@ def _rope(run: Run, pattern: Pattern, values: list[Any]) -> jax.Array:
         table[..., :half].astype(jnp.float32).reshape(*tokens, 1, half) for table in (cos, sin)
     )
     moved = x.transpose(order)
-    out = apply_rope(moved.reshape(*tokens, -1, 2 * half), *tables).reshape(moved.shape)
+    rows = moved.reshape(*tokens, -1, 2 * half)
+    out = apply_rope(rows, *tables, backend=run.backend).reshape(moved.shape)
     return out.transpose([order.index(axis) for axis in range(x.ndim)])
 
 

@@ -23,7 +23,6 @@ from flaxen.bridges.jaxpr.products import dot, gather, sum_of_last
 from flaxen.bridges.jaxpr.run import Normed, Run, plain
 from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
 from flaxen.bridges.jaxpr.views import View
-from flaxen.kernels import cpu_library
 from flaxen.models.attention import attend_p
 from flaxen.models.cache import attention_cache
 from flaxen.models.model import AttentionSpec
@@ -83,7 +82,7 @@ def _run_eqn(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         values = [plain(run, value) if isinstance(value, Normed) else value for value in values]
     has_views = any(isinstance(value, View) for value in values)
     rule = _RULES.get(eqn.primitive.name)
-    if rule is not None and (has_views or attends(eqn) or _sums(eqn)):
+    if rule is not None and (has_views or attends(eqn) or _sums(run, eqn)):
         found = rule(run, eqn, values)
         if found is not None:
             return found
@@ -106,11 +105,11 @@ def attends(eqn: JaxprEqn) -> bool:
     return any(attends(inner) for body in _bodies(eqn) for inner in body.eqns)
 
 
-def _sums(eqn: JaxprEqn) -> bool:
+def _sums(run: Run, eqn: JaxprEqn) -> bool:
     """Whether an operation contains a sum whose order XLA would choose by the number of rows."""
     if eqn.primitive.name == "reduce_sum":
-        return cpu_library.is_enabled()
-    return any(_sums(inner) for body in _bodies(eqn) for inner in body.eqns)
+        return run.backend.fuses_definitions
+    return any(_sums(run, inner) for body in _bodies(eqn) for inner in body.eqns)
 
 
 def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
@@ -198,7 +197,7 @@ def _custom(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     A custom rule for the ordinary derivative, such as softmax's, is dropped, so that the sum in it
     can be replaced.
     """
-    is_only_a_way = eqn.primitive.name == "custom_jvp_call" and _sums(eqn)
+    is_only_a_way = eqn.primitive.name == "custom_jvp_call" and _sums(run, eqn)
     return _inline(run, eqn, values) if attends(eqn) or is_only_a_way else None
 
 

@@ -98,7 +98,7 @@ def dot(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
         out = _several(run, number, found)
     if out is None or out.dtype != dtype:
         rows = _in_shape(rows, view.source)
-        out = linear(rows, view.source, norm=found.norm, out_dtype=dtype)
+        out = linear(rows, view.source, norm=found.norm, out_dtype=dtype, backend=run.backend)
     lead = found.rows.shape[:-1]
     out = out.reshape(*lead, *(view.shape[axis] for axis in found.outputs))
     back = [len(lead) + found.outputs.index(axis) for axis in free]
@@ -115,7 +115,8 @@ def _several(run: Run, number: int, found: Operand) -> jax.Array | None:
         sources.append(leaf if product.index is None else leaf[product.index])
     if len(sources) == 1 or not all(isinstance(each, PackedLinear) for each in sources):
         return None
-    outs = linears(found.rows, tuple(sources), (None,) * len(sources), norm=found.norm)
+    biases = (None,) * len(sources)
+    outs = linears(found.rows, tuple(sources), biases, norm=found.norm, backend=run.backend)
     run.made.update({number: out for (number, _), out in zip(others, outs[1:], strict=True)})
     return outs[0]
 
@@ -157,7 +158,7 @@ def gather(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     fits = (matrix.inputs, matrix.outputs) == (table.axes[1], table.axes[0])
     if not fits or not isinstance(table.source, PackedLinear):
         return None
-    return [embed(table.source, indices[..., 0], table.dtype)]
+    return [embed(table.source, indices[..., 0], table.dtype, backend=run.backend)]
 
 
 def sum_of_last(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
@@ -171,6 +172,6 @@ def sum_of_last(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
         return [eqn.primitive.bind(x, **eqn.params)]
     lead = x.shape[: axes[0]]
     size = math.prod(x.shape[axes[0] :])
-    ones = pack(jnp.ones((size, 1), x.dtype))
+    ones = pack(jnp.ones((size, 1), x.dtype), backend=run.backend)
     rows = x.reshape(math.prod(lead), size)
-    return [linear(rows, ones, out_dtype=x.dtype).reshape(lead)]
+    return [linear(rows, ones, out_dtype=x.dtype, backend=run.backend).reshape(lead)]

@@ -46,6 +46,7 @@ class Normed:
     x: jax.Array
     weight: jax.Array
     eps: float
+    backend: Backend
     made: jax.Array | None = None
 
     @property
@@ -61,7 +62,7 @@ class Normed:
     def array(self) -> jax.Array:
         """The normed values, computed once."""
         if self.made is None:
-            self.made = rms_norm(self.x, self.weight, self.eps)
+            self.made = rms_norm(self.x, self.weight, self.eps, backend=self.backend)
         return self.made
 
 

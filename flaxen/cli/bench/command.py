@@ -141,7 +141,7 @@ def _measure(
 
     dtype = parts.dtype.name
     on_progress("machine's limits", 0, 1)
-    limits = measure_limits(dtype)
+    limits = measure_limits(dtype, parts.model.backend)
     on_progress("machine's limits", 1, 1)
     results = []
     for workload in workloads:
@@ -150,7 +150,7 @@ def _measure(
         on_progress(workload.name, 0, num_reps)
         results.append(run_workload(parts.engine, workload, num_reps, on_progress))
     # Once more: what others ran at the start may have made the machine look slower than it is.
-    limits = best_limits(limits, measure_limits(dtype))
+    limits = best_limits(limits, measure_limits(dtype, parts.model.backend))
     cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
     return Report(results=results, cost=cost, limits=limits)
 

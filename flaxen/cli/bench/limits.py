@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flaxen.kernels.backend import Backend
 
 _BUFFER_BYTES = 1 << 30  # far above any cache, so that it is memory that is read
 _SIDE = 2048  # of the square product: large enough to be bound by arithmetic
@@ -41,11 +45,17 @@ def best_limits(first: Limits, second: Limits) -> Limits:
     )
 
 
-def measure_limits(compute_dtype: str) -> Limits:
-    """Measures for a few seconds; takes 1 GiB of memory meanwhile."""
+def measure_limits(compute_dtype: str, backend: Backend) -> Limits:
+    """Measures for a few seconds; takes 1 GiB of memory meanwhile.
+
+    Args:
+      compute_dtype: measured beside float32.
+      backend: whose products are measured.
+    """
     dtypes = sorted({compute_dtype, "float32"})
     return Limits(
-        read_bytes_s=_read_bytes_s(), matmul_flops={dtype: _matmul_flops(dtype) for dtype in dtypes}
+        read_bytes_s=_read_bytes_s(),
+        matmul_flops={dtype: _matmul_flops(dtype, backend) for dtype in dtypes},
     )
 
 
@@ -72,13 +82,14 @@ def _read_bytes_s() -> float:
     return float(buffer.nbytes / elapsed_s)
 
 
-def _matmul_flops(dtype: str) -> float:
+def _matmul_flops(dtype: str, backend: Backend) -> float:
     import jax
     import jax.numpy as jnp
 
     from flaxen.kernels import cpu_library
+    from flaxen.kernels.backend import Backend
 
-    if cpu_library.is_enabled():
+    if backend is Backend.CPU:
         return max(cpu_library.peak_flops(dtype) for _ in range(_NUM_RUNS))
     square = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(lambda a: a @ a)

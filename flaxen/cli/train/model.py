@@ -145,7 +145,7 @@ def load(
     frozen = subject.source.load_params(
         dtype,
         report,
-        packed=model.backend.packs_weights,
+        backend=model.backend,
         quantization=config.lora.base_quantization,
     )
     seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters

@@ -178,7 +178,7 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
     else:
         objective = next_token(model, remat=config.remat)
     if config.method == "full":
-        trainable = full(model, dtype=dtype, packed=model.backend.packs_weights)
+        trainable = full(model, dtype=dtype)
     else:
         trainable = lora(
             config.lora.to_lora(),

@@ -78,7 +78,7 @@ def _metrics_writer(
     to_number = functools.partial(
         to_record,
         flops=flops_per_token(opened.subject.model, opened.step.trainable),
-        peak_flops=peak_flops or measure_peak_flops(),
+        peak_flops=peak_flops or measure_peak_flops(opened.subject.model.backend),
         num_steps=opened.num_steps,
     )
     jsonl = write_jsonl(directory / "metrics.jsonl", after_step=int(opened.state.step))

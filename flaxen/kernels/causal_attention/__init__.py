@@ -1,14 +1,24 @@
 """Causal attention over packed segments: whole sequences, without a cache.
 
-With the C++ kernels its results equal those of paged attention to the bit: training = serving.
+On the CPU backend its results equal those of paged attention to the bit: training = serving.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import jax
 from jaxtyping import Array, Float, Int
 
+from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.causal_attention import cpu, reference
+
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
+    Backend.REFERENCE: reference.causal_attention,
+    Backend.CPU: cpu.causal_attention,
+    Backend.GPU: reference.causal_attention,
+    Backend.TPU: reference.causal_attention,
+}
 
 
 def causal_attention(
@@ -20,6 +30,7 @@ def causal_attention(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    backend: Backend,
 ) -> Float[Array, "B T N H"]:
     """Each token attends to itself and to earlier tokens of its own segment.
 
@@ -32,6 +43,7 @@ def causal_attention(
       window: the number of tokens seen, the current one included; None sees all.
       scale: multiplies the scores q . k; None is H ** -0.5.
       softcap: scores become softcap * tanh(scores / softcap); above 0; None for no cap.
+      backend: what computes.
 
     Returns:
       [B, T, N, H] in q's dtype; scores and softmax are float32.
@@ -50,7 +62,5 @@ def causal_attention(
     if softcap is not None and not softcap > 0:
         raise ValueError(f"the softcap must be above 0, got {softcap}: None leaves the scores")
     options = reference.Options(window, float(H**-0.5 if scale is None else scale), softcap)
-    if cpu.runs(q, k, v):
-        ids = None if segment_ids is None else jax.lax.stop_gradient(segment_ids)
-        return cpu.causal_attention(q, k, v, ids, options)
-    return reference.causal_attention(q, k, v, segment_ids, options)
+    run = find_implementation("causal_attention", IMPLEMENTATIONS, backend)
+    return run(q, k, v, segment_ids, options)

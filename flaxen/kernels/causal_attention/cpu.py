@@ -1,5 +1,6 @@
 """Causal attention by the C++ kernel of paged attention, and its gradient by one of its own.
 
+The kernels have float32 and bfloat16, and heads of an even size; the reference computes others.
 Deliberately does not know the algorithms: csrc/causal_attention.inc, csrc/causal_gradient.inc.
 """
 
@@ -16,28 +17,31 @@ from flaxen.kernels.causal_attention import reference
 from flaxen.kernels.causal_attention.reference import Options
 
 
-def runs(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
-    """Whether the kernel is in use, and has these dtypes and this head."""
-    has_dtype = q.dtype == k.dtype == v.dtype and q.dtype in (jnp.float32, jnp.bfloat16)
-    return cpu_library.is_enabled() and has_dtype and q.shape[-1] % 2 == 0
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def causal_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> jax.Array:
-    """Like `reference.causal_attention`; requires `runs`, and segments of consecutive tokens."""
+    """Like `reference.causal_attention`; each segment's tokens are consecutive."""
+    has_dtype = q.dtype == k.dtype == v.dtype and q.dtype in (jnp.float32, jnp.bfloat16)
+    if not has_dtype or q.shape[-1] % 2:
+        return reference.causal_attention(q, k, v, segment_ids, options)
+    ids = None if segment_ids is None else jax.lax.stop_gradient(segment_ids)
+    out: jax.Array = _attend(q, k, v, ids, options)
+    return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+) -> jax.Array:
     return _call(q, k, v, segment_ids, options)
 
 
 def _call(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
 ) -> jax.Array:
-    cpu_library.library()
-    call = jax.ffi.ffi_call(
-        "flaxen_causal_attention",
+    call = cpu_library.kernel(
+        "causal_attention",
         jax.ShapeDtypeStruct(q.shape, q.dtype),
-        vmap_method="sequential",
     )
     out: jax.Array = call(
         *(q, k, v),
@@ -86,10 +90,9 @@ def _call_gradient(
     cotangent: jax.Array,
     options: Options,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    call = jax.ffi.ffi_call(
-        "flaxen_causal_gradient",
+    call = cpu_library.kernel(
+        "causal_gradient",
         [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (q, k, v)],
-        vmap_method="sequential",
     )
     q_bar, k_bar, v_bar = call(
         *(q, k, v, cotangent),
@@ -100,4 +103,4 @@ def _call_gradient(
     return q_bar, k_bar, v_bar
 
 
-causal_attention.defvjp(_forward, _backward)
+_attend.defvjp(_forward, _backward)

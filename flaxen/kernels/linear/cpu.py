@@ -1,115 +1,95 @@
-"""Calls of the C++ kernels for linear layers and embeddings; their gradients are in gradients.py.
+"""Linear layers on the CPU backend: packed weights by the C++ kernels, plain ones by XLA.
 
-Deliberately does not know the layers of a model.
+The kernels add adapters to what a packed weight gives, but drop none of their inputs: where there
+is dropout, adapters are added by XLA. Deliberately does not know gradients: cpu_gradients.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from flaxen.kernels import cpu_library
-from flaxen.kernels.linear.lora import LoraWeight
+from flaxen.kernels.linear import cpu_gradients, reference
+from flaxen.kernels.linear.cpu_repack import pack, transpose
+from flaxen.kernels.linear.lora import LoraWeight, add_adapters
 from flaxen.kernels.linear.packed import PackedLinear
-from flaxen.kernels.linear.repack import weight_fields, weight_leaves
+from flaxen.kernels.linear.reference import AnyWeight, Operand
+from flaxen.kernels.rms_norm.cpu import rms_norm
 
-Operand = jax.Array | None
-Weights = tuple[PackedLinear | LoraWeight, ...]  # packed weights, perhaps with adapters
+__all__ = ["embed", "linears", "pack", "transpose"]
 
 
 def linears(
     x: jax.Array,
-    weights: Weights,
+    weights: tuple[AnyWeight, ...],
     biases: tuple[Operand, ...],
     norm: Operand,
     residual: Operand,
     eps: float,
     gated: bool,
     out_dtype: jnp.dtype,
-    *,
-    keeps_gate: bool = False,
 ) -> tuple[jax.Array, ...]:
-    """Like `reference.linears`, over rows x [T, I]; adapter ids are [T].
-
-    The residual may be float32 for any x. Has no gradient; `keeps_gate` also returns gate and up
-    before they are multiplied, which the gradient needs.
-    """
-    cpu_library.library()
-    assert gated or not keeps_gate
-    outs = (weights[:1] if gated else weights) + (weights if keeps_gate else ())
-    operands: list[jax.Array] = [x]
-    operands += [each for each in (norm, residual) if each is not None]
-    fields: list[int] = []
-    for weight, bias in zip(weights, biases, strict=True):
-        operands += _leaves(weight, bias)
-        fields += _fields(weight, bias)
-    call = jax.ffi.ffi_call(
-        "flaxen_linear",
-        [jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), out_dtype) for weight in outs],
-        vmap_method="sequential",
+    """Like `reference.linears`; either all weights are packed, or none."""
+    if not isinstance(_base(weights[0]), PackedLinear):
+        h = x if norm is None else rms_norm(x, norm, eps)
+        return reference.linears(h, weights, biases, None, residual, eps, gated, out_dtype)
+    if any(isinstance(weight, LoraWeight) and weight.dropout for weight in weights):
+        h = x if norm is None else rms_norm(x, norm, eps)
+        return _with_dropout(h, weights, biases, residual, gated, out_dtype)
+    rows = math.prod(x.shape[:-1])
+    outs = cpu_gradients.linears(
+        x.reshape(rows, x.shape[-1]),
+        tuple(_by_row(weight, rows) for weight in weights),
+        biases,
+        norm,
+        None if residual is None else residual.reshape(rows, residual.shape[-1]),
+        eps,
+        gated,
+        out_dtype,
     )
-    results: Sequence[jax.Array] = call(
-        *operands,
-        weights=np.array(fields, np.int64),
-        has_norm=np.bool_(norm is not None),
-        has_residual=np.bool_(residual is not None),
-        gated=np.bool_(gated),
-        eps=np.float32(eps),
-    )
-    return tuple(results)
+    return tuple(out.reshape(*x.shape[:-1], out.shape[-1]) for out in outs)
 
 
 def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    """Looks up rows of a packed table: ids [T] to [T, I]; zeros for a negative id.
-
-    Has no gradient.
-    """
-    cpu_library.library()
-    out = jax.ShapeDtypeStruct((ids.shape[0], table.num_inputs), out_dtype)
-    call = jax.ffi.ffi_call("flaxen_embed", out, vmap_method="sequential")
-    fields = np.array(weight_fields(table), np.int64)
-    return jnp.asarray(call(ids, *weight_leaves(table), weights=fields))
+    """Like `reference.embed`."""
+    rows: jax.Array = cpu_gradients.embed(table, ids.reshape(-1), out_dtype)
+    return rows.reshape(*ids.shape, table.num_inputs)
 
 
-def lora_gradient(
-    h: jax.Array, out_bar: jax.Array, weight: LoraWeight
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of a weight's adapters for a, b and scales, in their shapes.
-
-    Sums run over the rows in order, in float32. Zero rows at the end cost nothing.
-
-    Args:
-      h: [T, I], the layer's (normed) input.
-      out_bar: [T, O] in h's dtype, the gradient of the layer's output.
-      weight: with ids [T].
-    """
-    cpu_library.library()
-    assert h.dtype == out_bar.dtype
-    outs = [
-        jax.ShapeDtypeStruct(each.shape, jnp.float32)
-        for each in (weight.a, weight.b, weight.scales)
-    ]
-    call = jax.ffi.ffi_call("flaxen_lora_gradient", outs, vmap_method="sequential")
-    results = call(h, out_bar, weight.a, weight.b, weight.scales, weight.ids)
-    a_bar, b_bar, scales_bar = results
-    return a_bar, b_bar, scales_bar
+def _base(weight: AnyWeight) -> jax.Array | PackedLinear:
+    base: jax.Array | PackedLinear = weight.base if isinstance(weight, LoraWeight) else weight
+    return base
 
 
-def _leaves(weight: PackedLinear | LoraWeight, bias: Operand) -> list[jax.Array]:
-    biases = [] if bias is None else [bias]
+def _by_row(weight: AnyWeight, rows: int) -> PackedLinear | LoraWeight:
     if isinstance(weight, LoraWeight):
-        assert isinstance(weight.base, PackedLinear)
-        adapters = [weight.a, weight.b, weight.scales, weight.ids]
-        return weight_leaves(weight.base) + biases + adapters
-    return weight_leaves(weight) + biases
+        return dataclasses.replace(weight, ids=weight.ids.reshape(rows), key=None)
+    assert isinstance(weight, PackedLinear)
+    return weight
 
 
-def _fields(weight: PackedLinear | LoraWeight, bias: Operand) -> list[int]:
-    if isinstance(weight, LoraWeight):
-        assert isinstance(weight.base, PackedLinear)
-        adapters = [weight.a.shape[0], weight.a.shape[2]]
-        return [*weight_fields(weight.base)[:-3], int(bias is not None), *adapters]
-    return [*weight_fields(weight)[:-3], int(bias is not None), 0, 0]
+def _with_dropout(
+    h: jax.Array,
+    weights: tuple[AnyWeight, ...],
+    biases: tuple[Operand, ...],
+    residual: Operand,
+    gated: bool,
+    out_dtype: jnp.dtype,
+) -> tuple[jax.Array, ...]:
+    """The base layers, then their adapters, then the other fused operations, in float32, rounded
+    once.
+    """
+    bases = tuple(_base(weight) for weight in weights)
+    wide = jnp.dtype(jnp.float32)
+    outs = list(linears(h, bases, biases, None, None, 0.0, False, wide))
+    for index, weight in enumerate(weights):
+        if isinstance(weight, LoraWeight):
+            outs[index] = add_adapters(h, outs[index], weight)
+    if gated:
+        outs = [jax.nn.silu(outs[0]) * outs[1]]
+    if residual is not None:
+        outs = [outs[0] + residual.astype(jnp.float32)]
+    return tuple(out.astype(out_dtype) for out in outs)

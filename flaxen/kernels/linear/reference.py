@@ -1,29 +1,41 @@
-"""Linear layers in plain jnp: the definition of what every implementation computes."""
+"""Linear layers in plain jnp: the definition of what every implementation computes.
+
+Packed weights are unpacked first.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear.packed import PackedLinear, unpack
-from flaxen.kernels.rms_norm import rms_norm
+from flaxen.kernels.linear.lora import LoraWeight, add_adapters
+from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
+from flaxen.kernels.rms_norm import reference as norm_reference
 
 Weight = jax.Array | PackedLinear
+AnyWeight = Weight | LoraWeight
+Operand = jax.Array | None
+
+__all__ = ["embed", "linears", "lora_gradient", "pack", "transpose"]
 
 
 def linears(
     x: jax.Array,
-    weights: tuple[Weight, ...],
-    biases: tuple[jax.Array | None, ...],
-    norm: jax.Array | None,
-    residual: jax.Array | None,
+    weights: tuple[AnyWeight, ...],
+    biases: tuple[Operand, ...],
+    norm: Operand,
+    residual: Operand,
     eps: float,
     gated: bool,
     out_dtype: jnp.dtype,
+    *,
+    keeps_gate: bool = False,
 ) -> tuple[jax.Array, ...]:
     """norm(x) @ weight + bias (+ residual) for each weight, or silu(gate) * up of two.
 
-    Sums, gate and residual are float32, rounded once at the end.
+    Sums, adapters, gate and residual are float32, rounded once at the end.
 
     Args:
       x: [..., I].
@@ -34,28 +46,59 @@ def linears(
       eps: the norm's epsilon.
       gated: the two weights are gate and up, with one output.
       out_dtype: the dtype of the outputs.
+      keeps_gate: a gated layer also returns gate and up, before they are multiplied.
 
     Returns:
       [..., O] for each weight, or one if gated.
     """
-    h = x if norm is None else rms_norm(x, norm, eps)
-    outs = []
-    for weight, bias in zip(weights, biases, strict=True):
-        values = unpack(weight) if isinstance(weight, PackedLinear) else weight
-        out = jnp.einsum("...I,IO->...O", h, values, preferred_element_type=jnp.float32)
-        if bias is not None:
-            out = out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
-        outs.append(out)
+    h = x if norm is None else norm_reference.rms_norm(x, norm, eps)
+    outs = [_product(h, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     if gated:
         gate, up = outs
-        outs = [jax.nn.silu(gate) * up]
+        outs = [jax.nn.silu(gate) * up, *(outs if keeps_gate else ())]
     if residual is not None:
-        outs = [outs[0] + residual.astype(jnp.float32)]
+        outs[0] = outs[0] + residual.astype(jnp.float32)
     return tuple(out.astype(out_dtype) for out in outs)
 
 
-def embed(table: Weight, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
+def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
     """Looks up columns of an unembedding [D, V] by id, [..., D]; zeros for a negative id."""
-    values = unpack(table) if isinstance(table, PackedLinear) else table
-    rows = values.T[jnp.maximum(ids, 0)].astype(out_dtype)
+    rows = unpack(table).T[jnp.maximum(ids, 0)].astype(out_dtype)
     return jnp.where((ids >= 0)[..., None], rows, jnp.zeros((), out_dtype))
+
+
+def transpose(weight: PackedLinear) -> PackedLinear:
+    """The weight [O, I] of a packed weight [I, O]: without loss for floats, whose gradient goes
+    through; float32 for quantized ones, whose does not."""
+    if weight.scales is not None:
+        weight = jax.lax.stop_gradient(weight)
+    return pack(unpack(weight).T)
+
+
+def lora_gradient(
+    h: jax.Array, out_bar: jax.Array, weight: LoraWeight
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of a weight's adapters to their a, b and scales, as these are.
+
+    Args:
+      h: [T, I], what the layer multiplied.
+      out_bar: [T, O], the gradient to what came out.
+      weight: with ids [T].
+    """
+    base = jnp.zeros(out_bar.shape, jnp.float32)
+
+    def added(a: jax.Array, b: jax.Array, scales: jax.Array) -> jax.Array:
+        return add_adapters(h, base, dataclasses.replace(weight, a=a, b=b, scales=scales))
+
+    _, pull_back = jax.vjp(added, weight.a, weight.b, weight.scales)
+    found: tuple[jax.Array, jax.Array, jax.Array] = pull_back(out_bar.astype(jnp.float32))
+    return found
+
+
+def _product(h: jax.Array, weight: AnyWeight, bias: Operand) -> jax.Array:
+    base = weight.base if isinstance(weight, LoraWeight) else weight
+    values = unpack(base) if isinstance(base, PackedLinear) else base
+    out: jax.Array = jnp.einsum("...I,IO->...O", h, values, preferred_element_type=jnp.float32)
+    if bias is not None:
+        out = out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
+    return add_adapters(h, out, weight) if isinstance(weight, LoraWeight) else out

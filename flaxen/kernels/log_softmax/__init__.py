@@ -1,49 +1,32 @@
-"""Log-probabilities of logits; a row's bits do not depend on the other rows.
+"""Log-probabilities of logits.
 
-XLA's sum over the vocabulary has an order that depends on the number of rows, so that on the CPU
-the C++ kernel computes it where it is in use.
+On the CPU backend a row's bits are the same whatever the rows beside it: XLA's sum over the
+vocabulary has an order that depends on the number of rows, the C++ kernel's has not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from flaxen.kernels import cpu_library, derivatives
+from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.log_softmax import cpu, reference
+
+IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array], jax.Array]] = {
+    Backend.REFERENCE: reference.log_softmax,
+    Backend.CPU: cpu.log_softmax,
+    Backend.GPU: reference.log_softmax,
+    Backend.TPU: reference.log_softmax,
+}
 
 
-def log_softmax(logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
+def log_softmax(logits: Float32[Array, "*B V"], *, backend: Backend) -> Float32[Array, "*B V"]:
     """logits - log(sum(exp(logits))) over the last axis, in float32.
 
     Args:
       logits: [..., V].
+      backend: what computes.
     """
-    if cpu_library.is_enabled():
-        return _native(logits)
-    return jax.nn.log_softmax(logits, axis=-1)
-
-
-@jax.custom_vjp
-def _native(logits: jax.Array) -> jax.Array:
-    return _call(logits)
-
-
-def _call(logits: jax.Array) -> jax.Array:
-    cpu_library.library()
-    shape = jax.ShapeDtypeStruct(logits.shape, jnp.float32)
-    call = jax.ffi.ffi_call("flaxen_log_softmax", shape, vmap_method="broadcast_all")
-    out: jax.Array = call(logits)
-    return out
-
-
-def _forward(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    out = derivatives.call(_call, jax.nn.log_softmax, (logits,))
-    return out, out
-
-
-def _backward(out: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    return (gradient - jnp.exp(out) * jnp.sum(gradient, axis=-1, keepdims=True),)
-
-
-_native.defvjp(_forward, _backward)
+    return find_implementation("log_softmax", IMPLEMENTATIONS, backend)(logits)

@@ -7,7 +7,7 @@ layout of pages, made by `empty_cache`: a cache can only be used with the backen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
@@ -16,17 +16,21 @@ from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.paged_attention import blocked, cpu
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 
-IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[Any, Any]]] = {
-    Backend.REFERENCE: blocked.paged_attention,
-    Backend.CPU: cpu.paged_attention,
-    Backend.GPU: blocked.paged_attention,
-    Backend.TPU: blocked.paged_attention,
-}
-_EMPTY_PAGES: Mapping[Backend, Callable[..., KvPages | CpuPages]] = {
-    Backend.REFERENCE: blocked.empty_pages,
-    Backend.CPU: cpu.empty_pages,
-    Backend.GPU: blocked.empty_pages,
-    Backend.TPU: blocked.empty_pages,
+
+class Implementation(NamedTuple):
+    """What a backend has for attention over pages."""
+
+    attend: Callable[..., tuple[Any, Any]]  # as reference.paged_attention, over its own pages
+    empty_pages: Callable[[int, int, int, int, jnp.dtype], KvPages | CpuPages]
+    has_heads: Callable[[int, jnp.dtype], bool]  # of this head_dim and dtype
+
+
+_BLOCKED = Implementation(blocked.paged_attention, blocked.empty_pages, blocked.has_heads)
+IMPLEMENTATIONS: Mapping[Backend, Implementation] = {
+    Backend.REFERENCE: _BLOCKED,  # reference.py says the same more plainly, for tests
+    Backend.CPU: Implementation(cpu.paged_attention, cpu.empty_pages, cpu.has_heads),
+    Backend.GPU: _BLOCKED,
+    Backend.TPU: _BLOCKED,
 }
 
 __all__ = ["CpuPages", "KvPages", "PagedBatch", "empty_cache", "has_pages", "paged_attention"]
@@ -54,8 +58,7 @@ def empty_cache(
     Raises:
       ValueError: the CPU's kernel does not support a size or the dtype.
     """
-    make = find_implementation("paged_attention", _EMPTY_PAGES, backend)
-    return make(num_pages, page_size, num_kv_heads, head_dim, dtype)
+    return _find(backend).empty_pages(num_pages, page_size, num_kv_heads, head_dim, dtype)
 
 
 def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
@@ -66,7 +69,7 @@ def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
       dtype: the dtype of keys and values.
       backend: the backend that reads the pages.
     """
-    return backend is not Backend.CPU or cpu.has_heads(head_dim, dtype)
+    return _find(backend).has_heads(head_dim, dtype)
 
 
 def paged_attention(
@@ -83,5 +86,9 @@ def paged_attention(
     backend: Backend,
 ) -> tuple[Float[Array, "T N H"], KvPages | CpuPages]:
     """Like `reference.paged_attention`, over the backend's own cache from `empty_cache`."""
-    run = find_implementation("paged_attention", IMPLEMENTATIONS, backend)
+    run = _find(backend).attend
     return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)
+
+
+def _find(backend: Backend) -> Implementation:
+    return find_implementation("paged_attention", IMPLEMENTATIONS, backend)

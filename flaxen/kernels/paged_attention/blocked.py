@@ -37,6 +37,11 @@ def empty_pages(
     return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
 
+def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
+    """Whether XLA has heads of this size and dtype: it has all."""
+    return True
+
+
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],

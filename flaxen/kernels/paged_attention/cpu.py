@@ -164,12 +164,10 @@ def _call(
     scale: float,
     softcap: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-    cpu_library.library()
-    call = jax.ffi.ffi_call(
-        "flaxen_attention",
+    call = cpu_library.kernel(
+        "attention",
         (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(pages.shape, pages.dtype)),
         input_output_aliases={3: 1},
-        vmap_method="sequential",
     )
     out, new_pages = call(
         *(q, k, v, pages, *batch),

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import jax
 from jaxtyping import Array, Float
 
+from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.rms_norm import cpu, reference
 
+IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
+    Backend.REFERENCE: reference.rms_norm,
+    Backend.CPU: cpu.rms_norm,
+    Backend.GPU: reference.rms_norm,
+    Backend.TPU: reference.rms_norm,
+}
 
-def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
+
+def rms_norm(
+    x: Float[Array, "*B D"], weight: Float[Array, D], eps: float, *, backend: Backend
+) -> Float[Array, "*B D"]:
     """Scales x to unit root mean square over its last axis, then by the weight.
 
     Args:
       x: [..., D].
       weight: [D].
       eps: added to the mean square, above 0.
+      backend: what computes.
 
     Returns:
       [..., D] in x's dtype. The norm is computed in float32 and rounded to x's dtype before it is
       multiplied by the weight.
     """
-    if cpu.runs(x):
-        return cpu.rms_norm(x, weight, eps)
-    return reference.rms_norm(x, weight, eps)
+    return find_implementation("rms_norm", IMPLEMENTATIONS, backend)(x, weight, eps)

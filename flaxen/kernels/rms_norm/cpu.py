@@ -1,4 +1,7 @@
-"""The RMS norm by the C++ kernel, with the reference's gradient."""
+"""The RMS norm by the C++ kernel, with the reference's gradient.
+
+The kernel has float32 and bfloat16; the reference computes other dtypes.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,10 @@ from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.rms_norm import reference
 
 
-def runs(x: jax.Array) -> bool:
-    """Whether the kernel is in use, and has this dtype."""
-    return cpu_library.is_enabled() and x.dtype in (jnp.float32, jnp.bfloat16)
-
-
 def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, D], eps: float) -> Float[Array, "*B D"]:
-    """See flaxen.kernels.rms_norm.rms_norm; requires `runs`."""
+    """See flaxen.kernels.rms_norm.rms_norm."""
+    if x.dtype not in (jnp.float32, jnp.bfloat16):
+        return reference.rms_norm(x, weight, eps)
     return _rms_norm(x, weight, float(eps))
 
 
@@ -35,10 +35,9 @@ def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 
 def _call(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    cpu_library.library()
     # Sequential, because under vmap the weight may be batched too, and the kernel takes one weight.
-    call = jax.ffi.ffi_call(
-        "flaxen_rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
+    call = cpu_library.kernel(
+        "rms_norm", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
     )
     out: jax.Array = call(x, weight.astype(x.dtype), eps=np.float32(eps))
     return out

@@ -5,15 +5,28 @@ Deliberately does not know where the angles come from.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import jax
 from jaxtyping import Array, Float
 
+from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.rope import cpu, reference
+
+IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
+    Backend.REFERENCE: reference.apply_rope,
+    Backend.CPU: cpu.apply_rope,
+    Backend.GPU: reference.apply_rope,
+    Backend.TPU: reference.apply_rope,
+}
 
 
 def apply_rope(
     x: Float[Array, "*B heads H"],
     cos: Float[Array, "*B 1 half"],
     sin: Float[Array, "*B 1 half"],
+    *,
+    backend: Backend,
 ) -> Float[Array, "*B heads H"]:
     """Rotates the pairs (i, i + H/2) of x by the angles of the tables, in float32.
 
@@ -21,6 +34,7 @@ def apply_rope(
       x: [..., heads, H], H even.
       cos: float32 [..., 1, H/2], cosines.
       sin: float32 [..., 1, H/2], sines.
+      backend: what computes.
 
     Returns:
       [..., heads, H] in x's dtype.
@@ -34,6 +48,4 @@ def apply_rope(
             f"rope rotates pairs, but {half} angles are not half of a head of {head_dim}: make the "
             "tables for this head_dim"
         )
-    if cpu.runs(x, cos, sin):
-        return cpu.apply_rope(x, cos, sin)
-    return reference.apply_rope(x, cos, sin)
+    return find_implementation("rope", IMPLEMENTATIONS, backend)(x, cos, sin)

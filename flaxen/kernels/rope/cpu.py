@@ -1,4 +1,7 @@
-"""The rotation of rope by the C++ kernel; its gradient is the inverse rotation."""
+"""The rotation of rope by the C++ kernel; its gradient is the inverse rotation.
+
+The kernel has float32 and bfloat16, with tables in float32; the reference computes other dtypes.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,15 @@ from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.rope import reference
 
 
-def runs(x: jax.Array, cos: jax.Array, sin: jax.Array) -> bool:
-    """Whether the kernel is in use, and has these dtypes."""
-    tables_are_float32 = cos.dtype == jnp.float32 and sin.dtype == jnp.float32
-    return (
-        cpu_library.is_enabled() and tables_are_float32 and x.dtype in (jnp.float32, jnp.bfloat16)
-    )
-
-
 def apply_rope(
     x: Float[Array, "*B heads H"],
     cos: Float[Array, "*B 1 half"],
     sin: Float[Array, "*B 1 half"],
 ) -> Float[Array, "*B heads H"]:
-    """See flaxen.kernels.rope.apply_rope; requires `runs`."""
+    """See flaxen.kernels.rope.apply_rope."""
+    tables_are_float32 = cos.dtype == jnp.float32 and sin.dtype == jnp.float32
+    if not tables_are_float32 or x.dtype not in (jnp.float32, jnp.bfloat16):
+        return reference.apply_rope(x, cos, sin)
     half = cos.shape[-1]
     tokens = x.reshape(-1, *x.shape[-2:])
     out: jax.Array = _apply_rope(tokens, cos.reshape(-1, half), sin.reshape(-1, half))
@@ -37,10 +35,7 @@ def _apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def _call(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    cpu_library.library()
-    call = jax.ffi.ffi_call(
-        "flaxen_rope", jax.ShapeDtypeStruct(x.shape, x.dtype), vmap_method="sequential"
-    )
+    call = cpu_library.kernel("rope", jax.ShapeDtypeStruct(x.shape, x.dtype))
     out: jax.Array = call(x, cos, sin)
     return out
 

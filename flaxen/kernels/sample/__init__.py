@@ -5,11 +5,22 @@ Deliberately does not know: log-probabilities, penalties and other changes of th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
+from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.sample import cpu, reference
 from flaxen.kernels.sample.filters import row_sum
+
+IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array]]] = {
+    Backend.REFERENCE: reference.sample,
+    Backend.CPU: cpu.sample,
+    Backend.GPU: reference.sample,
+    Backend.TPU: reference.sample,
+}
 
 __all__ = ["row_sum", "sample"]
 
@@ -23,6 +34,8 @@ def sample(
     seed: UInt32[Array, "S 2"],
     position: Int32[Array, S],
     active: Bool[Array, S],
+    *,
+    backend: Backend,
 ) -> tuple[Int32[Array, S], Bool[Array, S]]:
     """Samples a token for each row, depending on that row's values only. It has no gradient.
 
@@ -38,6 +51,7 @@ def sample(
       seed: [S, 2], the two halves of each row's seed.
       position: [S], the new token's position in its sequence: the other part of the noise's key.
       active: [S]; inactive rows (False) cost nothing.
+      backend: what computes.
 
     Returns:
       Token ids [S], and whether all logits of the row are finite [S]; 0 and False for inactive
@@ -64,5 +78,5 @@ def sample(
             )
     if logits.shape[1] == 0:
         raise ValueError("sample needs logits of at least one token, got a vocabulary of 0")
-    run = cpu.sample if cpu.runs() else reference.sample
+    run = find_implementation("sample", IMPLEMENTATIONS, backend)
     return run(logits, temperature, top_k, top_p, min_p, seed, position, active)

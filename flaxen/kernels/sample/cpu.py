@@ -8,11 +8,6 @@ import jax.numpy as jnp
 from flaxen.kernels import cpu_library
 
 
-def runs() -> bool:
-    """Whether the kernel is in use."""
-    return cpu_library.is_enabled()
-
-
 def sample(
     logits: jax.Array,
     temperature: jax.Array,
@@ -24,12 +19,11 @@ def sample(
     active: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """See flaxen.kernels.sample.sample."""
-    cpu_library.library()
     num_rows = logits.shape[:1]
     results = (
         jax.ShapeDtypeStruct(num_rows, jnp.int32),
         jax.ShapeDtypeStruct(num_rows, jnp.bool_),
     )
-    call = jax.ffi.ffi_call("flaxen_sample", results, vmap_method="sequential")
+    call = cpu_library.kernel("sample", results)
     tokens, finite = call(logits, temperature, top_k, top_p, min_p, seed, position, active)
     return tokens, finite

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.linear import PackedLinear, Weight, pack, unpack
+from flaxen.kernels.linear import PackedLinear, Weight
+from flaxen.kernels.linear.packed import pack, unpack
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes
 from flaxen.models.model import Model, Params
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig, RopeConfig
 from flaxen.models.families import FAMILIES, hf_fields
 from flaxen.weights.adapters.adapter import merge_adapter
@@ -32,11 +33,11 @@ def assert_equal(ours: Any, theirs: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)  # raises where the trees differ
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
 @pytest.mark.parametrize("case", CASES)
-def test_every_family_comes_back_to_the_bit(tmp_path: Path, case: str, packed: bool) -> None:
+def test_every_family_comes_back_to_the_bit(tmp_path: Path, case: str, backend: Backend) -> None:
     source = open_checkpoint(GOLDENS / case)
-    params = source.load_params(FLOAT32, packed=packed)
+    params = source.load_params(FLOAT32, backend=backend)
     export_huggingface(tmp_path / "out", source.family, source.config, params)
     again = open_checkpoint(tmp_path / "out")
     assert again.config == source.config
@@ -63,7 +64,7 @@ def test_without_a_dtype_files_have_the_parameters_own(tmp_path: Path) -> None:
     export_huggingface(tmp_path / "out", LLAMA, CONFIG, packed)
     again = open_checkpoint(tmp_path / "out")
     assert again.dtype == jnp.bfloat16
-    assert_equal(again.load_params(jnp.dtype("bfloat16"), packed=True), packed)
+    assert_equal(again.load_params(jnp.dtype("bfloat16"), backend=Backend.CPU), packed)
 
 
 def test_shards(tmp_path: Path) -> None:
@@ -81,12 +82,12 @@ def test_shards(tmp_path: Path) -> None:
     assert_equal(open_checkpoint(tmp_path / "out").load_params(FLOAT32), PARAMS)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_an_adapter_is_merged(tmp_path: Path, packed: bool) -> None:
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU])
+def test_an_adapter_is_merged(tmp_path: Path, backend: Backend) -> None:
     source = open_checkpoint(GOLDENS / "qwen3_tied")
     params = source.load_params(FLOAT32)
     adapter = random_adapter(source.model, targets=("wq", "wo", "w_down"), use_rslora=True)
-    given = source.load_params(FLOAT32, packed=packed)
+    given = source.load_params(FLOAT32, backend=backend)
     export_huggingface(tmp_path / "out", source.family, source.config, given, adapter=adapter)
     exported = open_checkpoint(tmp_path / "out").load_params(FLOAT32)
     assert_equal(exported, merge_adapter(params, adapter))
@@ -102,7 +103,7 @@ def test_quantized_weights_are_exported_as_what_they_stand_for(tmp_path: Path) -
         {"blk.0.ffn_gate.weight": Kind.Q8_0},
     )
     source = open_checkpoint(path)
-    params = source.load_params(FLOAT32, packed=True, quantization="auto")
+    params = source.load_params(FLOAT32, backend=Backend.CPU, quantization="auto")
     export_huggingface(tmp_path / "out", source.family, source.config, params)
     exported = open_checkpoint(tmp_path / "out").load_params(FLOAT32)
     plain = source.load_params(FLOAT32)

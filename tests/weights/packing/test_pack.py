@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.gguf.reader import read_gguf
@@ -82,7 +83,7 @@ def test_packed_parameters_are_the_plain_ones(tmp_path: Path, case: str, dtype: 
     checkpoint = open_checkpoint(path)
     specs = checkpoint.model.param_specs
     plain = walk(checkpoint.load_params(dtype), specs)
-    packed = walk(checkpoint.load_params(dtype, packed=True), specs)
+    packed = walk(checkpoint.load_params(dtype, backend=Backend.CPU), specs)
     for (name, ours, shape), (_, theirs, _) in zip(packed, plain, strict=True):
         if len(shape) == 1:
             assert_same_bits(ours, theirs)
@@ -146,8 +147,8 @@ def test_auto_keeps_what_can_be_kept(tmp_path: Path, dtype: Any) -> None:
         "blk.0.ffn_down": Kind.Q4_1,
     }  # fmt: skip
     checkpoint, tensors = llama(tmp_path / "m.gguf", kinds)
-    params = checkpoint.load_params(dtype, packed=True, quantization="auto")
-    rounded = checkpoint.load_params(dtype, packed=True)
+    params = checkpoint.load_params(dtype, backend=Backend.CPU, quantization="auto")
+    rounded = checkpoint.load_params(dtype, backend=Backend.CPU)
     layer, floats = params["layers"][0], rounded["layers"][0]
     formats = {name: w.format for name, w in layer.items() if isinstance(w, PackedLinear)}
     assert formats == {
@@ -229,7 +230,7 @@ def test_int4_weights_come_back_to_the_bit() -> None:
 @pytest.mark.parametrize(("quantization", "matrix"), [("int8", "int8"), ("int4", "int4")])
 def test_tables_keep_eight_bits(quantization: Quantization, matrix: str) -> None:
     checkpoint = open_checkpoint(GOLDENS / "llama_default")
-    params = checkpoint.load_params(BFLOAT16, packed=True, quantization=quantization)
+    params = checkpoint.load_params(BFLOAT16, backend=Backend.CPU, quantization=quantization)
     assert {params["embed"].format, params["unembed"].format} == {"int8"}
     for layer in params["layers"]:
         formats = [w.format for w in layer.values() if isinstance(w, PackedLinear)]
@@ -240,7 +241,7 @@ def test_tables_keep_eight_bits(quantization: Quantization, matrix: str) -> None
 def test_quantizing_starts_from_the_model_that_the_file_means(tmp_path: Path) -> None:
     checkpoint, _ = llama(tmp_path / "m.gguf", {"blk.0.ffn_up": Kind.Q6_K})
     plain = checkpoint.load_params(FLOAT32)["layers"][0]
-    packed = checkpoint.load_params(BFLOAT16, packed=True, quantization="int8")["layers"][0]
+    packed = checkpoint.load_params(BFLOAT16, backend=Backend.CPU, quantization="int8")["layers"][0]
     for name in ("w_up", "w_gate"):  # rounded to bfloat16, as every reader of the file sees them
         ours = packed_of(np.asarray(plain[name]).T, int8_layout(512))
         assert_same_bits(packed[name].data, ours.data)
@@ -266,15 +267,19 @@ def test_weights_that_no_scale_can_hold(
     checkpoint = open_checkpoint(tmp_path)
     name = r"tensor model\.layers\.1\.self_attn\.k_proj\.weight can't be quantized: its values"
     with pytest.raises(ValueError, match=f"{name} .*{message}"):
-        checkpoint.load_params(FLOAT32, packed=True, quantization=quantization)
-    packed = checkpoint.load_params(FLOAT32, packed=True)["layers"][1]["wk"]
+        checkpoint.load_params(FLOAT32, backend=Backend.CPU, quantization=quantization)
+    packed = checkpoint.load_params(FLOAT32, backend=Backend.CPU)["layers"][1]["wk"]
     assert_same_bits(unpack(packed), weight.T)
 
 
 @pytest.mark.parametrize(
     ("dtype", "form", "message"),
     [
-        ("float16", {"packed": True}, "dtype float16 is not supported: use float32, bfloat16$"),
+        (
+            "float16",
+            {"backend": Backend.CPU},
+            "dtype float16 is not supported: use float32, bfloat16$",
+        ),
         ("bfloat16", {"quantization": "int8"}, "quantization int8 needs packed weights"),
         ("bfloat16", {"quantization": "q4"}, "quantization 'q4' is not supported: use one of auto"),
     ],

@@ -1,4 +1,4 @@
-"""Converts weights between plain, packed and packed transposed, with the C++ kernels if in use.
+"""Converts weights between plain, packed and packed transposed, with the C++ kernels.
 
 These are lossless copies, and differentiable: gradients are converted back in the same way.
 Deliberately does not know the products.
@@ -24,27 +24,19 @@ _DTYPES: dict[Format, jnp.dtype] = {
 
 
 def pack(weight: jax.Array) -> PackedLinear:
-    """Packs a float32 or bfloat16 weight [I, O] without loss. Differentiable.
-
-    Raises:
-      ValueError: the weight has another dtype.
-    """
-    if not cpu_library.is_enabled() or weight.dtype not in (jnp.float32, jnp.bfloat16):
+    """Like `packed.pack`, which refuses the dtypes that the kernel does not have."""
+    if weight.dtype not in (jnp.float32, jnp.bfloat16):
         return plain.pack(weight)
     return _floats(_pack(weight), *weight.shape)
 
 
 def transpose(weight: PackedLinear) -> PackedLinear:
-    """Transposes a packed weight [I, O] to [O, I]. Float weights keep their dtype and have a
-    gradient; quantized ones become float32 and have none.
-
-    Args:
-      weight: a packed weight in any format.
-    """
+    """Like `reference.transpose`."""
     I, O = weight.shape  # noqa: E741
     if weight.format in _DTYPES:
         return _floats(_transpose_floats(weight.data, I, O), O, I)
-    return _floats(_transpose_quantized(jax.lax.stop_gradient(weight)), O, I)
+    quantized = jax.lax.stop_gradient(weight)
+    return _floats(_call_transpose(quantized, jnp.dtype(jnp.float32)), O, I)
 
 
 def pack_differentiated(weight: jax.Array) -> PackedLinear:
@@ -106,10 +98,9 @@ def _pack(weight: jax.Array) -> jax.Array:
 
 
 def _call_pack(weight: jax.Array) -> jax.Array:
-    cpu_library.library()
     num_inputs, num_outputs = weight.shape
     out = _packed_shape(num_inputs, num_outputs, weight.dtype)
-    data: jax.Array = jax.ffi.ffi_call("flaxen_pack", out, vmap_method="sequential")(weight)
+    data: jax.Array = cpu_library.kernel("pack", out)(weight)
     return data
 
 
@@ -121,7 +112,7 @@ def _pack_forward(weight: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
 def _pack_backward(shape: tuple[int, int], cotangent: jax.Array) -> tuple[jax.Array]:
     out = jax.ShapeDtypeStruct(shape, cotangent.dtype)
     weight: jax.Array = derivatives.call(
-        jax.ffi.ffi_call("flaxen_unpack", out, vmap_method="sequential"),
+        cpu_library.kernel("unpack", out),
         lambda data: plain.unpack(_floats(data, *shape)),
         (cotangent,),
     )
@@ -136,16 +127,9 @@ def _plain_pack(weight: jax.Array) -> jax.Array:
 _pack.defvjp(_pack_forward, _pack_backward)
 
 
-def _transpose_floats(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
-    if not cpu_library.is_enabled():
-        return _plain_pack(plain.unpack(_floats(data, num_inputs, num_outputs)).T)
-    return _transpose_native(data, num_inputs, num_outputs)
-
-
 def _call_transpose(weight: PackedLinear, dtype: jnp.dtype) -> jax.Array:
-    cpu_library.library()
     out = _packed_shape(weight.num_outputs, weight.num_inputs, dtype)
-    call = jax.ffi.ffi_call("flaxen_transpose", out, vmap_method="sequential")
+    call = cpu_library.kernel("transpose", out)
     data: jax.Array = call(
         *weight_leaves(weight),
         weights=np.array(weight_fields(weight), np.int64),
@@ -155,7 +139,7 @@ def _call_transpose(weight: PackedLinear, dtype: jnp.dtype) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _transpose_native(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
+def _transpose_floats(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
     return _call_transpose(_floats(data, num_inputs, num_outputs), data.dtype)
 
 
@@ -171,10 +155,4 @@ def _transpose_backward(
     return (transpose_differentiated(_floats(cotangent, num_outputs, num_inputs)).data,)
 
 
-_transpose_native.defvjp(_transpose_forward, _transpose_backward)
-
-
-def _transpose_quantized(weight: PackedLinear) -> jax.Array:
-    if cpu_library.is_enabled():
-        return _call_transpose(weight, jnp.dtype(jnp.float32))
-    return _plain_pack(plain.unpack(weight).T)
+_transpose_floats.defvjp(_transpose_forward, _transpose_backward)

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels import derivatives
-from flaxen.kernels.linear import cpu, reference, with_adapters
-from flaxen.kernels.linear.cpu import Operand, Weights
+from flaxen.kernels.linear import cpu_calls, reference
+from flaxen.kernels.linear.cpu_calls import Operand, Weights
+from flaxen.kernels.linear.cpu_repack import pack_differentiated, transpose_differentiated
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear, unpack
-from flaxen.kernels.linear.repack import pack_differentiated, transpose_differentiated
 from flaxen.kernels.rms_norm import reference as norm_reference
 from flaxen.kernels.rms_norm.cpu import differentiated as rms_norm
 
@@ -37,8 +37,8 @@ def linears(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """Like `cpu.linears`, with gradients."""
-    return cpu.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
+    """Like `cpu_calls.linears`, with gradients."""
+    return cpu_calls.linears(x, weights, biases, norm, residual, eps, gated, out_dtype)
 
 
 def _forward(
@@ -66,10 +66,10 @@ def _differentiated(
     gated: bool,
     out_dtype: jnp.dtype,
 ) -> tuple[jax.Array, ...]:
-    """Like `cpu.linears` in a backward pass, differentiable again; keeps gate and up."""
+    """Like `cpu_calls.linears` in a backward pass, differentiable again; keeps gate and up."""
     outs: tuple[jax.Array, ...] = derivatives.call(
-        functools.partial(cpu.linears, keeps_gate=gated),
-        with_adapters.linears,
+        functools.partial(cpu_calls.linears, keeps_gate=gated),
+        functools.partial(reference.linears, keeps_gate=gated),
         (x, weights, biases, norm, residual),
         (eps, gated, out_dtype),
     )
@@ -169,7 +169,7 @@ def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> Lora
     """The gradients for the base weight, a, b and scales."""
     assert isinstance(weight.base, PackedLinear)
     a_bar, b_bar, scales_bar = derivatives.call(
-        cpu.lora_gradient, with_adapters.lora_gradient, (h, out_bar, weight)
+        cpu_calls.lora_gradient, reference.lora_gradient, (h, out_bar, weight)
     )
     return dataclasses.replace(
         weight,
@@ -184,14 +184,14 @@ def _lora_gradient(h: jax.Array, weight: LoraWeight, out_bar: jax.Array) -> Lora
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    """Like `cpu.embed`, with gradients."""
-    return cpu.embed(table, ids, out_dtype)
+    """Like `cpu_calls.embed`, with gradients."""
+    return cpu_calls.embed(table, ids, out_dtype)
 
 
 def _embed_forward(
     table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype
 ) -> tuple[jax.Array, tuple[PackedLinear, jax.Array]]:
-    rows: jax.Array = derivatives.call(cpu.embed, reference.embed, (table, ids), (out_dtype,))
+    rows: jax.Array = derivatives.call(cpu_calls.embed, reference.embed, (table, ids), (out_dtype,))
     return rows, (table, ids)
 
 
