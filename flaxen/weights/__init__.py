@@ -1,1 +1,1 @@
-"""Parameters from files: where a model is, what it is, and its tensors as a tree of arrays."""
+"""Loads models from files: finds them, reads their configuration, and loads their parameters."""

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all. Deliberately does not know what is in them."""
+"""Creates directories atomically. Deliberately does not know their contents."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ logger = logging.getLogger("flaxen.weights")
 
 @contextmanager
 def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
-    """A directory to fill, which gets its name when the block ends without an error.
+    """Yields a directory to fill, which gets its name when the block ends without an error.
 
     Args:
-      directory: the name.
-      replaces: the names of files that may be there already; they are gone afterwards.
+      directory: the final name.
+      replaces: the names of existing files in it that may be replaced.
 
     Yields:
-      An empty directory beside it.
+      An empty directory next to it.
 
     Raises:
-      ValueError: the name is taken by something that would be lost.
+      ValueError: the name is in use by something that would be lost.
     """
     directory = directory.absolute()
     if directory.exists():
@@ -36,7 +36,7 @@ def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[P
         filling.mkdir()
         yield filling
         with set_aside(directory) as old:
-            if old is not None:  # filling may have taken long: what is there now is looked at
+            if old is not None:  # filling may take long, so the name is checked again
                 _check_replaceable(old, directory, replaces)
             filling.rename(directory)
     finally:
@@ -45,14 +45,15 @@ def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[P
 
 @contextmanager
 def set_aside(directory: Path) -> Iterator[Path | None]:
-    """Makes room for a directory of the same name. What was there is gone when the block ends, and
-    back if it fails. If the name is taken by then, both are kept, and a warning says where.
+    """Moves a directory away to make room for a new one of the same name. The old one is deleted
+    when the block ends, and moved back if it fails. If the name is in use by then, both are kept,
+    and a warning says where.
 
     Args:
-      directory: the name; nothing need be there.
+      directory: the name, which need not exist.
 
     Yields:
-      Where what was there is meanwhile, or None.
+      The old directory's temporary place, or None.
     """
     directory = directory.absolute()
     if not directory.exists():
@@ -71,11 +72,11 @@ def set_aside(directory: Path) -> Iterator[Path | None]:
 
 
 def _put_back(old: Path, directory: Path) -> bool:
-    """Whether nothing is set aside any more."""
-    if not old.exists():  # it could not be moved away
+    """Moves the old directory back. Returns whether nothing is left in its temporary place."""
+    if not old.exists():  # it was never moved away
         return True
     try:
-        if directory.is_file():  # a file would be replaced by a file
+        if directory.is_file():  # rename would replace a file
             raise FileExistsError(f"{directory} is a file")
         old.rename(directory)
     except OSError as error:
@@ -92,7 +93,7 @@ def _beside(directory: Path) -> Path:
 
 
 def _check_replaceable(found: Path, directory: Path, replaces: Collection[str]) -> None:
-    """Refuses to replace what is found under a name, if anything of it would be lost."""
+    """Refuses to replace a directory if anything in it would be lost."""
     if not found.is_dir():
         raise ValueError(f"{directory} is a file: give the name of a directory")
     others = sorted(entry.name for entry in found.iterdir() if entry.name not in replaces)

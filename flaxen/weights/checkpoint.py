@@ -1,7 +1,7 @@
-"""The one front to a model in files, whatever the format.
+"""A model in files, with one interface for all formats.
 
-Opening checks all that can be checked without reading the weights: every refusal comes before
-anything is compiled. Deliberately does not know engines, or where models come from.
+Opening checks everything that can be checked without reading the weights, so that errors come
+before anything is compiled. Deliberately does not know engines, or where models come from.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from flaxen.weights.weight_files import check_is_model, read_json
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model in files: what it is, and how to get its parameters and tokenizer."""
+    """A model in files: its configuration, and functions that load its parameters and tokenizer."""
 
     name: str
     family: Family
     config: DecoderConfig
     model: Model
-    dtype: jnp.dtype  # of the weights in the files; bfloat16 for quantized ones
+    dtype: jnp.dtype  # the dtype of the weights in the files; bfloat16 for quantized ones
     sources: Sources
     round_to: jnp.dtype | None  # see docs/decisions/0020-quantized-weights-round-to-bf16.md
-    # Raises ValueError if its files are missing, damaged or of a kind that is not supported.
+    # Raises ValueError if the tokenizer's files are missing, damaged or not supported.
     make_tokenizer: Callable[[], Tokenizer]
 
     def load_params(
@@ -53,21 +53,22 @@ class Checkpoint:
         backend: Backend = Backend.REFERENCE,
         quantization: Quantization = "none",
     ) -> Params:
-        """The parameters on the default device, in a tree like model.param_specs.
+        """Loads the parameters on the default device, in a tree like model.param_specs.
 
         Args:
-          dtype: of every array that is not quantized: float32, bfloat16 or, not packed, float16.
-          on_progress: called with the bytes read and the bytes in all.
-          backend: what will compute with them. If it packs weights, each matrix is a
-            flaxen.kernels.linear.packed.PackedLinear [in, out], the embedding too (its rows are
-            outputs); else all are plain arrays.
-          quantization: of packed matrices. "auto" keeps quantized tensors as the file has them,
-            and "none" dequantizes them, which plain arrays always are; "int8" and "int4" quantize
-            whatever the file has. See docs/decisions/0051-quantized-weights.md.
+          dtype: the dtype of arrays that are not quantized: float32, bfloat16 or, if not packed,
+              float16.
+          on_progress: called with the bytes read and the total bytes.
+          backend: what will compute with them. If it packs weights, True makes each matrix a
+              flaxen.kernels.linear.packed.PackedLinear [in, out], including the embedding (whose
+              rows are outputs); False gives plain arrays.
+          quantization: of packed matrices. "auto" keeps the file's quantization; "none"
+              dequantizes, as plain arrays always are; "int8" and "int4" quantize all matrices. See
+              docs/decisions/0051-quantized-weights.md.
 
         Raises:
-          ValueError: a dtype or quantization that is not supported, weights that can't be
-            quantized, or a file that changed since it was opened.
+          ValueError: the dtype or quantization is not supported, weights can't be quantized, or a
+              file has changed since it was opened.
         """
         return load_params(
             self.model.param_specs,
@@ -82,8 +83,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a GGUF file, or a directory with config.json and safetensors.
 
     Raises:
-      ValueError: it is neither, is damaged or incomplete, or asks for what is not supported; the
-        message names the file, and the tensor or field.
+      ValueError: the path is neither, or the model is damaged, incomplete or not supported; the
+          message names the file, and the tensor or field.
     """
     if path.is_dir():
         return _open_huggingface(path)
@@ -107,7 +108,7 @@ def _open_huggingface(path: Path) -> Checkpoint:
 
     def ignored(name: str) -> bool:
         tied_copy = config.tied_embeddings and name == tensor_of(rules, "unembed")
-        return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the config
+        return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the configuration
 
     return _checkpoint(
         path,
@@ -174,7 +175,9 @@ def _checkpoint(
 
 
 def _name(path: Path) -> str:
-    """The file's or directory's name; of a snapshot in the Hugging Face cache, the repository's."""
+    """The name of the file or directory; for a snapshot in the Hugging Face cache that of the
+    repository.
+    """
     path = path.absolute()
     repository = path.parent.parent.name
     if path.parent.name == "snapshots" and repository.startswith("models--"):

@@ -1,7 +1,7 @@
-"""A model that is in memory and not in files: what `flaxen.from_nnx` and its like give.
+"""A model in memory, as made by `flaxen.from_nnx` and the other bridges.
 
-It can do what a checkpoint can: give its parameters in the form that is asked for, and a tokenizer.
-Deliberately does not know what the model was defined in.
+It has the interface of a checkpoint: loads its parameters in the requested form, and a tokenizer.
+Deliberately does not know which framework the model was defined in.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Definition:
 
     model: Model
     params: Params  # plain arrays, in a tree like model.param_specs
-    # a directory with tokenizer.json, a model whose tokenizer it is, or the tokenizer itself
+    # a directory with tokenizer.json, the name of a model with this tokenizer, or the tokenizer
     tokenizer: Tokenizer | Path | str
     name: str = "model"
 
@@ -55,8 +55,8 @@ class Definition:
         """The model's tokenizer.
 
         Raises:
-          ValueError: its files are missing, damaged or of a kind that is not supported, or it has
-            more tokens than the model.
+          ValueError: its files are missing, damaged or not supported, or it has more tokens than
+              the model.
         """
         tokenizer = self._tokenizer()
         _check_tokenizer(tokenizer, self.model.vocab_size, self.name)
@@ -78,16 +78,16 @@ class Definition:
         backend: Backend = Backend.REFERENCE,
         quantization: Quantization = "none",
     ) -> Params:
-        """The parameters in a form to compute with; as `weights.checkpoint.Checkpoint` has it.
+        """Returns the parameters in the form for computing, as in `weights.checkpoint.Checkpoint`.
 
         Raises:
-          ValueError: a dtype or quantization that is not supported.
+          ValueError: the dtype or quantization is not supported.
         """
         form = Form(dtype=jnp.dtype(dtype), backend=backend, quantization=quantization)
         name, params = self.model.trained, self.params
         if name is None:
             params = _in_form(self.model.param_specs, params, form)
-        else:  # statistics and tables that were computed keep their precision
+        else:  # statistics and computed tables keep their precision
             own = self.model.param_specs[name]
             params = {**params, name: _in_form(own, params[name], form)}
         if on_progress is not None:
@@ -97,10 +97,10 @@ class Definition:
 
 
 def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
-    """Refuses a tokenizer that makes ids which the model has no row for.
+    """Refuses a tokenizer with ids for which the model has no embedding.
 
-    Special tokens may lie beyond, as those for images do in a tokenizer that several models share,
-    but not the one that a prompt begins with, nor all that an answer ends with.
+    Special tokens may be outside the model, such as those for images in a tokenizer that several
+    models share, but not BOS, and not all EOS tokens.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_ids
     needed = max(
@@ -128,7 +128,7 @@ def _in_form(specs: Any, params: Params, form: Form) -> Params:
 def _quantized(spec: ParamSpec, leaf: Any, form: Form) -> Any:
     if spec.matrix is None:
         return compute_params(spec, leaf, dtype=form.dtype, backend=Backend.REFERENCE)
-    is_table = spec.role == "table"  # four bits are too few for the logits
+    is_table = spec.role == "table"  # four bits are not enough for the logits
     memory = WeightMemory()
     found = {}
     for index, weight in matrices(np.asarray(leaf, np.float32), spec.matrix).items():

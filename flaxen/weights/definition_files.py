@@ -1,7 +1,7 @@
-"""What training made of a definition's parameters, as a file, and the definition with them.
+"""Saves and loads the trained parameters of a definition.
 
-The file has no model's format but the definition's own: each array has its path in the tree of
-parameters for a name. Deliberately does not know who trained them, or what they were defined in.
+The file's format is the definition's own: each array is named by its path in the tree of
+parameters. Deliberately does not know training, or the framework of the definition.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ _FORMAT = {"format": "flaxen-definition", "version": "1"}
 def save_trained(
     directory: Path, definition: Definition, trained: Params, rest: Any, dtype: jnp.dtype
 ) -> None:
-    """Writes parameters, whole or not at all.
+    """Writes parameters atomically.
 
     Args:
-      directory: its name; nothing may be there.
-      definition: that was trained.
-      trained: its parameters; where these are in collections, those of the collection that is
-        trained.
+      directory: the new directory's name; it must not exist or be empty.
+      definition: the trained definition.
+      trained: its trained parameters; if there are collections, those of the trained collection.
       rest: the other collections by name, or None.
-      dtype: of floating point numbers in the file; those of other collections keep their own.
+      dtype: the dtype of floating-point arrays in the file; other collections keep their own.
 
     Raises:
-      ValueError: the directory holds something.
+      ValueError: the directory is not empty.
     """
     trained = jax.tree.map(lambda leaf: _in(leaf, dtype), trained)
     name = definition.model.trained
@@ -56,10 +55,10 @@ def save_trained(
 
 
 def load_trained(directory: Path, definition: Definition) -> Definition:
-    """The definition with the parameters that `save_trained` wrote.
+    """Returns the definition with the parameters that `save_trained` wrote.
 
     Raises:
-      ValueError: there is no such file, it is damaged, or its parameters are not the definition's.
+      ValueError: the file is missing or damaged, or its parameters do not fit the definition.
     """
     file = Path(os.path.expanduser(directory)) / FILE
     if not file.is_file():
@@ -68,7 +67,7 @@ def load_trained(directory: Path, definition: Definition) -> Definition:
             "that trained all parameters of a definition"
         )
     leaves, tree = jax.tree.flatten(definition.params)
-    structure: Any = tree  # its class is not annotated
+    structure: Any = tree  # JAX does not annotate its class
     names = _names(definition.params)
     try:
         with safe_open(file, framework="flax") as opened:
@@ -91,7 +90,7 @@ def _in(leaf: Any, dtype: jnp.dtype) -> jax.Array:
 
 
 def _names(tree: Params) -> list[str]:
-    """The leaves' paths as Python writes them: no two are the same."""
+    """The leaves' paths as Python writes them, which are unique."""
     return [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(tree)[0]]
 
 

@@ -1,6 +1,6 @@
-"""Decides what defines a model that is in files: our decoder, or transformers' class.
+"""Decides which implementation runs a model in files: our decoder, or transformers' class.
 
-Deliberately does not know engines, nor how a name becomes a path.
+Deliberately does not know engines, nor how a name is resolved to a path.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def open_files(path: Path, impl: str, backend: Backend) -> Checkpoint | Definiti
     """Opens a model's file or directory.
 
     Args:
-      path: as weights.resolve gives it.
-      impl: one of IMPLS; auto is our decoder where it knows the family, else torch.
-      backend: what its `model` is made for.
+      path: from weights.resolve.
+      impl: one of IMPLS; auto is our decoder if it supports the family, else torch.
+      backend: the backend of the resulting model.
 
     Raises:
-      ValueError: the model can't be served so; the message says why.
+      ValueError: the model can't be served in this way; the message says why.
     """
     if impl == "torch":
         return open_torch(path, backend)

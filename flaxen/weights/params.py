@@ -1,8 +1,8 @@
-"""Stored tensors to the tree of arrays that a model takes.
+"""Loads stored tensors into the tree of arrays that a model takes.
 
-Each tensor is read, converted and transposed or packed in pieces that stay in the processor's
-cache, by several threads, into memory that JAX takes over without a copy. Deliberately does not
-know file formats, rules or families.
+Several threads read, convert, and transpose or pack each tensor in pieces that stay in the cache,
+into memory that JAX uses without a copy. Deliberately does not know file formats, rules or
+families.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _PIECE = 1 << 17  # values read at once
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The form that parameters take in memory.
+    """The form of loaded parameters: dtype, packing, quantization.
 
     Raises:
-      ValueError: a dtype or quantization that is not supported, or not together with the others.
+      ValueError: the dtype or quantization is not supported, or their combination.
     """
 
-    dtype: jnp.dtype  # of what is not quantized
+    dtype: jnp.dtype  # of parameters that are not quantized
     backend: Backend = Backend.REFERENCE  # what computes with them: it may pack matrices
     quantization: Quantization = "none"
 
@@ -69,18 +69,17 @@ def load_params(
     round_to: jnp.dtype | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Params:
-    """Reads every source, and returns the tree of arrays on the default device.
+    """Reads every source and returns the tree of arrays on the default device.
 
     Args:
-      specs: the tree whose leaves the sources are for.
-      sources: one for each leaf, in their order.
-      form: what each becomes.
-      round_to: values that are dequantized or floats are rounded to this first; None leaves them
-        as they are.
-      on_progress: called with bytes read and bytes in all, from this thread.
+      specs: the tree of ParamSpec.
+      sources: one for each leaf, in order.
+      form: the form of the result.
+      round_to: float and dequantized values are rounded to this dtype first; None does not round.
+      on_progress: called with the bytes read and the total bytes, from this thread.
 
     Raises:
-      ValueError: a tensor can't be quantized, or its file changed.
+      ValueError: a tensor can't be quantized, or its file has changed.
     """
     total = sum(source.stored.num_bytes for source in sources)
     done = 0
@@ -98,14 +97,14 @@ def load_params(
                 if on_progress is not None:
                     on_progress(done, total)
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # nobody wants the rest
+            pool.shutdown(cancel_futures=True)  # the rest is not needed after an error
             raise
     structure = jax.tree.structure(specs, is_leaf=lambda leaf: isinstance(leaf, ParamSpec))
     return jax.tree.unflatten(structure, params)
 
 
 def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory) -> Any:
-    """The parameter: an array, or a PackedLinear."""
+    """Loads one parameter: an array, or a PackedLinear."""
     if form.backend.packs_weights and source.spec.matrix is not None:
         return _load_packed(source, form, round_to, memory)
     out = memory.zeros(source.spec.shape, form.dtype)
@@ -136,9 +135,9 @@ def _load_packed(
 
 
 def _pieces(stored: StoredTensor) -> list[tuple[int, int]]:
-    """Ranges of rows, in whole tiles and in units that are read together."""
+    """Ranges of rows, in multiples of tiles and of the units that are read together."""
     num_rows = stored.shape[0]
-    is_stack = len(stored.shape) > 2  # what lies along its first axis are whole matrices
+    is_stack = len(stored.shape) > 2  # the first axis counts whole matrices
     unit = stored.row_unit if is_stack else math.lcm(TILE, stored.row_unit)
     wanted = _PIECE // math.prod(stored.shape[1:])
     step = unit * max(1, wanted // unit)

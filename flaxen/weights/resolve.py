@@ -1,6 +1,6 @@
 """Finds the files of a model by its name: a short name, a path, or a Hugging Face repository.
 
-Deliberately does not know what is in the files.
+Deliberately does not know the contents of files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from flaxen.weights.weight_files import is_complete
 
-# What a download may bring: never pickle (.bin, .pt), never code (.py).
+# Files that may be downloaded: never pickle (.bin, .pt), never code (.py).
 DOWNLOADED = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "*.jinja", "model.safetensors", "model-*.safetensors",
@@ -27,11 +27,11 @@ Download = Callable[..., str]
 
 
 class PackagedModel(NamedTuple):
-    """A GGUF file that comes inside a Python package, of which no code is run."""
+    """A GGUF file in a Python package, whose code is never run."""
 
     package: str
     file: str
-    install: str  # the command
+    install: str  # the command that installs the package that installs the package
 
 
 NAMED: Mapping[str, PackagedModel] = {
@@ -50,19 +50,19 @@ def resolve(
     offline: bool = False,
     download: Download | None = None,
 ) -> Path:
-    """The file or directory of a model, for open_checkpoint.
+    """Finds the file or directory of a model, for open_checkpoint.
 
-    In this order: a short name, a directory, a .gguf file, a Hugging Face repository in the local
-    cache, and the same from the network.
+    The name may be, in this order: a short name, a directory, a .gguf file, a Hugging Face
+    repository in the local cache, or one on the network.
 
     Args:
-      model: the name, as a user gives it.
-      cache_dir: of Hugging Face; None is its own default.
+      model: the name given by the user.
+      cache_dir: Hugging Face's cache directory; None is its default.
       offline: never use the network.
-      download: in place of huggingface_hub.snapshot_download.
+      download: replaces huggingface_hub.snapshot_download.
 
     Raises:
-      ValueError: nothing was found; the message says what was looked for, where, and what to run.
+      ValueError: nothing was found; the message says where it was searched, and what to run.
     """
     if model in NAMED:
         return _packaged(model)
@@ -87,7 +87,7 @@ def resolve(
 
 def _packaged(name: str) -> Path:
     package, file, install = NAMED[name]
-    spec = importlib.util.find_spec(package)  # of a top-level package: does not import it
+    spec = importlib.util.find_spec(package)  # does not import a top-level package
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(location) / file).is_file():
             return Path(location) / file
@@ -114,7 +114,7 @@ def _from_hub(model: str, cache_dir: Path | None, offline: bool, download: Downl
 
     cache = f"no complete copy in the Hugging Face cache ({cache_dir or 'its default directory'})"
     looked = f"no directory {Path(model).absolute()}; {cache}"
-    # huggingface_hub raises its own, requests', httpx's and the system's errors.
+    # huggingface_hub raises errors of its own, of requests, of httpx and of the system.
     try:
         cached = fetch(True)
     except Exception:
@@ -131,7 +131,7 @@ def _from_hub(model: str, cache_dir: Path | None, offline: bool, download: Downl
 
 
 def _snapshot_download(repo_id: str, **arguments: Any) -> str:
-    # Imported late: it takes a third of a second, and a model on disk needs it for nothing.
+    # Imported here, because it takes a third of a second and a model on disk does not need it.
     from huggingface_hub import snapshot_download
 
     return str(snapshot_download(repo_id, **arguments))

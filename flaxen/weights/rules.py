@@ -1,7 +1,7 @@
-"""Carries out a family's tensor rules, from tensors to parameters and back.
+"""Applies a family's tensor rules, from tensors to parameters and back.
 
 Both directions work on tensors that are read in pieces (`views.py`), so that a rule costs no copy.
-Deliberately does not know families, or what is in a file.
+Deliberately does not know families, or the contents of files.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from flaxen.weights.views import (
     unstacked,
 )
 
-Sizes = Mapping[str, Any]  # the fields of a DecoderConfig, by which rules name sizes
+Sizes = Mapping[str, Any]  # the fields of a DecoderConfig, which rules use as names of sizes
 
 
 class Place(NamedTuple):
-    """A rule where it is used: in one layer, or outside of all."""
+    """A rule applied to one layer, or to the parameters outside layers."""
 
     rule: TensorRule
     layer: int | None
     specs: tuple[ParamSpec, ...]  # one for each of the rule's parameters
-    shapes: Mapping[str, tuple[int, ...]]  # of the tensors, by their names in the file
+    shapes: Mapping[str, tuple[int, ...]]  # the tensors' shapes, by their names in the file
 
 
 def read_tensors(
     steps: Sequence[Step], tensors: Sequence[StoredTensor], sizes: Sizes
 ) -> list[StoredTensor]:
-    """What a file's tensors are after these steps: one for each parameter."""
+    """Applies steps to a file's tensors: returns one tensor for each parameter."""
     found = list(tensors)
     for step in steps:
         match step:
@@ -70,7 +70,7 @@ def read_tensors(
 def write_tensors(
     steps: Sequence[Step], params: Sequence[StoredTensor], sizes: Sizes
 ) -> list[StoredTensor]:
-    """The inverse: one for each tensor of the file."""
+    """The inverse: returns one tensor for each tensor of the file."""
     found = list(params)
     for step in reversed(steps):
         match step:
@@ -90,15 +90,15 @@ def write_tensors(
 
 
 def place_rules(rules: Rules, specs: Any, sizes: Sizes) -> list[Place]:
-    """The rules that a model's parameters need, and which tensors they ask of a file.
+    """Selects the rules that a model's parameters need, with the file's tensors that they use.
 
     Args:
-      rules: a family's, for one format.
+      rules: a family's rules for one format.
       specs: the decoder's tree of ParamSpec.
-      sizes: of its configuration.
+      sizes: the sizes in its configuration.
 
     Raises:
-      ValueError: a parameter has no rule, or two, or a rule names only some of what it needs.
+      ValueError: a parameter has no rule or two, or the model has only some of a rule's parameters.
     """
     places = []
     for layer, own in scopes(specs):
@@ -117,7 +117,9 @@ def place_rules(rules: Rules, specs: Any, sizes: Sizes) -> list[Place]:
 
 
 def scopes(tree: Any) -> Iterator[tuple[int | None, Mapping[str, Any]]]:
-    """The parts of a decoder's tree that have names: what is outside of layers, and each layer."""
+    """The parts of a decoder's tree with named parameters: outside the layers (None), and each
+    layer.
+    """
     yield None, {name: each for name, each in tree.items() if name != "layers"}
     yield from enumerate(tree["layers"])
 
@@ -136,7 +138,7 @@ def _place(
 
 
 def file_shape(rule: TensorRule, spec: ParamSpec) -> tuple[int, ...]:
-    """The shape of a parameter whose last axes lie as the rule's tensors have them."""
+    """The shape of a parameter with its last axes in the order of the rule's tensors."""
     if not rule.transposed:
         return spec.shape
     *others, num_inputs, num_outputs = spec.shape
@@ -154,7 +156,7 @@ def _names(rule: TensorRule, layer: int | None, count: int) -> list[str]:
 
 
 def _blank(name: str, shape: tuple[int, ...]) -> StoredTensor:
-    """A tensor of which only the shape is known."""
+    """A tensor with a shape and no data."""
 
     def read(start: int, stop: int) -> np.ndarray:
         raise AssertionError(f"{name} is a shape alone")
@@ -192,7 +194,7 @@ def _side_by_side(
 
 
 def _bounds(size: int, shares: Sequence[Size], sizes: Sizes) -> list[tuple[int, int]]:
-    """The first and last place of each part of an axis."""
+    """The begin and end of each part of an axis."""
     numbers = [_number(share, sizes) for share in shares]
     unit, rest = divmod(size, sum(numbers))
     assert not rest, f"an axis of {size} is not in the proportions {numbers}"
@@ -201,7 +203,7 @@ def _bounds(size: int, shares: Sequence[Size], sizes: Sizes) -> list[tuple[int, 
 
 
 def _halves(step: Interleave, sizes: Sizes) -> np.ndarray:
-    """For each row of a head whose halves are apart, its place where they are interleaved."""
+    """For each row of a head with separate halves, its index if they are interleaved."""
     head = _number(step.head_rows, sizes)
     return np.arange(head).reshape(head // 2, 2).T.reshape(-1)
 

@@ -29,21 +29,21 @@ _DTYPES: Mapping[str, np.dtype] = {
 def read_tensors(
     directory: Path, dtypes: Mapping[str, np.dtype] = _DTYPES
 ) -> dict[str, StoredTensor]:
-    """The tensors of all files of the weights, which stay on disk until they are read.
+    """Opens all weight files; tensor data stays on disk until it is read.
 
     Args:
-      directory: as find_weights takes it.
-      dtypes: those that are supported, by safetensors' names.
+      directory: as in find_weights.
+      dtypes: the supported dtypes, by safetensors' names.
 
     Raises:
-      ValueError: as find_weights; or a file is damaged, lacks a tensor that the index names, or a
-        dtype is not supported.
+      ValueError: as in find_weights; or a file is damaged, lacks a tensor of the index, or a dtype
+          is not supported.
     """
     names, shard_of = find_weights(directory)
     if shard_of is None:
         return file_tensors(directory / names[0], dtypes)
     tensors: dict[str, StoredTensor] = {}
-    for shard in names:  # a tensor that the index does not list still belongs to the model
+    for shard in names:  # tensors that the index does not list belong to the model too
         held = file_tensors(directory / shard, dtypes)
         tensors |= {name: held[name] for name in held if shard_of.get(name, shard) == shard}
     for name, shard in shard_of.items():
@@ -55,14 +55,14 @@ def read_tensors(
 
 
 def file_tensors(path: Path, dtypes: Mapping[str, np.dtype] = _DTYPES) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, which stay on disk until they are read.
+    """Opens one safetensors file; tensor data stays on disk until it is read.
 
     Args:
-      path: of the file.
-      dtypes: those that are supported, by safetensors' names.
+      path: the file.
+      dtypes: the supported dtypes, by safetensors' names.
 
     Raises:
-      ValueError: it is damaged, or a dtype is not supported.
+      ValueError: the file is damaged, or a dtype is not supported.
     """
     try:  # the library checks that the header and the file's size agree, and maps the file
         with safe_open(path, framework="numpy"):

@@ -1,6 +1,6 @@
-"""Where each parameter of a decoder comes from: what the files hold is held against the rules.
+"""Finds the tensors of each parameter of a decoder, by comparing the files with the rules.
 
-All is checked before any weight is read. Deliberately does not know file formats or families.
+Everything is checked before any weight is read. Deliberately does not know formats or families.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from flaxen.weights.tensor import StoredTensor
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where one parameter comes from."""
+    """The source of one parameter."""
 
-    stored: StoredTensor  # its rows, perhaps of several tensors or of a part of one
+    stored: StoredTensor  # its rows, perhaps from several tensors or from a part of one
     spec: ParamSpec
     transposed: bool  # stored is [..., out, in], the decoder takes [..., in, out]
 
     @property
     def rows_are_outputs(self) -> bool:
-        """Whether the stored rows are outputs, of a parameter that can be packed."""
+        """Whether the parameter can be packed and its stored rows are outputs."""
         assert self.spec.matrix is not None
         outputs_first = self.spec.matrix.outputs == (0,)
         return outputs_first != self.transposed
 
 
 class Sources(NamedTuple):
-    """What a model's parameters are read from."""
+    """The sources of a model's parameters."""
 
-    params: list[Source]  # one for each, in the order of the tree's leaves
-    tensors: Mapping[str, StoredTensor]  # those of the files that are used, by name
+    params: list[Source]  # one for each parameter, in the order of the tree's leaves
+    tensors: Mapping[str, StoredTensor]  # the used tensors of the files, by name
 
 
 def find_sources(
@@ -52,13 +52,13 @@ def find_sources(
 
     Args:
       specs: the decoder's tree of ParamSpec.
-      rules: a family's, for the files' format.
-      tensors: what the files hold.
-      sizes: of the model's configuration.
-      ignored: whether a tensor without a parameter is harmless.
+      rules: a family's rules for the files' format.
+      tensors: the files' tensors.
+      sizes: the sizes in the model's configuration.
+      ignored: decides decides whether a tensor without a parameter is harmless.
 
     Raises:
-      ValueError: a tensor is missing, has the wrong shape, or has no place in the model.
+      ValueError: a tensor is missing, has the wrong shape, or belongs to no parameter.
     """
     outside: dict[str, Any] = {}
     layers: list[dict[str, Source]] = [{} for _ in specs["layers"]]
@@ -82,10 +82,10 @@ def find_sources(
 
 
 def _needed(place: Place, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors that a rule asks for.
+    """The tensors that a rule needs.
 
     Raises:
-      ValueError: one is missing, or has another shape.
+      ValueError: a tensor is missing or has another shape.
     """
     for name, shape in place.shapes.items():
         if name not in tensors:

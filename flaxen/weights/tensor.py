@@ -13,42 +13,42 @@ from flaxen.weights.packing.layout import Layout, Rows
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedRows:
-    """How to read the rows of a quantized tensor as they are stored, without loss."""
+    """Reads the rows of a quantized tensor as they are stored, without loss."""
 
     layout: Layout
-    read: Callable[[int, int], Rows]  # as StoredTensor.read
+    read: Callable[[int, int], Rows]  # like StoredTensor.read
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """What a file says of a tensor, and how to read it in pieces.
+    """A tensor in a file, which can be read in pieces.
 
     `read(start, stop)` returns the rows from start to stop of the first axis, in a floating dtype.
-    It may be called by several threads, and raises ValueError where the file has become shorter.
+    It is thread-safe, and raises ValueError if the file has become shorter.
     """
 
     name: str  # in the file
     shape: tuple[int, ...]  # outermost axis first
-    dtype: str  # in the format's own words
+    dtype: str  # the format's own name of the dtype
     num_bytes: int  # in the file
     read: Callable[[int, int], np.ndarray]
-    quantized: QuantizedRows | None = None  # of the types whose numbers a PackedLinear can hold
-    row_unit: int = 1  # rows are best read in multiples of it
+    quantized: QuantizedRows | None = None  # for types that a PackedLinear can store
+    row_unit: int = 1  # rows are best read in multiples of this
 
 
 def read_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:
-    """A part of a file, as uint8.
+    """Reads a part of a file as uint8.
 
-    A plain read: the pages of a mapped file would count as memory of this process.
+    Not by mmap, because mapped pages would count as memory of this process.
 
     Raises:
-      ValueError: the file ends before.
+      ValueError: the file is too short.
     """
     data = np.empty(num_bytes, np.uint8)
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
         done = 0
-        while done < num_bytes:  # one read brings at most 2 GiB
+        while done < num_bytes:  # one read returns at most 2 GiB
             num_read = file.readinto(data[done:].data)
             if not num_read:
                 raise ValueError(

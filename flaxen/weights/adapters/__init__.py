@@ -1,1 +1,1 @@
-"""LoRA adapters as files: PEFT's format read and written."""
+"""Reads and writes LoRA adapters in PEFT's format."""

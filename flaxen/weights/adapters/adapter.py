@@ -1,6 +1,6 @@
-"""One LoRA adapter outside a stack: NumPy arrays on the host, and what is merged from them.
+"""A single LoRA adapter as NumPy arrays on the host, and merging it into weights.
 
-Deliberately does not know files, nor who trains or serves the adapter.
+Deliberately does not know files, training or serving.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Layer = Mapping[str, Mapping[str, np.ndarray]]  # {"wq": {"a": [I, R], "b": [R, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
-    """An adapter's configuration and its weights, one dict of targets a layer.
+    """An adapter's configuration and weights, with one dict of targets for each layer.
 
     Raises:
-      ValueError: arrays that are not float32, or have not the configuration's rank and targets.
+      ValueError: the arrays are not float32, or do not match the configuration's rank and targets.
     """
 
     config: LoraConfig
@@ -54,21 +54,21 @@ class Adapter:
 
     @property
     def tree(self) -> Adapters:
-        """The arrays as models/adapters.py has them, without the leading axis of a stack."""
+        """The arrays in the tree of models/adapters.py, without the leading axis of a stack."""
         return {"layers": self.layers}
 
     @property
     def num_bytes(self) -> int:
-        """Of all its arrays."""
+        """The bytes of all its arrays."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.tree))
 
 
 def from_stack(config: LoraConfig, stack: Adapters, index: int = 0) -> Adapter:
-    """One adapter of a stack, copied to the host.
+    """Copies one adapter of a stack to the host.
 
     Args:
-      config: of the adapters in the stack.
-      stack: with leading axes n.
+      config: the configuration of the stack's adapters.
+      stack: a stack with leading axes n.
       index: below n.
     """
     layers = jax.tree.map(lambda leaf: np.array(leaf[index], np.float32), stack["layers"])
@@ -79,7 +79,7 @@ def check_adapter(adapter: Adapter, model: Model) -> None:
     """Refuses an adapter of another model.
 
     Raises:
-      ValueError: another number of layers, or a matrix of another shape.
+      ValueError: the number of layers, or the shape of a matrix differs.
     """
     expected = adapter_shapes(model, adapter.config)["layers"]
     if len(adapter.layers) != len(expected):
@@ -104,10 +104,10 @@ def merge_weight(weight: np.ndarray, ab: Mapping[str, np.ndarray], scale: float)
 
 
 def merge_adapter(params: Params, adapter: Adapter) -> Params:
-    """Parameters with an adapter added to the weights themselves, of the same form and dtype.
+    """Merges an adapter into the weights; they keep their form and dtype.
 
     Raises:
-      ValueError: a weight is quantized, which would round most of the adapter away.
+      ValueError: a weight is quantized: rounding would lose most of the adapter.
     """
 
     def merged(name: str, weight: Weight, layer: Layer) -> Weight:

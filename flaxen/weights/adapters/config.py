@@ -1,4 +1,4 @@
-"""An adapter's configuration as peft stores it: which fields are read, and which are refused.
+"""Reads an adapter's configuration in PEFT's format, and refuses unsupported fields.
 
 Deliberately does not know tensors, nor models.
 """
@@ -14,7 +14,7 @@ from flaxen.weights.adapters.selection import Strength
 from flaxen.weights.weight_files import read_json
 
 _MAX_CONFIG_BYTES = 1 << 20
-# Fields that do not change what a finished adapter computes, whatever they hold.
+# Fields whose values never change the result of a trained adapter.
 _BOOKKEEPING = {
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
     "inference_mode", "lora_dropout", "megatron_core", "qalora_group_size", "ensure_weight_tying",
@@ -24,16 +24,16 @@ _READ = {
     "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "init_lora_weights",
     "fan_in_fan_out",
 }  # fmt: skip
-# Other ways to begin change the base's weights too, and what is stored is relative to those.
+# Other initialisations also change the base weights, and the stored adapter is relative to those.
 _INITS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The fields of adapter_config.json, all of which are known.
+    """Reads the fields of adapter_config.json, and checks that all are known.
 
     Raises:
-      ValueError: it is missing, damaged or too large, no LoRA, or has a field that would change the
-        result and is not supported.
+      ValueError: the file is missing, damaged or too large, is not LoRA, or has an unsupported
+          field that would change the result.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: {path.parent} is no PEFT adapter's directory")
@@ -69,10 +69,10 @@ def lora_config(
     strengths: Mapping[str, Strength],
     max_rank: int | None,
 ) -> LoraConfig:
-    """One configuration for all modules: of the highest rank, with the alpha that goes with it.
+    """One configuration for all modules: the highest rank, with its alpha.
 
     Raises:
-      ValueError: a rank above `max_rank`, or a field of the wrong kind.
+      ValueError: a rank is above `max_rank`, or a field has the wrong type.
     """
     use_rslora = fields.get("use_rslora") or False
     if not isinstance(use_rslora, bool):

@@ -1,4 +1,4 @@
-"""What peft calls the modules that an adapter is beside.
+"""PEFT's names of the modules that adapters target.
 
 Deliberately does not know files.
 """
@@ -14,24 +14,24 @@ from flaxen.models.families.rules import tensor_of
 from flaxen.models.families.tensors import HF
 from flaxen.models.model import Model
 
-# Of each layer, the module of each target.
+# For each layer: target -> name of the module.
 Modules = Sequence[Mapping[str, str]]
 
 # All families have these names: tests/weights/adapters/test_peft.py.
 _DECODER = {name: tensor_of(HF, name).removesuffix(".weight") for name in LORA_TARGETS}
 _PREFIX = "base_model.model."
-_WEIGHT = ".weight"  # what modules of PyTorch call theirs
+_WEIGHT = ".weight"  # the weight's name in PyTorch modules
 
 
 def adapted_modules(model: Model) -> Modules:
-    """Of all that can be adapted in a model.
+    """The names of all modules of a model that can be adapted.
 
     A definition is one layer. Its modules are the paths of its parameters, joined by dots, without
-    the collection that is trained and without PyTorch's `.weight`: in transformers' classes these
-    are the modules' own names.
+    the trained collection and without PyTorch's `.weight`: for classes of transformers these are
+    the names of the modules.
 
     Raises:
-      ValueError: two parameters of a definition come to the same name.
+      ValueError: two parameters of a definition get the same name.
     """
     if model.has_layers:
         return decoder_modules(len(model.param_specs["layers"]))
@@ -50,7 +50,7 @@ def adapted_modules(model: Model) -> Modules:
 
 
 def decoder_modules(num_layers: int) -> Modules:
-    """Of our decoder, by Hugging Face's names."""
+    """The modules of our decoder, with Hugging Face's names."""
     return tuple(
         {target: name.format(layer=index) for target, name in _DECODER.items()}
         for index in range(num_layers)
@@ -58,11 +58,11 @@ def decoder_modules(num_layers: int) -> Modules:
 
 
 def tensor_names(module: str) -> dict[str, str]:
-    """The file's names of a module's a and b, which it holds transposed."""
+    """The file's names of a module's a and b, which are transposed there."""
     module = _PREFIX + module
     return {"a": f"{module}.lora_A.weight", "b": f"{module}.lora_B.weight"}
 
 
 def last_names(modules: Modules) -> list[str]:
-    """The ends of the modules' names, each once: what people call them."""
+    """The last parts of the modules' names, each once, for messages."""
     return sorted({name.split(".")[-1] for layer in modules for name in layer.values()})

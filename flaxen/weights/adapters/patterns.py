@@ -1,7 +1,7 @@
-"""Regular expressions in an adapter's configuration, matched in a process with a limit of time.
+"""Matches regular expressions of an adapter's configuration in a process with a time limit.
 
-An adapter may come from anywhere, and one pattern can keep Python's `re` busy for years, inside one
-call that nothing in this process could stop. Deliberately does not know what is matched.
+An adapter may come from anywhere, and one pattern can keep Python's `re` busy for years, in a call
+that nothing in this process could stop. Deliberately does not know what is matched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 _WORKER = Path(__file__).with_name("patterns_worker.py")
-_TIMEOUT_S = 5.0  # a start takes 0.03 s, on a busy machine more
+_TIMEOUT_S = 5.0  # starting the process takes 0.03 s, more on a busy machine
 
 
 def match_patterns(
@@ -25,10 +25,10 @@ def match_patterns(
     *,
     timeout_s: float = _TIMEOUT_S,
 ) -> list[Any]:
-    """What patterns find in each name.
+    """Matches patterns against each name.
 
     Args:
-      field: of the configuration that holds the patterns, for errors.
+      field: the configuration's field with the patterns, for errors.
       kind: "whole": whether the one pattern is the whole name; "ends": the first pattern that is
         the end of the name's path, or None; "layers": the number behind the first pattern that is
         a part of the name's path, or None.

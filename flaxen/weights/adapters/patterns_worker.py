@@ -1,7 +1,7 @@
 """The process that matches an adapter's patterns: a request on stdin, the answer on stdout.
 
-Started by `peft_patterns`, as a script of its own that imports nothing of flaxen. A pattern comes
-with the adapter, and Python's may take for ever on one name: whoever started this ends it then.
+`patterns.py` starts it as a script that imports nothing of flaxen. A pattern comes with the
+adapter, and Python's `re` may take for ever on one name: the parent then kills this process.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def _matches(pattern: str, names: list[str]) -> list[bool]:
 
 
 def _keys(keys: list[str], names: list[str]) -> list[str | None]:
-    """For each name the first key that matches the end of its path, as peft has it."""
+    """For each name the first key that matches the end of its path, as in PEFT."""
     return [next((k for k in keys if re.match(rf"(.*\.)?({k})$", name)), None) for name in names]
 
 
 def _layers(patterns: list[str], names: list[str]) -> list[int | None]:
-    """For each name the number of its layer, by the first pattern that matches."""
+    """For each name the number of its layer, from the first pattern that matches."""
     found = []
     for name in names:
         matches = (re.match(rf".*\.{pattern}\.(\d+)\.", name) for pattern in patterns)

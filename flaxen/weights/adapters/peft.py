@@ -1,7 +1,7 @@
-"""LoRA adapters as the peft library stores them: adapter_config.json and one safetensors file.
+"""LoRA adapters in the format of the peft library: adapter_config.json and one safetensors file.
 
-What would change the result and is not supported is refused by its name; no pickle is read, and no
-path that a file names is followed. Deliberately does not know who trains or serves adapters.
+An unsupported field that would change the result is refused by its name; no pickle is read, and
+paths named in a file are not followed. Deliberately does not know training or serving.
 https://huggingface.co/docs/peft/developer_guides/checkpoint
 """
 
@@ -38,16 +38,17 @@ CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
 def save_adapter(
     directory: Path, adapter: Adapter, base_name: str | None = None, *, model: Model | None = None
 ) -> None:
-    """Writes an adapter's directory, whole or not at all; one of the same name is replaced.
+    """Writes an adapter's directory atomically; an adapter with the same name is replaced.
 
     Args:
-      directory: its name.
-      adapter: float32, as it is stored.
-      base_name: the model that it belongs to, for people and for peft.
-      model: what it adapts; our decoder need not be given.
+      directory: the directory's name.
+      adapter: the adapter, which is stored in float32.
+      base_name: the name of the base model, for people and for peft.
+      model: the adapted model; only needed for a definition.
 
     Raises:
-      ValueError: the directory holds something else, or it adapts a definition, which is not given.
+      ValueError: the directory has other files, or the adapter is a definition's and `model` is
+          missing.
     """
     config = adapter.config
     modules, is_ours = _modules_of(adapter, model)
@@ -59,7 +60,8 @@ def save_adapter(
         "r": config.rank,
         "lora_alpha": config.alpha,
         "use_rslora": config.use_rslora,
-        # A definition's in full: an end of a name may also be that of a module without an adapter.
+        # Full names for a definition: the last part may also be that of a module without an
+        # adapter.
         "target_modules": last_names(modules) if is_ours else sorted(names),
         "bias": "none",
         "fan_in_fan_out": False,
@@ -79,16 +81,17 @@ def save_adapter(
 
 
 def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) -> Adapter:
-    """Reads an adapter's directory, by peft or by us. All is checked before any weight is read.
+    """Reads an adapter's directory, from peft or flaxen. Everything is checked before weights are
+    read.
 
     Args:
-      directory: holds adapter_config.json and adapter_model.safetensors.
-      model: what it adapts.
-      max_rank: the highest that is accepted; None accepts any.
+      directory: has adapter_config.json and adapter_model.safetensors.
+      model: the adapted model.
+      max_rank: the highest rank that is accepted; None accepts any.
 
     Raises:
-      ValueError: a file is missing or damaged, a field is not supported, a tensor is missing, has
-        no place or the wrong shape, or a weight is not finite; the message names it.
+      ValueError: a file is missing or damaged, a field is not supported, a tensor is missing,
+          unknown or of the wrong shape, or a weight is not finite; the message names it.
     """
     fields = read_config(directory / CONFIG)
     stored = _read_tensors(directory)
@@ -126,7 +129,7 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
 
 
 def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
-    """The modules of an adapter's targets, and whether these are our decoder's."""
+    """The modules of an adapter's targets, and whether they are our decoder's."""
     targets = adapter.config.targets
     if _are_ours(targets):
         known, is_ours = decoder_modules(len(adapter.layers)), True
@@ -167,7 +170,7 @@ def _strange_names(stored: Mapping[str, StoredTensor], known: Modules) -> str:
 
 
 def _check_layout(fields: Mapping[str, Any], targets: tuple[str, ...]) -> None:
-    """How the base's weights lie is a definition's own affair, and does not change its adapters."""
+    """Checks fan_in_fan_out. It only matters for our decoder: a definition's adapters ignore it."""
     if fields.get("fan_in_fan_out") not in (None, False) and _are_ours(targets):
         raise ValueError(
             f"fan_in_fan_out = {fields['fan_in_fan_out']!r} is not supported: the model's weights "
@@ -216,10 +219,10 @@ def _read_pair(
     config: LoraConfig,
     strengths: Mapping[str, Strength],
 ) -> dict[str, np.ndarray]:
-    """A module's a and b, at the rank and the scale that all modules share.
+    """Reads a module's a and b, adjusted to the common rank and scale of all modules.
 
-    Zeros fill a lower rank, and the whole of a module that is not adapted: neither changes the
-    product. A module whose scale is its own has what differs in its b.
+    A lower rank is padded with zeros, and a module without an adapter is all zeros: neither changes
+    the product. If a module has its own scale, its b is multiplied by the ratio.
     """
     pair = {part: np.zeros(shape, np.float32) for part, shape in shapes.items()}
     if module not in strengths:

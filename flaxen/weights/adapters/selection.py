@@ -1,4 +1,4 @@
-"""Which modules an adapter's configuration means, by peft's rules, and the rank and alpha of each.
+"""Selects the modules of an adapter's configuration by PEFT's rules, with their rank and alpha.
 
 Deliberately does not know tensors.
 """
@@ -14,11 +14,11 @@ from flaxen.weights.adapters.modules import Modules, last_names
 from flaxen.weights.adapters.patterns import match_patterns
 from flaxen.weights.weight_files import ADAPTER_WEIGHTS as WEIGHTS
 
-_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # peft's own, where there is no layers_pattern
+_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # PEFT's default without layers_pattern
 
 
 class Strength(NamedTuple):
-    """How strongly one module is adapted."""
+    """The rank and alpha of one module."""
 
     rank: int
     alpha: float
@@ -31,15 +31,15 @@ class Strength(NamedTuple):
 def select_modules(
     fields: Mapping[str, Any], modules: Modules, held: Collection[str]
 ) -> frozenset[str]:
-    """The modules that the configuration names; the file must hold these and no others.
+    """The modules that the configuration names; the file must have exactly these.
 
     Args:
-      fields: of adapter_config.json.
-      modules: all that can be adapted in the model.
-      held: those of which the file holds a tensor.
+      fields: the fields of adapter_config.json.
+      modules: all modules of the model that can be adapted.
+      held: the modules of which the file has a tensor.
 
     Raises:
-      ValueError: a field is not supported, or names other modules than those held.
+      ValueError: a field is not supported, or names other modules than those in the file.
     """
     known = [module for layer in modules for module in layer.values()]
     named = fields.get("target_modules")
@@ -63,7 +63,7 @@ def select_modules(
         left = set(known) - _excluded(fields, known)
         if numbers is not None:
             wanted = _wanted_layers(fields["layers_to_transform"])
-            # As in peft, a whole name is meant whatever its layer is.
+            # As in PEFT, a full name selects the module whatever its layer.
             whole = named if isinstance(named, list) else []
             left = {module for module in left if numbers.get(module) in wanted or module in whole}
         if named == "all-linear":
@@ -78,10 +78,10 @@ def select_modules(
 
 
 def module_strengths(fields: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Strength]:
-    """The rank and alpha of each module: the configuration's own, or those of its patterns.
+    """The rank and alpha of each module, from the configuration or its patterns.
 
     Raises:
-      ValueError: a value is no such number, or a pattern is not valid.
+      ValueError: a value is not a valid number, or a pattern is invalid.
     """
     plain = Strength(_rank("r", fields.get("r")), _alpha("lora_alpha", fields.get("lora_alpha")))
     ranks = _by_pattern(fields, "rank_pattern", modules)
@@ -96,7 +96,7 @@ def module_strengths(fields: Mapping[str, Any], modules: Sequence[str]) -> dict[
 
 
 def _listed(named: Any, modules: Modules, left: Collection[str], held: Collection[str]) -> set[str]:
-    """The modules of a list of names, by the ends of their paths."""
+    """The modules whose paths end with one of the listed names."""
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise ValueError(
             f"target_modules must be a list of names, a pattern or all-linear, got {named!r}"
@@ -142,7 +142,7 @@ def _excluded(fields: Mapping[str, Any], known: Sequence[str]) -> set[str]:
 
 
 def _layer_numbers(fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, int | None] | None:
-    """The number of each module's layer; None where all layers are adapted."""
+    """The layer number of each module; None if all layers are adapted."""
     layers, patterns = fields.get("layers_to_transform"), fields.get("layers_pattern")
     if layers is None or layers == []:
         if patterns:
@@ -169,7 +169,7 @@ def _wanted_layers(layers: Any) -> set[int]:
 
 
 def _by_pattern(fields: Mapping[str, Any], field: str, modules: Sequence[str]) -> dict[str, Any]:
-    """Each module's value in a field that maps patterns, where one matches."""
+    """Each module's value in a field that maps patterns to values, if a pattern matches."""
     values = fields.get(field)
     if not values:
         return {}

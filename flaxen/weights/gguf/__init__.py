@@ -1,1 +1,1 @@
-"""GGUF files: their header, their blocks, and the model in them."""
+"""Reads GGUF files: the header, the quantized blocks, the model's configuration."""

@@ -1,9 +1,8 @@
-"""Turns rows of GGUF blocks into numbers.
+"""Dequantizes rows of GGUF blocks.
 
-The types of most files are decoded here, as planes: byte j of all blocks lies together, so each
-NumPy call runs over long contiguous rows (over twice as fast as the gguf package, and bit-equal to
-it). All others that the gguf package can decode are left to it. Deliberately does not know files or
-models.
+The common types are decoded here, as planes: byte j of all blocks is contiguous, so each NumPy call
+runs over long rows (over twice as fast as the gguf package, and bit-equal to it). The gguf package
+decodes the other types. Deliberately does not know files or models.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import numpy as np
 
 
 class BlockType(NamedTuple):
-    """A tensor type: rows are cut into blocks of `values` numbers, which take `bytes` bytes."""
+    """A tensor type: rows consist of blocks of `values` numbers in `bytes` bytes."""
 
-    name: str  # as ggml spells it
+    name: str  # ggml's spelling
     values: int
     bytes: int
 
 
-BLOCK_TYPES: Mapping[int, BlockType] = {  # by ggml's number
+BLOCK_TYPES: Mapping[int, BlockType] = {  # keyed by ggml's type number
     0: BlockType("F32", 1, 4),
     1: BlockType("F16", 1, 2),
     30: BlockType("BF16", 1, 2),
@@ -51,21 +50,21 @@ BLOCK_TYPES: Mapping[int, BlockType] = {  # by ggml's number
     39: BlockType("MXFP4", 32, 17),
     40: BlockType("NVFP4", 64, 36),
 }
-# What each number of an IQ4_NL block stands for, before its scale.
+# The value of each 4-bit number of an IQ4_NL block, before scaling.
 IQ4_NL_VALUES = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
 )
 
 
 def block_type(kind: int) -> BlockType:
-    """The supported type of a number.
+    """The block type of a ggml type number.
 
     Raises:
-      ValueError: it is not supported; the message names it and those that are.
+      ValueError: the type is not supported; the message names it and the supported ones.
     """
     if kind in _FLOATS or kind in _PLANES:
         return BLOCK_TYPES[kind]
-    # Imported late: it takes a quarter of a second, which most files need not pay.
+    # Imported here, because it takes a quarter of a second and most files do not need it.
     from gguf import GGMLQuantizationType
 
     known = {int(each): each.name for each in GGMLQuantizationType}
@@ -83,19 +82,19 @@ def block_type(kind: int) -> BlockType:
 
 
 def read_rows(kind: int, data: np.ndarray) -> np.ndarray:
-    """The values of some rows.
+    """Dequantizes rows.
 
     Args:
       kind: a key of BLOCK_TYPES.
       data: uint8 [rows, bytes of a row].
 
     Returns:
-      [rows, values of a row]: float32, or the stored dtype of F16 and BF16. It may be a view with
-      the rows innermost.
+      [rows, values of a row]: float32, or the stored dtype for F16 and BF16. It may be a view with
+      the rows as the innermost axis.
     """
     if kind in _FLOATS:
         return data.view(_FLOATS[kind])
-    with np.errstate(all="ignore"):  # a block's scale may be infinite: that is the file's affair
+    with np.errstate(all="ignore"):  # a block's scale may be infinite; that is the file's problem
         if kind in _PLANES:
             num_bytes = BLOCK_TYPES[kind].bytes
             blocks = data.reshape(data.shape[0], -1, num_bytes)
@@ -107,7 +106,7 @@ def read_rows(kind: int, data: np.ndarray) -> np.ndarray:
 def _from_library(kind: int, data: np.ndarray) -> np.ndarray:
     from gguf import GGMLQuantizationType, dequantize
 
-    # One wide row: the package works row group by row group, and small groups are slow.
+    # As one wide row, because the package processes groups of rows, and small groups are slow.
     flat = dequantize(data.reshape(1, -1), GGMLQuantizationType(kind))
     return flat.reshape(data.shape[0], -1)
 
@@ -148,7 +147,7 @@ def _q5_1(planes: np.ndarray) -> np.ndarray:
 
 
 def _fifth_bits(planes: np.ndarray, at: int) -> np.ndarray:
-    """The 32 bits from a byte on, lowest first, each in the place of a number's fifth bit."""
+    """The 32 bits from a byte on, lowest first, each shifted to be the fifth bit of a number."""
     octets = planes[:, at : at + 4]
     bits = octets[:, :, None] >> np.arange(8, dtype=np.uint8)[:, None] & 1
     return (bits << 4).reshape(planes.shape[0], 32, -1)

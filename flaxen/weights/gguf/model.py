@@ -1,7 +1,7 @@
-"""The GGUF dialect: its metadata as the fields of a Hugging Face config.json.
+"""Converts GGUF metadata to the fields of a Hugging Face config.json.
 
-A metadata key of the architecture that is not known here is refused: in GGUF such keys are written
-because they matter. Deliberately does not know families: they read the fields.
+An unknown metadata key of the architecture is refused, because GGUF files contain such keys only if
+they matter. Deliberately does not know families, which read the fields.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _READ_APART = {
     "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow", "rope.scale_linear",
 }  # fmt: skip
-_HARMLESS: Mapping[str, tuple[Any, ...]] = {  # fields with the values that change nothing
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {  # fields, with values that have no effect
     "rope.scaling.finetuned": (True, False),
     "rope.scaling.attn_factor": (1.0,),
     "attention.causal": (True,),
@@ -50,10 +50,10 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {  # fields with the values that chan
 
 
 def architecture(file: GgufFile) -> str:
-    """The name by which the file calls its family.
+    """The file's name of its family.
 
     Raises:
-      ValueError: it has none, or is one part of several.
+      ValueError: the file has none, or is one part of several.
     """
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str):
@@ -63,16 +63,16 @@ def architecture(file: GgufFile) -> str:
         raise ValueError(
             f"the file is one of {parts!r} parts: merge them with `llama-gguf-split --merge` first"
         )
-    # Mistral's files call themselves llama; what sets them apart is the window.
+    # Mistral's files say llama; only the window distinguishes them.
     windowed = name == "llama" and file.metadata.get("llama.attention.sliding_window")
     return "mistral" if windowed else name
 
 
 def config_fields(file: GgufFile) -> dict[str, Any]:
-    """The fields of a config.json that say the same as the metadata.
+    """The fields of a config.json with the meaning of the metadata.
 
     Raises:
-      ValueError: a metadata key or value that is not supported; the message names it.
+      ValueError: a metadata key or value is not supported; the message names it.
     """
     prefix = f"{file.metadata['general.architecture']}."
     own = {k[len(prefix) :]: v for k, v in file.metadata.items() if k.startswith(prefix)}
@@ -115,7 +115,7 @@ def config_fields(file: GgufFile) -> dict[str, Any]:
 
 
 def _one_for_all(key: str, value: Any) -> Any:
-    """A list with a value for each layer, where all are equal, is that value."""
+    """Replaces a list of equal values for each layer by the value."""
     if not isinstance(value, list):
         return value
     if len(set(value)) != 1:
@@ -153,10 +153,10 @@ def _rope_scaling(
 
 
 def _from_factors(file: GgufFile, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Llama 3's scaling from the table of divisors that its GGUF files hold in place of the rule.
+    """Llama 3's rope scaling, from the table of divisors that GGUF files have instead of the rule.
 
-    The longest wave is stretched by the whole factor; the rest of the rule is the one that every
-    published Llama 3 has, and is checked against the table.
+    The longest wavelength is stretched by the whole factor. The rest of the rule is that of every
+    published Llama 3, and is checked against the table.
     """
     stored = file.tensors[ROPE_FACTORS]
     divisors = np.asarray(stored.read(0, stored.shape[0]), np.float32)

@@ -1,8 +1,8 @@
-"""Reads GGUF files: the metadata as Python values, and the tensors where they lie in the file.
+"""Reads GGUF files: the metadata as Python values, and the tensors' places in the file.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 The header is parsed here and not by the gguf package, whose reader makes a NumPy array of every
-word of the vocabulary and takes seconds over it. Deliberately does not know what keys mean.
+token of the vocabulary, which takes seconds. Deliberately does not know the meaning of keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_DIMENSIONS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class GgufFile:
-    """The contents of one GGUF file; the tensors' data stays on disk until it is read."""
+    """The contents of one GGUF file; tensor data stays on disk until it is read."""
 
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
@@ -38,7 +38,7 @@ class GgufFile:
 
 @dataclass(kw_only=True)
 class _Cursor:
-    """A place in the file's bytes that never runs past their end. Mutated by each read."""
+    """A read position in the file's bytes, with bounds checks. Mutated by each read."""
 
     path: Path
     data: memoryview
@@ -72,14 +72,13 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Opens a GGUF file, and reads its header.
+    """Opens a GGUF file and reads its header.
 
     Args:
-      path: a file.
+      path: the file.
 
     Raises:
-      ValueError: no GGUF file, of another version, truncated, or with a tensor type that is not
-        supported.
+      ValueError: the file is not GGUF, has an unsupported version or tensor type, or is truncated.
     """
     if path.stat().st_size < 4:
         raise ValueError(f"{path} is truncated or empty: it has {path.stat().st_size} bytes")

@@ -1,9 +1,9 @@
-"""GGUF blocks to the numbers and scales that they hold, without loss: nothing is dequantized.
+"""Extracts the numbers and scales of GGUF blocks without loss: nothing is dequantized.
 
 Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
-Numbers of five bits without a minimum are kept in eight. Types whose scales span fewer than 32
-values, and other numbers of five or six bits, are not here.
-Deliberately does not know files or models.
+Five-bit numbers without a minimum are stored in eight bits. Types with scales for fewer than 32
+values, and other numbers of five or six bits, are not supported here. Deliberately does not know
+files or models.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from flaxen.weights.packing.layout import WORD_VALUES, Layout, Rows, words
 _GROUP = 32
 _HALF, _FLOAT = np.dtype(np.float16), np.dtype(np.float32)
 
-LAYOUTS: Mapping[int, Layout] = {  # by ggml's number
+LAYOUTS: Mapping[int, Layout] = {  # keyed by ggml's type number
     2: Layout(format="int4", group=_GROUP, zero=8, scale_dtype=_HALF),  # Q4_0
     3: Layout(format="int4", group=_GROUP, scale_dtype=_HALF, has_mins=True),  # Q4_1
     6: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # Q5_0
     8: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # Q8_0
-    20: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # IQ4_NL: its table holds integers
-    # Q4_K: products of a float16 and six bits, which float32 holds exactly.
+    20: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # IQ4_NL: its table has integers
+    # Q4_K: a scale is a float16 times six bits, which float32 represents exactly.
     12: Layout(format="int4", group=_GROUP, scale_dtype=_FLOAT, has_mins=True),
 }
 
 
 def read_stored(kind: int, data: np.ndarray) -> Rows:
-    """Some rows of blocks, as LAYOUTS says.
+    """Reads rows of blocks in the layout of LAYOUTS.
 
     Args:
       kind: a key of LAYOUTS.
@@ -69,7 +69,7 @@ def _q4_k(blocks: np.ndarray) -> Rows:
     scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=2)
     mins = np.concatenate([middle & 63, high >> 4 | middle >> 6 << 4], axis=2)
     num_rows = blocks.shape[0]
-    with np.errstate(all="ignore"):  # a block's scale may be infinite: that is the file's affair
+    with np.errstate(all="ignore"):  # a block's scale may be infinite; that is the file's problem
         return Rows(
             _words(blocks[:, :, 16:]),
             (_halves(blocks, 0)[:, :, None].astype(np.float32) * scales).reshape(num_rows, -1),

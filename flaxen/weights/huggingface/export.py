@@ -1,6 +1,6 @@
-"""Parameters to a Hugging Face directory, which transformers loads as it is.
+"""Exports parameters as a Hugging Face directory that transformers can load.
 
-Deliberately does not know who trained the parameters, or where the model came from.
+Deliberately does not know training, or where the model came from.
 https://huggingface.co/docs/safetensors
 """
 
@@ -52,23 +52,24 @@ def export_huggingface(
     chat_template: str | None = None,
     max_shard_bytes: int = _MAX_SHARD_BYTES,
 ) -> None:
-    """Writes config.json, the weights as safetensors and the tokenizer, whole or not at all.
+    """Writes config.json, the weights as safetensors and the tokenizer, atomically.
 
     Args:
-      directory: its name; nothing may be there.
-      family: of the model, which names its tensors and fields.
-      config: of the model.
-      params: plain or packed; quantized ones are written as the floats that they stand for.
-      dtype: of the file's tensors: float32, bfloat16 or float16; None is that of the norms.
-      adapter: merged into the weights, before they are rounded.
-      tokenizer_of: the directory or .gguf file that the model came from; None writes no tokenizer.
-      chat_template: Jinja to write beside it, which counts before the tokenizer's own.
-      max_shard_bytes: of one file's tensors; larger ones have a file of their own.
+      directory: the new directory's name; it must not exist or be empty.
+      family: the model's family, which names its tensors and fields.
+      config: the model's configuration.
+      params: plain or packed parameters; quantized ones are written dequantized.
+      dtype: the dtype of the file's tensors: float32, bfloat16 or float16; None is that of the
+          norms.
+      adapter: an adapter to merge into the weights before they are rounded.
+      tokenizer_of: the directory or .gguf file with the tokenizer; None writes no tokenizer.
+      chat_template: a Jinja template to write, which takes precedence over the tokenizer's own.
+      max_shard_bytes: the most bytes of one file's tensors; a larger tensor gets a file of its own.
 
     Raises:
-      ValueError: a dtype or a model that is not supported, a directory that holds something, or no
-        tokenizer in `tokenizer_of`.
-      FileNotFoundError: the same, where the whole file is missing.
+      ValueError: the dtype or model is not supported, the directory is not empty, or `tokenizer_of`
+          has no tokenizer.
+      FileNotFoundError: the tokenizer's file is missing.
     """
     dtype = str(params["final_norm"].dtype) if dtype is None else dtype
     if dtype not in DTYPES:
@@ -102,7 +103,7 @@ def _tensors(
 def _written(
     place: Place, leaves: Mapping[str, Any], deltas: Mapping[str, Any], scale: float, sizes: Sizes
 ) -> list[StoredTensor]:
-    """The tensors of one rule, from the parameters as they are in memory."""
+    """The file's tensors of one rule, from the parameters in memory."""
     params = []
     for param, spec in zip(place.rule.params, place.specs, strict=True):
         values = np.asarray(plain_param(spec, leaves[param]))
@@ -119,7 +120,7 @@ def _made(written: Callable[[], list[StoredTensor]], index: int, dtype: jnp.dtyp
 
 
 def _write_tensors(directory: Path, tensors: list[_Tensor], max_shard_bytes: int) -> None:
-    """Made shard by shard: a copy of all of them may not fit into memory."""
+    """Writes the tensors shard by shard, because a copy of all may not fit into memory."""
     groups: list[list[_Tensor]] = [[]]
     for tensor in tensors:
         held = sum(each.num_bytes for each in groups[-1])

@@ -1,4 +1,4 @@
-"""The sampling that a model's authors recommend: generation_config.json, as vLLM uses it.
+"""Sampling defaults recommended by a model's authors: generation_config.json, used as in vLLM.
 
 Deliberately does not know engines, nor where a model's files are.
 """
@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 FILE = "generation_config.json"
 AUTO, NEUTRAL = "auto", "vllm"
 
-# The file's field -> SamplingParams'. As in vLLM, `do_sample` is not among them: whether a request
-# samples is for its temperature to say.
+# The file's field -> the field of SamplingParams. As in vLLM, `do_sample` is ignored: a request's
+# temperature decides whether it samples.
 _FIELDS: Mapping[str, str] = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -30,17 +30,17 @@ _FIELDS: Mapping[str, str] = {
 
 
 def sampling_defaults(source: str, model: Path | None) -> dict[str, float | int]:
-    """What requests are sampled with where they do not say.
+    """The default sampling parameters of requests.
 
     Args:
-      source: "auto" is the file beside the model, "vllm" is none, else a directory with the file.
+      source: "auto" is the model's own file, "vllm" is none, otherwise a directory with the file.
       model: the model's directory or file; None for one in memory.
 
     Returns:
       Fields of SamplingParams, only those that the file sets.
 
     Raises:
-      ValueError: there is no such directory or file, or a value is out of its range.
+      ValueError: the directory or file is missing, or a value is out of range.
     """
     if source == NEUTRAL:
         return {}

@@ -1,7 +1,7 @@
-"""What a Hugging Face directory's tensors say where config.json says something else.
+"""Adapts the rules and configuration to a directory's tensors where config.json differs.
 
-The tensors decide, as in transformers: whether the names have the prefix of a causal language
-model, and whether the unembedding is the embedding. Deliberately does not know families or files.
+As in transformers, the tensors decide whether names have the prefix of a causal language model, and
+whether embedding and unembedding are tied. Deliberately does not know families or files.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flaxen.models.families.rules import Rules, as_is, tensor_of, with_rules
 from flaxen.weights.tensor import StoredTensor
 
 _LOG = logging.getLogger(__name__)
-_PREFIX = "model."  # of the base model inside the causal language model
+_PREFIX = "model."  # the prefix of the base model in a causal language model
 _PIECE = 1 << 20  # values compared at once
 
 
 def fit_names(rules: Rules, tensors: Mapping[str, StoredTensor]) -> Rules:
-    """The rules of a family, without the prefix `model.` where no tensor has it.
+    """The rules of a family, without the prefix `model.` if no tensor has it.
 
-    transformers writes no prefix where the base model (`AutoModel`) was saved.
+    transformers writes no prefix if the base model (`AutoModel`) was saved.
     """
     plain = tuple(
         replace(rule, tensors=tuple(name.removeprefix(_PREFIX) for name in rule.tensors))
@@ -37,21 +37,21 @@ def fit_names(rules: Rules, tensors: Mapping[str, StoredTensor]) -> Rules:
 def fit_tables(
     config: DecoderConfig, rules: Rules, tensors: Mapping[str, StoredTensor]
 ) -> tuple[DecoderConfig, Rules]:
-    """The configuration and rules that the embedding and the unembedding, as stored, ask for.
+    """Adapts configuration and rules to the stored embedding and unembedding.
 
     - tied, and both tables are there and differ: the model is not tied;
     - not tied, and only the embedding is there: the model is tied;
     - tied, and only the unembedding is there: it is the embedding.
 
-    The first two are logged, as config.json says otherwise.
+    The first two are logged, because config.json says otherwise.
 
     Args:
-      config: as config.json says.
-      rules: of the family.
-      tensors: what the files hold.
+      config: the configuration from config.json.
+      rules: the family's rules.
+      tensors: the files' tensors.
 
     Raises:
-      ValueError: a file changed while the two were compared.
+      ValueError: a file changed during the comparison.
     """
     head_name = tensor_of(rules, "unembed")
     embed, head = tensors.get(tensor_of(rules, "embed")), tensors.get(head_name)
@@ -81,7 +81,7 @@ def fit_tables(
 
 
 def _are_equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors hold the same numbers: read in pieces, up to the first difference."""
+    """Whether two tensors are equal; reads in pieces up to the first difference."""
     if one.shape != other.shape:
         return False
     num_rows = one.shape[0] if one.shape else 1

@@ -1,6 +1,6 @@
-"""A model's tokenizer as the files of a Hugging Face directory, whatever it came from.
+"""Writes a model's tokenizer as files of a Hugging Face directory.
 
-Deliberately does not know models, nor how a tokenizer works.
+Deliberately does not know models or tokenization.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _GENERATION = "generation_config.json"
 
 
 def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
-    """Writes the tokenizer of a model beside its weights.
+    """Writes the tokenizer of a model to its directory.
 
     Args:
-      directory: where to.
-      source: the model's directory, whose files are copied, or its .gguf file, of which
-        tokenizer.json, tokenizer_config.json and generation_config.json are made.
+      directory: the target directory.
+      source: the model's directory, whose files are copied, or its .gguf file, from which
+          tokenizer.json, tokenizer_config.json and generation_config.json are made.
 
     Returns:
-      What config.json should say of it: bos_token_id and eos_token_id.
+      The fields for config.json: bos_token_id and eos_token_id.
 
     Raises:
       FileNotFoundError: the directory has no tokenizer.json.
-      ValueError: a file is damaged, or of a kind that is not supported.
+      ValueError: a file is damaged or not supported.
     """
     if source.is_dir():
         parts = read_directory(source)
@@ -59,7 +59,9 @@ def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
 
 
 def _copy_generation(source: Path, target: Path, parts: TokenizerParts) -> None:
-    """What was found to end a turn is added: transformers and vLLM ask this file first."""
+    """Copies generation_config.json, with the end-of-turn ids added: transformers and vLLM read
+    this file first.
+    """
     fields = read_json(source)
     ends = fields.get("eos_token_id")
     if {*parts.eos_token_ids} <= {*(ends if isinstance(ends, list) else [ends])}:
@@ -79,7 +81,7 @@ def _ids(parts: TokenizerParts) -> dict[str, Any]:
 def _write_parts(directory: Path, parts: TokenizerParts) -> None:
     backend = parts.backend
     around = (*parts.prefix_ids, *parts.suffix_ids)
-    if around:  # the library adds them where it is told so in the file
+    if around:  # the file tells the library to add them
         before, after = (
             [backend.id_to_token(i) for i in ids] for ids in (parts.prefix_ids, parts.suffix_ids)
         )

@@ -1,1 +1,1 @@
-"""Weights in the form that the kernels read: quantized, packed, in aligned memory."""
+"""Packs weights for the kernels: quantization, layout, aligned memory."""

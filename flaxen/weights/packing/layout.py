@@ -1,6 +1,6 @@
-"""How a weight's rows are stored once packed: in which format, in which groups, with what scales.
+"""The layout of a packed weight's rows: format, groups, scales.
 
-Deliberately does not know files, nor where in a tile a number lies (see packing.py).
+Deliberately does not know files, nor the places of numbers in a tile (see pack.py).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ _CACHE_LINE = 64  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The fields of flaxen.kernels.linear.packed.PackedLinear that are known before it is read."""
+    """The fields of flaxen.kernels.linear.packed.PackedLinear that are known before reading."""
 
     format: Format
     group: int = 0  # inputs that share a scale; 0 for floats
     zero: int = 0
-    scale_dtype: np.dtype | None = None  # of scales and mins; None for floats
+    scale_dtype: np.dtype | None = None  # the dtype of scales and mins; None for floats
     has_mins: bool = False
 
 
 class Rows(NamedTuple):
-    """Some rows [out, in] of a weight, in a layout, one after the other."""
+    """Consecutive rows [out, in] of a weight, in a layout."""
 
     data: np.ndarray  # [rows, in] of the layout's dtype; int4: uint32 [rows, in/8]
     scales: np.ndarray | None = None  # [rows, in/group]
     mins: np.ndarray | None = None  # the same shape
 
     def in_order(self, order: np.ndarray | None) -> Rows:
-        """The rows of these places, in this order; None leaves them."""
+        """The rows at these indices, in this order; None returns all unchanged."""
         if order is None:
             return self
         return Rows(
@@ -47,10 +47,10 @@ class Rows(NamedTuple):
 
 
 def apart(rows: np.ndarray) -> np.ndarray:
-    """The same rows [rows, columns], so that turning them around is quick.
+    """Copies rows [rows, columns], if necessary, so that transposing them is fast.
 
-    Rows that lie a power of two apart fall into the same few places of the processor's cache and
-    drive each other out; then they are copied to lie a cache line further apart.
+    Rows whose distance is a power of two map to the same few cache sets and evict each other; they
+    are copied with an extra cache line between them.
     """
     if rows.strides[0] % _CRITICAL_STRIDE:
         return rows
@@ -61,7 +61,7 @@ def apart(rows: np.ndarray) -> np.ndarray:
 
 
 def words(numbers: np.ndarray) -> np.ndarray:
-    """Eight four-bit numbers into each uint32, the first in the lowest bits.
+    """Packs eight four-bit numbers into each uint32, the first in the lowest bits.
 
     Args:
       numbers: uint64 of any shape, each eight bytes from 0 to 15.

@@ -1,7 +1,7 @@
-"""Memory for weights: on huge pages where the system has them, taken over by JAX without a copy.
+"""Memory for weights: on huge pages if the system has them, used by JAX without a copy.
 
-Reading weights from ordinary pages of 4 KiB costs a single stream of tokens up to a fifth of its
-speed. Deliberately does not know what is kept in it.
+With ordinary pages of 4 KiB a single stream loses up to a fifth of its speed. Deliberately does not
+know the contents.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 
 _SEGMENT = 64 << 20  # bytes mapped at once
 _HUGE_PAGE = 2 << 20  # bytes
-_ALIGNMENT = 64  # bytes; JAX's CPU backend copies what is less aligned
+_ALIGNMENT = 64  # bytes; JAX's CPU backend copies arrays with a smaller alignment
 
 
 class WeightMemory:
-    """Hands out arrays of zeros that lie side by side. For several threads.
+    """Allocates adjacent arrays of zeros. Thread-safe.
 
-    The memory lives as long as an array in it does; what was never written takes none.
+    The memory lives as long as an array in it does; untouched pages take no memory.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free = np.empty(0, np.uint8)  # the rest of the last segment
+        self._free = np.empty(0, np.uint8)  # the unused rest of the last segment
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """A new array, which jax.device_put does not copy. It must not be written after that."""
+        """Makes an array that jax.device_put does not copy. It must not be written after that."""
         num_bytes = math.prod(shape) * dtype.itemsize
         rounded = -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
         with self._lock:
@@ -41,12 +41,12 @@ class WeightMemory:
 
 
 def _segment(num_bytes: int) -> np.ndarray:
-    """Zeroed memory of our own, from a huge page's beginning on."""
+    """Maps zeroed memory, aligned to a huge page."""
     size = num_bytes + _HUGE_PAGE
     mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory = np.frombuffer(mapped, np.uint8)
     start = -memory.ctypes.data % _HUGE_PAGE
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # only a wish: a kernel without huge pages refuses it
+        with contextlib.suppress(OSError):  # only a hint: kernels without huge pages refuse it
             mapped.madvise(mmap.MADV_HUGEPAGE)
     return memory[start : start + num_bytes]

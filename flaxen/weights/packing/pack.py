@@ -1,7 +1,7 @@
-"""Weights from files straight into the layout of the CPU kernels (flaxen.kernels.linear.packed).
+"""Packs weights from files directly into the CPU kernels' layout (flaxen.kernels.linear.packed).
 
-Rows of a file are outputs: sixteen of them become a tile, by one transposition while they are in
-the processor's cache. Deliberately does not know file formats or families.
+A file's rows are outputs: sixteen of them become a tile, by one transposition while they are in the
+cache. Deliberately does not know file formats or families.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.quantize import int4_layout, int8_layout, quantize
 from flaxen.weights.tensor import StoredTensor
 
-# auto keeps quantized tensors as they are stored where that loses nothing; none dequantizes them.
+# auto keeps quantized tensors as stored if that is lossless; none dequantizes them.
 Quantization = Literal["auto", "none", "int8", "int4"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
-# Of the arrays that are filled, [tiles, numbers, 16]: pairs of bfloat16 move as one.
+# The dtypes of the filled arrays [tiles, numbers, 16]: a pair of bfloat16 moves as one number.
 _NUMBER_DTYPES: Mapping[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(np.uint32),
@@ -36,14 +36,14 @@ _VALUES_PER_NUMBER = {"float32": 1, "bfloat16": 2, "int8": 1, "int4": WORD_VALUE
 def choose_layout(
     stored: StoredTensor, dtype: np.dtype, quantization: Quantization, *, is_table: bool
 ) -> Layout:
-    """The layout of one weight.
+    """Chooses the layout of one weight.
 
     Args:
-      stored: its tensor, [out, in].
-      dtype: of weights that are not quantized, float32 or bfloat16.
-      quantization: what was asked for.
-      is_table: it is the embedding or the unembedding: four bits are too few for the scores of
-        words, so these have eight at least.
+      stored: the weight's tensor, [out, in].
+      dtype: the dtype of weights that are not quantized, float32 or bfloat16.
+      quantization: the requested quantization.
+      is_table: whether it is the embedding or unembedding: four bits are not enough for logits, so
+          tables get at least eight.
     """
     if quantization == "auto" and stored.quantized is not None:
         return stored.quantized.layout
@@ -55,12 +55,12 @@ def choose_layout(
 
 
 class Packing:
-    """One weight that is being packed, from rows in any order, by any threads.
+    """One weight that is being packed, from rows in any order. Thread-safe.
 
     Args:
       shape: (outputs, inputs).
-      layout: of the result.
-      memory: where it lies.
+      layout: the layout of the result.
+      memory: where to allocate it.
     """
 
     def __init__(self, shape: tuple[int, int], layout: Layout, memory: WeightMemory) -> None:
@@ -78,21 +78,21 @@ class Packing:
                 self._mins = memory.zeros(per_group, layout.scale_dtype)
 
     def write(self, start: int, rows: Rows) -> None:
-        """Puts rows that have the layout in their place.
+        """Writes rows that already have the layout.
 
         Args:
-          start: the first row, a multiple of 16.
-          rows: as many as there are up to a multiple of 16, or up to the last.
+          start: the index of the first row, a multiple of 16.
+          rows: the rows; their number is a multiple of 16, except at the end.
         """
         for out, given in zip((self._data, self._scales, self._mins), rows, strict=True):
             if out is not None and given is not None:
                 _write_tiles(out, start // TILE, given)
 
     def write_floats(self, start: int, rows: np.ndarray) -> None:
-        """Puts rows of floats in their place, in the layout.
+        """Quantizes or casts rows of floats to the layout and writes them.
 
         Raises:
-          ValueError: they can't be quantized.
+          ValueError: the rows can't be quantized.
         """
         is_bfloat16 = self._layout.format == "bfloat16"
         floats = rows.astype(ml_dtypes.bfloat16 if is_bfloat16 else np.float32, copy=False)
@@ -101,17 +101,17 @@ class Packing:
         if self._layout.scale_dtype is not None:
             self.write(start, quantize(floats, self._layout))
         elif is_bfloat16:
-            # As integers: NumPy turns arrays of a foreign dtype around one number at a time.
+            # As integers, because NumPy transposes arrays of a foreign dtype one number at a time.
             bits = np.ascontiguousarray(floats.view(np.uint16))
             self.write(start, Rows(bits.view(np.uint32)))
         else:
             self.write(start, Rows(floats))
 
     def finish(self, put: Callable[[np.ndarray], jax.Array]) -> PackedLinear:
-        """The weight; nothing may be written any more.
+        """Returns the weight; nothing may be written afterwards.
 
         Args:
-          put: makes a device's array of ours, without a copy if it can.
+          put: moves an array to the device, without a copy if possible.
         """
         data = self._data
         if self._layout.format == "bfloat16":

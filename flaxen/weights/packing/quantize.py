@@ -1,6 +1,6 @@
-"""Float rows to eight- or four-bit numbers, by rounding to nearest.
+"""Quantizes float rows to eight- or four-bit numbers by rounding to nearest.
 
-Deliberately does not know files, nor which weights should be quantized.
+Deliberately does not know files, nor which weights to quantize.
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ _GROUP = 32  # inputs that share an int4 scale and min
 
 
 def int8_layout(num_inputs: int) -> Layout:
-    """One scale an output. It is a float32: four bytes a row are nothing, and float16 would lose
-    digits where a row's weights are tiny."""
+    """One float32 scale for each output: four bytes in a row cost nothing, and float16 would lose
+    precision for tiny weights.
+    """
     return Layout(format="int8", group=num_inputs, scale_dtype=np.dtype(np.float32))
 
 
 def int4_layout() -> Layout:
-    """A float16 scale and min for each 32 inputs: five bits a weight in all."""
+    """A float16 scale and min for each 32 inputs: five bits per weight in total."""
     return Layout(format="int4", group=_GROUP, scale_dtype=np.dtype(np.float16), has_mins=True)
 
 
 def quantize(rows: np.ndarray, layout: Layout) -> Rows:
-    """Rows in a layout of this module.
+    """Quantizes rows to a layout of this module.
 
     Args:
-      rows: float32 [rows, in], in a multiple of the layout's group.
+      rows: float32 [rows, in]; `in` is a multiple of the layout's group.
 
     Raises:
-      ValueError: a value is not finite, or beyond float16 where that is the scales' dtype.
+      ValueError: a value is not finite, or too large for float16 scales.
     """
-    rows = np.asfortranarray(apart(rows))  # outputs innermost: each step has long runs
-    with np.errstate(all="ignore"):  # what is not finite is refused below
+    # Outputs innermost, so that each operation runs over long contiguous rows.
+    rows = np.asfortranarray(apart(rows))
+    with np.errstate(all="ignore"):  # values that are not finite are refused below
         found = _int8(rows) if layout.format == "int8" else _int4(rows)
     for each in (found.scales, found.mins):
         if each is not None and not np.isfinite(each).all():
@@ -55,7 +57,7 @@ def _int4(rows: np.ndarray) -> Rows:
     lows = groups.min(axis=2)
     scales = ((groups.max(axis=2) - lows) / np.float32(15)).astype(np.float16)
     mins = lows.astype(np.float16)
-    # Rounded with the scale and min that will be used, not with those before they were rounded.
+    # Rounded with the scale and min as stored, not with their values before rounding.
     steps = scales.astype(np.float32)
     steps[steps == 0] = 1
     numbers = groups - mins.astype(np.float32)[:, :, None]
