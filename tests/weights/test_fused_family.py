@@ -81,7 +81,8 @@ def test_fused_tensors_are_read_and_written(tmp_path: Path) -> None:
     for name, values in given.items():
         np.testing.assert_array_equal(written[name], values, err_msg=name)
     again = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", pad_token_id=0
+        tmp_path / "out", attn_implementation="eager", pad_token_id=0
     ).eval()
     with torch.no_grad():
-        np.testing.assert_array_equal(again(torch.tensor(tokens)[None]).logits[0], expected)
+        logits = again(torch.tensor(tokens)[None]).logits[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-5)

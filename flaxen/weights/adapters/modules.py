@@ -17,7 +17,7 @@ from flaxen.models.model import Model
 # For each layer: target -> name of the module.
 Modules = Sequence[Mapping[str, str]]
 
-# All families have these names: tests/weights/adapters/test_peft.py.
+# In all families these modules stand alone: tests/weights/adapters/test_peft.py.
 _DECODER = {name: tensor_of(HF, name).removesuffix(".weight") for name in LORA_TARGETS}
 _PREFIX = "base_model.model."
 _WEIGHT = ".weight"  # the weight's name in PyTorch modules
