@@ -31,6 +31,7 @@ def engine_stats(
         num_waiting=scheduler.num_waiting,
         num_pages=pools.num_pages,
         num_used_pages=pools.num_used,
+        kv_cache_usage=pools.usage,
         sum_slots_allocated=scheduler.counters.sum_slots_allocated,
         sum_slots_held=scheduler.counters.sum_slots_held,
         num_preemptions=scheduler.counters.num_preemptions,

@@ -35,8 +35,9 @@ class EngineStats:
 
     num_running: int
     num_waiting: int
-    num_pages: int
+    num_pages: int  # of all cache groups
     num_used_pages: int  # owned by a sequence; pages that only the prefix cache holds are free
+    kv_cache_usage: float  # share of the cache's bytes in used pages
     sum_slots_allocated: int  # slots of the used pages, summed over the steps
     sum_slots_held: int  # those of them that hold a token, summed over the steps
     num_preemptions: int

@@ -91,8 +91,8 @@ class _EngineCollector(Collector):
         yield self._gauge("num_requests_waiting", "Waiting sequences.", stats.num_waiting)
         yield self._gauge(
             "kv_cache_usage_perc",
-            "Share of the KV pages that sequences own, from 0 to 1.",
-            stats.num_used_pages / max(stats.num_pages, 1),
+            "Share of the KV cache that sequences own, from 0 to 1.",
+            stats.kv_cache_usage,
         )
         for name, text, value in (
             ("num_preemptions", "Preempted sequences.", stats.num_preemptions),

@@ -23,6 +23,7 @@ from flaxen.protocol import (
     TokenLogprobs,
 )
 from flaxen.text.tokenizer import Tokenizer
+from tests.engine.fake_memory import FakeMemory
 from tests.engine.groups import full
 
 VOCAB_SIZE = 300
@@ -62,7 +63,7 @@ class FakeExecutor(Executor):
     def reset(self) -> None:
         self._rows: dict[int, list[int]] = {}
         self.adapter_slots: dict[int, AdapterWeights] = {}
-        self._slots = [-1] * (self._config.groups[0].num_pages * self._config.page_size)
+        self._memory = FakeMemory(self._config)
         self.num_resets += 1
 
     def row_settings(self, request: Request) -> SamplingParams:
@@ -92,11 +93,9 @@ class FakeExecutor(Executor):
         self._step = params
 
     def dispatch(self, plan: StepPlan) -> StepResult:
-        size = self._config.page_size
         for item in plan.items:
-            tokens, pages = self._known_and_drafts(item), item.sequence.pages[0]
-            for at in range(item.start, item.start + item.num_tokens):
-                self._slots[pages[at // size] * size + at % size] = tokens[at]
+            computed = self._known_and_drafts(item)[: item.start + item.num_tokens]
+            self._memory.write(item.sequence.pages, item.start, computed)
         result = StepResult(tokens=[], failures=[], logprobs=[])
         for item in plan.items:
             tokens, failure = self._sample(item)
@@ -112,12 +111,9 @@ class FakeExecutor(Executor):
         return [*self._rows[item.row], *item.sequence.draft_token_ids[: item.num_drafts]]
 
     def _sample(self, item: Scheduled) -> tuple[list[int], RowFailure | None]:
-        size, pages, computed = self._config.page_size, item.sequence.pages[0], []
         known, expected = self._rows[item.row], self._known_and_drafts(item)
         end = item.start + item.num_tokens
-        for page in pages[: -(-end // size)]:
-            computed += self._slots[page * size : (page + 1) * size]
-        assert computed[:end] == expected[:end], "the pages hold another sequence's tokens"
+        self._memory.check(item.sequence.pages, item.start, expected[:end])
         if not item.samples:
             return [], None
         assert end == len(expected), "sampled, but not after the last token"

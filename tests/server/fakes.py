@@ -231,6 +231,7 @@ class FakeEngine(EngineClient):
     def stats(self) -> EngineStats:
         return EngineStats(
             num_running=len(self.open), num_waiting=2, num_pages=8, num_used_pages=2,
+            kv_cache_usage=0.25,
             sum_slots_allocated=0, sum_slots_held=0, num_preemptions=3, num_prefix_queries=40,
             num_prefix_hits=10, num_prompt_tokens=50, num_generated_tokens=60, num_steps=70,
             num_finished=0, num_aborted=0, num_failed=0,

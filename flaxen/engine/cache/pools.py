@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flaxen.engine.cache.groups import first_page, most_pages
+from flaxen.engine.cache.groups import first_page, most_pages, page_bytes
 from flaxen.engine.cache.pages import PagePool
 from flaxen.engine.cache.prefixes import Prefixes
 from flaxen.engine.config import EngineConfig
@@ -46,6 +46,16 @@ class Pools:
         windows = [(i, group.window) for i, group in enumerate(config.groups)]
         self._sliding = tuple((i, window) for i, window in windows if window is not None)
         self._unbounded = tuple(i for i, window in windows if window is None and keep_tokens[i])
+
+    @property
+    def usage(self) -> float:
+        """The share of the cache's bytes in pages that some sequence owns."""
+        num_used = num_all = 0
+        for group, pool in zip(self._groups, self.pools, strict=True):
+            size = page_bytes(group.spec, len(group.layers), self._page_size, 1)
+            num_used += pool.num_used * size
+            num_all += pool.num_pages * size
+        return num_used / num_all
 
     @property
     def num_pages(self) -> int:

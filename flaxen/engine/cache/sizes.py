@@ -5,6 +5,7 @@ Deliberately does not know: JAX, how much memory there is, its use.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +25,6 @@ class _Demand:
     least: int  # pages, the minimum for one sequence
     most: int  # pages, the most that running sequences can use
     share: Fraction  # the group's largest share of a sequence's bytes, over all lengths
-
-    @property
-    def more_bytes(self) -> int:
-        """The bytes between `least` and `most`."""
-        return (self.most - self.least) * self.page_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +47,17 @@ class CacheSizes:
           ValueError: the memory is too small for one sequence of max_model_len tokens.
         """
         demands = self._demands(max_model_len)
-        left = num_bytes - sum(each.least * each.page_bytes for each in demands)
-        if left < 0:
+        least = sum(each.least * each.page_bytes for each in demands)
+        if least > num_bytes:
             raise ValueError(
                 f"the KV cache of {num_bytes} bytes does not hold one sequence of max_model_len "
-                f"({max_model_len}), which needs {num_bytes - left}: lower max_model_len to at "
-                f"most {self.longest(num_bytes)} or give it more memory"
+                f"({max_model_len}), which needs {least}: lower max_model_len to at most "
+                f"{self.longest(num_bytes)} or give it more memory"
             )
-        pages = {each.spec: each.least for each in demands}
-        growing = [each for each in demands if each.share]
-        open_ = growing
-        while full := [each for each in open_ if each.more_bytes <= _part(left, each, open_)]:
-            pages.update({each.spec: each.most for each in full})
-            left -= sum(each.more_bytes for each in full)
-            open_ = [each for each in open_ if each not in full]
-        # Memory that no running sequence needs holds more cached prefixes.
-        for each in open_ or growing:
-            pages[each.spec] += _part(left, each, open_ or growing) // each.page_bytes
+        pages = _fill(num_bytes, demands)
         return tuple(
-            CacheGroup(spec=each.spec, layers=each.layers, num_pages=pages[each.spec])
-            for each in demands
+            CacheGroup(spec=each.spec, layers=each.layers, num_pages=num_pages)
+            for each, num_pages in zip(demands, pages, strict=True)
         )
 
     def most_bytes(self, max_model_len: int) -> int:
@@ -129,5 +116,35 @@ class CacheSizes:
         return Fraction(num_bytes[spec], sum(num_bytes.values()))
 
 
-def _part(num_bytes: int, demand: _Demand, among: list[_Demand]) -> int:
-    return int(num_bytes * demand.share / sum(each.share for each in among))
+def _fill(num_bytes: int, demands: list[_Demand]) -> list[int]:
+    """Pages by shares, where these lie between the least and the most; else what is nearer.
+
+    Groups that their share would leave outside are settled one after the other, and the others
+    share what is left. Memory that no running sequence can use keeps more prefixes.
+    """
+    pages = [each.least for each in demands]
+    left = num_bytes - sum(each.least * each.page_bytes for each in demands if not each.share)
+    sharing = [i for i, each in enumerate(demands) if each.share]
+    open_ = sharing
+    while open_:
+        parts = _parts(left, demands, open_)
+        low = {i: demands[i].least for i in open_ if parts[i] < demands[i].least}
+        high = {i: demands[i].most for i in open_ if parts[i] > demands[i].most}
+        if not low and not high:
+            break
+        num_short = sum((least - parts[i]) * demands[i].page_bytes for i, least in low.items())
+        num_over = sum((parts[i] - most) * demands[i].page_bytes for i, most in high.items())
+        settled = low if num_short >= num_over else high
+        for i, num in settled.items():
+            pages[i] = num
+            left -= num * demands[i].page_bytes
+        open_ = [i for i in open_ if i not in settled]
+    for i, part in _parts(left, demands, open_ or sharing).items():
+        pages[i] = math.floor(part) + (0 if open_ else pages[i])
+    return pages
+
+
+def _parts(num_bytes: int, demands: list[_Demand], among: list[int]) -> dict[int, Fraction]:
+    """Pages of some groups, if bytes are divided by their shares."""
+    total = sum((demands[i].share for i in among), Fraction(0))
+    return {i: num_bytes * demands[i].share / total / demands[i].page_bytes for i in among}
