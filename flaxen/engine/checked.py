@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxen.engine.adapters.store import ServedAdapter
+from flaxen.engine.grammar import GrammarState
 from flaxen.protocol import Request
 
 
@@ -18,4 +19,5 @@ class CheckedRequest:
 
     request: Request
     adapter: ServedAdapter | None  # unloading its name does not affect this request
+    grammars: tuple[GrammarState, ...]  # one for each of the n sequences, or none
     row_settings: Any  # from the executor, for the row of each of the request's sequences

@@ -21,6 +21,7 @@ from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.deadlines import Deadlines
 from flaxen.engine.executor import Executor, RowFailure, StepResult
+from flaxen.engine.grammar import grammar_states
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
 from flaxen.engine.plan import StepPlan
@@ -125,7 +126,10 @@ class Engine:
         has_tokenizer = self._tokenizer is not None
         validate(request, self.config, self.info, has_tokenizer=has_tokenizer)
         return CheckedRequest(
-            request=request, adapter=adapter, row_settings=self._executor.row_settings(request)
+            request=request,
+            adapter=adapter,
+            grammars=grammar_states(request, self.info.vocab_size),
+            row_settings=self._executor.row_settings(request),
         )
 
     def add(self, checked: CheckedRequest, arrival_s: float | None = None) -> None:
@@ -159,7 +163,7 @@ class Engine:
             self._deadlines.add(arrival_s + request.timeout_s, (request.request_id, opened))
         for index in range(sampling.n):
             sequence = sequence_of(checked, index, seed + index, arrival_s)
-            sequence.waits_for_tokens = self._drafts.is_on
+            sequence.waits_for_tokens |= self._drafts.is_on
             output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
             opened.outputs[sequence] = output
         self._open[request.request_id] = opened  # complete, so that `abort` finds all sequences
@@ -324,6 +328,8 @@ class Engine:
         self._scheduler.append(sequence, token_id)
         self._num_generated += 1
         self._emit(sequence, output.push(token_id, logprobs))
+        if sequence.grammar is not None and not sequence.ended:
+            sequence.grammar.accept(token_id)
 
     def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
         """Adds an event. A sequence's last event ends it; the last sequence's ends the request."""

@@ -38,9 +38,10 @@ from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step_input import StepLayout
+from flaxen.engine.step_options import StepOptions, grammar_bitmask
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import Model, Params
-from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
+from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
 from flaxen.weights.adapters.adapter import Adapter
 
 _LOGPROB_ROWS = 64  # prompt tokens with log-probabilities in one call
@@ -126,7 +127,7 @@ class JaxExecutor(Executor):
             return False
         shape, has_adapters = self._cold.pop()
         needs = BatchNeeds(*np.zeros(2, bool))
-        self._run(shape, [], needs, has_adapters=has_adapters)
+        self._run(shape, [], needs, StepOptions(self._adapters.arrays if has_adapters else None))
         if self._on_compiled is not None:
             self._on_compiled(self._num_steps - len(self._cold), self._num_steps)
         return True
@@ -205,9 +206,13 @@ class JaxExecutor(Executor):
         num_tokens = sum(item.num_tokens for item in plan.items)
         shape = smallest_shape(self._shapes, num_tokens, len(plan.items))
         ends = accumulate((item.num_tokens for item in plan.items), initial=0)
-        needs = _needs([item.sequence.sampling for item in plan.items if item.samples])
+        needs = _needs([item.sequence for item in plan.items if item.samples])
         has_adapters = any(item.sequence.adapter is not None for item in plan.items)
-        sampled, hidden = self._run(shape, plan.items, needs, has_adapters=has_adapters)
+        options = StepOptions(
+            lora=self._adapters.arrays if has_adapters else None,
+            grammar_bitmask=grammar_bitmask(plan.items, shape.num_seqs, self.vocab_size),
+        )
+        sampled, hidden = self._run(shape, plan.items, needs, options)
         return _Handle(
             sampled=sampled, hidden=hidden, starts=list(ends), wants_logprobs=bool(needs.logprobs)
         )
@@ -231,7 +236,7 @@ class JaxExecutor(Executor):
         return found
 
     def _run(
-        self, shape: Shape, items: list[Scheduled], needs: BatchNeeds, *, has_adapters: bool
+        self, shape: Shape, items: list[Scheduled], needs: BatchNeeds, options: StepOptions
     ) -> tuple[Sampled, jax.Array]:
         """Starts a step. Returns its samples, and the hidden states [T, D]."""
         # NumPy's array as it is: the call itself puts it, and sooner than device_put would.
@@ -243,16 +248,18 @@ class JaxExecutor(Executor):
             self._cache,
             self._layout.pack(items, shape.num_seqs),
             needs,
-            self._adapters.arrays if has_adapters else None,
+            options,
         )
         return sampled, hidden
 
 
-def _needs(all_sampling: list[SamplingParams]) -> BatchNeeds:
+def _needs(sequences: list[Sequence]) -> BatchNeeds:
     adjust = logprobs = False
-    for s in all_sampling:
+    for sequence in sequences:
+        s = sequence.sampling
         adjust |= bool(
-            s.logit_bias
+            sequence.grammar is not None
+            or s.logit_bias
             or s.allowed_token_ids is not None
             or s.bad_words
             or s.min_tokens

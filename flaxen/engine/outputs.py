@@ -19,8 +19,8 @@ _ENDS = {
     ),
     RowFailure.NO_TOKEN_ALLOWED: (
         FinishReason.IMPOSSIBLE,
-        "no token may be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens together "
-        "forbid all of them",
+        "no token may be sampled: allowed_token_ids, bad_words, logit_bias, min_tokens "
+        "and the grammar together forbid all of them",
     ),
 }
 

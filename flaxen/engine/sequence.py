@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.engine.adapters.store import ServedAdapter
 from flaxen.engine.checked import CheckedRequest
+from flaxen.engine.grammar import GrammarState
 from flaxen.protocol import SamplingParams
 
 NO_SLOT = -1
@@ -28,6 +29,7 @@ class Sequence:
     seed: int = 0  # of this sequence; sampling.seed is the request's
     # As in the sampling parameters, but only for one of the n sequences.
     prompt_logprobs: int | None = None
+    grammar: GrammarState | None = None  # None allows all tokens
     row_settings: Any = None  # from the executor: the settings of its row, without seed and tokens
 
     # If True, no step is planned for it before all sampled tokens have reached the host, because a
@@ -87,5 +89,7 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         seed=seed,
         # Only one sequence computes prompt logprobs; the others may use cached pages.
         prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
+        grammar=checked.grammars[index] if checked.grammars else None,
         row_settings=checked.row_settings,
+        waits_for_tokens=bool(checked.grammars),
     )

@@ -9,20 +9,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import OK, BatchNeeds, Logprobs, Sampled, compute_logprobs, sample
 from flaxen.engine.speculative.verify import keep_verified, sampled_positions, write_drafts
 from flaxen.engine.step_input import StepInput, StepLayout
+from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls as attends
-from flaxen.models.adapters import Adapters, with_adapters
+from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model, Params
-
-Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
 
 def empty_cache(
@@ -55,7 +55,7 @@ def run_step(
     cache: tuple[Any, ...],
     packed: jax.Array,
     needs: BatchNeeds,
-    lora: Lora | None,
+    options: StepOptions,
 ) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
     """A step from beginning to end.
 
@@ -70,7 +70,7 @@ def run_step(
       cache: the KV pool; donated.
       packed: the step, as `layout` packed it.
       needs: what any sequence asks for.
-      lora: the adapters; None where no sequence of the step has one, which compiles none in.
+      options: what only some steps need.
 
     Returns:
       The updated tokens and cache, the samples [S, K + 1], and all tokens' hidden states [T, D].
@@ -83,8 +83,8 @@ def run_step(
     tokens = write_drafts(tokens, step)
     ids, positions = _known_tokens(tokens, step, batch, num_tokens)
     adapted = params
-    if lora is not None:
-        adapted = with_adapters(params, *lora, _adapter_ids(step, batch, num_tokens))
+    if options.lora is not None:
+        adapted = with_adapters(params, *options.lora, _adapter_ids(step, batch, num_tokens))
     hidden, cache = model.forward(
         adapted, ids, positions, attends.paged(batches, model.backend), cache
     )
@@ -99,10 +99,19 @@ def run_step(
         needs,
         num_top,
         model.backend,
+        _at_each_position(options.grammar_bitmask, step),
     )
     target = jnp.where(where.is_active, where.row, layout.num_rows)  # out of range: dropped
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
     return tokens, cache, _by_sequence(sampled, step), hidden
+
+
+def _at_each_position(bitmask: jax.Array | np.ndarray | None, step: StepInput) -> jax.Array | None:
+    """The sequences' bitmasks [S, ceil(V / 32)] for all that `sampled_positions` lays out.
+
+    A sequence with a grammar has no drafts, so that its first position is its only one.
+    """
+    return None if bitmask is None else jnp.tile(bitmask, (1 + step.draft_token_ids.shape[1], 1))
 
 
 def _by_sequence(sampled: Sampled, step: StepInput) -> Sampled:

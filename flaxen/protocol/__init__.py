@@ -16,6 +16,7 @@ from flaxen.protocol.errors import (
     UnknownAdapterError,
 )
 from flaxen.protocol.events import Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.protocol.inputs import Grammar
 from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FieldError",
     "Finish",
     "FinishReason",
+    "Grammar",
     "ModelInfo",
     "ReaderTooSlowError",
     "Request",

@@ -6,10 +6,11 @@ Deliberately does not know any engine's limits. Standard library only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flaxen.protocol.errors import FieldError
+from flaxen.protocol.inputs import Grammar
 
 MAX_SEED = 2**63 - 1
 
@@ -148,6 +149,8 @@ class Request:
     cache_salt: str = ""  # requests share cached prefixes only with the same salt
     timeout_s: float | None = None  # seconds from submission; then the request is aborted
     adapter: str | None = None  # the name of one that the engine knows; None is the base model
+    # Makes a grammar for each of the n sequences; None allows all tokens.
+    grammar: Callable[[], Grammar] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))

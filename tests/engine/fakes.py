@@ -120,8 +120,9 @@ class FakeExecutor(Executor):
         step, tokens = self._distance(item.sequence), list[int]()
         for draft in (*expected[len(known) :], None):
             last, is_poisoned = known[-1], self._poison in known
-            known.append((last + step) % VOCAB_SIZE)
-            if last == self._dead_end:
+            token = self._allowed(item.sequence, (last + step) % VOCAB_SIZE)
+            known.append(last if token is None else token)
+            if last == self._dead_end or token is None:
                 return tokens, RowFailure.NO_TOKEN_ALLOWED
             if is_poisoned:
                 return tokens, RowFailure.NOT_FINITE
@@ -129,6 +130,16 @@ class FakeExecutor(Executor):
             if draft != known[-1]:
                 break
         return tokens, None
+
+    def _allowed(self, sequence: Sequence, token_id: int) -> int | None:
+        """The token itself, or the next one that the sequence's grammar allows."""
+        if sequence.grammar is None:
+            return token_id
+        for candidate in range(token_id, token_id + VOCAB_SIZE):
+            word, bit = divmod(candidate % VOCAB_SIZE, 32)
+            if int(sequence.grammar.bitmask[word]) >> bit & 1:
+                return candidate % VOCAB_SIZE
+        return None
 
     def _distance(self, sequence: Sequence) -> int:
         """From a token to the one after it."""

@@ -44,8 +44,8 @@ class Drafts:
           ValueError: what was proposed can't be verified.
           Exception: what the drafter raises.
         """
-        if self._drafter is None:
-            return
+        if self._drafter is None or sequence.grammar is not None:
+            return  # what a grammar allows after a draft, only the draft could tell
         sequence.draft_token_ids = propose(
             self._drafter, sequence.tokens, self._num_spec_tokens, self._vocab_size
         )

@@ -1,0 +1,48 @@
+"""A sequence's grammar, and the bitmask of the tokens that it allows next.
+
+Deliberately does not know: what a grammar is made from, how the bitmask is applied, JAX.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+
+from flaxen.protocol import Grammar, Request
+
+
+@final
+class GrammarState:
+    """Keeps the bitmask of one sequence up to date with its tokens.
+
+    Args:
+      grammar: of this sequence alone.
+      vocab_size: V.
+    """
+
+    def __init__(self, grammar: Grammar, vocab_size: int) -> None:
+        self.bitmask = np.zeros(num_mask_words(vocab_size), np.uint32)
+        self._grammar = grammar
+        self._fill()
+
+    def accept(self, token_id: int) -> None:
+        """Takes a token that was sampled, and asks what may follow."""
+        self._grammar.accept_token(token_id)
+        self._fill()
+
+    def _fill(self) -> None:
+        self.bitmask[:] = 0
+        self._grammar.fill_bitmask(self.bitmask.data)
+
+
+def grammar_states(request: Request, vocab_size: int) -> tuple[GrammarState, ...]:
+    """A grammar for each of a request's n sequences; none where it has no grammar."""
+    if request.grammar is None:
+        return ()
+    return tuple(GrammarState(request.grammar(), vocab_size) for _ in range(request.sampling.n))
+
+
+def num_mask_words(vocab_size: int) -> int:
+    """How many uint32 hold a bit for each token."""
+    return -(-vocab_size // 32)

@@ -1,0 +1,162 @@
+"""A grammar decides, token by token, what may be sampled: on a fake device and a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from flaxen.engine.core import Engine
+from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.protocol import Request
+from tests.engine.drafters import Knowing
+from tests.engine.fakes import SMALL, VOCAB_SIZE, fake_engine, run_out
+from tests.engine.grammars import Rule
+from tests.engine.groups import full
+from tests.engine.tiny import (
+    EOS_ID,
+    ONE_SHAPE,
+    make_engine,
+    make_executor,
+    prompts,
+    request,
+    run,
+    trace,
+)
+
+Allowed = Callable[[list[int]], Iterable[int]]
+
+
+def multiples_of_7(tokens: list[int]) -> Iterable[int]:
+    return range(0, 300, 7)
+
+
+def then_the_end(tokens: list[int]) -> Iterable[int]:
+    return [EOS_ID] if len(tokens) == 3 else range(10, 20)
+
+
+def alternating(tokens: list[int]) -> Iterable[int]:
+    return range(100, 110) if len(tokens) % 2 else range(200, 210)
+
+
+def ruled(asked: Request, allowed: Allowed) -> Request:
+    return replace(asked, grammar=lambda: Rule(allowed))
+
+
+def add_all(engine: Engine, *requests: Request) -> None:
+    for each in requests:
+        engine.add(engine.check(each))
+
+
+def test_the_fake_samples_what_the_grammar_allows() -> None:
+    engine = fake_engine()
+    add_all(engine, ruled(request("r", [3], logprobs=None), multiples_of_7), request("s", [3]))
+    ends = run_out(engine)
+    assert ends.tokens[("r", 0)] == list(range(7, 7 * 13, 7))
+    assert ends.tokens[("s", 0)] == list(range(4, 16))
+
+
+def test_each_of_n_has_a_grammar_of_its_own() -> None:
+    engine = fake_engine()
+    add_all(engine, ruled(request("r", [3], n=3, logprobs=None), alternating))
+    tokens = run_out(engine).tokens
+    assert {tuple(tokens["r", i][:4]) for i in range(3)} == {(200, 100, 200, 100)}
+
+
+def test_a_grammar_goes_on_after_preemption() -> None:
+    engine = fake_engine(replace(SMALL, groups=full(16)))
+    names = [f"r{i}" for i in range(6)]
+    add_all(
+        engine,
+        *(ruled(request(n, [3] * 5, max_tokens=20, logprobs=None), alternating) for n in names),
+    )
+    ends = run_out(engine)
+    assert engine.stats().num_preemptions > 0
+    for name in names:
+        assert ends.tokens[(name, 0)] == [200, 100] * 10
+
+
+def test_a_grammar_that_allows_nothing_ends_its_sequence_alone() -> None:
+    engine = fake_engine()
+    add_all(
+        engine,
+        ruled(request("r", [3], logprobs=None), lambda tokens: [9] if not tokens else []),
+        request("s", [3]),
+    )
+    ends = run_out(engine)
+    assert ends.tokens[("r", 0)] == [9]
+    assert ends.reasons == {("r", 0): "impossible", ("s", 0): "length"}
+    assert "the grammar together forbid all of them" in str(ends.errors[("r", 0)])
+
+
+def test_a_grammar_that_fails_ends_its_sequence_alone() -> None:
+    def fails(tokens: list[int]) -> Iterable[int]:
+        if tokens:
+            raise RuntimeError("no such state")
+        return [9]
+
+    engine = fake_engine()
+    add_all(engine, ruled(request("r", [3], logprobs=None), fails), request("s", [3]))
+    ends = run_out(engine)
+    assert ends.reasons == {("r", 0): "error", ("s", 0): "length"}
+    assert "no such state" in str(ends.errors[("r", 0)])
+
+
+def test_a_grammar_that_fails_at_once_is_refused() -> None:
+    def fails(tokens: list[int]) -> Iterable[int]:
+        raise ValueError("not a grammar")
+
+    with pytest.raises(ValueError, match="not a grammar"):
+        fake_engine().check(ruled(request("r", [3]), fails))
+
+
+@pytest.fixture(scope="module")
+def real() -> JaxExecutor:
+    return make_executor(replace(ONE_SHAPE, num_spec_tokens=2))
+
+
+CONFIG = replace(ONE_SHAPE, num_spec_tokens=2)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3, "top_k": 5}], ids=str)
+def test_the_real_device_samples_what_the_grammar_allows(
+    real: JaxExecutor, sampling: dict[str, object]
+) -> None:
+    engine = make_engine(CONFIG, executor=real)
+    rules = {"a": multiples_of_7, "b": alternating, "c": then_the_end}
+    (prompt,) = prompts([20])
+    asked = [
+        ruled(request(name, prompt, **{"ignore_eos": False, **sampling}), rule)
+        for name, rule in rules.items()
+    ]
+    outputs = run(engine, [*asked, request("plain", prompt, **sampling)])
+    for rule, output in zip(rules.values(), outputs, strict=False):
+        tokens = list(output.outputs[0].token_ids)
+        for i, token_id in enumerate(tokens):
+            assert token_id in rule(tokens[:i])
+    assert outputs[2].outputs[0].finish_reason == "stop"
+    # Alone is beside others, with a grammar and without.
+    for each, output in zip([*asked, request("plain", prompt, **sampling)], outputs, strict=True):
+        (alone,) = run(make_engine(CONFIG, executor=real), [each])
+        assert trace(alone) == trace(output)
+
+
+def test_a_grammar_that_allows_all_changes_nothing(real: JaxExecutor) -> None:
+    engine = make_engine(CONFIG, executor=real)
+    asked = [request(f"r{i}", p) for i, p in enumerate(prompts([5, 17, 33]))]
+    plain = run(engine, asked)
+    got = run(engine, [ruled(each, lambda tokens: range(VOCAB_SIZE)) for each in asked])
+    assert [trace(output) for output in got] == [trace(output) for output in plain]
+
+
+def test_a_sequence_with_a_grammar_gets_no_drafts(real: JaxExecutor) -> None:
+    asked = [request(f"r{i}", p) for i, p in enumerate(prompts([5, 17, 33]))]
+    asked[1] = ruled(asked[1], multiples_of_7)
+    plain = run(make_engine(CONFIG, executor=real), asked)
+    futures = {tuple(o.prompt_token_ids): o.outputs[0].token_ids for o in plain}
+    del futures[asked[1].prompt_token_ids]  # it would fail if it were asked
+    engine = make_engine(CONFIG, executor=real, drafter=Knowing(futures, VOCAB_SIZE))
+    got = run(engine, asked)
+    assert [trace(output) for output in got] == [trace(output) for output in plain]
+    assert engine.stats().num_accepted_tokens > 0
