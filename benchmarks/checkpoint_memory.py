@@ -18,7 +18,8 @@ from pathlib import Path
 import jax
 from report import report
 
-from flaxen.checkpoints.checkpoints import Checkpoints, restore
+from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.checkpoints.reading import restore
 
 _NUM_ARRAYS = 8
 

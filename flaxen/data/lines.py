@@ -18,7 +18,7 @@ _CHUNK_BYTES = 64 * 1024  # the size of one record of a plain text
 ONE_A_LINE = "each record must be a line of its own: jq -c '.[]' FILE writes them so"
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """The records of one file."""
 
     path: Path

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from flaxen.data.config import RecordFormat
-from flaxen.data.lines import ONE_A_LINE, JsonLines, PlainText, Source
+from flaxen.data.lines import ONE_A_LINE, JsonLines, PlainText, RecordSource
 from flaxen.data.records import Record, parse_record
 
 _READ_BYTES = 1024 * 1024
 
 
-def open_source(path: Path, max_record_bytes: int) -> Source:
+def open_source(path: Path, max_record_bytes: int) -> RecordSource:
     """Opens a file by its suffix: .jsonl, .ndjson or none (as in uploads), .txt, .md, or .parquet.
 
     Raises:

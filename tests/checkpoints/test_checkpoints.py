@@ -14,7 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from flaxen.checkpoints.checkpoints import Checkpoints, restore, steps_in
+from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.checkpoints.reading import restore, steps_in
 
 
 class State(NamedTuple):

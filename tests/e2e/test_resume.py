@@ -16,7 +16,7 @@ import tokenizers
 from safetensors.numpy import load_file
 from tokenizers import decoders, models, pre_tokenizers
 
-from flaxen.checkpoints.checkpoints import steps_in
+from flaxen.checkpoints.reading import steps_in
 
 NUM_STEPS = 120
 NUM_KILLS = 10

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxen.checkpoints.checkpoints import read_extra
+from flaxen.checkpoints.reading import read_extra
 from flaxen.models.adapters import LoraConfig
 from flaxen.train.jobs.plan import Hyperparameters, JobPlan, checkpoint_steps, make_plan
 from flaxen.train.jobs.run import run_job

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxen.build import OnProgress
-from flaxen.checkpoints.checkpoints import read_extra, restore, steps_in
+from flaxen.checkpoints.reading import read_extra, restore, steps_in
 from flaxen.cli.train.model import Subject, dtype_of, load, open_subject, with_targets
 from flaxen.cli.train.resume import check_output_dir, run_fingerprint
 from flaxen.data.iterate import DataIterator, open_data, open_pairs

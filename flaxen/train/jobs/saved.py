@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flaxen.checkpoints.checkpoints import Checkpoints, read_extra
+from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.checkpoints.reading import read_extra
 from flaxen.data.iterate import DataIterator
 from flaxen.train.fingerprint import Fingerprint, check_unchanged, to_json
 from flaxen.train.jobs.spec import JobSpec, state_directory

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxen.checkpoints.checkpoints import Checkpoints, read_extra
+from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.checkpoints.reading import read_extra
 from tests.cli.train.tiny_training import train, write_model, write_texts
 from tests.compile_cache import shared_directory
 from tests.weights.files import change_config
