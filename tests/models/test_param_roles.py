@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
 from flaxen.models.config import DecoderConfig
@@ -33,6 +34,7 @@ def with_experts(model: Model) -> Model:
     return dataclasses.replace(model, param_specs={**specs, "layers": layers})
 
 
+FLOAT32 = jnp.dtype("float32")
 MODEL = with_experts(decoder(CONFIG))
 
 
@@ -43,7 +45,9 @@ def test_only_matrices_and_tables_are_packed() -> None:
     with pytest.raises(ValueError, match="of the role vector can't be packed"):
         ParamSpec(shape=(2, 2), axes=(None, None), role="vector", matrix=weight)
     params = initial_params(MODEL, 0)
-    packed = compute_params(MODEL.param_specs, params, dtype=jnp.dtype("float32"), packed=True)
+    packed = compute_params(
+        MODEL.param_specs, params, dtype=jnp.dtype("float32"), backend=Backend.CPU
+    )
     layer = packed["layers"][0]
     assert isinstance(layer["w_gate"], PackedLinear)
     assert isinstance(layer["w_up"], jax.Array)
@@ -54,7 +58,9 @@ def test_only_matrices_and_tables_are_packed() -> None:
 def test_experts_are_not_quantized(quantization: Any) -> None:
     params = initial_params(MODEL, 0)
     definition = Definition(model=MODEL, params=params, tokenizer="unused")
-    loaded = definition.load_params(jnp.dtype("float32"), packed=True, quantization=quantization)
+    loaded = definition.load_params(
+        jnp.dtype("float32"), backend=Backend.CPU, quantization=quantization
+    )
     assert loaded["layers"][1]["w_gate"].format == quantization
     np.testing.assert_array_equal(loaded["layers"][1]["w_up"], params["layers"][1]["w_up"])
 
@@ -90,7 +96,7 @@ def test_experts_count_as_if_each_token_needed_all() -> None:
         )
 
     plain = decoder(CONFIG)
-    trainable = full(plain, dtype=jnp.dtype("float32"), packed=False)
+    trainable = full(plain, dtype=FLOAT32)
     difference = flops_per_token(MODEL, trainable) - flops_per_token(plain, trainable)
     assert difference == 6 * (weights(MODEL) - weights(plain))
 

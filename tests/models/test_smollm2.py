@@ -25,7 +25,8 @@ def test_greedy_tokens_and_logprobs_equal_transformers() -> None:
     @jax.jit
     def last_logprobs(params, tokens, start):  # type: ignore[no-untyped-def]
         hidden = hidden_states(model, params, tokens)
-        return logprobs(model.unembed(params, jax.lax.dynamic_slice_in_dim(hidden, start, 48)))
+        logits = model.unembed(params, jax.lax.dynamic_slice_in_dim(hidden, start, 48))
+        return logprobs(logits, model.backend)
 
     items = json.loads((GOLDENS / "smollm2_greedy.json").read_text())["items"]
     assert len(items) == 12

@@ -11,7 +11,7 @@ import pytest
 from flaxen.train.grpo import GrpoConfig, grpo
 from flaxen.train.loop import DivergedError
 from flaxen.train.lora import initial_adapters, lora
-from flaxen.train.rollouts import Completion, pack_rollouts, train_on_rollouts
+from flaxen.train.rollouts import SampledCompletion, pack_rollouts, train_on_rollouts
 from flaxen.train.step import start
 from tests.train.sampler import (
     CONFIG,
@@ -24,7 +24,7 @@ from tests.train.sampler import (
 from tests.train.tiny import LORA, MODEL, base_params, make
 
 
-def fixed(groups: list[list[Completion]]) -> Callable[[Sequence[Ids], int], Any]:
+def fixed(groups: list[list[SampledCompletion]]) -> Callable[[Sequence[Ids], int], Any]:
     return lambda prompts, number: groups
 
 
