@@ -1,9 +1,9 @@
-"""Lets `python -m flaxen.cli` stand for `flaxen` where the script is not on the path."""
+"""`python -m flaxen.cli` runs the same as `flaxen`, for when the script is not on the path."""
 
 import sys
 
-# `python -m` puts the working directory before the libraries: a torch.py or json.py that lies there
-# would be imported in their place. The script `flaxen` does not put it there either.
+# `python -m` puts the working directory before the libraries, so a torch.py or json.py there would
+# be imported instead of the library. The script `flaxen` does not search it either.
 if not sys.flags.safe_path:
     del sys.path[0]
 

@@ -1,6 +1,6 @@
-"""How the CPU is used: --threads, and FLAXEN_CPU_ISA, which nothing else reads.
+"""Sets up the CPU: --threads, and FLAXEN_CPU_ISA, which only this file reads.
 
-Deliberately does not know what is computed.
+Deliberately does not know models.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ import sys
 from dataclasses import dataclass
 
 ISA_VARIABLE = "FLAXEN_CPU_ISA"
-_XLA = "xla"  # stands beside the instruction sets, for none of our kernels
+_XLA = "xla"  # used like an instruction set, for none of our kernels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """What computes on the CPU."""
+    """The code that computes on the CPU."""
 
-    isa: str  # of our kernels; "xla" where they do not compute
+    isa: str  # our kernels' instruction set; "xla" if they are not in use
     num_threads: int
-    has_accelerator: bool = False  # JAX computes on that, and not on the CPU
-    missing_reason: str | None = None  # why there are no kernels to choose from
+    has_accelerator: bool = False  # JAX computes on an accelerator instead of the CPU
+    missing_reason: str | None = None  # why our kernels are missing
 
 
 def set_up_cpu(num_threads: int | None, *, is_built: bool | None = None) -> Cpu:
     """Sets threads and instruction set for the whole process, before JAX computes anything.
 
     Args:
-      num_threads: of our kernels and of XLA, at least 1; None is one for each CPU that we may use.
-      is_built: whether the C++ kernels were built; None looks.
+      num_threads: the threads of our kernels and of XLA, at least 1; None is one for each CPU of
+          the process.
+      is_built: whether the C++ kernels were built; None checks.
 
     Raises:
-      ValueError: FLAXEN_CPU_ISA names no instruction set, or one that is not to be had.
+      ValueError: FLAXEN_CPU_ISA names an unknown or unavailable instruction set.
     """
     if num_threads is not None:
-        os.environ["PJRT_NPROC"] = str(num_threads)  # XLA reads it when it starts
+        os.environ["PJRT_NPROC"] = str(num_threads)  # XLA reads it at its start
 
     from flaxen.kernels import cpu_library
     from flaxen.kernels.backend import Backend
@@ -75,13 +76,13 @@ def backend_name() -> str:
 
 
 def announce(cpu: Cpu) -> None:
-    """Says on stderr what computes, unless that is an accelerator."""
+    """Prints what computes to stderr, unless it is an accelerator."""
     if not cpu.has_accelerator:
         print(describe(cpu), file=sys.stderr)
 
 
 def describe(cpu: Cpu) -> str:
-    """What computes, in words."""
+    """Describes what computes."""
     threads = f"{cpu.num_threads} thread{'' if cpu.num_threads == 1 else 's'}"
     if cpu.isa != _XLA:
         return f"CPU kernels: {cpu.isa}, {threads}"

@@ -1,6 +1,6 @@
-"""MODEL as FILE.py:NAME: a definition of the user's own, in place of a model in files.
+"""MODEL as FILE.py:NAME: a definition in a user's Python file instead of a model in files.
 
-Deliberately does not know what it is defined in, nor how a file of Python is run: user_file.py.
+Deliberately does not know the framework, nor how a Python file is run: user_file.py.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def is_place(model: str) -> bool:
 
 
 def find_definition(model: str, checkpoint: Path | None = None) -> Definition | None:
-    """Runs the file and calls the function in it; None where the model is named otherwise.
+    """Runs the file and calls the function in it; None if the model is not FILE.py:NAME.
 
     Args:
       model: as the user gave it.
-      checkpoint: a directory that `flaxen train` wrote, whose parameters take the place of those
-        that the definition has by itself.
+      checkpoint: a directory written by `flaxen train`, whose parameters replace the definition's
+          own.
 
     Raises:
-      ValueError: there is no such file or function, it gives something else, or the user's code
-        raised an error; or a checkpoint was given beside a model in files.
+      ValueError: the file or function does not exist, the function returns something else, the
+          user's code raised an error, or a checkpoint was given for a model in files.
     """
     place = _PLACE.fullmatch(model)
     if place is None:
@@ -90,7 +90,7 @@ def _made(module: Any, path: Path, name: str) -> Definition:
 
 
 def _refuse_a_file_without_name(model: str) -> None:
-    """A file of Python is no model; which function of it is meant must be said."""
+    """Refuses a Python file without the name of a function in it."""
     near = _NEAR_PLACE.fullmatch(model)
     path = Path(os.path.expanduser(near["file"])) if near else None
     if path is None or not path.is_file():
@@ -102,7 +102,7 @@ def _refuse_a_file_without_name(model: str) -> None:
 
 
 def _advice(path: Path, wanted: str | None) -> str:
-    """What to write in place of a name that is missing, or that the file does not have."""
+    """Suggests a name if it is missing, or if the file does not have it."""
     names = likely_names(path)
     if not names:
         return _WANTED
@@ -111,11 +111,10 @@ def _advice(path: Path, wanted: str | None) -> str:
 
 
 def likely_names(path: Path) -> list[str]:
-    """The functions and variables of a file that may be definitions; the file is not run.
+    """The functions and variables of a file that may be definitions, found without running it.
 
-    These are functions without required arguments that name `Definition` in what they return, and
-    variables that it is assigned to; where there are none, all functions without required
-    arguments.
+    These are functions without required arguments whose return value names `Definition`, and
+    variables to which one is assigned; if there are none, all functions without required arguments.
     """
     try:
         body = ast.parse(path.read_bytes()).body

@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from flaxen.weights.definition import Definition
 
 TASKS = ("auto", "perplexity", "choice")
-_LENGTH = 1024  # tokens of a row, where the model takes so many
+_LENGTH = 1024  # tokens of a row, if the model's length allows
 _data_option = partial(typer.Option, rich_help_panel=panels.DATA)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """On what a model is scored, and in which options.
+    """The data of an evaluation, and its options.
 
     Raises:
-      ValueError: an option has a value that it does not know.
+      ValueError: an option has an unknown value.
     """
 
     data: Annotated[
@@ -137,12 +137,12 @@ def find_task(file: Path) -> str:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        return "perplexity"  # which will name the line
+        return "perplexity"  # the evaluation will name the bad line
     return "choice" if isinstance(value, dict) and "choices" in value else "perplexity"
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A result in words."""
+    """A result as text."""
     skipped = f"; {result['num_bad']} bad records skipped" if result["num_bad"] else ""
     cut = f"; {result['num_truncated']} records cut" if result["num_truncated"] else ""
     if result["task"] == "perplexity":
@@ -196,7 +196,7 @@ def _load(
     beside = load_adapter(adapter, opened.model) if adapter else None
     backend = choose_backend(args.backend)
     params = opened.load_params(
-        compute_dtype(args.dtype, backend, opened),  # as it is served
+        compute_dtype(args.dtype, backend, opened),  # as in serving
         lambda done, total: on_progress("weights", done, total),
         backend=backend,
         quantization=args.quantization,

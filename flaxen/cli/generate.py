@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """What is continued, and how the result is printed."""
+    """The prompts, and how results are printed."""
 
     prompt: Annotated[
         list[str],
@@ -55,7 +55,7 @@ class PromptOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MoreSamplingOptions:
-    """How tokens are chosen, beyond what a chat offers."""
+    """Sampling options in addition to those of a chat."""
 
     top_k: Annotated[
         int,

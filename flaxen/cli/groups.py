@@ -1,8 +1,8 @@
-"""Groups of options: a frozen dataclass of which each field is an option, declared once.
+"""Option groups: a frozen dataclass whose fields are options, declared once.
 
 A command is a function that takes groups. Typer reads a command's options from the parameters of a
-function, so it is given one that has a parameter for each field of the groups. Deliberately does
-not know which options there are.
+function, so it gets a function with one parameter for each field of the groups. Deliberately does
+not know any option.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ _EMPTY = inspect.Parameter.empty
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns the function that typer is given in place of a command.
+    """Returns the function for typer, which calls the command.
 
     Args:
-      command: its parameters are options of its own, or groups. A group that has a default instance
-        takes the defaults of its options from that instance: `SamplingOptions(max_tokens=512)`.
+      command: a function whose parameters are options or groups. If a group parameter has a default
+          instance, that instance has the defaults of its options:
+          `SamplingOptions(max_tokens=512)`.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}

@@ -3,8 +3,8 @@
 Python's own handler raises KeyboardInterrupt, and that is not safe here. Native code that calls
 Python (JAX, while it traces) drops the exception; an import that is cut in half reports an
 ImportError; and when Python shuts down beside a running compilation or step, XLA's thread is ended
-inside C++ and the process aborts. Nothing needs the shutdown: what must survive is on the disk
-already, because a run may be killed at any moment as well.
+inside C++ and the process aborts. Nothing needs the shutdown: everything that must survive is
+already on disk, because a run may also be killed at any moment.
 
 Deliberately does not know what is interrupted.
 """
@@ -21,7 +21,7 @@ from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SHOW_CURSOR = "\x1b[?25h"  # a progress bar has hidden it
+_SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden the cursor
 
 
 class _Signalled(BaseException):
@@ -44,7 +44,7 @@ def end_at_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Lets the process end with its own exit code, when only Python's shutdown is left.
+    """Ignores signals during Python's shutdown, so that the process keeps its exit code.
 
     Python restores the system's action there, which would end the process as if it had failed.
     """
@@ -89,7 +89,9 @@ def unwind_first(read: Callable[[], str]) -> str:
 
 
 def _terminal_settings() -> Callable[[], None]:
-    """Returns what puts back the settings that the terminal of the input has now, if it has one."""
+    """Returns a function that restores the current settings of the input's terminal, if there is
+    one.
+    """
     try:
         settings = termios.tcgetattr(sys.stdin)
     except (termios.error, OSError, ValueError):  # no terminal, or closed
@@ -103,7 +105,7 @@ def _terminal_settings() -> Callable[[], None]:
 
 
 def end_now(number: int = signal.SIGINT) -> NoReturn:
-    """Ends the process as after a signal, without Python's shutdown."""
+    """Ends the process as if by a signal, without Python's shutdown."""
     # A stream that the signal has interrupted amid a write refuses to be used.
     with contextlib.suppress(RuntimeError, OSError, ValueError):
         if sys.stderr.isatty():

@@ -1,6 +1,6 @@
-"""The options of how the machine is used, which each command that computes takes.
+"""The options for the use of the machine, which all computing commands have.
 
-Deliberately does not import JAX before it must: help must not wait for it.
+Imports JAX only when it is needed, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flaxen.cli.panels import ENGINE, MODEL
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """What a command may use of the machine that it runs on."""
+    """The resources of the machine that a command may use."""
 
     threads: Annotated[
         int | None,
@@ -53,7 +53,7 @@ class MachineOptions:
         """Applies the options to the whole process, before JAX computes anything.
 
         Raises:
-          ValueError: as `set_up_cpu`.
+          ValueError: as in `set_up_cpu`.
         """
         from flaxen.build import use_compile_cache
 
@@ -62,6 +62,6 @@ class MachineOptions:
 
 
 def default_cache() -> Path:
-    """The directory for compiled programs, by the XDG convention."""
+    """The default directory for compiled programs, by the XDG convention."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "flaxen"

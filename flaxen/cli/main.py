@@ -1,7 +1,7 @@
-"""The `flaxen` command: its subcommands, and how errors reach the user.
+"""The `flaxen` command: its subcommands, and how errors are printed.
 
-Deliberately imports neither JAX nor the web framework: each command imports what it runs, so that
-`flaxen --help` answers at once.
+Deliberately imports neither JAX nor the web framework: each command imports what it needs, so that
+`flaxen --help` is fast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flaxen.protocol import EngineClosedError
 
 @dataclass(kw_only=True)
 class _Globals:
-    """Options of `flaxen` itself, which stand before the command."""
+    """Options of `flaxen` itself, given before the command."""
 
     debug: bool = False
 
@@ -78,14 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      Its exit code: 0, 1 (it could not do what was asked), 2 (a wrong request), 130 (Ctrl-C).
+      The exit code: 0, 1 (the command failed), 2 (invalid arguments), 130 (Ctrl-C).
     """
     options = _Globals()
     try:
         app(args=arguments, prog_name="flaxen", obj=options)
     except SystemExit as end:
         return exit_code(end)
-    except KeyboardInterrupt:  # where the caller has kept Python's own handler
+    except KeyboardInterrupt:  # if the caller has kept Python's own handler
         return 130
     except (ValueError, OSError, EngineClosedError) as error:
         if options.debug:
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def exit_code(end: SystemExit) -> int:
-    """The number for a SystemExit; a text is printed, as Python does, and counts as 1."""
+    """The exit code of a SystemExit; a message is printed, as in Python, and counts as 1."""
     if end.code is None or isinstance(end.code, int):
         return end.code or 0
     print(end.code, file=sys.stderr)

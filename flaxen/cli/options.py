@@ -1,4 +1,4 @@
-"""The option groups that several commands share, and how they become EngineArgs.
+"""The option groups that several commands share, and their conversion to EngineArgs.
 
 Deliberately does not import the engine: help must not wait for JAX. The defaults are therefore
 written here too, and a test holds them equal to the engine's own.
@@ -35,7 +35,7 @@ _sampling_option = partial(typer.Option, rich_help_panel=panels.SAMPLING)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What defines a model, and the numbers that it computes with."""
+    """The implementation of a model, and its number formats."""
 
     dtype: Annotated[
         str,
@@ -71,7 +71,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions:
-    """An adapter that is computed with from the beginning to the end of a command."""
+    """An adapter that a command uses for its whole run."""
 
     adapter: Annotated[
         Path | None,
@@ -85,7 +85,7 @@ class AdapterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplateOptions:
-    """How the messages of a chat become a prompt."""
+    """The chat template."""
 
     chat_template: Annotated[
         str | None,
@@ -100,7 +100,7 @@ class ChatTemplateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextOptions:
-    """How long a sequence may be, and what its keys and values may take."""
+    """The length of sequences, and the memory of their keys and values."""
 
     max_model_len: Annotated[
         int | None,
@@ -124,7 +124,7 @@ class ContextOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """What an engine computes in one step."""
+    """The sizes of an engine's steps."""
 
     max_num_seqs: Annotated[int, _engine_option(min=1, help="Most sequences that run at once.")] = (
         64
@@ -165,7 +165,7 @@ class BatchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How the tokens of answers are chosen."""
+    """The sampling parameters of answers."""
 
     max_tokens: Annotated[int, _sampling_option(min=1, help="Most tokens of an answer.")] = 128
     temperature: Annotated[
@@ -184,7 +184,9 @@ class SamplingOptions:
 
 
 def sampling_seed(default: str) -> Any:
-    """The option --sampling-seed; `default` says in help where the seed comes from without it."""
+    """Makes the option --sampling-seed; `default` says in --help where the seed comes from without
+    it.
+    """
     return _sampling_option(
         "--sampling-seed",
         help="Seed of the sampling: the same seed gives the same text.",
@@ -193,7 +195,7 @@ def sampling_seed(default: str) -> Any:
 
 
 def engine_args(model: str, *groups: Any, **more: Any) -> EngineArgs:
-    """Gathers EngineArgs from the options of a command.
+    """Makes EngineArgs from the options of a command.
 
     Args:
       model: MODEL, as the user gave it.

@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal. Deliberately silent when nobody is looking at one."""
+"""Shows the progress of long work on a terminal, and nothing otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[OnProgress]:
-    """Gives a function that draws one bar for each kind of work; a no-op off a terminal."""
+    """Yields a function that draws one bar for each kind of work; without a terminal it does
+    nothing.
+    """
     if not console.is_terminal:
         yield lambda what, done, total: None
         return

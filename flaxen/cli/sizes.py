@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them. Deliberately does not know what they are sizes of."""
+"""Parses sizes such as 2GiB."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse_size(text: str) -> int:
     """Returns the bytes of a size such as "2GiB", "512 MiB", "1.5GB" or "1048576".
 
     Raises:
-      ValueError: not a number with a known unit, or nothing is left of it in whole bytes.
+      ValueError: the text is not a number with a known unit, or less than one byte.
     """
     match = _SIZE.fullmatch(text.strip())
     factor = _UNITS.get(match[2].lower()) if match else None

@@ -1,7 +1,7 @@
-"""Where the process begins: Ctrl-C ends it cleanly before the first slow import.
+"""The entry point of the process: sets signal handlers before the first slow import.
 
 Deliberately imports almost nothing: until the handlers are set, Python's own would raise
-KeyboardInterrupt inside whatever is being imported.
+KeyboardInterrupt in the middle of an import.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Runs a file of the user's own, and says in the user's own terms what went wrong in it.
+"""Runs a user's Python file, and reports its errors with the user's own frames.
 
-The file can import what lies beside it, as under `python FILE.py`. Unlike there, a library comes
-before a neighbour of the same name: a file called tokenizers.py must not take the place of what
-flaxen itself imports. Deliberately does not know what the file defines.
+The file can import modules of its directory, as with `python FILE.py`. But a library takes
+precedence over such a module: a file called tokenizers.py must not replace what flaxen itself
+imports. Deliberately does not know what the file defines.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class UserFileError(ValueError):
 
 @contextmanager
 def run_user_file(path: Path) -> Iterator[ModuleType]:
-    """Runs a file and gives its module. Inside of the context it can import its neighbours.
+    """Runs a file and yields its module. Within the context it can import modules of its directory.
 
     Args:
-      path: exists.
+      path: an existing file.
 
     Raises:
       UserFileError: the file raised an error.
     """
     path = path.absolute()
     _forget_other_neighbours(path.parent)
-    importlib.invalidate_caches()  # a neighbour may have been written just now
+    importlib.invalidate_caches()  # a module next to it may be new
     before = set(sys.modules)
     entry = str(path.parent)
     sys.path.append(entry)
@@ -51,20 +51,22 @@ def run_user_file(path: Path) -> Iterator[ModuleType]:
             module = _run(path)
         yield module
     finally:
-        if entry in sys.path:  # the last one: the directory may have been there before, too
+        if entry in sys.path:  # removes the last one: the directory may have been there before
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
         _mark_neighbours(before, path.parent)
 
 
 def _run(path: Path) -> ModuleType:
-    """Under a name that nothing else has: sys.modules["torch"] is the library's, not torch.py's."""
+    """Runs the file under a unique module name: sys.modules["torch"] is the library, never
+    torch.py.
+    """
     stem = re.sub(r"\W", "_", path.stem)
     name = f"flaxen_definition_{stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -74,7 +76,9 @@ def _run(path: Path) -> ModuleType:
 
 
 def _forget_other_neighbours(directory: Path) -> None:
-    """Drops what another file imported from beside it, where this one has a neighbour so named."""
+    """Removes modules that another file imported from its directory, if this directory has the same
+    name.
+    """
     roots = {
         name
         for name, module in list(sys.modules.items())
@@ -87,7 +91,7 @@ def _forget_other_neighbours(directory: Path) -> None:
 
 
 def _mark_neighbours(before: set[str], directory: Path) -> None:
-    """Remembers, in the modules themselves, for which directory they were imported."""
+    """Marks modules with the directory for which they were imported."""
     for name in set(sys.modules) - before:
         own = _own(sys.modules[name])
         if own.get("__file__") and _is_users(own["__file__"], directory):
@@ -95,20 +99,20 @@ def _mark_neighbours(before: set[str], directory: Path) -> None:
 
 
 def _own(module: Any) -> dict[str, Any]:
-    """A module's attributes that are there: to ask a lazy module for another would load it."""
+    """A module's existing attributes: asking a lazy module for another one would load it."""
     found: dict[str, Any] = getattr(module, "__dict__", {})
     return found
 
 
 @contextmanager
 def user_errors(path: Path) -> Iterator[None]:
-    """Turns an error of the user's code into one line of what to do, and the user's own frames.
+    """Converts an error of the user's code to advice in one line and the user's own frames.
 
     Args:
-      path: the user's file; what lies beside or below it is the user's too.
+      path: the user's file; files in or below its directory are the user's too.
 
     Raises:
-      UserFileError: the code raised an error, or wanted to end the process.
+      UserFileError: the code raised an error, or tried to end the process.
     """
     try:
         yield
@@ -124,13 +128,13 @@ def _told(error: BaseException, path: Path) -> str:
         if _is_users(frame.filename, directory)
     )
     last = traceback.TracebackException(type(error), error, None)
-    last.__notes__ = None  # JAX's is about frames that are not shown here anyway
+    last.__notes__ = None  # JAX's note is about frames that are not shown here
     text = "".join([*frames.format(), *last.format_exception_only()]).rstrip()
     return f"{path} could not be run:\n{text}\n{_advice(error, path)}"
 
 
 def _is_users(filename: str, directory: Path) -> bool:
-    if filename.startswith("<"):  # of importlib itself, or of text that was executed
+    if filename.startswith("<"):  # importlib, or executed text
         return False
     file = Path(filename).absolute()
     is_library = file.is_relative_to(_LIBRARY) or not set(_INSTALLED).isdisjoint(file.parts)

@@ -1,7 +1,7 @@
-"""The words that the front half (server, CLI, LLM) and the engine speak to each other.
+"""The types that the engine's users (server, CLI, LLM) and the engine share.
 
-Everybody imports them from here; which file holds a word is this package's own business.
-Deliberately does not know: JAX, HTTP, models, tokenizers. Standard library only.
+All other code imports them from this package, not from its files. Deliberately does not know: JAX,
+HTTP, models, tokenizers. Standard library only.
 """
 
 from flaxen.protocol.adapters import AdapterInfo, AdapterSource, AdapterWeights

@@ -1,6 +1,6 @@
-"""The words for LoRA adapters that the front half and the engine speak to each other.
+"""The types for LoRA adapters that the engine and its users share.
 
-Deliberately does not know: what is in an adapter's weights or files. Standard library only.
+Deliberately does not know: the contents of an adapter's weights or files. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from typing import Any, Protocol
 
 
 class AdapterWeights(Protocol):
-    """One LoRA adapter as `flaxen.weights.adapters` reads it; its server knows its inside."""
+    """One LoRA adapter, from `flaxen.weights.adapters`; only the executor knows its contents."""
 
     @property
     def config(self) -> Any:
-        """Rank, alpha and targets."""
+        """The adapter's rank, alpha and targets."""
 
     @property
     def layers(self) -> Any:
-        """The factors of each layer's targets."""
+        """The matrices a and b of each layer's targets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSource:
-    """Where an adapter's weights are read from, as often as they are needed."""
+    """Reads an adapter's weights, as often as they are needed."""
 
     rank: int
     created: int  # seconds since 1970
-    read: Callable[[], AdapterWeights]  # raises ValueError or OSError; any thread calls
+    read: Callable[[], AdapterWeights]  # raises ValueError or OSError; may be called by any thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterInfo:
-    """One adapter that an engine knows, and where its weights are."""
+    """One adapter of an engine, and where its weights are."""
 
     name: str
     rank: int
-    created: int  # when it was loaded or made, seconds since 1970
-    is_on_device: bool  # else a slot is filled from the host's memory when needed
-    is_in_memory: bool = True  # of the host; else it is read when a request names it
+    created: int  # when it was loaded or trained, seconds since 1970
+    is_on_device: bool  # otherwise a slot is filled from host memory when needed
+    is_in_memory: bool = True  # host memory; otherwise it is read when a request names it

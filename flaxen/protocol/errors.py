@@ -1,4 +1,4 @@
-"""Why an engine does not serve a request. They are told apart by type, never by their words.
+"""The errors of an engine. They are distinguished by type, never by their message.
 
 Standard library only.
 """
@@ -10,8 +10,8 @@ class FieldError(ValueError):
     """One field of a request has a wrong value. Final.
 
     Args:
-      field: the field's name in SamplingParams or Request, for whoever knows it by another name.
-      message: names the field too, with its value and what may stand there.
+      field: the field's name in SamplingParams or Request, for callers that use another name.
+      message: names the field too, with its value and what is allowed.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -23,7 +23,7 @@ class FieldError(ValueError):
 
 
 class RequestIdInUseError(ValueError):
-    """A request has the id of one that has not ended. Final."""
+    """A request has the same id as an open one. Final."""
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
@@ -33,15 +33,15 @@ class RequestIdInUseError(ValueError):
 
 
 class UnknownAdapterError(ValueError):
-    """A request names an adapter that the engine does not know, or does not know any more."""
+    """A request names an adapter that the engine does not know, or no longer knows."""
 
 
 class EngineClosedError(RuntimeError):
-    """The engine takes no more requests: it is draining, stopped, or broken."""
+    """The engine accepts no more requests: it is draining, stopped, or broken."""
 
 
 class EngineBrokenError(EngineClosedError):
-    """The engine failed in a way from which it does not come back."""
+    """The engine failed and can't recover."""
 
 
 class EngineBusyError(RuntimeError):
@@ -49,4 +49,4 @@ class EngineBusyError(RuntimeError):
 
 
 class ReaderTooSlowError(RuntimeError):
-    """Too much of an answer waits to be read: the request was ended, and what waited is lost."""
+    """Too much of an answer was unread: the request was ended, and its unread events are lost."""

@@ -1,4 +1,4 @@
-"""What an engine answers: tokens as they come, and how each sequence ended.
+"""The events of an engine: new tokens, and how each sequence ended.
 
 Standard library only.
 """
@@ -15,26 +15,26 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
-    ABORT = "abort"  # its client asked for it, or the engine stops
-    TIMEOUT = "timeout"  # Request.timeout_s went by
-    IMPOSSIBLE = "impossible"  # what the request asked for left no token to sample
-    ERROR = "error"  # the fault of the engine, its device or the model
+    ABORT = "abort"  # aborted by the client, or the engine stops
+    TIMEOUT = "timeout"  # Request.timeout_s has passed
+    IMPOSSIBLE = "impossible"  # the request's options forbid every token
+    ERROR = "error"  # a fault of the engine, the device or the model
 
     @property
     def is_complete(self) -> bool:
-        """The sequence has all that was asked for."""
+        """Whether the sequence is complete."""
         return self in (FinishReason.STOP, FinishReason.LENGTH)
 
     @property
     def wire_name(self) -> str:
-        """How it is called outside, where vLLM's names are known: they have none for the others."""
+        """The name in APIs, which use vLLM's names; vLLM has none for TIMEOUT and IMPOSSIBLE."""
         outside = {FinishReason.TIMEOUT: "abort", FinishReason.IMPOSSIBLE: "error"}
         return outside.get(self, self.value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprobs:
-    """The log-probability of one token and of the most likely ones in its place.
+    """The log-probability of one token and of the likeliest tokens at its position.
 
     Values are natural logarithms under the model's own distribution, before temperature,
     penalties and filters.
@@ -48,30 +48,30 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finish:
-    """How one sequence ended, and what it took."""
+    """How one sequence ended, with its counts."""
 
     reason: FinishReason
     stop_reason: int | str | None = None  # the stop token id or stop string; None for EOS
-    error: str | None = None  # what happened, for all but STOP and LENGTH
+    error: str | None = None  # the message, for all reasons but STOP and LENGTH
     num_prompt_tokens: int
     num_output_tokens: int
-    num_cached_tokens: int  # prompt tokens that came from the prefix cache
-    queue_s: float  # seconds from submission to the first step it was part of
+    num_cached_tokens: int  # prompt tokens found in the prefix cache
+    queue_s: float  # seconds from submission to its first step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenEvent:
-    """What an engine step brought one sequence of a request; or several, if its reader is behind.
+    """The new tokens of one sequence from one engine step, or from several if its reader is behind.
 
-    `text` never holds part of a character and never a part of what may still become a stop
-    string: both wait for the next event. Every sequence's last event, and only that, has `finish`.
+    `text` never contains half a character or the beginning of a possible stop string: both wait for
+    the next event. Only the last event of a sequence has `finish`.
     """
 
     request_id: str
-    index: int  # which of the n sequences
+    index: int  # from 0 to n - 1
     token_ids: tuple[int, ...] = ()
     text: str = ""
-    logprobs: tuple[TokenLogprobs, ...] | None = None  # one for each of token_ids, where asked for
+    logprobs: tuple[TokenLogprobs, ...] | None = None  # one for each of token_ids, if requested
     # One for each prompt token (None for the first), with the first event of sequence 0.
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     finish: Finish | None = None

@@ -1,4 +1,4 @@
-"""What is asked of an engine: a prompt, and how its tokens are chosen.
+"""The requests to an engine: a prompt, and the sampling parameters.
 
 Deliberately does not know any engine's limits. Standard library only.
 """
@@ -30,10 +30,10 @@ def _is_int(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How the tokens of one request are chosen. Field names and meanings are vLLM's.
+    """The sampling parameters of one request, with vLLM's names and meanings.
 
     Raises:
-      FieldError: a field is out of its range; the message names it, its value and the range.
+      FieldError: a field is out of range; the message names it, its value and the range.
     """
 
     n: int = 1  # sequences to sample from the prompt
@@ -48,14 +48,15 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None  # token id -> added to its logit, [-100, 100]
     allowed_token_ids: tuple[int, ...] | None = None  # only these may be sampled
     bad_words: tuple[str, ...] = ()  # never completed by a sampled token
-    min_tokens: int = 0  # before which no stop token is sampled and no stop string ends the text
+    # Until this length no stop token is sampled and no stop string ends the text.
+    min_tokens: int = 0
     max_tokens: int | None = 16  # None: up to the model's length
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    logprobs: int | None = None  # most likely tokens reported beside each sampled one
+    logprobs: int | None = None  # how many of the likeliest tokens to report for each sampled token
     prompt_logprobs: int | None = None  # the same for each prompt token
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class SamplingParams:
                     f"{name} must hold strings that are not empty, got {word!r}",
                 )
         for name in ("stop_token_ids", "allowed_token_ids"):
-            for token_id in getattr(self, name) or ():  # perhaps a whole vocabulary
+            for token_id in getattr(self, name) or ():  # may be a whole vocabulary
                 if not _is_int(token_id):
                     raise FieldError(name, f"{name} must hold token ids, got {token_id!r}")
         _require(
@@ -117,7 +118,7 @@ class SamplingParams:
             )
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
-        """Checks a number's range; `above` leaves `low` itself out of it."""
+        """Checks a number's range; `above` excludes `low` itself."""
         value = getattr(self, name)
         ok = _is_number(value) and low <= value <= high and not (above and value == low)
         least = f"above {low}" if above else f"at least {low}"
@@ -147,8 +148,9 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     cache_salt: str = ""  # requests share cached prefixes only with the same salt
-    timeout_s: float | None = None  # seconds from submission; then the request is aborted
-    adapter: str | None = None  # the name of one that the engine knows; None is the base model
+    # Seconds from submission after which the request ends with TIMEOUT.
+    timeout_s: float | None = None
+    adapter: str | None = None  # the name of an adapter of the engine; None is the base model
     # Makes a grammar for each of the n sequences; None allows all tokens.
     grammar: Callable[[], Grammar] | None = None
 

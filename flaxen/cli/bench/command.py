@@ -1,4 +1,4 @@
-"""`flaxen bench`: speed on fixed workloads, as shares of what the machine can do."""
+"""`flaxen bench`: speed on fixed workloads, as shares of the machine's limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _bench_option = partial(typer.Option, rich_help_panel="Benchmark")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What is measured, how often, and where the figures go."""
+    """The workloads to measure, the repetitions, and the output."""
 
     workload: Annotated[
         list[str],
@@ -116,7 +116,7 @@ def bench(
 def _workloads(
     parts: Parts, names: Sequence[str], loaded: dict[str, Workload] | None, num_reps: int
 ) -> tuple[Workload, list[Workload]]:
-    """The warm-up, and the workloads to run, all of which the model has room for."""
+    """The warm-up and the workloads to run; all fit the model's length."""
     max_len = parts.info.max_model_len
     made = make_workloads(parts.info.vocab_size, num_reps, max_len=max_len)
     available = made | (loaded or {})
@@ -149,17 +149,17 @@ def _measure(
             run_requests(parts.engine, batch.prompts, batch.num_outputs)
         on_progress(workload.name, 0, num_reps)
         results.append(run_workload(parts.engine, workload, num_reps, on_progress))
-    # Once more: what others ran at the start may have made the machine look slower than it is.
+    # Measured again, because other programs may have slowed the first measurement.
     limits = best_limits(limits, measure_limits(dtype, parts.model.backend))
     cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
     return Report(results=results, cost=cost, limits=limits)
 
 
 def choose(wanted: list[str], available: list[str]) -> list[str]:
-    """Returns the workloads to run: those asked for, or all but the warm-up.
+    """Returns the workloads to run: the requested ones, or all but the warm-up.
 
     Raises:
-      ValueError: one asked for does not exist.
+      ValueError: a requested one does not exist.
     """
     known = [name for name in available if name != "warmup"]
     for name in wanted:

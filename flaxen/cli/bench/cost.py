@@ -1,4 +1,4 @@
-"""What a step of a real model must read and multiply, from its parameters. Imports JAX."""
+"""What a step of a model must read and multiply, counted from its parameters. Imports JAX."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from flaxen.models.model import Model, Params, ParamSpec
 
 
 class _Part(NamedTuple):
-    """A parameter as the model has it, and as the engine holds it."""
+    """A parameter's spec in the model, and its arrays in the engine."""
 
     spec: ParamSpec
     held: Any  # perhaps packed, or a dict of packed layers
 
 
 def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
-    """Counts the matrices as they lie in memory, so that quantized weights count what they take.
+    """Counts matrices by their size in memory, so that quantized weights count their actual bytes.
 
-    Of experts nothing counts: how many of them a step needs depends on its tokens.
+    Experts are not counted: how many of them a step needs depends on its tokens.
 
     Args:
-      model: the definition, which says what the parameters' shapes are before any packing.
+      model: the model, for the shapes of parameters before packing.
       params: the parameters as the engine holds them.
       cache_itemsize: bytes of one element of the keys and values.
     """
@@ -53,7 +53,7 @@ def _cache_layer(spec: CacheSpec, itemsize: int) -> CacheLayer:
 
 
 def _unembedding(model: Model, params: Params) -> list[_Part]:
-    """The table that hidden states are multiplied with; of another one only rows are read."""
+    """The table with which hidden states are multiplied; a separate embedding is only looked up."""
     if model.has_layers:
         name = "unembed" if "unembed" in model.param_specs else "embed"
         return [_Part(model.param_specs[name], params[name])]
@@ -63,7 +63,7 @@ def _unembedding(model: Model, params: Params) -> list[_Part]:
 
 def _parts(specs: Any, params: Params) -> list[_Part]:
     leaves, tree = jax.tree.flatten(specs, is_leaf=_is_spec)
-    structure: Any = tree  # its class is not annotated
+    structure: Any = tree  # JAX does not annotate its class
     held = structure.flatten_up_to(params)
     return [_Part(spec, each) for spec, each in zip(leaves, held, strict=True)]
 

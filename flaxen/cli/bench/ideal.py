@@ -1,10 +1,10 @@
-"""The least time in which a machine could do a workload: what a measured time is compared with.
+"""The least time in which a machine could run a workload, to compare with measured times.
 
 Knows: the bytes a step must read and the products it must do. Deliberately does not know engines.
 
-A step can't be faster than memory brings the weights and the past keys and values, nor than the
-cores do its matrix products; the slower of the two counts. The arithmetic inside attention, the
-norms and the sampling are left out, so that the ideal is a bound that nobody reaches.
+A step can't be faster than reading the weights and the past keys and values from memory, nor than
+computing its matrix products; the slower of the two counts. The arithmetic inside attention, the
+norms and the sampling are left out, so the ideal is a bound that no engine reaches.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from flaxen.cli.bench.workloads import num_fresh_prompt_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class CacheLayer:
-    """What one layer keeps of the past."""
+    """The cache of one layer."""
 
     bytes_per_token: int
     window: int | None  # tokens; None keeps all
-    bytes_per_sequence: int = 0  # beside those of its tokens
+    bytes_per_sequence: int = 0  # in addition to those of its tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCost:
-    """What a step must read and multiply, whatever the engine."""
+    """What a step must read and multiply, independent of the engine."""
 
-    weight_bytes: int  # of the matrices, each read once a step
-    layer_params: int  # matrix elements that every token is multiplied with
-    unembed_params: int  # those that only a token with a successor to sample is multiplied with
+    weight_bytes: int  # of the matrices, each read once in a step
+    layer_params: int  # matrix elements with which every token is multiplied
+    # Matrix elements with which only tokens that sample a successor are multiplied.
+    unembed_params: int
     cache_layers: tuple[CacheLayer, ...]
 
     def cache_bytes(self, num_tokens: int) -> int:
-        """Bytes of the cache that decoding after `num_tokens` must read."""
+        """The bytes of the cache that decoding after `num_tokens` must read."""
         return sum(
             layer.bytes_per_token * min(num_tokens, layer.window or num_tokens)
             + layer.bytes_per_sequence
@@ -45,7 +46,7 @@ class ModelCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Ideal:
-    """Seconds for the prompts, up to the first output tokens, and for the others."""
+    """The seconds up to the first output tokens, and for all others."""
 
     prefill_s: float
     decode_s: float
@@ -57,9 +58,9 @@ def ideal(
     prompts: Sequence[tuple[int, ...]],
     num_outputs: Sequence[int],
 ) -> Ideal:
-    """The least time for requests that are all there at the start.
+    """The least time for requests that are all submitted at the start.
 
-    Every prompt is prefilled at once, and every decode step takes all sequences that still run.
+    Every prompt is prefilled at once, and every decode step runs all remaining sequences.
     """
 
     def step_s(num_tokens: int, num_samples: int, cache_bytes: int) -> float:

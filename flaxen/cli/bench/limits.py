@@ -1,4 +1,4 @@
-"""What the machine itself can do: the read bandwidth of its memory, and its multiply-adds.
+"""Measures the machine's limits: memory read bandwidth, and multiply-adds.
 
 Knows: how to time both. Deliberately does not know models or engines.
 """
@@ -16,26 +16,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flaxen.kernels.backend import Backend
 
-_BUFFER_BYTES = 1 << 30  # far above any cache, so that it is memory that is read
-_SIDE = 2048  # of the square product: large enough to be bound by arithmetic
+_BUFFER_BYTES = 1 << 30  # far larger than any cache, so that memory is read
+_SIDE = 2048  # of the square matrices: large enough to be compute-bound
 _NUM_RUNS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The best of a few runs, as others may use the machine at the same time."""
+    """The machine's limits, the best of a few runs because other programs may run too."""
 
     read_bytes_s: float  # bytes a second, all cores reading
     matmul_flops: dict[str, float]  # dtype -> floating-point operations a second
 
     @property
     def peak_flops(self) -> float:
-        """The faster of the dtypes: a product in a narrow dtype may also be done in a wider one."""
+        """The rate of the fastest dtype: a product in a narrow dtype may also be computed in a
+        wider one.
+        """
         return max(self.matmul_flops.values())
 
 
 def best_limits(first: Limits, second: Limits) -> Limits:
-    """The better of two measurements of the same machine, figure by figure."""
+    """The better of two measurements, figure by figure."""
     return Limits(
         read_bytes_s=max(first.read_bytes_s, second.read_bytes_s),
         matmul_flops={
@@ -46,11 +48,11 @@ def best_limits(first: Limits, second: Limits) -> Limits:
 
 
 def measure_limits(compute_dtype: str, backend: Backend) -> Limits:
-    """Measures for a few seconds; takes 1 GiB of memory meanwhile.
+    """Measures for a few seconds, using 1 GiB of memory.
 
     Args:
-      compute_dtype: measured beside float32.
-      backend: whose products are measured.
+      compute_dtype: measured in addition to float32.
+      backend: the backend whose products are measured.
     """
     dtypes = sorted({compute_dtype, "float32"})
     return Limits(
@@ -72,11 +74,12 @@ def _read_bytes_s() -> float:
     import numpy as np
 
     buffer = np.empty(_BUFFER_BYTES // 8, np.int64)
-    buffer.fill(1)  # pages that were never written all map to one page of zeros, in the cache
-    # A container may be given fewer cores than the machine has.
+    buffer.fill(1)  # untouched pages all map to one cached page of zeros
+    # A container may have fewer cores than the machine.
     num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     with ThreadPoolExecutor(num_cores) as pool:
-        # An OR of integers is one vector instruction a load; numpy lets the threads run meanwhile.
+        # An OR of integers is one vector instruction per load, and NumPy releases the interpreter
+        # lock.
         chunks = np.array_split(buffer, num_cores)
         elapsed_s = _best_s(lambda: list(pool.map(np.bitwise_or.reduce, chunks)))
     return float(buffer.nbytes / elapsed_s)

@@ -1,6 +1,6 @@
-"""Runs workloads on an engine, and turns the times into figures.
+"""Runs workloads on an engine and computes figures from the times.
 
-Knows: how each figure is computed. Deliberately does not know tables, files or how engines work.
+Knows: the definition of each figure. Deliberately does not know tables, files or engines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 class SyncEngine(Protocol):
-    """An engine that works when it is told to."""
+    """An engine that runs a step when it is called."""
 
     @property
     def has_work(self) -> bool: ...
@@ -34,14 +34,14 @@ class SyncEngine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rep:
-    """One repetition: its requests, and the seconds that are held against the limit."""
+    """One repetition: its requests, and the seconds to compare with the limit."""
 
     batch: Batch
-    is_decode_only: bool  # the seconds are those after the first token
+    is_decode_only: bool  # the seconds exclude the time to the first token
     compared_s: float
 
     def limit_share(self, cost: ModelCost, limits: Limits) -> float:
-        """The least time in which the machine could have done it, over the time it took."""
+        """The least time in which the machine could run it, divided by the measured time."""
         least = ideal(cost, limits, self.batch.prompts, self.batch.num_outputs)
         least_s = least.decode_s if self.is_decode_only else least.prefill_s + least.decode_s
         return least_s / self.compared_s
@@ -49,14 +49,14 @@ class Rep:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One workload's figures, a value for each repetition."""
+    """One workload's figures, with a value for each repetition."""
 
     name: str
     description: str
     reps: list[Rep]
-    figures: dict[str, list[float]]  # the first is the one to compare by
+    figures: dict[str, list[float]]  # the first one is used for comparisons
     kv_waste: float  # share of the slots in used pages that held no token
-    scheduler_share: float  # of the time, spent planning steps
+    scheduler_share: float  # of the time, spent on planning steps
 
 
 def run_workload(
@@ -66,18 +66,19 @@ def run_workload(
     on_progress: OnProgress,
     clock: Clock = time.perf_counter,
 ) -> Result:
-    """Runs a workload's first repetitions, timed one by one, its requests greedy.
+    """Runs a workload's first repetitions with greedy requests, and times each one.
 
     Args:
-      engine: without work.
+      engine: an idle engine.
       workload: what to run.
       num_reps: at most the workload's own.
-      on_progress: told the workload's name and the repetitions done, of how many, after each.
-      clock: seconds.
+      on_progress: called after each repetition with the workload's name, the number done and the
+          total.
+      clock: returns seconds.
 
     Raises:
       ValueError: the engine can't serve a request of this length.
-      RuntimeError: a request ended with other than the tokens asked for.
+      RuntimeError: a request ended with another number of tokens than requested.
     """
     figures: dict[str, list[float]] = {}
     reps: list[Rep] = []
@@ -106,8 +107,9 @@ def run_workload(
 def _run_rep(engine: SyncEngine, batch: Batch, clock: Clock) -> tuple[Rep, dict[str, float]]:
     num_output = sum(batch.num_outputs)
     if batch.ttft_prompt is not None:
-        # As other engines are measured: a prompt of the same length with one output token gives
-        # the time to the first, and what a whole run takes longer is the others'.
+        # As in the benchmarks of other engines: a prompt of the same length with one output token
+        # gives the time to the first token; the rest of a whole run is the time of the other
+        # tokens.
         first_s = run_requests(engine, [batch.ttft_prompt], [1], clock)
         whole_s = run_requests(engine, batch.prompts, batch.num_outputs, clock)
         decode_s = whole_s - first_s
@@ -129,10 +131,10 @@ def run_requests(
     num_outputs: Sequence[int],
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Submits all requests at once and runs the engine dry. Returns the seconds that took.
+    """Submits all requests at once and runs the engine until they end. Returns the seconds.
 
     Raises:
-      RuntimeError: a request ended with other than the tokens asked for.
+      RuntimeError: a request ended with another number of tokens than requested.
     """
     requests = [
         Request(
@@ -158,6 +160,6 @@ def run_requests(
                     f"{finish.num_output_tokens} tokens, not after {num_wanted}: {finish.error}"
                 )
     elapsed_s = clock() - start_s
-    while engine.has_work:  # a step planned before the last token came
+    while engine.has_work:  # a step that was planned before the last token arrived
         engine.step()
     return elapsed_s

@@ -1,4 +1,4 @@
-"""How `flaxen bench` shows its results: a table for people, one line of JSON for programs.
+"""Shows the results of `flaxen bench`: a table for people, one line of JSON for programs.
 
 Deliberately does not measure anything.
 """
@@ -36,7 +36,7 @@ _UNITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was measured, and what the shares are computed from."""
+    """The measured results, and what is needed to compute shares of the limits."""
 
     results: Sequence[Result]
     cost: ModelCost
@@ -48,7 +48,7 @@ class Report:
 
 
 def limits_line(limits: Limits) -> str:
-    """The machine's limits, in words."""
+    """The machine's limits as text."""
     products = ", ".join(
         f"{flops / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, flops in limits.matmul_flops.items()
     )
@@ -56,7 +56,7 @@ def limits_line(limits: Limits) -> str:
 
 
 def table(report: Report) -> Table:
-    """One row a figure; medians, with the least and the most of the repetitions."""
+    """A table with one row for each figure: medians, minima and maxima over the repetitions."""
     lines = [f"{result.name}: {result.description}" for result in report.results]
     rows = Table(box=box.SIMPLE, caption="\n".join(lines), caption_justify="left")
     rows.add_column("", no_wrap=True)
@@ -78,7 +78,7 @@ def table(report: Report) -> Table:
 
 
 def as_json(report: Report, setup: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is needed to compare this run with another."""
+    """Everything needed to compare this run with another, as JSON."""
     limits = report.limits
     return {
         "flaxen": flaxen.__version__,
@@ -118,10 +118,10 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _git_sha() -> str | None:
-    """The commit that the package runs from, "+" when its files were changed; None if unknown."""
+    """The package's commit, with "+" if files were changed; None if unknown."""
     git = ["git", "-C", str(Path(flaxen.__file__).parent)]
     try:
-        # An installed copy may lie in a checkout of something else: then it is not tracked there.
+        # An installed copy may be inside a checkout of another project, where it is not tracked.
         tracked = subprocess.run([*git, "ls-files", "__init__.py"], capture_output=True)
         sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
         changes = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True)

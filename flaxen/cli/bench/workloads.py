@@ -1,8 +1,8 @@
 """The workloads of `flaxen bench`: token ids to prefill, and how many to generate.
 
 Knows: the shapes, and the JSON they are exchanged in with the benchmarks of other engines.
-Deliberately does not know engines or clocks. Ids are made up, so the text means nothing: the time
-of a greedy step does not depend on which token it is.
+Deliberately does not know engines or clocks. Token ids are random, because the time of a greedy
+step does not depend on the token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Batch:
     """Requests that are submitted together.
 
     Raises:
-      ValueError: no requests, one without a prompt or an output, or lists of different lengths.
+      ValueError: there are no requests, one has no prompt or output, or the lists differ in length.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -41,23 +41,23 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One shape of load, repeated with fresh tokens so that no prefix cache carries over."""
+    """One kind of load, repeated with new tokens so that the prefix cache does not help."""
 
     name: str
     description: str
     batches: tuple[Batch, ...]
 
 
-Draw = Callable[[int], tuple[int, ...]]  # n -> n fresh token ids
-Cut = Callable[[int], int]  # a number of tokens -> as many as the model has room for
+Draw = Callable[[int], tuple[int, ...]]  # n -> n new token ids
+Cut = Callable[[int], int]  # a number of tokens -> that number, limited by the model's length
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
-    """A workload's shape, in numbers of tokens for a model that has room for them."""
+    """The sizes of a workload, in tokens, for a model with enough room."""
 
     description: str
-    longest: int  # tokens of the longest request, its prompt and its output
+    longest: int  # tokens of the longest request, prompt and output
     make: Callable[[Draw, Cut], Batch]
 
 
@@ -100,23 +100,24 @@ _KINDS = {
 }
 DESCRIPTIONS = {name: kind.description for name, kind in _KINDS.items() if name != "warmup"}
 NAMES = tuple(DESCRIPTIONS)
-_SHORTEST = 18  # positions: below, a prefix that is shared leaves no token for what follows it
+_SHORTEST = 18  # positions: with fewer, a shared prefix leaves no token for the rest of the prompt
 
 
 def make_workloads(
     vocab_size: int, num_reps: int, seed: int = SEED, *, max_len: int | None = None
 ) -> dict[str, Workload]:
-    """Makes every workload, the untimed "warmup" included.
+    """Makes all workloads, including the untimed "warmup".
 
     Args:
-      vocab_size: of the model; ids at both ends, where special tokens live, are left out.
+      vocab_size: the model's vocabulary size; ids at both ends, where special tokens are, are left
+          out.
       num_reps: repetitions of each, at least 1.
       seed: the same seed gives the same ids.
-      max_len: tokens that a request of the model can have; workloads with longer ones are cut in
-        proportion, and their descriptions say so. None: there is room for all.
+      max_len: the most tokens of a request; longer workloads are cut in proportion, and their
+          descriptions say so. None for no limit.
 
     Raises:
-      ValueError: num_reps is below 1, or the model has hardly any room.
+      ValueError: num_reps is below 1, or the model's length is too small.
     """
     if num_reps < 1:
         raise ValueError(f"the number of repetitions must be at least 1, got {num_reps}")
@@ -128,7 +129,8 @@ def make_workloads(
     margin = vocab_size // 40
 
     def make(name: str) -> Workload:
-        # A stream of its own for each, so that the choice of workloads does not change the ids.
+        # Each workload has its own random stream, so that the choice of workloads does not change
+        # the ids.
         rng = random.Random(f"{seed}/{name}")
         kind = _KINDS[name]
         room = kind.longest if max_len is None else min(max_len, kind.longest)
@@ -155,7 +157,7 @@ def load_workloads(path: Path, num_reps: int) -> dict[str, Workload]:
     Each repetition has "prompts" (lists of ids), "out" (lengths) and maybe "ttft_prompt".
 
     Raises:
-      ValueError: the file is not such JSON, or holds fewer repetitions than asked for.
+      ValueError: the file is not valid, or has fewer repetitions than requested.
       OSError: the file can't be read.
     """
     try:
@@ -178,11 +180,11 @@ def load_workloads(path: Path, num_reps: int) -> dict[str, Workload]:
 
 
 def check_fit(workload: Workload, max_len: int) -> None:
-    """Refuses requests that are longer than the model's.
+    """Refuses requests that are longer than the model's length.
 
     Args:
-      workload: from a file.
-      max_len: tokens.
+      workload: a workload from a file.
+      max_len: the model's length in tokens.
 
     Raises:
       ValueError: a request is longer.
@@ -209,8 +211,9 @@ def dump_workloads(workloads: dict[str, Workload]) -> str:
 
 
 def num_fresh_prompt_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Prompt tokens that must be computed when the prefix that all share is computed once."""
-    first, last = min(prompts), max(prompts)  # in sorted order: what these two share, all share
+    """The prompt tokens to compute if the common prefix of all prompts is computed once."""
+    # In sorted order, so the common prefix of these two is that of all.
+    first, last = min(prompts), max(prompts)
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1

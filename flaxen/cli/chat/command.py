@@ -38,7 +38,7 @@ SAMPLING = SamplingOptions(max_tokens=512, temperature=0.7)
 
 @dataclass(frozen=True, kw_only=True)
 class TalkOptions:
-    """With whom, and how a conversation begins."""
+    """The server to talk to, and the beginning of the conversation."""
 
     url: Annotated[
         str | None,
@@ -73,7 +73,7 @@ def chat(
     sampling: SamplingOptions = SAMPLING,
     seed: Annotated[int | None, sampling_seed("random")] = None,
 ) -> None:
-    """Talk to a model: /reset forgets, /exit ends, Ctrl-C stops an answer, a second one ends."""
+    """Talk to a model: /reset starts over, /exit ends, Ctrl-C stops an answer, twice ends."""
     params = vars(sampling) | ({} if seed is None else {"seed": seed})
     answer: Answer
     if talk.url is not None:
@@ -88,7 +88,7 @@ def chat(
     elif model is None:
         raise ValueError("name a MODEL to run here, or give the --url of a running server")
     else:
-        answers_seed = secrets.randbits(62)  # of the answers without --sampling-seed
+        answers_seed = secrets.randbits(62)  # for answers without --sampling-seed
         groups = (model_options, template, context, machine)
         args = engine_args(model, *groups, max_num_seqs=1, seed=answers_seed)
         answer = _answer_here(args, model_options, machine, params)
@@ -115,7 +115,7 @@ def _converse(model: str, answer: Answer, system: str | None) -> None:
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(f"[bold]{escape(model)}[/]  [dim]{HELP}[/]")
-        with contextlib.suppress(ImportError):  # not in every Python
+        with contextlib.suppress(ImportError):  # not available in every Python
             importlib.import_module("readline")  # gives input() a history and editing keys
     prompt = "> " if sys.stdin.isatty() else ""
 

@@ -1,7 +1,7 @@
 """Chat answers from a running OpenAI-compatible server, over plain HTTP.
 
-Knows: the two calls that a chat needs, and how their stream is framed. Deliberately does not know
-the terminal, nor flaxen's own server: any server of that interface will do.
+Knows: the two HTTP calls that a chat needs, and server-sent events. Deliberately does not know the
+    terminal, nor flaxen's own server: any server with this API works.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _TIMEOUT_S = 600.0  # without a byte from the server
 
 
 class AnswerError(Exception):
-    """The engine failed at one answer: the conversation can go on without it."""
+    """The engine failed to answer once; the conversation can continue."""
 
 
 def http_answer(
     url: str, model: str | None, api_key: str | None, sampling: Mapping[str, Any]
 ) -> tuple[str, Answer]:
-    """Finds the server's model, and returns its name and the function that asks it.
+    """Finds the server's model, and returns its name and a function that gets answers from it.
 
     Args:
       url: the server, as http://127.0.0.1:8000, with or without /v1 at the end.
@@ -46,7 +46,8 @@ def http_answer(
 
     def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
         body = json.dumps({"model": name, "messages": list(messages), "stream": True, **sampling})
-        # Leaving this block, by the end or by close(), closes the connection: the server aborts.
+        # Leaving this block, at the end or by close(), closes the connection, and the server
+        # aborts.
         with server.request("POST", "/v1/chat/completions", body) as response:
             yield from _deltas(response)
 
@@ -55,7 +56,7 @@ def http_answer(
 
 @dataclass(frozen=True, kw_only=True)
 class _Server:
-    """Where a server is, and what is sent to it with each request."""
+    """A server's address, and the headers of each request."""
 
     url: str  # as the user gave it
     connect: Callable[[], HTTPConnection]
@@ -64,7 +65,7 @@ class _Server:
 
     @contextmanager
     def request(self, method: str, path: str, body: str | None = None) -> Iterator[HTTPResponse]:
-        """The response, which must be a good one; the connection closes behind it."""
+        """Yields the response, which must be a success; the connection closes afterwards."""
         with closing(self.connect()) as connection:
             try:
                 connection.request(method, self.path + path, body, self.headers)

@@ -13,9 +13,9 @@ from flaxen.text.tokenizer import Tokenizer
 
 
 def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams) -> Answer:
-    """Returns the function that asks an engine; past turns stay in its prefix cache.
+    """Returns a function that gets answers from an engine; past turns stay in the prefix cache.
 
-    The function raises AnswerError where the engine can't go on with an answer.
+    The function raises AnswerError if the engine fails during an answer.
 
     Raises:
       ValueError: the model has no chat template.
@@ -27,7 +27,7 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
 
     def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
         text = template.render(messages, add_generation_prompt=True)
-        # The template has written the special tokens itself.
+        # The template has already written the special tokens.
         prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
         request = Request(request_id=next(request_ids), prompt_token_ids=prompt, sampling=sampling)
         engine.add(engine.check(request))
@@ -39,7 +39,7 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
                     if event.finish is not None and not event.finish.reason.is_complete:
                         raise AnswerError(f"the engine failed: {event.finish.error}")
         finally:
-            engine.abort(request.request_id)  # does nothing to one that has ended
+            engine.abort(request.request_id)  # no effect if the request has ended
             while engine.has_work:
                 engine.step()
 

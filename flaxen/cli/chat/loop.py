@@ -15,7 +15,7 @@ HELP = "/reset forgets the conversation, /exit ends; Ctrl-C stops an answer, a s
 def chat_loop(
     answer: Answer, system: str | None, read: Callable[[], str], write: Callable[[str], object]
 ) -> None:
-    """Reads, asks and writes until /exit or the end of the input.
+    """Reads messages and writes answers until /exit or the end of the input.
 
     Args:
       answer: streams the pieces of the answer to a conversation; closing it stops it.
@@ -68,7 +68,9 @@ def _stream(answer: Answer, messages: list[Message], write: Callable[[str], obje
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Notes the first Ctrl-C, which may come amid an engine step; the second has its old effect."""
+    """Records the first Ctrl-C, which may come during an engine step; the second one acts as
+    before.
+    """
     seen = False
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`flaxen parity`: whether the trainer and the server compute the same bits."""
+"""`flaxen parity`: checks that trainer and server compute the same bits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityOptions:
-    """Which tokens are compared, and how the result is printed."""
+    """The tokens to compare, and how the result is printed."""
 
     prompts_file: Annotated[
         Path | None,
@@ -80,7 +80,7 @@ def _compare(
     texts: list[str] | None,
     options: ParityOptions,
 ) -> tuple[list[Compared], Compared | None]:
-    """By each way of the server, and by transformers where that is possible."""
+    """Compares with each way of the server, and with transformers if it is installed."""
     from flaxen.build import EngineArgs, open_model
     from flaxen.cli.parity.compare import compare, contrast, has_transformers
     from flaxen.weights.adapters.peft import load_adapter
@@ -101,7 +101,7 @@ def _compare(
 def _prompts(
     opened: Checkpoint | Definition, texts: list[str] | None, num_outputs: int
 ) -> Sequence[tuple[int, ...]]:
-    """Token ids of the user's texts, or of our own."""
+    """The token ids of the user's prompts, or of our own."""
     encode = opened.make_tokenizer().encode
     room = prompt_room(opened.model.max_position, num_outputs)
     if texts is None:

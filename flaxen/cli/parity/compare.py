@@ -1,6 +1,7 @@
-"""The log-probabilities of one model by every way there is to compute them, compared bit by bit.
+"""Computes the log-probabilities of a model in the trainer and in every way of the server, and
+compares the bits.
 
-Deliberately does not know argv, or how the result is shown.
+Deliberately does not know argv, or the output.
 """
 
 from __future__ import annotations
@@ -33,19 +34,20 @@ from flaxen.weights.huggingface.export import export_huggingface
 
 _ROWS, _MAX_SEGMENTS = 2, 32  # of a training step
 _ADAPTER = "parity"
-_NEW_ADAPTER = LoraConfig(rank=8)  # it changes nothing yet, but is computed
+_NEW_ADAPTER = LoraConfig(rank=8)  # it changes nothing yet, but takes part in the computation
 _KV_BYTES = 256 << 20
 
-Scores = Mapping[tuple[int, ...], np.ndarray]  # of each token but the first, by the whole sequence
+# A whole sequence -> the log-probability of each token but the first.
+Scores = Mapping[tuple[int, ...], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """The log-probabilities that tokens have by one way, beside the trainer's."""
+    """The comparison of one way's log-probabilities with the trainer's."""
 
     way: str
     num_tokens: int
-    trainer_mean: float  # nats a token
+    trainer_mean: float  # nats per token
     mean: float
     num_differing: int  # in any bit
     max_difference: float  # nats
@@ -53,11 +55,11 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Served:
-    """A prompt and what followed it, with the server's log-probabilities."""
+    """A prompt and its completion, with the server's log-probabilities."""
 
     tokens: tuple[int, ...]
     num_prompt: int
-    prompt: tuple[float, ...]  # of each prompt token but the first; empty where not asked for
+    prompt: tuple[float, ...]  # of each prompt token but the first; empty if not requested
     output: tuple[float, ...]  # of each token after the prompt
     num_cached: int  # prompt tokens
 
@@ -68,20 +70,21 @@ def compare(
     num_outputs: int,
     adapter: Adapter | None = None,
 ) -> list[Compared]:
-    """Scores prompts and their greedy continuations in the trainer, and by every way of the server.
+    """Compares prompts and their greedy completions in the trainer and in every way of the server.
 
-    The trainer's scores are those of a LoRA step's forward under `jax.grad`, with the sequences
-    packed into rows.
+    The trainer's log-probabilities are those of a LoRA step's forward under `jax.grad`, with the
+    sequences packed into rows.
 
     Args:
       args: fields of flaxen.build.EngineArgs.
       prompts: token ids, each longer than CHUNK.
       num_outputs: tokens after each prompt.
-      adapter: to train and to serve with; None is the base model, served without any.
+      adapter: the adapter to train and serve; None is the base model, served without one.
 
     Raises:
-      ValueError: as LLM, or of prompts that are too short or too long.
-      RuntimeError: the server failed a request, or did not find a prompt that it had computed.
+      ValueError: as in LLM, or a prompt is too short or too long.
+      RuntimeError: the server failed a request, or did not find a computed prompt in the prefix
+          cache.
     """
     shortest = min(map(len, prompts))
     if shortest <= CHUNK:
@@ -97,7 +100,7 @@ def compare(
     if not all(each.num_cached for each in cached):
         raise RuntimeError("a prompt was not found in the prefix cache just after it was computed")
     batched = _serve(server, prompts, num_outputs)
-    del server  # its memory, before the next one loads
+    del server  # frees its memory before the next one loads
     server = _start(args, CHUNK, adapter)
     chunked = [_serve(server, [prompt], num_outputs)[0] for prompt in prompts]
     served = [*whole, *chunked, *cached, *batched]
@@ -163,7 +166,7 @@ def _served(output: RequestOutput) -> _Served:
 def _train(
     model: Model, params: Params, sequences: Sequence[tuple[int, ...]], adapter: Adapter | None
 ) -> Scores:
-    """The forward of a training step, with its gradient, over each sequence once."""
+    """Runs the forward and gradient of a training step over each sequence once."""
     trained, assemble = _trained(model, params, adapter)
 
     def loss(trained: Any, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -194,7 +197,7 @@ def _train(
 def _trained(
     model: Model, params: Params, adapter: Adapter | None
 ) -> tuple[Any, Callable[[Params, Any, tuple[int, int]], Params]]:
-    """What a training step differentiates by: adapters, or the parameters of a definition."""
+    """The trained tree of a step: adapters, or the parameters of a definition."""
     if adapter is None and not model.has_layers:
         name = model.trained
         if name is None:
@@ -238,9 +241,9 @@ def differences(way: str, ours: Sequence[float], theirs: Sequence[float]) -> Com
     """Compares float32 log-probabilities.
 
     Args:
-      way: how theirs were computed.
+      way: how `theirs` were computed.
       ours: the trainer's, at least one.
-      theirs: as many.
+      theirs: equally many.
     """
     assert len(ours) == len(theirs) > 0
     one, other = np.array(ours, np.float32), np.array(theirs, np.float32)
@@ -255,19 +258,19 @@ def differences(way: str, ours: Sequence[float], theirs: Sequence[float]) -> Com
 
 
 def has_transformers() -> bool:
-    """Whether the contrast can be made here."""
+    """Whether the comparison with transformers is possible."""
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
 def contrast(
     args: Mapping[str, Any], prompts: Sequence[Sequence[int]], checkpoint: Checkpoint
 ) -> Compared:
-    """The peers' way: the weights in a second implementation, transformers, in the same dtype.
+    """Compares with a second implementation, transformers, with the same weights and dtype.
 
     Args:
-      args: as of `compare`.
+      args: as in `compare`.
       prompts: token ids.
-      checkpoint: of the model, which says what it is called there.
+      checkpoint: the model's checkpoint, for its path.
 
     Raises:
       ImportError: torch or transformers is not installed.

@@ -1,6 +1,6 @@
-"""The prompts of `flaxen parity`: as many tokens as the model has room for.
+"""The prompts of `flaxen parity`, limited by the model's length.
 
-Deliberately does not know what is computed with them.
+Deliberately does not know the computation.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-CHUNK = 16  # tokens of a step in the server that prefills in chunks; a page is as large
-_MADE_UP = 40  # tokens of a prompt that no text gives
+CHUNK = 16  # tokens of a step of the server with chunked prefill; also the page size
+_MADE_UP = 40  # tokens of a random prompt
 
 # The prompts differ in length and in kind.
 PROMPTS = (
@@ -30,15 +30,15 @@ PROMPTS = (
 def own_prompts(
     encode: Callable[[str], Sequence[int]], *, room: int, vocab_size: int
 ) -> list[tuple[int, ...]]:
-    """Our own texts as token ids, cut to what the model has room for.
+    """Our own texts as token ids, cut to the model's length.
 
-    A text of which the tokenizer makes too few tokens, or tokens that the model has not, is
-    replaced by ids that are made up: what is compared does not depend on what they mean.
+    A text with too few tokens, or with tokens outside the model's vocabulary, is replaced by random
+    ids: the comparison does not depend on their meaning.
 
     Args:
-      encode: a text to token ids.
-      room: tokens of a prompt, more than CHUNK.
-      vocab_size: of the model.
+      encode: tokenizes a text.
+      room: the most tokens of a prompt, more than CHUNK.
+      vocab_size: the model's vocabulary size.
     """
     found = []
     for number, text in enumerate(PROMPTS):
@@ -51,14 +51,14 @@ def own_prompts(
 
 
 def prompt_room(max_position: int, num_outputs: int) -> int:
-    """How many tokens a prompt may have.
+    """The most tokens of a prompt.
 
     Args:
-      max_position: tokens that a sequence of the model can have.
-      num_outputs: tokens that follow a prompt.
+      max_position: the most tokens of a sequence.
+      num_outputs: tokens generated after a prompt.
 
     Raises:
-      ValueError: too few to compare anything.
+      ValueError: there is no room for a prompt.
     """
     room = max_position - num_outputs
     if room <= CHUNK:
@@ -75,10 +75,10 @@ def prompt_room(max_position: int, num_outputs: int) -> int:
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], room: int) -> None:
-    """Refuses prompts of the user's that are too long.
+    """Refuses user prompts that are too long.
 
     Raises:
-      ValueError: one is.
+      ValueError: a prompt is too long.
     """
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) > room:

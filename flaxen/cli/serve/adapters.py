@@ -1,6 +1,6 @@
-"""The option group of adapters: what it comes to, and the adapters that are loaded at the start.
+"""The option group of adapters, and loading adapters at the start.
 
-Deliberately imports neither the engine nor the server before it must: help waits for neither.
+Imports the engine and the server only when they are needed, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _lora_option = partial(typer.Option, rich_help_panel="LoRA adapters")
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions:
-    """Which adapters are served beside a model."""
+    """The adapters that are served with a model."""
 
     enable_lora: Annotated[
         bool,
@@ -79,9 +79,9 @@ class LoraOptions:
     ] = None
 
     def check(self) -> None:
-        """Refuses what can't be served, before the weights are read.
+        """Checks the options before the weights are read.
 
-        Not when it is made: fine-tuning, another group, may enable adapters.
+        Not checked at construction, because the group of fine-tuning may enable adapters.
 
         Raises:
           ValueError: an option has no effect without another, or a module is not NAME=DIR or its
@@ -121,7 +121,7 @@ class LoraOptions:
         return parsed
 
     def limits(self) -> LoraLimits | None:
-        """What the engine is built with."""
+        """The engine's limits of adapters."""
         from flaxen.engine.config import LoraLimits
 
         if not self.enable_lora:
@@ -136,7 +136,7 @@ class LoraOptions:
         """Loads the adapters of --lora-modules.
 
         Raises:
-          ValueError: one can't be read or served, or has the base model's name.
+          ValueError: an adapter can't be read or served, or has the base model's name.
         """
         from flaxen.weights.adapters.peft import load_adapter
 
@@ -147,7 +147,7 @@ class LoraOptions:
             engine.load_adapter(name, adapter)
 
     def files(self, model: Model) -> AdapterFiles | None:
-        """What clients may load; None if they may not."""
+        """The adapters that clients may load; None if they may not."""
         from flaxen.server.adapter_files import AdapterFiles
         from flaxen.weights.adapters.peft import load_adapter
 

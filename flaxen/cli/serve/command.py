@@ -67,7 +67,7 @@ def serve(
     # The cheap checks come first: a bad option must not wait for the weights.
     engine_sequences = serving.max_waiting + batch.max_num_seqs
     config = server_config(server, limits, engine_sequences=engine_sequences)
-    if fine_tuning.data_dir is not None:  # what comes of a job is an adapter
+    if fine_tuning.data_dir is not None:  # jobs make adapters
         lora = replace(lora, enable_lora=True)
     lora.check()
     _log(server.log_level)
@@ -93,7 +93,7 @@ def serve(
 
 def _log(level: LogLevel) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("flaxen").setLevel(level.upper())  # of others: warnings
+    logging.getLogger("flaxen").setLevel(level.upper())  # other loggers: warnings
 
 
 def _check_address(server: ServerOptions) -> None:
@@ -113,14 +113,14 @@ def _build(args: EngineArgs, model_options: ModelOptions, lora: LoraLimits | Non
             lora=lora,
             definition=find_definition(args.model, model_options.checkpoint),
         )
-    gc.freeze()  # what lives as long as the process is not looked at again
+    gc.freeze()  # long-lived objects are excluded from garbage collection
     return parts
 
 
 def _start(
     stack: contextlib.ExitStack, parts: Parts, config: ServerConfig, lora: LoraOptions
 ) -> tuple[AsyncEngine, FastAPI]:
-    """Starts the engine's thread, which ends with the stack, and makes the application over it."""
+    """Starts the engine's thread, which ends with the stack, and makes the application."""
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.server.app import create_app
 
@@ -149,6 +149,6 @@ def _run(
 
 def _say_ready(name: str, start_s: float, url: str) -> None:
     elapsed_s = time.perf_counter() - start_s
-    # As it is, on one line: programs that start a server read the URL from it.
+    # On one line without wrapping: programs that start a server read the URL from it.
     line = f"{name} is served on {url} (ready in {elapsed_s:.1f} s)"
     Console(stderr=True).out(line, highlight=False)

@@ -1,6 +1,6 @@
-"""The option group of fine-tuning, and what it opens.
+"""The option group of fine-tuning, and its stores.
 
-Deliberately imports neither JAX nor the web framework before it must: help waits for neither.
+Imports JAX and the web framework only when they are needed, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _DEFAULT_TOTAL_BYTES = parse_size("8GiB")
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningOptions:
-    """Whether clients may fine-tune the model, and what that may take.
+    """Whether clients may fine-tune the model, and the limits of that.
 
     Raises:
-      ValueError: an option has no effect without --data-dir, or is out of its range.
+      ValueError: an option has no effect without --data-dir, or is out of range.
     """
 
     data_dir: Annotated[
@@ -94,13 +94,13 @@ class FineTuningOptions:
 
     @contextlib.contextmanager
     def open_stores(self, max_rank: int) -> Iterator[Stores | None]:
-        """The stores of files and jobs while inside; None without --data-dir.
+        """Opens the stores of files and jobs for the block; None without --data-dir.
 
-        To be called before the weights are read, so that what can't be used is said at once.
+        Called before the weights are read, so that errors are reported at once.
 
         Raises:
-          ValueError: another server has the data-dir, it or the database can't be used, or the two
-            do not belong together.
+          ValueError: another server uses the data directory, it or the database can't be used, or
+              the two do not belong together.
         """
         if self.data_dir is None:
             yield None

@@ -1,7 +1,6 @@
 """The option groups of `flaxen serve` for its server, a request's limits and its engine.
 
-Deliberately imports neither the engine nor the web framework before it must: help waits for
-neither.
+Imports the engine and the web framework only when they are needed, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _limit_option = partial(typer.Option, rich_help_panel="Limits of a request")
 
 
 class LogLevel(enum.StrEnum):
-    """How much is logged."""
+    """The level of logging."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -36,7 +35,7 @@ class LogLevel(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Where a server listens, whom it answers, and how it ends."""
+    """The server's address, access, and shutdown."""
 
     host: Annotated[
         str, _server_option(help="Address to listen on; 0.0.0.0 is reached from other machines.")
@@ -95,7 +94,7 @@ class ServerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimitOptions:
-    """What one request may ask for."""
+    """The limits of one request."""
 
     max_body_bytes: Annotated[
         int,
@@ -143,7 +142,7 @@ class RequestLimitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """What an engine needs to know only where several clients share it."""
+    """The options of an engine that several clients share."""
 
     max_waiting: Annotated[
         int,
@@ -190,13 +189,13 @@ class ServingOptions:
 def server_config(
     server: ServerOptions, limits: RequestLimitOptions, *, engine_sequences: int
 ) -> ServerConfig:
-    """What the HTTP server allows.
+    """Makes the configuration of the HTTP server.
 
     Args:
-      server: as given.
-      limits: as given.
-      engine_sequences: how many the engine holds, running and waiting. A request of more would be
-        refused as if there were only no room right now.
+      server: the options of the server.
+      limits: the options of request limits.
+      engine_sequences: the most sequences in the engine, running and waiting. A larger request
+          would get the misleading answer that the queue is full now.
 
     Raises:
       ValueError: a value is out of its range.

@@ -1,4 +1,4 @@
-"""`flaxen train`: trains a model or adapters as a YAML file and flags say."""
+"""`flaxen train`: trains a model or adapters, as configured by a YAML file and flags."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def _run(opened: Run, peak_flops: float | None, console: Console) -> str:
 
 
 def told_apart(given: str | None, model: str | None) -> tuple[Path | None, str | None]:
-    """The file of settings and the model, of which the argument is either.
+    """Decides whether the argument is a settings file or a model.
 
-    A file of settings has the suffix .yaml or .yml, or is a file that no model is in.
+    A settings file has the suffix .yaml or .yml, or is a file that is not a model.
 
     Args:
       given: the argument.
-      model: of the flag.
+      model: the flag --model.
 
     Raises:
       ValueError: both name a model.
@@ -86,12 +86,12 @@ def told_apart(given: str | None, model: str | None) -> tuple[Path | None, str |
 
 
 def gather(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """The settings of a file, and those of flags in their place.
+    """The settings of a file, overridden by those of flags.
 
     Args:
       config: a YAML file, or None.
-      flags: by dotted names; None is not given.
-      settings: NAME=VALUE, the value in YAML.
+      flags: values by dotted names; None means not given.
+      settings: NAME=VALUE, with the value in YAML.
 
     Raises:
       ValueError: the file or a setting can't be read.

@@ -1,6 +1,6 @@
-"""A run's progress: a live line on a terminal, else a line now and then.
+"""Shows a run's progress: a live line on a terminal, otherwise a line every few seconds.
 
-Deliberately does not know how training works.
+Deliberately does not know training.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ OnRecord = Callable[[Mapping[str, Any]], None]
 
 @contextmanager
 def show_training(console: Console, num_steps: int) -> Iterator[OnRecord]:
-    """Gives a function that shows the record of a step.
+    """Yields a function that shows the record of a step.
 
     Args:
-      console: where to.
-      num_steps: of the run.
+      console: the output.
+      num_steps: the steps of the run.
     """
     if not console.is_terminal:
         yield _Lines(console, num_steps).show
@@ -52,7 +52,7 @@ def describe(record: Mapping[str, Any], num_steps: int) -> str:
 
 
 def describe_data(report: CorpusReport) -> str:
-    """What became of the records, where not all were used as they are; else nothing."""
+    """Describes skipped and cut records; empty if there are none."""
     parts = []
     if report.num_bad:
         more = "; ..." if report.num_bad > len(report.bad) else ""

@@ -1,6 +1,6 @@
-"""What a training run trains: a model in files or a definition, opened, loaded, and written again.
+"""The model of a training run, in files or a definition: opening, loading, and writing it.
 
-Deliberately does not know: argv, data, how a run goes.
+Deliberately does not know: argv, data, the run itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Subject:
     name: str
     model: Model
     tokenizer: Tokenizer
-    # Where the parameters come from; None if only a configuration is there.
+    # The source of the parameters; None if there is only a configuration.
     source: Checkpoint | Definition | None
     path: Path | None  # of a model in files
     family: Family | None  # the same
@@ -58,16 +58,16 @@ class Subject:
 class Loaded(NamedTuple):
     """The parameters of a run."""
 
-    masters: Params  # float32, that are trained
-    frozen: Params  # None where all is trained
+    masters: Params  # the trained float32 parameters
+    frozen: Params  # None if everything is trained
     collections: Any  # the collections of a definition that are not trained; None without any
 
 
 def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
-    """Finds what is to be trained.
+    """Finds and opens the model to train.
 
     Raises:
-      ValueError: no such model, or one that can't be trained so.
+      ValueError: the model does not exist, or can't be trained in this way.
     """
     name, backend = config.model, choose_backend(backend_name())
     definition = find_definition(name)
@@ -114,7 +114,7 @@ def _of_source(source: Checkpoint | Definition, path: Path | None, backend: Back
 
 
 def with_targets(config: TrainConfig, model: Model) -> TrainConfig:
-    """The same, with a definition's own targets in place of those that only our decoder has."""
+    """Replaces default targets, which are our decoder's, by a definition's own."""
     if model.has_layers or config.method == "full" or config.lora.targets != LORA_TARGETS:
         return config
     lora = dataclasses.replace(config.lora, targets=lora_targets(model))
@@ -122,14 +122,14 @@ def with_targets(config: TrainConfig, model: Model) -> TrainConfig:
 
 
 def dtype_of(config: TrainConfig, subject: Subject) -> jnp.dtype:
-    """What the run computes in: "auto" is what the model is served in."""
+    """The dtype of the run; "auto" is the dtype in which the model is served."""
     return compute_dtype(config.dtype, subject.model.backend, subject.source)
 
 
 def load(
     config: TrainConfig, subject: Subject, dtype: jnp.dtype, on_progress: OnProgress
 ) -> Loaded:
-    """The masters that are trained, and what is frozen."""
+    """Loads the master parameters and the frozen parameters."""
     report = functools.partial(on_progress, "weights")
     model = subject.model
     if config.from_scratch:
@@ -153,22 +153,22 @@ def load(
 
 
 def _own(subject: Subject, masters: Params) -> Params:
-    """Arrays that training may donate: a definition keeps its own."""
+    """Copies arrays if training may not donate them: a definition keeps its own."""
     return jax.tree.map(jnp.copy, masters) if isinstance(subject.source, Definition) else masters
 
 
 def write_results(
     config: TrainConfig, subject: Subject, state: TrainState, dtype: jnp.dtype, paths: list[Path]
 ) -> None:
-    """Writes what was trained: adapters, or the whole model.
+    """Writes the result: adapters, or the whole model.
 
-    A definition has no format of Hugging Face's: its parameters go into a file of its own.
+    A definition has no Hugging Face format: its parameters are written to a file of our own.
 
     Args:
-      config: of the run.
-      subject: what was trained.
-      state: at the end.
-      dtype: of compute.
+      config: the run's configuration.
+      subject: the trained model.
+      state: the final state.
+      dtype: the dtype of compute.
       paths: one for each adapter, or one for the model.
     """
     if config.method != "full":
@@ -195,7 +195,7 @@ def write_results(
 
 
 def how_to_use(config: TrainConfig, subject: Subject, path: Path) -> str:
-    """How to serve a trained definition; empty for formats that other tools read as well."""
+    """Explains how to serve a trained definition; empty for formats that other tools read too."""
     if config.method != "full" or not isinstance(subject.source, Definition):
         return ""
     return (

@@ -1,6 +1,6 @@
-"""Opens a training run: its model, its data, and the checkpoint that it goes on from.
+"""Opens a training run: its model, its data, and the checkpoint from which it resumes.
 
-Deliberately does not know: argv, terminals, how a run is trained.
+Deliberately does not know: argv, terminals, training itself.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Run:
     subject: Subject  # the model
     dtype: jnp.dtype  # of compute
     step: TrainStep
-    state: TrainState  # where the run begins, or goes on
-    frozen: Params  # None where all is trained
+    state: TrainState  # the initial or restored state
+    frozen: Params  # None if everything is trained
     batches: DataIterator[Any]
-    num_steps: int  # in all, never fewer than were made
-    fingerprint: Fingerprint  # of what the state depends on
+    num_steps: int  # in total, at least the steps already done
+    fingerprint: Fingerprint  # what the state depends on
 
     @property
     def results(self) -> list[Path]:
-        """The directories that the run ends with."""
+        """The directories of the results."""
         directory = self.config.output_dir
         if self.config.method == "full":
             return [directory / "model"]
@@ -58,22 +58,22 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of the states to go on from."""
+        """The directory of the checkpoints."""
         return _checkpoints(self.config.output_dir)
 
 
 def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: OnProgress) -> Run:
-    """Opens model and data, and restores the last checkpoint. Refuses before it computes.
+    """Opens model and data, and restores the last checkpoint. Raises errors before computing.
 
     Args:
       config: the run.
-      resume: goes on from the last checkpoint, or begins where there is none.
+      resume: resume from the last checkpoint, or start if there is none.
       offline: never download.
       on_progress: called with (stage, done, total).
 
     Raises:
-      ValueError: no such model, bad data, or an output directory that holds another run, the same
-        with something changed that its state depends on, or somebody's files.
+      ValueError: the model does not exist, data is bad, or the output directory has another run,
+          the same run with changed settings, or foreign files.
       OSError: a file can't be read or written.
     """
     saved = steps_in(_checkpoints(config.output_dir))
@@ -123,8 +123,9 @@ def _check_start(output_dir: Path, saved: Sequence[int], resume: bool) -> None:
 
 
 def _open_model(config: TrainConfig, offline: bool) -> tuple[TrainConfig, Subject]:
-    """The model, and the configuration with what depends on it or on files."""
-    if (given := config.data.chat_template) is not None:  # as it is now, until the end
+    """Opens the model, and completes the configuration with what depends on it or on files."""
+    # The file's contents now are used for the whole run.
+    if (given := config.data.chat_template) is not None:
         data = replace(config.data, chat_template=read_template(given))
         config = replace(config, data=data)
     subject = open_subject(config, offline=offline)
@@ -139,23 +140,23 @@ def _open_model(config: TrainConfig, offline: bool) -> tuple[TrainConfig, Subjec
 def _open_batches(config: TrainConfig, subject: Subject) -> DataIterator[Any]:
     opener = open_pairs if config.method == "dpo" else open_data
     data = config.data
-    if config.num_steps is not None:  # the data are read as often as it takes
+    if config.num_steps is not None:  # the data is read as often as needed
         data = replace(data, epochs=None)
     batches: DataIterator[Any] = opener(
         data,
         subject.tokenizer,
         vocab_size=subject.model.vocab_size,
-        # The system's temporary directory may be memory.
+        # The system's temporary directory may be in memory.
         store=TokenStore(directory=config.output_dir),
     )
     return batches
 
 
 def _place(output_dir: Path, num_made: int, fingerprint: Fingerprint) -> Any:
-    """Where a saved run reads its data next.
+    """The position in the data of a saved run.
 
     Raises:
-      ValueError: the run is another one.
+      ValueError: it is another run.
     """
     extra = read_extra(_checkpoints(output_dir), num_made)
     check_unchanged(
@@ -192,5 +193,5 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
 
 
 def count_steps(number: int) -> str:
-    """A number of steps, in words."""
+    """A number of steps as text."""
     return f"{number} step{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The option groups of `flaxen train`: flags for settings of its file, and how the run goes.
+"""The option groups of `flaxen train`: flags for settings, and options of the run.
 
 Deliberately does not know what a setting means: flaxen.train.config. An option that is not given
 leaves the setting to the file, or to its default there.
@@ -23,7 +23,7 @@ _model_option = partial(typer.Option, rich_help_panel=panels.MODEL, show_default
 
 @dataclass(frozen=True, kw_only=True)
 class SettingOptions:
-    """Settings of a run that have a flag of their own; None is not given."""
+    """Settings of a run that have a flag; None means not given."""
 
     model: Annotated[str | None, _model_option(help=MODEL_HELP)] = None
     data: Annotated[
@@ -81,7 +81,7 @@ class SettingOptions:
     ] = None
 
     def named(self) -> dict[str, Any]:
-        """The values by the settings' dotted names; None where none is given."""
+        """The values by the settings' dotted names; None if not given."""
         return {
             "model": self.model,
             "data.files": [str(path) for path in self.data] or None,
@@ -103,7 +103,7 @@ class SettingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run goes, whatever its settings."""
+    """Options of a run that are not settings."""
 
     settings: Annotated[
         list[str],

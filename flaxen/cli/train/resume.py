@@ -1,6 +1,6 @@
-"""Whether a run may go on from what is saved, and what becomes of the results it ended with before.
+"""Decides whether a run may resume, and protects existing results.
 
-Deliberately does not know how a run is trained.
+Deliberately does not know training.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from flaxen.weights.atomic import set_aside
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 
-# What may change from one part of a run to the next: where it ends, what it says, how much memory
-# it takes. Of the model and the files counts what is in them, and of the dtype what "auto" means.
+# Settings that may change when a run resumes: its end, its output, its memory use. The model and
+# the files are compared by their contents, and the dtype by what "auto" means.
 _MAY_CHANGE = (
     "output_dir", "num_steps", "data.epochs", "checkpoint", "remat", "model", "data.files", "dtype",
 )  # fmt: skip
 
-_RESULTS = "results.json"  # in the output directory: which files are the run's own results
-_SETTINGS = "config.json"  # there too: the settings of the run
+_RESULTS = "results.json"  # in the output directory: lists the run's own results
+_SETTINGS = "config.json"  # in the output directory: the settings of the run
 _METRICS = "metrics.jsonl"
 
 
 def run_fingerprint(
     config: TrainConfig, subject: Subject, dtype: jnp.dtype, batches: DataIterator[Any]
 ) -> Fingerprint:
-    """All that the state of a run depends on.
+    """Everything that the state of a run depends on.
 
     Args:
-      config: of the run, with a definition's own targets.
+      config: the run's configuration, with a definition's own targets.
       subject: the model.
-      dtype: of compute.
-      batches: opened.
+      dtype: the dtype of compute.
+      batches: the opened data.
     """
     files = list(zip(config.data.files, batches.file_digests, strict=True))
     return {
@@ -60,10 +60,10 @@ def run_fingerprint(
 
 
 def _model_fact(config: TrainConfig, subject: Subject) -> Fact:
-    """The weights that a run began with.
+    """The fact for the weights with which a run began.
 
-    A definition may draw them anew at each start. Where all of them are trained that does not
-    matter: the state has them.
+    A definition may initialise them randomly at each start. If all of them are trained that does
+    not matter, because the state has them.
     """
     digest = None
     if isinstance(subject.source, Checkpoint) and not config.from_scratch:
@@ -76,12 +76,12 @@ def _model_fact(config: TrainConfig, subject: Subject) -> Fact:
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Refuses a directory whose files a new run would write over, unless a run made them.
+    """Refuses a directory if a new run would overwrite files that no run wrote.
 
     A model's directory has a config.json too.
 
     Args:
-      output_dir: of a run of which no state is saved there.
+      output_dir: the output directory of a run without a saved state.
 
     Raises:
       ValueError: something would be lost.
@@ -95,12 +95,12 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def write_settings(output_dir: Path, config: TrainConfig) -> None:
-    """Writes the settings of a run into its directory, for people."""
+    """Writes the settings of a run to its directory, for people."""
     _write(output_dir, _SETTINGS, asdict(config))
 
 
 def _is_settings(path: Path) -> bool:
-    """Whether a file is what `write_settings` wrote."""
+    """Whether `write_settings` wrote a file."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -109,12 +109,12 @@ def _is_settings(path: Path) -> bool:
 
 
 def check_results(output_dir: Path, paths: Sequence[Path], *, is_resumed: bool) -> None:
-    """Refuses to write where something lies that the run did not write itself.
+    """Refuses to overwrite anything that the run did not write itself.
 
     Args:
-      output_dir: of the run.
-      paths: of its results.
-      is_resumed: a state of this very run is saved there.
+      output_dir: the run's output directory.
+      paths: the paths of its results.
+      is_resumed: whether a state of this run is saved there.
 
     Raises:
       ValueError: something would be lost.
@@ -140,7 +140,7 @@ def check_results(output_dir: Path, paths: Sequence[Path], *, is_resumed: bool) 
 
 
 def is_written(output_dir: Path, paths: Sequence[Path], step: int) -> bool:
-    """Whether the results are there, of the state after so many steps."""
+    """Whether the results of the state after `step` steps exist."""
     listed = _read(output_dir)
     is_whole = listed.get("files") is not None and listed.get("step") == step
     return is_whole and all(path.exists() for path in paths)
@@ -148,13 +148,13 @@ def is_written(output_dir: Path, paths: Sequence[Path], step: int) -> bool:
 
 @contextmanager
 def writing_results(output_dir: Path, paths: Sequence[Path], step: int) -> Iterator[None]:
-    """Makes room for results. Those of fewer steps are gone afterwards, or, if the block fails,
-    there again.
+    """Makes room for results. Earlier results are deleted afterwards, or restored if the block
+    fails.
 
     Args:
-      output_dir: of the run.
-      paths: that the block writes.
-      step: of the state that they are made of.
+      output_dir: the run's output directory.
+      paths: the paths that the block writes.
+      step: the step of their state.
     """
     _write(output_dir, _RESULTS, {"step": step, "files": None})
     with ExitStack() as stack:

@@ -32,19 +32,19 @@ OnRecord = Callable[[Mapping[str, Any]], None]
 
 
 def run(opened: Run, *, peak_flops: float | None, on_record: OnRecord) -> str:
-    """Trains to the end, and writes the result.
+    """Trains an opened run to its end, and writes the result.
 
     Args:
       opened: the parts; its state is donated.
-      peak_flops: of the machine; None measures them.
+      peak_flops: the machine's operations a second; None measures them.
       on_record: called with each step's record.
 
     Returns:
-      What was written, in words.
+      A text that says what was written.
 
     Raises:
-      DivergedError: training diverged; the checkpoints are from before.
-      ValueError: a batch has no loss, or a result is there already.
+      DivergedError: training diverged; the last checkpoint is from before.
+      ValueError: a batch has no loss, or a result already exists.
       OSError: a file can't be written.
     """
     config, results = opened.config, opened.results
@@ -73,7 +73,7 @@ def run(opened: Run, *, peak_flops: float | None, on_record: OnRecord) -> str:
 def _metrics_writer(
     stack: ExitStack, opened: Run, peak_flops: float | None, on_record: OnRecord
 ) -> Callable[[TrainMetrics], None]:
-    """Writes each step's metrics as a record into files that close with the stack."""
+    """Makes a callback that writes each step's metrics to files, which close with the stack."""
     directory = opened.config.output_dir
     to_number = functools.partial(
         to_record,
@@ -99,7 +99,9 @@ def _metrics_writer(
 def _state_saver(
     stack: ExitStack, opened: Run
 ) -> Callable[[TrainMetrics, TrainState, Compute], None]:
-    """Saves a state every few steps, and the last one; the stack waits for what is being saved."""
+    """Makes a callback that saves the state every few steps, and the last one; closing the stack
+    waits for it.
+    """
     config = opened.config.checkpoint
     checkpoints = stack.enter_context(
         Checkpoints(opened.checkpoints, keep=config.keep, every=config.every)
@@ -107,7 +109,7 @@ def _state_saver(
 
     def on_step(metrics: TrainMetrics, state: TrainState, compute: Compute) -> None:
         step = int(state.step)
-        tree = state._replace(data_state=None)  # no arrays: beside them
+        tree = state._replace(data_state=None)  # saved separately, because it has no arrays
         extra = {"data": state.data_state, "run": to_json(opened.fingerprint)}
         checkpoints.save(step, tree, extra, force=step == opened.num_steps)
 
@@ -115,7 +117,7 @@ def _state_saver(
 
 
 def _said(opened: Run, num_before: int, num_steps: int) -> str:
-    """What there is, and what was done for it; `num_before` steps were made by an earlier part."""
+    """Describes the result and the steps; `num_before` steps were done before resuming."""
     written = ", ".join(map(str, opened.results))
     done = f"{written}: {count_steps(num_steps)} of training"
     if num_before == num_steps:
