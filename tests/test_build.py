@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from flaxen.build import EngineArgs, Parts, build, check_quantization
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.linear.packed import PackedLinear
+from flaxen.models.cache import CacheSpec, Latent, State
+from flaxen.weights.definition import Definition
+from tests.engine.tiny import MODEL
 
 GOLDEN = Path(__file__).parent / "models" / "goldens" / "llama_tied_biases"
 SIZES: dict[str, Any] = {
@@ -76,6 +80,17 @@ def weight_formats(parts: Parts) -> set[str]:
 def test_bad_arguments(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(EngineArgs(model=str(GOLDEN), **args))
+
+
+@pytest.mark.parametrize(
+    "spec", [Latent(rank=16, rope_dim=8), State(shapes=((4, 16),))], ids=["latent", "state"]
+)
+def test_a_cache_without_a_kernel_is_refused_before_weights_are_loaded(spec: CacheSpec) -> None:
+    model = replace(MODEL, cache_specs=(MODEL.cache_specs[0], spec))
+    definition = Definition(model=model, params=None, tokenizer=GOLDEN)  # nothing to load
+    message = rf"layer 1 of the model keeps {type(spec).__name__}\(.*Full and Sliding"
+    with pytest.raises(ValueError, match=message):
+        build(EngineArgs(model="mixed", dtype="float32"), definition=definition)
 
 
 @needs_kernels
