@@ -25,7 +25,7 @@ TOKENIZER = byte_tokenizer(chat_template=None)
 
 def outputs(request: Request, ids: list[int], index: int) -> Iterator[TokenEvent]:
     """The engine's events of a sequence that samples these tokens, up to its end."""
-    checked = CheckedRequest(request=request, adapter=None, row_settings=None)
+    checked = CheckedRequest(request=request, adapter=None, row_settings=None, grammars=())
     sampling, sequence = request.sampling, sequence_of(checked, index, 0, 0.0)
     sequence.max_num_tokens = len(sequence.tokens) + (sampling.max_tokens or 100)
     output = SequenceOutput(sequence, TOKENIZER, (END,))
