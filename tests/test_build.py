@@ -18,7 +18,10 @@ from flaxen.build import EngineArgs, Parts, build, check_quantization
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.linear.packed import PackedLinear
-from flaxen.models.cache import CacheSpec, Latent, State
+from flaxen.models import attention_impls as attends
+from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
+from flaxen.models.model import Params
+from flaxen.protocol import Request
 from flaxen.weights.definition import Definition
 from tests.engine.tiny import MODEL
 
@@ -80,6 +83,36 @@ def weight_formats(parts: Parts) -> set[str]:
 def test_bad_arguments(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(EngineArgs(model=str(GOLDEN), **args))
+
+
+def test_layers_with_windows_have_pages_of_their_own(model: str) -> None:
+    """And answers beyond the window are those of the whole forward, greedily."""
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(GOLDEN.parent / "qwen2_windows" / file, model)
+    parts = build(EngineArgs(model=model, dtype="float32", **SIZES))
+    groups = {type(group.spec): group.layers for group in parts.engine.config.groups}
+    assert groups == {Full: (0,), Sliding: (1, 2)}
+    prompt = list(range(3, 43))  # the window is 8
+    request = Request(
+        request_id="r", prompt_token_ids=tuple(prompt),
+        sampling=SamplingParams(temperature=0, max_tokens=16, ignore_eos=True),
+    )  # fmt: skip
+    parts.engine.add(parts.engine.check(request))
+    tokens: list[int] = []
+    while parts.engine.has_work:
+        for event in parts.engine.step():
+            tokens += event.token_ids
+    ids = jnp.asarray([[*prompt, *tokens]])
+
+    @jax.jit
+    def greedy(params: Params, ids: jax.Array) -> jax.Array:
+        attend = attends.causal(None, parts.model.backend)
+        cache = (None,) * len(parts.model.cache_specs)
+        positions = jnp.arange(ids.shape[1])[None]
+        hidden, _ = parts.model.forward(params, ids, positions, attend, cache)
+        return jnp.argmax(parts.model.unembed(params, hidden)[0], axis=-1)
+
+    assert tokens == greedy(parts.params, ids)[len(prompt) - 1 : -1].tolist()
 
 
 @pytest.mark.parametrize(
