@@ -24,8 +24,7 @@ from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO as AUTO_BACKEND
 from flaxen.kernels.choice import choose_backend, why_no_kernels
-from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
-from flaxen.kernels.paged_attention.cpu import PAGE_MULTIPLE
+from flaxen.kernels.paged_attention import check_page_size
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
@@ -267,13 +266,7 @@ def compute_dtype(
 def _engine_config(
     args: EngineArgs, model: Model, itemsize: int, lora: LoraLimits | None
 ) -> EngineConfig:
-    if args.page_size < 1 or KEY_BLOCK % args.page_size:
-        raise ValueError(f"page_size must divide {KEY_BLOCK}, got {args.page_size}")
-    if model.backend is Backend.CPU and args.page_size % PAGE_MULTIPLE:
-        raise ValueError(
-            f"page_size must be a multiple of {PAGE_MULTIPLE} for the C++ kernels, got "
-            f"{args.page_size}"
-        )
+    check_page_size(args.page_size, backend=model.backend)
     sizes = CacheSizes(
         specs=attention_only(model.cache_specs),
         page_size=args.page_size,

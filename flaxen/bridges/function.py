@@ -24,7 +24,7 @@ from flaxen.bridges.jaxpr.run import Run, Use, plain, with_one_input
 from flaxen.bridges.jaxpr.trace import Trace, abstract, make_trace
 from flaxen.bridges.signature import check_arguments, check_logits, logits_of
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.choice import choose_backend
+from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models import attention_impls as attends
 from flaxen.models.model import PACKED_ROLES, Attend, Cache, Matrix, Model, Params, ParamSpec
 
@@ -57,7 +57,7 @@ def from_function(
     params: Params,
     *,
     max_position: int,
-    backend: Backend | None = None,
+    backend: str = AUTO,
 ) -> Model:
     """Turns a JAX function (params, tokens [B, T], positions [B, T]) -> logits [B, T, V] into a
     Model.
@@ -71,7 +71,7 @@ def from_function(
       params: a tree of JAX or NumPy arrays: dicts, tuples, or a class that is a pytree, such as
           Equinox's.
       max_position: the most tokens of a sequence.
-      backend: what it is made for, and checked on; None is what the server would choose.
+      backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Raises:
       ValueError: the function can't be served: it has no attention, its attention is not over the
@@ -98,7 +98,7 @@ def from_apply(
     axes: Any = None,
     trained: str | None = None,
     trains_apart: bool = False,
-    backend: Backend | None = None,
+    backend: str = AUTO,
 ) -> Model:
     """Turns a pure function into a Model.
 
@@ -109,13 +109,13 @@ def from_apply(
       axes: a tree like `params` whose leaves are tuples of the logical names of the axes; or None.
       trained: the collection of `params` that is trained; None trains all of them.
       trains_apart: whether training differs from inference; `apply` then gets a key in training.
-      backend: what the Model is made for; None is what `choose_backend` gives.
+      backend: what the Model is made for, by a name that `choose_backend` takes.
 
     Raises:
       NoAttentionError: the function contains no attention.
       ValueError: its attention can't be served, or it does not return logits [B, T, V].
     """
-    backend = choose_backend() if backend is None else backend
+    chosen = choose_backend(backend)
     check_params(params, max_position)
     leaves, tree = jax.tree.flatten(params)
     structure: Any = tree  # JAX does not annotate its class
@@ -130,7 +130,7 @@ def from_apply(
         ParamSpec(shape=shape, axes=tuple(name) or (None,) * len(shape), role=role)
         for shape, name, role in zip(function.shapes, names, roles, strict=True)
     )
-    run, width = _probe(_Definition(function=function, specs=specs), backend, dtypes)
+    run, width = _probe(_Definition(function=function, specs=specs), chosen, dtypes)
     if not run.specs:
         raise NoAttentionError(
             "the definition contains no attention that can be replaced: give its modules an "
@@ -157,7 +157,7 @@ def from_apply(
         max_position=max_position,
         trained=trained,
         train_forward_on=functools.partial(_train_forward, definition) if trains_apart else None,
-        backend=backend,
+        backend=chosen,
     )
 
 

@@ -17,7 +17,7 @@ from flaxen.bridges.check import check_served
 from flaxen.bridges.flax.attention_fn import attention_fn
 from flaxen.bridges.function import NoAttentionError, from_apply
 from flaxen.bridges.signature import keywords, logits_of
-from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 
 _PARAMS = "params"
@@ -29,7 +29,7 @@ def from_linen(
     variables: Mapping[str, Any],
     *,
     max_position: int,
-    backend: Backend | None = None,
+    backend: str = AUTO,
 ) -> tuple[Model, Params]:
     """Turns a module into a Model and its variables, for an engine, a trainer, or plain JAX.
 
@@ -46,7 +46,7 @@ def from_linen(
       module: the definition.
       variables: the result of `module.init`; boxes of logical partitioning are read and removed.
       max_position: the most tokens of a sequence.
-      backend: what the Model is made for, and checked on; None is what the server would choose.
+      backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Returns:
       The Model, and the variables by collection.

@@ -15,16 +15,14 @@ from flaxen.bridges.check import check_served
 from flaxen.bridges.flax.attention_fn import attention_fn
 from flaxen.bridges.function import NoAttentionError, from_apply
 from flaxen.bridges.signature import keywords, logits_of
-from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 
 _Path = tuple[Any, ...]
 _PARAMS = "params"
 
 
-def from_nnx(
-    module: nnx.Module, *, max_position: int, backend: Backend | None = None
-) -> tuple[Model, Params]:
+def from_nnx(module: nnx.Module, *, max_position: int, backend: str = AUTO) -> tuple[Model, Params]:
     """Turns a module into a Model and its variables, for an engine, a trainer, or plain JAX.
 
     The module takes tokens [B, T], and `positions` [B, T] if it has that argument, and returns
@@ -39,7 +37,7 @@ def from_nnx(
     Args:
       module: the definition, with its variables.
       max_position: the most tokens of a sequence.
-      backend: what the Model is made for, and checked on; None is what the server would choose.
+      backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Returns:
       The Model, and its collections: {"params": {...}, "batch_stats": {...}, ...} by path.

@@ -20,7 +20,7 @@ import torch
 from flaxen.bridges.check import check_served
 from flaxen.bridges.function import from_apply
 from flaxen.bridges.torch.torchax_import import import_torchax
-from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import AUTO
 from flaxen.models.attention import attend
 from flaxen.models.model import Model, Params
 
@@ -42,7 +42,7 @@ def from_torch(
     call: Call | None = None,
     checks: bool = True,
     windows: Sequence[int] = (),
-    backend: Backend | None = None,
+    backend: str = AUTO,
 ) -> tuple[Model, Params]:
     """Turns a module into a Model and its parameters, for an engine, a trainer, or plain JAX.
 
@@ -59,7 +59,7 @@ def from_torch(
       checks: whether to compare the Model with the module in PyTorch, which takes a forward of 16
           tokens, or of more than a window.
       windows: windows that its attention may have without passing them to `attend_torch`.
-      backend: what the Model is made for, and checked on; None is what the server would choose.
+      backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Returns:
       The Model, and {"params": {name: array}, "buffers": {name: array}} by PyTorch's names.

@@ -19,7 +19,7 @@ from flaxen.bridges.torch.attention import (
 )
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.masks import find_windows
-from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 
 _ANY = 2048  # a provisional limit of tokens, if neither the caller nor the configuration names one
@@ -34,7 +34,7 @@ def from_transformers(
     *,
     max_position: int | None = None,
     checks: bool = True,
-    backend: Backend | None = None,
+    backend: str = AUTO,
 ) -> tuple[Model, Params]:
     """Like `from_torch`, for any class whose attention goes through the registry.
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32
 from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.paged_attention import blocked, cpu
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
+from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 
 
 class Implementation(NamedTuple):
@@ -22,18 +23,29 @@ class Implementation(NamedTuple):
 
     attend: Callable[..., tuple[Any, Any]]  # as reference.paged_attention, over its own pages
     empty_pages: Callable[[int, int, int, int, jnp.dtype], KvPages | CpuPages]
+    page_multiple: int  # a page is a multiple of this many tokens
     has_heads: Callable[[int, jnp.dtype], bool]  # of this head_dim and dtype
 
 
-_BLOCKED = Implementation(blocked.paged_attention, blocked.empty_pages, blocked.has_heads)
+_BLOCKED = Implementation(blocked.paged_attention, blocked.empty_pages, 1, blocked.has_heads)
 IMPLEMENTATIONS: Mapping[Backend, Implementation] = {
     Backend.REFERENCE: _BLOCKED,  # reference.py says the same more plainly, for tests
-    Backend.CPU: Implementation(cpu.paged_attention, cpu.empty_pages, cpu.has_heads),
+    Backend.CPU: Implementation(
+        cpu.paged_attention, cpu.empty_pages, cpu.PAGE_MULTIPLE, cpu.has_heads
+    ),
     Backend.GPU: _BLOCKED,
     Backend.TPU: _BLOCKED,
 }
 
-__all__ = ["CpuPages", "KvPages", "PagedBatch", "empty_cache", "has_pages", "paged_attention"]
+__all__ = [
+    "CpuPages",
+    "KvPages",
+    "PagedBatch",
+    "check_page_size",
+    "empty_cache",
+    "has_pages",
+    "paged_attention",
+]
 
 
 def empty_cache(
@@ -59,6 +71,26 @@ def empty_cache(
       ValueError: the CPU's kernel does not support a size or the dtype.
     """
     return _find(backend).empty_pages(num_pages, page_size, num_kv_heads, head_dim, dtype)
+
+
+def check_page_size(page_size: int, *, backend: Backend) -> None:
+    """Refuses a page size that the backend does not have.
+
+    Args:
+      page_size: tokens.
+      backend: the backend that reads the pages.
+
+    Raises:
+      ValueError: it does not divide the key block, or is not a multiple of what a page is made of.
+    """
+    if page_size < 1 or KEY_BLOCK % page_size:
+        raise ValueError(f"page_size must divide {KEY_BLOCK}, got {page_size}")
+    multiple = _find(backend).page_multiple
+    if page_size % multiple:
+        raise ValueError(
+            f"page_size must be a multiple of {multiple} on the backend {backend.value}, got "
+            f"{page_size}"
+        )
 
 
 def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:

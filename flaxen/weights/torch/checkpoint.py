@@ -67,7 +67,7 @@ def open_torch(path: Path, backend: Backend) -> Definition:
     tensors = read_tensors(path, DTYPES)
     try:
         module = load_module(fields, tensors)
-        model, params = from_transformers(module, backend=backend)
+        model, params = from_transformers(module, backend=backend.value)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error.__cause__
     module.to("meta")  # the arrays are ours by now; only what it does is still needed
