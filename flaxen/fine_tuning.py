@@ -1,7 +1,7 @@
-"""Fine-tuning beside a server: wires stores, worker and routes to the engine that serves.
+"""Fine-tuning beside serving: connects stores, worker and routes to the serving engine.
 
-Jobs train on the engine's own weights, and the engine serves what comes of them. Deliberately does
-not know: options, how jobs are listed and files stored, how a job trains.
+Jobs train on the engine's own weights, and the engine serves the results. Deliberately does not
+know: options, the job list, file storage, training.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def add_jobs(
     *,
     share: float,
 ) -> Iterator[None]:
-    """Adds the routes of files and jobs to an application, and runs jobs while inside.
+    """Adds the routes of files and jobs to an application, and runs jobs during the block.
 
     Args:
-      app: the server's, which does not answer yet.
-      config: what the server allows.
+      app: the server's application, not serving yet.
+      config: the server's configuration.
       stores: the files and jobs.
-      engine: serves the model that jobs adapt, and the adapters that they end with.
-      parts: what the engine was built from.
-      share: of the time that a job trains while requests run, above 0 to 1.
+      engine: serves the model that jobs adapt, and the resulting adapters.
+      parts: the parts of the engine.
+      share: the share of the time that a job trains while requests run, above 0 and at most 1.
     """
     base = Base(
         model=parts.model,
-        params=parts.params,  # the very arrays that are served
+        params=parts.params,  # the served arrays themselves, not copies
         tokenizer=parts.tokenizer,
         name=parts.info.name,
         max_length=min(parts.info.max_model_len, _MAX_LENGTH),
@@ -92,7 +92,7 @@ def add_jobs(
 def _is_closing(engine: EngineClient) -> bool:
     try:
         engine.check_health()
-    except EngineClosedError:  # from the beginning of a drain
+    except EngineClosedError:  # raised from the beginning of a drain
         return True
     return False
 
@@ -118,8 +118,8 @@ class EngineTrainer:
 
     def train(self, job: TrainingJob, progress: JobProgress) -> bool:
         """Trains or resumes a job. Returns whether it finished."""
-        # Here, since optax and what else a job needs takes half a second to import: a server that
-        # only has jobs behind it does not wait for it at its start.
+        # Imported here, because optax and other modules of jobs take half a second: a server should
+        # not wait for them at its start.
         from flaxen.train.jobs.run import run_job
 
         spec = JobSpec(

@@ -1,7 +1,7 @@
-"""Checkpoints of a training run: any pytree, saved beside the training by Orbax.
+"""Writes checkpoints of a training run: any pytree, saved by Orbax while training continues.
 
-A checkpoint gets its step's name when all of it is written, so that a process killed at any moment
-leaves the last complete one. Deliberately does not know what the tree means, or who trains.
+A checkpoint gets its step's name when it is complete, so that a process killed at any moment leaves
+the last complete one. Deliberately does not know the meaning of the tree, or training.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Checkpoints:
     """The checkpoints in a directory, for one process and one thread. Final.
 
     Args:
-      directory: made if it is not there; each checkpoint is a directory in it. What a killed
-        process left unfinished is removed.
-      keep: how many of the newest stay, beside the one that is being saved.
+      directory: created if it is missing; each checkpoint is a directory in it. Unfinished
+          checkpoints of a killed process are removed.
+      keep: how many of the newest are kept, besides the one being saved.
       every: steps from one checkpoint to the next.
 
     Raises:
-      ValueError: a number below 1.
+      ValueError: a number is below 1.
     """
 
     def __init__(self, directory: Path, *, keep: int = 3, every: int = 1) -> None:
@@ -44,7 +44,7 @@ class Checkpoints:
             if _LEFT_OVER.fullmatch(entry.name):
                 shutil.rmtree(entry)
         self._keep, self._every = keep, every
-        self._last: int | None = None  # saved or restored by this object
+        self._last: int | None = None  # the step last saved or restored by this object
         self._checkpointer = ocp.AsyncCheckpointer(_handler())
 
     def __enter__(self) -> Checkpoints:
@@ -63,24 +63,24 @@ class Checkpoints:
         return steps_in(self._directory)
 
     def save(self, step: int, tree: Tree, extra: Json = None, *, force: bool = False) -> bool:
-        """Begins to save a tree, once the save before is complete.
+        """Starts saving a tree, after the previous save is complete.
 
         The tree's arrays may be donated or changed at once. Those of JAX are not copied: Orbax
         holds their buffers until they are written, and XLA never writes to a buffer that is held.
 
         Args:
-          step: how many were made.
+          step: the number of steps done.
           tree: arrays of JAX (PRNG keys too) or NumPy, and Python's bool, int, float and str.
-          extra: small and of JSON, of any structure: where the data are read next, for example.
-          force: save also where `every` does not divide the step.
+          extra: a small JSON value of any structure, such as the position in the data.
+          force: save even if `every` does not divide the step.
 
         Returns:
-          Whether it is being saved: not between the steps, nor a step that this object has already
-          saved or restored.
+          Whether it is being saved. False between multiples of `every`, and for a step that this
+          object has already saved or restored.
 
         Raises:
-          ValueError: a leaf of another type, or a checkpoint of this step that another run made.
-          Exception: what ended the save before, such as a full disk.
+          ValueError: a leaf has another type, or another run made a checkpoint of this step.
+          Exception: the error of the previous save, such as a full disk.
         """
         if step == self._last or (step % self._every and not force):
             return False
@@ -104,25 +104,26 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Returns when the last save is complete, and no more than `keep` are there.
+        """Waits until the last save is complete, and removes older checkpoints beyond `keep`.
 
         Raises:
-          Exception: what ended it, such as a full disk.
+          Exception: the error of the save, such as a full disk.
         """
         self._checkpointer.wait_until_finished()
         for step in self.steps()[: -self._keep]:
             path = self._directory / str(step)
             gone = path.with_name(f"{step}.deleted")
-            path.rename(gone)  # first: what is named by a step is always whole
+            # Renamed first, so that a directory named by a step is always complete.
+            path.rename(gone)
             shutil.rmtree(gone)
 
     def close(self) -> None:
-        """Waits, and ends what saves. The object can't be used any more."""
+        """Waits for the last save and closes Orbax. The object can't be used afterwards."""
         self.wait()
         self._checkpointer.close()
 
     def restore(self, template: Tree, step: int | None = None) -> Restored:
-        """As `reading.restore`; the step that is restored is not saved again."""
+        """Like `reading.restore`; the restored step is not saved again."""
         restored = restore(self._directory, template, step)
         self._last = restored.step
         return restored
@@ -135,7 +136,7 @@ def _handler() -> ocp.CompositeCheckpointHandler:
 
 
 def _taken_apart(tree: Tree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Json]]:
-    """The arrays that have values, and what the index says of each leaf, by its path."""
+    """The arrays that have values, and the index entry of each leaf, by its path."""
     arrays: dict[str, jax.Array | np.ndarray] = {}
     leaves: dict[str, Json] = {}
     for place, leaf in jax.tree.flatten_with_path(tree)[0]:
@@ -153,6 +154,6 @@ def _taken_apart(tree: Tree) -> tuple[dict[str, jax.Array | np.ndarray], dict[st
             leaves[name]["key_impl"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
         if leaf.size:  # Orbax refuses the others
-            # NumPy's may be written while Orbax reads them; JAX's never are.
+            # NumPy arrays may be modified while Orbax reads them; JAX arrays are immutable.
             arrays[name] = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
     return arrays, leaves

@@ -1,6 +1,6 @@
-"""Reads the checkpoints of a training run; nothing in their directory is changed.
+"""Reads the checkpoints of a training run; changes nothing in their directory.
 
-Deliberately does not know what the tree means, or who trains.
+Deliberately does not know the meaning of the tree, or training.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-# In a checkpoint's directory, which is called by its step.
+# Names in a checkpoint's directory, which is named by its step.
 ARRAYS, INDEX = "arrays", "index"
-PLAIN = (bool, int, float, str)  # leaves that JSON keeps
+PLAIN = (bool, int, float, str)  # types of leaves that are stored in JSON
 _STEP = re.compile(r"\d+")
 
 Tree = Any
@@ -25,7 +25,7 @@ Json = Any
 
 
 class Restored(NamedTuple):
-    """A saved tree, the number of steps after which it was saved, and what was saved beside it."""
+    """A saved tree, its number of steps, and the extra value saved with it."""
 
     step: int
     tree: Tree
@@ -33,7 +33,9 @@ class Restored(NamedTuple):
 
 
 def steps_in(directory: Path) -> list[int]:
-    """The steps of the complete checkpoints in a directory, in order; none where there is none."""
+    """The steps of the complete checkpoints in a directory, in order; empty if there is no
+    directory.
+    """
     if not directory.is_dir():
         return []
     return sorted(
@@ -44,7 +46,7 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def read_extra(directory: Path, step: int) -> Json:
-    """What was saved beside the arrays of a complete checkpoint; no array is read."""
+    """Reads the extra value of a complete checkpoint, without reading arrays."""
     return _read_index(directory.absolute() / str(step))["extra"]
 
 
@@ -58,18 +60,18 @@ def _index_of(path: Path) -> Path:
 
 
 def restore(directory: Path, template: Tree, step: int | None = None) -> Restored:
-    """What was saved, in the form of a template.
+    """Restores a tree in the form of a template.
 
     Args:
-      directory: of the checkpoints.
-      template: the same structure, shapes and dtypes; leaves may be jax.ShapeDtypeStruct. An array
-        comes back as JAX's, on the template's devices, or as NumPy's where the template has
-        NumPy's.
-      step: of the checkpoint; None is the last complete one.
+      directory: the directory of checkpoints.
+      template: a tree with the same structure, shapes and dtypes; leaves may be
+          jax.ShapeDtypeStruct. The result has JAX arrays on the template's devices, or NumPy arrays
+          where the template has them.
+      step: the checkpoint's step; None is the last complete one.
 
     Raises:
-      ValueError: there is no such checkpoint, or a leaf is missing, has no place in the template,
-        or has another shape or dtype there; the message names it.
+      ValueError: there is no such checkpoint, or a leaf is missing, is not in the template, or has
+          another shape or dtype there; the message names it.
     """
     steps = steps_in(directory)
     if not steps:
@@ -91,7 +93,8 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
     arrays = _read_arrays(path, leaves)
     tree = jax.tree.unflatten(
         structure,
-        # Each is let go once it is on the device: the host never holds all of them twice.
+        # Each array is freed once it is on the device, so that the host never holds two copies of
+        # all.
         [_as(leaf, leaves[name], arrays.pop(name, None)) for name, leaf in named.items()],
     )
     return Restored(step, tree, index["extra"])
@@ -145,7 +148,7 @@ def _read_arrays(path: Path, leaves: dict[str, Json]) -> dict[str, np.ndarray]:
 
 
 def _stored_as(leaf: dict[str, Json]) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of a leaf's array in the checkpoint: a key's data, for a PRNG key."""
+    """The shape and dtype of a leaf's array in the checkpoint; of the key data for a PRNG key."""
     shape = tuple(leaf["shape"])
     if "key_impl" in leaf:
         data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf["key_impl"])))
@@ -154,7 +157,7 @@ def _stored_as(leaf: dict[str, Json]) -> tuple[tuple[int, ...], Any]:
 
 
 def _as(template: Any, saved: dict[str, Json], array: np.ndarray | None) -> Any:
-    """A leaf in the template's form."""
+    """Converts a leaf to the template's form."""
     if "value" in saved:
         return saved["value"]
     if array is None:
@@ -163,7 +166,7 @@ def _as(template: Any, saved: dict[str, Json], array: np.ndarray | None) -> Any:
     if isinstance(template, np.ndarray | np.generic):
         return array if isinstance(template, np.ndarray) else array[()]
     sharding = template.sharding if isinstance(template, jax.Array) else None
-    # Not an alias of Orbax's memory: training donates it.
+    # A copy, not an alias of Orbax's memory, because training donates it.
     on_device = jax.device_put(array, None if "key_impl" in saved else sharding, may_alias=False)
     if "key_impl" in saved:
         return jax.random.wrap_key_data(on_device, impl=saved["key_impl"])

@@ -1,4 +1,4 @@
-"""What data is read, and how it becomes batches."""
+"""The configuration of data: which files are read, and how they become batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _read_path(value: Any) -> Path:
 
 
 def _listed(value: Any) -> Any:
-    """One value is a list of one, so that settings may say `files: a.txt`."""
+    """Makes a list of a single value, so that settings may say `files: a.txt`."""
     return tuple(value) if isinstance(value, list) else (value,)
 
 
@@ -37,7 +37,7 @@ class DataConfig:
     """Files, and how their records are ordered and packed.
 
     Raises:
-      ValueError: a size, number or word that is not allowed.
+      ValueError: a size, number or option is not allowed.
     """
 
     files: OneOrMore[UserPath]  # .jsonl, .txt, .md or .parquet

@@ -1,4 +1,4 @@
-"""What an engine tells of itself. Any thread may ask. Deliberately changes nothing."""
+"""The engine's statistics. Safe to call from any thread. Deliberately changes nothing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def engine_stats(
     num_generated: int,
     num_steps: int,
 ) -> EngineStats:
-    """Counters and gauges of this moment.
+    """The current counters and gauges.
 
     Args:
-      scheduler: the engine's.
-      num_ended: requests, by their worst end.
-      num_generated: tokens.
-      num_steps: steps dispatched.
+      scheduler: the engine's scheduler.
+      num_ended: ended requests, by the most severe finish reason of their sequences.
+      num_generated: generated tokens.
+      num_steps: dispatched steps.
     """
     pools, slots = scheduler.pools, scheduler.adapter_slots
     return EngineStats(
@@ -57,7 +57,7 @@ def _names(adapters: Iterable[ServedAdapter | None]) -> tuple[str, ...]:
 
 
 def adapter_infos(store: AdapterStore, slots: AdapterSlots) -> tuple[AdapterInfo, ...]:
-    """The adapters that requests may name, and where they are."""
+    """The adapters that requests may name, and where their weights are."""
     return tuple(
         AdapterInfo(
             name=each.name,

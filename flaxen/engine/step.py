@@ -1,6 +1,6 @@
-"""The compiled step as pure functions: a model, the cache and the rows to new tokens.
+"""The compiled step as pure functions: from model, cache and rows to new tokens.
 
-Deliberately does not know: requests, the scheduler, when it is called.
+Deliberately does not know: requests, the scheduler, dispatching.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flaxen.models.model import Model, Params
 def empty_cache(
     model: Model, groups: tuple[CacheGroup, ...], page_size: int, dtype: jnp.dtype
 ) -> tuple[attends.LayerPages, ...]:
-    """The KV pool: the pages of each layer, in the form of the model's backend."""
+    """Makes the KV cache: the pages of each layer, in the layout of the model's backend."""
     specs = attention_only(model.cache_specs)
     group_of = {layer: i for i, group in enumerate(groups) for layer in group.layers}
     return tuple(
@@ -57,29 +57,30 @@ def run_step(
     needs: BatchNeeds,
     options: StepOptions,
 ) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
-    """A step from beginning to end.
+    """One whole step.
 
     Args:
       model: the model.
-      layout: of `packed`; static.
+      layout: the layout of `packed`; static.
       num_top: K, how many of the likeliest tokens to report; static.
       num_tokens: T, static.
       params: the model's parameters; they may be bound.
-      rows: settings and bias; its tokens are empty, since they come apart to be donated.
+      rows: settings and bias; its tokens are empty, because `tokens` is passed separately to be
+          donated.
       tokens: [R, max length] int32; donated.
       cache: the KV pool; donated.
-      packed: the step, as `layout` packed it.
-      needs: what any sequence asks for.
-      options: what only some steps need.
+      packed: the step, packed by `layout`.
+      needs: what any sequence of the step needs.
+      options: inputs that only some steps have.
 
     Returns:
       The updated tokens and cache, the samples [S, K + 1], and all tokens' hidden states [T, D].
-      Samples of sequences that do not sample mean nothing.
+      Samples of sequences that do not sample are meaningless.
     """
     params = expand(params)
     step = layout.unpack(packed)
     batches = step.paged_batches()
-    batch = batches[0]  # all say the same of the tokens
+    batch = batches[0]  # equal in all groups for what concerns tokens
     tokens = write_drafts(tokens, step)
     ids, positions = _known_tokens(tokens, step, batch, num_tokens)
     adapted = params
@@ -101,21 +102,22 @@ def run_step(
         model.backend,
         _at_each_position(options.grammar_bitmask, step),
     )
-    target = jnp.where(where.is_active, where.row, layout.num_rows)  # out of range: dropped
+    # An index out of range is dropped.
+    target = jnp.where(where.is_active, where.row, layout.num_rows)
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
     return tokens, cache, _by_sequence(sampled, step), hidden
 
 
 def _at_each_position(bitmask: jax.Array | np.ndarray | None, step: StepInput) -> jax.Array | None:
-    """The sequences' bitmasks [S, ceil(V / 32)] for all that `sampled_positions` lays out.
+    """The sequences' bitmasks [S, ceil(V / 32)], repeated for all sampled positions.
 
-    A sequence with a grammar has no drafts, so that its first position is its only one.
+    A sequence with a grammar has no drafts, so it only samples at its first position.
     """
     return None if bitmask is None else jnp.tile(bitmask, (1 + step.draft_token_ids.shape[1], 1))
 
 
 def _by_sequence(sampled: Sampled, step: StepInput) -> Sampled:
-    """Samples [S, K + 1] from those that `sampled_positions` lays out, [(K + 1) * S]."""
+    """Rearranges samples [(K + 1) * S], in the order of `sampled_positions`, to [S, K + 1]."""
     verified = keep_verified(sampled.tokens, sampled.status == OK, step)
     by_sequence: Sampled = jax.tree.map(
         lambda each: each.reshape(-1, step.row.shape[0], *each.shape[1:]).swapaxes(0, 1), sampled
@@ -132,7 +134,7 @@ def _known_tokens(
     """
     sequences = batch.token_sequences(num_tokens)
     positions = batch.token_positions(num_tokens)
-    row = jnp.minimum(step.row, tokens.shape[0] - 1)  # padding reads any
+    row = jnp.minimum(step.row, tokens.shape[0] - 1)  # padding reads any row
     known = tokens[row[sequences], jnp.maximum(positions, 0)]
     return jnp.where(positions < 0, -1, known), jnp.maximum(positions, 0)
 
@@ -146,5 +148,5 @@ def _adapter_ids(step: StepInput, batch: PagedBatch, num_tokens: int) -> jax.Arr
 def prompt_logprobs(
     model: Model, num_top: int, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> Logprobs:
-    """Log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
+    """The log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
     return compute_logprobs(model.unembed(params, hidden), targets, num_top, model.backend)

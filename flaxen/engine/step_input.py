@@ -1,6 +1,6 @@
-"""What the host tells the device of one step: named columns of one array, for a single transfer.
+"""The host's input of one step: named columns of one array, for a single transfer.
 
-Both sides go by the same StepLayout: `pack` writes the array on the host, `unpack` names its
+Both sides use the same StepLayout: `pack` writes the array on the host, `unpack` returns its
 columns on the device. Nothing else knows where a column is.
 
 Deliberately does not know: how steps are planned, models, sampling.
@@ -22,34 +22,35 @@ from flaxen.engine.plan import Scheduled
 from flaxen.engine.sequence import NO_SLOT
 from flaxen.kernels.paged_attention import PagedBatch
 
-# The fields of StepInput that are one number a sequence, in the order in which they are packed.
+# The fields of StepInput with one number for each sequence, in the packed order.
 _COLUMNS = ("row", "start", "num_tokens", "samples", "adapter_slot", "num_draft_tokens")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class StepInput:
-    """One step of S sequences, on the device. Those past the step's own are inactive.
+    """One step of S sequences, on the device. Sequences beyond those of the step are inactive.
 
-    An inactive sequence has no tokens, and its row is R, which is outside of the rows.
+    An inactive sequence has no tokens, and its row is R, which is out of range.
     """
 
-    row: jax.Array  # [S] int32, in the device's per-sequence state
-    start: jax.Array  # [S] int32, position of the first token to compute
-    num_tokens: jax.Array  # [S] int32, tokens to compute, draft tokens included
-    samples: jax.Array  # [S] bool, a token is sampled after the last one and before each draft
+    row: jax.Array  # [S] int32, the row in the device's state
+    start: jax.Array  # [S] int32, the position of the first token to compute
+    num_tokens: jax.Array  # [S] int32, the tokens to compute, including draft tokens
+    # [S] bool, whether a token is sampled after the last known token and after each draft.
+    samples: jax.Array
     adapter_slot: jax.Array  # [S] int32, NO_SLOT for none
     num_draft_tokens: jax.Array  # [S] int32, at most K
-    draft_token_ids: jax.Array  # [S, K] int32, those past num_draft_tokens are not read
-    page_tables: tuple[jax.Array, ...]  # of each cache group, [S, P] int32 page ids
+    draft_token_ids: jax.Array  # [S, K] int32; entries beyond num_draft_tokens are not read
+    page_tables: tuple[jax.Array, ...]  # one for each cache group, [S, P] int32 page ids
 
     @property
     def num_known(self) -> jax.Array:
-        """Tokens of each sequence that are known with the step's, drafts left out: [S] int32."""
+        """The number of known tokens of each sequence after the step, without drafts: [S] int32."""
         return self.start + self.num_tokens - self.num_draft_tokens
 
     def paged_batches(self) -> tuple[PagedBatch, ...]:
-        """What attention needs to know, for each cache group."""
+        """The PagedBatch of attention for each cache group."""
         cu_q_lens = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(self.num_tokens)])
         kv_lens = jnp.where(self.num_tokens > 0, self.start + self.num_tokens, 0)
         return tuple(PagedBatch(kv_lens, table, cu_q_lens) for table in self.page_tables)
@@ -57,18 +58,18 @@ class StepInput:
 
 @dataclass(frozen=True, kw_only=True)
 class StepLayout:
-    """Which columns of a step's array [S, columns] int32 hold what. Hashable: it selects code."""
+    """The columns of a step's array [S, columns] int32. Hashable: it selects compiled code."""
 
     num_rows: int  # R
     pages_per_seq: tuple[int, ...]  # P of each cache group
     num_spec_tokens: int = 0  # K
 
     def pack(self, items: Items[Scheduled], num_seqs: int) -> np.ndarray:
-        """A step's array, on the host.
+        """Makes a step's array on the host.
 
         Args:
-          items: the sequences' parts of the step; none makes a step that computes nothing.
-          num_seqs: S, at least as many.
+          items: the sequences' parts of the step; an empty list makes a step that computes nothing.
+          num_seqs: S, at least the number of items.
         """
         drafts, *page_tables = self._tables()
         packed = np.zeros((num_seqs, page_tables[-1].stop), np.int32)
@@ -90,7 +91,7 @@ class StepLayout:
         return packed
 
     def unpack(self, packed: jax.Array) -> StepInput:
-        """The columns of `pack`, on the device."""
+        """Returns the columns on the device."""
         numbers: dict[str, Any] = {name: packed[:, i] for i, name in enumerate(_COLUMNS)}
         numbers["samples"] = numbers["samples"] > 0
         drafts, *page_tables = (packed[:, columns] for columns in self._tables())

@@ -1,6 +1,6 @@
-"""What a step has only where some sequence of it needs it.
+"""The inputs of a step that only some steps have.
 
-Deliberately does not know: how it is used, how steps are planned.
+Deliberately does not know: their use, planning.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
 
 class StepOptions(NamedTuple):
-    """None is not compiled in: a step that has another of these is compiled apart."""
+    """Optional inputs of a step. Each combination of them is compiled separately."""
 
     lora: Lora | None = None
-    # [S, ceil(V / 32)] uint32, as `sampling.sample` takes it; NumPy's until the step has begun.
+    # [S, ceil(V / 32)] uint32, as in `sampling.sample`; a NumPy array until the step is dispatched.
     grammar_bitmask: jax.Array | np.ndarray | None = None
 
 
 def grammar_bitmask(items: Items[Scheduled], num_seqs: int, vocab_size: int) -> np.ndarray | None:
-    """What each of S sequences may sample, on the host; None where nobody has a grammar."""
+    """The bitmasks of S sequences, on the host; None if no sequence has a grammar."""
     if not any(item.samples and item.sequence.grammar is not None for item in items):
         return None
     bitmask = np.full((num_seqs, num_mask_words(vocab_size)), 0xFFFF_FFFF, np.uint32)

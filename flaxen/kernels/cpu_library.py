@@ -1,7 +1,7 @@
-"""Loads the C++ CPU kernels, and starts what is the process's: the pool of threads and the ISA.
+"""Loads the C++ CPU kernels, and sets what the whole process shares: the thread pool and the ISA.
 
 The library is built when flaxen is installed, if there is a compiler. Deliberately does not know
-what the kernels compute, nor whether they are to compute it: see `kernels.choice`.
+what the kernels compute, nor whether they are in use: see `kernels.choice`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TARGETS = (
     "lora_gradient",
     "sample",
 )
-# The one that was loaded, if any: JAX knows its kernels by name, so that a process has one.
+# The loaded library, if any. JAX knows kernels by name, so a process can only have one.
 _loaded: list[ctypes.CDLL] = []
 _loading = threading.Lock()
 
@@ -47,18 +47,20 @@ def is_built() -> bool:
 def start(
     *, path: Path | None = None, isa: str | None = None, num_threads: int | None = None
 ) -> None:
-    """Loads the library and starts its pool of threads. To be called once, before anything runs.
+    """Loads the library and starts its thread pool. To be called once, before anything runs.
 
     An op that runs before it starts the library with these defaults. A later call changes the
     settings of the process: tests do that, between kernels.
 
     Args:
       path: the library, at the first call only; None is the installed one.
-      isa: one of ISAS; None leaves it (at first: the best that the machine has).
-      num_threads: at least 1; None leaves it (at first: one for each CPU that we may use).
+      isa: one of ISAS; None keeps the current one (initially the machine's best).
+      num_threads: at least 1; None keeps the current number (initially one for each CPU of the
+          process).
 
     Raises:
-      ValueError: no such ISA, the machine lacks it, too few threads, or a path at a later call.
+      ValueError: the ISA is unknown or the machine lacks it, num_threads is below 1, or a later
+          call has a path.
       RuntimeError: the library was not built.
     """
     if num_threads is not None and num_threads < 1:
@@ -83,12 +85,12 @@ def start(
 def kernel(
     name: str, outs: Any, *, vmap_method: str = "sequential", **options: Any
 ) -> Callable[..., Any]:
-    """A call of a kernel, as `jax.ffi.ffi_call` makes it.
+    """Makes a call of a kernel with `jax.ffi.ffi_call`.
 
     Args:
-      name: one of the library's.
+      name: a kernel of the library.
       outs: shapes and dtypes of its outputs.
-      vmap_method: as of `jax.ffi.ffi_call`.
+      vmap_method: as in `jax.ffi.ffi_call`.
       **options: the other arguments of `jax.ffi.ffi_call`.
 
     Raises:
@@ -111,7 +113,7 @@ def isa() -> str:
 
 
 def num_threads() -> int:
-    """How many threads a kernel uses, the caller's own included.
+    """The number of threads of a kernel, including the caller's.
 
     Raises:
       RuntimeError: the library was not built.
@@ -131,8 +133,8 @@ def supported_isas() -> tuple[str, ...]:
 
 
 def peak_flops(dtype: str) -> float:
-    """What the instruction set in use multiplies at most in float32 or bfloat16, by all threads and
-    from registers: floating-point operations a second. Takes some milliseconds.
+    """Measures the peak rate of the instruction set in use, for products in float32 or bfloat16 by
+    all threads from registers: floating-point operations a second. Takes a few milliseconds.
 
     Raises:
       RuntimeError: the library was not built.
@@ -141,7 +143,7 @@ def peak_flops(dtype: str) -> float:
 
 
 def missing_reason() -> str:
-    """Why there is no library, and what to do, as part of a sentence."""
+    """Why the library is missing, and what to do, as part of a sentence."""
     return (
         f"there is no {_NAME}, as no C++ compiler (GCC 11 or newer, or Clang) was found when "
         "flaxen was installed. Install one, then flaxen again with pip's options "
@@ -156,7 +158,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _load(path: Path | None) -> ctypes.CDLL:
-    """The library, its kernels registered with JAX."""
+    """Loads the library and registers its kernels with JAX."""
     if path is None:
         raise RuntimeError(missing_reason())
     library = ctypes.CDLL(str(path))
@@ -174,7 +176,7 @@ def _find() -> Path | None:
     beside = Path(__file__).with_name(_NAME)
     if beside.is_file():
         return beside
-    # An editable install keeps what it built among the installed packages.
+    # An editable install has the built library among the installed packages.
     try:
         installed = importlib.metadata.distribution("flaxen").locate_file(f"flaxen/kernels/{_NAME}")
     except importlib.metadata.PackageNotFoundError:

@@ -1,10 +1,10 @@
 """What one layer keeps of past tokens: the kinds of cache, and the bytes that each takes.
 
 Knows: shapes and bytes.
-Deliberately does not know: JAX, pages, who owns them, how attention computes.
+Deliberately does not know: JAX, pages and their owners, how attention computes.
 
-A cache of an encoder's output, which cross-attention reads, is not among the kinds: no model here
-has an encoder.
+There is no kind for an encoder's output, which cross-attention reads, because no model here has an
+encoder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Full:
     head_dim: int
 
     def bytes_per_token(self, itemsize: int) -> int:
-        """Bytes of one token, given those of one number."""
+        """The bytes of one token, given the bytes of one number."""
         return 2 * self.num_kv_heads * self.head_dim * itemsize
 
 
@@ -31,10 +31,10 @@ class Sliding:
 
     num_kv_heads: int
     head_dim: int
-    window: int  # tokens that a token sees, itself included
+    window: int  # the number of tokens that a token sees, itself included
 
     def bytes_per_token(self, itemsize: int) -> int:
-        """Bytes of one token, given those of one number."""
+        """The bytes of one token, given the bytes of one number."""
         return 2 * self.num_kv_heads * self.head_dim * itemsize
 
 
@@ -45,22 +45,24 @@ class Latent:
     This is the cache of multi-head latent attention (MLA).
     """
 
-    rank: int  # of the compressed keys and values
-    rope_dim: int  # of the rotated part of the keys, which all heads share
+    rank: int  # the rank of the compressed keys and values
+    rope_dim: int  # the size of the rotated part of the keys, which all heads share
 
     def bytes_per_token(self, itemsize: int) -> int:
-        """Bytes of one token, given those of one number."""
+        """The bytes of one token, given the bytes of one number."""
         return (self.rank + self.rope_dim) * itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Arrays of one size, however long the sequence: of a state-space model, or a convolution."""
+    """Arrays whose size does not depend on the sequence's length: a state-space model's, a
+    convolution's.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
 
     def bytes_per_sequence(self, itemsize: int) -> int:
-        """Bytes of one sequence, given those of one number."""
+        """The bytes of one sequence, given the bytes of one number."""
         return sum(math.prod(shape) for shape in self.shapes) * itemsize
 
 
@@ -68,7 +70,7 @@ CacheSpec = Full | Sliding | Latent | State
 
 
 def attention_cache(num_kv_heads: int, head_dim: int, window: int | None) -> Full | Sliding:
-    """The cache of a layer of attention.
+    """The cache spec of an attention layer.
 
     Args:
       num_kv_heads: K.
@@ -81,10 +83,10 @@ def attention_cache(num_kv_heads: int, head_dim: int, window: int | None) -> Ful
 
 
 def attention_only(specs: tuple[CacheSpec, ...]) -> tuple[Full | Sliding, ...]:
-    """The same specs, if they are all of layers whose keys and values are kept.
+    """Returns the specs if all are `Full` or `Sliding`.
 
     Raises:
-      ValueError: a layer keeps something that no kernel here computes with.
+      ValueError: a layer needs another kind of cache, for which there is no kernel.
     """
     found = []
     for layer, spec in enumerate(specs):

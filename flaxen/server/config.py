@@ -1,4 +1,4 @@
-"""The server's limits and secrets, checked once. Deliberately does not know flags or files."""
+"""The server's limits and keys, checked once. Deliberately does not know flags or files."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """What the HTTP server allows.
+    """The configuration of the HTTP server.
 
     Raises:
-      ValueError: a limit is out of its range, or a name or key is empty or holds odd characters.
+      ValueError: a limit is out of range, or a name or key is empty or has invalid characters.
     """
 
-    api_keys: tuple[str, ...] = ()  # any of them opens the server; () asks for none
-    served_model_names: tuple[str, ...] = ()  # the first is the main one; () is the engine's own
-    cors_origins: tuple[str, ...] = ()  # origins whose pages may call the server; "*" is any
-    max_body_bytes: int = 4 * 2**20  # of one request's JSON
-    max_prompts: int = 128  # prompts in one completions request
-    max_n: int = 128  # sequences for each prompt
+    api_keys: tuple[str, ...] = ()  # any of these keys gives access; () requires none
+    served_model_names: tuple[str, ...] = ()  # the first is the main one; () is the engine's name
+    cors_origins: tuple[str, ...] = ()  # origins whose pages may call the server; "*" for any
+    max_body_bytes: int = 4 * 2**20  # the most bytes of a request's JSON
+    max_prompts: int = 128  # the most prompts in one completions request
+    max_n: int = 128  # the most sequences for each prompt
     max_sequences: int = 1024  # prompts x n of one request; above the engine's queue: always 429
-    max_messages: int = 2048  # in one chat
-    max_stop: int = 16  # stop strings
-    max_logprobs: int = 20  # most likely tokens a position; the engine's own limit also holds
+    max_messages: int = 2048  # the most messages of a chat
+    max_stop: int = 16  # the most stop strings
+    max_logprobs: int = 20  # the most top logprobs; the engine's own limit also applies
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
     request_timeout_s: float | None = 3600.0  # seconds from submission to the last token
     drain_s: float = 30.0  # seconds that open requests get to finish after a signal
@@ -35,7 +35,7 @@ class ServerConfig:
                 raise ValueError(f"{name} must be a tuple of strings")
             object.__setattr__(self, name, tuple(values))
         for key in self.api_keys:
-            # The message leaves the key out: it may end in a log.
+            # The message must not contain the key, because it may be logged.
             if not key or not key.isascii() or not key.isprintable() or " " in key:
                 raise ValueError(
                     "an api key must be printable ASCII without spaces, as it travels in a header; "

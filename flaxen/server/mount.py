@@ -1,6 +1,6 @@
 """Adds the routes of files and fine-tuning to an application, and joins the two rooms.
 
-Deliberately does nothing that a route does.
+Contains no logic of a route.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _JOBS: dict[tuple[str, str], Callable[[FineTuning, ServerConfig, Request], Await
     ("GET", f"{_JOB}/events"): jobs.list_events,
     ("GET", f"{_JOB}/checkpoints"): jobs.list_checkpoints,
     ("DELETE", "/v1/models/{name:path}"): models.delete,
-    # Behind the route of the same name that is there where clients may load adapters.
+    # After the route of the same name, which exists if clients may load adapters.
     ("POST", "/v1/unload_lora_adapter"): models.unload,
 }
 
@@ -54,15 +54,15 @@ def mount_fine_tuning(
     base_models: tuple[str, ...],
     on_change: Callable[[], None],
 ) -> None:
-    """Lets an application of `create_app` answer the routes of files and fine-tuning.
+    """Adds the routes of files and fine-tuning to an application of `create_app`.
 
     Args:
       app: the application.
-      config: its limits.
+      config: the server's limits.
       stores: the files and jobs.
-      models: what jobs made.
+      models: the models that jobs made.
       base_models: the names of the model that jobs may adapt.
-      on_change: called after a job was made, or got another status.
+      on_change: called after a job was created or changed its status.
     """
     changing_files = asyncio.Lock()
     uploaded = Files(

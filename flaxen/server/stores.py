@@ -1,6 +1,6 @@
-"""Opens what a server keeps: the data directory, its database, and the stores over both.
+"""Opens the data directory, its database, and the stores of files and jobs.
 
-Deliberately does not know routes, nor who trains.
+Deliberately does not know routes or training.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from flaxen.server.storage.tables import open_database
 
 @dataclass(frozen=True, kw_only=True)
 class StoresConfig:
-    """Where a server keeps its files and jobs, and how many."""
+    """The places of a server's files and jobs, and their limits."""
 
-    data_dir: Path  # of this server alone
-    database_url: str | None = None  # SQLAlchemy's; None: SQLite in data_dir
+    data_dir: Path  # used by this server only
+    database_url: str | None = None  # SQLAlchemy's URL; None is SQLite in data_dir
     files: FilesConfig = field(default_factory=FilesConfig)
     fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """One server's files and jobs."""
+    """The stores of one server's files and jobs."""
 
     config: StoresConfig
     database: sa.Engine
@@ -42,17 +42,17 @@ class Stores:
 
     @property
     def jobs_directory(self) -> Path:
-        """Where each job has a directory of its own."""
+        """The directory with one directory for each job."""
         return self.config.data_dir / "jobs"
 
 
 @contextlib.contextmanager
 def open_stores(config: StoresConfig) -> Iterator[Stores]:
-    """The stores, and the data directory locked for as long as they are used.
+    """Opens the stores, and locks the data directory while they are in use.
 
     Raises:
-      ValueError: another server has the data directory, it or the database can't be used, or the
-        two do not belong together.
+      ValueError: another server uses the data directory, it or the database can't be used, or the
+          two do not belong together.
     """
     directory = config.data_dir
     with contextlib.ExitStack() as closing:

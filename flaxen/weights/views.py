@@ -1,7 +1,7 @@
-"""Tensors made of other tensors, read in pieces as these are: nothing is copied before it is read.
+"""Views: tensors made of other tensors, read in pieces, without a copy before reading.
 
-Along the first axis a view reads no row that is not asked for, and keeps quantized rows as they
-are stored. Deliberately does not know rules, formats or models.
+Along the first axis a view reads only the requested rows, and keeps quantized rows as stored.
+Deliberately does not know rules, formats or models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flaxen.weights.tensor import QuantizedRows, StoredTensor
 
 
 class Range(NamedTuple):
-    """Some consecutive rows of a tensor."""
+    """A range of rows of a tensor."""
 
     tensor: StoredTensor
     start: int
@@ -24,10 +24,10 @@ class Range(NamedTuple):
 
 
 def rows_of(ranges: Sequence[Range]) -> StoredTensor:
-    """The rows of these ranges, one after another.
+    """Concatenates the rows of ranges.
 
     Args:
-      ranges: at least one, of tensors whose other axes are the same.
+      ranges: at least one; the tensors' other axes must be equal.
     """
     if len(ranges) == 1 and ranges[0][1:] == (0, ranges[0].tensor.shape[0]):
         return ranges[0].tensor
@@ -60,16 +60,16 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
 
 
 def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
-    """The rows in another order, which is the same within each unit of as many rows as it has.
+    """Reorders the rows within each unit of len(order) rows.
 
     Args:
-      tensor: its number of rows is a multiple of the order's.
-      order: for each row of a unit, its place in the tensor's unit.
+      tensor: its number of rows must be a multiple of len(order).
+      order: for each row of the result's unit, its index in the tensor's unit.
     """
     unit = len(order)
 
     def places(start: int, stop: int) -> tuple[int, int, np.ndarray]:
-        """The units around some rows, and these rows' places in them."""
+        """The units that contain some rows, and the indices of these rows in them."""
         first, last = start // unit * unit, -(-stop // unit) * unit
         units = np.arange(0, last - first, unit)
         return first, last, (units[:, None] + order).reshape(-1)[start - first : stop - first]
@@ -98,7 +98,7 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
 
 
 def transposed(tensor: StoredTensor) -> StoredTensor:
-    """A matrix with its axes swapped. It is read whole: no row of it lies in one piece."""
+    """Transposes a matrix. It is read whole, because its rows are not contiguous."""
     num_rows, num_columns = tensor.shape
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -115,7 +115,7 @@ def transposed(tensor: StoredTensor) -> StoredTensor:
 
 
 def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
-    """Tensors of one shape along a new first axis."""
+    """Stacks tensors of one shape along a new first axis."""
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.stack([each.read(0, each.shape[0]) for each in tensors[start:stop]])
@@ -130,7 +130,7 @@ def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
 
 
 def unstacked(tensor: StoredTensor) -> list[StoredTensor]:
-    """The inverse: each entry of the first axis as a tensor."""
+    """The inverse: makes each entry of the first axis a tensor."""
 
     def entry(index: int) -> StoredTensor:
         def read(start: int, stop: int) -> np.ndarray:
@@ -149,7 +149,9 @@ def unstacked(tensor: StoredTensor) -> list[StoredTensor]:
 
 
 def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTensor:
-    """A range of an axis that is not the first: whole rows are read, and a part of each is kept."""
+    """Takes a range of an axis other than the first: whole rows are read, and a part of each is
+    kept.
+    """
     kept = (*(slice(None),) * axis, slice(start, stop))
 
     def read(first: int, last: int) -> np.ndarray:
@@ -167,7 +169,7 @@ def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTe
 
 
 def joined(tensors: Sequence[StoredTensor], axis: int) -> StoredTensor:
-    """Tensors side by side along an axis that is not the first."""
+    """Concatenates tensors along an axis other than the first."""
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.concatenate([each.read(start, stop) for each in tensors], axis)
@@ -184,7 +186,7 @@ def joined(tensors: Sequence[StoredTensor], axis: int) -> StoredTensor:
 
 
 def in_memory(name: str, values: np.ndarray) -> StoredTensor:
-    """An array as a tensor."""
+    """Makes a tensor of an array."""
     return StoredTensor(
         name=name,
         shape=values.shape,
@@ -195,7 +197,7 @@ def in_memory(name: str, values: np.ndarray) -> StoredTensor:
 
 
 def _cut(ranges: Sequence[Range], start: int, stop: int) -> Iterator[Range]:
-    """The parts of ranges that are the rows from start to stop of all of them together."""
+    """The parts of ranges that contain the rows from start to stop of their concatenation."""
     for tensor, begin, end in ranges:
         size = end - begin
         low, high = max(start, 0), min(stop, size)
@@ -205,7 +207,7 @@ def _cut(ranges: Sequence[Range], start: int, stop: int) -> Iterator[Range]:
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
-    """Rows of one layout, one after another."""
+    """Concatenates rows of one layout."""
     if len(parts) == 1:
         return parts[0]
     data, scales, mins = zip(*parts, strict=True)
@@ -221,5 +223,5 @@ def _distinct(ranges: Sequence[Range]) -> list[StoredTensor]:
 
 
 def _name(tensors: Sequence[StoredTensor]) -> str:
-    """For messages: of all in files, each once."""
+    """The names of tensors in files, each once, for messages."""
     return ", ".join(dict.fromkeys(each.name for each in tensors))

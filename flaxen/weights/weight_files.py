@@ -1,7 +1,7 @@
-"""Which files of a Hugging Face directory hold the model's weights.
+"""Finds the files with the model's weights in a Hugging Face directory.
 
-A directory may hold what is left of several models. Where two sets of weights are there, none is
-chosen in silence. Deliberately does not know what is in a safetensors file.
+A directory may have files of several models. If there are two sets of weights, none is chosen
+silently. Deliberately does not know the contents of safetensors files.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _PICKLES = (".bin", ".pt", ".pth")
 
 
 class WeightFiles(NamedTuple):
-    """The files that hold the weights, and what the index says of them."""
+    """The weight files, and the index of their tensors."""
 
     names: tuple[str, ...]
-    shard_of: Mapping[str, str] | None  # the file of each tensor; None: one file holds them all
+    shard_of: Mapping[str, str] | None  # the file of each tensor; None if one file has all
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
+    """Reads a JSON file with one object.
 
     Raises:
-      ValueError: no such file, or not that.
+      ValueError: the file is missing, or is not a JSON object.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist: {path.parent} is no complete checkpoint")
@@ -43,16 +43,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_weights(directory: Path) -> WeightFiles:
-    """The files of one model's weights, all of which are there.
+    """Finds the files of one model's weights, and checks that all exist.
 
-    A whole file stands alone beside an index of which no shard is there. An index counts where it
-    names the whole file itself.
+    An index without any of its shards is ignored if there is a single file. An index that names the
+    single file itself is used.
 
     Args:
-      directory: holds model.safetensors, or model.safetensors.index.json and the shards it names.
+      directory: has model.safetensors, or model.safetensors.index.json with its shards.
 
     Raises:
-      ValueError: no weights are there, a shard is missing, or there are several sets of weights.
+      ValueError: there are no weights, a shard is missing, or there are several sets of weights.
     """
     has_whole, has_index = (directory / SINGLE).is_file(), (directory / INDEX).is_file()
     held = _held_shards(directory)
@@ -78,9 +78,10 @@ def find_weights(directory: Path) -> WeightFiles:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether config, tokenizer and all the weights are there; nobody looks into them.
+    """Whether config, tokenizer and all weight files exist; their contents are not checked.
 
-    A cache that another program filled often lacks the tokenizer: AutoModel reads none.
+    A cache filled by another program often lacks the tokenizer, because AutoModel does not read
+    one.
 
     Raises:
       ValueError: the index is damaged.
@@ -96,10 +97,10 @@ def is_complete(directory: Path) -> bool:
 
 
 def check_is_model(directory: Path) -> None:
-    """Says what a directory without config.json holds in place of a model.
+    """Explains what a directory without config.json contains instead of a model.
 
     Raises:
-      ValueError: it has no config.json, but an adapter or GGUF files.
+      ValueError: the directory has no config.json, but an adapter or GGUF files.
     """
     if (directory / "config.json").is_file():
         return
@@ -119,12 +120,12 @@ def check_is_model(directory: Path) -> None:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """The index's file for each tensor."""
+    """Reads the index: the file of each tensor."""
     shard_of = read_json(path).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise ValueError(f"{path} must have a weight_map object, got {shard_of!r}")
     for shard in shard_of.values():
-        # The index comes with the weights: it must not lead out of their directory.
+        # The index comes with the weights, so its paths must stay inside their directory.
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise ValueError(f"{path}: weight_map names {shard!r}, which is no file beside it")
     return shard_of
@@ -139,7 +140,7 @@ def _gguf_files(directory: Path) -> list[str]:
 
 
 def _files(directory: Path, *suffixes: str) -> list[str]:
-    """The names of the files with a suffix: no directories, and no links that lead nowhere."""
+    """The names of the files with a suffix, without directories and broken links."""
     entries = (entry for entry in directory.iterdir() if entry.suffix in suffixes)
     return sorted(entry.name for entry in entries if entry.is_file())
 
@@ -162,7 +163,9 @@ def _refuse_missing(directory: Path, shards: Iterable[str], found: list[str]) ->
 
 
 def _refuse_adapter(directory: Path) -> None:
-    """transformers would add the adapter to the model, and others would not."""
+    """Refuses a directory with a model and an adapter: transformers would apply the adapter, other
+    programs would not.
+    """
     if all((directory / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise ValueError(
             f"{directory} holds a whole model and a LoRA adapter ({ADAPTER_WEIGHTS}), and does not "
@@ -172,9 +175,9 @@ def _refuse_adapter(directory: Path) -> None:
 
 
 def _no_weights(directory: Path, shards: list[str]) -> str:
-    """Why there are none, by what is there."""
+    """Explains the missing weights by the files that exist."""
     for name in (SINGLE, INDEX):
-        if (directory / name).is_symlink():  # as in a cache from which files were removed
+        if (directory / name).is_symlink():  # as in a cache whose files were removed
             return f"{directory / name} is a link to a file that does not exist: download it again"
     start = f"{directory} has neither {SINGLE} nor {INDEX}"
     if shards:

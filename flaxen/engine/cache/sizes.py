@@ -117,10 +117,10 @@ class CacheSizes:
 
 
 def _fill(num_bytes: int, demands: list[_Demand]) -> list[int]:
-    """Pages by shares, where these lie between the least and the most; else what is nearer.
+    """Divides bytes into pages by shares, limited to each group's least and most.
 
-    Groups that their share would leave outside are settled one after the other, and the others
-    share what is left. Memory that no running sequence can use keeps more prefixes.
+    A group whose share is outside its limits gets the nearer limit, one group after the other, and
+    the others share the rest. Memory that no running sequence can use holds more cached prefixes.
     """
     pages = [each.least for each in demands]
     left = num_bytes - sum(each.least * each.page_bytes for each in demands if not each.share)
@@ -145,6 +145,6 @@ def _fill(num_bytes: int, demands: list[_Demand]) -> list[int]:
 
 
 def _parts(num_bytes: int, demands: list[_Demand], among: list[int]) -> dict[int, Fraction]:
-    """Pages of some groups, if bytes are divided by their shares."""
+    """The pages of some groups if bytes are divided by their shares."""
     total = sum((demands[i].share for i in among), Fraction(0))
     return {i: num_bytes * demands[i].share / total / demands[i].page_bytes for i in among}

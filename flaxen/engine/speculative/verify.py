@@ -1,12 +1,10 @@
-"""Verifies draft tokens on the device: a draft is right if it is the token that is sampled there.
+"""Verifies draft tokens on the device: a draft is accepted if it equals the token sampled there.
 
-A sample depends on its logits, its position and its sequence's seed alone (decision 0042), so that
-comparing it with the draft keeps the output of plain decoding to the bit, greedy or not.
-
-Samples are laid out position by position, [K + 1, S]: those after the last token of all sequences
-come first, and where nothing was drafted the rest is padding, which costs next to nothing.
-
-Deliberately does not know: who proposes drafts, how tokens are sampled.
+A sample depends only on its logits, its position and its sequence's seed (decision 0042). So
+accepting drafts by comparison gives exactly the output of plain decoding, greedy or not. Samples
+are ordered by position, [K + 1, S]: first those after each sequence's last known token. Without
+drafts the rest is padding, which costs almost nothing. Deliberately does not know: drafters, how
+tokens are sampled.
 """
 
 from __future__ import annotations
@@ -22,24 +20,25 @@ from flaxen.kernels.paged_attention import PagedBatch
 
 
 class Samples(NamedTuple):
-    """Where a step samples, S sequences times K + 1 positions, flat."""
+    """Where a step samples: S sequences times K + 1 positions, flattened."""
 
-    token: jax.Array  # [(K+1) * S] int32, of the token in the step after which is sampled
-    row: jax.Array  # [(K+1) * S] int32, of its sequence
-    position: jax.Array  # [(K+1) * S] int32, of the sampled token in its sequence
-    is_active: jax.Array  # [(K+1) * S] bool, something is sampled here
+    token: jax.Array  # [(K+1) * S] int32, the index in the step of the token before the sample
+    row: jax.Array  # [(K+1) * S] int32, the sequence's row
+    position: jax.Array  # [(K+1) * S] int32, the sampled token's position in its sequence
+    is_active: jax.Array  # [(K+1) * S] bool, whether a token is sampled here
 
 
 def write_drafts(tokens: jax.Array, step: StepInput) -> jax.Array:
-    """The rows' tokens [R, max length] with the drafts after the known ones.
+    """Writes drafts after the known tokens of the rows [R, max length].
 
-    The model, the penalties and the bad words read them there, as they read what was sampled.
-    Those that prove wrong are overwritten before anything reads them again.
+    The model, the penalties and the bad words read them there like sampled tokens. Rejected drafts
+    are overwritten before anything reads them again.
     """
     num_spec_tokens = step.draft_token_ids.shape[1]
     offset = jnp.arange(num_spec_tokens)[None]
     is_draft = offset < step.num_draft_tokens[:, None]
-    row = jnp.where(is_draft, step.row[:, None], tokens.shape[0])  # out of range: dropped
+    # An index out of range is dropped.
+    row = jnp.where(is_draft, step.row[:, None], tokens.shape[0])
     position = step.num_known[:, None] + offset
     return tokens.at[row, position].set(step.draft_token_ids, mode="drop")
 
@@ -60,13 +59,13 @@ def sampled_positions(step: StepInput, batch: PagedBatch) -> Samples:
 
 
 def keep_verified(sampled: jax.Array, ok: jax.Array, step: StepInput) -> jax.Array:
-    """The tokens of a step, [S, K + 1]: the drafts that are right, and the one after them.
+    """The tokens of a step, [S, K + 1]: the accepted drafts, and the token after them.
 
-    NO_TOKEN for what comes after a draft that is wrong, or after a sample that failed.
+    Entries after a rejected draft or a failed sample are NO_TOKEN.
 
     Args:
-      sampled: [(K + 1) * S] int32, as `sampled_positions` lays them out.
-      ok: [(K + 1) * S] bool, whether the sample is a token.
+      sampled: [(K + 1) * S] int32, in the order of `sampled_positions`.
+      ok: [(K + 1) * S] bool, whether the sample is valid.
       step: the step.
     """
     num_seqs, num_spec_tokens = step.draft_token_ids.shape

@@ -1,4 +1,4 @@
-"""What a model family is: its configuration and its tensors in files, readable in both directions.
+"""A model family: its configuration and its tensors in files, in both directions.
 
 Deliberately does not know any family, nor how files are read.
 """
@@ -17,18 +17,18 @@ from flaxen.models.families.rules import Rules
 class Family:
     """A published architecture, as data; the decoder itself is the same for all."""
 
-    architecture: str  # as `architectures` of config.json has it
-    model_type: str  # as config.json has it
-    # From the fields of a Hugging Face config.json. Raises ValueError that names the field.
+    architecture: str  # as in `architectures` of config.json
+    model_type: str  # as in config.json
+    # Reads the fields of a Hugging Face config.json. Raises ValueError that names the field.
     config_from_hf: Callable[[Mapping[str, Any]], DecoderConfig]
-    # Its inverse, without the two names above; `hf_fields` checks what it writes.
+    # The inverse, without the two names above; `hf_fields` checks the result.
     config_to_hf: Callable[[DecoderConfig], dict[str, Any]]
-    hf_rules: Rules  # of Hugging Face's safetensors
+    hf_rules: Rules  # for Hugging Face's safetensors
     gguf_rules: Rules
 
 
 def hf_fields(family: Family, config: DecoderConfig) -> dict[str, Any]:
-    """The fields of config.json, from which the family reads the same configuration again.
+    """Writes the fields of config.json, and checks that the family reads the same configuration.
 
     Raises:
       ValueError: the family can't express the configuration.
@@ -42,7 +42,7 @@ def hf_fields(family: Family, config: DecoderConfig) -> dict[str, Any]:
         again = family.config_from_hf(fields)
     except ValueError as error:
         raise ValueError(f"the model does not fit into {family.architecture}: {error}") from None
-    # Some fields are of no account for some kinds of rope, and are not written.
+    # Some fields have no meaning for some kinds of rope, and are not written.
     if replace(again, rope=config.rope) != config or config.rope.kind != again.rope.kind:
         differing = [name for name in vars(config) if vars(config)[name] != vars(again)[name]]
         raise ValueError(

@@ -1,7 +1,7 @@
 """Reads and writes the fields that the families' Hugging Face config.json files share.
 
-A field that would change the result is honoured or refused by its name; fields of training,
-generation and bookkeeping are not looked at. Deliberately does not know any family, nor files.
+A field that would change the result is used or refused by its name; fields of training, generation
+and bookkeeping are ignored. Deliberately does not know any family, nor files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from flaxen.models.families.hf_rope import rope_config, rope_fields
 
 _MAX_LAYERS = 1000
 
-# Fields that change the result and that the decoder has no place for, with their harmless values.
+# Fields that change the result and that the decoder does not support, with their harmless values.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "quantization": (None,),
     "compression_config": (None,),
@@ -52,14 +52,14 @@ def decoder_config(
     windows: tuple[int | None, ...] = (),
     refused: Collection[str] = (),
 ) -> DecoderConfig:
-    """The decoder's configuration from the shared fields and what a family found of its own.
+    """Makes the decoder's configuration from the shared fields and a family's own.
 
     Args:
       hf: the fields of config.json.
       biases: as in DecoderConfig.
       qk_norm: as in DecoderConfig.
       windows: as in DecoderConfig.
-      refused: fields that other families know and this one must not have set.
+      refused: fields of other families that must not be set here.
 
     Raises:
       ValueError: a field is missing, has the wrong type, or is not supported.
@@ -94,7 +94,7 @@ def decoder_config(
 
 
 def decoder_fields(config: DecoderConfig) -> dict[str, Any]:
-    """The inverse: the shared fields of config.json. Biases, head norms and windows are not."""
+    """The inverse: the shared fields of config.json, without biases, head norms and windows."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.model_dim,
@@ -146,7 +146,7 @@ def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
 
 
 def window_fields(config: DecoderConfig) -> dict[str, Any]:
-    """The inverse of layer_windows, in as far as the layers have one window or none."""
+    """The inverse of layer_windows, for layers with one common window or none."""
     windows = [window for window in config.windows if window is not None]
     if not windows:
         return {"use_sliding_window": False}
@@ -161,7 +161,7 @@ def window_fields(config: DecoderConfig) -> dict[str, Any]:
 
 
 def num_layers(hf: Mapping[str, Any]) -> int:
-    """The number of layers, in a range that a damaged file's number is not in."""
+    """The number of layers, limited so that a damaged file is refused."""
     count = whole(hf, "num_hidden_layers")
     if count > _MAX_LAYERS:
         raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS}, got {count}")
@@ -169,7 +169,7 @@ def num_layers(hf: Mapping[str, Any]) -> int:
 
 
 def whole(hf: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    """A whole number above 0; null counts as missing."""
+    """Reads a whole number above 0; null counts as missing."""
     value = hf.get(name)
     if value is None and default is not None:
         return default
@@ -183,7 +183,7 @@ def whole(hf: Mapping[str, Any], name: str, *, default: int | None = None) -> in
 
 
 def flag(hf: Mapping[str, Any], name: str) -> bool:
-    """A switch; null and missing are off."""
+    """Reads a boolean; null and missing are False."""
     value = hf.get(name)
     if value is None:
         return False
@@ -193,7 +193,7 @@ def flag(hf: Mapping[str, Any], name: str) -> bool:
 
 
 def require_present(hf: Mapping[str, Any], *names: str) -> None:
-    """Refuses a config.json that leaves out a field; null is an answer."""
+    """Refuses a config.json without a field; null counts as present."""
     for name in names:
         if name not in hf:
             raise ValueError(

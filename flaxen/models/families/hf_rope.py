@@ -1,7 +1,7 @@
-"""Reads rotary positions from config.json, in each spelling that it has had, and writes them.
+"""Reads rope settings from config.json in all spellings, and writes them.
 
 `rope_theta` and `rope_scaling` (with "type", later "rope_type") at the top level, and the one
-dict `rope_parameters` that holds both. The older spelling is written, which all readers know.
+dict `rope_parameters` that holds both. The older spelling is written, because all readers know it.
 Deliberately does not know what the kinds compute.
 """
 
@@ -18,7 +18,7 @@ _KNOWN = {
     "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
     "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor",
 }  # fmt: skip
-_WRITTEN: Mapping[str, tuple[str, ...]] = {  # RopeConfig's fields, which have Hugging Face's names
+_WRITTEN: Mapping[str, tuple[str, ...]] = {  # fields of RopeConfig, which have Hugging Face's names
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
@@ -28,7 +28,7 @@ _WRITTEN: Mapping[str, tuple[str, ...]] = {  # RopeConfig's fields, which have H
 
 
 def rope_fields(rope: RopeConfig) -> dict[str, Any]:
-    """The inverse of rope_config: rope_theta and, where it is needed, rope_scaling."""
+    """The inverse of rope_config: rope_theta and, if needed, rope_scaling."""
     if rope.kind == "default":
         return {"rope_theta": rope.theta}
     scaling: dict[str, Any] = {"rope_type": rope.kind}
@@ -48,7 +48,7 @@ def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
       hf: the fields of config.json.
 
     Raises:
-      ValueError: an unknown kind or field, a field that the kind needs is missing, or a bad value.
+      ValueError: a kind or field is unknown, a required field is missing, or a value is invalid.
     """
     rope = _scaling_of(hf)
     unknown = sorted(name for name in rope.keys() - _KNOWN if rope[name] is not None)
@@ -118,7 +118,7 @@ def _scaling_of(hf: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _original_max_position(hf: Mapping[str, Any], rope: Mapping[str, Any]) -> int:
-    # transformers gives the top level's priority, and falls back to the whole context.
+    # As in transformers: the top level has priority, and the default is the whole context.
     for fields, name in (
         (hf, "original_max_position_embeddings"),
         (rope, "original_max_position_embeddings"),

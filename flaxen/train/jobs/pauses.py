@@ -1,6 +1,6 @@
-"""Pauses between the pieces of a job's work, in which others work, and at which a job can stop.
+"""Pauses between the pieces of a job's work, in which requests run and the job can stop.
 
-Deliberately does not know what the pieces are, or how long a pause is.
+Deliberately does not know the pieces, or the length of a pause.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from flaxen.train.jobs.spec import JobCallbacks
 
 
 class Pauses:
-    """One job's, on its thread. Final.
+    """The pauses of one job, on its thread. Final.
 
-    The first piece of each kind is mostly compiling: to rest for several times as long would hold
-    up the job for minutes, for something that happens once.
+    The first piece of each kind mostly compiles, so its duration is not used: resting several times
+    as long would delay the job for minutes.
     """
 
     def __init__(self, callbacks: JobCallbacks) -> None:
         self._callbacks = callbacks
-        self._kinds: set[str] = set()  # kinds of work that were done once
+        self._kinds: set[str] = set()  # kinds of work that have run once
         self._since_s = time.monotonic()
 
     def begin(self) -> None:
-        """Counts the work from here on."""
+        """Starts timing the work."""
         self._since_s = time.monotonic()
 
     def skip_first(self, kind: str) -> None:
-        """Does not count the work so far if it was the first of its kind."""
+        """Restarts the timing if the work so far was the first of its kind."""
         if kind not in self._kinds:
             self._kinds.add(kind)
             self.begin()
 
     def after(self, kind: str) -> None:
-        """A piece of work is done.
+        """Rests after a piece of work.
 
         Raises:
-          StoppedError: the job is to stop.
+          StoppedError: the job should stop.
         """
         worked_s = time.monotonic() - self._since_s if kind in self._kinds else 0.0
         self._kinds.add(kind)

@@ -33,7 +33,7 @@ from flaxen.weights.adapters.peft import save_adapter
 
 _REMAT_ABOVE = 1024  # longer rows (in tokens) rematerialise: less memory, more time
 _MAX_WARMUP = 10  # steps
-# What a job is told was chosen for it.
+# The chosen hyperparameters that are reported to the job.
 _CHOSEN = ("n_epochs", "batch_size", "learning_rate_multiplier", "beta")
 
 
@@ -43,7 +43,7 @@ def run_job(spec: JobSpec, base: Base, callbacks: JobCallbacks) -> bool:
     Args:
       spec: what to train; if its directory has a saved state, the job resumes.
       base: the model to adapt; it is neither changed nor copied.
-      callbacks: who is told.
+      callbacks: the callbacks.
 
     Returns:
       Whether the job finished. If not, its state was saved.
@@ -90,7 +90,7 @@ def _set_up(
 
 @dataclass(frozen=True, kw_only=True)
 class _JobRun:
-    """A run's parts. What changes is in `pauses` and `saved`."""
+    """The parts of one job's run. Mutable state is in `pauses` and `saved`."""
 
     spec: JobSpec
     base: Base
@@ -103,7 +103,7 @@ class _JobRun:
     saved: SavedState
 
     def run(self) -> bool:
-        """As run_job."""
+        """Runs the job, as described at run_job."""
         adapters = initial_adapters(self.base.model, self.spec.lora, [self.spec.seed])
         state = start(self.step, adapters, self.spec.seed)
         state = self.saved.resume(state, self.data.batches)
@@ -159,7 +159,7 @@ class _JobRun:
     def _metrics(
         self, metrics: TrainMetrics, state: TrainState, *, validates: bool
     ) -> dict[str, float]:
-        """A step's metrics, by OpenAI's names."""
+        """A step's metrics with OpenAI's names."""
         is_dpo = self.data.plan.beta is not None
         accuracy_name = "preference_accuracy" if is_dpo else "mean_token_accuracy"
         values = metrics.values

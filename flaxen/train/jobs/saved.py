@@ -1,6 +1,6 @@
-"""What a stopped job goes on with: the state after its last whole step, saved now and then.
+"""The saved state of a job: the state after its last complete step, saved regularly.
 
-Deliberately does not know how a step is made.
+Deliberately does not know training steps.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from flaxen.train.state import TrainState
 
 
 class SavedState:
-    """One job's. Final.
+    """The saved state of one job. Final.
 
     Args:
       spec: the job.
-      checkpoints: in its state directory.
+      checkpoints: the checkpoints in its state directory.
       fingerprint: what the state depends on.
     """
 
     def __init__(self, spec: JobSpec, checkpoints: Checkpoints, fingerprint: Fingerprint) -> None:
         self._spec, self._checkpoints, self._fingerprint = spec, checkpoints, fingerprint
         self._saved_s = time.monotonic()
-        self.num_tokens = 0  # trained on since the job's beginning
-        self.last: TrainState | None = None  # None before a step, and while one is not whole
+        self.num_tokens = 0  # tokens trained since the job's beginning
+        self.last: TrainState | None = None  # None before the first step, and during a step
 
     def resume(self, state: TrainState, batches: DataIterator[Any]) -> TrainState:
-        """The saved state, with the batches where it was saved; `state` where none is saved.
+        """Restores the saved state and the batches' position; returns `state` if nothing was saved.
 
         Raises:
           ValueError: the saved state depends on something that has changed since.
@@ -54,11 +54,11 @@ class SavedState:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last save is so long ago that the next whole step is saved."""
+        """Whether it is time to save the next complete step."""
         return time.monotonic() - self._saved_s > self._spec.save_every_s
 
     def save(self) -> None:
-        """Begins to save the last whole step, if this process made one."""
+        """Starts saving the last complete step, if this process made one."""
         if self.last is None:
             return
         extra = {

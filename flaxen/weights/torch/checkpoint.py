@@ -16,12 +16,12 @@ from flaxen.weights.weight_files import read_json
 
 
 def is_installed() -> bool:
-    """Whether PyTorch, torchax and transformers are there."""
+    """Whether PyTorch, torchax and transformers are installed."""
     return all(importlib.util.find_spec(name) for name in ("torch", "torchax", "transformers"))
 
 
 def torch_advice(path: Path) -> str:
-    """What to say of PyTorch where our own decoder does not know a family.
+    """The advice about PyTorch if our own decoder does not support a family.
 
     Args:
       path: a GGUF file, or a directory with config.json.
@@ -39,8 +39,8 @@ def open_torch(path: Path, backend: Backend) -> Definition:
     """Loads a directory with config.json, safetensors and a tokenizer. No code from it is run.
 
     Raises:
-      ValueError: PyTorch is not installed, it is not such a directory, transformers does not know
-        the class, the weights are not the class's, or the class can't be served.
+      ValueError: PyTorch is not installed, the directory is incomplete, transformers does not know
+          the class, the weights do not fit the class, or the class can't be served.
     """
     if not path.is_dir():
         raise ValueError(
@@ -70,5 +70,5 @@ def open_torch(path: Path, backend: Backend) -> Definition:
         model, params = from_transformers(module, backend=backend.value)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error.__cause__
-    module.to("meta")  # the arrays are ours by now; only what it does is still needed
+    module.to("meta")  # the arrays were copied; only the module's code is still needed
     return Definition(model=model, params=params, tokenizer=path, name=path.absolute().name)

@@ -1,6 +1,6 @@
-"""What in a config.json can't run through PyTorch's bridge, found before PyTorch is imported.
+"""Refuses a config.json that can't run through PyTorch's bridge, before PyTorch is imported.
 
-Each refusal is one line that names the field. The own decoder asks too, before it advises
+Each refusal is one line that names the field. Our decoder's errors use it too, before they suggest
 impl=torch. Deliberately does not know files, PyTorch or transformers.
 """
 
@@ -11,11 +11,11 @@ from typing import Any
 
 _QUANTIZED = ("quantization_config", "quantization", "compression_config")
 _ROPE = ("rope_scaling", "rope_parameters")
-# These recompute their frequencies from the largest position in a step, whoever it belongs to.
+# These recompute their frequencies from the largest position in a step, of any request.
 _ROPE_OF_THE_STEP = ("dynamic", "longrope", "su")
 _RECURRENT_LAYERS = ("linear_attention", "mamba", "conv", "recurrent", "hybrid", "hybrid_sliding")
 _RECURRENT_MODELS = ("rwkv", "xlstm")
-# Sizes of a state, which a class may have also where all layers are attention: then it says so.
+# Sizes of a recurrent state. A class with only attention layers may have them, and then says so.
 _STATE_SIZES = (
     "state_size", "ssm_state_size", "mamba_d_state", "mamba_d_ssm", "lru_width",
     "linear_num_value_heads", "linear_num_heads", "conv_L_cache",
@@ -23,14 +23,14 @@ _STATE_SIZES = (
 
 
 def check_runs_through_torch(fields: Mapping[str, Any]) -> None:
-    """Refuses what no class of transformers can be served with.
+    """Refuses configurations that can't be served with any class of transformers.
 
     Args:
       fields: of config.json.
 
     Raises:
-      ValueError: it is quantized, an encoder with a decoder, has layers with a recurrent state or
-        a rope that depends on other requests, or names its weights' file.
+      ValueError: the model is quantized, has an encoder and a decoder, has layers with a recurrent
+          state or a rope that depends on other requests, or names its weights' file.
     """
     if not isinstance(fields.get("model_type"), str):
         raise ValueError(
@@ -54,7 +54,7 @@ def check_runs_through_torch(fields: Mapping[str, Any]) -> None:
 
 
 def _parts(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The configuration and those inside of it, such as the text model's in a vision model's."""
+    """The configuration and nested ones, such as the text model's in a vision model's."""
     yield fields
     for name, value in fields.items():
         if name.endswith("_config") and name not in _QUANTIZED and isinstance(value, dict):
@@ -101,7 +101,7 @@ def _check_recurrent(fields: Mapping[str, Any]) -> None:
 
 
 def _ropes(value: Any) -> Iterator[Mapping[str, Any]]:
-    """One rope, or one for each kind of layer."""
+    """The ropes of a value: one, or one for each kind of layer."""
     if isinstance(value, dict):
         yield value
         for each in value.values():

@@ -1,4 +1,4 @@
-"""Tensors that are not those of a class of transformers, and the error that names them.
+"""Finds tensors that do not fit a class of transformers, and makes the error that names them.
 
 Deliberately does not know how a class is loaded.
 """
@@ -19,7 +19,7 @@ _NUM_NAMED = 3  # tensors that a message names
 
 
 class Misfits(NamedTuple):
-    """By the class's names, or the files'; each in order."""
+    """The tensors that do not fit, by names of the class or of the files, in order."""
 
     missing: Sequence[str]
     unplaced: Sequence[str]
@@ -27,7 +27,7 @@ class Misfits(NamedTuple):
 
 
 def reported(found: Mapping[str, Any]) -> Misfits:
-    """What transformers' loading information says."""
+    """Reads transformers' loading information."""
     return Misfits(
         sorted(found["missing_keys"]),
         sorted(found["unexpected_keys"]),
@@ -40,9 +40,9 @@ def compared(
     config: transformers.PretrainedConfig,
     tensors: Mapping[str, StoredTensor],
 ) -> Misfits:
-    """The same by the layout that the class is saved in: where transformers itself gave up.
+    """The same, by comparison with the layout in which the class is saved, if transformers failed.
 
-    It puts an expert's tensors together, and does not say which of them is missing.
+    transformers merges the tensors of experts, and does not report which one is missing.
     """
     module = on_meta(module_class, config)
     wanted = {
@@ -64,18 +64,18 @@ def compared(
 def on_meta(
     module_class: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig
 ) -> transformers.PreTrainedModel:
-    """The class without memory for its weights."""
+    """Builds the class without memory for its weights."""
     with torch.device("meta"):
         return module_class(config)
 
 
 def refuse(name: str, misfits: Misfits, tensors: Mapping[str, StoredTensor]) -> None:
-    """Says which tensors do not fit, if any.
+    """Raises an error that names the tensors that do not fit, if any.
 
     Args:
-      name: of the class.
-      misfits: of it.
-      tensors: of the files.
+      name: the name of the class.
+      misfits: its misfits.
+      tensors: the files' tensors.
 
     Raises:
       ValueError: some tensors do not fit.

@@ -1,8 +1,8 @@
-"""Makes a class of transformers from a config.json and tensors: all of them are there, and fit.
+"""Builds a transformers model from a config.json and tensors, and checks that all tensors fit.
 
-transformers itself would fill what is missing with random numbers, drop what has no place, and cast
-quantized weights as if they were plain ones. It is given the tensors, and never sees the directory:
-no pickle, no code, no adapter of it can be found. Deliberately does not know files or engines.
+transformers itself would fill missing tensors with random numbers, drop unknown ones, and cast
+quantized weights like plain ones. It gets the tensors and never sees the directory, so it can't
+find a pickle, code or an adapter there. Deliberately does not know files or engines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flaxen.bridges.torch.bridge import first_line
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.torch.misfits import INTEGERS, compared, on_meta, refuse, reported
 
-# What a class may have beside weights: masks and tables of integers.
+# dtypes that a class may have besides weights: masks and integer tables.
 DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -37,27 +37,27 @@ _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 def load_module(
     fields: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
 ) -> transformers.PreTrainedModel:
-    """The class that transformers has for a configuration, with the weights.
+    """Builds transformers' model for a configuration, with the weights.
 
     Args:
-      fields: of config.json.
-      tensors: by their names in the files, of DTYPES.
+      fields: the fields of config.json.
+      tensors: by their names in the files, with dtypes of DTYPES.
 
     Raises:
-      ValueError: transformers does not know the class, or it makes no scores of tokens; a tensor is
-        missing, has no place or another shape.
+      ValueError: transformers does not know the class, or the class computes no logits; a tensor is
+          missing, unknown or of another shape.
     """
     config = _configuration(fields)
     module_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if module_class is None:
         raise ValueError(
             f"transformers {transformers.__version__} has no causal language model for model_type "
-            f"{fields['model_type']!r}: only classes that give scores of the next token can be "
+            f"{fields['model_type']!r}: only classes that give logits of the next token can be "
             "served"
         )
     text = config.get_text_config(decoder=True)
     if module_class.config_class is type(text):
-        config = text  # the language model alone, of a class with more
+        config = text  # only the language model of a class with several parts
     name = module_class.__name__
     given = _given(module_class, config, tensors)
     with _quiet():
@@ -68,11 +68,11 @@ def load_module(
                 state_dict=given,
                 dtype=_dtype(config, tensors),
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are told, and refused below
+                ignore_mismatched_sizes=True,  # so that mismatches are reported, and refused below
                 local_files_only=True,
                 use_safetensors=True,
             )
-        except Exception as error:  # of any kind: it is the class's own code
+        except Exception as error:  # the class's own code may raise anything
             _refuse_failed(module_class, config, tensors, error)
     refuse(name, reported(found), tensors)
     _refuse_integers(module, tensors)
@@ -89,9 +89,9 @@ def _configuration(fields: Mapping[str, Any]) -> transformers.PretrainedConfig:
             "newer transformers may"
         )
     try:
-        # It writes into what it is given.
+        # transformers modifies its argument.
         return transformers.CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(fields)))
-    except Exception as error:  # of any kind: it is the class's own code
+    except Exception as error:  # the class's own code may raise anything
         raise ValueError(
             f"transformers does not take this config.json for {kind!r}: {first_line(error)}"
         ) from error
@@ -102,9 +102,10 @@ def _given(
     config: transformers.PretrainedConfig,
     tensors: Mapping[str, StoredTensor],
 ) -> dict[str, torch.Tensor]:
-    """What transformers is given: NaN for integers that the class has no table of integers for.
+    """The tensors for transformers: integers are replaced by NaN unless the class has an integer
+    table.
 
-    It would cast them to floats, without the scales of quantized weights.
+    transformers would cast them to floats, without the scales of quantized weights.
     """
     given = {name: _tensor(each) for name, each in tensors.items()}
     integers = [name for name, each in tensors.items() if each.dtype in INTEGERS]
@@ -140,12 +141,12 @@ def _refuse_failed(
     tensors: Mapping[str, StoredTensor],
     error: Exception,
 ) -> NoReturn:
-    """Says why transformers gave up: by the tensors, or by its own words."""
+    """Explains a failure of transformers by the tensors, or else by its own message."""
     name = module_class.__name__
     failed = ValueError(f"transformers can't make {name} of these files: {first_line(error)}")
     try:
         misfits = compared(module_class, config, tensors)
-    except Exception:  # of any kind: the class can't be made at all, which is what `error` says
+    except Exception:  # the class can't be made at all, as `error` says
         raise failed from error
     refuse(name, misfits, tensors)
     raise failed from error
@@ -168,7 +169,7 @@ def _dtype(config: Any, tensors: Mapping[str, StoredTensor]) -> torch.dtype:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers prints a table of what does not fit; it is refused in one line instead."""
+    """Silences transformers' table of tensors that do not fit: we refuse them in one line."""
     log = transformers.utils.logging
     level, has_bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(log.CRITICAL)
