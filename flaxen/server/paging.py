@@ -61,7 +61,7 @@ async def as_page(
     except UnknownIdError as error:
         raise ApiError(
             404,
-            f"after={str(error)[:80]!r} is not the id of anything in this list",
+            f"after={error.row_id[:80]!r} is not the id of anything in this list",
             param="after",
             code="not_found",
         ) from None

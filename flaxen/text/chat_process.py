@@ -98,7 +98,11 @@ class TemplateProcess:
         )
         self._finalizer = weakref.finalize(self, _end, process)
         os.set_blocking(_pipe(process.stdin).fileno(), False)  # `_send` waits with a deadline
-        if _receive(process, time.monotonic() + _START_S, 1000) is None:
+        try:
+            ready = _receive(process, time.monotonic() + _START_S, 1000)
+        except TimeoutError:
+            ready = None
+        if ready is None:
             self._finalizer()
             raise ValueError(
                 f"the process that renders the chat template did not start (exit code "
@@ -115,24 +119,23 @@ class TemplateProcess:
         """Sends one request and waits for its reply; ends the process if no reply comes."""
         body = request.encode()
         deadline = time.monotonic() + timeout_s
-        reply = None
+        max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
         try:
-            if _send(process, _HEADER.pack(len(body)) + body, deadline):
-                max_bytes = self._max_chars * _JSON_BYTES_PER_CHAR + 10_000
-                reply = _receive(process, deadline, max_bytes)
+            _send(process, _HEADER.pack(len(body)) + body, deadline)
+            reply = _receive(process, deadline, max_bytes)
         except BrokenPipeError:
-            pass  # the process has ended
+            reply = None  # the process has ended
+        except TimeoutError:
+            self._finalizer()
+            raise TemplateTimeoutError(
+                f"the chat template took longer than {timeout_s:g} s, its limit: send fewer "
+                "messages, or give the model another chat template"
+            ) from None
         except BaseException:  # an interrupt: a late reply would answer the next request
             self._finalizer()
             raise
         if reply is None:
-            is_late = time.monotonic() >= deadline
             self._finalizer()
-            if is_late:
-                raise TemplateTimeoutError(
-                    f"the chat template took longer than {timeout_s:g} s, its limit: send fewer "
-                    "messages, or give the model another chat template"
-                )
             raise ValueError(
                 f"the chat template ended its process (exit code {process.returncode}): it is "
                 "broken or hostile; give the model another chat template"
@@ -156,23 +159,26 @@ class TemplateProcess:
         return messages[error]
 
 
-def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> bool:
-    """Writes to the process. Returns False if it did not read everything in time."""
+def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+    """Writes to the process. Raises TimeoutError if it did not read everything in time."""
     fd, left = _pipe(process.stdin).fileno(), memoryview(data)
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     while left:
         left_ms = (deadline - time.monotonic()) * 1000
         if left_ms <= 0 or not poll.poll(left_ms):
-            return False
+            raise TimeoutError
         left = left[os.write(fd, left) :]
-    return True
 
 
 def _receive(
     process: subprocess.Popen[bytes], deadline: float, max_bytes: int
 ) -> dict[str, Any] | None:
-    """Reads one reply; None if the process ended, sent too much, or was too late."""
+    """Reads one reply; None if the process ended or sent too much.
+
+    Raises:
+      TimeoutError: the reply did not come in time.
+    """
     fd = _pipe(process.stdout).fileno()
     poll = select.poll()  # select() can't take a file descriptor above 1023
     poll.register(fd, select.POLLIN)
@@ -180,7 +186,7 @@ def _receive(
     while len(data) < size:
         left_ms = (deadline - time.monotonic()) * 1000
         if left_ms <= 0 or not poll.poll(left_ms):
-            return None
+            raise TimeoutError
         chunk = os.read(fd, 1 << 20)
         if not chunk:
             return None

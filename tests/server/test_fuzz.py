@@ -17,6 +17,14 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, error_body
 from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation.bodies import (
+    ChatBody,
+    CommonBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+    parse_two,
+)
 from flaxen.server.generation.messages import read_messages
 from flaxen.server.generation.sampling_fields import (
     check_logprobs,
@@ -25,15 +33,7 @@ from flaxen.server.generation.sampling_fields import (
     stream_options,
 )
 from flaxen.server.metrics import Metrics
-from flaxen.server.schema import (
-    ChatBody,
-    CommonBody,
-    CompletionBody,
-    DetokenizeBody,
-    TokenizeBody,
-    parse,
-    parse_two,
-)
+from flaxen.server.schema import parse
 from tests.server.clients import events, make_app, post
 from tests.server.fakes import FakeEngine, byte_tokenizer
 

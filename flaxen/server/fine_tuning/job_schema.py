@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -24,9 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flaxen.server.errors import invalid
-from flaxen.server.schema import Whole, parse, shorten
+from flaxen.server.schema import STRICT, Whole, parse, shorten
 
-_STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
 _METHODS = ("supervised", "dpo")
@@ -74,7 +72,7 @@ _Multiplier = Annotated[_Number | None, _within("a number", 1e-6, 1e6, or_auto=T
 class SupervisedNumbers(BaseModel):
     """The hyperparameters of the method supervised; None is "auto"."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     n_epochs: _Epochs = None
     batch_size: _BatchSize = None
@@ -84,7 +82,7 @@ class SupervisedNumbers(BaseModel):
 class DpoNumbers(BaseModel):
     """The hyperparameters of the method dpo; None is "auto"."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     n_epochs: _Epochs = None
     batch_size: _BatchSize = None
@@ -95,7 +93,7 @@ class DpoNumbers(BaseModel):
 class Supervised(BaseModel):
     """OpenAI's `method.supervised`."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
 
@@ -103,7 +101,7 @@ class Supervised(BaseModel):
 class Dpo(BaseModel):
     """OpenAI's `method.dpo`."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     hyperparameters: Annotated[DpoNumbers | None, _Given] = None
 
@@ -111,7 +109,7 @@ class Dpo(BaseModel):
 class MethodBody(BaseModel):
     """OpenAI's `method`: its type, and an object whose name is the type."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     type: Literal["supervised", "dpo"]
     supervised: Annotated[Supervised | None, _Given] = None
@@ -142,7 +140,7 @@ class MethodBody(BaseModel):
 class LoraSize(BaseModel):
     """The size of the adapter, a field of our own."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     rank: Annotated[Whole | None, _within("a whole number", 1, "max_lora_rank")] = None
     alpha: Annotated[_Number | None, _within("a number", 1e-3, 1e4)] = None
@@ -151,7 +149,7 @@ class LoraSize(BaseModel):
 class JobBody(BaseModel):
     """The fields of POST /v1/fine_tuning/jobs: OpenAI's, and `lora`."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     model: str
     training_file: str

@@ -23,11 +23,11 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect as no_effect
 from flaxen.server.generation.answer_json import ChunkWriter, Envelope, Usage
+from flaxen.server.generation.bodies import CommonBody, StreamOptions, parse_two
 from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
 from flaxen.server.generation.sampling_fields import check_logprobs, stream_options
 from flaxen.server.guard import check_request_id
-from flaxen.server.schema import CommonBody, StreamOptions, parse_two
 from flaxen.server.sse import EventStream, unless_disconnected
 
 _Body = TypeVar("_Body", bound=BaseModel)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flaxen.protocol import TokenEvent, TokenLogprobs
-from flaxen.server.schema import StreamOptions
+from flaxen.server.generation.bodies import StreamOptions
 from flaxen.server.sse import to_json
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from flaxen.protocol import FieldError, SamplingParams
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid, wrong_field
-from flaxen.server.schema import CommonBody, StreamOptions, shorten
+from flaxen.server.generation.bodies import CommonBody, StreamOptions
+from flaxen.server.schema import shorten
 
 # Fields with the same name and meaning in SamplingParams.
 _SAME = ("n", "temperature", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty",

@@ -9,10 +9,11 @@ from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation.bodies import DetokenizeBody, TokenizeBody
 from flaxen.server.generation.logprobs import token_text
 from flaxen.server.generation.prompts import chat_prompt, encode, run_by_length
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.server.schema import DetokenizeBody, TokenizeBody, parse
+from flaxen.server.schema import parse
 
 
 async def tokenize(context: Context, http: HttpRequest) -> Response:

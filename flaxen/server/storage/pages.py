@@ -16,7 +16,10 @@ _READ_AT_ONCE = 500  # rows per query, if `keeps` must filter them in Python
 
 
 class UnknownIdError(LookupError):
-    """No row has this id."""
+    """No row has this id. Final."""
+
+    def __init__(self, row_id: str) -> None:
+        self.row_id = row_id
 
 
 def page_of(

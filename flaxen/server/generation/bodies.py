@@ -1,0 +1,132 @@
+"""The fields of the bodies of the routes that generate, and their types.
+
+The bodies of the two generation routes are parsed as two parts, their own fields and the common
+ones, so that no class inherits from another. None always means "not given", as in OpenAI's API.
+Deliberately does not know limits or engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, field_validator
+
+from flaxen.server.schema import STRICT, Whole, Wholes, parse
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`, with vLLM's continuous usage."""
+
+    model_config = STRICT
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class CommonBody(BaseModel):
+    """The common fields of both generation routes: OpenAI's sampling fields, then vLLM's."""
+
+    model_config = STRICT
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    request_id: str | None = None
+    n: Whole | None = None
+    best_of: Whole | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: Whole | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: list[str] | None = None
+
+    top_k: Whole | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: Whole | None = None
+    stop_token_ids: Wholes | None = None
+    ignore_eos: bool | None = None
+    allowed_token_ids: Wholes | None = None
+    bad_words: list[str] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    prompt_logprobs: Whole | None = None
+    cache_salt: str | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stops(cls, value: Any) -> Any:
+        """One string becomes a list; an empty string, which some forms send, is ignored."""
+        strings = [value] if isinstance(value, str) else value
+        return [text for text in strings if text != ""] if isinstance(strings, list) else strings
+
+
+class CompletionBody(BaseModel):
+    """The fields that only /v1/completions has."""
+
+    model_config = STRICT
+
+    prompt: Any  # prompts.py distinguishes its four forms
+    max_tokens: Whole | None = None
+    # The chat route's name; some clients send both names to both routes.
+    max_completion_tokens: Whole | None = None
+    logprobs: Whole | None = None
+    echo: bool | None = None
+    add_special_tokens: bool | None = None
+
+
+class ChatBody(BaseModel):
+    """The fields that only /v1/chat/completions has."""
+
+    model_config = STRICT
+
+    messages: list[Any]  # read in messages.py
+    max_tokens: Whole | None = None
+    max_completion_tokens: Whole | None = None
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
+
+
+class TokenizeBody(BaseModel):
+    """The fields of /tokenize: a prompt, or messages."""
+
+    model_config = STRICT
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(BaseModel):
+    """The fields of /detokenize."""
+
+    model_config = STRICT
+
+    model: str | None = None
+    tokens: Wholes
+
+
+def parse_two(body_class: type[_Body], fields: Mapping[str, Any]) -> tuple[_Body, CommonBody]:
+    """Parses a generation route's body into its own fields and the common ones.
+
+    Raises:
+      ApiError: 400 with the first wrong field as its param.
+    """
+    names = CommonBody.model_fields
+    common = {name: value for name, value in fields.items() if name in names}
+    own = {name: value for name, value in fields.items() if name not in names}
+    return parse(body_class, own), parse(CommonBody, common)
