@@ -40,8 +40,8 @@ class CacheSizes:
     def divide(self, num_bytes: int, max_model_len: int) -> tuple[CacheGroup, ...]:
         """Divides the memory: returns the groups, with the pages of each.
 
-        Each group gets what one sequence of full length needs, and its share of the rest, but not
-        more than all running sequences of full length need as long as another group can use it.
+        Each group gets its share, but at least the pages of one sequence of full length, and at
+        most those of all running sequences of full length as long as another group can use more.
 
         Raises:
           ValueError: the memory is too small for one sequence of max_model_len tokens.
