@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxen.engine.cache.groups import group_layers, most_pages, page_bytes
+from flaxen.engine.cache.groups import first_page, group_layers, most_pages, page_bytes
 from flaxen.engine.cache.pools import Pools
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.sequence import NO_PAGE, Sequence
-from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
+from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State, attention_cache
 from flaxen.protocol import SamplingParams
 from tests.engine.groups import FULL, groups
 
@@ -101,6 +101,31 @@ def test_a_prefix_is_found_where_all_groups_can_go_on() -> None:
         assert all(not set(range(max(0, more * 4 - 5) // 4, more)) <= set(found)
                    for more in range(num + 1, limit + 1))  # fmt: skip
     assert 0 < max(after.values()) < 7
+
+
+@given(
+    kept=st.lists(
+        st.tuples(st.none() | st.integers(1, 30), st.sets(st.integers(0, 7))),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda each: each[0],
+    ),
+    limit=st.integers(0, 8),
+)
+def test_no_longer_prefix_would_do(kept: list[tuple[int | None, set[int]]], limit: int) -> None:
+    """Whatever each group has kept: the longest prefix whose end all of them can go on from."""
+    specs = [attention_cache(1, 2, window) for window, _ in kept]
+    pools = pools_of(*specs)
+    each = sequence(32)
+    pools.num_cached(each, 0)  # names its pages
+    for pool, (_, held) in zip(pools.pools, kept, strict=True):
+        pages = pool.allocate(len(held))
+        pool.register(pages, [each.page_hashes[i] for i in sorted(held)])
+    fits = [
+        num for num in range(limit + 1)
+        if all(set(range(first_page(window, 4 * num, 4), num)) <= held for window, held in kept)
+    ]  # fmt: skip
+    assert pools.num_cached(each, limit) == max(fits)
 
 
 def test_beside_a_state_no_prefix_is_found() -> None:
