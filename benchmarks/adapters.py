@@ -26,7 +26,7 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 32, 64
 
 
 def random_adapter(model: Model, seed: int) -> Adapter:
-    """On all targets; small, so that the text stays text."""
+    """A random adapter on all targets, small enough that the model still writes text."""
     config = LoraConfig(rank=RANK)
     rng = np.random.default_rng(seed)
 

@@ -29,13 +29,13 @@ from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attent
 HEADS = {"SmolLM2-135M": (9, 3, 64), "Llama-1B": (32, 8, 64)}  # N, K, H
 PAGE_SIZE = 16
 DTYPE = jnp.dtype("bfloat16")
-MAX_LAYERS, CACHE_BYTES = 16, 128 << 20  # of one run, about
+MAX_LAYERS, CACHE_BYTES = 16, 128 << 20  # of one run; the bytes are approximate
 SECONDS = 3.0  # for each figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """S sequences that each compute `num_new` tokens, the last of `context`."""
+    """S sequences that each compute the last `num_new` of `context` tokens."""
 
     model: str
     num_seqs: int
@@ -44,13 +44,15 @@ class Case:
 
     @property
     def kv_bytes(self) -> int:
-        """Read once a layer."""
+        """Bytes of keys and values that a layer reads."""
         _, K, H = HEADS[self.model]
         return self.num_seqs * self.context * 2 * K * H * DTYPE.itemsize
 
     @property
     def num_operations(self) -> int:
-        """Of a layer: each token's products with the keys and with the values that it sees."""
+        """Floating-point operations of a layer: each token's products with the keys and values that
+        it attends to.
+        """
         N, _, H = HEADS[self.model]
         seen = self.num_new * self.context - self.num_new * (self.num_new - 1) // 2
         return 4 * self.num_seqs * seen * N * H

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = "scipy"
-_SHORTEST = 40  # characters; shorter ones say next to nothing
+_SHORTEST = 40  # characters; shorter docstrings carry almost no information
 
 
 class Docstring(NamedTuple):
     """One docstring of a module, class or function."""
 
-    part: str  # the package's own part that it is in, as "stats"
+    part: str  # the subpackage that it is in, as "stats"
     name: str  # of what it documents; "" of a module
     text: str
 
@@ -44,7 +44,7 @@ def read_docstrings(package: str = PACKAGE) -> list[Docstring]:
 
 
 def describe(package: str = PACKAGE) -> str:
-    """The corpus in a few words, with the version that was read."""
+    """A description of the corpus, with the package's version."""
     return f"docstrings of {package} {metadata.version(package)}"
 
 

@@ -99,7 +99,7 @@ def _run(directory: Path) -> dict[str, Any]:
 
 
 def _split() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(part, first line) of functions and classes: held out, and to train on. None is in both."""
+    """(part, first line) of functions and classes: a held-out and a training set, disjoint."""
     by_part: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
     for each in read_docstrings():

@@ -33,7 +33,7 @@ _RECORD = {
         {"role": "assistant", "content": "Number {} is the quick brown fox, and it is not lazy."},
     ]
 }
-_NUM_RECORDS = 400  # times 50 epochs: far more than the window has time for
+_NUM_RECORDS = 400  # times 50 epochs: far more than fit into the measured time
 
 
 def main() -> None:
@@ -63,14 +63,14 @@ async def _measure(url: str, args: argparse.Namespace) -> dict[str, float]:
         )
         file = await client.files.create(file=("records.jsonl", data.encode()), purpose="fine-tune")
         async with _streaming(client, model, args.clients) as seen:
-            await asyncio.sleep(5)  # what the clients need is compiled by then
+            await asyncio.sleep(5)  # the clients' shapes are compiled by then
             gaps["idle"] += await _window(seen, args.window_s / 2)
             job = await client.fine_tuning.jobs.create(
                 model=model,
                 training_file=file.id,
                 hyperparameters={"n_epochs": 50, "batch_size": 1},  # a row a step, of 256 tokens
             )
-            await _wait_for_step(client, job.id, 2)  # what training needs is compiled by now
+            await _wait_for_step(client, job.id, 2)  # the training step is compiled by now
             before, begin_s = await _last_step(client, job.id), time.monotonic()
             gaps["training"] += await _window(seen, args.window_s)
             steps = await _last_step(client, job.id) - before
@@ -90,7 +90,7 @@ async def _measure(url: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 async def _window(seen: list[float], seconds: float) -> list[float]:
-    """The gaps of the next seconds."""
+    """The times between tokens over the next seconds."""
     seen.clear()
     await asyncio.sleep(seconds)
     return list(seen)
@@ -100,7 +100,9 @@ async def _window(seen: list[float], seconds: float) -> list[float]:
 async def _streaming(
     client: openai.AsyncOpenAI, model: str, num_clients: int
 ) -> AsyncIterator[list[float]]:
-    """Clients that stream one answer after the other. Yields where their gaps go, in seconds."""
+    """Runs clients that stream one answer after the other. Yields the list that gets their times
+    between tokens, in seconds.
+    """
     gaps: list[float] = []
 
     async def stream(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Curves as an SVG file, with nothing but the standard library. Knows nothing of what they show."""
+"""Curves as an SVG file, with the standard library alone, for any data."""
 
 from __future__ import annotations
 

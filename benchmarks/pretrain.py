@@ -1,4 +1,4 @@
-"""A small language model from nothing: SciPy's docstrings, a tokenizer of their own, a loss curve.
+"""A small language model from scratch: SciPy's docstrings, a new tokenizer, a loss curve.
 
 Writes corpus, tokenizer and model's configuration into a directory, runs `flaxen train` there with
 random parameters, and `flaxen eval` on docstrings that were held out. About six minutes on two
@@ -75,7 +75,7 @@ def _run(directory: Path, num_steps: int) -> dict[str, Any]:
         files[name].write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
     model, output = directory / "model", directory / "out"
     _write_model(model, trained)
-    config = directory / "config.yaml"  # of which JSON is a part
+    config = directory / "config.yaml"  # JSON is valid YAML
     settings = {**CONFIG, "model": str(model), "output_dir": str(output), "num_steps": num_steps}
     settings["data"] = {**CONFIG["data"], "files": [str(files["train"])]}
     config.write_text(json.dumps(settings))
@@ -113,7 +113,7 @@ def _run(directory: Path, num_steps: int) -> dict[str, Any]:
 
 
 def _write_model(directory: Path, texts: Sequence[str]) -> None:
-    """A configuration, and a tokenizer of bytes and their commonest pairs in the texts."""
+    """Writes a configuration, and a tokenizer of bytes and the commonest byte pairs of `texts`."""
     directory.mkdir()
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -57,7 +57,7 @@ def measure(num_running: int) -> Timing:
     scheduler = Scheduler(config)
     sequences = []
     for i in range(num_running):
-        # Of all lengths, so that each step has its true share of pages to open and to name.
+        # Sequences of all lengths, so that each step allocates a realistic number of pages.
         tokens = list(range(i, i + PAGE_SIZE + i % PAGE_SIZE + 1))
         sequence = Sequence(
             request_id=str(i),
@@ -96,7 +96,7 @@ def measure(num_running: int) -> Timing:
 
 
 def bare_seconds(sequences: list[Sequence]) -> list[float]:
-    """The times in which Python makes an item and appends a token for each sequence, no more."""
+    """A lower bound: the time in which Python makes an item and appends a token per sequence."""
     times = []
     for _ in range(NUM_STEPS):
         t0 = time.thread_time()

@@ -1,6 +1,6 @@
-"""A LoRA training step's forward and backward: tokens/s, and its share of what the cores can do.
+"""A LoRA training step's forward and backward: tokens/s, and its share of the cores' peak.
 
-The layers of a model, and the loss over its words, on random tokens: what `train` does but for the
+The layers of a model alone, then with the loss, on random tokens: what `train` does without the
 optimizer. Shapes are run in turn and the least time counts, since others may use the machine.
 
     python benchmarks/train_step.py MODEL [--trace DIR] [--write]
@@ -42,7 +42,7 @@ def random_adapters(model: Model, rank: int) -> Adapters:
 
 
 def loss(
-    model: Model, params: Params, adapters: Adapters, tokens: jax.Array, with_words: bool
+    model: Model, params: Params, adapters: Adapters, tokens: jax.Array, with_unembed: bool
 ) -> jax.Array:
     """The mean of -logprob of the next tokens; or of the hidden states, for the layers alone."""
     B, T = tokens.shape
@@ -50,7 +50,7 @@ def loss(
     positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
     layers = attends.causal(jnp.ones((B, T), jnp.int32), model.backend)
     hidden, _ = model.forward(adapted, tokens, positions, layers, (None,) * len(model.cache_specs))
-    if not with_words:
+    if not with_unembed:
         return jnp.mean(hidden.astype(jnp.float32) ** 2)
     rows, targets = hidden.reshape(-1, CHUNK, hidden.shape[-1]), jnp.roll(tokens, -1, axis=1)
 
@@ -70,10 +70,12 @@ def compile_runs(model: Model, params: Params, rank: int) -> dict[str, Any]:
     runs: dict[str, Any] = {}
     for B, T in SHAPES:
         tokens = jnp.asarray(rng.integers(3, model.vocab_size, (B, T)), jnp.int32)
-        for name, words in (("layers", False), ("all", True)):
+        for name, unembed in (("layers", False), ("all", True)):
 
-            def value(params: Params, adapters: Adapters, tokens: Any, words: bool = words) -> Any:
-                return loss(model, params, adapters, tokens, words)
+            def value(
+                params: Params, adapters: Adapters, tokens: Any, unembed: bool = unembed
+            ) -> Any:
+                return loss(model, params, adapters, tokens, unembed)
 
             for kind, function in (
                 ("forward", value),
@@ -87,13 +89,13 @@ def compile_runs(model: Model, params: Params, rank: int) -> dict[str, Any]:
     return runs
 
 
-def num_weights(model: Model, with_words: bool) -> int:
-    """Of the layers' matrices, and of the unembedding."""
+def num_weights(model: Model, with_unembed: bool) -> int:
+    """The number of elements of the layers' matrices, and of the unembedding."""
     sizes = [
         np.prod(spec.shape) for layer in model.param_specs["layers"] for spec in layer.values()
     ]
-    words = np.prod(model.param_specs["embed"].shape) if with_words else 0
-    return int(sum(sizes) + words)
+    unembedding = np.prod(model.param_specs["embed"].shape) if with_unembed else 0
+    return int(sum(sizes) + unembedding)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Two commits of flaxen in turns: how many times as fast the one here is as the one before.
+"""Two commits of flaxen, measured in turns: the speed of this one over that of the earlier one.
 
 Both are checkouts with an environment of their own (`make demo`). Each round runs both, and the
 next round in the other order, so that what else the machine does falls on both; what counts is the
@@ -28,7 +28,7 @@ Figures = dict[str, float]
 
 
 def run_bench(checkout: Path, workloads: Sequence[str], cache: Path, options: list[str]) -> Figures:
-    """Runs `flaxen bench` once. Returns its figures, by "workload.figure", and its start in s."""
+    """Runs `flaxen bench` once. Returns its figures by "workload.figure", and its start-up time."""
     command = [str(checkout / ".venv/bin/python"), "-m", "flaxen.cli", "bench", MODEL]
     chosen = [word for name in workloads for word in ("--workload", name)]
     environment = {**os.environ, "FLAXEN_CACHE": str(cache)}
@@ -52,7 +52,7 @@ def read_figures(bench: dict[str, Any]) -> Figures:
 
 
 def run_scheduler(checkout: Path) -> Figures:
-    """The scheduler's microseconds for a sequence and a step, by the number of sequences."""
+    """The scheduler's microseconds per sequence and step, by the number of sequences."""
     done = subprocess.run(
         [str(checkout / ".venv/bin/python"), "benchmarks/scheduler.py"],
         cwd=checkout, stdout=subprocess.PIPE, text=True, check=False,

@@ -2,7 +2,7 @@
 
 All through the official OpenAI client: a question, an upload, a job, the new model; then the
 server is ended, and `flaxen parity` counts the log-probabilities in which training and serving
-differ. Exits non-zero unless all of it is as it says. About a minute on two cores with AVX-512.
+differ. Exits non-zero if any of these steps fails. About a minute on two cores with AVX-512.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openai import OpenAI
 
 MODEL = "smollm2-135m"
 QUESTION = "Give me three tips for writing code that is easy to read."
-# Neither is among the examples.
+# Neither question is among the training examples.
 ASKED_AFTERWARDS = ("Hello! Who am I talking to?", "Which ship do you sail on, and who are you?")
 NAME, SHIP = "Pip", "Flaxen"
 EXAMPLES = {
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def _stream(client: OpenAI) -> None:
-    """Asks the model something, and prints the answer as it comes."""
+    """Asks the model a question, and streams the answer to the terminal."""
     print(f"> {QUESTION}\n", flush=True)
     start_s = time.perf_counter()
     first_s = num_tokens = 0.0
@@ -166,7 +166,7 @@ def _follow(client: OpenAI, job_id: str) -> list[float]:
 
 
 def _compare(client: OpenAI, tuned: str) -> None:
-    """Asks the base and the new model the same, in the same server."""
+    """Asks the base model and the fine-tuned model the same question, in the same server."""
     for question in ASKED_AFTERWARDS:
         print(f"> {question}")
         base, new = (_answer(client, name, question) for name in (MODEL, tuned))
@@ -188,7 +188,7 @@ def _answer(client: OpenAI, model: str, question: str) -> str:
 
 
 def _count_differences(job: Path) -> None:
-    """Of the base with the new adapter, as it is trained and as it is served."""
+    """Compares the base model with the new adapter, as it is trained and as it is served."""
     adapter = max(job.glob("adapter-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     command = _command("parity", MODEL, "--adapter", str(adapter), "--max-tokens", "8", "--json")
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -1,7 +1,7 @@
 """A served model is still a function: its gradients, its adapters and its Jacobians, in JAX.
 
-Each thing that one wants to change is data: the tokens' embeddings are a table of their own, an
-adapter is a tree of arrays, and a vector that steers a layer is a bias of that layer.
+Everything that is changed here is data: the tokens' embeddings are a table, an adapter is a tree of
+arrays, and a vector that steers a layer is a bias of that layer.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def completion_logprobs(
     tokens = jnp.concatenate([prompt, completion])[None]
     places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     inputs, read = params, tokens
-    if embeddings is not None:  # a table of these tokens alone, in which each is its own place
+    if embeddings is not None:  # a table of these tokens alone: row i is token i's
         inputs, read = {**params, "embed": embeddings}, places
     cache = (None,) * len(model.cache_specs)
-    attend = attends.causal(None, model.backend)  # over the whole sequence; nothing is kept
+    attend = attends.causal(None, model.backend)  # over the whole sequence, without a cache
     hidden, _ = model.forward(inputs, read, places, attend, cache)
     logits = model.unembed(params, hidden[0, len(prompt) - 1 : -1])
     scores = logprobs(logits, model.backend)
@@ -130,7 +130,7 @@ def steering_jacobian(
 
 
 def random_adapters(model: Model, num: int, key: jax.Array) -> Adapters:
-    """A stack of adapters of rank 4, each a small random change."""
+    """A stack of adapters of rank 4, with small random weights."""
     shapes = adapter_shapes(model, LoraConfig(rank=4, targets=("wq", "wv")))
     leaves, structure = jax.tree.flatten(shapes, is_leaf=_is_shape)
     keys = jax.random.split(key, len(leaves))

@@ -1,8 +1,9 @@
 """Reinforcement learning in one process: a model learns to answer in one word.
 
 The reward can be checked: the right capital must be in the answer, and the fewer words there are
-around it, the better. The engine samples with the arrays that the trainer trains, so what is
-sampled is, to the bit, what is trained: `off policy` stays 0. Ends with one JSON line.
+around it, the better. The engine samples with the arrays that the trainer trains, so
+log-probabilities are the same to the bit in sampling and in training: `off policy` stays 0. Ends
+with one JSON line.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ NUM_TRAINED = 16
 
 
 def conversation(question: Question) -> list[dict[str, str]]:
-    """What the model is asked.
+    """The chat messages that ask a question.
 
-    The turn before shows the way: without it all answers are whole sentences, and where none is
-    better than the others there is nothing to learn.
+    The earlier turn is an example of a short answer: without it all answers are whole sentences,
+    and a group whose rewards are equal has no gradient.
     """
     return [
         {"role": "user", "content": "What is the capital of Brazil?"},
@@ -62,7 +63,7 @@ def conversation(question: Question) -> list[dict[str, str]]:
 
 
 def reward(question: Question, completion: SampledCompletion) -> float:
-    """1 / words if the capital is among them, and 0 otherwise."""
+    """1 / (number of words) if the capital is among the words, and 0 otherwise."""
     if question.capital not in completion.text:
         return 0.0
     return 1 / len(completion.text.split())
@@ -71,7 +72,9 @@ def reward(question: Question, completion: SampledCompletion) -> float:
 def make_sample(
     llm: LLM, group_size: int
 ) -> Callable[[Sequence[Question], int], list[list[SampledCompletion]]]:
-    """Sampling with what was published last, at the temperature 1 from all tokens."""
+    """A function that samples with the parameters published last, at temperature 1, without top-k
+    or top-p.
+    """
 
     def sample(questions: Sequence[Question], number: int) -> list[list[SampledCompletion]]:
         params = [
@@ -110,7 +113,7 @@ def completions_of(output: RequestOutput) -> list[SampledCompletion]:
 
 
 def held_out(llm: LLM, adapter: str | None) -> tuple[float, str]:
-    """The mean reward of greedy answers to what was not trained on, and one of them."""
+    """The mean reward of greedy answers to the held-out questions, and one of the answers."""
     questions = QUESTIONS[NUM_TRAINED:]
     asked = [conversation(each) for each in questions]
     greedy = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, logprobs=0)
@@ -177,7 +180,7 @@ def train(llm: LLM, args: argparse.Namespace) -> list[RolloutMetrics]:
 
 
 def report(args: argparse.Namespace, metrics: list[RolloutMetrics]) -> dict[str, Any]:
-    """The figures of a run, those of each round in lists."""
+    """The figures of a run; per-round figures are lists."""
     return {
         "settings": vars(args),
         "rewards": [round(each.reward, 4) for each in metrics],
@@ -189,7 +192,7 @@ def report(args: argparse.Namespace, metrics: list[RolloutMetrics]) -> dict[str,
 
 
 def main() -> None:
-    """Trains, and asks before and after what was not trained on."""
+    """Trains, and measures the held-out reward before and after."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rounds", type=int, default=12)

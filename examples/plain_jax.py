@@ -3,7 +3,7 @@
     python examples/plain_jax.py
     flaxen serve examples/plain_jax.py:definition
 
-Its weights are random: what it says means nothing, but it says the same everywhere.
+Its weights are random, from a fixed seed: its text is meaningless, but the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DIM, HEADS, LAYERS = 128, 4, 2
 
 
 def weights(vocab_size: int) -> dict[str, jax.Array]:
-    """Each layer's in one array: a loop over them may be a scan too."""
+    """Random parameters, each kind stacked over the layers so that `lax.scan` can loop over it."""
     rng = np.random.default_rng(0)
     shapes = {
         "embed": (vocab_size, DIM),
@@ -38,7 +38,7 @@ def norm(x: jax.Array) -> jax.Array:
 
 
 def forward(params: dict[str, jax.Array], tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """Scores of all words [B, T, V]. Positions are left out: order is in what attention sees."""
+    """Logits [B, T, V]. Positions are not used: the causal mask alone tells the order of tokens."""
 
     def layer(x: jax.Array, own: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         q, k, v = jnp.split(norm(x) @ own["qkv"], 3, axis=-1)

@@ -18,7 +18,7 @@ from flaxen.models.model import Model, Params
 
 VOCAB, DIM, HEADS, MAX_POSITION = 49152, 64, 4, 256
 RNG = np.random.default_rng(0)
-WEIGHTS = {  # [in, out]; tables [words or positions, DIM]
+WEIGHTS = {  # [in, out]; tables [tokens or positions, DIM]
     "embed": RNG.standard_normal((VOCAB, DIM)) / DIM**0.25,
     "position": RNG.standard_normal((MAX_POSITION, DIM)),
     "qkv": RNG.standard_normal((DIM, 3 * DIM)) / DIM**0.5,

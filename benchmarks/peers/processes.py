@@ -1,4 +1,4 @@
-"""A process and all that it starts: stopped and continued as a whole, measured, ended by id.
+"""A process group: paused, continued, measured and ended as a whole, by its id.
 
 Linux only. Deliberately does not know what the process does.
 """
@@ -47,11 +47,11 @@ class Group:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the leader has."""
+        """Whether the leader has ended."""
         return self.process.poll() is not None
 
     def pause(self) -> None:
-        """Takes the processors from the whole group, so that no idle thread of it spins."""
+        """Stops the whole group (SIGSTOP), so that no idle thread of it spins."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -59,7 +59,7 @@ class Client:
 
 @dataclass(kw_only=True)
 class ServerOutcome:
-    """What became of one server: its figures, a value for each repetition."""
+    """The result of one server: its figures, a value for each repetition."""
 
     server: Server
     startup_s: float = 0.0

@@ -28,7 +28,7 @@ _HEADERS = {"decode_tok_s": "decode", "prompt_tok_s": "prompt", "output_tok_s": 
 
 
 def limit_shares(measured: Measured, cost: ModelCost, limits: Limits) -> list[float]:
-    """Each repetition's share of what the machine could do with weights of that size."""
+    """Each repetition's share of the machine's limit for weights of that size."""
     return [rep.limit_share(cost, limits) for rep in measured.reps]
 
 
@@ -157,7 +157,7 @@ def servers_as_figures(outcomes: Sequence[ServerOutcome]) -> dict[str, Any]:
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """The median, the ends, and each run."""
+    """The median, the least, the most, and each run."""
     return {
         "median": statistics.median(values),
         "min": min(values),

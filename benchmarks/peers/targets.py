@@ -1,4 +1,5 @@
-"""How fast flaxen must be, beside which peer or limit, and whether it is.
+"""The speed targets of flaxen relative to its peers and to the machine's limits, and whether they
+are met.
 
 Deliberately does not measure.
 """
@@ -22,7 +23,9 @@ _UNPACED = "flaxenunpaced-bf16"
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Our speed on a workload, over the best peer's whose name begins with one of `peers`."""
+    """A target: flaxen's speed on a workload over that of the best peer whose name begins with one
+    of `peers`.
+    """
 
     workload: str
     ours: str
@@ -62,19 +65,19 @@ MEMORY_MARGIN_BYTES = 600_000_000  # above the weights and the KV pool
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A target beside what was reached."""
+    """A target and the measured value."""
 
     workload: str
-    what: str  # is compared
+    what: str  # the quantity that is compared
     ours: str
     against: str  # the best of the peers that ran, or another limit
     reached: float
     wanted: float
-    is_most: bool = False  # wanted is the most that is allowed, not the least
+    is_most: bool = False  # the target is an upper bound, not a lower one
 
     @property
     def is_met(self) -> bool:
-        """Whether it was reached."""
+        """Whether the target was reached."""
         return self.reached <= self.wanted if self.is_most else self.reached >= self.wanted
 
 
@@ -197,7 +200,7 @@ def judge_servers(outcomes: Sequence[ServerOutcome]) -> list[Verdict]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """How many times as fast we are: the median over the repetitions that both ran.
+    """flaxen's speed over the peer's: the median over the repetitions that both ran.
 
     Each repetition's two runs lie next to each other in time, so that a slow minute of the machine
     falls on both.

@@ -1,4 +1,4 @@
-"""How fast flaxen must fine-tune beside its peers, in what memory, and whether it does.
+"""The targets of fine-tuning speed and memory relative to the peers, and whether they are met.
 
 Deliberately does not measure.
 """
@@ -11,7 +11,7 @@ from .targets import Verdict, ratio
 from .training import TrainerOutcome
 
 AT_LEAST = 1.5  # tokens a second, over the faster of the peer's formats
-# Between the losses of any step. Rounding to bfloat16 makes a part of it.
+# The largest difference between the losses of a step. Rounding to bfloat16 is a part of it.
 LOSS_APART = 0.05
 _OURS = "flaxen-bf16"
 

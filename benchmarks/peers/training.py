@@ -1,4 +1,4 @@
-"""Workload L: LoRA fine-tuning, interleaved; tokens a second, memory, and the losses on the way.
+"""Workload L: LoRA fine-tuning, interleaved; tokens a second, memory, and the loss of each step.
 
 Every trainer begins with the same adapters and sees the same tokens, so that after each step their
 losses can be compared. Deliberately does not know which trainers there are, nor what their figures
@@ -35,12 +35,12 @@ class Trainer:
 
 @dataclass(kw_only=True)
 class TrainerOutcome:
-    """What became of one trainer."""
+    """The result of one trainer."""
 
     trainer: Trainer
     versions: dict[str, str] = field(default_factory=dict)
     startup_s: float = 0.0
-    first_step_s: float = 0.0  # the warm-up's: ours compiles
+    first_step_s: float = 0.0  # the warm-up's, in which flaxen compiles
     peak_rss_bytes: int = 0
     tokens_s: list[float] = field(default_factory=list)  # of each turn
     losses: list[float] = field(default_factory=list)  # of each step, the warm-up's first
@@ -70,7 +70,7 @@ def compare_trainers(
     logs: Path,
     on_progress: Callable[[str], None],
 ) -> list[TrainerOutcome]:
-    """Starts the trainers, lets them train in turns, ends them. One that fails does so alone.
+    """Starts the trainers, trains in turns, and ends them. A failure does not stop the others.
 
     Args:
       trainers: with names of their own.
@@ -124,7 +124,7 @@ def _start(
 def _train(
     outcome: TrainerOutcome, workers: dict[str, Worker], steps: Sequence[Step], timeout_s: float
 ) -> float:
-    """Makes steps, if the trainer still runs. Returns the seconds they took; 0 if it does not."""
+    """Runs steps on a trainer that has not failed. Returns their seconds; 0 if it has failed."""
     worker = workers.get(outcome.trainer.name)
     if worker is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""The driver's half of the conversation with a worker: requests in, seconds out, within a time.
+"""The driver's end of the worker protocol: requests in, seconds out, within a timeout.
 
 A request is prompts to generate from, or steps to train. Deliberately does not know engines or
 workloads. The other half is workers/jsonlines.py.
@@ -30,7 +30,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one batch of requests took."""
+    """The time and the tokens of one batch of requests."""
 
     wall_s: float
     num_tokens: int  # generated
@@ -38,14 +38,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
-    """What some steps of training took, and the loss of each, before its update."""
+    """The time of some training steps, and the loss of each, before its update."""
 
     wall_s: float
     losses: list[float]
 
 
 class Worker:
-    """Speaks with a group's leader. Starts nothing: `ready` waits for the engine to load."""
+    """A worker, reached through its group's pipes. Starts nothing: `ready` waits for the load."""
 
     def __init__(self, group: Group) -> None:
         assert group.process.stdin is not None
@@ -53,7 +53,7 @@ class Worker:
         self.group = group
         self._stdin = group.process.stdin.fileno()
         self._stdout = group.process.stdout.fileno()
-        self._held = b""  # read, and not yet a whole line
+        self._held = b""  # bytes read that are not yet a whole line
 
     def ready(self, timeout_s: float) -> dict[str, str]:
         """Waits until the engine is loaded. Returns the versions of what it is made of.
@@ -70,7 +70,7 @@ class Worker:
     def run(
         self, prompts: Sequence[Sequence[int]], num_outputs: Sequence[int], timeout_s: float
     ) -> Run:
-        """Runs requests that are there at once.
+        """Runs requests that are all sent at once.
 
         Raises:
           WorkerError: it failed, ended, took longer, or generated too few tokens or too many.
@@ -86,7 +86,7 @@ class Worker:
         return Run(wall_s=reply["wall_s"], num_tokens=reply["num_tokens"])
 
     def train(self, steps: Sequence[Sequence[Sequence[int]]], timeout_s: float) -> TrainRun:
-        """Makes steps of training, which go on from those before.
+        """Runs training steps, which continue from the previous ones.
 
         Args:
           steps: the rows of token ids of each.
@@ -167,7 +167,7 @@ def start(command: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
     start_s = time.monotonic()
     try:
         group = Group(command, env, log, talks=True)
-    except OSError as error:  # its Python is not there
+    except OSError as error:  # its Python does not exist
         raise WorkerError(f"it can't be started: {error}") from error
     worker = Worker(group)
     try:

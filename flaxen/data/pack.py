@@ -75,7 +75,7 @@ def collate(rows: Sequence[PackedRow], batch_size: int, length: int) -> Batch:
 
 
 def collate_pairs(rows: Sequence[PackedRow], batch_size: int, length: int) -> PairBatch:
-    """As collate, for rows that are pairs (chosen, rejected)."""
+    """Collates rows that are pairs (chosen, rejected); see `collate`."""
     return PairBatch(
         chosen=collate([(chosen,) for chosen, _ in rows], batch_size, length),
         rejected=collate([(rejected,) for _, rejected in rows], batch_size, length),

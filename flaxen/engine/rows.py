@@ -46,7 +46,7 @@ class RowBias(NamedTuple):
 
     ids: jax.Array  # [R, MAX_LOGIT_BIAS] int32, padded with NO_TOKEN
     values: jax.Array  # [R, MAX_LOGIT_BIAS] float32, added to the logits of `ids`
-    allowed: jax.Array  # [R, ceil(V / 32)] uint32: bit v % 32 of word v // 32 allows token v
+    allowed: jax.Array  # [R, ceil(V / 32)] uint32: bit v % 32 of number v // 32 allows token v
 
 
 def allows(bitmask: jax.Array, vocab_size: int) -> jax.Array:

@@ -185,7 +185,7 @@ class Model:
         cache: Cache,
         embeds: InputEmbeds,
     ) -> tuple[jax.Array, Cache]:
-        """As `forward`, with embeddings in place of some tokens' own."""
+        """`forward`, with embeddings in place of some tokens' own."""
         assert self.forward_embeds_on is not None, "the model takes nothing but tokens"
         return self.forward_embeds_on(
             self.backend, params, tokens, positions, attend, cache, embeds

@@ -1,4 +1,4 @@
-"""The worker's half of the conversation with `peers.worker`: one JSON object a line.
+"""The worker's end of the protocol of `peers.worker`: one JSON object a line.
 
 Standard library only, as it runs in every engine's own environment. Deliberately does not know
 engines, nor how times become figures.
@@ -47,7 +47,7 @@ def answer(load: Load) -> None:
 
 
 def answer_training(load: LoadTrainer) -> None:
-    """As `answer`, where a request is steps of training, which go on from those before."""
+    """`answer` for training: a request is steps, which continue from the previous ones."""
 
     def load_handle(model: str, args: dict[str, Any]) -> tuple[_Handle, dict[str, str]]:
         train, versions = load(model, args)
@@ -77,7 +77,7 @@ def _answer(load: Callable[[str, dict[str, Any]], tuple[_Handle, dict[str, str]]
             answered = handle(json.loads(line))
         except UnsupportedError as error:
             reply(unsupported=str(error))
-        except Exception as error:  # any engine's own kind
+        except Exception as error:  # engines raise exceptions of their own
             traceback.print_exc()
             reply(error=f"{type(error).__name__}: {error}")
         else:

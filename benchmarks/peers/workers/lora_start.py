@@ -1,4 +1,4 @@
-"""What every trainer's adapters begin with, so that their losses can be compared step by step.
+"""The initial values of every trainer's adapters, so that losses compare step by step.
 
 NumPy only, as it runs in every trainer's own environment.
 """
@@ -23,7 +23,7 @@ TARGETS = {
 
 
 def draw_a(layer: int, target: str, num_inputs: int, rank: int) -> np.ndarray[Any, Any]:
-    """The matrix that an input meets first, as PEFT and flaxen draw it: uniform.
+    """The matrix A, which multiplies the input first, initialized as by PEFT and flaxen: uniform.
 
     Args:
       layer: from 0.

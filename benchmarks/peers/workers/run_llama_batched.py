@@ -14,7 +14,7 @@ from .jsonlines import Generate, UnsupportedError, answer
 
 
 def load(model: str, args: dict[str, Any]) -> tuple[Generate, dict[str, str]]:
-    """Checks that the program is there."""
+    """Checks that the program exists."""
     version = subprocess.run(
         [args["binary"], "--version"], capture_output=True, text=True, check=False
     )

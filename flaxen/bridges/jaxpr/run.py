@@ -51,12 +51,10 @@ class Normed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of x."""
         return self.x.shape
 
     @property
     def dtype(self) -> Any:
-        """Of x."""
         return self.x.dtype
 
     def array(self) -> jax.Array:

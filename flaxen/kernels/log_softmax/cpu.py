@@ -11,7 +11,7 @@ from flaxen.kernels.log_softmax import reference
 
 @jax.custom_vjp
 def log_softmax(logits: jax.Array) -> jax.Array:
-    """As flaxen.kernels.log_softmax.log_softmax."""
+    """See flaxen.kernels.log_softmax.log_softmax."""
     return _call(logits)
 
 

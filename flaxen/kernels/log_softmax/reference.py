@@ -7,5 +7,5 @@ from jaxtyping import Array, Float32
 
 
 def log_softmax(logits: Float32[Array, "*B V"]) -> Float32[Array, "*B V"]:
-    """As flaxen.kernels.log_softmax.log_softmax."""
+    """See flaxen.kernels.log_softmax.log_softmax."""
     return jax.nn.log_softmax(logits, axis=-1)

@@ -40,7 +40,7 @@ class _View:
     prompts: list[Prompt]
     samplings: list[SamplingParams]  # one for each prompt
     echo: bool
-    only_scores: bool  # only the prompt's logprobs are requested, no output
+    only_prompt_logprobs: bool  # only the prompt's logprobs are requested, no output
     logprobs: int | None  # the number of top logprobs; None for no logprobs
     prompt_logprobs: int | None
     with_token_ids: bool
@@ -77,8 +77,8 @@ async def _parse(
     common = asked.common
     check_logprobs(body.logprobs, "logprobs", context)
     max_tokens, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
-    only_scores = max_tokens == 0
-    if only_scores and not body.echo:
+    only_prompt_logprobs = max_tokens == 0
+    if only_prompt_logprobs and not body.echo:
         raise invalid(f"{field} must be at least 1 without echo=true, got 0", field)
     many = common.n is not None and common.n > 1
     if common.stream and body.echo and body.logprobs is not None and many:
@@ -90,19 +90,19 @@ async def _parse(
     default = None if field in body.model_fields_set else _DEFAULT_MAX_TOKENS
     # The engine always samples a token; _without_output drops it if only prompt logprobs are
     # requested.
-    wanted = 1 if only_scores else max_tokens
+    num_new = 1 if only_prompt_logprobs else max_tokens
     # Prompt logprobs are needed for echo, for the field prompt_logprobs, or for both.
-    scores = [common.prompt_logprobs, body.logprobs if body.echo else None]
-    prompt_scores = max((count for count in scores if count is not None), default=None)
+    counts = [common.prompt_logprobs, body.logprobs if body.echo else None]
+    num_prompt_logprobs = max((count for count in counts if count is not None), default=None)
     samplings = [
         sampling_params(
             common,
             context,
             max_tokens=fit_max_tokens(
-                prompt, wanted, default, context, field=field, prompt_field="prompt"
+                prompt, num_new, default, context, field=field, prompt_field="prompt"
             ),
             logprobs=body.logprobs,
-            prompt_logprobs=prompt_scores,
+            prompt_logprobs=num_prompt_logprobs,
         )
         for prompt in prompts
     ]
@@ -111,7 +111,7 @@ async def _parse(
         prompts=prompts,
         samplings=samplings,
         echo=bool(body.echo),
-        only_scores=only_scores,
+        only_prompt_logprobs=only_prompt_logprobs,
         logprobs=body.logprobs,
         prompt_logprobs=common.prompt_logprobs,
         with_token_ids=bool(common.return_token_ids),
@@ -128,7 +128,7 @@ async def _collect(view: _View, streams: EngineStreams, usage: Usage) -> dict[st
     async for i, event in streams.events():
         if event.prompt_logprobs is not None:
             prompt_entries[i] = event.prompt_logprobs
-        event = _without_output(event) if view.only_scores else event
+        event = _without_output(event) if view.only_prompt_logprobs else event
         usage.count(event)
         sequences[i * n + event.index].add(event)
     choices = [
@@ -151,8 +151,8 @@ def _whole_choice(
         "index": index,
         "text": echoed + "".join(sequence.texts),
         "logprobs": None,
-        "finish_reason": "length" if view.only_scores else sequence.finish_reason,
-        "stop_reason": None if view.only_scores else sequence.stop_reason,
+        "finish_reason": "length" if view.only_prompt_logprobs else sequence.finish_reason,
+        "stop_reason": None if view.only_prompt_logprobs else sequence.stop_reason,
     }
     if view.logprobs is not None:
         offsets = OffsetWriter(prompt, view.samplings[prompt_index], view.tokenizer)
@@ -180,7 +180,7 @@ async def _stream(
     n, with_logprobs = view.n, view.logprobs is not None
     offsets: dict[int, OffsetWriter] = {}  # of the sequences with events so far
     async for i, arrived in streams.events():
-        event = _without_output(arrived) if view.only_scores else arrived
+        event = _without_output(arrived) if view.only_prompt_logprobs else arrived
         writer.usage.count(event)
         index, text, finish = i * n + event.index, event.text, event.finish
         first = index not in offsets
@@ -205,8 +205,10 @@ async def _stream(
             choice["logprobs"] = view.described(scored)
         choice["finish_reason"] = choice["stop_reason"] = None
         if finish is not None:
-            choice["finish_reason"] = "length" if view.only_scores else finish.reason.wire_name
-            choice["stop_reason"] = None if view.only_scores else finish.stop_reason
+            choice["finish_reason"] = (
+                "length" if view.only_prompt_logprobs else finish.reason.wire_name
+            )
+            choice["stop_reason"] = None if view.only_prompt_logprobs else finish.stop_reason
         if view.with_token_ids:
             choice["token_ids"] = list(event.token_ids)
             if first:
