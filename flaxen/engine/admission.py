@@ -110,5 +110,5 @@ class Admission:
         return self._pools.num_cached(sequence, max_found * self._looks_up(sequence))
 
     def _looks_up(self, sequence: Sequence) -> bool:
-        """Whether the prompt may be cached: not if prompt logprobs are requested."""
-        return self._pools.has_prefixes and sequence.prompt_logprobs is None
+        """Whether part of the prompt may come from the prefix cache."""
+        return self._pools.has_prefixes and not sequence.needs_whole_prompt

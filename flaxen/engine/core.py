@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
 from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
@@ -24,7 +26,7 @@ from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.grammar import grammar_states
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
-from flaxen.engine.plan import StepPlan
+from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.prompt_logprobs import PromptLogprobs, collect, compute_prompt_logprobs
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence, sequence_of
@@ -125,6 +127,7 @@ class Engine:
         adapter = None if request.adapter is None else self.adapters.find(request.adapter)
         has_tokenizer = self._tokenizer is not None
         validate(request, self.config, self.info, has_tokenizer=has_tokenizer)
+        self._executor.check_inputs(request)
         return CheckedRequest(
             request=request,
             adapter=adapter,
@@ -302,6 +305,9 @@ class Engine:
                 output = self._open[sequence.request_id].outputs[sequence]
                 if sequence.is_scored:
                     collect(output.prompt_logprobs, item, of_prompts.get(sequence, []))
+                if sequence.pooling is not None:
+                    self._pool(done, item, output)
+                    continue
                 # The last token is not a draft: it was sampled after the accepted ones.
                 num_accepted = len(token_ids) - (failure is None)
                 self._scheduler.settle_drafts(sequence, item.num_drafts, num_accepted)
@@ -316,6 +322,23 @@ class Engine:
                         self._drafts.propose(sequence)
             except Exception as error:  # only this sequence fails; others continue
                 self._break(sequence, f"internal error: {error!r}")
+
+    def _pool(self, done: _InFlight, item: Scheduled, output: SequenceOutput) -> None:
+        """Adds a chunk to a prompt's vector, and ends the sequence after the last one."""
+        sequence, pooler = item.sequence, output.pooler
+        assert pooler is not None, "nothing is pooled"
+        if item.load_row:  # just admitted, or resumed: computed from its beginning
+            pooler.reset()
+        pooler.add(self._executor.hidden_states(done.plan, done.handle, item))
+        if item.start + item.num_tokens < sequence.num_prompt_tokens:
+            return
+        vector = pooler.vector()
+        if np.isfinite(vector).all():
+            pooled = tuple(vector.tolist())
+            self._emit(sequence, output.finish(FinishReason.STOP, pooled=pooled))
+        else:
+            self._scheduler.invalidate(sequence)
+            self._emit(sequence, output.fail(RowFailure.NOT_FINITE))
 
     def _append(
         self,

@@ -11,6 +11,8 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
@@ -54,6 +56,14 @@ class Executor(abc.ABC):
         """
 
     @abc.abstractmethod
+    def check_inputs(self, request: Request) -> None:
+        """Checks that the model can take a request's embeddings, and pool.
+
+        Raises:
+          FieldError: it can't.
+        """
+
+    @abc.abstractmethod
     def load(self, sequence: Sequence, row: int) -> None:
         """Writes a sequence's settings and known tokens to its row, after the dispatched steps."""
 
@@ -93,6 +103,10 @@ class Executor(abc.ABC):
         self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
     ) -> list[TokenLogprobs]:
         """The log-probabilities of the tokens that follow the item's first len(targets) ones."""
+
+    @abc.abstractmethod
+    def hidden_states(self, plan: StepPlan, handle: Any, item: Scheduled) -> np.ndarray:
+        """The hidden states of an item's tokens after the final norm, [n, D] float32."""
 
     @abc.abstractmethod
     def reset(self) -> None:

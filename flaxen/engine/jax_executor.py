@@ -21,6 +21,7 @@ from flaxen.engine import step as steps
 from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
+from flaxen.engine.model_inputs import check_inputs
 from flaxen.engine.params import check_same
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.results import step_result, to_host, token_logprobs
@@ -38,7 +39,7 @@ from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
 from flaxen.engine.step_input import StepLayout
-from flaxen.engine.step_options import StepOptions, grammar_bitmask
+from flaxen.engine.step_options import StepOptions, grammar_bitmask, prompt_embeds
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
@@ -109,6 +110,7 @@ class JaxExecutor(Executor):
         self._prompt_logprobs = jax.jit(
             functools.partial(steps.prompt_logprobs, model, self._num_top)
         )
+        self._final_norm = jax.jit(model.final_norm)
         self._adapters = AdapterStack(model, config.lora)
         self._reset_state()
 
@@ -168,6 +170,9 @@ class JaxExecutor(Executor):
         bad_words = self._bad_word_ids(sampling.bad_words)
         return row_settings(sampling, len(request.prompt_token_ids), bad_words, self._eos_ids)
 
+    def check_inputs(self, request: Request) -> None:
+        check_inputs(self._model, request)
+
     def load(self, sequence: Sequence, row: int) -> None:
         new = with_seed(sequence.row_settings, sequence.seed)
         known = np.zeros(self._config.max_model_len, np.int32)
@@ -211,6 +216,7 @@ class JaxExecutor(Executor):
         options = StepOptions(
             lora=self._adapters.arrays if has_adapters else None,
             grammar_bitmask=grammar_bitmask(plan.items, shape.num_seqs, self.vocab_size),
+            prompt_embeds=prompt_embeds(plan.items, shape.num_tokens, self._model.embed_dim),
         )
         sampled, hidden = self._run(shape, plan.items, needs, options)
         return _Handle(
@@ -234,6 +240,11 @@ class JaxExecutor(Executor):
             logprobs = to_host(self._prompt_logprobs(self._params, chunk, ids))
             found += [token_logprobs(logprobs, (n,), int(ids[n]), num_top) for n in range(num)]
         return found
+
+    def hidden_states(self, plan: StepPlan, handle: _Handle, item: Scheduled) -> np.ndarray:
+        start = handle.starts[plan.items.index(item)]
+        normed = self._final_norm(self._params, handle.hidden)
+        return np.asarray(normed, np.float32)[start : start + item.num_tokens]
 
     def _run(
         self, shape: Shape, items: list[Scheduled], needs: BatchNeeds, options: StepOptions

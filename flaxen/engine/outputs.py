@@ -6,6 +6,7 @@ Deliberately does not know: steps, pages, other sequences.
 from __future__ import annotations
 
 from flaxen.engine.executor import RowFailure
+from flaxen.engine.pooling import Pooler
 from flaxen.engine.sequence import Sequence
 from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.text.detokenize import Detokenizer
@@ -39,6 +40,7 @@ class SequenceOutput:
     ) -> None:
         sampling = sequence.sampling
         self.prompt_logprobs: list[TokenLogprobs | None] = []  # emitted with the first event
+        self.pooler = None if sequence.pooling is None else Pooler(sequence.pooling)
         self._sequence = sequence
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_ids)
@@ -91,6 +93,7 @@ class SequenceOutput:
         token_ids: tuple[int, ...] = (),
         text: str = "",
         logprobs: TokenLogprobs | None = None,
+        pooled: tuple[float, ...] | None = None,
     ) -> TokenEvent:
         """Makes the sequence's last event, with the text that was still held back."""
         sequence = self._sequence
@@ -102,6 +105,7 @@ class SequenceOutput:
             reason=reason,
             stop_reason=stop_reason,
             error=error,
+            pooled=pooled,
             num_prompt_tokens=sequence.num_prompt_tokens,
             num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
             num_cached_tokens=sequence.num_cached_tokens or 0,

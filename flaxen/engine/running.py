@@ -90,8 +90,16 @@ class Running:
             if end == sequence.num_prompt_tokens:
                 self._counters.num_prompt_tokens += end
             sequence.num_in_flight += 1 + num_drafts
+        samples_token = samples and sequence.pooling is None  # else its vector is in flight
         return Scheduled(
-            sequence, row, start, end - start, samples, load_row, max(0, num_scored), num_drafts
+            sequence,
+            row,
+            start,
+            end - start,
+            samples_token,
+            load_row,
+            max(0, num_scored),
+            num_drafts,
         )
 
     def remove_latest(self) -> Sequence:

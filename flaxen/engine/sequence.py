@@ -8,7 +8,7 @@ from typing import Any
 from flaxen.engine.adapters.store import ServedAdapter
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.grammar import GrammarState
-from flaxen.protocol import SamplingParams
+from flaxen.protocol import EmbedSpan, Pooling, SamplingParams
 
 NO_SLOT = -1
 NO_PAGE = -1
@@ -30,6 +30,8 @@ class Sequence:
     # As in the sampling parameters, but only for one of the n sequences.
     prompt_logprobs: int | None = None
     grammar: GrammarState | None = None  # None allows all tokens
+    prompt_embeds: tuple[EmbedSpan, ...] = ()
+    pooling: Pooling | None = None
     row_settings: Any = None  # from the executor: the settings of its row, without seed and tokens
 
     # If True, no step is planned for it before all sampled tokens have reached the host, because a
@@ -69,6 +71,11 @@ class Sequence:
         return self.prompt_logprobs is not None and len(self.tokens) <= self.num_prompt_tokens
 
     @property
+    def needs_whole_prompt(self) -> bool:
+        """Whether something is wanted of each prompt token, so that none may come from a cache."""
+        return self.prompt_logprobs is not None or self.pooling == "mean"
+
+    @property
     def num_output_tokens(self) -> int:
         """All output tokens, including those still on the device."""
         return self.num_tokens - self.num_prompt_tokens
@@ -91,5 +98,7 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
         grammar=checked.grammars[index] if checked.grammars else None,
         row_settings=checked.row_settings,
-        waits_for_tokens=bool(checked.grammars),
+        prompt_embeds=request.prompt_embeds,
+        pooling=request.pooling,
+        waits_for_tokens=bool(checked.grammars) or request.pooling is not None,
     )

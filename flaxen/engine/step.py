@@ -86,9 +86,12 @@ def run_step(
     adapted = params
     if options.lora is not None:
         adapted = with_adapters(params, *options.lora, _adapter_ids(step, batch, num_tokens))
-    hidden, cache = model.forward(
-        adapted, ids, positions, attends.paged(batches, model.backend), cache
-    )
+    attend = attends.paged(batches, model.backend)
+    if options.prompt_embeds is None:
+        hidden, cache = model.forward(adapted, ids, positions, attend, cache)
+    else:
+        embeds = options.prompt_embeds
+        hidden, cache = model.forward_embeds(adapted, ids, positions, attend, cache, embeds)
     where = sampled_positions(step, batch)
     last = jnp.where(where.is_active[:, None], hidden[where.token], 0)
     sampled = sample(

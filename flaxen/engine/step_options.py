@@ -14,6 +14,8 @@ import numpy as np
 from flaxen.engine.grammar import num_mask_words
 from flaxen.engine.plan import Scheduled
 from flaxen.models.adapters import Adapters
+from flaxen.models.model import InputEmbeds
+from flaxen.protocol import EmbedSpan
 
 Lora = tuple[Adapters, jax.Array]  # a stack of adapters, and their scales
 
@@ -24,6 +26,7 @@ class StepOptions(NamedTuple):
     lora: Lora | None = None
     # [S, ceil(V / 32)] uint32, as in `sampling.sample`; a NumPy array until the step is dispatched.
     grammar_bitmask: jax.Array | np.ndarray | None = None
+    prompt_embeds: InputEmbeds | None = None  # of the T tokens
 
 
 def grammar_bitmask(items: Items[Scheduled], num_seqs: int, vocab_size: int) -> np.ndarray | None:
@@ -35,3 +38,29 @@ def grammar_bitmask(items: Items[Scheduled], num_seqs: int, vocab_size: int) -> 
         if item.sequence.grammar is not None:
             line[:] = item.sequence.grammar.bitmask
     return bitmask
+
+
+def prompt_embeds(
+    items: Items[Scheduled], num_tokens: int, embed_dim: int | None
+) -> InputEmbeds | None:
+    """The embeddings in place of some of T tokens, on the host; None where there are none."""
+    if not any(_spans(item) for item in items):
+        return None
+    assert embed_dim is not None, "embeddings for a model that takes none"
+    values, is_given = np.zeros((num_tokens, embed_dim), np.float32), np.zeros(num_tokens, bool)
+    first = 0  # of the item's tokens in the step
+    for item in items:
+        for span in _spans(item):
+            begin, end = max(span.start, item.start), min(span.end, item.start + item.num_tokens)
+            into = slice(first + begin - item.start, first + end - item.start)
+            values[into] = span.values[begin - span.start : end - span.start]
+            is_given[into] = True
+        first += item.num_tokens
+    return InputEmbeds(values, is_given)  # type: ignore[arg-type]  # NumPy's
+
+
+def _spans(item: Scheduled) -> list[EmbedSpan]:
+    """The spans of embeddings that an item's tokens touch."""
+    end = item.start + item.num_tokens
+    spans = item.sequence.prompt_embeds
+    return [span for span in spans if span.start < end and span.end > item.start]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flaxen.engine.config import EngineConfig
+from flaxen.engine.validate_inputs import validate_inputs
 from flaxen.protocol import FieldError, ModelInfo, Request
 
 MAX_WORD_CHARS = 1000  # the most characters of a stop string or bad word
@@ -27,6 +28,7 @@ def validate(
       FieldError: the request can never be served; the message says which value is wrong and what is
           allowed.
     """
+    validate_inputs(request)
     sampling = request.sampling
     num_prompt = len(request.prompt_token_ids)
     if num_prompt >= config.max_model_len:

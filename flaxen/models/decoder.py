@@ -43,6 +43,7 @@ def decoder(config: DecoderConfig) -> Model:
     return Model(
         forward_on=functools.partial(_forward, config),
         unembed_on=functools.partial(_unembed, config),
+        embed_dim=config.model_dim,
         forward_embeds_on=functools.partial(_forward, config),
         final_norm_on=functools.partial(_final_norm, config),
         param_specs=_param_specs(config),

@@ -136,6 +136,7 @@ class Model:
         ]
         | None
     ) = None
+    embed_dim: int | None = None  # D of the embeddings that forward_embeds_on takes
     # As forward_on, with embeddings at the end; None: the model takes nothing but tokens.
     forward_embeds_on: (
         Callable[

@@ -16,7 +16,7 @@ from flaxen.protocol.errors import (
     UnknownAdapterError,
 )
 from flaxen.protocol.events import Finish, FinishReason, TokenEvent, TokenLogprobs
-from flaxen.protocol.inputs import Grammar
+from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
 from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "AdapterInfo",
     "AdapterSource",
     "AdapterWeights",
+    "EmbedSpan",
     "EngineBrokenError",
     "EngineBusyError",
     "EngineClient",
@@ -34,6 +35,7 @@ __all__ = [
     "FinishReason",
     "Grammar",
     "ModelInfo",
+    "Pooling",
     "ReaderTooSlowError",
     "Request",
     "RequestIdInUseError",

@@ -56,6 +56,7 @@ class Finish:
     num_prompt_tokens: int
     num_output_tokens: int
     num_cached_tokens: int  # prompt tokens found in the prefix cache
+    pooled: tuple[float, ...] | None = None  # the vector, if the request asked for pooling
     queue_s: float  # seconds from submission to its first step
 
 

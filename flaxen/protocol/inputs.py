@@ -5,7 +5,11 @@ Deliberately does not know: how any of it is computed. Standard library only.
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+# The vector of a prompt: the hidden state of its last token, or the mean of all tokens'.
+Pooling = Literal["last", "mean"]
 
 
 class Grammar(Protocol):
@@ -21,3 +25,22 @@ class Grammar(Protocol):
 
     def accept_token(self, token_id: int) -> None:
         """Takes the token that was sampled, which is one of those that were allowed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EmbedSpan:
+    """Embeddings that take the place of a prompt's tokens, as an encoder of images makes them.
+
+    The prompt's ids at these positions are placeholders: any id of the vocabulary.
+    """
+
+    start: int  # position of the first
+    values: Any  # [n, D] floats, an array of NumPy's
+    # Names what the embeddings were made from. Prompts share cached pages only where it is equal,
+    # so that two different contents must never have the same one.
+    content_hash: bytes
+
+    @property
+    def end(self) -> int:
+        """The position after the last."""
+        return self.start + len(self.values)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flaxen.protocol.errors import FieldError
-from flaxen.protocol.inputs import Grammar
+from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
 
 MAX_SEED = 2**63 - 1
 
@@ -153,6 +153,8 @@ class Request:
     adapter: str | None = None  # the name of an adapter of the engine; None is the base model
     # Makes a grammar for each of the n sequences; None allows all tokens.
     grammar: Callable[[], Grammar] | None = None
+    prompt_embeds: tuple[EmbedSpan, ...] = ()  # in place of the prompt's tokens, in order
+    pooling: Pooling | None = None  # a vector of the prompt in place of output tokens
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))

@@ -75,6 +75,16 @@ class FakeExecutor(Executor):
     def load(self, sequence: Sequence, row: int) -> None:
         assert sequence.row_settings is sequence.sampling, "not what row_settings returned"
         self._rows[row] = list(sequence.tokens)
+        for span in sequence.prompt_embeds:  # a token's embedding is its id
+            self._rows[row][span.start : span.end] = [int(value) for (value,) in span.values]
+
+    def check_inputs(self, request: Request) -> None:
+        if any(np.shape(span.values)[1] != 1 for span in request.prompt_embeds):
+            raise ValueError("the fake's embeddings are token ids")
+
+    def hidden_states(self, plan: StepPlan, handle: Any, item: Scheduled) -> np.ndarray:
+        tokens = self._rows[item.row][item.start : item.start + item.num_tokens]
+        return np.array([[token, 1] for token in tokens], np.float32)
 
     def check_adapter(self, adapter: AdapterWeights) -> None:
         if self._config.lora is None or adapter.config.rank > self._config.lora.max_lora_rank:
@@ -191,6 +201,12 @@ class FaultyExecutor(Executor):
 
     def row_settings(self, request: Request) -> Any:
         return self._inner.row_settings(request)
+
+    def check_inputs(self, request: Request) -> None:
+        self._inner.check_inputs(request)
+
+    def hidden_states(self, plan: StepPlan, handle: Any, item: Scheduled) -> np.ndarray:
+        return self._inner.hidden_states(plan, handle, item)
 
     def load(self, sequence: Sequence, row: int) -> None:
         self._call("load")

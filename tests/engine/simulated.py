@@ -63,6 +63,11 @@ class SimulatedExecutor(Executor):
     def set_params(self, params: Any) -> None: ...
     def reset(self) -> None: ...
 
+    def check_inputs(self, request: Request) -> None: ...
+
+    def hidden_states(self, plan: StepPlan, handle: float, item: Scheduled) -> np.ndarray:
+        raise NotImplementedError("nobody simulates pooling")
+
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
         return 0
 

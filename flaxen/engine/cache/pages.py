@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from flaxen.protocol import EmbedSpan
 
 
 def root_hash(cache_salt: str, *, adapter: str = "", epoch: int = 0) -> bytes:
@@ -29,24 +31,46 @@ def root_hash(cache_salt: str, *, adapter: str = "", epoch: int = 0) -> bytes:
     return hashlib.sha256(repr((adapter, cache_salt, epoch)).encode()).digest()
 
 
-def page_hash(parent: bytes, token_ids: Iterable[int]) -> bytes:
-    """The hash of a full page: of everything that its keys depend on, which is the pages before it
-    and its own tokens.
+def page_hash(parent: bytes, token_ids: Iterable[int], contents: bytes = b"") -> bytes:
+    """The hash of a full page: of everything that its keys depend on, which is the pages before it,
+    its own tokens, and the embeddings that stand in the place of some of them.
 
     The hash is cryptographic, because a collision would show one user's tokens to another.
     """
-    return hashlib.sha256(parent + array("q", token_ids).tobytes()).digest()
+    return hashlib.sha256(parent + array("q", token_ids).tobytes() + contents).digest()
 
 
-def extend_hashes(hashes: list[bytes], tokens: list[int], page_size: int, parent: bytes) -> None:
+def extend_hashes(
+    hashes: list[bytes],
+    tokens: list[int],
+    page_size: int,
+    parent: bytes,
+    spans: Sequence[EmbedSpan] = (),
+) -> None:
     """Appends the missing hashes of the full pages of `tokens`. Mutates `hashes`.
 
     Args:
+      hashes: those that are there.
+      tokens: the known tokens.
+      page_size: tokens in a page.
       parent: the last of `hashes`; the root if it is empty.
+      spans: embeddings that stand in the place of tokens.
     """
     for start in range(len(hashes) * page_size, len(tokens) - page_size + 1, page_size):
-        parent = page_hash(parent, tokens[start : start + page_size])
+        end = start + page_size
+        contents = _contents(spans, start, end) if spans else b""
+        parent = page_hash(parent, tokens[start:end], contents)
         hashes.append(parent)
+
+
+def _contents(spans: Sequence[EmbedSpan], start: int, end: int) -> bytes:
+    """Which embeddings stand in a page, and where in it; no bytes where there are none."""
+    found = [
+        (span.start - start, span.end - start, span.content_hash)
+        for span in spans
+        if span.start < end and span.end > start
+    ]
+    return repr(found).encode() if found else b""
 
 
 class PagePool:

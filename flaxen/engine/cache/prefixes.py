@@ -30,7 +30,8 @@ class Prefixes:
         if self._is_enabled:
             hashes = sequence.page_hashes
             parent = hashes[-1] if hashes else self._root(sequence)
-            extend_hashes(hashes, sequence.tokens, self._page_size, parent)
+            spans = sequence.prompt_embeds
+            extend_hashes(hashes, sequence.tokens, self._page_size, parent, spans)
 
     def invalidate(self, salt: str, waiting: Iterable[Sequence]) -> None:
         """Invalidates the pages under a salt; waiting sequences are hashed again under the new
