@@ -19,7 +19,7 @@ from .worker import UnsupportedError, Worker, WorkerError, start
 NUM_ROWS = 4
 ROW_LENGTH = 256  # tokens; one sequence, without padding
 STEPS_PER_TURN = 2
-_NUM_WORDS = 256  # different tokens, so that a few steps already show in the loss
+_NUM_IDS = 256  # different tokens, so that a few steps already show in the loss
 
 Step = tuple[tuple[int, ...], ...]  # rows of token ids
 
@@ -56,9 +56,9 @@ def make_steps(vocab_size: int, num_steps: int) -> list[Step]:
     """
     rng = random.Random(f"{SEED}/L")
     margin = vocab_size // 40
-    words = [rng.randrange(margin, vocab_size - margin) for _ in range(_NUM_WORDS)]
+    ids = [rng.randrange(margin, vocab_size - margin) for _ in range(_NUM_IDS)]
     return [
-        tuple(tuple(rng.choices(words, k=ROW_LENGTH)) for _ in range(NUM_ROWS))
+        tuple(tuple(rng.choices(ids, k=ROW_LENGTH)) for _ in range(NUM_ROWS))
         for _ in range(num_steps)
     ]
 

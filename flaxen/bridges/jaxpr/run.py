@@ -51,10 +51,12 @@ class Normed:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of x."""
         return self.x.shape
 
     @property
     def dtype(self) -> Any:
+        """The dtype of x."""
         return self.x.dtype
 
     def array(self) -> jax.Array:
