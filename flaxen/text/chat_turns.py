@@ -25,7 +25,7 @@ Message = Mapping[str, Any]
 Span = tuple[int, int]  # characters [begin, end)
 
 
-class Turns(NamedTuple):
+class RenderedChat(NamedTuple):
     """A rendered conversation."""
 
     text: str
@@ -43,7 +43,7 @@ def render_turns(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
-) -> Turns:
+) -> RenderedChat:
     """Renders a whole conversation and finds messages of the assistant in it.
 
     A span is the text that the model would have generated in that turn: what follows the prompt,
@@ -84,8 +84,8 @@ def render_turns(
                 if not _shows(text[begin:end], messages[index]):
                     _content(render, text, messages, index)
             prompts = [render(messages[:index], asks=True) for index in wanted]
-            return Turns(text, tuple(map(functools.partial(_after, text), prompts, spans)))
-    return Turns(text, tuple(_find(render, text, messages, index) for index in wanted))
+            return RenderedChat(text, tuple(map(functools.partial(_after, text), prompts, spans)))
+    return RenderedChat(text, tuple(_find(render, text, messages, index) for index in wanted))
 
 
 def _marked_spans(

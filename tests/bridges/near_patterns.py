@@ -16,7 +16,7 @@ def of(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """As transformers does it."""
+    """Rotary embedding as transformers applies it."""
     turned = jnp.concatenate([-x[..., H // 2 :], x[..., : H // 2]], axis=-1)
     return x * cos + turned * sin
 

@@ -159,7 +159,7 @@ def test_all_parameters_are_trained(definition: Definition, name: Any) -> None:
 
 @pytest.mark.parametrize("definition", ["list", "dict"], indirect=True)
 def test_a_job_trains_an_adapter_beside_it(definition: Definition, tmp_path: Path) -> None:
-    """As `flaxen serve --data-dir` runs one."""
+    """The job runs as under `flaxen serve --data-dir`."""
     model = definition.model
     file = tmp_path / "records.jsonl"
     file.write_text(json.dumps({"prompt": "who?", "completion": " me."}) + "\n")

@@ -47,7 +47,7 @@ def make_weights() -> dict[str, Any]:
 
 
 def norm(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """As transformers writes it."""
+    """RMS norm as transformers writes it."""
     wide = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-5)
     return weight[None, None] * (wide * scale).astype(x.dtype)

@@ -183,7 +183,7 @@ def test_roles_of_experts_factors_and_normed_weights() -> None:
 
 
 def updates(tree: str, **options: Any) -> Any:
-    """Of each layer: the first update with gradients that are the same for each tree."""
+    """The first update of each layer, with gradients that are the same for each tree."""
     model, params = make_model(tree)
     trainable = full(model, dtype=FLOAT32)
     optimizer = make_optimizer(OptimizerConfig(max_grad_norm=None, **options))(trainable.specs)

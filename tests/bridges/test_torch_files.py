@@ -68,7 +68,7 @@ def with_added(**tensors: torch.Tensor) -> Callable[[Tensors], Tensors]:
 
 
 def quantized(tensors: Tensors) -> Tensors:
-    """As GPTQ stores a weight."""
+    """The names and tensors with which GPTQ stores a weight."""
     packed = {
         f"{Q}.qweight": torch.zeros(8, 64, dtype=torch.int32),
         f"{Q}.scales": torch.ones(1, 64),

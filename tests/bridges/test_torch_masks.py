@@ -20,7 +20,7 @@ from tests.bridges.torch_models import Own, make
 
 
 class Masked(torch.nn.Module):
-    """As a class of one layer, which makes its mask by a function of transformers."""
+    """A class of one layer, which makes its mask by a function of transformers."""
 
     def __init__(self, mask: Callable[..., Any], fields: dict[str, Any], options: Any) -> None:
         super().__init__()

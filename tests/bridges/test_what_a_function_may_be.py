@@ -93,7 +93,7 @@ jax.tree_util.register_dataclass(Output, ["logits", "loss"], [])
 
 @dataclasses.dataclass
 class Unknown:
-    """Of no kind that JAX knows."""
+    """A container that JAX does not know as a pytree."""
 
     logits: Any
     name: str = "output"
@@ -321,7 +321,7 @@ def test_a_module_with_a_new_head_and_its_table() -> None:
 
 @pytest.mark.parametrize(("vocab_size", "num_tokens"), [(24, 257), (255, 257), (256, 257)])
 def test_a_tokenizer_with_more_tokens_than_the_model(vocab_size: int, num_tokens: int) -> None:
-    """Of one token a byte; with 256 rows only the end of a sequence is beyond."""
+    """One token a byte; with 256 rows only the end-of-sequence token has no row."""
     params = weights()
     params["embed"] = jnp.ones((vocab_size, DIM))
     params["head"] = jnp.ones((DIM, vocab_size))

@@ -47,7 +47,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str
 
 
 def loss_by_hand(model: Path, text: str) -> np.ndarray:
-    """Of each letter after the first."""
+    """The loss of each letter after the first."""
     checkpoint = open_checkpoint(model)
     tokens = np.array(checkpoint.make_tokenizer().encode(text))
     logits = logits_of(checkpoint.model, checkpoint.load_params(np.dtype("float32")), tokens)

@@ -55,7 +55,7 @@ def groups(command: Callable[..., None]) -> list[Any]:
 
 
 def defaults(group: Any) -> dict[str, Any]:
-    """Of the options that need not be given."""
+    """The defaults of the options that have one."""
     found = {}
     for field in dataclasses.fields(group):
         if field.default_factory is not dataclasses.MISSING:

@@ -64,7 +64,7 @@ def learned(tokens: np.ndarray, weights: np.ndarray, tokenizer: Tokenizer = TOKE
 
 
 def segments(batch: Batch) -> list[list[tuple[str, str]]]:
-    """Of each row, each segment's tokens and learned targets, as text."""
+    """For each row, each segment's tokens and learned targets, as text."""
     rows = []
     for i in range(len(batch.tokens)):
         ids = batch.segment_ids[i]

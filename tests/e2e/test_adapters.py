@@ -29,7 +29,7 @@ MODULES = {
 
 
 def write_adapter(directory: Path, seed: int, rank: int = 2, **config: Any) -> None:
-    """One that changes what is said, in PEFT's format."""
+    """Writes an adapter that changes the model's output, in PEFT's format."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for layer in range(NUM_LAYERS):

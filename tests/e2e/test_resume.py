@@ -32,7 +32,7 @@ MODEL = {
 
 @pytest.fixture
 def settings(tmp_path: Path, compile_cache: Path) -> list[str]:
-    """Of a run that shuffles, packs and accumulates, and saves each step."""
+    """The settings of a run that shuffles, packs and accumulates, and saves each step."""
     model, data = tmp_path / "tiny", tmp_path / "data.jsonl"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(MODEL))

@@ -138,7 +138,7 @@ class Seen:
 
 
 def percentile(values: Items[float], share: float) -> float:
-    """As vLLM's benchmark client computes it."""
+    """The percentile as vLLM's benchmark client computes it."""
     return float(np.percentile(np.asarray(values), share))
 
 

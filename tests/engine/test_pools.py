@@ -84,7 +84,7 @@ def test_pages_behind_a_window_are_freed_and_found_again() -> None:
 
 
 def test_a_prefix_is_found_where_all_groups_can_go_on() -> None:
-    """Of the window's pages all were taken again but the last three."""
+    """All pages of the sliding group were reused except the last three."""
     pools = pools_of(FULL, SLIDING, num_pages=8)
     each = sequence(24)
     assert pools.admit(each, 0, 0)

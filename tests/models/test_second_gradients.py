@@ -112,7 +112,7 @@ def test_of_adapters_beside_packed_weights() -> None:
 
 
 def test_forward_mode_alone_is_refused_by_jax() -> None:
-    """As the docstring of flaxen.load says; a third derivative in reverse is none of that."""
+    """The docstring of flaxen.load names this limit."""
     with pytest.raises(TypeError, match="can't apply forward-mode"):
         jax.jvp(lambda p: loss(Backend.CPU, p, IDS), (PARAMS,), (PARAMS,))
     jax.jvp(lambda p: loss(Backend.REFERENCE, p, IDS), (PARAMS,), (PARAMS,))

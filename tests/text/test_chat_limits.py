@@ -179,7 +179,7 @@ def test_a_killed_process_is_replaced() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("num_characters", [2, 1_000_000])
 def test_a_process_that_is_stopped_is_replaced(num_characters: int) -> None:
-    """It neither answers nor reads: more than a pipe holds must not wait for it for ever."""
+    """A stopped process neither answers nor reads: writing more than a pipe holds must time out."""
     before = children()
     template = ChatTemplate(
         "{{ messages[0].content }}", bos_token="", eos_token="", timeout_s=TIMEOUT_S

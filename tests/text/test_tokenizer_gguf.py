@@ -261,7 +261,7 @@ def test_sentencepiece_needs_a_score_for_each_token(llama_metadata: dict[str, An
 
 @pytest.mark.parametrize("num_repeats", [1, 200])
 def test_long_texts_have_the_ids_of_short_ones(smollm2: Tokenizer, num_repeats: int) -> None:
-    """They go through another function of the library, which holds up no other thread."""
+    """Long texts go through another function of the library, which does not block other threads."""
     turn = "<|im_start|>user\nWhere is 🦩 in 中国?<|im_end|>\n"
     ids = smollm2.encode(turn)
     assert smollm2.encode(turn * num_repeats) == ids * num_repeats

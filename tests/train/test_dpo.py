@@ -131,7 +131,7 @@ def test_a_validation_does_not_count_padding() -> None:
 
 
 def test_a_pair_without_a_loss_does_not_count() -> None:
-    """As one that is cut before both answers; a cut answer alone leaves a pair."""
+    """A pair truncated before both answers has no loss; one with a truncated answer still has."""
     pairs = random_pairs(0, num_rows=3)
     chosen, rejected = pairs.chosen.loss_weights.copy(), pairs.rejected.loss_weights.copy()
     chosen[:2] = rejected[0] = 0

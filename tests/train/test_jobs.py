@@ -124,7 +124,7 @@ def test_a_stopped_job_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_stopped_job_does_not_go_on_with_something_else(tmp_path: Path) -> None:
-    """As on a server that came back with another model or other limits."""
+    """For example on a server that restarted with another model or other limits."""
     spec = make_spec(tmp_path, CHATS)
     assert not run_job(spec, BASE, Told(lambda told: len(told.steps) >= 1).callbacks())
     directory = state_directory(spec.directory)

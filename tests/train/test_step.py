@@ -31,7 +31,7 @@ DTYPES = ["float32", "bfloat16"]
 
 
 def losses(step: TrainStep, num_steps: int, **options: Any) -> list[float]:
-    """Of steps over the same batch."""
+    """The losses of steps over the same batch."""
     state = start(step, copy(PARAMS), seed=0)
     compute = step.prepare(state.params)
     microbatches = split_batch(random_batch(0), 2)

@@ -78,17 +78,19 @@ async def retrieve(context: FineTuning, config: ServerConfig, http: Request) -> 
 async def cancel(context: FineTuning, config: ServerConfig, http: Request) -> Response:
     """Answers POST /v1/fine_tuning/jobs/{job_id}/cancel."""
     of = ("validating_files", "queued", "running", "paused")
-    return await _move(context, http, "cancelled", of, "The job has been cancelled")
+    return await _change_status(context, http, "cancelled", of, "The job has been cancelled")
 
 
 async def pause(context: FineTuning, config: ServerConfig, http: Request) -> Response:
     """Answers POST /v1/fine_tuning/jobs/{job_id}/pause."""
-    return await _move(context, http, "paused", ("queued", "running"), "The job has been paused")
+    return await _change_status(
+        context, http, "paused", ("queued", "running"), "The job has been paused"
+    )
 
 
 async def resume(context: FineTuning, config: ServerConfig, http: Request) -> Response:
     """Answers POST /v1/fine_tuning/jobs/{job_id}/resume."""
-    return await _move(context, http, "queued", ("paused",), "The job has been resumed")
+    return await _change_status(context, http, "queued", ("paused",), "The job has been resumed")
 
 
 async def list_events(context: FineTuning, config: ServerConfig, http: Request) -> Response:
@@ -143,16 +145,18 @@ async def _find(context: FineTuning, http: Request) -> Row:
         raise not_found("fine-tuning job", job_id) from None
 
 
-async def _move(
+async def _change_status(
     context: FineTuning, http: Request, status: str, of: Collection[str], message: str
 ) -> Response:
     """Changes the job's status. The trainer sees it between two steps, and stops or continues."""
     row = await _find(context, http)
-    moved = await asyncio.to_thread(context.jobs.move, row["id"], status, of=of, messages=[message])
+    moved = await asyncio.to_thread(
+        context.jobs.change_status, row["id"], status, of=of, messages=[message]
+    )
     row = await _find(context, http)
     if not moved:
         raise invalid(
-            f"the job is {row['status']}: only one that is {' or '.join(of)} becomes "
+            f"the job is {row['status']}: only a job that is {' or '.join(of)} becomes "
             f"{shorten(status)}",
             code="invalid_status",
         )

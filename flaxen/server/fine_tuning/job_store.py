@@ -102,7 +102,7 @@ class JobStore:
         with self._database.connect() as connection:
             return connection.execute(query.limit(1)).scalar()
 
-    def move(
+    def change_status(
         self,
         job_id: str,
         status: str,

@@ -131,13 +131,15 @@ class JobWorker:
                 self._fail(job["id"], f"invalid_{param}", message, param, of)
                 return
         messages = ["Files validated, moving job to queued state"]
-        self._jobs.move(job["id"], "queued", of=of, messages=messages)
+        self._jobs.change_status(job["id"], "queued", of=of, messages=messages)
         self.wake()
 
     def _train(self, job: Row) -> None:
         if job["status"] == "queued":
             messages = ["Fine-tuning job started"]
-            if not self._jobs.move(job["id"], "running", of=("queued",), messages=messages):
+            if not self._jobs.change_status(
+                job["id"], "running", of=("queued",), messages=messages
+            ):
                 return
         self._run_trainer(job)
         if self._jobs.status(job["id"]) in ENDED:
@@ -163,7 +165,7 @@ class JobWorker:
                 f"New fine-tuned model created: {job['model_name']}",
                 "The job has successfully completed",
             ]
-            self._jobs.move(job_id, "succeeded", of=("running",), messages=messages)
+            self._jobs.change_status(job_id, "succeeded", of=("running",), messages=messages)
 
     def _fail(
         self,
@@ -174,7 +176,9 @@ class JobWorker:
         of: Sequence[str] = ("running",),
     ) -> None:
         error = {"code": code, "message": message, "param": param}
-        self._jobs.move(job_id, "failed", of=of, messages=[message], level="error", error=error)
+        self._jobs.change_status(
+            job_id, "failed", of=of, messages=[message], level="error", error=error
+        )
 
     def _cleaned(self, job: Row, message: str) -> str:
         """Removes this machine's paths, which clients must not see, from a message."""

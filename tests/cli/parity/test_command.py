@@ -24,7 +24,7 @@ PROMPTS = "The quick brown fox jumps over the dog.\n\nA second line, as long as 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of a tiny model."""
+    """The command for a tiny model."""
     directory = tmp_path_factory.mktemp("parity")
     model = write_tiny_model(directory / "tiny")
     prompts = directory / "prompts.txt"

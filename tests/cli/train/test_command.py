@@ -110,7 +110,7 @@ def test_more_epochs_go_on_with_the_same_run(
 def test_num_steps_goes_before_epochs(
     model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
 ) -> None:
-    """As max_steps does in transformers: the data are read as often as it takes."""
+    """As with max_steps in transformers, the data are repeated as often as needed."""
     two_steps_an_epoch = ("--batch-size", 3, "--set", "data.max_segments=1")
     both = ("--set", "data.epochs=2", "--num-steps", 5)
     output = tmp_path / "out"

@@ -156,7 +156,7 @@ def test_the_order_of_files_is_theirs(saved: Saved, capsys: Any) -> None:
 
 
 def test_where_things_lie_and_when_they_are_saved_may_change(saved: Saved, capsys: Any) -> None:
-    """As may everything that the state does not depend on."""
+    """Everything that the state does not depend on may change."""
     for name in ("model", "data"):
         path = getattr(saved, name)
         setattr(saved, name, path.rename(path.with_name(f"moved-{path.name}")))

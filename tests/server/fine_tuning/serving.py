@@ -128,7 +128,7 @@ class Served:
         return row
 
     def messages(self, job_id: str) -> list[str]:
-        """Those of its events, newest first."""
+        """The messages of a job's events, newest first."""
         return [event["message"] for event in self.jobs.events(job_id, None, 100)[0]]
 
     def wait_for_event(self, job_id: str, words: str) -> None:

@@ -234,7 +234,9 @@ def test_a_job_pauses_resumes_and_is_cancelled(served: Served) -> None:
         async with openai_client(served.app) as client:
             jobs = client.fine_tuning.jobs
             assert (await jobs.pause(running)).status == "paused"
-            with pytest.raises(openai.BadRequestError, match="the job is paused: only one that is"):
+            with pytest.raises(
+                openai.BadRequestError, match="the job is paused: only a job that is"
+            ):
                 await jobs.pause(running)
             assert (await jobs.resume(running)).status == "queued"
             with pytest.raises(openai.BadRequestError, match="the job is"):
