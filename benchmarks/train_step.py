@@ -20,7 +20,7 @@ from report import report
 
 from flaxen.cli.bench.limits import measure_limits
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
 from flaxen.models.model import Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
@@ -48,7 +48,7 @@ def loss(
     B, T = tokens.shape
     adapted = with_adapters(params, adapters, jnp.ones(1), jnp.zeros((B, T), jnp.int32))
     positions = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
-    layers = attends.causal(jnp.ones((B, T), jnp.int32), model.backend)
+    layers = attention_impls.causal(jnp.ones((B, T), jnp.int32), model.backend)
     hidden, _ = model.forward(adapted, tokens, positions, layers, (None,) * len(model.cache_specs))
     if not with_unembed:
         return jnp.mean(hidden.astype(jnp.float32) ** 2)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import flaxen
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
 from flaxen.models.model import Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
@@ -44,7 +44,7 @@ def completion_logprobs(
     if embeddings is not None:  # a table of these tokens alone: row i is token i's
         inputs, read = {**params, "embed": embeddings}, places
     cache = (None,) * len(model.cache_specs)
-    attend = attends.causal(None, model.backend)  # over the whole sequence, without a cache
+    attend = attention_impls.causal(None, model.backend)  # over the whole sequence, without a cache
     hidden, _ = model.forward(inputs, read, places, attend, cache)
     logits = model.unembed(params, hidden[0, len(prompt) - 1 : -1])
     scores = logprobs(logits, model.backend)

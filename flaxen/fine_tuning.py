@@ -35,7 +35,8 @@ from flaxen.train.jobs.spec import (
     state_directory,
 )
 from flaxen.train.jobs.time_share import TimeShare
-from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _MAX_LENGTH = 2048  # the most tokens of a training sequence; memory grows with it
 
@@ -174,7 +175,7 @@ class EngineTrainer:
         with contextlib.suppress(ValueError):  # the adapter is not served
             self._engine.remove_adapter(model.name)
         path = self._adapter(model)
-        for name in (CONFIG, WEIGHTS):
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             (path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the directory has other files, or is gone
             path.rmdir()

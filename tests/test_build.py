@@ -18,7 +18,7 @@ from flaxen.build import EngineArgs, Parts, build, check_quantization
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.linear.packed import PackedLinear
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
 from flaxen.models.model import Params
 from flaxen.protocol import Request
@@ -106,7 +106,7 @@ def test_layers_with_windows_have_pages_of_their_own(model: str) -> None:
 
     @jax.jit
     def greedy(params: Params, ids: jax.Array) -> jax.Array:
-        attend = attends.causal(None, parts.model.backend)
+        attend = attention_impls.causal(None, parts.model.backend)
         cache = (None,) * len(parts.model.cache_specs)
         positions = jnp.arange(ids.shape[1])[None]
         hidden, _ = parts.model.forward(params, ids, positions, attend, cache)

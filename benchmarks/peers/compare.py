@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flaxen.cli.bench.measure import Rep
-from flaxen.cli.bench.workloads import Batch, Workload
+from flaxen.cli.bench.workloads import RequestBatch, Workload
 
 from .worker import UnsupportedError, Worker, WorkerError, start
 
@@ -127,7 +127,7 @@ def _start(outcome: Outcome, workers: dict[str, Worker], plan: Plan, logs: Path)
 
 
 def _attempt(
-    outcome: Outcome, workers: dict[str, Worker], plan: Plan, batch: Batch, name: str | None
+    outcome: Outcome, workers: dict[str, Worker], plan: Plan, batch: RequestBatch, name: str | None
 ) -> None:
     """Runs one batch on an engine that has not failed; a batch without a name is not recorded."""
     worker = workers.get(outcome.engine.name)
@@ -156,7 +156,9 @@ def _fail(outcome: Outcome, workers: dict[str, Worker], error: WorkerError) -> N
     workers.pop(outcome.engine.name).group.end()
 
 
-def run_batch(worker: Worker, batch: Batch, timeout_s: float) -> tuple[Rep, dict[str, float]]:
+def run_batch(
+    worker: Worker, batch: RequestBatch, timeout_s: float
+) -> tuple[Rep, dict[str, float]]:
     """Runs a batch. The figures are those of `flaxen bench`, by the same definitions.
 
     Raises:

@@ -19,7 +19,7 @@ from flaxen.bridges.finite import check_numbers, without_zeros
 from flaxen.bridges.signature import logits_of
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, has_pages
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.cache import Sliding, attention_only
 from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
@@ -133,7 +133,9 @@ def _over_segments(
     model: Model, params: Params, tokens: jax.Array, positions: jax.Array
 ) -> jax.Array:
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, tokens, positions, attends.causal(None, model.backend), cache)
+    hidden, _ = model.forward(
+        params, tokens, positions, attention_impls.causal(None, model.backend), cache
+    )
     return model.unembed(params, hidden[0])
 
 
@@ -159,7 +161,7 @@ def _in_pieces(
 ) -> jax.Array:
     num_pages = -(-len(tokens) // _PAGE)
     cache = tuple(
-        attends.empty_layer(spec, num_pages, _PAGE, dtype, backend=model.backend)
+        attention_impls.empty_layer(spec, num_pages, _PAGE, dtype, backend=model.backend)
         for spec in attention_only(model.cache_specs)
     )
     found, middle = [], len(tokens) // 2
@@ -175,7 +177,7 @@ def _in_pieces(
             params,
             jnp.pad(tokens[piece], padding, constant_values=-1),
             jnp.pad(positions[piece], padding),
-            attends.paged((batch,), model.backend),
+            attention_impls.paged((batch,), model.backend),
             cache,
         )
         found.append(model.unembed(params, hidden)[: stop - piece.start])

@@ -25,7 +25,7 @@ from flaxen.bridges.jaxpr.trace import Trace, abstract, make_trace
 from flaxen.bridges.signature import check_arguments, check_logits, logits_of
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.model import PACKED_ROLES, Attend, Cache, Matrix, Model, Params, ParamSpec
 
 # apply(params, tokens[B, T], positions[B, T], None) -> logits[B, T, V]; in training, with a PRNG
@@ -233,7 +233,10 @@ def _unembed(
     dtypes = dtypes_of(leaves, [hidden.dtype])
     trace, _ = _trace(definition.function, rows.shape[:2], dtypes, False)
     run = Run(
-        token_shape=rows.shape[:2], attend=attends.causal(None, backend), cache=(), backend=backend
+        token_shape=rows.shape[:2],
+        attend=attention_impls.causal(None, backend),
+        cache=(),
+        backend=backend,
     )
     env = {**trace.env(views_of(definition.specs, leaves, dtypes)), trace.hidden: rows}
     (logits,) = evaluate_eqns(run, trace.unembed, env, trace.jaxpr.jaxpr.outvars[:1])
@@ -275,7 +278,9 @@ def _together(
 ) -> Any:
     """Finds which products of the forward have the same input, by running it on shapes only."""
     trace, _ = _trace(definition.function, shape, dtypes, trains)
-    run = Run(token_shape=shape, attend=attends.causal(None, backend), cache=(), backend=backend)
+    run = Run(
+        token_shape=shape, attend=attention_impls.causal(None, backend), cache=(), backend=backend
+    )
 
     def forward(*args: Any) -> list[Any]:
         leaves = args[: len(dtypes)]
@@ -290,7 +295,9 @@ def _together(
 
 def _probe(definition: _Definition, backend: Backend, dtypes: tuple[Any, ...]) -> tuple[Run, int]:
     """Runs a definition abstractly. Returns the Run, which says what it contains, and V."""
-    run = Run(token_shape=_PROBE, attend=attends.causal(None, backend), cache=(), backend=backend)
+    run = Run(
+        token_shape=_PROBE, attend=attention_impls.causal(None, backend), cache=(), backend=backend
+    )
     trace, _ = _trace(definition.function, _PROBE, dtypes, False)
 
     def whole(leaves: Sequence[Any], tokens: jax.Array) -> Any:

@@ -16,8 +16,7 @@ from starlette.responses import Response
 from flaxen.server.config import ServerConfig
 from flaxen.server.files import routes as files
 from flaxen.server.files.context import Files
-from flaxen.server.fine_tuning import job_routes as jobs
-from flaxen.server.fine_tuning import tuned_models_routes as models
+from flaxen.server.fine_tuning import job_routes, tuned_models_routes
 from flaxen.server.fine_tuning.context import FineTuning
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from flaxen.server.stores import Stores
@@ -31,17 +30,17 @@ _FILES: dict[tuple[str, str], Callable[[Files, Request], Awaitable[Response]]] =
 }
 _JOB = "/v1/fine_tuning/jobs/{job_id}"
 _JOBS: dict[tuple[str, str], Callable[[FineTuning, ServerConfig, Request], Awaitable[Response]]] = {
-    ("POST", "/v1/fine_tuning/jobs"): jobs.create,
-    ("GET", "/v1/fine_tuning/jobs"): jobs.list_jobs,
-    ("GET", _JOB): jobs.retrieve,
-    ("POST", f"{_JOB}/cancel"): jobs.cancel,
-    ("POST", f"{_JOB}/pause"): jobs.pause,
-    ("POST", f"{_JOB}/resume"): jobs.resume,
-    ("GET", f"{_JOB}/events"): jobs.list_events,
-    ("GET", f"{_JOB}/checkpoints"): jobs.list_checkpoints,
-    ("DELETE", "/v1/models/{name:path}"): models.delete,
+    ("POST", "/v1/fine_tuning/jobs"): job_routes.create,
+    ("GET", "/v1/fine_tuning/jobs"): job_routes.list_jobs,
+    ("GET", _JOB): job_routes.retrieve,
+    ("POST", f"{_JOB}/cancel"): job_routes.cancel,
+    ("POST", f"{_JOB}/pause"): job_routes.pause,
+    ("POST", f"{_JOB}/resume"): job_routes.resume,
+    ("GET", f"{_JOB}/events"): job_routes.list_events,
+    ("GET", f"{_JOB}/checkpoints"): job_routes.list_checkpoints,
+    ("DELETE", "/v1/models/{name:path}"): tuned_models_routes.delete,
     # After the route of the same name, which exists if clients may load adapters.
-    ("POST", "/v1/unload_lora_adapter"): models.unload,
+    ("POST", "/v1/unload_lora_adapter"): tuned_models_routes.unload,
 }
 
 

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 to_json = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
-class EventStream(Response):
+class EventStreamResponse(Response):
     """Sends each JSON text as one event, then [DONE]; an error becomes the last event before it.
 
     Args:

@@ -27,7 +27,7 @@ _SPECIAL_TOKENS = {
 }  # fmt: skip
 
 
-def read_gguf(metadata: Mapping[str, object]) -> TokenizerParts:
+def read_gguf_tokenizer(metadata: Mapping[str, object]) -> TokenizerParts:
     """The parts of the tokenizer that a GGUF file describes.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flaxen.text.gguf_tokenizer import read_gguf
+from flaxen.text.gguf_tokenizer import read_gguf_tokenizer
 from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.token_bytes import spelling_of
@@ -75,7 +75,7 @@ class Tokenizer:
         Raises:
           ValueError: a key is missing or wrong, or we do not support this kind of tokenizer.
         """
-        return cls(read_gguf(metadata))
+        return cls(read_gguf_tokenizer(metadata))
 
     def with_chat_template(self, template: str) -> Tokenizer:
         """Returns the tokenizer with another chat template, whose end of a turn also ends answers.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.data.batch import Batch
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.model import LAYER_INPUT, Model, Params, logprobs
 
 # What the backward pass computes again instead of keeping: nothing, or all but each layer's input.
@@ -147,7 +147,7 @@ def _forward(
     segment_ids: jax.Array,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
-    attend = attends.causal(segment_ids, model.backend)
+    attend = attention_impls.causal(segment_ids, model.backend)
     if key is not None and model.train_forward_on is not None:
         return model.train_forward(params, tokens, positions, attend, key)
     cache = (None,) * len(model.cache_specs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxen.weights.packing.layout import Layout, Rows
+from flaxen.weights.packing.layout import Layout, WeightRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class QuantizedRows:
     """Reads the rows of a quantized tensor as they are stored, without loss."""
 
     layout: Layout
-    read: Callable[[int, int], Rows]  # like StoredTensor.read
+    read: Callable[[int, int], WeightRows]  # like StoredTensor.read
 
 
 @dataclass(frozen=True, kw_only=True)

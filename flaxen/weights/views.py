@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxen.weights.packing.layout import Rows
+from flaxen.weights.packing.layout import WeightRows
 from flaxen.weights.tensor import QuantizedRows, StoredTensor
 
 
@@ -37,7 +37,7 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
         parts = [each.tensor.read(*each[1:]) for each in _cut(ranges, start, stop)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def read_quantized(start: int, stop: int) -> Rows:
+    def read_quantized(start: int, stop: int) -> WeightRows:
         parts = []
         for each in _cut(ranges, start, stop):
             assert each.tensor.quantized is not None
@@ -81,7 +81,7 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
 
     quantized = tensor.quantized
 
-    def read_quantized(start: int, stop: int) -> Rows:
+    def read_quantized(start: int, stop: int) -> WeightRows:
         assert quantized is not None
         first, last, found = places(start, stop)
         return quantized.read(first, last).in_order(found)
@@ -206,12 +206,12 @@ def _cut(ranges: Sequence[Range], start: int, stop: int) -> Iterator[Range]:
         start, stop = start - size, stop - size
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def _joined(parts: Sequence[WeightRows]) -> WeightRows:
     """Concatenates rows of one layout."""
     if len(parts) == 1:
         return parts[0]
     data, scales, mins = zip(*parts, strict=True)
-    return Rows(
+    return WeightRows(
         np.concatenate(data),
         None if scales[0] is None else np.concatenate(scales),
         None if mins[0] is None else np.concatenate(mins),

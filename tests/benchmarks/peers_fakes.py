@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.peers.compare import Engine, Plan
-from flaxen.cli.bench.workloads import Batch, Workload
+from flaxen.cli.bench.workloads import RequestBatch, Workload
 
 # Each run is written down in the order in which the engines were asked. `seconds` is what it
 # claims to have taken.
@@ -52,16 +52,18 @@ def fake_engine(name: str, log: Path, behaviour: str = "good", seconds: float = 
 
 def batch(
     num_requests: int, num_output: int = 3, ttft_prompt: tuple[int, ...] | None = None
-) -> Batch:
+) -> RequestBatch:
     """Requests of two tokens each."""
-    return Batch(
+    return RequestBatch(
         prompts=((1, 2),) * num_requests,
         num_outputs=(num_output,) * num_requests,
         ttft_prompt=ttft_prompt,
     )
 
 
-def plan(*batches: Batch, run_timeout_s: float = 20.0, startup_timeout_s: float = 20.0) -> Plan:
+def plan(
+    *batches: RequestBatch, run_timeout_s: float = 20.0, startup_timeout_s: float = 20.0
+) -> Plan:
     """One workload, W, of these repetitions; its warm-up is of 9 requests."""
     warmup = Workload(name="warmup", description="", batches=(batch(9),))
     workload = Workload(name="W", description="", batches=batches)

@@ -17,7 +17,8 @@ from flaxen.models.model import Model, Params
 from flaxen.train.jobs.run import run_job
 from flaxen.train.jobs.spec import Base, adapter_directory
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.bridges.test_function import Layer, Weights, make_weights, transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.data.tiny_text import make_tokenizer
@@ -48,7 +49,7 @@ def test_what_is_saved_is_loaded_to_the_bit(
 
 def test_a_functions_modules_are_the_paths_of_its_tree(tmp_path: Path, model: Model) -> None:
     save_adapter(tmp_path, random_adapter(model, targets=lora_targets(model)), model=model)
-    shapes = {name: each.shape for name, each in load_file(tmp_path / WEIGHTS).items()}
+    shapes = {name: each.shape for name, each in load_file(tmp_path / ADAPTER_WEIGHTS).items()}
     sizes = {"qkv": (64, 128), "out": (64, 64), "up": (64, 128), "down": (128, 64)}
     expected = {}
     for index in range(2):
@@ -57,7 +58,7 @@ def test_a_functions_modules_are_the_paths_of_its_tree(tmp_path: Path, model: Mo
             expected[f"{prefix}.lora_A.weight"] = (3, num_in)
             expected[f"{prefix}.lora_B.weight"] = (num_out, 3)
     assert shapes == expected
-    fields = json.loads((tmp_path / CONFIG).read_text())
+    fields = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
     assert fields["target_modules"] == sorted(
         f"layers.{index}.{name}" for index in range(2) for name in sizes
     )
@@ -74,7 +75,9 @@ def test_modules_of_flax_are_without_their_collection(tmp_path: Path) -> None:
     model, _ = nnx_definition()
     targets = lora_targets(model, "query", "out", "down")
     assert_round_trip(tmp_path / "a", random_adapter(model, targets=targets), model)
-    shapes = {name: each.shape for name, each in load_file(tmp_path / "a" / WEIGHTS).items()}
+    shapes = {
+        name: each.shape for name, each in load_file(tmp_path / "a" / ADAPTER_WEIGHTS).items()
+    }
     assert len(shapes) == 2 * 2 * 3
     # Heads are one axis in a file, as they are in the product.
     assert shapes["base_model.model.blocks.0.attention.query.kernel.lora_B.weight"] == (64, 3)
@@ -122,13 +125,15 @@ def test_files_that_do_not_fit_are_refused(
     tmp_path: Path, model: Model, fields: Any, dropped: tuple[str, ...], message: str
 ) -> None:
     save_adapter(tmp_path, random_adapter(model, targets=lora_targets(model)), model=model)
-    config = json.loads((tmp_path / CONFIG).read_text())
-    (tmp_path / CONFIG).write_text(json.dumps({**config, **fields}))
+    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps({**config, **fields}))
     names = {f"base_model.model.{name}.weight" for name in dropped}
     tensors = {
-        name: each for name, each in load_file(tmp_path / WEIGHTS).items() if name not in names
+        name: each
+        for name, each in load_file(tmp_path / ADAPTER_WEIGHTS).items()
+        if name not in names
     }
-    save_file(tensors, tmp_path / WEIGHTS)
+    save_file(tensors, tmp_path / ADAPTER_WEIGHTS)
     with pytest.raises(ValueError, match=message):
         load_adapter(tmp_path, model)
 
@@ -136,7 +141,7 @@ def test_files_that_do_not_fit_are_refused(
 def test_tensors_without_a_place_are_refused(tmp_path: Path, model: Model) -> None:
     save_adapter(tmp_path, random_adapter(model, targets=lora_targets(model)), model=model)
     extra = {"base_model.model.embed.lora_embedding_A": np.ones((3, 9), np.float32)}
-    save_file({**load_file(tmp_path / WEIGHTS), **extra}, tmp_path / WEIGHTS)
+    save_file({**load_file(tmp_path / ADAPTER_WEIGHTS), **extra}, tmp_path / ADAPTER_WEIGHTS)
     with pytest.raises(
         ValueError, match=r"embed.lora_embedding_A has no place: .* this definition"
     ):

@@ -14,7 +14,7 @@ import flaxen
 from examples import plain_jax
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attention import attend
 from flaxen.models.cache import attention_cache
@@ -208,4 +208,6 @@ def test_an_adapter_that_would_be_lost_is_refused() -> None:
     ids, scales = jnp.zeros(tokens.shape, jnp.int32), jnp.ones(1)
     given = with_adapters(weights, initial_adapters(model, config, [0]), scales, ids)
     with pytest.raises(ValueError, match=r"targets a parameter of shape \[64, 64\], .* be lost"):
-        model.forward(given, tokens, tokens, attends.causal(None, model.backend), (None,) * 2)
+        model.forward(
+            given, tokens, tokens, attention_impls.causal(None, model.backend), (None,) * 2
+        )

@@ -15,7 +15,7 @@ import flax.linen as nn
 import flaxen
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.params import compute_params
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, train_definition
@@ -41,7 +41,7 @@ def test_the_forward_is_the_modules_own() -> None:
             model.param_specs, params, dtype=jnp.dtype("float32"), backend=backend
         )
         hidden, _ = model.forward(
-            given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
+            given, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * 3
         )
         np.testing.assert_allclose(model.unembed(given, hidden), expected, rtol=1e-4, atol=2e-5)
 
@@ -120,7 +120,7 @@ def test_a_vmap_inside_of_the_model() -> None:
     variables = make(module)
     model, params = flaxen.from_linen(module, variables, max_position=128)
     hidden, _ = model.forward(
-        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,)
+        params, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,)
     )
     expected = module.apply(variables, TOKENS, POSITIONS)
     np.testing.assert_allclose(model.unembed(params, hidden), expected, rtol=1e-4, atol=2e-5)

@@ -16,7 +16,7 @@ import flaxen
 from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.params import compute_params, is_spec, plain_params
 from flaxen.train.lora import initial_adapters
@@ -45,7 +45,7 @@ def test_the_forward_is_the_modules_own() -> None:
             model.param_specs, params, dtype=jnp.dtype("float32"), backend=backend
         )
         hidden, _ = model.forward(
-            given, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
+            given, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * 2
         )
         assert hidden.shape == (2, 24, 64)  # what the scores are made of, not the scores
         np.testing.assert_allclose(model.unembed(given, hidden), expected, rtol=1e-4, atol=2e-5)
@@ -96,12 +96,12 @@ def test_an_adapter_beside_plain_arrays_gives_what_it_gives_beside_packed_ones()
         ids = jnp.zeros(TOKENS.shape, jnp.int32)
         adapted = with_adapters(given, stack, jnp.ones(1), ids)
         hidden, _ = model.forward(
-            adapted, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
+            adapted, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * 2
         )
         found.append(hidden)
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4)
     alone, _ = model.forward(
-        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 2
+        params, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * 2
     )
     assert jnp.abs(found[0] - alone).max() > 0.01
 
@@ -126,7 +126,7 @@ def test_dropout_is_drawn_by_the_runs_key() -> None:
         assert model.train_forward_on is not None
         key = jax.random.key(seed)
         return model.train_forward(
-            params, TOKENS, POSITIONS, attends.causal(None, model.backend), key
+            params, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), key
         )[0]
 
     assert (hidden(0) == hidden(0)).all()

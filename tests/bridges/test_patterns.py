@@ -17,7 +17,7 @@ from flaxen.bridges.jaxpr.patterns import Pattern, find_patterns
 from flaxen.bridges.jaxpr.run import Run
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.attention import attend
 from flaxen.models.params import compute_params
@@ -116,7 +116,12 @@ def difference(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
 def test_products_are_rounded_before_they_are_summed(num: int) -> None:
     x, y, z = np.random.default_rng(0).standard_normal((3, num)).astype(np.float32)
     jaxpr = jax.make_jaxpr(difference)(x, y, z).jaxpr
-    run = Run(token_shape=(1, num), attend=attends.causal(None, BACKEND), cache=(), backend=BACKEND)
+    run = Run(
+        token_shape=(1, num),
+        attend=attention_impls.causal(None, BACKEND),
+        cache=(),
+        backend=BACKEND,
+    )
     (found,) = jax.jit(lambda *args: evaluate(run, jaxpr, (), args))(x, y, z)
     np.testing.assert_array_equal(found, x * y + z * y)
 
@@ -138,7 +143,7 @@ def test_only_products_in_sums_are_kept_apart(function: Any, num: int) -> None:
 
 def scores_of(model: flaxen.Model, params: Any) -> jax.Array:
     hidden, _ = model.forward(
-        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * NUM_LAYERS
+        params, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * NUM_LAYERS
     )
     return model.unembed(params, hidden)
 

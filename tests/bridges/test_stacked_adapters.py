@@ -17,14 +17,15 @@ import flaxen
 from flaxen.engine.config import LoraLimits
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params, is_spec
 from flaxen.train.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import WEIGHTS, load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.definition import Definition
+from flaxen.weights.weight_files import ADAPTER_WEIGHTS
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import byte_tokenizer
@@ -63,7 +64,7 @@ def test_roles_are_the_same_with_an_axis_of_layers(definition: tuple[Model, Para
 
 def scores(model: Model, params: Params) -> np.ndarray:
     hidden, _ = model.forward(
-        params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
+        params, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * 3
     )
     return np.asarray(model.unembed(params, hidden))
 
@@ -124,7 +125,7 @@ def test_gradients_are_those_of_the_merged_arrays(definition: tuple[Model, Param
 
     def loss(params: Params) -> jax.Array:
         hidden, _ = model.forward(
-            params, TOKENS, POSITIONS, attends.causal(None, model.backend), (None,) * 3
+            params, TOKENS, POSITIONS, attention_impls.causal(None, model.backend), (None,) * 3
         )
         return jnp.mean(model.unembed(params, hidden) * weights)
 
@@ -153,7 +154,7 @@ def test_trained_saved_and_served_without_a_bit_of_difference(
     assert all(np.abs(pair["b"]).max() > 0 for pair in adapter.layers[0].values())
     save_adapter(tmp_path, adapter, model=model)
     name = "base_model.model.ScanCheckpointBlock_0.Dense_0.kernel.2"
-    assert load_file(tmp_path / WEIGHTS)[f"{name}.lora_B.weight"].shape == (256, 4)
+    assert load_file(tmp_path / ADAPTER_WEIGHTS)[f"{name}.lora_B.weight"].shape == (256, 4)
     loaded = load_adapter(tmp_path, model)
     jax.tree.map(np.testing.assert_array_equal, loaded.layers, adapter.layers)
     assert_parity(model, params, loaded)

@@ -19,7 +19,7 @@ from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.paged_attention import PagedBatch
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.cache import attention_only
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
@@ -86,14 +86,14 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
         model = source.model.on(Backend.CPU)
         params = source.load_params(dtype, backend=Backend.CPU)
         cache = tuple(
-            attends.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
+            attention_impls.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
             for spec in attention_only(model.cache_specs)
         )
         one_each = PagedBatch(
             kv_lens=batch + 1, page_table=batch[:, None], cu_q_lens=jnp.arange(17, dtype=jnp.int32)
         )
         step = jax.make_jaxpr(model.forward)(
-            params, batch, batch, attends.paged((one_each,), model.backend), cache
+            params, batch, batch, attention_impls.paged((one_each,), model.backend), cache
         )
         calls.append(kernel_calls(step.jaxpr))
     # Our decoder has its last norm in the unembedding.
@@ -141,7 +141,7 @@ def test_a_module_of_ones_own() -> None:
     tokens = jnp.asarray(prompts()[0], jnp.int32)[None]
     positions = jnp.arange(24, dtype=jnp.int32)[None]
     hidden, _ = model.forward(
-        params, tokens, positions, attends.causal(None, model.backend), (None,)
+        params, tokens, positions, attention_impls.causal(None, model.backend), (None,)
     )
     with torch.no_grad():
         expected = module(*(torch.from_numpy(np.array(x)).long() for x in (tokens, positions)))

@@ -18,13 +18,14 @@ from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.engine.config import LoraLimits
 from flaxen.kernels.choice import choose_backend
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
-from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.torch.checkpoint import open_torch
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.bridges.torch_models import make
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import save_tokenizer
@@ -51,7 +52,9 @@ def ours(model: Model, params: Params, adapter: Adapter) -> np.ndarray:
     tokens = jnp.asarray(TOKENS, jnp.int32)[None]
     positions = jnp.arange(len(TOKENS), dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(given, tokens, positions, attends.causal(None, model.backend), cache)
+    hidden, _ = model.forward(
+        given, tokens, positions, attention_impls.causal(None, model.backend), cache
+    )
     return np.asarray(model.unembed(given, hidden)[0])
 
 
@@ -80,10 +83,10 @@ def test_files_have_the_names_of_transformers_modules(tmp_path: Path) -> None:
             prefix = f"base_model.model.model.layers.{index}.{name}"
             expected[f"{prefix}.lora_A.weight"] = (3, num_in)
             expected[f"{prefix}.lora_B.weight"] = (num_out, 3)
-    tensors = load_file(tmp_path / WEIGHTS)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
     assert {name: each.shape for name, each in tensors.items()} == expected
     assert {each.dtype for each in tensors.values()} == {np.dtype(np.float32)}
-    fields = json.loads((tmp_path / CONFIG).read_text())
+    fields = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
     assert fields["target_modules"] == sorted(
         f"model.layers.{index}.{name}" for index in range(2) for name in sizes
     )

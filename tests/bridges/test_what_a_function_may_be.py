@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import flaxen
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.model import Model
 from tests.bridges.words import byte_tokenizer
 
@@ -50,7 +50,9 @@ def after(params: Any, x: jax.Array) -> jax.Array:
 def logits_by(model: Model, params: Any) -> np.ndarray:
     tokens = jnp.arange(8, dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, tokens, tokens, attends.causal(None, model.backend), cache)
+    hidden, _ = model.forward(
+        params, tokens, tokens, attention_impls.causal(None, model.backend), cache
+    )
     return np.asarray(model.unembed(params, hidden))
 
 

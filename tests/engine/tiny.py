@@ -17,7 +17,7 @@ from flaxen.engine.executor import Executor
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import pack
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model, Params, logprobs
@@ -173,7 +173,7 @@ def _dense_logprobs(backend: Backend, params: Params, ids: jax.Array) -> jax.Arr
     model = MODEL.on(backend)
     positions = jnp.arange(ids.shape[1])[None]
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, ids, positions, attends.causal(None, backend), cache)
+    hidden, _ = model.forward(params, ids, positions, attention_impls.causal(None, backend), cache)
     return logprobs(model.unembed(params, hidden), backend)[0]
 
 

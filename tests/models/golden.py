@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.model import Model, Params
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -19,7 +19,7 @@ def hidden_states(model: Model, params: Params, tokens: np.ndarray) -> jax.Array
     """The final hidden states [T, D] of one sequence of tokens [T]."""
     positions = jnp.arange(len(tokens), dtype=jnp.int32)[None]
     cache = (None,) * len(model.cache_specs)
-    attend = attends.causal(None, model.backend)
+    attend = attention_impls.causal(None, model.backend)
     hidden, _ = model.forward(params, jnp.asarray(tokens)[None], positions, attend, cache)
     return hidden[0]
 

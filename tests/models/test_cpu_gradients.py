@@ -12,7 +12,7 @@ import pytest
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear, unpack
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.model import Params, logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 
@@ -24,7 +24,7 @@ def loss(backend: Backend, params: Params, ids: jax.Array) -> jax.Array:
     model = MODEL.on(backend)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     cache = (None,) * len(MODEL.cache_specs)
-    hidden, _ = model.forward(params, ids, positions, attends.causal(None, backend), cache)
+    hidden, _ = model.forward(params, ids, positions, attention_impls.causal(None, backend), cache)
     table = logprobs(model.unembed(params, hidden), backend)[:, :-1]
     return -jnp.mean(jnp.take_along_axis(table, ids[:, 1:, None], axis=-1))
 

@@ -11,7 +11,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxen.text.gguf_tokenizer import read_gguf
+from flaxen.text.gguf_tokenizer import read_gguf_tokenizer
 from flaxen.text.tokenizer import Tokenizer
 
 # Of prompt 22 the ids come from transformers' GGUF reader, which ignores tokenizer.ggml.pre and
@@ -22,7 +22,7 @@ CUT_AS_GPT2 = 22
 
 @pytest.fixture(scope="module")
 def smollm2_backend(smollm2_metadata: dict[str, Any]) -> tokenizers.Tokenizer:
-    return read_gguf(smollm2_metadata).backend
+    return read_gguf_tokenizer(smollm2_metadata).backend
 
 
 def test_smollm2_prompts_have_the_ids_of_transformers(

@@ -29,7 +29,7 @@ from flaxen.models.families.rules import (
 )
 from flaxen.models.families.tensors import GGUF, GGUF_INTERLEAVED, HF
 from flaxen.models.model import Params, ParamSpec
-from flaxen.weights.packing.layout import Layout, Rows
+from flaxen.weights.packing.layout import Layout, WeightRows
 from flaxen.weights.params import Form, load_params
 from flaxen.weights.rules import place_rules, read_tensors, scopes, write_tensors
 from flaxen.weights.sources import find_sources
@@ -141,7 +141,7 @@ def test_what_each_step_does() -> None:
     assert_equal([gates, ups], [experts[:, :4], experts[:, 4:]])
 
 
-def quantized(name: str, rows: Rows) -> StoredTensor:
+def quantized(name: str, rows: WeightRows) -> StoredTensor:
     """A tensor of eight-bit numbers with a scale a row."""
     assert rows.scales is not None
     scales = rows.scales
@@ -150,8 +150,8 @@ def quantized(name: str, rows: Rows) -> StoredTensor:
         values: np.ndarray = rows.data[start:stop].astype(np.float32) * scales[start:stop]
         return values
 
-    def stored(start: int, stop: int) -> Rows:
-        return Rows(rows.data[start:stop], scales[start:stop])
+    def stored(start: int, stop: int) -> WeightRows:
+        return WeightRows(rows.data[start:stop], scales[start:stop])
 
     layout = Layout(format="int8", group=rows.data.shape[1], scale_dtype=np.dtype(np.float32))
     return StoredTensor(
@@ -169,7 +169,9 @@ def test_steps_along_rows_keep_quantized_rows(
     steps: tuple[Step, ...], shapes: list[tuple[int, int]]
 ) -> None:
     tensors = [
-        quantized(f"t{i}", Rows(NUMBERS.integers(-128, 128, shape, np.int8), random(shape[0], 1)))
+        quantized(
+            f"t{i}", WeightRows(NUMBERS.integers(-128, 128, shape, np.int8), random(shape[0], 1))
+        )
         for i, shape in enumerate(shapes)
     ]
     by_rows = not any(isinstance(step, Stack) or getattr(step, "axis", 0) for step in steps)

@@ -25,7 +25,7 @@ _ORDER: tuple[Role, ...] = ("table", "experts", "matrix", "vector")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Value:
+class _Derivation:
     """What is known about an array of the trace."""
 
     # The parameters whose values it contains, perhaps transposed, cast, sliced or scaled.
@@ -40,9 +40,9 @@ class _Value:
         """Whether it depends on the tokens."""
         return bool(self.origins)
 
-    def joined(self, other: _Value) -> _Value:
+    def joined(self, other: _Derivation) -> _Derivation:
         """What is known about an array that may be either of two."""
-        return _Value(
+        return _Derivation(
             leaves=self.leaves | other.leaves,
             is_spread=self.is_spread and other.is_spread,
             origins=self.origins | other.origins,
@@ -55,7 +55,7 @@ class _Found:
 
     uses: dict[int, set[Role]] = field(default_factory=dict)
 
-    def add(self, values: Iterable[_Value], role: Role) -> None:
+    def add(self, values: Iterable[_Derivation], role: Role) -> None:
         """Records a use of the parameters in these values."""
         for value in values:
             for leaf in value.leaves:
@@ -75,11 +75,11 @@ def find_roles(jaxpr: ClosedJaxpr, num_params: int) -> list[Role]:
     """
     found = _Found()
     inner = jaxpr.jaxpr
-    values = [_Value(leaves=frozenset([leaf])) for leaf in range(num_params)]
+    values = [_Derivation(leaves=frozenset([leaf])) for leaf in range(num_params)]
     values += [_varying(_ELSEWHERE)] * (len(inner.invars) - num_params)
     logits, *_ = _follow(found, inner, values)
     if logits.varies and min(logits.origins) >= 0:
-        found.add([_Value(leaves=logits.origins)], "table")
+        found.add([_Derivation(leaves=logits.origins)], "table")
     roles: list[Role] = []
     for leaf, var in zip(range(num_params), inner.invars, strict=False):
         uses = found.uses.get(leaf, set())
@@ -88,17 +88,17 @@ def find_roles(jaxpr: ClosedJaxpr, num_params: int) -> list[Role]:
     return roles
 
 
-def _varying(*origins: int) -> _Value:
-    return _Value(origins=frozenset(origins))
+def _varying(*origins: int) -> _Derivation:
+    return _Derivation(origins=frozenset(origins))
 
 
-def _follow(found: _Found, jaxpr: Jaxpr, args: Sequence[_Value]) -> list[_Value]:
+def _follow(found: _Found, jaxpr: Jaxpr, args: Sequence[_Derivation]) -> list[_Derivation]:
     """Returns what is known about a jaxpr's outputs."""
-    known: dict[Any, _Value] = dict.fromkeys(jaxpr.constvars, _Value())
+    known: dict[Any, _Derivation] = dict.fromkeys(jaxpr.constvars, _Derivation())
     known.update(zip(jaxpr.invars, args, strict=True))
 
-    def read(atom: Any) -> _Value:
-        return _Value() if isinstance(atom, Literal) else known[atom]
+    def read(atom: Any) -> _Derivation:
+        return _Derivation() if isinstance(atom, Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
         outs = _follow_eqn(found, eqn, [read(atom) for atom in eqn.invars])
@@ -106,7 +106,7 @@ def _follow(found: _Found, jaxpr: Jaxpr, args: Sequence[_Value]) -> list[_Value]
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _follow_eqn(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
+def _follow_eqn(found: _Found, eqn: JaxprEqn, values: list[_Derivation]) -> list[_Derivation]:
     name = eqn.primitive.name
     if eqn.primitive is attend_p:
         return [_varying(_ELSEWHERE)]
@@ -129,14 +129,14 @@ def _open(body: Any) -> Any:
     return getattr(body, "jaxpr", body)
 
 
-def _union(values: Iterable[_Value]) -> _Value:
+def _union(values: Iterable[_Derivation]) -> _Derivation:
     first, *rest = values
     for value in rest:
         first = first.joined(value)
     return first
 
 
-def _scan(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
+def _scan(found: _Found, eqn: JaxprEqn, values: list[_Derivation]) -> list[_Derivation]:
     """Follows a loop repeatedly until nothing new is learned about its carried values."""
     body = _open(eqn.params["jaxpr"])
     consts, carry, inputs = scan_parts(eqn.params, values)
@@ -148,12 +148,12 @@ def _scan(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
         carry = joined
 
 
-def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
+def _still(found: _Found, eqn: JaxprEqn, values: list[_Derivation]) -> _Derivation:
     """Handles an operation on parameters only, before tokens are involved."""
     name = eqn.primitive.name
     if name == "dot_general":  # two factors of an update that is added to a weight
         found.add(values, "matrix")
-        return _Value()
+        return _Derivation()
     sizes = [math.prod(shape_of(atom).shape) for atom in eqn.invars]
     size = math.prod(shape_of(eqn.outvars[0]).shape)
     known = [
@@ -162,7 +162,7 @@ def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
         if value.leaves
     ]
     if not known:
-        return _Value()
+        return _Derivation()
     whole = [value for value in known if not value.is_spread]
     if whole:  # an array broadcast against a whole parameter scales or shifts it
         found.add([value for value in known if value.is_spread], "vector")
@@ -170,7 +170,7 @@ def _still(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
     return _union(known)
 
 
-def _mixed(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
+def _mixed(found: _Found, eqn: JaxprEqn, values: list[_Derivation]) -> _Derivation:
     """Handles an operation on tokens or on values computed from them."""
     name = eqn.primitive.name
     weights = [value for value in values if not value.varies and value.leaves]
@@ -195,6 +195,6 @@ def _mixed(found: _Found, eqn: JaxprEqn, values: list[_Value]) -> _Value:
         role = "matrix"
     found.add(weights, role)
     if role == "vector" and name != "dot_general":
-        return _Value(origins=origins)
+        return _Derivation(origins=origins)
     made_by = frozenset(leaf for value in weights for leaf in value.leaves)
-    return _Value(origins=made_by or frozenset([_ELSEWHERE]))
+    return _Derivation(origins=made_by or frozenset([_ELSEWHERE]))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flaxen.build import OnProgress
 from flaxen.cli.bench.ideal import ModelCost, ideal
 from flaxen.cli.bench.limits import Limits
-from flaxen.cli.bench.workloads import Batch, Workload
+from flaxen.cli.bench.workloads import RequestBatch, Workload
 from flaxen.protocol import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 
 Clock = Callable[[], float]
@@ -36,7 +36,7 @@ class SyncEngine(Protocol):
 class Rep:
     """One repetition: its requests, and the seconds to compare with the limit."""
 
-    batch: Batch
+    batch: RequestBatch
     is_decode_only: bool  # the seconds exclude the time to the first token
     compared_s: float
 
@@ -104,7 +104,7 @@ def run_workload(
     )
 
 
-def _run_rep(engine: SyncEngine, batch: Batch, clock: Clock) -> tuple[Rep, dict[str, float]]:
+def _run_rep(engine: SyncEngine, batch: RequestBatch, clock: Clock) -> tuple[Rep, dict[str, float]]:
     num_output = sum(batch.num_outputs)
     if batch.ttft_prompt is not None:
         # As in the benchmarks of other engines: a prompt of the same length with one output token

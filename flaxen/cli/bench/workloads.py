@@ -18,7 +18,7 @@ SEED = 20261122
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class RequestBatch:
     """Requests that are submitted together.
 
     Raises:
@@ -45,7 +45,7 @@ class Workload:
 
     name: str
     description: str
-    batches: tuple[Batch, ...]
+    batches: tuple[RequestBatch, ...]
 
 
 Draw = Callable[[int], tuple[int, ...]]  # n -> n new token ids
@@ -58,31 +58,33 @@ class _Kind:
 
     description: str
     longest: int  # tokens of the longest request, prompt and output
-    make: Callable[[Draw, Cut], Batch]
+    make: Callable[[Draw, Cut], RequestBatch]
 
 
-def _same(num_requests: int, num_in: int, num_out: int) -> Callable[[Draw, Cut], Batch]:
-    def make(draw: Draw, cut: Cut) -> Batch:
+def _same(num_requests: int, num_in: int, num_out: int) -> Callable[[Draw, Cut], RequestBatch]:
+    def make(draw: Draw, cut: Cut) -> RequestBatch:
         prompts = tuple(draw(cut(num_in)) for _ in range(num_requests))
-        return Batch(prompts=prompts, num_outputs=(cut(num_out),) * num_requests)
+        return RequestBatch(prompts=prompts, num_outputs=(cut(num_out),) * num_requests)
 
     return make
 
 
-def _single(draw: Draw, cut: Cut) -> Batch:
-    return Batch(prompts=(draw(cut(128)),), num_outputs=(cut(128),), ttft_prompt=draw(cut(128)))
+def _single(draw: Draw, cut: Cut) -> RequestBatch:
+    return RequestBatch(
+        prompts=(draw(cut(128)),), num_outputs=(cut(128),), ttft_prompt=draw(cut(128))
+    )
 
 
-def _mixed(draw: Draw, cut: Cut) -> Batch:
+def _mixed(draw: Draw, cut: Cut) -> RequestBatch:
     lengths = random.Random(f"{SEED}/lengths")  # the same in each repetition
     num_in = [cut(lengths.randint(16, 512)) for _ in range(64)]
     num_out = [cut(lengths.randint(16, 256)) for _ in range(64)]
-    return Batch(prompts=tuple(draw(n) for n in num_in), num_outputs=tuple(num_out))
+    return RequestBatch(prompts=tuple(draw(n) for n in num_in), num_outputs=tuple(num_out))
 
 
-def _shared(draw: Draw, cut: Cut) -> Batch:
+def _shared(draw: Draw, cut: Cut) -> RequestBatch:
     prefix = draw(cut(512))
-    return Batch(
+    return RequestBatch(
         prompts=tuple(prefix + draw(cut(32)) for _ in range(32)), num_outputs=(cut(32),) * 32
     )
 
@@ -225,7 +227,7 @@ def _parse(name: str, entry: dict[str, Any]) -> Workload:
         name=name,
         description=str(entry["desc"]),
         batches=tuple(
-            Batch(
+            RequestBatch(
                 prompts=tuple(tuple(map(int, prompt)) for prompt in rep["prompts"]),
                 num_outputs=tuple(map(int, rep["out"])),
                 ttft_prompt=tuple(map(int, rep["ttft_prompt"])) if "ttft_prompt" in rep else None,
@@ -235,7 +237,7 @@ def _parse(name: str, entry: dict[str, Any]) -> Workload:
     )
 
 
-def _rep(batch: Batch) -> dict[str, Any]:
+def _rep(batch: RequestBatch) -> dict[str, Any]:
     rep: dict[str, Any] = {"prompts": batch.prompts, "out": batch.num_outputs}
     if batch.ttft_prompt is not None:
         rep["ttft_prompt"] = batch.ttft_prompt

@@ -55,7 +55,7 @@ def http_answer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Server:
+class _Endpoint:
     """A server's address, and the headers of each request."""
 
     url: str  # as the user gave it
@@ -82,7 +82,7 @@ class _Server:
             yield response
 
 
-def _find_server(url: str, api_key: str | None) -> _Server:
+def _find_server(url: str, api_key: str | None) -> _Endpoint:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not the URL of a server: write it as http://127.0.0.1:8000")
@@ -90,7 +90,7 @@ def _find_server(url: str, api_key: str | None) -> _Server:
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
-    return _Server(
+    return _Endpoint(
         url=url,
         connect=partial(connection, parts.hostname, parts.port, timeout=_TIMEOUT_S),
         path=parts.path.rstrip("/").removesuffix("/v1"),
@@ -98,7 +98,7 @@ def _find_server(url: str, api_key: str | None) -> _Server:
     )
 
 
-def _first_model(server: _Server) -> str:
+def _first_model(server: _Endpoint) -> str:
     with server.request("GET", "/v1/models") as response:
         models = json.loads(response.read()).get("data", [])
     if not models:

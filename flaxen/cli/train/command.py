@@ -16,7 +16,7 @@ from flaxen.cli.train.display import describe_data, show_training
 from flaxen.cli.train.options import RunOptions, SettingOptions
 
 if TYPE_CHECKING:
-    from flaxen.cli.train.opening import Run
+    from flaxen.cli.train.opening import OpenedRun
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
     print(_run(opened, options.peak_flops, console))
 
 
-def _run(opened: Run, peak_flops: float | None, console: Console) -> str:
+def _run(opened: OpenedRun, peak_flops: float | None, console: Console) -> str:
     from flaxen.cli.train.run import run
 
     if data_said := describe_data(opened.batches.report()):

@@ -32,7 +32,7 @@ from flaxen.train.step import TrainStep, make_step, start
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class OpenedRun:
     """The parts of a run, opened and checked."""
 
     config: TrainConfig
@@ -62,7 +62,9 @@ class Run:
         return _checkpoints(self.config.output_dir)
 
 
-def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: OnProgress) -> Run:
+def open_run(
+    config: TrainConfig, *, resume: bool, offline: bool, on_progress: OnProgress
+) -> OpenedRun:
     """Opens model and data, and restores the last checkpoint. Raises errors before computing.
 
     Args:
@@ -95,7 +97,7 @@ def open_run(config: TrainConfig, *, resume: bool, offline: bool, on_progress: O
     if saved:
         state = restore(_checkpoints(config.output_dir), state, num_made).tree
         state = state._replace(data_state=place)
-    return Run(
+    return OpenedRun(
         config=config,
         subject=subject,
         dtype=dtype,

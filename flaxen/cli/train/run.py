@@ -6,14 +6,13 @@ Deliberately does not know: argv, terminals.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.cli.train.display import describe_data
+from flaxen.cli.train.display import OnRecord, describe_data
 from flaxen.cli.train.model import how_to_use, write_results
-from flaxen.cli.train.opening import Run, count_steps
+from flaxen.cli.train.opening import OpenedRun, count_steps
 from flaxen.cli.train.resume import check_results, is_written, write_settings, writing_results
 from flaxen.train.fingerprint import to_json
 from flaxen.train.loop import Callbacks, TrainMetrics, train
@@ -28,10 +27,8 @@ from flaxen.train.metrics import (
 from flaxen.train.state import TrainState
 from flaxen.train.step import Compute
 
-OnRecord = Callable[[Mapping[str, Any]], None]
 
-
-def run(opened: Run, *, peak_flops: float | None, on_record: OnRecord) -> str:
+def run(opened: OpenedRun, *, peak_flops: float | None, on_record: OnRecord) -> str:
     """Trains an opened run to its end, and writes the result.
 
     Args:
@@ -71,7 +68,7 @@ def run(opened: Run, *, peak_flops: float | None, on_record: OnRecord) -> str:
 
 
 def _metrics_writer(
-    stack: ExitStack, opened: Run, peak_flops: float | None, on_record: OnRecord
+    stack: ExitStack, opened: OpenedRun, peak_flops: float | None, on_record: OnRecord
 ) -> Callable[[TrainMetrics], None]:
     """Makes a callback that writes each step's metrics to files, which close with the stack."""
     directory = opened.config.output_dir
@@ -97,7 +94,7 @@ def _metrics_writer(
 
 
 def _state_saver(
-    stack: ExitStack, opened: Run
+    stack: ExitStack, opened: OpenedRun
 ) -> Callable[[TrainMetrics, TrainState, Compute], None]:
     """Makes a callback that saves the state every few steps, and the last one; closing the stack
     waits for it.
@@ -116,7 +113,7 @@ def _state_saver(
     return on_step
 
 
-def _said(opened: Run, num_before: int, num_steps: int) -> str:
+def _said(opened: OpenedRun, num_before: int, num_steps: int) -> str:
     """Describes the result and the steps; `num_before` steps were done before resuming."""
     written = ", ".join(map(str, opened.results))
     done = f"{written}: {count_steps(num_steps)} of training"

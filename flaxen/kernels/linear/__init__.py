@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class Implementation(NamedTuple):
+class LinearImplementation(NamedTuple):
     """What a backend has for linear layers, as `reference` has it."""
 
     linears: Callable[..., tuple[jax.Array, ...]]
@@ -46,10 +46,12 @@ class Implementation(NamedTuple):
     transpose: Callable[[PackedLinear], PackedLinear]
 
 
-_REFERENCE = Implementation(reference.linears, reference.embed, reference.pack, reference.transpose)
-IMPLEMENTATIONS: Mapping[Backend, Implementation] = {
+_REFERENCE = LinearImplementation(
+    reference.linears, reference.embed, reference.pack, reference.transpose
+)
+IMPLEMENTATIONS: Mapping[Backend, LinearImplementation] = {
     Backend.REFERENCE: _REFERENCE,
-    Backend.CPU: Implementation(cpu.linears, cpu.embed, cpu.pack, cpu.transpose),
+    Backend.CPU: LinearImplementation(cpu.linears, cpu.embed, cpu.pack, cpu.transpose),
     Backend.GPU: _REFERENCE,
     Backend.TPU: _REFERENCE,
 }
@@ -229,5 +231,5 @@ def _linears(
     return _find(backend).linears(x, weights, biases, scale, residual, eps, gated, dtype)
 
 
-def _find(backend: Backend) -> Implementation:
+def _find(backend: Backend) -> LinearImplementation:
     return find_implementation("linear", IMPLEMENTATIONS, backend)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.kernels import cpu_library, derivatives
-from flaxen.kernels.linear import packed as plain
+from flaxen.kernels.linear import packed
 from flaxen.kernels.linear.bound import Address
 from flaxen.kernels.linear.packed import FORMATS, INPUT_MULTIPLE, TILE, Format, PackedLinear
 
@@ -26,7 +26,7 @@ _DTYPES: dict[Format, jnp.dtype] = {
 def pack(weight: jax.Array) -> PackedLinear:
     """Like `packed.pack`, which refuses the dtypes that the kernel does not have."""
     if weight.dtype not in (jnp.float32, jnp.bfloat16):
-        return plain.pack(weight)
+        return packed.pack(weight)
     return _floats(_pack(weight), *weight.shape)
 
 
@@ -53,7 +53,7 @@ def transpose_differentiated(weight: PackedLinear) -> PackedLinear:
     dtype = _DTYPES.get(weight.format, jnp.dtype(jnp.float32))
     data = derivatives.call(
         lambda weight: _call_transpose(weight, dtype),
-        lambda weight: _plain_pack(plain.unpack(weight).T),
+        lambda weight: _plain_pack(packed.unpack(weight).T),
         (weight,),
     )
     return _floats(data, O, I)
@@ -113,14 +113,14 @@ def _pack_backward(shape: tuple[int, int], cotangent: jax.Array) -> tuple[jax.Ar
     out = jax.ShapeDtypeStruct(shape, cotangent.dtype)
     weight: jax.Array = derivatives.call(
         cpu_library.kernel("unpack", out),
-        lambda data: plain.unpack(_floats(data, *shape)),
+        lambda data: packed.unpack(_floats(data, *shape)),
         (cotangent,),
     )
     return (weight,)
 
 
 def _plain_pack(weight: jax.Array) -> jax.Array:
-    data: jax.Array = plain.pack(weight).data
+    data: jax.Array = packed.pack(weight).data
     return data
 
 

@@ -18,7 +18,7 @@ from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 
 
-class Implementation(NamedTuple):
+class AttentionImplementation(NamedTuple):
     """What a backend has for attention over pages."""
 
     attend: Callable[..., tuple[Any, Any]]  # as reference.paged_attention, over its own pages
@@ -27,10 +27,12 @@ class Implementation(NamedTuple):
     has_heads: Callable[[int, jnp.dtype], bool]  # of this head_dim and dtype
 
 
-_BLOCKED = Implementation(blocked.paged_attention, blocked.empty_pages, 1, blocked.has_heads)
-IMPLEMENTATIONS: Mapping[Backend, Implementation] = {
+_BLOCKED = AttentionImplementation(
+    blocked.paged_attention, blocked.empty_pages, 1, blocked.has_heads
+)
+IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
     Backend.REFERENCE: _BLOCKED,  # reference.py says the same more plainly, for tests
-    Backend.CPU: Implementation(
+    Backend.CPU: AttentionImplementation(
         cpu.paged_attention, cpu.empty_pages, cpu.PAGE_MULTIPLE, cpu.has_heads
     ),
     Backend.GPU: _BLOCKED,
@@ -122,5 +124,5 @@ def paged_attention(
     return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)
 
 
-def _find(backend: Backend) -> Implementation:
+def _find(backend: Backend) -> AttentionImplementation:
     return find_implementation("paged_attention", IMPLEMENTATIONS, backend)

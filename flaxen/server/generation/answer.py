@@ -21,14 +21,14 @@ from flaxen.protocol import Request, SamplingParams
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer_json import ChunkWriter, Envelope, Usage
 from flaxen.server.generation.bodies import CommonBody, StreamOptions, parse_two
 from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
 from flaxen.server.generation.sampling_fields import check_logprobs, stream_options
 from flaxen.server.guard import check_request_id
-from flaxen.server.sse import EventStream, unless_disconnected
+from flaxen.server.sse import EventStreamResponse, unless_disconnected
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _View = TypeVar("_View")
@@ -66,7 +66,7 @@ class Route(Generic[_Body, _View]):
     object: str  # the `object` of a whole answer
     chunk_object: str
     body: type[_Body]  # the fields besides the common ones
-    without_effect: Mapping[str, no_effect.Rule]
+    without_effect: Mapping[str, fields_without_effect.Rule]
     field_names: Mapping[str, str]  # the engine's field names -> the route's, where they differ
     parse: Callable[[Context, _Body, Asked], Awaitable[tuple[list[Request], _View]]]
     collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
@@ -81,7 +81,9 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     """
     context.engine.check_health()
     given = await read_json(http, context.config, context.bodies)
-    body, common = parse_two(route.body, no_effect.drop_from_body(given, route.without_effect))
+    body, common = parse_two(
+        route.body, fields_without_effect.drop_from_body(given, route.without_effect)
+    )
     asked = _read_common(context, http, common, route.id_prefix)
     requests, view = await route.parse(context, body, asked)
     streams = await start(context, requests, route.field_names)
@@ -93,7 +95,7 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     )
     if common.stream:
         writer = ChunkWriter(envelope, usage, asked.options)
-        return EventStream(route.stream(view, streams, writer), streams.close)
+        return EventStreamResponse(route.stream(view, streams, writer), streams.close)
     try:
         whole = await unless_disconnected(http.receive, route.collect(view, streams, usage))
     finally:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from flaxen.protocol import Request, TokenLogprobs
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer import Asked, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, Usage, WholeSequence
 from flaxen.server.generation.bodies import ChatBody
@@ -29,7 +29,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _View:
+class _ChatView:
     """Everything that is needed to write the answer."""
 
     tokenizer: Tokenizer
@@ -49,7 +49,7 @@ class _View:
         )
 
 
-async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Request], _View]:
+async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Request], _ChatView]:
     common = asked.common
     check_logprobs(body.top_logprobs, "top_logprobs", context)
     if body.top_logprobs and not body.logprobs:
@@ -72,7 +72,7 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         logprobs=logprobs,
         prompt_logprobs=common.prompt_logprobs,
     )
-    view = _View(
+    view = _ChatView(
         tokenizer=context.tokenizer,
         prompt=prompt,
         n=sampling.n,
@@ -84,7 +84,7 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
     return [asked.request(0, prompt, sampling)], view
 
 
-async def _collect(view: _View, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
+async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
     sequences = [WholeSequence() for _ in range(view.n)]
     whole: dict[str, Any] = {}
     async for _, event in streams.events():
@@ -102,7 +102,7 @@ async def _collect(view: _View, streams: EngineStreams, usage: Usage) -> dict[st
     return whole
 
 
-def _whole_choice(view: _View, index: int, sequence: WholeSequence) -> dict[str, Any]:
+def _whole_choice(view: _ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
     choice: dict[str, Any] = {
         "index": index,
         "message": {"role": "assistant", "content": "".join(sequence.texts), "refusal": None},
@@ -116,7 +116,7 @@ def _whole_choice(view: _View, index: int, sequence: WholeSequence) -> dict[str,
 
 
 async def _stream(
-    view: _View, streams: EngineStreams, writer: ChunkWriter
+    view: _ChatView, streams: EngineStreams, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
     needs_tokens = view.with_token_ids or view.logprobs is not None
     for index in range(view.n):
@@ -156,7 +156,7 @@ _ROUTE = Route(
     object="chat.completion",
     chunk_object="chat.completion.chunk",
     body=ChatBody,
-    without_effect=no_effect.CHAT,
+    without_effect=fields_without_effect.CHAT,
     field_names={"prompt_token_ids": "messages", "logprobs": "top_logprobs"},
     parse=_parse,
     collect=_collect,

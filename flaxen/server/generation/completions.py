@@ -12,7 +12,7 @@ from starlette.responses import Response
 from flaxen.protocol import Request, SamplingParams, TokenEvent, TokenLogprobs
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer import Asked, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, Usage, WholeSequence
 from flaxen.server.generation.bodies import CompletionBody
@@ -33,7 +33,7 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _View:
+class _CompletionView:
     """Everything that is needed to write the answer."""
 
     tokenizer: Tokenizer
@@ -73,7 +73,7 @@ class _View:
 
 async def _parse(
     context: Context, body: CompletionBody, asked: Asked
-) -> tuple[list[Request], _View]:
+) -> tuple[list[Request], _CompletionView]:
     common = asked.common
     check_logprobs(body.logprobs, "logprobs", context)
     max_tokens, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
@@ -106,7 +106,7 @@ async def _parse(
         )
         for prompt in prompts
     ]
-    view = _View(
+    view = _CompletionView(
         tokenizer=context.tokenizer,
         prompts=prompts,
         samplings=samplings,
@@ -121,7 +121,7 @@ async def _parse(
     return [asked.request(i, prompt, sampling) for i, (prompt, sampling) in enumerate(pairs)], view
 
 
-async def _collect(view: _View, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
+async def _collect(view: _CompletionView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
     n = view.n
     sequences = [WholeSequence() for _ in range(len(view.prompts) * n)]
     prompt_entries: dict[int, tuple[TokenLogprobs | None, ...]] = {}
@@ -139,7 +139,7 @@ async def _collect(view: _View, streams: EngineStreams, usage: Usage) -> dict[st
 
 
 def _whole_choice(
-    view: _View,
+    view: _CompletionView,
     index: int,
     prompt_index: int,
     sequence: WholeSequence,
@@ -175,7 +175,7 @@ def _whole_choice(
 
 
 async def _stream(
-    view: _View, streams: EngineStreams, writer: ChunkWriter
+    view: _CompletionView, streams: EngineStreams, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
     n, with_logprobs = view.n, view.logprobs is not None
     offsets: dict[int, OffsetWriter] = {}  # of the sequences with events so far
@@ -233,7 +233,7 @@ _ROUTE = Route(
     object="text_completion",
     chunk_object="text_completion",
     body=CompletionBody,
-    without_effect=no_effect.COMPLETION,
+    without_effect=fields_without_effect.COMPLETION,
     field_names={"prompt_token_ids": "prompt"},
     parse=_parse,
     collect=_collect,

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.generation import fields_without_effect as no_effect
+from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.bodies import DetokenizeBody, TokenizeBody
 from flaxen.server.generation.logprobs import token_text
 from flaxen.server.generation.prompts import chat_prompt, encode, run_by_length
@@ -19,7 +19,7 @@ from flaxen.server.schema import parse
 async def tokenize(context: Context, http: HttpRequest) -> Response:
     """Answers POST /tokenize: the ids of a prompt or of rendered messages."""
     given = await read_json(http, context.config, context.bodies)
-    body = parse(TokenizeBody, no_effect.drop(given, no_effect.TOKENIZE))
+    body = parse(TokenizeBody, fields_without_effect.drop(given, fields_without_effect.TOKENIZE))
     context.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("give either prompt or messages, and not both", "prompt")

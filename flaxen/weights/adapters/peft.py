@@ -32,8 +32,6 @@ from flaxen.weights.safetensors import file_tensors
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-CONFIG, WEIGHTS = ADAPTER_CONFIG, ADAPTER_WEIGHTS
-
 
 def save_adapter(
     directory: Path, adapter: Adapter, base_name: str | None = None, *, model: Model | None = None
@@ -74,10 +72,10 @@ def save_adapter(
         for target, each in layer.items():
             for part, tensor in tensor_names(named[target]).items():
                 tensors[tensor] = np.ascontiguousarray(each[part].T)
-    with new_directory(directory, replaces=(CONFIG, WEIGHTS)) as filling:
+    with new_directory(directory, replaces=(ADAPTER_CONFIG, ADAPTER_WEIGHTS)) as filling:
         text = json.dumps(fields, indent=2, sort_keys=True)
-        (filling / CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, filling / WEIGHTS, metadata={"format": "pt"})
+        (filling / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, filling / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) -> Adapter:
@@ -93,9 +91,9 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
       ValueError: a file is missing or damaged, a field is not supported, a tensor is missing,
           unknown or of the wrong shape, or a weight is not finite; the message names it.
     """
-    fields = read_config(directory / CONFIG)
+    fields = read_config(directory / ADAPTER_CONFIG)
     stored = _read_tensors(directory)
-    path = directory / WEIGHTS
+    path = directory / ADAPTER_WEIGHTS
     known = adapted_modules(model)
     held = {
         module
@@ -112,7 +110,7 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
         strengths = module_strengths(fields, sorted(adapted))
         config = lora_config(fields, targets, strengths, max_rank)
     except ValueError as error:
-        raise ValueError(f"{directory / CONFIG}: {error}") from None
+        raise ValueError(f"{directory / ADAPTER_CONFIG}: {error}") from None
     try:
         shapes = adapter_shapes(model, config)["layers"]
         _check_tensors(stored, shapes, known, strengths)
@@ -149,15 +147,17 @@ def _are_ours(targets: tuple[str, ...]) -> bool:
 
 
 def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
-    if (directory / WEIGHTS).is_file():
-        return file_tensors(directory / WEIGHTS)
+    if (directory / ADAPTER_WEIGHTS).is_file():
+        return file_tensors(directory / ADAPTER_WEIGHTS)
     pickles = sorted(entry.name for entry in directory.glob("*.bin"))
     if pickles:
         raise ValueError(
-            f"{directory} has no {WEIGHTS}; {pickles[0]} is there, but pickle files can run code "
-            "and are never read: save the adapter again with safetensors"
+            f"{directory} has no {ADAPTER_WEIGHTS}; {pickles[0]} is there, but pickle files can "
+            "run code and are never read: save the adapter again with safetensors"
         )
-    raise ValueError(f"{directory / WEIGHTS} does not exist: {directory} is no complete adapter")
+    raise ValueError(
+        f"{directory / ADAPTER_WEIGHTS} does not exist: {directory} is no complete adapter"
+    )
 
 
 def _strange_names(stored: Mapping[str, StoredTensor], known: Modules) -> str:
@@ -194,7 +194,9 @@ def _check_tensors(
             needed = {"a": (rank, parts["a"][0]), "b": (parts["b"][1], rank)}
             for part, tensor in tensor_names(module).items():
                 if tensor not in left:
-                    raise ValueError(f"tensor {tensor} is missing: {CONFIG} names its module")
+                    raise ValueError(
+                        f"tensor {tensor} is missing: {ADAPTER_CONFIG} names its module"
+                    )
                 found = left.pop(tensor).shape
                 if found != needed[part]:
                     raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from flaxen.weights.adapters.modules import Modules, last_names
 from flaxen.weights.adapters.patterns import match_patterns
-from flaxen.weights.weight_files import ADAPTER_WEIGHTS as WEIGHTS
+from flaxen.weights.weight_files import ADAPTER_WEIGHTS
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # PEFT's default without layers_pattern
 
@@ -73,7 +73,9 @@ def select_modules(
             meant = _listed(named, modules, left, held)
     lacking = set(held) - meant
     if lacking:
-        raise ValueError(f"{WEIGHTS} holds tensors of {min(lacking)}, which target_modules lacks")
+        raise ValueError(
+            f"{ADAPTER_WEIGHTS} holds tensors of {min(lacking)}, which target_modules lacks"
+        )
     return frozenset(meant)
 
 
@@ -123,9 +125,9 @@ def _listed(named: Any, modules: Modules, left: Collection[str], held: Collectio
 def _check_held(what: str, meant: Collection[str], held: Collection[str]) -> None:
     empty = [module for module in sorted(meant) if module not in held]
     if empty and len(empty) == len(meant):
-        raise ValueError(f"{what}, of which {WEIGHTS} holds no tensor")
+        raise ValueError(f"{what}, of which {ADAPTER_WEIGHTS} holds no tensor")
     if empty:
-        raise ValueError(f"{what}, and {WEIGHTS} holds no tensor of {empty[0]}")
+        raise ValueError(f"{what}, and {ADAPTER_WEIGHTS} holds no tensor of {empty[0]}")
 
 
 def _excluded(fields: Mapping[str, Any], known: Sequence[str]) -> set[str]:

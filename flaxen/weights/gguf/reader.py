@@ -17,7 +17,7 @@ import numpy as np
 
 from flaxen.weights.gguf.blocks import block_type, read_rows
 from flaxen.weights.gguf.stored import LAYOUTS, read_stored
-from flaxen.weights.packing.layout import Rows
+from flaxen.weights.packing.layout import WeightRows
 from flaxen.weights.tensor import QuantizedRows, StoredTensor, read_bytes
 
 _SCALARS = {
@@ -176,7 +176,7 @@ def _tensor(
     def read(start: int, stop: int) -> np.ndarray:
         return read_rows(kind, blocks(start, stop)).reshape(stop - start, *shape[1:])
 
-    def stored(start: int, stop: int) -> Rows:
+    def stored(start: int, stop: int) -> WeightRows:
         return read_stored(kind, blocks(start, stop))
 
     quantized = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from flaxen.weights.gguf.blocks import BLOCK_TYPES, IQ4_NL_VALUES
-from flaxen.weights.packing.layout import WORD_VALUES, Layout, Rows, words
+from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, words
 
 _GROUP = 32
 _HALF, _FLOAT = np.dtype(np.float16), np.dtype(np.float32)
@@ -29,7 +29,7 @@ LAYOUTS: Mapping[int, Layout] = {  # keyed by ggml's type number
 }
 
 
-def read_stored(kind: int, data: np.ndarray) -> Rows:
+def read_stored(kind: int, data: np.ndarray) -> WeightRows:
     """Reads rows of blocks in the layout of LAYOUTS.
 
     Args:
@@ -39,38 +39,38 @@ def read_stored(kind: int, data: np.ndarray) -> Rows:
     return _READERS[kind](data.reshape(data.shape[0], -1, BLOCK_TYPES[kind].bytes))
 
 
-def _q4_0(blocks: np.ndarray) -> Rows:
-    return Rows(_words(blocks[:, :, 2:]), _halves(blocks, 0))
+def _q4_0(blocks: np.ndarray) -> WeightRows:
+    return WeightRows(_words(blocks[:, :, 2:]), _halves(blocks, 0))
 
 
-def _q4_1(blocks: np.ndarray) -> Rows:
-    return Rows(_words(blocks[:, :, 4:]), _halves(blocks, 0), _halves(blocks, 2))
+def _q4_1(blocks: np.ndarray) -> WeightRows:
+    return WeightRows(_words(blocks[:, :, 4:]), _halves(blocks, 0), _halves(blocks, 2))
 
 
-def _q5_0(blocks: np.ndarray) -> Rows:
+def _q5_0(blocks: np.ndarray) -> WeightRows:
     fifth = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little") << 4
     numbers = (_nibbles(blocks[:, :, 6:]) | fifth).view(np.int8) - np.int8(16)
-    return Rows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
+    return WeightRows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
 
 
-def _iq4_nl(blocks: np.ndarray) -> Rows:
+def _iq4_nl(blocks: np.ndarray) -> WeightRows:
     numbers = IQ4_NL_VALUES[_nibbles(blocks[:, :, 2:])]
-    return Rows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
+    return WeightRows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
 
 
-def _q8_0(blocks: np.ndarray) -> Rows:
+def _q8_0(blocks: np.ndarray) -> WeightRows:
     numbers = np.ascontiguousarray(blocks[:, :, 2:]).view(np.int8)
-    return Rows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
+    return WeightRows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
 
 
-def _q4_k(blocks: np.ndarray) -> Rows:
+def _q4_k(blocks: np.ndarray) -> WeightRows:
     """Eight groups a block; their six-bit scales and mins share twelve bytes, in three parts."""
     low, middle, high = blocks[:, :, 4:8], blocks[:, :, 8:12], blocks[:, :, 12:16]
     scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=2)
     mins = np.concatenate([middle & 63, high >> 4 | middle >> 6 << 4], axis=2)
     num_rows = blocks.shape[0]
     with np.errstate(all="ignore"):  # a block's scale may be infinite; that is the file's problem
-        return Rows(
+        return WeightRows(
             _words(blocks[:, :, 16:]),
             (_halves(blocks, 0)[:, :, None].astype(np.float32) * scales).reshape(num_rows, -1),
             (_halves(blocks, 2)[:, :, None].astype(np.float32) * -mins.astype(np.float32)).reshape(
@@ -104,6 +104,6 @@ def _words(packed: np.ndarray) -> np.ndarray:
     return out.reshape(num_rows, num_blocks * num_bytes * 2 // WORD_VALUES)
 
 
-_READERS: Mapping[int, Callable[[np.ndarray], Rows]] = {
+_READERS: Mapping[int, Callable[[np.ndarray], WeightRows]] = {
     2: _q4_0, 3: _q4_1, 6: _q5_0, 8: _q8_0, 12: _q4_k, 20: _iq4_nl,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers.processors import TemplateProcessing
 
-from flaxen.text.gguf_tokenizer import read_gguf as read_tokenizer
+from flaxen.text.gguf_tokenizer import read_gguf_tokenizer
 from flaxen.text.hf_templates import TEMPLATES_DIRECTORY
 from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
@@ -53,7 +53,7 @@ def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
         if (source / _GENERATION).is_file():
             _copy_generation(source / _GENERATION, directory / _GENERATION, parts)
     else:
-        parts = read_tokenizer(read_gguf(source).metadata)
+        parts = read_gguf_tokenizer(read_gguf(source).metadata)
         _write_parts(directory, parts)
     return _ids(parts)
 

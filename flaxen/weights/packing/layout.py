@@ -28,18 +28,18 @@ class Layout:
     has_mins: bool = False
 
 
-class Rows(NamedTuple):
+class WeightRows(NamedTuple):
     """Consecutive rows [out, in] of a weight, in a layout."""
 
     data: np.ndarray  # [rows, in] of the layout's dtype; int4: uint32 [rows, in/8]
     scales: np.ndarray | None = None  # [rows, in/group]
     mins: np.ndarray | None = None  # the same shape
 
-    def in_order(self, order: np.ndarray | None) -> Rows:
+    def in_order(self, order: np.ndarray | None) -> WeightRows:
         """The rows at these indices, in this order; None returns all unchanged."""
         if order is None:
             return self
-        return Rows(
+        return WeightRows(
             self.data[order],
             None if self.scales is None else self.scales[order],
             None if self.mins is None else self.mins[order],

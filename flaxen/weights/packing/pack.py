@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, PackedLinear
-from flaxen.weights.packing.layout import WORD_VALUES, Layout, Rows, apart
+from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
 from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.quantize import int4_layout, int8_layout, quantize
 from flaxen.weights.tensor import StoredTensor
@@ -77,7 +77,7 @@ class Packing:
             if layout.has_mins:
                 self._mins = memory.zeros(per_group, layout.scale_dtype)
 
-    def write(self, start: int, rows: Rows) -> None:
+    def write(self, start: int, rows: WeightRows) -> None:
         """Writes rows that already have the layout.
 
         Args:
@@ -103,9 +103,9 @@ class Packing:
         elif is_bfloat16:
             # As integers, because NumPy transposes arrays of a foreign dtype one number at a time.
             bits = np.ascontiguousarray(floats.view(np.uint16))
-            self.write(start, Rows(bits.view(np.uint32)))
+            self.write(start, WeightRows(bits.view(np.uint32)))
         else:
-            self.write(start, Rows(floats))
+            self.write(start, WeightRows(floats))
 
     def finish(self, put: Callable[[np.ndarray], jax.Array]) -> PackedLinear:
         """Returns the weight; nothing may be written afterwards.

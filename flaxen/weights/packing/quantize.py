@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flaxen.weights.packing.layout import Layout, Rows, apart, words
+from flaxen.weights.packing.layout import Layout, WeightRows, apart, words
 
 _GROUP = 32  # inputs that share an int4 scale and min
 
@@ -24,7 +24,7 @@ def int4_layout() -> Layout:
     return Layout(format="int4", group=_GROUP, scale_dtype=np.dtype(np.float16), has_mins=True)
 
 
-def quantize(rows: np.ndarray, layout: Layout) -> Rows:
+def quantize(rows: np.ndarray, layout: Layout) -> WeightRows:
     """Quantizes rows to a layout of this module.
 
     Args:
@@ -46,13 +46,13 @@ def quantize(rows: np.ndarray, layout: Layout) -> Rows:
     return found
 
 
-def _int8(rows: np.ndarray) -> Rows:
+def _int8(rows: np.ndarray) -> WeightRows:
     scales = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(127)
     numbers = rows / np.where(scales == 0, np.float32(1), scales)[:, None]
-    return Rows(np.rint(numbers, out=numbers).astype(np.int8), scales[:, None])
+    return WeightRows(np.rint(numbers, out=numbers).astype(np.int8), scales[:, None])
 
 
-def _int4(rows: np.ndarray) -> Rows:
+def _int4(rows: np.ndarray) -> WeightRows:
     groups = rows.reshape(rows.shape[0], -1, _GROUP)
     lows = groups.min(axis=2)
     scales = ((groups.max(axis=2) - lows) / np.float32(15)).astype(np.float16)
@@ -65,4 +65,4 @@ def _int4(rows: np.ndarray) -> Rows:
     np.rint(numbers, out=numbers)
     np.clip(numbers, 0, 15, out=numbers)
     nibbles = np.ascontiguousarray(numbers.astype(np.uint8).reshape(rows.shape))
-    return Rows(words(nibbles.view(np.uint64)), scales, mins)
+    return WeightRows(words(nibbles.view(np.uint64)), scales, mins)

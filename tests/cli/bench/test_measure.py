@@ -15,7 +15,7 @@ from flaxen.cli.bench.ideal import ModelCost
 from flaxen.cli.bench.limits import Limits, best_limits
 from flaxen.cli.bench.measure import Result, run_requests, run_workload
 from flaxen.cli.bench.report import Report, as_json, limits_line, table
-from flaxen.cli.bench.workloads import Batch, Workload
+from flaxen.cli.bench.workloads import RequestBatch, Workload
 from flaxen.protocol import EngineStats, Finish, FinishReason, Request, TokenEvent
 
 STEP_S = 0.01
@@ -73,7 +73,7 @@ class Engine:
 
 
 def run(
-    batches: tuple[Batch, ...], on_progress: OnProgress = lambda what, done, total: None
+    batches: tuple[RequestBatch, ...], on_progress: OnProgress = lambda what, done, total: None
 ) -> Result:
     """Runs all but the last of several batches."""
     engine = Engine()
@@ -85,7 +85,7 @@ def run(
 def test_throughput_of_a_batch() -> None:
     told: list[tuple[str, int, int]] = []
     result = run(
-        (Batch(prompts=((1, 2), (3, 4)), num_outputs=(5, 10)),) * 3,
+        (RequestBatch(prompts=((1, 2), (3, 4)), num_outputs=(5, 10)),) * 3,
         lambda *progress: told.append(progress),
     )
     assert told == [("W", 1, 2), ("W", 2, 2)]
@@ -97,7 +97,7 @@ def test_throughput_of_a_batch() -> None:
 
 
 def test_a_single_stream_has_its_first_token_timed_apart() -> None:
-    result = run((Batch(prompts=((1, 2),), num_outputs=(11,), ttft_prompt=(3, 4)),))
+    result = run((RequestBatch(prompts=((1, 2),), num_outputs=(11,), ttft_prompt=(3, 4)),))
     assert result.figures == {
         "decode_tok_s": pytest.approx([100]),
         "ttft_ms": pytest.approx([10]),
@@ -108,7 +108,7 @@ def test_a_single_stream_has_its_first_token_timed_apart() -> None:
 
 
 def test_a_prefill_counts_the_tokens_of_the_prompt() -> None:
-    result = run((Batch(prompts=(tuple(range(100)),), num_outputs=(1,)),))
+    result = run((RequestBatch(prompts=(tuple(range(100)),), num_outputs=(1,)),))
     assert result.figures == {"prompt_tok_s": pytest.approx([10_000])}
 
 
@@ -119,7 +119,7 @@ def test_a_request_that_ends_early_is_no_result() -> None:
 
 
 def test_the_report() -> None:
-    result = run((Batch(prompts=((1, 2),), num_outputs=(2,)),))
+    result = run((RequestBatch(prompts=((1, 2),), num_outputs=(2,)),))
     report = Report(results=[result], cost=COST, limits=LIMITS)
     console = Console(width=80, record=True)
     console.print(table(report))

@@ -7,7 +7,7 @@ import pytest
 
 from flaxen.cli.bench.workloads import (
     NAMES,
-    Batch,
+    RequestBatch,
     check_fit,
     dump_workloads,
     load_workloads,
@@ -110,7 +110,7 @@ def test_a_batch_that_can_not_run_is_refused(
     prompts: tuple[tuple[int, ...], ...], num_outputs: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Batch(prompts=prompts, num_outputs=num_outputs)
+        RequestBatch(prompts=prompts, num_outputs=num_outputs)
 
 
 def test_no_repetition_is_refused() -> None:

@@ -17,8 +17,9 @@ from flaxen.models.families import FAMILIES
 from flaxen.models.families.rules import matrix, tensor_of
 from flaxen.models.families.tensors import HF
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, from_stack, merge_adapter
-from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.golden import GOLDENS
 from tests.weights.adapters.made import random_adapter
@@ -33,14 +34,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 def change_config(directory: Path, **fields: Any) -> None:
-    path = directory / CONFIG
+    path = directory / ADAPTER_CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 def change_tensors(directory: Path, changes: dict[str, np.ndarray | None]) -> None:
     """Sets tensors; None drops one."""
-    held: dict[str, Any] = {**load_file(directory / WEIGHTS), **changes}
-    save_file({k: v for k, v in held.items() if v is not None}, directory / WEIGHTS)
+    held: dict[str, Any] = {**load_file(directory / ADAPTER_WEIGHTS), **changes}
+    save_file({k: v for k, v in held.items() if v is not None}, directory / ADAPTER_WEIGHTS)
 
 
 @pytest.mark.parametrize("targets", [LORA_TARGETS, ("wq", "wv"), ("w_down",)])
@@ -54,12 +55,12 @@ def test_what_is_saved_is_loaded_to_the_bit(tmp_path: Path, targets: tuple[str, 
 
 
 def test_files_are_as_peft_names_them(directory: Path) -> None:
-    assert sorted(path.name for path in directory.iterdir()) == [CONFIG, WEIGHTS]
-    fields = json.loads((directory / CONFIG).read_text())
+    assert sorted(path.name for path in directory.iterdir()) == [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+    fields = json.loads((directory / ADAPTER_CONFIG).read_text())
     assert fields["base_model_name_or_path"] == "org/base"
     assert (fields["r"], fields["lora_alpha"], fields["peft_type"]) == (3, 6.0, "LORA")
     assert "q_proj" in fields["target_modules"]
-    tensors = load_file(directory / WEIGHTS)
+    tensors = load_file(directory / ADAPTER_WEIGHTS)
     assert len(tensors) == 2 * 2 * 7
     assert tensors[f"{FIRST}.lora_A.weight"].shape == (3, 48)
     assert tensors[f"{FIRST}.lora_B.weight"].shape == (96, 3)
@@ -155,7 +156,7 @@ def test_the_rank_can_be_limited(directory: Path) -> None:
 
 def test_half_precision_adapters_become_float32(directory: Path) -> None:
     name = f"{FIRST}.lora_A.weight"
-    half = load_file(directory / WEIGHTS)[name].astype(np.float16)
+    half = load_file(directory / ADAPTER_WEIGHTS)[name].astype(np.float16)
     change_tensors(directory, {name: half})
     loaded = load_adapter(directory, MODEL).layers[0]["wq"]["a"]
     assert loaded.dtype == np.float32
@@ -163,16 +164,16 @@ def test_half_precision_adapters_become_float32(directory: Path) -> None:
 
 
 def test_files_that_are_missing_or_damaged(directory: Path) -> None:
-    (directory / WEIGHTS).rename(directory / "adapter_model.bin")
+    (directory / ADAPTER_WEIGHTS).rename(directory / "adapter_model.bin")
     with pytest.raises(ValueError, match=r"adapter_model\.bin is there, but pickle files can run"):
         load_adapter(directory, MODEL)
     (directory / "adapter_model.bin").unlink()
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors does not exist: .* no comp"):
         load_adapter(directory, MODEL)
-    (directory / WEIGHTS).write_bytes(b"\x80\x02pickle")
+    (directory / ADAPTER_WEIGHTS).write_bytes(b"\x80\x02pickle")
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors is truncated or damaged"):
         load_adapter(directory, MODEL)
-    (directory / CONFIG).write_text("[" * 2_000_000)
+    (directory / ADAPTER_CONFIG).write_text("[" * 2_000_000)
     with pytest.raises(ValueError, match=r"has 2000000 bytes, over 1048576: it is no adapter's"):
         load_adapter(directory, MODEL)
     with pytest.raises(
@@ -190,7 +191,7 @@ def test_an_adapter_is_replaced_but_nothing_else(directory: Path) -> None:
     assert load_adapter(directory, MODEL).config.rank == 2
     assert [path.name for path in directory.parent.iterdir()] == ["adapter"]
     with pytest.raises(ValueError, match="is a file: give the name of a directory"):
-        save_adapter(directory / CONFIG, random_adapter(MODEL))
+        save_adapter(directory / ADAPTER_CONFIG, random_adapter(MODEL))
 
 
 def test_an_adapter_of_another_model_is_refused() -> None:
@@ -243,9 +244,9 @@ def test_merging_into_quantized_weights_is_refused() -> None:
 
 
 def test_tensors_that_are_all_named_otherwise(directory: Path) -> None:
-    held = load_file(directory / WEIGHTS)
+    held = load_file(directory / ADAPTER_WEIGHTS)
     other = {name.replace(".weight", ".default.weight"): each for name, each in held.items()}
-    save_file(other, directory / WEIGHTS)
+    save_file(other, directory / ADAPTER_WEIGHTS)
     with pytest.raises(
         ValueError,
         match=r"no tensor belongs to a module of this model: the first is \S+lora_A\.default\.weigh"

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.patterns import match_patterns
-from flaxen.weights.adapters.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.engine.tiny import MODEL, PARAMS
 from tests.weights.adapters.made import random_adapter
 
@@ -33,15 +34,15 @@ def directory(tmp_path: Path) -> Path:
 
 def change(directory: Path, held: Collection[str], **fields: Any) -> None:
     """Sets fields of the configuration, and keeps the tensors of these modules only."""
-    path = directory / CONFIG
+    path = directory / ADAPTER_CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-    tensors = load_file(directory / WEIGHTS)
+    tensors = load_file(directory / ADAPTER_WEIGHTS)
     kept = {
         name: each
         for name, each in tensors.items()
         if any(name.startswith(f"{PREFIX}{module}.") for module in held)
     }
-    save_file(kept, directory / WEIGHTS)
+    save_file(kept, directory / ADAPTER_WEIGHTS)
 
 
 def adapted(adapter: Adapter) -> set[str]:
@@ -216,7 +217,7 @@ def test_modules_may_have_ranks_and_alphas_of_their_own(directory: Path, use_rsl
             scale = alpha / (np.sqrt(rank) if use_rslora else rank)
             deltas[target, index] = scale * (b @ a).T
     change(directory, (), **fields)
-    save_file(tensors, directory / WEIGHTS)
+    save_file(tensors, directory / ADAPTER_WEIGHTS)
     adapter = load_adapter(directory, MODEL)
     assert (adapter.config.rank, adapter.config.alpha) == (4, 5.0)
     merged = merge_adapter(PARAMS, adapter)
