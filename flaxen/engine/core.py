@@ -324,7 +324,7 @@ class Engine:
                 self._break(sequence, f"internal error: {error!r}")
 
     def _pool(self, done: _InFlight, item: Scheduled, output: SequenceOutput) -> None:
-        """Adds a chunk to a prompt's vector, and ends the sequence after the last one."""
+        """Adds a chunk to a prompt's vector; finishes the sequence after the last chunk."""
         sequence, pooler = item.sequence, output.pooler
         assert pooler is not None, "nothing is pooled"
         if item.load_row:  # just admitted, or resumed: computed from its beginning

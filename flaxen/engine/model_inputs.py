@@ -1,4 +1,4 @@
-"""Whether a model can take what a request brings beside tokens.
+"""Checks whether a model supports a request's embeddings and pooling.
 
 Deliberately does not know: the limits of an engine, which `validate` checks.
 """

@@ -1,4 +1,4 @@
-"""One vector of a prompt, from its tokens' hidden states, chunk by chunk.
+"""Pools the hidden states of a prompt's tokens into one vector, chunk by chunk.
 
 Deliberately does not know: how hidden states are computed, when steps are planned, JAX.
 """
@@ -27,12 +27,12 @@ class Pooler:
         self.reset()
 
     def reset(self) -> None:
-        """Begins again with the first token, as after preemption."""
-        self._kept: np.ndarray | None = None  # the last hidden state, or the sum of all
+        """Starts again from the first token, for example after preemption."""
+        self._kept: np.ndarray | None = None  # the last hidden state, or the sum of all so far
         self._num_tokens = 0
 
     def add(self, hidden: np.ndarray) -> None:
-        """Takes the next tokens' hidden states, [n, D] float32."""
+        """Adds the hidden states of the next tokens, [n, D] float32."""
         self._num_tokens += len(hidden)
         if self._pooling == "last":
             self._kept = hidden[-1]

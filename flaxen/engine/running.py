@@ -90,7 +90,7 @@ class Running:
             if end == sequence.num_prompt_tokens:
                 self._counters.num_prompt_tokens += end
             sequence.num_in_flight += 1 + num_drafts
-        samples_token = samples and sequence.pooling is None  # else its vector is in flight
+        samples_token = samples and sequence.pooling is None  # a pooled sequence has no next token
         return Scheduled(
             sequence,
             row,

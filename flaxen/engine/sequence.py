@@ -72,7 +72,7 @@ class Sequence:
 
     @property
     def needs_whole_prompt(self) -> bool:
-        """Whether something is wanted of each prompt token, so that none may come from a cache."""
+        """Whether each prompt token has a result, so that none may come from the prefix cache."""
         return self.prompt_logprobs is not None or self.pooling == "mean"
 
     @property

@@ -1,4 +1,4 @@
-"""Checks what a request brings beside tokens. Deliberately does not know models or JAX."""
+"""Checks a request's embeddings and pooling. Deliberately does not know models or JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request may bring beside tokens.
+"""What a request may contain besides token ids: embeddings, a grammar, pooling.
 
 Deliberately does not know: how any of it is computed. Standard library only.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-# The vector of a prompt: the hidden state of its last token, or the mean of all tokens'.
+# The vector of a prompt: the hidden state of its last token, or the mean over all tokens.
 Pooling = Literal["last", "mean"]
 
 
@@ -29,18 +29,18 @@ class Grammar(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmbedSpan:
-    """Embeddings that take the place of a prompt's tokens, as an encoder of images makes them.
+    """Embeddings in place of some of a prompt's tokens, for example from an image encoder.
 
     The prompt's ids at these positions are placeholders: any id of the vocabulary.
     """
 
     start: int  # position of the first
     values: Any  # [n, D] floats, an array of NumPy's
-    # Names what the embeddings were made from. Prompts share cached pages only where it is equal,
-    # so that two different contents must never have the same one.
+    # Identifies the content of the embeddings, for example by a hash of the image. Prompts share
+    # cached pages if it is equal, so different contents must have different hashes.
     content_hash: bytes
 
     @property
     def end(self) -> int:
-        """The position after the last."""
+        """The position after the last embedding."""
         return self.start + len(self.values)

@@ -154,7 +154,7 @@ class Request:
     # Makes a grammar for each of the n sequences; None allows all tokens.
     grammar: Callable[[], Grammar] | None = None
     prompt_embeds: tuple[EmbedSpan, ...] = ()  # in place of the prompt's tokens, in order
-    pooling: Pooling | None = None  # a vector of the prompt in place of output tokens
+    pooling: Pooling | None = None  # asks for a vector of the prompt in place of output tokens
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))

@@ -64,7 +64,7 @@ def extend_hashes(
 
 
 def _contents(spans: Sequence[EmbedSpan], start: int, end: int) -> bytes:
-    """Which embeddings stand in a page, and where in it; no bytes where there are none."""
+    """Encodes which embeddings a page holds, and where; empty if it holds none."""
     found = [
         (span.start - start, span.end - start, span.content_hash)
         for span in spans
