@@ -111,7 +111,7 @@ struct RopeCall {
   void* out;
 };
 
-// Ragged attention over pages; see flaxen/kernels/paged_attention/native.py for the page layout.
+// Ragged attention over pages; see flaxen/kernels/paged_attention/cpu.py for the page layout.
 struct AttentionCall {
   const void* q;  // [T, N, H]
   const void* k;  // [T, K, H]
