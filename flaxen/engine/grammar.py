@@ -5,6 +5,7 @@ Deliberately does not know: what a grammar is made from, how the bitmask is appl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -17,14 +18,24 @@ class GrammarState:
     """Keeps the bitmask of one sequence up to date with its tokens.
 
     Args:
-      grammar: of this sequence alone.
+      make_grammar: makes the grammar of this sequence alone, at its beginning.
       vocab_size: V.
     """
 
-    def __init__(self, grammar: Grammar, vocab_size: int) -> None:
+    def __init__(self, make_grammar: Callable[[], Grammar], vocab_size: int) -> None:
         self.bitmask = np.zeros(num_mask_words(vocab_size), np.uint32)
-        self._grammar = grammar
+        self._make_grammar, self._vocab_size = make_grammar, vocab_size
+        self._grammar, self._is_taken = make_grammar(), False
         self._fill()
+
+    def take(self) -> GrammarState:
+        """The state for a sequence that begins: this one, and a new one from the second time on,
+        because a checked request may be added again after its first sequence moved this state.
+        """
+        if self._is_taken:
+            return GrammarState(self._make_grammar, self._vocab_size).take()
+        self._is_taken = True
+        return self
 
     def accept(self, token_id: int) -> None:
         """Takes a token that was sampled, and asks what may follow."""
@@ -40,7 +51,7 @@ def grammar_states(request: Request, vocab_size: int) -> tuple[GrammarState, ...
     """A grammar for each of a request's n sequences; none where it has no grammar."""
     if request.grammar is None:
         return ()
-    return tuple(GrammarState(request.grammar(), vocab_size) for _ in range(request.sampling.n))
+    return tuple(GrammarState(request.grammar, vocab_size) for _ in range(request.sampling.n))
 
 
 def num_mask_words(vocab_size: int) -> int:

@@ -96,7 +96,7 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         seed=seed,
         # Only one sequence computes prompt logprobs; the others may use cached pages.
         prompt_logprobs=request.sampling.prompt_logprobs if index == 0 else None,
-        grammar=checked.grammars[index] if checked.grammars else None,
+        grammar=checked.grammars[index].take() if checked.grammars else None,
         row_settings=checked.row_settings,
         prompt_embeds=request.prompt_embeds,
         pooling=request.pooling,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from numbers import Integral
 
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.validate_inputs import validate_inputs
@@ -74,7 +75,10 @@ def validate(
         _check_ids(name, name, getattr(sampling, name) or (), info.vocab_size)
 
 
-def _check_ids(field: str, name: str, token_ids: Iterable[int], vocab_size: int) -> None:
+def _check_ids(field: str, name: str, token_ids: Collection[int], vocab_size: int) -> None:
+    for kind in set(map(type, token_ids)):  # a prompt is long, and has ids of one type
+        if not issubclass(kind, Integral):
+            raise FieldError(field, f"{name} must hold whole numbers, and holds a {kind.__name__}")
     for token_id in token_ids:
         if not 0 <= token_id < vocab_size:
             raise FieldError(

@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 
-from flaxen.protocol import FieldError, Pooling, Request, SamplingParams
+from flaxen.protocol import EmbedSpan, FieldError, Pooling, Request, SamplingParams
 
 
 def validate_inputs(request: Request) -> None:
@@ -25,17 +25,7 @@ def validate_inputs(request: Request) -> None:
         )
     end = 0
     for span in request.prompt_embeds:
-        shape = np.shape(span.values)
-        if len(shape) != 2 or 0 in shape:
-            raise FieldError(
-                "prompt_embeds", f"values of prompt_embeds must be [n, D], got {list(shape)}"
-            )
-        if not span.content_hash:
-            raise FieldError(
-                "prompt_embeds",
-                "content_hash of prompt_embeds is empty: give a hash of what the embeddings were "
-                "made from, since prompts with equal hashes share cached pages",
-            )
+        _check_span(span)
         num_prompt = len(request.prompt_token_ids)
         if span.start < end or span.end > num_prompt:
             raise FieldError(
@@ -44,6 +34,42 @@ def validate_inputs(request: Request) -> None:
                 f"other without overlap in a prompt of {num_prompt} tokens",
             )
         end = span.end
+
+
+def _check_span(span: EmbedSpan) -> None:
+    """Checks one span alone. Whatever a plan or a step would fail on is refused here, since its
+    failure there would end other requests too.
+    """
+    values, content_hash = span.values, span.content_hash
+    if not isinstance(values, np.ndarray):
+        raise FieldError(
+            "prompt_embeds",
+            f"values of prompt_embeds must be a NumPy array [n, D], got a {type(values).__name__}: "
+            "convert it with numpy.asarray",
+        )
+    if values.ndim != 2 or 0 in values.shape:
+        raise FieldError(
+            "prompt_embeds", f"values of prompt_embeds must be [n, D], got {list(values.shape)}"
+        )
+    if not np.can_cast(values.dtype, np.float32, "same_kind"):
+        raise FieldError(
+            "prompt_embeds", f"values of prompt_embeds must be real numbers, got {values.dtype}"
+        )
+    if not isinstance(content_hash, bytes):
+        raise FieldError(
+            "prompt_embeds",
+            f"content_hash of prompt_embeds must be bytes, got a {type(content_hash).__name__}",
+        )
+    if not content_hash:
+        raise FieldError(
+            "prompt_embeds",
+            "content_hash of prompt_embeds is empty: give a hash of what the embeddings were "
+            "made from, since prompts with equal hashes share cached pages",
+        )
+    if not isinstance(span.start, int):
+        raise FieldError(
+            "prompt_embeds", f"start of prompt_embeds must be a whole number, got {span.start!r}"
+        )
 
 
 def _check_pooling(request: Request) -> None:

@@ -64,6 +64,14 @@ def test_each_of_n_has_a_grammar_of_its_own() -> None:
     assert {tuple(tokens["r", i][:4]) for i in range(3)} == {(200, 100, 200, 100)}
 
 
+def test_a_checked_request_that_is_added_again_begins_its_grammar_anew() -> None:
+    engine = fake_engine()
+    checked = engine.check(ruled(request("r", [3], n=2, max_tokens=3, logprobs=None), alternating))
+    for _ in range(2):
+        engine.add(checked)
+        assert run_out(engine).tokens == {("r", i): [200, 100, 200] for i in range(2)}
+
+
 def test_a_grammar_goes_on_after_preemption() -> None:
     engine = fake_engine(replace(SMALL, groups=full(16)))
     names = [f"r{i}" for i in range(6)]

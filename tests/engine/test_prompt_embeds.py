@@ -116,6 +116,11 @@ def test_tokens_are_not_embeddings() -> None:
     [
         ([EmbedSpan(start=2, values=np.zeros(3), content_hash=b"x")], r"\[n, D\], got \[3\]"),
         ([EmbedSpan(start=2, values=np.zeros((3, 1)), content_hash=b"")], "content_hash of"),
+        ([EmbedSpan(start=2, values=np.zeros((3, 1)), content_hash="x")], "must be bytes, got a s"),
+        ([EmbedSpan(start=2.0, values=np.zeros((3, 1)), content_hash=b"x")], "whole number, got 2"),
+        ([EmbedSpan(start=2, values=[[0.0]], content_hash=b"x")], "NumPy array .*, got a list: c"),
+        ([EmbedSpan(start=2, values=np.zeros((3, 1), complex), content_hash=b"x")], "got complex"),
+        ([EmbedSpan(start=2, values=np.array([["a"]]), content_hash=b"x")], "real numbers, got <U"),
         ([EmbedSpan(start=10, values=np.zeros((3, 1)), content_hash=b"x")], "at 10 to 12, and"),
         ([EmbedSpan(start=-1, values=np.zeros((3, 1)), content_hash=b"x")], "at -1 to 1, and"),
         (

@@ -51,6 +51,7 @@ def test_what_is_just_possible_passes() -> None:
         ({"prompt_logprobs": 4}, "prompt_logprobs must be at most 3, got 4"),
         ({"token_id": 50}, "the prompt holds token id 50, outside the vocabulary of 50"),
         ({"token_id": -1}, "the prompt holds token id -1"),
+        ({"token_id": 7.0}, "the prompt must hold whole numbers, and holds a float"),
         ({"stop_token_ids": (1, 50)}, "stop_token_ids holds token id 50"),
         ({"allowed_token_ids": (-3,)}, "allowed_token_ids holds token id -3"),
         ({"logit_bias": {1: 1, 99: 1}}, "logit_bias holds token id 99"),
