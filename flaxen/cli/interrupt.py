@@ -16,11 +16,14 @@ import os
 import signal
 import sys
 import termios
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_RESEND_S = 0.1
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden the cursor
 
 
@@ -62,7 +65,7 @@ def unwind_first(read: Callable[[], str]) -> str:
     `input` with readline turns off the terminal's echo. A signal ends the process only after the
     function has unwound. A second signal does not wait for that: it puts back the settings that the
     terminal had before the call. The function must not run native code that would drop an
-    exception.
+    exception. It is called in the main thread, where Python runs the handlers.
     """
     raised = False
     restore_terminal = _terminal_settings()
@@ -80,12 +83,44 @@ def unwind_first(read: Callable[[], str]) -> str:
         try:
             for number in _SIGNALS:
                 signal.signal(number, on_signal)
-            return read()
+            with _interrupted_until(lambda: raised):
+                return read()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
     except _Signalled as signalled:
         end_now(signalled.number)
+
+
+@contextlib.contextmanager
+def _interrupted_until(noticed: Callable[[], bool]) -> Iterator[None]:
+    """Sends a signal to the main thread again while its handler has not run.
+
+    CPython looks for a signal that came while it prints the prompt, and then waits for a key: a
+    signal in between would be noticed at the next key only. A second one ends the wait.
+    """
+    receive, send = os.pipe()
+    os.set_blocking(send, False)  # what Python demands of it
+    main = threading.get_ident()
+
+    def resend() -> None:
+        with open(receive, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                while number[0] in _SIGNALS and not (is_over or noticed()):
+                    time.sleep(_RESEND_S)  # nearly always the first signal has sufficed
+                    if not (is_over or noticed()):
+                        signal.pthread_kill(main, number[0])
+
+    is_over = False
+    thread = threading.Thread(target=resend, name="signals", daemon=True)
+    thread.start()
+    previous = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        is_over = True
+        signal.set_wakeup_fd(previous)
+        os.close(send)  # ends the thread
 
 
 def _terminal_settings() -> Callable[[], None]:
