@@ -12,19 +12,6 @@ from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.text.detokenize import Detokenizer
 from flaxen.text.tokenizer import Tokenizer
 
-# How a sequence ends whose row got no token.
-_ENDS = {
-    RowFailure.NOT_FINITE: (
-        FinishReason.ERROR,
-        "the model's output is not finite (NaN or infinity) for this sequence",
-    ),
-    RowFailure.NO_TOKEN_ALLOWED: (
-        FinishReason.IMPOSSIBLE,
-        "no token may be sampled: allowed_token_ids, bad_words, logit_bias, min_tokens "
-        "and the grammar together forbid all of them",
-    ),
-}
-
 
 class SequenceOutput:
     """Turns the tokens of one sequence into events.
@@ -81,8 +68,16 @@ class SequenceOutput:
 
     def fail(self, failure: RowFailure) -> TokenEvent:
         """Makes the last event of a sequence whose row got no token."""
-        reason, error = _ENDS[failure]
-        return self.finish(reason, error=error)
+        match failure:
+            case RowFailure.NOT_FINITE:
+                error = "the model's output is not finite (NaN or infinity) for this sequence"
+                return self.finish(FinishReason.ERROR, error=error)
+            case RowFailure.NO_TOKEN_ALLOWED:
+                options = "allowed_token_ids, bad_words, logit_bias and min_tokens"
+                if self._sequence.grammar is not None:
+                    options = "allowed_token_ids, bad_words, logit_bias, min_tokens and the grammar"
+                error = f"no token may be sampled: {options} together forbid all of them"
+                return self.finish(FinishReason.IMPOSSIBLE, error=error)
 
     def finish(
         self,

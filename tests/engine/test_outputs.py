@@ -144,7 +144,12 @@ def test_an_early_end_says_what_happened() -> None:
     ("failure", "reason", "message"),
     [
         (RowFailure.NOT_FINITE, FinishReason.ERROR, "the model's output is not finite"),
-        (RowFailure.NO_TOKEN_ALLOWED, FinishReason.IMPOSSIBLE, "no token may be sampled: allowed"),
+        (
+            RowFailure.NO_TOKEN_ALLOWED,
+            FinishReason.IMPOSSIBLE,
+            "no token may be sampled: allowed_token_ids, bad_words, logit_bias and min_tokens "
+            "together forbid all of them",
+        ),
     ],
 )
 def test_a_row_without_a_token_ends_by_what_failed(
