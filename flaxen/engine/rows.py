@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.engine.grammar import num_mask_words
 from flaxen.engine.validate import MAX_LOGIT_BIAS
 from flaxen.protocol import FieldError, SamplingParams
 
@@ -89,7 +90,7 @@ def empty_rows(num_rows: int, max_len: int, vocab_size: int) -> Rows:
     bias = RowBias(
         zeros(i32, MAX_LOGIT_BIAS),
         zeros(f32, MAX_LOGIT_BIAS),
-        zeros(jnp.dtype("uint32"), _num_words(vocab_size)),
+        zeros(jnp.dtype("uint32"), num_mask_words(vocab_size)),
     )
     return Rows(settings, bias, zeros(i32, max_len))
 
@@ -199,13 +200,9 @@ def row_bias(sampling: SamplingParams, vocab_size: int) -> RowBias:
     ids = np.full(MAX_LOGIT_BIAS, NO_TOKEN, np.int32)
     values = np.zeros(MAX_LOGIT_BIAS, np.float32)
     ids[: len(added)], values[: len(added)] = list(added.keys()), list(added.values())
-    bits = np.ones(32 * _num_words(vocab_size), np.uint8)
+    bits = np.ones(32 * num_mask_words(vocab_size), np.uint8)
     if sampling.allowed_token_ids is not None:
         bits[:] = 0
         bits[list(sampling.allowed_token_ids)] = 1
     allowed = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
     return RowBias(ids, values, allowed)  # type: ignore[arg-type]  # numpy's
-
-
-def _num_words(vocab_size: int) -> int:
-    return -(-vocab_size // 32)
