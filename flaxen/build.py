@@ -49,7 +49,8 @@ class EngineArgs:
     """The arguments of an engine, with vLLM's names where it has them.
 
     Raises:
-      ValueError: an unknown dtype or quantization; EngineConfig checks the sizes.
+      ValueError: an unknown dtype or quantization, or a size below 1; EngineConfig checks the
+          other limits.
     """
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
@@ -93,6 +94,10 @@ class EngineArgs:
                 f"quantization {self.quantization!r} is not supported: use one of "
                 f"{', '.join(QUANTIZATIONS)}"
             )
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
+            size = getattr(self, name)
+            if size is not None and size < 1:  # before memory is divided by them
+                raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,20 +279,22 @@ def _engine_config(
         chunk=args.max_num_batched_tokens,
         max_num_seqs=args.max_num_seqs,
     )
-    wanted_len = args.max_model_len or model.max_position
+    wanted_len = model.max_position if args.max_model_len is None else args.max_model_len
     if wanted_len > model.max_position:
         raise ValueError(
             f"max_model_len is {wanted_len}, and the model was made for {model.max_position} "
             "tokens: lower it"
         )
-    num_bytes = args.kv_cache_bytes or min(sizes.most_bytes(wanted_len), _AUTO_KV_CACHE_BYTES)
+    num_bytes = args.kv_cache_bytes
+    if num_bytes is None:
+        num_bytes = min(sizes.most_bytes(wanted_len), _AUTO_KV_CACHE_BYTES)
     longest = sizes.longest(num_bytes)
     if longest == 0:
         raise ValueError(
             f"the KV cache of {num_bytes} bytes is smaller than one page of "
             f"{sizes.least_bytes(1)}: give it more memory"
         )
-    max_model_len = args.max_model_len or min(wanted_len, longest)
+    max_model_len = min(wanted_len, longest) if args.max_model_len is None else wanted_len
     return EngineConfig(
         max_model_len=max_model_len,
         groups=sizes.divide(num_bytes, max_model_len),
