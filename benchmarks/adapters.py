@@ -14,8 +14,9 @@ import time
 import numpy as np
 from report import report
 
-from flaxen.build import EngineArgs, Parts, build
+from flaxen.build import Parts, build
 from flaxen.engine.config import LoraLimits
+from flaxen.engine_args import EngineArgs
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.protocol import Request, SamplingParams

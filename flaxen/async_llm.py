@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxen.build import EngineArgs, OnProgress, build, use_compile_cache
+from flaxen.build import OnProgress, build, use_compile_cache
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
+from flaxen.engine_args import EngineArgs
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams

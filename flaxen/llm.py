@@ -12,9 +12,10 @@ from typing import Any
 
 from rich.progress import Progress
 
-from flaxen.build import EngineArgs, OnProgress, Parts, build, use_compile_cache
+from flaxen.build import OnProgress, Parts, build, use_compile_cache
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import LoraLimits
+from flaxen.engine_args import EngineArgs
 from flaxen.models.model import Model, Params
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.prompts import (
@@ -51,7 +52,7 @@ class LLM:
       on_progress: called with (stage, done, total) while weights load and steps compile.
       compile_cache: directory of compiled steps, for the whole process; None leaves it as it is.
       lora: how many adapters can be loaded and run with the model; None for none.
-      **engine_args: the other fields of flaxen.build.EngineArgs.
+      **engine_args: the other fields of flaxen.engine_args.EngineArgs.
 
     Raises:
       ValueError: a bad argument, no such model, or a checkpoint that can't be served.

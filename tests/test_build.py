@@ -14,7 +14,8 @@ import pytest
 import tokenizers
 
 from flaxen import LLM, SamplingParams
-from flaxen.build import EngineArgs, Parts, build, check_quantization
+from flaxen.build import Parts, build
+from flaxen.engine_args import EngineArgs, check_quantization
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.linear.packed import PackedLinear

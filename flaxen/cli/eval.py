@@ -25,8 +25,9 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.build import EngineArgs, OnProgress
+    from flaxen.build import OnProgress
     from flaxen.data.config import OnBadRecord
+    from flaxen.engine_args import EngineArgs
     from flaxen.models.model import Model
     from flaxen.text.tokenizer import Tokenizer
     from flaxen.train.evaluate import LogprobFn
@@ -184,7 +185,8 @@ def _row_length(wanted: int | None, max_position: int) -> int:
 def _load(
     args: EngineArgs, checkpoint: Path | None, adapter: Path | None, on_progress: OnProgress
 ) -> _Subject:
-    from flaxen.build import compute_dtype, open_model
+    from flaxen.build import open_model
+    from flaxen.engine_args import compute_dtype
     from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
     from flaxen.train.evaluate import make_logprobs

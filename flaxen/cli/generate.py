@@ -27,7 +27,7 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.build import EngineArgs
+    from flaxen.engine_args import EngineArgs
     from flaxen.llm import LLM
     from flaxen.outputs import RequestOutput
     from flaxen.protocol import SamplingParams

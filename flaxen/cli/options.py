@@ -20,7 +20,7 @@ from flaxen.cli.definitions import is_place
 from flaxen.cli.sizes import parse_size_option
 
 if TYPE_CHECKING:
-    from flaxen.build import EngineArgs
+    from flaxen.engine_args import EngineArgs
 
 MODEL_HELP = (
     "A GGUF file, a directory with safetensors, a Hugging Face id, smollm2-135m, or a definition "
@@ -206,7 +206,7 @@ def engine_args(model: str, *groups: Any, **more: Any) -> EngineArgs:
       ValueError: a value is out of its range, or the chat template is not valid.
       OSError: its file can't be read.
     """
-    from flaxen.build import EngineArgs
+    from flaxen.engine_args import EngineArgs
     from flaxen.text.given_template import read_template
 
     names = {each.name for each in fields(EngineArgs)}

@@ -11,7 +11,6 @@ from typing import Any, get_type_hints
 import pytest
 import typer
 
-from flaxen.build import EngineArgs
 from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
@@ -36,6 +35,7 @@ from flaxen.cli.serve.options import (
 )
 from flaxen.cli.train.command import train
 from flaxen.engine.config import LoraLimits
+from flaxen.engine_args import EngineArgs
 from flaxen.server.config import ServerConfig
 
 COMMANDS: dict[str, Callable[..., None]] = {

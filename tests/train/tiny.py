@@ -79,13 +79,18 @@ def random_pairs(seed: int, num_rows: int = 4, length: int = 32) -> PairBatch:
 
 
 class Repeated:
-    """An endless iterator over the same batches, whose state is how many were given."""
+    """Gives the same batches again and again, or `end` of them; its state is how many it gave."""
 
-    def __init__(self, batches: Sequence[Any], position: int = 0) -> None:
+    def __init__(
+        self, batches: Sequence[Any], position: int = 0, *, end: int | None = None
+    ) -> None:
         self.batches = batches
         self.position = position
+        self.end = end
 
     def __next__(self) -> Any:
+        if self.position == self.end:
+            raise StopIteration
         self.position += 1
         return self.batches[(self.position - 1) % len(self.batches)]
 

@@ -31,7 +31,7 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.build import EngineArgs
+    from flaxen.engine_args import EngineArgs
 
 SAMPLING = SamplingOptions(max_tokens=512, temperature=0.7)
 

@@ -81,8 +81,9 @@ def _compare(
     options: ParityOptions,
 ) -> tuple[list[Compared], Compared | None]:
     """Compares with each way of the server, and with transformers if it is installed."""
-    from flaxen.build import EngineArgs, open_model
+    from flaxen.build import open_model
     from flaxen.cli.parity.compare import compare, contrast, has_transformers
+    from flaxen.engine_args import EngineArgs
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import Checkpoint
 

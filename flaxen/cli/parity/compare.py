@@ -76,7 +76,7 @@ def compare(
     sequences packed into rows.
 
     Args:
-      args: fields of flaxen.build.EngineArgs.
+      args: fields of flaxen.engine_args.EngineArgs.
       prompts: token ids, each longer than CHUNK.
       num_outputs: tokens after each prompt.
       adapter: the adapter to train and serve; None is the base model, served without one.

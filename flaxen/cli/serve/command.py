@@ -39,9 +39,10 @@ from flaxen.cli.serve.options import (
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from flaxen.build import EngineArgs, Parts
+    from flaxen.build import Parts
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.engine.config import LoraLimits
+    from flaxen.engine_args import EngineArgs
     from flaxen.server.config import ServerConfig
 
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.build import EngineArgs, OnProgress, compute_dtype, open_model
+from flaxen.build import OnProgress, open_model
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.definitions import find_definition
+from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets

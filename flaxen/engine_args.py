@@ -1,0 +1,120 @@
+"""The arguments of an engine, and what follows from them: the dtype, whether weights are quantized.
+
+Deliberately does not know: argv, how an engine is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import AUTO as AUTO_BACKEND
+from flaxen.weights.checkpoint import Checkpoint
+from flaxen.weights.definition import Definition
+from flaxen.weights.huggingface.generation_config import AUTO
+from flaxen.weights.opening import IMPLS
+from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArgs:
+    """The arguments of an engine, with vLLM's names where it has them.
+
+    Raises:
+      ValueError: an unknown dtype or quantization, or a size below 1; EngineConfig checks the
+          other limits.
+    """
+
+    model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
+    backend: str = AUTO_BACKEND  # what computes: cpu, gpu, tpu, reference; auto is the device's
+    # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
+    dtype: str = "auto"
+    impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch
+    quantization: Quantization = "auto"  # of weights: none, int8, int4; auto keeps the file's
+    served_model_name: str | None = None  # None: the model's name
+    # Tokens; None: the model's, or fewer if the KV cache is smaller.
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    # Target for the time between two tokens of a sequence while prompts are computed. 0: no target;
+    # None: the pace chooses it.
+    target_itl_ms: float | None = 0
+    page_size: int = 16  # tokens
+    kv_cache_bytes: int | None = None  # None: enough for all sequences, at most 1 GiB
+    enable_prefix_caching: bool = True
+    max_waiting: int = 4096  # sequences
+    max_unread_bytes: int = 2**28  # the most bytes of unread events in all
+    max_logprobs: int = 20
+    seed: int = 0
+    compile_sizes: tuple[int, ...] = ()  # the numbers of tokens of compiled steps; () chooses them
+    offline: bool = False  # never ask the Hugging Face hub
+    # The source of sampling defaults: auto is the model's own generation_config.json, vllm is none,
+    # otherwise a directory with that file.
+    generation_config: str = AUTO
+    # The chat template: a file, Jinja source, or the name of one of the model's; None: the model's.
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", *DTYPES):
+            raise ValueError(
+                f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"
+            )
+        if self.impl not in IMPLS:
+            raise ValueError(f"impl {self.impl!r} is not supported: use {', '.join(IMPLS)}")
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(
+                f"quantization {self.quantization!r} is not supported: use one of "
+                f"{', '.join(QUANTIZATIONS)}"
+            )
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
+            size = getattr(self, name)
+            if size is not None and size < 1:  # before memory is divided by them
+                raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def check_quantization(quantization: Quantization, backend: Backend, reason: str) -> None:
+    """Refuses quantized weights on a backend that can't multiply with them.
+
+    Args:
+      quantization: the requested quantization.
+      backend: the backend that computes.
+      reason: why the C++ kernels are not in use, for the message.
+
+    Raises:
+      ValueError: int8 or int4 was requested, and the backend packs no weights.
+    """
+    if quantization in ("int8", "int4") and not backend.packs_weights:
+        raise ValueError(
+            f"quantization {quantization} needs flaxen's C++ kernels, and {reason}. Use auto or "
+            "none"
+        )
+
+
+def compute_dtype(
+    name: str, backend: Backend, model: Checkpoint | Definition | None = None
+) -> jnp.dtype:
+    """The dtype in which a model computes.
+
+    Args:
+      name: float32, bfloat16 or auto.
+      backend: the backend that computes.
+      model: the model; "auto" for a definition is the dtype of its parameters.
+
+    Raises:
+      ValueError: "auto" was given for a definition with another dtype.
+    """
+    if name == "auto" and isinstance(model, Definition):
+        name = model.dtype.name
+        if name not in DTYPES:
+            raise ValueError(
+                f"the definition's parameters are {name}: choose with dtype whether to compute in "
+                f"{' or '.join(DTYPES)}"
+            )
+    elif name == "auto":
+        name = backend.default_dtype
+    dtype: jnp.dtype = jnp.dtype(DTYPES[name])
+    return dtype
