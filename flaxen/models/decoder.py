@@ -7,6 +7,7 @@ Dimension key: D model, F mlp, N query heads, K kv heads, H head dim, V vocabula
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -192,6 +193,7 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
         "final_norm": _vector((d,), ("model",), "ones"),
     }
     if not config.tied_embeddings:
+        specs["embed"] = replace(table, lookup_only=True)
         specs["unembed"] = table
     return specs
 

@@ -70,6 +70,13 @@ class ParamSpec:
     role: Role
     matrix: Matrix | None = None  # None if the parameter can't be packed
     init: Init = "normal"
+    lookup_only: bool = False  # a table whose rows are read and never multiplied: an embedding
+
+    @property
+    def is_multiplied(self) -> bool:
+        """Whether hidden states are multiplied with it: it counts in a token's operations."""
+        is_product = self.matrix is not None and not self.lookup_only
+        return self.role in ("matrix", "experts") or (self.role == "table" and is_product)
 
     def __post_init__(self) -> None:
         if self.matrix is not None and self.role not in PACKED_ROLES:

@@ -39,14 +39,8 @@ def flops_per_token(model: Model, trainable: Trainable) -> int:
           embedding once, as the unembedding.
       trainable: with adapters, the matrices are frozen.
     """
-    specs = model.param_specs
-    if model.has_layers and "unembed" in specs:  # the input embedding is looked up, not multiplied
-        specs = {name: each for name, each in specs.items() if name != "embed"}
-    num_weights: int = sum(
-        math.prod(spec.shape)
-        for spec in jax.tree.leaves(specs, is_leaf=is_spec)
-        if spec.role in ("matrix", "experts") or (spec.role == "table" and spec.matrix is not None)
-    )
+    specs = jax.tree.leaves(model.param_specs, is_leaf=is_spec)
+    num_weights: int = sum(math.prod(spec.shape) for spec in specs if spec.is_multiplied)
     return num_weights * (6 if trainable.num_adapters is None else 4)
 
 

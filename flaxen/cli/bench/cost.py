@@ -10,6 +10,7 @@ import jax
 from flaxen.cli.bench.ideal import CacheLayer, ModelCost
 from flaxen.models.cache import CacheSpec, Sliding, State
 from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.params import is_spec
 
 
 class _Part(NamedTuple):
@@ -29,12 +30,10 @@ def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
       params: the parameters as the engine holds them.
       cache_itemsize: bytes of one element of the keys and values.
     """
-    unembed = _unembedding(model, params)
-    if model.has_layers:
-        layers = _parts(model.param_specs["layers"], params["layers"])
-    else:
-        parts = _parts(model.param_specs, params)
-        layers = [part for part in parts if part.spec.role in ("matrix", "vector")]
+    parts = _parts(model.param_specs, params)
+    layers = [part for part in parts if part.spec.role in ("matrix", "vector")]
+    # Only rows are read of a table that is not multiplied.
+    unembed = [part for part in parts if part.spec.role == "table" and part.spec.is_multiplied]
     matrices = [part.spec.shape for part in layers if part.spec.role == "matrix"]
     return ModelCost(
         weight_bytes=sum(_num_bytes(part.held) for part in (*layers, *unembed)),
@@ -52,17 +51,8 @@ def _cache_layer(spec: CacheSpec, itemsize: int) -> CacheLayer:
     return CacheLayer(bytes_per_token=spec.bytes_per_token(itemsize), window=window)
 
 
-def _unembedding(model: Model, params: Params) -> list[_Part]:
-    """The table with which hidden states are multiplied; a separate embedding is only looked up."""
-    if model.has_layers:
-        name = "unembed" if "unembed" in model.param_specs else "embed"
-        return [_Part(model.param_specs[name], params[name])]
-    parts = _parts(model.param_specs, params)
-    return [part for part in parts if part.spec.role == "table" and part.spec.matrix is not None]
-
-
 def _parts(specs: Any, params: Params) -> list[_Part]:
-    leaves, tree = jax.tree.flatten(specs, is_leaf=_is_spec)
+    leaves, tree = jax.tree.flatten(specs, is_leaf=is_spec)
     structure: Any = tree  # JAX does not annotate its class
     held = structure.flatten_up_to(params)
     return [_Part(spec, each) for spec, each in zip(leaves, held, strict=True)]
@@ -70,7 +60,3 @@ def _parts(specs: Any, params: Params) -> list[_Part]:
 
 def _num_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-
-
-def _is_spec(node: Any) -> bool:
-    return isinstance(node, ParamSpec)

@@ -58,7 +58,7 @@ def test_plain_weights(tied: bool) -> None:
     weights = params(definition.param_specs, lambda spec: jnp.zeros(spec.shape, jnp.float32))
     cost = model_cost(definition, weights, cache_itemsize=2)
     # Of an embedding that is not the unembedding too, only the rows of the tokens are read.
-    assert cost.weight_bytes == 4 * (2 * (LAYER + NORMS) + D * V)
+    assert cost.weight_bytes == 4 * (2 * (LAYER + NORMS) + D + D * V)
     assert (cost.layer_params, cost.unembed_params) == (2 * LAYER, D * V)
     assert cost.cache_layers == (
         CacheLayer(bytes_per_token=2 * K * H * 2, window=None),
@@ -69,7 +69,7 @@ def test_plain_weights(tied: bool) -> None:
 def test_packed_weights_count_what_they_take() -> None:
     definition = model(tied=True)
     cost = model_cost(definition, params(definition.param_specs, int4), cache_itemsize=2)
-    assert cost.weight_bytes == (2 * LAYER + D * V) * 4.5 / 8 + 2 * 2 * NORMS
+    assert cost.weight_bytes == (2 * LAYER + D * V) * 4.5 / 8 + 2 * (2 * NORMS + D)
     assert (cost.layer_params, cost.unembed_params) == (2 * LAYER, D * V)
 
 
