@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +99,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def prompt_logprobs(
-        self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
+        self, plan: StepPlan, handle: Any, item: Scheduled, targets: list[int], num_top: int
     ) -> list[TokenLogprobs]:
         """The log-probabilities of the tokens that follow the item's first len(targets) ones."""
 

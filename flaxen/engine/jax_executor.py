@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -17,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine import step as steps
 from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
@@ -38,6 +36,7 @@ from flaxen.engine.rows import (
 from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
+from flaxen.engine.step import empty_cache, prompt_logprobs, run_step
 from flaxen.engine.step_input import StepLayout
 from flaxen.engine.step_options import StepOptions, grammar_bitmask, prompt_embeds
 from flaxen.kernels.linear.bound import bind
@@ -101,15 +100,13 @@ class JaxExecutor(Executor):
         )
         # Decision 0210: one piece, also where XLA computes all of it.
         self._step = jax.jit(
-            functools.partial(steps.run_step, model, self._layout, self._num_top),
+            functools.partial(run_step, model, self._layout, self._num_top),
             static_argnums=0,
             donate_argnums=(3, 4),
         )
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1))
         self._load_bias = jax.jit(load_bias, donate_argnums=0)
-        self._prompt_logprobs = jax.jit(
-            functools.partial(steps.prompt_logprobs, model, self._num_top)
-        )
+        self._prompt_logprobs = jax.jit(functools.partial(prompt_logprobs, model, self._num_top))
         self._final_norm = jax.jit(model.final_norm)
         self._adapters = AdapterStack(model, config.lora)
         self._reset_state()
@@ -151,7 +148,7 @@ class JaxExecutor(Executor):
         config = self._config
 
         def empty() -> tuple[Any, Rows]:
-            cache = steps.empty_cache(
+            cache = empty_cache(
                 self._model,
                 config.groups,
                 config.page_size,
@@ -227,7 +224,7 @@ class JaxExecutor(Executor):
         return step_result(plan.items, handle.sampled, has_logprobs=handle.wants_logprobs)
 
     def prompt_logprobs(
-        self, plan: StepPlan, handle: _Handle, item: Scheduled, targets: Ids[int], num_top: int
+        self, plan: StepPlan, handle: _Handle, item: Scheduled, targets: list[int], num_top: int
     ) -> list[TokenLogprobs]:
         start = handle.starts[plan.items.index(item)]
         hidden = np.asarray(handle.hidden)[start : start + len(targets)]

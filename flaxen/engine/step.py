@@ -19,7 +19,7 @@ from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch
-from flaxen.models import attention_impls as attends
+from flaxen.models import attention_impls
 from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model, Params
@@ -27,12 +27,12 @@ from flaxen.models.model import Model, Params
 
 def empty_cache(
     model: Model, groups: tuple[CacheGroup, ...], page_size: int, dtype: jnp.dtype
-) -> tuple[attends.LayerPages, ...]:
+) -> tuple[attention_impls.LayerPages, ...]:
     """Makes the KV cache: the pages of each layer, in the layout of the model's backend."""
     specs = attention_only(model.cache_specs)
     group_of = {layer: i for i, group in enumerate(groups) for layer in group.layers}
     return tuple(
-        attends.empty_layer(
+        attention_impls.empty_layer(
             spec,
             groups[group_of[layer]].num_pages,
             page_size,
@@ -86,7 +86,7 @@ def run_step(
     adapted = params
     if options.lora is not None:
         adapted = with_adapters(params, *options.lora, _adapter_ids(step, batch, num_tokens))
-    attend = attends.paged(batches, model.backend)
+    attend = attention_impls.paged(batches, model.backend)
     if options.prompt_embeds is None:
         hidden, cache = model.forward(adapted, ids, positions, attend, cache)
     else:

@@ -8,8 +8,7 @@ Deliberately does not know: how steps are planned, models, sampling.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -64,7 +63,7 @@ class StepLayout:
     pages_per_seq: tuple[int, ...]  # P of each cache group
     num_spec_tokens: int = 0  # K
 
-    def pack(self, items: Items[Scheduled], num_seqs: int) -> np.ndarray:
+    def pack(self, items: Sequence[Scheduled], num_seqs: int) -> np.ndarray:
         """Makes a step's array on the host.
 
         Args:

@@ -5,7 +5,7 @@ Deliberately does not know: their use, planning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,7 +29,9 @@ class StepOptions(NamedTuple):
     prompt_embeds: InputEmbeds | None = None  # of the T tokens
 
 
-def grammar_bitmask(items: Items[Scheduled], num_seqs: int, vocab_size: int) -> np.ndarray | None:
+def grammar_bitmask(
+    items: Sequence[Scheduled], num_seqs: int, vocab_size: int
+) -> np.ndarray | None:
     """The bitmasks of S sequences, on the host; None if no sequence has a grammar."""
     if not any(item.samples and item.sequence.grammar is not None for item in items):
         return None
@@ -41,7 +43,7 @@ def grammar_bitmask(items: Items[Scheduled], num_seqs: int, vocab_size: int) -> 
 
 
 def prompt_embeds(
-    items: Items[Scheduled], num_tokens: int, embed_dim: int | None
+    items: Sequence[Scheduled], num_tokens: int, embed_dim: int | None
 ) -> InputEmbeds | None:
     """The embeddings in place of some of T tokens, on the host; None where there are none."""
     if not any(_spans(item) for item in items):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,7 +163,7 @@ class FakeExecutor(Executor):
         return handle
 
     def prompt_logprobs(
-        self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
+        self, plan: StepPlan, handle: Any, item: Scheduled, targets: list[int], num_top: int
     ) -> list[TokenLogprobs]:
         return [by_hand(token, num_top) for token in targets]
 
@@ -234,7 +233,7 @@ class FaultyExecutor(Executor):
         return self._inner.fetch(plan, handle)
 
     def prompt_logprobs(
-        self, plan: StepPlan, handle: Any, item: Scheduled, targets: Ids[int], num_top: int
+        self, plan: StepPlan, handle: Any, item: Scheduled, targets: list[int], num_top: int
     ) -> list[TokenLogprobs]:
         self._call("prompt_logprobs")
         return self._inner.prompt_logprobs(plan, handle, item, targets, num_top)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Ids
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -11,7 +11,7 @@ class Drafter(Protocol):
     proposes.
     """
 
-    def propose(self, token_ids: Ids[int], num_spec_tokens: int) -> Ids[int]:
+    def propose(self, token_ids: Sequence[int], num_spec_tokens: int) -> Sequence[int]:
         """Proposes the next tokens of a sequence.
 
         Args:
@@ -24,7 +24,7 @@ class Drafter(Protocol):
 
 
 def propose(
-    drafter: Drafter, token_ids: Ids[int], num_spec_tokens: int, vocab_size: int
+    drafter: Drafter, token_ids: Sequence[int], num_spec_tokens: int, vocab_size: int
 ) -> tuple[int, ...]:
     """Asks a drafter and checks its proposal.
 
