@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -21,9 +21,9 @@ import numpy as np
 from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.deadlines import Deadlines
 from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.grammar import grammar_states
+from flaxen.engine.open_requests import OpenRequests
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
 from flaxen.engine.plan import Scheduled, StepPlan
@@ -46,15 +46,6 @@ from flaxen.protocol import (
     TokenLogprobs,
 )
 from flaxen.text.tokenizer import Tokenizer
-
-
-@dataclass(slots=True)
-class _Open:
-    """A request with sequences that have not ended."""
-
-    # Of sequences that have not ended.
-    outputs: dict[Sequence, SequenceOutput] = field(default_factory=dict)
-    worst: FinishReason = FinishReason.STOP
 
 
 @dataclass(slots=True)
@@ -101,12 +92,9 @@ class Engine:
         self._drafts = Drafts(drafter, config.num_spec_tokens, info.vocab_size)
         self._last_fetch_s = 0.0
         self._seeds = random.Random(seed)
-        self._open: dict[str, _Open] = {}
-        # Also of requests that have ended.
-        self._deadlines: Deadlines[tuple[str, _Open]] = Deadlines()
+        self._requests = OpenRequests()
         self._in_flight: _InFlight | None = None
         self._events: list[TokenEvent] = []  # events of this call of `step`
-        self._num_ended = dict.fromkeys(FinishReason, 0)
         self._num_generated = 0
         self._num_steps = 0
         self.schedule_s = 0.0  # total seconds spent on planning
@@ -114,7 +102,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a request has not ended, or an event has not been returned."""
-        return bool(self._open or self._events or self._in_flight)
+        return bool(self._requests or self._events or self._in_flight)
 
     def check(self, request: Request) -> CheckedRequest:
         """Checks a request, except for what depends on the current load; `add` takes the result.
@@ -150,7 +138,7 @@ class Engine:
           EngineBusyError: the queue is full.
         """
         request, sampling = checked.request, checked.request.sampling
-        if request.request_id in self._open:
+        if request.request_id in self._requests:
             raise RequestIdInUseError(request.request_id)
         if checked.adapter is not None:
             checked = replace(checked, adapter=self.adapters.current(checked.adapter))
@@ -161,21 +149,19 @@ class Engine:
             )
         arrival_s = self._clock() if arrival_s is None else arrival_s
         seed = self._seeds.getrandbits(62) if sampling.seed is None else sampling.seed
-        opened = _Open()
-        if request.timeout_s is not None:
-            self._deadlines.add(arrival_s + request.timeout_s, (request.request_id, opened))
+        due_s = None if request.timeout_s is None else arrival_s + request.timeout_s
+        outputs = []
         for index in range(sampling.n):
             sequence = sequence_of(checked, index, seed + index, arrival_s)
             sequence.waits_for_tokens |= self._drafts.is_on
-            output = SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids)
-            opened.outputs[sequence] = output
-        self._open[request.request_id] = opened  # complete, so that `abort` finds all sequences
-        for sequence in opened.outputs:
-            self._scheduler.add(sequence)
+            outputs.append(SequenceOutput(sequence, self._tokenizer, self.info.eos_token_ids))
+        self._requests.add(request.request_id, outputs, due_s)  # `abort` finds all sequences
+        for output in outputs:
+            self._scheduler.add(output.sequence)
 
     def is_open(self, request_id: str) -> bool:
         """Whether a request was added and has not ended. Safe to call from any thread."""
-        return request_id in self._open
+        return request_id in self._requests
 
     def has_room(self, num_seqs: int) -> bool:
         """Whether a request of `num_seqs` sequences can be added now."""
@@ -184,8 +170,7 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """Ends a request and frees what it owns; an unknown id is ignored."""
-        if request_id in self._open:
-            self._end_all(self._open[request_id], FinishReason.ABORT, "aborted by the client")
+        self._end_all(request_id, FinishReason.ABORT, "aborted by the client")
 
     def step(self) -> list[TokenEvent]:
         """Dispatches the next step, then returns the events of the one before it."""
@@ -242,7 +227,7 @@ class Engine:
         Raises:
           ValueError: sequences run or wait, or a name occurs twice.
         """
-        if self._in_flight and not (self._open or self._events):
+        if self._in_flight and not (self._requests or self._events):
             self.step()  # it was planned before the last sequence ended, and returns nothing
         if self.has_work:
             raise ValueError("the adapters can't be changed at once while sequences run or wait")
@@ -260,7 +245,7 @@ class Engine:
         """The current counters and gauges."""
         return engine_stats(
             self._scheduler,
-            self._num_ended,
+            self._requests.num_ended,
             num_generated=self._num_generated,
             num_steps=self._num_steps,
         )
@@ -302,7 +287,7 @@ class Engine:
             if sequence.ended:
                 continue
             try:
-                output = self._open[sequence.request_id].outputs[sequence]
+                output = self._requests.output(sequence)
                 if sequence.is_scored:
                     collect(output.prompt_logprobs, item, of_prompts.get(sequence, []))
                 if sequence.pooling is not None:
@@ -361,30 +346,23 @@ class Engine:
             return
         self._scheduler.end(sequence)
         self._drafts.drop([sequence])
-        opened = self._open[sequence.request_id]
-        del opened.outputs[sequence]
-        severity = list(FinishReason).index
-        opened.worst = max(opened.worst, event.finish.reason, key=severity)
-        if not opened.outputs:
-            del self._open[sequence.request_id]
-            self._num_ended[opened.worst] += 1
+        self._requests.end(sequence, event.finish.reason)
 
     def _break(self, sequence: Sequence, error: str) -> None:
         """Ends a sequence that failed, and invalidates the pages that it filled."""
         self._scheduler.invalidate(sequence)
-        output = self._open[sequence.request_id].outputs[sequence]
+        output = self._requests.output(sequence)
         self._emit(sequence, output.finish(FinishReason.ERROR, error=error))
 
-    def _end_all(self, opened: _Open, reason: FinishReason, error: str) -> None:
-        """Ends a request early."""
-        for sequence, output in list(opened.outputs.items()):
-            self._emit(sequence, output.finish(reason, error=error))
+    def _end_all(self, request_id: str, reason: FinishReason, error: str) -> None:
+        """Ends a request early; an unknown id is ignored."""
+        for output in self._requests.outputs(request_id):
+            self._emit(output.sequence, output.finish(reason, error=error))
 
     def _end_overdue(self) -> None:
-        for request_id, opened in self._deadlines.pop_due(self._clock()):
-            if self._open.get(request_id) is opened:  # otherwise it has ended
-                error = "timeout: the request took longer than it was given"
-                self._end_all(opened, FinishReason.TIMEOUT, error)
+        for request_id in self._requests.pop_due(self._clock()):
+            error = "timeout: the request took longer than it was given"
+            self._end_all(request_id, FinishReason.TIMEOUT, error)
 
     def _fail_steps(self, failed: list[_InFlight | None], error: BaseException) -> None:
         """Ends the sequences of steps that the device could not run; others are computed again."""

@@ -28,7 +28,7 @@ class SequenceOutput:
         sampling = sequence.sampling
         self.prompt_logprobs: list[TokenLogprobs | None] = []  # emitted with the first event
         self.pooler = None if sequence.pooling is None else Pooler(sequence.pooling)
-        self._sequence = sequence
+        self.sequence = sequence
         self._stop_ids = frozenset(sampling.stop_token_ids)
         self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_ids)
         self._detokenizer: Detokenizer | None = None
@@ -44,7 +44,7 @@ class SequenceOutput:
 
     def push(self, token_id: int, logprobs: TokenLogprobs | None) -> TokenEvent:
         """Makes the event of a token, which is already the sequence's last one."""
-        sequence, sampling = self._sequence, self._sequence.sampling
+        sequence, sampling = self.sequence, self.sequence.sampling
         num_output = len(sequence.tokens) - sequence.num_prompt_tokens
         reason: FinishReason | None = None
         stop_reason: int | str | None = None
@@ -74,7 +74,7 @@ class SequenceOutput:
                 return self.finish(FinishReason.ERROR, error=error)
             case RowFailure.NO_TOKEN_ALLOWED:
                 options = "allowed_token_ids, bad_words, logit_bias and min_tokens"
-                if self._sequence.grammar is not None:
+                if self.sequence.grammar is not None:
                     options = "allowed_token_ids, bad_words, logit_bias, min_tokens and the grammar"
                 error = f"no token may be sampled: {options} together forbid all of them"
                 return self.finish(FinishReason.IMPOSSIBLE, error=error)
@@ -91,7 +91,7 @@ class SequenceOutput:
         pooled: tuple[float, ...] | None = None,
     ) -> TokenEvent:
         """Makes the sequence's last event, with the text that was still held back."""
-        sequence = self._sequence
+        sequence = self.sequence
         is_stop_string = isinstance(stop_reason, str)
         if self._detokenizer is not None and not is_stop_string and error is None:
             text += self._detokenizer.flush()
@@ -116,11 +116,11 @@ class SequenceOutput:
         finish: Finish | None,
     ) -> TokenEvent:
         prompt_logprobs = None
-        if len(self.prompt_logprobs) == self._sequence.num_prompt_tokens:  # not for an early end
+        if len(self.prompt_logprobs) == self.sequence.num_prompt_tokens:  # not for an early end
             prompt_logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), []
         return TokenEvent(
-            request_id=self._sequence.request_id,
-            index=self._sequence.index,
+            request_id=self.sequence.request_id,
+            index=self.sequence.index,
             token_ids=token_ids,
             text=text,
             logprobs=None if logprobs is None else (logprobs,),
