@@ -31,9 +31,16 @@ _WANTED = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as in YAML 1.2; PyYAML reads 1.1, where it is a text."""
+    """YAML as in version 1.2, where 1e-4 is a number and 2026-11-28 a text.
+
+    PyYAML reads 1.1, where the first is a text and the second a date.
+    """
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),

@@ -59,6 +59,11 @@ def test_a_number_with_an_exponent_is_a_number(text: str, value: Any) -> None:
     assert type(parse_yaml(text)) is type(value)
 
 
+@pytest.mark.parametrize("text", ["2026-11-28", "2026-11-28 10:00:00", "2026-13-45"])
+def test_what_looks_like_a_date_is_a_text_as_written(text: str) -> None:
+    assert parse_yaml(text) == text
+
+
 def test_a_home_directory_and_a_date_make_paths() -> None:
     config = make_config(settings(output_dir="~/out", data=parse_yaml("files: 2026-11-28")))
     assert config.output_dir == Path.home() / "out"
