@@ -16,8 +16,8 @@ from flaxen.engine_args import EngineArgs
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
+from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import load_adapter as read_adapter
 from flaxen.weights.definition import Definition
 
 
@@ -57,7 +57,7 @@ class AsyncLLM:
     ) -> None:
         """Like LLM.load_adapter. Blocks while it reads a directory: not for a coroutine."""
         if not isinstance(adapter, Adapter):
-            adapter = read_adapter(Path(adapter), self._model)
+            adapter = peft.load_adapter(Path(adapter), self._model)
         self.engine.load_adapter(name, adapter, load_inplace=load_inplace)
 
     def unload_adapter(self, name: str) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.choice import AUTO as AUTO_BACKEND
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
@@ -30,7 +30,7 @@ class EngineArgs:
     """
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
-    backend: str = AUTO_BACKEND  # what computes: cpu, gpu, tpu, reference; auto is the device's
+    backend: str = choice.AUTO  # what computes: cpu, gpu, tpu, reference; auto is the device's
     # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
     dtype: str = "auto"
     impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch

@@ -29,8 +29,8 @@ from flaxen.prompts import (
 from flaxen.protocol import SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import load_adapter as read_adapter
 from flaxen.weights.definition import Definition
 
 __all__ = [
@@ -116,7 +116,7 @@ class LLM:
           ValueError: the adapter can't be read or served, or the name is in use.
         """
         if not isinstance(adapter, Adapter):
-            adapter = read_adapter(Path(adapter), self.model)
+            adapter = peft.load_adapter(Path(adapter), self.model)
         self.engine.adapters.load(name, adapter, load_inplace=load_inplace)
 
     def unload_adapter(self, name: str) -> None:

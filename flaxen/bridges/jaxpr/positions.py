@@ -23,7 +23,7 @@ _SAME = ("convert_element_type", "copy", "reshape", "squeeze", "transpose")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
+class _Facts:
     """What is known about an array of the trace."""
 
     array: Any = None  # known integers or a mask, which depend on positions only
@@ -49,21 +49,21 @@ def check_positions(
     shape = shape_of(inner.invars[positions]).shape
     last = np.full(shape, max_position - 1, np.int32)
     last[:, 0] = 0
-    args = [_Known(name=name) for name in names]
-    args += [_Known()] * (len(inner.invars) - len(names))
-    args[positions] = _Known(array=jnp.asarray(last), is_of_positions=True)
+    args = [_Facts(name=name) for name in names]
+    args += [_Facts()] * (len(inner.invars) - len(names))
+    args[positions] = _Facts(array=jnp.asarray(last), is_of_positions=True)
     consts = [_constant(each) for each in jaxpr.consts]
     _follow(inner, consts, args, max_position)
 
 
 def _follow(
-    jaxpr: Jaxpr, consts: Sequence[_Known], args: Sequence[_Known], max_position: int
-) -> list[_Known]:
+    jaxpr: Jaxpr, consts: Sequence[_Facts], args: Sequence[_Facts], max_position: int
+) -> list[_Facts]:
     """Returns what is known about a jaxpr's outputs."""
     known = dict(zip(jaxpr.constvars, consts, strict=True))
     known.update(zip(jaxpr.invars, args, strict=True))
 
-    def read(atom: Any) -> _Known:
+    def read(atom: Any) -> _Facts:
         return _constant(atom.val) if isinstance(atom, Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
@@ -73,8 +73,8 @@ def _follow(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _outputs(eqn: JaxprEqn, values: list[_Known], max_position: int) -> list[_Known]:
-    unknown = [_Known()] * len(eqn.outvars)
+def _outputs(eqn: JaxprEqn, values: list[_Facts], max_position: int) -> list[_Facts]:
+    unknown = [_Facts()] * len(eqn.outvars)
     name = eqn.primitive.name
     if name == "scan":
         return _scan(eqn, values, max_position)
@@ -92,33 +92,33 @@ def _outputs(eqn: JaxprEqn, values: list[_Known], max_position: int) -> list[_Kn
     return _computed(eqn, values) if _is_small(eqn, values) else unknown
 
 
-def _scan(eqn: JaxprEqn, values: list[_Known], max_position: int) -> list[_Known]:
+def _scan(eqn: JaxprEqn, values: list[_Facts], max_position: int) -> list[_Facts]:
     """Follows one iteration of a loop; values that change between iterations are unknown."""
     inner, consts = _opened(eqn.params["jaxpr"])
     constants, carry, inputs = scan_parts(eqn.params, values)
     before = inner.invars[len(constants) : len(constants) + len(carry)]
     unchanged = [
-        value if var is after else _Known()
+        value if var is after else _Facts()
         for value, var, after in zip(carry, before, inner.outvars, strict=False)
     ]
-    slices = [_Known(name=value.name) for value in inputs]
+    slices = [_Facts(name=value.name) for value in inputs]
     outs = _follow(inner, consts, [*constants, *unchanged, *slices], max_position)
     num_stacked = len(eqn.outvars) - len(carry)
-    return [*outs[: len(carry)], *([_Known()] * num_stacked)]
+    return [*outs[: len(carry)], *([_Facts()] * num_stacked)]
 
 
-def _opened(body: Any) -> tuple[Jaxpr, list[_Known]]:
+def _opened(body: Any) -> tuple[Jaxpr, list[_Facts]]:
     """Returns the inner jaxpr of a closed or open one, and its constants."""
     consts = [_constant(each) for each in getattr(body, "consts", ())]
     return getattr(body, "jaxpr", body), consts
 
 
-def _constant(value: Any) -> _Known:
+def _constant(value: Any) -> _Facts:
     is_whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) or value is True
-    return _Known(array=value) if is_whole and np.size(value) <= _MOST_ELEMENTS else _Known()
+    return _Facts(array=value) if is_whole and np.size(value) <= _MOST_ELEMENTS else _Facts()
 
 
-def _is_small(eqn: JaxprEqn, values: list[_Known]) -> bool:
+def _is_small(eqn: JaxprEqn, values: list[_Facts]) -> bool:
     """Whether an operation's inputs are known integers or masks: a float is never an index."""
     if eqn.primitive.multiple_results or any(value.array is None for value in values):
         return False
@@ -128,13 +128,13 @@ def _is_small(eqn: JaxprEqn, values: list[_Known]) -> bool:
     return inputs_are_whole and np.prod(shape_of(eqn.outvars[0]).shape) <= _MOST_ELEMENTS
 
 
-def _computed(eqn: JaxprEqn, values: list[_Known]) -> list[_Known]:
+def _computed(eqn: JaxprEqn, values: list[_Facts]) -> list[_Facts]:
     arrays = [value.array for value in values]
     found = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
-    return [_Known(array=found, is_of_positions=any(value.is_of_positions for value in values))]
+    return [_Facts(array=found, is_of_positions=any(value.is_of_positions for value in values))]
 
 
-def _check(eqn: JaxprEqn, values: list[_Known], max_position: int) -> None:
+def _check(eqn: JaxprEqn, values: list[_Facts], max_position: int) -> None:
     name = eqn.primitive.name
     if name == "gather":
         table, indices = values
@@ -152,7 +152,7 @@ def _check(eqn: JaxprEqn, values: list[_Known], max_position: int) -> None:
 
 
 def _check_indices(
-    eqn: JaxprEqn, table: _Known, indices: Any, axes: Sequence[int], max_position: int
+    eqn: JaxprEqn, table: _Facts, indices: Any, axes: Sequence[int], max_position: int
 ) -> None:
     shape = shape_of(eqn.invars[0]).shape
     for place, axis in enumerate(axes):
@@ -162,14 +162,14 @@ def _check_indices(
             _refuse(table, shape[axis], max_position - beyond, max_position)
 
 
-def _check_one_hot(table: _Known, mask: Any, max_position: int) -> None:
+def _check_one_hot(table: _Facts, mask: Any, max_position: int) -> None:
     """Checks a product of a table with one-hot rows of the positions."""
     rows = np.asarray(mask).reshape(-1, mask.shape[-1])
     if rows[0].any() and not rows[-1].any():
         _refuse(table, mask.shape[-1], mask.shape[-1], max_position)
 
 
-def _refuse(table: _Known, num_rows: int, most: int, max_position: int) -> None:
+def _refuse(table: _Facts, num_rows: int, most: int, max_position: int) -> None:
     raise ValueError(
         f"max_position is {max_position}, and the definition's table of positions "
         f"{f'{table.name} ' if table.name else ''}has {num_rows} rows: for positions beyond them "
