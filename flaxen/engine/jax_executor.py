@@ -138,7 +138,9 @@ class JaxExecutor(Executor):
         """Waits for the last step: it may read parameters that XLA does not hold."""
         tokens = getattr(self, "_tokens", None)  # none if __init__ failed
         if tokens is not None and not tokens.is_deleted():
-            tokens.block_until_ready()
+            # Not block_until_ready: jaxlib keeps its caller's code in a traceback, and one that
+            # __del__ called was seen to be freed twice, which ended the process.
+            np.asarray(tokens)
 
     def reset(self) -> None:
         self._adapters.reset()
