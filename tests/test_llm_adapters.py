@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_refused(model: str) -> None:
     with pytest.raises(ValueError, match="made for another model"):
         llm.load_adapter("a", other)
     with pytest.raises(
-        ValueError, match=r"must be a flaxen\.weights\.adapter\.Adapter, got a dict"
+        ValueError, match=r"must be a flaxen\.weights\.adapters\.adapter\.Adapter, got a dict"
     ):
         llm.engine.adapters.load("a", {"layers": ()})  # type: ignore[arg-type]
     without = LLM(model, **SIZES)

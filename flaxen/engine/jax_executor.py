@@ -72,6 +72,8 @@ class JaxExecutor(Executor):
       on_compiled: called with (shapes ready, shapes in all) after each.
     """
 
+    _tokens: Any = None  # those of the rows; None if `__init__` failed before it made them
+
     def __init__(
         self,
         model: Model,
@@ -136,11 +138,10 @@ class JaxExecutor(Executor):
 
     def _finish(self) -> None:
         """Waits for the last step: it may read parameters that XLA does not hold."""
-        tokens = getattr(self, "_tokens", None)  # none if __init__ failed
-        if tokens is not None and not tokens.is_deleted():
+        if self._tokens is not None and not self._tokens.is_deleted():
             # Not block_until_ready: jaxlib keeps its caller's code in a traceback, and one that
             # __del__ called was seen to be freed twice, which ended the process.
-            np.asarray(tokens)
+            np.asarray(self._tokens)
 
     def reset(self) -> None:
         self._adapters.reset()
