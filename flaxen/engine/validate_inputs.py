@@ -10,13 +10,19 @@ from flaxen.protocol import EmbedSpan, FieldError, Pooling, Request, SamplingPar
 
 
 def validate_inputs(request: Request) -> None:
-    """Checks a request's embeddings and pooling, and what they are combined with.
+    """Checks a request's grammar, embeddings and pooling, and what they are combined with.
 
     Raises:
       FieldError: the request can never be served; the message says which value is wrong and what is
           allowed.
     """
     _check_pooling(request)
+    if request.grammar is not None and not callable(request.grammar):
+        raise FieldError(
+            "grammar",
+            f"grammar must be a function that makes a sequence's grammar, got a "
+            f"{type(request.grammar).__name__}: give its class, or a lambda that makes one",
+        )
     if request.prompt_embeds and request.sampling.prompt_logprobs is not None:
         raise FieldError(
             "prompt_logprobs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ def attend(
       [..., T, N, H] in q's dtype.
 
     Raises:
-      ValueError: the shapes do not fit together.
+      ValueError: the shapes do not fit together, or the window is no whole number above 0.
     """
     if (
         q.ndim < 3
@@ -61,6 +62,11 @@ def attend(
         raise ValueError(
             f"{q.shape[-2]} query heads can't share {k.shape[-2]} key heads: the first must be a "
             "multiple of the second"
+        )
+    if window is not None and (not isinstance(window, Integral) or window < 1):
+        raise ValueError(
+            f"the window of flaxen.attend must be a whole number of tokens, at least 1, got "
+            f"{window!r}: None sees all tokens"
         )
     out: jax.Array = attend_p.bind(q, k, v, window=window, scale=scale, softcap=softcap)
     return out

@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.protocol import Request
+from flaxen.protocol import FieldError, Request
 from tests.engine.drafters import Knowing
 from tests.engine.fakes import SMALL, VOCAB_SIZE, fake_engine, run_out
 from tests.engine.grammars import Rule
@@ -117,6 +117,14 @@ def test_a_grammar_that_fails_at_once_is_refused() -> None:
 
     with pytest.raises(ValueError, match="not a grammar"):
         fake_engine().check(ruled(request("r", [3]), fails))
+
+
+def test_a_grammar_that_is_made_already_is_refused() -> None:
+    made = Rule(lambda tokens: [1])
+    with pytest.raises(
+        FieldError, match=r"grammar must be a function .* got a Rule: give its class"
+    ):
+        fake_engine().check(replace(request("r", [3]), grammar=made))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ round to either side: the cases keep theirs away from one.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -231,4 +232,4 @@ def test_what_does_not_fit_is_refused(name: str, value: np.ndarray, message: str
     args[name] = value
     # Unwrapped: under pytest the annotations are checked first.
     with pytest.raises(ValueError, match=message):
-        sample.__wrapped__(**jax.tree.map(jnp.asarray, args))  # type: ignore[attr-defined]
+        inspect.unwrap(sample)(**jax.tree.map(jnp.asarray, args))
