@@ -1,10 +1,10 @@
 """The engine: requests in, token events out, one step at a time.
 
 A step is planned and dispatched while the previous one runs; then the previous step's results are
-turned into events. Nothing here waits for the device except `fetch`.
+turned into events (`step_events`). Nothing here waits for the device except `fetch`.
 
-Knows: requests, the scheduler, the executor interface, what ends a sequence.
-Deliberately does not know: JAX, threads, HTTP.
+Knows: requests, the scheduler, the executor interface.
+Deliberately does not know: what ends a sequence, JAX, threads, HTTP.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
-
-import numpy as np
 
 from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import Executor, RowFailure, StepResult
+from flaxen.engine.executor import Executor
 from flaxen.engine.grammar import grammar_states
 from flaxen.engine.open_requests import OpenRequests
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
-from flaxen.engine.plan import Scheduled, StepPlan
-from flaxen.engine.prompt_logprobs import PromptLogprobs, collect, compute_prompt_logprobs
+from flaxen.engine.plan import StepPlan
+from flaxen.engine.prompt_logprobs import compute_prompt_logprobs
 from flaxen.engine.scheduler import Scheduler
-from flaxen.engine.sequence import Sequence, sequence_of
+from flaxen.engine.sequence import sequence_of
 from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.stats import adapter_infos, engine_stats
+from flaxen.engine.step_events import StepEvents
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
     AdapterInfo,
@@ -43,7 +41,6 @@ from flaxen.protocol import (
     Request,
     RequestIdInUseError,
     TokenEvent,
-    TokenLogprobs,
 )
 from flaxen.text.tokenizer import Tokenizer
 
@@ -94,15 +91,14 @@ class Engine:
         self._seeds = random.Random(seed)
         self._requests = OpenRequests()
         self._in_flight: _InFlight | None = None
-        self._events: list[TokenEvent] = []  # events of this call of `step`
-        self._num_generated = 0
+        self._events = StepEvents(executor, self._scheduler, self._requests, self._drafts)
         self._num_steps = 0
         self.schedule_s = 0.0  # total seconds spent on planning
 
     @property
     def has_work(self) -> bool:
         """Whether a request has not ended, or an event has not been returned."""
-        return bool(self._requests or self._events or self._in_flight)
+        return bool(self._requests or self._events.are_left or self._in_flight)
 
     def check(self, request: Request) -> CheckedRequest:
         """Checks a request, except for what depends on the current load; `add` takes the result.
@@ -182,14 +178,13 @@ class Engine:
                 result = self._executor.fetch(previous.plan, previous.handle)
                 logprobs = compute_prompt_logprobs(self._executor, previous.plan, previous.handle)
                 self._observe(previous)
-                self._process(previous, result, logprobs)
+                self._events.process(previous.plan, previous.handle, result, logprobs)
         except Exception as error:  # from the device: it can't be told which sequence caused it
             self._fail_steps([previous, self._in_flight], error)
         except BaseException as error:  # Ctrl-C: perhaps only half a step was dispatched
             self._fail_steps([previous, self._in_flight], error)
             raise
-        events, self._events = self._events, []
-        return events
+        return self._events.take()
 
     def warm_up(self) -> bool:
         """Compiles one more step shape, to be called when idle. Returns False if none is left.
@@ -227,7 +222,7 @@ class Engine:
         Raises:
           ValueError: sequences run or wait, or a name occurs twice.
         """
-        if self._in_flight and not (self._requests or self._events):
+        if self._in_flight and not (self._requests or self._events.are_left):
             self.step()  # it was planned before the last sequence ended, and returns nothing
         if self.has_work:
             raise ValueError("the adapters can't be changed at once while sequences run or wait")
@@ -246,7 +241,7 @@ class Engine:
         return engine_stats(
             self._scheduler,
             self._requests.num_ended,
-            num_generated=self._num_generated,
+            num_generated=self._events.num_generated,
             num_steps=self._num_steps,
         )
 
@@ -275,89 +270,10 @@ class Engine:
             num_scored = sum(item.num_scored for item in done.plan.items)
             self._pace.observe(num_tokens, num_scored, self._last_fetch_s - began_s)
 
-    def _process(self, done: _InFlight, result: StepResult, of_prompts: PromptLogprobs) -> None:
-        """Turns a step's samples into events. A failure here only ends its own sequence."""
-        for item, token_ids, failure, logprobs in zip(
-            done.plan.items, result.tokens, result.failures, result.logprobs, strict=True
-        ):
-            sequence = item.sequence
-            # Even if the sequence has already ended, its pages may be bad.
-            if failure is RowFailure.NOT_FINITE:
-                self._scheduler.invalidate(sequence)
-            if sequence.ended:
-                continue
-            try:
-                output = self._requests.output(sequence)
-                if sequence.is_scored:
-                    collect(output.prompt_logprobs, item, of_prompts.get(sequence, []))
-                if sequence.pooling is not None:
-                    self._pool(done, item, output)
-                    continue
-                # The last token is not a draft: it was sampled after the accepted ones.
-                num_accepted = len(token_ids) - (failure is None)
-                self._scheduler.settle_drafts(sequence, item.num_drafts, num_accepted)
-                for token_id, logprob in zip_longest(token_ids, logprobs):
-                    self._append(sequence, output, token_id, logprob)
-                    if sequence.ended:
-                        break
-                else:
-                    if failure is not None:
-                        self._emit(sequence, output.fail(failure))
-                    elif token_ids:
-                        self._drafts.propose(sequence)
-            except Exception as error:  # only this sequence fails; others continue
-                self._break(sequence, f"internal error: {error!r}")
-
-    def _pool(self, done: _InFlight, item: Scheduled, output: SequenceOutput) -> None:
-        """Adds a chunk to a prompt's vector; finishes the sequence after the last chunk."""
-        sequence, pooler = item.sequence, output.pooler
-        assert pooler is not None, "nothing is pooled"
-        if item.load_row:  # just admitted, or resumed: computed from its beginning
-            pooler.reset()
-        pooler.add(self._executor.hidden_states(done.plan, done.handle, item))
-        if item.start + item.num_tokens < sequence.num_prompt_tokens:
-            return
-        vector = pooler.vector()
-        if np.isfinite(vector).all():
-            pooled = tuple(vector.tolist())
-            self._emit(sequence, output.finish(FinishReason.STOP, pooled=pooled))
-        else:
-            self._scheduler.invalidate(sequence)
-            self._emit(sequence, output.fail(RowFailure.NOT_FINITE))
-
-    def _append(
-        self,
-        sequence: Sequence,
-        output: SequenceOutput,
-        token_id: int,
-        logprobs: TokenLogprobs | None,
-    ) -> None:
-        """Appends a sampled token that reached the host, and emits its event."""
-        self._scheduler.append(sequence, token_id)
-        self._num_generated += 1
-        self._emit(sequence, output.push(token_id, logprobs))
-        if sequence.grammar is not None and not sequence.ended:
-            sequence.grammar.accept(token_id)
-
-    def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
-        """Adds an event. A sequence's last event ends it; the last sequence's ends the request."""
-        self._events.append(event)
-        if event.finish is None:
-            return
-        self._scheduler.end(sequence)
-        self._drafts.drop([sequence])
-        self._requests.end(sequence, event.finish.reason)
-
-    def _break(self, sequence: Sequence, error: str) -> None:
-        """Ends a sequence that failed, and invalidates the pages that it filled."""
-        self._scheduler.invalidate(sequence)
-        output = self._requests.output(sequence)
-        self._emit(sequence, output.finish(FinishReason.ERROR, error=error))
-
     def _end_all(self, request_id: str, reason: FinishReason, error: str) -> None:
         """Ends a request early; an unknown id is ignored."""
         for output in self._requests.outputs(request_id):
-            self._emit(output.sequence, output.finish(reason, error=error))
+            self._events.add(output.sequence, output.finish(reason, error=error))
 
     def _end_overdue(self) -> None:
         for request_id in self._requests.pop_due(self._clock()):
@@ -369,7 +285,7 @@ class Engine:
         for in_flight in failed:
             for item in in_flight.plan.items if in_flight is not None else ():
                 if not item.sequence.ended:
-                    self._break(item.sequence, f"the step failed: {error!r}")
+                    self._events.fail(item.sequence, f"the step failed: {error!r}")
         self._in_flight = None
         self._executor.reset()
         self._scheduler.reset()
