@@ -127,7 +127,7 @@ def test_schedules(config: ScheduleConfig, expected: list[float]) -> None:
         (lambda: ScheduleConfig(name="step"), "there is no schedule 'step': use one of constant"),
         (lambda: ScheduleConfig(warmup_steps=-1), "warmup_steps must be at least 0, got -1"),
         (lambda: ScheduleConfig(name="wsd", decay_steps=0), "decay_steps must be at least 1"),
-        (lambda: ScheduleConfig(decay_steps=3), "decay_steps is of the schedule wsd"),
+        (lambda: ScheduleConfig(decay_steps=3), "decay_steps belongs to the schedule wsd"),
         (lambda: ScheduleConfig(final_share=2.0), "final_share must be from 0 to 1, got 2.0"),
         (
             lambda: make_schedule(ScheduleConfig(warmup_steps=10), 10),
