@@ -27,7 +27,7 @@ class Sequence:
     adapter: ServedAdapter | None = None
     arrival_s: float = 0.0  # on the engine's monotonic clock
     seed: int = 0  # of this sequence; sampling.seed is the request's
-    # As in the sampling parameters, but only for one of the n sequences.
+    # The sampling parameters' value, which only one of the n sequences has.
     prompt_logprobs: int | None = None
     grammar: GrammarState | None = None  # None allows all tokens
     prompt_embeds: tuple[EmbedSpan, ...] = ()

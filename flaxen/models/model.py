@@ -144,7 +144,7 @@ class Model:
         | None
     ) = None
     embed_dim: int | None = None  # D of the embeddings that forward_embeds_on takes
-    # As forward_on, with embeddings at the end; None: the model takes nothing but tokens.
+    # This is forward_on with embeddings as a last argument; None: the model takes only tokens.
     forward_embeds_on: (
         Callable[
             [Backend, Params, jax.Array, jax.Array, Attend, Cache, InputEmbeds],

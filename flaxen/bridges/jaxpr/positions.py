@@ -24,7 +24,7 @@ _SAME = ("convert_element_type", "copy", "reshape", "squeeze", "transpose")
 
 @dataclass(frozen=True, kw_only=True)
 class _Facts:
-    """What is known about an array of the trace."""
+    """The facts that the search has established about one array of the trace."""
 
     array: Any = None  # known integers or a mask, which depend on positions only
     is_of_positions: bool = False

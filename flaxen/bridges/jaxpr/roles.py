@@ -26,7 +26,7 @@ _ORDER: tuple[Role, ...] = ("table", "experts", "matrix", "vector")
 
 @dataclass(frozen=True, kw_only=True)
 class _Derivation:
-    """What is known about an array of the trace."""
+    """The parameters that an array of the trace derives from, and how."""
 
     # The parameters whose values it contains, perhaps transposed, cast, sliced or scaled.
     leaves: frozenset[int] = frozenset()
@@ -41,7 +41,7 @@ class _Derivation:
         return bool(self.origins)
 
     def joined(self, other: _Derivation) -> _Derivation:
-        """What is known about an array that may be either of two."""
+        """Merges this derivation with another's, for an array that may be either of the two."""
         return _Derivation(
             leaves=self.leaves | other.leaves,
             is_spread=self.is_spread and other.is_spread,

@@ -107,7 +107,7 @@ def run_workload(
 def _run_rep(engine: SyncEngine, batch: RequestBatch, clock: Clock) -> tuple[Rep, dict[str, float]]:
     num_output = sum(batch.num_outputs)
     if batch.ttft_prompt is not None:
-        # As in the benchmarks of other engines: a prompt of the same length with one output token
+        # Other engines' benchmarks do the same: a prompt of the same length with one output token
         # gives the time to the first token; the rest of a whole run is the time of the other
         # tokens.
         first_s = run_requests(engine, [batch.ttft_prompt], [1], clock)

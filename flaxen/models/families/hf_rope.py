@@ -118,7 +118,7 @@ def _scaling_of(hf: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _original_max_position(hf: Mapping[str, Any], rope: Mapping[str, Any]) -> int:
-    # As in transformers: the top level has priority, and the default is the whole context.
+    # transformers gives the top level priority, and its default is the whole context.
     for fields, name in (
         (hf, "original_max_position_embeddings"),
         (rope, "original_max_position_embeddings"),

@@ -60,7 +60,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Route(Generic[_Body, _View]):
-    """What is specific to one route. A view has everything that is needed to write its answer."""
+    """The values and functions in which a route differs. A view holds what its answer needs."""
 
     id_prefix: str  # the prefix of answer ids
     object: str  # the `object` of a whole answer
