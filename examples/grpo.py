@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from flaxen import LLM, SamplingParams
 from flaxen.models.adapters import LoraConfig
 from flaxen.outputs import RequestOutput
-from flaxen.train.grpo import GrpoConfig, grpo
-from flaxen.train.lora import initial_adapters, lora
-from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
-from flaxen.train.rollouts import RolloutMetrics, SampledCompletion, train_on_rollouts
-from flaxen.train.state import TrainState
-from flaxen.train.step import make_step, start
+from flaxen.training.grpo import GrpoConfig, grpo
+from flaxen.training.lora import initial_adapters, lora
+from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from flaxen.training.rollouts import RolloutMetrics, SampledCompletion, train_on_rollouts
+from flaxen.training.state import TrainState
+from flaxen.training.step import make_step, start
 
 POLICY = "policy"  # the adapter's name in the engine
 MAX_TOKENS = 24

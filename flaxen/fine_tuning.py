@@ -26,15 +26,15 @@ from flaxen.server.fine_tuning.trainer import FineTunedModel, JobProgress, Train
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
 from flaxen.server.mount import mount_fine_tuning
 from flaxen.server.stores import Stores
-from flaxen.train.jobs.plan import Hyperparameters
-from flaxen.train.jobs.spec import (
+from flaxen.training.jobs.plan import Hyperparameters
+from flaxen.training.jobs.spec import (
     Base,
     JobCallbacks,
     JobSpec,
     adapter_directory,
     state_directory,
 )
-from flaxen.train.jobs.time_share import TimeShare
+from flaxen.training.jobs.time_share import TimeShare
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -121,7 +121,7 @@ class EngineTrainer:
         """Trains or resumes a job. Returns whether it finished."""
         # Imported here, because optax and other modules of jobs take half a second: a server should
         # not wait for them at its start.
-        from flaxen.train.jobs.run import run_job
+        from flaxen.training.jobs.run import run_job
 
         spec = JobSpec(
             method=cast(JobMethod, job.method),

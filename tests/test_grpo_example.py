@@ -11,7 +11,7 @@ import pytest
 from examples.grpo import QUESTIONS, batches, main, reward
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.train.rollouts import SampledCompletion
+from flaxen.training.rollouts import SampledCompletion
 from tests.e2e.tiny_model import write_tiny_model
 
 

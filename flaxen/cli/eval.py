@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flaxen.engine_args import EngineArgs
     from flaxen.models.model import Model
     from flaxen.text.tokenizer import Tokenizer
-    from flaxen.train.evaluate import LogprobFn
+    from flaxen.training.evaluate import LogprobFn
     from flaxen.weights.checkpoint import Checkpoint
     from flaxen.weights.definition import Definition
 
@@ -189,7 +189,7 @@ def _load(
     from flaxen.engine_args import compute_dtype
     from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
-    from flaxen.train.evaluate import make_logprobs
+    from flaxen.training.evaluate import make_logprobs
     from flaxen.weights.adapters.peft import load_adapter
 
     opened: Checkpoint | Definition
@@ -211,7 +211,7 @@ def _load(
 def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
     from flaxen.data.config import DataConfig
     from flaxen.data.iterate import open_data
-    from flaxen.train.evaluate import perplexity
+    from flaxen.training.evaluate import perplexity
 
     stride = options.stride or length
     if stride > length:
@@ -247,7 +247,7 @@ def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[st
 def _choice(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
     from flaxen.data.choices import encode_question, read_questions
     from flaxen.data.encode import Encoder
-    from flaxen.train.evaluate import EncodedQuestion, multiple_choice
+    from flaxen.training.evaluate import EncodedQuestion, multiple_choice
 
     read = read_questions(tuple(options.data), _checked(options))
     encoder = Encoder(subject.tokenizer, vocab_size=subject.model.vocab_size)

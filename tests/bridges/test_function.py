@@ -18,7 +18,7 @@ from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attention import attend
 from flaxen.models.cache import attention_cache
-from flaxen.train.lora import initial_adapters
+from flaxen.training.lora import initial_adapters
 from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer

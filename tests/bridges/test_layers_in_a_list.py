@@ -21,19 +21,19 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.model import Model, Params
-from flaxen.train.full import full
-from flaxen.train.jobs.plan import Hyperparameters
-from flaxen.train.jobs.run import Base, JobCallbacks, JobSpec, adapter_directory, run_job
-from flaxen.train.loop import Callbacks, train
-from flaxen.train.loss import next_token
-from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
-from flaxen.train.step import make_step, start
+from flaxen.training.full import full
+from flaxen.training.jobs.plan import Hyperparameters
+from flaxen.training.jobs.run import Base, JobCallbacks, JobSpec, adapter_directory, run_job
+from flaxen.training.loop import Callbacks, train
+from flaxen.training.loss import next_token
+from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from flaxen.training.step import make_step, start
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity, counting_batches, needs_kernels
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
-from tests.train.tiny import Repeated
+from tests.training.tiny import Repeated
 from tests.weights.adapters.made import random_adapter
 
 D, H = 64, 4

@@ -19,7 +19,7 @@ from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.params import compute_params, is_spec, plain_params
-from flaxen.train.lora import initial_adapters
+from flaxen.training.lora import initial_adapters
 from tests.bridges.nnx_model import Block, Transformer
 from tests.bridges.training import assert_parity, train_adapter, train_definition
 

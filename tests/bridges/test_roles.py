@@ -18,9 +18,9 @@ from flaxen.bridges.function import from_apply
 from flaxen.models.adapters import lora_targets
 from flaxen.models.model import Model, Params
 from flaxen.models.params import is_spec
-from flaxen.train.full import full
-from flaxen.train.metrics import flops_per_token
-from flaxen.train.optimizer import OptimizerConfig, make_optimizer
+from flaxen.training.full import full
+from flaxen.training.metrics import flops_per_token
+from flaxen.training.optimizer import OptimizerConfig, make_optimizer
 
 D = F = V = 16
 FLOAT32 = jnp.dtype("float32")

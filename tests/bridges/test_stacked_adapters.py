@@ -21,7 +21,7 @@ from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params, is_spec
-from flaxen.train.lora import initial_adapters
+from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.definition import Definition

@@ -16,7 +16,7 @@ import transformers
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.models.model import Model, Params
-from flaxen.train.loss import next_token
+from flaxen.training.loss import next_token
 from tests.bridges.torch_models import CONFIGS, Own, make
 from tests.bridges.training import assert_parity, counting_batches, needs_kernels, train_definition
 

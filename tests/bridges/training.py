@@ -15,15 +15,15 @@ from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LoraConfig
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params
-from flaxen.train.full import full
-from flaxen.train.loop import Callbacks, train
-from flaxen.train.lora import initial_adapters, lora
-from flaxen.train.loss import next_token
-from flaxen.train.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
-from flaxen.train.state import TrainState
-from flaxen.train.step import make_step, start
+from flaxen.training.full import full
+from flaxen.training.loop import Callbacks, train
+from flaxen.training.lora import initial_adapters, lora
+from flaxen.training.loss import next_token
+from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from flaxen.training.state import TrainState
+from flaxen.training.step import make_step, start
 from flaxen.weights.adapters.adapter import Adapter, from_stack
-from tests.train.tiny import Repeated, pack_batch
+from tests.training.tiny import Repeated, pack_batch
 
 LENGTH = 48
 BACKEND = choose_backend()

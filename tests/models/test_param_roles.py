@@ -17,9 +17,9 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Matrix, Model, ParamSpec
 from flaxen.models.params import compute_params, is_spec, plain_params
-from flaxen.train.full import full, initial_params
-from flaxen.train.metrics import flops_per_token
-from flaxen.train.optimizer import OptimizerConfig, make_optimizer
+from flaxen.training.full import full, initial_params
+from flaxen.training.metrics import flops_per_token
+from flaxen.training.optimizer import OptimizerConfig, make_optimizer
 from flaxen.weights.definition import Definition
 
 CONFIG = DecoderConfig(

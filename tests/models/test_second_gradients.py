@@ -17,11 +17,11 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear, unpack
 from flaxen.models.adapters import LoraConfig, with_adapters
 from flaxen.models.model import Params
-from flaxen.train.lora import initial_adapters
-from flaxen.train.loss import token_logprobs
+from flaxen.training.lora import initial_adapters
+from flaxen.training.loss import token_logprobs
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.test_cpu_gradients import loss
-from tests.train.tiny import pack_batch
+from tests.training.tiny import pack_batch
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 IDS = jnp.asarray(np.random.default_rng(0).integers(0, MODEL.vocab_size, (1, 9)), jnp.int32)

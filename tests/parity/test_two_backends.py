@@ -20,9 +20,9 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.params import compute_params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import Request
-from flaxen.train.full import full
-from flaxen.train.loss import next_token
-from flaxen.train.step import run_step, split_batch, start
+from flaxen.training.full import full
+from flaxen.training.loss import next_token
+from flaxen.training.step import run_step, split_batch, start
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,
@@ -34,7 +34,7 @@ from tests.engine.tiny import (
     run,
     trace,
 )
-from tests.train.tiny import copy, make, random_batch
+from tests.training.tiny import copy, make, random_batch
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 

@@ -28,16 +28,16 @@ def load(model: str, args: dict[str, Any]) -> tuple[Train, dict[str, str]]:
     from flaxen.build import use_compile_cache
     from flaxen.kernels.choice import choose_backend
     from flaxen.models.adapters import LoraConfig, adapter_shapes
-    from flaxen.train.loop import Callbacks, TrainMetrics, train
-    from flaxen.train.lora import lora
-    from flaxen.train.loss import next_token
-    from flaxen.train.optimizer import (
+    from flaxen.training.loop import Callbacks, TrainMetrics, train
+    from flaxen.training.lora import lora
+    from flaxen.training.loss import next_token
+    from flaxen.training.optimizer import (
         OptimizerConfig,
         ScheduleConfig,
         make_optimizer,
         make_schedule,
     )
-    from flaxen.train.step import make_step, start
+    from flaxen.training.step import make_step, start
     from flaxen.weights.checkpoint import open_checkpoint
 
     use_compile_cache(Path(args["compile_cache"]))

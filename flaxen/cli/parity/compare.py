@@ -26,8 +26,8 @@ from flaxen.models.adapters import Adapters, LoraConfig, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import SamplingParams
-from flaxen.train.lora import initial_adapters
-from flaxen.train.loss import token_logprobs
+from flaxen.training.lora import initial_adapters
+from flaxen.training.loss import token_logprobs
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.huggingface.export import export_huggingface

@@ -37,7 +37,7 @@ def train(
     found = gather(config, settings.named() | {"model": model}, options.settings)
 
     from flaxen.cli.train.opening import open_run
-    from flaxen.train.settings import make_config
+    from flaxen.training.settings import make_config
 
     wanted = make_config(found)
     cpu = machine.set_up()
@@ -97,7 +97,7 @@ def gather(config: Path | None, flags: dict[str, Any], settings: list[str]) -> d
       ValueError: the file or a setting can't be read.
       OSError: the file can't be read.
     """
-    from flaxen.train.settings import parse_yaml, read_yaml, set_value
+    from flaxen.training.settings import parse_yaml, read_yaml, set_value
 
     found = {} if config is None else read_yaml(config)
     for name, value in flags.items():

@@ -27,10 +27,10 @@ from flaxen.models.families import Family, find_family
 from flaxen.models.model import Model, Params
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.train.config import TrainConfig
-from flaxen.train.full import initial_params
-from flaxen.train.lora import initial_adapters
-from flaxen.train.state import TrainState
+from flaxen.training.config import TrainConfig
+from flaxen.training.full import initial_params
+from flaxen.training.lora import initial_adapters
+from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import from_stack
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint

@@ -20,15 +20,15 @@ from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.data.token_store import TokenStore
 from flaxen.models.model import Model, Params
 from flaxen.text.given_template import read_template
-from flaxen.train.config import TrainConfig
-from flaxen.train.dpo import dpo
-from flaxen.train.fingerprint import Fingerprint, check_unchanged
-from flaxen.train.full import full
-from flaxen.train.lora import lora
-from flaxen.train.loss import next_token
-from flaxen.train.optimizer import make_optimizer, make_schedule
-from flaxen.train.state import TrainState
-from flaxen.train.step import TrainStep, make_step, start
+from flaxen.training.config import TrainConfig
+from flaxen.training.dpo import dpo
+from flaxen.training.fingerprint import Fingerprint, check_unchanged
+from flaxen.training.full import full
+from flaxen.training.lora import lora
+from flaxen.training.loss import next_token
+from flaxen.training.optimizer import make_optimizer, make_schedule
+from flaxen.training.state import TrainState
+from flaxen.training.step import TrainStep, make_step, start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The option groups of `flaxen train`: flags for settings, and options of the run.
 
-Deliberately does not know what a setting means: flaxen.train.config. An option that is not given
+Deliberately does not know what a setting means: flaxen.training.config. An option that is not given
 leaves the setting to the file, or to its default there.
 """
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flaxen.checkpoints.identity import digest_of_arrays, digest_of_files, text_digests
 from flaxen.cli.train.model import Subject
 from flaxen.data.iterate import DataIterator
-from flaxen.train.config import TrainConfig
-from flaxen.train.fingerprint import Fact, Fingerprint, facts
+from flaxen.training.config import TrainConfig
+from flaxen.training.fingerprint import Fact, Fingerprint, facts
 from flaxen.weights.atomic import set_aside
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition

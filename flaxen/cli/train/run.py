@@ -14,9 +14,9 @@ from flaxen.cli.train.display import OnRecord, describe_data
 from flaxen.cli.train.model import how_to_use, write_results
 from flaxen.cli.train.opening import OpenedRun, count_steps
 from flaxen.cli.train.resume import check_results, is_written, write_settings, writing_results
-from flaxen.train.fingerprint import to_json
-from flaxen.train.loop import Callbacks, TrainMetrics, train
-from flaxen.train.metrics import (
+from flaxen.training.fingerprint import to_json
+from flaxen.training.loop import Callbacks, TrainMetrics, train
+from flaxen.training.metrics import (
     MetricsRecord,
     flops_per_token,
     measure_peak_flops,
@@ -24,8 +24,8 @@ from flaxen.train.metrics import (
     write_jsonl,
     write_tensorboard,
 )
-from flaxen.train.state import TrainState
-from flaxen.train.step import Compute
+from flaxen.training.state import TrainState
+from flaxen.training.step import Compute
 
 
 def run(opened: OpenedRun, *, peak_flops: float | None, on_record: OnRecord) -> str:

@@ -1,0 +1,105 @@
+"""Training of LoRA adapters, one or several at once, on one frozen base (arXiv:2106.09685).
+
+Deliberately does not know: losses, optimizers, files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
+from flaxen.models.model import Matrix, Model, Params, ParamSpec
+from flaxen.training.trainable import Trainable
+
+
+def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> Trainable:
+    """Trains a stack of adapters with one configuration.
+
+    Args:
+      config: the configuration of each adapter.
+      num_adapters: n.
+      dropout: the dropout probability of an adapter's inputs, from 0 to below 1. Which inputs are
+          dropped depends on n.
+
+    Raises:
+      ValueError: a value is out of its range.
+    """
+    if num_adapters < 1:
+        raise ValueError(f"at least 1 adapter must be trained, got {num_adapters}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"LoRA's dropout must be from 0 to below 1, got {dropout}")
+
+    def assemble(
+        adapters: Adapters, frozen: Params, shape: tuple[int, int], key: jax.Array
+    ) -> Params:
+        num_rows, _ = shape
+        of_row = jnp.repeat(jnp.arange(num_adapters, dtype=jnp.int32), num_rows // num_adapters)
+        return with_adapters(
+            frozen,
+            adapters,
+            jnp.full(num_adapters, config.scale, jnp.float32),
+            jnp.broadcast_to(of_row[:, None], shape),
+            key=key if dropout else None,
+            dropout=dropout,
+        )
+
+    return Trainable(
+        num_adapters=num_adapters,
+        specs=lambda adapters: jax.tree.map(_factor, adapters),
+        to_compute=None,
+        assemble=assemble,
+    )
+
+
+def _factor(leaf: jax.Array) -> ParamSpec:
+    """The ParamSpec of an adapter's a [I, R] or b [R, O]."""
+    return ParamSpec(
+        shape=leaf.shape,
+        axes=(None, None),
+        role="matrix",
+        matrix=Matrix(inputs=(0,), outputs=(1,)),
+    )
+
+
+def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> Adapters:
+    """Makes a stack of new adapters, which do not change the model yet.
+
+    `a` is uniform within 1 / sqrt(I), as in PEFT (Kaiming with a slope of sqrt(5)); `b` is zeros.
+
+    Args:
+      model: the model, for its shapes.
+      config: the configuration of each adapter.
+      seeds: one for each adapter, which depends on its own seed only.
+
+    Returns:
+      A stack, float32.
+
+    Raises:
+      ValueError: the model lacks a target of the configuration.
+    """
+    shapes = adapter_shapes(model, config)
+    layers = []
+    for index, layer in enumerate(shapes["layers"]):
+        stacks = {}
+        for place, (name, shape) in enumerate(layer.items()):
+            is_ours = name in LORA_TARGETS
+            number = index * len(LORA_TARGETS) + LORA_TARGETS.index(name) if is_ours else place
+            bound = 1 / math.sqrt(shape["a"][0])
+            drawn = [
+                jax.random.uniform(
+                    jax.random.fold_in(jax.random.key(seed), number),
+                    shape["a"],
+                    jnp.float32,
+                    -bound,
+                    bound,
+                )
+                for seed in seeds
+            ]
+            b = jnp.zeros((len(seeds), *shape["b"]), jnp.float32)
+            stacks[name] = {"a": jnp.stack(drawn), "b": b}
+        layers.append(stacks)
+    return {"layers": tuple(layers)}
