@@ -136,7 +136,7 @@ def _evaluate(questions: Path, *options: str) -> dict[str, Any]:
 def _flaxen(*arguments: str) -> str:
     """Runs a command, its progress on the terminal. Returns what it printed."""
     print(f"$ flaxen {' '.join(arguments)}", flush=True)
-    command = [sys.executable, "-m", "flaxen.cli", *arguments]
+    command = [sys.executable, "-m", "flaxen", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

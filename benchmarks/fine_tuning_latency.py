@@ -152,7 +152,7 @@ def _serve(model: str, share: float) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as directory:
         log_file = Path(directory) / "log"
         command = [
-            sys.executable, "-m", "flaxen.cli", "serve", model, "--port", "0",
+            sys.executable, "-m", "flaxen", "serve", model, "--port", "0",
             "--max-num-seqs", "8", "--data-dir", f"{directory}/data",
             "--fine-tuning-share", str(share),
         ]  # fmt: skip

@@ -157,7 +157,7 @@ def _draw(path: Path, figures: dict[str, Any]) -> None:
 def _flaxen(*arguments: str) -> str:
     """Runs a command, its progress on the terminal. Returns what it printed."""
     print(f"$ flaxen {' '.join(arguments)}", flush=True)
-    command = [sys.executable, "-m", "flaxen.cli", *arguments]
+    command = [sys.executable, "-m", "flaxen", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 

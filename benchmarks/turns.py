@@ -29,7 +29,7 @@ Figures = dict[str, float]
 
 def run_bench(checkout: Path, workloads: Sequence[str], cache: Path, options: list[str]) -> Figures:
     """Runs `flaxen bench` once. Returns its figures by "workload.figure", and its start-up time."""
-    command = [str(checkout / ".venv/bin/python"), "-m", "flaxen.cli", "bench", MODEL]
+    command = [str(checkout / ".venv/bin/python"), "-m", "flaxen", "bench", MODEL]
     chosen = [word for name in workloads for word in ("--workload", name)]
     environment = {**os.environ, "FLAXEN_CACHE": str(cache)}
     done = subprocess.run(

@@ -206,7 +206,7 @@ def _count_differences(job: Path) -> None:
 
 def _command(*arguments: str) -> list[str]:
     print(f"$ flaxen {' '.join(arguments)}", flush=True)
-    return [sys.executable, "-m", "flaxen.cli", *arguments]
+    return [sys.executable, "-m", "flaxen", *arguments]
 
 
 def _free_port() -> int:

@@ -34,7 +34,7 @@ def make_server(name: str, model: str, place: Place) -> Server:
     command: tuple[str, ...]
     if peer.startswith("flaxen"):
         command = (
-            *(sys.executable, "-m", "flaxen.cli", "serve", path, "--dtype", dtype, "--offline"),
+            *(sys.executable, "-m", "flaxen", "serve", path, "--dtype", dtype, "--offline"),
             *("--port", port, "--served-model-name", _SERVED_NAME),
             *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS)),
             *("--kv-cache-size", f"{KV_GIB[number_format]}GiB"),

@@ -174,7 +174,7 @@ def test_names_are_found_by_annotation_too(tmp_path: Path) -> None:
 
 def test_the_working_directory_does_not_come_before_libraries(tmp_path: Path) -> None:
     write(tmp_path, typer="raise SystemExit('not the library')", mini="x = 3\n")
-    command = [sys.executable, "-m", "flaxen.cli", "generate", "mini.py", "--prompt", "x"]
+    command = [sys.executable, "-m", "flaxen", "generate", "mini.py", "--prompt", "x"]
     done: Any = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert json.dumps(done.returncode) == "2"
     assert "mini.py is a file of Python" in done.stderr

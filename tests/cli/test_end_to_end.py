@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 MODEL = "smollm2-135m"
-FLAXEN = [sys.executable, "-m", "flaxen.cli"]
+FLAXEN = [sys.executable, "-m", "flaxen"]
 SMALL = ["--kv-cache-size", "64MiB", "--max-model-len", "512"]
 # Few and small steps to compile, where the defaults are not what is tested.
 QUICK = [*SMALL, "--max-num-seqs", "4", "--max-num-batched-tokens", "32"]

@@ -135,7 +135,7 @@ def serve(
       model: its name there.
     """
     command = [
-        sys.executable, "-X", "faulthandler", "-m", "flaxen.cli", "serve", path, "--port", "0",
+        sys.executable, "-X", "faulthandler", "-m", "flaxen", "serve", path, "--port", "0",
         "--api-key", KEY, "--compile-cache", str(cache), *options,
     ]  # fmt: skip
     with log_file.open("wb") as log:

@@ -45,7 +45,7 @@ def start(arguments: list[str], directory: Path) -> subprocess.Popen[str]:
     if arguments[0] == "serve":
         environment["FLAXEN_CACHE"] = str(directory / "cache")
     return subprocess.Popen(
-        [sys.executable, "-m", "flaxen.cli", *arguments],
+        [sys.executable, "-m", "flaxen", *arguments],
         env=environment, cwd=directory, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
     )  # fmt: skip

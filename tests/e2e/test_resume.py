@@ -62,7 +62,7 @@ class Training:
     def __init__(self, directory: Path, settings: list[str]) -> None:
         self.metrics = directory / "metrics.jsonl"
         self.log = directory.with_suffix(".log")
-        command = [sys.executable, "-m", "flaxen.cli", "train", "--output-dir", str(directory)]
+        command = [sys.executable, "-m", "flaxen", "train", "--output-dir", str(directory)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *settings], stdout=log, stderr=log, stdin=subprocess.DEVNULL

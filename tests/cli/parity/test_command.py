@@ -100,7 +100,7 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_portable_path_in_a_process_of_its_own(command: list[str], tmp_path: Path) -> None:
     """The others: tests/parity/test_training.py."""
     done = subprocess.run(
-        [sys.executable, "-m", "flaxen.cli", *command, "--json"],
+        [sys.executable, "-m", "flaxen", *command, "--json"],
         env={**os.environ, "FLAXEN_CPU_ISA": "portable", "FLAXEN_CACHE": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -55,7 +55,7 @@ def test_a_directory_that_can_not_be_used_is_said_before_the_weights_are_read(
         (["--data-dir", str(data), "--database-url", nobody], "x can't be used: connection"),
     ):
         found = subprocess.run(
-            [sys.executable, "-m", "flaxen.cli", "serve", "no-such-model", "--port", "0", *options],
+            [sys.executable, "-m", "flaxen", "serve", "no-such-model", "--port", "0", *options],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (found.returncode, found.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""`python -m flaxen.cli` runs the same as `flaxen`, for when the script is not on the path."""
+"""`python -m flaxen` runs the same as `flaxen`, for when the script is not on the path."""
 
 import sys
 
