@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from flaxen.bridges.torch.bridge import from_torch
     from flaxen.bridges.torch.transformers import from_transformers
     from flaxen.llm import LLM
-    from flaxen.loading import load
+    from flaxen.loading import load, load_tokenizer
     from flaxen.models.attention import attend
+    from flaxen.models.logits import logits
     from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams
     from flaxen.weights.definition import Definition
@@ -38,6 +39,8 @@ __all__ = [
     "from_torch",
     "from_transformers",
     "load",
+    "load_tokenizer",
+    "logits",
 ]
 
 _HOMES = {
@@ -45,6 +48,8 @@ _HOMES = {
     "AsyncLLM": "flaxen.async_llm",
     "SamplingParams": "flaxen.protocol",
     "load": "flaxen.loading",
+    "load_tokenizer": "flaxen.loading",
+    "logits": "flaxen.models.logits",
     "attend": "flaxen.models.attention",
     "Definition": "flaxen.weights.definition",
     "Model": "flaxen.models.model",

@@ -1,4 +1,4 @@
-"""`flaxen.load`: a served model as pure functions over a tree of arrays, for JAX transformations.
+"""`flaxen.load`: a served model as pure functions over a tree of arrays, and its tokenizer.
 
 Deliberately does not know engines, training, or the use of the model.
 """
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.model import Model, Params
+from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import open_checkpoint
@@ -71,3 +72,19 @@ def load(
     if adapter is not None:
         params = merge_adapter(params, adapter)
     return checkpoint.model.on(chosen), params
+
+
+def load_tokenizer(model: str | Path | Definition, *, offline: bool = False) -> Tokenizer:
+    """Loads a model's tokenizer, whose `encode` and `decode` are those of the server.
+
+    Args:
+      model: as in `load`.
+      offline: as in `load`.
+
+    Raises:
+      ValueError: the model does not exist, or its tokenizer is damaged or not supported.
+      FileNotFoundError: the model has no tokenizer.
+    """
+    if isinstance(model, Definition):
+        return model.make_tokenizer()
+    return open_checkpoint(resolve(str(model), offline=offline)).make_tokenizer()

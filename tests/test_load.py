@@ -16,6 +16,7 @@ from flaxen.kernels.linear import PackedLinear
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.resolve import resolve
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf
@@ -83,3 +84,12 @@ def test_quantized_weights_take_no_adapter(tmp_path: Path) -> None:
     flaxen.load(path, backend="cpu", adapter=adapter)
     with pytest.raises(ValueError, match=r"w_gate is quantized \(int8\), so an adapter can't be"):
         flaxen.load(path, backend="cpu", adapter=adapter, quantization="auto")
+
+
+def test_the_tokenizer_is_the_servers() -> None:
+    real = resolve("smollm2-135m")
+    assert flaxen.load_tokenizer("smollm2-135m").encode("One, two") == (
+        open_checkpoint(real).make_tokenizer().encode("One, two")
+    )
+    with pytest.raises(ValueError, match="found no model '/nowhere/model'"):
+        flaxen.load_tokenizer("/nowhere/model")
