@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from flaxen.cli.cpu import announce
+from flaxen.cli.cpu import announce, backend_name
+from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.progress import show_progress
-from flaxen.cli.train.display import describe_data, show_training
 from flaxen.cli.train.options import RunOptions, SettingOptions
+from flaxen.runs.display import describe_data, show_training
 
 if TYPE_CHECKING:
-    from flaxen.cli.train.opening import OpenedRun
+    from flaxen.runs.opening import OpenedRun
 
 
 def train(
@@ -36,7 +37,7 @@ def train(
     config, model = told_apart(config_or_model, settings.model)
     found = gather(config, settings.named() | {"model": model}, options.settings)
 
-    from flaxen.cli.train.opening import open_run
+    from flaxen.runs.opening import open_run
     from flaxen.training.settings import make_config
 
     wanted = make_config(found)
@@ -44,14 +45,19 @@ def train(
     console = Console(stderr=True)
     with show_progress(console) as on_progress:
         opened = open_run(
-            wanted, resume=options.resume, offline=machine.offline, on_progress=on_progress
+            wanted,
+            find_definition(wanted.model),
+            backend=backend_name(),
+            resume=options.resume,
+            offline=machine.offline,
+            on_progress=on_progress,
         )
     announce(cpu)
     print(_run(opened, options.peak_flops, console))
 
 
 def _run(opened: OpenedRun, peak_flops: float | None, console: Console) -> str:
-    from flaxen.cli.train.run import run
+    from flaxen.runs.run import run
 
     if data_said := describe_data(opened.batches.report()):
         console.print(data_said, soft_wrap=True, highlight=False, markup=False)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flaxen.cli.main import main
 from flaxen.cli.train.command import gather
-from flaxen.cli.train.display import describe, show_training
+from flaxen.runs.display import describe, show_training
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.cli.train.tiny_training import train, write_model, write_texts

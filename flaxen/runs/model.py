@@ -1,6 +1,6 @@
 """The model of a training run, in files or a definition: opening, loading, and writing it.
 
-Deliberately does not know: argv, data, the run itself.
+Deliberately does not know: data, the run itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.build import OnProgress, open_model
-from flaxen.cli.cpu import backend_name
-from flaxen.cli.definitions import find_definition
 from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
@@ -64,21 +62,28 @@ class Loaded(NamedTuple):
     collections: Any  # the collections of a definition that are not trained; None without any
 
 
-def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
+def open_subject(
+    config: TrainConfig, definition: Definition | None, *, backend: str, offline: bool
+) -> Subject:
     """Finds and opens the model to train.
+
+    Args:
+      config: the run.
+      definition: the model, if it is a definition; None finds config.model in files.
+      backend: what computes, as EngineArgs.backend.
+      offline: never download.
 
     Raises:
       ValueError: the model does not exist, or can't be trained in this way.
     """
-    name, backend = config.model, choose_backend(backend_name())
-    definition = find_definition(name)
+    name, chosen = config.model, choose_backend(backend)
     if definition is not None:
         if config.from_scratch:
             raise ValueError(
                 f"from_scratch is for models in files: {name} gives its own first parameters, so "
                 "a definition that starts at random is trained as it is. Leave from_scratch out"
             )
-        return _of_source(definition, None, backend)
+        return _of_source(definition, None, chosen)
     path = resolve(name, offline=offline)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
@@ -86,20 +91,20 @@ def open_subject(config: TrainConfig, *, offline: bool) -> Subject:
         decoder_config = family.config_from_hf(fields)
         return Subject(
             name=path.name,
-            model=decoder(decoder_config).on(backend),
+            model=decoder(decoder_config).on(chosen),
             tokenizer=Tokenizer.from_directory(path),
             source=None,
             path=path,
             family=family,
             config=decoder_config,
         )
-    source = open_model(EngineArgs(model=name, backend=backend.value, offline=offline))
+    source = open_model(EngineArgs(model=name, backend=backend, offline=offline))
     if isinstance(source, Definition) and config.method == "full":
         raise ValueError(
             f"{name} runs through transformers' own class, of which flaxen train trains adapters "
             "only: use method lora, or train it in Python by flaxen.from_transformers"
         )
-    return _of_source(source, path, backend)
+    return _of_source(source, path, chosen)
 
 
 def _of_source(source: Checkpoint | Definition, path: Path | None, backend: Backend) -> Subject:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.cli.train.display import OnRecord, describe_data
-from flaxen.cli.train.model import how_to_use, write_results
-from flaxen.cli.train.opening import OpenedRun, count_steps
-from flaxen.cli.train.resume import check_results, is_written, write_settings, writing_results
+from flaxen.runs.display import OnRecord, describe_data
+from flaxen.runs.model import how_to_use, write_results
+from flaxen.runs.opening import OpenedRun, count_steps
+from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
 from flaxen.training.fingerprint import to_json
 from flaxen.training.loop import Callbacks, TrainMetrics, train
 from flaxen.training.metrics import (

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from flaxen.build import OnProgress
 from flaxen.checkpoints.reading import read_extra, restore, steps_in
-from flaxen.cli.train.model import Subject, dtype_of, load, open_subject, with_targets
-from flaxen.cli.train.resume import check_output_dir, run_fingerprint
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
 from flaxen.data.token_store import TokenStore
 from flaxen.models.model import Model, Params
+from flaxen.runs.model import Subject, dtype_of, load, open_subject, with_targets
+from flaxen.runs.resume import check_output_dir, run_fingerprint
 from flaxen.text.given_template import read_template
 from flaxen.training.config import TrainConfig
 from flaxen.training.dpo import dpo
@@ -29,6 +29,7 @@ from flaxen.training.loss import next_token
 from flaxen.training.optimizer import make_optimizer, make_schedule
 from flaxen.training.state import TrainState
 from flaxen.training.step import TrainStep, make_step, start
+from flaxen.weights.definition import Definition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +64,20 @@ class OpenedRun:
 
 
 def open_run(
-    config: TrainConfig, *, resume: bool, offline: bool, on_progress: OnProgress
+    config: TrainConfig,
+    definition: Definition | None,
+    *,
+    backend: str,
+    resume: bool,
+    offline: bool,
+    on_progress: OnProgress,
 ) -> OpenedRun:
     """Opens model and data, and restores the last checkpoint. Raises errors before computing.
 
     Args:
       config: the run.
+      definition: the model, if it is a definition; None finds config.model in files.
+      backend: what computes, as EngineArgs.backend.
       resume: resume from the last checkpoint, or start if there is none.
       offline: never download.
       on_progress: called with (stage, done, total).
@@ -80,7 +89,10 @@ def open_run(
     """
     saved = steps_in(_checkpoints(config.output_dir))
     _check_start(config.output_dir, saved, resume)
-    config, subject = _open_model(config, offline)
+    config = _with_template(config)
+    subject = open_subject(config, definition, backend=backend, offline=offline)
+    _check_length(config, subject)
+    config = with_targets(config, subject.model)
     batches = _open_batches(config, subject)
     dtype = dtype_of(config, subject)
     fingerprint = run_fingerprint(config, subject, dtype, batches)
@@ -124,19 +136,19 @@ def _check_start(output_dir: Path, saved: Sequence[int], resume: bool) -> None:
         )
 
 
-def _open_model(config: TrainConfig, offline: bool) -> tuple[TrainConfig, Subject]:
-    """Opens the model, and completes the configuration with what depends on it or on files."""
-    # The file's contents now are used for the whole run.
-    if (given := config.data.chat_template) is not None:
-        data = replace(config.data, chat_template=read_template(given))
-        config = replace(config, data=data)
-    subject = open_subject(config, offline=offline)
+def _with_template(config: TrainConfig) -> TrainConfig:
+    """Replaces the name of a file with a chat template by its contents now, for the whole run."""
+    if (given := config.data.chat_template) is None:
+        return config
+    return replace(config, data=replace(config.data, chat_template=read_template(given)))
+
+
+def _check_length(config: TrainConfig, subject: Subject) -> None:
     if config.data.sequence_length > subject.model.max_position:
         raise ValueError(
             f"data.sequence_length is {config.data.sequence_length}, and the model was made for "
             f"{subject.model.max_position} tokens: lower it"
         )
-    return with_targets(config, subject.model), subject
 
 
 def _open_batches(config: TrainConfig, subject: Subject) -> DataIterator[Any]:

@@ -15,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxen.checkpoints.identity import digest_of_arrays, digest_of_files, text_digests
-from flaxen.cli.train.model import Subject
 from flaxen.data.iterate import DataIterator
+from flaxen.runs.model import Subject
 from flaxen.training.config import TrainConfig
 from flaxen.training.fingerprint import Fact, Fingerprint, facts
 from flaxen.weights.atomic import set_aside
