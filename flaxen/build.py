@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxen.engine.cache.plan import CachePlan, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
@@ -53,6 +54,9 @@ class Parts:
     params: Params
     dtype: jnp.dtype  # the dtype of compute and of the KV cache
     info: ModelInfo
+    cache_plan: CachePlan  # the KV cache's size and the longest sequence, with the reasons
+    family: str | None  # as `model_type` of config.json; None for a definition
+    num_file_bytes: int | None  # of the weights in their files; None for a definition
 
 
 def build(
@@ -112,7 +116,8 @@ def _build(
     model = checkpoint.model.on(backend)
     if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         args = replace(args, compile_sizes=_definition_sizes(args))
-    config = _engine_config(args, model, dtype.itemsize, lora)
+    plan = _plan_cache(args, model, dtype.itemsize)
+    config = _engine_config(args, plan, backend, lora)
     with ThreadPoolExecutor(1) as pool:  # reading weights releases the interpreter lock
         loading = pool.submit(
             checkpoint.load_params,
@@ -153,6 +158,9 @@ def _build(
         params=params,
         dtype=dtype,
         info=info,
+        cache_plan=plan,
+        family=None if isinstance(checkpoint, Definition) else checkpoint.family.model_type,
+        num_file_bytes=None if isinstance(checkpoint, Definition) else checkpoint.num_file_bytes,
     )
 
 
@@ -166,9 +174,7 @@ def open_model(args: EngineArgs) -> Checkpoint | Definition:
     return open_files(path, args.impl, choose_backend(args.backend))
 
 
-def _engine_config(
-    args: EngineArgs, model: Model, itemsize: int, lora: LoraLimits | None
-) -> EngineConfig:
+def _plan_cache(args: EngineArgs, model: Model, itemsize: int) -> CachePlan:
     check_page_size(args.page_size, backend=model.backend)
     sizes = CacheSizes(
         specs=attention_only(model.cache_specs),
@@ -177,25 +183,21 @@ def _engine_config(
         chunk=args.max_num_batched_tokens,
         max_num_seqs=args.max_num_seqs,
     )
-    wanted_len = model.max_position if args.max_model_len is None else args.max_model_len
-    if wanted_len > model.max_position:
-        raise ValueError(
-            f"max_model_len is {wanted_len}, and the model was made for {model.max_position} "
-            "tokens: lower it"
-        )
-    num_bytes = args.kv_cache_bytes
-    if num_bytes is None:
-        num_bytes = min(sizes.most_bytes(wanted_len), _AUTO_KV_CACHE_BYTES)
-    longest = sizes.longest(num_bytes)
-    if longest == 0:
-        raise ValueError(
-            f"the KV cache of {num_bytes} bytes is smaller than one page of "
-            f"{sizes.least_bytes(1)}: give it more memory"
-        )
-    max_model_len = min(wanted_len, longest) if args.max_model_len is None else wanted_len
+    return plan_cache(
+        sizes,
+        model.max_position,
+        asked_len=args.max_model_len,
+        asked_bytes=args.kv_cache_bytes,
+        limit_bytes=_AUTO_KV_CACHE_BYTES,
+    )
+
+
+def _engine_config(
+    args: EngineArgs, plan: CachePlan, backend: Backend, lora: LoraLimits | None
+) -> EngineConfig:
     return EngineConfig(
-        max_model_len=max_model_len,
-        groups=sizes.divide(num_bytes, max_model_len),
+        max_model_len=plan.max_model_len,
+        groups=plan.groups,
         page_size=args.page_size,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
@@ -204,7 +206,7 @@ def _engine_config(
         max_waiting=args.max_waiting,
         max_unread_bytes=args.max_unread_bytes,
         max_logprobs=args.max_logprobs,
-        compile_sizes=args.compile_sizes or _compile_sizes(args, model.backend),
+        compile_sizes=args.compile_sizes or _compile_sizes(args, backend),
         lora=lora,
     )
 

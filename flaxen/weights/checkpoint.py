@@ -45,6 +45,11 @@ class Checkpoint:
     # Raises ValueError if the tokenizer's files are missing, damaged or not supported.
     make_tokenizer: Callable[[], Tokenizer]
 
+    @property
+    def num_file_bytes(self) -> int:
+        """The bytes of the weights in the files."""
+        return sum(tensor.num_bytes for tensor in self.sources.tensors.values())
+
     def load_params(
         self,
         dtype: jnp.dtype,

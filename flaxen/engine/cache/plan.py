@@ -1,0 +1,109 @@
+"""Decides the memory of the KV cache and the longest sequence, and keeps the reasons for both.
+
+Deliberately does not know: JAX, options, how a reason is worded.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from flaxen.engine.cache.groups import CacheGroup, most_pages
+from flaxen.engine.cache.sizes import CacheSizes
+
+
+class PoolReason(enum.Enum):
+    """Why the KV cache has its size."""
+
+    ASKED = enum.auto()  # the size was given
+    ALL_SEQUENCES = enum.auto()  # all sequences that may run at once fit at full length
+    DEFAULT_LIMIT = enum.auto()  # the most that is taken if no size is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePlan:
+    """The KV cache and the longest sequence of an engine, with the facts that decided them."""
+
+    groups: tuple[CacheGroup, ...]
+    num_bytes: int  # of the KV cache
+    pool_reason: PoolReason
+    max_model_len: int  # tokens, prompt and output together
+    model_len: int  # tokens that the model was made for
+    asked_len: int | None  # the length that was asked for; None: as long as possible
+    # Bytes in which one sequence of the wanted length fits.
+    whole_bytes: int
+    num_whole: float  # sequences of max_model_len that fit at once
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the memory made the longest sequence shorter than the model's own length."""
+        return self.asked_len is None and self.max_model_len < self.model_len
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens that fit, in sequences of full length."""
+        return int(self.num_whole * self.max_model_len)
+
+
+def plan_cache(
+    sizes: CacheSizes,
+    model_len: int,
+    *,
+    asked_len: int | None,
+    asked_bytes: int | None,
+    limit_bytes: int,
+) -> CachePlan:
+    """Plans the KV cache.
+
+    Args:
+      sizes: the model's cache specs and the engine's sizes.
+      model_len: the tokens that the model was made for.
+      asked_len: the longest sequence; None is the model's own length, as far as the memory allows.
+      asked_bytes: the memory; None is what all sequences need, up to `limit_bytes`.
+      limit_bytes: the most memory that is taken unasked.
+
+    Raises:
+      ValueError: the length is above the model's, or the memory is too small for one sequence.
+    """
+    wanted_len = model_len if asked_len is None else asked_len
+    if wanted_len > model_len:
+        raise ValueError(
+            f"max_model_len is {wanted_len}, and the model was made for {model_len} tokens: lower "
+            "it"
+        )
+    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, limit_bytes)
+    longest = sizes.longest(num_bytes)
+    if longest == 0:
+        raise ValueError(
+            f"the KV cache of {num_bytes} bytes is smaller than one page of "
+            f"{sizes.least_bytes(1)}: give it more memory"
+        )
+    max_model_len = min(wanted_len, longest) if asked_len is None else wanted_len
+    groups = sizes.divide(num_bytes, max_model_len)
+    return CachePlan(
+        groups=groups,
+        num_bytes=num_bytes,
+        pool_reason=reason,
+        max_model_len=max_model_len,
+        model_len=model_len,
+        asked_len=asked_len,
+        whole_bytes=sizes.least_bytes(wanted_len),
+        num_whole=min(_num_whole(group, sizes, max_model_len) for group in groups),
+    )
+
+
+def _memory(
+    sizes: CacheSizes, wanted_len: int, asked_bytes: int | None, limit_bytes: int
+) -> tuple[int, PoolReason]:
+    if asked_bytes is not None:
+        return asked_bytes, PoolReason.ASKED
+    most = sizes.most_bytes(wanted_len)
+    if most <= limit_bytes:
+        return most, PoolReason.ALL_SEQUENCES
+    return limit_bytes, PoolReason.DEFAULT_LIMIT
+
+
+def _num_whole(group: CacheGroup, sizes: CacheSizes, max_model_len: int) -> float:
+    """The sequences of full length that a group's pages hold."""
+    pages = most_pages(group.spec, max_model_len, sizes.chunk, sizes.page_size)
+    return group.num_pages / pages
