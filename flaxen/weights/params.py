@@ -7,9 +7,8 @@ families.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from flaxen.models.model import Params, ParamSpec
 from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
 from flaxen.weights.sources import Source
-from flaxen.weights.tensor import StoredTensor
+from flaxen.weights.tensor import StoredTensor, row_ranges
 from flaxen.weights.views import transposed
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -134,14 +133,10 @@ def _load_packed(
     return packing.finish(jax.device_put)
 
 
-def _pieces(stored: StoredTensor) -> list[tuple[int, int]]:
+def _pieces(stored: StoredTensor) -> Iterator[tuple[int, int]]:
     """Ranges of rows, in multiples of tiles and of the units that are read together."""
-    num_rows = stored.shape[0]
     is_stack = len(stored.shape) > 2  # the first axis counts whole matrices
-    unit = stored.row_unit if is_stack else math.lcm(TILE, stored.row_unit)
-    wanted = _PIECE // math.prod(stored.shape[1:])
-    step = unit * max(1, wanted // unit)
-    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+    return row_ranges(stored, _PIECE, unit=1 if is_stack else TILE)
 
 
 def _floats(stored: StoredTensor, start: int, stop: int, round_to: jnp.dtype | None) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,14 @@ class QuantizedRows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockRows:
+    """Reads the rows of a tensor of a GGUF file as bytes, whatever its type."""
+
+    kind: int  # ggml's type number
+    read: Callable[[int, int], np.ndarray]  # like StoredTensor.read: uint8 [rows, bytes of a row]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredTensor:
     """A tensor in a file, which can be read in pieces.
 
@@ -33,7 +42,24 @@ class StoredTensor:
     num_bytes: int  # in the file
     read: Callable[[int, int], np.ndarray]
     quantized: QuantizedRows | None = None  # for types that a PackedLinear can store
+    blocks: BlockRows | None = None  # for whole rows of a GGUF file
     row_unit: int = 1  # rows are best read in multiples of this
+
+
+def row_ranges(
+    stored: StoredTensor, num_values: int, *, unit: int = 1
+) -> Iterator[tuple[int, int]]:
+    """The ranges of rows to read a tensor in, one after the other.
+
+    Args:
+      stored: the tensor.
+      num_values: about as many values are read at once, if its row_unit allows.
+      unit: the number of rows of each range is a multiple of this, except of the last.
+    """
+    unit = math.lcm(unit, stored.row_unit)
+    step = unit * max(1, num_values // math.prod(stored.shape[1:]) // unit)
+    for start in range(0, stored.shape[0], step):
+        yield start, min(start + step, stored.shape[0])
 
 
 def read_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Views: tensors made of other tensors, read in pieces, without a copy before reading.
 
-Along the first axis a view reads only the requested rows, and keeps quantized rows as stored.
+Along the first axis a view reads only the requested rows, and keeps quantized rows and blocks as
+stored.
 Deliberately does not know rules, formats or models.
 """
 
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxen.weights.packing.layout import WeightRows
-from flaxen.weights.tensor import QuantizedRows, StoredTensor
+from flaxen.weights.tensor import BlockRows, QuantizedRows, StoredTensor
 
 
 class Range(NamedTuple):
@@ -44,6 +45,15 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
             parts.append(each.tensor.quantized.read(*each[1:]))
         return _joined(parts)
 
+    def read_blocks(start: int, stop: int) -> np.ndarray:
+        parts = []
+        for each in _cut(ranges, start, stop):
+            assert each.tensor.blocks is not None
+            parts.append(each.tensor.blocks.read(*each[1:]))
+        return np.concatenate(parts)
+
+    kinds = {None if each.blocks is None else each.blocks.kind for each in tensors}
+    kind = kinds.pop() if len(kinds) == 1 else None
     layouts = [None if each.quantized is None else each.quantized.layout for each in tensors]
     layout = layouts[0] if all(each == layouts[0] for each in layouts) else None
     return StoredTensor(
@@ -56,6 +66,7 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
         ),
         read=read,
         quantized=None if layout is None else QuantizedRows(layout=layout, read=read_quantized),
+        blocks=None if kind is None else BlockRows(kind=kind, read=read_blocks),
     )
 
 
@@ -86,6 +97,14 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
         first, last, found = places(start, stop)
         return quantized.read(first, last).in_order(found)
 
+    blocks = tensor.blocks
+
+    def read_blocks(start: int, stop: int) -> np.ndarray:
+        assert blocks is not None
+        first, last, found = places(start, stop)
+        rows: np.ndarray = blocks.read(first, last)[found]
+        return rows
+
     return StoredTensor(
         name=tensor.name,
         shape=tensor.shape,
@@ -93,6 +112,7 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
         num_bytes=tensor.num_bytes,
         read=read,
         quantized=quantized and QuantizedRows(layout=quantized.layout, read=read_quantized),
+        blocks=blocks and BlockRows(kind=blocks.kind, read=read_blocks),
         row_unit=unit,
     )
 

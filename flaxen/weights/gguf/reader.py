@@ -18,7 +18,7 @@ import numpy as np
 from flaxen.weights.gguf.blocks import block_type, read_rows
 from flaxen.weights.gguf.stored import LAYOUTS, read_stored
 from flaxen.weights.packing.layout import WeightRows
-from flaxen.weights.tensor import QuantizedRows, StoredTensor, read_bytes
+from flaxen.weights.tensor import BlockRows, QuantizedRows, StoredTensor, read_bytes
 
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -189,4 +189,5 @@ def _tensor(
         num_bytes=num_bytes,
         read=read,
         quantized=quantized,
+        blocks=BlockRows(kind=kind, read=blocks),
     )

@@ -15,10 +15,12 @@ from safetensors.numpy import load_file
 
 from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig, RopeConfig
+from flaxen.models.decoder import decoder
 from flaxen.models.families import FAMILIES, hf_fields
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.huggingface.export import export_huggingface
+from flaxen.weights.file_tensors import rows_of_params, with_adapter
+from flaxen.weights.huggingface.export import export_huggingface, write_directory
 from tests.engine.tiny import MODEL_CONFIG, PARAMS, pack_params
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
 from tests.weights.adapters.made import random_adapter
@@ -68,7 +70,12 @@ def test_without_a_dtype_files_have_the_parameters_own(tmp_path: Path) -> None:
 
 
 def test_shards(tmp_path: Path) -> None:
-    export_huggingface(tmp_path / "out", LLAMA, CONFIG, PARAMS, max_shard_bytes=50_000)
+    rows = rows_of_params(decoder(CONFIG).param_specs, PARAMS)
+    written: list[tuple[int, int]] = []
+    write_directory(
+        tmp_path / "out", LLAMA, CONFIG, rows, dtype="float32", max_shard_bytes=50_000,
+        on_progress=lambda done, total: written.append((done, total)),
+    )  # fmt: skip
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(shards) > 2
@@ -76,6 +83,8 @@ def test_shards(tmp_path: Path) -> None:
     assert sorted(set(index["weight_map"].values())) == shards
     tables = sum(leaf.nbytes for leaf in jax.tree.leaves(PARAMS))
     assert index["metadata"]["total_size"] == tables
+    assert written == sorted(written)
+    assert written[-1] == (tables, tables)
     for shard in shards:
         tensors = load_file(tmp_path / "out" / shard)
         assert len(tensors) == 1 or sum(each.nbytes for each in tensors.values()) <= 50_000
@@ -88,7 +97,8 @@ def test_an_adapter_is_merged(tmp_path: Path, backend: Backend) -> None:
     params = source.load_params(FLOAT32)
     adapter = random_adapter(source.model, targets=("wq", "wo", "w_down"), use_rslora=True)
     given = source.load_params(FLOAT32, backend=backend)
-    export_huggingface(tmp_path / "out", source.family, source.config, given, adapter=adapter)
+    rows = with_adapter(rows_of_params(source.model.param_specs, given), adapter)
+    write_directory(tmp_path / "out", source.family, source.config, rows, dtype="float32")
     exported = open_checkpoint(tmp_path / "out").load_params(FLOAT32)
     assert_equal(exported, merge_adapter(params, adapter))
     tokens, logits = expected("qwen3_tied")
