@@ -20,8 +20,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     Args:
       command: a function whose parameters are options or groups. If a group parameter has a default
-          instance, that instance has the defaults of its options:
-          `SamplingOptions(max_tokens=512)`.
+          instance, that instance has the defaults of its options.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}

@@ -17,7 +17,7 @@ import flaxen
 from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
-from flaxen.cli.generate import generate
+from flaxen.cli.generate.command import generate
 from flaxen.cli.groups import expand
 from flaxen.cli.parity.command import parity
 from flaxen.cli.serve.command import serve

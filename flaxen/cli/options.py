@@ -30,7 +30,6 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, 
 
 _model_option = partial(typer.Option, rich_help_panel=panels.MODEL)
 _engine_option = partial(typer.Option, rich_help_panel=panels.ENGINE)
-_sampling_option = partial(typer.Option, rich_help_panel=panels.SAMPLING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +146,6 @@ class BatchOptions:
             help="Keep the KV cache of prefixes, so that one which prompts share is computed once.",
         ),
     ] = True
-    seed: Annotated[
-        int,
-        _engine_option(help="Seed of the sampling of requests that give none of their own."),
-    ] = 0
     compile_sizes: Annotated[
         list[int],
         _engine_option(
@@ -161,37 +156,6 @@ class BatchOptions:
             show_default="1, 16, 64, ... up to --max-num-batched-tokens",
         ),
     ] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """The sampling parameters of answers."""
-
-    max_tokens: Annotated[int, _sampling_option(min=1, help="Most tokens of an answer.")] = 128
-    temperature: Annotated[
-        float,
-        _sampling_option(
-            min=0.0, help="0 always takes the likeliest token; higher is more varied."
-        ),
-    ] = 0.0
-    top_p: Annotated[
-        float,
-        _sampling_option(
-            help="Sample from the likeliest tokens whose probabilities sum to this, 0 to 1; 0 "
-            "keeps the likeliest only.",
-        ),
-    ] = 1.0
-
-
-def sampling_seed(default: str) -> Any:
-    """Makes the option --sampling-seed; `default` says in --help where the seed comes from without
-    it.
-    """
-    return _sampling_option(
-        "--sampling-seed",
-        help="Seed of the sampling: the same seed gives the same text.",
-        show_default=default,
-    )
 
 
 def engine_args(model: str, *groups: Any, **more: Any) -> EngineArgs:

@@ -136,7 +136,7 @@ def test_chats_without_a_seed_differ(environment: dict[str, str]) -> None:
         return done.stdout
 
     assert say() != say()
-    assert say("--sampling-seed", "7") == say("--sampling-seed", "7")
+    assert say("--seed", "7") == say("--seed", "7")
 
 
 def test_bench(environment: dict[str, str], tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_the_package_exports_lazily() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "m"], "give prompts by --prompt TEXT or by --prompts-file FILE"),
-        (["generate", "m", "-p", "a", "--prompts-file", "b"], "one of the two"),
+        (["generate", "m", "-p", "-", "-f", "-"], "the standard input (-) is named twice"),
+        (["generate", "m", "-p", "a", "--repetition-penalty", "0"], "repetition_penalty must be a"),
         (["generate", "m", "-p", ""], "a prompt is empty: write at least a word"),
         (["generate", "m", "--prompts-file", "/nowhere/x"], "No such file or directory"),
         (["chat"], "name a MODEL to run here, or give the --url of a running server"),
@@ -109,10 +109,10 @@ def test_a_wrong_option_is_exit_code_2(
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--debug", "generate", "m"]) == 2
+    assert main(["--debug", "generate", "m", "-p", ""]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Traceback (most recent call last)")
-    assert "ValueError: give prompts by" in error
+    assert "ValueError: a prompt is empty" in error
 
 
 @pytest.mark.parametrize(
@@ -124,36 +124,6 @@ def test_the_exit_code_of_a_command_that_ends_itself(
 ) -> None:
     assert exit_code(SystemExit(code)) == number
     assert capsys.readouterr().err == printed
-
-
-def test_prompts_that_failed_end_generate_with_their_error() -> None:
-    from flaxen.cli.generate import check_outputs
-    from flaxen.outputs import CompletionOutput, RequestOutput
-
-    outputs = [
-        RequestOutput(
-            request_id=f"r{i}",
-            prompt="a",
-            prompt_token_ids=(1,),
-            outputs=[CompletionOutput(index=0, error=error)],
-        )
-        for i, error in enumerate([None, "it has no finite logits", "late"])
-    ]
-    check_outputs(outputs[:1])
-    message = "^error: 2 of 3 prompts failed, first: it has no finite logits$"
-    with pytest.raises(SystemExit, match=message):
-        check_outputs(outputs)
-
-
-def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
-    from flaxen.cli.generate import read_prompts
-
-    file = tmp_path / "prompts.txt"
-    file.write_text("one\n\n  two words\n \n", encoding="utf-8")
-    assert read_prompts([], file) == ["one", "  two words"]
-    file.write_text("\n")
-    with pytest.raises(ValueError, match=r"prompts.txt is empty: write at least a word"):
-        read_prompts([], file)
 
 
 def test_the_compile_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import typer
 from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
-from flaxen.cli.generate import generate
+from flaxen.cli.generate.command import generate
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.main import app, main
 from flaxen.cli.options import (
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # Options that have one name and several meanings: what --json writes, whose seed, which default.
 # All flags of `train` are among them that another command has too: there they are settings.
 OWN = {
-    "--json", "--prompts-file", "--max-tokens", "--sampling-seed", "--api-key", "--data",
+    "--json", "--prompts-file", "--max-tokens", "--api-key", "--data",
     "--chat-template", "--batch-size", "--sequence-length", "--seed", "--dtype",
 }  # fmt: skip
 
@@ -181,9 +181,8 @@ def test_options_become_the_engines_arguments() -> None:
 @pytest.mark.parametrize(
     ("command", "said", "unsaid"),
     [
-        # Where each seed really comes from: chat draws one, generate's engine has --seed.
-        ("chat", "default: (random)", "from --seed"),
-        ("generate", "default: (from --seed)", "(random)"),
+        ("chat", "default: (random)", "requests that give none"),
+        ("generate", "default: (the model's own; else 0.7 in chat, 0 in generate)", "default: 0.0"),
         ("serve", "refused with status 429.", "503"),
         ("bench", "it must divide 128", "512)"),
     ],

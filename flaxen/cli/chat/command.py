@@ -24,16 +24,16 @@ from flaxen.cli.options import (
     ChatTemplateOptions,
     ContextOptions,
     ModelOptions,
-    SamplingOptions,
     engine_args,
-    sampling_seed,
 )
 from flaxen.cli.progress import show_progress
+from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
 
 if TYPE_CHECKING:
     from flaxen.engine_args import EngineArgs
 
-SAMPLING = SamplingOptions(max_tokens=512, temperature=0.7)
+# Where neither the user nor the model says.
+_OWN = {"max_tokens": 512, "temperature": 0.7}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,9 @@ class TalkOptions:
 
 def chat(
     talk: TalkOptions,
+    sampling: SamplingOptions,
     model_options: ModelOptions,
+    defaults: GenerationConfigOptions,
     template: ChatTemplateOptions,
     context: ContextOptions,
     machine: MachineOptions,
@@ -70,33 +72,37 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    sampling: SamplingOptions = SAMPLING,
-    seed: Annotated[int | None, sampling_seed("random")] = None,
 ) -> None:
     """Talk to a model: /reset starts over, /exit ends, Ctrl-C stops an answer, twice ends."""
-    params = vars(sampling) | ({} if seed is None else {"seed": seed})
+    given = sampling.given()
     answer: Answer
     if talk.url is not None:
-        own = (model_options, template, context, machine.threads)
-        if own != (ModelOptions(), ChatTemplateOptions(), ContextOptions(), None):
+        own = (model_options, defaults, template, context, machine.threads)
+        nothing = (
+            ModelOptions(),
+            GenerationConfigOptions(),
+            ChatTemplateOptions(),
+            ContextOptions(),
+        )
+        if own != (*nothing, None):
             raise ValueError(
-                "--dtype, --impl, --quantization, --checkpoint, --chat-template, --max-model-len, "
-                "--kv-cache-size and --threads are the server's to choose: leave them out with "
-                "--url"
+                "--dtype, --impl, --quantization, --checkpoint, --generation-config, "
+                "--chat-template, --max-model-len, --kv-cache-size and --threads are the server's "
+                "to choose: leave them out with --url"
             )
-        model, answer = http_answer(talk.url, model, talk.api_key, params)
+        model, answer = http_answer(talk.url, model, talk.api_key, given)
     elif model is None:
         raise ValueError("name a MODEL to run here, or give the --url of a running server")
     else:
-        answers_seed = secrets.randbits(62)  # for answers without --sampling-seed
-        groups = (model_options, template, context, machine)
+        answers_seed = secrets.randbits(62)  # for answers without --seed
+        groups = (model_options, defaults, template, context, machine)
         args = engine_args(model, *groups, max_num_seqs=1, seed=answers_seed)
-        answer = _answer_here(args, model_options, machine, params)
+        answer = _answer_here(args, model_options, machine, given)
     _converse(model, answer, talk.system)
 
 
 def _answer_here(
-    args: EngineArgs, model_options: ModelOptions, machine: MachineOptions, params: dict[str, Any]
+    args: EngineArgs, model_options: ModelOptions, machine: MachineOptions, given: dict[str, Any]
 ) -> Answer:
     """Loads the model in this process."""
     from flaxen.build import build
@@ -108,7 +114,11 @@ def _answer_here(
         definition = find_definition(args.model, model_options.checkpoint)
         parts = build(args, on_progress, definition=definition)
     announce(cpu)
-    return local_answer(parts.engine, parts.tokenizer, SamplingParams(**params))
+    default = parts.info.default_sampling
+    if said := describe_defaults(default, given, args.generation_config):
+        print(said, file=sys.stderr)
+    params = SamplingParams(**{**_OWN, **default, **given})
+    return local_answer(parts.engine, parts.tokenizer, params)
 
 
 def _converse(model: str, answer: Answer, system: str | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Sequence
+from contextlib import closing
 
 from flaxen.cli.chat.http import Answer, AnswerError, Message
+from flaxen.cli.one_request import run_request
 from flaxen.engine.core import Engine
 from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
@@ -30,17 +32,11 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
         # The template has already written the special tokens.
         prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
         request = Request(request_id=next(request_ids), prompt_token_ids=prompt, sampling=sampling)
-        engine.add(engine.check(request))
-        try:
-            while engine.has_work:
-                for event in engine.step():
-                    if event.text:
-                        yield event.text
-                    if event.finish is not None and not event.finish.reason.is_complete:
-                        raise AnswerError(f"the engine failed: {event.finish.error}")
-        finally:
-            engine.abort(request.request_id)  # no effect if the request has ended
-            while engine.has_work:
-                engine.step()
+        with closing(run_request(engine, request)) as events:
+            for event in events:
+                if event.text:
+                    yield event.text
+                if event.finish is not None and not event.finish.reason.is_complete:
+                    raise AnswerError(f"the engine failed: {event.finish.error}")
 
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from rich.table import Table
 
 from flaxen.cli.cpu import Cpu, announce, backend_name
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.generate import read_prompts
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.options import AdapterOptions, ModelArgument, ModelOptions
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
+from flaxen.cli.prompts import read_lines
 
 if TYPE_CHECKING:
     from flaxen.cli.parity.compare import Compared
@@ -49,7 +50,7 @@ def parity(
     machine: MachineOptions,
 ) -> None:
     """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
-    texts = None if options.prompts_file is None else read_prompts([], options.prompts_file)
+    texts = None if options.prompts_file is None else read_lines(options.prompts_file, sys.stdin)
     cpu = machine.set_up()
     args = {
         "model": model,

@@ -26,6 +26,7 @@ from flaxen.cli.options import (
     engine_args,
 )
 from flaxen.cli.progress import show_progress
+from flaxen.cli.sampling import GenerationConfigOptions
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
 from flaxen.cli.serve.options import (
@@ -56,6 +57,7 @@ def serve(
     serving: ServingOptions,
     machine: MachineOptions,
     template: ChatTemplateOptions,
+    defaults: GenerationConfigOptions,
     lora: LoraOptions,
     fine_tuning: FineTuningOptions,
 ) -> None:
@@ -74,7 +76,7 @@ def serve(
     _log(server.log_level)
     _check_address(server)
     with fine_tuning.open_stores(lora.max_lora_rank) as stores:
-        groups = (model_options, context, batch, serving, machine, template)
+        groups = (model_options, context, batch, serving, machine, template, defaults)
         args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
         cpu = machine.set_up()
         start_s = time.perf_counter()

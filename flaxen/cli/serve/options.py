@@ -175,15 +175,13 @@ class ServingOptions:
             rich_help_panel=panels.ENGINE,
         ),
     ] = parse_size("256MiB")
-    generation_config: Annotated[
-        str,
+    seed: Annotated[
+        int,
         typer.Option(
-            metavar="auto|vllm|DIR",
-            help="Sampling parameters of requests that give none: auto takes them from the "
-            "model's own generation_config.json, vllm takes none, DIR has another such file.",
-            rich_help_panel=panels.MODEL,
+            help="Seed of the sampling of requests that give none of their own.",
+            rich_help_panel=panels.ENGINE,
         ),
-    ] = "auto"
+    ] = 0
 
 
 def server_config(

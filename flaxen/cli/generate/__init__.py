@@ -1,0 +1,1 @@
+"""`flaxen generate`."""

@@ -1,0 +1,126 @@
+"""`flaxen generate`: continues prompts in this process, all in one batch."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from flaxen.cli.cpu import announce
+from flaxen.cli.definitions import find_definition
+from flaxen.cli.generate.outputs import as_json, as_text, check_outputs, describe_cuts
+from flaxen.cli.machine import MachineOptions
+from flaxen.cli.options import (
+    BatchOptions,
+    ContextOptions,
+    ModelArgument,
+    ModelOptions,
+    engine_args,
+)
+from flaxen.cli.progress import show_progress
+from flaxen.cli.prompts import read_prompts
+from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
+from flaxen.protocol import SamplingParams
+
+if TYPE_CHECKING:
+    from flaxen.engine_args import EngineArgs
+    from flaxen.llm import LLM
+    from flaxen.outputs import RequestOutput
+
+# Where neither the user nor the model says.
+_OWN = {"max_tokens": 128, "temperature": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """The prompts, and how results are printed."""
+
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt",
+            "-p",
+            help="A prompt to continue; may be given several times, and - is the standard input. "
+            "Without any prompt the standard input is one too.",
+        ),
+    ] = field(default_factory=list)
+    file: Annotated[
+        list[Path],
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="A file whose whole text is a prompt; may be given several times.",
+        ),
+    ] = field(default_factory=list)
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with one prompt a line; - reads them from the standard input.",
+        ),
+    ] = None
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a prompt, on a line of its own.")
+    ] = False
+
+
+def generate(
+    model: ModelArgument,
+    prompts: PromptOptions,
+    sampling: SamplingOptions,
+    model_options: ModelOptions,
+    defaults: GenerationConfigOptions,
+    context: ContextOptions,
+    batch: BatchOptions,
+    machine: MachineOptions,
+) -> None:
+    """Continue prompts, and print what the model adds to them."""
+    given = sampling.given()
+    texts = read_prompts(prompts.prompt, prompts.file, prompts.prompts_file, sys.stdin)
+    groups = (model_options, defaults, context, batch, machine)
+    args = engine_args(model, *groups, seed=secrets.randbits(62))  # the seed without --seed
+    cpu = machine.set_up()
+    llm = _load(args, model_options.checkpoint)
+    announce(cpu)
+    default = llm.info.default_sampling
+    if said := describe_defaults(default, given, defaults.generation_config):
+        print(said, file=sys.stderr)
+    params = SamplingParams(**{**_OWN, **default, **given})
+    if len(texts) == 1 and not prompts.as_json:
+        outputs = [_stream(llm, texts[0], params)]
+    else:
+        outputs = llm.generate(texts, params, use_tqdm=Console(stderr=True).is_terminal)
+        for output in outputs:
+            print(as_json(output) if prompts.as_json else as_text(output))
+    check_outputs(outputs)
+    if not prompts.as_json and (cuts := describe_cuts(outputs, llm.info.max_model_len)):
+        print(cuts, file=sys.stderr)
+
+
+def _load(args: EngineArgs, checkpoint: Path | None) -> LLM:
+    from flaxen.llm import LLM
+
+    with show_progress(Console(stderr=True)) as on_progress:
+        model = find_definition(args.model, checkpoint) or args.model
+        return LLM(**vars(args) | {"model": model}, on_progress=on_progress)
+
+
+def _stream(llm: LLM, prompt: str, params: SamplingParams) -> RequestOutput:
+    """Prints the text of one prompt as it comes."""
+    from flaxen.cli.one_request import run_request
+    from flaxen.outputs import RequestOutput
+    from flaxen.prompts import make_request
+
+    request = make_request(llm.tokenizer, prompt, params, "generate")
+    output = RequestOutput.of(request, prompt, llm.tokenizer)
+    for event in run_request(llm.engine, request):
+        output.add(event)
+        print(event.text, end="", flush=True)
+    print()
+    return output

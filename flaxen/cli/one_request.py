@@ -1,0 +1,27 @@
+"""Runs one request on an engine of this process, for commands that show its text as it comes.
+
+Deliberately does not know the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from flaxen.engine.core import Engine
+from flaxen.protocol import Request, TokenEvent
+
+
+def run_request(engine: Engine, request: Request) -> Generator[TokenEvent, None, None]:
+    """Yields a request's events. The engine is idle afterwards, also if the caller stops early.
+
+    Raises:
+      ValueError: the engine can't serve the request.
+    """
+    engine.add(engine.check(request))
+    try:
+        while engine.has_work:
+            yield from engine.step()
+    finally:
+        engine.abort(request.request_id)  # no effect if the request has ended
+        while engine.has_work:
+            engine.step()
