@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from flaxen.bridges.flax.linen import from_linen
     from flaxen.bridges.flax.nnx import from_nnx
     from flaxen.bridges.function import from_function
-    from flaxen.bridges.torch.bridge import from_torch
+    from flaxen.bridges.torch.bridge import attend_torch, from_torch
     from flaxen.bridges.torch.transformers import from_transformers
     from flaxen.llm import LLM
     from flaxen.loading import load, load_tokenizer
+    from flaxen.models.adapters import lora_targets
     from flaxen.models.attention import attend
     from flaxen.models.logits import logits
     from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams
+    from flaxen.trainer import train
     from flaxen.weights.definition import Definition
 
 __version__ = "0.1.0"
@@ -33,6 +35,7 @@ __all__ = [
     "SamplingParams",
     "__version__",
     "attend",
+    "attend_torch",
     "from_function",
     "from_linen",
     "from_nnx",
@@ -41,6 +44,8 @@ __all__ = [
     "load",
     "load_tokenizer",
     "logits",
+    "lora_targets",
+    "train",
 ]
 
 _HOMES = {
@@ -51,6 +56,9 @@ _HOMES = {
     "load_tokenizer": "flaxen.loading",
     "logits": "flaxen.models.logits",
     "attend": "flaxen.models.attention",
+    "attend_torch": "flaxen.bridges.torch.bridge",
+    "lora_targets": "flaxen.models.adapters",
+    "train": "flaxen.trainer",
     "Definition": "flaxen.weights.definition",
     "Model": "flaxen.models.model",
     "from_function": "flaxen.bridges.function",

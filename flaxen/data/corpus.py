@@ -14,6 +14,7 @@ from typing import TypeGuard
 
 from flaxen.data.config import DataConfig
 from flaxen.data.encode import Encoder, TokenSequence, cut
+from flaxen.data.lines import RecordSource
 from flaxen.data.pieces import RecentPieces, split_text
 from flaxen.data.records import Pair, Record, Text
 from flaxen.data.sources import open_source
@@ -39,6 +40,7 @@ class Corpus:
     Args:
       config: which files, and how long and bad records are treated.
       encoder: the model's encoder.
+      sources: the records, if they are not in config.files; one source for each of these.
       pairs: True accepts only preference pairs; False accepts all other records.
       store: keeps the tokenized records; None makes a TokenStore with its defaults.
       should_stop: asked before each record, now and whenever records are read.
@@ -56,13 +58,16 @@ class Corpus:
         encoder: Encoder,
         *,
         pairs: bool,
+        sources: Sequence[RecordSource] | None = None,
         store: TokenStore | None = None,
         should_stop: ShouldStop = never,
     ) -> None:
         self._config = config
         self._encoder = encoder
         self._pairs = pairs
-        self._sources = [open_source(file, config.max_record_bytes) for file in config.files]
+        self._sources: Sequence[RecordSource] = sources or [
+            open_source(file, config.max_record_bytes) for file in config.files
+        ]
         # For each record, or each piece of a long one: the index of the source, of the record in
         # the source, and of the piece in the record.
         self._source_of, self._index_of, self._piece_of = array("q"), array("q"), array("q")

@@ -19,6 +19,7 @@ from flaxen.data.batch import Batch, PairBatch
 from flaxen.data.config import DataConfig
 from flaxen.data.corpus import Corpus, CorpusReport
 from flaxen.data.encode import Encoder, TokenSequence
+from flaxen.data.lines import RecordSource
 from flaxen.data.pack import PackedRow, collate, collate_pairs, pack
 from flaxen.data.token_store import TokenStore
 from flaxen.text.chat import ChatTemplate
@@ -37,6 +38,7 @@ def open_data(
     *,
     template: ChatTemplate | None = None,
     vocab_size: int | None = None,
+    sources: Sequence[RecordSource] | None = None,
     store: TokenStore | None = None,
 ) -> DataIterator[Batch]:
     """Batches of packed sequences, to train on or to evaluate.
@@ -46,6 +48,7 @@ def open_data(
       tokenizer: the model's tokenizer.
       template: the chat template; None is the config's, or else the model's own.
       vocab_size: the model's, which may be less than the tokenizer's; None is the tokenizer's.
+      sources: the records, if they are not in config.files; one source for each of these.
       store: keeps the tokenized records; None makes a TokenStore with its defaults.
 
     Raises:
@@ -55,7 +58,8 @@ def open_data(
     """
     tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    return batches_of(Corpus(config, encoder, pairs=False, store=store), config, tokenizer)
+    corpus = Corpus(config, encoder, pairs=False, sources=sources, store=store)
+    return batches_of(corpus, config, tokenizer)
 
 
 def open_pairs(
@@ -64,12 +68,14 @@ def open_pairs(
     *,
     template: ChatTemplate | None = None,
     vocab_size: int | None = None,
+    sources: Sequence[RecordSource] | None = None,
     store: TokenStore | None = None,
 ) -> DataIterator[PairBatch]:
     """Batches of preference pairs, one pair in each row; otherwise as open_data."""
     tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    return batches_of(Corpus(config, encoder, pairs=True, store=store), config, tokenizer)
+    corpus = Corpus(config, encoder, pairs=True, sources=sources, store=store)
+    return batches_of(corpus, config, tokenizer)
 
 
 def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> DataIterator[Any]:

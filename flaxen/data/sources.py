@@ -11,6 +11,7 @@ from flaxen.data.config import RecordFormat
 from flaxen.data.lines import ONE_A_LINE, JsonLines, PlainText, RecordSource
 from flaxen.data.records import Record, parse_record
 
+SUFFIXES = (".jsonl", ".ndjson", ".txt", ".md", ".parquet")
 _READ_BYTES = 1024 * 1024
 
 
@@ -74,17 +75,17 @@ class Parquet:
 
     def record(self, index: int, format: RecordFormat) -> Record:
         (row,) = self._table.slice(index, 1).to_pylist(maps_as_pydicts="lossy")
-        return parse_record(_without_nulls(row), format)
+        return parse_record(without_nulls(row), format)
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Removes nulls from a value's objects, at any depth.
 
     All rows of a Parquet column have the same keys, so a key that one row's object lacks is null
     there: for example the arguments of another tool.
     """
     if isinstance(value, dict):
-        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
     if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
+        return [without_nulls(each) for each in value]
     return value

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from flaxen.build import OnProgress
 from flaxen.checkpoints.reading import read_extra, restore, steps_in
 from flaxen.data.iterate import DataIterator, open_data, open_pairs
+from flaxen.data.lines import RecordSource
 from flaxen.data.token_store import TokenStore
 from flaxen.models.model import Model, Params
 from flaxen.runs.model import Subject, dtype_of, load, open_subject, with_targets
@@ -46,10 +47,8 @@ class OpenedRun:
     num_steps: int  # in total, at least the steps already done
     fingerprint: Fingerprint  # what the state depends on
 
-    @property
-    def results(self) -> list[Path]:
-        """The directories of the results."""
-        directory = self.config.output_dir
+    def results_in(self, directory: Path) -> list[Path]:
+        """The paths of the results in a directory: one for each adapter, or one for the model."""
         if self.config.method == "full":
             return [directory / "model"]
         count = self.config.lora.num_adapters
@@ -57,16 +56,12 @@ class OpenedRun:
             return [directory / "adapter"]
         return [directory / f"adapter-{index}" for index in range(count)]
 
-    @property
-    def checkpoints(self) -> Path:
-        """The directory of the checkpoints."""
-        return _checkpoints(self.config.output_dir)
-
 
 def open_run(
     config: TrainConfig,
     definition: Definition | None,
     *,
+    sources: Sequence[RecordSource] | None = None,
     backend: str,
     resume: bool,
     offline: bool,
@@ -77,6 +72,7 @@ def open_run(
     Args:
       config: the run.
       definition: the model, if it is a definition; None finds config.model in files.
+      sources: the records, if they are not in config.data.files; one source for each of these.
       backend: what computes, as EngineArgs.backend.
       resume: resume from the last checkpoint, or start if there is none.
       offline: never download.
@@ -87,27 +83,28 @@ def open_run(
           the same run with changed settings, or foreign files.
       OSError: a file can't be read or written.
     """
-    saved = steps_in(_checkpoints(config.output_dir))
-    _check_start(config.output_dir, saved, resume)
+    directory = config.output_dir
+    saved = None if directory is None else _find_saved(directory, resume)
     config = _with_template(config)
     subject = open_subject(config, definition, backend=backend, offline=offline)
     _check_length(config, subject)
     config = with_targets(config, subject.model)
-    batches = _open_batches(config, subject)
+    batches = _open_batches(config, subject, sources)
     dtype = dtype_of(config, subject)
-    fingerprint = run_fingerprint(config, subject, dtype, batches)
-    num_made, place = 0, None
-    if saved:
-        num_made = saved[-1]
-        place = _place(config.output_dir, num_made, fingerprint)
+    # Digests of weights take a while, and nothing can be resumed without a directory.
+    fingerprint = {} if directory is None else run_fingerprint(config, subject, dtype, batches)
+    place = None
+    if saved is not None:
+        place = _place(saved, fingerprint)
         batches.restore(place)
+    num_made = 0 if saved is None else saved.step
     num_steps = config.num_steps or num_made + (batches.num_batches() or 0)
     num_steps = max(num_steps, num_made)
     step = _make_step(config, subject.model, dtype, num_steps)
     loaded = load(config, subject, dtype, on_progress)
     state = start(step, loaded.masters, config.seed, loaded.collections)
-    if saved:
-        state = restore(_checkpoints(config.output_dir), state, num_made).tree
+    if saved is not None:
+        state = restore(checkpoints_in(saved.directory), state, saved.step).tree
         state = state._replace(data_state=place)
     return OpenedRun(
         config=config,
@@ -122,18 +119,30 @@ def open_run(
     )
 
 
-def _checkpoints(output_dir: Path) -> Path:
+class _Saved(NamedTuple):
+    """The last saved state of a run."""
+
+    directory: Path  # the run's output directory
+    step: int
+
+
+def checkpoints_in(output_dir: Path) -> Path:
+    """The directory of a run's checkpoints."""
     return output_dir / "checkpoints"
 
 
-def _check_start(output_dir: Path, saved: Sequence[int], resume: bool) -> None:
-    if not saved:
+def _find_saved(output_dir: Path, resume: bool) -> _Saved | None:
+    steps = steps_in(checkpoints_in(output_dir))
+    if not steps:
         check_output_dir(output_dir)
-    elif not resume:
+        return None
+    if not resume:
         raise ValueError(
-            f"{output_dir} holds a run of {count_steps(saved[-1])}: give --resume to go on, or "
+            f"{output_dir} holds a run of {count_steps(steps[-1])}: give --resume to go on "
+            "(in Python resume=True), or "
             "another output_dir"
         )
+    return _Saved(output_dir, steps[-1])
 
 
 def _with_template(config: TrainConfig) -> TrainConfig:
@@ -151,7 +160,9 @@ def _check_length(config: TrainConfig, subject: Subject) -> None:
         )
 
 
-def _open_batches(config: TrainConfig, subject: Subject) -> DataIterator[Any]:
+def _open_batches(
+    config: TrainConfig, subject: Subject, sources: Sequence[RecordSource] | None
+) -> DataIterator[Any]:
     opener = open_pairs if config.method == "dpo" else open_data
     data = config.data
     if config.num_steps is not None:  # the data is read as often as needed
@@ -160,23 +171,24 @@ def _open_batches(config: TrainConfig, subject: Subject) -> DataIterator[Any]:
         data,
         subject.tokenizer,
         vocab_size=subject.model.vocab_size,
+        sources=sources,
         # The system's temporary directory may be in memory.
         store=TokenStore(directory=config.output_dir),
     )
     return batches
 
 
-def _place(output_dir: Path, num_made: int, fingerprint: Fingerprint) -> Any:
+def _place(saved: _Saved, fingerprint: Fingerprint) -> Any:
     """The position in the data of a saved run.
 
     Raises:
       ValueError: it is another run.
     """
-    extra = read_extra(_checkpoints(output_dir), num_made)
+    extra = read_extra(checkpoints_in(saved.directory), saved.step)
     check_unchanged(
         extra.get("run"),
         fingerprint,
-        what=f"{output_dir} holds a run of {count_steps(num_made)}",
+        what=f"{saved.directory} holds a run of {count_steps(saved.step)}",
         anew="give another output_dir to begin anew",
     )
     return extra["data"]

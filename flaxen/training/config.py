@@ -100,8 +100,9 @@ class TrainConfig:
     """
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repository
-    output_dir: UserPath  # checkpoints, metrics and the result
     data: DataConfig  # its batch_size is the rows of a whole step
+    # for checkpoints, metrics and the result; None, from Python alone, writes nothing
+    output_dir: UserPath | None = None
     method: Method = "lora"  # dpo trains adapters, too
     from_scratch: bool = False  # random parameters; of the model only what it is made of
     dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU

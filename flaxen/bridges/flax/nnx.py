@@ -31,8 +31,8 @@ def from_nnx(module: nnx.Module, *, max_position: int, backend: str = AUTO) -> t
     is not changed.
 
     In training, dropout is on and batch statistics are updated, as after `module.train()`; RNG
-    streams are seeded by the run's key. `nnx.update(module, params["params"])` copies trained
-    values back into the module.
+    streams are seeded by the run's key. After `flaxen.train`, `result.update(module)` puts the
+    trained values into the module.
 
     Args:
       module: the definition, with its variables.
@@ -84,6 +84,40 @@ def from_nnx(module: nnx.Module, *, max_position: int, backend: str = AUTO) -> t
         name=type(module).__name__,
     )
     return model, params
+
+
+def update_nnx(module: nnx.Module, params: Params) -> None:
+    """Puts values into a module's variables, in place.
+
+    RNG streams and decode caches, which `from_nnx` leaves out, stay as they are.
+
+    Args:
+      module: the module that `from_nnx` was given, or one with the same variables.
+      params: collections as `from_nnx` returns them.
+
+    Raises:
+      ValueError: a variable of the module has no value, or one of another shape.
+    """
+    values = {}
+    for path, variable in dict(nnx.to_flat_state(nnx.state(module))).items():
+        if _is_rng(variable) or (_collection(variable) not in params):
+            continue
+        name = ".".join(map(str, path))
+        try:
+            value = _at(params, path, variable)
+        except KeyError:
+            raise ValueError(
+                f"there is no trained value for {name} of {type(module).__name__}: give the module "
+                "that from_nnx was given"
+            ) from None
+        own = variable.get_value()
+        if own.shape != value.shape:
+            raise ValueError(
+                f"{name} of {type(module).__name__} has the shape {list(own.shape)}, and its "
+                f"trained value {list(value.shape)}: give the module that from_nnx was given"
+            )
+        values[path] = variable.replace(value.astype(own.dtype))
+    nnx.update(module, nnx.from_flat_state(values))
 
 
 def _apply(

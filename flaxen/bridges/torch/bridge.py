@@ -131,6 +131,44 @@ def attend_torch(
     return torch.from_numpy(np.array(attend(*(to_jax(each) for each in (q, k, v)), **options)))
 
 
+def update_torch(module: torch.nn.Module, params: Params) -> None:
+    """Copies values into a module's parameters, in place: tied weights stay tied.
+
+    Parameters keep their dtype and device. Buffers are never trained, and stay as they are.
+
+    Args:
+      module: the module that `from_torch` was given, or one with the same parameters.
+      params: as `from_torch` returns them.
+
+    Raises:
+      ValueError: a parameter has no value, or one of another shape.
+    """
+    values, kind = params[_PARAMS], type(module).__name__
+    for name, own in module.named_parameters():
+        if name not in values:
+            raise ValueError(
+                f"there is no trained value for {name} of {kind}: give the module that was trained"
+            )
+        if tuple(own.shape) != values[name].shape:
+            raise ValueError(
+                f"{name} of {kind} has the shape {list(own.shape)}, and its trained value "
+                f"{list(values[name].shape)}: give the module that was trained"
+            )
+    with torch.no_grad():
+        for name, own in module.named_parameters():
+            own.copy_(_to_torch(values[name]))
+
+
+def _to_torch(array: jax.Array) -> torch.Tensor:
+    """Copies an array to a tensor on the CPU, in the same dtype."""
+    if array.dtype == jax.numpy.bfloat16:  # NumPy's has no counterpart in PyTorch
+        bits = np.array(array).view(np.int16)
+        bfloat16: torch.Tensor = torch.from_numpy(bits).view(torch.bfloat16)
+        return bfloat16
+    found: torch.Tensor = torch.from_numpy(np.array(array))
+    return found
+
+
 def to_jax(tensor: torch.Tensor) -> jax.Array:
     """Copies a tensor to JAX's default device, in the same dtype."""
     tensor = tensor.detach().cpu().contiguous()

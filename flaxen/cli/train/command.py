@@ -41,6 +41,8 @@ def train(
     from flaxen.training.settings import make_config
 
     wanted = make_config(found)
+    if wanted.output_dir is None:
+        raise ValueError("the setting output_dir is missing: give --output-dir DIR")
     cpu = machine.set_up()
     console = Console(stderr=True)
     with show_progress(console) as on_progress:
@@ -53,16 +55,17 @@ def train(
             on_progress=on_progress,
         )
     announce(cpu)
-    print(_run(opened, options.peak_flops, console))
+    print(_run(opened, wanted.output_dir, options.peak_flops, console))
 
 
-def _run(opened: OpenedRun, peak_flops: float | None, console: Console) -> str:
-    from flaxen.runs.run import run
+def _run(opened: OpenedRun, output_dir: Path, peak_flops: float | None, console: Console) -> str:
+    from flaxen.runs.run import describe_end, run
 
     if data_said := describe_data(opened.batches.report()):
         console.print(data_said, soft_wrap=True, highlight=False, markup=False)
     with show_training(console, opened.num_steps) as on_record:
-        return run(opened, peak_flops=peak_flops, on_record=on_record)
+        finished = run(opened, peak_flops=peak_flops, on_record=on_record)
+    return describe_end(opened, finished, output_dir)
 
 
 def told_apart(given: str | None, model: str | None) -> tuple[Path | None, str | None]:

@@ -1,0 +1,154 @@
+"""`flaxen.train`: trains a model from Python, by the same run as `flaxen train`.
+
+Deliberately does not know argv, or how a run works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flaxen.data.memory import Data, read_data
+from flaxen.kernels.choice import AUTO
+from flaxen.models.model import Model, Params
+from flaxen.runs.display import OnRecord, show_training
+from flaxen.runs.keywords import settings_of
+from flaxen.runs.opening import open_run
+from flaxen.runs.result import TrainResult, make_result
+from flaxen.runs.run import run
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.training.settings import make_config
+from flaxen.weights.definition import Definition
+
+
+def train(
+    model: Model | Definition | str | Path,
+    params: Params | None = None,
+    data: Data | None = None,
+    *,
+    tokenizer: Tokenizer | str | Path | None = None,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
+    progress: bool | None = None,
+    backend: str = AUTO,
+    offline: bool = False,
+    **settings: Any,
+) -> TrainResult:
+    """Trains a model, or an adapter of one, on texts, conversations or preference pairs.
+
+        model, params = flaxen.from_nnx(module, max_position=512)
+        result = flaxen.train(model, params, ["texts.jsonl"], tokenizer="smollm2-135m",
+                              method="full", num_steps=200, learning_rate=1e-3)
+        result.update(module)
+        result.save("my-model")
+
+    The arrays in `params` are neither changed nor donated. The result has the same bits as that of
+    `flaxen train` with the same settings and data.
+
+    Args:
+      model: a Model, as a bridge such as `from_nnx` returns it; a Definition; or the name of a
+        model, a directory, a .gguf file or a Hugging Face repository.
+      params: the parameters of a Model, as the bridge returned them; else None.
+      data: one or several files (.jsonl, .txt, .md or .parquet); or records: texts, or dicts with
+        the keys of a line of such a file, as of a data set of Hugging Face.
+      tokenizer: of a Model: a directory with tokenizer.json, the name of a model that has it, or a
+        Tokenizer; else None.
+      output_dir: where checkpoints, metrics and the result are written; None writes nothing.
+      resume: resume the run in output_dir from its last checkpoint, if there is one.
+      on_metrics: called after each step with its record: step, loss, learning_rate, ...
+      progress: whether to show progress on stderr; None shows it on a terminal only.
+      backend: what computes, as EngineArgs.backend.
+      offline: never ask the Hugging Face hub.
+      **settings: `method` (full, lora, dpo), `num_steps`, `epochs`, `batch_size`,
+        `sequence_length`, `learning_rate`, `rank`, `seed`, and all other fields of TrainConfig and
+        DataConfig, by their names; `optimizer`, `schedule`, `lora`, `dpo` and `checkpoint` as a
+        dict each. Defaults are those of `flaxen train`.
+
+    Raises:
+      TypeError: there is no such setting.
+      ValueError: a setting is not allowed, the model can't be trained in this way, or a record or
+        file is bad.
+      DivergedError: the loss is no longer finite; the last checkpoint is from before.
+      OSError: a file can't be read or written.
+    """
+    definition = _definition_of(model, params, tokenizer)
+    if data is None:
+        raise ValueError("data is missing: give data=, files or records to train on")
+    files, sources = read_data(data)
+    found = settings_of(settings)
+    found.setdefault("data", {})["files"] = list(map(str, files))
+    found["model"] = str(model) if definition is None else definition.name
+    found["output_dir"] = None if output_dir is None else str(output_dir)
+    opened = open_run(
+        make_config(found),
+        definition,
+        sources=sources,
+        backend=backend,
+        resume=resume,
+        offline=offline,
+        on_progress=lambda what, done, total: None,
+    )
+    records: list[Any] = []
+    with _show(progress, opened.num_steps) as show:
+
+        def on_record(record: Any) -> None:
+            records.append(record)
+            show(record)
+            if on_metrics is not None:
+                on_metrics(record)
+
+        finished = run(opened, peak_flops=None, on_record=on_record)
+    return make_result(opened, finished.state, tuple(records))
+
+
+@contextmanager
+def _show(wanted: bool | None, num_steps: int) -> Iterator[OnRecord]:
+    console = Console(stderr=True)
+    if wanted or (wanted is None and console.is_terminal):
+        with show_training(console, num_steps) as show:
+            yield show
+    else:
+        yield lambda record: None
+
+
+def _definition_of(
+    model: Any, params: Params | None, tokenizer: Tokenizer | str | Path | None
+) -> Definition | None:
+    """The definition to train; None if the model is the name of one in files."""
+    if isinstance(model, Model):
+        if params is None:
+            raise ValueError(
+                "params is missing: a Model holds no weights, so give what the bridge returned "
+                "beside it, as in flaxen.train(model, params, data, ...)"
+            )
+        if tokenizer is None:
+            raise ValueError(
+                "tokenizer is missing: give a directory with tokenizer.json, the name of a model "
+                "that has it (such as 'smollm2-135m'), or a Tokenizer"
+            )
+        if not isinstance(tokenizer, Tokenizer | str | Path):
+            raise ValueError(
+                f"tokenizer must be a directory, the name of a model or flaxen's Tokenizer, got a "
+                f"{type(tokenizer).__name__}: write it with its save_pretrained(DIR), and give DIR"
+            )
+        return Definition(model=model, params=params, tokenizer=tokenizer)
+    if not isinstance(model, Definition | str | Path):
+        raise ValueError(
+            f"model must be a Model, a Definition or the name of a model, got a "
+            f"{type(model).__name__}: flaxen.from_nnx, from_linen, from_torch, from_transformers "
+            "and from_function make a Model"
+        )
+    kind = "a Definition" if isinstance(model, Definition) else f"the model {str(model)!r}"
+    if params is not None:
+        raise ValueError(
+            f"{kind} has its own parameters, so params must be left out: give the data by name, as "
+            "in flaxen.train(model, data=...)"
+        )
+    if tokenizer is not None:
+        raise ValueError(f"{kind} has its own tokenizer: leave tokenizer out")
+    return model if isinstance(model, Definition) else None
