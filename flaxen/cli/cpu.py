@@ -82,9 +82,16 @@ def announce(cpu: Cpu) -> None:
 
 
 def describe(cpu: Cpu) -> str:
-    """Describes what computes."""
+    """Describes what computes, as one line."""
+    return f"CPU kernels: {describe_kernels(cpu)}"
+
+
+def describe_kernels(cpu: Cpu) -> str:
+    """Describes the kernels, or says why there are none."""
+    if cpu.has_accelerator:
+        return "none: JAX computes on an accelerator"
     threads = f"{cpu.num_threads} thread{'' if cpu.num_threads == 1 else 's'}"
     if cpu.isa != _XLA:
-        return f"CPU kernels: {cpu.isa}, {threads}"
+        return f"{cpu.isa}, {threads}"
     slow = f". This is the slower path: {cpu.missing_reason}" if cpu.missing_reason else ""
-    return f"CPU kernels: none, XLA with {threads}{slow}"
+    return f"none, XLA with {threads}{slow}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from dataclasses import dataclass, field
 
 from flaxen.protocol import EngineClient, UnknownAdapterError
@@ -15,8 +14,6 @@ from flaxen.server.lanes import Lane
 from flaxen.server.metrics import Metrics
 from flaxen.server.renderer import ChatRenderer
 from flaxen.text.tokenizer import Tokenizer
-
-logger = logging.getLogger("flaxen.server")
 
 _MAX_NAMED = 20  # the most adapters that an error lists
 
@@ -75,7 +72,6 @@ class Context:
             raise
         except (ValueError, OSError) as error:
             self.find_model(name)  # raises if it was removed while it was read
-            logger.error("the model %s can't be read", name, exc_info=error)
             raise ApiError(
                 500,
                 f"the weights of the model {name[:80]!r} can't be read: the server's log has the "
@@ -83,6 +79,7 @@ class Context:
                 param="model",
                 code="model_unreadable",
                 type="server_error",
+                cause=error,
             ) from None
 
     def find_model(self, name: str | None) -> tuple[str, str | None]:

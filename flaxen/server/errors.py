@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +17,15 @@ from flaxen.protocol import (
     UnknownAdapterError,
 )
 
-logger = logging.getLogger("flaxen.server")
-
 
 class ApiError(Exception):
-    """An error to report to the client: its status and the fields of OpenAI's error body."""
+    """An error to report to the client: its status and the fields of OpenAI's error body.
+
+    Args:
+      cause: for the log only: what went wrong in the server, if the client did nothing wrong.
+      quotes_values: whether the message may hold values of the body, and so a part of a prompt: the
+          log then has the code and the param, without the message.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,8 @@ class ApiError(Exception):
         code: str | None = None,
         type: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
+        cause: Exception | str | None = None,
+        quotes_values: bool = False,
     ) -> None:
         self.status = status
         self.message = message
@@ -40,6 +45,8 @@ class ApiError(Exception):
         self.code = code
         self.type = type
         self.headers = headers
+        self.cause = cause
+        self.quotes_values = quotes_values
 
     def __str__(self) -> str:
         return self.message
@@ -47,7 +54,7 @@ class ApiError(Exception):
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """A 400: a value in the request is not allowed."""
-    return ApiError(400, message, param=param, code=code)
+    return ApiError(400, message, param=param, code=code, quotes_values=True)
 
 
 def not_found(what: str, given: str, param: str = "id") -> ApiError:
@@ -65,19 +72,20 @@ def wrong_field(error: FieldError, names: Mapping[str, str]) -> ApiError:
     return invalid(str(error), names.get(error.field, error.field))
 
 
-def internal() -> ApiError:
-    """A 500 without internal details; the cause is in the log."""
+def internal(cause: Exception | str) -> ApiError:
+    """A 500 without internal details; the cause is for the log."""
     return ApiError(
         500,
         "the server failed on this request: this is not the request's fault; its log has the cause "
         "under the request's x-request-id",
         code="internal_error",
         type="server_error",
+        cause=cause,
     )
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Converts any exception to an ApiError; an unexpected one is logged here."""
+    """Converts any exception to an ApiError; an unexpected one becomes the cause of a 500."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineBusyError):
@@ -107,8 +115,7 @@ def as_api_error(error: Exception) -> ApiError:
         )
     if isinstance(error, ReaderTooSlowError):
         return ApiError(408, str(error), code="reader_too_slow")
-    logger.error("a request failed", exc_info=error)
-    return internal()
+    return internal(error)
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
@@ -129,19 +136,27 @@ def error_response(error: ApiError) -> Response:
 
 
 async def handle_error(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler: every error of a route leaves through here."""
+    """Starlette's exception handler: every error of a route leaves through here, and is noted for
+    the request's line of the log.
+    """
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it; 499 appears in the debug log
-    if isinstance(error, HTTPException):  # raised by the router
-        where = f"{request.method} {request.url.path}"
-        if error.status_code == 404:
-            message = f"there is no route {where}: docs/server.md lists them"
-            return error_response(ApiError(404, message, code="unknown_url"))
-        if error.status_code == 405:
-            headers = dict(error.headers or {})
-            allowed = headers.get("Allow", headers.get("allow", "another method"))
-            message = f"the route of {where} takes {allowed} only"
-            return error_response(
-                ApiError(405, message, code="method_not_allowed", headers=headers)
-            )
-    return error_response(as_api_error(error))
+        return Response(status_code=499)  # nobody reads it; 499 appears in the log
+    api_error = _router_error(request, error) or as_api_error(error)
+    request.state.log.error = api_error
+    return error_response(api_error)
+
+
+def _router_error(request: Request, error: Exception) -> ApiError | None:
+    """The error for a path or method that has no route."""
+    if not isinstance(error, HTTPException):
+        return None
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        message = f"there is no route {where}: GET /docs lists them"
+        return ApiError(404, message, code="unknown_url")
+    if error.status_code == 405:
+        headers = dict(error.headers or {})
+        allowed = headers.get("Allow", headers.get("allow", "another method"))
+        message = f"the route of {where} takes {allowed} only"
+        return ApiError(405, message, code="method_not_allowed", headers=headers)
+    return None

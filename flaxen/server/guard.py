@@ -1,4 +1,4 @@
-"""Middleware around every HTTP request: request id, API key, unexpected errors, access log.
+"""Middleware around every HTTP request: its id, API key, unexpected errors, and line of the log.
 
 Deliberately does not know routes, except the one that needs no key.
 """
@@ -6,9 +6,7 @@ Deliberately does not know routes, except the one that needs no key.
 from __future__ import annotations
 
 import hmac
-import logging
 import re
-import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,8 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, as_api_error, error_response, invalid
-
-logger = logging.getLogger("flaxen.server")
+from flaxen.server.request_log import RequestLog
 
 _OPEN_PATH = "/health"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -44,18 +41,17 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.monotonic(), 0
         headers = Headers(scope=scope)
         asked_id = headers.get("x-request-id")
         valid = asked_id is not None and _REQUEST_ID.fullmatch(asked_id) is not None
         state = scope.setdefault("state", {})
         # A route may replace this by the id in the request's body.
         state["request_id"] = asked_id if valid else uuid.uuid4().hex
+        log = state["log"] = RequestLog(method=scope["method"], path=scope["path"])
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                log.status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
             await send(message)
 
@@ -66,20 +62,11 @@ class Guard:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             # Routes handle their own errors: one that arrives here is the guard's own, or a bug.
-            answer = error_response(as_api_error(error))
-            if not status:
-                await answer(scope, receive, send_with_id)
+            log.error = as_api_error(error)
+            if not log.status:
+                await error_response(log.error)(scope, receive, send_with_id)
         finally:
-            # Without the query and the body, which may contain a user's text. The path is decoded;
-            # repr() prevents a line break in it from forging a log line.
-            logger.debug(
-                "%s %r -> %s in %.3f s, id %s",
-                scope["method"],
-                scope["path"],
-                status or "no answer",
-                time.monotonic() - start,
-                state["request_id"],
-            )
+            log.write(state["request_id"])
 
     def _check_key(self, path: str, authorization: str | None) -> None:
         if not self._keys or path == _OPEN_PATH:

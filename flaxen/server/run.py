@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -89,7 +90,12 @@ async def serve(
         if signalled.is_set():
             # The user has asked twice: skip any cleanup that could hang.
             os._exit(128 + number)
-        logger.info("%s: draining for up to %g s", number.name, drain_s)
+        logger.info(
+            "%(signal)s: open requests get up to %(drain_s)g s to finish, and new ones are "
+            "refused; a second signal ends the server at once",
+            {"signal": number.name, "drain_s": drain_s},
+            extra={"open_sequences": _num_open(engine)},
+        )
         signalled.set()
 
     for number in _SIGNALS:
@@ -105,15 +111,28 @@ async def serve(
         await asyncio.wait((serving, stopping, breaking), return_when=asyncio.FIRST_COMPLETED)
         broke = breaking.done()
         # The listener stays open while the engine drains, and the routes answer 503.
+        began_s, num_aborted = time.monotonic(), engine.stats().num_aborted
         await engine.close(drain_s if signalled.is_set() else 0.0)
         server.should_exit = True
         await serving
+        logger.info(
+            "stopped",
+            extra={
+                "seconds": round(time.monotonic() - began_s, 3),
+                "aborted_requests": engine.stats().num_aborted - num_aborted,
+            },
+        )
         return int(broke)
     finally:
         stopping.cancel()
         breaking.cancel()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+def _num_open(engine: EngineClient) -> int:
+    stats = engine.stats()
+    return stats.num_running + stats.num_waiting
 
 
 async def _until_broken(engine: EngineClient) -> None:

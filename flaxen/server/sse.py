@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flaxen.server.errors import as_api_error, error_body
+from flaxen.server.errors import ApiError, as_api_error, error_body
 
 _T = TypeVar("_T")
 
@@ -27,12 +27,16 @@ class EventStreamResponse(Response):
     Args:
       events: the JSON texts.
       close: awaited once the stream is over, however it ended; it frees the source of the events.
+      on_error: called with an error of the source.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[str, None], close: Callable[[], Awaitable[None]]
+        self,
+        events: AsyncGenerator[str, None],
+        close: Callable[[], Awaitable[None]],
+        on_error: Callable[[ApiError], None],
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -40,6 +44,7 @@ class EventStreamResponse(Response):
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._close = close
+        self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -55,7 +60,9 @@ class EventStreamResponse(Response):
                 await _send_event(send, event)
         except Exception as error:
             # The status was already sent, so the error can only be an event.
-            await _send_event(send, to_json(error_body(as_api_error(error))))
+            api_error = as_api_error(error)
+            self._on_error(api_error)
+            await _send_event(send, to_json(error_body(api_error)))
         await _send_event(send, "[DONE]")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

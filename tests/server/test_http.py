@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -245,23 +244,3 @@ def test_named_templates_without_a_default_serve_completions() -> None:
 def test_a_broken_template_is_found_at_the_start() -> None:
     with pytest.raises(ValueError, match="not valid Jinja"):
         create_app(FakeEngine(), byte_tokenizer("{% if %}"), ServerConfig())
-
-
-def test_the_log_has_no_prompt(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "flaxen")
-    post(make_app(), "/v1/completions", {"prompt": "tell nobody", "max_tokens": 1})
-    post(make_app(), "/v1/completions", {"prompt": "tell nobody", "what": "tell nobody"})
-    lines = [record.getMessage() for record in caplog.records if record.name == "flaxen.server"]
-    assert [line.split(" in ")[0] for line in lines] == [
-        "POST '/v1/completions' -> 200",
-        "POST '/v1/completions' -> 400",
-    ]
-    assert "nobody" not in caplog.text
-
-
-def test_a_path_can_not_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "flaxen")
-    get(make_app(), "/%0A2026%20INFO%20all%20is%20well")
-    [line] = [r.getMessage() for r in caplog.records if r.name == "flaxen.server"]
-    assert line.startswith(r"GET '/\n2026 INFO all is well' -> 404")
-    assert "\n" not in line

@@ -11,6 +11,7 @@ from flaxen.engine.unread import Unread
 from flaxen.protocol import ReaderTooSlowError, Request, TokenEvent, TokenEvents
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.metrics import Metrics
+from flaxen.server.request_log import Timing
 from tests.server.clients import events, make_app, post, run
 from tests.server.fakes import FakeEngine
 
@@ -114,7 +115,7 @@ def test_what_a_client_has_not_read_is_let_go_with_its_request(num_requests: int
     async def work() -> None:
         engine = Engine()
         requests = [Request(request_id=f"{i}", prompt_token_ids=(5,)) for i in range(num_requests)]
-        await EngineStreams(engine, Metrics(engine, "fake"), requests, {}).close()
+        await EngineStreams(engine, Metrics(engine, "fake"), requests, {}, Timing()).close()
 
     run(work())
     assert [stream.closed for stream in streams] == [True] * num_requests

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.options import (
@@ -28,14 +28,23 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 from flaxen.cli.sampling import GenerationConfigOptions
 from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.announcement import (
+    Served,
+    about,
+    is_public,
+    log_ready,
+    print_ready,
+    ready_line,
+)
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
+from flaxen.cli.serve.logs import LogFormat, logging_to
 from flaxen.cli.serve.options import (
-    LogLevel,
     RequestLimitOptions,
     ServerOptions,
     ServingOptions,
     server_config,
 )
+from flaxen.protocol import EngineClosedError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,6 +54,8 @@ if TYPE_CHECKING:
     from flaxen.engine.config import LoraLimits
     from flaxen.engine_args import EngineArgs
     from flaxen.server.config import ServerConfig
+
+logger = logging.getLogger("flaxen.server")
 
 
 def serve(
@@ -67,36 +78,42 @@ def serve(
     many at once need is compiled while the server is idle, or when they first come. All of it is
     kept for the next start. Then try: curl http://127.0.0.1:8000/v1/models
     """
-    # The cheap checks come first: a bad option must not wait for the weights.
-    engine_sequences = serving.max_waiting + batch.max_num_seqs
-    config = server_config(server, limits, engine_sequences=engine_sequences)
-    if fine_tuning.data_dir is not None:  # jobs make adapters
-        lora = replace(lora, enable_lora=True)
-    lora.check()
-    _log(server.log_level)
-    _check_address(server)
-    with fine_tuning.open_stores(lora.max_lora_rank) as stores:
-        groups = (model_options, context, batch, serving, machine, template, defaults)
-        args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
-        cpu = machine.set_up()
-        start_s = time.perf_counter()
-        parts = _build(args, model_options, lora.limits())
-        announce(cpu)
+    with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
+        # The cheap checks come first: a bad option must not wait for the weights.
+        engine_sequences = serving.max_waiting + batch.max_num_seqs
+        config = server_config(server, limits, engine_sequences=engine_sequences)
+        if fine_tuning.data_dir is not None:  # jobs make adapters
+            lora = replace(lora, enable_lora=True)
+        lora.check()
+        _check_address(server)
         with contextlib.ExitStack() as stack:
+            stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
+            groups = (model_options, context, batch, serving, machine, template, defaults)
+            args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
+            cpu = machine.set_up()
+            start_s = time.perf_counter()
+            parts = _build(args, model_options, lora.limits(), server)
             engine, app = _start(stack, parts, config, lora)
             if stores is not None:
                 from flaxen.fine_tuning import add_jobs
 
                 share = fine_tuning.fine_tuning_share
                 stack.enter_context(add_jobs(app, config, stores, engine, parts, share=share))
-            name = (config.served_model_names or (parts.info.name,))[0]
-            code = _run(app, engine, server, partial(_say_ready, name, start_s))
+            served = Served(parts=parts, config=config, cpu=cpu, engine=engine, stores=stores)
+            code = _run(app, engine, server, partial(_say_ready, served, server, start_s))
     raise typer.Exit(code)
 
 
-def _log(level: LogLevel) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("flaxen").setLevel(level.upper())  # other loggers: warnings
+@contextlib.contextmanager
+def _errors(log_format: LogFormat) -> Iterator[None]:
+    """In JSON, an error that ends the command is a line of the log too."""
+    try:
+        yield
+    except (ValueError, OSError, EngineClosedError) as error:
+        if log_format is LogFormat.TEXT:
+            raise  # `flaxen` prints it
+        logger.critical("%s", error)
+        raise typer.Exit(2) from error
 
 
 def _check_address(server: ServerOptions) -> None:
@@ -105,10 +122,14 @@ def _check_address(server: ServerOptions) -> None:
     listen(server.host, server.port, server.socket_path).close()
 
 
-def _build(args: EngineArgs, model_options: ModelOptions, lora: LoraLimits | None) -> Parts:
+def _build(
+    args: EngineArgs, model_options: ModelOptions, lora: LoraLimits | None, server: ServerOptions
+) -> Parts:
     from flaxen.build import build
 
-    with show_progress(Console(stderr=True)) as on_progress:
+    # Bars are for readers only: quiet is quiet, and JSON is for programs.
+    shows = not server.quiet and server.log_format is LogFormat.TEXT
+    with show_progress(Console(stderr=True, quiet=not shows)) as on_progress:
         parts = build(
             args,
             on_progress,
@@ -150,8 +171,17 @@ def _run(
     )
 
 
-def _say_ready(name: str, start_s: float, url: str) -> None:
-    elapsed_s = time.perf_counter() - start_s
-    # On one line without wrapping: programs that start a server read the URL from it.
-    line = f"{name} is served on {url} (ready in {elapsed_s:.1f} s)"
-    Console(stderr=True).out(line, highlight=False)
+def _say_ready(served: Served, server: ServerOptions, start_s: float, url: str) -> None:
+    """Says what is served and why; warns of an address that anybody may use."""
+    seconds = time.perf_counter() - start_s
+    if not server.api_keys and is_public(url):
+        logger.warning(
+            "other machines reach %(url)s, and no API key is asked for: whoever reaches it can "
+            "use it. Give --api-key KEY (or FLAXEN_API_KEY), or --host 127.0.0.1",
+            {"url": url},
+        )
+    facts = () if server.quiet else tuple(about(served, url))
+    if server.log_format is LogFormat.TEXT:
+        print_ready(Console(stderr=True), facts, ready_line(served.name, url, seconds))
+    else:
+        log_ready(logger, facts, served.name, url, seconds)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaxen.cli import panels
+from flaxen.cli.serve.logs import LogFormat
 from flaxen.cli.sizes import parse_size, parse_size_option
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class LogLevel(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """The server's address, access, and shutdown."""
+    """The server's address, access, log and shutdown.
+
+    Raises:
+      ValueError: two options contradict each other.
+    """
 
     host: Annotated[
         str, _server_option(help="Address to listen on; 0.0.0.0 is reached from other machines.")
@@ -83,8 +88,40 @@ class ServerOptions:
         ),
     ] = 30.0
     log_level: Annotated[
-        LogLevel, _server_option(help="Least severity of the messages that are logged.")
-    ] = LogLevel.INFO
+        LogLevel | None,
+        _server_option(
+            help="Least severity of the lines of the log: info has one for each request, debug "
+            "those of /health and /metrics too.",
+            show_default="info",
+        ),
+    ] = None
+    log_format: Annotated[
+        LogFormat,
+        _server_option(
+            help="Format of everything that is written to stderr: text, or json for one object "
+            "a line."
+        ),
+    ] = LogFormat.TEXT
+    quiet: Annotated[
+        bool,
+        _server_option(
+            "--quiet", "-q", help="Write only warnings, errors, and the line with the address."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.log_level is not None:
+            raise ValueError(
+                f"--quiet and --log-level {self.log_level} contradict each other, as --quiet is "
+                "the level warning: give one of them"
+            )
+
+    @property
+    def least_level(self) -> LogLevel:
+        """The least severity of the lines of the log."""
+        if self.quiet:
+            return LogLevel.WARNING
+        return LogLevel.INFO if self.log_level is None else self.log_level
 
     @property
     def socket_path(self) -> str | None:

@@ -38,7 +38,11 @@ async def load(context: Context, http: HttpRequest) -> Response:
         )
     # In a thread, because the files may be large.
     await asyncio.to_thread(_load, context, files, name, body.lora_path, replace)
-    logger.info("loaded the adapter %r from %r", name, body.lora_path)
+    logger.info(
+        "loaded the adapter %(adapter)s",
+        {"adapter": name},
+        extra={"path": body.lora_path, "request_id": http.state.request_id},
+    )
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
@@ -69,7 +73,10 @@ async def unload(context: Context, http: HttpRequest) -> Response:
         raise unknown from None
     except ValueError as error:
         raise invalid(str(error), "lora_name") from None
-    logger.info("unloaded the adapter %r", name)
+    request_id = http.state.request_id
+    logger.info(
+        "unloaded the adapter %(adapter)s", {"adapter": name}, extra={"request_id": request_id}
+    )
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from typing import Any
 
 from starlette.requests import Request
@@ -18,8 +17,6 @@ from flaxen.server.paging import as_page, read_paging
 from flaxen.server.schema import shorten
 from flaxen.server.storage.pages import Row, UnknownIdError
 
-logger = logging.getLogger("flaxen.server")
-
 PURPOSE = "fine-tune"
 _FIELDS = ("file", "purpose")
 
@@ -29,7 +26,6 @@ async def create(context: Files, http: Request) -> Response:
     try:
         return await _create(context, http)
     except DiskFullError as error:
-        logger.error("an upload failed: %s", error, exc_info=error)
         raise ApiError(
             507,
             str(error),
@@ -37,6 +33,7 @@ async def create(context: Files, http: Request) -> Response:
             code="disk_full",
             type="server_error",
             headers={"x-should-retry": "false"},  # the official client reads this header
+            cause=error,
         ) from None
 
 
@@ -102,12 +99,12 @@ async def content(context: Files, http: Request) -> Response:
     row = await _find(context, http)
     path = await asyncio.to_thread(context.store.path, row["id"])
     if not path.is_file():
-        logger.error("the bytes of the file %s are gone: %s", row["id"], path)
         raise ApiError(
             404,
             f"the bytes of the file {row['id']} are gone from the server's disk: upload it again",
             param="id",
             code="not_found",
+            cause=f"the bytes of the file {row['id']} are gone: {path}",
         )
     # A client's own bytes: a browser must never show them as a page.
     return FileResponse(

@@ -44,7 +44,6 @@ class FineTunedModels:
         """
         row = self._jobs.delete_model(name)
         self._remove(row)
-        logger.info("deleted the model %r", name)
 
     def _remove(self, row: Row) -> None:
         try:

@@ -6,6 +6,7 @@ Deliberately does not know: other adapters, how a model is served.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -16,6 +17,8 @@ from flaxen.server.errors import ApiError
 from flaxen.server.fine_tuning.context import FineTuning
 from flaxen.server.schema import UnloadAdapterBody, parse
 from flaxen.server.storage.pages import UnknownIdError
+
+logger = logging.getLogger("flaxen.server")
 
 
 async def delete(context: FineTuning, config: ServerConfig, http: Request) -> Response:
@@ -29,8 +32,9 @@ async def delete(context: FineTuning, config: ServerConfig, http: Request) -> Re
             param="model",
             code="model_not_deletable",
         )
+    name = _own_name(context, asked)
     try:
-        await asyncio.to_thread(context.models.delete, _own_name(context, asked))
+        await asyncio.to_thread(context.models.delete, name)
     except UnknownIdError:
         raise ApiError(
             404,
@@ -39,6 +43,8 @@ async def delete(context: FineTuning, config: ServerConfig, http: Request) -> Re
             param="model",
             code="model_not_found",
         ) from None
+    request_id = http.state.request_id
+    logger.info("deleted the model %(model)s", {"model": name}, extra={"request_id": request_id})
     return JSONResponse({"id": asked, "object": "model", "deleted": True})
 
 

@@ -22,13 +22,15 @@ from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
-from flaxen.server.generation.answer_json import ChunkWriter, Envelope, Usage
+from flaxen.server.generation.answer_json import ChunkWriter, Envelope
 from flaxen.server.generation.bodies import CommonBody, StreamOptions, parse_two
 from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
 from flaxen.server.generation.sampling_fields import check_logprobs, stream_options
 from flaxen.server.guard import check_request_id
+from flaxen.server.request_log import GenerationLog, RequestLog, Timing
 from flaxen.server.sse import EventStreamResponse, unless_disconnected
+from flaxen.server.usage import Usage
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _View = TypeVar("_View")
@@ -86,16 +88,20 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     )
     asked = _read_common(context, http, common, route.id_prefix)
     requests, view = await route.parse(context, body, asked)
-    streams = await start(context, requests, route.field_names)
-
     usage = Usage(num_prompt=sum(len(request.prompt_token_ids) for request in requests))
+    timing = Timing()
+    log: RequestLog = http.state.log
+    log.generation = _generation_log(asked, requests, usage, timing)
+    streams = await start(context, requests, route.field_names, timing)
+
     kind = route.chunk_object if common.stream else route.object
     envelope = Envelope(
         id=asked.answer_id, object=kind, model=asked.model, created=int(time.time())
     )
     if common.stream:
         writer = ChunkWriter(envelope, usage, asked.options)
-        return EventStreamResponse(route.stream(view, streams, writer), streams.close)
+        events = route.stream(view, streams, writer)
+        return EventStreamResponse(events, streams.close, log.noted)
     try:
         whole = await unless_disconnected(http.receive, route.collect(view, streams, usage))
     finally:
@@ -103,6 +109,20 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     if whole is None:
         return Response(status_code=499)
     return JSONResponse(envelope.fields() | whole | {"usage": usage.json()})
+
+
+def _generation_log(
+    asked: Asked, requests: list[Request], usage: Usage, timing: Timing
+) -> GenerationLog:
+    return GenerationLog(
+        model=asked.model,
+        adapter=asked.adapter,
+        stream=bool(asked.common.stream),
+        num_prompts=len(requests),
+        n=requests[0].sampling.n,
+        usage=usage,
+        timing=timing,
+    )
 
 
 def _read_common(context: Context, http: HttpRequest, common: CommonBody, id_prefix: str) -> Asked:

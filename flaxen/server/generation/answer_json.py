@@ -1,4 +1,4 @@
-"""The JSON that both generation routes share: the envelope, usage, and the chunks of a stream.
+"""The JSON that both generation routes share: the envelope, and the chunks of a stream.
 
 Deliberately does not know the contents of a choice.
 """
@@ -11,32 +11,7 @@ from typing import Any
 from flaxen.protocol import TokenEvent, TokenLogprobs
 from flaxen.server.generation.bodies import StreamOptions
 from flaxen.server.sse import to_json
-
-
-@dataclass(kw_only=True)
-class Usage:
-    """Counts the tokens of one HTTP request as events arrive."""
-
-    num_prompt: int
-    num_output: int = 0
-    num_cached: int = 0
-
-    def count(self, event: TokenEvent) -> None:
-        """Adds an event's tokens."""
-        self.num_output += len(event.token_ids)
-        # The other sequences of a prompt reuse the first one's pages, which does not count as
-        # cached.
-        if event.finish is not None and event.index == 0:
-            self.num_cached += event.finish.num_cached_tokens
-
-    def json(self) -> dict[str, Any]:
-        """OpenAI's `usage`."""
-        return {
-            "prompt_tokens": self.num_prompt,
-            "completion_tokens": self.num_output,
-            "total_tokens": self.num_prompt + self.num_output,
-            "prompt_tokens_details": {"cached_tokens": self.num_cached},
-        }
+from flaxen.server.usage import Usage
 
 
 @dataclass(kw_only=True)

@@ -14,12 +14,13 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer import Asked, Route, answer
-from flaxen.server.generation.answer_json import ChunkWriter, Usage, WholeSequence
+from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
 from flaxen.server.generation.bodies import ChatBody
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, chat_prompt, fit_max_tokens
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
+from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
 

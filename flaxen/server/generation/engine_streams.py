@@ -6,7 +6,6 @@ Knows: EngineClient, and the error for each early end. Deliberately does not kno
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
@@ -23,12 +22,14 @@ from flaxen.protocol import (
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, internal, invalid, wrong_field
 from flaxen.server.metrics import Metrics
-
-logger = logging.getLogger("flaxen.server")
+from flaxen.server.request_log import Timing
 
 
 async def start(
-    context: Context, requests: Sequence[Request], field_names: Mapping[str, str]
+    context: Context,
+    requests: Sequence[Request],
+    field_names: Mapping[str, str],
+    timing: Timing,
 ) -> EngineStreams:
     """Submits the engine's requests of one HTTP request, for one model or adapter.
 
@@ -36,6 +37,7 @@ async def start(
       context: the engine and its limits.
       requests: at least one; all with the same number of sequences.
       field_names: as in EngineStreams.
+      timing: as in EngineStreams.
 
     Raises:
       ApiError: 400, too many sequences for one request; 404 or 500, the adapter was deleted or
@@ -51,7 +53,7 @@ async def start(
         )
     held = await context.hold_adapter(requests[0].adapter)
     names = {"adapter": "model", **field_names}
-    streams = EngineStreams(context.engine, context.metrics, requests, names)
+    streams = EngineStreams(context.engine, context.metrics, requests, names, timing)
     del held  # the engine's requests hold it from here on
     return streams
 
@@ -64,6 +66,7 @@ class EngineStreams:
       metrics: the metrics to update.
       requests: the engine requests, one for each prompt.
       field_names: maps the engine's field names to the client's, where these differ, for errors.
+      timing: filled in here, for the log.
 
     Raises:
       ApiError: 400, the engine refuses a request as invalid.
@@ -77,13 +80,15 @@ class EngineStreams:
         metrics: Metrics,
         requests: Sequence[Request],
         field_names: Mapping[str, str],
+        timing: Timing,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._requests = tuple(requests)
         self._readers: list[asyncio.Task[None]] = []
         self._streams: list[TokenEvents] = []
-        self._start = time.monotonic()
+        self._timing = timing
+        timing.start_s = time.monotonic()
         self._last: dict[tuple[int, int], float] = {}  # the time of a sequence's latest tokens
         self._started: set[int] = set()  # requests with a first token
         self._open = {(i, j) for i, r in enumerate(self._requests) for j in range(r.sampling.n)}
@@ -112,8 +117,7 @@ class EngineStreams:
                 raise self._early_end(self._requests[i], event.finish)
             yield i, event
         if self._open:
-            logger.error("the engine ended a stream without finishing its sequences")
-            raise internal()
+            raise internal("the engine ended a stream without finishing its sequences")
 
     async def close(self) -> None:
         """Aborts whatever still runs. May be called again."""
@@ -121,7 +125,7 @@ class EngineStreams:
         for i in {i for i, _ in self._open}:
             self._engine.abort(self._requests[i].request_id)
         for _ in self._open:
-            self._metrics.finished(FinishReason.ABORT, now - self._start, None)
+            self._finished(FinishReason.ABORT, now, None)
         self._open.clear()
         for reader in self._readers:
             reader.cancel()
@@ -162,22 +166,26 @@ class EngineStreams:
     def _observe(self, i: int, event: TokenEvent) -> None:
         now, sequence = time.monotonic(), (i, event.index)
         if event.token_ids:
+            self._timing.tokens(len(event.token_ids), now)
             if i not in self._started:
                 self._started.add(i)
-                self._metrics.first_token(now - self._start)
+                self._metrics.first_token(now - self._timing.start_s)
             if sequence in self._last:
                 self._metrics.next_token(now - self._last[sequence])
             self._last[sequence] = now
         if event.finish is not None:
             self._open.discard(sequence)
-            self._metrics.finished(event.finish.reason, now - self._start, event.finish.queue_s)
+            self._finished(event.finish.reason, now, event.finish.queue_s)
+
+    def _finished(self, reason: FinishReason, now: float, queue_s: float | None) -> None:
+        self._timing.reasons.append(reason)
+        self._metrics.finished(reason, now - self._timing.start_s, queue_s)
 
     def _early_end(self, request: Request, finish: Finish) -> ApiError:
         if finish.reason is FinishReason.IMPOSSIBLE:
             return invalid(finish.error or "the request is impossible", _forbids(request))
         if finish.reason is FinishReason.ERROR:
-            logger.error("request %s failed: %s", request.request_id, finish.error)
-            return internal()
+            return internal(f"request {request.request_id} failed: {finish.error}")
         if finish.reason is FinishReason.TIMEOUT:
             return ApiError(
                 504,

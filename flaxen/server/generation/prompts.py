@@ -218,7 +218,8 @@ def fit_max_tokens(
 
 
 def _too_long(message: str, param: str) -> ApiError:
-    return invalid(message, param, "context_length_exceeded")
+    # Its values are counts: the log may have the message.
+    return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
 def _is_id(value: Any) -> bool:

@@ -1,0 +1,249 @@
+"""What `flaxen serve` says when it is ready: the model, the memory, the addresses, and why.
+
+A fact is a line for a reader and fields for a program. Deliberately does not know how the parts
+were made, nor options beyond their names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.text import Text
+
+from flaxen.cli.cpu import Cpu, describe_kernels
+from flaxen.cli.sizes import show_size
+
+if TYPE_CHECKING:
+    from flaxen.build import Parts
+    from flaxen.engine.cache.plan import CachePlan
+    from flaxen.engine.config import LoraLimits
+    from flaxen.protocol import AdapterInfo, EngineClient
+    from flaxen.server.config import ServerConfig
+    from flaxen.server.stores import Stores
+    from flaxen.text.tokenizer import Tokenizer
+
+_LABEL_WIDTH = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One line of the announcement."""
+
+    label: str
+    text: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The parts of a server that is ready."""
+
+    parts: Parts
+    config: ServerConfig
+    cpu: Cpu
+    engine: EngineClient
+    stores: Stores | None  # of fine-tuning; None: it is off
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the model; the first is the main one."""
+        return self.config.served_model_names or (self.parts.info.name,)
+
+    @property
+    def name(self) -> str:
+        """The main name of the model."""
+        return self.names[0]
+
+
+def about(served: Served, url: str) -> Iterator[Fact]:
+    """All facts about a server that listens on a URL."""
+    parts, config = served.parts, served.parts.engine.config
+    yield from about_model(parts, served.names)
+    yield from about_template(parts.tokenizer)
+    yield about_kernels(served.cpu)
+    yield from about_context(parts.cache_plan, config.max_num_seqs)
+    yield about_adapters(config.lora, served.engine.adapters())
+    yield about_fine_tuning(served.stores)
+    yield from about_memory()
+    yield from about_address(url, has_key=bool(served.config.api_keys))
+
+
+def about_model(parts: Parts, names: Sequence[str]) -> Iterator[Fact]:
+    """The model and its number formats."""
+    from flaxen.cli.serve.weights import count_params, weight_formats
+
+    num_params, family = count_params(parts.model), parts.family or "a definition"
+    texts = [" = ".join(names), f"{family}, {show_count(num_params)} parameters"]
+    if parts.num_file_bytes is not None:
+        texts.append(f"{show_size(parts.num_file_bytes)} in its file")
+    fields = {"model": names[0], "family": family, "num_params": num_params}
+    fields["num_file_bytes"] = parts.num_file_bytes
+    yield Fact(label="model", text=", ".join(texts), fields=fields)
+    formats = weight_formats(parts.params)
+    shares = ", ".join(f"{name} ({share:.0%})" for name, share in formats.items())
+    dtype = parts.dtype.name
+    text = dtype if list(formats) == [dtype] else f"{dtype}, its weights in {shares}"
+    yield Fact(label="dtype", text=text, fields={"dtype": dtype, "weights": list(formats)})
+
+
+def about_template(tokenizer: Tokenizer) -> Iterator[Fact]:
+    """The chat template, if there is none: chats are then refused."""
+    if tokenizer.chat_template is None and not tokenizer.named_templates:
+        text = "off: the model has no chat template (--chat-template)"
+        yield Fact(label="chat", text=text, fields={"has_chat_template": False})
+
+
+def about_kernels(cpu: Cpu) -> Fact:
+    """What computes."""
+    fields = {"kernels": cpu.isa, "num_threads": cpu.num_threads}
+    return Fact(label="kernels", text=describe_kernels(cpu), fields=fields)
+
+
+def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
+    """The longest sequence and the KV cache, with the reasons for both."""
+    yield Fact(
+        label="context",
+        text=_context(plan),
+        fields={"max_model_len": plan.max_model_len, "model_len": plan.model_len},
+    )
+    whole = int(plan.num_whole)
+    sequences = f"{whole:,} sequence{'' if whole == 1 else 's'}"
+    holds = (
+        f"{plan.num_tokens:,} tokens, or {sequences} of full length; {max_num_seqs} at most run "
+        "at once"
+    )
+    yield Fact(
+        label="KV cache",
+        text=f"{show_size(plan.num_bytes)}, {_pool_reason(plan)}: {holds}",
+        fields={"kv_cache_bytes": plan.num_bytes, "kv_cache_tokens": plan.num_tokens},
+    )
+
+
+def _context(plan: CachePlan) -> str:
+    length = f"{plan.max_model_len:,} tokens"
+    if plan.is_cut:
+        needed = f"{math.ceil(plan.whole_bytes / 2**20)}MiB"
+        return (
+            f"{length}: the model's is {plan.model_len:,}, but the KV cache of "
+            f"{show_size(plan.num_bytes)} holds {plan.max_model_len:,}: --kv-cache-size {needed} "
+            "holds the whole"
+        )
+    if plan.max_model_len == plan.model_len:
+        return f"{length}, the model's own"
+    return f"{length}, as --max-model-len says; the model's own is {plan.model_len:,}"
+
+
+def _pool_reason(plan: CachePlan) -> str:
+    from flaxen.engine.cache.plan import PoolReason
+
+    return {
+        PoolReason.ASKED: "as --kv-cache-size says",
+        PoolReason.ALL_SEQUENCES: "what all sequences need",
+        PoolReason.DEFAULT_LIMIT: "the most that is taken without --kv-cache-size",
+    }[plan.pool_reason]
+
+
+def about_adapters(limits: LoraLimits | None, adapters: Sequence[AdapterInfo]) -> Fact:
+    """The adapters that are loaded, and how many run at once."""
+    if limits is None:
+        return Fact(label="adapters", text="off (--enable-lora)", fields={"max_loras": 0})
+    loaded = [adapter.name for adapter in adapters if adapter.is_in_memory]
+    text = f"up to {limits.max_loras} at once, of rank {limits.max_lora_rank} or less"
+    fields = {"max_loras": limits.max_loras, "adapters": loaded}
+    return Fact(
+        label="adapters",
+        text=f"{text}; loaded: {', '.join(loaded) or 'none yet'}",
+        fields=fields,
+    )
+
+
+def about_fine_tuning(stores: Stores | None) -> Fact:
+    """Where fine-tuning keeps its data, and how many models it has made."""
+    if stores is None:
+        return Fact(label="fine-tuning", text="off (--data-dir DIR)", fields={"data_dir": None})
+    directory, num_models = stores.config.data_dir, len(stores.jobs.models(deleted=False))
+    models = f"{num_models} model{'' if num_models == 1 else 's'}"
+    fields = {"data_dir": str(directory), "num_tuned_models": num_models}
+    return Fact(label="fine-tuning", text=f"{directory}, with {models} so far", fields=fields)
+
+
+def about_memory() -> Iterator[Fact]:
+    """The memory that the process uses now."""
+    num_bytes = resident_bytes()
+    if num_bytes is not None:
+        text = f"{show_size(num_bytes)} in this process"
+        yield Fact(label="memory", text=text, fields={"resident_bytes": num_bytes})
+
+
+def about_address(url: str, *, has_key: bool) -> Iterator[Fact]:
+    """The address, and where to look first."""
+    access = "asks for an API key" if has_key else "without an API key"
+    fields = {"url": url, "asks_for_key": has_key}
+    if url.startswith("unix:"):
+        yield Fact(label="API", text=f"{url}, {access}", fields=fields)
+        return
+    reach = "from other machines too" if is_public(url) else "from this machine only"
+    yield Fact(label="API", text=f"{url}/v1, {reach}, {access}", fields=fields)
+    yield Fact(label="page", text=f"{url}/", fields={})
+    yield Fact(label="reference", text=f"{url}/docs", fields={})
+    yield Fact(label="watched by", text=f"{url}/metrics and {url}/health", fields={})
+
+
+def is_public(url: str) -> bool:
+    """Whether other machines reach a URL that a socket listens on."""
+    host = urlsplit(url).hostname
+    return host is not None and not ipaddress.ip_address(host).is_loopback
+
+
+def resident_bytes() -> int | None:
+    """The bytes of memory that the process holds now; None where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    return int(sizes[0]) * 1024 if sizes else None
+
+
+def show_count(number: int) -> str:
+    """A large number with three digits: "135M"."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def ready_line(name: str, url: str, seconds: float) -> str:
+    """The last line, from which programs that start a server read the URL."""
+    return f"{name} is served on {url} (ready in {seconds:.1f} s)"
+
+
+def print_ready(console: Console, facts: Sequence[Fact], line: str) -> None:
+    """Prints one line for each fact, with dim labels on a terminal, and the line after them."""
+    for fact in facts:
+        text = Text(f"{fact.label:<{_LABEL_WIDTH}}", style="dim")
+        text.append(fact.text, style="not dim")
+        console.print(text, soft_wrap=True, highlight=False)
+    console.out(line, highlight=False)  # without wrapping: programs read the URL from it
+
+
+def log_ready(
+    logger: logging.Logger, facts: Sequence[Fact], name: str, url: str, seconds: float
+) -> None:
+    """Logs the fields of all facts as one line, and that the server is ready as another."""
+    fields = {key: value for fact in facts for key, value in fact.fields.items()}
+    if facts:
+        logger.info("configuration", extra=fields)
+    # At any level: programs that start a server wait for this line.
+    line, extra = ready_line(name, url, seconds), {"model": name, "url": url, "seconds": seconds}
+    logger.handle(
+        logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None, extra=extra)
+    )

@@ -1,0 +1,37 @@
+"""Counts a model's parameters, and the formats in which its weights are held."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import jax
+
+from flaxen.kernels.linear.packed import PackedLinear
+from flaxen.models.model import Model, Params
+from flaxen.models.params import is_spec
+
+
+def count_params(model: Model) -> int:
+    """The number of a model's parameters."""
+    specs = jax.tree.leaves(model.param_specs, is_leaf=is_spec)
+    return sum(math.prod(spec.shape) for spec in specs if is_spec(spec))
+
+
+def weight_formats(params: Params) -> dict[str, float]:
+    """Maps each number format to its share of the weights, the largest share first.
+
+    Vectors, such as the weights of norms, are left out: they are few, and never quantized.
+    """
+    sizes: Counter[str] = Counter()
+    for leaf in jax.tree.leaves(params, is_leaf=_is_packed):
+        if len(leaf.shape) > 1:
+            name = leaf.format if _is_packed(leaf) else leaf.dtype.name
+            sizes[name] += math.prod(leaf.shape)
+    total = sum(sizes.values())
+    return {name: size / total for name, size in sizes.most_common()}
+
+
+def _is_packed(node: Any) -> bool:
+    return isinstance(node, PackedLinear)

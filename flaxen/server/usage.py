@@ -1,0 +1,34 @@
+"""Counts the tokens of one HTTP request, for its answer and for the log. Knows nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flaxen.protocol import TokenEvent
+
+
+@dataclass(kw_only=True)
+class Usage:
+    """Counts the tokens of one HTTP request as events arrive."""
+
+    num_prompt: int
+    num_output: int = 0
+    num_cached: int = 0
+
+    def count(self, event: TokenEvent) -> None:
+        """Adds an event's tokens."""
+        self.num_output += len(event.token_ids)
+        # The other sequences of a prompt reuse the first one's pages, which does not count as
+        # cached.
+        if event.finish is not None and event.index == 0:
+            self.num_cached += event.finish.num_cached_tokens
+
+    def json(self) -> dict[str, Any]:
+        """OpenAI's `usage`."""
+        return {
+            "prompt_tokens": self.num_prompt,
+            "completion_tokens": self.num_output,
+            "total_tokens": self.num_prompt + self.num_output,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached},
+        }

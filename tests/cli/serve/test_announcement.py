@@ -1,0 +1,142 @@
+"""What the server says when it is ready, and the reasons that it gives."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flaxen.cli.cpu import Cpu
+from flaxen.cli.serve.announcement import (
+    Fact,
+    about_adapters,
+    about_address,
+    about_context,
+    about_fine_tuning,
+    about_kernels,
+    about_memory,
+    is_public,
+    log_ready,
+    print_ready,
+    show_count,
+)
+from flaxen.cli.serve.logs import LogFormat, logging_to
+from flaxen.cli.sizes import show_size
+from flaxen.engine.cache.plan import CachePlan, plan_cache
+from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.engine.config import LoraLimits
+from flaxen.models.cache import Full
+from flaxen.protocol import AdapterInfo
+from flaxen.server.stores import StoresConfig, open_stores
+
+_SPECS = [Full(num_kv_heads=3, head_dim=64)] * 30  # SmolLM2-135M's: 22.5 KiB a token
+_FACTS = (Fact(label="one", text="a " * 60, fields={"x": 1}), Fact(label="b", text="c", fields={}))
+
+
+def plan(asked_len: int | None = None, asked_bytes: int | None = None) -> CachePlan:
+    sizes = CacheSizes(specs=_SPECS, page_size=16, itemsize=2, chunk=512, max_num_seqs=64)
+    return plan_cache(sizes, 8192, asked_len=asked_len, asked_bytes=asked_bytes, limit_bytes=2**30)
+
+
+def texts(made: CachePlan) -> list[str]:
+    return [fact.text for fact in about_context(made, 64)]
+
+
+def test_a_context_that_is_cut_says_why_and_what_to_do() -> None:
+    context, cache = texts(plan(asked_bytes=10 * 2**20))
+    assert context == (
+        "448 tokens: the model's is 8,192, but the KV cache of 10 MiB holds 448: "
+        "--kv-cache-size 180MiB holds the whole"
+    )
+    assert cache == (
+        "10 MiB, as --kv-cache-size says: 448 tokens, or 1 sequence of full length; 64 at most "
+        "run at once"
+    )
+    assert texts(plan(asked_bytes=180 * 2**20))[0] == "8,192 tokens, the model's own"
+
+
+def test_the_reasons_of_a_pool_that_nobody_asked_for() -> None:
+    assert texts(plan())[1].startswith(
+        "1 GiB, the most that is taken without --kv-cache-size: 46,592 tokens, or 5 sequences of "
+    )
+    context, cache = texts(plan(asked_len=512))
+    assert context == "512 tokens, as --max-model-len says; the model's own is 8,192"
+    assert cache.startswith("720 MiB, what all sequences need: 32,768 tokens, or 64 sequences")
+
+
+def test_kernels() -> None:
+    assert about_kernels(Cpu(isa="avx2", num_threads=2)).text == "avx2, 2 threads"
+    missing = Cpu(isa="xla", num_threads=4, missing_reason="there is no compiler")
+    assert "slower path: there is no compiler" in about_kernels(missing).text
+    other = Cpu(isa="xla", num_threads=4, has_accelerator=True)
+    assert about_kernels(other).text == "none: JAX computes on an accelerator"
+
+
+def test_adapters() -> None:
+    assert about_adapters(None, ()).text == "off (--enable-lora)"
+    known = AdapterInfo(name="a", rank=8, created=0, is_on_device=False)
+    unread = AdapterInfo(name="b", rank=8, created=0, is_on_device=False, is_in_memory=False)
+    fact = about_adapters(LoraLimits(max_loras=4), [known, unread])
+    assert fact.text == "up to 4 at once, of rank 16 or less; loaded: a"
+    assert fact.fields == {"max_loras": 4, "adapters": ["a"]}
+
+
+def test_fine_tuning(tmp_path: Path) -> None:
+    assert about_fine_tuning(None).text == "off (--data-dir DIR)"
+    with open_stores(StoresConfig(data_dir=tmp_path / "data")) as stores:
+        assert about_fine_tuning(stores).text == f"{tmp_path}/data, with 0 models so far"
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("http://127.0.0.1:80", False),
+        ("http://[::1]:80", False),
+        ("http://0.0.0.0:80", True),
+        ("http://[::]:80", True),
+        ("http://192.168.0.7:80", True),
+        ("unix:/tmp/socket", False),
+    ],
+)
+def test_public_addresses(url: str, public: bool) -> None:
+    assert is_public(url) is public
+    [address, *pages] = about_address(url, has_key=False)
+    assert ("other machines too" in address.text) is public
+    assert "without an API key" in address.text
+    assert len(pages) == (0 if url.startswith("unix") else 3)
+
+
+def test_the_memory_of_the_process() -> None:
+    [fact] = about_memory()
+    assert 10**6 < fact.fields["resident_bytes"] < 10**11
+
+
+def test_numbers_for_readers() -> None:
+    assert [show_count(n) for n in (7, 134_515_008, 1_235_814_400)] == ["7", "135M", "1.24B"]
+    assert [show_size(n) for n in (7, 96_571_392, 2**30)] == ["7 bytes", "92.1 MiB", "1 GiB"]
+
+
+def test_lines_are_not_wrapped() -> None:
+    stream = io.StringIO()
+    print_ready(Console(file=stream, width=40), _FACTS, "m is served on " + "u" * 60)
+    assert stream.getvalue().splitlines() == [
+        "one          " + "a " * 60,
+        "b            c",
+        "m is served on " + "u" * 60,
+    ]
+
+
+@pytest.mark.parametrize("facts", [(), _FACTS])
+def test_json_has_one_line_of_facts_and_one_that_it_is_ready(facts: tuple[Fact, ...]) -> None:
+    stream = io.StringIO()
+    with logging_to(stream, LogFormat.JSON, "info" if facts else "warning"):
+        log_ready(logging.getLogger("flaxen.server"), facts, "m", "http://h:1", 2.0)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["x"] for line in lines[:-1]] == ([1] if facts else [])
+    ready = lines[-1]
+    assert ready["msg"] == "m is served on http://h:1 (ready in 2.0 s)"
+    assert (ready["model"], ready["url"], ready["seconds"]) == ("m", "http://h:1", 2.0)
