@@ -1,4 +1,4 @@
-"""Writes checkpoints of a training run: any pytree, saved by Orbax while training continues.
+"""Writes checkpoints of a training run: any pytree, written by a thread while training continues.
 
 A checkpoint gets its step's name when it is complete, so that a process killed at any moment leaves
 the last complete one. Deliberately does not know the meaning of the tree, or training.
@@ -6,19 +6,22 @@ the last complete one. Deliberately does not know the meaning of the tree, or tr
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from flaxen.checkpoints.reading import ARRAYS, INDEX, PLAIN, Json, Restored, Tree, restore, steps_in
 
-_LEFT_OVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)")
+_LEFT_OVER = re.compile(r"\d+\.(part|deleted)")
 
 
 class Checkpoints:
@@ -45,7 +48,8 @@ class Checkpoints:
                 shutil.rmtree(entry)
         self._keep, self._every = keep, every
         self._last: int | None = None  # the step last saved or restored by this object
-        self._checkpointer = ocp.AsyncCheckpointer(_handler())
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -65,8 +69,9 @@ class Checkpoints:
     def save(self, step: int, tree: Tree, extra: Json = None, *, force: bool = False) -> bool:
         """Starts saving a tree, after the previous save is complete.
 
-        The tree's arrays may be donated or changed at once. Those of JAX are not copied: Orbax
-        holds their buffers until they are written, and XLA never writes to a buffer that is held.
+        The tree's arrays may be donated or changed at once. Those of JAX are not copied on a CPU:
+        the view of NumPy holds their buffers until they are written, and XLA never writes to a
+        buffer that is held.
 
         Args:
           step: the number of steps done.
@@ -80,7 +85,7 @@ class Checkpoints:
 
         Raises:
           ValueError: a leaf has another type, or another run made a checkpoint of this step.
-          Exception: the error of the previous save, such as a full disk.
+          OSError: the previous save failed, on a full disk for example.
         """
         if step == self._last or (step % self._every and not force):
             return False
@@ -93,13 +98,7 @@ class Checkpoints:
         self.wait()
         arrays, leaves = _taken_apart(tree)
         index = {"version": 1, "step": step, "leaves": leaves, "extra": extra}
-        self._checkpointer.save(
-            path,
-            args=ocp.args.Composite(
-                **{ARRAYS: ocp.args.StandardSave(arrays)} if arrays else {},
-                **{INDEX: ocp.args.JsonSave(index)},
-            ),
-        )
+        self._saving = self._writer.submit(_write, path, arrays, json.dumps(index))
         self._last = step
         return True
 
@@ -107,9 +106,11 @@ class Checkpoints:
         """Waits until the last save is complete, and removes older checkpoints beyond `keep`.
 
         Raises:
-          Exception: the error of the save, such as a full disk.
+          OSError: the save failed, on a full disk for example.
         """
-        self._checkpointer.wait_until_finished()
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
         for step in self.steps()[: -self._keep]:
             path = self._directory / str(step)
             gone = path.with_name(f"{step}.deleted")
@@ -118,9 +119,9 @@ class Checkpoints:
             shutil.rmtree(gone)
 
     def close(self) -> None:
-        """Waits for the last save and closes Orbax. The object can't be used afterwards."""
+        """Waits for the last save and ends the thread. The object can't be used afterwards."""
+        self._writer.shutdown()
         self.wait()
-        self._checkpointer.close()
 
     def restore(self, template: Tree, step: int | None = None) -> Restored:
         """Like `reading.restore`; the restored step is not saved again."""
@@ -129,15 +130,21 @@ class Checkpoints:
         return restored
 
 
-def _handler() -> ocp.CompositeCheckpointHandler:
-    return ocp.CompositeCheckpointHandler(
-        **{ARRAYS: ocp.StandardCheckpointHandler(), INDEX: ocp.JsonCheckpointHandler()}
-    )
+def _write(path: Path, arrays: dict[str, np.ndarray], index: str) -> None:
+    """Writes a checkpoint beside its name, and renames it when it is whole."""
+    part = path.with_name(f"{path.name}.part")
+    part.mkdir()
+    try:
+        save_file(arrays, part / ARRAYS)
+    except SafetensorError as error:
+        raise OSError(f"{part / ARRAYS} can't be written: {error}") from error
+    (part / INDEX).write_text(index, encoding="utf-8")
+    part.rename(path)
 
 
-def _taken_apart(tree: Tree) -> tuple[dict[str, jax.Array | np.ndarray], dict[str, Json]]:
-    """The arrays that have values, and the index entry of each leaf, by its path."""
-    arrays: dict[str, jax.Array | np.ndarray] = {}
+def _taken_apart(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
+    """The arrays, and the index entry of each leaf, by its path."""
+    arrays: dict[str, np.ndarray] = {}
     leaves: dict[str, Json] = {}
     for place, leaf in jax.tree.flatten_with_path(tree)[0]:
         name = jax.tree_util.keystr(place)
@@ -153,7 +160,7 @@ def _taken_apart(tree: Tree) -> tuple[dict[str, jax.Array | np.ndarray], dict[st
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaves[name]["key_impl"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
-        if leaf.size:  # Orbax refuses the others
-            # NumPy arrays may be modified while Orbax reads them; JAX arrays are immutable.
-            arrays[name] = leaf if isinstance(leaf, jax.Array) else np.array(leaf)
+        # NumPy arrays may be modified while they are written; JAX arrays are immutable.
+        array = np.asarray(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
+        arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
     return arrays, leaves

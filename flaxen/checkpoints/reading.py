@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
+from safetensors import safe_open
 
 # Names in a checkpoint's directory, which is named by its step.
-ARRAYS, INDEX = "arrays", "index"
+ARRAYS, INDEX = "arrays.safetensors", "index.json"
 PLAIN = (bool, int, float, str)  # types of leaves that are stored in JSON
 _STEP = re.compile(r"\d+")
 
@@ -41,7 +40,7 @@ def steps_in(directory: Path) -> list[int]:
     return sorted(
         int(entry.name)
         for entry in directory.iterdir()
-        if _STEP.fullmatch(entry.name) and _index_of(entry).is_file()
+        if _STEP.fullmatch(entry.name) and (entry / INDEX).is_file()
     )
 
 
@@ -51,12 +50,8 @@ def read_extra(directory: Path, step: int) -> Json:
 
 
 def _read_index(path: Path) -> dict[str, Json]:
-    index: dict[str, Json] = json.loads(_index_of(path).read_bytes())
+    index: dict[str, Json] = json.loads((path / INDEX).read_bytes())
     return index
-
-
-def _index_of(path: Path) -> Path:
-    return path / INDEX / "metadata"
 
 
 def restore(directory: Path, template: Tree, step: int | None = None) -> Restored:
@@ -90,13 +85,15 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
         _check_fits(leaves, named)
     except ValueError as error:
         raise ValueError(f"{path}: {error}. Was it saved with another configuration?") from None
-    arrays = _read_arrays(path, leaves)
-    tree = jax.tree.unflatten(
-        structure,
-        # Each array is freed once it is on the device, so that the host never holds two copies of
-        # all.
-        [_as(leaf, leaves[name], arrays.pop(name, None)) for name, leaf in named.items()],
-    )
+    with safe_open(path / ARRAYS, framework="numpy", backend="pread") as arrays:
+        # Each array is read by itself, so that the host never holds two copies of all.
+        found = [
+            leaves[name]["value"]
+            if "value" in leaves[name]
+            else _as(leaf, leaves[name], arrays.get_tensor(name))
+            for name, leaf in named.items()
+        ]
+    tree = jax.tree.unflatten(structure, found)
     return Restored(step, tree, index["extra"])
 
 
@@ -124,49 +121,12 @@ def _said(leaf: dict[str, Json]) -> str:
     return f"a Python {kind}"
 
 
-def _read_arrays(path: Path, leaves: dict[str, Json]) -> dict[str, np.ndarray]:
-    wanted = {
-        name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in {
-            name: _stored_as(leaf) for name, leaf in leaves.items() if "shape" in leaf
-        }.items()
-        if 0 not in shape
-    }
-    if not wanted:
-        return {}
-    on_host = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
-    handler = ocp.CompositeCheckpointHandler(**{ARRAYS: ocp.PyTreeCheckpointHandler()})
-    with ocp.Checkpointer(handler) as checkpointer:
-        restored = checkpointer.restore(
-            path,
-            args=ocp.args.Composite(
-                **{ARRAYS: ocp.args.PyTreeRestore(item=wanted, restore_args=on_host)}
-            ),
-        )
-    arrays: dict[str, np.ndarray] = restored[ARRAYS]
-    return arrays
-
-
-def _stored_as(leaf: dict[str, Json]) -> tuple[tuple[int, ...], Any]:
-    """The shape and dtype of a leaf's array in the checkpoint; of the key data for a PRNG key."""
-    shape = tuple(leaf["shape"])
-    if "key_impl" in leaf:
-        data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf["key_impl"])))
-        return shape + data.shape, data.dtype
-    return shape, jnp.dtype(leaf["dtype"])
-
-
-def _as(template: Any, saved: dict[str, Json], array: np.ndarray | None) -> Any:
-    """Converts a leaf to the template's form."""
-    if "value" in saved:
-        return saved["value"]
-    if array is None:
-        array = np.zeros(*_stored_as(saved))
-    array = np.asarray(array)
+def _as(template: Any, saved: dict[str, Json], array: np.ndarray) -> Any:
+    """Converts an array to the template's form."""
     if isinstance(template, np.ndarray | np.generic):
         return array if isinstance(template, np.ndarray) else array[()]
     sharding = template.sharding if isinstance(template, jax.Array) else None
-    # A copy, not an alias of Orbax's memory, because training donates it.
+    # A copy, not an alias of NumPy's memory, because training donates it.
     on_device = jax.device_put(array, None if "key_impl" in saved else sharding, may_alias=False)
     if "key_impl" in saved:
         return jax.random.wrap_key_data(on_device, impl=saved["key_impl"])

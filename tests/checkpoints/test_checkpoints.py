@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from functools import partial
 from pathlib import Path
@@ -145,13 +146,32 @@ def test_a_restored_step_is_not_saved_again(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_ignored_and_removed(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, {"n": 5})
-    for name in ("6.orbax-checkpoint-tmp", "7.orbax-checkpoint-tmp-1700000000", "4.deleted"):
+    for name in ("6.part", "4.deleted"):
         shutil.copytree(tmp_path / "5", tmp_path / name)
     (tmp_path / "notes").mkdir()
     assert steps_in(tmp_path) == [5]
     assert restore(tmp_path, {"n": 0}).step == 5
     with Checkpoints(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "notes"]
+
+
+def test_a_save_that_fails_leaves_the_last_complete_one(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": np.zeros(10_000)})
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as on a full disk
+        try:
+            checkpoints.save(2, {"x": np.ones(10_000)})
+            with pytest.raises(
+                OSError, match=r"2\.part/arrays\.safetensors can't be written: .*I/O"
+            ):
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert checkpoints.steps() == [1]
+        checkpoints.save(3, {"x": np.ones(10_000)})
+    assert steps_in(tmp_path) == [1, 3]
 
 
 def test_a_directory_that_is_called_by_a_number_is_not_a_checkpoint(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ SEED = 4
 # Random parameters are made of it: no weights are there.
 MODEL = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 257,
-    "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }  # fmt: skip
@@ -77,6 +77,12 @@ class Training:
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.005)
 
+    def wait_for_unfinished(self) -> None:
+        """Waits until a checkpoint is being written."""
+        checkpoints = self.metrics.parent / "checkpoints"
+        while not any(checkpoints.glob("*.part")):
+            assert self.process.poll() is None, self.log.read_text()
+
     def wait(self) -> None:
         assert self.process.wait(300) == 0, self.log.read_text()
 
@@ -95,20 +101,22 @@ def test_killed_at_ten_random_points_it_reaches_the_same_bits(
     rng = random.Random(SEED)
     directory = tmp_path / "killed"
     num_unfinished, complete = 0, 0
-    for _ in range(NUM_KILLS):
-        # A checkpoint is written while the next step is made: most kills fall into one. At the
-        # third record the first step's is complete.
+    for kill in range(NUM_KILLS):
+        # At the third record the first step's checkpoint is complete. Every other kill waits for
+        # the next one to be begun, and falls into it.
         training = Training(directory, settings)
         try:
             training.wait_for_records(training.num_records() + rng.randint(3, 7))
             time.sleep(rng.random() * 0.05)
+            if kill % 2:
+                training.wait_for_unfinished()
         finally:
             training.process.kill()  # SIGKILL
             assert training.process.wait() == -9
         checkpoints = directory / "checkpoints"
         assert steps_in(checkpoints)[-1] > complete  # none was lost, and one more is complete
         complete = steps_in(checkpoints)[-1]
-        num_unfinished += any("tmp" in entry.name for entry in checkpoints.iterdir())
+        num_unfinished += any(checkpoints.glob("*.part"))
     print(f"{num_unfinished} of {NUM_KILLS} kills left an unfinished checkpoint")
     assert num_unfinished > 0
     assert NUM_KILLS < complete < NUM_STEPS
