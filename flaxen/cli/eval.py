@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 
 from flaxen.cli import panels
+from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.options import (
-    AdapterOptions,
     ChatTemplateOptions,
     ModelArgument,
     ModelOptions,
@@ -109,17 +109,18 @@ def evaluate(
     task = find_task(options.data[0]) if options.task == "auto" else options.task
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
-    args = engine_args(model, model_options, template, machine)
+    base, directory = adapter.beside(model, offline=machine.offline)
+    args = engine_args(base, model_options, template, machine)
     cpu = machine.set_up()
     with show_progress(Console(stderr=True)) as on_progress:
-        subject = _load(args, model_options.checkpoint, adapter.adapter, on_progress)
+        subject = _load(args, model_options.checkpoint, directory, on_progress)
     announce(cpu)
     length = _row_length(options.sequence_length, subject.model.max_position)
     found = (_perplexity if task == "perplexity" else _choice)(subject, options, length)
     result = {
         "task": task,
-        "model": model,
-        "adapter": str(adapter.adapter) if adapter.adapter else None,
+        "model": base,
+        "adapter": str(directory) if directory else None,
         **found,
     }
     print(json.dumps(result) if options.as_json else describe(result))

@@ -69,20 +69,6 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterOptions:
-    """An adapter that a command uses for its whole run."""
-
-    adapter: Annotated[
-        Path | None,
-        _model_option(
-            metavar="DIR",
-            help="Directory of a LoRA adapter, as PEFT writes it, to compute with beside the "
-            "model.",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class ChatTemplateOptions:
     """The chat template."""
 

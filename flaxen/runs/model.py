@@ -30,6 +30,7 @@ from flaxen.training.full import initial_params
 from flaxen.training.lora import initial_adapters
 from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import from_stack
+from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
@@ -180,7 +181,7 @@ def write_results(
     if config.method != "full":
         for index, path in enumerate(paths):
             adapter = from_stack(config.lora.to_lora(), state.params, index)
-            save_adapter(path, adapter, subject.name, model=subject.model)
+            save_adapter(path, adapter, base_reference(config.model), model=subject.model)
         return
     (path,) = paths
     if isinstance(subject.source, Definition):

@@ -107,9 +107,9 @@ def check_is_model(directory: Path) -> None:
     if (directory / ADAPTER_CONFIG).is_file():
         base = read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path")
         raise ValueError(
-            f"{directory} holds a LoRA adapter ({ADAPTER_CONFIG}) and no model: serve its base "
-            f"model{f', {base},' if isinstance(base, str) and base else ''} and load the adapter "
-            f"beside it, as --lora-modules NAME={directory} does"
+            f"{directory} holds a LoRA adapter ({ADAPTER_CONFIG}) and no model: give its base "
+            f"model{f', {base},' if isinstance(base, str) and base else ''} as the model, and the "
+            f"adapter beside it, as --adapter {directory}"
         )
     files = _gguf_files(directory)
     if files:

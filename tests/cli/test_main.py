@@ -62,6 +62,7 @@ def test_the_package_exports_lazily() -> None:
         (["generate", "m", "--prompts-file", "/nowhere/x"], "No such file or directory"),
         (["chat"], "name a MODEL to run here, or give the --url of a running server"),
         (["chat", "--url", "localhost"], "'localhost' is not the URL of a server"),
+        (["chat", "--url", "http://127.0.0.1:9", "--adapter", "a"], "and the name is MODEL"),
         (["chat", "--url", "http://127.0.0.1:9", "--dtype", "float32"], "are the server's to cho"),
         (["chat", "--url", "http://127.0.0.1:9", "--impl", "torch"], "are the server's to choose"),
         (["chat", "--url", "http://127.0.0.1:9", "--threads", "2"], "are the server's to choose"),

@@ -173,7 +173,7 @@ def two_ggufs(directory: Path) -> None:
         (only_shards, "00001-of-00002.safetensors with 1 more like it is there, but without its"),
         (only_others, "consolidated.safetensors is there, whose layout is not known by that name"),
         (only_adapter, "adapter_model.safetensors is there, which is a LoRA adapter: serve its"),
-        (adapter_alone, "holds a LoRA adapter .* and no model: serve its base model, org/base, "),
+        (adapter_alone, "holds a LoRA adapter .* and no model: give its base model, org/base, "),
         (adapter_beside, "holds a whole model and a LoRA adapter .*: move the adapter's two files"),
         (
             gguf_beside_config,

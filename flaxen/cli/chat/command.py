@@ -7,12 +7,14 @@ import importlib
 import secrets
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.chat.http import Answer, http_answer
 from flaxen.cli.chat.loop import HELP, chat_loop
 from flaxen.cli.cpu import announce
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 # Where neither the user nor the model says.
 _OWN = {"max_tokens": 512, "temperature": 0.7}
+_ADAPTER = "adapter"  # its name in the engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class TalkOptions:
 
 def chat(
     talk: TalkOptions,
+    adapter: AdapterOptions,
     sampling: SamplingOptions,
     model_options: ModelOptions,
     defaults: GenerationConfigOptions,
@@ -77,6 +81,11 @@ def chat(
     given = sampling.given()
     answer: Answer
     if talk.url is not None:
+        if adapter.adapter is not None:
+            raise ValueError(
+                "--adapter is for a model of this process: a server's adapters have names, and the "
+                "name is MODEL"
+            )
         own = (model_options, defaults, template, context, machine.threads)
         nothing = (
             ModelOptions(),
@@ -96,29 +105,39 @@ def chat(
     else:
         answers_seed = secrets.randbits(62)  # for answers without --seed
         groups = (model_options, defaults, template, context, machine)
-        args = engine_args(model, *groups, max_num_seqs=1, seed=answers_seed)
-        answer = _answer_here(args, model_options, machine, given)
+        base, directory = adapter.beside(model, offline=machine.offline)
+        args = engine_args(base, *groups, max_num_seqs=1, seed=answers_seed)
+        answer = _answer_here(args, model_options, machine, directory, given)
     _converse(model, answer, talk.system)
 
 
 def _answer_here(
-    args: EngineArgs, model_options: ModelOptions, machine: MachineOptions, given: dict[str, Any]
+    args: EngineArgs,
+    model_options: ModelOptions,
+    machine: MachineOptions,
+    adapter: Path | None,
+    given: dict[str, Any],
 ) -> Answer:
-    """Loads the model in this process."""
+    """Loads the model, and the adapter beside it, in this process."""
     from flaxen.build import build
     from flaxen.cli.chat.local import local_answer
     from flaxen.protocol import SamplingParams
+    from flaxen.weights.adapters.peft import load_adapter
 
     cpu = machine.set_up()
     with show_progress(Console(stderr=True)) as on_progress:
         definition = find_definition(args.model, model_options.checkpoint)
-        parts = build(args, on_progress, definition=definition)
+        limits = limits_for(adapter)
+        parts = build(args, on_progress, lora=limits, definition=definition)
+    if adapter is not None:
+        parts.engine.adapters.load(_ADAPTER, load_adapter(adapter, parts.model))
     announce(cpu)
     default = parts.info.default_sampling
     if said := describe_defaults(default, given, args.generation_config):
         print(said, file=sys.stderr)
     params = SamplingParams(**{**_OWN, **default, **given})
-    return local_answer(parts.engine, parts.tokenizer, params)
+    name = None if adapter is None else _ADAPTER
+    return local_answer(parts.engine, parts.tokenizer, params, name)
 
 
 def _converse(model: str, answer: Answer, system: str | None) -> None:

@@ -14,7 +14,9 @@ from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
 
-def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams) -> Answer:
+def local_answer(
+    engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams, adapter: str | None = None
+) -> Answer:
     """Returns a function that gets answers from an engine; past turns stay in the prefix cache.
 
     The function raises AnswerError if the engine fails during an answer.
@@ -31,7 +33,12 @@ def local_answer(engine: Engine, tokenizer: Tokenizer, sampling: SamplingParams)
         text = template.render(messages, add_generation_prompt=True)
         # The template has already written the special tokens.
         prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
-        request = Request(request_id=next(request_ids), prompt_token_ids=prompt, sampling=sampling)
+        request = Request(
+            request_id=next(request_ids),
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            adapter=adapter,
+        )
         with closing(run_request(engine, request)) as events:
             for event in events:
                 if event.text:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate.outputs import as_json, as_text, check_outputs, describe_cuts
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # Where neither the user nor the model says.
 _OWN = {"max_tokens": 128, "temperature": 0.0}
+_ADAPTER = "adapter"  # its name in the engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class PromptOptions:
 def generate(
     model: ModelArgument,
     prompts: PromptOptions,
+    adapter: AdapterOptions,
     sampling: SamplingOptions,
     model_options: ModelOptions,
     defaults: GenerationConfigOptions,
@@ -84,18 +87,22 @@ def generate(
     given = sampling.given()
     texts = read_prompts(prompts.prompt, prompts.file, prompts.prompts_file, sys.stdin)
     groups = (model_options, defaults, context, batch, machine)
-    args = engine_args(model, *groups, seed=secrets.randbits(62))  # the seed without --seed
+    base, directory = adapter.beside(model, offline=machine.offline)
+    args = engine_args(base, *groups, seed=secrets.randbits(62))  # the seed without --seed
     cpu = machine.set_up()
-    llm = _load(args, model_options.checkpoint)
+    llm = _load(args, model_options.checkpoint, directory)
+    beside = None if directory is None else _ADAPTER
     announce(cpu)
     default = llm.info.default_sampling
     if said := describe_defaults(default, given, defaults.generation_config):
         print(said, file=sys.stderr)
     params = SamplingParams(**{**_OWN, **default, **given})
     if len(texts) == 1 and not prompts.as_json:
-        outputs = [_stream(llm, texts[0], params)]
+        outputs = [_stream(llm, texts[0], params, beside)]
     else:
-        outputs = llm.generate(texts, params, use_tqdm=Console(stderr=True).is_terminal)
+        outputs = llm.generate(
+            texts, params, adapter=beside, use_tqdm=Console(stderr=True).is_terminal
+        )
         for output in outputs:
             print(as_json(output) if prompts.as_json else as_text(output))
     check_outputs(outputs)
@@ -103,21 +110,26 @@ def generate(
         print(cuts, file=sys.stderr)
 
 
-def _load(args: EngineArgs, checkpoint: Path | None) -> LLM:
+def _load(args: EngineArgs, checkpoint: Path | None, adapter: Path | None) -> LLM:
+    """Loads the model, and the adapter beside it."""
     from flaxen.llm import LLM
 
     with show_progress(Console(stderr=True)) as on_progress:
         model = find_definition(args.model, checkpoint) or args.model
-        return LLM(**vars(args) | {"model": model}, on_progress=on_progress)
+        limits = limits_for(adapter)
+        llm = LLM(**vars(args) | {"model": model}, lora=limits, on_progress=on_progress)
+    if adapter is not None:
+        llm.load_adapter(_ADAPTER, adapter)
+    return llm
 
 
-def _stream(llm: LLM, prompt: str, params: SamplingParams) -> RequestOutput:
+def _stream(llm: LLM, prompt: str, params: SamplingParams, adapter: str | None) -> RequestOutput:
     """Prints the text of one prompt as it comes."""
     from flaxen.cli.one_request import run_request
     from flaxen.outputs import RequestOutput
     from flaxen.prompts import make_request
 
-    request = make_request(llm.tokenizer, prompt, params, "generate")
+    request = make_request(llm.tokenizer, prompt, params, "generate", adapter)
     output = RequestOutput.of(request, prompt, llm.tokenizer)
     for event in run_request(llm.engine, request):
         output.add(event)

@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import Cpu, announce, backend_name
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions
-from flaxen.cli.options import AdapterOptions, ModelArgument, ModelOptions
+from flaxen.cli.options import ModelArgument, ModelOptions
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
 from flaxen.cli.prompts import read_lines
 
@@ -52,8 +53,9 @@ def parity(
     """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
     texts = None if options.prompts_file is None else read_lines(options.prompts_file, sys.stdin)
     cpu = machine.set_up()
+    base, directory = adapter.beside(model, offline=machine.offline)
     args = {
-        "model": model,
+        "model": base,
         "dtype": model_options.dtype,
         "impl": model_options.impl,
         "quantization": model_options.quantization,
@@ -61,7 +63,7 @@ def parity(
         "backend": backend_name(),
     }
     with Console(stderr=True).status("training and serving the same tokens"):
-        found, other = _compare(args, model_options.checkpoint, adapter.adapter, texts, options)
+        found, other = _compare(args, model_options.checkpoint, directory, texts, options)
     announce(cpu)
     if options.as_json:
         print(json.dumps(_as_json(model, cpu, found, other)))

@@ -5,14 +5,15 @@ Imports the engine and the server only when they are needed, so that --help is f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
+from flaxen.cli.serve.options import ServerOptions
 
 if TYPE_CHECKING:
     from flaxen.engine.config import LoraLimits
@@ -101,14 +102,26 @@ class LoraOptions:
                 "clients load adapters, the other says from where"
             )
         for name, path in self.named_paths():
-            if not (path / ADAPTER_CONFIG).is_file():
-                is_there = path.is_dir()
-                raise ValueError(
-                    f"--lora-modules {name}={path}: "
-                    + (f"{path} has no {ADAPTER_CONFIG}" if is_there else f"no directory {path}")
-                    + f". Name the directory of a PEFT adapter, which holds {ADAPTER_CONFIG} and "
-                    f"{ADAPTER_WEIGHTS}"
-                )
+            check_directory(f"--lora-modules {name}={path}", path)
+
+    def serving(self, name: str, directory: Path) -> LoraOptions:
+        """The options with one more adapter, and the rank that it needs.
+
+        Args:
+          name: the name that clients call it by.
+          directory: a PEFT adapter's.
+
+        Raises:
+          ValueError: its configuration can't be read.
+        """
+        from flaxen.weights.adapters.base import highest_rank
+
+        return replace(
+            self,
+            enable_lora=True,
+            lora_modules=[f"{name}={directory}", *self.lora_modules],
+            max_lora_rank=max(self.max_lora_rank, highest_rank(directory)),
+        )
 
     def named_paths(self) -> list[tuple[str, Path]]:
         """The adapters of --lora-modules."""
@@ -142,7 +155,11 @@ class LoraOptions:
 
         for name, path in self.named_paths():
             if name in base_names:
-                raise ValueError(f"--lora-modules: {name!r} is the base model's name")
+                raise ValueError(
+                    f"the adapter {path} can't be called {name!r}, which is its base model's name: "
+                    "choose another by --lora-modules NAME=DIR, or by --served-model-name where "
+                    "MODEL is the adapter"
+                )
             adapter = load_adapter(path, model, max_rank=self.max_lora_rank)
             engine.load_adapter(name, adapter)
 
@@ -155,3 +172,34 @@ class LoraOptions:
             return None
         read = partial(load_adapter, model=model, max_rank=self.max_lora_rank)
         return AdapterFiles(directory=self.lora_dir, read=read)
+
+
+def serve_adapter(
+    model: str, server: ServerOptions, lora: LoraOptions, *, offline: bool
+) -> tuple[str, ServerOptions, LoraOptions]:
+    """Serves an adapter that was given as MODEL beside its base model; a model stays as it is.
+
+    Args:
+      model: MODEL.
+      server: its --served-model-name is the adapter's name; else that is the directory's.
+      lora: the options of adapters.
+      offline: --offline.
+
+    Returns:
+      The model to load, and the options of its server and adapters.
+
+    Raises:
+      ValueError: the base is not found, or the adapter was given several names.
+    """
+    directory = adapter_as_model(model)
+    if directory is None:
+        return model, server, lora
+    names = server.served_model_names
+    if len(names) > 1:
+        raise ValueError(
+            f"{model} is an adapter, which has one name here: give one --served-model-name, not "
+            f"{len(names)}"
+        )
+    name = names[0] if names else directory.absolute().name
+    base = base_of(directory, offline=offline)
+    return base, replace(server, served_model_names=[]), lora.serving(name, directory)

@@ -27,7 +27,7 @@ from flaxen.cli.options import (
 )
 from flaxen.cli.progress import show_progress
 from flaxen.cli.sampling import GenerationConfigOptions
-from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
 from flaxen.cli.serve.announcement import (
     Served,
     about,
@@ -80,6 +80,7 @@ def serve(
     """
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
+        model, server, lora = serve_adapter(model, server, lora, offline=machine.offline)
         engine_sequences = serving.max_waiting + batch.max_num_seqs
         config = server_config(server, limits, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters

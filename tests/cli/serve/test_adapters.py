@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
+from flaxen.cli.serve.options import ServerOptions
 from flaxen.engine.config import LoraLimits
 
 
@@ -60,5 +62,28 @@ def test_a_module_may_not_have_the_base_models_name(tmp_path: Path) -> None:
     model: Any = None  # not reached
     engine: Any = None
     (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(ValueError, match="'base' is the base model's name"):
+    with pytest.raises(ValueError, match="can't be called 'base', which is its base model's"):
         options(lora_modules=[f"base={tmp_path}"]).load_modules(engine, model, ("base",))
+
+
+def test_an_adapter_as_model_is_served_beside_its_base(tmp_path: Path) -> None:
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    fields = {"peft_type": "LORA", "r": 32, "base_model_name_or_path": str(tmp_path)}
+    (directory / "adapter_config.json").write_text(json.dumps(fields))
+    other = f"other={tmp_path}"
+
+    def served(*names: str) -> tuple[str, ServerOptions, LoraOptions]:
+        server = ServerOptions(served_model_names=list(names))
+        lora = options(enable_lora=False, lora_modules=[other])
+        return serve_adapter(str(directory), server, lora, offline=True)
+
+    base, server, lora = served()
+    assert (base, server.served_model_names) == (str(tmp_path), [])
+    assert lora.lora_modules == [f"mine={directory}", other]
+    assert lora.limits() == LoraLimits(max_lora_rank=32)
+    assert served("poet")[2].lora_modules[0] == f"poet={directory}"
+    with pytest.raises(ValueError, match=r"is an adapter, which has one name here: .* not 2"):
+        served("poet", "bard")
+    model = serve_adapter(str(tmp_path), server, lora, offline=True)
+    assert model == (str(tmp_path), server, lora)

@@ -1,0 +1,76 @@
+"""The base model of a PEFT adapter, which its adapter_config.json names.
+
+Code is never run because an adapter names it. Deliberately does not know tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from flaxen.weights.adapters.config import read_config
+from flaxen.weights.resolve import resolve
+from flaxen.weights.weight_files import ADAPTER_CONFIG
+
+_FIELD = "base_model_name_or_path"
+_CODE = re.compile(r"(?P<file>.+\.py):[A-Za-z_]\w*")
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a path is the directory of an adapter, and not of a model."""
+    has_model = (directory / "config.json").is_file()
+    return (directory / ADAPTER_CONFIG).is_file() and not has_model
+
+
+def base_reference(model: str) -> str:
+    """The name of a base model to write into an adapter: a path is absolute, so that the base is
+    found from any directory.
+    """
+    code = _CODE.fullmatch(model)
+    path = os.path.expanduser(code["file"] if code else model)
+    if not os.path.exists(path):
+        return model
+    return os.path.abspath(path) + model[len(code["file"]) :] if code else os.path.abspath(path)
+
+
+def find_base(directory: Path, *, offline: bool = False) -> str:
+    """The base model that an adapter names, in this machine's files or on the hub.
+
+    Raises:
+      ValueError: the adapter names none, or one that can't be found or is code; the message has the
+          command that names it.
+    """
+    base = read_config(directory / ADAPTER_CONFIG).get(_FIELD)
+    remedy = f"give the base model as MODEL, and the adapter by --adapter {directory}"
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"{directory} is a LoRA adapter, and its {ADAPTER_CONFIG} names no base model "
+            f"({_FIELD} is {base!r}): {remedy}"
+        )
+    if _CODE.fullmatch(base):
+        raise ValueError(
+            f"{directory} is a LoRA adapter of the definition {base}, and code is not run because "
+            f"an adapter names it: give {base} as MODEL, and the adapter by --adapter {directory}"
+        )
+    try:
+        resolve(base, offline=offline)
+    except ValueError as error:
+        raise ValueError(
+            f"{directory} is a LoRA adapter of {base!r}, which is not found here: {error}. Or "
+            f"{remedy}"
+        ) from None
+    return base
+
+
+def highest_rank(directory: Path) -> int:
+    """A rank that is at least that of each module of the adapter.
+
+    Raises:
+      ValueError: the configuration is missing, damaged or not supported.
+    """
+    fields = read_config(directory / ADAPTER_CONFIG)
+    patterns = fields.get("rank_pattern") or {}
+    ranks = [fields.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    # A rank that is not a number is refused when the weights are read.
+    return max([rank for rank in ranks if isinstance(rank, int) and rank > 0], default=1)
