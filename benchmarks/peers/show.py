@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.limits import Limits
+from flaxen.cli.limits import Limits
 
 from .compare import Measured, Outcome
 from .serving import FIGURES, ServerOutcome

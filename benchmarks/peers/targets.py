@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.limits import Limits
+from flaxen.cli.limits import Limits
 
 from .compare import Measured, Outcome
 from .serving import ServerOutcome

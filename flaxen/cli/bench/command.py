@@ -135,9 +135,9 @@ def _measure(
 ) -> Report:
     """Runs the workloads between two measurements of the machine's limits."""
     from flaxen.cli.bench.cost import model_cost
-    from flaxen.cli.bench.limits import best_limits, measure_limits
     from flaxen.cli.bench.measure import run_requests, run_workload
     from flaxen.cli.bench.report import Report
+    from flaxen.cli.limits import best_limits, measure_limits
 
     dtype = parts.dtype.name
     on_progress("machine's limits", 0, 1)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from flaxen.build import OnProgress
 from flaxen.cli.bench.ideal import ModelCost, ideal
-from flaxen.cli.bench.limits import Limits
 from flaxen.cli.bench.workloads import RequestBatch, Workload
+from flaxen.cli.limits import Limits
 from flaxen.protocol import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 
 Clock = Callable[[], float]

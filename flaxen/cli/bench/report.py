@@ -22,8 +22,8 @@ from rich.table import Table
 
 import flaxen
 from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.limits import Limits
 from flaxen.cli.bench.measure import Result
+from flaxen.cli.limits import Limits
 
 _UNITS = {
     "decode_tok_s": "decode tok/s",

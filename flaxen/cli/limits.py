@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flaxen.kernels.backend import Backend
 
-_BUFFER_BYTES = 1 << 30  # far larger than any cache, so that memory is read
+BUFFER_BYTES = 1 << 30  # far larger than any cache, so that memory is read
 _SIDE = 2048  # of the square matrices: large enough to be compute-bound
 _NUM_RUNS = 5
 
@@ -47,16 +47,19 @@ def best_limits(first: Limits, second: Limits) -> Limits:
     )
 
 
-def measure_limits(compute_dtype: str, backend: Backend) -> Limits:
-    """Measures for a few seconds, using 1 GiB of memory.
+def measure_limits(
+    compute_dtype: str, backend: Backend, *, buffer_bytes: int = BUFFER_BYTES
+) -> Limits:
+    """Measures for a few seconds.
 
     Args:
       compute_dtype: measured in addition to float32.
       backend: the backend whose products are measured.
+      buffer_bytes: how much memory is read; a size that fits into the caches measures those.
     """
     dtypes = sorted({compute_dtype, "float32"})
     return Limits(
-        read_bytes_s=_read_bytes_s(),
+        read_bytes_s=_read_bytes_s(buffer_bytes),
         matmul_flops={dtype: _matmul_flops(dtype, backend) for dtype in dtypes},
     )
 
@@ -70,10 +73,10 @@ def _best_s(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def _read_bytes_s() -> float:
+def _read_bytes_s(buffer_bytes: int) -> float:
     import numpy as np
 
-    buffer = np.empty(_BUFFER_BYTES // 8, np.int64)
+    buffer = np.empty(buffer_bytes // 8, np.int64)
     buffer.fill(1)  # untouched pages all map to one cached page of zeros
     # A container may have fewer cores than the machine.
     num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
