@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from flaxen.server.fine_tuning.job_log import JobLog
 from flaxen.server.fine_tuning.job_store import JobStore
 from flaxen.server.fine_tuning.trainer import FineTunedModel, Trainer
 from flaxen.server.storage.pages import Row
@@ -38,8 +39,11 @@ class JobWatch:
 class JobRecorder:
     """A JobProgress that writes to the database."""
 
-    def __init__(self, jobs: JobStore, trainer: Trainer, job: Row, watch: JobWatch) -> None:
+    def __init__(
+        self, jobs: JobStore, trainer: Trainer, job: Row, watch: JobWatch, log: JobLog
+    ) -> None:
         self._jobs, self._trainer, self._job, self._watch = jobs, trainer, job, watch
+        self._log = log
         # The time and number of this process's first step.
         self._begin: tuple[float, int] | None = None
 
@@ -49,6 +53,7 @@ class JobRecorder:
     def stepped(
         self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
     ) -> None:
+        self._log.stepped(step, num_steps, metrics, num_tokens)
         now = time.time()
         if self._begin is None:
             self._begin = (now, step)
@@ -79,6 +84,7 @@ class JobRecorder:
             self._trainer.remove(model)
         else:
             self._trainer.serve(model)
+        self._log.checkpointed(step, name)
         self._jobs.add_checkpoint(self._job["id"], step, name, {"step": step, **metrics})
 
     def should_stop(self) -> bool:

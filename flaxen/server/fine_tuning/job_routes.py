@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from flaxen.server.paging import Paging, as_page, read_paging
 from flaxen.server.schema import shorten
 from flaxen.server.storage.names import new_job_name
 from flaxen.server.storage.pages import Row, UnknownIdError
+
+logger = logging.getLogger("flaxen.server")
 
 
 async def create(context: FineTuning, config: ServerConfig, http: Request) -> Response:
@@ -51,6 +54,16 @@ async def create(context: FineTuning, config: ServerConfig, http: Request) -> Re
             code="too_many_jobs",
             type="rate_limit_error",
         )
+    logger.info(
+        "fine-tuning job %(job_id)s was created; its files are validated",
+        {"job_id": row["id"]},
+        extra={
+            "model": row["model"],
+            "method": row["method"],
+            "training_file": row["training_file"],
+            "request_id": http.state.request_id,
+        },
+    )
     context.on_change()
     return JSONResponse(job_json(row))
 
@@ -160,6 +173,11 @@ async def _change_status(
             f"{shorten(status)}",
             code="invalid_status",
         )
+    logger.info(
+        "fine-tuning job %(job_id)s is %(job_status)s",
+        {"job_id": row["id"], "job_status": row["status"]},
+        extra={"request_id": http.state.request_id},
+    )
     context.on_change()
     return JSONResponse(job_json(row))
 

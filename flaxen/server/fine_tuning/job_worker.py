@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from flaxen.server.fine_tuning.job_log import JobLog
 from flaxen.server.fine_tuning.job_progress import JobRecorder, JobWatch
 from flaxen.server.fine_tuning.job_store import ENDED, JobStore
 from flaxen.server.fine_tuning.trainer import Trainer, TrainingJob
@@ -131,7 +132,8 @@ class JobWorker:
                 self._fail(job["id"], f"invalid_{param}", message, param, of)
                 return
         messages = ["Files validated, moving job to queued state"]
-        self._jobs.change_status(job["id"], "queued", of=of, messages=messages)
+        if self._jobs.change_status(job["id"], "queued", of=of, messages=messages):
+            logger.info("fine-tuning job %(job_id)s is queued", {"job_id": job["id"]})
         self.wake()
 
     def _train(self, job: Row) -> None:
@@ -141,13 +143,18 @@ class JobWorker:
                 job["id"], "running", of=("queued",), messages=messages
             ):
                 return
-        self._run_trainer(job)
-        if self._jobs.status(job["id"]) in ENDED:
+        log = JobLog(job)
+        log.started(is_resumed=job["status"] == "running")
+        self._run_trainer(job, log)
+        row = self._jobs.get(job["id"])
+        if row["status"] in ENDED:
             self._trainer.remove_state(job["id"])
+        log.ended(row)
 
-    def _run_trainer(self, job: Row) -> None:
+    def _run_trainer(self, job: Row, log: JobLog) -> None:
         job_id = job["id"]
-        progress = JobRecorder(self._jobs, self._trainer, job, self._watch(job, ("running",)))
+        watch = self._watch(job, ("running",))
+        progress = JobRecorder(self._jobs, self._trainer, job, watch, log)
         try:
             files = [self._files.path(job["training_file"]), None]
             if job["validation_file"] is not None:
@@ -178,6 +185,12 @@ class JobWorker:
         error = {"code": code, "message": message, "param": param}
         self._jobs.change_status(
             job_id, "failed", of=of, messages=[message], level="error", error=error
+        )
+        # Without the message, which may quote a record.
+        logger.warning(
+            "fine-tuning job %(job_id)s failed; its events say why",
+            {"job_id": job_id},
+            extra={"code": code},
         )
 
     def _cleaned(self, job: Row, message: str) -> str:
