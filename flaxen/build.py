@@ -109,7 +109,11 @@ def _build(
     if definition is not None:
         path, checkpoint = None, definition
     else:
-        path = resolve(args.model, offline=args.offline)
+        path = resolve(
+            args.model,
+            args.places,
+            lambda name, done, total: report("download", done, total),
+        )
         checkpoint = open_files(path, args.impl, backend)
     defaults = sampling_defaults(args.generation_config, path)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
@@ -170,7 +174,7 @@ def open_model(args: EngineArgs) -> Checkpoint | Definition:
     Raises:
       ValueError: as in `build`.
     """
-    path = resolve(args.model, offline=args.offline)
+    path = resolve(args.model, args.places)
     return open_files(path, args.impl, choose_backend(args.backend))
 
 

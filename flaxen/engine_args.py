@@ -6,6 +6,7 @@ Deliberately does not know: argv, how an engine is built.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax.numpy as jnp
 
@@ -13,6 +14,7 @@ from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.hub.places import Places
 from flaxen.weights.huggingface.generation_config import AUTO
 from flaxen.weights.opening import IMPLS
 from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
@@ -52,11 +54,17 @@ class EngineArgs:
     seed: int = 0
     compile_sizes: tuple[int, ...] = ()  # the numbers of tokens of compiled steps; () chooses them
     offline: bool = False  # never ask the Hugging Face hub
+    models_dir: Path | None = None  # a directory in which `model` is looked for, and put
     # The source of sampling defaults: auto is the model's own generation_config.json, vllm is none,
     # otherwise a directory with that file.
     generation_config: str = AUTO
     # The chat template: a file, Jinja source, or the name of one of the model's; None: the model's.
     chat_template: str | None = None
+
+    @property
+    def places(self) -> Places:
+        """Where the model is looked for."""
+        return Places(models_dir=self.models_dir, offline=self.offline)
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):

@@ -18,6 +18,7 @@ from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapte
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.hub.places import Places
 from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.resolve import resolve
 
@@ -58,7 +59,7 @@ def load(
     checkpoint = (
         model
         if isinstance(model, Definition)
-        else open_checkpoint(resolve(str(model), offline=offline))
+        else open_checkpoint(resolve(str(model), Places(offline=offline)))
     )
     try:
         jax_dtype = jnp.dtype(dtype)
@@ -87,4 +88,4 @@ def load_tokenizer(model: str | Path | Definition, *, offline: bool = False) -> 
     """
     if isinstance(model, Definition):
         return model.make_tokenizer()
-    return open_checkpoint(resolve(str(model), offline=offline)).make_tokenizer()
+    return open_checkpoint(resolve(str(model), Places(offline=offline))).make_tokenizer()

@@ -17,6 +17,7 @@ from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from flaxen.engine.config import LoraLimits
+    from flaxen.weights.hub.places import Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,12 @@ class AdapterOptions:
         ),
     ] = None
 
-    def beside(self, model: str, *, offline: bool) -> tuple[str, Path | None]:
+    def beside(self, model: str, places: Places) -> tuple[str, Path | None]:
         """The model to load, and the directory of the adapter beside it, if any.
 
         Args:
           model: MODEL, which may be an adapter's directory.
-          offline: --offline.
+          places: where the base model is looked for.
 
         Raises:
           ValueError: the directory is no adapter's, two adapters are named, or the base of one is
@@ -47,7 +48,7 @@ class AdapterOptions:
         """
         own = adapter_as_model(model)
         if self.adapter is None:
-            return (model, None) if own is None else (base_of(own, offline=offline), own)
+            return (model, None) if own is None else (base_of(own, places), own)
         directory = Path(os.path.expanduser(self.adapter))
         if own is not None:
             raise ValueError(
@@ -66,7 +67,7 @@ def adapter_as_model(model: str) -> Path | None:
     return path if is_adapter(path) else None
 
 
-def base_of(directory: Path, *, offline: bool) -> str:
+def base_of(directory: Path, places: Places) -> str:
     """The base model of an adapter, for MODEL.
 
     Raises:
@@ -74,7 +75,7 @@ def base_of(directory: Path, *, offline: bool) -> str:
     """
     from flaxen.weights.adapters.base import find_base
 
-    return find_base(directory, offline=offline)
+    return find_base(directory, places)
 
 
 def check_directory(option: str, directory: Path) -> None:

@@ -15,7 +15,7 @@ from flaxen.cli import panels
 from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     ChatTemplateOptions,
     ModelArgument,
@@ -103,14 +103,15 @@ def evaluate(
     adapter: AdapterOptions,
     model_options: ModelOptions,
     template: ChatTemplateOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
     """Score a model on files: perplexity, or multiple choice."""
     task = find_task(options.data[0]) if options.task == "auto" else options.task
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
-    base, directory = adapter.beside(model, offline=machine.offline)
-    args = engine_args(base, model_options, template, machine)
+    base, directory = adapter.beside(model, find_places(models, machine))
+    args = engine_args(base, model_options, template, models, machine)
     cpu = machine.set_up()
     with show_progress(Console(stderr=True)) as on_progress:
         subject = _load(args, model_options.checkpoint, directory, on_progress)

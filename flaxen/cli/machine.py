@@ -14,6 +14,25 @@ import typer
 
 from flaxen.cli.cpu import Cpu, set_up_cpu
 from flaxen.cli.panels import ENGINE, MODEL
+from flaxen.weights.hub.places import Places
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsDirOptions:
+    """The directory of models."""
+
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            envvar="FLAXEN_MODELS_DIR",
+            file_okay=False,
+            help="Directory of models: MODEL is looked for there, as NAME/, NAME.gguf or ORG/NAME, "
+            "and downloads go there.",
+            show_default="Hugging Face's cache",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +78,11 @@ class MachineOptions:
 
         use_compile_cache(self.compile_cache or default_cache())
         return set_up_cpu(self.threads)
+
+
+def find_places(models: ModelsDirOptions, machine: MachineOptions) -> Places:
+    """Where a command looks for models."""
+    return Places(models_dir=models.models_dir, offline=machine.offline)
 
 
 def default_cache() -> Path:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from flaxen.engine_args import EngineArgs
 
 MODEL_HELP = (
-    "A GGUF file, a directory with safetensors, a Hugging Face id, smollm2-135m, or a definition "
-    "of your own: FILE.py:NAME of a function that returns a flaxen.Definition."
+    "A GGUF file, a directory with safetensors, a repository of the Hugging Face hub (ORG/NAME, or "
+    "ORG/NAME:Q4_K_M of GGUF files), a short name such as smollm2-135m, or a definition of your "
+    "own: FILE.py:NAME of a function that returns a flaxen.Definition."
 )
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 

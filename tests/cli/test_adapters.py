@@ -14,6 +14,7 @@ from flaxen.engine.config import LoraLimits
 from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.hub.places import Places
 from tests.test_llm import SIZES, model
 from tests.weights.adapters.made import random_adapter
 
@@ -61,12 +62,12 @@ def test_generate_with_an_adapter(
 
 def test_which_model_and_which_adapter(model: str, adapter: Path, tmp_path: Path) -> None:
     none, given = AdapterOptions(), AdapterOptions(adapter=adapter)
-    assert none.beside("smollm2-135m", offline=True) == ("smollm2-135m", None)
-    assert none.beside(str(adapter), offline=True) == (model, adapter)
-    assert given.beside(model, offline=True) == (model, adapter)
+    assert none.beside("smollm2-135m", Places(offline=True)) == ("smollm2-135m", None)
+    assert none.beside(str(adapter), Places(offline=True)) == (model, adapter)
+    assert given.beside(model, Places(offline=True)) == (model, adapter)
     assert limits_for(None) is None
     with pytest.raises(ValueError, match="is an adapter itself, and --adapter names another"):
-        given.beside(str(adapter), offline=True)
+        given.beside(str(adapter), Places(offline=True))
     for wrong, message in ((tmp_path / "x", "no directory"), (tmp_path, "has no adapter_config")):
         with pytest.raises(ValueError, match=f"--adapter {wrong}: .*{message}.*Name the directory"):
-            AdapterOptions(adapter=wrong).beside(model, offline=True)
+            AdapterOptions(adapter=wrong).beside(model, Places(offline=True))

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.weight_files import INDEX, SINGLE, is_complete
+from flaxen.weights.weight_files import INDEX, SINGLE, missing_files
 from tests.weights.files import copy_golden
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"
@@ -198,8 +198,8 @@ def test_safetensors_are_read_beside_a_gguf_file(mixed: Path) -> None:
 
 def test_a_cache_is_complete_with_the_whole_file_or_with_all_shards(mixed: Path) -> None:
     (mixed / "tokenizer.json").touch()
-    assert is_complete(mixed)
+    assert not missing_files(mixed)
     remove(mixed, SHARDS[0])
-    assert is_complete(mixed)
+    assert not missing_files(mixed)
     remove(mixed, SINGLE)
-    assert not is_complete(mixed)
+    assert missing_files(mixed) == [SHARDS[0]]

@@ -23,7 +23,7 @@ from flaxen.cli.bench.workloads import (
 )
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.cli.options import (
     BatchOptions,
     ContextOptions,
@@ -76,12 +76,13 @@ def bench(
     model_options: ModelOptions,
     context: ContextOptions,
     batch: BatchOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
     """Measure throughput and latency; the last line printed is JSON with every figure."""
     loaded = None if options.workloads is None else load_workloads(options.workloads, options.reps)
     names = choose(options.workload, list(loaded) if loaded else list(NAMES))
-    args = engine_args(model, model_options, context, batch, machine)
+    args = engine_args(model, model_options, context, batch, models, machine)
     cpu = machine.set_up()
 
     from flaxen.build import build

@@ -20,7 +20,7 @@ from flaxen.cli.chat.loop import HELP, chat_loop
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.interrupt import unwind_first
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     MODEL_HELP,
     ChatTemplateOptions,
@@ -67,6 +67,7 @@ def chat(
     defaults: GenerationConfigOptions,
     template: ChatTemplateOptions,
     context: ContextOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
     model: Annotated[
         str | None,
@@ -104,8 +105,8 @@ def chat(
         raise ValueError("name a MODEL to run here, or give the --url of a running server")
     else:
         answers_seed = secrets.randbits(62)  # for answers without --seed
-        groups = (model_options, defaults, template, context, machine)
-        base, directory = adapter.beside(model, offline=machine.offline)
+        groups = (model_options, defaults, template, context, models, machine)
+        base, directory = adapter.beside(model, find_places(models, machine))
         args = engine_args(base, *groups, max_num_seqs=1, seed=answers_seed)
         answer = _answer_here(args, model_options, machine, directory, given)
     _converse(model, answer, talk.system)

@@ -15,7 +15,7 @@ from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate.outputs import as_json, as_text, check_outputs, describe_cuts
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     BatchOptions,
     ContextOptions,
@@ -81,13 +81,14 @@ def generate(
     defaults: GenerationConfigOptions,
     context: ContextOptions,
     batch: BatchOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
     """Continue prompts, and print what the model adds to them."""
     given = sampling.given()
     texts = read_prompts(prompts.prompt, prompts.file, prompts.prompts_file, sys.stdin)
-    groups = (model_options, defaults, context, batch, machine)
-    base, directory = adapter.beside(model, offline=machine.offline)
+    groups = (model_options, defaults, context, batch, models, machine)
+    base, directory = adapter.beside(model, find_places(models, machine))
     args = engine_args(base, *groups, seed=secrets.randbits(62))  # the seed without --seed
     cpu = machine.set_up()
     llm = _load(args, model_options.checkpoint, directory)

@@ -16,7 +16,7 @@ from rich.table import Table
 from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import Cpu, announce, backend_name
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import ModelArgument, ModelOptions
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
 from flaxen.cli.prompts import read_lines
@@ -48,18 +48,20 @@ def parity(
     options: ParityOptions,
     adapter: AdapterOptions,
     model_options: ModelOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
     """Count the log-probabilities in which training and serving differ; exit with 1 if any do."""
     texts = None if options.prompts_file is None else read_lines(options.prompts_file, sys.stdin)
     cpu = machine.set_up()
-    base, directory = adapter.beside(model, offline=machine.offline)
+    base, directory = adapter.beside(model, find_places(models, machine))
     args = {
         "model": base,
         "dtype": model_options.dtype,
         "impl": model_options.impl,
         "quantization": model_options.quantization,
         "offline": machine.offline,
+        "models_dir": models.models_dir,
         "backend": backend_name(),
     }
     with Console(stderr=True).status("training and serving the same tokens"):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flaxen.models.model import Model
     from flaxen.protocol import EngineClient
     from flaxen.server.adapter_files import AdapterFiles
+    from flaxen.weights.hub.places import Places
 
 
 _lora_option = partial(typer.Option, rich_help_panel="LoRA adapters")
@@ -175,7 +176,7 @@ class LoraOptions:
 
 
 def serve_adapter(
-    model: str, server: ServerOptions, lora: LoraOptions, *, offline: bool
+    model: str, server: ServerOptions, lora: LoraOptions, places: Places
 ) -> tuple[str, ServerOptions, LoraOptions]:
     """Serves an adapter that was given as MODEL beside its base model; a model stays as it is.
 
@@ -183,7 +184,7 @@ def serve_adapter(
       model: MODEL.
       server: its --served-model-name is the adapter's name; else that is the directory's.
       lora: the options of adapters.
-      offline: --offline.
+      places: where the base model is looked for.
 
     Returns:
       The model to load, and the options of its server and adapters.
@@ -201,5 +202,5 @@ def serve_adapter(
             f"{len(names)}"
         )
     name = names[0] if names else directory.absolute().name
-    base = base_of(directory, offline=offline)
+    base = base_of(directory, places)
     return base, replace(server, served_model_names=[]), lora.serving(name, directory)

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     BatchOptions,
     ChatTemplateOptions,
@@ -66,6 +66,7 @@ def serve(
     context: ContextOptions,
     batch: BatchOptions,
     serving: ServingOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
     template: ChatTemplateOptions,
     defaults: GenerationConfigOptions,
@@ -80,7 +81,7 @@ def serve(
     """
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
-        model, server, lora = serve_adapter(model, server, lora, offline=machine.offline)
+        model, server, lora = serve_adapter(model, server, lora, find_places(models, machine))
         engine_sequences = serving.max_waiting + batch.max_num_seqs
         config = server_config(server, limits, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters
@@ -89,7 +90,7 @@ def serve(
         _check_address(server)
         with contextlib.ExitStack() as stack:
             stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
-            groups = (model_options, context, batch, serving, machine, template, defaults)
+            groups = (model_options, context, batch, serving, models, machine, template, defaults)
             args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
             cpu = machine.set_up()
             start_s = time.perf_counter()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flaxen.cli.cpu import announce, backend_name
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.machine import MachineOptions
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.progress import show_progress
 from flaxen.cli.train.options import RunOptions, SettingOptions
 from flaxen.runs.display import describe_data, show_training
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def train(
     settings: SettingOptions,
     options: RunOptions,
+    models: ModelsDirOptions,
     machine: MachineOptions,
     config_or_model: Annotated[
         str | None,
@@ -51,7 +52,7 @@ def train(
             find_definition(wanted.model),
             backend=backend_name(),
             resume=options.resume,
-            offline=machine.offline,
+            places=find_places(models, machine),
             on_progress=on_progress,
         )
     announce(cpu)

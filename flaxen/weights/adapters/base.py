@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from flaxen.weights.adapters.config import read_config
+from flaxen.weights.hub.places import Places
 from flaxen.weights.resolve import resolve
 from flaxen.weights.weight_files import ADAPTER_CONFIG
 
@@ -34,8 +35,12 @@ def base_reference(model: str) -> str:
     return os.path.abspath(path) + model[len(code["file"]) :] if code else os.path.abspath(path)
 
 
-def find_base(directory: Path, *, offline: bool = False) -> str:
+def find_base(directory: Path, places: Places | None = None) -> str:
     """The base model that an adapter names, in this machine's files or on the hub.
+
+    Args:
+      directory: the adapter's.
+      places: where the base is looked for, as in `resolve`.
 
     Raises:
       ValueError: the adapter names none, or one that can't be found or is code; the message has the
@@ -54,7 +59,7 @@ def find_base(directory: Path, *, offline: bool = False) -> str:
             f"an adapter names it: give {base} as MODEL, and the adapter by --adapter {directory}"
         )
     try:
-        resolve(base, offline=offline)
+        resolve(base, places)
     except ValueError as error:
         raise ValueError(
             f"{directory} is a LoRA adapter of {base!r}, which is not found here: {error}. Or "

@@ -11,6 +11,7 @@ import pytest
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.engine.config import LoraLimits
+from flaxen.weights.hub.places import Places
 
 
 def options(**given: Any) -> LoraOptions:
@@ -76,7 +77,7 @@ def test_an_adapter_as_model_is_served_beside_its_base(tmp_path: Path) -> None:
     def served(*names: str) -> tuple[str, ServerOptions, LoraOptions]:
         server = ServerOptions(served_model_names=list(names))
         lora = options(enable_lora=False, lora_modules=[other])
-        return serve_adapter(str(directory), server, lora, offline=True)
+        return serve_adapter(str(directory), server, lora, Places(offline=True))
 
     base, server, lora = served()
     assert (base, server.served_model_names) == (str(tmp_path), [])
@@ -85,5 +86,5 @@ def test_an_adapter_as_model_is_served_beside_its_base(tmp_path: Path) -> None:
     assert served("poet")[2].lora_modules[0] == f"poet={directory}"
     with pytest.raises(ValueError, match=r"is an adapter, which has one name here: .* not 2"):
         served("poet", "bard")
-    model = serve_adapter(str(tmp_path), server, lora, offline=True)
+    model = serve_adapter(str(tmp_path), server, lora, Places(offline=True))
     assert model == (str(tmp_path), server, lora)

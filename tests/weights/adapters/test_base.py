@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flaxen.weights.adapters.base import base_reference, find_base, highest_rank, is_adapter
+from flaxen.weights.hub.places import Places
 
 
 def adapter(directory: Path, **fields: Any) -> Path:
@@ -44,8 +45,10 @@ def test_a_base_that_is_not_found(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         find_base(lost)
-    with pytest.raises(ValueError, match=r"is not found here: found no model 'org/x': .*not asked"):
-        find_base(adapter(tmp_path / "b", base_model_name_or_path="org/x"), offline=True)
+    with pytest.raises(
+        ValueError, match=r"is not found here: org/x is not on this machine, .*not asked"
+    ):
+        find_base(adapter(tmp_path / "b", base_model_name_or_path="org/x"), Places(offline=True))
 
 
 @pytest.mark.parametrize("base", [None, "", 7])
