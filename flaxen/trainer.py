@@ -23,6 +23,7 @@ from flaxen.runs.run import run
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.settings import make_config
 from flaxen.weights.definition import Definition
+from flaxen.weights.hub.places import Places
 
 
 def train(
@@ -90,7 +91,7 @@ def train(
         sources=sources,
         backend=backend,
         resume=resume,
-        offline=offline,
+        places=Places(offline=offline),
         on_progress=lambda what, done, total: None,
     )
     records: list[Any] = []
