@@ -46,7 +46,7 @@ def test_a_base_that_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         find_base(lost)
     with pytest.raises(
-        ValueError, match=r"is not found here: org/x is not on this machine, .*not asked"
+        ValueError, match=r"not found here: org/x is not on this machine, .*not asked"
     ):
         find_base(adapter(tmp_path / "b", base_model_name_or_path="org/x"), Places(offline=True))
 
