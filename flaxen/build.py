@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxen.engine.cache.free_memory import free_bytes
 from flaxen.engine.cache.plan import CachePlan, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import EngineConfig, LoraLimits
@@ -36,9 +37,8 @@ from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import sampling_defaults
 from flaxen.weights.opening import open_files
+from flaxen.weights.params import Form
 from flaxen.weights.resolve import resolve
-
-_AUTO_KV_CACHE_BYTES = 1024**3
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -120,7 +120,8 @@ def _build(
     model = checkpoint.model.on(backend)
     if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         args = replace(args, compile_sizes=_definition_sizes(args))
-    plan = _plan_cache(args, model, dtype.itemsize)
+    form = Form(dtype=dtype, backend=backend, quantization=args.quantization)
+    plan = _plan_cache(args, model, dtype.itemsize, checkpoint.num_param_bytes(form))
     config = _engine_config(args, plan, backend, lora)
     with ThreadPoolExecutor(1) as pool:  # reading weights releases the interpreter lock
         loading = pool.submit(
@@ -178,7 +179,7 @@ def open_model(args: EngineArgs) -> Checkpoint | Definition:
     return open_files(path, args.impl, choose_backend(args.backend))
 
 
-def _plan_cache(args: EngineArgs, model: Model, itemsize: int) -> CachePlan:
+def _plan_cache(args: EngineArgs, model: Model, itemsize: int, num_param_bytes: int) -> CachePlan:
     check_page_size(args.page_size, backend=model.backend)
     sizes = CacheSizes(
         specs=attention_only(model.cache_specs),
@@ -187,12 +188,13 @@ def _plan_cache(args: EngineArgs, model: Model, itemsize: int) -> CachePlan:
         chunk=args.max_num_batched_tokens,
         max_num_seqs=args.max_num_seqs,
     )
+    free = free_bytes()
     return plan_cache(
         sizes,
         model.max_position,
         asked_len=args.max_model_len,
         asked_bytes=args.kv_cache_bytes,
-        limit_bytes=_AUTO_KV_CACHE_BYTES,
+        free_bytes=None if free is None else free - num_param_bytes,
     )
 
 

@@ -46,7 +46,7 @@ class EngineArgs:
     # None: the pace chooses it.
     target_itl_ms: float | None = 0
     page_size: int = 16  # tokens
-    kv_cache_bytes: int | None = None  # None: enough for all sequences, at most 1 GiB
+    kv_cache_bytes: int | None = None  # None: what engine/cache/plan.py chooses
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences
     max_unread_bytes: int = 2**28  # the most bytes of unread events in all

@@ -103,7 +103,8 @@ class ContextOptions:
             parser=parse_size_option,
             metavar="SIZE",
             help="Memory for the KV cache, as 2GiB or 512MiB.",
-            show_default="what all sequences need, at most 1GiB",
+            show_default="room for all sequences at 512 tokens and for one at full length, at most "
+            "half of the free memory",
         ),
     ] = None
 

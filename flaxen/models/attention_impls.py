@@ -53,7 +53,7 @@ def empty_layer(
     group: int = 0,
     backend: Backend,
 ) -> LayerPages:
-    """Pages of zeros for one layer, as `paged` takes them.
+    """Makes empty pages for one layer, as `paged` takes them.
 
     Args:
       spec: the layer's.

@@ -24,7 +24,7 @@ from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
 from flaxen.weights.packing.pack import Quantization
-from flaxen.weights.params import Form, load_params
+from flaxen.weights.params import Form, load_params, num_bytes
 from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import Sources, find_sources
 from flaxen.weights.tensor import StoredTensor
@@ -49,6 +49,10 @@ class Checkpoint:
     def num_file_bytes(self) -> int:
         """The bytes of the weights in the files."""
         return sum(tensor.num_bytes for tensor in self.sources.tensors.values())
+
+    def num_param_bytes(self, form: Form) -> int:
+        """The bytes that the parameters will take in memory."""
+        return num_bytes(self.sources.params, form)
 
     def load_params(
         self,

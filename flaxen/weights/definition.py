@@ -7,6 +7,7 @@ Deliberately does not know which framework the model was defined in.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Definition:
         floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
         found: jnp.dtype = jnp.result_type(*floats)
         return found
+
+    def num_param_bytes(self, form: Form) -> int:
+        """The bytes that the parameters will take in memory at most, beside the given ones."""
+        shapes = (np.shape(leaf) for leaf in jax.tree.leaves(self.params))
+        return sum(math.prod(shape) for shape in shapes) * form.dtype.itemsize
 
     def make_tokenizer(self) -> Tokenizer:
         """The model's tokenizer.

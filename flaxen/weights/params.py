@@ -7,8 +7,9 @@ families.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.linear.packed import TILE
+from flaxen.kernels.linear.packed import TILE, Format
 from flaxen.models.model import Params, ParamSpec
+from flaxen.weights.packing.layout import Layout
 from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
 from flaxen.weights.sources import Source
@@ -29,6 +31,7 @@ from flaxen.weights.views import transposed
 DTYPES = ("float32", "bfloat16", "float16")
 PACKED_DTYPES = ("float32", "bfloat16")
 _PIECE = 1 << 17  # values read at once
+_BITS: Mapping[Format, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,27 @@ class Form:
                 f"quantization {self.quantization} needs packed weights, which only the C++ "
                 "kernels can compute with: use auto or none, or the backend cpu"
             )
+
+
+def num_bytes(sources: list[Source], form: Form) -> int:
+    """The bytes of the loaded parameters, without padding."""
+    return sum(_num_bytes(source, form) for source in sources)
+
+
+def _num_bytes(source: Source, form: Form) -> int:
+    num_values = math.prod(source.spec.shape)
+    if not form.backend.packs_weights or source.spec.matrix is None:
+        return num_values * form.dtype.itemsize
+    layout = _layout(source, source.stored, form)
+    in_groups = 0
+    if layout.scale_dtype is not None:
+        in_groups = num_values // layout.group * layout.scale_dtype.itemsize * (1 + layout.has_mins)
+    return num_values * _BITS[layout.format] // 8 + in_groups
+
+
+def _layout(source: Source, stored: StoredTensor, form: Form) -> Layout:
+    is_table = source.spec.role == "table"
+    return choose_layout(stored, form.dtype, form.quantization, is_table=is_table)
 
 
 def load_params(
@@ -117,8 +141,7 @@ def _load_packed(
     source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory
 ) -> Any:
     stored = source.stored if source.rows_are_outputs else transposed(source.stored)
-    is_table = source.spec.role == "table"
-    layout = choose_layout(stored, form.dtype, form.quantization, is_table=is_table)
+    layout = _layout(source, stored, form)
     num_outputs, num_inputs = stored.shape
     packing = Packing((num_outputs, num_inputs), layout, memory)
     for start, stop in _pieces(stored):

@@ -15,10 +15,13 @@ PAGE = 2 * 16 * 2 * 8 * 2  # bytes, both layers
 
 
 def plan(
-    asked_len: int | None = None, asked_bytes: int | None = None, limit_bytes: int = 10**9
+    asked_len: int | None = None,
+    asked_bytes: int | None = None,
+    free_bytes: int | None = 10**9,
+    model_len: int = 160,
 ) -> CachePlan:
     return plan_cache(
-        SIZES, 160, asked_len=asked_len, asked_bytes=asked_bytes, limit_bytes=limit_bytes
+        SIZES, model_len, asked_len=asked_len, asked_bytes=asked_bytes, free_bytes=free_bytes
     )
 
 
@@ -29,10 +32,33 @@ def test_all_sequences_fit_at_full_length() -> None:
     assert (made.max_model_len, made.is_cut) == (160, False)
 
 
-def test_the_limit_of_the_default_is_a_reason() -> None:
-    made = plan(limit_bytes=25 * PAGE)
-    assert made.pool_reason is PoolReason.DEFAULT_LIMIT
+def test_half_of_the_free_memory_is_the_most_that_is_taken_unasked() -> None:
+    made = plan(free_bytes=50 * PAGE)
+    assert made.pool_reason is PoolReason.FREE_MEMORY
     assert (made.num_whole, made.num_tokens, made.is_cut) == (2.5, 400, False)
+    made = plan(free_bytes=6 * PAGE)
+    assert (made.max_model_len, made.is_cut) == (48, True)
+    assert plan(asked_bytes=40 * PAGE, free_bytes=0).pool_reason is PoolReason.ASKED
+    assert plan(free_bytes=None).pool_reason is PoolReason.ALL_SEQUENCES
+
+
+def test_a_long_context_has_room_for_all_sequences_at_a_typical_length() -> None:
+    made = plan(model_len=1600)
+    assert made.pool_reason is PoolReason.TYPICAL
+    assert (made.num_bytes, made.max_model_len) == (4 * 512 // 16 * PAGE, 1600)
+
+
+def test_one_sequence_of_full_length_fits_if_there_is_memory() -> None:
+    made = plan(model_len=16_000)
+    assert made.pool_reason is PoolReason.TYPICAL
+    assert (made.num_whole, made.is_cut) == (1, False)
+
+
+def test_a_machine_without_memory_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"0\.0 MiB of memory free beside the weights.*End other"):
+        plan(free_bytes=-5)
+    with pytest.raises(ValueError, match=r"sequence of 160 tokens.*--kv-cache-size"):
+        plan(asked_len=160, free_bytes=6 * PAGE)
 
 
 def test_a_small_cache_cuts_the_length_and_says_what_the_whole_needs() -> None:

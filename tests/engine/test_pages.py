@@ -131,6 +131,18 @@ def test_a_reset_forgets_pages_in_use_and_free_ones() -> None:
     pool.check_invariants()
 
 
+def test_pages_that_were_used_come_before_those_that_take_no_memory_yet() -> None:
+    pool = PagePool(4)
+    pages = pool.allocate(2)
+    pool.register(pages, chain([1, 2, 3, 4]))
+    pool.release(pages)
+    pool.reset_cache()
+    assert set(pool.allocate(2)) == set(pages)
+    pool = PagePool(4)
+    pool.release(pool.allocate(2))
+    assert set(pool.allocate(2)) == {0, 1}
+
+
 def test_nothing_is_registered_without_prefix_caching() -> None:
     pool = PagePool(2, enable_prefix_caching=False)
     pool.register(pool.allocate(1), chain([1, 2]))

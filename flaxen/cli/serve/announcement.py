@@ -142,12 +142,14 @@ def _context(plan: CachePlan) -> str:
 
 
 def _pool_reason(plan: CachePlan) -> str:
-    from flaxen.engine.cache.plan import PoolReason
+    from flaxen.engine.cache.plan import TYPICAL_LEN, PoolReason
 
+    typical = f"room for all sequences at {TYPICAL_LEN} tokens and for one at full length"
     return {
         PoolReason.ASKED: "as --kv-cache-size says",
         PoolReason.ALL_SEQUENCES: "what all sequences need",
-        PoolReason.DEFAULT_LIMIT: "the most that is taken without --kv-cache-size",
+        PoolReason.TYPICAL: typical,
+        PoolReason.FREE_MEMORY: "half of the memory that is free (--kv-cache-size)",
     }[plan.pool_reason]
 
 

@@ -77,8 +77,9 @@ class PagePool:
     """Allocates pages, and finds pages that already hold a prefix.
 
     Free pages without a hash are allocated first, since they hold nothing, then those with one,
-    least recently used first. A sequence's pages are freed tail first, so that the head of a
-    prefix, which more sequences share, stays longer than its tail.
+    least recently used first. Of those without a hash, pages that were used before come before
+    those that never were, which take no memory yet on the CPU. A sequence's pages are freed tail
+    first, so that the head of a prefix, which more sequences share, stays longer than its tail.
 
     Args:
       num_pages: pages in the pool, at least 1; their ids are 0 to num_pages - 1.
@@ -180,6 +181,8 @@ class PagePool:
         """Removes all hashes, because the pages' contents were lost or must not be found again."""
         for page in self._page_of.values():
             self._hash_of[page] = None
+            if page in self._free:  # before pages that were never used and take no memory yet
+                self._free.move_to_end(page, last=False)
         self._page_of.clear()
 
     def check_invariants(self) -> None:

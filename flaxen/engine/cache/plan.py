@@ -1,15 +1,20 @@
-"""Decides the memory of the KV cache and the longest sequence, and keeps the reasons for both.
+"""Decides the memory of the KV cache and the longest sequence, and keeps the reasons for both
+(decision 0251).
 
-Deliberately does not know: JAX, options, how a reason is worded.
+Deliberately does not know: JAX, options, how free memory is measured, how a reason is worded.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from fractions import Fraction
 
 from flaxen.engine.cache.groups import CacheGroup, most_pages
 from flaxen.engine.cache.sizes import CacheSizes
+
+TYPICAL_LEN = 512  # tokens: what all sequences have room for at once, if no size is given
+FREE_SHARE = Fraction(1, 2)  # of the free memory: the most that is taken if no size is given
 
 
 class PoolReason(enum.Enum):
@@ -17,7 +22,8 @@ class PoolReason(enum.Enum):
 
     ASKED = enum.auto()  # the size was given
     ALL_SEQUENCES = enum.auto()  # all sequences that may run at once fit at full length
-    DEFAULT_LIMIT = enum.auto()  # the most that is taken if no size is given
+    TYPICAL = enum.auto()  # all sequences fit at TYPICAL_LEN, and one at full length
+    FREE_MEMORY = enum.auto()  # FREE_SHARE of the free memory is less than any of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ def plan_cache(
     *,
     asked_len: int | None,
     asked_bytes: int | None,
-    limit_bytes: int,
+    free_bytes: int | None,
 ) -> CachePlan:
     """Plans the KV cache.
 
@@ -59,8 +65,8 @@ def plan_cache(
       sizes: the model's cache specs and the engine's sizes.
       model_len: the tokens that the model was made for.
       asked_len: the longest sequence; None is the model's own length, as far as the memory allows.
-      asked_bytes: the memory; None is what all sequences need, up to `limit_bytes`.
-      limit_bytes: the most memory that is taken unasked.
+      asked_bytes: the memory; None chooses it.
+      free_bytes: the memory that is free beside the weights; None if that is not known.
 
     Raises:
       ValueError: the length is above the model's, or the memory is too small for one sequence.
@@ -71,8 +77,16 @@ def plan_cache(
             f"max_model_len is {wanted_len}, and the model was made for {model_len} tokens: lower "
             "it"
         )
-    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, limit_bytes)
+    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, free_bytes)
     longest = sizes.longest(num_bytes)
+    if reason is PoolReason.FREE_MEMORY and longest < (asked_len or 1):
+        raise ValueError(
+            f"the machine has {_mib(free_bytes)} of memory free beside the weights, and the KV "
+            f"cache takes half of that: too little for one sequence of {asked_len or 1} tokens, "
+            f"which needs {_mib(sizes.least_bytes(asked_len or 1))}. End other programs, take a "
+            "smaller or quantized model or a shorter max_model_len, or say with kv_cache_bytes "
+            "(--kv-cache-size) how much to take"
+        )
     if longest == 0:
         raise ValueError(
             f"the KV cache of {num_bytes} bytes is smaller than one page of "
@@ -93,14 +107,22 @@ def plan_cache(
 
 
 def _memory(
-    sizes: CacheSizes, wanted_len: int, asked_bytes: int | None, limit_bytes: int
+    sizes: CacheSizes, wanted_len: int, asked_bytes: int | None, free_bytes: int | None
 ) -> tuple[int, PoolReason]:
     if asked_bytes is not None:
         return asked_bytes, PoolReason.ASKED
-    most = sizes.most_bytes(wanted_len)
-    if most <= limit_bytes:
-        return most, PoolReason.ALL_SEQUENCES
-    return limit_bytes, PoolReason.DEFAULT_LIMIT
+    typical = sizes.most_bytes(min(wanted_len, TYPICAL_LEN))
+    found = [
+        (sizes.most_bytes(wanted_len), PoolReason.ALL_SEQUENCES),
+        (max(typical, sizes.least_bytes(wanted_len)), PoolReason.TYPICAL),
+    ]
+    if free_bytes is not None:
+        found.append((max(0, int(free_bytes * FREE_SHARE)), PoolReason.FREE_MEMORY))
+    return min(found, key=lambda each: each[0])
+
+
+def _mib(num_bytes: int | None) -> str:
+    return f"{max(0, num_bytes or 0) / 2**20:,.1f} MiB"
 
 
 def _num_whole(group: CacheGroup, sizes: CacheSizes, max_model_len: int) -> float:

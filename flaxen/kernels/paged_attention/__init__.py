@@ -59,7 +59,7 @@ def empty_cache(
     *,
     backend: Backend,
 ) -> KvPages | CpuPages:
-    """Makes a layer's pages, filled with zeros, in the backend's layout.
+    """Makes a layer's pages in the backend's layout. Nobody may read a slot that was not written.
 
     Args:
       num_pages: the number of pages.

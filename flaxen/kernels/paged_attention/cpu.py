@@ -24,6 +24,8 @@ def empty_pages(
 ) -> CpuPages:
     """Makes a layer's pages, with keys and values in one array.
 
+    A page takes memory only when a step first writes to it.
+
     With r = 4 / itemsize numbers in a 32-bit word, a page has a kv head's keys as [head_dim / r,
     page_size, r] and its values as [page_size / r, head_dim, r].
 
@@ -35,13 +37,16 @@ def empty_pages(
       dtype: float32 or bfloat16.
 
     Returns:
-      [pages, 2, K, page_size * H] zeros.
+      [pages, 2, K, page_size * H], of any content: no slot is read before a token is written to it.
 
     Raises:
       ValueError: the kernel does not support a size or the dtype.
     """
     _check_sizes(page_size, head_dim, jnp.dtype(dtype))
-    return jnp.zeros((num_pages, 2, num_kv_heads, page_size * head_dim), dtype)
+    pages = jax.ShapeDtypeStruct((num_pages, 2, num_kv_heads, page_size * head_dim), dtype)
+    # To pack a weight of no outputs writes nothing, so that the memory stays as the system mapped
+    # it. XLA itself would fill it. It may not share one array between the layers either.
+    return cpu_library.kernel("pack", pages, has_side_effect=True)(jnp.zeros((0, 0), dtype))  # type: ignore[no-any-return]
 
 
 def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:

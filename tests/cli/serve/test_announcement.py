@@ -37,9 +37,13 @@ _SPECS = [Full(num_kv_heads=3, head_dim=64)] * 30  # SmolLM2-135M's: 22.5 KiB a 
 _FACTS = (Fact(label="one", text="a " * 60, fields={"x": 1}), Fact(label="b", text="c", fields={}))
 
 
-def plan(asked_len: int | None = None, asked_bytes: int | None = None) -> CachePlan:
+def plan(
+    asked_len: int | None = None, asked_bytes: int | None = None, free_bytes: int | None = None
+) -> CachePlan:
     sizes = CacheSizes(specs=_SPECS, page_size=16, itemsize=2, chunk=512, max_num_seqs=64)
-    return plan_cache(sizes, 8192, asked_len=asked_len, asked_bytes=asked_bytes, limit_bytes=2**30)
+    return plan_cache(
+        sizes, 8192, asked_len=asked_len, asked_bytes=asked_bytes, free_bytes=free_bytes
+    )
 
 
 def texts(made: CachePlan) -> list[str]:
@@ -61,8 +65,11 @@ def test_a_context_that_is_cut_says_why_and_what_to_do() -> None:
 
 def test_the_reasons_of_a_pool_that_nobody_asked_for() -> None:
     assert texts(plan())[1].startswith(
-        "1 GiB, the most that is taken without --kv-cache-size: 46,592 tokens, or 5 sequences of "
+        "720 MiB, room for all sequences at 512 tokens and for one at full length: 32,768 tokens, "
     )
+    context, cache = texts(plan(free_bytes=20 * 2**20))
+    assert context.startswith("448 tokens: the model's is 8,192, but the KV cache of 10 MiB holds")
+    assert cache.startswith("10 MiB, half of the memory that is free (--kv-cache-size): 448 tokens")
     context, cache = texts(plan(asked_len=512))
     assert context == "512 tokens, as --max-model-len says; the model's own is 8,192"
     assert cache.startswith("720 MiB, what all sequences need: 32,768 tokens, or 64 sequences")
