@@ -16,6 +16,7 @@ import typer
 import flaxen
 from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
+from flaxen.cli.doctor.command import doctor
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate.command import generate
 from flaxen.cli.groups import expand
@@ -48,6 +49,7 @@ for _name, _command in (
     ("train", train),
     ("eval", evaluate),
     ("parity", parity),
+    ("doctor", doctor),
 ):
     app.command(_name)(expand(_command))
 

@@ -1,0 +1,1 @@
+"""`flaxen doctor`: what this machine and this installation have, and what to fix."""

@@ -1,0 +1,74 @@
+"""`flaxen doctor`: looks at the machine and the installation, and says what to fix.
+
+Each probe is isolated: what is broken is what this command is for. Deliberately does not know what
+the probes look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def doctor(
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Measure memory bandwidth and arithmetic, which takes two seconds.",
+        ),
+    ] = True,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port that flaxen serve would listen on.")
+    ] = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Look at the machine and the installation, and say what to fix.
+
+    Exits with 1 if something is broken, with 0 otherwise. Sends nothing anywhere.
+    """
+    from flaxen.cli.doctor.advice import findings
+    from flaxen.cli.doctor.facts import Facts
+    from flaxen.cli.doctor.report import text
+
+    facts = Facts(**gather(_probes(measure, port)))
+    found = findings(facts)
+    if as_json:
+        document = dataclasses.asdict(facts)
+        typer.echo(json.dumps({**document, "findings": [vars(each) for each in found]}, indent=2))
+    else:
+        typer.echo(text(facts, found))
+    if any(each.is_broken for each in found):
+        raise typer.Exit(1)
+
+
+def gather(probes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Calls each probe; the error of one stands under `failures` and stops no other."""
+    found: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    for name, probe in probes.items():
+        try:
+            found[name] = probe()
+        except Exception as error:  # whatever is broken here is to be told, not to end the rest
+            failures[name] = f"{type(error).__name__}: {error}"
+    return {**found, "failures": failures}
+
+
+def _probes(measure: bool, port: int) -> dict[str, Callable[[], Any]]:
+    from flaxen.cli.doctor import computing, machine, places, software
+
+    return {
+        "machine": lambda: machine.probe_machine(
+            Path("/"), num_allowed_cpus=len(os.sched_getaffinity(0))
+        ),
+        "software": software.probe_software,
+        "compute": lambda: computing.probe_compute(measure=measure),
+        "places": places.probe_places,
+        "network": lambda: places.probe_network(port),
+    }

@@ -1,0 +1,118 @@
+"""What the probes found, as plain values.
+
+`None` stands for "not found" or "not measured", and each field says which. Deliberately does not
+know how anything is found, nor what is good or bad.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The hardware, and how much of it this process may use."""
+
+    cpu: str
+    cpu_features: tuple[str, ...] = ()  # those that our kernels have code for
+    num_cpus: int
+    num_allowed_cpus: int  # by the process's affinity
+    num_quota_cpus: float | None = None  # by the control group; None is no limit
+    memory_bytes: int
+    available_bytes: int
+    memory_limit_bytes: int | None = None  # by the control group; None is no limit
+    accelerators: tuple[str, ...] = ()  # that the system has, whether or not JAX sees them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A library that flaxen asks for."""
+
+    text: str  # as pip takes it
+    name: str
+    version: str | None  # the installed one; None if it is not installed
+    fits: bool  # whether that version is one that flaxen was made for
+    extra: str | None = None  # the extra that asks for it; None is flaxen itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Software:
+    """Versions."""
+
+    flaxen: str
+    source: str  # where flaxen was installed from
+    python: str
+    python_path: str
+    in_environment: bool  # whether Python runs in a virtual environment
+    versions: dict[str, str | None]  # of the libraries that matter most; None is not installed
+    compilers: tuple[str, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """What computes on the CPU."""
+
+    isa: str  # the instruction set in use, or xla
+    supported: tuple[str, ...]  # those that the library and the machine have, best first
+    num_threads: int
+    has_accelerator: bool  # JAX computes on an accelerator instead
+    missing_reason: str | None = None  # why our kernels are missing
+    wanted: str | None = None  # the environment's FLAXEN_CPU_ISA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """The machine's limits."""
+
+    read_bytes_s: float
+    matmul_flops: dict[str, float]  # dtype -> floating-point operations a second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What a process of its own found out about JAX and the kernels. An error is one line."""
+
+    platform: str | None = None
+    devices: tuple[str, ...] = ()
+    jax_error: str | None = None
+    kernels: Kernels | None = None
+    kernels_error: str | None = None
+    speeds: Speeds | None = None
+    speeds_error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A directory that flaxen writes to, or would make."""
+
+    name: str
+    path: str
+    variable: str  # the environment variable that moves it
+    is_writable: bool
+    used_bytes: int
+    free_bytes: int | None  # None if the disk can't be asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What flaxen may do with the network."""
+
+    is_offline: bool  # by HF_HUB_OFFLINE
+    endpoint: str  # where models are downloaded from
+    has_token: bool
+    port: int
+    is_port_free: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All of it; None where a probe failed, and then `failures` says why."""
+
+    machine: Machine | None = None
+    software: Software | None = None
+    compute: Compute | None = None
+    places: tuple[Place, ...] | None = None
+    models: tuple[str, ...] | None = None
+    network: Network | None = None
+    failures: dict[str, str] = field(default_factory=dict)  # probe -> its error

@@ -1,0 +1,145 @@
+"""Writes facts and findings as text. Deliberately does not know how they were found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from flaxen.cli.doctor.advice import Finding
+from flaxen.cli.doctor.facts import Compute, Facts, Kernels, Machine, Network, Place, Software
+from flaxen.cli.doctor.facts import Requirement as Library
+
+Row = tuple[str, str]
+_NOTED = ("jax", "jaxlib", "numpy", "safetensors", "tokenizers", "huggingface_hub", "fastapi")
+
+
+def sections(facts: Facts) -> list[tuple[str, list[Row]]]:
+    """The report's sections, each with rows of a name and what is to be said of it."""
+    found = [
+        ("Machine", list(_machine(facts.machine)) if facts.machine else []),
+        ("Software", list(_software(facts.software)) if facts.software else []),
+        ("Computing", list(_compute(facts.compute)) if facts.compute else []),
+        ("Directories", [_place(each) for each in facts.places or ()]),
+        (
+            "Models",
+            [("on this machine", ", ".join(facts.models) or "none")]
+            if facts.models is not None
+            else [],
+        ),
+        ("Network", list(_network(facts.network)) if facts.network else []),
+    ]
+    return [(name, rows or [("", "not found out, see below")]) for name, rows in found]
+
+
+def text(facts: Facts, found: list[Finding]) -> str:
+    """The whole report."""
+    lines = []
+    for name, rows in sections(facts):
+        lines.append(name)
+        lines += [f"  {label:<22}{said}".rstrip() for label, said in rows]
+        lines.append("")
+    lines.append("What to fix")
+    if not found:
+        lines.append("  nothing")
+    for each in found:
+        lines.append(f"  {'broken' if each.is_broken else 'better'}: {each.text}")
+        lines.append(f"          {each.fix}")
+    return "\n".join(lines)
+
+
+def size(num_bytes: int) -> str:
+    """A size in decimal units, as disks and `du --si` count."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes / 1000:.0f} kB" if num_bytes else "empty"
+
+
+def _machine(machine: Machine) -> Iterator[Row]:
+    yield "CPU", machine.cpu
+    yield "instructions", " ".join(machine.cpu_features) or "none that the kernels use"
+    limits = [f"{machine.num_cpus} CPUs", f"{machine.num_allowed_cpus} by affinity"]
+    if machine.num_quota_cpus is not None:
+        limits.append(f"{machine.num_quota_cpus:g} by the control group")
+    yield "cores", ", ".join(limits)
+    memory = f"{size(machine.memory_bytes)}, {size(machine.available_bytes)} available"
+    if machine.memory_limit_bytes is not None:
+        memory += f", {size(machine.memory_limit_bytes)} by the control group"
+    yield "memory", memory
+    yield "accelerators", ", ".join(machine.accelerators) or "none"
+
+
+def _software(software: Software) -> Iterator[Row]:
+    yield "flaxen", f"{software.flaxen}, {software.source}"
+    place = "" if software.in_environment else ", in no virtual environment"
+    yield "Python", f"{software.python}, {software.python_path}{place}"
+    base = {each.name: each for each in software.requirements if each.extra is None}
+    yield (
+        "libraries",
+        ", ".join(f"{name} {base[name].version or 'missing'}" for name in _NOTED if name in base),
+    )
+    yield "extras", ", ".join(_extras(software.requirements)) or "none"
+    yield "compilers", "; ".join(software.compilers) or "none"
+
+
+def _extras(requirements: tuple[Library, ...]) -> Iterator[str]:
+    names = dict.fromkeys(each.extra for each in requirements if each.extra)
+    for name in names:
+        parts = [each for each in requirements if each.extra == name]
+        missing = [each.name for each in parts if each.version is None]
+        versions = " ".join(f"{each.name} {each.version}" for each in parts if each.version)
+        if not missing:
+            yield f"{name} ({versions})"
+        elif versions:
+            yield f"{name} in part ({versions}; without {' '.join(missing)})"
+        else:
+            yield f"no {name}"
+
+
+def _compute(compute: Compute) -> Iterator[Row]:
+    if compute.jax_error is not None:
+        yield "JAX", compute.jax_error
+        return
+    yield "JAX", f"computes on {compute.platform}: {', '.join(compute.devices)}"
+    if compute.kernels_error is not None:
+        yield "kernels", compute.kernels_error
+    if compute.kernels is not None:
+        yield "kernels", kernels_said(compute.kernels)
+    if compute.speeds is not None:
+        yield "memory bandwidth", f"{compute.speeds.read_bytes_s / 1e9:.1f} GB/s"
+        yield (
+            "products",
+            ", ".join(
+                f"{flops / 1e12:.2f} TFLOP/s in {dtype}"
+                for dtype, flops in compute.speeds.matmul_flops.items()
+            ),
+        )
+
+
+def kernels_said(kernels: Kernels) -> str:
+    """Which kernels compute, and why these."""
+    threads = f"{kernels.num_threads} thread{'' if kernels.num_threads == 1 else 's'}"
+    if kernels.has_accelerator:
+        return "none, JAX computes on an accelerator"
+    if kernels.missing_reason is not None:
+        return f"none, XLA with {threads}: {kernels.missing_reason}"
+    if kernels.wanted is not None:
+        return f"{kernels.isa}, {threads}, by FLAXEN_CPU_ISA"
+    others = [each for each in kernels.supported if each != kernels.isa]
+    less = f" (also {', '.join(others)})" if others else ""
+    return f"{kernels.isa}, {threads}, the best of this machine{less}"
+
+
+def _place(place: Place) -> Row:
+    state = size(place.used_bytes) if place.is_writable else "NOT WRITABLE"
+    free = "" if place.free_bytes is None else f", {size(place.free_bytes)} free"
+    home = os.path.expanduser("~")
+    path = place.path.replace(home, "~", 1) if place.path.startswith(home) else place.path
+    return place.name, f"{path}: {state}{free}"
+
+
+def _network(network: Network) -> Iterator[Row]:
+    token = "with a token" if network.has_token else "without a token"
+    offline = "never: HF_HUB_OFFLINE is set"
+    yield "downloads", offline if network.is_offline else f"from {network.endpoint}, {token}"
+    yield f"port {network.port}", "free" if network.is_port_free else "in use"
