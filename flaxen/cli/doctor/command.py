@@ -15,8 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions, default_cache
+
 
 def doctor(
+    machine: MachineOptions,
+    models: ModelsDirOptions,
     measure: Annotated[
         bool,
         typer.Option(
@@ -37,7 +41,7 @@ def doctor(
     from flaxen.cli.doctor.facts import Facts
     from flaxen.cli.doctor.report import text
 
-    facts = Facts(**gather(_probes(measure, port)))
+    facts = Facts(**gather(_probes(machine, models, measure, port)))
     found = findings(facts)
     if as_json:
         document = dataclasses.asdict(facts)
@@ -60,15 +64,17 @@ def gather(probes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     return {**found, "failures": failures}
 
 
-def _probes(measure: bool, port: int) -> dict[str, Callable[[], Any]]:
+def _probes(
+    options: MachineOptions, models: ModelsDirOptions, measure: bool, port: int
+) -> dict[str, Callable[[], Any]]:
     from flaxen.cli.doctor import computing, machine, places, software
 
+    cache = options.compile_cache or default_cache()
+    num_allowed = len(os.sched_getaffinity(0))
     return {
-        "machine": lambda: machine.probe_machine(
-            Path("/"), num_allowed_cpus=len(os.sched_getaffinity(0))
-        ),
+        "machine": lambda: machine.probe_machine(Path("/"), num_allowed_cpus=num_allowed),
         "software": software.probe_software,
-        "compute": lambda: computing.probe_compute(measure=measure),
-        "places": places.probe_places,
-        "network": lambda: places.probe_network(port),
+        "compute": lambda: computing.probe_compute(options.threads, measure=measure),
+        "places": lambda: places.probe_places(cache, models.models_dir),
+        "network": lambda: places.probe_network(port, offline=options.offline),
     }

@@ -1,8 +1,8 @@
 """The part of the doctor that loads JAX and the kernels, in a process of its own.
 
-`python -m flaxen.cli.doctor.computing MEASURE` prints one JSON object a line, as far as it gets: an
-instruction that the CPU does not have ends the process, and only this one. `probe_compute` starts
-it and reads the lines.
+`python -m flaxen.cli.doctor.computing MEASURE THREADS` prints one JSON object a line, as far as it
+gets: an instruction that the CPU does not have ends the process, and only this one. `probe_compute`
+starts it and reads the lines.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flaxen.cli.doctor.facts import Compute, Kernels, Speeds
@@ -21,15 +22,18 @@ _TIMEOUT_S = 120
 _BUFFER_BYTES = 1 << 28  # half a second of reading
 
 
-def probe_compute(*, measure: bool, timeout_s: float = _TIMEOUT_S) -> Compute:
+def probe_compute(
+    num_threads: int | None, *, measure: bool, timeout_s: float = _TIMEOUT_S
+) -> Compute:
     """Runs this module in a process of its own.
 
     Args:
+      num_threads: the threads that compute; None is one for each CPU of the process.
       measure: whether to measure the machine's speed, which takes a second or two.
       timeout_s: when to give up.
     """
     # -P: a jax.py in the working directory is not the library.
-    command = [sys.executable, "-P", "-m", __name__, str(int(measure))]
+    command = [sys.executable, "-P", "-m", __name__, str(int(measure)), str(num_threads or 0)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         return read_lines(done.stdout, done.stderr, done.returncode, measure=measure)
@@ -67,8 +71,13 @@ def _end(stderr: str, returncode: int) -> str:
 
 def main() -> None:
     """Prints what each stage finds, before the next one begins."""
-    measure = bool(int(sys.argv[1]))
-    for name, stage in (("jax", _jax), ("kernels", _kernels), ("speeds", _speeds)):
+    measure, num_threads = bool(int(sys.argv[1])), int(sys.argv[2]) or None
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
+        "jax": _jax,
+        "kernels": partial(_kernels, num_threads),
+        "speeds": _speeds,
+    }
+    for name, stage in stages.items():
         if name == "speeds" and not measure:
             continue
         found = _isolated(name, stage)
@@ -91,11 +100,11 @@ def _jax() -> dict[str, Any]:
     return {"platform": jax.default_backend(), "devices": [str(each) for each in jax.devices()]}
 
 
-def _kernels() -> dict[str, Any]:
+def _kernels(num_threads: int | None) -> dict[str, Any]:
     from flaxen.cli.cpu import ISA_VARIABLE, set_up_cpu
     from flaxen.kernels import cpu_library
 
-    cpu = set_up_cpu(None)
+    cpu = set_up_cpu(num_threads)
     return {
         "kernels": {
             "isa": cpu.isa,

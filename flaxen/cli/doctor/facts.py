@@ -98,7 +98,7 @@ class Place:
 class Network:
     """What flaxen may do with the network."""
 
-    is_offline: bool  # by HF_HUB_OFFLINE
+    is_offline: bool  # by --offline or HF_HUB_OFFLINE
     endpoint: str  # where models are downloaded from
     has_token: bool
     port: int
@@ -113,6 +113,5 @@ class Facts:
     software: Software | None = None
     compute: Compute | None = None
     places: tuple[Place, ...] | None = None
-    models: tuple[str, ...] | None = None
     network: Network | None = None
     failures: dict[str, str] = field(default_factory=dict)  # probe -> its error

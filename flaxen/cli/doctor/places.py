@@ -11,21 +11,26 @@ import socket
 from pathlib import Path
 
 from flaxen.cli.doctor.facts import Network, Place
-from flaxen.cli.machine import default_cache
 
-CACHE_VARIABLE = "FLAXEN_CACHE"
 _HOST = "127.0.0.1"
 
 
-def probe_places() -> tuple[Place, ...]:
-    """Looks at each directory, and at the disk that it lies on or would be made on."""
-    from huggingface_hub import constants  # a third of a second, for its rules about the variables
+def probe_places(compile_cache: Path, models_dir: Path | None) -> tuple[Place, ...]:
+    """Looks at each directory, and at the disk that it lies on or would be made on.
 
-    cache = os.environ.get(CACHE_VARIABLE) or default_cache()
-    return (
-        look_at("compiled programs", Path(cache), CACHE_VARIABLE),
+    Args:
+      compile_cache: the directory of compiled programs.
+      models_dir: the directory of models; None is Hugging Face's cache alone.
+    """
+    from huggingface_hub import constants  # it has the rules of its variables
+
+    places = [
+        look_at("compiled programs", compile_cache, "FLAXEN_CACHE"),
         look_at("Hugging Face's cache", Path(constants.HF_HUB_CACHE), "HF_HOME"),
-    )
+    ]
+    if models_dir is not None:
+        places.append(look_at("models", models_dir, "FLAXEN_MODELS_DIR"))
+    return tuple(places)
 
 
 def look_at(name: str, path: Path, variable: str) -> Place:
@@ -59,12 +64,17 @@ def _used(directory: Path) -> int:
     return total
 
 
-def probe_network(port: int) -> Network:
-    """Reads the settings of the Hugging Face client; nothing is sent anywhere."""
+def probe_network(port: int, *, offline: bool) -> Network:
+    """Reads the settings of the Hugging Face client; nothing is sent anywhere.
+
+    Args:
+      port: the port of a server.
+      offline: whether the command was told to stay offline.
+    """
     from huggingface_hub import constants, get_token
 
     return Network(
-        is_offline=bool(constants.HF_HUB_OFFLINE),
+        is_offline=offline or bool(constants.HF_HUB_OFFLINE),
         endpoint=constants.ENDPOINT,
         has_token=get_token() is not None,
         port=port,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from flaxen.cli.doctor.advice import Finding
 from flaxen.cli.doctor.facts import Compute, Facts, Kernels, Machine, Network, Place, Software
 from flaxen.cli.doctor.facts import Requirement as Library
+from flaxen.weights.hub.sizes import format_size
 
 Row = tuple[str, str]
-_NOTED = ("jax", "jaxlib", "numpy", "safetensors", "tokenizers", "huggingface_hub", "fastapi")
 
 
 def sections(facts: Facts) -> list[tuple[str, list[Row]]]:
@@ -20,12 +20,6 @@ def sections(facts: Facts) -> list[tuple[str, list[Row]]]:
         ("Software", list(_software(facts.software)) if facts.software else []),
         ("Computing", list(_compute(facts.compute)) if facts.compute else []),
         ("Directories", [_place(each) for each in facts.places or ()]),
-        (
-            "Models",
-            [("on this machine", ", ".join(facts.models) or "none")]
-            if facts.models is not None
-            else [],
-        ),
         ("Network", list(_network(facts.network)) if facts.network else []),
     ]
     return [(name, rows or [("", "not found out, see below")]) for name, rows in found]
@@ -47,14 +41,6 @@ def text(facts: Facts, found: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def size(num_bytes: int) -> str:
-    """A size in decimal units, as disks and `du --si` count."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes / 1000:.0f} kB" if num_bytes else "empty"
-
-
 def _machine(machine: Machine) -> Iterator[Row]:
     yield "CPU", machine.cpu
     yield "instructions", " ".join(machine.cpu_features) or "none that the kernels use"
@@ -62,9 +48,11 @@ def _machine(machine: Machine) -> Iterator[Row]:
     if machine.num_quota_cpus is not None:
         limits.append(f"{machine.num_quota_cpus:g} by the control group")
     yield "cores", ", ".join(limits)
-    memory = f"{size(machine.memory_bytes)}, {size(machine.available_bytes)} available"
+    memory = (
+        f"{format_size(machine.memory_bytes)}, {format_size(machine.available_bytes)} available"
+    )
     if machine.memory_limit_bytes is not None:
-        memory += f", {size(machine.memory_limit_bytes)} by the control group"
+        memory += f", {format_size(machine.memory_limit_bytes)} by the control group"
     yield "memory", memory
     yield "accelerators", ", ".join(machine.accelerators) or "none"
 
@@ -73,10 +61,9 @@ def _software(software: Software) -> Iterator[Row]:
     yield "flaxen", f"{software.flaxen}, {software.source}"
     place = "" if software.in_environment else ", in no virtual environment"
     yield "Python", f"{software.python}, {software.python_path}{place}"
-    base = {each.name: each for each in software.requirements if each.extra is None}
     yield (
         "libraries",
-        ", ".join(f"{name} {base[name].version or 'missing'}" for name in _NOTED if name in base),
+        ", ".join(f"{name} {version or 'missing'}" for name, version in software.versions.items()),
     )
     yield "extras", ", ".join(_extras(software.requirements)) or "none"
     yield "compilers", "; ".join(software.compilers) or "none"
@@ -110,7 +97,7 @@ def _compute(compute: Compute) -> Iterator[Row]:
         yield (
             "products",
             ", ".join(
-                f"{flops / 1e12:.2f} TFLOP/s in {dtype}"
+                f"{flops / 1e9:,.0f} GFLOP/s in {dtype}"
                 for dtype, flops in compute.speeds.matmul_flops.items()
             ),
         )
@@ -131,8 +118,8 @@ def kernels_said(kernels: Kernels) -> str:
 
 
 def _place(place: Place) -> Row:
-    state = size(place.used_bytes) if place.is_writable else "NOT WRITABLE"
-    free = "" if place.free_bytes is None else f", {size(place.free_bytes)} free"
+    state = format_size(place.used_bytes) if place.is_writable else "NOT WRITABLE"
+    free = "" if place.free_bytes is None else f", {format_size(place.free_bytes)} free"
     home = os.path.expanduser("~")
     path = place.path.replace(home, "~", 1) if place.path.startswith(home) else place.path
     return place.name, f"{path}: {state}{free}"
@@ -140,6 +127,6 @@ def _place(place: Place) -> Row:
 
 def _network(network: Network) -> Iterator[Row]:
     token = "with a token" if network.has_token else "without a token"
-    offline = "never: HF_HUB_OFFLINE is set"
+    offline = "never: by --offline or HF_HUB_OFFLINE"
     yield "downloads", offline if network.is_offline else f"from {network.endpoint}, {token}"
     yield f"port {network.port}", "free" if network.is_port_free else "in use"

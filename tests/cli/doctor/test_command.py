@@ -1,0 +1,48 @@
+"""`flaxen doctor` as a user runs it: on this machine, and where JAX is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxen.cli.doctor.report import text
+from tests.cli.doctor.test_advice import GOOD
+
+
+def test_the_report_of_a_good_machine() -> None:
+    lines = text(GOOD, []).splitlines()
+    assert lines[-2:] == ["What to fix", "  nothing"]
+    assert (
+        "  kernels               avx2, 4 threads, the best of this machine (also portable)" in lines
+    )
+    assert "  memory bandwidth      20.0 GB/s" in lines
+    assert "  extras                no torch" in lines
+
+
+@pytest.mark.slow
+def test_this_machine() -> None:
+    command = [sys.executable, "-m", "flaxen", "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert done.returncode == any(each["is_broken"] for each in found["findings"])
+    assert found["failures"] == {}
+    assert found["compute"]["kernels"]["isa"] in (*found["compute"]["kernels"]["supported"], "xla")
+    assert found["compute"]["speeds"]["read_bytes_s"] > 1e8
+    assert found["compute"]["speeds"]["matmul_flops"]["float32"] > 1e8
+
+
+@pytest.mark.slow
+def test_a_broken_jax_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "jax.py").write_text("raise ImportError('this jax needs another jaxlib')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "flaxen", "doctor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "broken: JAX can't be used: ImportError: this jax needs another jaxlib" in done.stdout
+    assert "pip install --force-reinstall jax jaxlib" in done.stdout
+    assert "port 8000" in done.stdout
