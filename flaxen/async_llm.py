@@ -5,11 +5,13 @@ Deliberately does not know: HTTP, argv, how an engine works.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flaxen.build import OnProgress, build, use_compile_cache
+from flaxen.build import OnProgress, build
+from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
@@ -32,12 +34,11 @@ class AsyncLLM:
         model: str | Path | Definition,
         *,
         on_progress: OnProgress | None = None,
-        compile_cache: Path | None = None,
+        compile_cache: CompileCache = None,
         lora: LoraLimits | None = None,
         **engine_args: Any,
     ) -> None:
-        if compile_cache is not None:
-            use_compile_cache(compile_cache)
+        choose_compile_cache(compile_cache, os.environ)
         definition = model if isinstance(model, Definition) else None
         name = definition.name if definition is not None else str(model)
         args = EngineArgs(model=name, **engine_args)

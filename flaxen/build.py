@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from flaxen.engine.cache.free_memory import free_bytes
@@ -230,13 +228,3 @@ def _definition_sizes(args: EngineArgs) -> tuple[int, ...]:
     """
     largest = args.max_num_batched_tokens
     return tuple(sorted({min(16, largest), largest}))
-
-
-def use_compile_cache(directory: Path) -> None:
-    """Keeps the process's compiled code for the next process.
-
-    Also code that compiles fast, because it adds up at each start.
-    """
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -6,13 +6,15 @@ Deliberately does not know: HTTP, argv, how an engine works.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from flaxen.build import OnProgress, Parts, build, use_compile_cache
+from flaxen.build import OnProgress, Parts, build
+from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
@@ -50,7 +52,8 @@ class LLM:
     Args:
       model: a model name, a directory, a .gguf file or a Hugging Face repo id; or a definition.
       on_progress: called with (stage, done, total) while weights load and steps compile.
-      compile_cache: directory of compiled steps, for the whole process; None leaves it as it is.
+      compile_cache: directory of compiled programs, for the whole process. None: what JAX is set
+          to, or else the directory of the `flaxen` commands, ~/.cache/flaxen; False: no change.
       lora: how many adapters can be loaded and run with the model; None for none.
       **engine_args: the other fields of flaxen.engine_args.EngineArgs.
 
@@ -65,12 +68,11 @@ class LLM:
         model: str | Path | Definition,
         *,
         on_progress: OnProgress | None = None,
-        compile_cache: Path | None = None,
+        compile_cache: CompileCache = None,
         lora: LoraLimits | None = None,
         **engine_args: Any,
     ) -> None:
-        if compile_cache is not None:
-            use_compile_cache(compile_cache)
+        choose_compile_cache(compile_cache, os.environ)
         definition = model if isinstance(model, Definition) else None
         name = definition.name if definition is not None else str(model)
         args = EngineArgs(model=name, **engine_args)

@@ -74,18 +74,12 @@ class MachineOptions:
         Raises:
           ValueError: as in `set_up_cpu`.
         """
-        from flaxen.build import use_compile_cache
+        from flaxen.compile_cache import choose_compile_cache
 
-        use_compile_cache(self.compile_cache or default_cache())
+        choose_compile_cache(self.compile_cache, os.environ)
         return set_up_cpu(self.threads)
 
 
 def find_places(models: ModelsDirOptions, machine: MachineOptions) -> Places:
     """Where a command looks for models."""
     return Places(models_dir=models.models_dir, offline=machine.offline)
-
-
-def default_cache() -> Path:
-    """The default directory for compiled programs, by the XDG convention."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "flaxen"

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -125,13 +124,3 @@ def test_the_exit_code_of_a_command_that_ends_itself(
 ) -> None:
     assert exit_code(SystemExit(code)) == number
     assert capsys.readouterr().err == printed
-
-
-def test_the_compile_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from flaxen.cli.machine import default_cache
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "flaxen"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache() == tmp_path / ".cache" / "flaxen"

@@ -13,8 +13,9 @@ def load(model: str, args: dict[str, Any]) -> tuple[Generate, dict[str, str]]:
     import jax
 
     import flaxen
-    from flaxen.build import build, use_compile_cache
+    from flaxen.build import build
     from flaxen.cli.bench.measure import run_requests
+    from flaxen.compile_cache import use_compile_cache
     from flaxen.engine_args import EngineArgs
 
     if "compile_cache" in args:

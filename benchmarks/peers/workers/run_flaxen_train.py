@@ -25,7 +25,7 @@ def load(model: str, args: dict[str, Any]) -> tuple[Train, dict[str, str]]:
     import jax.numpy as jnp
 
     import flaxen
-    from flaxen.build import use_compile_cache
+    from flaxen.compile_cache import use_compile_cache
     from flaxen.kernels.choice import choose_backend
     from flaxen.models.adapters import LoraConfig, adapter_shapes
     from flaxen.training.loop import Callbacks, TrainMetrics, train

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flaxen.cli.machine import MachineOptions, ModelsDirOptions, default_cache
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 
 
 def doctor(
@@ -68,8 +68,9 @@ def _probes(
     options: MachineOptions, models: ModelsDirOptions, measure: bool, port: int
 ) -> dict[str, Callable[[], Any]]:
     from flaxen.cli.doctor import computing, machine, places, software
+    from flaxen.compile_cache import default_directory
 
-    cache = options.compile_cache or default_cache()
+    cache = options.compile_cache or default_directory(os.environ)
     num_allowed = len(os.sched_getaffinity(0))
     return {
         "machine": lambda: machine.probe_machine(Path("/"), num_allowed_cpus=num_allowed),

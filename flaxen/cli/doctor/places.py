@@ -15,19 +15,18 @@ from flaxen.cli.doctor.facts import Network, Place
 _HOST = "127.0.0.1"
 
 
-def probe_places(compile_cache: Path, models_dir: Path | None) -> tuple[Place, ...]:
+def probe_places(compile_cache: Path | None, models_dir: Path | None) -> tuple[Place, ...]:
     """Looks at each directory, and at the disk that it lies on or would be made on.
 
     Args:
-      compile_cache: the directory of compiled programs.
+      compile_cache: the directory of compiled programs; None if the user has no home.
       models_dir: the directory of models; None is Hugging Face's cache alone.
     """
     from huggingface_hub import constants  # it has the rules of its variables
 
-    places = [
-        look_at("compiled programs", compile_cache, "FLAXEN_CACHE"),
-        look_at("Hugging Face's cache", Path(constants.HF_HUB_CACHE), "HF_HOME"),
-    ]
+    places = [look_at("Hugging Face's cache", Path(constants.HF_HUB_CACHE), "HF_HOME")]
+    if compile_cache is not None:
+        places.insert(0, look_at("compiled programs", compile_cache, "FLAXEN_CACHE"))
     if models_dir is not None:
         places.append(look_at("models", models_dir, "FLAXEN_MODELS_DIR"))
     return tuple(places)
