@@ -68,10 +68,12 @@ def _libraries(requirements: tuple[Requirement, ...]) -> Iterator[Finding]:
 
 def _compute(compute: Compute, compilers: tuple[str, ...]) -> Iterator[Finding]:
     if compute.jax_error is not None:
+        asked = compute.jax_platforms
         yield Finding(
             is_broken=True,
-            text=f"JAX can't be used: {compute.jax_error}",
-            fix="pip install --force-reinstall jax jaxlib",
+            text=f"JAX can't be used{f' with JAX_PLATFORMS={asked}' if asked else ''}: "
+            f"{compute.jax_error}",
+            fix="unset JAX_PLATFORMS" if asked else "pip install --force-reinstall jax jaxlib",
         )
     if compute.kernels_error is not None:
         fix = "unset FLAXEN_CPU_ISA" if "FLAXEN_CPU_ISA" in compute.kernels_error else _REBUILD

@@ -77,6 +77,7 @@ def main() -> None:
         "kernels": partial(_kernels, num_threads),
         "speeds": _speeds,
     }
+    print(json.dumps({"jax_platforms": os.environ.get("JAX_PLATFORMS") or None}), flush=True)
     for name, stage in stages.items():
         if name == "speeds" and not measure:
             continue
@@ -90,8 +91,9 @@ def _isolated(name: str, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return stage()
     except Exception as error:  # a broken library raises anything, and that is the finding
-        lines = str(error).strip().splitlines() or [""]
-        return {f"{name}_error": f"{type(error).__name__}: {lines[0]}"}
+        said = (str(error).strip().splitlines() or [""])[0]
+        kind = type(error).__name__
+        return {f"{name}_error": f"{kind}: {said}" if said else kind}
 
 
 def _jax() -> dict[str, Any]:

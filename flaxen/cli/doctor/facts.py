@@ -73,6 +73,7 @@ class Speeds:
 class Compute:
     """What a process of its own found out about JAX and the kernels. An error is one line."""
 
+    jax_platforms: str | None = None  # the environment's JAX_PLATFORMS
     platform: str | None = None
     devices: tuple[str, ...] = ()
     jax_error: str | None = None

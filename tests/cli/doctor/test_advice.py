@@ -108,6 +108,8 @@ MISSING = replace(KERNELS, isa="xla", supported=(), missing_reason="there is no 
     [
         ({"jax_error": "ImportError: no jaxlib"}, True, "JAX can't be used: ImportError: no jax",
          "pip install --force-reinstall jax jaxlib"),
+        ({"jax_error": "AssertionError", "jax_platforms": "cuda"}, True,
+         "JAX can't be used with JAX_PLATFORMS=cuda: AssertionError", "unset JAX_PLATFORMS"),
         ({"kernels": None, "kernels_error": "OSError: bad ELF"}, True,
          "the CPU kernels can't be started: OSError: bad ELF", "pip install --force-reinst"),
         ({"kernels": None, "kernels_error": "ValueError: FLAXEN_CPU_ISA=amx: this machine has no"},
