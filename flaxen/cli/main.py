@@ -37,7 +37,6 @@ app = typer.Typer(
     name="flaxen",
     help="Define a model once in JAX, then train it and serve it through the same forward.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # main() prints errors: one line, or the plain traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )

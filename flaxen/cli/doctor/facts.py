@@ -40,7 +40,8 @@ class Software:
     """Versions."""
 
     flaxen: str
-    source: str  # where flaxen was installed from
+    source: str  # where flaxen was installed from, in words
+    checkout: str | None = None  # the directory that it was built from
     python: str
     python_path: str
     in_environment: bool  # whether Python runs in a virtual environment
@@ -58,7 +59,6 @@ class Kernels:
     num_threads: int
     has_accelerator: bool  # JAX computes on an accelerator instead
     missing_reason: str | None = None  # why our kernels are missing
-    wanted: str | None = None  # the environment's FLAXEN_CPU_ISA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class Compute:
     """What a process of its own found out about JAX and the kernels. An error is one line."""
 
     jax_platforms: str | None = None  # the environment's JAX_PLATFORMS
+    wanted_isa: str | None = None  # the environment's FLAXEN_CPU_ISA
     platform: str | None = None
     devices: tuple[str, ...] = ()
     jax_error: str | None = None

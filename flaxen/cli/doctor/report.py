@@ -91,7 +91,7 @@ def _compute(compute: Compute) -> Iterator[Row]:
     if compute.kernels_error is not None:
         yield "kernels", compute.kernels_error
     if compute.kernels is not None:
-        yield "kernels", kernels_said(compute.kernels)
+        yield "kernels", kernels_said(compute.kernels, compute.wanted_isa)
     if compute.speeds is not None:
         yield "memory bandwidth", f"{compute.speeds.read_bytes_s / 1e9:.1f} GB/s"
         yield (
@@ -103,14 +103,14 @@ def _compute(compute: Compute) -> Iterator[Row]:
         )
 
 
-def kernels_said(kernels: Kernels) -> str:
+def kernels_said(kernels: Kernels, wanted: str | None) -> str:
     """Which kernels compute, and why these."""
     threads = f"{kernels.num_threads} thread{'' if kernels.num_threads == 1 else 's'}"
     if kernels.has_accelerator:
         return "none, JAX computes on an accelerator"
     if kernels.missing_reason is not None:
         return f"none, XLA with {threads}: {kernels.missing_reason}"
-    if kernels.wanted is not None:
+    if wanted is not None:
         return f"{kernels.isa}, {threads}, by FLAXEN_CPU_ISA"
     others = [each for each in kernels.supported if each != kernels.isa]
     less = f" (also {', '.join(others)})" if others else ""

@@ -26,9 +26,11 @@ _FOR_DEVELOPMENT = ("dev", "demo")  # extras that nobody misses
 
 def probe_software() -> Software:
     """Asks the installed packages' metadata, and the compilers for their versions."""
+    url = _direct_url()
     return Software(
         flaxen=flaxen.__version__,
-        source=_source(),
+        source=describe_source(url),
+        checkout=None if url is None or "dir_info" not in url else _path(url),
         python=platform.python_version(),
         python_path=sys.executable,
         in_environment=sys.prefix != sys.base_prefix,
@@ -42,25 +44,30 @@ def probe_software() -> Software:
     )
 
 
-def _source() -> str:
-    """Where flaxen was installed from, by https://packaging.python.org's direct_url.json."""
+def _direct_url() -> dict[str, Any] | None:
+    """Where flaxen was installed from: https://packaging.python.org/specifications/direct-url."""
     try:
         text = importlib.metadata.distribution("flaxen").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
-        return f"not installed, run from {Path(flaxen.__file__).parents[1]}"
-    if text is None:
-        return "installed from a wheel or a package index"
-    return describe_source(json.loads(text))
+        return {"url": str(Path(flaxen.__file__).parents[1]), "dir_info": {"editable": True}}
+    found: dict[str, Any] | None = json.loads(text) if text else None
+    return found
 
 
-def describe_source(direct_url: dict[str, Any]) -> str:
-    """What a direct_url.json says, in words."""
-    place = direct_url["url"].removeprefix("file://")
-    if version := direct_url.get("vcs_info"):
+def _path(url: dict[str, Any]) -> str:
+    return str(url["url"]).removeprefix("file://")
+
+
+def describe_source(url: dict[str, Any] | None) -> str:
+    """What a direct_url.json says, in words; None is a package without one."""
+    if url is None:
+        return "installed from a package index"
+    place = _path(url)
+    if version := url.get("vcs_info"):
         return f"installed from {place} at {version['commit_id'][:12]}"
-    if "dir_info" not in direct_url:
+    if "dir_info" not in url:
         return f"installed from {place}"
-    how = "editable" if direct_url["dir_info"].get("editable") else "built"
+    how = "editable" if url["dir_info"].get("editable") else "built"
     git = shutil.which("git")
     commit = _first_line(git, "-C", place, "describe", "--always", "--dirty") if git else None
     return f"{how} from {place}{f' at {commit}' if commit else ''}"

@@ -33,7 +33,7 @@ JAX = Requirement(text="jax<0.13,>=0.10", name="jax", version="0.12.0", fits=Tru
 TORCH = Requirement(text="torch<2.14,>=2.13", name="torch", version=None, fits=False, extra="torch")
 SOFTWARE = Software(
     flaxen="0.1.0",
-    source="installed from a wheel or a package index",
+    source="installed from a package index",
     python="3.12.1",
     python_path="/venv/bin/python",
     in_environment=True,
@@ -112,14 +112,15 @@ MISSING = replace(KERNELS, isa="xla", supported=(), missing_reason="there is no 
          "JAX can't be used with JAX_PLATFORMS=cuda: AssertionError", "unset JAX_PLATFORMS"),
         ({"kernels": None, "kernels_error": "OSError: bad ELF"}, True,
          "the CPU kernels can't be started: OSError: bad ELF", "pip install --force-reinst"),
-        ({"kernels": None, "kernels_error": "ValueError: FLAXEN_CPU_ISA=amx: this machine has no"},
+        ({"kernels": None, "wanted_isa": "amx",
+          "kernels_error": "ValueError: FLAXEN_CPU_ISA=amx: this machine has no"},
          True, "FLAXEN_CPU_ISA=amx: this machine has no", "unset FLAXEN_CPU_ISA"),
         ({"speeds": None, "speeds_error": "the process was ended by SIGILL"}, True,
          "a measurement with the chosen kernels failed: the process was ended by SIGILL",
          "FLAXEN_CPU_ISA=portable flaxen doctor"),
         ({"kernels": MISSING}, False, "installed without its CPU kernels, so XLA computes",
-         "pip install --force-reinstall --no-deps --no-cache-dir flaxen"),
-        ({"kernels": replace(KERNELS, isa="portable", wanted="portable")}, False,
+         "pip install --force-reinstall --no-deps --no-cache-dir DIRECTORY_OF_A_CHECKOUT"),
+        ({"kernels": replace(KERNELS, isa="portable"), "wanted_isa": "portable"}, False,
          "FLAXEN_CPU_ISA=portable selects a slower path than this machine's avx2",
          "unset FLAXEN_CPU_ISA"),
         ({"platform": "gpu", "kernels": replace(KERNELS, has_accelerator=True)}, False,
@@ -134,9 +135,10 @@ def test_what_computes(compute: dict[str, Any], is_broken: bool, text: str, fix:
 
 
 def test_without_a_compiler_it_comes_first() -> None:
-    software = replace(SOFTWARE, compilers=())
+    software = replace(SOFTWARE, compilers=(), checkout="/home/me/flaxen")
     found = only(replace(GOOD, software=software, compute=replace(COMPUTE, kernels=MISSING)))
-    assert found.fix.startswith("apt-get install g++, then: pip install --force-reinstall")
+    assert found.fix.startswith("apt-get install g++ && pip install --force-reinstall")
+    assert found.fix.endswith(" /home/me/flaxen")
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_accelerators_by_their_pci_class(tmp_path: Path) -> None:
 
 
 def test_where_flaxen_comes_from() -> None:
+    assert describe_source(None) == "installed from a package index"
     assert describe_source({"url": "file:///tmp/x.whl"}) == "installed from /tmp/x.whl"
     given = {"url": "https://host/x", "vcs_info": {"vcs": "git", "commit_id": "0123456789abcdef"}}
     assert describe_source(given) == "installed from https://host/x at 0123456789ab"
@@ -98,7 +99,7 @@ def test_this_installation_fits_itself() -> None:
 JAX = json.dumps({"platform": "cpu", "devices": ["cpu:0"]}) + "\n"
 KERNELS = {
     "isa": "avx2", "supported": ["avx2"], "num_threads": 2, "has_accelerator": False,
-    "missing_reason": None, "wanted": None,
+    "missing_reason": None,
 }  # fmt: skip
 
 
