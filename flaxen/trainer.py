@@ -17,7 +17,7 @@ from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 from flaxen.runs.display import OnRecord, show_training
 from flaxen.runs.keywords import settings_of
-from flaxen.runs.opening import open_run
+from flaxen.runs.opening import OpenedRun, open_run
 from flaxen.runs.result import TrainResult, make_result
 from flaxen.runs.run import run
 from flaxen.text.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def train(
         on_progress=lambda what, done, total: None,
     )
     records: list[Any] = []
-    with _show(progress, opened.num_steps) as show:
+    with _show(progress, opened) as show:
 
         def on_record(record: Any) -> None:
             records.append(record)
@@ -108,10 +108,11 @@ def train(
 
 
 @contextmanager
-def _show(wanted: bool | None, num_steps: int) -> Iterator[OnRecord]:
+def _show(wanted: bool | None, opened: OpenedRun) -> Iterator[OnRecord]:
     console = Console(stderr=True)
     if wanted or (wanted is None and console.is_terminal):
-        with show_training(console, num_steps) as show:
+        console.print(opened.plan, soft_wrap=True, highlight=False, markup=False)
+        with show_training(console, opened.num_steps) as show:
             yield show
     else:
         yield lambda record: None

@@ -212,7 +212,7 @@ def _load(
 
 def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
     from flaxen.data.config import DataConfig
-    from flaxen.data.iterate import open_data
+    from flaxen.data.opening import open_data
     from flaxen.training.evaluate import perplexity
 
     stride = options.stride or length

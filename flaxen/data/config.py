@@ -41,8 +41,9 @@ class DataConfig:
     """
 
     files: OneOrMore[UserPath]  # .jsonl, .txt, .md or .parquet
-    batch_size: int = 8  # rows
-    sequence_length: int = 1024  # tokens of a row
+    # Rows, and tokens of a row; None chooses by the data, at most 8 and 1024: data/fit.py.
+    batch_size: int | None = None
+    sequence_length: int | None = None
     chat_template: str | None = None  # a file, Jinja, or the name of one of the model's; None: its
     format: RecordFormat = "auto"  # of the records; auto takes each by its keys
     seed: int = 0  # of the order
@@ -59,13 +60,14 @@ class DataConfig:
             raise ValueError("files is empty: name at least one file of records")
         for name in ("batch_size", "sequence_length", "max_segments", "max_record_bytes"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, or None for no end, got {self.epochs}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
-        if not 0 <= self.overlap < self.sequence_length:
+        longest = self.sequence_length or self.overlap + 1
+        if not 0 <= self.overlap < longest:
             raise ValueError(
                 f"overlap must be from 0 to below sequence_length {self.sequence_length}, got "
                 f"{self.overlap}: a piece of a text must bring new tokens"

@@ -38,7 +38,7 @@ class Corpus:
     """The records of several files. Final.
 
     Args:
-      config: which files, and how long and bad records are treated.
+      config: which files, and how long and bad records are treated; it has a sequence_length.
       encoder: the model's encoder.
       sources: the records, if they are not in config.files; one source for each of these.
       pairs: True accepts only preference pairs; False accepts all other records.
@@ -62,7 +62,8 @@ class Corpus:
         store: TokenStore | None = None,
         should_stop: ShouldStop = never,
     ) -> None:
-        self._config = config
+        assert config.sequence_length is not None, "it was chosen before"
+        self._config, self._length = config, config.sequence_length
         self._encoder = encoder
         self._pairs = pairs
         self._sources: Sequence[RecordSource] = sources or [
@@ -163,6 +164,20 @@ class Corpus:
         self._store.put(index, sequences, spill=self._is_read_again)
         return sequences
 
+    def lengths(self) -> list[int]:
+        """The tokens of each sequence; of a pair those of the longer answer. Tokenizes all records.
+
+        Raises:
+          ValueError: as in `sequences`.
+          StoppedError: should_stop returned True.
+        """
+        self.expect_rereading()
+        found = []
+        for index in range(len(self)):
+            sizes = [sequence.num_inputs for sequence in self.sequences(index)]
+            found += [max(sizes)] if self._pairs and sizes else sizes
+        return found
+
     def expect_rereading(self) -> None:
         """Announces that records will be read again, so that all tokenized records are kept."""
         self._is_read_again = True
@@ -174,7 +189,7 @@ class Corpus:
 
     def _add(self, source: int, index: int, record: Record) -> None:
         self._num_good += 1
-        if self._is_shuffled_text(record) and len(record.text) > self._config.sequence_length:
+        if self._is_shuffled_text(record) and len(record.text) > self._length:
             self._has_long_texts = True
         for piece in range(len(self._split(record))):
             self._source_of.append(source)
@@ -187,7 +202,7 @@ class Corpus:
     def _split(self, record: Record) -> Sequence[Record]:
         """The pieces of a record, or the record alone if it is not split."""
         if self._is_shuffled_text(record):
-            return split_text(record, self._config.sequence_length)
+            return split_text(record, self._length)
         return [record]
 
     def _is_shuffled_text(self, record: Record) -> TypeGuard[Text]:
@@ -199,20 +214,19 @@ class Corpus:
         return splits and not self._pairs  # pieces of the two answers would not correspond
 
     def _cut(self, index: int, record: Record) -> tuple[TokenSequence, ...]:
-        config = self._config
         whole = self._encoder.encode(record)
         splits = self._splits(record)
         pieces: list[TokenSequence] = []
         for sequence in whole:
-            some = cut(sequence, config.sequence_length, splits=splits, overlap=config.overlap)
+            some = cut(sequence, self._length, splits=splits, overlap=self._config.overlap)
             if not any(piece.weights[1:].any() for piece in some):
                 raise ValueError(
                     f"nothing to learn is left of its {len(sequence.tokens)} tokens when they are "
-                    f"cut to the sequence_length of {config.sequence_length}: raise it, or "
+                    f"cut to the sequence_length of {self._length}: raise it, or "
                     "shorten what comes before the answer"
                 )
             pieces += some
-        if not splits and any(seq.num_inputs > config.sequence_length for seq in whole):
+        if not splits and any(seq.num_inputs > self._length for seq in whole):
             self._truncated.add(index)
         return tuple(pieces)
 

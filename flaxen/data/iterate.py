@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from flaxen.data.batch import Batch, PairBatch
 from flaxen.data.config import DataConfig
 from flaxen.data.corpus import Corpus, CorpusReport
-from flaxen.data.encode import Encoder, TokenSequence
-from flaxen.data.lines import RecordSource
+from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import PackedRow, collate, collate_pairs, pack
-from flaxen.data.token_store import TokenStore
-from flaxen.text.chat import ChatTemplate
-from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 
 BatchT = TypeVar("BatchT")  # Batch or PairBatch
@@ -32,64 +27,22 @@ _WINDOW_ROWS = 64
 _VERSION = 1  # of the saved state, the order and the packing
 
 
-def open_data(
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    *,
-    template: ChatTemplate | None = None,
-    vocab_size: int | None = None,
-    sources: Sequence[RecordSource] | None = None,
-    store: TokenStore | None = None,
-) -> DataIterator[Batch]:
-    """Batches of packed sequences, to train on or to evaluate.
-
-    Args:
-      config: files, order, sizes.
-      tokenizer: the model's tokenizer.
-      template: the chat template; None is the config's, or else the model's own.
-      vocab_size: the model's, which may be less than the tokenizer's; None is the tokenizer's.
-      sources: the records, if they are not in config.files; one source for each of these.
-      store: keeps the tokenized records; None makes a TokenStore with its defaults.
-
-    Raises:
-      ValueError: a record is bad and bad ones are not allowed, a file is invalid, or no record is
-          good.
-      OSError: a file can't be read.
-    """
-    tokenizer = with_template(tokenizer, config.chat_template)
-    encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    corpus = Corpus(config, encoder, pairs=False, sources=sources, store=store)
-    return batches_of(corpus, config, tokenizer)
-
-
-def open_pairs(
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    *,
-    template: ChatTemplate | None = None,
-    vocab_size: int | None = None,
-    sources: Sequence[RecordSource] | None = None,
-    store: TokenStore | None = None,
-) -> DataIterator[PairBatch]:
-    """Batches of preference pairs, one pair in each row; otherwise as open_data."""
-    tokenizer = with_template(tokenizer, config.chat_template)
-    encoder = Encoder(tokenizer, template, vocab_size=vocab_size)
-    corpus = Corpus(config, encoder, pairs=True, sources=sources, store=store)
-    return batches_of(corpus, config, tokenizer)
-
-
 def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> DataIterator[Any]:
     """Batches of an open corpus; closing the batches closes the corpus.
 
     Args:
       corpus: its records are cut to at most the sequence_length of `config`.
-      config: the corpus' files, the order, sizes.
+      config: the corpus' files, the order, both sizes.
       tokenizer: the one that the corpus uses.
     """
 
+    size, length = config.batch_size, config.sequence_length
+    assert size is not None, "it was chosen before"
+    assert length is not None, "it was chosen before"
+
     def make_packed(records: Sequence[tuple[TokenSequence, ...]]) -> list[PackedRow]:
         sequences = [sequence for record in records for sequence in record]
-        return pack(sequences, config.sequence_length, config.max_segments)
+        return pack(sequences, length, config.max_segments)
 
     def make_pairs(records: Sequence[tuple[TokenSequence, ...]]) -> list[PackedRow]:
         return [record for record in records if record]
@@ -98,8 +51,16 @@ def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> Data
         corpus.expect_rereading()
     fingerprint = _fingerprint(corpus, config, tokenizer)
     if corpus.has_pairs:
-        return DataIterator(corpus, config, fingerprint, make_pairs, collate_pairs)
-    return DataIterator(corpus, config, fingerprint, make_packed, collate)
+        return DataIterator(corpus, config, (size, length), fingerprint, make_pairs, collate_pairs)
+    return DataIterator(corpus, config, (size, length), fingerprint, make_packed, collate)
+
+
+class Remaining(NamedTuple):
+    """What is left of the data, over all epochs."""
+
+    num_rows: int
+    num_tokens: int
+    num_batches: int
 
 
 class DataIterator(Generic[BatchT]):
@@ -109,12 +70,14 @@ class DataIterator(Generic[BatchT]):
         self,
         corpus: Corpus,
         config: DataConfig,
+        shape: tuple[int, int],
         fingerprint: str,
         make_rows: Callable[[Sequence[tuple[TokenSequence, ...]]], list[PackedRow]],
         make_batch: Callable[[Sequence[PackedRow], int, int], BatchT],
     ) -> None:
         self._corpus = corpus
         self._config = config
+        self._batch_size, self._length = shape
         self._fingerprint = fingerprint
         self._make_rows = make_rows
         self._make_batch = make_batch
@@ -128,11 +91,11 @@ class DataIterator(Generic[BatchT]):
 
     def __next__(self) -> BatchT:
         rows: list[PackedRow] = []
-        while len(rows) < self._config.batch_size and (row := self._next_row()) is not None:
+        while len(rows) < self._batch_size and (row := self._next_row()) is not None:
             rows.append(row)
         if not rows:
             raise StopIteration
-        return self._make_batch(rows, self._config.batch_size, self._config.sequence_length)
+        return self._make_batch(rows, self._batch_size, self._length)
 
     @property
     def epoch(self) -> int:
@@ -170,8 +133,8 @@ class DataIterator(Generic[BatchT]):
         self._epoch, self._start, self._row = place
         self._window = None
 
-    def num_batches(self) -> int | None:
-        """The number of batches from here to the end; None if there is no end.
+    def remaining(self) -> Remaining | None:
+        """Counts what there is from here to the end; None if there is no end.
 
         Tokenizes all records, which may take a while; reading them afterwards is fast.
         """
@@ -184,13 +147,24 @@ class DataIterator(Generic[BatchT]):
             for index in range(len(self._corpus)):
                 self._corpus.sequences(index)
         copy = DataIterator(
-            self._corpus, self._config, self._fingerprint, self._make_rows, self._make_batch
+            self._corpus,
+            self._config,
+            (self._batch_size, self._length),
+            self._fingerprint,
+            self._make_rows,
+            self._make_batch,
         )
         copy.restore(self.state())
-        num_rows = 0
-        while copy._next_row() is not None:
+        num_rows = num_tokens = 0
+        while (row := copy._next_row()) is not None:
             num_rows += 1
-        return -(-num_rows // self._config.batch_size)
+            num_tokens += sum(sequence.num_inputs for sequence in row)
+        return Remaining(num_rows, num_tokens, -(-num_rows // self._batch_size))
+
+    @property
+    def config(self) -> DataConfig:
+        """The configuration, with the sizes that were chosen."""
+        return self._config
 
     @property
     def file_digests(self) -> list[str]:
@@ -225,7 +199,7 @@ class DataIterator(Generic[BatchT]):
         if self._order is None or self._order[0] != self._epoch:
             self._order = (self._epoch, self._shuffled(self._epoch))
         order = self._order[1]
-        wanted = _WINDOW_ROWS * self._config.sequence_length
+        wanted = _WINDOW_ROWS * self._length
         end = self._start
         records = []
         while wanted > 0 and end < len(order):

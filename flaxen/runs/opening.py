@@ -14,11 +14,14 @@ import jax.numpy as jnp
 
 from flaxen.build import OnProgress
 from flaxen.checkpoints.reading import read_extra, restore, steps_in
-from flaxen.data.iterate import DataIterator, open_data, open_pairs
+from flaxen.data.config import DataConfig
+from flaxen.data.iterate import DataIterator
 from flaxen.data.lines import RecordSource
+from flaxen.data.opening import open_data, open_pairs
 from flaxen.data.token_store import TokenStore
 from flaxen.models.model import Model, Params
 from flaxen.runs.model import Subject, dtype_of, load, open_subject, with_targets
+from flaxen.runs.plan import count_steps, describe_plan
 from flaxen.runs.resume import check_output_dir, run_fingerprint
 from flaxen.text.given_template import read_template
 from flaxen.training.config import TrainConfig
@@ -46,6 +49,7 @@ class OpenedRun:
     frozen: Params  # None if everything is trained
     batches: DataIterator[Any]
     num_steps: int  # in total, at least the steps already done
+    plan: str  # what the data are, and how many steps they make, in words
     fingerprint: Fingerprint  # what the state depends on
 
     def results_in(self, directory: Path) -> list[Path]:
@@ -89,8 +93,8 @@ def open_run(
     config = _with_template(config)
     subject = open_subject(config, definition, backend=backend, places=places)
     _check_length(config, subject)
-    config = with_targets(config, subject.model)
     batches = _open_batches(config, subject, sources)
+    config = _with_sizes(with_targets(config, subject.model), batches.config)
     dtype = dtype_of(config, subject)
     # Digests of weights take a while, and nothing can be resumed without a directory.
     fingerprint = {} if directory is None else run_fingerprint(config, subject, dtype, batches)
@@ -99,9 +103,11 @@ def open_run(
         place = _place(saved, fingerprint)
         batches.restore(place)
     num_made = 0 if saved is None else saved.step
-    num_steps = config.num_steps or num_made + (batches.num_batches() or 0)
+    left = batches.remaining()
+    num_steps = config.num_steps or num_made + (0 if left is None else left.num_batches)
     num_steps = max(num_steps, num_made)
-    step = _make_step(config, subject.model, dtype, num_steps)
+    plan = describe_plan(config, batches.report(), left, num_steps)
+    step = _make_step(config, subject.model, dtype, num_steps, plan)
     loaded = load(config, subject, dtype, on_progress)
     state = start(step, loaded.masters, config.seed, loaded.collections)
     if saved is not None:
@@ -116,6 +122,7 @@ def open_run(
         frozen=loaded.frozen,
         batches=batches,
         num_steps=num_steps,
+        plan=plan,
         fingerprint=fingerprint,
     )
 
@@ -154,9 +161,10 @@ def _with_template(config: TrainConfig) -> TrainConfig:
 
 
 def _check_length(config: TrainConfig, subject: Subject) -> None:
-    if config.data.sequence_length > subject.model.max_position:
+    length = config.data.sequence_length
+    if length is not None and length > subject.model.max_position:
         raise ValueError(
-            f"data.sequence_length is {config.data.sequence_length}, and the model was made for "
+            f"data.sequence_length is {length}, and the model was made for "
             f"{subject.model.max_position} tokens: lower it"
         )
 
@@ -172,11 +180,21 @@ def _open_batches(
         data,
         subject.tokenizer,
         vocab_size=subject.model.vocab_size,
+        max_length=subject.model.max_position,
+        multiple=config.num_microbatches,
         sources=sources,
         # The system's temporary directory may be in memory.
         store=TokenStore(directory=config.output_dir),
     )
     return batches
+
+
+def _with_sizes(config: TrainConfig, chosen: DataConfig) -> TrainConfig:
+    """The configuration with the sizes of batches that were chosen by the data."""
+    data = replace(
+        config.data, batch_size=chosen.batch_size, sequence_length=chosen.sequence_length
+    )
+    return replace(config, data=data)
 
 
 def _place(saved: _Saved, fingerprint: Fingerprint) -> Any:
@@ -195,7 +213,9 @@ def _place(saved: _Saved, fingerprint: Fingerprint) -> Any:
     return extra["data"]
 
 
-def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int) -> TrainStep:
+def _make_step(
+    config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int, plan: str
+) -> TrainStep:
     if config.method == "dpo":
         objective = dpo(
             model,
@@ -215,10 +235,8 @@ def _make_step(config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: i
         )
     one_rate = (config.optimizer.learning_rate,) * trainable.num_groups
     rates = config.lora.learning_rates or one_rate
-    schedule = make_schedule(config.schedule, num_steps)
+    try:
+        schedule = make_schedule(config.schedule, num_steps)
+    except ValueError as error:
+        raise ValueError(f"{error}. {plan}") from None
     return make_step(trainable, objective, make_optimizer(config.optimizer), schedule, rates)
-
-
-def count_steps(number: int) -> str:
-    """A number of steps as text."""
-    return f"{number} step{'' if number == 1 else 's'}"

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.runs.display import OnRecord, describe_data
 from flaxen.runs.model import how_to_use, write_results
-from flaxen.runs.opening import OpenedRun, checkpoints_in, count_steps
+from flaxen.runs.opening import OpenedRun, checkpoints_in
+from flaxen.runs.plan import count_steps
 from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
 from flaxen.training.fingerprint import to_json
 from flaxen.training.loop import Callbacks, TrainMetrics, train

@@ -128,7 +128,8 @@ class TrainConfig:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.num_steps is None and self.data.epochs is None:
             raise ValueError("num_steps is missing, and with data.epochs empty the data never end")
-        if self.num_microbatches < 1 or self.data.batch_size % self.num_microbatches:
+        size = self.data.batch_size or self.num_microbatches  # a chosen one is a multiple
+        if self.num_microbatches < 1 or size % self.num_microbatches:
             raise ValueError(
                 f"num_microbatches must divide data.batch_size {self.data.batch_size}, got "
                 f"{self.num_microbatches}"

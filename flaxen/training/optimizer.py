@@ -117,8 +117,8 @@ def make_schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
     needed = decay_steps if config.name == "wsd" else 1
     if rest < needed:
         raise ValueError(
-            f"{num_steps} steps are too few for {config.warmup_steps} of warm-up and {needed} "
-            f"after it: train longer, or shorten them"
+            f"{num_steps} step{'' if num_steps == 1 else 's'} can't hold {config.warmup_steps} of "
+            f"warm-up and {needed} after it: train longer, or set schedule.warmup_steps lower"
         )
     after: Schedule
     if config.name == "constant":

@@ -16,8 +16,16 @@ from hypothesis import strategies as st
 
 from flaxen.data.batch import Batch
 from flaxen.data.config import DataConfig
-from flaxen.data.iterate import DataIterator, open_data, open_pairs
-from tests.data.tiny_text import TOKENIZER, chat, make_tokenizer, segments, write_jsonl
+from flaxen.data.iterate import DataIterator
+from flaxen.data.opening import open_data, open_pairs
+from tests.data.tiny_text import (
+    TOKENIZER,
+    chat,
+    make_tokenizer,
+    num_batches,
+    segments,
+    write_jsonl,
+)
 
 SMALL: dict[str, Any] = {"batch_size": 2, "sequence_length": 12}
 
@@ -62,7 +70,7 @@ def test_the_order_of_a_seed_stays_the_same(tmp_path: Path) -> None:
 
 def test_the_last_batch_is_filled_with_padding(tmp_path: Path) -> None:
     data = open_texts(tmp_path, 3, max_segments=1)
-    assert data.num_batches() == 2
+    assert num_batches(data) == 2
     batches = list(data)
     assert len(batches) == 2
     assert batches[1].tokens.shape == (2, 12)
@@ -225,7 +233,7 @@ def test_pairs(tmp_path: Path) -> None:
     )
     config = DataConfig(files=(file,), shuffle=False, **SMALL)
     data = open_pairs(config, TOKENIZER)
-    assert data.num_batches() == 2
+    assert num_batches(data) == 2
     chosen, rejected = next(data)
     assert segments(chosen) == [[("ab", "b<eos>")]] * 2
     assert segments(rejected) == [[("ac", "c<eos>")], [("acc", "cc<eos>")]]
@@ -257,7 +265,10 @@ def test_an_empty_file(tmp_path: Path) -> None:
         ({"sequence_length": 0}, "sequence_length must be at least 1, got 0"),
         ({"epochs": 0}, "epochs must be at least 1, or None for no end, got 0"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
-        ({"overlap": 1024}, "overlap must be from 0 to below sequence_length 1024, got 1024"),
+        (
+            {"sequence_length": 1024, "overlap": 1024},
+            "overlap must be from 0 to below sequence_length 1024, got 1024",
+        ),
         ({"format": "csv"}, "format 'csv' is not known: use one of auto, text, completion"),
         ({"on_bad_record": "warn"}, "on_bad_record 'warn' is not known: use one of fail, skip"),
         ({"on_long": "drop"}, "on_long 'drop' is not known: use one of auto, split, truncate"),
@@ -274,5 +285,5 @@ def test_a_place_beyond_the_last_epoch_is_the_end(tmp_path: Path) -> None:
         next(data)
     fewer = open_texts(tmp_path, epochs=1)
     fewer.restore(data.state())
-    assert fewer.num_batches() == 0
+    assert num_batches(fewer) == 0
     assert list(fewer) == []

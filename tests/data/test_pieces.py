@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxen.data.config import DataConfig
-from flaxen.data.iterate import open_data
+from flaxen.data.opening import open_data
 from flaxen.data.pieces import RecentPieces, split_text
 from flaxen.data.records import Record, Text
 from tests.data.tiny_text import TOKENIZER, segments, write_jsonl

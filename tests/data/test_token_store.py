@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from flaxen.data.config import DataConfig
 from flaxen.data.corpus import Corpus
 from flaxen.data.encode import Encoder, TokenSequence
-from flaxen.data.iterate import batches_of, open_data
+from flaxen.data.iterate import batches_of
+from flaxen.data.opening import open_data
 from flaxen.data.stopping import StoppedError
 from flaxen.data.token_store import TokenStore
 from flaxen.data.validate import validate_file
-from tests.data.tiny_text import TOKENIZER, write_jsonl
+from tests.data.tiny_text import TOKENIZER, num_batches, write_jsonl
 from tests.full_disk import fill_disk_of
 
 
@@ -89,9 +90,9 @@ def test_each_record_is_written_as_tokens_once(tmp_path: Path, tokens_in_memory:
     batches = batches_of(
         Corpus(config, Encoder(tokenizer), pairs=False, store=store), config, tokenizer
     )
-    num_batches = batches.num_batches()
+    expected_number = num_batches(batches)
     expected = list(open_data(config, TOKENIZER))
-    assert num_batches == len(expected)
+    assert expected_number == len(expected)
     for mine, other in zip(batches, expected, strict=True):
         for one, two in zip(mine, other, strict=True):
             np.testing.assert_array_equal(one, two)
@@ -101,7 +102,7 @@ def test_each_record_is_written_as_tokens_once(tmp_path: Path, tokens_in_memory:
 
 def test_it_stops_before_each_record(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": "xy"}] * 10)
-    config = DataConfig(files=(file,), shuffle=False)
+    config = DataConfig(files=(file,), shuffle=False, batch_size=8, sequence_length=1024)
     num_asked = 0
 
     def stop_at(number: int) -> Any:
@@ -119,7 +120,7 @@ def test_it_stops_before_each_record(tmp_path: Path) -> None:
     num_asked = 0
     corpus = Corpus(config, Encoder(tokenizer), pairs=False, should_stop=stop_at(10 + 5))
     with pytest.raises(StoppedError):  # while records are written as tokens
-        batches_of(corpus, config, tokenizer).num_batches()
+        batches_of(corpus, config, tokenizer).remaining()
     assert tokenizer.num_encoded == 4
     num_asked = 0
     with pytest.raises(StoppedError):  # while they are validated

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.data.batch import Batch
+from flaxen.data.iterate import DataIterator
 from flaxen.text.parts import TokenizerParts
 from flaxen.text.tokenizer import Tokenizer
 
@@ -99,3 +100,10 @@ def chat(*turns: str, **more: Any) -> dict[str, Any]:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
     return {"messages": messages, **more}
+
+
+def num_batches(data: DataIterator[Any]) -> int:
+    """The batches from here to the end."""
+    left = data.remaining()
+    assert left is not None
+    return left.num_batches

@@ -141,7 +141,7 @@ def test_a_stopped_job_does_not_go_on_with_something_else(tmp_path: Path) -> Non
     for changed, base, message in [
         (spec, other, r"^the job was stopped after step 1, and .* has changed: model was tiny \("),
         (spec, half, r"model was tiny \(.*, as float32\) and is now tiny \(.*, as bfloat16\)"),
-        (spec, shorter, r"plan\.row_length was 96 and is now 32"),
+        (spec, shorter, r"plan\.row_length was 64 and is now 32"),
         (replace(spec, lora=LoraConfig(rank=4, alpha=32.0)), BASE, r"alpha was 8\.0 and is now 32"),
         (replace(spec, seed=9), BASE, r"seed was 3 and is now 9\. Go on with .* create a new job"),
     ]:
@@ -285,6 +285,10 @@ def test_a_plan_leaves_nothing_open() -> None:
     # 100 records of 64 tokens: ten of 8 records' 512 tokens fill two rows of 256.
     assert make_plan("supervised", Hyperparameters(), [64] * 100, max_length=2048) == plan(
         n_epochs=3, batch_size=8, row_length=256, rows_per_step=2
+    )
+    # A row of 256 would make one step of seven short records, where one was asked for.
+    assert make_plan("supervised", Hyperparameters(), [34] * 10, max_length=2048) == plan(
+        n_epochs=3, batch_size=1, row_length=64, rows_per_step=1
     )
     assert make_plan(
         "supervised", Hyperparameters(batch_size=1), [300, 10], max_length=2048

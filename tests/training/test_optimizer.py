@@ -131,7 +131,7 @@ def test_schedules(config: ScheduleConfig, expected: list[float]) -> None:
         (lambda: ScheduleConfig(final_share=2.0), "final_share must be from 0 to 1, got 2.0"),
         (
             lambda: make_schedule(ScheduleConfig(warmup_steps=10), 10),
-            "10 steps are too few for 10 of warm-up and 1 after it",
+            "10 steps can't hold 10 of warm-up and 1 after it",
         ),
     ],
 )

@@ -107,7 +107,10 @@ def test_without_a_number_of_steps_each_record_is_read_once() -> None:
         ({"remat": "all"}, r"remat 'all' is not supported: use one of none, layer"),
         ({"num_steps": 0}, r"num_steps must be at least 1, got 0"),
         ({"data": {"files": "a", "epochs": None}}, r"num_steps is missing, and with data\.epochs"),
-        ({"num_microbatches": 3}, r"num_microbatches must divide data\.batch_size 8, got 3"),
+        (
+            {"num_microbatches": 3, "data": {"files": "a", "batch_size": 8}},
+            r"num_microbatches must divide data\.batch_size 8, got 3",
+        ),
         ({"from_scratch": True}, r"from_scratch trains all parameters, and the method lora adapt"),
         ({"method": "full", "lora": {"rank": 2}}, r"under lora mean nothing to the method full"),
         ({"dpo": {"beta": 0.2}}, r"the settings under dpo mean nothing to the method lora"),

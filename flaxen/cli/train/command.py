@@ -62,6 +62,7 @@ def train(
 def _run(opened: OpenedRun, output_dir: Path, peak_flops: float | None, console: Console) -> str:
     from flaxen.runs.run import describe_end, run
 
+    console.print(opened.plan, soft_wrap=True, highlight=False, markup=False)
     if data_said := describe_data(opened.batches.report()):
         console.print(data_said, soft_wrap=True, highlight=False, markup=False)
     with show_training(console, opened.num_steps) as on_record:

@@ -53,11 +53,9 @@ def make_plan(
       max_length: the most tokens of a row; longer records are cut.
     """
     batch_size = asked.batch_size or max(1, min(_MAX_BATCH, len(lengths) // 10))
-    length = row_length(method, lengths, max_length=max_length)
-    rows = batch_size
-    if method == "supervised":
-        mean = sum(min(each, max_length) for each in lengths) / len(lengths)
-        rows = max(1, round(batch_size * mean / length))
+    mean = sum(min(each, max_length) for each in lengths) / len(lengths)
+    length = row_length(method, lengths, max_length=max_length, tokens=round(batch_size * mean))
+    rows = max(1, round(batch_size * mean / length)) if method == "supervised" else batch_size
     return JobPlan(
         n_epochs=asked.n_epochs or 3,
         batch_size=batch_size,
@@ -68,9 +66,18 @@ def make_plan(
     )
 
 
-def row_length(method: JobMethod, lengths: Sequence[int], *, max_length: int) -> int:
-    """The shortest row length that fits the longest record; arguments as in make_plan."""
-    shortest = _SHORTEST_ROW if method == "supervised" else _ROW_MULTIPLE
+def row_length(
+    method: JobMethod, lengths: Sequence[int], *, max_length: int, tokens: int = _SHORTEST_ROW
+) -> int:
+    """The shortest row length that fits the longest record.
+
+    Args:
+      method: as in make_plan.
+      lengths: as in make_plan.
+      max_length: as in make_plan.
+      tokens: those of a step: a row for fewer would pack more records into a step than were asked.
+    """
+    shortest = min(_SHORTEST_ROW, tokens) if method == "supervised" else _ROW_MULTIPLE
     longest = max(min(max(lengths), max_length), shortest)
     return min(-(-longest // _ROW_MULTIPLE) * _ROW_MULTIPLE, max_length)
 

@@ -72,8 +72,9 @@ def run_job(spec: JobSpec, base: Base, callbacks: JobCallbacks) -> bool:
 def _set_up(
     spec: JobSpec, base: Base, data: JobData, callbacks: JobCallbacks, checkpoints: Checkpoints
 ) -> _JobRun:
-    num_steps = data.batches.num_batches()
-    assert num_steps is not None, "a job has an end"
+    left = data.batches.remaining()
+    assert left is not None, "a job has an end"
+    num_steps = left.num_batches
     step = _make_step(spec, base.model, data.plan, num_steps)
     pauses = Pauses(callbacks)
     validation = None

@@ -266,3 +266,25 @@ def test_progress_is_shown(is_terminal: bool) -> None:
         show({**RECORD, "step": 9})
     text = console.export_text()
     assert "step 9/9" in text
+
+
+def test_few_records_and_no_sizes_make_steps_enough_to_learn_from(
+    model: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    chats = write_texts(tmp_path / "texts.jsonl")
+    arguments = ["train", model, "--data", chats, "--output-dir", tmp_path / "out"]
+    more = ["--rank", 2, "--peak-flops", 1e9, "--compile-cache", compile_cache]
+    assert main(list(map(str, [*arguments, *more]))) == 0
+    said = "6 records: 96 tokens in 6 rows of 16; with 1 row a step that is 6 steps. These are few"
+    assert said in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["data"]["batch_size"] == 1
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_told_what_packing_made_of_the_data(
+    model: Path, texts: Path, tmp_path: Path, compile_cache: Path, capsys: Any
+) -> None:
+    warm_up = ("--set", "schedule.warmup_steps=10")
+    assert train(model, texts, tmp_path / "out", compile_cache, *warm_up) == 2
+    error = capsys.readouterr().err
+    assert "steps can't hold 10 of warm-up and 1 after it: train longer, or set schedule." in error
+    assert "6 records: 96 tokens in 6 rows of 24; with 2 rows a step that is 3 steps." in error
