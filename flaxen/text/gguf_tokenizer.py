@@ -17,11 +17,12 @@ from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
 from flaxen.text.pre_tokenizers import WORD_SPLITS
 from flaxen.text.turn_end import find_turn_end
 
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # tokenizer.ggml.token_type
-_METASPACE = "\u2581"
+# tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+METASPACE = "\u2581"
 _T = TypeVar("_T")
 # A special token's name in templates, and in the file; the format itself spells "seperator".
-_SPECIAL_TOKENS = {
+SPECIAL_TOKENS = {
     "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator",
     "pad_token": "padding", "cls_token": "cls", "mask_token": "mask",
 }  # fmt: skip
@@ -35,7 +36,7 @@ def read_gguf_tokenizer(metadata: Mapping[str, object]) -> TokenizerParts:
     """
     kind = _get(metadata, "ggml.model", str)
     tokens = _list(metadata, "ggml.tokens", str)
-    types = _list(metadata, "ggml.token_type", int, default=[1] * len(tokens))
+    types = _list(metadata, "ggml.token_type", int, default=[NORMAL] * len(tokens))
     if len(types) != len(tokens):
         raise ValueError(
             f"tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens: the "
@@ -50,8 +51,8 @@ def read_gguf_tokenizer(metadata: Mapping[str, object]) -> TokenizerParts:
             f"tokenizer.ggml.model is {kind!r}: only 'gpt2' (byte-level merges) and 'llama' "
             "(SentencePiece) are read; use the model's Hugging Face files instead"
         )
-    special = [t for t, kind in zip(tokens, types, strict=True) if kind in (_UNKNOWN, _CONTROL)]
-    user_defined = [t for t, kind in zip(tokens, types, strict=True) if kind == _USER_DEFINED]
+    special = [t for t, kind in zip(tokens, types, strict=True) if kind in (UNKNOWN, CONTROL)]
+    user_defined = [t for t, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED]
     backend.add_special_tokens([_added(token, special=True) for token in special])
     backend.add_tokens([_added(token, special=False) for token in user_defined])
 
@@ -126,11 +127,11 @@ def _sentencepiece(
     tokenizer = Tokenizer(
         _merge_model(tokens, merges, unk_token=unk_token, byte_fallback=True, fuse_unk=True)
     )
-    to_metaspace: normalizers.Normalizer = normalizers.Replace(" ", _METASPACE)
-    steps = [decoders.Replace(_METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    to_metaspace: normalizers.Normalizer = normalizers.Replace(" ", METASPACE)
+    steps = [decoders.Replace(METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if _get(metadata, "ggml.add_space_prefix", bool, default=True):
         # As in llama.cpp, a space is added before the text, and again after each special token.
-        to_metaspace = normalizers.Sequence([normalizers.Prepend(_METASPACE), to_metaspace])
+        to_metaspace = normalizers.Sequence([normalizers.Prepend(METASPACE), to_metaspace])
         steps.append(decoders.Strip(" ", 1, 0))
     tokenizer.normalizer = to_metaspace
     tokenizer.decoder = decoders.Sequence(steps)
@@ -148,7 +149,7 @@ def _merges_of_scores(
     pieces = {
         token: i
         for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind not in (_UNKNOWN, _CONTROL, _BYTE)
+        if kind not in (UNKNOWN, CONTROL, BYTE)
     }
     merges = []
     for piece in sorted(pieces, key=lambda piece: -scores[pieces[piece]]):
@@ -190,7 +191,7 @@ def _added(token: str, *, special: bool) -> AddedToken:
 def _special_tokens(metadata: Mapping[str, object], tokens: list[str]) -> dict[str, str]:
     ids = {
         name: _token_id(metadata, f"ggml.{key}_token_id", tokens)
-        for name, key in _SPECIAL_TOKENS.items()
+        for name, key in SPECIAL_TOKENS.items()
     }
     return {name: tokens[token_id] for name, token_id in ids.items() if token_id is not None}
 

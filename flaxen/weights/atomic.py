@@ -1,4 +1,4 @@
-"""Creates directories atomically. Deliberately does not know their contents."""
+"""Creates directories and files atomically. Deliberately does not know their contents."""
 
 from __future__ import annotations
 
@@ -39,6 +39,32 @@ def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[P
             if old is not None:  # filling may take long, so the name is checked again
                 _check_replaceable(old, directory, replaces)
             filling.rename(directory)
+    finally:
+        shutil.rmtree(beside)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields the name of a file to write, which gets its own name when the block ends without an
+    error.
+
+    Args:
+      path: the final name.
+
+    Yields:
+      A file that does not exist yet, in a directory next to it.
+
+    Raises:
+      ValueError: the name is in use.
+    """
+    path = path.absolute()
+    _check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    try:
+        yield beside / path.name
+        _check_free(path)  # writing may take long
+        (beside / path.name).rename(path)
     finally:
         shutil.rmtree(beside)
 
@@ -88,8 +114,13 @@ def _put_back(old: Path, directory: Path) -> bool:
     return True
 
 
-def _beside(directory: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+def _beside(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists already: remove it, or give another name")
 
 
 def _check_replaceable(found: Path, directory: Path, replaces: Collection[str]) -> None:

@@ -24,7 +24,10 @@ class Family:
     # The inverse, without the two names above; `hf_fields` checks the result.
     config_to_hf: Callable[[DecoderConfig], dict[str, Any]]
     hf_rules: Rules  # for Hugging Face's safetensors
+    gguf_architecture: str  # `general.architecture` of GGUF files
     gguf_rules: Rules
+    # The layers whose biases llama.cpp reads for that architecture.
+    gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
 
 
 def hf_fields(family: Family, config: DecoderConfig) -> dict[str, Any]:

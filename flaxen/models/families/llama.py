@@ -41,5 +41,7 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
+    gguf_architecture="llama",
     gguf_rules=tensors.GGUF_INTERLEAVED,
+    gguf_biases=("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"),
 )

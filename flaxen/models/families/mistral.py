@@ -39,5 +39,6 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
-    gguf_rules=tensors.GGUF_INTERLEAVED,  # in GGUF the family goes by the name of llama
+    gguf_architecture="llama",
+    gguf_rules=tensors.GGUF_INTERLEAVED,
 )

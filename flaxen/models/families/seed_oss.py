@@ -43,6 +43,7 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
+    gguf_architecture="seed_oss",
     gguf_rules=with_rules(
         tensors.GGUF, as_is("mlp_norm", "blk.{layer}.post_attention_norm.weight")
     ),

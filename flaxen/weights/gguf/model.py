@@ -17,7 +17,7 @@ from flaxen.weights.gguf.reader import GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"
 
-_FIELDS = {  # metadata key, after the architecture -> config.json field
+FIELDS: Mapping[str, str] = {  # metadata key, after the architecture -> config.json field
     "vocab_size": "vocab_size",
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -77,16 +77,16 @@ def config_fields(file: GgufFile) -> dict[str, Any]:
     prefix = f"{file.metadata['general.architecture']}."
     own = {k[len(prefix) :]: v for k, v in file.metadata.items() if k.startswith(prefix)}
     for key, value in own.items():
-        if key not in _FIELDS and key not in _READ_APART and value not in _HARMLESS.get(key, ()):
+        if key not in FIELDS and key not in _READ_APART and value not in _HARMLESS.get(key, ()):
             raise ValueError(
                 f"metadata {prefix}{key} = {value!r} is not supported, and leaving it out would "
                 "change the result"
             )
     fields: dict[str, Any] = {
-        field: _one_for_all(prefix + key, own[key]) for key, field in _FIELDS.items() if key in own
+        field: _one_for_all(prefix + key, own[key]) for key, field in FIELDS.items() if key in own
     }
     for key in _REQUIRED:
-        value = fields.get(_FIELDS[key])
+        value = fields.get(FIELDS[key])
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"metadata {prefix}{key} must be a number above 0, got {value!r}")
     if "token_embd.weight" in file.tensors:
