@@ -20,8 +20,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+_T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RESEND_S = 0.1
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden the cursor
@@ -59,13 +60,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     end_now(number)
 
 
-def unwind_first(read: Callable[[], str]) -> str:
-    """Calls a function that has changed the terminal's settings, which it restores as it unwinds.
+def unwind_first(read: Callable[[], _T]) -> _T:
+    """Calls a function that has something to put in order as it unwinds.
 
-    `input` with readline turns off the terminal's echo. A signal ends the process only after the
-    function has unwound. A second signal does not wait for that: it puts back the settings that the
-    terminal had before the call. The function must not run native code that would drop an
-    exception. It is called in the main thread, where Python runs the handlers.
+    `input` with readline turns off the terminal's echo; a half-written file is to be removed. A
+    signal ends the process only after the function has unwound. A second signal does not wait for
+    that: it puts back the settings that the terminal had before the call. The function must not run
+    native code that would drop an exception. It is called in the main thread, where Python runs the
+    handlers.
     """
     raised = False
     restore_terminal = _terminal_settings()

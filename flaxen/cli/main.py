@@ -18,8 +18,10 @@ from flaxen.cli.bench.command import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.doctor.command import doctor
 from flaxen.cli.eval import evaluate
+from flaxen.cli.export import export
 from flaxen.cli.generate.command import generate
 from flaxen.cli.groups import expand
+from flaxen.cli.merge import merge
 from flaxen.cli.parity.command import parity
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
@@ -48,6 +50,8 @@ for _name, _command in (
     ("train", train),
     ("eval", evaluate),
     ("parity", parity),
+    ("merge", merge),
+    ("export", export),
     ("doctor", doctor),
 ):
     app.command(_name)(expand(_command))

@@ -105,10 +105,16 @@ def _is_byte(token: str) -> bool:
 def _byte_level(
     backend: tokenizers.Tokenizer, model: Mapping[str, Any], tokens: list[str]
 ) -> dict[str, Any]:
+    merges = [f"{left} {right}" for left, right in _merges(model)]
+    if not merges:
+        raise ValueError(
+            "the tokenizer has no merges, and a GGUF file can't hold an empty list of them: export "
+            "the model as a directory of safetensors"
+        )
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": _word_split(backend, model),
-        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in _merges(model)],
+        "tokenizer.ggml.merges": merges,
     }
 
 
@@ -164,10 +170,9 @@ def _special_ids(parts: TokenizerParts) -> dict[str, int]:
         token = parts.special_tokens.get(name)
         found[key] = parts.backend.token_to_id(token) if isinstance(token, str) else None
     found["bos"] = parts.bos_token_id
-    eos, eot, eom, *rest = (*parts.eos_token_ids, None, None, None)
-    found |= {"eos": eos, "eot": eot, "eom": eom}
-    if any(token_id is not None for token_id in rest):
-        left = [parts.backend.id_to_token(each) for each in rest if each is not None]
+    found |= dict(zip(("eos", "eot", "eom"), parts.eos_token_ids, strict=False))
+    left = [str(parts.backend.id_to_token(each)) for each in parts.eos_token_ids[3:]]
+    if left:
         _LOG.warning(
             "a GGUF file names three tokens that end an answer, and the model has more: %s end "
             "none there, unless the program knows them by their text",

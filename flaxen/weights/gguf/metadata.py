@@ -92,9 +92,9 @@ def _check(config: DecoderConfig, file: GgufFile) -> None:
 
 def _in_float32(config: DecoderConfig) -> DecoderConfig:
     """The configuration with each number rounded as GGUF stores it."""
-    rope = {
+    rope: dict[str, Any] = {
         name: float(np.float32(value)) if isinstance(value, float) else value
         for name, value in vars(config.rope).items()
     }
     norm_eps = float(np.float32(config.norm_eps))
-    return replace(config, norm_eps=norm_eps, rope=RopeConfig(**rope))
+    return replace(config, norm_eps=norm_eps, rope=replace(config.rope, **rope))

@@ -1,0 +1,187 @@
+"""What `flaxen merge` and `flaxen export` share: a model with its adapters, and its writing.
+
+Imports JAX only when it is needed, so that --help is fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+
+from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
+from flaxen.cli.definitions import find_definition, is_place
+from flaxen.cli.interrupt import unwind_first
+from flaxen.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from flaxen.weights.adapters.adapter import Adapter
+    from flaxen.weights.checkpoint import Checkpoint
+
+OnWritten = Callable[[int, int], None]  # (bytes written, bytes in total)
+OutputDtype = Annotated[
+    str,
+    typer.Option(
+        help="Number format of a directory's weights: float32, bfloat16, float16, or auto, which "
+        "is that of the model's files, and bfloat16 for quantized ones.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What is written beside the model: adapters."""
+
+    adapter: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="DIR",
+            help="Directory of a LoRA adapter to merge; may be given several times, for adapters "
+            "that were trained one upon the other.",
+        ),
+    ] = field(default_factory=list)
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Never download: take only what is on this machine."),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to write, with the adapters to merge into it."""
+
+    checkpoint: Checkpoint
+    source: Path  # the model's directory or .gguf file
+    adapters: tuple[Adapter, ...]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether some weights of the files are quantized."""
+        return bool(self._types - {"F32", "F16", "BF16"})
+
+    @property
+    def types(self) -> str:
+        """The number formats of the files' weights, for people."""
+        return ", ".join(sorted(self._types))
+
+    @property
+    def _types(self) -> set[str]:
+        return {tensor.dtype for tensor in self.checkpoint.sources.tensors.values()}
+
+
+def open_subject(model: str | None, options: SourceOptions) -> Subject:
+    """Finds the model and reads the adapters.
+
+    Args:
+      model: MODEL, which may be an adapter's directory; None is the base of the first adapter.
+      options: the adapters, in the order of merging.
+
+    Raises:
+      ValueError: a model or adapter is not found or not supported, or they do not fit together.
+    """
+    own = None if model is None else adapter_as_model(model)
+    directories = [*([] if own is None else [own]), *map(_expanded, options.adapter)]
+    if len(set(map(os.path.realpath, directories))) < len(directories):
+        raise ValueError("an adapter is named twice: merged twice, it would change the model twice")
+    for directory in directories:
+        check_directory(f"--adapter {directory}", directory)
+    if model is None or own is not None:
+        model = base_of(directories[0], offline=options.offline)
+    _refuse_definition(model)
+
+    from flaxen.models.families import UnknownFamilyError
+    from flaxen.weights.adapters.peft import load_adapter
+    from flaxen.weights.checkpoint import open_checkpoint
+    from flaxen.weights.resolve import resolve
+
+    source = resolve(model, offline=options.offline)
+    try:
+        checkpoint = open_checkpoint(source)
+    except UnknownFamilyError as error:
+        raise ValueError(
+            f"{error}. PEFT's merge_and_unload merges an adapter into any model of transformers, "
+            "and llama.cpp's convert_hf_to_gguf.py knows more of them"
+        ) from None
+    loaded = tuple(load_adapter(each, checkpoint.model) for each in directories)
+    return Subject(checkpoint=checkpoint, source=source, adapters=loaded)
+
+
+def _expanded(path: Path) -> Path:
+    return Path(os.path.expanduser(path))
+
+
+def _refuse_definition(model: str) -> None:
+    if not is_place(model):
+        find_definition(model)  # refuses a file without a name
+        return
+    raise ValueError(
+        f"{model} is a definition, whose architecture no published format names: GGUF and Hugging "
+        "Face directories hold models of known families only. flaxen serve, chat and generate run "
+        "a definition, also with an adapter beside it (--adapter)"
+    )
+
+
+def write_directory(subject: Subject, directory: Path, dtype: str) -> None:
+    """Writes a directory of safetensors, and says how weights are rounded.
+
+    Raises:
+      ValueError: as in `export_directory`.
+      OSError: the same.
+    """
+    from flaxen.weights.exporting import export_directory
+
+    dtype = subject.checkpoint.dtype.name if dtype == "auto" else dtype
+
+    def writing(on_written: OnWritten) -> None:
+        export_directory(
+            subject.checkpoint,
+            subject.source,
+            directory,
+            adapters=subject.adapters,
+            dtype=dtype,
+            on_progress=on_written,
+        )
+
+    write(dtype, directory, writing)
+    if subject.is_quantized:
+        added = ", the adapter added in float32," if subject.adapters else ""
+        note(
+            f"weights in {subject.types} were dequantized exactly{added} and rounded once, to "
+            f"{dtype}"
+        )
+
+
+def write(what: str, out: Path, writing: Callable[[OnWritten], None]) -> None:
+    """Writes with a progress bar, and says what was written. Ctrl-C leaves nothing behind.
+
+    Args:
+      what: the number format, for people.
+      out: the file or directory.
+      writing: writes it; its argument is to be called with the bytes written and in total.
+
+    Raises:
+      ValueError: as `writing` does.
+      OSError: the same.
+    """
+
+    def run() -> None:
+        with show_progress(Console(stderr=True)) as on_progress:
+            writing(partial(on_progress, "writing"))
+
+    unwind_first(run)
+    files = [out] if out.is_file() else [path for path in out.iterdir() if path.is_file()]
+    size = decimal(sum(path.stat().st_size for path in files))
+    print(f"wrote {out} ({what}, {size}). Try it: flaxen chat {out}")
+
+
+def note(text: str) -> None:
+    """Tells the user something beside the result."""
+    print(text, file=sys.stderr)
