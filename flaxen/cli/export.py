@@ -17,6 +17,7 @@ from flaxen.cli.exporting import (
     write,
     write_directory,
 )
+from flaxen.cli.machine import ModelsDirOptions
 
 
 def export(
@@ -38,6 +39,7 @@ def export(
         ),
     ],
     options: SourceOptions,
+    models: ModelsDirOptions,
     outtype: Annotated[
         str,
         typer.Option(
@@ -57,7 +59,7 @@ def export(
             f"--outtype {outtype} is for GGUF files, and {output} does not end in .gguf: for a "
             "directory of safetensors give --dtype"
         )
-    subject = open_subject(model, options)
+    subject = open_subject(model, options, models)
     if is_gguf:
         _write_gguf(subject, output, outtype.lower())
     else:

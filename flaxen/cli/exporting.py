@@ -20,7 +20,9 @@ from rich.filesize import decimal
 from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
 from flaxen.cli.definitions import find_definition, is_place
 from flaxen.cli.interrupt import unwind_first
-from flaxen.cli.progress import show_progress
+from flaxen.cli.machine import ModelsDirOptions, Offline
+from flaxen.cli.progress import show_download, show_progress
+from flaxen.weights.hub.places import Places
 
 if TYPE_CHECKING:
     from flaxen.weights.adapters.adapter import Adapter
@@ -48,10 +50,7 @@ class SourceOptions:
             "that were trained one upon the other.",
         ),
     ] = field(default_factory=list)
-    offline: Annotated[
-        bool,
-        typer.Option("--offline", help="Never download: take only what is on this machine."),
-    ] = False
+    offline: Offline = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +76,18 @@ class Subject:
         return {tensor.dtype for tensor in self.checkpoint.sources.tensors.values()}
 
 
-def open_subject(model: str | None, options: SourceOptions) -> Subject:
+def open_subject(model: str | None, options: SourceOptions, models: ModelsDirOptions) -> Subject:
     """Finds the model and reads the adapters.
 
     Args:
       model: MODEL, which may be an adapter's directory; None is the base of the first adapter.
       options: the adapters, in the order of merging.
+      models: where models are looked for.
 
     Raises:
       ValueError: a model or adapter is not found or not supported, or they do not fit together.
     """
+    places = Places(models_dir=models.models_dir, offline=options.offline)
     own = None if model is None else adapter_as_model(model)
     directories = [*([] if own is None else [own]), *map(_expanded, options.adapter)]
     if len(set(map(os.path.realpath, directories))) < len(directories):
@@ -94,7 +95,7 @@ def open_subject(model: str | None, options: SourceOptions) -> Subject:
     for directory in directories:
         check_directory(f"--adapter {directory}", directory)
     if model is None or own is not None:
-        model = base_of(directories[0], offline=options.offline)
+        model = base_of(directories[0], places)
     _refuse_definition(model)
 
     from flaxen.models.families import UnknownFamilyError
@@ -102,7 +103,8 @@ def open_subject(model: str | None, options: SourceOptions) -> Subject:
     from flaxen.weights.checkpoint import open_checkpoint
     from flaxen.weights.resolve import resolve
 
-    source = resolve(model, offline=options.offline)
+    with show_download(Console(stderr=True)) as on_download:
+        source = resolve(model, places, on_download)
     try:
         checkpoint = open_checkpoint(source)
     except UnknownFamilyError as error:

@@ -16,6 +16,15 @@ from flaxen.cli.cpu import Cpu, set_up_cpu
 from flaxen.cli.panels import ENGINE, MODEL
 from flaxen.weights.hub.places import Places
 
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Never download: take only what is on this machine.",
+        rich_help_panel=MODEL,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsDirOptions:
@@ -59,14 +68,7 @@ class MachineOptions:
             rich_help_panel=ENGINE,
         ),
     ] = None
-    offline: Annotated[
-        bool,
-        typer.Option(
-            "--offline",
-            help="Never download: take only what is on this machine.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False
+    offline: Offline = False
 
     def set_up(self) -> Cpu:
         """Applies the options to the whole process, before JAX computes anything.

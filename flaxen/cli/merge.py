@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from flaxen.cli.exporting import OutputDtype, SourceOptions, open_subject, write_directory
+from flaxen.cli.machine import ModelsDirOptions
 
 
 def merge(
     options: SourceOptions,
+    models: ModelsDirOptions,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", metavar="DIR", help="The new directory.")
     ],
@@ -34,7 +36,7 @@ def merge(
         )
     if model is None and not options.adapter:
         raise ValueError("name what to merge: flaxen merge MODEL --adapter DIR --output-dir OUT")
-    subject = open_subject(model, options)
+    subject = open_subject(model, options, models)
     if not subject.adapters:
         raise ValueError(
             f"there is nothing to merge into {model}: name an adapter by --adapter DIR. flaxen "
