@@ -22,6 +22,9 @@ from flaxen.cli.export import export
 from flaxen.cli.generate.command import generate
 from flaxen.cli.groups import expand
 from flaxen.cli.merge import merge
+from flaxen.cli.models.listing import list_command
+from flaxen.cli.models.pull import pull
+from flaxen.cli.models.rm import rm
 from flaxen.cli.parity.command import parity
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
@@ -46,6 +49,9 @@ for _name, _command in (
     ("serve", serve),
     ("chat", chat),
     ("generate", generate),
+    ("pull", pull),
+    ("list", list_command),
+    ("rm", rm),
     ("bench", bench),
     ("train", train),
     ("eval", evaluate),

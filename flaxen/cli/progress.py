@@ -84,25 +84,25 @@ def show_download(console: Console) -> Iterator[OnDownload]:
 
 
 def download_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> OnDownload:
-    """A function that prints a line for each file of a download, and one every ten seconds.
+    """A function that prints a line when a download begins, and one every ten seconds.
 
     Args:
       console: where to.
       clock: the time in seconds.
     """
-    last_name, last_s, last_done = "", 0.0, 0
+    last: tuple[float, int] | None = None  # the time of the last line, and the bytes it told
 
     def on_download(name: str, done: int, total: int) -> None:
-        nonlocal last_name, last_s, last_done
+        nonlocal last
         now = clock()
-        if name == last_name and now - last_s < _LINES_S:
+        if last is not None and now - last[0] < _LINES_S:
             return
         line = f"downloading {name}: {format_size(done)} of {format_size(total)}"
-        if name == last_name and done > last_done:
-            speed = (done - last_done) / (now - last_s)
+        if last is not None and done > last[1]:
+            speed = (done - last[1]) / (now - last[0])
             left_s = round((total - done) / speed)
             line += f", {format_size(round(speed))}/s, {left_s // 60}:{left_s % 60:02} left"
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-        last_name, last_s, last_done = name, now, done
+        last = now, done
 
     return on_download

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 
 from flaxen.weights.hub.client import HubError
+from flaxen.weights.hub.inventory import find_packaged
 from flaxen.weights.hub.local import find_downloaded, find_in_models_dir, what_is_missing
 from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
 from flaxen.weights.hub.places import Places
@@ -59,12 +60,10 @@ def _at_path(model: str) -> Path | None:
 
 
 def _packaged(name: str, named: PackagedModel) -> Path:
+    if found := find_packaged(named):
+        return found
     package, file, install = named
-    spec = importlib.util.find_spec(package)  # does not import a top-level package
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(location) / file).is_file():
-            return Path(location) / file
-    if spec is None:
+    if importlib.util.find_spec(package) is None:
         raise ValueError(
             f"the model {name} is the file {file} of the Python package {package}, which is not "
             f"installed in this environment. Run `{install}`"

@@ -17,6 +17,9 @@ from flaxen.cli.eval import evaluate
 from flaxen.cli.generate.command import generate
 from flaxen.cli.machine import MachineOptions
 from flaxen.cli.main import app, main
+from flaxen.cli.models.listing import list_command
+from flaxen.cli.models.pull import pull
+from flaxen.cli.models.rm import rm
 from flaxen.cli.options import (
     BatchOptions,
     ChatTemplateOptions,
@@ -40,7 +43,7 @@ from flaxen.server.config import ServerConfig
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve, "chat": chat, "generate": generate, "bench": bench, "train": train,
-    "eval": evaluate, "parity": parity,
+    "eval": evaluate, "parity": parity, "pull": pull, "list": list_command, "rm": rm,
 }  # fmt: skip
 # Options that have one name and several meanings: what --json writes, whose seed, which default.
 # All flags of `train` are among them that another command has too: there they are settings.

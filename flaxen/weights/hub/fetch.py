@@ -71,7 +71,11 @@ def _fetch(
         if place.exists():  # and has done so by now
             partial.unlink(missing_ok=True)
             return
-        _append(stream, file, url, headers, on_bytes)
+        try:
+            _append(stream, file, url, headers, on_bytes)
+        finally:
+            if not num_fetched(place):  # the hub refused: nothing was begun
+                partial.unlink(missing_ok=True)
         _verify(file, partial)
         partial.replace(place)
 

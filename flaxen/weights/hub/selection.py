@@ -72,6 +72,23 @@ def quantization_of(name: str) -> str | None:
     return match[1].upper() if match else None
 
 
+def is_gguf_model(name: str) -> bool:
+    """Whether a file is a model in GGUF, or the first part of one, by its name."""
+    path = PurePosixPath(name)
+    part = _SPLIT.search(path.stem)
+    is_later = part is not None and int(part["index"]) != 1
+    is_model = not any(word in path.name.lower() for word in _NO_MODEL)
+    return path.suffix == ".gguf" and is_model and not is_later
+
+
+def is_selected(name: str, selector: str) -> bool:
+    """Whether a quantization, or the name of a file, means a GGUF file."""
+    if selector.lower().endswith(".gguf"):
+        return selector.lower() in (name.lower(), PurePosixPath(name).name.lower())
+    found = quantization_of(name) or ""
+    return selector.upper() in (found, found.removeprefix("UD-"))
+
+
 def select_files(repo: str, files: Sequence[RepoFile], selector: str | None) -> Selection:
     """Chooses the files of one model.
 
@@ -84,7 +101,7 @@ def select_files(repo: str, files: Sequence[RepoFile], selector: str | None) -> 
     Raises:
       ValueError: there is no such model, or several; the message lists what there is.
     """
-    ggufs = [f for f in files if f.name.endswith(".gguf") and _is_model(f.name)]
+    ggufs = [file for file in files if is_gguf_model(file.name)]
     weights = _safetensors(files)
     if selector is None and weights:
         return Selection(_with_rest(repo, files, weights), None, ())
@@ -99,14 +116,6 @@ def select_files(repo: str, files: Sequence[RepoFile], selector: str | None) -> 
         )
     others = () if selector else tuple(f for f in ggufs if f is not chosen)
     return Selection((chosen,), quantization_of(chosen.name), others)
-
-
-def _is_model(name: str) -> bool:
-    """Whether a GGUF file is a model, or the first part of one."""
-    path = PurePosixPath(name)
-    part = _SPLIT.search(path.stem)
-    is_later = part is not None and int(part["index"]) != 1
-    return not is_later and not any(word in path.name.lower() for word in _NO_MODEL)
 
 
 def _num_parts(name: str) -> int:
@@ -137,19 +146,11 @@ def _with_rest(
 
 
 def _named(repo: str, ggufs: list[RepoFile], selector: str) -> RepoFile:
-    wanted = selector.lower()
-    if wanted.endswith(".gguf"):
-        found = [f for f in ggufs if wanted in (f.name.lower(), PurePosixPath(f.name).name.lower())]
-    else:
-        found = [f for f in ggufs if _is_quantization(quantization_of(f.name), selector.upper())]
+    found = [file for file in ggufs if is_selected(file.name, selector)]
     if len(found) == 1:
         return found[0]
     what = "no" if not found else "several files that are"
     raise ValueError(f"{repo} has {what} {selector}. {_there_are(found or ggufs)}")
-
-
-def _is_quantization(found: str | None, wanted: str) -> bool:
-    return found is not None and wanted in (found, found.removeprefix("UD-"))
 
 
 def _default(ggufs: list[RepoFile]) -> RepoFile:

@@ -7,6 +7,7 @@ names, so that nothing half-written counts as a model.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from flaxen.weights.hub.names import HubModel
 from flaxen.weights.hub.places import Places
 from flaxen.weights.hub.selection import RepoFile
 
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")  # or the first letters of one
 STAGING = ".incomplete"  # in a directory of plain files: files of a download that is not finished
 
 
@@ -69,8 +71,10 @@ def snapshot_of(cache: Path, model: HubModel) -> Path | None:
     repo = cached_repo(cache, model)
     ref = repo / "refs" / model.revision
     commit = ref.read_text().strip() if ref.is_file() else model.revision
-    snapshot = repo / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    if not _COMMIT.fullmatch(commit):
+        return None
+    found = [path for path in (repo / "snapshots").glob(f"{commit}*") if path.is_dir()]
+    return found[0] if len(found) == 1 else None
 
 
 @final

@@ -1,0 +1,1 @@
+"""`flaxen pull`, `list` and `rm`: the models on this machine."""
