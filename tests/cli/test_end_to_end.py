@@ -122,8 +122,14 @@ def test_chat_here_and_with_a_server_say_the_same(
 
     remote = converse("--url", f"http://127.0.0.1:{port}")
     assert "Paris" in remote
-    assert remote.count("\n") >= 4
+    assert remote.count("\n") >= 3
     assert converse(MODEL, *SMALL) == remote
+    # A script gets the answer alone.
+    asked = ["-p", "What is the capital of France?", "--temperature", "0", "--max-tokens", "16"]
+    once = run(environment, "chat", MODEL, *asked, *SMALL)
+    assert once.returncode == 0
+    assert once.stdout
+    assert remote.startswith(once.stdout)
 
 
 def test_chats_without_a_seed_differ(environment: dict[str, str]) -> None:

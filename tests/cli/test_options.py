@@ -48,7 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # Options that have one name and several meanings: what --json writes, whose seed, which default.
 # All flags of `train` are among them that another command has too: there they are settings.
 OWN = {
-    "--json", "--prompts-file", "--max-tokens", "--api-key", "--data",
+    "--json", "--prompt", "--prompts-file", "--max-tokens", "--api-key", "--data",
     "--chat-template", "--batch-size", "--sequence-length", "--seed", "--dtype",
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from flaxen.chat.commands import OPTIONS
 from flaxen.cli.sampling import SamplingOptions, describe_defaults
 from flaxen.protocol import SamplingParams
 
@@ -19,6 +20,7 @@ def test_only_what_the_user_gave_is_given() -> None:
 
 def test_every_option_is_a_parameter() -> None:
     options = {field.name for field in dataclasses.fields(SamplingOptions)}
+    assert options == set(OPTIONS)  # of a chat's /set
     assert options < {field.name for field in dataclasses.fields(SamplingParams)}
 
 

@@ -1,25 +1,27 @@
-"""`flaxen chat`: a conversation in the terminal."""
+"""`flaxen chat`: a conversation in the terminal, or one answer for a script."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flaxen.chat.answers import Answer, AnswerError
+from flaxen.chat.commands import COMMANDS
+from flaxen.chat.conversation import Conversation
+from flaxen.chat.http import http_answer, server_models
+from flaxen.chat.loop import Screen, answer_once, chat_loop
+from flaxen.chat.reading import Typed, read_message
 from flaxen.cli.adapters import AdapterOptions, limits_for
-from flaxen.cli.chat.http import Answer, http_answer
-from flaxen.cli.chat.loop import HELP, chat_loop
+from flaxen.cli.chat.terminal import default_history, line_reader, recall, say, write
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
-from flaxen.cli.interrupt import unwind_first
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     MODEL_HELP,
@@ -29,9 +31,12 @@ from flaxen.cli.options import (
     engine_args,
 )
 from flaxen.cli.progress import show_progress
+from flaxen.cli.prompts import STDIN, read_text
 from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flaxen.engine_args import EngineArgs
 
 # Where neither the user nor the model says.
@@ -41,7 +46,7 @@ _ADAPTER = "adapter"  # its name in the engine
 
 @dataclass(frozen=True, kw_only=True)
 class TalkOptions:
-    """The server to talk to, and the beginning of the conversation."""
+    """The server to talk to, and how the conversation is held."""
 
     url: Annotated[
         str | None,
@@ -57,6 +62,27 @@ class TalkOptions:
     system: Annotated[
         str | None, typer.Option(help="System message: how the model should behave.")
     ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            help="Print the answer to this message and end; - is the whole standard input.",
+        ),
+    ] = None
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="After each answer, show its tokens and times."),
+    ] = False
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            help="Keep what is typed for the arrow keys of later chats, in "
+            "~/.local/state/flaxen/chat_history.",
+        ),
+    ] = True
 
 
 def chat(
@@ -73,43 +99,44 @@ def chat(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help=f"{MODEL_HELP} With --url: the server's name for the model.",
+            help=f"{MODEL_HELP} With --url: the server's name for the model, or for an adapter.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Talk to a model: /reset starts over, /exit ends, Ctrl-C stops an answer, twice ends."""
-    given = sampling.given()
-    answer: Answer
+    """Talk to a model: /help lists commands, Ctrl-C stops an answer, a second one ends.
+
+    Without a terminal each line of the standard input is a message.
+    """
+    conversation = Conversation(system=talk.system, sampling=sampling.given())
+    if talk.prompt is not None:
+        text = read_text(Path(STDIN), sys.stdin) if talk.prompt == STDIN else talk.prompt
+        if not text.strip():
+            raise ValueError("the prompt is empty: write at least a word")
+        conversation.add("user", text)
     if talk.url is not None:
-        if adapter.adapter is not None:
+        own = (adapter, model_options, defaults, template, context, machine.threads)
+        nothing = (AdapterOptions(), ModelOptions(), GenerationConfigOptions())
+        if own != (*nothing, ChatTemplateOptions(), ContextOptions(), None):
             raise ValueError(
-                "--adapter is for a model of this process: a server's adapters have names, and the "
-                "name is MODEL"
-            )
-        own = (model_options, defaults, template, context, machine.threads)
-        nothing = (
-            ModelOptions(),
-            GenerationConfigOptions(),
-            ChatTemplateOptions(),
-            ContextOptions(),
-        )
-        if own != (*nothing, None):
-            raise ValueError(
-                "--dtype, --impl, --quantization, --checkpoint, --generation-config, "
+                "--adapter, --dtype, --impl, --quantization, --checkpoint, --generation-config, "
                 "--chat-template, --max-model-len, --kv-cache-size and --threads are the server's "
-                "to choose: leave them out with --url"
+                "to choose: leave them out with --url. MODEL names one of its models or adapters"
             )
-        model, answer = http_answer(talk.url, model, talk.api_key, given)
+        model, answer = _answer_there(talk, model)
     elif model is None:
         raise ValueError("name a MODEL to run here, or give the --url of a running server")
     else:
-        answers_seed = secrets.randbits(62)  # for answers without --seed
         groups = (model_options, defaults, template, context, models, machine)
         base, directory = adapter.beside(model, find_places(models, machine))
-        args = engine_args(base, *groups, max_num_seqs=1, seed=answers_seed)
-        answer = _answer_here(args, model_options, machine, directory, given)
-    _converse(model, answer, talk.system)
+        # The seed is for answers without --seed.
+        args = engine_args(base, *groups, max_num_seqs=1, seed=secrets.randbits(62))
+        answer = _answer_here(args, model_options, machine, directory, sampling)
+    screen = Screen(write=write, say=say, shows_counts=talk.verbose)
+    if talk.prompt is not None:
+        _answer_once(answer, conversation, screen)
+    else:
+        _converse(model, answer, conversation, screen, keeps_history=talk.history)
 
 
 def _answer_here(
@@ -117,12 +144,11 @@ def _answer_here(
     model_options: ModelOptions,
     machine: MachineOptions,
     adapter: Path | None,
-    given: dict[str, Any],
+    sampling: SamplingOptions,
 ) -> Answer:
     """Loads the model, and the adapter beside it, in this process."""
     from flaxen.build import build
-    from flaxen.cli.chat.local import local_answer
-    from flaxen.protocol import SamplingParams
+    from flaxen.chat.local import local_answer
     from flaxen.weights.adapters.peft import load_adapter
 
     cpu = machine.set_up()
@@ -134,22 +160,44 @@ def _answer_here(
         parts.engine.adapters.load(_ADAPTER, load_adapter(adapter, parts.model))
     announce(cpu)
     default = parts.info.default_sampling
-    if said := describe_defaults(default, given, args.generation_config):
-        print(said, file=sys.stderr)
-    params = SamplingParams(**{**_OWN, **default, **given})
+    if said := describe_defaults(default, sampling.given(), args.generation_config):
+        say(said)
     name = None if adapter is None else _ADAPTER
-    return local_answer(parts.engine, parts.tokenizer, params, name)
+    return local_answer(parts.engine, parts.tokenizer, {**_OWN, **default}, name)
 
 
-def _converse(model: str, answer: Answer, system: str | None) -> None:
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(f"[bold]{escape(model)}[/]  [dim]{HELP}[/]")
-        with contextlib.suppress(ImportError):  # not available in every Python
-            importlib.import_module("readline")  # gives input() a history and editing keys
-    prompt = "> " if sys.stdin.isatty() else ""
+def _answer_there(talk: TalkOptions, model: str | None) -> tuple[str, Answer]:
+    """Finds the server's model; without a name that is its first."""
+    assert talk.url is not None
+    if model is None:
+        model, *others = server_models(talk.url, talk.api_key)
+        if others:
+            say(f"The server also has {', '.join(others)}: flaxen chat --url {talk.url} NAME")
+    return model, http_answer(talk.url, model, talk.api_key, counts_tokens=talk.verbose)
 
-    def read() -> str:
-        return unwind_first(lambda: input(prompt))
 
-    chat_loop(answer, system, read, lambda text: print(text, end="", flush=True))
+def _answer_once(answer: Answer, conversation: Conversation, screen: Screen) -> None:
+    try:
+        answer_once(answer, conversation, screen)
+    except AnswerError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _converse(
+    model: str, answer: Answer, conversation: Conversation, screen: Screen, *, keeps_history: bool
+) -> None:
+    if sys.stdin.isatty():
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold]{escape(model)}[/]  [dim]/help lists commands, Ctrl-D ends[/]")
+    read_line = line_reader(list(COMMANDS))
+    add: Callable[[str], None] = recall(default_history()) if keeps_history else lambda text: None
+
+    def read() -> Typed:
+        typed = read_message(read_line)
+        if typed.text:
+            add(typed.text)
+        return typed
+
+    chat_loop(answer, conversation, read, screen)
+    if sys.stdin.isatty():
+        print()

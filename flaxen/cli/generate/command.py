@@ -126,7 +126,7 @@ def _load(args: EngineArgs, checkpoint: Path | None, adapter: Path | None) -> LL
 
 def _stream(llm: LLM, prompt: str, params: SamplingParams, adapter: str | None) -> RequestOutput:
     """Prints the text of one prompt as it comes."""
-    from flaxen.cli.one_request import run_request
+    from flaxen.engine.one_request import run_request
     from flaxen.outputs import RequestOutput
     from flaxen.prompts import make_request
 

@@ -1,23 +1,28 @@
-"""A signal at the prompt of `flaxen chat` leaves the terminal as it was."""
+"""`flaxen chat` on a terminal: signals leave it as it was, and a pasted text is one message."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import readline
 import signal
 import subprocess
 import sys
 import termios
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+
+from flaxen.cli.chat.terminal import default_history
 
 PROGRAM = "import sys; from flaxen.cli.start import main; sys.exit(main())"
 
 
 class Models(BaseHTTPRequestHandler):
-    """A server that has one model and answers nothing."""
+    """A server that has one model, and answers each message with its last word."""
 
     def do_GET(self) -> None:
         body = b'{"data": [{"id": "tiny"}]}'
@@ -25,6 +30,14 @@ class Models(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        word = body["messages"][-1]["content"].split()[-1]
+        chunk = {"choices": [{"delta": {"content": f"<{word}>"}}]}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -49,6 +62,45 @@ def test_a_signal_at_the_prompt_restores_the_terminal(number: signal.Signals, co
         process.send_signal(number)
         assert process.wait(30) == code
         assert termios.tcgetattr(theirs) == before
+    finally:
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif("GNU" not in (readline.__doc__ or ""), reason="libedit knows no marked pastes")
+def test_a_pasted_text_is_one_message_and_kept_for_the_next_run(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ours, theirs = pty.openpty()
+    url = f"http://127.0.0.1:{server.server_port}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "chat", "--url", url],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "xterm"},
+    )  # fmt: skip
+    seen = b""
+
+    def wait_for(text: bytes) -> None:
+        nonlocal seen
+        while text not in seen:
+            seen += os.read(ours, 4096)
+        seen = seen.partition(text)[2]
+
+    try:
+        wait_for(b"> ")
+        os.write(ours, b"\x1b[200~first line\nlast line\x1b[201~")
+        os.write(ours, b"\r")
+        wait_for(b"<line>")
+        wait_for(b"> ")
+        os.write(ours, b"\x04")
+        assert process.wait(30) == 0
+        kept = (tmp_path / "flaxen" / "chat_history").read_text()
+        assert kept == '"first line\\nlast line"\n'
     finally:
         process.kill()
         process.wait()
@@ -130,3 +182,11 @@ def test_a_second_signal_restores_the_terminal_before_the_first_has() -> None:
         process.wait()
         os.close(ours)
         os.close(theirs)
+
+
+def test_the_file_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_history() == tmp_path / "flaxen" / "chat_history"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_history() == tmp_path / ".local" / "state" / "flaxen" / "chat_history"

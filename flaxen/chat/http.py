@@ -15,43 +15,56 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import Any
 from urllib.parse import urlsplit
 
-Message = Mapping[str, str]
-# A conversation -> pieces of the answer.
-Answer = Callable[[Sequence[Message]], Generator[str, None, None]]
+from flaxen.chat.answers import Answer, Cut, Ending, Message
 
 _TIMEOUT_S = 600.0  # without a byte from the server
 
 
-class AnswerError(Exception):
-    """The engine failed to answer once; the conversation can continue."""
-
-
-def http_answer(
-    url: str, model: str | None, api_key: str | None, sampling: Mapping[str, Any]
-) -> tuple[str, Answer]:
-    """Finds the server's model, and returns its name and a function that gets answers from it.
-
-    Args:
-      url: the server, as http://127.0.0.1:8000, with or without /v1 at the end.
-      model: one of the server's models; None is its first.
-      api_key: sent as a bearer token.
-      sampling: fields for the body of each request.
+def server_models(url: str, api_key: str | None) -> list[str]:
+    """The names of a server's models and adapters, the main one first.
 
     Raises:
       ValueError: the URL is not one, or the server has no model.
       OSError: the server can't be reached, or refuses.
     """
     server = _find_server(url, api_key)
-    name = _first_model(server) if model is None else model
+    with server.request("GET", "/v1/models") as response:
+        models = json.loads(response.read()).get("data", [])
+    if not models:
+        raise ValueError(f"{server.url} serves no model")
+    return [str(each["id"]) for each in models]
 
-    def answer(messages: Sequence[Message]) -> Generator[str, None, None]:
-        body = json.dumps({"model": name, "messages": list(messages), "stream": True, **sampling})
+
+def http_answer(url: str, model: str, api_key: str | None, *, counts_tokens: bool) -> Answer:
+    """Returns a function that gets answers from a server.
+
+    Args:
+      url: the server, as http://127.0.0.1:8000, with or without /v1 at the end.
+      model: the name of one of its models or adapters.
+      api_key: sent as a bearer token.
+      counts_tokens: ask the server for the numbers of tokens, which not every server knows.
+
+    Raises:
+      ValueError: the URL is not one.
+    """
+    server = _find_server(url, api_key)
+    more = {"stream_options": {"include_usage": True}} if counts_tokens else {}
+
+    def answer(
+        messages: Sequence[Message], sampling: Mapping[str, Any]
+    ) -> Generator[str | Ending, None, None]:
+        if messages[-1]["role"] == "assistant":
+            raise ValueError(
+                "the answer of a server can't be continued: ask it to go on, or /set max_tokens "
+                "and /regenerate"
+            )
+        asked = {"model": model, "messages": list(messages), "stream": True, **more, **sampling}
         # Leaving this block, at the end or by close(), closes the connection, and the server
         # aborts.
-        with server.request("POST", "/v1/chat/completions", body) as response:
-            yield from _deltas(response)
+        with server.request("POST", "/v1/chat/completions", json.dumps(asked)) as response:
+            yield from _pieces(response, sampling.get("max_tokens"))
 
-    return name, answer
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +111,27 @@ def _find_server(url: str, api_key: str | None) -> _Endpoint:
     )
 
 
-def _first_model(server: _Endpoint) -> str:
-    with server.request("GET", "/v1/models") as response:
-        models = json.loads(response.read()).get("data", [])
-    if not models:
-        raise ValueError(f"{server.url} serves no model")
-    return str(models[0]["id"])
+def _pieces(lines: Iterable[bytes], max_tokens: int | None) -> Iterator[str | Ending]:
+    is_cut = False
+    usage: dict[str, Any] = {}
+    for chunk in _chunks(lines):
+        for choice in chunk["choices"]:
+            if text := choice["delta"].get("content"):
+                yield text
+            is_cut = is_cut or choice.get("finish_reason") == "length"
+        usage = chunk.get("usage") or usage
+    limit = "the server's limit" if max_tokens is None else f"--max-tokens {max_tokens}"
+    yield Ending(
+        cut=Cut(limit=limit, can_continue=False, can_raise=max_tokens is not None)
+        if is_cut
+        else None,
+        num_prompt_tokens=usage.get("prompt_tokens"),
+        num_cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        num_output_tokens=usage.get("completion_tokens"),
+    )
 
 
-def _deltas(lines: Iterable[bytes]) -> Iterator[str]:
+def _chunks(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         if not line.startswith(b"data:"):
             continue
@@ -116,9 +141,7 @@ def _deltas(lines: Iterable[bytes]) -> Iterator[str]:
         chunk = json.loads(data)
         if "error" in chunk:
             raise OSError(f"the server broke off its answer: {_error_message(data)}")
-        for choice in chunk["choices"]:
-            if text := choice["delta"].get("content"):
-                yield text
+        yield chunk
     raise OSError("the server closed the connection in the middle of its answer")
 
 
