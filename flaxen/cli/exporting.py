@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 
 from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
 from flaxen.cli.definitions import find_definition, is_place
@@ -23,6 +22,7 @@ from flaxen.cli.interrupt import unwind_first
 from flaxen.cli.machine import ModelsDirOptions, Offline
 from flaxen.cli.progress import show_download, show_progress
 from flaxen.weights.hub.places import Places
+from flaxen.weights.hub.sizes import format_size
 
 if TYPE_CHECKING:
     from flaxen.weights.adapters.adapter import Adapter
@@ -180,7 +180,7 @@ def write(what: str, out: Path, writing: Callable[[OnWritten], None]) -> None:
 
     unwind_first(run)
     files = [out] if out.is_file() else [path for path in out.iterdir() if path.is_file()]
-    size = decimal(sum(path.stat().st_size for path in files))
+    size = format_size(sum(path.stat().st_size for path in files))
     print(f"wrote {out} ({what}, {size}). Try it: flaxen chat {out}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.weights.atomic import new_directory, set_aside
+from flaxen.weights.atomic import new_directory, new_file, set_aside
 
 
 def fill(directory: Path, meanwhile: str | None = None) -> None:
@@ -90,3 +90,32 @@ def test_a_file_that_took_the_name_while_it_was_filled_stays(tmp_path: Path) -> 
         directory.write_text("theirs")
     assert directory.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "model.gguf"
+    with new_file(path) as writing:
+        writing.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    with pytest.raises(ValueError, match=r"model\.gguf exists already: remove it, or give another"):
+        fill_file(path)
+    other = tmp_path / "deeper" / "other.gguf"
+    with pytest.raises(ValueError, match=r"other\.gguf exists already"):
+        fill_file(other, lambda: other.write_text("theirs"))
+    with pytest.raises(RuntimeError, match="full disk"):
+        fill_file(tmp_path / "third.gguf", lambda: fail("full disk"))
+    assert {each.name: each.read_text() for each in path.parent.iterdir()} == {
+        "model.gguf": "whole", "other.gguf": "theirs"
+    }  # fmt: skip
+    assert [each.name for each in tmp_path.iterdir()] == ["deeper"]
+
+
+def fill_file(path: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
+    with new_file(path) as writing:
+        writing.write_text("ours")
+        meanwhile()
+
+
+def fail(why: str) -> None:
+    raise RuntimeError(why)
