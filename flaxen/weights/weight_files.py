@@ -96,11 +96,13 @@ def missing_files(directory: Path) -> list[str]:
 
 
 def check_is_model(directory: Path) -> None:
-    """Explains what a directory without config.json contains instead of a model.
+    """Explains what a directory that is no model's contains instead of a model.
 
     Raises:
-      ValueError: the directory has no config.json, but an adapter or GGUF files.
+      ValueError: it is the directory of a training run, with results in it, or it has no
+          config.json, but an adapter or GGUF files.
     """
+    _refuse_run(directory)
     if (directory / "config.json").is_file():
         return
     if (directory / ADAPTER_CONFIG).is_file():
@@ -115,6 +117,22 @@ def check_is_model(directory: Path) -> None:
         raise ValueError(
             f"{directory} has no config.json, but {_listed(files)}: give the path of the .gguf "
             f"file itself, as {directory / files[0]}"
+        )
+
+
+def _refuse_run(directory: Path) -> None:
+    """A run of `flaxen train` keeps its settings in config.json, and its results below."""
+    if not (directory / "checkpoints").is_dir() or not (directory / "config.json").is_file():
+        return
+    results = [
+        entry
+        for entry in sorted(directory.iterdir())
+        if (entry / ADAPTER_CONFIG).is_file() or (entry.name == "model" and entry.is_dir())
+    ]
+    if results:
+        raise ValueError(
+            f"{directory} is the directory of a training run: give its result, "
+            f"{' or '.join(map(str, results))}"
         )
 
 

@@ -161,6 +161,13 @@ def gguf_beside_config(directory: Path) -> None:
     (directory / "b.gguf").touch()
 
 
+def a_run(directory: Path) -> None:
+    for name in ("checkpoints", "adapter-0", "adapter-1"):
+        (directory / name).mkdir()
+        (directory / name / "adapter_config.json").touch()
+    (directory / "checkpoints" / "adapter_config.json").unlink()
+
+
 def two_ggufs(directory: Path) -> None:
     remove(directory, "config.json")
     (directory / "b.gguf").touch()
@@ -178,6 +185,10 @@ def two_ggufs(directory: Path) -> None:
         (
             gguf_beside_config,
             "has neither model.safetensors nor .*, but b.gguf: give the path of the",
+        ),
+        (
+            a_run,
+            "is the directory of a training run: give its result, .*/adapter-0 or .*/adapter-1$",
         ),
         (two_ggufs, "has no config.json, but a.gguf with 1 more like it: give .*, as .*/a.gguf"),
     ],
