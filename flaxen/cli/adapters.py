@@ -95,6 +95,8 @@ def check_directory(option: str, directory: Path) -> None:
         if directory.is_dir()
         else f"no directory {directory}"
     )
+    if found := sorted(directory.glob(f"*/{ADAPTER_CONFIG}")):  # the directory of a training run
+        raise ValueError(f"{option}: {wrong}. Did you mean {found[0].parent}?")
     raise ValueError(
         f"{option}: {wrong}. Name the directory of a PEFT adapter, which holds {ADAPTER_CONFIG} "
         f"and {ADAPTER_WEIGHTS}"

@@ -68,6 +68,9 @@ def test_which_model_and_which_adapter(model: str, adapter: Path, tmp_path: Path
     assert limits_for(None) is None
     with pytest.raises(ValueError, match="is an adapter itself, and --adapter names another"):
         given.beside(str(adapter), Places(offline=True))
+    run = adapter.parent
+    with pytest.raises(ValueError, match=rf"--adapter {run}: .*\. Did you mean {adapter}\?$"):
+        AdapterOptions(adapter=run).beside(model, Places(offline=True))
     for wrong, message in ((tmp_path / "x", "no directory"), (tmp_path, "has no adapter_config")):
         with pytest.raises(ValueError, match=f"--adapter {wrong}: .*{message}.*Name the directory"):
             AdapterOptions(adapter=wrong).beside(model, Places(offline=True))
