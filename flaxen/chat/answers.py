@@ -29,6 +29,7 @@ class Ending:
 
 
 # (conversation, fields of SamplingParams) -> pieces of the answer's text, and at last its ending.
+# A piece is empty while nothing has come, so that the answer can be stopped there too.
 # An answer that is the conversation's last message is continued. Closing the generator stops it.
 Answer = Callable[[Sequence[Message], Mapping[str, Any]], Generator[str | Ending, None, None]]
 

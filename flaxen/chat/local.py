@@ -58,12 +58,12 @@ def local_answer(
             sampling=SamplingParams(**{**defaults, **sampling}),
             adapter=adapter,
         )
-        with closing(run_request(engine, request)) as events:
-            for event in events:
-                if event.text:
-                    yield event.text
-                if event.finish is not None:
-                    yield _ending(event.finish, engine.info.max_model_len)
+        with closing(run_request(engine, request)) as steps:
+            for events in steps:
+                yield "".join(event.text for event in events)
+                for event in events:
+                    if event.finish is not None:
+                        yield _ending(event.finish, engine.info.max_model_len)
 
     return answer
 

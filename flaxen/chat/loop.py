@@ -105,9 +105,10 @@ def _stream(
                 if isinstance(piece, Ending):
                     ending = piece
                     continue
-                first_s = first_s or time.perf_counter()
-                pieces.append(piece)
-                screen.write(piece)
+                if piece:
+                    first_s = first_s or time.perf_counter()
+                    pieces.append(piece)
+                    screen.write(piece)
                 if interrupted():
                     break
     finally:

@@ -5,14 +5,16 @@ Deliberately does not know the terminal.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from flaxen.engine.core import Engine
 from flaxen.protocol import Request, TokenEvent
 
 
-def run_request(engine: Engine, request: Request) -> Generator[TokenEvent, None, None]:
-    """Yields a request's events. The engine is idle afterwards, also if the caller stops early.
+def run_request(engine: Engine, request: Request) -> Generator[Sequence[TokenEvent], None, None]:
+    """Yields a request's events of each step: none while its prompt is computed.
+
+    The engine is idle afterwards, also if the caller stops early.
 
     Raises:
       ValueError: the engine can't serve the request.
@@ -20,7 +22,7 @@ def run_request(engine: Engine, request: Request) -> Generator[TokenEvent, None,
     engine.add(engine.check(request))
     try:
         while engine.has_work:
-            yield from engine.step()
+            yield engine.step()
     finally:
         engine.abort(request.request_id)  # no effect if the request has ended
         while engine.has_work:

@@ -24,16 +24,16 @@ class Model:
         self.closed = 0
         self.on_piece = on_piece
         self.ending = Ending()
-        self.is_silent = False
+        self.pieces: list[str] | None = None  # in place of the number of messages
 
     def answer(
         self, messages: Sequence[Message], sampling: Mapping[str, Any]
     ) -> Generator[str | Ending, None, None]:
         self.asked.append(list(messages))
         self.sampling.append(dict(sampling))
-        pieces = [] if self.is_silent else ["I was ", f"asked {len(messages)}", " things."]
+        pieces = ["I was ", f"asked {len(messages)}", " things."]
         try:
-            for i, piece in enumerate(pieces):
+            for i, piece in enumerate(pieces if self.pieces is None else self.pieces):
                 self.on_piece(i)
                 yield piece
             yield self.ending
@@ -180,6 +180,19 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_before_the_answer_begins_leaves_the_message_out() -> None:
+    def interrupt(i: int) -> None:
+        if len(model.asked) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    model = Model(interrupt)
+    model.pieces = ["", "I was "]
+    seen = converse(model, ["hello", "more"])
+    assert seen.notes == ["[stopped before the answer began: your message is left out]"]
+    assert seen.answers == "I was \n"
+    assert texts(model.asked[1]) == ["more"]
+
+
 def test_a_second_ctrl_c_ends_the_chat() -> None:
     def interrupt(i: int) -> None:
         for _ in range(2):
@@ -193,7 +206,7 @@ def test_a_second_ctrl_c_ends_the_chat() -> None:
 
 def test_an_empty_answer_is_told_from_no_answer() -> None:
     model = Model()
-    model.is_silent = True
+    model.pieces = []
     assert converse(model, ["hello"]).notes == ["[the answer is empty]"]
 
 

@@ -132,8 +132,9 @@ def _stream(llm: LLM, prompt: str, params: SamplingParams, adapter: str | None) 
 
     request = make_request(llm.tokenizer, prompt, params, "generate", adapter)
     output = RequestOutput.of(request, prompt, llm.tokenizer)
-    for event in run_request(llm.engine, request):
-        output.add(event)
-        print(event.text, end="", flush=True)
+    for events in run_request(llm.engine, request):
+        for event in events:
+            output.add(event)
+            print(event.text, end="", flush=True)
     print()
     return output
