@@ -31,7 +31,7 @@ class EngineArgs:
           other limits.
     """
 
-    model: str  # a named model, a directory, a .gguf file or a Hugging Face repo id
+    model: str  # a short name, a directory, a .gguf file, ORG/NAME or ORG/NAME:Q4_K_M
     backend: str = choice.AUTO  # what computes: cpu, gpu, tpu, reference; auto is the device's
     # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
     dtype: str = "auto"

@@ -50,7 +50,8 @@ class LLM:
     """A model for generation. Not safe for several threads at once; use AsyncLLM for that.
 
     Args:
-      model: a model name, a directory, a .gguf file or a Hugging Face repo id; or a definition.
+      model: a short name, a directory, a .gguf file, or a repository of the hub (ORG/NAME, or
+        ORG/NAME:Q4_K_M of GGUF files); or a definition.
       on_progress: called with (stage, done, total) while weights load and steps compile.
       compile_cache: directory of compiled programs, for the whole process. None: what JAX is set
           to, or else the directory of the `flaxen` commands, ~/.cache/flaxen; False: no change.

@@ -147,12 +147,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(directory: Path, python_path: Path) -> Iterator[Session]:
+def open_session(directory: Path, python_path: Path, more: Mapping[str, str]) -> Iterator[Session]:
     """Yields a session in an empty directory, where `flaxen` is this environment's command.
 
     Args:
       directory: where the page's files go.
       python_path: of the stand-in for the packaged model.
+      more: variables of the environment.
     """
     root = Path(__file__).parents[2]
     scripts = Path(sys.executable).parent
@@ -160,6 +161,7 @@ def open_session(directory: Path, python_path: Path) -> Iterator[Session]:
         **os.environ,
         "PATH": os.pathsep.join((str(scripts), os.environ["PATH"])),
         "PYTHONPATH": os.pathsep.join((str(python_path), str(root))),
+        **more,
     }
     session = Session(directory, environment)
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from flaxen.weights.hub.names import NAMED, HubModel, nearest, parse_hub_name
@@ -50,3 +53,10 @@ def test_a_misspelt_short_name_has_a_nearest_one() -> None:
     assert nearest("qwen3-06b") == "qwen3-0.6b"
     assert nearest("SmolLM2-135M") == "smollm2-135m"
     assert nearest("gpt2") is None
+
+
+def test_the_page_has_the_table_of_short_names() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/get-models.md").read_text()
+    rows = dict(re.findall(r"^\| `(.+?)` \| (\S+)", page, re.MULTILINE))
+    hub = {name: model.repo for name, model in NAMED.items() if isinstance(model, HubModel)}
+    assert rows == {"smollm2-135m": "none:"} | hub
