@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
@@ -25,7 +26,9 @@ from flaxen.server.errors import ApiError, handle_error
 from flaxen.server.generation import chat, completions, tokenize
 from flaxen.server.guard import Guard
 from flaxen.server.metrics import Metrics
+from flaxen.server.pages import routes as pages
 from flaxen.server.renderer import ChatRenderer
+from flaxen.server.routing import add_route
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
@@ -41,6 +44,8 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/health"): info.health,
     ("GET", "/version"): info.version,
     ("GET", "/metrics"): info.metrics,
+    ("GET", "/"): pages.home,
+    ("GET", "/docs"): pages.reference,
 }
 
 ADAPTER_ROUTES: dict[tuple[str, str], Handler] = {
@@ -80,11 +85,11 @@ def create_app(
         metrics=Metrics(engine, model_name),
         adapter_files=adapter_files,
     )
-    # No documentation pages: they load scripts from other sites, and can't describe our bodies.
+    # Not FastAPI's own pages: they load scripts from other sites, and can't describe our bodies.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     routes = ROUTES if adapter_files is None else ROUTES | ADAPTER_ROUTES
     for (method, path), handler in routes.items():
-        app.add_api_route(path, _bind(handler, context), methods=[method], response_model=None)
+        add_route(app, method, path, functools.partial(handler, context))
     for error in (
         ApiError,
         ClientDisconnect,
@@ -105,10 +110,3 @@ def create_app(
             expose_headers=["x-request-id"],
         )
     return app
-
-
-def _bind(handler: Handler, context: Context) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(http: Request) -> Response:
-        return await handler(context, http)
-
-    return endpoint

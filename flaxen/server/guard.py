@@ -1,6 +1,6 @@
 """Middleware around every HTTP request: its id, API key, unexpected errors, and line of the log.
 
-Deliberately does not know routes, except the one that needs no key.
+Deliberately does not know routes, except those that need no key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, as_api_error, error_response, invalid
 from flaxen.server.request_log import RequestLog
 
-_OPEN_PATH = "/health"
+# A browser can send no key, so the pages for people need none: they say nothing that it protects.
+_OPEN_PATHS = ("/health", "/", "/docs")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -69,7 +70,7 @@ class Guard:
             log.write(state["request_id"])
 
     def _check_key(self, path: str, authorization: str | None) -> None:
-        if not self._keys or path == _OPEN_PATH:
+        if not self._keys or path in _OPEN_PATHS:
             return
         scheme, _, given = (authorization or "").partition(" ")
         # Header bytes are Latin-1. Every key is compared, each in constant time, so that the

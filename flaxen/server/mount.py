@@ -19,6 +19,7 @@ from flaxen.server.files.context import Files
 from flaxen.server.fine_tuning import job_routes, tuned_models_routes
 from flaxen.server.fine_tuning.context import FineTuning
 from flaxen.server.fine_tuning.tuned_models import FineTunedModels
+from flaxen.server.routing import add_route
 from flaxen.server.stores import Stores
 
 _FILES: dict[tuple[str, str], Callable[[Files, Request], Awaitable[Response]]] = {
@@ -80,15 +81,6 @@ def mount_fine_tuning(
         changing_files=changing_files,
     )
     for (method, path), handler in _FILES.items():
-        _add(app, method, path, functools.partial(handler, uploaded))
+        add_route(app, method, path, functools.partial(handler, uploaded))
     for (method, path), job_handler in _JOBS.items():
-        _add(app, method, path, functools.partial(job_handler, fine_tuning, config))
-
-
-def _add(
-    app: FastAPI, method: str, path: str, handler: Callable[[Request], Awaitable[Response]]
-) -> None:
-    async def endpoint(http: Request) -> Response:
-        return await handler(http)
-
-    app.add_api_route(path, endpoint, methods=[method], response_model=None)
+        add_route(app, method, path, functools.partial(job_handler, fine_tuning, config))

@@ -1,0 +1,21 @@
+"""Adds a route to an application. Deliberately does not know any."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+def add_route(
+    app: FastAPI, method: str, path: str, handler: Callable[[Request], Awaitable[Response]]
+) -> None:
+    """Adds a route; one for GET answers HEAD too, for which the server sends no body."""
+
+    async def endpoint(http: Request) -> Response:
+        return await handler(http)
+
+    methods = ["GET", "HEAD"] if method == "GET" else [method]
+    app.add_api_route(path, endpoint, methods=methods, response_model=None)
