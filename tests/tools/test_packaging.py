@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import os
 import shutil
 import subprocess
@@ -35,10 +36,18 @@ def test_a_wheel_without_a_compiler(tmp_path: Path) -> None:
     assert "No C++ compiler found: flaxen is built without its CPU kernels" in done.stderr
     [wheel] = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"flaxen-{flaxen.__version__}-py3-none-")
-    names = zipfile.ZipFile(wheel).namelist()
+    content = zipfile.ZipFile(wheel)
+    names = content.namelist()
     assert "flaxen/py.typed" in names
+    assert "flaxen/__main__.py" in names
     assert "flaxen/kernels/cpu_library.py" in names
     assert not [name for name in names if name.endswith(".so") or not name.startswith("flaxen")]
+    about = f"flaxen-{flaxen.__version__}.dist-info"
+    assert "flaxen = flaxen.cli.start:main" in content.read(f"{about}/entry_points.txt").decode()
+    metadata = email.message_from_bytes(content.read(f"{about}/METADATA"))
+    assert metadata["Requires-Python"] == "<3.14,>=3.11"
+    assert {"flax", "torch", "parquet", "postgresql"} <= set(metadata.get_all("Provides-Extra"))
+    assert f"{about}/licenses/LICENSE" in names
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
