@@ -33,6 +33,7 @@ from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.base import highest_rank
 from flaxen.weights.definition import Definition
 
 __all__ = [
@@ -55,7 +56,8 @@ class LLM:
       on_progress: called with (stage, done, total) while weights load and steps compile.
       compile_cache: directory of compiled programs, for the whole process. None: what JAX is set
           to, or else the directory of the `flaxen` commands, ~/.cache/flaxen; False: no change.
-      lora: how many adapters can be loaded and run with the model; None for none.
+      lora: how many adapters can be loaded and run with the model; None for none but `adapter`.
+      adapter: an adapter, or its directory in PEFT's format, for all prompts that name no other.
       **engine_args: the other fields of flaxen.engine_args.EngineArgs.
 
     Raises:
@@ -71,9 +73,12 @@ class LLM:
         on_progress: OnProgress | None = None,
         compile_cache: CompileCache = None,
         lora: LoraLimits | None = None,
+        adapter: Adapter | str | Path | None = None,
         **engine_args: Any,
     ) -> None:
         choose_compile_cache(compile_cache, os.environ)
+        if adapter is not None and lora is None:
+            lora = LoraLimits(max_loras=1, max_lora_rank=_rank(adapter))
         definition = model if isinstance(model, Definition) else None
         name = definition.name if definition is not None else str(model)
         args = EngineArgs(model=name, **engine_args)
@@ -82,6 +87,10 @@ class LLM:
         self.info = self._parts.info
         self._ids = itertools.count()
         self._template: ChatTemplate | None = None  # made when it is first needed
+        self._adapter: str | None = None  # the name of the adapter of prompts that name none
+        if adapter is not None:
+            self._adapter = "adapter"
+            self.load_adapter(self._adapter, adapter)
 
     @property
     def model(self) -> Model:
@@ -119,7 +128,7 @@ class LLM:
           ValueError: the adapter can't be read or served, or the name is in use.
         """
         if not isinstance(adapter, Adapter):
-            adapter = peft.load_adapter(Path(adapter), self.model)
+            adapter = peft.load_adapter(Path(os.path.expanduser(adapter)), self.model)
         self.engine.adapters.load(name, adapter, load_inplace=load_inplace)
 
     def unload_adapter(self, name: str) -> None:
@@ -139,8 +148,9 @@ class LLM:
         Args:
           prompts: one or several; a flat list of integers is one prompt's token ids.
           sampling_params: for all prompts, or one for each; None is get_default_sampling_params().
-          adapter: the name of a loaded adapter, for all prompts or one for each; None is the base
-              model.
+          adapter: the name of a loaded adapter, for all prompts or one for each. None is the
+              adapter that the LLM was made with, or else the base model; in a list it is always
+              the base model.
           use_tqdm: True shows a progress bar; a callable gets (prompts done, prompts in all).
 
         Returns:
@@ -153,7 +163,7 @@ class LLM:
         listed = as_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params
         samplings = _each(default, len(listed), "sampling params")
-        adapters = _each(adapter, len(listed), "adapters")
+        adapters = _each(adapter or self._adapter, len(listed), "adapters")
         outputs: dict[str, RequestOutput] = {}
         checked = []
         for prompt, sampling, name in zip(listed, samplings, adapters, strict=True):
@@ -222,6 +232,13 @@ class LLM:
                     engine.step()
                 raise
         return list(outputs.values())
+
+
+def _rank(adapter: Adapter | str | Path) -> int:
+    """The rank of an adapter, before the model is there to read it for."""
+    if isinstance(adapter, Adapter):
+        return adapter.config.rank
+    return highest_rank(Path(os.path.expanduser(adapter)))
 
 
 def _each(given: Any, num: int, what: str) -> list[Any]:

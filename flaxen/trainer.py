@@ -5,6 +5,7 @@ Deliberately does not know argv, or how a run works.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.data.memory import Data, read_data
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
@@ -36,6 +38,7 @@ def train(
     resume: bool = False,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     progress: bool | None = None,
+    compile_cache: CompileCache = None,
     backend: str = AUTO,
     offline: bool = False,
     **settings: Any,
@@ -63,6 +66,7 @@ def train(
       resume: resume the run in output_dir from its last checkpoint, if there is one.
       on_metrics: called after each step with its record: step, loss, learning_rate, ...
       progress: whether to show progress on stderr; None shows it on a terminal only.
+      compile_cache: as of `flaxen.LLM`: what is compiled is kept for the next process.
       backend: what computes, as EngineArgs.backend.
       offline: never ask the Hugging Face hub.
       **settings: `method` (full, lora, dpo), `num_steps`, `epochs`, `batch_size`,
@@ -81,6 +85,7 @@ def train(
     if data is None:
         raise ValueError("data is missing: give data=, files or records to train on")
     files, sources = read_data(data)
+    choose_compile_cache(compile_cache, os.environ)
     found = settings_of(settings)
     found.setdefault("data", {})["files"] = list(map(str, files))
     found["model"] = str(model) if definition is None else definition.name

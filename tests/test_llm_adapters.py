@@ -69,6 +69,23 @@ def test_adapters_from_python(model: str, tmp_path: Path) -> None:
         llm.load_adapter("d", tmp_path)
 
 
+def test_an_adapter_is_given_for_all_prompts(model: str, tmp_path: Path) -> None:
+    base = LLM(model, **SIZES).generate("one", GREEDY)[0].outputs[0].token_ids
+    beside = LLM(model, lora=LIMITS, **SIZES)
+    adapter = random_adapter(beside, 0)
+    beside.load_adapter("a", adapter)
+    expected = beside.generate("one", GREEDY, adapter="a")[0].outputs[0].token_ids
+    assert expected != base
+    save_adapter(tmp_path / "adapter", adapter)
+    for given in (adapter, tmp_path / "adapter"):
+        llm = LLM(model, adapter=given, **SIZES)
+        assert llm.generate("one", GREEDY)[0].outputs[0].token_ids == expected
+        outputs = llm.generate(["one", "one"], GREEDY, adapter=[None, "adapter"])
+        assert [each.outputs[0].token_ids for each in outputs] == [base, expected]
+    with pytest.raises(ValueError, match=r"adapter_config\.json"):
+        LLM(model, adapter=tmp_path, **SIZES)
+
+
 def test_what_does_not_fit_is_refused(model: str) -> None:
     llm = LLM(model, lora=LoraLimits(max_loras=1, max_lora_rank=2), **SIZES)
     adapter = random_adapter(llm, 0)
