@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,28 @@ def test_what_gguf_can_not_say_is_refused(
     with pytest.raises(ValueError, match=REFUSED[case]):
         export_gguf(open_checkpoint(path), path, tmp_path / "m.gguf")
     assert [each.name for each in tmp_path.iterdir()] == [case]
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("mistral_window", "no sliding window for llama: its answers are others after 8 tokens"),
+        ("llama_yarn", "no beta_fast and beta_slow of YaRN for llama, and takes 32 and 1"),
+        ("llama_default", ""),
+    ],
+)
+def test_what_llama_cpp_leaves_out_is_said(
+    tmp_path: Path,
+    golden: Callable[[str], Path],
+    caplog: pytest.LogCaptureFixture,
+    case: str,
+    message: str,
+) -> None:
+    path = golden(case)
+    with caplog.at_level(logging.WARNING):
+        export_gguf(open_checkpoint(path), path, tmp_path / "m.gguf")
+    assert message in caplog.text
+    assert bool(message) == bool(caplog.text)
 
 
 def test_llama_3s_scaling_is_written_as_a_table(

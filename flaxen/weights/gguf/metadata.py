@@ -6,6 +6,7 @@ Deliberately does not know tokenizers, nor how files are written.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from flaxen.weights.gguf.model import FIELDS, ROPE_FACTORS, architecture, config
 from flaxen.weights.gguf.reader import GgufFile
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.views import in_memory
+
+_LOG = logging.getLogger(__name__)
 
 
 def extra_tensors(config: DecoderConfig) -> list[StoredTensor]:
@@ -49,6 +52,7 @@ def model_metadata(
             f"the model has biases on {', '.join(extra)}, which llama.cpp does not read for "
             f"{family.gguf_architecture}: export it as a directory of safetensors"
         )
+    _warn(family, config)
     fields = hf_fields(family, config)
     own = {key: fields[field] for key, field in FIELDS.items() if fields.get(field) is not None}
     own |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
@@ -59,6 +63,25 @@ def model_metadata(
     }
     _check(config, GgufFile(metadata=metadata, tensors={each.name: each for each in tensors}))
     return metadata
+
+
+def _warn(family: Family, config: DecoderConfig) -> None:
+    """Says what flaxen reads from the file and llama.cpp leaves out."""
+    window = next((each for each in config.windows if each is not None), None)
+    if window is not None:
+        _LOG.warning(
+            "llama.cpp reads no sliding window for %s: its answers are others after %d tokens",
+            family.gguf_architecture, window,
+        )  # fmt: skip
+    rope, usual = config.rope, RopeConfig()
+    if rope.kind == "yarn" and (rope.beta_fast, rope.beta_slow) != (
+        usual.beta_fast, usual.beta_slow
+    ):  # fmt: skip
+        _LOG.warning(
+            "llama.cpp reads no beta_fast and beta_slow of YaRN for %s, and takes %g and %g: its "
+            "answers are others",
+            family.gguf_architecture, usual.beta_fast, usual.beta_slow,
+        )  # fmt: skip
 
 
 def _rope_keys(rope: RopeConfig) -> dict[str, Any]:
