@@ -31,6 +31,7 @@ def load(
     backend: str = Backend.REFERENCE.value,
     quantization: Quantization = "none",
     offline: bool = False,
+    models_dir: Path | None = None,
 ) -> tuple[Model, Params]:
     """Loads a model's functions and parameters, the same that the server uses.
 
@@ -50,6 +51,7 @@ def load(
         for XLA; on "cpu" each matrix is a PackedLinear, for the C++ kernels.
       quantization: of packed matrices, as in the server: auto, none, int8 or int4.
       offline: never ask the Hugging Face hub.
+      models_dir: a directory in which `model` is looked for, and put.
 
     Raises:
       ValueError: the model or adapter does not exist or is not supported, or there is no such
@@ -59,7 +61,7 @@ def load(
     checkpoint = (
         model
         if isinstance(model, Definition)
-        else open_checkpoint(resolve(str(model), Places(offline=offline)))
+        else open_checkpoint(resolve(str(model), Places(offline=offline, models_dir=models_dir)))
     )
     try:
         jax_dtype = jnp.dtype(dtype)
@@ -75,12 +77,15 @@ def load(
     return checkpoint.model.on(chosen), params
 
 
-def load_tokenizer(model: str | Path | Definition, *, offline: bool = False) -> Tokenizer:
+def load_tokenizer(
+    model: str | Path | Definition, *, offline: bool = False, models_dir: Path | None = None
+) -> Tokenizer:
     """Loads a model's tokenizer, whose `encode` and `decode` are those of the server.
 
     Args:
       model: as in `load`.
       offline: as in `load`.
+      models_dir: as in `load`.
 
     Raises:
       ValueError: the model does not exist, or its tokenizer is damaged or not supported.
@@ -88,4 +93,5 @@ def load_tokenizer(model: str | Path | Definition, *, offline: bool = False) -> 
     """
     if isinstance(model, Definition):
         return model.make_tokenizer()
-    return open_checkpoint(resolve(str(model), Places(offline=offline))).make_tokenizer()
+    places = Places(offline=offline, models_dir=models_dir)
+    return open_checkpoint(resolve(str(model), places)).make_tokenizer()

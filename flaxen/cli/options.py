@@ -17,6 +17,7 @@ import typer
 from flaxen.cli import panels
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.definitions import is_place
+from flaxen.cli.model_names import complete_model
 from flaxen.cli.sizes import parse_size_option
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ MODEL_HELP = (
     "ORG/NAME:Q4_K_M of GGUF files), a short name such as smollm2-135m, or a definition of your "
     "own: FILE.py:NAME of a function that returns a flaxen.Definition."
 )
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help=MODEL_HELP, show_default=False, autocompletion=complete_model
+    ),
+]
 
 _model_option = partial(typer.Option, rich_help_panel=panels.MODEL)
 _engine_option = partial(typer.Option, rich_help_panel=panels.ENGINE)

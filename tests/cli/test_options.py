@@ -49,7 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # All flags of `train` are among them that another command has too: there they are settings.
 OWN = {
     "--json", "--prompt", "--prompts-file", "--max-tokens", "--api-key", "--data",
-    "--chat-template", "--batch-size", "--sequence-length", "--seed", "--dtype",
+    "--chat-template", "--verbose", "--batch-size", "--sequence-length", "--seed", "--dtype",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from flaxen.cli.chat.terminal import default_history, line_reader, recall, say, 
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
+from flaxen.cli.model_names import complete_model
 from flaxen.cli.options import (
     MODEL_HELP,
     ChatTemplateOptions,
@@ -99,6 +100,7 @@ def chat(
         str | None,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete_model,
             help=f"{MODEL_HELP} With --url: the server's name for the model, or for an adapter.",
             show_default=False,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from flaxen.cli.machine import ModelsDirOptions
+from flaxen.cli.model_names import complete_pulled
 from flaxen.cli.progress import show_download
 from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
 from flaxen.weights.hub.places import Places
@@ -23,6 +25,7 @@ def pull(
         str,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete_pulled,
             help="Repository of the Hugging Face hub as ORG/NAME, with GGUF files also "
             "ORG/NAME:Q4_K_M or ORG/NAME:FILE.gguf; or a short name such as qwen3-0.6b.",
             show_default=False,
@@ -53,6 +56,8 @@ def pull(
     with show_download(console) as on_download:
         path = download(planned, places, on_download)
     hint = f"talk to it: flaxen chat {wanted}"
+    if models.models_dir is not None:
+        hint += f" --models-dir {shlex.quote(str(models.models_dir))}"
     console.print(hint, soft_wrap=True, highlight=False, markup=False)
     print(path)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flaxen.cli.machine import ModelsDirOptions
+from flaxen.cli.model_names import complete_local
 from flaxen.weights.hub.places import Places
 from flaxen.weights.hub.removal import plan_removal
 from flaxen.weights.hub.sizes import format_size
@@ -17,7 +18,8 @@ def rm(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME...",
+            metavar="NAME",
+            autocompletion=complete_local,
             help="Models, by the names of flaxen list. ORG/NAME is all of a repository, "
             "ORG/NAME:Q4_K_M one file of it.",
             show_default=False,

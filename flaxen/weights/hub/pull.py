@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from flaxen.weights.hub.places import Places
 from flaxen.weights.hub.selection import RepoFile, Selection, select_files
 from flaxen.weights.hub.sizes import format_size
 from flaxen.weights.hub.targets import Target, target_of
+
+logger = logging.getLogger("flaxen.weights")
 
 # Called with the name of the file that is downloaded, the bytes of the model that are there, and
 # its size in bytes.
@@ -129,4 +132,8 @@ def pull(model: HubModel, places: Places, on_download: OnDownload) -> Path:
     Raises:
       As `plan` and `download`.
     """
-    return download(plan(model, places), places, on_download)
+    planned = plan(model, places)
+    if planned.missing:
+        size, root = format_size(planned.num_missing), planned.target.root
+        logger.info("downloading %s: %s into %s", model, size, root)
+    return download(planned, places, on_download)
