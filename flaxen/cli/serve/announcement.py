@@ -196,7 +196,7 @@ def about_address(url: str, *, has_key: bool) -> Iterator[Fact]:
     yield Fact(label="API", text=f"{url}/v1, {reach}, {access}", fields=fields)
     yield Fact(label="page", text=f"{url}/", fields={})
     yield Fact(label="reference", text=f"{url}/docs", fields={})
-    yield Fact(label="watched by", text=f"{url}/metrics and {url}/health", fields={})
+    yield Fact(label="monitoring", text=f"{url}/metrics and {url}/health", fields={})
 
 
 def is_public(url: str) -> bool:

@@ -87,7 +87,7 @@ def serve(
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
         lora.check()
-        _check_address(server)
+        check_address(server)
         with contextlib.ExitStack() as stack:
             stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
             groups = (model_options, context, batch, serving, models, machine, template, defaults)
@@ -118,10 +118,18 @@ def _errors(log_format: LogFormat) -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def _check_address(server: ServerOptions) -> None:
-    from flaxen.server.run import listen
+def check_address(server: ServerOptions) -> None:
+    """Fails at once if nothing can be listened on; warns of an address that anybody may use."""
+    from flaxen.server.run import listen, url_of
 
-    listen(server.host, server.port, server.socket_path).close()
+    with listen(server.host, server.port, server.socket_path) as listener:
+        url = url_of(listener)
+    if not server.api_keys and is_public(url):
+        logger.warning(
+            "other machines reach %(host)s, and no API key is asked for: whoever reaches it can "
+            "use the server. Give --api-key KEY (or FLAXEN_API_KEY), or --host 127.0.0.1",
+            {"host": server.host},
+        )
 
 
 def _build(
@@ -174,14 +182,8 @@ def _run(
 
 
 def _say_ready(served: Served, server: ServerOptions, start_s: float, url: str) -> None:
-    """Says what is served and why; warns of an address that anybody may use."""
-    seconds = time.perf_counter() - start_s
-    if not server.api_keys and is_public(url):
-        logger.warning(
-            "other machines reach %(url)s, and no API key is asked for: whoever reaches it can "
-            "use it. Give --api-key KEY (or FLAXEN_API_KEY), or --host 127.0.0.1",
-            {"url": url},
-        )
+    """Says what is served and why, and that it is ready."""
+    seconds = round(time.perf_counter() - start_s, 3)
     facts = () if server.quiet else tuple(about(served, url))
     if server.log_format is LogFormat.TEXT:
         print_ready(Console(stderr=True), facts, ready_line(served.name, url, seconds))

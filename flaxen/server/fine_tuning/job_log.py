@@ -36,6 +36,14 @@ class JobLog:
             extra={"model": self._job["model"], "method": self._job["method"]},
         )
 
+    def planned(self, hyperparameters: Mapping[str, float]) -> None:
+        """Logs that the files are read. The first step takes longest, because it is compiled."""
+        logger.info(
+            "fine-tuning job %(job_id)s has read its files and begins its first step",
+            self._id,
+            extra=dict(hyperparameters),
+        )
+
     def stepped(
         self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int
     ) -> None:

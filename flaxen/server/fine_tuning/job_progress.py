@@ -49,6 +49,7 @@ class JobRecorder:
 
     def started(self, hyperparameters: Mapping[str, float]) -> None:
         self._jobs.set(self._job["id"], hyperparameters=dict(hyperparameters))
+        self._log.planned(hyperparameters)
 
     def stepped(
         self, step: int, num_steps: int, metrics: Mapping[str, float], num_tokens: int

@@ -49,6 +49,7 @@ def test_a_job_from_its_creation_to_its_model(
         "was created; its files are validated",
         "is queued",
         "trains",
+        "has read its files and begins its first step",
         "step 1 of 3",
         "step 2 of 3",
         "step 3 of 3",
