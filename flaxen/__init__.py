@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flaxen.bridges.function import from_function
     from flaxen.bridges.torch.bridge import attend_torch, from_torch
     from flaxen.bridges.torch.transformers import from_transformers
+    from flaxen.evaluator import evaluate
     from flaxen.llm import LLM
     from flaxen.loading import load, load_tokenizer
     from flaxen.models.adapters import lora_targets
@@ -36,6 +37,7 @@ __all__ = [
     "__version__",
     "attend",
     "attend_torch",
+    "evaluate",
     "from_function",
     "from_linen",
     "from_nnx",
@@ -59,6 +61,7 @@ _HOMES = {
     "attend_torch": "flaxen.bridges.torch.bridge",
     "lora_targets": "flaxen.models.adapters",
     "train": "flaxen.trainer",
+    "evaluate": "flaxen.evaluator",
     "Definition": "flaxen.weights.definition",
     "Model": "flaxen.models.model",
     "from_function": "flaxen.bridges.function",

@@ -35,6 +35,10 @@ def load(
 ) -> tuple[Model, Params]:
     """Loads a model's functions and parameters, the same that the server uses.
 
+        model, params = flaxen.load("smollm2-135m")
+        tokens = jnp.asarray([flaxen.load_tokenizer("smollm2-135m").encode("The sky is")])
+        logits = flaxen.logits(model, params, tokens)  # float32 [1, T, V]
+
     jax.grad, jax.vmap and jax.jit work on every backend, and so do derivatives of gradients in both
     modes: jax.grad or jax.jvp of a gradient, jax.hessian. Forward mode of the model itself
     (jax.jvp, jax.jacfwd, with no gradient inside) works on the backend "reference" alone, where XLA
@@ -52,6 +56,9 @@ def load(
       quantization: of packed matrices, as in the server: auto, none, int8 or int4.
       offline: never ask the Hugging Face hub.
       models_dir: a directory in which `model` is looked for, and put.
+
+    Returns:
+      The model, made for the backend, and its parameters, a tree like `model.param_specs`.
 
     Raises:
       ValueError: the model or adapter does not exist or is not supported, or there is no such

@@ -18,6 +18,7 @@ from flaxen.data.memory import Data, read_data
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 from flaxen.runs.display import OnRecord, show_training
+from flaxen.runs.given import definition_of
 from flaxen.runs.keywords import settings_of
 from flaxen.runs.opening import OpenedRun, open_run
 from flaxen.runs.result import TrainResult, make_result
@@ -81,7 +82,7 @@ def train(
       DivergedError: the loss is no longer finite; the last checkpoint is from before.
       OSError: a file can't be read or written.
     """
-    definition = _definition_of(model, params, tokenizer)
+    definition = definition_of(model, params, tokenizer)
     if data is None:
         raise ValueError("data is missing: give data=, files or records to train on")
     files, sources = read_data(data)
@@ -121,41 +122,3 @@ def _show(wanted: bool | None, opened: OpenedRun) -> Iterator[OnRecord]:
             yield show
     else:
         yield lambda record: None
-
-
-def _definition_of(
-    model: Any, params: Params | None, tokenizer: Tokenizer | str | Path | None
-) -> Definition | None:
-    """The definition to train; None if the model is the name of one in files."""
-    if isinstance(model, Model):
-        if params is None:
-            raise ValueError(
-                "params is missing: a Model holds no weights, so give what the bridge returned "
-                "beside it, as in flaxen.train(model, params, data, ...)"
-            )
-        if tokenizer is None:
-            raise ValueError(
-                "tokenizer is missing: give a directory with tokenizer.json, the name of a model "
-                "that has it (such as 'smollm2-135m'), or a Tokenizer"
-            )
-        if not isinstance(tokenizer, Tokenizer | str | Path):
-            raise ValueError(
-                f"tokenizer must be a directory, the name of a model or flaxen's Tokenizer, got a "
-                f"{type(tokenizer).__name__}: write it with its save_pretrained(DIR), and give DIR"
-            )
-        return Definition(model=model, params=params, tokenizer=tokenizer)
-    if not isinstance(model, Definition | str | Path):
-        raise ValueError(
-            f"model must be a Model, a Definition or the name of a model, got a "
-            f"{type(model).__name__}: flaxen.from_nnx, from_linen, from_torch, from_transformers "
-            "and from_function make a Model"
-        )
-    kind = "a Definition" if isinstance(model, Definition) else f"the model {str(model)!r}"
-    if params is not None:
-        raise ValueError(
-            f"{kind} has its own parameters, so params must be left out: give the data by name, as "
-            "in flaxen.train(model, data=...)"
-        )
-    if tokenizer is not None:
-        raise ValueError(f"{kind} has its own tokenizer: leave tokenizer out")
-    return model if isinstance(model, Definition) else None

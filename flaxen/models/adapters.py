@@ -68,13 +68,19 @@ def _is_path(target: str) -> bool:
 
 
 def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
-    """The names of the matrices that can be adapted, for LoraConfig.targets.
+    """The names of the matrices that can be adapted, for `targets` of LoRA.
+
+        targets = flaxen.lora_targets(model, "query", "value")
+        result = flaxen.train(model, params, data, tokenizer=..., lora={"targets": targets})
 
     Args:
       model: the decoder, or a definition, whose targets are the paths of its matrices in the
           spelling of jax.tree_util.keystr. The embedding and the unembedding are not targets. If
           layers are stacked in one array, each layer is a target, with its number at the end.
       parts: selects names that contain one of these, such as "q_proj"; without any, all names.
+
+    Returns:
+      The names, each once, in the order of the layers; () if no name contains any of `parts`.
     """
     names = dict.fromkeys(name for layer in _matrices(model) for name in layer)
     return tuple(name for name in names if not parts or any(part in name for part in parts))

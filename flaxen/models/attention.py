@@ -34,6 +34,13 @@ def attend(
 ) -> jax.Array:
     """Each token attends to itself and to earlier tokens of its own sequence.
 
+    A definition calls it in place of its own attention. In serving it reads the paged KV cache, in
+    training it stays within the sequences packed into a row; anywhere else it is plain causal
+    attention over the axis T, with gradients.
+
+        q, k, v = (each.reshape(B, T, N, H) for each in jnp.split(x @ qkv, 3, axis=-1))
+        x = x + flaxen.attend(q, k, v).reshape(x.shape) @ out
+
     Args:
       q: [..., T, N, H] queries, rotated.
       k: [..., T, K, H] keys of the same tokens, rotated; N is a multiple of K.

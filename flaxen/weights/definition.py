@@ -34,7 +34,15 @@ from flaxen.weights.resolve import resolve
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Definition:
-    """A model to serve: `LLM(Definition(...))`."""
+    """A model in memory, with what serving and training need beside it.
+
+        model, params = flaxen.from_nnx(module, max_position=2048)
+        definition = flaxen.Definition(model=model, params=params, tokenizer="smollm2-135m")
+        llm = flaxen.LLM(definition)
+
+    A function that returns one makes FILE.py:FUNCTION a model for every command. The tokenizer is
+    loaded, and checked against the model's size, when it is first used.
+    """
 
     model: Model
     params: Params  # plain arrays, in a tree like model.param_specs

@@ -111,15 +111,27 @@ def attend_torch(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """`flaxen.attend` for PyTorch modules; it also works outside flaxen.
+    """`flaxen.attend` for PyTorch modules: causal attention that flaxen replaces.
+
+    Called outside flaxen it computes on the CPU, and has no gradient.
+
+        q, k, v = (each.unflatten(-1, (N, H)) for each in self.qkv(x).chunk(3, dim=-1))
+        x = x + self.out(flaxen.attend_torch(q, k, v).flatten(-2))
 
     Args:
-      q: [..., T, N, H].
-      k: [..., T, K, H].
-      v: [..., T, K, H].
+      q: [..., T, N, H] queries, rotated.
+      k: [..., T, K, H] keys of the same tokens, rotated; N is a multiple of K.
+      v: [..., T, K, H] values.
       window: as in `flaxen.attend`.
       scale: as in `flaxen.attend`.
       softcap: as in `flaxen.attend`.
+
+    Returns:
+      [..., T, N, H] in q's dtype.
+
+    Raises:
+      ImportError: torchax is not installed.
+      ValueError: as in `flaxen.attend`.
     """
     torchax = import_torchax()
     options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}

@@ -1,0 +1,103 @@
+"""`flaxen.evaluate`: the perplexity of a model from Python, as `flaxen eval` computes it.
+
+Deliberately does not know argv, or questions with choices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from flaxen.build import open_model
+from flaxen.compile_cache import CompileCache, choose_compile_cache
+from flaxen.data.config import DataConfig
+from flaxen.data.fit import LONGEST_ROW
+from flaxen.data.memory import Data, read_data
+from flaxen.data.opening import open_data
+from flaxen.engine_args import EngineArgs, compute_dtype
+from flaxen.kernels.choice import AUTO, choose_backend
+from flaxen.models.model import Model, Params
+from flaxen.runs.given import definition_of
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.training.evaluate import Perplexity, make_logprobs, perplexity
+from flaxen.weights.adapters.adapter import Adapter, check_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.definition import Definition
+
+
+def evaluate(
+    model: Model | Definition | str | Path,
+    params: Params | None = None,
+    data: Data | None = None,
+    *,
+    tokenizer: Tokenizer | str | Path | None = None,
+    adapter: Adapter | str | Path | None = None,
+    batch_size: int = 4,
+    sequence_length: int | None = None,
+    dtype: str = "auto",
+    compile_cache: CompileCache = None,
+    backend: str = AUTO,
+    offline: bool = False,
+) -> Perplexity:
+    """Computes the mean loss of a model over the tokens of a data set, and its perplexity.
+
+        before = flaxen.evaluate("smollm2-135m", data=["held-out.jsonl"])
+        after = flaxen.evaluate("smollm2-135m", data=["held-out.jsonl"], adapter="my-adapter")
+        print(before.perplexity, after.perplexity)
+
+    Args:
+      model: as in `flaxen.train`.
+      params: as in `flaxen.train`.
+      data: as in `flaxen.train`; of conversations and completions the answers count.
+      tokenizer: as in `flaxen.train`.
+      adapter: an adapter to compute with, or its directory in PEFT's format.
+      batch_size: rows that are computed at once.
+      sequence_length: tokens of a row: long texts are split, longer conversations and prompts are
+        cut. None is 1,024, or the model's own length where that is less.
+      dtype: of compute, as in serving.
+      compile_cache: as of `flaxen.LLM`.
+      backend: what computes, as EngineArgs.backend.
+      offline: never ask the Hugging Face hub.
+
+    Returns:
+      `loss` (in nats a token), `perplexity` and `num_tokens`.
+
+    Raises:
+      ValueError: the model or adapter does not exist or do not fit together, or a record or file is
+        bad.
+      OSError: a file can't be read.
+    """
+    definition = definition_of(model, params, tokenizer)
+    if data is None:
+        raise ValueError("data is missing: give data=, files or records to evaluate on")
+    files, sources = read_data(data)
+    choose_compile_cache(compile_cache, os.environ)
+    args = EngineArgs(model=str(model), backend=backend, dtype=dtype, offline=offline)
+    opened = open_model(args) if definition is None else definition
+    longest = opened.model.max_position
+    if sequence_length is not None and sequence_length > longest:
+        raise ValueError(
+            f"sequence_length is {sequence_length}, and the model was made for {longest} tokens: "
+            "lower it"
+        )
+    config = DataConfig(
+        files=files,
+        batch_size=batch_size,
+        sequence_length=sequence_length or min(LONGEST_ROW, longest),
+        shuffle=False,
+    )
+    if isinstance(adapter, str | Path):
+        adapter = load_adapter(Path(os.path.expanduser(adapter)), opened.model)
+    elif adapter is not None:
+        check_adapter(adapter, opened.model)
+    chosen = choose_backend(backend)
+    weights = opened.load_params(
+        compute_dtype(dtype, chosen, opened), backend=chosen, quantization=args.quantization
+    )
+    logprobs = make_logprobs(opened.model.on(chosen), weights, adapter)
+    batches = open_data(
+        config, opened.make_tokenizer(), vocab_size=opened.model.vocab_size, sources=sources
+    )
+    with contextlib.closing(batches):
+        return perplexity(batches, logprobs)
