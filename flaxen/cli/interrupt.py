@@ -36,6 +36,10 @@ class _Signalled(BaseException):
         self.number = number
 
 
+class Interrupted(Exception):
+    """Ctrl-C came where the caller of `unwind_first` wants to go on."""
+
+
 def end_at_signals() -> None:
     """Makes SIGINT and SIGTERM end the process with 130 and 143 from now on.
 
@@ -60,7 +64,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     end_now(number)
 
 
-def unwind_first(read: Callable[[], _T]) -> _T:
+def unwind_first(read: Callable[[], _T], *, goes_on: bool = False) -> _T:
     """Calls a function that has something to put in order as it unwinds.
 
     `input` with readline turns off the terminal's echo; a half-written file is to be removed. A
@@ -68,6 +72,10 @@ def unwind_first(read: Callable[[], _T]) -> _T:
     that: it puts back the settings that the terminal had before the call. The function must not run
     native code that would drop an exception. It is called in the main thread, where Python runs the
     handlers.
+
+    Args:
+      read: the function.
+      goes_on: raise Interrupted at the first Ctrl-C in place of ending the process.
     """
     raised = False
     restore_terminal = _terminal_settings()
@@ -91,6 +99,8 @@ def unwind_first(read: Callable[[], _T]) -> _T:
             for number, handler in previous.items():
                 signal.signal(number, handler)
     except _Signalled as signalled:
+        if goes_on and signalled.number == signal.SIGINT:
+            raise Interrupted from None
         end_now(signalled.number)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.chat.terminal import default_history, line_reader, recall, say, write
 from flaxen.cli.cpu import announce
 from flaxen.cli.definitions import find_definition
+from flaxen.cli.interrupt import Interrupted, end_now
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.options import (
@@ -194,12 +196,26 @@ def _converse(
     read_line = line_reader(list(COMMANDS))
     add: Callable[[str], None] = recall(default_history()) if keeps_history else lambda text: None
 
-    def read() -> Typed:
-        typed = read_message(read_line)
-        if typed.text:
-            add(typed.text)
-        return typed
-
-    chat_loop(answer, conversation, read, screen)
+    chat_loop(answer, conversation, partial(_read, read_line, add), screen)
     if sys.stdin.isatty():
         print()
+
+
+def _read(read_line: Callable[[bool], str], add: Callable[[str], None]) -> Typed:
+    """Reads what the user types; the first Ctrl-C only discards it, so that one which comes just
+    after the end of an answer does not end the conversation.
+    """
+    was_interrupted = False
+    while True:
+        try:
+            typed = read_message(read_line)
+        except Interrupted:
+            print()
+            if was_interrupted:
+                end_now()
+            was_interrupted = True
+            say("[Ctrl-C again ends, and so does Ctrl-D]")
+        else:
+            if typed.text:
+                add(typed.text)
+            return typed

@@ -33,7 +33,8 @@ def say(text: str) -> None:
 def line_reader(completions: list[str]) -> Callable[[bool], str]:
     """Returns a function that reads a line of the standard input, with a prompt on a terminal.
 
-    Its argument is whether the line goes on with a message. It raises EOFError.
+    Its argument is whether the line goes on with a message. It raises EOFError, and on a terminal
+    Interrupted at Ctrl-C.
 
     Args:
       completions: the words that the tab key completes at the beginning of a line.
@@ -51,7 +52,7 @@ def line_reader(completions: list[str]) -> Callable[[bool], str]:
     def read(goes_on: bool) -> str:
         if not goes_on:
             print()
-        return unwind_first(lambda: input("... " if goes_on else "> "))
+        return unwind_first(lambda: input("... " if goes_on else "> "), goes_on=True)
 
     return read
 
