@@ -93,10 +93,8 @@ def with_adapter(rows: ParamRows, adapter: Adapter) -> ParamRows:
 
         def read(start: int, stop: int) -> np.ndarray:
             weight = stored.read(0, num_rows).astype(np.float32)
-            weight = weight.T if is_swapped else weight
-            found = merge_weight(weight, pair, adapter.config.scale)
-            rows: np.ndarray = (found.T if is_swapped else found)[start:stop]
-            return rows
+            found = merge_weight(weight, pair, adapter.config.scale, is_swapped=is_swapped)
+            return found[start:stop]
 
         # Read whole, so that one matrix product makes all rows, whatever their number: the bits of
         # a product may depend on its shape.

@@ -97,9 +97,20 @@ def check_adapter(adapter: Adapter, model: Model) -> None:
                 )
 
 
-def merge_weight(weight: np.ndarray, ab: Mapping[str, np.ndarray], scale: float) -> np.ndarray:
-    """weight + scale * a @ b, computed in float32 and rounded once to the weight's dtype."""
+def merge_weight(
+    weight: np.ndarray, ab: Mapping[str, np.ndarray], scale: float, *, is_swapped: bool = False
+) -> np.ndarray:
+    """weight + scale * a @ b, computed in float32 and rounded once to the weight's dtype.
+
+    Args:
+      weight: [I, O].
+      ab: a [I, R] and b [R, O].
+      scale: the adapter's.
+      is_swapped: the weight and the result are [O, I], as in files. The bits are the same.
+    """
     product: np.ndarray = ab["a"] @ ab["b"]
+    if is_swapped:  # copied, because a sum over two orders of axes takes ten times as long
+        product = np.ascontiguousarray(product.T)
     return (weight.astype(np.float32) + np.float32(scale) * product).astype(weight.dtype)
 
 
