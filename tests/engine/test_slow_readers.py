@@ -15,6 +15,7 @@ from flaxen.engine.config import EngineConfig
 from flaxen.protocol import ReaderTooSlowError, Request, SamplingParams
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.metrics import Metrics
+from flaxen.server.request_log import Timing
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, by_hand, fake_engine
 from tests.engine.groups import full
 
@@ -106,7 +107,7 @@ def test_what_ended_unread_counts_until_it_is_read() -> None:
 def test_an_answer_to_several_prompts_waits_in_the_streams_too() -> None:
     async def test(engine: AsyncEngine) -> None:
         requests = [ask(name, n=1) for name in "ab"]
-        streams = EngineStreams(engine, Metrics(engine, "m"), requests, {})
+        streams = EngineStreams(engine, Metrics(engine, "m"), requests, {}, Timing())
         events = streams.events()
         await anext(events)  # and nothing more is read
         await idle(engine)
