@@ -16,6 +16,7 @@ from flaxen.cli.doctor.facts import (
     Machine,
     Network,
     Place,
+    PulledModel,
     Requirement,
     Software,
 )
@@ -56,6 +57,8 @@ def findings(facts: Facts) -> list[Finding]:
         found += _machine(facts.machine, kernels)
     for place in facts.places or ():
         found += _place(place)
+    for model in facts.models or ():
+        found += _model(model)
     if facts.network is not None:
         found += _network(facts.network)
     return sorted(found, key=lambda each: not each.is_broken)
@@ -183,6 +186,15 @@ def _place(place: Place) -> Iterator[Finding]:
             text=f"the disk of {place.name}, {place.path}, has only "
             f"{place.free_bytes / 1e9:.1f} GB free",
             fix=f"remove what is not needed, or: export {place.variable}=DIR on another disk",
+        )
+
+
+def _model(model: PulledModel) -> Iterator[Finding]:
+    if model.kind == "incomplete":
+        yield Finding(
+            is_broken=False,
+            text=f"the download of {model.name} is not finished",
+            fix=f"flaxen pull {model.name}, or: flaxen rm {model.name}",
         )
 
 

@@ -77,5 +77,6 @@ def _probes(
         "software": software.probe_software,
         "compute": lambda: computing.probe_compute(options.threads, measure=measure),
         "places": lambda: places.probe_places(cache, models.models_dir),
+        "models": lambda: places.probe_models(models.models_dir),
         "network": lambda: places.probe_network(port, offline=options.offline),
     }

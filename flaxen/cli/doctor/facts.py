@@ -97,6 +97,15 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PulledModel:
+    """A model on this machine, as `flaxen list` has it."""
+
+    name: str
+    kind: str  # safetensors, GGUF, or incomplete: a download that is not finished
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """What flaxen may do with the network."""
 
@@ -115,5 +124,6 @@ class Facts:
     software: Software | None = None
     compute: Compute | None = None
     places: tuple[Place, ...] | None = None
+    models: tuple[PulledModel, ...] | None = None
     network: Network | None = None
     failures: dict[str, str] = field(default_factory=dict)  # probe -> its error

@@ -1,4 +1,4 @@
-"""Probes the directories that flaxen writes to, and what it may do with the network.
+"""Probes the directories that flaxen writes to, the models in them, and the network.
 
 Deliberately does not know what the files in them mean.
 """
@@ -10,7 +10,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from flaxen.cli.doctor.facts import Network, Place
+from flaxen.cli.doctor.facts import Network, Place, PulledModel
 
 _HOST = "127.0.0.1"
 
@@ -61,6 +61,17 @@ def _used(directory: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def probe_models(models_dir: Path | None) -> tuple[PulledModel, ...]:
+    """The models of `flaxen list`."""
+    from flaxen.weights.hub.inventory import list_models
+    from flaxen.weights.hub.places import Places
+
+    return tuple(
+        PulledModel(name=each.name, kind=each.kind, num_bytes=each.size)
+        for each in list_models(Places(models_dir=models_dir))
+    )
 
 
 def probe_network(port: int, *, offline: bool) -> Network:

@@ -6,7 +6,16 @@ import os
 from collections.abc import Iterator
 
 from flaxen.cli.doctor.advice import Finding
-from flaxen.cli.doctor.facts import Compute, Facts, Kernels, Machine, Network, Place, Software
+from flaxen.cli.doctor.facts import (
+    Compute,
+    Facts,
+    Kernels,
+    Machine,
+    Network,
+    Place,
+    PulledModel,
+    Software,
+)
 from flaxen.cli.doctor.facts import Requirement as Library
 from flaxen.weights.hub.sizes import format_size
 
@@ -20,6 +29,7 @@ def sections(facts: Facts) -> list[tuple[str, list[Row]]]:
         ("Software", list(_software(facts.software)) if facts.software else []),
         ("Computing", list(_compute(facts.compute)) if facts.compute else []),
         ("Directories", [_place(each) for each in facts.places or ()]),
+        ("Models", list(_models(facts.models)) if facts.models is not None else []),
         ("Network", list(_network(facts.network)) if facts.network else []),
     ]
     return [(name, rows or [("", "not found out, see below")]) for name, rows in found]
@@ -30,7 +40,8 @@ def text(facts: Facts, found: list[Finding]) -> str:
     lines = []
     for name, rows in sections(facts):
         lines.append(name)
-        lines += [f"  {label:<22}{said}".rstrip() for label, said in rows]
+        width = max(20, *(len(label) for label, _ in rows))
+        lines += [f"  {label:<{width}}  {said}".rstrip() for label, said in rows]
         lines.append("")
     lines.append("What to fix")
     if not found:
@@ -123,6 +134,13 @@ def _place(place: Place) -> Row:
     home = os.path.expanduser("~")
     path = place.path.replace(home, "~", 1) if place.path.startswith(home) else place.path
     return place.name, f"{path}: {state}{free}"
+
+
+def _models(models: tuple[PulledModel, ...]) -> Iterator[Row]:
+    if not models:
+        yield "", "none on this machine: `flaxen pull` downloads one"
+    for each in models:
+        yield each.name, f"{each.kind}, {format_size(each.num_bytes)}"
 
 
 def _network(network: Network) -> Iterator[Row]:

@@ -16,6 +16,7 @@ from flaxen.cli.doctor.facts import (
     Machine,
     Network,
     Place,
+    PulledModel,
     Requirement,
     Software,
     Speeds,
@@ -174,6 +175,14 @@ def test_directories_and_ports() -> None:
     assert not taken.is_broken
     assert taken.text.startswith("port 8000 is in use")
     assert "--port 8001" in taken.fix
+
+
+def test_a_download_that_broke_off() -> None:
+    whole = PulledModel(name="org/whole:Q8_0", kind="GGUF", num_bytes=10**8)
+    found = only(replace(GOOD, models=(whole, replace(whole, name="org/a", kind="incomplete"))))
+    assert not found.is_broken
+    assert found.text == "the download of org/a is not finished"
+    assert found.fix == "flaxen pull org/a, or: flaxen rm org/a"
 
 
 def test_a_probe_that_failed_is_told_after_what_is_broken() -> None:

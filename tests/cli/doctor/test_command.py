@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flaxen.cli.doctor.facts import PulledModel
 from flaxen.cli.doctor.report import text
 from tests.cli.doctor.test_advice import GOOD
 
 
 def test_the_report_of_a_good_machine() -> None:
-    lines = text(GOOD, []).splitlines()
+    model = PulledModel(name="smollm2-135m", kind="GGUF", num_bytes=98_400_000)
+    lines = text(replace(GOOD, models=(model,)), []).splitlines()
+    assert "  smollm2-135m          GGUF, 98.4 MB" in lines
     assert lines[-2:] == ["What to fix", "  nothing"]
     assert (
         "  kernels               avx2, 4 threads, the best of this machine (also portable)" in lines
