@@ -33,10 +33,10 @@ from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.hub.pull import OnDownload
 from flaxen.weights.huggingface.generation_config import sampling_defaults
-from flaxen.weights.opening import open_files
+from flaxen.weights.opening import OpenedModel, open_model
 from flaxen.weights.params import Form
-from flaxen.weights.resolve import resolve
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -107,12 +107,9 @@ def _build(
     if definition is not None:
         path, checkpoint = None, definition
     else:
-        path = resolve(
-            args.model,
-            args.places,
-            lambda name, done, total: report("download", done, total),
+        path, checkpoint = open_named(
+            args, lambda name, done, total: report("download", done, total)
         )
-        checkpoint = open_files(path, args.impl, backend)
     defaults = sampling_defaults(args.generation_config, path)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
     model = checkpoint.model.on(backend)
@@ -167,14 +164,20 @@ def _build(
     )
 
 
-def open_model(args: EngineArgs) -> Checkpoint | Definition:
-    """Finds a model in files, and decides which implementation runs it.
+def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> OpenedModel:
+    """Opens the model that the arguments name.
 
     Raises:
       ValueError: as in `build`.
     """
-    path = resolve(args.model, args.places)
-    return open_files(path, args.impl, choose_backend(args.backend))
+    return open_model(
+        args.model,
+        args.places,
+        backend=choose_backend(args.backend),
+        impl=args.impl,
+        definition=args.definition,
+        on_download=on_download,
+    )
 
 
 def _plan_cache(args: EngineArgs, model: Model, itemsize: int, num_param_bytes: int) -> CachePlan:

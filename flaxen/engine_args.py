@@ -37,6 +37,8 @@ class EngineArgs:
     dtype: str = "auto"
     impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch
     quantization: Quantization = "auto"  # of weights: none, int8, int4; auto keeps the file's
+    # The code of a definition's directory, as FILE.py:NAME; None runs what the directory names.
+    definition: Definition | str | None = None
     served_model_name: str | None = None  # None: the model's name
     # Tokens; None: the model's, or fewer if the KV cache is smaller.
     max_model_len: int | None = None

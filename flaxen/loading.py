@@ -16,11 +16,15 @@ from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
-from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.definition_files import is_definition
 from flaxen.weights.hub.places import Places
+from flaxen.weights.opening import open_model
 from flaxen.weights.packing.pack import Quantization
+from flaxen.weights.reference import parse_reference
 from flaxen.weights.resolve import resolve
+from flaxen.weights.run_directory import model_in
 
 
 def load(
@@ -28,6 +32,7 @@ def load(
     *,
     dtype: str = "float32",
     adapter: str | Path | Adapter | None = None,
+    definition: Definition | str | None = None,
     backend: str = Backend.REFERENCE.value,
     quantization: Quantization = "none",
     offline: bool = False,
@@ -46,11 +51,14 @@ def load(
     forward-mode autodiff (jvp) to a custom_vjp function".
 
     Args:
-      model: a named model, a directory, a .gguf file or a Hugging Face repository; or a definition.
+      model: a named model, a directory, a .gguf file or a Hugging Face repository; a definition, or
+        its code as FILE.py:NAME.
       dtype: the dtype of parameters that are not quantized: float32, bfloat16 or, where nothing is
         packed, float16.
       adapter: a PEFT adapter's directory, or the adapter; it is merged into the weights. For
         several adapters, or gradients of adapters, use flaxen.models.adapters.with_adapters.
+      definition: of a directory that `flaxen train` wrote for a definition of your own: the
+        definition, or FILE.py:NAME; None runs the code that the directory names.
       backend: what computes, as EngineArgs.backend: on "reference" all parameters are plain arrays,
         for XLA; on "cpu" each matrix is a PackedLinear, for the C++ kernels.
       quantization: of packed matrices, as in the server: auto, none, int8 or int4.
@@ -65,23 +73,20 @@ def load(
         backend here.
     """
     chosen = choose_backend(backend)
-    checkpoint = (
-        model
-        if isinstance(model, Definition)
-        else open_checkpoint(resolve(str(model), Places(offline=offline, models_dir=models_dir)))
-    )
+    places = Places(offline=offline, models_dir=models_dir)
+    opened = _open(model, places, chosen, definition)
     try:
         jax_dtype = jnp.dtype(dtype)
     except TypeError:
         raise ValueError(f"dtype {dtype!r} is not supported: use float32 or bfloat16") from None
     if isinstance(adapter, str | Path):
-        adapter = load_adapter(Path(os.path.expanduser(adapter)), checkpoint.model)
+        adapter = load_adapter(Path(os.path.expanduser(adapter)), opened.model)
     elif adapter is not None:
-        check_adapter(adapter, checkpoint.model)
-    params = checkpoint.load_params(jax_dtype, backend=chosen, quantization=quantization)
+        check_adapter(adapter, opened.model)
+    params = opened.load_params(jax_dtype, backend=chosen, quantization=quantization)
     if adapter is not None:
         params = merge_adapter(params, adapter)
-    return checkpoint.model.on(chosen), params
+    return opened.model.on(chosen), params
 
 
 def load_tokenizer(
@@ -101,4 +106,19 @@ def load_tokenizer(
     if isinstance(model, Definition):
         return model.make_tokenizer()
     places = Places(offline=offline, models_dir=models_dir)
-    return open_checkpoint(resolve(str(model), places)).make_tokenizer()
+    if parse_reference(str(model)) is None:
+        path = model_in(resolve(str(model), places))
+        if is_definition(path):  # its code need not be run
+            return Tokenizer.from_directory(path)
+    return _open(model, places, Backend.REFERENCE, None).make_tokenizer()
+
+
+def _open(
+    model: str | Path | Definition,
+    places: Places,
+    backend: Backend,
+    definition: Definition | str | None,
+) -> Checkpoint | Definition:
+    if isinstance(model, Definition):
+        return model
+    return open_model(str(model), places, backend=backend, definition=definition).source

@@ -60,10 +60,11 @@ class AdapterOptions:
 
 
 def adapter_as_model(model: str) -> Path | None:
-    """The directory of an adapter that was given as MODEL; None for a model."""
+    """The directory of an adapter that MODEL names, or of the run that trained one; else None."""
     from flaxen.weights.adapters.base import is_adapter
+    from flaxen.weights.run_directory import adapter_in
 
-    path = Path(os.path.expanduser(model))
+    path = adapter_in(Path(os.path.expanduser(model)))
     return path if is_adapter(path) else None
 
 

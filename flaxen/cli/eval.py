@@ -14,7 +14,6 @@ from rich.console import Console
 from flaxen.cli import panels
 from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import announce
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     ChatTemplateOptions,
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from flaxen.models.model import Model
     from flaxen.text.tokenizer import Tokenizer
     from flaxen.training.evaluate import LogprobFn
-    from flaxen.weights.checkpoint import Checkpoint
-    from flaxen.weights.definition import Definition
 
 TASKS = ("auto", "perplexity", "choice")
 _LENGTH = 1024  # tokens of a row, if the model's length allows
@@ -114,7 +111,7 @@ def evaluate(
     args = engine_args(base, model_options, template, models, machine)
     cpu = machine.set_up()
     with show_progress(Console(stderr=True)) as on_progress:
-        subject = _load(args, model_options.checkpoint, directory, on_progress)
+        subject = _load(args, directory, on_progress)
     announce(cpu)
     length = _row_length(options.sequence_length, subject.model.max_position)
     found = (_perplexity if task == "perplexity" else _choice)(subject, options, length)
@@ -184,18 +181,15 @@ def _row_length(wanted: int | None, max_position: int) -> int:
     return wanted or min(_LENGTH, max_position)
 
 
-def _load(
-    args: EngineArgs, checkpoint: Path | None, adapter: Path | None, on_progress: OnProgress
-) -> _Subject:
-    from flaxen.build import open_model
+def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _Subject:
+    from flaxen.build import open_named
     from flaxen.engine_args import compute_dtype
     from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
     from flaxen.training.evaluate import make_logprobs
     from flaxen.weights.adapters.peft import load_adapter
 
-    opened: Checkpoint | Definition
-    opened = find_definition(args.model, checkpoint) or open_model(args)
+    opened = open_named(args).source
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
     backend = choose_backend(args.backend)

@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 
 from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
-from flaxen.cli.definitions import find_definition, is_place
 from flaxen.cli.interrupt import unwind_first
 from flaxen.cli.machine import ModelsDirOptions, Offline
 from flaxen.cli.progress import show_download, show_progress
 from flaxen.weights.hub.places import Places
 from flaxen.weights.hub.sizes import format_size
+from flaxen.weights.reference import parse_reference
 
 if TYPE_CHECKING:
     from flaxen.weights.adapters.adapter import Adapter
@@ -96,15 +96,22 @@ def open_subject(model: str | None, options: SourceOptions, models: ModelsDirOpt
         check_directory(f"--adapter {directory}", directory)
     if model is None or own is not None:
         model = base_of(directories[0], places)
-    _refuse_definition(model)
+    if parse_reference(model) is not None:
+        raise ValueError(_definition_advice(model))
 
     from flaxen.models.families import UnknownFamilyError
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import open_checkpoint
+    from flaxen.weights.definition_files import is_definition
     from flaxen.weights.resolve import resolve
+    from flaxen.weights.run_directory import model_in
+    from flaxen.weights.user_definition import refuse_a_file_without_name
 
+    refuse_a_file_without_name(model)
     with show_download(Console(stderr=True)) as on_download:
-        source = resolve(model, places, on_download)
+        source = model_in(resolve(model, places, on_download))
+    if is_definition(source):
+        raise ValueError(_definition_advice(str(source)))
     try:
         checkpoint = open_checkpoint(source)
     except UnknownFamilyError as error:
@@ -120,11 +127,8 @@ def _expanded(path: Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def _refuse_definition(model: str) -> None:
-    if not is_place(model):
-        find_definition(model)  # refuses a file without a name
-        return
-    raise ValueError(
+def _definition_advice(model: str) -> str:
+    return (
         f"{model} is a definition, whose architecture no published format names: GGUF and Hugging "
         "Face directories hold models of known families only. flaxen serve, chat and generate run "
         "a definition, also with an adapter beside it (--adapter)"

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flaxen.cli import panels
 from flaxen.cli.cpu import backend_name
-from flaxen.cli.definitions import is_place
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.sizes import parse_size_option
+from flaxen.weights.reference import parse_reference
 
 if TYPE_CHECKING:
     from flaxen.engine_args import EngineArgs
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 MODEL_HELP = (
     "A GGUF file, a directory with safetensors, a repository of the Hugging Face hub (ORG/NAME, or "
     "ORG/NAME:Q4_K_M of GGUF files), a short name such as smollm2-135m, or a definition of your "
-    "own: FILE.py:NAME of a function that returns a flaxen.Definition."
+    "own: FILE.py:NAME, or package.module:NAME, of a function that returns a flaxen.Definition; or "
+    "the directory that flaxen train wrote."
 )
 ModelArgument = Annotated[
     str,
@@ -65,12 +65,12 @@ class ModelOptions:
             "keeps the file's own where the CPU kernels can compute with it.",
         ),
     ] = "auto"
-    checkpoint: Annotated[
-        Path | None,
+    definition: Annotated[
+        str | None,
         _model_option(
-            metavar="DIR",
-            help="For a definition: directory of the parameters that flaxen train wrote, which "
-            "take the place of its own.",
+            metavar="FILE.py:NAME",
+            help="For a directory that flaxen train wrote for a definition of your own: its code, "
+            "in place of what the directory names.",
         ),
     ] = None
 
@@ -173,7 +173,7 @@ def engine_args(model: str, *groups: Any, **more: Any) -> EngineArgs:
     if (template := found.get("chat_template")) is not None:
         found["chat_template"] = read_template(template)
     found["compile_sizes"] = tuple(found.get("compile_sizes", ()))
-    is_here = is_place(model) or os.path.exists(os.path.expanduser(model))
+    is_here = parse_reference(model) is not None or os.path.exists(os.path.expanduser(model))
     return EngineArgs(
         model=model,
         backend=backend_name(),

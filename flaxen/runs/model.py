@@ -34,11 +34,12 @@ from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import save_trained
+from flaxen.weights.definition_files import is_definition, save_definition
 from flaxen.weights.hub.places import Places
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.export import export_huggingface
-from flaxen.weights.opening import open_files
+from flaxen.weights.opening import open_model
+from flaxen.weights.reference import parse_reference
 from flaxen.weights.resolve import resolve
 from flaxen.weights.weight_files import read_json
 
@@ -80,34 +81,50 @@ def open_subject(
       ValueError: the model does not exist, or can't be trained in this way.
     """
     name, chosen = config.model, choose_backend(backend)
-    if definition is not None:
-        if config.from_scratch:
-            raise ValueError(
-                f"from_scratch is for models in files: {name} gives its own first parameters, so "
-                "a definition that starts at random is trained as it is. Leave from_scratch out"
-            )
-        return _of_source(definition, None, chosen)
-    path = resolve(name, places)
-    if config.from_scratch and path.is_dir() and not any(path.glob("*.safetensors")):
-        fields = read_json(path / "config.json")
-        family = find_family(architecture(fields))
-        decoder_config = family.config_from_hf(fields)
-        return Subject(
-            name=path.name,
-            model=decoder(decoder_config).on(chosen),
-            tokenizer=Tokenizer.from_directory(path),
-            source=None,
-            path=path,
-            family=family,
-            config=decoder_config,
-        )
-    source = open_files(path, "auto", chosen)
-    if isinstance(source, Definition) and config.method == "full":
-        raise ValueError(
-            f"{name} runs through transformers' own class, of which flaxen train trains adapters "
-            "only: use method lora, or train it in Python by flaxen.from_transformers"
-        )
+    is_in_files = definition is None and parse_reference(name) is None
+    if config.from_scratch and is_in_files:
+        subject = _without_weights(resolve(name, places), chosen)
+        if subject is not None:
+            return subject
+    path, source = (
+        (None, definition)
+        if definition is not None
+        else open_model(name, places, backend=chosen, definition=config.definition)
+    )
+    if isinstance(source, Definition):
+        _check_definition(config, is_of_transformers=path is not None and not is_definition(path))
     return _of_source(source, path, chosen)
+
+
+def _without_weights(path: Path, backend: Backend) -> Subject | None:
+    """The model of a directory that holds a configuration, and no weights; None of any other."""
+    if not path.is_dir() or any(path.glob("*.safetensors")):
+        return None
+    fields = read_json(path / "config.json")
+    family = find_family(architecture(fields))
+    decoder_config = family.config_from_hf(fields)
+    return Subject(
+        name=path.name,
+        model=decoder(decoder_config).on(backend),
+        tokenizer=Tokenizer.from_directory(path),
+        source=None,
+        path=path,
+        family=family,
+        config=decoder_config,
+    )
+
+
+def _check_definition(config: TrainConfig, *, is_of_transformers: bool) -> None:
+    if config.from_scratch:
+        raise ValueError(
+            f"from_scratch is for models in files: {config.model} gives its own first parameters, "
+            "so a definition that starts at random is trained as it is. Leave from_scratch out"
+        )
+    if is_of_transformers and config.method == "full":
+        raise ValueError(
+            f"{config.model} runs through transformers' own class, of which flaxen train trains "
+            "adapters only: use method lora, or train it in Python by flaxen.from_transformers"
+        )
 
 
 def _of_source(source: Checkpoint | Definition, path: Path | None, backend: Backend) -> Subject:
@@ -171,7 +188,7 @@ def write_results(
 ) -> None:
     """Writes the result: adapters, or the whole model.
 
-    A definition has no Hugging Face format: its parameters are written to a file of our own.
+    A definition has no Hugging Face format: it is written as `weights.definition_files` says.
 
     Args:
       config: the run's configuration.
@@ -186,12 +203,14 @@ def write_results(
             save_adapter(path, adapter, base_reference(config.model), model=subject.model)
         return
     (path,) = paths
+    given = config.data.chat_template
+    template = with_template(subject.tokenizer, given).chat_template if given else None
     if isinstance(subject.source, Definition):
-        save_trained(path, subject.source, state.params, state.collections, dtype)
+        trained = with_params(subject.source, state.params, state.collections)
+        save_definition(path, trained, dtype=dtype, chat_template=template)
         return
     assert subject.family is not None
     assert subject.config is not None
-    given = config.data.chat_template
     export_huggingface(
         path,
         subject.family,
@@ -199,15 +218,28 @@ def write_results(
         state.params,
         dtype=dtype.name,
         tokenizer_of=subject.path,
-        chat_template=with_template(subject.tokenizer, given).chat_template if given else None,
+        chat_template=template,
     )
 
 
-def how_to_use(config: TrainConfig, subject: Subject, path: Path) -> str:
-    """Explains how to serve a trained definition; empty for formats that other tools read too."""
-    if config.method != "full" or not isinstance(subject.source, Definition):
-        return ""
-    return (
-        f"a definition has no Hugging Face format: flaxen serve {config.model} --checkpoint {path} "
-        "runs it with these parameters"
-    )
+def with_params(definition: Definition, trained: Params, collections: Any) -> Definition:
+    """The definition with trained parameters.
+
+    Args:
+      definition: the definition that was trained.
+      trained: its parameters, or those of its trained collection.
+      collections: the other collections by name; None without any.
+    """
+    name = definition.model.trained
+    params = trained if name is None else {**collections, name: trained}
+    return dataclasses.replace(definition, params=params)
+
+
+def next_command(config: TrainConfig, subject: Subject, path: Path) -> str:
+    """The command that tries a result."""
+    has_template = subject.tokenizer.chat_template or config.data.chat_template
+    command = "flaxen chat" if has_template else 'flaxen generate -p "..."'
+    is_code = parse_reference(config.model) is not None
+    if config.method != "full" and is_code:  # which is not run because an adapter names it
+        return f"{command} {config.model} --adapter {path}"
+    return f"{command} {path}"

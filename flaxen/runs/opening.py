@@ -35,6 +35,7 @@ from flaxen.training.state import TrainState
 from flaxen.training.step import TrainStep, make_step, start
 from flaxen.weights.definition import Definition
 from flaxen.weights.hub.places import Places
+from flaxen.weights.run_directory import ADAPTER, CHECKPOINTS, MODEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,11 @@ class OpenedRun:
     def results_in(self, directory: Path) -> list[Path]:
         """The paths of the results in a directory: one for each adapter, or one for the model."""
         if self.config.method == "full":
-            return [directory / "model"]
+            return [directory / MODEL]
         count = self.config.lora.num_adapters
         if count == 1:
-            return [directory / "adapter"]
-        return [directory / f"adapter-{index}" for index in range(count)]
+            return [directory / ADAPTER]
+        return [directory / f"{ADAPTER}-{index}" for index in range(count)]
 
 
 def open_run(
@@ -136,7 +137,7 @@ class _Saved(NamedTuple):
 
 def checkpoints_in(output_dir: Path) -> Path:
     """The directory of a run's checkpoints."""
-    return output_dir / "checkpoints"
+    return output_dir / CHECKPOINTS
 
 
 def _find_saved(output_dir: Path, resume: bool) -> _Saved | None:

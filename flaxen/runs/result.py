@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from flaxen.bridges.update import update_module
 from flaxen.models.model import Params
-from flaxen.runs.model import write_results
+from flaxen.runs.model import with_params, write_results
 from flaxen.runs.opening import OpenedRun
 from flaxen.training.metrics import MetricsRecord
 from flaxen.training.state import TrainState
@@ -128,8 +128,7 @@ def make_result(
 
 def _trained_params(source: Definition, state: TrainState) -> Params:
     """The state's parameters in the tree and the dtypes of the definition's own."""
-    name = source.model.trained
-    trained = state.params if name is None else {**state.collections, name: state.params}
+    trained = with_params(source, state.params, state.collections).params
     return jax.tree.map(lambda own, leaf: leaf.astype(own.dtype), source.params, trained)
 
 

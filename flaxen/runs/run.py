@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.runs.display import OnRecord, describe_data
-from flaxen.runs.model import how_to_use, write_results
+from flaxen.runs.model import next_command, write_results
 from flaxen.runs.opening import OpenedRun, checkpoints_in
 from flaxen.runs.plan import count_steps
 from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
@@ -146,5 +146,5 @@ def describe_end(opened: OpenedRun, finished: FinishedRun, directory: Path) -> s
         passed = f" (num_steps is {asked})" if asked is not None and asked < num_steps else ""
         done += f", all made before{passed}: nothing was left to train"
     data = describe_data(opened.batches.report())
-    use = how_to_use(opened.config, opened.subject, results[0])
+    use = f"try it: {next_command(opened.config, opened.subject, results[0])}"
     return "; ".join(filter(None, (done, data, use)))

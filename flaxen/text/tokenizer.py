@@ -98,6 +98,11 @@ class Tokenizer:
         )
 
     @property
+    def parts(self) -> TokenizerParts:
+        """What the tokenizer was made of."""
+        return self._parts
+
+    @property
     def bos_token(self) -> str | None:
         """The text of `bos_token_id`."""
         return None if self.bos_token_id is None else self.token(self.bos_token_id)

@@ -29,6 +29,7 @@ from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.pack import Packing, Quantization
 from flaxen.weights.packing.quantize import int4_layout, int8_layout
 from flaxen.weights.params import Form
+from flaxen.weights.reference import Reference
 from flaxen.weights.resolve import resolve
 
 
@@ -49,6 +50,7 @@ class Definition:
     # a directory with tokenizer.json, the name of a model with this tokenizer, or the tokenizer
     tokenizer: Tokenizer | Path | str
     name: str = "model"
+    reference: Reference | None = None  # where its code is, if it was made of FILE.py:NAME
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -1,12 +1,16 @@
-"""Saves and loads the trained parameters of a definition.
+"""A definition as a directory: its parameters and tokenizer, and where its code is.
 
-The file's format is the definition's own: each array is named by its path in the tree of
-parameters. Deliberately does not know training, or the framework of the definition.
+The directory holds `model.safetensors`, in which each array is named by its path in the tree of
+parameters; `definition.json`, with the name of the code and a hash of its source; and the
+tokenizer's files. Code is never written into it. Deliberately does not know training, or the
+framework of the definition.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,54 +22,204 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flaxen.models.model import Params
+from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.definition import Definition
+from flaxen.weights.huggingface.tokenizer import write_tokenizer
+from flaxen.weights.reference import Reference, source_digest
+from flaxen.weights.resolve import resolve
+from flaxen.weights.signing import is_signed, key_file, sign
+from flaxen.weights.user_definition import find_definition, make_definition
+from flaxen.weights.weight_files import SINGLE, read_json
 
-FILE = "definition.safetensors"
-_FORMAT = {"format": "flaxen-definition", "version": "1"}
+DESCRIPTION = "definition.json"
+_FORMAT, _VERSION = "flaxen-definition", 1
+_REMEDY = "--definition FILE.py:NAME (in Python definition=)"
+
+logger = logging.getLogger("flaxen.weights")
 
 
-def save_trained(
-    directory: Path, definition: Definition, trained: Params, rest: Any, dtype: jnp.dtype
+def is_definition(path: Path) -> bool:
+    """Whether a path is the directory of a definition."""
+    return (path / DESCRIPTION).is_file()
+
+
+def save_definition(
+    directory: Path,
+    definition: Definition,
+    *,
+    dtype: jnp.dtype | None = None,
+    chat_template: str | None = None,
+    keys: Path | None = None,
 ) -> None:
-    """Writes parameters atomically.
+    """Writes a definition atomically.
 
     Args:
       directory: the new directory's name; it must not exist or be empty.
-      definition: the trained definition.
-      trained: its trained parameters; if there are collections, those of the trained collection.
-      rest: the other collections by name, or None.
-      dtype: the dtype of floating-point arrays in the file; other collections keep their own.
+      definition: the definition, with the parameters to write.
+      dtype: of floating-point arrays in the file; None keeps each array's own. Collections that
+          are not trained keep theirs in any case.
+      chat_template: a Jinja template to write, which takes precedence over the tokenizer's own.
+      keys: the file of the key that signs the code's name; None is this user's.
 
     Raises:
-      ValueError: the directory is not empty.
+      ValueError: the directory is not empty, or the tokenizer can't be found.
+      OSError: the directory can't be written.
     """
-    trained = jax.tree.map(lambda leaf: _in(leaf, dtype), trained)
-    name = definition.model.trained
-    tree = trained if name is None else {**rest, name: trained}
+    params = _in_dtype(definition, dtype)
+    source: Path | Tokenizer
+    if isinstance(definition.tokenizer, Tokenizer):
+        source = definition.tokenizer
+    else:
+        path = Path(os.path.expanduser(definition.tokenizer))
+        has_file = (path / "tokenizer.json").is_file()
+        source = path if has_file else resolve(str(definition.tokenizer))
     with new_directory(directory) as filling:
         save_file(
             {
-                path: np.ascontiguousarray(np.asarray(leaf))
-                for path, leaf in zip(_names(tree), jax.tree.leaves(tree), strict=True)
+                name: np.ascontiguousarray(np.asarray(leaf))
+                for name, leaf in zip(_names(params), jax.tree.leaves(params), strict=True)
             },
-            filling / FILE,
-            metadata=_FORMAT,
+            filling / SINGLE,
+            metadata={"format": _FORMAT},
         )
+        write_tokenizer(filling, source)
+        if chat_template is not None:
+            (filling / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        fields = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "name": definition.name,
+            "code": _code(definition.reference, keys or key_file()),
+        }
+        text = json.dumps(fields, indent=2) + "\n"
+        (filling / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
-def load_trained(directory: Path, definition: Definition) -> Definition:
-    """Returns the definition with the parameters that `save_trained` wrote.
+def open_definition(
+    directory: Path, definition: Definition | str | None = None, *, keys: Path | None = None
+) -> Definition:
+    """Opens what `save_definition` wrote: the definition with the parameters of the directory.
+
+    Args:
+      directory: the directory.
+      definition: the definition, or FILE.py:NAME; None runs the code that the directory names, if
+          this user's flaxen wrote the name on this machine and the source is the same as then.
+      keys: as in save_definition.
 
     Raises:
-      ValueError: the file is missing or damaged, or its parameters do not fit the definition.
+      ValueError: the directory is damaged, its code is not found or not to be run, or its
+          parameters do not fit the definition.
     """
-    file = Path(os.path.expanduser(directory)) / FILE
-    if not file.is_file():
+    fields = _read_description(directory)
+    if isinstance(definition, str):
+        found = find_definition(definition)
+        if found is None:
+            raise ValueError(
+                f"{definition!r} is no FILE.py:NAME or package.module:NAME: name the function that "
+                "makes the definition"
+            )
+        _warn_of_change(directory, found.reference, fields["code"])
+    elif definition is None:
+        recorded = _recorded(directory, fields["code"], keys or key_file())
+        found = make_definition(recorded)
+        _check_same_file(directory, recorded, found.reference)
+    else:
+        found = definition
+    params = _read_params(directory / SINGLE, found)
+    return dataclasses.replace(found, params=params, tokenizer=directory, name=fields["name"])
+
+
+def _code(reference: Reference | None, keys: Path) -> dict[str, Any] | None:
+    if reference is None:
+        return None
+    assert reference.file is not None, "a definition's code was run"
+    code = {
+        "file": str(reference.file),
+        "module": reference.module,
+        "name": reference.name,
+        "sha256": source_digest(reference.file),
+    }
+    return {**code, "signature": sign(_signed_text(code), keys)}
+
+
+def _signed_text(code: dict[str, Any]) -> str:
+    return json.dumps([code[name] for name in ("file", "module", "name", "sha256")])
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    file = directory / DESCRIPTION
+    fields = read_json(file)
+    if fields.get("format") != _FORMAT or fields.get("version") != _VERSION:
         raise ValueError(
-            f"{directory} holds no {FILE}: give the directory `model` of a run of `flaxen train` "
-            "that trained all parameters of a definition"
+            f"{file} has the format {fields.get('format')!r} of version {fields.get('version')!r}, "
+            f"and this flaxen reads {_FORMAT!r} of version {_VERSION}: update flaxen"
         )
+    code = fields.get("code")
+    is_code = isinstance(code, dict) and all(
+        isinstance(code.get(name), str) for name in ("file", "name", "sha256")
+    )
+    if not isinstance(fields.get("name"), str) or not (code is None or is_code):
+        raise ValueError(f"{file} is damaged: write the directory again")
+    return fields
+
+
+def _recorded(directory: Path, code: dict[str, Any] | None, keys: Path) -> Reference:
+    """The reference that a directory names, if its code may be run."""
+    if code is None:
+        raise ValueError(
+            f"{directory} holds the parameters of a definition that was made in Python, so it "
+            f"names no code: give {_REMEDY}"
+        )
+    reference = Reference(name=code["name"], module=code.get("module"), file=Path(code["file"]))
+    own = f"--definition {reference}"
+    if not is_signed(_signed_text({"module": None, **code}), code.get("signature"), keys):
+        raise ValueError(
+            f"{directory} names {reference} as its definition, and was not written by you on this "
+            f"machine, so that code is not run by itself: if you trust it, add {own} (in Python "
+            "definition=)"
+        )
+    if not Path(code["file"]).is_file():
+        raise ValueError(
+            f"{directory} names {reference} as its definition, and {code['file']} does not exist "
+            f"any more: give its new place by {_REMEDY}"
+        )
+    now = source_digest(Path(code["file"]))
+    if now != code["sha256"]:
+        raise ValueError(
+            f"{code['file']} has changed since {directory} was written (its SHA-256 was "
+            f"{code['sha256'][:12]} and is {now[:12]}): add {own} (in Python definition=) to use "
+            "it as it is now"
+        )
+    return reference
+
+
+def _check_same_file(directory: Path, recorded: Reference, found: Reference | None) -> None:
+    """Refuses a module that is imported from another file than the one that was compared."""
+    assert found is not None
+    if found.file != recorded.file:
+        raise ValueError(
+            f"{directory} names {recorded} as its definition, which was in {recorded.file} and is "
+            f"imported from {found.file} now: add --definition {recorded} (in Python definition=) "
+            "to use that"
+        )
+
+
+def _warn_of_change(
+    directory: Path, reference: Reference | None, code: dict[str, Any] | None
+) -> None:
+    if code is None or reference is None or reference.file is None:
+        return
+    if source_digest(reference.file) != code["sha256"]:
+        logger.warning(
+            "%s is not the source with which %s was written; it is used as you asked",
+            *(reference.file, directory),
+        )
+
+
+def _read_params(file: Path, definition: Definition) -> Params:
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: {file.parent} is not complete")
     leaves, tree = jax.tree.flatten(definition.params)
     structure: Any = tree  # JAX does not annotate its class
     names = _names(definition.params)
@@ -81,10 +235,21 @@ def load_trained(directory: Path, definition: Definition) -> Definition:
                 f"{name} has the shape {list(leaf.shape)} in {file}, and in the definition "
                 f"{list(np.shape(ours))}: the definition is another than the one that was trained"
             )
-    return dataclasses.replace(definition, params=jax.tree.unflatten(structure, found))
+    params: Params = jax.tree.unflatten(structure, found)
+    return params
 
 
-def _in(leaf: Any, dtype: jnp.dtype) -> jax.Array:
+def _in_dtype(definition: Definition, dtype: jnp.dtype | None) -> Params:
+    name, params = definition.model.trained, definition.params
+    if dtype is None:
+        return params
+    trained = jax.tree.map(
+        lambda leaf: _cast(leaf, dtype), params if name is None else params[name]
+    )
+    return trained if name is None else {**params, name: trained}
+
+
+def _cast(leaf: Any, dtype: jnp.dtype) -> jax.Array:
     array: jax.Array = jnp.asarray(leaf)
     return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 

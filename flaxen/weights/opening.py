@@ -1,33 +1,86 @@
-"""Decides which implementation runs a model in files: our decoder, or transformers' class.
+"""Opens a model by its name, and decides what runs it: our decoder, transformers' class, or a
+definition of the user's own.
 
-Deliberately does not know engines, nor how a name is resolved to a path.
+Deliberately does not know engines.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from flaxen.kernels.backend import Backend
 from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
+from flaxen.weights.definition_files import is_definition, open_definition
+from flaxen.weights.hub.places import Places
+from flaxen.weights.hub.pull import OnDownload
+from flaxen.weights.resolve import resolve
+from flaxen.weights.run_directory import model_in
 from flaxen.weights.torch.checkpoint import is_installed, open_torch, torch_advice
+from flaxen.weights.user_definition import find_definition
 
 IMPLS = ("auto", "flaxen", "torch")
 
 
-def open_files(path: Path, impl: str, backend: Backend) -> Checkpoint | Definition:
-    """Opens a model's file or directory.
+class OpenedModel(NamedTuple):
+    """A model whose weights can be loaded."""
+
+    path: Path | None  # of its file or directory; None for the name of code
+    source: Checkpoint | Definition
+
+
+def open_model(
+    model: str,
+    places: Places | None = None,
+    *,
+    backend: Backend,
+    impl: str = "auto",
+    definition: Definition | str | None = None,
+    on_download: OnDownload | None = None,
+) -> OpenedModel:
+    """Finds a model and opens it.
 
     Args:
-      path: from weights.resolve.
+      model: FILE.py:NAME, package.module:NAME, or a name for `resolve`; also the output directory
+          of a run of `flaxen train`.
+      places: as in `resolve`.
+      backend: what will compute with it.
       impl: one of IMPLS; auto is our decoder if it supports the family, else torch.
-      backend: the backend of the resulting model.
+      definition: the code of a definition's directory, in place of what the directory names.
+      on_download: as in `resolve`.
 
     Raises:
-      ValueError: the model can't be served in this way; the message says why.
+      ValueError: the model does not exist, can't be opened in this way, or its code may not be run.
     """
+    found = find_definition(model)
+    if found is not None:
+        _check_options(model, impl, definition)
+        return OpenedModel(None, found)
+    path = model_in(resolve(model, places, on_download))
+    if is_definition(path):
+        _check_options(str(path), impl, None)
+        return OpenedModel(path, open_definition(path, definition))
+    _check_options(str(path), "auto", definition)
+    return OpenedModel(path, _open_files(path, impl, backend))
+
+
+def _check_options(name: str, impl: str, definition: Definition | str | None) -> None:
+    if impl != "auto":
+        raise ValueError(
+            f"--impl {impl} chooses what runs a model in Hugging Face's format, and {name} is a "
+            "definition of your own: leave --impl out"
+        )
+    if definition is not None:
+        raise ValueError(
+            f"--definition (in Python definition=) names the code of a directory that flaxen train "
+            f"wrote for a definition, and {name} is none: leave it out"
+        )
+
+
+def _open_files(path: Path, impl: str, backend: Backend) -> Checkpoint | Definition:
     if impl == "torch":
         return open_torch(path, backend)
     try:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 import pytest
 
 import flaxen
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.main import main
 from flaxen.cli.train.command import told_apart
 from flaxen.kernels.backend import Backend
 from flaxen.weights.adapters.peft import load_adapter
-from flaxen.weights.definition_files import FILE, load_trained, save_trained
+from flaxen.weights.user_definition import find_definition
 from tests.cli.tiny_definition import MAX_POSITION, write_definition
 from tests.compile_cache import shared_directory
 
@@ -58,14 +54,13 @@ def test_all_parameters_are_trained_and_read_again(
 ) -> None:
     said = train(capsys, model, "--data", texts, "--method", "full", "--output-dir", tmp_path / "o")
     written = tmp_path / "o" / "model"
-    assert f"no Hugging Face format: flaxen serve {model} --checkpoint {written}" in said
+    assert f'try it: flaxen generate -p "..." {written}' in said
     before = perplexity(capsys, model, "--data", texts)
-    after = perplexity(capsys, model, "--data", texts, "--checkpoint", written)
+    after = perplexity(capsys, written, "--data", texts)
     assert after < 0.7 * before
+    assert perplexity(capsys, tmp_path / "o", "--data", texts, "--definition", model) == after
     prompt = ("--prompt", "the quick", "--max-tokens", 3, "--max-num-seqs", 2)
-    outputs = [
-        run(capsys, "generate", model, *prompt, *more) for more in ((), ("--checkpoint", written))
-    ]
+    outputs = [run(capsys, "generate", each, *prompt) for each in (model, written)]
     assert outputs[0] != outputs[1]
 
 
@@ -107,79 +102,15 @@ def test_from_scratch_means_nothing_to_a_definition(
     assert "gives its own first parameters" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_of_a_definition(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["generate", "smollm2-135m", "--prompt", "x", "--checkpoint", str(tmp_path)]
+def test_the_code_of_a_model_in_files_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "smollm2-135m", "--prompt", "x", "--definition", "a.py:make"]
     assert main(arguments) == 2
-    assert "--checkpoint is for definitions" in capsys.readouterr().err
+    assert "names the code of a directory that flaxen train wrote" in capsys.readouterr().err
 
 
-def changed(tree: Any, change: str) -> Any:
-    if change == "lacks":
-        return {name: leaf for name, leaf in tree.items() if name != "places"}
-    if change == "more":
-        return {**tree, "other": tree["places"]}
-    return {**tree, "places": tree["places"][:3]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("lacks", r"the file lacks \['places'\]. Give the definition that was trained"),
-        ("more", r"the definition has no \['other'\]"),
-        ("shape", r"\['places'\] has the shape \[3, 32\] .* in the definition \[48, 32\]"),
-    ],
-)
-def test_parameters_of_another_definition_are_refused(
-    model: str, tmp_path: Path, change: str, message: str
-) -> None:
-    definition = find_definition(model)
-    assert definition is not None
-    params = changed(definition.params, change)
-    save_trained(tmp_path / "m", definition, params, None, np.dtype("float32"))
-    with pytest.raises(ValueError, match=message):
-        load_trained(tmp_path / "m", definition)
-
-
-def test_damaged_and_missing_files_are_refused(model: str, tmp_path: Path) -> None:
-    definition = find_definition(model)
-    assert definition is not None
-    with pytest.raises(ValueError, match=f"holds no {FILE}: give the directory `model`"):
-        load_trained(tmp_path, definition)
-    (tmp_path / FILE).write_bytes(b"no safetensors")
-    with pytest.raises(ValueError, match="can't be read"):
-        load_trained(tmp_path, definition)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_written_is_read_back(model: str, tmp_path: Path, dtype: str) -> None:
-    definition = find_definition(model)
-    assert definition is not None
-    params = jax.tree.map(lambda leaf: leaf + 1, definition.params)
-    save_trained(tmp_path / "m", definition, params, None, jax.numpy.dtype(dtype))
-    loaded = load_trained(tmp_path / "m", definition)
-    assert loaded.dtype == dtype
-    for ours, theirs in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(params), strict=True):
-        np.testing.assert_array_equal(ours, theirs.astype(dtype))
-
-
-def test_other_collections_keep_their_own_dtype(model: str, tmp_path: Path) -> None:
-    definition = find_definition(model)
-    assert definition is not None
-    stats = {"mean": np.full(3, 1 / 3, np.float32), "count": np.array([7], np.int32)}
-    params = {"params": definition.params, "batch_stats": stats}
-    in_collections = dataclasses.replace(
-        definition, model=dataclasses.replace(definition.model, trained="params"), params=params
-    )
-    bfloat16 = jax.numpy.dtype("bfloat16")
-    rest = {"batch_stats": stats}
-    save_trained(tmp_path / "m", in_collections, definition.params, rest, bfloat16)
-    loaded = load_trained(tmp_path / "m", in_collections)
-    assert loaded.dtype == bfloat16
-    for name, leaf in stats.items():
-        np.testing.assert_array_equal(loaded.params["batch_stats"][name], leaf)
-        assert loaded.params["batch_stats"][name].dtype == leaf.dtype
+def test_impl_means_nothing_to_a_definition(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", model, "--prompt", "x", "--impl", "torch"]) == 2
+    assert "is a definition of your own: leave --impl out" in capsys.readouterr().err
 
 
 def test_load_takes_a_definition(model: str) -> None:

@@ -50,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 OWN = {
     "--json", "--prompt", "--prompts-file", "--max-tokens", "--api-key", "--data",
     "--chat-template", "--verbose", "--batch-size", "--sequence-length", "--seed", "--dtype",
+    "--definition",
 }  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def test_what_no_engine_argument_comes_of_is_known() -> None:
         each.name for group in (*taken, MachineOptions) for each in dataclasses.fields(group)
     }
     fields = {field.name for field in dataclasses.fields(EngineArgs)}
-    assert options - fields == {"checkpoint", "threads", "compile_cache"}
+    assert options - fields == {"threads", "compile_cache"}
 
 
 def test_options_become_the_engines_arguments() -> None:

@@ -22,7 +22,6 @@ from flaxen.cli.bench.workloads import (
     make_workloads,
 )
 from flaxen.cli.cpu import announce
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.cli.options import (
     BatchOptions,
@@ -91,8 +90,7 @@ def bench(
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
         start_s = time.perf_counter()
-        definition = find_definition(model, model_options.checkpoint)
-        parts = build(args, on_progress, definition=definition)
+        parts = build(args, on_progress)
         startup_s = time.perf_counter() - start_s
         announce(cpu)
         console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")

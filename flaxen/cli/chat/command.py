@@ -22,7 +22,6 @@ from flaxen.chat.reading import Typed, read_message
 from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.chat.terminal import default_history, line_reader, recall, say, write
 from flaxen.cli.cpu import announce
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.interrupt import Interrupted, end_now
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.model_names import complete_model
@@ -123,7 +122,7 @@ def chat(
         nothing = (AdapterOptions(), ModelOptions(), GenerationConfigOptions())
         if own != (*nothing, ChatTemplateOptions(), ContextOptions(), None):
             raise ValueError(
-                "--adapter, --dtype, --impl, --quantization, --checkpoint, --generation-config, "
+                "--adapter, --dtype, --impl, --quantization, --definition, --generation-config, "
                 "--chat-template, --max-model-len, --kv-cache-size and --threads are the server's "
                 "to choose: leave them out with --url. MODEL names one of its models or adapters"
             )
@@ -135,7 +134,7 @@ def chat(
         base, directory = adapter.beside(model, find_places(models, machine))
         # The seed is for answers without --seed.
         args = engine_args(base, *groups, max_num_seqs=1, seed=secrets.randbits(62))
-        answer = _answer_here(args, model_options, machine, directory, sampling)
+        answer = _answer_here(args, machine, directory, sampling)
     screen = Screen(write=write, say=say, shows_counts=talk.verbose)
     if talk.prompt is not None:
         _answer_once(answer, conversation, screen)
@@ -145,7 +144,6 @@ def chat(
 
 def _answer_here(
     args: EngineArgs,
-    model_options: ModelOptions,
     machine: MachineOptions,
     adapter: Path | None,
     sampling: SamplingOptions,
@@ -157,9 +155,7 @@ def _answer_here(
 
     cpu = machine.set_up()
     with show_progress(Console(stderr=True)) as on_progress:
-        definition = find_definition(args.model, model_options.checkpoint)
-        limits = limits_for(adapter)
-        parts = build(args, on_progress, lora=limits, definition=definition)
+        parts = build(args, on_progress, lora=limits_for(adapter))
     if adapter is not None:
         parts.engine.adapters.load(_ADAPTER, load_adapter(adapter, parts.model))
     announce(cpu)

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.cpu import announce
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.generate.outputs import as_json, as_text, check_outputs, describe_cuts
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
@@ -91,7 +90,7 @@ def generate(
     base, directory = adapter.beside(model, find_places(models, machine))
     args = engine_args(base, *groups, seed=secrets.randbits(62))  # the seed without --seed
     cpu = machine.set_up()
-    llm = _load(args, model_options.checkpoint, directory)
+    llm = _load(args, directory)
     beside = None if directory is None else _ADAPTER
     announce(cpu)
     default = llm.info.default_sampling
@@ -111,14 +110,12 @@ def generate(
         print(cuts, file=sys.stderr)
 
 
-def _load(args: EngineArgs, checkpoint: Path | None, adapter: Path | None) -> LLM:
+def _load(args: EngineArgs, adapter: Path | None) -> LLM:
     """Loads the model, and the adapter beside it."""
     from flaxen.llm import LLM
 
     with show_progress(Console(stderr=True)) as on_progress:
-        model = find_definition(args.model, checkpoint) or args.model
-        limits = limits_for(adapter)
-        llm = LLM(**vars(args) | {"model": model}, lora=limits, on_progress=on_progress)
+        llm = LLM(**vars(args), lora=limits_for(adapter), on_progress=on_progress)
     if adapter is not None:
         llm.load_adapter(_ADAPTER, adapter)
     return llm

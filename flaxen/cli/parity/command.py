@@ -15,7 +15,6 @@ from rich.table import Table
 
 from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import Cpu, announce, backend_name
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import ModelArgument, ModelOptions
 from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
@@ -59,13 +58,14 @@ def parity(
         "model": base,
         "dtype": model_options.dtype,
         "impl": model_options.impl,
+        "definition": model_options.definition,
         "quantization": model_options.quantization,
         "offline": machine.offline,
         "models_dir": models.models_dir,
         "backend": backend_name(),
     }
     with Console(stderr=True).status("training and serving the same tokens"):
-        found, other = _compare(args, model_options.checkpoint, directory, texts, options)
+        found, other = _compare(args, directory, texts, options)
     announce(cpu)
     if options.as_json:
         print(json.dumps(_as_json(model, cpu, found, other)))
@@ -80,21 +80,20 @@ def parity(
 
 def _compare(
     args: dict[str, Any],
-    checkpoint: Path | None,
     adapter: Path | None,
     texts: list[str] | None,
     options: ParityOptions,
 ) -> tuple[list[Compared], Compared | None]:
     """Compares with each way of the server, and with transformers if it is installed."""
-    from flaxen.build import open_model
+    from flaxen.build import open_named
     from flaxen.cli.parity.compare import compare, contrast, has_transformers
     from flaxen.engine_args import EngineArgs
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import Checkpoint
 
-    opened = find_definition(args["model"], checkpoint) or open_model(EngineArgs(**args))
+    opened = open_named(EngineArgs(**args)).source
     if not isinstance(opened, Checkpoint):
-        args = args | {"model": opened}
+        args = args | {"model": opened, "definition": None}
     prompts = _prompts(opened, texts, options.max_tokens)
     beside = load_adapter(adapter, opened.model) if adapter else None
     found = compare(args, prompts, options.max_tokens, beside)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     BatchOptions,
@@ -94,7 +93,7 @@ def serve(
             args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
             cpu = machine.set_up()
             start_s = time.perf_counter()
-            parts = _build(args, model_options, lora.limits(), server)
+            parts = _build(args, lora.limits(), server)
             engine, app = _start(stack, parts, config, lora)
             if stores is not None:
                 from flaxen.fine_tuning import add_jobs
@@ -132,9 +131,7 @@ def check_address(server: ServerOptions) -> None:
         )
 
 
-def _build(
-    args: EngineArgs, model_options: ModelOptions, lora: LoraLimits | None, server: ServerOptions
-) -> Parts:
+def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerOptions) -> Parts:
     from flaxen.build import build
 
     # Bars are for readers only: quiet is quiet, and JSON is for programs.
@@ -145,7 +142,6 @@ def _build(
             on_progress,
             compile_all=False,  # AsyncEngine compiles the rest
             lora=lora,
-            definition=find_definition(args.model, model_options.checkpoint),
         )
     gc.freeze()  # long-lived objects are excluded from garbage collection
     return parts

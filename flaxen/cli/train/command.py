@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from flaxen.cli.cpu import announce, backend_name
-from flaxen.cli.definitions import find_definition
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.progress import show_progress
 from flaxen.cli.train.options import RunOptions, SettingOptions
@@ -49,7 +48,7 @@ def train(
     with show_progress(console) as on_progress:
         opened = open_run(
             wanted,
-            find_definition(wanted.model),
+            None,
             backend=backend_name(),
             resume=options.resume,
             places=find_places(models, machine),

@@ -26,6 +26,14 @@ class SettingOptions:
     """Settings of a run that have a flag; None means not given."""
 
     model: Annotated[str | None, _model_option(help=MODEL_HELP)] = None
+    definition: Annotated[
+        str | None,
+        _model_option(
+            metavar="FILE.py:NAME",
+            help="For a directory that flaxen train wrote for a definition of your own: its code, "
+            "in place of what the directory names.",
+        ),
+    ] = None
     data: Annotated[
         list[Path],
         _data_option(

@@ -10,12 +10,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from flaxen.text.gguf_tokenizer import read_gguf_tokenizer
 from flaxen.text.hf_templates import TEMPLATES_DIRECTORY
 from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
+from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.weight_files import read_json
 
@@ -26,13 +28,13 @@ _COPIED = (
 _GENERATION = "generation_config.json"
 
 
-def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
+def write_tokenizer(directory: Path, source: Path | Tokenizer) -> dict[str, Any]:
     """Writes the tokenizer of a model to its directory.
 
     Args:
       directory: the target directory.
-      source: the model's directory, whose files are copied, or its .gguf file, from which
-          tokenizer.json, tokenizer_config.json and generation_config.json are made.
+      source: the model's directory, whose files are copied; or its .gguf file or a tokenizer, from
+          which tokenizer.json, tokenizer_config.json and generation_config.json are made.
 
     Returns:
       The fields for config.json: bos_token_id and eos_token_id.
@@ -41,7 +43,10 @@ def write_tokenizer(directory: Path, source: Path) -> dict[str, Any]:
       FileNotFoundError: the directory has no tokenizer.json.
       ValueError: a file is damaged or not supported.
     """
-    if source.is_dir():
+    if isinstance(source, Tokenizer):
+        parts = source.parts
+        _write_parts(directory, parts)
+    elif source.is_dir():
         parts = read_directory(source)
         for name in _COPIED:
             if (source / name).is_file():
@@ -79,7 +84,8 @@ def _ids(parts: TokenizerParts) -> dict[str, Any]:
 
 
 def _write_parts(directory: Path, parts: TokenizerParts) -> None:
-    backend = parts.backend
+    # A copy, since the tokenizer may be in use.
+    backend = tokenizers.Tokenizer.from_str(parts.backend.to_str())
     around = (*parts.prefix_ids, *parts.suffix_ids)
     if around:  # the file tells the library to add them
         before, after = (

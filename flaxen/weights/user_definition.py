@@ -1,4 +1,4 @@
-"""MODEL as FILE.py:NAME: a definition in a user's Python file instead of a model in files.
+"""Definitions in a user's code: runs FILE.py:NAME or package.module:NAME, and calls the function.
 
 Deliberately does not know the framework, nor how a Python file is run: user_file.py.
 """
@@ -10,60 +10,56 @@ import difflib
 import inspect
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flaxen.cli.user_file import run_user_file, user_errors
+from flaxen.weights.definition import Definition
+from flaxen.weights.reference import Reference, parse_reference
+from flaxen.weights.user_file import import_user_module, run_user_file, user_errors
 
-if TYPE_CHECKING:
-    from flaxen.weights.definition import Definition
-
-_PLACE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _NEAR_PLACE = re.compile(r"(?P<file>.+\.py)(:.*)?")
 _WANTED = "write a function without arguments that returns a flaxen.Definition"
 
 
-def is_place(model: str) -> bool:
-    """Whether MODEL is FILE.py:NAME."""
-    return _PLACE.fullmatch(model) is not None
-
-
-def find_definition(model: str, checkpoint: Path | None = None) -> Definition | None:
-    """Runs the file and calls the function in it; None if the model is not FILE.py:NAME.
+def find_definition(model: str) -> Definition | None:
+    """Makes the definition that MODEL names; None if it is the name of a model in files.
 
     Args:
       model: as the user gave it.
-      checkpoint: a directory written by `flaxen train`, whose parameters replace the definition's
-          own.
 
     Raises:
-      ValueError: the file or function does not exist, the function returns something else, the
-          user's code raised an error, or a checkpoint was given for a model in files.
+      ValueError: the file, module or function does not exist, the function returns something else,
+          or the user's code raised an error.
     """
-    place = _PLACE.fullmatch(model)
-    if place is None:
-        _refuse_a_file_without_name(model)
-        if checkpoint is not None:
-            raise ValueError(
-                f"--checkpoint is for definitions, FILE.py:NAME, and {model!r} is a model in "
-                f"files: what `flaxen train` wrote for it is named as MODEL itself"
-            )
+    reference = parse_reference(model)
+    if reference is None:
+        refuse_a_file_without_name(model)
         return None
-    path, name = Path(os.path.expanduser(place["file"])), place["name"]
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: MODEL as FILE.py:NAME names a file to run")
-    with run_user_file(path) as module:
-        definition = _made(module, path, name)
-    if checkpoint is None:
-        return definition
-    from flaxen.weights.definition_files import load_trained
+    return make_definition(reference)
 
-    return load_trained(checkpoint, definition)
+
+def make_definition(reference: Reference) -> Definition:
+    """Runs the code that a reference names, and calls the function.
+
+    Raises:
+      ValueError: as in `find_definition`.
+    """
+    if reference.module is not None:
+        with import_user_module(reference.module) as module:
+            path = Path(module.__file__ or reference.module)
+            definition = _made(module, path, reference.name)
+    else:
+        assert reference.file is not None
+        path = reference.file
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: MODEL as FILE.py:NAME names a file to run")
+        with run_user_file(path) as module:
+            definition = _made(module, path, reference.name)
+    return replace(definition, reference=replace(reference, file=path.absolute()))
 
 
 def _made(module: Any, path: Path, name: str) -> Definition:
-    from flaxen.weights.definition import Definition
-
     make = getattr(module, name, None)
     if isinstance(make, Definition):
         return make
@@ -89,8 +85,12 @@ def _made(module: Any, path: Path, name: str) -> Definition:
     return definition
 
 
-def _refuse_a_file_without_name(model: str) -> None:
-    """Refuses a Python file without the name of a function in it."""
+def refuse_a_file_without_name(model: str) -> None:
+    """Refuses a Python file without the name of a function in it.
+
+    Raises:
+      ValueError: MODEL is such a file; the message has the names in it.
+    """
     near = _NEAR_PLACE.fullmatch(model)
     path = Path(os.path.expanduser(near["file"])) if near else None
     if path is None or not path.is_file():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import sysconfig
@@ -54,6 +55,30 @@ def run_user_file(path: Path) -> Iterator[ModuleType]:
         if entry in sys.path:  # removes the last one: the directory may have been there before
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(entry)]
         _mark_neighbours(before, path.parent)
+
+
+@contextmanager
+def import_user_module(name: str) -> Iterator[ModuleType]:
+    """Imports a module by its name, also from the working directory, and yields it.
+
+    Args:
+      name: with dots, as in an import.
+
+    Raises:
+      UserFileError: there is no such module, or its code raised an error.
+    """
+    entry = os.getcwd()
+    importlib.invalidate_caches()
+    sys.path.append(entry)
+    try:
+        with user_errors(Path(entry, name.replace(".", os.sep)).with_suffix(".py")):
+            module = importlib.import_module(name)
+        yield module
+    finally:
+        sys.path.reverse()  # removes the last one: the directory may have been there before
+        if entry in sys.path:
+            sys.path.remove(entry)
+        sys.path.reverse()
 
 
 def _run(path: Path) -> ModuleType:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.definitions import find_definition, likely_names
 from flaxen.cli.main import main
 from flaxen.weights.definition import Definition
+from flaxen.weights.user_definition import find_definition, likely_names
 
 _MAKE = """
 import flaxen

@@ -1,0 +1,63 @@
+"""Signs what this user's flaxen writes on this machine, to tell it from what others wrote.
+
+A model's directory names code, which is run only if the name is signed (decision 0240). The key is
+made at the first use, and never leaves the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+_NUM_KEY_BYTES = 32
+
+
+def key_file() -> Path:
+    """The file of the user's key, by the XDG convention for the state of programs."""
+    return Path.home() / ".local" / "state" / "flaxen" / "signing.key"
+
+
+def sign(text: str, key_file: Path) -> str | None:
+    """The signature of a text; None if there is no key, and none can be made.
+
+    Args:
+      text: what is signed.
+      key_file: made if it does not exist, for its owner alone.
+    """
+    try:
+        key = _read_or_make(key_file)
+    except OSError:  # no home, or one that can't be written
+        return None
+    return _signature(text, key)
+
+
+def is_signed(text: str, signature: object, key_file: Path) -> bool:
+    """Whether a signature of a text was made with the key."""
+    try:
+        key = key_file.read_bytes()
+    except OSError:
+        return False
+    return isinstance(signature, str) and hmac.compare_digest(signature, _signature(text, key))
+
+
+def _signature(text: str, key: bytes) -> str:
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _read_or_make(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    if not path.exists():
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(_NUM_KEY_BYTES))
+            os.link(made, path)  # fails if another process was faster, whose key is then read
+        except FileExistsError:
+            pass
+        finally:
+            made.unlink()
+    return path.read_bytes()
