@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 import flaxen
+from flaxen.hub.resolve import resolve
 from flaxen.models import attention_impls
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
 from flaxen.models.model import Model, Params, logprobs
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.resolve import resolve
 
 
 def completion_logprobs(

@@ -21,6 +21,7 @@ from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.engine_args import EngineArgs, check_quantization, compute_dtype
+from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
@@ -33,7 +34,6 @@ from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.hub.pull import OnDownload
 from flaxen.weights.huggingface.generation_config import sampling_defaults
 from flaxen.weights.opening import OpenedModel, open_model
 from flaxen.weights.params import Form

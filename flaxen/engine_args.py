@@ -10,11 +10,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
-from flaxen.weights.hub.places import Places
 from flaxen.weights.huggingface.generation_config import AUTO
 from flaxen.weights.opening import IMPLS
 from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization

@@ -9,7 +9,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from flaxen.build import open_model
+from flaxen.build import open_named
 from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.data.config import DataConfig
 from flaxen.data.fit import LONGEST_ROW
@@ -74,7 +74,7 @@ def evaluate(
     files, sources = read_data(data)
     choose_compile_cache(compile_cache, os.environ)
     args = EngineArgs(model=str(model), backend=backend, dtype=dtype, offline=offline)
-    opened = open_model(args) if definition is None else definition
+    opened = open_named(args).source if definition is None else definition
     longest = opened.model.max_position
     if sequence_length is not None and sequence_length > longest:
         raise ValueError(

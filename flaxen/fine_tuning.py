@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from flaxen.build import Parts
 from flaxen.data.stopping import StoppedError
 from flaxen.data.validate import JobMethod, validate_file
+from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.protocol import AdapterSource, EngineClient, EngineClosedError
 from flaxen.server.config import ServerConfig
@@ -36,7 +37,6 @@ from flaxen.training.jobs.spec import (
 )
 from flaxen.training.jobs.time_share import TimeShare
 from flaxen.weights.adapters.peft import load_adapter
-from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _MAX_LENGTH = 2048  # the most tokens of a training sequence; memory grows with it
 

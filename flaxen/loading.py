@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.hub.places import Places
+from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.model import Model, Params
@@ -19,11 +21,9 @@ from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition
-from flaxen.weights.hub.places import Places
 from flaxen.weights.opening import open_model
 from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.reference import parse_reference
-from flaxen.weights.resolve import resolve
 from flaxen.weights.run_directory import model_in
 
 

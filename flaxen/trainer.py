@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.data.memory import Data, read_data
+from flaxen.hub.places import Places
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 from flaxen.runs.display import OnRecord, show_training
@@ -26,7 +27,6 @@ from flaxen.runs.run import run
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.settings import make_config
 from flaxen.weights.definition import Definition
-from flaxen.weights.hub.places import Places
 
 
 def train(

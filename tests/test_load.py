@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.hub.resolve import resolve
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.resolve import resolve
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaxen.cli import panels
-from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from flaxen.engine.config import LoraLimits
-    from flaxen.weights.hub.places import Places
+    from flaxen.hub.places import Places
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
 from flaxen.cli.interrupt import unwind_first
 from flaxen.cli.machine import ModelsDirOptions, Offline
 from flaxen.cli.progress import show_download, show_progress
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.places import Places
+from flaxen.hub.sizes import format_size
 from flaxen.weights.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -99,11 +99,11 @@ def open_subject(model: str | None, options: SourceOptions, models: ModelsDirOpt
     if parse_reference(model) is not None:
         raise ValueError(_definition_advice(model))
 
+    from flaxen.hub.resolve import resolve
     from flaxen.models.families import UnknownFamilyError
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import open_checkpoint
     from flaxen.weights.definition_files import is_definition
-    from flaxen.weights.resolve import resolve
     from flaxen.weights.run_directory import model_in
     from flaxen.weights.user_definition import refuse_a_file_without_name
 

@@ -14,7 +14,7 @@ import typer
 
 from flaxen.cli.cpu import Cpu, set_up_cpu
 from flaxen.cli.panels import ENGINE, MODEL
-from flaxen.weights.hub.places import Places
+from flaxen.hub.places import Places
 
 Offline = Annotated[
     bool,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flaxen.weights.hub.inventory import list_models
-from flaxen.weights.hub.names import NAMED, HubModel
-from flaxen.weights.hub.places import Places
+from flaxen.hub.inventory import list_models
+from flaxen.hub.names import NAMED, HubModel
+from flaxen.hub.places import Places
 
 
 def complete_model(incomplete: str) -> list[str]:

@@ -19,11 +19,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.sizes import format_size
 
 if TYPE_CHECKING:
     from flaxen.build import OnProgress
-    from flaxen.weights.hub.pull import OnDownload
+    from flaxen.hub.pull import OnDownload
 
 _DOWNLOAD = "download"  # the stage of build() that may take long without a terminal
 _LINES_S = 10.0  # between two lines

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 
 from flaxen.build import OnProgress
 from flaxen.engine_args import compute_dtype
+from flaxen.hub.places import Places
+from flaxen.hub.resolve import resolve
+from flaxen.hub.weight_files import read_json
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
@@ -35,13 +38,10 @@ from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition, save_definition
-from flaxen.weights.hub.places import Places
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.opening import open_model
 from flaxen.weights.reference import parse_reference
-from flaxen.weights.resolve import resolve
-from flaxen.weights.weight_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.hub.weight_files import check_is_model, read_json
 from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
@@ -28,7 +29,6 @@ from flaxen.weights.params import Form, load_params, num_bytes
 from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import Sources, find_sources
 from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.weight_files import check_is_model, read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE
 from flaxen.models.model import Model, Params, ParamSpec
@@ -30,7 +31,6 @@ from flaxen.weights.packing.pack import Packing, Quantization
 from flaxen.weights.packing.quantize import int4_layout, int8_layout
 from flaxen.weights.params import Form
 from flaxen.weights.reference import Reference
-from flaxen.weights.resolve import resolve
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,16 +21,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from flaxen.hub.resolve import resolve
+from flaxen.hub.weight_files import SINGLE, read_json
 from flaxen.models.model import Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.reference import Reference, source_digest
-from flaxen.weights.resolve import resolve
 from flaxen.weights.signing import is_signed, key_file, sign
 from flaxen.weights.user_definition import find_definition, make_definition
-from flaxen.weights.weight_files import SINGLE, read_json
 
 DESCRIPTION = "definition.json"
 _FORMAT, _VERSION = "flaxen-definition", 1

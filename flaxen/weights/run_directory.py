@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flaxen.weights.weight_files import ADAPTER_CONFIG
+from flaxen.hub.weight_files import ADAPTER_CONFIG
 
 CHECKPOINTS, MODEL, ADAPTER = "checkpoints", "model", "adapter"
 

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from flaxen.hub.weight_files import INDEX, find_weights
 from flaxen.weights.tensor import StoredTensor, read_bytes
-from flaxen.weights.weight_files import INDEX, find_weights
 
 _DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype(np.float32),

@@ -15,6 +15,7 @@ pytest.importorskip("flax")
 
 import flaxen
 from flaxen.engine.config import LoraLimits
+from flaxen.hub.weight_files import ADAPTER_WEIGHTS
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
@@ -25,7 +26,6 @@ from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.definition import Definition
-from flaxen.weights.weight_files import ADAPTER_WEIGHTS
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import byte_tokenizer

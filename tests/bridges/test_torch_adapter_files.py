@@ -17,6 +17,7 @@ import flaxen
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.engine.config import LoraLimits
+from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.adapters import lora_targets, with_adapters
@@ -25,7 +26,6 @@ from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.torch.checkpoint import open_torch
-from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.bridges.torch_models import make
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import save_tokenizer

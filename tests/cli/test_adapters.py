@@ -11,10 +11,10 @@ from flaxen import LLM, SamplingParams
 from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.main import main
 from flaxen.engine.config import LoraLimits
+from flaxen.hub.places import Places
 from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.hub.places import Places
 from tests.test_llm import SIZES, model
 from tests.weights.adapters.made import random_adapter
 

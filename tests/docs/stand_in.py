@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from flaxen.hub.resolve import resolve
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.resolve import resolve
 from tests.weights.files import write_gguf
 
 _DIM, _MLP, _HEADS, _KV_HEADS, _HEAD_DIM, _LAYERS = 64, 128, 4, 2, 16, 2

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.hub.resolve import resolve
 from flaxen.models.model import logprobs
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.resolve import resolve
 from tests.models.golden import GOLDENS, hidden_states
 
 LENGTHS = (96, 320, 768)  # padded to, so that a few compilations serve all

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tokenizers
 
+from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
 from flaxen.models.model import ParamSpec
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.resolve import resolve
 from tests.models.golden import GOLDENS
 from tests.weights.files import (
     Kind,

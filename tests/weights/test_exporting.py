@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.hub.resolve import resolve
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Params
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.exporting import export_directory, export_gguf
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.resolve import resolve
 from tests.full_disk import fill_disk_of
 from tests.models.golden import CASES, expected, logits_of
 from tests.weights.adapters.made import random_adapter

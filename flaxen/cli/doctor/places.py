@@ -65,8 +65,8 @@ def _used(directory: Path) -> int:
 
 def probe_models(models_dir: Path | None) -> tuple[PulledModel, ...]:
     """The models of `flaxen list`."""
-    from flaxen.weights.hub.inventory import list_models
-    from flaxen.weights.hub.places import Places
+    from flaxen.hub.inventory import list_models
+    from flaxen.hub.places import Places
 
     return tuple(
         PulledModel(name=each.name, kind=each.kind, num_bytes=each.size)

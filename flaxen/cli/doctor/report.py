@@ -17,7 +17,7 @@ from flaxen.cli.doctor.facts import (
     Software,
 )
 from flaxen.cli.doctor.facts import Requirement as Library
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.sizes import format_size
 
 Row = tuple[str, str]
 

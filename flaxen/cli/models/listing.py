@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from flaxen.cli.machine import ModelsDirOptions
-from flaxen.weights.hub.inventory import LocalModel, list_models
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.inventory import LocalModel, list_models
+from flaxen.hub.places import Places
+from flaxen.hub.sizes import format_size
 
 
 def list_command(

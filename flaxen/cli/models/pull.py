@@ -12,12 +12,12 @@ from rich.console import Console
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.model_names import complete_pulled
 from flaxen.cli.progress import show_download
-from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.pull import Plan, download, plan
-from flaxen.weights.hub.selection import RepoFile, quantization_of
-from flaxen.weights.hub.sizes import format_size
-from flaxen.weights.resolve import resolve
+from flaxen.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
+from flaxen.hub.places import Places
+from flaxen.hub.pull import Plan, download, plan
+from flaxen.hub.resolve import resolve
+from flaxen.hub.selection import RepoFile, quantization_of
+from flaxen.hub.sizes import format_size
 
 
 def pull(

@@ -9,9 +9,9 @@ import typer
 
 from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.model_names import complete_local
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.removal import plan_removal
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.places import Places
+from flaxen.hub.removal import plan_removal
+from flaxen.hub.sizes import format_size
 
 
 def rm(

@@ -17,10 +17,10 @@ from flaxen.cli.serve.options import ServerOptions
 
 if TYPE_CHECKING:
     from flaxen.engine.config import LoraLimits
+    from flaxen.hub.places import Places
     from flaxen.models.model import Model
     from flaxen.protocol import EngineClient
     from flaxen.server.adapter_files import AdapterFiles
-    from flaxen.weights.hub.places import Places
 
 
 _lora_option = partial(typer.Option, rich_help_panel="LoRA adapters")

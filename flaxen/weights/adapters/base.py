@@ -9,10 +9,10 @@ import os
 import re
 from pathlib import Path
 
+from flaxen.hub.places import Places
+from flaxen.hub.resolve import resolve
+from flaxen.hub.weight_files import ADAPTER_CONFIG
 from flaxen.weights.adapters.config import read_config
-from flaxen.weights.hub.places import Places
-from flaxen.weights.resolve import resolve
-from flaxen.weights.weight_files import ADAPTER_CONFIG
 
 _FIELD = "base_model_name_or_path"
 _CODE = re.compile(r"(?P<file>.+\.py):[A-Za-z_]\w*")

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flaxen.hub.weight_files import read_json
 from flaxen.models.adapters import LoraConfig
 from flaxen.weights.adapters.selection import Strength
-from flaxen.weights.weight_files import read_json
 
 _MAX_CONFIG_BYTES = 1 << 20
 # Fields whose values never change the result of a trained adapter.

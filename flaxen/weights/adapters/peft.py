@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
@@ -30,7 +31,6 @@ from flaxen.weights.adapters.selection import Strength, module_strengths, select
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.safetensors import file_tensors
 from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 def save_adapter(

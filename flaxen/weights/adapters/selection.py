@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flaxen.hub.weight_files import ADAPTER_WEIGHTS
 from flaxen.weights.adapters.modules import Modules, last_names
 from flaxen.weights.adapters.patterns import match_patterns
-from flaxen.weights.weight_files import ADAPTER_WEIGHTS
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # PEFT's default without layers_pattern
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.hub.weight_files import INDEX, SINGLE
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family, hf_fields
@@ -25,7 +26,6 @@ from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.params import DTYPES
 from flaxen.weights.safetensors_writer import write_safetensors
 from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.weight_files import INDEX, SINGLE
 
 _MAX_SHARD_BYTES = 4 << 30
 

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from flaxen.hub.weight_files import read_json
 from flaxen.protocol import SamplingParams
-from flaxen.weights.weight_files import read_json
 
 _LOG = logging.getLogger(__name__)
 FILE = "generation_config.json"

@@ -13,13 +13,13 @@ from typing import Any
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from flaxen.hub.weight_files import read_json
 from flaxen.text.gguf_tokenizer import read_gguf_tokenizer
 from flaxen.text.hf_templates import TEMPLATES_DIRECTORY
 from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import DEFAULT_TEMPLATE, TokenizerParts
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.weight_files import read_json
 
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from flaxen.hub.weight_files import read_json
 from flaxen.kernels.backend import Backend
 from flaxen.weights.definition import Definition
 from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.torch.config import check_runs_through_torch
-from flaxen.weights.weight_files import read_json
 
 
 def is_installed() -> bool:

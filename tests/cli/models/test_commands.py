@@ -18,10 +18,10 @@ from flaxen.cli.main import main
 from flaxen.cli.models.listing import table
 from flaxen.cli.models.pull import describe, pulled_name
 from flaxen.cli.progress import download_lines, show_progress
-from flaxen.weights.hub.inventory import LocalModel
-from flaxen.weights.hub.names import HubModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.pull import plan, pull
+from flaxen.hub.inventory import LocalModel
+from flaxen.hub.names import HubModel
+from flaxen.hub.places import Places
+from flaxen.hub.pull import plan, pull
 from tests.hub_server import Hub, run_hub
 
 FILES = {"config.json": b"{}", "tokenizer.json": b"{ }", "model.safetensors": bytes(5000)}

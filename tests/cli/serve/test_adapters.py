@@ -11,7 +11,7 @@ import pytest
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.engine.config import LoraLimits
-from flaxen.weights.hub.places import Places
+from flaxen.hub.places import Places
 
 
 def options(**given: Any) -> LoraOptions:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from flaxen.hub.places import Places
 from flaxen.weights.adapters.base import base_reference, find_base, highest_rank, is_adapter
-from flaxen.weights.hub.places import Places
 
 
 def adapter(directory: Path, **fields: Any) -> Path:

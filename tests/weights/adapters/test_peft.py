@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
 from flaxen.models.families import FAMILIES
 from flaxen.models.families.rules import matrix, tensor_of
@@ -19,7 +20,6 @@ from flaxen.models.families.tensors import HF
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, from_stack, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.golden import GOLDENS
 from tests.weights.adapters.made import random_adapter

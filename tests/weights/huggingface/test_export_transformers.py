@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.hub.resolve import resolve
 from flaxen.models.model import Params
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.file_tensors import rows_of_params, with_adapter
 from flaxen.weights.huggingface.export import export_huggingface, write_directory
-from flaxen.weights.resolve import resolve
 from tests.extras import extra
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
 from tests.weights.adapters.made import random_adapter

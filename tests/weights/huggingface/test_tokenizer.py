@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import pytest
 from tokenizers import pre_tokenizers
 
+from flaxen.hub.resolve import resolve
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
-from flaxen.weights.resolve import resolve
 from tests.weights.files import write_gguf
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())

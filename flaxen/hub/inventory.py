@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.selection import is_gguf_model, quantization_of
-from flaxen.weights.hub.targets import STAGING
-from flaxen.weights.weight_files import INDEX, SINGLE, missing_files, read_json
+from flaxen.hub.names import NAMED, HubModel, PackagedModel
+from flaxen.hub.places import Places
+from flaxen.hub.selection import is_gguf_model, quantization_of
+from flaxen.hub.targets import STAGING
+from flaxen.hub.weight_files import INDEX, SINGLE, missing_files, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRevisionInfo, HFCacheInfo

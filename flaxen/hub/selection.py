@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from flaxen.weights.hub.sizes import format_size
-from flaxen.weights.weight_files import ADAPTER_CONFIG, INDEX, SINGLE
+from flaxen.hub.sizes import format_size
+from flaxen.hub.weight_files import ADAPTER_CONFIG, INDEX, SINGLE
 
 # Files that may be downloaded beside weights: never pickle (.bin, .pt), never code (.py).
 _BESIDE = (

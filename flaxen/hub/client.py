@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from flaxen.weights.hub.names import HubModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.selection import RepoFile
+from flaxen.hub.names import HubModel
+from flaxen.hub.places import Places
+from flaxen.hub.selection import RepoFile
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

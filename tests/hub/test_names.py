@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.weights.hub.names import NAMED, HubModel, nearest, parse_hub_name
+from flaxen.hub.names import NAMED, HubModel, nearest, parse_hub_name
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_misspelt_short_name_has_a_nearest_one() -> None:
 
 
 def test_the_page_has_the_table_of_short_names() -> None:
-    page = (Path(__file__).parents[3] / "docs/how-to/get-models.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/how-to/get-models.md").read_text()
     rows = dict(re.findall(r"^\| `(.+?)` \| (\S+)", page, re.MULTILINE))
     hub = {name: model.repo for name, model in NAMED.items() if isinstance(model, HubModel)}
     assert rows == {"smollm2-135m": "none:"} | hub

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flaxen.weights.hub.inventory import in_models_dir, list_models, scan
-from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel, parse_hub_name
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.selection import is_gguf_model, is_selected
-from flaxen.weights.hub.targets import STAGING, cached_repo, directory_of
+from flaxen.hub.inventory import in_models_dir, list_models, scan
+from flaxen.hub.names import NAMED, HubModel, PackagedModel, parse_hub_name
+from flaxen.hub.places import Places
+from flaxen.hub.selection import is_gguf_model, is_selected
+from flaxen.hub.targets import STAGING, cached_repo, directory_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedFileInfo, CachedRevisionInfo

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.resolve import resolve
+from flaxen.hub.names import NAMED, HubModel, PackagedModel
+from flaxen.hub.places import Places
+from flaxen.hub.resolve import resolve
 from tests.hub_server import Hub, run_hub
 
 FILES = {"config.json": b"{}", "tokenizer.json": b"{ }", "model.safetensors": bytes(5000)}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.weights.hub.inventory import LocalModel, in_cache, in_models_dir, list_models
-from flaxen.weights.hub.names import HubModel, parse_hub_name
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.pull import pull
-from flaxen.weights.hub.removal import plan_removal
-from flaxen.weights.resolve import resolve
+from flaxen.hub.inventory import LocalModel, in_cache, in_models_dir, list_models
+from flaxen.hub.names import HubModel, parse_hub_name
+from flaxen.hub.places import Places
+from flaxen.hub.pull import pull
+from flaxen.hub.removal import plan_removal
+from flaxen.hub.resolve import resolve
 from tests.hub_server import Hub, commit_of, run_hub
 
 CONFIG = json.dumps({"torch_dtype": "bfloat16"}).encode()

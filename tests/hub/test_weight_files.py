@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from flaxen.hub.weight_files import INDEX, SINGLE, missing_files
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.weight_files import INDEX, SINGLE, missing_files
 from tests.weights.files import copy_golden
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
-from flaxen.weights.hub.fetch import has_contents
-from flaxen.weights.hub.names import HubModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.selection import RepoFile
+from flaxen.hub.fetch import has_contents
+from flaxen.hub.names import HubModel
+from flaxen.hub.places import Places
+from flaxen.hub.selection import RepoFile
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")  # or the first letters of one
 STAGING = ".incomplete"  # in a directory of plain files: files of a download that is not finished

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from flaxen.weights.hub.selection import (
+from flaxen.hub.selection import (
     RepoFile,
     quantization_of,
     select_files,
 )
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.sizes import format_size
 
 TRANSFORMERS = [
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",

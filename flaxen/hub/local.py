@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flaxen.weights.hub.names import HubModel, parse_hub_name
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.selection import RepoFile, select_files
-from flaxen.weights.hub.targets import STAGING, cached_repo, directory_of, snapshot_of
-from flaxen.weights.weight_files import missing_files
+from flaxen.hub.names import HubModel, parse_hub_name
+from flaxen.hub.places import Places
+from flaxen.hub.selection import RepoFile, select_files
+from flaxen.hub.targets import STAGING, cached_repo, directory_of, snapshot_of
+from flaxen.hub.weight_files import missing_files
 
 
 def find_in_models_dir(name: str, models_dir: Path) -> Path | None:

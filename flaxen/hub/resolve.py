@@ -11,12 +11,12 @@ import os
 import shlex
 from pathlib import Path
 
-from flaxen.weights.hub.client import HubError
-from flaxen.weights.hub.inventory import find_packaged
-from flaxen.weights.hub.local import find_downloaded, find_in_models_dir, what_is_missing
-from flaxen.weights.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.pull import OnDownload, pull
+from flaxen.hub.client import HubError
+from flaxen.hub.inventory import find_packaged
+from flaxen.hub.local import find_downloaded, find_in_models_dir, what_is_missing
+from flaxen.hub.names import NAMED, HubModel, PackagedModel, nearest, parse_hub_name
+from flaxen.hub.places import Places
+from flaxen.hub.pull import OnDownload, pull
 
 
 def resolve(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.weights.hub.client import HubError
-from flaxen.weights.hub.local import find_downloaded
-from flaxen.weights.hub.names import HubModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.pull import plan, pull
+from flaxen.hub.client import HubError
+from flaxen.hub.local import find_downloaded
+from flaxen.hub.names import HubModel
+from flaxen.hub.places import Places
+from flaxen.hub.pull import plan, pull
 from tests.full_disk import fill_disk_of
 from tests.hub_server import TOKEN, Hub, commit_of, run_hub
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast, final
 
-from flaxen.weights.hub.selection import RepoFile
-from flaxen.weights.hub.sizes import format_size
+from flaxen.hub.selection import RepoFile
+from flaxen.hub.sizes import format_size
 
 INCOMPLETE = ".incomplete"  # the client's suffix too, so that it counts such files as ours
 

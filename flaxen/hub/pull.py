@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flaxen.weights.hub.client import HubError, explain, look_up
-from flaxen.weights.hub.fetch import fetch, num_fetched
-from flaxen.weights.hub.names import HubModel
-from flaxen.weights.hub.places import Places
-from flaxen.weights.hub.selection import RepoFile, Selection, select_files
-from flaxen.weights.hub.sizes import format_size
-from flaxen.weights.hub.targets import Target, target_of
+from flaxen.hub.client import HubError, explain, look_up
+from flaxen.hub.fetch import fetch, num_fetched
+from flaxen.hub.names import HubModel
+from flaxen.hub.places import Places
+from flaxen.hub.selection import RepoFile, Selection, select_files
+from flaxen.hub.sizes import format_size
+from flaxen.hub.targets import Target, target_of
 
 logger = logging.getLogger("flaxen.weights")
 
