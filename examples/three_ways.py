@@ -13,7 +13,6 @@ import torch
 from flax import nnx
 
 import flaxen
-from flaxen.bridges.torch.bridge import attend_torch
 from flaxen.models.model import Model, Params
 
 VOCAB, DIM, HEADS, MAX_POSITION = 49152, 64, 4, 256
@@ -53,7 +52,7 @@ class InTorch(torch.nn.Module):  # type: ignore[misc]  # where PyTorch is not in
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         x = self.embed(tokens) + self.position(positions)
         q, k, v = (each.unflatten(-1, (HEADS, -1)) for each in self.qkv(x).chunk(3, dim=-1))
-        x = x + self.out(attend_torch(q, k, v).flatten(-2))
+        x = x + self.out(flaxen.attend_torch(q, k, v).flatten(-2))
         scores: torch.Tensor = x @ self.embed.weight.T
         return scores
 

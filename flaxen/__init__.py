@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from flaxen.bridges.flax.linen import from_linen
     from flaxen.bridges.flax.nnx import from_nnx
     from flaxen.bridges.function import from_function
-    from flaxen.bridges.torch.bridge import attend_torch, from_torch
+    from flaxen.bridges.torch.attend import attend_torch
+    from flaxen.bridges.torch.bridge import from_torch
     from flaxen.bridges.torch.transformers import from_transformers
     from flaxen.evaluator import evaluate
     from flaxen.llm import LLM
@@ -58,7 +59,7 @@ _HOMES = {
     "load_tokenizer": "flaxen.loading",
     "logits": "flaxen.models.logits",
     "attend": "flaxen.models.attention",
-    "attend_torch": "flaxen.bridges.torch.bridge",
+    "attend_torch": "flaxen.bridges.torch.attend",
     "lora_targets": "flaxen.models.adapters",
     "train": "flaxen.trainer",
     "evaluate": "flaxen.evaluator",

@@ -55,28 +55,42 @@ def attend(
     Raises:
       ValueError: the shapes do not fit together, or the window is no whole number above 0.
     """
-    if (
-        q.ndim < 3
-        or k.shape != v.shape
-        or q.shape[:-2] != k.shape[:-2]
-        or q.shape[-1] != k.shape[-1]
-    ):
+    check_attention("flaxen.attend", q.shape, k.shape, v.shape, window)
+    out: jax.Array = attend_p.bind(q, k, v, window=window, scale=scale, softcap=softcap)
+    return out
+
+
+Shape = tuple[int, ...]
+
+
+def check_attention(name: str, q: Shape, k: Shape, v: Shape, window: int | None) -> None:
+    """Refuses what attention can't compute, for every framework alike.
+
+    Args:
+      name: of the function, for the message.
+      q: the shape of the queries.
+      k: the shape of the keys.
+      v: the shape of the values.
+      window: as in `attend`.
+
+    Raises:
+      ValueError: as in `attend`.
+    """
+    if len(q) < 3 or k != v or q[:-2] != k[:-2] or q[-1] != k[-1]:
         raise ValueError(
-            f"flaxen.attend takes q [..., T, N, H] and k, v [..., T, K, H] of the same tokens, got "
-            f"{q.shape}, {k.shape} and {v.shape}"
+            f"{name} takes q [..., T, N, H] and k, v [..., T, K, H] of the same tokens, got "
+            f"{q}, {k} and {v}"
         )
-    if q.shape[-2] % k.shape[-2]:
+    if q[-2] % k[-2]:
         raise ValueError(
-            f"{q.shape[-2]} query heads can't share {k.shape[-2]} key heads: the first must be a "
-            "multiple of the second"
+            f"{q[-2]} query heads can't share {k[-2]} key heads: the first must be a multiple of "
+            "the second"
         )
     if window is not None and (not isinstance(window, Integral) or window < 1):
         raise ValueError(
-            f"the window of flaxen.attend must be a whole number of tokens, at least 1, got "
-            f"{window!r}: None sees all tokens"
+            f"the window of {name} must be a whole number of tokens, at least 1, got {window!r}: "
+            "None sees all tokens"
         )
-    out: jax.Array = attend_p.bind(q, k, v, window=window, scale=scale, softcap=softcap)
-    return out
 
 
 def _alone(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:

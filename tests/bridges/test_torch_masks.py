@@ -11,8 +11,9 @@ import transformers
 from transformers import masking_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from flaxen.bridges.torch.attend import attend_torch
 from flaxen.bridges.torch.attention import check_options, our_attention
-from flaxen.bridges.torch.bridge import attend_torch, from_torch
+from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.masks import find_windows
 from flaxen.bridges.torch.transformers import from_transformers
 from tests.bridges.test_torch_architectures import SIZES

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from flaxen.bridges.torch.bridge import attend_torch
+from flaxen.bridges.torch.attend import attend_torch
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 272,

@@ -15,7 +15,7 @@ import transformers
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flaxen.bridges.torch.bridge import attend_torch
+from flaxen.bridges.torch.attend import attend_torch
 
 ATTENTION = "flaxen"  # the name of our attention in the registries of transformers
 Windows = Mapping[torch.nn.Module, int | None]  # module that calls attention -> window

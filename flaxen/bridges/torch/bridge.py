@@ -21,7 +21,6 @@ from flaxen.bridges.check import check_served
 from flaxen.bridges.function import from_apply
 from flaxen.bridges.torch.torchax_import import import_torchax
 from flaxen.kernels.choice import AUTO
-from flaxen.models.attention import attend
 from flaxen.models.model import Model, Params
 
 # How the module is called: (module, tokens [B, T], positions [B, T]) -> logits [B, T, V]
@@ -100,47 +99,6 @@ def from_torch(
             windows=windows,
         )
     return model, params
-
-
-def attend_torch(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-) -> torch.Tensor:
-    """`flaxen.attend` for PyTorch modules: causal attention that flaxen replaces.
-
-    Called outside flaxen it computes on the CPU, and has no gradient.
-
-        q, k, v = (each.unflatten(-1, (N, H)) for each in self.qkv(x).chunk(3, dim=-1))
-        x = x + self.out(flaxen.attend_torch(q, k, v).flatten(-2))
-
-    Args:
-      q: [..., T, N, H] queries, rotated.
-      k: [..., T, K, H] keys of the same tokens, rotated; N is a multiple of K.
-      v: [..., T, K, H] values.
-      window: as in `flaxen.attend`.
-      scale: as in `flaxen.attend`.
-      softcap: as in `flaxen.attend`.
-
-    Returns:
-      [..., T, N, H] in q's dtype.
-
-    Raises:
-      ImportError: torchax is not installed.
-      ValueError: as in `flaxen.attend`.
-    """
-    torchax = import_torchax()
-    options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}
-    if isinstance(q, torchax.tensor.Tensor):
-        env = torchax.default_env()
-        arrays = env.t2j_iso((q, k, v))
-        found: torch.Tensor = env.j2t_iso(attend(*arrays, **options))
-        return found
-    return torch.from_numpy(np.array(attend(*(to_jax(each) for each in (q, k, v)), **options)))
 
 
 def update_torch(module: torch.nn.Module, params: Params) -> None:
