@@ -10,7 +10,9 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os.path import samestat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast, final
@@ -32,6 +34,7 @@ def fetch(
     url: str,
     headers: dict[str, str],
     place: Path,
+    is_there: Callable[[], bool],
     on_bytes: Callable[[int], None],
 ) -> None:
     """Downloads a file.
@@ -41,6 +44,7 @@ def fetch(
       url: its address.
       headers: of the request.
       place: the file's final name, at which nothing appears before it is whole and verified.
+      is_there: whether another process has downloaded it meanwhile.
       on_bytes: called with the bytes that arrived since the last call; it is less than 0 if the
           server begins again.
 
@@ -49,35 +53,37 @@ def fetch(
       OSError: the directory can't be written.
       Exception: the client's errors, if the hub or network refuses; what has arrived is kept.
     """
+    partial = _partial(place)
     try:
-        _fetch(file, url, headers, place, on_bytes)
+        with _locked(partial) as stream:
+            if is_there():
+                partial.unlink(missing_ok=True)
+                return
+            try:
+                _append(stream, file, url, headers, on_bytes)
+            finally:
+                if not num_fetched(place):  # the hub refused: nothing was begun
+                    partial.unlink(missing_ok=True)
+            _verify(file, partial)
+            partial.replace(place)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _no_space(file, _partial(place)) from None
+            raise _no_space(file, partial) from None
         raise
 
 
-def _fetch(
-    file: RepoFile,
-    url: str,
-    headers: dict[str, str],
-    place: Path,
-    on_bytes: Callable[[int], None],
-) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(place)
-    with partial.open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # another process may be downloading the same file
-        if place.exists():  # and has done so by now
-            partial.unlink(missing_ok=True)
-            return
-        try:
-            _append(stream, file, url, headers, on_bytes)
-        finally:
-            if not num_fetched(place):  # the hub refused: nothing was begun
-                partial.unlink(missing_ok=True)
-        _verify(file, partial)
-        partial.replace(place)
+@contextmanager
+def _locked(partial: Path) -> Iterator[BinaryIO]:
+    """Opens a file that only one process at a time may append to, and waits for its turn."""
+    while True:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            # The one that had its turn before may have given the file its final name, or deleted
+            # it; what is open here is then no longer what has this name.
+            if partial.exists() and samestat(partial.stat(), os.fstat(stream.fileno())):
+                yield stream
+                return
 
 
 def _append(

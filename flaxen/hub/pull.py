@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable
@@ -107,8 +108,9 @@ def download(plan: Plan, places: Places, on_download: OnDownload) -> Path:
         name = file.name
         url = hf_hub_url(plan.model.repo, file.name, revision=plan.commit, endpoint=places.endpoint)
         on_bytes(0)
+        is_there = functools.partial(plan.target.holds, file)
         try:
-            fetch(file, url, headers, plan.target.place(file), on_bytes)
+            fetch(file, url, headers, plan.target.place(file), is_there, on_bytes)
         except ValueError:  # fetch has said what is wrong
             raise
         except Exception as error:  # the client's errors, and those of its HTTP library

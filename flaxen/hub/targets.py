@@ -6,6 +6,7 @@ names, so that nothing half-written counts as a model.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -144,5 +145,6 @@ class _Directory:
                 shutil.copyfile(kept, named)
             else:
                 kept.replace(named)
-        shutil.rmtree(self.root / STAGING, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process downloads another file of the model
+            (self.root / STAGING).rmdir()
         return self.root

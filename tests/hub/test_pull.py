@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -223,3 +226,37 @@ def test_a_disk_that_fills_up_says_so_and_keeps_what_is_there(hub: Hub, places: 
     assert find_downloaded(GGUF, places) is None
     assert pull(GGUF, places, ignore).read_bytes() == BIG
     assert hub.ranges() == [None, f"bytes={CHUNK}-"]
+
+
+def test_two_at_once_download_a_file_once(hub: Hub, places: Places) -> None:
+    """The second waits for the first, whatever the first does with the file when it has it."""
+    begun, waits = threading.Event(), threading.Event()
+
+    def first(name: str, done: int, total: int) -> None:
+        if done:
+            begun.set()
+            waits.wait(10)
+            time.sleep(0.05)  # until the second asks for the lock
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(pull, GGUF, places, first)
+        begun.wait(10)
+        two = pool.submit(pull, GGUF, places, lambda *_: waits.set())
+        assert one.result().read_bytes() == two.result().read_bytes() == BIG
+    assert hub.ranges() == [None]
+
+
+def test_two_files_of_a_repository_at_once(hub: Hub, places: Places) -> None:
+    """The one that ends first leaves the other's unfinished file alone."""
+    hub.repos["org/m-GGUF"]["main"]["m-Q8_0.gguf"] = WEIGHTS
+    ended = threading.Event()
+
+    def first(name: str, done: int, total: int) -> None:
+        if done:
+            ended.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        one = pool.submit(pull, GGUF, places, first)
+        assert pull(HubModel("org/m-GGUF", "Q8_0"), places, ignore).read_bytes() == WEIGHTS
+        ended.set()
+        assert one.result().read_bytes() == BIG
