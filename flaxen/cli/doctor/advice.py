@@ -12,6 +12,7 @@ from math import floor
 from flaxen.cli.doctor.facts import (
     Compute,
     Facts,
+    Failure,
     Kernels,
     Machine,
     Network,
@@ -38,14 +39,7 @@ class Finding:
 
 def findings(facts: Facts) -> list[Finding]:
     """Everything that is to be fixed, what is broken first."""
-    found = [
-        Finding(
-            is_broken=False,
-            text=f"the {probe} could not be looked at: {error}",
-            fix="this may be a defect of flaxen doctor: report it with this output",
-        )
-        for probe, error in facts.failures.items()
-    ]
+    found = list(_failures(facts.failures))
     if facts.software is not None:
         found += _libraries(facts.software.requirements)
     if facts.compute is not None:
@@ -62,6 +56,23 @@ def findings(facts: Facts) -> list[Finding]:
     if facts.network is not None:
         found += _network(facts.network)
     return sorted(found, key=lambda each: not each.is_broken)
+
+
+def _failures(failures: tuple[Failure, ...]) -> Iterator[Finding]:
+    for module in dict.fromkeys(each.module for each in failures if each.module):
+        library = module.partition(".")[0]
+        yield Finding(
+            is_broken=True,
+            text=f"the module {module} can't be imported",
+            fix=f"pip install --force-reinstall {library}",
+        )
+    for each in failures:
+        if each.module is None:
+            yield Finding(
+                is_broken=False,
+                text=f"the probe of the {each.probe} failed: {each.error}",
+                fix="this may be a defect of flaxen doctor: report it with this output",
+            )
 
 
 def _libraries(requirements: tuple[Requirement, ...]) -> Iterator[Finding]:

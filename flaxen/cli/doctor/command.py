@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flaxen.cli.doctor.facts import Facts, Failure
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 
 
@@ -38,7 +39,6 @@ def doctor(
     Exits with 1 if something is broken, with 0 otherwise. Sends nothing anywhere.
     """
     from flaxen.cli.doctor.advice import findings
-    from flaxen.cli.doctor.facts import Facts
     from flaxen.cli.doctor.report import text
 
     facts = Facts(**gather(_probes(machine, models, measure, port)))
@@ -55,13 +55,15 @@ def doctor(
 def gather(probes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     """Calls each probe; the error of one stands under `failures` and stops no other."""
     found: dict[str, Any] = {}
-    failures: dict[str, str] = {}
+    failures: list[Failure] = []
     for name, probe in probes.items():
         try:
             found[name] = probe()
         except Exception as error:  # whatever is broken here is to be told, not to end the rest
-            failures[name] = f"{type(error).__name__}: {error}"
-    return {**found, "failures": failures}
+            module = error.name if isinstance(error, ImportError) else None
+            said = f"{type(error).__name__}: {error}"
+            failures.append(Failure(probe=name, error=said, module=module))
+    return {**found, "failures": tuple(failures)}
 
 
 def _probes(

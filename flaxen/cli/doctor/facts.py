@@ -6,7 +6,7 @@ know how anything is found, nor what is good or bad.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,15 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A probe that did not come to its end."""
+
+    probe: str
+    error: str
+    module: str | None = None  # the module that it could not import, if that was why
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All of it; None where a probe failed, and then `failures` says why."""
 
@@ -126,4 +135,4 @@ class Facts:
     places: tuple[Place, ...] | None = None
     models: tuple[PulledModel, ...] | None = None
     network: Network | None = None
-    failures: dict[str, str] = field(default_factory=dict)  # probe -> its error
+    failures: tuple[Failure, ...] = ()

@@ -12,6 +12,7 @@ from flaxen.cli.doctor.advice import Finding, findings
 from flaxen.cli.doctor.facts import (
     Compute,
     Facts,
+    Failure,
     Kernels,
     Machine,
     Network,
@@ -187,6 +188,19 @@ def test_a_download_that_broke_off() -> None:
 
 def test_a_probe_that_failed_is_told_after_what_is_broken() -> None:
     broken = replace(COMPUTE, jax_error="ImportError: no jaxlib", platform=None, kernels=None)
-    first, second = findings(Facts(compute=broken, failures={"machine": "OSError: no /proc"}))
+    first, second = findings(
+        Facts(compute=broken, failures=(Failure(probe="machine", error="OSError: no /proc"),))
+    )
     assert first.is_broken
-    assert second.text == "the machine could not be looked at: OSError: no /proc"
+    assert second.text == "the probe of the machine failed: OSError: no /proc"
+
+
+def test_a_module_that_is_missing_is_told_once() -> None:
+    failures = tuple(
+        Failure(probe=probe, error="ModuleNotFoundError: no", module="huggingface_hub.constants")
+        for probe in ("places", "network")
+    )
+    found = only(replace(GOOD, failures=failures))
+    assert found.is_broken
+    assert found.text == "the module huggingface_hub.constants can't be imported"
+    assert found.fix == "pip install --force-reinstall huggingface_hub"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -143,6 +144,11 @@ def test_a_probe_that_fails_stops_no_other() -> None:
     def fail() -> None:
         raise OSError("no /proc")
 
-    found = gather({"machine": fail, "software": os.getpid})
-    assert found["failures"] == {"machine": "OSError: no /proc"}
+    def miss() -> None:
+        importlib.import_module("no_such_module")
+
+    found = gather({"machine": fail, "places": miss, "software": os.getpid})
+    machine, places = found["failures"]
+    assert (machine.probe, machine.error, machine.module) == ("machine", "OSError: no /proc", None)
+    assert (places.probe, places.module) == ("places", "no_such_module")
     assert found["software"] == os.getpid()
