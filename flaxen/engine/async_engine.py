@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from flaxen.engine.background_compiler import BackgroundCompiler
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.core import Engine
 from flaxen.engine.event_stream import EventStream
@@ -45,10 +46,11 @@ class AsyncEngine(EngineClient):
     """Runs an engine on a thread, from construction until `close` or `stop`.
 
     As a context manager it stops at the end of the block. It also stops at the end of the process,
-    which would abort if Python shut down while the thread is inside XLA.
+    which would abort if Python shut down while the thread is inside XLA. From `compile_after_s` on
+    it compiles, on another thread, what no request has needed yet.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, compile_after_s: float = 1.0) -> None:
         self.info = engine.info
         self._engine = engine
         self._changed = threading.Condition()  # guards all below
@@ -65,6 +67,9 @@ class AsyncEngine(EngineClient):
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="flaxen-engine", daemon=True)
         self._thread.start()
+        self._compiler = BackgroundCompiler(
+            engine.warm_up, lambda: self._num_open > 0, after_s=compile_after_s
+        )
         atexit.register(self.stop)
 
     def __enter__(self) -> AsyncEngine:
@@ -197,6 +202,7 @@ class AsyncEngine(EngineClient):
             self._stopping = True
             self._aborted += self._streams.values()
             self._changed.notify()
+        self._compiler.stop()
         self._thread.join()
         atexit.unregister(self.stop)
 
@@ -213,7 +219,6 @@ class AsyncEngine(EngineClient):
 
     def _run(self) -> None:
         """The thread's loop: takes added and aborted requests, runs a step, delivers its events."""
-        is_cold = True  # some step shapes may not be compiled yet
         try:
             while True:
                 with self._changed:
@@ -222,8 +227,6 @@ class AsyncEngine(EngineClient):
                     ):
                         if self._stopping:
                             return
-                        if is_cold:
-                            break
                         self._changed.wait()
                     num_added = len(self._added)
                     aborted, self._aborted = self._aborted, []
@@ -236,8 +239,6 @@ class AsyncEngine(EngineClient):
                 self._take(num_added, aborted)
                 if self._engine.has_work:
                     self._hand_out(self._engine.step())
-                elif is_cold:
-                    is_cold = self._engine.warm_up()
         except Exception as error:  # a bug of ours: no caller may wait for ever
             self._break(error)
 

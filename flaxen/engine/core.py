@@ -187,9 +187,8 @@ class Engine:
         return self._events.take()
 
     def warm_up(self) -> bool:
-        """Compiles one more step shape, to be called when idle. Returns False if none is left.
-
-        It runs a step without tokens, which changes nothing.
+        """Compiles one more program of the step; returns False if none was left. Also for another
+        thread than the one that runs steps.
         """
         return self._executor.warm_up()
 

@@ -40,7 +40,9 @@ class Executor(abc.ABC):
     vocab_size: int
 
     def warm_up(self) -> bool:
-        """Compiles one more step shape in advance. Returns False if none is left."""
+        """Compiles one more program in advance; returns False if none was left. Safe to call from
+        another thread than the one that runs steps.
+        """
         return False
 
     @abc.abstractmethod

@@ -7,7 +7,8 @@ Deliberately does not know: when steps are planned, what ends a sequence, texts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,6 +23,7 @@ from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.model_inputs import check_inputs
 from flaxen.engine.params import check_same
 from flaxen.engine.plan import Scheduled, StepPlan
+from flaxen.engine.programs import Program, Programs, plan_programs
 from flaxen.engine.results import step_result, to_host, token_logprobs
 from flaxen.engine.rows import (
     Rows,
@@ -35,13 +37,14 @@ from flaxen.engine.rows import (
 )
 from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
-from flaxen.engine.shapes import Shape, smallest_shape, step_shapes
+from flaxen.engine.shapes import Shape, step_shapes
 from flaxen.engine.step import empty_cache, prompt_logprobs, run_step
 from flaxen.engine.step_input import StepLayout
+from flaxen.engine.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
 from flaxen.engine.step_options import StepOptions, grammar_bitmask, prompt_embeds
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import Model, Params
-from flaxen.protocol import AdapterWeights, Request, TokenLogprobs
+from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
 from flaxen.weights.adapters.adapter import Adapter
 
 _LOGPROB_ROWS = 64  # prompt tokens with log-probabilities in one call
@@ -58,8 +61,8 @@ class _Handle:
 class JaxExecutor(Executor):
     """Holds the parameters, the KV pool and the rows.
 
-    When it is made, it compiles the steps of a single request: the largest shape and the smallest.
-    The others are compiled by `warm_up`, or when a step first needs them.
+    When it is made, it compiles the first programs of `plan_programs`, and runs each once. The
+    others are compiled by `warm_up`, or when a step first needs them.
 
     Args:
       model: the model; its backend runs the steps.
@@ -69,7 +72,7 @@ class JaxExecutor(Executor):
       eos_ids: end-of-sequence ids.
       cache_dtype: of the KV pool.
       bad_word_ids: gives the token sequences of a request's bad words.
-      on_compiled: called with (shapes ready, shapes in all) after each.
+      on_compiled: called with (programs ready, programs planned) after each.
     """
 
     _tokens: Any = None  # those of the rows; None if `__init__` failed before it made them
@@ -113,25 +116,34 @@ class JaxExecutor(Executor):
         self._adapters = AdapterStack(model, config.lora)
         self._reset_state()
 
-        self._on_compiled = on_compiled
-        # The last is next; a single shape is largest and smallest.
-        shapes = list(dict.fromkeys([*self._shapes[1:-1], self._shapes[-1], self._shapes[0]]))
-        # Steps in which some sequence has an adapter are compiled apart: the others pay nothing.
-        mixed = [] if config.lora is None else [(shape, True) for shape in shapes]
-        self._cold = [*mixed, *((shape, False) for shape in shapes)]
-        self._num_steps = len(self._cold)
-        for _ in range(min(2, len(shapes))):
-            self.warm_up()
+        pads = model.backend.pads_cheaply
+        first, later = plan_programs(
+            self._shapes, has_adapters=config.lora is not None, may_pad=pads
+        )
+        self._programs = Programs((*first, *later), may_pad=pads, on_compiled=on_compiled)
+        self._programs.compile_several(len(first), self._compile)
+        self._run_once(first)
 
     def warm_up(self) -> bool:
-        if not self._cold:
-            return False
-        shape, has_adapters = self._cold.pop()
-        needs = BatchNeeds(*np.zeros(2, bool))
-        self._run(shape, [], needs, StepOptions(self._adapters.arrays if has_adapters else None))
-        if self._on_compiled is not None:
-            self._on_compiled(self._num_steps - len(self._cold), self._num_steps)
-        return True
+        return self._programs.compile_next(self._compile)
+
+    def _compile(self, program: Program) -> None:
+        """Compiles a program without running it. A call of `_step` finds it among JAX's own."""
+        adapters = self._adapters.arrays if program.has_adapters else None
+        self._step.lower(
+            program.shape.num_tokens,
+            *_abstract((self._step_params, self._rows, self._tokens, self._cache)),
+            self._layout.pack([], program.shape.num_seqs),
+            NO_NEEDS,
+            StepOptions(_abstract(adapters)),
+        ).compile()
+
+    def _run_once(self, programs: Iterable[Program]) -> None:
+        """Does what only a first request would do otherwise: no step is slower than the next."""
+        self._load_settings(0, with_seed(row_settings(SamplingParams(), 1, (), ()), 0), [])
+        for program in programs:
+            options = StepOptions(self._adapters.arrays if program.has_adapters else None)
+            self._run(program.shape, [], NO_NEEDS, options)
 
     def __del__(self) -> None:
         self._finish()
@@ -175,16 +187,19 @@ class JaxExecutor(Executor):
 
     def load(self, sequence: Sequence, row: int) -> None:
         new = with_seed(sequence.row_settings, sequence.seed)
-        known = np.zeros(self._config.max_model_len, np.int32)
-        known[: len(sequence.tokens)] = sequence.tokens
-        index = np.int32(row)
-        settings, self._tokens = self._load_row(
-            self._rows.settings, self._tokens, index, new, known
-        )
-        bias = self._rows.bias
+        self._load_settings(row, new, sequence.tokens)
         if new.has_bias:
-            bias = self._load_bias(bias, index, row_bias(sequence.sampling, self.vocab_size))
-        self._rows = self._rows._replace(settings=settings, bias=bias)
+            bias = row_bias(sequence.sampling, self.vocab_size)
+            loaded = self._load_bias(self._rows.bias, np.int32(row), bias)
+            self._rows = self._rows._replace(bias=loaded)
+
+    def _load_settings(self, row: int, settings: RowSettings, tokens: list[int]) -> None:
+        known = np.zeros(self._config.max_model_len, np.int32)
+        known[: len(tokens)] = tokens
+        loaded, self._tokens = self._load_row(
+            self._rows.settings, self._tokens, np.int32(row), settings, known
+        )
+        self._rows = self._rows._replace(settings=loaded)
 
     def check_adapter(self, adapter: AdapterWeights) -> None:
         if not isinstance(adapter, Adapter):
@@ -199,26 +214,34 @@ class JaxExecutor(Executor):
         self._adapters.load(slot, adapter)
 
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
-        return self._adapters.serve_stack(stack, scales)
+        rank = self._adapters.serve_stack(stack, scales)
+        self._programs.forget()
+        return rank
 
     def set_params(self, params: Any) -> None:
         check_same(self._params, params)
         self._finish()
         # Not bound: who trains them donates them, and XLA must know which step still reads them.
         self._params = self._step_params = params
+        self._programs.forget()
 
     def dispatch(self, plan: StepPlan) -> _Handle:
-        num_tokens = sum(item.num_tokens for item in plan.items)
-        shape = smallest_shape(self._shapes, num_tokens, len(plan.items))
         ends = accumulate((item.num_tokens for item in plan.items), initial=0)
-        needs = _needs([item.sequence for item in plan.items if item.samples])
-        has_adapters = any(item.sequence.adapter is not None for item in plan.items)
+        needs = batch_needs(plan.items)
+        program = self._programs.choose(exact_program(self._shapes, plan.items))
+        shape = program.shape
         options = StepOptions(
-            lora=self._adapters.arrays if has_adapters else None,
+            lora=self._adapters.arrays if program.has_adapters else None,
             grammar_bitmask=grammar_bitmask(plan.items, shape.num_seqs, self.vocab_size),
             prompt_embeds=prompt_embeds(plan.items, shape.num_tokens, self._model.embed_dim),
         )
-        sampled, hidden = self._run(shape, plan.items, needs, options)
+        run = functools.partial(self._run, shape, plan.items, needs, options)
+        if self._programs.is_ready(program):
+            sampled, hidden = run()
+        else:
+            started_s = time.perf_counter()
+            sampled, hidden = self._programs.compile(program, run)
+            log_wait(program, plan.items, time.perf_counter() - started_s)
         return _Handle(
             sampled=sampled, hidden=hidden, starts=list(ends), wants_logprobs=bool(needs.logprobs)
         )
@@ -264,19 +287,6 @@ class JaxExecutor(Executor):
         return sampled, hidden
 
 
-def _needs(sequences: list[Sequence]) -> BatchNeeds:
-    adjust = logprobs = False
-    for sequence in sequences:
-        s = sequence.sampling
-        adjust |= bool(
-            sequence.grammar is not None
-            or s.logit_bias
-            or s.allowed_token_ids is not None
-            or s.bad_words
-            or s.min_tokens
-            or s.presence_penalty
-            or s.frequency_penalty
-            or s.repetition_penalty != 1
-        )
-        logprobs |= s.logprobs is not None
-    return BatchNeeds(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
+def _abstract(tree: Any) -> Any:
+    """The shapes and dtypes of a tree's arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

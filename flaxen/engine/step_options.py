@@ -29,11 +29,16 @@ class StepOptions(NamedTuple):
     prompt_embeds: InputEmbeds | None = None  # of the T tokens
 
 
+def has_grammar(items: Sequence[Scheduled]) -> bool:
+    """Whether a sequence that samples has a grammar."""
+    return any(item.samples and item.sequence.grammar is not None for item in items)
+
+
 def grammar_bitmask(
     items: Sequence[Scheduled], num_seqs: int, vocab_size: int
 ) -> np.ndarray | None:
     """The bitmasks of S sequences, on the host; None if no sequence has a grammar."""
-    if not any(item.samples and item.sequence.grammar is not None for item in items):
+    if not has_grammar(items):
         return None
     bitmask = np.full((num_seqs, num_mask_words(vocab_size)), 0xFFFF_FFFF, np.uint32)
     for line, item in zip(bitmask, items, strict=False):
@@ -42,11 +47,16 @@ def grammar_bitmask(
     return bitmask
 
 
+def has_prompt_embeds(items: Sequence[Scheduled]) -> bool:
+    """Whether embeddings take the place of some of the tokens."""
+    return any(_spans(item) for item in items)
+
+
 def prompt_embeds(
     items: Sequence[Scheduled], num_tokens: int, embed_dim: int | None
 ) -> InputEmbeds | None:
     """The embeddings in place of some of T tokens, on the host; None where there are none."""
-    if not any(_spans(item) for item in items):
+    if not has_prompt_embeds(items):
         return None
     assert embed_dim is not None, "embeddings for a model that takes none"
     values, is_given = np.zeros((num_tokens, embed_dim), np.float32), np.zeros(num_tokens, bool)

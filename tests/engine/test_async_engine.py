@@ -285,32 +285,6 @@ def test_a_crash_of_the_thread_fails_all_streams(caplog: pytest.LogCaptureFixtur
     assert "the engine broke; every open request fails" in caplog.text
 
 
-class ColdExecutor(FakeExecutor):
-    """Has three shapes to warm up, and remembers what it did in which order."""
-
-    def __init__(self) -> None:
-        FakeExecutor.__init__(self, LONG)
-        self.calls: list[str] = []
-
-    def warm_up(self) -> bool:
-        self.calls.append("warm up")
-        return self.calls.count("warm up") < 4
-
-    def dispatch(self, plan: StepPlan) -> StepResult:
-        self.calls.append("step")
-        return FakeExecutor.dispatch(self, plan)
-
-
-def test_shapes_are_warmed_up_while_nothing_is_asked() -> None:
-    async def test(engine: AsyncEngine) -> None:
-        await until(lambda: len(executor.calls) == 4)
-        assert (await read(engine.submit(ask("r", [7]))))[1] == ["length"]
-        assert executor.calls == ["warm up"] * 4 + ["step"] * 5, "not again when none is left"
-
-    executor = ColdExecutor()
-    with_engine(test, executor)
-
-
 def test_a_reader_whose_loop_is_gone_does_no_harm() -> None:
     engine = AsyncEngine(fake_engine(LONG, SlowExecutor()))
 
