@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -155,8 +156,9 @@ def _router_error(request: Request, error: Exception) -> ApiError | None:
         message = f"there is no route {where}: GET /docs lists them"
         return ApiError(404, message, code="unknown_url")
     if error.status_code == 405:
-        headers = dict(error.headers or {})
-        allowed = headers.get("Allow", headers.get("allow", "another method"))
-        message = f"the route of {where} takes {allowed} only"
+        named = Headers(error.headers).get("allow", "")
+        allowed = ", ".join(sorted(named.split(", ")))  # the router has a set
+        message = f"the route of {where} takes {allowed or 'another method'} only"
+        headers = {"allow": allowed}
         return ApiError(405, message, code="method_not_allowed", headers=headers)
     return None
