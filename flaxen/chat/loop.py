@@ -19,7 +19,7 @@ from flaxen.chat.reading import Typed
 class Screen:
     """Where a conversation is shown."""
 
-    write: Callable[[str], object]  # shows a piece of an answer as it is
+    write: Callable[[str], object]  # shows a piece of an answer
     say: Say
     shows_counts: bool = False  # after each answer
 

@@ -78,7 +78,7 @@ def test_the_package_exports_lazily() -> None:
         (["generate", "m", "-p", ""], "a prompt is empty: write at least a word"),
         (["generate", "m", "--prompts-file", "/nowhere/x"], "No such file or directory"),
         (["chat", "m", "-p", " "], "the prompt is empty: write at least a word"),
-        (["chat"], "name a MODEL to run here, or give the --url of a running server"),
+        (["chat"], "name a MODEL to run here, such as smollm2-135m, or give the --url of a"),
         (["chat", "--url", "localhost"], "'localhost' is not the URL of a server"),
         (["chat", "--url", "http://127.0.0.1:9", "--adapter", "a"], "MODEL names one of its mod"),
         (["chat", "--url", "http://127.0.0.1:9", "--dtype", "float32"], "are the server's to cho"),

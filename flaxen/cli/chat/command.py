@@ -20,7 +20,7 @@ from flaxen.chat.http import http_answer, server_models
 from flaxen.chat.loop import Screen, answer_once, chat_loop
 from flaxen.chat.reading import Typed, read_message
 from flaxen.cli.adapters import AdapterOptions, limits_for
-from flaxen.cli.chat.terminal import default_history, line_reader, recall, say, write
+from flaxen.cli.chat.terminal import default_history, line_reader, recall, say
 from flaxen.cli.cpu import announce
 from flaxen.cli.interrupt import Interrupted, end_now
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
@@ -32,6 +32,7 @@ from flaxen.cli.options import (
     ModelOptions,
     engine_args,
 )
+from flaxen.cli.printing import print_text
 from flaxen.cli.progress import show_progress
 from flaxen.cli.prompts import STDIN, read_text
 from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
@@ -128,14 +129,16 @@ def chat(
             )
         model, answer = _answer_there(talk, model)
     elif model is None:
-        raise ValueError("name a MODEL to run here, or give the --url of a running server")
+        raise ValueError(
+            "name a MODEL to run here, such as smollm2-135m, or give the --url of a running server"
+        )
     else:
         groups = (model_options, defaults, template, context, models, machine)
         base, directory = adapter.beside(model, find_places(models, machine))
         # The seed is for answers without --seed.
         args = engine_args(base, *groups, max_num_seqs=1, seed=secrets.randbits(62))
         answer = _answer_here(args, machine, directory, sampling)
-    screen = Screen(write=write, say=say, shows_counts=talk.verbose)
+    screen = Screen(write=print_text, say=say, shows_counts=talk.verbose)
     if talk.prompt is not None:
         _answer_once(answer, conversation, screen)
     else:

@@ -17,17 +17,15 @@ from rich.console import Console
 
 from flaxen.chat.history import append_history, read_history
 from flaxen.cli.interrupt import unwind_first
-
-
-def write(text: str) -> None:
-    """Shows a piece of an answer as it is."""
-    print(text, end="", flush=True)
+from flaxen.cli.printing import without_controls
 
 
 def say(text: str) -> None:
     """Shows a note. It goes to stderr, so that stdout has the answers alone."""
     console = Console(stderr=True)
-    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        without_controls(text), style="dim", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def line_reader(completions: list[str]) -> Callable[[bool], str]:

@@ -22,6 +22,7 @@ from flaxen.cli.options import (
     ModelOptions,
     engine_args,
 )
+from flaxen.cli.printing import print_text
 from flaxen.cli.progress import show_progress
 from flaxen.cli.prompts import read_prompts
 from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
@@ -104,7 +105,7 @@ def generate(
             texts, params, adapter=beside, use_tqdm=Console(stderr=True).is_terminal
         )
         for output in outputs:
-            print(as_json(output) if prompts.as_json else as_text(output))
+            print_text((as_json(output) if prompts.as_json else as_text(output)) + "\n")
     check_outputs(outputs)
     if not prompts.as_json and (cuts := describe_cuts(outputs, llm.info.max_model_len)):
         print(cuts, file=sys.stderr)
@@ -132,6 +133,6 @@ def _stream(llm: LLM, prompt: str, params: SamplingParams, adapter: str | None) 
     for events in run_request(llm.engine, request):
         for event in events:
             output.add(event)
-            print(event.text, end="", flush=True)
+            print_text(event.text)
     print()
     return output

@@ -82,7 +82,7 @@ def lora_config(
     highest = max(strengths.values())
     if max_rank is not None and highest.rank > max_rank:
         raise ValueError(
-            f"r is {highest.rank}, and at most {max_rank} is allowed here: raise that limit"
+            f"r is {highest.rank}, and at most {max_rank} is allowed here: raise max_lora_rank"
         )
     return LoraConfig(
         rank=highest.rank, alpha=highest.alpha, targets=targets, use_rslora=use_rslora

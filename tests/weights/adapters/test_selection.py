@@ -225,7 +225,9 @@ def test_modules_may_have_ranks_and_alphas_of_their_own(directory: Path, use_rsl
         found = np.asarray(merged["layers"][index][target])
         expected = np.asarray(PARAMS["layers"][index][target]) + delta
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="r is 4, and at most 3 is allowed here: raise that limit"):
+    with pytest.raises(
+        ValueError, match="r is 4, and at most 3 is allowed here: raise max_lora_ran"
+    ):
         load_adapter(directory, MODEL, max_rank=3)
     save_adapter(directory.parent / "again", adapter)  # one rank and one alpha, the same function
     again = load_adapter(directory.parent / "again", MODEL)
