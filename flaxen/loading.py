@@ -6,6 +6,7 @@ Deliberately does not know engines, training, or the use of the model.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,7 +17,12 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.adapters.adapter import Adapter, check_adapter, merge_adapter
+from flaxen.weights.adapters.adapter import (
+    Adapter,
+    check_adapter,
+    merge_adapter,
+    merge_into_definition,
+)
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
@@ -83,8 +89,11 @@ def load(
         adapter = load_adapter(Path(os.path.expanduser(adapter)), opened.model)
     elif adapter is not None:
         check_adapter(adapter, opened.model)
+    if adapter is not None and isinstance(opened, Definition):
+        merged = merge_into_definition(opened.model, opened.params, adapter, jax_dtype)
+        opened = replace(opened, params=merged)
     params = opened.load_params(jax_dtype, backend=chosen, quantization=quantization)
-    if adapter is not None:
+    if adapter is not None and isinstance(opened, Checkpoint):
         params = merge_adapter(params, adapter)
     return opened.model.on(chosen), params
 

@@ -12,6 +12,7 @@ from flaxen.cli.exporting import (
     OutputDtype,
     SourceOptions,
     Subject,
+    find_named,
     note,
     open_subject,
     write,
@@ -59,7 +60,7 @@ def export(
             f"--outtype {outtype} is for GGUF files, and {output} does not end in .gguf: for a "
             "directory of safetensors give --dtype"
         )
-    subject = open_subject(model, options, models)
+    subject = open_subject(find_named(model, options, models))
     if is_gguf:
         _write_gguf(subject, output, outtype.lower())
     else:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -76,8 +76,23 @@ class Subject:
         return {tensor.dtype for tensor in self.checkpoint.sources.tensors.values()}
 
 
-def open_subject(model: str | None, options: SourceOptions, models: ModelsDirOptions) -> Subject:
-    """Finds the model and reads the adapters.
+class Named(NamedTuple):
+    """What the user named, before anything is opened."""
+
+    model: str  # FILE.py:NAME, or the name that was resolved
+    source: Path | None  # of a model in files or a definition's directory; None for FILE.py:NAME
+    adapters: tuple[Path, ...]  # directories, in the order of merging
+
+    @property
+    def is_definition(self) -> bool:
+        """Whether the model is a definition of the user's own."""
+        from flaxen.weights.definition_files import is_definition
+
+        return self.source is None or is_definition(self.source)
+
+
+def find_named(model: str | None, options: SourceOptions, models: ModelsDirOptions) -> Named:
+    """Finds the model and the adapters.
 
     Args:
       model: MODEL, which may be an adapter's directory; None is the base of the first adapter.
@@ -85,11 +100,16 @@ def open_subject(model: str | None, options: SourceOptions, models: ModelsDirOpt
       models: where models are looked for.
 
     Raises:
-      ValueError: a model or adapter is not found or not supported, or they do not fit together.
+      ValueError: a model or adapter is not found.
     """
+    from flaxen.hub.resolve import resolve
+    from flaxen.weights.run_directory import model_in
+    from flaxen.weights.user_definition import refuse_a_file_without_name
+
     places = Places(models_dir=models.models_dir, offline=options.offline)
     own = None if model is None else adapter_as_model(model)
-    directories = [*([] if own is None else [own]), *map(_expanded, options.adapter)]
+    expanded = [Path(os.path.expanduser(each)) for each in options.adapter]
+    directories = tuple(expanded if own is None else [own, *expanded])
     if len(set(map(os.path.realpath, directories))) < len(directories):
         raise ValueError("an adapter is named twice: merged twice, it would change the model twice")
     for directory in directories:
@@ -97,42 +117,37 @@ def open_subject(model: str | None, options: SourceOptions, models: ModelsDirOpt
     if model is None or own is not None:
         model = base_of(directories[0], places)
     if parse_reference(model) is not None:
-        raise ValueError(_definition_advice(model))
+        return Named(model, None, directories)
+    refuse_a_file_without_name(model)
+    with show_download(Console(stderr=True)) as on_download:
+        return Named(model, model_in(resolve(model, places, on_download)), directories)
 
-    from flaxen.hub.resolve import resolve
+
+def open_subject(named: Named) -> Subject:
+    """Opens a model in files, and reads the adapters.
+
+    Raises:
+      ValueError: the model is a definition or not supported, or an adapter does not fit.
+    """
     from flaxen.models.families import UnknownFamilyError
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import open_checkpoint
-    from flaxen.weights.definition_files import is_definition
-    from flaxen.weights.run_directory import model_in
-    from flaxen.weights.user_definition import refuse_a_file_without_name
 
-    refuse_a_file_without_name(model)
-    with show_download(Console(stderr=True)) as on_download:
-        source = model_in(resolve(model, places, on_download))
-    if is_definition(source):
-        raise ValueError(_definition_advice(str(source)))
+    if named.source is None or named.is_definition:
+        raise ValueError(
+            f"{named.model} is a definition, whose architecture no published format names: GGUF "
+            "and Hugging Face directories hold models of known families only. flaxen merge and "
+            "flaxen train write definitions as directories of their own"
+        )
     try:
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(named.source)
     except UnknownFamilyError as error:
         raise ValueError(
             f"{error}. PEFT's merge_and_unload merges an adapter into any model of transformers, "
             "and llama.cpp's convert_hf_to_gguf.py knows more of them"
         ) from None
-    loaded = tuple(load_adapter(each, checkpoint.model) for each in directories)
-    return Subject(checkpoint=checkpoint, source=source, adapters=loaded)
-
-
-def _expanded(path: Path) -> Path:
-    return Path(os.path.expanduser(path))
-
-
-def _definition_advice(model: str) -> str:
-    return (
-        f"{model} is a definition, whose architecture no published format names: GGUF and Hugging "
-        "Face directories hold models of known families only. flaxen serve, chat and generate run "
-        "a definition, also with an adapter beside it (--adapter)"
-    )
+    adapters = tuple(load_adapter(each, checkpoint.model) for each in named.adapters)
+    return Subject(checkpoint=checkpoint, source=named.source, adapters=adapters)
 
 
 def write_directory(subject: Subject, directory: Path, dtype: str) -> None:

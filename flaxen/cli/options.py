@@ -38,6 +38,15 @@ ModelArgument = Annotated[
 _model_option = partial(typer.Option, rich_help_panel=panels.MODEL)
 _engine_option = partial(typer.Option, rich_help_panel=panels.ENGINE)
 
+DefinitionCode = Annotated[
+    str | None,
+    _model_option(
+        metavar="FILE.py:NAME",
+        help="For a directory that flaxen train wrote for a definition of your own: its code, in "
+        "place of what the directory names.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -65,14 +74,7 @@ class ModelOptions:
             "keeps the file's own where the CPU kernels can compute with it.",
         ),
     ] = "auto"
-    definition: Annotated[
-        str | None,
-        _model_option(
-            metavar="FILE.py:NAME",
-            help="For a directory that flaxen train wrote for a definition of your own: its code, "
-            "in place of what the directory names.",
-        ),
-    ] = None
+    definition: DefinitionCode = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,12 @@ Deliberately does not know files, quantization, or training.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear, pack, unpack
@@ -79,6 +81,17 @@ def matrices(leaf: Any, matrix: Matrix) -> dict[int, Any]:
     sizes = [math.prod(leaf.shape[axis] for axis in axes) for axes in (layers, matrix.inputs)]
     stacked = leaf.transpose(*order, *rest).reshape(*sizes, -1)
     return {index: stacked[index] for index in range(sizes[0])}
+
+
+def from_matrices(
+    weights: Mapping[int, np.ndarray], matrix: Matrix, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The inverse of `matrices`: a parameter of a shape, of all its weights [I, O]."""
+    layers = () if matrix.layers is None else (matrix.layers,)
+    order = (*layers, *matrix.inputs, *matrix.outputs)
+    order += tuple(axis for axis in range(len(shape)) if axis not in order)
+    stacked = np.stack([weights[index] for index in range(len(weights))])
+    return stacked.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
 
 def is_spec(node: Any) -> bool:

@@ -76,13 +76,9 @@ def rows_of_params(specs: Any, params: Params) -> ParamRows:
 
 
 def with_adapter(rows: ParamRows, adapter: Adapter) -> ParamRows:
-    """Merges an adapter: rows in float32, computed by `merge_weight`, for the caller to round.
-
-    Raises:
-      ValueError: the adapter is a definition's.
+    """Merges an adapter of the decoder: rows in float32, computed by `merge_weight`, for the caller
+    to round.
     """
-    if adapter.config.is_of_definition:
-        raise ValueError("an adapter of a definition can't be merged: serve it beside the model")
 
     def merged(layer: int | None, param: str, is_swapped: bool) -> StoredTensor:
         stored = rows(layer, param, is_swapped)

@@ -112,7 +112,7 @@ def test_adapters_are_served_saved_and_loaded(definition: Definition, tmp_path: 
     outputs = llm.generate(["one", "one"], GREEDY, adapter=[None, "mine"])
     found = [output.outputs[0].token_ids for output in outputs]
     assert found[0] != found[1]
-    with pytest.raises(ValueError, match="an adapter of a definition can't be merged"):
+    with pytest.raises(ValueError, match="of a definition, which merge_into_definition merges"):
         merge_adapter(definition.params, adapter)
 
 

@@ -23,7 +23,7 @@ from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, wit
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params, is_spec
 from flaxen.training.lora import initial_adapters
-from flaxen.weights.adapters.adapter import Adapter
+from flaxen.weights.adapters.adapter import Adapter, merge_into_definition
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
 from flaxen.weights.definition import Definition
 from tests.bridges.linen_model import Transformer
@@ -141,6 +141,35 @@ def test_gradients_are_those_of_the_merged_arrays(definition: tuple[Model, Param
         expected = adapter.config.scale * adapter.layers[0][name]["a"].T @ kernel[index]
         scale = float(jnp.abs(expected).max())
         np.testing.assert_allclose(found[name]["b"][0], expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_an_adapter_is_merged_into_the_arrays(
+    definition: tuple[Model, Params], dtype: str | None
+) -> None:
+    model, params = definition
+    targets = lora_targets(model, "['out']['kernel'][1]", "Dense_0")
+    adapter = random_adapter(model, targets=targets)
+    chosen = None if dtype is None else jnp.dtype(dtype)
+    found = merge_into_definition(model, params, adapter, chosen)
+    expected = merged(params, adapter)
+    for (path, leaf), wanted, given in zip(
+        jax.tree.flatten_with_path(found)[0], *map(jax.tree.leaves, (expected, params)), strict=True
+    ):
+        is_adapted = any(
+            target.startswith(jax.tree_util.keystr(path)) for target in adapter.config.targets
+        )
+        assert leaf.dtype == (dtype if is_adapted and dtype else given.dtype)
+        tolerance = 2**-8 if leaf.dtype == jnp.bfloat16 else 1e-6
+        np.testing.assert_allclose(leaf.astype(FLOAT32), wanted, rtol=tolerance, atol=1e-6)
+        assert is_adapted == (not np.array_equal(leaf.astype(FLOAT32), given))
+    loaded = flaxen.load(Definition(model=model, params=params, tokenizer="none"), adapter=adapter)[
+        1
+    ]
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6),
+        loaded, expected,
+    )  # fmt: skip
 
 
 @needs_kernels

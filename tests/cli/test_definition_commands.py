@@ -76,8 +76,26 @@ def test_an_adapter_is_trained_and_scored(
     adapter = load_adapter(tmp_path / "o" / "adapter", definition.model)
     assert "['layers'][1]['down']" in adapter.config.targets
     before = perplexity(capsys, model, "--data", texts)
-    after = perplexity(capsys, model, "--data", texts, "--adapter", tmp_path / "o" / "adapter")
+    adapted = tmp_path / "o" / "adapter"
+    after = perplexity(capsys, model, "--data", texts, "--adapter", adapted)
     assert after < before
+    # Merged it is a directory like those of flaxen train, whose code is found by its signed name.
+    merged = tmp_path / "merged"
+    assert main(["merge", model, "--adapter", str(adapted), "--output-dir", str(merged)]) == 0
+    assert f"wrote {merged} (float32, " in capsys.readouterr().out
+    assert perplexity(capsys, merged, "--data", texts) == pytest.approx(after, rel=1e-4)
+    again = tmp_path / "again"
+    more = ["--definition", model, "--dtype", "bfloat16"]
+    assert main(["merge", str(merged), "--adapter", str(adapted), "-o", str(again), *more]) == 0
+    wrong = ["merge", model, "--adapter", str(adapted), "-o", str(tmp_path / "wrong")]
+    assert main([*wrong, "--dtype", "int8"]) == 2
+    assert "dtype int8 is not supported: use float32" in capsys.readouterr().err
+    assert main([*wrong, "--definition", model]) == 2
+    assert "names the code of a directory that flaxen train wrote" in capsys.readouterr().err
+    assert main(["export", str(merged), str(tmp_path / "m.gguf")]) == 2
+    assert "is a definition, whose architecture no published format names" in (
+        capsys.readouterr().err
+    )
 
 
 def test_parity_cuts_its_own_prompts(model: str, capsys: pytest.CaptureFixture[str]) -> None:

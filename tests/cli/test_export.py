@@ -114,6 +114,7 @@ def test_what_happens_to_quantized_weights_is_said(
         ("merge ADAPTER --adapter ADAPTER -o OUT", "an adapter is named twice: merged twice, it"),
         ("merge ADAPTER -o BASE", "already holds config.json, which would be lost: remove the di"),
         ("merge ADAPTER -o OUT --dtype int8", "dtype int8 is not supported: use float32, bfloat16"),
+        ("merge ADAPTER -o OUT --definition a.py:f", "--definition names the code of .*: leave it"),
         ("export BASE m.gguf --dtype float32", "is for safetensors: for a GGUF file give --outtyp"),
         ("export BASE OUT --outtype f16", "is for GGUF files, and .* does not end in .gguf: for a"),
         ("export BASE OUT.gguf --outtype q6_k", "can't be written: .* llama-quantize makes the K-"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flaxen.kernels.linear import PackedLinear, Weight
 from flaxen.kernels.linear.packed import pack, unpack
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes
 from flaxen.models.model import Model, Params
+from flaxen.models.params import from_matrices, is_spec, matrices
 
 Layer = Mapping[str, Mapping[str, np.ndarray]]  # {"wq": {"a": [I, R], "b": [R, O]}, ...}, float32
 
@@ -134,9 +136,49 @@ def merge_adapter(params: Params, adapter: Adapter) -> Params:
         return pack(dense) if isinstance(weight, PackedLinear) else dense
 
     if adapter.config.is_of_definition:
-        raise ValueError("an adapter of a definition can't be merged: serve it beside the model")
+        raise ValueError("the adapter is of a definition, which merge_into_definition merges")
     layers = tuple(
         {name: merged(name, weight, own) for name, weight in layer.items()}
         for layer, own in zip(params["layers"], adapter.layers, strict=True)
     )
     return {**params, "layers": layers}
+
+
+def merge_into_definition(
+    model: Model, params: Params, adapter: Adapter, dtype: np.dtype | None = None
+) -> Params:
+    """Merges an adapter into the plain parameters of a definition.
+
+    Args:
+      model: the definition's model.
+      params: its parameters.
+      adapter: its targets are paths in them.
+      dtype: the dtype of merged parameters; None is their own.
+
+    Raises:
+      ValueError: the adapter is another model's.
+    """
+    check_adapter(adapter, model)
+    (pairs,) = adapter.layers
+    specs = {
+        jax.tree_util.keystr(path): spec
+        for path, spec in jax.tree.flatten_with_path(model.param_specs, is_leaf=is_spec)[0]
+    }
+
+    def merged(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        matrix = specs[name].matrix if name in specs else None
+        if matrix is None:
+            return leaf
+        values = np.asarray(leaf, np.float32)
+        weights = matrices(values, matrix)
+        targets = {i: name if matrix.layers is None else f"{name}[{i}]" for i in weights}
+        if not any(target in pairs for target in targets.values()):
+            return leaf
+        for index, target in targets.items():
+            if target in pairs:
+                weights[index] = merge_weight(weights[index], pairs[target], adapter.config.scale)
+        return jnp.asarray(from_matrices(weights, matrix, leaf.shape).astype(dtype or leaf.dtype))
+
+    found: Params = jax.tree_util.tree_map_with_path(merged, params)
+    return found
