@@ -38,10 +38,13 @@ def doctor(
 
     Exits with 1 if something is broken, with 0 otherwise. Sends nothing anywhere.
     """
+    from rich.console import Console
+
     from flaxen.cli.doctor.advice import findings
     from flaxen.cli.doctor.report import text
 
-    facts = Facts(**gather(_probes(machine, models, measure, port)))
+    with Console(stderr=True).status("looking at this machine"):  # shown on a terminal only
+        facts = Facts(**gather(_probes(machine, models, measure, port)))
     found = findings(facts)
     if as_json:
         document = dataclasses.asdict(facts)
