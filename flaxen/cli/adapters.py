@@ -49,7 +49,9 @@ class AdapterOptions:
         own = adapter_as_model(model)
         if self.adapter is None:
             return (model, None) if own is None else (base_of(own, places), own)
-        directory = Path(os.path.expanduser(self.adapter))
+        from flaxen.weights.run_directory import adapter_in
+
+        directory = adapter_in(Path(os.path.expanduser(self.adapter)))
         if own is not None:
             raise ValueError(
                 f"{model} is an adapter itself, and --adapter names another: give the base model "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,10 @@ def test_which_model_and_which_adapter(model: str, adapter: Path, tmp_path: Path
     run = adapter.parent
     with pytest.raises(ValueError, match=rf"--adapter {run}: .*\. Did you mean {adapter}\?$"):
         AdapterOptions(adapter=run).beside(model, Places(offline=True))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copytree(adapter, tmp_path / "run" / "adapter")
+    of_run = AdapterOptions(adapter=tmp_path / "run").beside(model, Places(offline=True))
+    assert of_run == (model, tmp_path / "run" / "adapter")
     for wrong, message in ((tmp_path / "x", "no directory"), (tmp_path, "has no adapter_config")):
         with pytest.raises(ValueError, match=f"--adapter {wrong}: .*{message}.*Name the directory"):
             AdapterOptions(adapter=wrong).beside(model, Places(offline=True))

@@ -112,12 +112,7 @@ def chat(
 
     Without a terminal each line of the standard input is a message.
     """
-    conversation = Conversation(system=talk.system, sampling=sampling.given())
-    if talk.prompt is not None:
-        text = read_text(Path(STDIN), sys.stdin) if talk.prompt == STDIN else talk.prompt
-        if not text.strip():
-            raise ValueError("the prompt is empty: write at least a word")
-        conversation.add("user", text)
+    conversation = _begin(talk, sampling)
     if talk.url is not None:
         own = (adapter, model_options, defaults, template, context, machine.threads)
         nothing = (AdapterOptions(), ModelOptions(), GenerationConfigOptions())
@@ -143,6 +138,17 @@ def chat(
         _answer_once(answer, conversation, screen)
     else:
         _converse(model, answer, conversation, screen, keeps_history=talk.history)
+
+
+def _begin(talk: TalkOptions, sampling: SamplingOptions) -> Conversation:
+    """The conversation before the first answer."""
+    conversation = Conversation(system=talk.system, sampling=sampling.given())
+    if talk.prompt is not None:
+        text = read_text(Path(STDIN), sys.stdin) if talk.prompt == STDIN else talk.prompt
+        if not text.strip():
+            raise ValueError("the prompt is empty: write at least a word")
+        conversation.add("user", text)
+    return conversation
 
 
 def _answer_here(

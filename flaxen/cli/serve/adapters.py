@@ -5,6 +5,7 @@ Imports the engine and the server only when they are needed, so that --help is f
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -182,7 +183,7 @@ def serve_adapter(
 
     Args:
       model: MODEL.
-      server: its --served-model-name is the adapter's name; else that is the directory's.
+      server: its --served-model-name is the adapter's name; else that is the last part of MODEL.
       lora: the options of adapters.
       places: where the base model is looked for.
 
@@ -201,6 +202,6 @@ def serve_adapter(
             f"{model} is an adapter, which has one name here: give one --served-model-name, not "
             f"{len(names)}"
         )
-    name = names[0] if names else directory.absolute().name
+    name = names[0] if names else Path(os.path.abspath(os.path.expanduser(model))).name
     base = base_of(directory, places)
     return base, replace(server, served_model_names=[]), lora.serving(name, directory)

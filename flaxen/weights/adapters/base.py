@@ -5,17 +5,17 @@ Code is never run because an adapter names it. Deliberately does not know tensor
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import re
 from pathlib import Path
 
 from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
 from flaxen.hub.weight_files import ADAPTER_CONFIG
 from flaxen.weights.adapters.config import read_config
+from flaxen.weights.reference import parse_reference
 
 _FIELD = "base_model_name_or_path"
-_CODE = re.compile(r"(?P<file>.+\.py):[A-Za-z_]\w*")
 
 
 def is_adapter(directory: Path) -> bool:
@@ -28,11 +28,12 @@ def base_reference(model: str) -> str:
     """The name of a base model to write into an adapter: a path is absolute, so that the base is
     found from any directory.
     """
-    code = _CODE.fullmatch(model)
-    path = os.path.expanduser(code["file"] if code else model)
-    if not os.path.exists(path):
-        return model
-    return os.path.abspath(path) + model[len(code["file"]) :] if code else os.path.abspath(path)
+    code = parse_reference(model)
+    if code is not None:
+        absolute = None if code.file is None else Path(os.path.abspath(code.file))
+        return str(dataclasses.replace(code, file=absolute))
+    path = os.path.expanduser(model)
+    return os.path.abspath(path) if os.path.exists(path) else model
 
 
 def find_base(directory: Path, places: Places | None = None) -> str:
@@ -53,7 +54,7 @@ def find_base(directory: Path, places: Places | None = None) -> str:
             f"{directory} is a LoRA adapter, and its {ADAPTER_CONFIG} names no base model "
             f"({_FIELD} is {base!r}): {remedy}"
         )
-    if _CODE.fullmatch(base):
+    if parse_reference(base) is not None:
         raise ValueError(
             f"{directory} is a LoRA adapter of the definition {base}, and code is not run because "
             f"an adapter names it: give {base} as MODEL, and the adapter by --adapter {directory}"

@@ -35,6 +35,7 @@ def test_what_is_no_path_is_named_as_it_was_called(tmp_path: Path) -> None:
     (tmp_path / "m.py").touch()
     assert base_reference(f"{tmp_path}/./m.py:make") == f"{tmp_path}/m.py:make"
     assert base_reference("/nowhere/m.py:make") == "/nowhere/m.py:make"
+    assert base_reference("flaxen.llm:make") == "flaxen.llm:make"
 
 
 def test_a_base_that_is_not_found(tmp_path: Path) -> None:
@@ -59,10 +60,10 @@ def test_an_adapter_without_a_base(tmp_path: Path, base: object) -> None:
 
 def test_code_is_not_run_because_an_adapter_names_it(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_text("raise SystemExit('this ran')")
-    named = f"{tmp_path}/m.py:make"
-    message = rf"code is not run because an adapter names it: give {named} as MODEL, and the"
-    with pytest.raises(ValueError, match=message):
-        find_base(adapter(tmp_path / "a", base_model_name_or_path=named))
+    for named in (f"{tmp_path}/m.py:make", "flaxen.llm:make"):
+        message = rf"code is not run because an adapter names it: give {named} as MODEL, and the"
+        with pytest.raises(ValueError, match=message):
+            find_base(adapter(tmp_path / "a", base_model_name_or_path=named))
 
 
 def test_a_model_beside_an_adapters_files_is_a_model(tmp_path: Path) -> None:
