@@ -19,6 +19,7 @@ from flaxen.cli.exporting import (
     write_directory,
 )
 from flaxen.cli.machine import ModelsDirOptions
+from flaxen.cli.model_names import complete_model
 
 
 def export(
@@ -26,6 +27,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete_model,
             help="A GGUF file, a directory with safetensors, a Hugging Face id or a short name; or "
             "an adapter's directory, whose base is found by the name in it.",
             show_default=False,

@@ -21,6 +21,7 @@ from flaxen.cli.exporting import (
     write_directory,
 )
 from flaxen.cli.machine import ModelsDirOptions
+from flaxen.cli.model_names import complete_model
 from flaxen.cli.options import DefinitionCode
 
 
@@ -34,6 +35,7 @@ def merge(
         str | None,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=complete_model,
             help="The base model: a GGUF file, a directory with safetensors, a Hugging Face id, a "
             "short name, or a definition of your own. Or the adapter's directory, in place of "
             "--adapter.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from flaxen.models.families import find_family, hf_fields
-from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
+from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.file_tensors import file_tensors, rows_of_params
 from flaxen.weights.huggingface.export import export_huggingface
-from flaxen.weights.rules import place_rules, scopes, write_tensors
-from flaxen.weights.views import in_memory
 from tests.models.golden import CASES, GOLDENS
 from tests.weights.files import golden_tensors
 
 FLOAT32 = jnp.dtype("float32")
-
-
-def gguf_tensors(checkpoint: Checkpoint, params: Any) -> dict[str, np.ndarray]:
-    """The tensors of a GGUF file of these parameters, as the family's rules write them."""
-    parts, sizes = dict(scopes(params)), vars(checkpoint.config)
-    written = {}
-    for place in place_rules(checkpoint.family.gguf_rules, checkpoint.model.param_specs, sizes):
-        rows = [np.asarray(parts[place.layer][name]) for name in place.rule.params]
-        rows = [each.swapaxes(-1, -2) if place.rule.transposed else each for each in rows]
-        found = write_tensors(place.rule.steps, [in_memory("", each) for each in rows], sizes)
-        for name, tensor in zip(place.shapes, found, strict=True):
-            written[name] = tensor.read(0, tensor.shape[0])
-    return written
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -64,7 +49,10 @@ def test_parameters_come_back_to_the_bit(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_gguf_rules_write_what_the_converter_does(case: str) -> None:
     source = open_checkpoint(GOLDENS / case)
-    ours = gguf_tensors(source, source.load_params(FLOAT32))
+    specs = source.model.param_specs
+    rows = rows_of_params(specs, source.load_params(FLOAT32))
+    written = file_tensors(source.family.gguf_rules, specs, vars(source.config), rows)
+    ours = {tensor.name: tensor.read(0, tensor.shape[0]) for tensor in written}
     theirs = golden_tensors(case)
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
