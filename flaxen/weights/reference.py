@@ -29,27 +29,35 @@ class Reference:
         """The reference as MODEL of a command."""
         return f"{self.module or self.file}:{self.name}"
 
+    def root(self) -> Path | None:
+        """The directory from which a module is imported; None as long as its file is not known."""
+        if self.module is None or self.file is None:
+            return None
+        depth = self.module.count(".") + (self.file.name == "__init__.py")
+        return self.file.parents[depth]
+
 
 def parse_reference(model: str) -> Reference | None:
     """Reads MODEL as a reference; None if it is the name of a model in files.
 
-    package.module:NAME is one only if there is such a package, in the working directory or
-    installed: `gpt2:Q8_0` is a model of the hub.
+    package.module:NAME is one only if there is such a module in the working directory, or such a
+    package is installed: `gpt2:Q8_0` is a model of the hub.
     """
     if found := _FILE.fullmatch(model):
         return Reference(file=Path(os.path.expanduser(found["file"])), name=found["name"])
     found = _MODULE.fullmatch(model)
-    if found is None or not _is_package(found["module"].partition(".")[0]):
+    if found is None or not _is_module(found["module"]):
         return None
     return Reference(module=found["module"], name=found["name"])
 
 
-def _is_package(name: str) -> bool:
-    if Path(f"{name}.py").is_file() or Path(name, "__init__.py").is_file():
+def _is_module(module: str) -> bool:
+    path = Path(*module.split("."))  # its directories need no __init__.py
+    package = path.parts[0]
+    files = (path.with_suffix(".py"), path / "__init__.py", Path(package, "__init__.py"))
+    if any(file.is_file() for file in files) or package in sys.modules:
         return True
-    if name in sys.modules:
-        return True
-    return importlib.util.find_spec(name) is not None  # does not import a top-level package
+    return importlib.util.find_spec(package) is not None  # does not import a top-level package
 
 
 def source_digest(path: Path) -> str:

@@ -46,7 +46,7 @@ def make_definition(reference: Reference) -> Definition:
       ValueError: as in `find_definition`.
     """
     if reference.module is not None:
-        with import_user_module(reference.module) as module:
+        with import_user_module(reference.module, reference.root()) as module:
             path = Path(module.__file__ or reference.module)
             definition = _made(module, path, reference.name)
     else:

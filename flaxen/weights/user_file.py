@@ -58,19 +58,24 @@ def run_user_file(path: Path) -> Iterator[ModuleType]:
 
 
 @contextmanager
-def import_user_module(name: str) -> Iterator[ModuleType]:
-    """Imports a module by its name, also from the working directory, and yields it.
+def import_user_module(name: str, root: Path | None = None) -> Iterator[ModuleType]:
+    """Imports a module by its name and yields it.
 
     Args:
       name: with dots, as in an import.
+      root: the directory that its first name is in, and must come from; None is the working
+        directory, or wherever Python finds it.
 
     Raises:
       UserFileError: there is no such module, or its code raised an error.
+      ValueError: Python would import another module than that of root; nothing was run.
     """
-    entry = os.getcwd()
+    entry = os.getcwd() if root is None else str(root)
     importlib.invalidate_caches()
     sys.path.append(entry)
     try:
+        if root is not None:
+            _check_place(name, root)
         with user_errors(Path(entry, name.replace(".", os.sep)).with_suffix(".py")):
             module = importlib.import_module(name)
         yield module
@@ -79,6 +84,22 @@ def import_user_module(name: str) -> Iterator[ModuleType]:
         if entry in sys.path:
             sys.path.remove(entry)
         sys.path.reverse()
+
+
+def _check_place(name: str, root: Path) -> None:
+    """Refuses a module that is not found in root, without running any code."""
+    top = name.partition(".")[0]
+    spec = importlib.util.find_spec(top)  # does not import a top-level name
+    if spec is None:
+        return  # the import says so
+    places = [*(spec.submodule_search_locations or ()), *filter(None, [spec.origin])]
+    for place in places:
+        if not Path(place).resolve().is_relative_to(root.resolve()):
+            raise ValueError(
+                f"{name} was in {root}, and Python would import {place} in its place, so nothing "
+                "was run: start where Python does not find that, or name the code by its file, "
+                "--definition FILE.py:NAME (in Python definition=)"
+            )
 
 
 def _run(path: Path) -> ModuleType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,35 @@ def test_a_module_is_found_by_its_name(
     assert _code_of(tmp_path / "m")["module"] == "package_of_tiny.tiny"
     assert_equal(open_definition(tmp_path / "m", keys=keys).params, made.params)
     assert find_definition("gpt2:Q8_0") is None
+
+
+def test_a_recorded_module_comes_from_its_place_alone(
+    made: Definition, tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any working directory, even one with a module of the same name, which is not run.
+
+    The modules are in directories without __init__.py.
+    """
+    assert made.reference is not None
+    assert made.reference.file is not None
+    shutil.copytree(made.reference.file.parent, tmp_path / "home" / "tiny_of_home")
+    stranger = tmp_path / "stranger"
+    (stranger / "tiny_of_home").mkdir(parents=True)
+    (stranger / "tiny_of_home" / "__init__.py").write_text("raise AssertionError('was run')\n")
+    monkeypatch.chdir(tmp_path / "home")
+    own = find_definition("tiny_of_home.tiny:make")
+    assert own is not None
+    save_definition(tmp_path / "m", own, keys=keys)
+    monkeypatch.chdir(stranger)
+    for name in [each for each in sys.modules if each.startswith("tiny_of_home")]:
+        monkeypatch.delitem(sys.modules, name)  # as in a new process
+    assert_equal(open_definition(tmp_path / "m", keys=keys).params, made.params)
+    for name in [each for each in sys.modules if each.startswith("tiny_of_home")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(stranger)  # as in a notebook there
+    message = "would import .*stranger.* in its place, so nothing was run: .* --definition FILE.py"
+    with pytest.raises(ValueError, match=message):
+        open_definition(tmp_path / "m", keys=keys)
 
 
 def changed(tree: Any, change: str) -> Any:

@@ -92,6 +92,7 @@ class SettingOptions:
         """The values by the settings' dotted names; None if not given."""
         return {
             "model": self.model,
+            "definition": self.definition,
             "data.files": [str(path) for path in self.data] or None,
             "output_dir": None if self.output_dir is None else str(self.output_dir),
             "method": self.method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from flaxen.cli.main import main
 from flaxen.cli.train.command import gather
+from flaxen.cli.train.options import SettingOptions
 from flaxen.runs.display import describe, show_training
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import open_checkpoint
@@ -239,6 +241,15 @@ def test_what_is_wrong_is_said(
     assert train(model, texts, tmp_path / "out", compile_cache, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_each_flag_is_a_setting() -> None:
+    """No flag is dropped on the way: each gives its own name as its value here."""
+    names = {each.name for each in fields(SettingOptions)}
+    given: dict[str, Any] = {name: name for name in names} | {"data": ["data"]}
+    values = SettingOptions(**given).named().values()
+    found = {value[0] if isinstance(value, list) else value for value in values}
+    assert found == names
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
