@@ -62,6 +62,19 @@ def test_what_help_imports_is_light(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_model_is_opened_without_what_only_others_need() -> None:
+    """LLM and the engine are imported before the weights are read: nobody waits for a server's, a
+    trainer's or a downloader's libraries.
+    """
+    others = (
+        "fastapi", "starlette", "uvicorn", "pydantic", "sqlalchemy", "optax", "huggingface_hub",
+        "torch", "transformers", "flax", "typer", "yaml", "pyarrow",
+    )  # fmt: skip
+    code = f"import sys, flaxen.llm; print([m for m in {others} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_package_exports_lazily() -> None:
     assert flaxen.SamplingParams(max_tokens=3).max_tokens == 3
     assert dir(flaxen) == sorted(flaxen.__all__)

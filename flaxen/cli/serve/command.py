@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -74,9 +75,9 @@ def serve(
 ) -> None:
     """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
 
-    /health answers once the weights are read and what a single request needs is compiled; what
-    many at once need is compiled while the server is idle, or when they first come. All of it is
-    kept for the next start. Then try: curl http://127.0.0.1:8000/v1/models
+    /health answers once the weights are read and what requests need is compiled; what only makes
+    some of them faster is compiled after that. All of it is kept for the next start. Then try:
+    curl http://127.0.0.1:8000/v1/models
     """
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
@@ -134,6 +135,8 @@ def check_address(server: ServerOptions) -> None:
 def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerOptions) -> Parts:
     from flaxen.build import build
 
+    # While the weights are read, which leaves the interpreter to others.
+    threading.Thread(target=_import_server, name="flaxen-imports", daemon=True).start()
     # Bars are for readers only: quiet is quiet, and JSON is for programs.
     shows = not server.quiet and server.log_format is LogFormat.TEXT
     with show_progress(Console(stderr=True, quiet=not shows)) as on_progress:
@@ -145,6 +148,10 @@ def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerOptions) -> 
         )
     gc.freeze()  # long-lived objects are excluded from garbage collection
     return parts
+
+
+def _import_server() -> None:
+    import flaxen.server.app  # noqa: F401
 
 
 def _start(

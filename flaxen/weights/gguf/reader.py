@@ -24,6 +24,7 @@ _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")  # of a string, in bytes
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
 
@@ -52,12 +53,15 @@ class _Cursor:
         return value
 
     def string(self, what: str) -> str:
-        size = self.take("Q", what)
-        self.need(size, what)
-        raw = bytes(self.data[self.offset : self.offset + size])
-        self.offset += size
+        """Reads a string, in few operations: a vocabulary and its merges are a hundred thousand."""
+        start = end = self.offset + _LENGTH.size
+        if start <= len(self.data):
+            end += _LENGTH.unpack_from(self.data, self.offset)[0]
+        if end > len(self.data):
+            self.need(end - self.offset, what)
+        self.offset = end
         try:
-            return raw.decode()
+            return str(self.data[start:end], "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{self.path}: {what} is not UTF-8 ({error}): a damaged file"
