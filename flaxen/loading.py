@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
+from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.model import Model, Params
@@ -30,7 +31,6 @@ from flaxen.weights.definition_files import is_definition
 from flaxen.weights.opening import open_model
 from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.reference import parse_reference
-from flaxen.weights.run_directory import model_in
 
 
 def load(

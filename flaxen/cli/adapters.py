@@ -49,7 +49,7 @@ class AdapterOptions:
         own = adapter_as_model(model)
         if self.adapter is None:
             return (model, None) if own is None else (base_of(own, places), own)
-        from flaxen.weights.run_directory import adapter_in
+        from flaxen.hub.run_directory import adapter_in
 
         directory = adapter_in(Path(os.path.expanduser(self.adapter)))
         if own is not None:
@@ -63,8 +63,8 @@ class AdapterOptions:
 
 def adapter_as_model(model: str) -> Path | None:
     """The directory of an adapter that MODEL names, or of the run that trained one; else None."""
+    from flaxen.hub.run_directory import adapter_in
     from flaxen.weights.adapters.base import is_adapter
-    from flaxen.weights.run_directory import adapter_in
 
     path = adapter_in(Path(os.path.expanduser(model)))
     return path if is_adapter(path) else None

@@ -103,7 +103,7 @@ def find_named(model: str | None, options: SourceOptions, models: ModelsDirOptio
       ValueError: a model or adapter is not found.
     """
     from flaxen.hub.resolve import resolve
-    from flaxen.weights.run_directory import model_in
+    from flaxen.hub.run_directory import model_in
     from flaxen.weights.user_definition import refuse_a_file_without_name
 
     places = Places(models_dir=models.models_dir, offline=options.offline)

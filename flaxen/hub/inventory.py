@@ -8,20 +8,21 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flaxen.hub.names import NAMED, HubModel, PackagedModel
 from flaxen.hub.places import Places
+from flaxen.hub.run_directory import model_in
 from flaxen.hub.selection import is_gguf_model, quantization_of
 from flaxen.hub.targets import STAGING
-from flaxen.hub.weight_files import INDEX, SINGLE, missing_files, read_json
+from flaxen.hub.weight_files import DESCRIPTION, INDEX, SINGLE, missing_files, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRevisionInfo, HFCacheInfo
 
-Kind = Literal["safetensors", "GGUF", "incomplete"]
+Kind = Literal["safetensors", "GGUF", "definition", "incomplete"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +108,21 @@ def in_models_dir(models_dir: Path) -> Iterator[LocalModel]:
             left = [path for path in (directory / STAGING).iterdir() if path.is_file()]
             if left:
                 yield _incomplete(relative.as_posix(), directory / STAGING, left)
+        if (model := model_in(directory)) != directory:  # a run of flaxen train
+            directories[:] = []
+            yield _of_directory(relative.as_posix(), model)
+            continue
         directories[:] = [name for name in directories if not name.startswith(".")]
-        if relative.parts and "config.json" in files:
-            yield _safetensors(relative.as_posix(), directory, directory.glob("*"))
+        if relative.parts and not {"config.json", DESCRIPTION}.isdisjoint(files):
+            yield _of_directory(relative.as_posix(), directory)
         for name in filter(is_gguf_model, files):
             yield _gguf(_name_of_gguf(relative, name, files), directory / name)
+
+
+def _of_directory(name: str, directory: Path) -> LocalModel:
+    found = _safetensors(name, directory, directory.glob("*"))
+    is_definition = (directory / DESCRIPTION).is_file()
+    return replace(found, kind="definition") if is_definition else found
 
 
 def _name_of_gguf(relative: Path, name: str, files: list[str]) -> str:

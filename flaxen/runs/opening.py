@@ -20,6 +20,7 @@ from flaxen.data.lines import RecordSource
 from flaxen.data.opening import open_data, open_pairs
 from flaxen.data.token_store import TokenStore
 from flaxen.hub.places import Places
+from flaxen.hub.run_directory import ADAPTER, CHECKPOINTS, MODEL
 from flaxen.models.model import Model, Params
 from flaxen.runs.model import Subject, dtype_of, load, open_subject, with_targets
 from flaxen.runs.plan import count_steps, describe_plan
@@ -35,7 +36,6 @@ from flaxen.training.optimizer import make_optimizer, make_schedule
 from flaxen.training.state import TrainState
 from flaxen.training.step import TrainStep, make_step, start
 from flaxen.weights.definition import Definition
-from flaxen.weights.run_directory import ADAPTER, CHECKPOINTS, MODEL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flaxen.hub.resolve import resolve
-from flaxen.hub.weight_files import SINGLE, read_json
+from flaxen.hub.weight_files import DESCRIPTION, SINGLE, read_json
 from flaxen.models.model import Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.atomic import new_directory
@@ -32,7 +32,6 @@ from flaxen.weights.reference import Reference, source_digest
 from flaxen.weights.signing import is_signed, key_file, sign
 from flaxen.weights.user_definition import find_definition, make_definition
 
-DESCRIPTION = "definition.json"
 _FORMAT, _VERSION = "flaxen-definition", 1
 _REMEDY = "--definition FILE.py:NAME (in Python definition=)"
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from flaxen.hub.places import Places
 from flaxen.hub.pull import OnDownload
 from flaxen.hub.resolve import resolve
+from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
 from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition, open_definition
-from flaxen.weights.run_directory import model_in
 from flaxen.weights.torch.checkpoint import is_installed, open_torch, torch_advice
 from flaxen.weights.user_definition import find_definition
 

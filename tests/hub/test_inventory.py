@@ -15,6 +15,7 @@ from flaxen.hub.places import Places
 from flaxen.hub.pull import pull
 from flaxen.hub.removal import plan_removal
 from flaxen.hub.resolve import resolve
+from flaxen.hub.run_directory import model_in
 from tests.hub_server import Hub, commit_of, run_hub
 
 CONFIG = json.dumps({"torch_dtype": "bfloat16"}).encode()
@@ -100,17 +101,18 @@ def test_models_of_ones_own_in_the_directory(tmp_path: Path) -> None:
     for name in (
         "mine/config.json", "mine/tokenizer.json", "mine/model.safetensors", "small.gguf",
         "one/m-F16.gguf", "one/mmproj-F16.gguf", "two/a.gguf", "two/b.gguf", "half/config.json",
-        ".hidden/x.gguf", "notes/readme.txt",
+        ".hidden/x.gguf", "notes/readme.txt", "own/definition.json", "own/model.safetensors",
+        "run/config.json", "run/checkpoints/1/config.json", "run/model/definition.json",
     ):  # fmt: skip
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"{}")
     found = {each.name: each for each in in_models_dir(tmp_path)}
     assert {name: each.kind for name, each in found.items()} == {
         "mine": "safetensors", "small": "GGUF", "one": "GGUF", "two/a.gguf": "GGUF",
-        "two/b.gguf": "GGUF", "half": "incomplete",
+        "two/b.gguf": "GGUF", "half": "incomplete", "own": "definition", "run": "definition",
     }  # fmt: skip
     for name, each in found.items():
-        assert resolve(name, Places(models_dir=tmp_path)) == each.path
+        assert model_in(resolve(name, Places(models_dir=tmp_path))) == each.path
 
 
 def test_a_packaged_model_is_listed(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.hub.weight_files import DESCRIPTION
 from flaxen.kernels.backend import Backend
 from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import DESCRIPTION, open_definition, save_definition
+from flaxen.weights.definition_files import open_definition, save_definition
 from flaxen.weights.opening import open_model
 from flaxen.weights.user_definition import find_definition
 from tests.cli.tiny_definition import write_definition
