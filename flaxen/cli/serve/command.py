@@ -76,8 +76,8 @@ def serve(
     """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
 
     /health answers once the weights are read and what requests need is compiled; what only makes
-    some of them faster is compiled after that. All of it is kept for the next start. Then try:
-    curl http://127.0.0.1:8000/v1/models
+    some of them faster is compiled after that. All of it is kept for the next start. Then open
+    http://127.0.0.1:8000/ or try: curl http://127.0.0.1:8000/v1/models
     """
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.

@@ -120,7 +120,10 @@ class JobWorker:
                 path = self._files.path(job[param])
                 wrong = self._trainer.validate(path, job["method"], watch.should_stop)
             except Exception:
-                logger.exception("the file %s can't be validated", job[param])
+                logger.exception(
+                    "fine-tuning job %(job_id)s: the file %(file_id)s can't be validated",
+                    {"job_id": job["id"], "file_id": job[param]},
+                )
                 wrong = [(1, "the server can't read the file; its log has the cause")]
             if wrong is None:
                 return  # cancelled, or the next server validates it again
@@ -164,7 +167,9 @@ class JobWorker:
             self._fail(job_id, "training_failed", self._cleaned(job, str(error)), None)
             return
         except Exception as error:
-            logger.exception("the fine-tuning job %s failed", job_id)
+            logger.exception(
+                "fine-tuning job %(job_id)s failed: a fault of the server", {"job_id": job_id}
+            )
             self._fail(job_id, *_told(error), None)
             return
         if is_done:
