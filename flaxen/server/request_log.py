@@ -119,7 +119,9 @@ class RequestLog:
             return logging.ERROR  # a fault of the server's own
         if self.path in _QUIET_PATHS:
             return logging.DEBUG
-        return logging.WARNING if self.status >= 500 else logging.INFO
+        # An error inside a stream comes after the status 200.
+        status = self.status if self.error is None else self.error.status
+        return logging.WARNING if status >= 500 else logging.INFO
 
     def _fields(self, request_id: str) -> Iterator[tuple[str, Any]]:
         if self.generation is not None:

@@ -142,6 +142,14 @@ def test_an_error_inside_a_stream_is_on_its_line(caplog: pytest.LogCaptureFixtur
     assert (logged["output_tokens"], logged["finish"]) == (2, "error")
 
 
+def test_a_timeout_inside_a_stream_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(FakeEngine(step_s=0.02), request_timeout_s=0.05)
+    post(app, "/v1/completions", BODY | {"stream": True, "max_tokens": 100})
+    logged = line(caplog)
+    assert (logged["level"], logged["status"], logged["code"]) == ("WARNING", 200, "timeout")
+    assert logged["finish"] == "timeout"
+
+
 def test_what_is_refused_while_the_server_ends_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
