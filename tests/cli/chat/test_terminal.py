@@ -22,10 +22,10 @@ PROGRAM = "import sys; from flaxen.cli.start import main; sys.exit(main())"
 
 
 class Models(BaseHTTPRequestHandler):
-    """A server that has one model, and answers each message with its last word."""
+    """A server that has a model and an adapter, and answers each message with its last word."""
 
     def do_GET(self) -> None:
-        body = b'{"data": [{"id": "tiny"}]}'
+        body = b'{"data": [{"id": "tiny"}, {"id": "mine"}]}'
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -107,6 +107,34 @@ def test_a_pasted_text_is_one_message_and_kept_for_the_next_run(tmp_path: Path) 
         assert process.wait(30) == 0
         kept = (tmp_path / "flaxen" / "chat_history").read_text()
         assert kept == '"first line\\nlast line"\n'
+    finally:
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.timeout(60)
+def test_a_history_that_can_not_be_kept_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ours, theirs = pty.openpty()
+    url = f"http://127.0.0.1:{server.server_port}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "chat", "--url", url],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "file")},
+    )  # fmt: skip
+    try:
+        os.write(ours, b"hello\n")
+        seen = b""
+        while b"<hello>" not in seen:
+            seen += os.read(ours, 4096)
+        assert b"The server also has mine: flaxen chat --url " in seen
+        assert seen.count(b"[the history is not kept: ") == 1
     finally:
         process.kill()
         process.wait()
