@@ -6,6 +6,7 @@ Deliberately does not know argv, or how a run works.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,14 @@ from flaxen.data.memory import Data, read_data
 from flaxen.hub.places import Places
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
+from flaxen.runs.describe import describe_stop
 from flaxen.runs.display import OnRecord, show_training
 from flaxen.runs.given import definition_of
 from flaxen.runs.keywords import settings_of
 from flaxen.runs.opening import OpenedRun, open_run
 from flaxen.runs.result import TrainResult, make_result
 from flaxen.runs.run import run
+from flaxen.runs.stopping import Stop, stop_at_signals
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.settings import make_config
 from flaxen.weights.definition import Definition
@@ -81,6 +84,8 @@ def train(
         file is bad.
       DivergedError: the loss is no longer finite; the last checkpoint is from before.
       OSError: a file can't be read or written.
+      KeyboardInterrupt: Ctrl-C, after the step that was running; its note says where the state is
+        saved, and the same call with resume=True goes on from there.
     """
     definition = definition_of(model, params, tokenizer)
     if data is None:
@@ -109,8 +114,27 @@ def train(
             if on_metrics is not None:
                 on_metrics(record)
 
-        finished = run(opened, peak_flops=None, on_record=on_record)
+        with _stop_at_interrupt() as stop:
+            finished = run(opened, peak_flops=None, on_record=on_record, should_stop=stop)
+    if stop() and int(finished.state.step) < opened.num_steps:
+        interrupt = KeyboardInterrupt()
+        interrupt.add_note(describe_stop(opened, finished, opened.config.output_dir))
+        raise interrupt
     return make_result(opened, finished.state, tuple(records))
+
+
+@contextmanager
+def _stop_at_interrupt() -> Iterator[Stop]:
+    """Yields what the first Ctrl-C sets; the second one raises KeyboardInterrupt as ever."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield Stop()  # the program has a way of its own
+        return
+
+    def again(number: int) -> None:
+        raise KeyboardInterrupt
+
+    with stop_at_signals((signal.SIGINT,), at_first=lambda number: None, at_second=again) as stop:
+        yield stop
 
 
 @contextmanager

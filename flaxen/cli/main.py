@@ -35,6 +35,7 @@ from flaxen.protocol import EngineClosedError
 class _Globals:
     """Options of `flaxen` itself, given before the command."""
 
+    arguments: list[str]  # of the whole call
     debug: bool = False
 
 
@@ -91,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 (the command failed), 2 (invalid arguments), 130 (Ctrl-C).
     """
-    options = _Globals()
+    options = _Globals(arguments=sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments, prog_name="flaxen", obj=options)
     except SystemExit as end:

@@ -5,6 +5,7 @@ Deliberately does not know: argv, terminals, training itself.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,10 +149,15 @@ def _find_saved(output_dir: Path, resume: bool) -> _Saved | None:
     if not resume:
         raise ValueError(
             f"{output_dir} holds a run of {count_steps(steps[-1])}: give --resume to go on "
-            "(in Python resume=True), or "
-            "another output_dir"
+            f"(in Python resume=True), or another output_dir, such as {_free_name(output_dir)}"
         )
     return _Saved(output_dir, steps[-1])
+
+
+def _free_name(directory: Path) -> Path:
+    """A name like a directory's that is not in use."""
+    names = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(2))
+    return next(name for name in names if not name.exists())
 
 
 def _with_template(config: TrainConfig) -> TrainConfig:

@@ -10,13 +10,12 @@ import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.runs.display import OnRecord, describe_data
-from flaxen.runs.model import next_command, write_results
+from flaxen.runs.display import OnRecord
+from flaxen.runs.model import write_results
 from flaxen.runs.opening import OpenedRun, checkpoints_in
-from flaxen.runs.plan import count_steps
 from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
 from flaxen.training.fingerprint import to_json
 from flaxen.training.loop import Callbacks, TrainMetrics, train
@@ -39,13 +38,22 @@ class FinishedRun(NamedTuple):
     num_before: int  # steps that were made before the run was resumed
 
 
-def run(opened: OpenedRun, *, peak_flops: float | None, on_record: OnRecord) -> FinishedRun:
+def run(
+    opened: OpenedRun,
+    *,
+    peak_flops: float | None,
+    on_record: OnRecord,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> FinishedRun:
     """Trains an opened run to its end, and writes the result if it has an output directory.
+
+    A run that is stopped saves its state there in place of a result.
 
     Args:
       opened: the parts; its state is donated.
       peak_flops: the machine's operations a second; None measures them.
       on_record: called with each step's record.
+      should_stop: asked before each step.
 
     Raises:
       DivergedError: training diverged; the last checkpoint is from before.
@@ -56,22 +64,21 @@ def run(opened: OpenedRun, *, peak_flops: float | None, on_record: OnRecord) -> 
     to_number = _record_maker(opened, peak_flops)
     with contextlib.closing(opened.batches):
         if directory is None:
-            state = _train(opened, lambda metrics: on_record(to_number(metrics)))
+            callbacks = Callbacks(
+                on_metrics=lambda metrics: on_record(to_number(metrics)), should_stop=should_stop
+            )
+            state = _train(opened, callbacks)
         else:
-            state = _train_into(directory, opened, to_number, on_record)
+            state = _train_into(directory, opened, to_number, on_record, should_stop)
     return FinishedRun(state, num_before)
 
 
-def _train(
-    opened: OpenedRun,
-    on_metrics: Callable[[TrainMetrics], None],
-    on_step: Callable[[TrainMetrics, TrainState, Compute], None] = lambda *_: None,
-) -> TrainState:
+def _train(opened: OpenedRun, callbacks: Callbacks) -> TrainState:
     return train(
         *(opened.step, opened.state, opened.frozen, opened.batches),
         num_steps=opened.num_steps,
         num_microbatches=opened.config.num_microbatches,
-        callbacks=Callbacks(on_metrics=on_metrics, on_step=on_step),
+        callbacks=callbacks,
     )
 
 
@@ -80,6 +87,7 @@ def _train_into(
     opened: OpenedRun,
     to_number: Callable[[TrainMetrics], MetricsRecord],
     on_record: OnRecord,
+    should_stop: Callable[[], bool],
 ) -> TrainState:
     """Trains with checkpoints and metrics in a directory, and writes the result there."""
     results, num_made = opened.results_in(directory), int(opened.state.step)
@@ -89,7 +97,7 @@ def _train_into(
     directory.mkdir(parents=True, exist_ok=True)
     write_settings(directory, opened.config)
     with ExitStack() as stack:
-        on_step = _state_saver(stack, opened, directory)
+        save = _state_saver(stack, opened, directory)
         jsonl = write_jsonl(directory / "metrics.jsonl", after_step=num_made)
         tensorboard = write_tensorboard(directory / "tensorboard")
         writes = [*map(stack.enter_context, (jsonl, tensorboard)), on_record]
@@ -99,7 +107,15 @@ def _train_into(
             for write in writes:
                 write(record)
 
-        state = _train(opened, on_metrics, on_step)
+        def on_step(metrics: TrainMetrics, state: TrainState, compute: Compute) -> None:
+            save(state, force=int(state.step) == opened.num_steps)
+
+        callbacks = Callbacks(on_metrics=on_metrics, on_step=on_step, should_stop=should_stop)
+        state = _train(opened, callbacks)
+        if int(state.step) > num_made:
+            save(state, force=True)  # of a stopped run; a finished one is saved already
+    if int(state.step) < opened.num_steps:
+        return state
     with writing_results(directory, results, int(state.step)):
         write_results(opened.config, opened.subject, state, opened.dtype, results)
     return state
@@ -117,34 +133,22 @@ def _record_maker(
     )
 
 
-def _state_saver(
-    stack: ExitStack, opened: OpenedRun, directory: Path
-) -> Callable[[TrainMetrics, TrainState, Compute], None]:
-    """Makes a callback that saves the state every few steps, and the last one; closing the stack
-    waits for it.
-    """
+class _SaveState(Protocol):
+    """Saves the state every few steps, or at once if it is forced to."""
+
+    def __call__(self, state: TrainState, *, force: bool) -> None: ...
+
+
+def _state_saver(stack: ExitStack, opened: OpenedRun, directory: Path) -> _SaveState:
+    """Makes a function that saves states in the background; closing the stack waits for it."""
     config = opened.config.checkpoint
     checkpoints = stack.enter_context(
         Checkpoints(checkpoints_in(directory), keep=config.keep, every=config.every)
     )
 
-    def on_step(metrics: TrainMetrics, state: TrainState, compute: Compute) -> None:
-        step = int(state.step)
+    def save(state: TrainState, *, force: bool) -> None:
         tree = state._replace(data_state=None)  # saved separately, because it has no arrays
         extra = {"data": state.data_state, "run": to_json(opened.fingerprint)}
-        checkpoints.save(step, tree, extra, force=step == opened.num_steps)
+        checkpoints.save(int(state.step), tree, extra, force=force)
 
-    return on_step
-
-
-def describe_end(opened: OpenedRun, finished: FinishedRun, directory: Path) -> str:
-    """Describes the results in a directory, and the steps that were made."""
-    num_steps, results = int(finished.state.step), opened.results_in(directory)
-    done = f"{', '.join(map(str, results))}: {count_steps(num_steps)} of training"
-    if finished.num_before == num_steps:
-        asked = opened.config.num_steps
-        passed = f" (num_steps is {asked})" if asked is not None and asked < num_steps else ""
-        done += f", all made before{passed}: nothing was left to train"
-    data = describe_data(opened.batches.report())
-    use = f"try it: {next_command(opened.config, opened.subject, results[0])}"
-    return "; ".join(filter(None, (done, data, use)))
+    return save

@@ -142,9 +142,9 @@ def test_load_takes_a_definition(model: str) -> None:
 def test_the_argument_of_train_is_settings_or_a_model(tmp_path: Path) -> None:
     settings = tmp_path / "run"
     settings.write_text("model: x\n")
-    assert told_apart(None, "m") == (None, "m")
-    assert told_apart("none.yaml", "m") == (Path("none.yaml"), "m")
-    assert told_apart(str(settings), None) == (settings, None)
-    assert told_apart("mini.py:make", None) == (None, "mini.py:make")
+    assert told_apart([], "m") == (None, "m")
+    assert told_apart(["none.yaml"], "m") == (Path("none.yaml"), "m")
+    assert told_apart([str(settings)], None) == (settings, None)
+    assert told_apart(["mini.py:make"], None) == (None, "mini.py:make")
     with pytest.raises(ValueError, match="both name a model"):
-        told_apart("mini.py:make", "smollm2-135m")
+        told_apart(["mini.py:make"], "smollm2-135m")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +17,7 @@ from flaxen.cli.cpu import announce, backend_name
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.progress import show_progress
 from flaxen.cli.train.options import RunOptions, SettingOptions
+from flaxen.cli.train.signals import end_before_training, stop_after_step
 from flaxen.runs.display import describe_data, show_training
 
 if TYPE_CHECKING:
@@ -20,79 +25,125 @@ if TYPE_CHECKING:
 
 
 def train(
+    context: typer.Context,
     settings: SettingOptions,
     options: RunOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
-    config_or_model: Annotated[
-        str | None,
+    arguments: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="CONFIG.yaml|MODEL",
-            help="File of the run's settings, or the model to train by flags alone.",
+            metavar="[MODEL] [CONFIG.yaml]",
+            help="The model to train, and a file of the run's settings; one of them is enough.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Train a model or adapters. Flags override the file."""
-    config, model = told_apart(config_or_model, settings.model)
+    """Train a model or adapters. MODEL and flags override the file.
+
+    Ctrl-C saves the state after the current step, and --resume goes on from there.
+    """
+    config, model = told_apart(arguments or [], settings.model)
     found = gather(config, settings.named() | {"model": model}, options.settings)
+    if "model" in found and found.get("output_dir") is None:
+        found["output_dir"] = str(default_output_dir(str(found["model"])))
 
     from flaxen.runs.opening import open_run
     from flaxen.training.settings import make_config
 
-    wanted = make_config(found)
-    if wanted.output_dir is None:
-        raise ValueError("the setting output_dir is missing: give --output-dir DIR")
-    cpu = machine.set_up()
     console = Console(stderr=True)
-    with show_progress(console) as on_progress:
-        opened = open_run(
-            wanted,
-            None,
-            backend=backend_name(),
-            resume=options.resume,
-            places=find_places(models, machine),
-            on_progress=on_progress,
-        )
-    announce(cpu)
-    print(_run(opened, wanted.output_dir, options.peak_flops, console))
+    with end_before_training():
+        try:
+            wanted = make_config(found)
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}" if config else str(error)) from None
+        assert wanted.output_dir is not None
+        cpu = machine.set_up()
+        with show_progress(console) as on_progress:
+            opened = open_run(
+                wanted,
+                None,
+                backend=backend_name(),
+                resume=options.resume,
+                places=find_places(models, machine),
+                on_progress=on_progress,
+            )
+        announce(cpu)
+    _run(opened, wanted.output_dir, options.peak_flops, console, context.obj.arguments)
 
 
-def _run(opened: OpenedRun, output_dir: Path, peak_flops: float | None, console: Console) -> str:
-    from flaxen.runs.run import describe_end, run
+def _run(
+    opened: OpenedRun,
+    output_dir: Path,
+    peak_flops: float | None,
+    console: Console,
+    arguments: list[str],
+) -> None:
+    """Trains, and prints the result, or how to go on from where a signal stopped it.
 
-    console.print(opened.plan, soft_wrap=True, highlight=False, markup=False)
-    if data_said := describe_data(opened.batches.report()):
-        console.print(data_said, soft_wrap=True, highlight=False, markup=False)
-    with show_training(console, opened.num_steps) as on_record:
-        finished = run(opened, peak_flops=peak_flops, on_record=on_record)
-    return describe_end(opened, finished, output_dir)
+    Args:
+      opened: the run.
+      output_dir: its directory.
+      peak_flops: the machine's operations a second; None measures them.
+      console: for what is not the result.
+      arguments: those with which `flaxen` was called.
+    """
+    from flaxen.runs.describe import describe_end, describe_start, describe_stop
+    from flaxen.runs.run import run
+
+    for line in (describe_start(opened), opened.plan, describe_data(opened.batches.report())):
+        if line:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+    with stop_after_step() as stop, show_training(console, opened.num_steps) as on_record:
+        finished = run(opened, peak_flops=peak_flops, on_record=on_record, should_stop=stop)
+    num_steps = int(finished.state.step)
+    if stop.signal is None or num_steps == opened.num_steps:
+        print(describe_end(opened, finished, output_dir))
+        return
+    said = describe_stop(opened, finished, output_dir)
+    if num_steps > 0:
+        command = arguments if "--resume" in arguments else [*arguments, "--resume"]
+        said += f". Go on from there with: {shlex.join(['flaxen', *command])}"
+    print(said, file=sys.stderr)
+    raise SystemExit(128 + stop.signal)
 
 
-def told_apart(given: str | None, model: str | None) -> tuple[Path | None, str | None]:
-    """Decides whether the argument is a settings file or a model.
+def default_output_dir(model: str) -> Path:
+    """Where a run goes that was not told: runs/, and the model's name."""
+    name = re.sub(r"\.py:", "-", model)
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", Path(name).name.removesuffix(".gguf"))
+
+
+def told_apart(given: Sequence[str], model: str | None) -> tuple[Path | None, str | None]:
+    """Decides which argument is a settings file, and which a model; their order does not matter.
 
     A settings file has the suffix .yaml or .yml, or is a file that is not a model.
 
     Args:
-      given: the argument.
+      given: the arguments.
       model: the flag --model.
 
     Raises:
-      ValueError: both name a model.
+      ValueError: two of them name a model, or two a file of settings.
     """
-    if given is None:
-        return None, model
-    path = Path(os.path.expanduser(given))
-    is_model_file = path.suffix in (".gguf", ".py")
-    if path.suffix in (".yaml", ".yml") or (path.is_file() and not is_model_file):
-        return path, model
+    configs = [each for each in given if _is_config(Path(os.path.expanduser(each)))]
+    named = [each for each in given if each not in configs]
+    if len(configs) > 1:
+        raise ValueError(f"{' and '.join(configs)} are both files of settings: give one")
     if model is not None:
+        named.append(f"--model {model}")
+    if len(named) > 1:
         raise ValueError(
-            f"{given} and --model {model} both name a model: give one of them. A file of settings "
-            "is called something.yaml"
+            f"{' and '.join(named)} both name a model: give one of them. A file of settings is "
+            "called something.yaml"
         )
-    return None, given
+    config = Path(os.path.expanduser(configs[0])) if configs else None
+    return config, model if model is not None or not named else named[0]
+
+
+def _is_config(path: Path) -> bool:
+    is_model_file = path.suffix in (".gguf", ".py")
+    return path.suffix in (".yaml", ".yml") or (path.is_file() and not is_model_file)
 
 
 def gather(config: Path | None, flags: dict[str, Any], settings: list[str]) -> dict[str, Any]:
