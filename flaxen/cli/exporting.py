@@ -6,10 +6,10 @@ Imports JAX only when it is needed, so that --help is fast.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -195,12 +195,36 @@ def write(what: str, out: Path, writing: Callable[[OnWritten], None]) -> None:
 
     def run() -> None:
         with show_progress(Console(stderr=True)) as on_progress:
-            writing(partial(on_progress, "writing"))
+
+            def on_written(done: int, total: int) -> None:
+                if done < total:
+                    check_room(out, total - done, shutil.disk_usage(out.absolute().parent).free)
+                on_progress("writing", done, total)
+
+            writing(on_written)
 
     unwind_first(run)
     files = [out] if out.is_file() else [path for path in out.iterdir() if path.is_file()]
     size = format_size(sum(path.stat().st_size for path in files))
     print(f"wrote {out} ({what}, {size}). Try it: flaxen chat {out}")
+
+
+def check_room(out: Path, num_bytes: int, free: int) -> None:
+    """Refuses to go on with a file that will not fit, rather than after all of it was tried.
+
+    Args:
+      out: what is written.
+      num_bytes: the bytes that are left to write.
+      free: the bytes that are free there.
+
+    Raises:
+      ValueError: there is too little room.
+    """
+    if free < num_bytes:
+        raise ValueError(
+            f"{out} needs {format_size(num_bytes)} more, and {format_size(free)} are free there: "
+            "make room, or write it elsewhere"
+        )
 
 
 def note(text: str) -> None:

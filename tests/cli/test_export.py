@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.cli.exporting import check_room
 from flaxen.cli.main import main
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import copy_golden
-from tests.weights.test_exporting import quantized_golden
-from tests.weights.tokenizer_files import write_small_tokenizer
+from tests.weights.tokenizer_files import quantized_golden, write_small_tokenizer
 
 FLOAT32 = jnp.dtype("float32")
 
@@ -151,6 +151,13 @@ def test_another_family_is_sent_elsewhere(
     found = error_of(["export", str(directory), str(tmp_path / "m.gguf")], capsys)
     assert "'Gemma2ForCausalLM' is not supported" in found
     assert "llama.cpp's convert_hf_to_gguf.py knows more of them" in found
+
+
+def test_what_will_not_fit_is_not_begun(tmp_path: Path) -> None:
+    check_room(tmp_path / "m.gguf", 5, 5)
+    message = r"m\.gguf needs 2\.0 GB more, and 1\.0 GB are free there: make room, or write it el"
+    with pytest.raises(ValueError, match=message):
+        check_room(tmp_path / "m.gguf", 2 * 10**9, 10**9)
 
 
 _INTERRUPTED = """

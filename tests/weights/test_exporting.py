@@ -15,25 +15,21 @@ import numpy as np
 import pytest
 
 from flaxen.hub.resolve import resolve
-from flaxen.models.adapters import with_adapters
-from flaxen.models.model import Params
-from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.exporting import export_directory, export_gguf
 from flaxen.weights.gguf.reader import read_gguf
 from tests.full_disk import fill_disk_of
-from tests.models.golden import CASES, expected, logits_of
+from tests.models.golden import CASES
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import (
     Kind,
     change_config,
     change_tensors,
-    copy_golden,
-    golden_metadata,
     golden_tensors,
-    write_gguf,
 )
-from tests.weights.tokenizer_files import TEMPLATE, TEXT, write_small_tokenizer
+from tests.weights.tokenizer_files import TEMPLATE, TEXT, golden, quantized_golden
+
+__all__ = ["golden"]  # the fixture
 
 FLOAT32 = jnp.dtype("float32")
 REFUSED = {  # goldens that GGUF, or llama.cpp, can't express
@@ -47,18 +43,6 @@ WRITTEN = [case for case in CASES if case not in REFUSED]
 
 def assert_equal(ours: Any, theirs: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-@pytest.fixture
-def golden(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a directory of a golden that has a tokenizer."""
-
-    def make(case: str) -> Path:
-        directory = tmp_path / case
-        directory.mkdir()
-        return write_small_tokenizer(copy_golden(case, directory))
-
-    return make
 
 
 def same_model(ours: Checkpoint, theirs: Checkpoint) -> None:
@@ -186,20 +170,6 @@ def test_quantized_as_the_gguf_package_does(
         np.testing.assert_array_equal(found[name].data, gguf.quants.quantize(values, wanted))
 
 
-def quantized_golden(path: Path, case: str = "llama_default") -> Path:
-    metadata = golden_metadata(case) | {"general.license": "mit", "general.file_type": 2}
-    metadata |= {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": [chr(i) for i in range(33, 127)] + ["ab"]
-        + [f"[PAD{i}]" for i in range(33)],
-        "tokenizer.ggml.token_type": [1] * 95 + [5] * 33, "tokenizer.ggml.merges": ["a b"],
-        "tokenizer.ggml.eos_token_id": 3, "tokenizer.chat_template": "{{ messages }}",
-    }  # fmt: skip
-    kinds = {"token_embd.weight": Kind.Q8_0, "blk.0.attn_q.weight": Kind.Q4_0,
-             "blk.0.attn_k.weight": Kind.Q5_1, "blk.1.ffn_up.weight": Kind.Q4_1}  # fmt: skip
-    return write_gguf(path, metadata, golden_tensors(case), kinds)
-
-
 def test_blocks_are_kept_without_loss(tmp_path: Path) -> None:
     path = quantized_golden(tmp_path / "m.gguf")
     export_gguf(open_checkpoint(path), path, tmp_path / "again.gguf")
@@ -226,49 +196,6 @@ def test_an_adapter_beside_blocks_changes_only_its_matrices(tmp_path: Path) -> N
     assert (types["token_embd.weight"], types["blk.1.ffn_up.weight"]) == ("Q8_0", "Q4_1")
     assert ours.metadata["general.name"] == "mine"
     assert ours.metadata["general.license"] == "mit"
-
-
-def exact_params(checkpoint: Checkpoint) -> Params:
-    """The parameters as the file has them, without rounding to bfloat16 first (decision 0020)."""
-    return replace(checkpoint, round_to=None).load_params(FLOAT32)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("use_rslora", [False, True])
-def test_merging_adds_the_scaled_product_to_the_bit(
-    tmp_path: Path, dtype: str, use_rslora: bool
-) -> None:
-    """Base + scale * a @ b in float32, of exactly dequantized weights, rounded once."""
-    path = quantized_golden(tmp_path / "m.gguf")
-    source = open_checkpoint(path)
-    one = random_adapter(source.model, targets=("wq", "wk", "w_up"), use_rslora=use_rslora)
-    two = random_adapter(source.model, seed=1, targets=("wq", "wo"))
-    export_directory(source, path, tmp_path / "out", adapters=[one, two], dtype=dtype)
-    merged = merge_adapter(merge_adapter(exact_params(source), one), two)
-    rounded = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(FLOAT32), merged)
-    assert_equal(open_checkpoint(tmp_path / "out").load_params(FLOAT32), rounded)
-
-
-@pytest.mark.parametrize("case", ["llama_tied_biases", "mistral_window", "qwen3_tied"])
-def test_a_merged_model_computes_what_base_and_adapter_do(
-    tmp_path: Path, golden: Callable[[str], Path], case: str
-) -> None:
-    """Beside the model the products are added in another order: equal to 1e-4."""
-    path = golden(case)
-    source = open_checkpoint(path)
-    adapter = random_adapter(source.model, use_rslora=True)
-    export_directory(source, path, tmp_path / "merged", adapters=[adapter])
-    export_gguf(source, path, tmp_path / "merged.gguf", adapters=[adapter])
-    tokens, base = expected(case)
-    params = source.load_params(FLOAT32)
-    stack = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], adapter.tree)
-    scales, ids = jnp.array([adapter.config.scale]), jnp.zeros((1, len(tokens)), jnp.int32)
-    beside = logits_of(source.model, with_adapters(params, stack, scales, ids), tokens)
-    for name in ("merged", "merged.gguf"):
-        found = open_checkpoint(tmp_path / name)
-        merged = logits_of(found.model, found.load_params(FLOAT32), tokens)
-        np.testing.assert_allclose(merged, beside, atol=1e-4, rtol=1e-4)
-    assert np.abs(beside - base).max() > 0.1
 
 
 def test_a_name_in_use_is_refused(tmp_path: Path, golden: Callable[[str], Path]) -> None:
