@@ -63,9 +63,13 @@ def read_data(data: Data) -> tuple[tuple[Path, ...], tuple[MemoryRecords, ...] |
       The files, and None; or a stand-in for the files, and the records.
 
     Raises:
-      ValueError: there is no record, some are texts and others names of files, or a text is one
-          word and no file: it is probably the name of a file that is misspelt.
+      ValueError: there is no such file or no record, some are texts and others names of files, or a
+          text is one word and no file: it is probably the name of a file that is misspelt.
     """
+    if isinstance(data, str) and not _is_file(data):
+        raise ValueError(
+            f"there is no file {show(data)}: give names of files, or texts and records in a list"
+        )
     if isinstance(data, str | Path):
         return (_path(data),), None
     if isinstance(data, Mapping):
@@ -73,6 +77,8 @@ def read_data(data: Data) -> tuple[tuple[Path, ...], tuple[MemoryRecords, ...] |
             f"data must be files or records, got a mapping with the keys {show(list(data))}: give "
             "a list of records, or one split of a data set, as in data['train']"
         )
+    if not isinstance(data, Iterable) and not _is_table(data):
+        raise ValueError(f"data must be files or records, got {show(data)}: give a list of them")
     values: Any = data if _is_table(data) else list(data)
     if not len(values):
         raise ValueError("data is empty: give at least one record, or the name of a file")

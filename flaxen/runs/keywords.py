@@ -46,12 +46,18 @@ def settings_of(keywords: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _WHOLE and name not in _COMMON:
             raise TypeError(_unknown(name))
         if name in _LEVELS:
-            is_config = dataclasses.is_dataclass(value) and not isinstance(value, type)
-            value = dataclasses.asdict(value) if is_config else dict(value)
+            value = _level(value)
         set_value(found, _COMMON.get(name, name), value)
         if name == "seed":
             set_value(found, "data.seed", value)
     return found
+
+
+def _level(value: Any) -> Any:
+    """A level's settings as a dict of their own; what is none is left to the reader of settings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _unknown(name: str) -> str:

@@ -79,6 +79,8 @@ def test_the_digest_is_of_the_contents() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        ("a text to learn", "no file 'a text to learn': give names of files, or texts and records"),
+        (3, "data must be files or records, got 3: give a list of them"),
         ([], "data is empty: give at least one record"),
         (iter(()), "data is empty"),
         ({"train": []}, r"got a mapping with the keys \['train'\]: give a list of records, or one"),

@@ -8,6 +8,7 @@ import pytest
 
 from flaxen.runs.keywords import settings_of
 from flaxen.training.optimizer import OptimizerConfig
+from flaxen.training.settings import make_config
 
 
 def test_common_settings_need_no_level() -> None:
@@ -57,3 +58,11 @@ def test_a_level_may_be_its_configuration_and_is_not_changed() -> None:
 def test_an_unknown_argument_is_refused(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         settings_of(keywords)
+
+
+def test_what_is_no_level_is_left_to_the_reader_of_settings() -> None:
+    found = settings_of({"optimizer": "lion"})
+    with pytest.raises(ValueError, match="optimizer must hold settings as name: value, got 'lion'"):
+        make_config({"model": "m", "data": {"files": ["a"]}, **found})
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate can't be set: optimizer is the"):
+        settings_of({"optimizer": "lion", "learning_rate": 1.0})
