@@ -33,6 +33,7 @@ def evaluate(
     *,
     tokenizer: Tokenizer | str | Path | None = None,
     adapter: Adapter | str | Path | None = None,
+    definition: Definition | str | None = None,
     batch_size: int = 4,
     sequence_length: int | None = None,
     dtype: str = "auto",
@@ -52,6 +53,7 @@ def evaluate(
       data: as in `flaxen.train`; of conversations and completions the answers count.
       tokenizer: as in `flaxen.train`.
       adapter: an adapter to compute with, or its directory in PEFT's format.
+      definition: as in `flaxen.load`.
       batch_size: rows that are computed at once.
       sequence_length: tokens of a row: long texts are split, longer conversations and prompts are
         cut. None is 1,024, or the model's own length where that is less.
@@ -68,13 +70,21 @@ def evaluate(
         bad.
       OSError: a file can't be read.
     """
-    definition = definition_of(model, params, tokenizer)
+    given = definition_of(model, params, tokenizer)
     if data is None:
         raise ValueError("data is missing: give data=, files or records to evaluate on")
     files, sources = read_data(data)
     choose_compile_cache(compile_cache, os.environ)
-    args = EngineArgs(model=str(model), backend=backend, dtype=dtype, offline=offline)
-    opened = open_named(args).source if definition is None else definition
+    if given is not None and definition is not None:
+        raise ValueError(
+            "definition names the code of a directory, and the model is a definition itself: leave "
+            "definition out"
+        )
+    name = str(model) if given is None else given.name
+    args = EngineArgs(
+        model=name, definition=definition, backend=backend, dtype=dtype, offline=offline
+    )
+    opened = open_named(args).source if given is None else given
     longest = opened.model.max_position
     if sequence_length is not None and sequence_length > longest:
         raise ValueError(

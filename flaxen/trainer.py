@@ -76,7 +76,7 @@ def train(
       **settings: `method` (full, lora, dpo), `num_steps`, `epochs`, `batch_size`,
         `sequence_length`, `learning_rate`, `rank`, `seed`, and all other fields of TrainConfig and
         DataConfig, by their names; `optimizer`, `schedule`, `lora`, `dpo` and `checkpoint` as a
-        dict each. Defaults are those of `flaxen train`.
+        dict each. Defaults are those of `flaxen train`, `method="lora"` among them.
 
     Raises:
       TypeError: there is no such setting.

@@ -47,5 +47,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         flaxen.evaluate(model)
     with pytest.raises(ValueError, match="sequence_length is 4096, and the model was made for"):
         flaxen.evaluate(model, data=[{"text": "a b"}], sequence_length=4096)
+    own = flaxen.Definition(model=model, params={}, tokenizer="")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="definition names the code of a directory, and the model"):
+        flaxen.evaluate(own, data=[{"text": "a b"}], definition="a.py:b")
     with pytest.raises(ValueError, match=r"adapter_config\.json"):
         flaxen.evaluate(model, data=[{"text": "a b"}], adapter=tmp_path)

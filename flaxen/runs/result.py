@@ -113,7 +113,7 @@ def make_result(
         adapters = tuple(from_stack(lora, state.params, index) for index in range(count))
         definition = source if isinstance(source, Definition) else config.model
     elif isinstance(source, Definition):
-        definition = replace(source, params=_trained_params(source, state))
+        definition = _with_trained(source, state)
     else:
         definition = _of_files(opened, state)
     return TrainResult(
@@ -126,10 +126,11 @@ def make_result(
     )
 
 
-def _trained_params(source: Definition, state: TrainState) -> Params:
-    """The state's parameters in the tree and the dtypes of the definition's own."""
-    trained = with_params(source, state.params, state.collections).params
-    return jax.tree.map(lambda own, leaf: leaf.astype(own.dtype), source.params, trained)
+def _with_trained(source: Definition, state: TrainState) -> Definition:
+    """The definition with the state's parameters, in the dtypes of its own."""
+    trained = with_params(source, state.params, state.collections)
+    params = jax.tree.map(lambda own, leaf: leaf.astype(own.dtype), source.params, trained.params)
+    return replace(trained, params=params)
 
 
 def _of_files(opened: OpenedRun, state: TrainState) -> Definition:

@@ -51,7 +51,7 @@ def test_a_level_may_be_its_configuration_and_is_not_changed() -> None:
         ),
         ({"weight_decay": 1}, "it is a setting of optimizer, given as optimizer={'weight_decay'"),
         ({"data.epochs": 1}, "no argument 'data.epochs': did you mean epochs"),
-        ({"zzz": 1}, "no argument 'zzz': known: method, "),
+        ({"zzz": 1}, "no argument 'zzz': known: "),
         ({"files": ["a"]}, "no argument 'files'"),
     ],
 )
