@@ -129,7 +129,7 @@ def open_definition(
     return dataclasses.replace(found, params=params, tokenizer=directory, name=fields["name"])
 
 
-def _code(reference: Reference | None, keys: Path) -> dict[str, Any] | None:
+def _code(reference: Reference | None, keys: Path | None) -> dict[str, Any] | None:
     if reference is None:
         return None
     assert reference.file is not None, "a definition's code was run"
@@ -163,7 +163,7 @@ def _read_description(directory: Path) -> dict[str, Any]:
     return fields
 
 
-def _recorded(directory: Path, code: dict[str, Any] | None, keys: Path) -> Reference:
+def _recorded(directory: Path, code: dict[str, Any] | None, keys: Path | None) -> Reference:
     """The reference that a directory names, if its code may be run."""
     if code is None:
         raise ValueError(

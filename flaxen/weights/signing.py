@@ -10,32 +10,44 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 _NUM_KEY_BYTES = 32
 
 
-def key_file() -> Path:
-    """The file of the user's key, by the XDG convention for the state of programs."""
-    return Path.home() / ".local" / "state" / "flaxen" / "signing.key"
+def key_file(find_home: Callable[[], Path] = Path.home) -> Path | None:
+    """The file of the user's key, by the XDG convention for the state of programs.
+
+    None for a user without a home, as in a container that runs under a number.
+    """
+    try:
+        home = find_home()
+    except RuntimeError:
+        return None
+    return home / ".local" / "state" / "flaxen" / "signing.key"
 
 
-def sign(text: str, key_file: Path) -> str | None:
+def sign(text: str, key_file: Path | None) -> str | None:
     """The signature of a text; None if there is no key, and none can be made.
 
     Args:
       text: what is signed.
-      key_file: made if it does not exist, for its owner alone.
+      key_file: made if it does not exist, for its owner alone; None signs nothing.
     """
+    if key_file is None:
+        return None
     try:
         key = _read_or_make(key_file)
-    except OSError:  # no home, or one that can't be written
+    except OSError:  # a home that can't be written
         return None
     return _signature(text, key)
 
 
-def is_signed(text: str, signature: object, key_file: Path) -> bool:
-    """Whether a signature of a text was made with the key."""
+def is_signed(text: str, signature: object, key_file: Path | None) -> bool:
+    """Whether a signature of a text was made with the key; never without a key."""
+    if key_file is None:
+        return False
     try:
         key = key_file.read_bytes()
     except OSError:
