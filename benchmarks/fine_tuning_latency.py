@@ -68,7 +68,7 @@ async def _measure(url: str, args: argparse.Namespace) -> dict[str, float]:
             job = await client.fine_tuning.jobs.create(
                 model=model,
                 training_file=file.id,
-                hyperparameters={"n_epochs": 50, "batch_size": 1},  # a row a step, of 256 tokens
+                hyperparameters={"n_epochs": 50, "batch_size": 4},  # a row a step, of 256 tokens
             )
             await _wait_for_step(client, job.id, 2)  # the training step is compiled by now
             before, begin_s = await _last_step(client, job.id), time.monotonic()

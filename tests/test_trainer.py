@@ -40,7 +40,6 @@ AS_THE_COMMAND: dict[str, Any] = {
     "schedule": {"name": "constant"},
     "learning_rate": 0.01,
     "num_steps": 4,
-    "rank": 4,
 }
 
 
@@ -172,41 +171,42 @@ def test_a_function_of_jax_and_its_adapters(tmp_path: Path) -> None:
         load_adapter(tmp_path / "saved" / f"adapter-{index}", model)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_files_and_records_in_memory_train_as_by_the_command(method: str, tmp_path: Path) -> None:
-    """To the bit; so does a run that is resumed."""
-    model = tiny_training.write_model(tmp_path / "llama")
-    texts = tiny_training.write_texts(tmp_path / "texts.jsonl")
-    by_command = ("--learning-rate", 0.01, "--num-steps", 4, "--method", method)
-    rank = ("--rank", 4) if method == "lora" else ()
-    status = tiny_training.train(
-        model, texts, tmp_path / "command", shared_directory(), *by_command, *rank
-    )
-    assert status == 0
-    records = [json.loads(line) for line in texts.read_text().splitlines()]
-    options = {"method": method, **AS_THE_COMMAND}
-    if method == "full":
-        del options["rank"]
-    flaxen.train(str(model), data=texts, **{**options, "num_steps": 2}, output_dir=tmp_path / "own")
-    results = {
-        "files": flaxen.train(model, data=[str(texts)], **options),
-        "records": flaxen.train(str(model), data=records, **options),
-        "resumed": flaxen.train(
-            str(model), data=texts, output_dir=tmp_path / "own", resume=True, **options
-        ),
-    }
-    kind, file = {"lora": ("adapter", "adapter_model"), "full": ("model", "model")}[method]
-    expected = (tmp_path / "command" / kind / f"{file}.safetensors").read_bytes()
-    for name, result in results.items():
-        result.save(tmp_path / name)
-        assert (tmp_path / name / f"{file}.safetensors").read_bytes() == expected
-    assert (tmp_path / "own" / kind / f"{file}.safetensors").read_bytes() == expected
-    assert len(results["resumed"].metrics) == 2
-    assert results["resumed"].num_steps == 4
-    with pytest.raises(ValueError, match="holds a run of 4 steps: give --resume to go on"):
-        flaxen.train(str(model), data=texts, output_dir=tmp_path / "own", **options)
+def by_the_command(directory: Path, method: str, *options: object) -> tuple[Path, Path, Path]:
+    """A tiny model, its data, and what `flaxen train` makes of them in four steps."""
+    model = tiny_training.write_model(directory / "llama")
+    texts = tiny_training.write_texts(directory / "texts.jsonl")
+    more = ("--learning-rate", 0.01, "--num-steps", 4, "--method", method, *options)
+    output = directory / "command"
+    assert tiny_training.train(model, texts, output, shared_directory(), *more) == 0
+    return model, texts, output
+
+
+def test_an_adapter_is_trained_and_resumed_as_by_the_command(tmp_path: Path) -> None:
+    """To the bit."""
+    model, texts, output = by_the_command(tmp_path, "lora", "--rank", 4)
+    expected = (output / "adapter" / "adapter_model.safetensors").read_bytes()
+    options = {**AS_THE_COMMAND, "rank": 4, "output_dir": tmp_path / "own"}
+    flaxen.train(str(model), data=[str(texts)], **{**options, "num_steps": 2})
+    with pytest.raises(ValueError, match="holds a run of 2 steps: give --resume to go on"):
+        flaxen.train(model, data=texts, **options)
+    result = flaxen.train(model, data=texts, resume=True, **options)
+    result.save(tmp_path / "saved")
+    for directory in (tmp_path / "own" / "adapter", tmp_path / "saved"):
+        assert (directory / "adapter_model.safetensors").read_bytes() == expected
+    assert [each["step"] for each in result.metrics] == [3, 4]
+    assert result.num_steps == 4
     with pytest.raises(ValueError, match="already holds files: give a new"):
-        results["files"].save(tmp_path / "records")
+        result.save(tmp_path / "saved")
+
+
+def test_records_in_memory_train_as_their_file_by_the_command(tmp_path: Path) -> None:
+    """To the bit."""
+    model, texts, output = by_the_command(tmp_path, "full")
+    records = [json.loads(line) for line in texts.read_text().splitlines()]
+    result = flaxen.train(str(model), data=records, method="full", **AS_THE_COMMAND)
+    result.save(tmp_path / "saved")
+    expected = (output / "model" / "model.safetensors").read_bytes()
+    assert (tmp_path / "saved" / "model.safetensors").read_bytes() == expected
 
 
 def definition() -> flaxen.Definition:
