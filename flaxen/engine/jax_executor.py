@@ -141,6 +141,7 @@ class JaxExecutor(Executor):
     def _run_once(self, programs: Iterable[Program]) -> None:
         """Does what only a first request would do otherwise: no step is slower than the next."""
         self._load_settings(0, with_seed(row_settings(SamplingParams(), 1, (), ()), 0), [])
+        self._adapters.compile_load()
         for program in programs:
             options = StepOptions(self._adapters.arrays if program.has_adapters else None)
             self._run(program.shape, [], NO_NEEDS, options)

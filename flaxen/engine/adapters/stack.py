@@ -5,6 +5,7 @@ Deliberately does not know: names, which adapter is in which slot, when a slot i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -74,18 +75,23 @@ class AdapterStack:
             )
         check_adapter(adapter, self._model)
 
+    def compile_load(self) -> None:
+        """Compiles what `load` runs, so that no first adapter waits for it. Slots must be empty."""
+        if self._own is not None:
+            self._load(0, [{} for _ in self._shapes()], 0.0)
+
     def load(self, slot: int, adapter: Adapter) -> None:
         """Fills a slot in place, after the steps already dispatched."""
+        self._load(slot, adapter.layers, adapter.config.scale)
+
+    def _load(self, slot: int, new_layers: Sequence[Any], scale: float) -> None:
         assert self._own is not None, "the engine has no slots of its own"
         stack, scales = self._own
         layers = tuple(
             self._fill(old, slot, _padded(shapes, new))
-            for old, shapes, new in zip(
-                stack["layers"], self._shapes(), adapter.layers, strict=True
-            )
+            for old, shapes, new in zip(stack["layers"], self._shapes(), new_layers, strict=True)
         )
-        scale = np.float32(adapter.config.scale)
-        self._own = {"layers": layers}, self._fill(scales, slot, scale)
+        self._own = {"layers": layers}, self._fill(scales, slot, np.float32(scale))
 
     def serve_stack(self, stack: Adapters | None, scales: Any) -> int:
         """Serves a trainer's stack [n, ...] without copying it; None goes back to the slots.
