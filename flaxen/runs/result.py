@@ -31,8 +31,10 @@ class TrainResult:
     """
 
     definition: Definition | str  # the model with its trained parameters; with adapters, their base
-    adapters: tuple[Adapter, ...]  # empty where all parameters were trained
-    metrics: tuple[MetricsRecord, ...]  # one for each step of this call: step, loss, ...
+    # empty where all parameters were trained
+    adapters: tuple[Adapter, ...] = field(repr=False)
+    # one for each step of this call: step, loss, ...
+    metrics: tuple[MetricsRecord, ...] = field(repr=False)
     num_steps: int  # of the whole run, with those before it was resumed
     _opened: OpenedRun = field(repr=False)
     _state: TrainState = field(repr=False)

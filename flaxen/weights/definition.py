@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,8 @@ class Definition:
     loaded, and checked against the model's size, when it is first used.
     """
 
-    model: Model
-    params: Params  # plain arrays, in a tree like model.param_specs
+    model: Model = field(repr=False)  # a notebook that shows a definition is not filled by arrays
+    params: Params = field(repr=False)  # plain arrays, in a tree like model.param_specs
     # a directory with tokenizer.json, the name of a model with this tokenizer, or the tokenizer
     tokenizer: Tokenizer | Path | str
     name: str = "model"

@@ -71,8 +71,12 @@ class SettingOptions:
         int | None,
         _run_option(min=1, help="Optimizer steps in all, whatever data.epochs says."),
     ] = None
-    batch_size: Annotated[int | None, _data_option(min=1, help="Rows in a step.")] = None
-    sequence_length: Annotated[int | None, _data_option(min=1, help="Tokens in a row.")] = None
+    batch_size: Annotated[
+        int | None, _data_option(min=1, help="Rows in a step; left out, the data decide.")
+    ] = None
+    sequence_length: Annotated[
+        int | None, _data_option(min=1, help="Tokens in a row; left out, the data decide.")
+    ] = None
     num_microbatches: Annotated[
         int | None, _run_option(min=1, help="Parts of a step's batch; more take less memory.")
     ] = None
