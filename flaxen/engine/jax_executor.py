@@ -6,8 +6,10 @@ Deliberately does not know: when steps are planned, what ends a sequence, texts.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -38,7 +40,7 @@ from flaxen.engine.rows import (
 from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, step_shapes
-from flaxen.engine.step import empty_cache, prompt_logprobs, run_step
+from flaxen.engine.step import empty_cache, prompt_logprobs, run_step, shapes_of
 from flaxen.engine.step_input import StepLayout
 from flaxen.engine.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
 from flaxen.engine.step_options import StepOptions, grammar_bitmask, prompt_embeds
@@ -114,12 +116,12 @@ class JaxExecutor(Executor):
         self._prompt_logprobs = jax.jit(functools.partial(prompt_logprobs, model, self._num_top))
         self._final_norm = jax.jit(model.final_norm)
         self._adapters = AdapterStack(model, config.lora)
+        self._at_exit = functools.partial(_finish_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
         self._reset_state()
 
-        pads = model.backend.pads_cheaply
-        first, later = plan_programs(
-            self._shapes, has_adapters=config.lora is not None, may_pad=pads
-        )
+        adapted, pads = config.lora is not None, model.backend.pads_cheaply
+        first, later = plan_programs(self._shapes, has_adapters=adapted, may_pad=pads)
         self._programs = Programs((*first, *later), may_pad=pads, on_compiled=on_compiled)
         self._programs.compile_several(len(first), self._compile)
         self._run_once(first)
@@ -132,10 +134,10 @@ class JaxExecutor(Executor):
         adapters = self._adapters.arrays if program.has_adapters else None
         self._step.lower(
             program.shape.num_tokens,
-            *_abstract((self._step_params, self._rows, self._tokens, self._cache)),
+            *shapes_of((self._step_params, self._rows, self._tokens, self._cache)),
             self._layout.pack([], program.shape.num_seqs),
             NO_NEEDS,
-            StepOptions(_abstract(adapters)),
+            StepOptions(shapes_of(adapters)),
         ).compile()
 
     def _run_once(self, programs: Iterable[Program]) -> None:
@@ -147,7 +149,9 @@ class JaxExecutor(Executor):
             self._run(program.shape, [], NO_NEEDS, options)
 
     def __del__(self) -> None:
-        self._finish()
+        if self._tokens is not None:
+            atexit.unregister(self._at_exit)
+            self._finish()
 
     def _finish(self) -> None:
         """Waits for the last step: it may read parameters that XLA does not hold."""
@@ -288,6 +292,9 @@ class JaxExecutor(Executor):
         return sampled, hidden
 
 
-def _abstract(tree: Any) -> Any:
-    """The shapes and dtypes of a tree's arrays."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+def _finish_at_exit(reference: weakref.ref[JaxExecutor]) -> None:
+    """Waits for the last step before Python takes its modules apart: __del__ comes too late."""
+    executor = reference()
+    if executor is not None:
+        executor._finish()
+        executor._tokens = None

@@ -153,3 +153,8 @@ def prompt_logprobs(
 ) -> Logprobs:
     """The log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
     return compute_logprobs(model.unembed(params, hidden), targets, num_top, model.backend)
+
+
+def shapes_of(tree: Any) -> Any:
+    """The shapes and dtypes of a tree's arrays, from which a step is compiled without them."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
