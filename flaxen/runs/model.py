@@ -91,8 +91,8 @@ def open_subject(
         if definition is not None
         else open_model(name, places, backend=chosen, definition=config.definition)
     )
-    if isinstance(source, Definition):
-        _check_definition(config, is_of_transformers=path is not None and not is_definition(path))
+    if isinstance(source, Definition) and path is not None:
+        _check_directory(config, path)
     return _of_source(source, path, chosen)
 
 
@@ -114,13 +114,14 @@ def _without_weights(path: Path, backend: Backend) -> Subject | None:
     )
 
 
-def _check_definition(config: TrainConfig, *, is_of_transformers: bool) -> None:
+def _check_directory(config: TrainConfig, path: Path) -> None:
+    """Refuses what can't be done with a definition that was opened from a directory."""
     if config.from_scratch:
         raise ValueError(
-            f"from_scratch is for models in files: {config.model} gives its own first parameters, "
-            "so a definition that starts at random is trained as it is. Leave from_scratch out"
+            f"{config.model} holds parameters that were trained. From scratch a definition begins "
+            "with those that its code makes: give the code as the model, FILE.py:NAME"
         )
-    if is_of_transformers and config.method == "full":
+    if not is_definition(path) and config.method == "full":
         raise ValueError(
             f"{config.model} runs through transformers' own class, of which flaxen train trains "
             "adapters only: use method lora, or train it in Python by flaxen.from_transformers"
@@ -158,7 +159,7 @@ def load(
     """Loads the master parameters and the frozen parameters."""
     report = functools.partial(on_progress, "weights")
     model = subject.model
-    if config.from_scratch:
+    if config.from_scratch and not isinstance(subject.source, Definition):
         return Loaded(initial_params(model, config.seed), None, None)
     assert subject.source is not None
     if config.method == "full":

@@ -106,7 +106,8 @@ class TrainConfig:
     # for checkpoints, metrics and the result; None, from Python alone, writes nothing
     output_dir: UserPath | None = None
     method: Method = "lora"  # dpo trains adapters, too
-    from_scratch: bool = False  # random parameters; of the model only what it is made of
+    # Random parameters; of a definition, those that its code makes, as in any case.
+    from_scratch: bool = False
     dtype: str = "auto"  # of compute: float32, bfloat16; auto is float32 where XLA runs on a CPU
     remat: Remat = "none"  # layer saves memory at the price of computing the forward twice
     seed: int = 0

@@ -111,13 +111,20 @@ def test_bench_cuts_its_workloads(model: str, capsys: pytest.CaptureFixture[str]
     assert "cut to 19% for the model's 48 tokens" in found["workloads"]["A"]["description"]
 
 
-def test_from_scratch_means_nothing_to_a_definition(
+def test_from_scratch_a_definition_begins_as_its_code_says(
     model: str, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--data", texts, "--output-dir", tmp_path, "--method", "full", "--from-scratch"]
-    sizes = ["--sequence-length", MAX_POSITION]
-    assert main([*map(str, ["train", model, *more, *sizes])]) == 2
-    assert "gives its own first parameters" in capsys.readouterr().err
+    full = ["--data", texts, "--method", "full"]
+    scores = []
+    for name, more in (("as_it_is", ()), ("scratch", ("--from-scratch",))):
+        train(capsys, model, *full, *more, "--output-dir", tmp_path / name)
+        scores.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    assert scores[0] == scores[1]
+    sizes = ["--sequence-length", MAX_POSITION, "--output-dir", tmp_path / "again"]
+    trained = tmp_path / "scratch" / "model"
+    arguments = ["train", trained, *full, *sizes, "--from-scratch"]
+    assert main([*map(str, arguments)]) == 2
+    assert "give the code as the model, FILE.py:NAME" in capsys.readouterr().err
 
 
 def test_the_code_of_a_model_in_files_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
