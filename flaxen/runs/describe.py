@@ -55,5 +55,10 @@ def describe_end(opened: OpenedRun, finished: FinishedRun, directory: Path) -> s
         passed = f" (num_steps is {asked})" if asked is not None and asked < num_steps else ""
         done += f", all made before{passed}: nothing was left to train"
     data = describe_data(opened.batches.report())
-    use = f"try it: {next_command(opened.config, opened.subject, results[0])}"
-    return "; ".join(filter(None, (done, data, use)))
+    return "; ".join(filter(None, (done, data)))
+
+
+def describe_use(opened: OpenedRun, directory: Path) -> str:
+    """Says how to try the first of the results in a directory."""
+    result = opened.results_in(directory)[0]
+    return f"try it: {next_command(opened.config, opened.subject, result)}"

@@ -174,9 +174,9 @@ def _recorded(directory: Path, code: dict[str, Any] | None, keys: Path | None) -
     own = f"--definition {reference}"
     if not is_signed(_signed_text({"module": None, **code}), code.get("signature"), keys):
         raise ValueError(
-            f"{directory} names {reference} as its definition, and was not written by you on this "
-            f"machine, so that code is not run by itself: if you trust it, add {own} (in Python "
-            "definition=)"
+            f"{directory} names {reference} as its definition, and that name is not signed by you "
+            f"on this machine, so the code is not run by itself: if you trust it, add {own} (in "
+            "Python definition=)"
         )
     if not Path(code["file"]).is_file():
         raise ValueError(

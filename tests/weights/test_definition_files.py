@@ -126,7 +126,7 @@ def test_a_strangers_directory_runs_no_code(saved: Path, keys: Path, tmp_path: P
     """Neither with another key, nor with a name that was changed: the code would leave a file."""
     evil = tmp_path / "evil.py"
     evil.write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
-    message = r"not written by you on this machine.* if you trust it, add --definition"
+    message = r"not signed by you on this machine.* if you trust it, add --definition"
     with pytest.raises(ValueError, match=message):
         open_definition(saved, keys=tmp_path / "another_key")
     _move_code(saved, file=str(evil), sha256="0" * 64)

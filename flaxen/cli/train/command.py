@@ -88,7 +88,12 @@ def _run(
       console: for what is not the result.
       arguments: those with which `flaxen` was called.
     """
-    from flaxen.runs.describe import describe_end, describe_start, describe_stop
+    from flaxen.runs.describe import (
+        describe_end,
+        describe_start,
+        describe_stop,
+        describe_use,
+    )
     from flaxen.runs.run import run
 
     for line in (describe_start(opened), opened.plan, describe_data(opened.batches.report())):
@@ -98,7 +103,8 @@ def _run(
         finished = run(opened, peak_flops=peak_flops, on_record=on_record, should_stop=stop)
     num_steps = int(finished.state.step)
     if stop.signal is None or num_steps == opened.num_steps:
-        print(describe_end(opened, finished, output_dir))
+        print(describe_end(opened, finished, output_dir), flush=True)
+        print(describe_use(opened, output_dir), file=sys.stderr)
         return
     said = describe_stop(opened, finished, output_dir)
     if num_steps > 0:
