@@ -1,7 +1,8 @@
 """Writes checkpoints of a training run: any pytree, written by a thread while training continues.
 
-A checkpoint gets its step's name when it is complete, so that a process killed at any moment leaves
-the last complete one. Deliberately does not know the meaning of the tree, or training.
+A checkpoint gets its step's name when it is complete and on the disk, so that a process killed at
+any moment, and a machine without power, leave the last complete one. Deliberately does not know the
+meaning of the tree, or training.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from types import TracebackType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from flaxen.checkpoints.reading import ARRAYS, INDEX, PLAIN, Json, Restored, Tree, restore, steps_in
+from flaxen.weights.atomic import sync, sync_tree
+from flaxen.weights.safetensors_writer import write_arrays
 
 _LEFT_OVER = re.compile(r"\d+\.(part|deleted)")
 
@@ -135,11 +136,14 @@ def _write(path: Path, arrays: dict[str, np.ndarray], index: str) -> None:
     part = path.with_name(f"{path.name}.part")
     part.mkdir()
     try:
-        save_file(arrays, part / ARRAYS)
-    except SafetensorError as error:
-        raise OSError(f"{part / ARRAYS} can't be written: {error}") from error
-    (part / INDEX).write_text(index, encoding="utf-8")
+        write_arrays(part / ARRAYS, arrays)
+        (part / INDEX).write_text(index, encoding="utf-8")
+        sync_tree(part)
+    except BaseException:  # its room on a full disk is given back
+        shutil.rmtree(part)
+        raise
     part.rename(path)
+    sync(path.parent)
 
 
 def _taken_apart(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
@@ -161,6 +165,5 @@ def _taken_apart(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
             leaves[name]["key_impl"] = str(jax.random.key_impl(leaf))
             leaf = jax.random.key_data(leaf)
         # NumPy arrays may be modified while they are written; JAX arrays are immutable.
-        array = np.asarray(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
-        arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
+        arrays[name] = np.asarray(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
     return arrays, leaves

@@ -19,7 +19,7 @@ from flaxen.data.iterate import DataIterator
 from flaxen.runs.model import Subject
 from flaxen.training.config import TrainConfig
 from flaxen.training.fingerprint import Fact, Fingerprint, facts
-from flaxen.weights.atomic import set_aside
+from flaxen.weights.atomic import set_aside, sync
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 
@@ -180,4 +180,5 @@ def _write(output_dir: Path, name: str, content: dict[str, Any]) -> None:
     filling = output_dir / f".{name}"
     text = json.dumps(content, indent=2, default=str)
     filling.write_text(text + "\n", encoding="utf-8")
+    sync(filling)
     filling.replace(output_dir / name)

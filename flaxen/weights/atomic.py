@@ -1,8 +1,11 @@
-"""Creates directories and files atomically. Deliberately does not know their contents."""
+"""Creates directories and files atomically: a name means that all is there, also after the machine
+lost its power. Deliberately does not know their contents.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -35,10 +38,12 @@ def new_directory(directory: Path, replaces: Collection[str] = ()) -> Iterator[P
         filling = beside / "new"
         filling.mkdir()
         yield filling
+        sync_tree(filling)
         with set_aside(directory) as old:
             if old is not None:  # filling may take long, so the name is checked again
                 _check_replaceable(old, directory, replaces)
             filling.rename(directory)
+            sync(directory.parent)
     finally:
         shutil.rmtree(beside)
 
@@ -63,8 +68,10 @@ def new_file(path: Path) -> Iterator[Path]:
     beside = _beside(path)
     try:
         yield beside / path.name
+        sync(beside / path.name)
         _check_free(path)  # writing may take long
         (beside / path.name).rename(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(beside)
 
@@ -95,6 +102,30 @@ def set_aside(directory: Path) -> Iterator[Path | None]:
             beside.rmdir()
         raise
     shutil.rmtree(beside)
+
+
+def sync_tree(directory: Path) -> None:
+    """Waits until a directory and all that is in it are on the disk.
+
+    Raises:
+      OSError: something can't be written.
+    """
+    for path in directory.rglob("*"):
+        sync(path)
+    sync(directory)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's contents, or the names in a directory, are on the disk.
+
+    Raises:
+      OSError: they can't be written.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _put_back(old: Path, directory: Path) -> bool:

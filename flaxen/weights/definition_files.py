@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from flaxen.hub.resolve import resolve
 from flaxen.hub.weight_files import DESCRIPTION, SINGLE, read_json
@@ -29,6 +28,7 @@ from flaxen.weights.atomic import new_directory
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.reference import Reference, source_digest
+from flaxen.weights.safetensors_writer import write_arrays
 from flaxen.weights.signing import is_signed, key_file, sign
 from flaxen.weights.user_definition import find_definition, make_definition
 
@@ -74,14 +74,9 @@ def save_definition(
         has_file = (path / "tokenizer.json").is_file()
         source = path if has_file else resolve(str(definition.tokenizer))
     with new_directory(directory) as filling:
-        save_file(
-            {
-                name: np.ascontiguousarray(np.asarray(leaf))
-                for name, leaf in zip(_names(params), jax.tree.leaves(params), strict=True)
-            },
-            filling / SINGLE,
-            metadata={"format": _FORMAT},
-        )
+        leaves = map(np.asarray, jax.tree.leaves(params))
+        arrays = dict(zip(_names(params), leaves, strict=True))
+        write_arrays(filling / SINGLE, arrays, {"format": _FORMAT})
         write_tokenizer(filling, source)
         if chat_template is not None:
             (filling / "chat_template.jinja").write_text(chat_template, encoding="utf-8")

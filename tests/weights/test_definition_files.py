@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -71,12 +72,32 @@ def test_a_key_is_made_once(made: Definition, tmp_path: Path, keys: Path) -> Non
     assert [path.name for path in keys.parent.iterdir()] == ["key"]
 
 
+def test_a_scalar_stays_a_scalar(made: Definition, tmp_path: Path) -> None:
+    """A learned temperature or scale has no axes; NumPy would give it one on the way."""
+    params = {"params": made.params, "scale": jnp.float32(1 / 3)}
+    model = dataclasses.replace(made.model, trained="params")
+    scaled = dataclasses.replace(made, model=model, params=params)
+    save_definition(tmp_path / "m", scaled, keys=tmp_path / "key")
+    assert_equal(open_definition(tmp_path / "m", scaled).params, params)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(made: Definition, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors can't be written: .*I/O"):
+            save_definition(tmp_path / "m", made, keys=tmp_path / "key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dtypes_and_other_collections(made: Definition, tmp_path: Path) -> None:
     stats = {"mean": np.full(3, 1 / 3, np.float32), "count": np.array([7], np.int32)}
     model = dataclasses.replace(made.model, trained="params")
     params = {"params": made.params, "batch_stats": stats}
     collections = dataclasses.replace(made, model=model, params=params)
-    save_definition(tmp_path / "m", collections, dtype=BFLOAT16)
+    save_definition(tmp_path / "m", collections, dtype=BFLOAT16, keys=tmp_path / "key")
     loaded = open_definition(tmp_path / "m", collections)
     assert loaded.dtype == BFLOAT16
     for name, leaf in stats.items():

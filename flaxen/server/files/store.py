@@ -19,10 +19,11 @@ from typing import BinaryIO
 
 import sqlalchemy as sa
 
-from flaxen.server.storage.directory import is_disk_full, sync_directory
+from flaxen.server.storage.directory import is_disk_full
 from flaxen.server.storage.names import UNFINISHED, is_file_name, new_file_name
 from flaxen.server.storage.pages import Row, UnknownIdError, page_of
 from flaxen.server.storage.tables import files
+from flaxen.weights.atomic import sync
 
 
 class FileTooLargeError(ValueError):
@@ -208,7 +209,7 @@ class FileWriter:
         with _clear_when_full():
             self._file.flush()
             os.fsync(self._file.fileno())
-            sync_directory(self._path.parent)
+            sync(self._path.parent)
         row = self._store.insert(
             {
                 "id": self._id,
@@ -221,7 +222,7 @@ class FileWriter:
         self._is_listed = True
         with _clear_when_full():
             os.rename(self._part, self._path)
-            sync_directory(self._path.parent)
+            sync(self._path.parent)
         self._committed = True
         return row
 

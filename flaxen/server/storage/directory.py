@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from flaxen.server.storage.names import is_file_name, is_job_name
 from flaxen.server.storage.tables import checkpoints, files, jobs, owners
+from flaxen.weights.atomic import sync
 
 ID_FILE = "flaxen.id"
 _ONLY_ROW = 1
@@ -119,7 +120,7 @@ def _write_id(directory: Path, where: str) -> _Side:
             file.flush()
             os.fsync(file.fileno())
         part.rename(directory / ID_FILE)
-        sync_directory(directory)
+        sync(directory)
     except OSError as error:
         raise ValueError(
             f"{directory / ID_FILE} can't be written: {error.strerror}. Make room there, or give "
@@ -177,12 +178,3 @@ def _our_files(directory: Path) -> list[Path]:
 def is_disk_full(error: OSError) -> bool:
     """Whether the error says that the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
@@ -30,6 +29,7 @@ from flaxen.weights.adapters.modules import (
 from flaxen.weights.adapters.selection import Strength, module_strengths, select_modules
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.safetensors import file_tensors
+from flaxen.weights.safetensors_writer import write_arrays
 from flaxen.weights.tensor import StoredTensor
 
 
@@ -71,11 +71,11 @@ def save_adapter(
     for layer, named in zip(adapter.layers, modules, strict=True):
         for target, each in layer.items():
             for part, tensor in tensor_names(named[target]).items():
-                tensors[tensor] = np.ascontiguousarray(each[part].T)
+                tensors[tensor] = np.asarray(each[part]).T
     with new_directory(directory, replaces=(ADAPTER_CONFIG, ADAPTER_WEIGHTS)) as filling:
         text = json.dumps(fields, indent=2, sort_keys=True)
         (filling / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, filling / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        write_arrays(filling / ADAPTER_WEIGHTS, tensors, {"format": "pt"})
 
 
 def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) -> Adapter:
