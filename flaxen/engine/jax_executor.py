@@ -119,6 +119,9 @@ class JaxExecutor(Executor):
         self._at_exit = functools.partial(_finish_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
         self._reset_state()
+        # Taken once: a thread compiles from them while steps and `reset` replace the arrays.
+        self._abstract_state = shapes_of((self._step_params, self._rows, self._tokens, self._cache))
+        self._abstract_adapters = shapes_of(self._adapters.arrays)
 
         adapted, pads = config.lora is not None, model.backend.pads_cheaply
         first, later = plan_programs(self._shapes, has_adapters=adapted, may_pad=pads)
@@ -131,13 +134,12 @@ class JaxExecutor(Executor):
 
     def _compile(self, program: Program) -> None:
         """Compiles a program without running it. A call of `_step` finds it among JAX's own."""
-        adapters = self._adapters.arrays if program.has_adapters else None
         self._step.lower(
             program.shape.num_tokens,
-            *shapes_of((self._step_params, self._rows, self._tokens, self._cache)),
+            *self._abstract_state,
             self._layout.pack([], program.shape.num_seqs),
             NO_NEEDS,
-            StepOptions(shapes_of(adapters)),
+            StepOptions(self._abstract_adapters if program.has_adapters else None),
         ).compile()
 
     def _run_once(self, programs: Iterable[Program]) -> None:
@@ -168,12 +170,7 @@ class JaxExecutor(Executor):
         config = self._config
 
         def empty() -> tuple[Any, Rows]:
-            cache = empty_cache(
-                self._model,
-                config.groups,
-                config.page_size,
-                self._cache_dtype,
-            )
+            cache = empty_cache(self._model, config.groups, config.page_size, self._cache_dtype)
             return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
 
         self._cache: tuple[Any, ...] = ()  # else there would be two for a moment

@@ -115,7 +115,8 @@ class Programs:
             return run()
         except BaseException:
             with self._lock:
-                del self._started[program]
+                if self._started.get(program) is done:  # it may be forgotten since
+                    del self._started[program]
             raise
         finally:
             done.set_result(None)

@@ -126,3 +126,14 @@ def test_after_a_change_of_parameters_nothing_is_compiled() -> None:
     programs.forget()
     assert programs.choose(program(1)) == program(1)
     assert not programs.compile_next(lambda each: None)
+
+
+def test_a_program_that_is_forgotten_while_it_fails_to_compile_says_why() -> None:
+    programs = make()
+
+    def fail() -> None:
+        programs.forget()  # another thread has given new parameters
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        programs.compile(program(1), fail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from tests.engine.tiny import (
     ONE_SHAPE,
     PARAMS,
     make_engine,
+    make_executor,
     pack_params,
     prompts,
     run,
@@ -80,3 +82,22 @@ def test_a_wait_for_a_program_is_logged(caplog: pytest.LogCaptureFixture) -> Non
     (record,) = caplog.records
     assert "compiled the step of 16 tokens and 16 sequences in " in record.getMessage()
     assert "while 2 request(s) waited for it" in record.getMessage()
+
+
+def test_programs_are_compiled_while_the_arrays_are_replaced() -> None:
+    """After a step that failed, the engine's thread makes new arrays beside the compiling one."""
+    executor = make_executor(SHAPES)
+    is_over = threading.Event()
+
+    def reset() -> None:
+        while not is_over.is_set():
+            executor.reset()
+
+    resets = threading.Thread(target=reset)
+    resets.start()
+    try:
+        while executor.warm_up():
+            pass
+    finally:
+        is_over.set()
+        resets.join()
