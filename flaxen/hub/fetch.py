@@ -65,6 +65,7 @@ def fetch(
                 if not num_fetched(place):  # the hub refused: nothing was begun
                     partial.unlink(missing_ok=True)
             _verify(file, partial)
+            os.fsync(stream.fileno())  # its name is the proof of its contents from now on
             partial.replace(place)
     except OSError as error:
         if error.errno == errno.ENOSPC:

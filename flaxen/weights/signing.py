@@ -41,7 +41,7 @@ def sign(text: str, key_file: Path | None) -> str | None:
         key = _read_or_make(key_file)
     except OSError:  # a home that can't be written
         return None
-    return _signature(text, key)
+    return _signature(text, key) if _is_key(key) else None
 
 
 def is_signed(text: str, signature: object, key_file: Path | None) -> bool:
@@ -52,7 +52,14 @@ def is_signed(text: str, signature: object, key_file: Path | None) -> bool:
         key = key_file.read_bytes()
     except OSError:
         return False
-    return isinstance(signature, str) and hmac.compare_digest(signature, _signature(text, key))
+    if not (_is_key(key) and isinstance(signature, str)):
+        return False
+    return hmac.compare_digest(signature.encode(), _signature(text, key).encode())
+
+
+def _is_key(key: bytes) -> bool:
+    """Whether a key is whole. Anybody could sign with one that a full disk has left empty."""
+    return len(key) == _NUM_KEY_BYTES
 
 
 def _signature(text: str, key: bytes) -> str:
@@ -67,6 +74,8 @@ def _read_or_make(path: Path) -> bytes:
         try:
             with open(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(_NUM_KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
             os.link(made, path)  # fails if another process was faster, whose key is then read
         except FileExistsError:
             pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from pathlib import Path
 
 from flaxen.weights.signing import is_signed, key_file, sign
@@ -33,3 +35,19 @@ def test_only_the_same_text_and_key_fit(tmp_path: Path) -> None:
     assert is_signed("text", signature, key)
     assert not is_signed("texts", signature, key)
     assert not is_signed("text", signature, other)
+
+
+def test_a_key_that_is_not_whole_signs_nothing_and_trusts_nothing(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch()
+    forged = hmac.new(b"", b"text", hashlib.sha256).hexdigest()
+    assert not is_signed("text", forged, key)
+    assert sign("text", key) is None
+
+
+def test_a_signature_of_any_text_is_refused(tmp_path: Path) -> None:
+    """It comes from a stranger's JSON."""
+    key = tmp_path / "key"
+    assert sign("text", key) is not None
+    for signature in ("\xe9\u4e16", "", None, 3, ["a"]):
+        assert not is_signed("text", signature, key)
