@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 # Names in a checkpoint's directory, which is named by its step.
 ARRAYS, INDEX = "arrays.safetensors", "index.json"
@@ -45,13 +45,27 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def read_extra(directory: Path, step: int) -> Json:
-    """Reads the extra value of a complete checkpoint, without reading arrays."""
+    """Reads the extra value of a complete checkpoint, without reading arrays.
+
+    Raises:
+      ValueError: the checkpoint is damaged.
+    """
     return _read_index(directory.absolute() / str(step))["extra"]
 
 
 def _read_index(path: Path) -> dict[str, Json]:
-    index: dict[str, Json] = json.loads((path / INDEX).read_bytes())
+    try:
+        index: dict[str, Json] = json.loads((path / INDEX).read_bytes())
+    except ValueError as error:
+        raise _damaged(path / INDEX, error) from None
     return index
+
+
+def _damaged(file: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{file} is damaged ({error}): delete the directory {file.parent}, and the run resumes "
+        "from the checkpoint before it, or begins anew if there is none"
+    )
 
 
 def restore(directory: Path, template: Tree, step: int | None = None) -> Restored:
@@ -65,8 +79,8 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
       step: the checkpoint's step; None is the last complete one.
 
     Raises:
-      ValueError: there is no such checkpoint, or a leaf is missing, is not in the template, or has
-          another shape or dtype there; the message names it.
+      ValueError: there is no such checkpoint, or it is damaged; or a leaf is missing, is not in the
+          template, or has another shape or dtype there; the message names it.
     """
     steps = steps_in(directory)
     if not steps:
@@ -85,14 +99,17 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
         _check_fits(leaves, named)
     except ValueError as error:
         raise ValueError(f"{path}: {error}. Was it saved with another configuration?") from None
-    with safe_open(path / ARRAYS, framework="numpy", backend="pread") as arrays:
-        # Each array is read by itself, so that the host never holds two copies of all.
-        found = [
-            leaves[name]["value"]
-            if "value" in leaves[name]
-            else _as(leaf, leaves[name], arrays.get_tensor(name))
-            for name, leaf in named.items()
-        ]
+    try:
+        with safe_open(path / ARRAYS, framework="numpy", backend="pread") as arrays:
+            # Each array is read by itself, so that the host never holds two copies of all.
+            found = [
+                leaves[name]["value"]
+                if "value" in leaves[name]
+                else _as(leaf, leaves[name], arrays.get_tensor(name))
+                for name, leaf in named.items()
+            ]
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path / ARRAYS, error) from None
     tree = jax.tree.unflatten(structure, found)
     return Restored(step, tree, index["extra"])
 

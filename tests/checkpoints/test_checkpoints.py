@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,6 +215,23 @@ def test_a_template_that_does_not_fit(
         checkpoints.save(12, TEMPLATE)
     with pytest.raises(ValueError, match=message):
         restore(tmp_path, {**TEMPLATE, **changes})
+
+
+@pytest.mark.parametrize("name", ["index.json", "arrays.safetensors"])
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
+def test_a_damaged_checkpoint_says_what_to_delete(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": np.full(1000, step)})
+    file = tmp_path / "2" / name
+    file.write_bytes(damage(file.read_bytes()))
+    template = {"x": np.zeros(1000, np.int64)}
+    with pytest.raises(ValueError, match=rf"2/{name} is damaged \(.*delete the directory .*/2, "):
+        restore(tmp_path, template)
+    shutil.rmtree(file.parent)
+    assert restore(tmp_path, template).step == 1
 
 
 def test_what_is_not_there_and_what_can_not_be_saved(tmp_path: Path) -> None:
