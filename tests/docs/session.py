@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.docs.blocks import SHOWN, Block, find_commands
 
+ROOT = Path(__file__).parents[2]
 _TIMEOUT_S = 240.0
 _SERVER = re.compile(r"\bflaxen serve\b")
 _PORT = "8000"
@@ -30,6 +31,7 @@ space = {{"__name__": "__main__"}}
 for line in sys.stdin:
     path = line.strip()
     exec(compile(open(path).read(), path, "exec"), space)
+    print(flush=True)  # the block's last line may have no end
     print({_END!r}, flush=True)
 """
 
@@ -44,6 +46,7 @@ class Session:
             self._port = str(probe.getsockname()[1])
         self._environment = {**environment, "HOME": str(directory / "home")}
         (directory / "home").mkdir()
+        (directory / "examples").symlink_to(ROOT / "examples")  # as in a checkout
         self._server: subprocess.Popen[bytes] | None = None
         self._python: subprocess.Popen[str] | None = None
         self._num_scripts = 0
@@ -155,12 +158,11 @@ def open_session(directory: Path, python_path: Path, more: Mapping[str, str]) ->
       python_path: of the stand-in for the packaged model.
       more: variables of the environment.
     """
-    root = Path(__file__).parents[2]
     scripts = Path(sys.executable).parent
     environment = {
         **os.environ,
         "PATH": os.pathsep.join((str(scripts), os.environ["PATH"])),
-        "PYTHONPATH": os.pathsep.join((str(python_path), str(root))),
+        "PYTHONPATH": os.pathsep.join((str(python_path), str(ROOT))),
         **more,
     }
     session = Session(directory, environment)
