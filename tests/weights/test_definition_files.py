@@ -72,15 +72,6 @@ def test_a_key_is_made_once(made: Definition, tmp_path: Path, keys: Path) -> Non
     assert [path.name for path in keys.parent.iterdir()] == ["key"]
 
 
-def test_a_scalar_stays_a_scalar(made: Definition, tmp_path: Path) -> None:
-    """A learned temperature or scale has no axes; NumPy would give it one on the way."""
-    params = {"params": made.params, "scale": jnp.float32(1 / 3)}
-    model = dataclasses.replace(made.model, trained="params")
-    scaled = dataclasses.replace(made, model=model, params=params)
-    save_definition(tmp_path / "m", scaled, keys=tmp_path / "key")
-    assert_equal(open_definition(tmp_path / "m", scaled).params, params)
-
-
 def test_a_full_disk_is_said_and_leaves_nothing(made: Definition, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as on a full disk
@@ -93,7 +84,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(made: Definition, tmp_path: Path
 
 
 def test_dtypes_and_other_collections(made: Definition, tmp_path: Path) -> None:
-    stats = {"mean": np.full(3, 1 / 3, np.float32), "count": np.array([7], np.int32)}
+    stats = {"mean": np.full(3, 1 / 3, np.float32), "count": np.array(7, np.int32)}
     model = dataclasses.replace(made.model, trained="params")
     params = {"params": made.params, "batch_stats": stats}
     collections = dataclasses.replace(made, model=model, params=params)
