@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,8 +40,6 @@ from flaxen.cli.prompts import STDIN, read_text
 from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flaxen.engine_args import EngineArgs
 
 # Where neither the user nor the model says.
@@ -199,8 +199,7 @@ def _converse(
         console = Console(stderr=True, highlight=False)
         console.print(f"[bold]{escape(model)}[/]  [dim]/help lists commands, Ctrl-D ends[/]")
     read_line = line_reader(list(COMMANDS))
-    add: Callable[[str], None] = recall(default_history()) if keeps_history else lambda text: None
-
+    add = recall(default_history(os.environ) if keeps_history else None)
     chat_loop(answer, conversation, partial(_read, read_line, add), screen)
     if sys.stdin.isatty():
         print()

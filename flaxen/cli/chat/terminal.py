@@ -7,9 +7,8 @@ the terminal marks it ("bracketed paste"). Deliberately does not know conversati
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,13 @@ def line_reader(completions: list[str]) -> Callable[[bool], str]:
     return read
 
 
-def recall(path: Path) -> Callable[[str], None]:
+def recall(path: Path | None) -> Callable[[str], None]:
     """Loads the history for the arrow keys, and returns a function that adds what was typed.
 
-    A history that can't be kept is said once.
+    A history that can't be kept is said once; None keeps none.
     """
     readline = _readline()
-    if readline is None or not sys.stdin.isatty():
+    if path is None or readline is None or not sys.stdin.isatty():
         return lambda text: None
     is_kept = True
 
@@ -84,10 +83,18 @@ def recall(path: Path) -> Callable[[str], None]:
     return add
 
 
-def default_history() -> Path:
-    """The file of the history, by the XDG convention."""
-    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(root) / "flaxen" / "chat_history"
+def default_history(
+    environment: Mapping[str, str], find_home: Callable[[], Path] = Path.home
+) -> Path | None:
+    """The file of the history, by the XDG convention.
+
+    None for a user without a home, as in a container that runs under a number.
+    """
+    root = environment.get("XDG_STATE_HOME")
+    try:
+        return Path(root or find_home() / ".local" / "state") / "flaxen" / "chat_history"
+    except RuntimeError:
+        return None
 
 
 def _readline() -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.cli.chat.terminal import default_history
+from flaxen.cli.chat.terminal import default_history, recall
 
 PROGRAM = "import sys; from flaxen.cli.start import main; sys.exit(main())"
 
@@ -218,9 +218,16 @@ def test_a_second_signal_restores_the_terminal_before_the_first_has() -> None:
         os.close(theirs)
 
 
-def test_the_file_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert default_history() == tmp_path / "flaxen" / "chat_history"
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_history() == tmp_path / ".local" / "state" / "flaxen" / "chat_history"
+def test_the_file_follows_xdg(tmp_path: Path) -> None:
+    own = tmp_path / "flaxen" / "chat_history"
+    assert default_history({"XDG_STATE_HOME": str(tmp_path)}) == own
+    home = tmp_path / ".local" / "state" / "flaxen" / "chat_history"
+    assert default_history({}, lambda: tmp_path) == home
+
+
+def test_a_user_without_a_home_can_chat() -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # as Path.home does
+
+    assert default_history({}, no_home) is None
+    recall(None)("nothing is kept")
