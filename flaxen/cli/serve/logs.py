@@ -11,6 +11,7 @@ import contextlib
 import enum
 import json
 import logging
+import math
 import queue
 import re
 import threading
@@ -68,7 +69,7 @@ class JsonFormatter(logging.Formatter):
         }
         named = record.args if isinstance(record.args, Mapping) else {}
         for name, value in (*named.items(), *_extra(record)):
-            line.setdefault(name, value)
+            line.setdefault(name, _finite(value))
         trace = _traceback(record)
         if trace:
             line["exception"] = trace
@@ -154,6 +155,12 @@ def logging_to(stream: TextIO, log_format: LogFormat, level: str) -> Iterator[lo
 def _extra(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
     """The fields that `extra` gave, in their order."""
     return ((name, value) for name, value in vars(record).items() if name not in _OWN)
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which has no number for the loss of a job that diverges."""
+    is_number = not isinstance(value, float) or math.isfinite(value)
+    return value if is_number else str(value)
 
 
 def _shown(value: Any) -> str:

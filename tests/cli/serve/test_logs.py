@@ -61,6 +61,13 @@ def test_json() -> None:
     assert (other["level"], other["logger"]) == ("warning", "other")
 
 
+def test_what_json_has_no_number_for_is_text() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, LogFormat.JSON, "info"):
+        _logger.info("diverged", extra={"loss": float("nan"), "rate": float("inf")})
+    assert '"loss": "nan", "rate": "inf"' in stream.getvalue()
+
+
 def test_exceptions_and_warnings_are_inside_the_json() -> None:
     stream = io.StringIO()
     with logging_to(stream, LogFormat.JSON, "info"), warnings.catch_warnings():
