@@ -118,16 +118,7 @@ def _build(
     form = Form(dtype=dtype, backend=backend, quantization=args.quantization)
     plan = _plan_cache(args, model, dtype.itemsize, checkpoint.num_param_bytes(form))
     config = _engine_config(args, plan, backend, lora)
-    with ThreadPoolExecutor(1) as pool:  # reading weights releases the interpreter lock
-        loading = pool.submit(
-            checkpoint.load_params,
-            dtype,
-            functools.partial(report, "weights"),
-            backend=backend,
-            quantization=args.quantization,
-        )
-        tokenizer = with_template(checkpoint.make_tokenizer(), args.chat_template)
-        params = loading.result()
+    tokenizer, params = _load(checkpoint, args, form, functools.partial(report, "weights"))
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,
         vocab_size=model.vocab_size,
@@ -162,6 +153,25 @@ def _build(
         family=None if isinstance(checkpoint, Definition) else checkpoint.family.model_type,
         num_file_bytes=None if isinstance(checkpoint, Definition) else checkpoint.num_file_bytes,
     )
+
+
+def _load(
+    checkpoint: Checkpoint | Definition,
+    args: EngineArgs,
+    form: Form,
+    on_weights: Callable[[int, int], None],
+) -> tuple[Tokenizer, Params]:
+    """Loads the tokenizer beside the weights, whose reading releases the interpreter's lock."""
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(
+            checkpoint.load_params,
+            form.dtype,
+            on_weights,
+            backend=form.backend,
+            quantization=form.quantization,
+        )
+        tokenizer = with_template(checkpoint.make_tokenizer(), args.chat_template)
+        return tokenizer, loading.result()
 
 
 def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> OpenedModel:
