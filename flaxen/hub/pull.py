@@ -131,8 +131,13 @@ def _is_of_the_client(error: OSError) -> bool:
 def pull(model: HubModel, places: Places, on_download: OnDownload) -> Path:
     """Downloads a model, unless all of it is here.
 
+    Returns:
+      The model's GGUF file, or its directory.
+
     Raises:
-      As `plan` and `download`.
+      HubError: the hub or the network refused, or there is no such repository or revision.
+      ValueError: the repository holds no such model, a file arrived damaged, or the disk is full.
+      OSError: the directory can't be written.
     """
     planned = plan(model, places)
     if planned.missing:
