@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_POSITIONS = ("positions", "position_ids", "inputs_positions", "decoder_positions")
+POSITIONS = ("positions", "position_ids", "inputs_positions", "decoder_positions")
 _TRAINS = ("train", "training", "is_training")
 
 
@@ -31,7 +31,7 @@ def keywords(call: Callable[..., Any], positions: Any, *, trains: bool) -> Mappi
     parameters = list(inspect.signature(call).parameters.values())
     for parameter in parameters[1:]:
         name = parameter.name
-        if name in _POSITIONS:
+        if name in POSITIONS:
             given[name] = positions
         elif name in _TRAINS:
             given[name] = trains
@@ -43,7 +43,7 @@ def keywords(call: Callable[..., Any], positions: Any, *, trains: bool) -> Mappi
         ):
             raise ValueError(
                 f"the definition requires an argument {name!r}, which flaxen does not pass: give "
-                f"it a default. Passed are {', '.join((*_POSITIONS, *_TRAINS, 'deterministic'))}"
+                f"it a default. Passed are {', '.join((*POSITIONS, *_TRAINS, 'deterministic'))}"
             )
     return given
 

@@ -7,6 +7,7 @@ run, or files.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 
 from flaxen.bridges.check import check_served
 from flaxen.bridges.function import from_apply
+from flaxen.bridges.signature import POSITIONS, keywords
 from flaxen.bridges.torch.torchax_import import import_torchax
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
@@ -45,8 +47,9 @@ def from_torch(
 ) -> tuple[Model, Params]:
     """Turns a module into a Model and its parameters, for an engine, a trainer, or plain JAX.
 
-    The module takes tokens [B, T] and positions [B, T], and returns logits [B, T, V]. It must call
-    `attend_torch` for attention; torch's own scaled_dot_product_attention is refused.
+    The module takes tokens [B, T] and, if it uses them, positions [B, T], and returns logits
+    [B, T, V]. It must call `attend_torch` for attention; torch's own scaled_dot_product_attention
+    is refused.
 
     In training it is traced as after `module.train()`, and random numbers come from the run's key.
     Batch statistics are never updated.
@@ -54,7 +57,8 @@ def from_torch(
     Args:
       module: the definition with its weights, on the CPU. It is set to evaluation mode.
       max_position: the most tokens of a sequence.
-      call: how the module is called; None is module(tokens, positions).
+      call: how the module is called; None passes the tokens, and positions where its forward
+          takes them.
       checks: whether to compare the Model with the module in PyTorch, which takes a forward of 16
           tokens, or of more than a window.
       windows: windows that its attention may have without passing them to `attend_torch`.
@@ -79,7 +83,7 @@ def from_torch(
         if name != first[id(each)]
     }
     module.eval()
-    call = call or (lambda module, tokens, positions: module(tokens, positions))
+    call = call or call_forward
     apply = functools.partial(_apply, env, _Called(module, call), tied)
     model = from_apply(
         apply,
@@ -99,6 +103,24 @@ def from_torch(
             windows=windows,
         )
     return model, params
+
+
+def call_forward(module: torch.nn.Module, tokens: Any, positions: Any) -> Any:
+    """Calls a module with the arguments that its forward takes.
+
+    Positions are passed by their usual names, or else as a second argument that is required.
+
+    Raises:
+      ValueError: the forward requires another argument.
+    """
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    # A wrapper such as torch.compile's takes *args: what is behind it isn't seen.
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return module(tokens, positions)
+    second = parameters[1] if len(parameters) > 1 else None
+    if second is not None and second.default is second.empty and second.name not in POSITIONS:
+        return module(tokens, positions)
+    return module(tokens, **keywords(module.forward, positions, trains=module.training))
 
 
 def update_torch(module: torch.nn.Module, params: Params) -> None:
