@@ -19,6 +19,15 @@ from pydantic_core import ErrorDetails, to_json
 from flaxen.training.config import TrainConfig
 
 _TRAIN_CONFIG = TypeAdapter(TrainConfig)
+# What to give where a setting without a default is missing.
+_DATA_HINT = ": give --data FILE.jsonl, or `data: {files: [FILE.jsonl]}` in a file of settings"
+_MISSING_HINTS = {
+    "model": ": name the MODEL to train, such as smollm2-135m, or write `model: smollm2-135m` in a "
+    "file of settings",
+    "data": _DATA_HINT,
+    "data.files": _DATA_HINT,
+}
+
 
 # pydantic's names of wrong types, and what each would have to be.
 _WANTED = {
@@ -131,7 +140,7 @@ def _describe(problem: ErrorDetails) -> str:
         hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
         return f"there is no setting {where}: {hint}"
     if kind == "missing":
-        return f"the setting {where} is missing"
+        return f"the setting {where} is missing{_MISSING_HINTS.get(where, '')}"
     if kind == "dataclass_type":
         return f"{where} must hold settings as name: value, got {found!r}"
     if kind == "literal_error":

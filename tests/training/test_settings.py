@@ -81,7 +81,7 @@ def test_without_a_number_of_steps_each_record_is_read_once() -> None:
     [
         ({"modle": 1}, r"there is no setting modle: did you mean model\?"),
         ({"optimizer": {"lr": 1}}, r"there is no setting optimizer\.lr: known: name, learning"),
-        ({"data": {}}, r"the setting data\.files is missing"),
+        ({"data": {}}, r"the setting data\.files is missing: give --data FILE\.jsonl, or"),
         ({"data": 3}, r"data must hold settings as name: value, got 3"),
         ({"seed": 1.5}, r"seed must be a whole number, got 1\.5"),
         ({"seed": True}, r"seed must be a whole number, got True"),
