@@ -38,6 +38,7 @@ def train(
     data: Data | None = None,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
+    definition: str | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
@@ -66,6 +67,8 @@ def train(
         the keys of a line of such a file, as of a data set of Hugging Face.
       tokenizer: of a Model: a directory with tokenizer.json, the name of a model that has it, or a
         Tokenizer; else None.
+      definition: the code, FILE.py:NAME, of a definition's directory that is the model; None runs
+        what the directory names.
       output_dir: where checkpoints, metrics and the result are written; None writes nothing.
       resume: resume the run in output_dir from its last checkpoint, if there is one.
       on_metrics: called after each step with its record: step, loss, learning_rate, ...
@@ -87,18 +90,23 @@ def train(
       KeyboardInterrupt: Ctrl-C, after the step that was running; its note says where the state is
         saved, and the same call with resume=True goes on from there.
     """
-    definition = definition_of(model, params, tokenizer)
+    given = definition_of(model, params, tokenizer)
+    if given is not None and definition is not None:
+        raise ValueError(
+            f"definition={definition!r} names the code of a directory, and the model is a "
+            "definition itself: leave it out"
+        )
     if data is None:
         raise ValueError("data is missing: give data=, files or records to train on")
     files, sources = read_data(data)
     choose_compile_cache(compile_cache, os.environ)
     found = settings_of(settings)
     found.setdefault("data", {})["files"] = list(map(str, files))
-    found["model"] = str(model) if definition is None else definition.name
+    found["model"] = str(model) if given is None else given.name
     found["output_dir"] = None if output_dir is None else str(output_dir)
     opened = open_run(
         make_config(found),
-        definition,
+        definition if given is None else given,
         sources=sources,
         backend=backend,
         resume=resume,

@@ -223,6 +223,7 @@ def test_what_is_missing_or_does_not_go_together_is_said() -> None:
         ("tokenizer is missing: give a directory", lambda: train(model, params, TEXTS)),
         ("its save_pretrained", lambda: train(model, params, TEXTS, tokenizer=object())),
         ("data is missing: give data=", lambda: train(model, params, tokenizer=tokenizer)),
+        ("'a.py:b' names the code of", lambda: train(own, data=TEXTS, definition="a.py:b")),
         ("a Definition has its own parameters", lambda: train(own, params, TEXTS)),
         ("'smollm2-135m' has its own parameters", lambda: train("smollm2-135m", ["a.jsonl"])),
         ("has its own tokenizer: leave", lambda: train(own, data=TEXTS, tokenizer=tokenizer)),

@@ -67,13 +67,14 @@ class Loaded(NamedTuple):
 
 
 def open_subject(
-    config: TrainConfig, definition: Definition | None, *, backend: str, places: Places
+    config: TrainConfig, definition: Definition | str | None, *, backend: str, places: Places
 ) -> Subject:
     """Finds and opens the model to train.
 
     Args:
       config: the run.
-      definition: the model, if it is a definition; None finds config.model in files.
+      definition: the model, if it is a definition; or the code of config.model, FILE.py:NAME, if
+        that is a definition's directory; None finds all in files.
       backend: what computes, as EngineArgs.backend.
       places: where config.model is looked for.
 
@@ -81,15 +82,15 @@ def open_subject(
       ValueError: the model does not exist, or can't be trained in this way.
     """
     name, chosen = config.model, choose_backend(backend)
-    is_in_files = definition is None and parse_reference(name) is None
+    is_in_files = not isinstance(definition, Definition) and parse_reference(name) is None
     if config.from_scratch and is_in_files:
         subject = _without_weights(resolve(name, places), chosen)
         if subject is not None:
             return subject
     path, source = (
         (None, definition)
-        if definition is not None
-        else open_model(name, places, backend=chosen, definition=config.definition)
+        if isinstance(definition, Definition)
+        else open_model(name, places, backend=chosen, definition=definition)
     )
     if isinstance(source, Definition) and path is not None:
         _check_directory(config, path)

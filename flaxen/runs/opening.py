@@ -66,7 +66,7 @@ class OpenedRun:
 
 def open_run(
     config: TrainConfig,
-    definition: Definition | None,
+    definition: Definition | str | None,
     *,
     sources: Sequence[RecordSource] | None = None,
     backend: str,
@@ -78,7 +78,7 @@ def open_run(
 
     Args:
       config: the run.
-      definition: the model, if it is a definition; None finds config.model in files.
+      definition: as in `open_subject`.
       sources: the records, if they are not in config.data.files; one source for each of these.
       backend: what computes, as EngineArgs.backend.
       resume: resume from the last checkpoint, or start if there is none.

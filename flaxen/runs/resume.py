@@ -26,7 +26,7 @@ from flaxen.weights.definition import Definition
 # Settings that may change when a run resumes: its end, its output, its memory use. The model and
 # the files are compared by their contents, and the dtype by what "auto" means.
 _MAY_CHANGE = (
-    "output_dir", "num_steps", "data.epochs", "checkpoint", "remat", "model", "definition",
+    "output_dir", "num_steps", "data.epochs", "checkpoint", "remat", "model",
     "data.files", "dtype",
 )  # fmt: skip
 

@@ -101,8 +101,6 @@ class TrainConfig:
 
     model: str  # a named model, a directory, a .gguf file or a Hugging Face repository
     data: DataConfig  # its batch_size is the rows of a whole step
-    # The code of model, if that is a definition's directory; None runs what the directory names.
-    definition: str | None = None
     # for checkpoints, metrics and the result; None, from Python alone, writes nothing
     output_dir: UserPath | None = None
     method: Method = "lora"  # dpo trains adapters, too

@@ -62,7 +62,7 @@ def train(
         with show_progress(console) as on_progress:
             opened = open_run(
                 wanted,
-                None,
+                options.definition,
                 backend=backend_name(),
                 resume=options.resume,
                 places=find_places(models, machine),

@@ -26,14 +26,6 @@ class SettingOptions:
     """Settings of a run that have a flag; None means not given."""
 
     model: Annotated[str | None, _model_option(help=MODEL_HELP)] = None
-    definition: Annotated[
-        str | None,
-        _model_option(
-            metavar="FILE.py:NAME",
-            help="For a directory that flaxen train wrote for a definition of your own: its code, "
-            "in place of what the directory names.",
-        ),
-    ] = None
     data: Annotated[
         list[Path],
         _data_option(
@@ -96,7 +88,6 @@ class SettingOptions:
         """The values by the settings' dotted names; None if not given."""
         return {
             "model": self.model,
-            "definition": self.definition,
             "data.files": [str(path) for path in self.data] or None,
             "output_dir": None if self.output_dir is None else str(self.output_dir),
             "method": self.method,
@@ -134,6 +125,14 @@ class RunOptions:
             "be the same; more steps or epochs may be asked for.",
         ),
     ] = False
+    definition: Annotated[
+        str | None,
+        _model_option(
+            metavar="FILE.py:NAME",
+            help="For a directory that flaxen train wrote for a definition of your own: its code, "
+            "in place of what the directory names.",
+        ),
+    ] = None
     peak_flops: Annotated[
         float | None,
         typer.Option(
