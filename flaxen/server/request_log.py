@@ -20,6 +20,7 @@ from flaxen.server.usage import Usage
 logger = logging.getLogger("flaxen.server")
 
 _QUIET_PATHS = ("/health", "/metrics")  # asked for every few seconds by what watches the server
+_POLLED = "/v1/fine_tuning/jobs/"  # by a client that waits for its job, which has lines of its own
 _MAX_PATH_CHARS = 200
 _MAX_ERROR_CHARS = 500
 
@@ -121,6 +122,8 @@ class RequestLog:
             return logging.DEBUG
         # An error inside a stream comes after the status 200.
         status = self.status if self.error is None else self.error.status
+        if self.method == "GET" and self.path.startswith(_POLLED) and 0 < status < 400:
+            return logging.DEBUG
         return logging.WARNING if status >= 500 else logging.INFO
 
     def _fields(self, request_id: str) -> Iterator[tuple[str, Any]]:

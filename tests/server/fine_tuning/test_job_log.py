@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flaxen.server.fine_tuning.job_log import JobLog
-from tests.server.clients import post
+from tests.server.clients import get, post
 from tests.server.fine_tuning.serving import MODEL, Served, serving
 from tests.server.fine_tuning.test_jobs import add_file, create
 
@@ -107,3 +107,18 @@ def test_a_job_that_the_end_of_the_server_stops(
     with serving(tmp_path, max_active_jobs=3):
         wait_for(caplog, "goes on where it was stopped")
         wait_for(caplog, "has ended: succeeded")
+
+
+def test_a_client_that_polls_its_job_does_not_hide_its_lines(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = create(served).json()["id"]
+    wait_for(caplog, "has ended: succeeded")
+    caplog.set_level(logging.DEBUG, "flaxen")
+    levels = {}
+    for name in (job, "ftjob-none"):
+        caplog.clear()
+        path = f"/v1/fine_tuning/jobs/{name}"
+        get(served.app, path)
+        levels[name] = [r.levelname for r in caplog.records if path in r.getMessage()]
+    assert levels == {job: ["DEBUG"], "ftjob-none": ["INFO"]}
