@@ -6,6 +6,7 @@ Deliberately does not know training.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -77,7 +78,8 @@ def _model_fact(config: TrainConfig, subject: Subject) -> Fact:
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Refuses a directory if a new run would overwrite files that no run wrote.
+    """Refuses a directory that can't be written, or where a new run would overwrite files that no
+    run wrote.
 
     A model's directory has a config.json too.
 
@@ -86,7 +88,14 @@ def check_output_dir(output_dir: Path) -> None:
 
     Raises:
       ValueError: something would be lost.
+      OSError: the directory can't be made or written.
     """
+    existing = next(each for each in (output_dir, *output_dir.absolute().parents) if each.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OSError(
+            f"output_dir {output_dir} can't be written, because {existing} is "
+            f"{'not writable' if existing.is_dir() else 'a file'}: give another one"
+        )
     there = [name for name in (_SETTINGS, _METRICS, _RESULTS) if (output_dir / name).exists()]
     if there and not _is_settings(output_dir / _SETTINGS):
         raise ValueError(

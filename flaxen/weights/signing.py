@@ -17,7 +17,7 @@ _NUM_KEY_BYTES = 32
 
 
 def key_file(find_home: Callable[[], Path] = Path.home) -> Path | None:
-    """The file of the user's key, by the XDG convention for the state of programs.
+    """The file of the user's key, where the XDG convention keeps the state of programs by default.
 
     None for a user without a home, as in a container that runs under a number.
     """

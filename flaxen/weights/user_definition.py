@@ -65,6 +65,12 @@ def _made(module: Any, path: Path, name: str) -> Definition:
         return make
     if not callable(make):
         raise ValueError(f"{path} has no function {name}: {_advice(path, name)}")
+    if isinstance(make, type):
+        raise ValueError(
+            f"{name} in {path} is a class, and NAME is a function that makes a definition of it: "
+            f"{_WANTED}, as in `return flaxen.Definition(model=model, params=params, ...)`, with "
+            "model and params from flaxen.from_nnx or another bridge"
+        )
     needed = [
         each.name
         for each in inspect.signature(make).parameters.values()

@@ -155,12 +155,17 @@ def test_debug_shows_all_frames(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("mini.py:biuld", r"no function biuld: give .*mini.py:build$"),
         ("empty.py", "write a function without arguments that returns a flaxen.Definition"),
         ("plain.py", r"give .*plain.py:whole$"),
+        (
+            "mini.py:Network",
+            "Network in .* is a class, and NAME is a function that makes a",
+        ),
         ("mini.py:sized", r"sized in .* has arguments without a default \(size\)"),
     ],
 )
 def test_what_to_write_is_said(tmp_path: Path, place: str, message: str) -> None:
     text = "import flaxen\n" + _MAKE.replace("def make", "def build")
     text += "\ndef helper(): pass\ndef sized(size) -> flaxen.Definition: pass\nNAME = 'n'\n"
+    text += "class Network: pass\n"
     text += "\nready = Definition(model=None, params={}, tokenizer='none')\n"
     write(tmp_path, mini=text, empty="x = 3\n", plain="def whole(): pass\ndef _own(): pass\n")
     with pytest.raises(ValueError, match=message):

@@ -206,6 +206,16 @@ def test_files_of_others_are_not_written_over(
     assert [(path.name, path.read_text()) for path in output.iterdir()] == [(name, content)]
 
 
+def test_a_directory_that_can_not_be_made_is_refused_before_the_model_is_opened(
+    original: Saved, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    output = tmp_path / "file" / "out"
+    assert train(tmp_path / "no model", original.data, output, original.cache) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"can't be written, because {tmp_path / 'file'} is a file: give another one" in error
+
+
 def test_a_models_own_directory_is_no_output_directory(original: Saved, capsys: Any) -> None:
     model = original.model
     before = (model / "config.json").read_bytes()
