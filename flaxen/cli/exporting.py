@@ -40,7 +40,7 @@ OutputDtype = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What is written beside the model: adapters."""
+    """The adapters that are merged into the model before it is written."""
 
     adapter: Annotated[
         list[Path],

@@ -56,7 +56,7 @@ def batches_of(corpus: Corpus, config: DataConfig, tokenizer: Tokenizer) -> Data
 
 
 class Remaining(NamedTuple):
-    """What is left of the data, over all epochs."""
+    """The batches, rows and tokens that the data still have, over all epochs."""
 
     num_rows: int
     num_tokens: int

@@ -16,7 +16,7 @@ from flaxen.training.settings import set_value
 
 _LEVELS = ("optimizer", "schedule", "lora", "dpo", "checkpoint")  # given as a dict each
 _OWN = ("model", "data", "output_dir")  # arguments of their own, by other names or types
-# What is often set, by its name in YAML.
+# Settings that are often given, by their names in YAML.
 _COMMON = {
     "learning_rate": "optimizer.learning_rate",
     "rank": "lora.rank",

@@ -27,7 +27,7 @@ def test_the_models_own_sampling_holds_unless_the_user_says_otherwise(
     (directory / "generation_config.json").write_text(json.dumps({"max_new_tokens": 3}))
 
     def said(*options: str) -> list[str]:
-        """What is said beside the answer."""
+        """The lines on stderr, beside the answer."""
         assert main(["generate", str(directory), "-p", "one", *options, *QUICK]) == 0
         _, *notes = capsys.readouterr().err.splitlines()  # the first line says what computes
         return notes

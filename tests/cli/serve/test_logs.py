@@ -98,7 +98,7 @@ def test_the_level() -> None:
 
 
 def test_a_log_that_nobody_reads_stops_nobody() -> None:
-    """What is too much is dropped and counted."""
+    """Lines beyond the limit are dropped and counted."""
     read = threading.Event()
 
     class Blocked(io.StringIO):
