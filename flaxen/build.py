@@ -99,7 +99,7 @@ def _build(
     lora: LoraLimits | None,
     definition: Definition | None,
 ) -> Parts:
-    backend = choose_backend(args.backend)
+    backend = choose_backend(args.backend, args.device)
     if backend is Backend.CPU:
         cpu_library.start()
     check_quantization(args.quantization, backend, why_no_kernels(args.backend))
@@ -183,7 +183,7 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
     return open_model(
         args.model,
         args.places,
-        backend=choose_backend(args.backend),
+        backend=choose_backend(args.backend, args.device),
         impl=args.impl,
         definition=args.definition,
         on_download=on_download,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.device import check_device
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
@@ -32,6 +33,8 @@ class EngineArgs:
     """
 
     model: str  # a short name, a directory, a .gguf file, ORG/NAME or ORG/NAME:Q4_K_M
+    # Where JAX computes: cpu, cuda, rocm, tpu, in the whole process; auto is JAX's choice.
+    device: str = choice.AUTO
     backend: str = choice.AUTO  # what computes: cpu, gpu, tpu, reference; auto is the device's
     # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
     dtype: str = "auto"
@@ -69,6 +72,7 @@ class EngineArgs:
         return Places(models_dir=self.models_dir, offline=self.offline)
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(
                 f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"

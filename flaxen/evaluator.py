@@ -38,6 +38,7 @@ def evaluate(
     sequence_length: int | None = None,
     dtype: str = "auto",
     compile_cache: CompileCache = None,
+    device: str = AUTO,
     backend: str = AUTO,
     offline: bool = False,
 ) -> Perplexity:
@@ -59,6 +60,7 @@ def evaluate(
         cut. None is 1,024, or the model's own length where that is less.
       dtype: of compute, as in serving.
       compile_cache: as of `flaxen.LLM`.
+      device: where it is computed, as EngineArgs.device.
       backend: what computes, as EngineArgs.backend.
       offline: never ask the Hugging Face hub.
 
@@ -82,7 +84,12 @@ def evaluate(
         )
     name = str(model) if given is None else given.name
     args = EngineArgs(
-        model=name, definition=definition, backend=backend, dtype=dtype, offline=offline
+        model=name,
+        definition=definition,
+        device=device,
+        backend=backend,
+        dtype=dtype,
+        offline=offline,
     )
     opened = open_named(args).source if given is None else given
     longest = opened.model.max_position
@@ -101,7 +108,7 @@ def evaluate(
         adapter = load_adapter(Path(os.path.expanduser(adapter)), opened.model)
     elif adapter is not None:
         check_adapter(adapter, opened.model)
-    chosen = choose_backend(backend)
+    chosen = choose_backend(backend, device)
     weights = opened.load_params(
         compute_dtype(dtype, chosen, opened), backend=chosen, quantization=args.quantization
     )

@@ -15,7 +15,7 @@ from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
 from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.choice import choose_backend
+from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters.adapter import (
@@ -39,6 +39,7 @@ def load(
     dtype: str = "float32",
     adapter: str | Path | Adapter | None = None,
     definition: Definition | str | None = None,
+    device: str = AUTO,
     backend: str = Backend.REFERENCE.value,
     quantization: Quantization = "none",
     offline: bool = False,
@@ -65,6 +66,7 @@ def load(
         several adapters, or gradients of adapters, use flaxen.models.adapters.with_adapters.
       definition: of a directory that `flaxen train` wrote for a definition of your own: the
         definition, or FILE.py:NAME; None runs the code that the directory names.
+      device: where JAX computes, as EngineArgs.device.
       backend: what computes, as EngineArgs.backend: on "reference" all parameters are plain arrays,
         for XLA; on "cpu" each matrix is a PackedLinear, for the C++ kernels.
       quantization: of packed matrices, as in the server: auto, none, int8 or int4.
@@ -76,9 +78,9 @@ def load(
 
     Raises:
       ValueError: the model or adapter does not exist or is not supported, or there is no such
-        backend here.
+        device or backend here.
     """
-    chosen = choose_backend(backend)
+    chosen = choose_backend(backend, device)
     places = Places(offline=offline, models_dir=models_dir)
     opened = _open(model, places, chosen, definition)
     try:

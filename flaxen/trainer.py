@@ -17,7 +17,7 @@ from rich.console import Console
 from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.data.memory import Data, read_data
 from flaxen.hub.places import Places
-from flaxen.kernels.choice import AUTO
+from flaxen.kernels.device import AUTO, use_device
 from flaxen.models.model import Model, Params
 from flaxen.runs.describe import describe_stop
 from flaxen.runs.display import OnRecord, show_training
@@ -44,6 +44,7 @@ def train(
     on_metrics: Callable[[Mapping[str, Any]], None] | None = None,
     progress: bool | None = None,
     compile_cache: CompileCache = None,
+    device: str = AUTO,
     backend: str = AUTO,
     offline: bool = False,
     **settings: Any,
@@ -74,6 +75,7 @@ def train(
       on_metrics: called after each step with its record: step, loss, learning_rate, ...
       progress: whether to show progress on stderr; None shows it on a terminal only.
       compile_cache: as of `flaxen.LLM`: what is compiled is kept for the next process.
+      device: where it is trained, as EngineArgs.device.
       backend: what computes, as EngineArgs.backend.
       offline: never ask the Hugging Face hub.
       **settings: `method` (full, lora, dpo), `num_steps`, `epochs`, `batch_size`,
@@ -100,6 +102,7 @@ def train(
         raise ValueError("data is missing: give data=, files or records to train on")
     files, sources = read_data(data)
     choose_compile_cache(compile_cache, os.environ)
+    use_device(device)
     found = settings_of(settings)
     found.setdefault("data", {})["files"] = list(map(str, files))
     found["model"] = str(model) if given is None else given.name

@@ -1,4 +1,4 @@
-"""Sets up the CPU: --threads, and FLAXEN_CPU_ISA, which only this file reads.
+"""Sets up what computes: --device, --threads, and FLAXEN_CPU_ISA, which only this file reads.
 
 Deliberately does not know models.
 """
@@ -19,28 +19,37 @@ class Cpu:
 
     isa: str  # our kernels' instruction set; "xla" if they are not in use
     num_threads: int
-    has_accelerator: bool = False  # JAX computes on an accelerator instead of the CPU
+    accelerator: str | None = None  # what computes in place of the CPU, in words
+    overlooked: str | None = None  # an accelerator that JAX leaves unused, and how to use it
     missing_reason: str | None = None  # why our kernels are missing
 
 
-def set_up_cpu(num_threads: int | None, *, is_built: bool | None = None) -> Cpu:
-    """Sets threads and instruction set for the whole process, before JAX computes anything.
+def set_up_cpu(
+    num_threads: int | None, device: str = "auto", *, is_built: bool | None = None
+) -> Cpu:
+    """Sets device, threads and instruction set for the whole process, before JAX computes anything.
 
     Args:
       num_threads: the threads of our kernels and of XLA, at least 1; None is one for each CPU of
           the process.
+      device: where JAX computes, as EngineArgs.device.
       is_built: whether the C++ kernels were built; None checks.
 
     Raises:
-      ValueError: FLAXEN_CPU_ISA names an unknown or unavailable instruction set.
+      ValueError: the device is not there, or FLAXEN_CPU_ISA names an unknown or unavailable
+        instruction set.
     """
     if num_threads is not None:
         os.environ["PJRT_NPROC"] = str(num_threads)  # XLA reads it at its start
 
+    import jax
+
     from flaxen.kernels import cpu_library
     from flaxen.kernels.backend import Backend
     from flaxen.kernels.choice import choose_backend
+    from flaxen.kernels.device import describe_devices, gpu_memory_settings, look_around, overlooked
 
+    os.environ.update(gpu_memory_settings(os.environ))
     wanted = os.environ.get(ISA_VARIABLE) or None
     is_built = cpu_library.is_built() if is_built is None else is_built
     known = (*cpu_library.ISAS, _XLA)
@@ -54,7 +63,7 @@ def set_up_cpu(num_threads: int | None, *, is_built: bool | None = None) -> Cpu:
             f"{ISA_VARIABLE}={wanted}: the CPU ISA {wanted} was asked for, but "
             f"{cpu_library.missing_reason()}"
         )
-    backend = choose_backend(backend_name(), is_built=is_built)
+    backend = choose_backend(backend_name(), device, is_built=is_built)
     isa = _XLA
     if backend is Backend.CPU:
         try:
@@ -62,10 +71,14 @@ def set_up_cpu(num_threads: int | None, *, is_built: bool | None = None) -> Cpu:
         except ValueError as error:
             raise ValueError(f"{ISA_VARIABLE}={wanted}: {error}") from error
         isa = cpu_library.isa()
+    is_cpu = jax.default_backend() == "cpu"
+    # Who set JAX_PLATFORMS, or the option, knows what the machine has.
+    is_free = device == "auto" and not jax.config.jax_platforms  # type: ignore[attr-defined]
     return Cpu(
         isa=isa,
         num_threads=num_threads or len(os.sched_getaffinity(0)),
-        has_accelerator=backend in (Backend.GPU, Backend.TPU),
+        accelerator=None if is_cpu else describe_devices(),
+        overlooked=overlooked(look_around()) if is_cpu and is_free else None,
         missing_reason=None if is_built else cpu_library.missing_reason(),
     )
 
@@ -76,20 +89,21 @@ def backend_name() -> str:
 
 
 def announce(cpu: Cpu) -> None:
-    """Prints what computes to stderr, unless it is an accelerator."""
-    if not cpu.has_accelerator:
-        print(describe(cpu), file=sys.stderr)
+    """Prints what computes to stderr, and once that an accelerator is left unused."""
+    print(describe(cpu), file=sys.stderr)
+    if cpu.overlooked is not None:
+        print(cpu.overlooked, file=sys.stderr)
 
 
 def describe(cpu: Cpu) -> str:
     """Describes what computes, as one line."""
+    if cpu.accelerator is not None:
+        return f"device: {cpu.accelerator}"
     return f"CPU kernels: {describe_kernels(cpu)}"
 
 
 def describe_kernels(cpu: Cpu) -> str:
-    """Describes the kernels, or says why there are none."""
-    if cpu.has_accelerator:
-        return "none: JAX computes on an accelerator"
+    """Describes the CPU's kernels, or says why there are none."""
     threads = f"{cpu.num_threads} thread{'' if cpu.num_threads == 1 else 's'}"
     if cpu.isa != _XLA:
         return f"{cpu.isa}, {threads}"

@@ -192,7 +192,7 @@ def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _S
     opened = open_named(args).source
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
-    backend = choose_backend(args.backend)
+    backend = choose_backend(args.backend, args.device)
     params = opened.load_params(
         compute_dtype(args.dtype, backend, opened),  # as in serving
         lambda done, total: on_progress("weights", done, total),

@@ -48,6 +48,14 @@ class ModelsDirOptions:
 class MachineOptions:
     """The resources of the machine that a command may use."""
 
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where to compute: cpu, cuda, rocm, tpu, or auto, which is an accelerator that "
+            "JAX can use, else the CPU.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = "auto"
     threads: Annotated[
         int | None,
         typer.Option(
@@ -79,7 +87,7 @@ class MachineOptions:
         from flaxen.compile_cache import choose_compile_cache
 
         choose_compile_cache(self.compile_cache, os.environ)
-        return set_up_cpu(self.threads)
+        return set_up_cpu(self.threads, self.device)
 
 
 def find_places(models: ModelsDirOptions, machine: MachineOptions) -> Places:

@@ -1,4 +1,5 @@
-"""Chooses the backend from the device, the options and what is installed; nothing else does.
+"""Chooses the device and the backend from the options, the machine and what is installed; nothing
+else does.
 
 Deliberately does not know any op.
 """
@@ -9,32 +10,47 @@ import jax
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.device import use_device
 
 AUTO = "auto"
 BACKENDS = (AUTO, *(each.value for each in Backend))
 
-_DEVICES = {"cpu": Backend.CPU, "gpu": Backend.GPU, "cuda": Backend.GPU, "rocm": Backend.GPU}
+# JAX's names of the platforms that it computes on. Of any other we know nothing.
+_PLATFORMS = {
+    "cpu": Backend.CPU,
+    "gpu": Backend.GPU,
+    "cuda": Backend.GPU,
+    "rocm": Backend.GPU,
+    "tpu": Backend.TPU,
+}
 
 
 def choose_backend(
-    name: str = AUTO, *, device: str | None = None, is_built: bool | None = None
+    name: str = AUTO,
+    device: str = AUTO,
+    *,
+    platform: str | None = None,
+    is_built: bool | None = None,
 ) -> Backend:
-    """Chooses the backend.
+    """Chooses the backend, after telling JAX the device.
 
     Args:
       name: one of BACKENDS; auto is the device's own, or `reference` on a CPU without the C++
           kernels.
-      device: JAX's name of its default device; None asks JAX.
+      device: one of device.DEVICES; auto is JAX's choice.
+      platform: JAX's name of what it computes on; None asks JAX.
       is_built: whether the C++ kernels were built; None checks.
 
     Raises:
-      ValueError: the backend is unknown, or this device or installation does not have it.
+      ValueError: the backend or the device is unknown, or this machine or installation does not
+          have it.
     """
     if name not in BACKENDS:
         raise ValueError(f"the backend {name!r} is not known: use one of {', '.join(BACKENDS)}")
-    device = jax.default_backend() if device is None else device
+    use_device(device)
+    platform = jax.default_backend() if platform is None else platform
     is_built = cpu_library.is_built() if is_built is None else is_built
-    has = Backend.TPU if device == "tpu" else _DEVICES.get(device, Backend.REFERENCE)
+    has = _PLATFORMS.get(platform, Backend.REFERENCE)
     if has is Backend.CPU and not is_built:
         if name == Backend.CPU.value:
             raise ValueError(f"the backend cpu was asked for, but {cpu_library.missing_reason()}")
@@ -44,20 +60,20 @@ def choose_backend(
     if name == Backend.REFERENCE.value:
         return Backend.REFERENCE
     raise ValueError(
-        f"the backend {name} was asked for, but JAX computes on {device} here: use auto, "
+        f"the backend {name} was asked for, but JAX computes on {platform} here: use auto, "
         f"{has.value} or reference"
     )
 
 
 def why_no_kernels(
-    name: str = AUTO, *, device: str | None = None, is_built: bool | None = None
+    name: str = AUTO, *, platform: str | None = None, is_built: bool | None = None
 ) -> str:
     """Why the C++ kernels are not in use, as part of a sentence. Takes the arguments of a
     `choose_backend` that did not return Backend.CPU.
     """
-    device = jax.default_backend() if device is None else device
-    if device != "cpu":
-        return f"JAX computes on {device} here"
+    platform = jax.default_backend() if platform is None else platform
+    if platform != "cpu":
+        return f"JAX computes on {platform} here"
     if not (cpu_library.is_built() if is_built is None else is_built):
         return cpu_library.missing_reason()
     return f"the backend {name} was chosen in their place"

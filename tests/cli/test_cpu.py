@@ -8,7 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from flaxen.cli.cpu import Cpu, announce, backend_name, describe, set_up_cpu
+from flaxen.cli.cpu import (
+    Cpu,
+    announce,
+    backend_name,
+    describe,
+    set_up_cpu,
+)
 from flaxen.cli.main import main
 from flaxen.kernels import cpu_library
 
@@ -81,8 +87,10 @@ def test_what_is_said(cpu: Cpu, text: str, capsys: pytest.CaptureFixture[str]) -
     assert describe(cpu) == text
     announce(cpu)
     assert capsys.readouterr().err == text + "\n"
-    announce(dataclasses.replace(cpu, has_accelerator=True))
-    assert capsys.readouterr().err == ""
+    announce(dataclasses.replace(cpu, accelerator="NVIDIA H100 (gpu), 79.2 GiB"))
+    assert capsys.readouterr().err == "device: NVIDIA H100 (gpu), 79.2 GiB\n"
+    announce(dataclasses.replace(cpu, overlooked="this machine has a TPU, which ..."))
+    assert capsys.readouterr().err == f"{text}\nthis machine has a TPU, which ...\n"
 
 
 def test_an_installation_without_the_library_says_what_to_do(
@@ -101,3 +109,12 @@ def test_an_installation_without_the_library_says_what_to_do(
 def test_wrong_threads_are_refused(threads: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "m", "--threads", threads]) == 2
     assert "Invalid value for '--threads'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "bench", "chat", "eval", "parity"])
+def test_a_device_that_is_not_there_is_refused(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"generate": ["-p", "a"], "serve": ["--port", "0"], "eval": ["--data", "x.txt"]}
+    assert main([command, "m", "--device", "npu", *more.get(command, [])]) == 2
+    assert "the device 'npu' is not known: use one of auto, cpu, " in capsys.readouterr().err

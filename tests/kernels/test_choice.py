@@ -9,7 +9,7 @@ from flaxen.kernels.choice import choose_backend, why_no_kernels
 
 
 @pytest.mark.parametrize(
-    ("device", "is_built", "chosen"),
+    ("platform", "is_built", "chosen"),
     [
         ("cpu", True, Backend.CPU),
         ("cpu", False, Backend.REFERENCE),
@@ -18,14 +18,14 @@ from flaxen.kernels.choice import choose_backend, why_no_kernels
         ("metal", True, Backend.REFERENCE),  # another platform of XLA's
     ],
 )
-def test_auto_is_the_devices_own(device: str, is_built: bool, chosen: Backend) -> None:
-    assert choose_backend(device=device, is_built=is_built) is chosen
-    assert choose_backend(chosen.value, device=device, is_built=is_built) is chosen
+def test_auto_is_the_devices_own(platform: str, is_built: bool, chosen: Backend) -> None:
+    assert choose_backend(platform=platform, is_built=is_built) is chosen
+    assert choose_backend(chosen.value, platform=platform, is_built=is_built) is chosen
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu", "tpu"])
-def test_the_reference_runs_everywhere(device: str) -> None:
-    assert choose_backend("reference", device=device, is_built=True) is Backend.REFERENCE
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_reference_runs_everywhere(platform: str) -> None:
+    assert choose_backend("reference", platform=platform, is_built=True) is Backend.REFERENCE
 
 
 def test_what_is_not_there_is_refused() -> None:
@@ -34,20 +34,20 @@ def test_what_is_not_there_is_refused() -> None:
     ):
         choose_backend("npu")
     with pytest.raises(ValueError, match="the backend cpu was asked for, but there is no libflax"):
-        choose_backend("cpu", device="cpu", is_built=False)
+        choose_backend("cpu", platform="cpu", is_built=False)
     with pytest.raises(
         ValueError,
         match="the backend cpu was asked for, but JAX computes on tpu here: use auto, tpu or ref",
     ):
-        choose_backend("cpu", device="tpu", is_built=True)
+        choose_backend("cpu", platform="tpu", is_built=True)
     with pytest.raises(ValueError, match="backend gpu was asked for, but JAX computes on cpu here"):
-        choose_backend("gpu", device="cpu", is_built=True)
+        choose_backend("gpu", platform="cpu", is_built=True)
 
 
 def test_why_the_kernels_do_not_compute() -> None:
-    assert why_no_kernels(device="gpu") == "JAX computes on gpu here"
-    assert why_no_kernels(device="cpu", is_built=False).startswith("there is no libflaxen_native")
-    said = why_no_kernels("reference", device="cpu", is_built=True)
+    assert why_no_kernels(platform="gpu") == "JAX computes on gpu here"
+    assert why_no_kernels(platform="cpu", is_built=False).startswith("there is no libflaxen_native")
+    said = why_no_kernels("reference", platform="cpu", is_built=True)
     assert said == "the backend reference was chosen in their place"
 
 

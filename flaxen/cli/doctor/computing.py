@@ -115,7 +115,7 @@ def _kernels(num_threads: int | None) -> dict[str, Any]:
             "isa": cpu.isa,
             "supported": cpu_library.supported_isas(),
             "num_threads": cpu.num_threads,
-            "has_accelerator": cpu.has_accelerator,
+            "has_accelerator": cpu.accelerator is not None,
             "missing_reason": cpu.missing_reason,
         }
     }

@@ -22,6 +22,7 @@ class Machine:
     available_bytes: int
     memory_limit_bytes: int | None = None  # by the control group; None is no limit
     accelerators: tuple[str, ...] = ()  # that the system has, whether or not JAX sees them
+    drivers: tuple[str, ...] = ()  # of accelerators, with their versions
 
 
 @dataclass(frozen=True, kw_only=True)

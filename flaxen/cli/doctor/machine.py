@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flaxen.cli.doctor.facts import Machine
+from flaxen.kernels.hardware import driver_version, find_accelerators
 
 # What `csrc/isa.cpp` looks at when it chooses the kernels, as Linux spells it.
 _FEATURES = (
@@ -17,14 +18,6 @@ _FEATURES = (
     "avx512_vnni", "amx_tile", "amx_bf16",
 )  # fmt: skip
 _NO_LIMIT = 1 << 60  # version 1 of control groups writes a huge number for no limit
-
-# PCI's vendor and the first byte of the device's class -> what it is.
-_ACCELERATORS = {
-    ("0x10de", "03"): "NVIDIA GPU",
-    ("0x1002", "12"): "AMD GPU",
-    ("0x1ae0", "12"): "Google TPU",
-    ("0x1ae0", "ff"): "Google TPU",
-}
 
 
 def probe_machine(root: Path, *, num_allowed_cpus: int) -> Machine:
@@ -49,7 +42,8 @@ def probe_machine(root: Path, *, num_allowed_cpus: int) -> Machine:
         memory_bytes=memory["MemTotal"],
         available_bytes=memory["MemAvailable"],
         memory_limit_bytes=_memory_limit(root),
-        accelerators=tuple(_accelerators(root)),
+        accelerators=tuple(each.name for each in find_accelerators(root)),
+        drivers=tuple(_drivers(root)),
     )
 
 
@@ -108,11 +102,11 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         yield top  # in a container this is the container's own group
 
 
-def _accelerators(root: Path) -> Iterator[str]:
-    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
-        vendor, kind = _read(device / "vendor"), _read(device / "class")
-        if vendor and kind and (name := _ACCELERATORS.get((vendor, kind[2:4]))):
-            yield name
+def _drivers(root: Path) -> Iterator[str]:
+    """The drivers of the accelerators, with their versions."""
+    for each in dict.fromkeys(find_accelerators(root)):
+        if version := driver_version(each.device, root):
+            yield f"{each.name} {version}"
 
 
 def _read(path: Path) -> str | None:

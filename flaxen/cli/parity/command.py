@@ -62,6 +62,7 @@ def parity(
         "quantization": model_options.quantization,
         "offline": machine.offline,
         "models_dir": models.models_dir,
+        "device": machine.device,
         "backend": backend_name(),
     }
     with Console(stderr=True).status("training and serving the same tokens"):

@@ -68,7 +68,7 @@ def about(served: Served, url: str) -> Iterator[Fact]:
     parts, config = served.parts, served.parts.engine.config
     yield from about_model(parts, served.names)
     yield from about_template(parts.tokenizer)
-    yield about_kernels(served.cpu)
+    yield from about_computing(served.cpu)
     yield from about_context(parts.cache_plan, config.max_num_seqs)
     yield about_adapters(config.lora, served.engine.adapters())
     yield about_fine_tuning(served.stores)
@@ -101,10 +101,16 @@ def about_template(tokenizer: Tokenizer) -> Iterator[Fact]:
         yield Fact(label="chat", text=text, fields={"has_chat_template": False})
 
 
-def about_kernels(cpu: Cpu) -> Fact:
-    """What computes."""
-    fields = {"kernels": cpu.isa, "num_threads": cpu.num_threads}
-    return Fact(label="kernels", text=describe_kernels(cpu), fields=fields)
+def about_computing(cpu: Cpu) -> Iterator[Fact]:
+    """What computes, and what could."""
+    fields: dict[str, Any] = {"device": cpu.accelerator or "cpu"}
+    if cpu.accelerator is None:
+        fields |= {"kernels": cpu.isa, "num_threads": cpu.num_threads}
+        yield Fact(label="kernels", text=describe_kernels(cpu), fields=fields)
+    else:
+        yield Fact(label="device", text=cpu.accelerator, fields=fields)
+    if cpu.overlooked is not None:
+        yield Fact(label="unused", text=cpu.overlooked, fields={"unused_device": cpu.overlooked})
 
 
 def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:

@@ -15,9 +15,9 @@ from flaxen.cli.serve.announcement import (
     Fact,
     about_adapters,
     about_address,
+    about_computing,
     about_context,
     about_fine_tuning,
-    about_kernels,
     about_memory,
     is_public,
     log_ready,
@@ -75,12 +75,18 @@ def test_the_reasons_of_a_pool_that_nobody_asked_for() -> None:
     assert cache.startswith("720 MiB, what all sequences need: 32,768 tokens, or 64 sequences")
 
 
-def test_kernels() -> None:
-    assert about_kernels(Cpu(isa="avx2", num_threads=2)).text == "avx2, 2 threads"
-    missing = Cpu(isa="xla", num_threads=4, missing_reason="there is no compiler")
-    assert "slower path: there is no compiler" in about_kernels(missing).text
-    other = Cpu(isa="xla", num_threads=4, has_accelerator=True)
-    assert about_kernels(other).text == "none: JAX computes on an accelerator"
+def test_what_computes() -> None:
+    (kernels,) = about_computing(Cpu(isa="avx2", num_threads=2))
+    assert (kernels.label, kernels.text) == ("kernels", "avx2, 2 threads")
+    (missing,) = about_computing(
+        Cpu(isa="xla", num_threads=4, missing_reason="there is no compiler")
+    )
+    assert "slower path: there is no compiler" in missing.text
+    (device,) = about_computing(Cpu(isa="xla", num_threads=4, accelerator="NVIDIA H100 (gpu)"))
+    assert (device.label, device.text) == ("device", "NVIDIA H100 (gpu)")
+    assert device.fields == {"device": "NVIDIA H100 (gpu)"}
+    unused = Cpu(isa="avx2", num_threads=2, overlooked="this machine has an NVIDIA GPU, which")
+    assert [each.label for each in about_computing(unused)] == ["kernels", "unused"]
 
 
 def test_adapters() -> None:
