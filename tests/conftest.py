@@ -9,6 +9,8 @@ from tests.compile_cache import share_compile_cache
 # Before anything imports JAX: a silent broadcast between ranks hides shape errors. The processes
 # that the end-to-end tests start inherit it.
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# The tests of a mesh lay it over these; all others compute on the first.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 share_compile_cache()
 
 from hypothesis import settings  # noqa: E402 (the environment comes first)

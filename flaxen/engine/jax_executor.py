@@ -40,7 +40,13 @@ from flaxen.engine.rows import (
 from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, step_shapes
-from flaxen.engine.step import empty_cache, prompt_logprobs, run_step, shapes_of
+from flaxen.engine.step import (
+    empty_cache,
+    page_shardings,
+    prompt_logprobs,
+    run_step,
+    shapes_of,
+)
 from flaxen.engine.step_input import StepLayout
 from flaxen.engine.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
 from flaxen.engine.step_options import StepOptions, grammar_bitmask, prompt_embeds
@@ -105,16 +111,23 @@ class JaxExecutor(Executor):
             ),
             num_spec_tokens=config.num_spec_tokens,
         )
+        # What all devices of a mesh have alike; without a mesh there is nothing to say.
+        whole = None if model.placement is None else model.placement.replicated
+        pages = page_shardings(model)
         # Decision 0210: one piece, also where XLA computes all of it.
         self._step = jax.jit(
             functools.partial(run_step, model, self._layout, self._num_top),
             static_argnums=0,
             donate_argnums=(3, 4),
+            out_shardings=(whole, pages, whole, whole),
         )
-        self._load_row = jax.jit(load_row, donate_argnums=(0, 1))
-        self._load_bias = jax.jit(load_bias, donate_argnums=0)
-        self._prompt_logprobs = jax.jit(functools.partial(prompt_logprobs, model, self._num_top))
-        self._final_norm = jax.jit(model.final_norm)
+        self._empty_state = jax.jit(self._make_state, out_shardings=(pages, whole))
+        self._load_row = jax.jit(load_row, donate_argnums=(0, 1), out_shardings=whole)
+        self._load_bias = jax.jit(load_bias, donate_argnums=0, out_shardings=whole)
+        self._prompt_logprobs = jax.jit(
+            functools.partial(prompt_logprobs, model, self._num_top), out_shardings=whole
+        )
+        self._final_norm = jax.jit(model.final_norm, out_shardings=whole)
         self._adapters = AdapterStack(model, config.lora)
         self._at_exit = functools.partial(_finish_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -166,18 +179,17 @@ class JaxExecutor(Executor):
         self._adapters.reset()
         self._reset_state()
 
-    def _reset_state(self) -> None:
+    def _make_state(self) -> tuple[Any, Rows]:
         config = self._config
+        cache = empty_cache(self._model, config.groups, config.page_size, self._cache_dtype)
+        return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
 
-        def empty() -> tuple[Any, Rows]:
-            cache = empty_cache(self._model, config.groups, config.page_size, self._cache_dtype)
-            return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
-
+    def _reset_state(self) -> None:
         self._cache: tuple[Any, ...] = ()  # else there would be two for a moment
         # One call, not one an array: the memory is filled while the host goes on to compile.
-        self._cache, rows = jax.jit(empty)()
+        self._cache, rows = self._empty_state()
         self._tokens = rows.tokens
-        self._rows = rows._replace(tokens=jnp.zeros((0, 0), jnp.int32))
+        self._rows = rows._replace(tokens=np.zeros((0, 0), np.int32))
 
     def row_settings(self, request: Request) -> RowSettings:
         sampling = request.sampling

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
@@ -18,7 +19,7 @@ from flaxen.engine.speculative.verify import keep_verified, sampled_positions, w
 from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import expand
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_attention import PagedBatch, page_axes
 from flaxen.models import attention_impls
 from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import attention_only
@@ -39,9 +40,20 @@ def empty_cache(
             dtype,
             group=group_of[layer],
             backend=model.backend,
+            placement=model.placement,
         )
         for layer, spec in enumerate(specs)
     )
+
+
+def page_shardings(model: Model) -> NamedSharding | None:
+    """Where the pages of all layers are on the model's mesh; None without a mesh."""
+    if model.placement is None:
+        return None
+    tensor = model.placement.shape.tensor
+    axes = page_axes(model.backend)
+    # Pages have whole heads for each device (`num_page_heads`), so any shape with them divides.
+    return model.placement.sharding(axes, [tensor if axis == "kv_heads" else 1 for axis in axes])
 
 
 def run_step(
@@ -86,7 +98,7 @@ def run_step(
     adapted = params
     if options.lora is not None:
         adapted = with_adapters(params, *options.lora, _adapter_ids(step, batch, num_tokens))
-    attend = attention_impls.paged(batches, model.backend)
+    attend = attention_impls.paged(batches, model.backend, model.placement)
     if options.prompt_embeds is None:
         hidden, cache = model.forward(adapted, ids, positions, attend, cache)
     else:
@@ -156,5 +168,10 @@ def prompt_logprobs(
 
 
 def shapes_of(tree: Any) -> Any:
-    """The shapes and dtypes of a tree's arrays, from which a step is compiled without them."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    """The shapes, dtypes and places of a tree's arrays, to compile a step without them."""
+
+    def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(shape_of, tree)

@@ -87,27 +87,34 @@ def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
 
 
 def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
-    """(I, O) of each matrix that can be adapted, one dict for each layer; a definition is one
+    """(I, O) of each matrix that can be adapted, one dict for each layer."""
+    return [{name: matrix_shape(spec) for name, spec in each.items()} for each in matrices(model)]
+
+
+def matrices(model: Model) -> list[dict[str, ParamSpec]]:
+    """The spec of each matrix that can be adapted, one dict for each layer; a definition is one
     layer.
     """
     if model.has_layers:
         return [
             {
-                name: layer[name].shape
+                name: layer[name]
                 for name in LORA_TARGETS
                 if name in layer and layer[name].role == "matrix"
             }
             for layer in model.param_specs["layers"]
         ]
-    found = {}
-    for path, spec in _adapted(model):
-        assert spec.matrix is not None
-        sizes = (
-            math.prod(spec.shape[axis] for axis in axes)
-            for axes in (spec.matrix.inputs, spec.matrix.outputs)
-        )
-        found[jax.tree_util.keystr(path)] = (next(sizes), next(sizes))
-    return [found]
+    return [{jax.tree_util.keystr(path): spec for path, spec in _adapted(model)}]
+
+
+def matrix_shape(spec: ParamSpec) -> tuple[int, int]:
+    """(I, O) of a parameter that is a matrix, or a stack of them."""
+    assert spec.matrix is not None
+    num_inputs, num_outputs = (
+        math.prod(spec.shape[axis] for axis in axes)
+        for axes in (spec.matrix.inputs, spec.matrix.outputs)
+    )
+    return num_inputs, num_outputs
 
 
 def target_paths(model: Model) -> dict[str, tuple[Any, ...]]:

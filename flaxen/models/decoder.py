@@ -165,10 +165,10 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
     d, f, h = config.model_dim, config.mlp_dim, config.head_dim
     q_dim, kv_dim = config.num_heads * h, config.num_kv_heads * h
     weights = {  # [in, out]
-        "wq": _weight((d, q_dim), ("model", "heads")),
-        "wk": _weight((d, kv_dim), ("model", "kv_heads")),
-        "wv": _weight((d, kv_dim), ("model", "kv_heads")),
-        "wo": _weight((q_dim, d), ("heads", "model"), "residual"),
+        "wq": _weight((d, q_dim), ("model", "heads"), head_dim=h),
+        "wk": _weight((d, kv_dim), ("model", "kv_heads"), head_dim=h),
+        "wv": _weight((d, kv_dim), ("model", "kv_heads"), head_dim=h),
+        "wo": _weight((q_dim, d), ("heads", "model"), "residual", head_dim=h),
         "w_gate": _weight((d, f), ("model", "mlp")),
         "w_up": _weight((d, f), ("model", "mlp")),
         "w_down": _weight((f, d), ("mlp", "model"), "residual"),
@@ -180,7 +180,8 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
     }
     for name in config.biases:
         spec = weights[name]
-        layer["b" + name[1:]] = _vector(spec.shape[1:], spec.axes[1:], "zeros")
+        bias = _vector(spec.shape[1:], spec.axes[1:], "zeros")
+        layer["b" + name[1:]] = replace(bias, head_dim=spec.head_dim)
     if config.qk_norm:
         layer["q_norm"] = _vector((h,), ("head_dim",), "ones")
         layer["k_norm"] = _vector((h,), ("head_dim",), "ones")
@@ -198,8 +199,12 @@ def _param_specs(config: DecoderConfig) -> dict[str, Any]:
     return specs
 
 
-def _weight(shape: tuple[int, int], axes: tuple[str, str], init: Init = "normal") -> ParamSpec:
-    return ParamSpec(shape=shape, axes=axes, role="matrix", matrix=_WEIGHT, init=init)
+def _weight(
+    shape: tuple[int, int], axes: tuple[str, str], init: Init = "normal", *, head_dim: int = 1
+) -> ParamSpec:
+    return ParamSpec(
+        shape=shape, axes=axes, role="matrix", matrix=_WEIGHT, init=init, head_dim=head_dim
+    )
 
 
 def _vector(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Init) -> ParamSpec:

@@ -38,5 +38,6 @@ def logits(model: Model, params: Params, tokens: jax.Array) -> jax.Array:
     tokens = tokens.astype(jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[-1], dtype=jnp.int32), tokens.shape)
     cache = (None,) * len(model.cache_specs)
-    hidden, _ = model.forward(params, tokens, positions, causal(None, model.backend), cache)
+    attend = causal(None, model.backend, model.placement)
+    hidden, _ = model.forward(params, tokens, positions, attend, cache)
     return model.unembed(params, hidden)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.log_softmax import log_softmax
 from flaxen.models.cache import CacheSpec
+from flaxen.sharding.placement import Placement
 
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
@@ -70,6 +71,8 @@ class ParamSpec:
     role: Role
     matrix: Matrix | None = None  # None if the parameter can't be packed
     init: Init = "normal"
+    # How many numbers along an axis named heads or kv_heads stay on one device: those of a head.
+    head_dim: int = 1
     lookup_only: bool = False  # a table whose rows are read and never multiplied: an embedding
 
     @property
@@ -156,10 +159,13 @@ class Model:
     final_norm_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
     # What its ops run on; this also determines the form of its parameters, pages and steps.
     backend: Backend = Backend.REFERENCE
+    # The mesh that its parameters, pages and attention are laid over; None is one device. The
+    # forward does not see it.
+    placement: Placement | None = None
 
-    def on(self, backend: Backend) -> Model:
-        """The same model for a backend."""
-        return replace(self, backend=backend)
+    def on(self, backend: Backend, placement: Placement | None = None) -> Model:
+        """The same model for a backend, and for a mesh or one device."""
+        return replace(self, backend=backend, placement=placement)
 
     def forward(
         self,

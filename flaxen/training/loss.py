@@ -147,7 +147,7 @@ def _forward(
     segment_ids: jax.Array,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
-    attend = attention_impls.causal(segment_ids, model.backend)
+    attend = attention_impls.causal(segment_ids, model.backend, model.placement)
     if key is not None and model.train_forward_on is not None:
         return model.train_forward(params, tokens, positions, attend, key)
     cache = (None,) * len(model.cache_specs)

@@ -5,6 +5,7 @@ Deliberately does not know: names, which adapter is in which slot, when a slot i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from flaxen.engine.config import LoraLimits
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, lora_targets
+from flaxen.models.layout import adapter_shardings
 from flaxen.models.model import Model
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 
@@ -31,6 +33,10 @@ class AdapterStack:
 
     def __init__(self, model: Model, limits: LoraLimits | None) -> None:
         self._model, self._limits = model, limits
+        self._shardings: Any = None  # of the layers and of the scales, on a mesh
+        if model.placement is not None:
+            layers = adapter_shardings(model, model.placement)
+            self._shardings = layers, model.placement.replicated
         self._fill = jax.jit(_fill, donate_argnums=0)
         self._given: tuple[Adapters, jax.Array] | None = None
         self.reset()
@@ -42,15 +48,9 @@ class AdapterStack:
         limits = self._limits
         if limits is None or self._given is not None:
             return
-        num = limits.max_loras
-        layers = tuple(
-            {
-                target: {part: jnp.zeros((num, *shape)) for part, shape in parts.items()}
-                for target, parts in layer.items()
-            }
-            for layer in self._shapes()
-        )
-        self._own = {"layers": layers}, jnp.zeros(num)
+        empty = functools.partial(_empty, limits.max_loras, self._shapes())
+        layers, scales = jax.jit(empty, out_shardings=self._shardings)()
+        self._own = {"layers": layers}, scales
 
     @property
     def arrays(self) -> tuple[Adapters, jax.Array] | None:
@@ -139,6 +139,17 @@ class AdapterStack:
         assert self._limits is not None
         config = LoraConfig(rank=self._limits.max_lora_rank, targets=lora_targets(self._model))
         return adapter_shapes(self._model, config)["layers"]
+
+
+def _empty(num: int, shapes: Any) -> tuple[Any, jax.Array]:
+    layers = tuple(
+        {
+            target: {part: jnp.zeros((num, *shape)) for part, shape in parts.items()}
+            for target, parts in layer.items()
+        }
+        for layer in shapes
+    )
+    return layers, jnp.zeros(num)
 
 
 def _fill(old: Any, slot: jax.Array, new: Any) -> Any:

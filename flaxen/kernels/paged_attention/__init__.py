@@ -25,15 +25,17 @@ class AttentionImplementation(NamedTuple):
     empty_pages: Callable[[int, int, int, int, jnp.dtype], KvPages | CpuPages]
     page_multiple: int  # a page is a multiple of this many tokens
     has_heads: Callable[[int, jnp.dtype], bool]  # of this head_dim and dtype
+    # The logical axes of each array of the pages: a mesh divides the one named kv_heads.
+    page_axes: tuple[str | None, ...]
 
 
 _BLOCKED = AttentionImplementation(
-    blocked.paged_attention, blocked.empty_pages, 1, blocked.has_heads
+    blocked.paged_attention, blocked.empty_pages, 1, blocked.has_heads, blocked.PAGE_AXES
 )
 IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
     Backend.REFERENCE: _BLOCKED,  # reference.py says the same more plainly, for tests
     Backend.CPU: AttentionImplementation(
-        cpu.paged_attention, cpu.empty_pages, cpu.PAGE_MULTIPLE, cpu.has_heads
+        cpu.paged_attention, cpu.empty_pages, cpu.PAGE_MULTIPLE, cpu.has_heads, cpu.PAGE_AXES
     ),
     Backend.GPU: _BLOCKED,
     Backend.TPU: _BLOCKED,
@@ -46,6 +48,7 @@ __all__ = [
     "check_page_size",
     "empty_cache",
     "has_pages",
+    "page_axes",
     "paged_attention",
 ]
 
@@ -104,6 +107,11 @@ def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
       backend: the backend that reads the pages.
     """
     return _find(backend).has_heads(head_dim, dtype)
+
+
+def page_axes(backend: Backend) -> tuple[str | None, ...]:
+    """The logical axes of each array of a layer's pages, for a mesh."""
+    return _find(backend).page_axes
 
 
 def paged_attention(

@@ -18,6 +18,7 @@ from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
 
 KEY_BLOCK = 128  # tokens; a multiple of the page size
+PAGE_AXES = (None, None, "kv_heads", None)  # of keys and of values
 _UNSEEN = -1e30  # the running maximum before any key: finite, so that differences are never NaN
 
 

@@ -16,6 +16,7 @@ from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.paged_attention import reference
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 
+PAGE_AXES = (None, None, "kv_heads", None)
 PAGE_MULTIPLE = 16  # tokens: a page is a whole number of key groups
 
 

@@ -1,0 +1,53 @@
+"""The tiny model and its engines on meshes of virtual CPU devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.core import Engine
+from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.kernels.backend import Backend
+from flaxen.models.layout import param_shardings
+from flaxen.models.model import Model, Params
+from flaxen.sharding.mesh import make_mesh
+from flaxen.sharding.placement import Placement
+from flaxen.sharding.shape import parse_mesh
+from tests.engine.fakes import spelled
+from tests.engine.tiny import EOS_ID, MODEL, ONE_SHAPE, PARAMS, make_engine
+
+
+def placement(text: str) -> Placement:
+    """A mesh such as tensor=2 over the first of the virtual devices."""
+    return Placement(make_mesh(parse_mesh(text)))
+
+
+def on_mesh(text: str, model: Model = MODEL) -> Model:
+    return model.on(Backend.REFERENCE, placement(text))
+
+
+def placed(model: Model, params: Params) -> Params:
+    """The parameters, laid over the model's mesh."""
+    assert model.placement is not None
+    return jax.device_put(params, param_shardings(model.param_specs, model.placement))
+
+
+def mesh_executor(
+    text: str, config: EngineConfig = ONE_SHAPE, params: Params = PARAMS
+) -> JaxExecutor:
+    model = on_mesh(text)
+    return JaxExecutor(
+        model,
+        placed(model, params),
+        config,
+        eos_ids=(EOS_ID,),
+        cache_dtype=jnp.dtype("float32"),
+        bad_word_ids=spelled,
+    )
+
+
+def mesh_engine(text: str, config: EngineConfig = ONE_SHAPE, **kwargs: Any) -> Engine:
+    return make_engine(config, executor=mesh_executor(text, config), **kwargs)
