@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from flaxen.engine.executor import RowFailure
 from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings, allows
@@ -17,6 +18,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.sample import row_sum
 from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
+from flaxen.sharding.placement import Placement
 
 OK = 0  # a row's status; otherwise the value of a RowFailure
 
@@ -57,6 +59,8 @@ def sample(
     num_top: int,
     backend: Backend,
     bitmask: jax.Array | None = None,
+    *,
+    placement: Placement | None = None,
 ) -> Sampled:
     """Samples the next token of each sequence.
 
@@ -72,8 +76,10 @@ def sample(
       backend: what computes.
       bitmask: uint32 [S, ceil(V / 32)], read if `needs.adjust`: bit v % 32 of number v // 32 allows
           token v. None allows all.
+      placement: the mesh over which the vocabulary is divided; None if each device has all of it.
     """
     settings = RowSettings(*(field[row_ids] for field in rows.settings))
+    num_parts = 1 if placement is None else placement.shape.tensor
 
     def sample_rows(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         return choose(
@@ -85,6 +91,7 @@ def sample(
             settings.seed,
             lengths,
             finite,
+            num_parts=num_parts,
             backend=backend,
         )
 
@@ -93,7 +100,7 @@ def sample(
         adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths, bitmask)
         # Adjusting forbids tokens with -inf, so the model's own logits show whether they are
         # finite.
-        is_finite = finite & jnp.isfinite(row_sum(logits))
+        is_finite = finite & jnp.isfinite(row_sum(logits, num_parts))
         return sample_rows(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
 
     # Everything is in the branch, because a cond that returned logits would copy them.
@@ -104,23 +111,61 @@ def sample(
     status = jnp.where(finite, jnp.where(possible, OK, impossible), broken)
     logprobs = jax.lax.cond(
         needs.logprobs,
-        lambda: compute_logprobs(logits, tokens, num_top, backend),
+        lambda: compute_logprobs(logits, tokens, num_top, backend, placement),
         lambda: _no_logprobs(logits.shape[0], num_top),
     )
     return Sampled(tokens, status.astype(jnp.int32), logprobs)
 
 
 def compute_logprobs(
-    logits: jax.Array, tokens: jax.Array, num_top: int, backend: Backend
+    logits: jax.Array,
+    tokens: jax.Array,
+    num_top: int,
+    backend: Backend,
+    placement: Placement | None = None,
 ) -> Logprobs:
-    """The log-probabilities of the tokens [S] and of the likeliest tokens, from float32 logits [S,
-    V].
+    """The log-probabilities of the tokens [S] and of the likeliest tokens.
+
+    Args:
+      logits: float32 [S, V].
+      tokens: [S].
+      num_top: K.
+      backend: what computes.
+      placement: as in `sample`.
     """
     table = logprobs(logits, backend)
     chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
     rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
-    top_logprobs, top_ids = jax.lax.top_k(table, num_top)
+    top_logprobs, top_ids = _top(table, num_top, placement)
     return Logprobs(chosen[:, 0], rank, top_ids, top_logprobs)
+
+
+def _top(
+    table: jax.Array, num_top: int, placement: Placement | None
+) -> tuple[jax.Array, jax.Array]:
+    """The largest values and their places, as `jax.lax.top_k`.
+
+    On a mesh each device finds the largest of its own part of the vocabulary, and only these are
+    gathered. Of equal values the first counts, as in the whole, because the parts are in order.
+
+    Args:
+      table: [S, V].
+      num_top: K.
+      placement: as in `sample`.
+    """
+    if placement is None:
+        return jax.lax.top_k(table, num_top)
+
+    def of_part(part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values, places = jax.lax.top_k(part, min(num_top, part.shape[-1]))
+        return values, places + jax.lax.axis_index("tensor") * part.shape[-1]
+
+    divided = P(None, "tensor")
+    values, places = jax.shard_map(
+        of_part, mesh=placement.mesh, in_specs=divided, out_specs=divided
+    )(table)
+    top_values, which = jax.lax.top_k(values, num_top)
+    return top_values, jnp.take_along_axis(places, which, axis=-1)
 
 
 def _no_logprobs(num_rows: int, num_top: int) -> Logprobs:

@@ -23,6 +23,7 @@ from flaxen.kernels.paged_attention import PagedBatch, page_axes
 from flaxen.models import attention_impls
 from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import attention_only
+from flaxen.models.layout import vocab_placement
 from flaxen.models.model import Model, Params
 
 
@@ -116,6 +117,7 @@ def run_step(
         num_top,
         model.backend,
         _at_each_position(options.grammar_bitmask, step),
+        placement=vocab_placement(model),
     )
     # An index out of range is dropped.
     target = jnp.where(where.is_active, where.row, layout.num_rows)
@@ -164,7 +166,8 @@ def prompt_logprobs(
     model: Model, num_top: int, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> Logprobs:
     """The log-probabilities of the tokens [C] that follow the hidden states [C, D]."""
-    return compute_logprobs(model.unembed(params, hidden), targets, num_top, model.backend)
+    logits = model.unembed(params, hidden)
+    return compute_logprobs(logits, targets, num_top, model.backend, vocab_placement(model))
 
 
 def shapes_of(tree: Any) -> Any:

@@ -32,6 +32,14 @@ def param_sharding(spec: ParamSpec, placement: Placement) -> NamedSharding:
     return placement.sharding(spec.axes, spec.shape, head_dim=spec.head_dim)
 
 
+def vocab_placement(model: Model) -> Placement | None:
+    """The mesh over which the logits are divided; None if each device has all of them."""
+    if model.placement is None:
+        return None
+    is_divided = model.placement.spec(("vocab",), (model.vocab_size,))[0] is not None
+    return model.placement if is_divided else None
+
+
 def adapter_shardings(model: Model, placement: Placement) -> tuple[Any, ...]:
     """Where a stack of adapters is: one dict for each layer, from each target to its a and b.
 

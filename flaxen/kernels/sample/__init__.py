@@ -35,6 +35,7 @@ def sample(
     position: Int32[Array, S],
     active: Bool[Array, S],
     *,
+    num_parts: int = 1,
     backend: Backend,
 ) -> tuple[Int32[Array, S], Bool[Array, S]]:
     """Samples a token for each row, depending on that row's values only. It has no gradient.
@@ -51,6 +52,8 @@ def sample(
       seed: [S, 2], the two halves of each row's seed.
       position: [S], the new token's position in its sequence: the other part of the noise's key.
       active: [S]; inactive rows (False) cost nothing.
+      num_parts: V is in as many equal parts, each on another device of a mesh; the C++ kernel has
+          only 1.
       backend: what computes.
 
     Returns:
@@ -79,4 +82,6 @@ def sample(
     if logits.shape[1] == 0:
         raise ValueError("sample needs logits of at least one token, got a vocabulary of 0")
     run = find_implementation("sample", IMPLEMENTATIONS, backend)
-    return run(logits, temperature, top_k, top_p, min_p, seed, position, active)
+    assert num_parts == 1 or backend is not Backend.CPU, "the C++ kernel samples on one device"
+    parts = () if num_parts == 1 else (num_parts,)
+    return run(logits, temperature, top_k, top_p, min_p, seed, position, active, *parts)

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 
-def filter_top_k(logits: jax.Array, top_k: jax.Array) -> jax.Array:
+def filter_top_k(logits: jax.Array, top_k: jax.Array, num_parts: int = 1) -> jax.Array:
     """Keeps the top_k largest logits of each row.
 
     Args:
       logits: float32 [S, V].
       top_k: int32 [S]; 0 keeps all.
+      num_parts: as in `row_sum`.
 
     Returns:
       float32 [S, V], -inf where dropped.
@@ -26,13 +27,13 @@ def filter_top_k(logits: jax.Array, top_k: jax.Array) -> jax.Array:
     keys = _ordered(logits)
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
-        return row_sum(keys >= threshold[:, None]) >= top_k
+        return row_sum(keys >= threshold[:, None], num_parts) >= top_k
 
     threshold = _largest(keeps_enough, logits.shape[0])
     return jnp.where((keys >= threshold[:, None]) | (top_k == 0)[:, None], logits, -jnp.inf)
 
 
-def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+def filter_top_p(logits: jax.Array, top_p: jax.Array, num_parts: int = 1) -> jax.Array:
     """Keeps the fewest most likely tokens with at least top_p of each row's probability.
 
     https://arxiv.org/abs/1904.09751, section 3.1.
@@ -40,6 +41,7 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     Args:
       logits: float32 [S, V]; -inf is never kept.
       top_p: float32 [S], [0, 1]; 1 keeps all, 0 only the likeliest.
+      num_parts: as in `row_sum`.
 
     Returns:
       float32 [S, V], -inf where dropped.
@@ -47,10 +49,10 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     keys = _ordered(logits)
     mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     # Above 0, which an empty set would already reach.
-    wanted = jnp.maximum(top_p * row_sum(mass), 1e-30)
+    wanted = jnp.maximum(top_p * row_sum(mass, num_parts), 1e-30)
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
-        return row_sum(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
+        return row_sum(jnp.where(keys >= threshold[:, None], mass, 0), num_parts) >= wanted
 
     threshold = _largest(keeps_enough, logits.shape[0])
     return jnp.where((keys >= threshold[:, None]) | (top_p >= 1)[:, None], logits, -jnp.inf)
@@ -93,9 +95,17 @@ def _largest(holds: Callable[[jax.Array], jax.Array], num_rows: int) -> jax.Arra
     return found
 
 
-def row_sum(x: jax.Array) -> jax.Array:
-    """The sum of each row of [S, V], in two stages so that XLA's CPU code is vectorised."""
+def row_sum(x: jax.Array, num_parts: int = 1) -> jax.Array:
+    """The sum of each row of [S, V], in two stages so that XLA's CPU code is vectorised.
+
+    Args:
+      x: [S, V].
+      num_parts: V is in as many equal parts, each of which a device of a mesh sums by itself.
+    """
     dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
     lanes = 256
-    blocks = jnp.pad(x, ((0, 0), (0, -x.shape[1] % lanes))).reshape(x.shape[0], -1, lanes)
-    return jnp.sum(jnp.sum(blocks, axis=1, dtype=dtype), axis=1)
+    parts = x.reshape(x.shape[0], num_parts, -1)
+    padded = jnp.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[2] % lanes)))
+    blocks = padded.reshape(*parts.shape[:2], -1, lanes)
+    sums = jnp.sum(jnp.sum(blocks, axis=2, dtype=dtype), axis=2)
+    return sums[:, 0] if num_parts == 1 else jnp.sum(sums, axis=1)

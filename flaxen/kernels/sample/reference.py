@@ -21,6 +21,7 @@ def sample(
     seed: jax.Array,
     position: jax.Array,
     active: jax.Array,
+    num_parts: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """See flaxen.kernels.sample.sample."""
     greedy = _argmax(logits)
@@ -28,11 +29,11 @@ def sample(
 
     def sampled() -> jax.Array:
         positive = jnp.where(is_random, temperature, 0)
-        noisy = perturbed(logits, positive, top_k, top_p, min_p, seed, position)
+        noisy = perturbed(logits, positive, top_k, top_p, min_p, seed, position, num_parts)
         return jnp.where(is_random, _argmax(noisy), greedy)
 
     tokens = jax.lax.cond(jnp.any(is_random), sampled, lambda: greedy)
-    finite = jnp.isfinite(row_sum(logits))  # XLA's max may ignore a NaN, a sum does not
+    finite = jnp.isfinite(row_sum(logits, num_parts))  # XLA's max may ignore a NaN, a sum does not
     return jnp.where(active, tokens, 0), active & finite
 
 
@@ -44,6 +45,7 @@ def perturbed(
     min_p: jax.Array,
     seed: jax.Array,
     position: jax.Array,
+    num_parts: int = 1,
 ) -> jax.Array:
     """Logits divided by the temperature, plus Gumbel noise; -inf where the filters drop a token:
     [S, V].
@@ -59,7 +61,9 @@ def perturbed(
     logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / divisor[:, None]
     logits = jax.lax.cond(
         jnp.any(is_random & ((top_k > 0) | (top_p < 1) | (min_p > 0))),
-        lambda x: filter_top_p(filter_top_k(filter_min_p(x, min_p), top_k), top_p),
+        lambda x: filter_top_p(
+            filter_top_k(filter_min_p(x, min_p), top_k, num_parts), top_p, num_parts
+        ),
         lambda x: x,
         logits,
     )
