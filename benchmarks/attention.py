@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from report import report
 
-from flaxen.cli.limits import measure_limits
+from flaxen.benchmark.limits import measure_limits
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention

@@ -6,8 +6,8 @@ import json
 import sys
 from dataclasses import asdict
 
-from flaxen.cli.bench.report import limits_line
-from flaxen.cli.limits import measure_limits
+from flaxen.benchmark.limits import measure_limits
+from flaxen.benchmark.report import limits_line
 from flaxen.kernels.choice import choose_backend
 
 

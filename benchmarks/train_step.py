@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from report import report
 
-from flaxen.cli.limits import measure_limits
+from flaxen.benchmark.limits import measure_limits
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from flaxen.cli.bench.workloads import dump_workloads, make_workloads
+from flaxen.benchmark.workloads import dump_workloads, make_workloads
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ from typing import Any
 from report import report
 from rich.console import Console
 
-from flaxen.cli.bench.report import limits_line
-from flaxen.cli.bench.workloads import NAMES as WORKLOADS
-from flaxen.cli.bench.workloads import Workload, load_workloads, make_workloads
-from flaxen.cli.limits import Limits, best_limits, measure_limits
+from flaxen.benchmark.limits import Limits, best_limits, measure_limits
+from flaxen.benchmark.report import limits_line
+from flaxen.benchmark.workloads import NAMES as WORKLOADS
+from flaxen.benchmark.workloads import Workload, load_workloads, make_workloads
 from flaxen.kernels.choice import choose_backend
 
 from . import engines, install, servers, show, show_training, trainers

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flaxen.cli.bench.measure import Rep
-from flaxen.cli.bench.workloads import RequestBatch, Workload
+from flaxen.benchmark.measure import Rep
+from flaxen.benchmark.workloads import RequestBatch, Workload
 
 from .worker import UnsupportedError, Worker, WorkerError, start
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flaxen.cli.bench.ideal import CacheLayer, ModelCost
+from flaxen.benchmark.ideal import CacheLayer, ModelCost
 
 from .compare import Engine
 

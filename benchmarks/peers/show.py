@@ -13,8 +13,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.ideal import ModelCost
+from flaxen.benchmark.limits import Limits
 
 from .compare import Measured, Outcome
 from .serving import FIGURES, ServerOutcome

@@ -12,7 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.limits import Limits
 
 from .show import summary
 from .training import NUM_ROWS, ROW_LENGTH, TrainerOutcome

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.ideal import ModelCost
+from flaxen.benchmark.limits import Limits
 
 from .compare import Measured, Outcome
 from .serving import ServerOutcome

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flaxen.cli.bench.workloads import SEED
+from flaxen.benchmark.workloads import SEED
 
 from .worker import UnsupportedError, Worker, WorkerError, start
 

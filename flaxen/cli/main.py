@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import flaxen
-from flaxen.cli.bench.command import bench
+from flaxen.cli.bench import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.doctor.command import doctor
 from flaxen.cli.eval import evaluate

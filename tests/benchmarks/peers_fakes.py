@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.peers.compare import Engine, Plan
-from flaxen.cli.bench.workloads import RequestBatch, Workload
+from flaxen.benchmark.workloads import RequestBatch, Workload
 
 # Each run is written down in the order in which the engines were asked. `seconds` is what it
 # claims to have taken.

@@ -23,9 +23,9 @@ from benchmarks.peers.show import (
     verdicts_table,
 )
 from benchmarks.peers.targets import judge_limits, judge_ratios, judge_servers, ratio
-from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.measure import Rep
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.ideal import ModelCost
+from flaxen.benchmark.limits import Limits
+from flaxen.benchmark.measure import Rep
 from tests.benchmarks.peers_fakes import batch
 
 # A step must read 1 byte, and the machine reads 10 a second: 0.1 s at least.

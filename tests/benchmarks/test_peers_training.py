@@ -25,7 +25,7 @@ from benchmarks.peers.training import (
     make_steps,
 )
 from benchmarks.peers.workers.lora_start import TARGETS, draw_a
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.limits import Limits
 from flaxen.models.adapters import LORA_TARGETS
 
 # Each step's loss is its first token, and takes 2 s by what it claims.

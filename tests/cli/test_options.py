@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 import typer
 
-from flaxen.cli.bench.command import bench
+from flaxen.cli.bench import bench
 from flaxen.cli.chat.command import chat
 from flaxen.cli.eval import evaluate
 from flaxen.cli.generate.command import generate

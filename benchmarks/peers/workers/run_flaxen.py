@@ -13,8 +13,8 @@ def load(model: str, args: dict[str, Any]) -> tuple[Generate, dict[str, str]]:
     import jax
 
     import flaxen
+    from flaxen.benchmark.measure import run_requests
     from flaxen.build import build
-    from flaxen.cli.bench.measure import run_requests
     from flaxen.compile_cache import use_compile_cache
     from flaxen.engine_args import EngineArgs
 

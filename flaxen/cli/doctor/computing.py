@@ -122,8 +122,8 @@ def _kernels(num_threads: int | None) -> dict[str, Any]:
 
 
 def _speeds() -> dict[str, Any]:
+    from flaxen.benchmark.limits import measure_limits
     from flaxen.cli.cpu import backend_name
-    from flaxen.cli.limits import measure_limits
     from flaxen.kernels.choice import choose_backend
 
     backend = choose_backend(backend_name())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flaxen.cli.bench.ideal import CacheLayer, ModelCost, ideal
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.ideal import CacheLayer, ModelCost, ideal
+from flaxen.benchmark.limits import Limits
 
 # 100 bytes/s and 1,000 operations/s; 200 bytes of weights: a step takes 2 s to read.
 LIMITS = Limits(read_bytes_s=100, matmul_flops={"float32": 1000, "bfloat16": 10})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from flaxen.cli.bench.workloads import (
+from flaxen.benchmark.workloads import (
     DESCRIPTIONS,
     NAMES,
     Workload,
@@ -33,8 +33,8 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from flaxen.benchmark.report import Report
     from flaxen.build import OnProgress, Parts
-    from flaxen.cli.bench.report import Report
 
 _bench_option = partial(typer.Option, rich_help_panel="Benchmark")
 
@@ -84,8 +84,8 @@ def bench(
     args = engine_args(model, model_options, context, batch, models, machine)
     cpu = machine.set_up()
 
+    from flaxen.benchmark.report import as_json, limits_line, table
     from flaxen.build import build
-    from flaxen.cli.bench.report import as_json, limits_line, table
 
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
@@ -133,10 +133,10 @@ def _measure(
     on_progress: OnProgress,
 ) -> Report:
     """Runs the workloads between two measurements of the machine's limits."""
-    from flaxen.cli.bench.cost import model_cost
-    from flaxen.cli.bench.measure import run_requests, run_workload
-    from flaxen.cli.bench.report import Report
-    from flaxen.cli.limits import best_limits, measure_limits
+    from flaxen.benchmark.cost import model_cost
+    from flaxen.benchmark.limits import best_limits, measure_limits
+    from flaxen.benchmark.measure import run_requests, run_workload
+    from flaxen.benchmark.report import Report
 
     dtype = parts.dtype.name
     on_progress("machine's limits", 0, 1)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
+from flaxen.benchmark.ideal import ModelCost
+from flaxen.benchmark.limits import Limits, best_limits
+from flaxen.benchmark.measure import Result, run_requests, run_workload
+from flaxen.benchmark.report import Report, as_json, limits_line, table
+from flaxen.benchmark.workloads import RequestBatch, Workload
 from flaxen.build import OnProgress
-from flaxen.cli.bench.command import choose
-from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.measure import Result, run_requests, run_workload
-from flaxen.cli.bench.report import Report, as_json, limits_line, table
-from flaxen.cli.bench.workloads import RequestBatch, Workload
-from flaxen.cli.limits import Limits, best_limits
+from flaxen.cli.bench import choose
 from flaxen.protocol import EngineStats, Finish, FinishReason, Request, TokenEvent
 
 STEP_S = 0.01

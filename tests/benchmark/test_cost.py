@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import flaxen
-from flaxen.cli.bench.cost import model_cost
-from flaxen.cli.bench.ideal import CacheLayer
+from flaxen.benchmark.cost import model_cost
+from flaxen.benchmark.ideal import CacheLayer
 from flaxen.kernels.linear.packed import PackedLinear, pack
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flaxen.cli.bench.workloads import num_fresh_prompt_tokens
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.limits import Limits
+from flaxen.benchmark.workloads import num_fresh_prompt_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

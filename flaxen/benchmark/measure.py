@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flaxen.benchmark.ideal import ModelCost, ideal
+from flaxen.benchmark.limits import Limits
+from flaxen.benchmark.workloads import RequestBatch, Workload
 from flaxen.build import OnProgress
-from flaxen.cli.bench.ideal import ModelCost, ideal
-from flaxen.cli.bench.workloads import RequestBatch, Workload
-from flaxen.cli.limits import Limits
 from flaxen.protocol import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 
 Clock = Callable[[], float]

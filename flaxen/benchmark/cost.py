@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flaxen.cli.bench.ideal import CacheLayer, ModelCost
+from flaxen.benchmark.ideal import CacheLayer, ModelCost
 from flaxen.models.cache import CacheSpec, Sliding, State
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec

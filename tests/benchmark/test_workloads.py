@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.cli.bench.workloads import (
+from flaxen.benchmark.workloads import (
     NAMES,
     RequestBatch,
     check_fit,

@@ -21,9 +21,9 @@ from rich import box
 from rich.table import Table
 
 import flaxen
-from flaxen.cli.bench.ideal import ModelCost
-from flaxen.cli.bench.measure import Result
-from flaxen.cli.limits import Limits
+from flaxen.benchmark.ideal import ModelCost
+from flaxen.benchmark.limits import Limits
+from flaxen.benchmark.measure import Result
 
 _UNITS = {
     "decode_tok_s": "decode tok/s",
