@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 from flaxen.hub.places import Places
@@ -16,7 +17,11 @@ from flaxen.hub.resolve import resolve
 from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
+from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params
+from flaxen.sharding.mesh import make_mesh
+from flaxen.sharding.placement import Placement
+from flaxen.sharding.shape import MeshShape, parse_mesh
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters.adapter import (
     Adapter,
@@ -42,6 +47,7 @@ def load(
     device: str = AUTO,
     backend: str = Backend.REFERENCE.value,
     quantization: Quantization = "none",
+    mesh: str | MeshShape | None = None,
     offline: bool = False,
     models_dir: Path | None = None,
 ) -> tuple[Model, Params]:
@@ -70,17 +76,21 @@ def load(
       backend: what computes, as EngineArgs.backend: on "reference" all parameters are plain arrays,
         for XLA; on "cpu" each matrix is a PackedLinear, for the C++ kernels.
       quantization: of packed matrices, as in the server: auto, none, int8 or int4.
+      mesh: the devices that the parameters are laid over, as "tensor=4,fsdp=2"; each device's part
+        is read by itself. Functions of the model are then computed by all of them, under jax.jit.
       offline: never ask the Hugging Face hub.
       models_dir: a directory in which `model` is looked for, and put.
 
     Returns:
-      The model, made for the backend, and its parameters, a tree like `model.param_specs`.
+      The model, made for the backend and the mesh, and its parameters, a tree like
+      `model.param_specs`.
 
     Raises:
       ValueError: the model or adapter does not exist or is not supported, or there is no such
-        device or backend here.
+        device, mesh or backend here.
     """
     chosen = choose_backend(backend, device)
+    placement = _placement(mesh)
     places = Places(offline=offline, models_dir=models_dir)
     opened = _open(model, places, chosen, definition)
     try:
@@ -94,10 +104,20 @@ def load(
     if adapter is not None and isinstance(opened, Definition):
         merged = merge_into_definition(opened.model, opened.params, adapter, jax_dtype)
         opened = replace(opened, params=merged)
-    params = opened.load_params(jax_dtype, backend=chosen, quantization=quantization)
+    params = opened.load_params(
+        jax_dtype, backend=chosen, quantization=quantization, placement=placement
+    )
+    made = opened.model.on(chosen, placement)
     if adapter is not None and isinstance(opened, Checkpoint):
         params = merge_adapter(params, adapter)
-    return opened.model.on(chosen), params
+        if placement is not None:
+            params = jax.device_put(params, param_shardings(made.param_specs, placement))
+    return made, params
+
+
+def _placement(mesh: str | MeshShape | None) -> Placement | None:
+    shape = parse_mesh(mesh) if isinstance(mesh, str) else mesh
+    return None if shape is None else Placement(make_mesh(shape))
 
 
 def load_tokenizer(

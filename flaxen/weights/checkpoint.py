@@ -19,6 +19,7 @@ from flaxen.models.decoder import decoder
 from flaxen.models.families import Family, find_family
 from flaxen.models.families.rules import Rules, tensor_of
 from flaxen.models.model import Model, Params
+from flaxen.sharding.placement import Placement
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
@@ -61,8 +62,9 @@ class Checkpoint:
         *,
         backend: Backend = Backend.REFERENCE,
         quantization: Quantization = "none",
+        placement: Placement | None = None,
     ) -> Params:
-        """Loads the parameters on the default device, in a tree like model.param_specs.
+        """Loads the parameters in a tree like model.param_specs.
 
         Args:
           dtype: the dtype of arrays that are not quantized: float32, bfloat16 or, if not packed,
@@ -74,15 +76,22 @@ class Checkpoint:
           quantization: of packed matrices. "auto" keeps the file's quantization; "none"
               dequantizes, as plain arrays always are; "int8" and "int4" quantize all matrices. See
               docs/decisions/0051-quantized-weights.md.
+          placement: the mesh that they are laid over: each device's part is read by itself, and
+              only on the process that has the device. None is the default device.
 
         Raises:
-          ValueError: the dtype or quantization is not supported, weights can't be quantized, or a
-              file has changed since it was opened.
+          ValueError: the dtype or quantization is not supported, weights can't be quantized, a
+              file has changed since it was opened, or the backend can't use a mesh.
         """
         return load_params(
             self.model.param_specs,
             self.sources.params,
-            Form(dtype=jnp.dtype(dtype), backend=backend, quantization=quantization),
+            Form(
+                dtype=jnp.dtype(dtype),
+                backend=backend,
+                quantization=quantization,
+                placement=placement,
+            ),
             round_to=self.round_to,
             on_progress=on_progress,
         )

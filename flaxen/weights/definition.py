@@ -21,8 +21,11 @@ import numpy as np
 from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE
+from flaxen.models.layout import param_sharding, param_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
+from flaxen.sharding.parts import assemble, own_boxes
+from flaxen.sharding.placement import Placement
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.packing.layout import Layout
@@ -93,14 +96,22 @@ class Definition:
         *,
         backend: Backend = Backend.REFERENCE,
         quantization: Quantization = "none",
+        placement: Placement | None = None,
     ) -> Params:
         """Returns the parameters in the form for computing, as in `weights.checkpoint.Checkpoint`.
 
         Raises:
-          ValueError: the dtype or quantization is not supported.
+          ValueError: the dtype or quantization is not supported, or the backend can't use a mesh.
         """
-        form = Form(dtype=jnp.dtype(dtype), backend=backend, quantization=quantization)
+        form = Form(
+            dtype=jnp.dtype(dtype),
+            backend=backend,
+            quantization=quantization,
+            placement=placement,
+        )
         name, params = self.model.trained, self.params
+        if placement is not None:
+            params = _on_mesh(self.model.param_specs, params, placement)
         if name is None:
             params = _in_form(self.model.param_specs, params, form)
         else:  # statistics and computed tables keep their precision
@@ -132,10 +143,26 @@ def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
         )
 
 
+def _on_mesh(specs: Any, params: Params, placement: Placement) -> Params:
+    """Lays each array over the mesh, in its own dtype. Every process has the whole definition."""
+
+    def one(spec: ParamSpec, leaf: Any) -> jax.Array:
+        sharding = param_sharding(spec, placement)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:  # on a mesh already
+            moved: jax.Array = jax.device_put(leaf, sharding)
+            return moved
+        whole = np.asarray(leaf)
+        parts = {box: whole[box.slices] for box in own_boxes(sharding, spec.shape)}
+        return assemble(spec.shape, sharding, parts)
+
+    return jax.tree.map(one, specs, params, is_leaf=is_spec)
+
+
 def _in_form(specs: Any, params: Params, form: Form) -> Params:
     if form.quantization in ("auto", "none"):
         make = functools.partial(compute_params, specs, dtype=form.dtype, backend=form.backend)
-        return jax.jit(make)(params)
+        where = None if form.placement is None else param_shardings(specs, form.placement)
+        return jax.jit(make, out_shardings=where)(params)
     return jax.tree.map(
         lambda spec, leaf: _quantized(spec, leaf, form), specs, params, is_leaf=is_spec
     )

@@ -1,12 +1,13 @@
 """Loads stored tensors into the tree of arrays that a model takes.
 
 Several threads read, convert, and transpose or pack each tensor in pieces that stay in the cache,
-into memory that JAX uses without a copy. Deliberately does not know file formats, rules or
-families.
+into memory that JAX uses without a copy; on a mesh, shards.py reads each device's part by itself.
+Deliberately does not know file formats, rules or families.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +21,13 @@ import numpy as np
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import TILE, Format
+from flaxen.models.layout import param_sharding
 from flaxen.models.model import Params, ParamSpec
+from flaxen.sharding.placement import Placement
 from flaxen.weights.packing.layout import Layout
 from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
+from flaxen.weights.shards import load_shards
 from flaxen.weights.sources import Source
 from flaxen.weights.tensor import StoredTensor, row_ranges
 from flaxen.weights.views import transposed
@@ -31,20 +35,24 @@ from flaxen.weights.views import transposed
 DTYPES = ("float32", "bfloat16", "float16")
 PACKED_DTYPES = ("float32", "bfloat16")
 _PIECE = 1 << 17  # values read at once
+_THREADS = 16  # at most
+_THREADS_ON_A_MESH = 4  # each holds the parts of one parameter until they are on their devices
 _BITS: Mapping[Format, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The form of loaded parameters: dtype, packing, quantization.
+    """The form of loaded parameters: dtype, packing, quantization, and where they are.
 
     Raises:
-      ValueError: the dtype or quantization is not supported, or their combination.
+      ValueError: the dtype or quantization is not supported, or their combination; or packed
+          weights are to be divided over a mesh.
     """
 
     dtype: jnp.dtype  # of parameters that are not quantized
     backend: Backend = Backend.REFERENCE  # what computes with them: it may pack matrices
     quantization: Quantization = "none"
+    placement: Placement | None = None  # the mesh that they are laid over; None is one device
 
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
@@ -53,6 +61,11 @@ class Form:
                 f"{', '.join(QUANTIZATIONS)}"
             )
         packs = self.backend.packs_weights
+        if packs and self.placement is not None:
+            raise ValueError(
+                f"the backend {self.backend.value} computes on one device, and the mesh is "
+                f"{self.placement.shape}: use the backend reference, or no mesh"
+            )
         known = PACKED_DTYPES if packs else DTYPES
         if self.dtype.name not in known:
             raise ValueError(f"dtype {self.dtype.name} is not supported: use {', '.join(known)}")
@@ -64,12 +77,15 @@ class Form:
 
 
 def num_bytes(sources: list[Source], form: Form) -> int:
-    """The bytes of the loaded parameters, without padding."""
+    """The bytes of the loaded parameters, without padding; on a mesh those of one device."""
     return sum(_num_bytes(source, form) for source in sources)
 
 
 def _num_bytes(source: Source, form: Form) -> int:
-    num_values = math.prod(source.spec.shape)
+    shape = source.spec.shape
+    if form.placement is not None:
+        shape = param_sharding(source.spec, form.placement).shard_shape(shape)
+    num_values = math.prod(shape)
     if not form.backend.packs_weights or source.spec.matrix is None:
         return num_values * form.dtype.itemsize
     layout = _layout(source, source.stored, form)
@@ -92,7 +108,8 @@ def load_params(
     round_to: jnp.dtype | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Params:
-    """Reads every source and returns the tree of arrays on the default device.
+    """Reads every source and returns the tree of arrays on the default device, or on the mesh of
+    the form: there a process reads only what its own devices hold.
 
     Args:
       specs: the tree of ParamSpec.
@@ -108,7 +125,8 @@ def load_params(
     done = 0
     memory = WeightMemory()
     params: list[Any] = [None] * len(sources)
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+    threads = _THREADS if form.placement is None else _THREADS_ON_A_MESH
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, threads)) as pool:
         futures = {
             pool.submit(_load, source, form, round_to, memory): i
             for i, source in enumerate(sources)
@@ -130,6 +148,10 @@ def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: Weight
     """Loads one parameter: an array, or a PackedLinear."""
     if form.backend.packs_weights and source.spec.matrix is not None:
         return _load_packed(source, form, round_to, memory)
+    if form.placement is not None:
+        sharding = param_sharding(source.spec, form.placement)
+        read = functools.partial(_floats, round_to=round_to)
+        return load_shards(source, form.dtype, sharding, read, _PIECE)
     out = memory.zeros(source.spec.shape, form.dtype)
     rows_of_out = out.swapaxes(-1, -2) if source.transposed else out
     for start, stop in _pieces(source.stored):

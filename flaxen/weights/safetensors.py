@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flaxen.hub.weight_files import INDEX, find_weights
-from flaxen.weights.tensor import StoredTensor, read_bytes
+from flaxen.weights.tensor import StoredTensor, read_byte_columns, read_bytes
 
 _DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype(np.float32),
@@ -112,10 +112,27 @@ def _tensor(
         rows: np.ndarray = data.view(dtype).reshape(stop - start, *shape[1:])
         return rows
 
+    def columns(first: int, last: int) -> StoredTensor:
+        width = (first * dtype.itemsize, last * dtype.itemsize)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            at = offset + start * row_bytes
+            rows: np.ndarray = read_byte_columns(path, at, row_bytes, width, stop - start)
+            return rows.view(dtype)
+
+        return StoredTensor(
+            name=name,
+            shape=(shape[0], last - first),
+            dtype=fields["dtype"],
+            num_bytes=shape[0] * (last - first) * dtype.itemsize,
+            read=read,
+        )
+
     return StoredTensor(
         name=name,
         shape=shape,
         dtype=fields["dtype"],
         num_bytes=math.prod(shape) * dtype.itemsize,
         read=read,
+        columns=columns if len(shape) == 2 else None,
     )

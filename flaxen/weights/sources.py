@@ -55,7 +55,7 @@ def find_sources(
       rules: a family's rules for the files' format.
       tensors: the files' tensors.
       sizes: the sizes in the model's configuration.
-      ignored: decides decides whether a tensor without a parameter is harmless.
+      ignored: decides whether a tensor without a parameter is harmless.
 
     Raises:
       ValueError: a tensor is missing, has the wrong shape, or belongs to no parameter.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,17 @@ class StoredTensor:
     quantized: QuantizedRows | None = None  # for types that a PackedLinear can store
     blocks: BlockRows | None = None  # for whole rows of a GGUF file
     row_unit: int = 1  # rows are best read in multiples of this
+    # For a matrix whose ranges of columns can be read alone: makes the tensor of such a range.
+    columns: Callable[[int, int], StoredTensor] | None = None
 
 
 def row_ranges(
-    stored: StoredTensor, num_values: int, *, unit: int = 1
+    stored: StoredTensor,
+    num_values: int,
+    *,
+    unit: int = 1,
+    first: int = 0,
+    last: int | None = None,
 ) -> Iterator[tuple[int, int]]:
     """The ranges of rows to read a tensor in, one after the other.
 
@@ -55,11 +63,14 @@ def row_ranges(
       stored: the tensor.
       num_values: about as many values are read at once, if its row_unit allows.
       unit: the number of rows of each range is a multiple of this, except of the last.
+      first: the first row.
+      last: the row after the last; None is the end of the tensor.
     """
+    last = stored.shape[0] if last is None else last
     unit = math.lcm(unit, stored.row_unit)
     step = unit * max(1, num_values // math.prod(stored.shape[1:]) // unit)
-    for start in range(0, stored.shape[0], step):
-        yield start, min(start + step, stored.shape[0])
+    for start in range(first, last, step):
+        yield start, min(start + step, last)
 
 
 def read_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:
@@ -82,4 +93,30 @@ def read_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:
                     "it had when it was opened: it was changed while it was read. Start again"
                 )
             done += num_read
+    return data
+
+
+def read_byte_columns(
+    path: Path, offset: int, row_bytes: int, columns: tuple[int, int], num_rows: int
+) -> np.ndarray:
+    """Reads the same bytes of each of several rows: uint8 [num_rows, bytes].
+
+    Args:
+      path: the file.
+      offset: where the first row begins.
+      row_bytes: from the beginning of a row to that of the next.
+      columns: the first byte of each row, and the one after its last.
+      num_rows: how many.
+
+    Raises:
+      ValueError: the file is too short.
+    """
+    first, last = columns
+    data = np.empty((num_rows, last - first), np.uint8)
+    with path.open("rb", buffering=0) as file:
+        for index in range(num_rows):
+            place = offset + index * row_bytes + first
+            if os.preadv(file.fileno(), [data[index].data], place) < last - first:
+                # An interrupted read, or the end of the file, of which this one tells.
+                data[index] = read_bytes(path, place, last - first)
     return data

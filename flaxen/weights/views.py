@@ -52,6 +52,10 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
             parts.append(each.tensor.blocks.read(*each[1:]))
         return np.concatenate(parts)
 
+    def columns(first: int, last: int) -> StoredTensor:
+        of = {id(each): narrowed(each, 1, first, last) for each in tensors}
+        return rows_of([Range(of[id(each.tensor)], each.start, each.stop) for each in ranges])
+
     kinds = {None if each.blocks is None else each.blocks.kind for each in tensors}
     kind = kinds.pop() if len(kinds) == 1 else None
     layouts = [None if each.quantized is None else each.quantized.layout for each in tensors]
@@ -67,6 +71,7 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
         read=read,
         quantized=None if layout is None else QuantizedRows(layout=layout, read=read_quantized),
         blocks=None if kind is None else BlockRows(kind=kind, read=read_blocks),
+        columns=columns if all(each.columns is not None for each in tensors) else None,
     )
 
 
@@ -105,6 +110,9 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
         rows: np.ndarray = blocks.read(first, last)[found]
         return rows
 
+    def columns(first: int, last: int) -> StoredTensor:
+        return reordered(narrowed(tensor, 1, first, last), order)
+
     return StoredTensor(
         name=tensor.name,
         shape=tensor.shape,
@@ -114,6 +122,7 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
         quantized=quantized and QuantizedRows(layout=quantized.layout, read=read_quantized),
         blocks=blocks and BlockRows(kind=blocks.kind, read=read_blocks),
         row_unit=unit,
+        columns=None if tensor.columns is None else columns,
     )
 
 
@@ -169,9 +178,11 @@ def unstacked(tensor: StoredTensor) -> list[StoredTensor]:
 
 
 def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTensor:
-    """Takes a range of an axis other than the first: whole rows are read, and a part of each is
-    kept.
+    """Takes a range of an axis other than the first. Where the file can't be read so, whole rows
+    are read, and a part of each is kept.
     """
+    if axis == 1 and tensor.columns is not None:
+        return tensor.columns(start, stop)
     kept = (*(slice(None),) * axis, slice(start, stop))
 
     def read(first: int, last: int) -> np.ndarray:
