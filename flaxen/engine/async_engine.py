@@ -21,8 +21,8 @@ from typing import Any
 
 from flaxen.engine.background_compiler import BackgroundCompiler
 from flaxen.engine.checked import CheckedRequest
-from flaxen.engine.core import Engine
 from flaxen.engine.event_stream import EventStream
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     AdapterInfo,
     AdapterSource,
@@ -50,7 +50,7 @@ class AsyncEngine(EngineClient):
     it compiles, on another thread, what no request has needed yet.
     """
 
-    def __init__(self, engine: Engine, *, compile_after_s: float = 1.0) -> None:
+    def __init__(self, engine: SteppedEngine, *, compile_after_s: float = 1.0) -> None:
         self.info = engine.info
         self._engine = engine
         self._changed = threading.Condition()  # guards all below
@@ -85,8 +85,7 @@ class AsyncEngine(EngineClient):
                 raise self._refusal()
             if request.request_id in self._streams:
                 raise RequestIdInUseError(request.request_id)
-            config = self._engine.config
-            capacity = config.max_waiting + config.max_num_seqs
+            capacity = self._engine.capacity
             if self._num_open + request.sampling.n > capacity:  # so that Engine.add never refuses
                 raise EngineBusyError(
                     f"the queue is full: {self._num_open} sequences run or wait, and at most "

@@ -31,6 +31,7 @@ from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.step_events import StepEvents
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
     AdapterInfo,
@@ -52,9 +53,8 @@ class _InFlight:
     handle: Any = None
 
 
-class Engine:
-    """Serves requests step by step. Only `check` and `stats` may be called by several threads at
-    once.
+class Engine(SteppedEngine):
+    """Serves requests step by step, on one device or on the mesh of its model.
 
     Args:
       config: the sizes.
@@ -62,7 +62,9 @@ class Engine:
       info: the model's name and limits.
       tokenizer: None leaves all texts empty.
       drafter: proposes draft tokens, which steps verify; None for no speculative decoding.
-      seed: the source of seeds for requests without one.
+      adapters: the adapters, which another replica has too; None makes an empty store.
+      seed: the source of seeds for requests without one; replicas share a Random, so that a seed
+        does not depend on the replica.
       clock: monotonic seconds.
     """
 
@@ -74,13 +76,14 @@ class Engine:
         tokenizer: Tokenizer | None,
         *,
         drafter: Drafter | None = None,
-        seed: int = 0,
+        adapters: AdapterStore | None = None,
+        seed: int | random.Random = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.info = config, info
         self._executor, self._tokenizer, self._clock = executor, tokenizer, clock
         max_adapters = config.lora.max_cpu_loras if config.lora is not None else None
-        self.adapters = AdapterStore(max_adapters, executor.check_adapter)
+        self.adapters = adapters or AdapterStore(max_adapters, executor.check_adapter)
         self._pace: Pace | None = None
         if config.target_itl_ms != 0:
             target_s = None if config.target_itl_ms is None else config.target_itl_ms / 1000
@@ -88,26 +91,28 @@ class Engine:
         self._scheduler = Scheduler(config, pace=self._pace, clock=clock)
         self._drafts = Drafts(drafter, config.num_spec_tokens, info.vocab_size)
         self._last_fetch_s = 0.0
-        self._seeds = random.Random(seed)
+        self._seeds = seed if isinstance(seed, random.Random) else random.Random(seed)
         self._requests = OpenRequests()
         self._in_flight: _InFlight | None = None
         self._events = StepEvents(executor, self._scheduler, self._requests, self._drafts)
         self._num_steps = 0
-        self.schedule_s = 0.0  # total seconds spent on planning
+        self.schedule_s = 0.0
+
+    @property
+    def capacity(self) -> int:
+        return self.config.max_num_seqs + self.config.max_waiting
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `step` would not wait for the device."""
+        waited_for = self._in_flight
+        return waited_for is None or self._executor.is_done(waited_for.handle)
 
     @property
     def has_work(self) -> bool:
-        """Whether a request has not ended, or an event has not been returned."""
         return bool(self._requests or self._events.are_left or self._in_flight)
 
     def check(self, request: Request) -> CheckedRequest:
-        """Checks a request, except for what depends on the current load; `add` takes the result.
-
-        Raises:
-          ValueError: the request is invalid; a FieldError if one field is at fault, an
-              UnknownAdapterError if its adapter is unknown.
-          OSError: the request's adapter can't be read.
-        """
         adapter = None if request.adapter is None else self.adapters.find(request.adapter)
         has_tokenizer = self._tokenizer is not None
         validate(request, self.config, self.info, has_tokenizer=has_tokenizer)
@@ -120,19 +125,6 @@ class Engine:
         )
 
     def add(self, checked: CheckedRequest, arrival_s: float | None = None) -> None:
-        """Queues a request.
-
-        Args:
-          checked: the result of `check`. Its adapter is used even if it was unloaded meanwhile; an
-              adapter of a trainer's stack is looked up again by name.
-          arrival_s: the time of its arrival on the engine's clock; None is now.
-
-        Raises:
-          RequestIdInUseError: an open request has the same id.
-          UnknownAdapterError: its adapter was in, or was replaced by, a trainer's stack, and no
-              adapter has the name now.
-          EngineBusyError: the queue is full.
-        """
         request, sampling = checked.request, checked.request.sampling
         if request.request_id in self._requests:
             raise RequestIdInUseError(request.request_id)
@@ -156,20 +148,16 @@ class Engine:
             self._scheduler.add(output.sequence)
 
     def is_open(self, request_id: str) -> bool:
-        """Whether a request was added and has not ended. Safe to call from any thread."""
         return request_id in self._requests
 
     def has_room(self, num_seqs: int) -> bool:
-        """Whether a request of `num_seqs` sequences can be added now."""
         num_open = self._scheduler.num_running + self._scheduler.num_waiting
-        return num_open + num_seqs <= self.config.max_num_seqs + self.config.max_waiting
+        return num_open + num_seqs <= self.capacity
 
     def abort(self, request_id: str) -> None:
-        """Ends a request and frees what it owns; an unknown id is ignored."""
         self._end_all(request_id, FinishReason.ABORT, "aborted by the client")
 
     def step(self) -> list[TokenEvent]:
-        """Dispatches the next step, then returns the events of the one before it."""
         self._end_overdue()
         previous, self._in_flight = self._in_flight, None
         try:
@@ -187,40 +175,13 @@ class Engine:
         return self._events.take()
 
     def warm_up(self) -> bool:
-        """Compiles one more program of the step; returns False if none was left. Also for another
-        thread than the one that runs steps.
-        """
         return self._executor.warm_up()
 
     def set_params(self, params: Any) -> None:
-        """Serves other parameters from the next step on, by reference, without copying them.
-
-        The prefix cache is invalidated; running sequences keep their keys and values. A caller that
-        donates these arrays must set others before the next step.
-
-        Args:
-          params: parameters with the same tree, shapes and dtypes.
-
-        Raises:
-          ValueError: the tree, a shape or a dtype differs.
-        """
         self._executor.set_params(params)
         self._scheduler.drop_prefix_cache()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
-        """Serves the adapters of a trainer's stack by reference, without copying them.
-
-        They replace all loaded adapters. An empty `names` ends this and leaves the engine without
-        adapters.
-
-        Args:
-          names: n names for requests, one for each adapter of the stack.
-          stack: a stack [n, ...] float32, as in models/adapters.py.
-          scales: [n] float32.
-
-        Raises:
-          ValueError: sequences run or wait, or a name occurs twice.
-        """
         if self._in_flight and not (self._requests or self._events.are_left):
             self.step()  # it was planned before the last sequence ended, and returns nothing
         if self.has_work:
@@ -232,11 +193,9 @@ class Engine:
         self._scheduler.adapter_slots.serve_stack(fixed or None)
 
     def known_adapters(self) -> tuple[AdapterInfo, ...]:
-        """The adapters that requests may name. Safe to call from any thread."""
         return adapter_infos(self.adapters, self._scheduler.adapter_slots)
 
     def stats(self) -> EngineStats:
-        """The current counters and gauges."""
         return engine_stats(
             self._scheduler,
             self._requests.num_ended,

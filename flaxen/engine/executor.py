@@ -95,6 +95,10 @@ class Executor(abc.ABC):
     def dispatch(self, plan: StepPlan) -> Any:
         """Starts a step without waiting for it, and returns a handle for `fetch`."""
 
+    def is_done(self, handle: Any) -> bool:
+        """Whether `fetch` would not wait. Only several engines on one thread ask."""
+        return True
+
     @abc.abstractmethod
     def fetch(self, plan: StepPlan, handle: Any) -> StepResult:
         """Waits for a step and returns its samples."""

@@ -260,6 +260,9 @@ class JaxExecutor(Executor):
             sampled=sampled, hidden=hidden, starts=list(ends), wants_logprobs=bool(needs.logprobs)
         )
 
+    def is_done(self, handle: _Handle) -> bool:
+        return bool(handle.sampled.tokens.is_ready())  # type: ignore[attr-defined]  # not in its stub
+
     def fetch(self, plan: StepPlan, handle: _Handle) -> StepResult:
         return step_result(plan.items, handle.sampled, has_logprobs=handle.wants_logprobs)
 

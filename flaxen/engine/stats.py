@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 
 from flaxen.engine.adapters.slots import AdapterSlots
 from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
@@ -68,3 +69,24 @@ def adapter_infos(store: AdapterStore, slots: AdapterSlots) -> tuple[AdapterInfo
         )
         for each in store.known()
     )
+
+
+def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
+    """The statistics of several data replicas together; each has as much of the KV cache."""
+    sums = {
+        field.name: sum(getattr(each, field.name) for each in replicas)
+        for field in fields(EngineStats)
+        if field.name.startswith(("num_", "sum_"))
+    }
+    return EngineStats(
+        **sums,
+        kv_cache_usage=sum(each.kv_cache_usage for each in replicas) / len(replicas),
+        max_loras=replicas[0].max_loras,
+        running_adapters=_union(each.running_adapters for each in replicas),
+        waiting_adapters=_union(each.waiting_adapters for each in replicas),
+        replicas=tuple(replicas),
+    )
+
+
+def _union(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({name for each in names for name in each}))

@@ -56,6 +56,7 @@ class EngineStats:
     num_adapter_loads: int = 0  # copies from host memory to the device
     num_draft_tokens: int = 0  # verified
     num_accepted_tokens: int = 0  # the accepted ones of these
+    replicas: tuple[EngineStats, ...] = ()  # of each data replica; () if there is one engine
 
 
 class TokenEvents(AsyncIterable[TokenEvent], Protocol):

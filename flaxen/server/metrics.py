@@ -15,6 +15,29 @@ from flaxen.protocol import EngineClient, EngineStats, FinishReason
 _LABELS = ("model_name",)
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
               60.0, 120.0, 300.0, 600.0)  # fmt: skip
+# The metric, what it is, and the field of EngineStats.
+_GAUGES = (
+    ("num_requests_running", "Running sequences.", "num_running"),
+    ("num_requests_waiting", "Waiting sequences.", "num_waiting"),
+    (
+        "kv_cache_usage_perc",
+        "Share of the KV cache that sequences own, from 0 to 1.",
+        "kv_cache_usage",
+    ),
+)
+_COUNTERS = (
+    ("num_preemptions", "Preempted sequences.", "num_preemptions"),
+    (
+        "prefix_cache_queries",
+        "Prompt tokens looked up in the prefix cache.",
+        "num_prefix_queries",
+    ),
+    ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", "num_prefix_hits"),
+    ("prompt_tokens", "Prompt tokens computed or found in the prefix cache.", "num_prompt_tokens"),
+    ("generation_tokens", "Tokens generated.", "num_generated_tokens"),
+    ("engine_steps", "Steps of the engine.", "num_steps"),
+    ("lora_loads", "Adapters copied to the device.", "num_adapter_loads"),
+)
 
 
 class Metrics:
@@ -87,39 +110,29 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats()
-        yield self._gauge("num_requests_running", "Running sequences.", stats.num_running)
-        yield self._gauge("num_requests_waiting", "Waiting sequences.", stats.num_waiting)
-        yield self._gauge(
-            "kv_cache_usage_perc",
-            "Share of the KV cache that sequences own, from 0 to 1.",
-            stats.kv_cache_usage,
-        )
-        for name, text, value in (
-            ("num_preemptions", "Preempted sequences.", stats.num_preemptions),
-            (
-                "prefix_cache_queries",
-                "Prompt tokens looked up in the prefix cache.",
-                stats.num_prefix_queries,
-            ),
-            (
-                "prefix_cache_hits",
-                "Prompt tokens found in the prefix cache.",
-                stats.num_prefix_hits,
-            ),
-            (
-                "prompt_tokens",
-                "Prompt tokens computed or found in the prefix cache.",
-                stats.num_prompt_tokens,
-            ),
-            ("generation_tokens", "Tokens generated.", stats.num_generated_tokens),
-            ("engine_steps", "Steps of the engine.", stats.num_steps),
-            ("lora_loads", "Adapters copied to the device.", stats.num_adapter_loads),
-        ):
-            counter = CounterMetricFamily(f"flaxen:{name}", text, labels=_LABELS)
-            counter.add_metric(self._label, value)
-            yield counter
+        for name, text, field in _GAUGES:
+            yield self._family(GaugeMetricFamily, name, text, field, stats)
+        for name, text, field in _COUNTERS:
+            yield self._family(CounterMetricFamily, name, text, field, stats)
         if stats.max_loras:
             yield self._lora_info(stats)
+
+    def _family(
+        self,
+        kind: type[GaugeMetricFamily | CounterMetricFamily],
+        name: str,
+        text: str,
+        field: str,
+        stats: EngineStats,
+    ) -> Metric:
+        """One number of the engine; where it has data replicas, that of each, by vLLM's label."""
+        labels = (*_LABELS, "engine") if stats.replicas else _LABELS
+        family = kind(f"flaxen:{name}", text, labels=labels)
+        if not stats.replicas:
+            family.add_metric(self._label, getattr(stats, field))
+        for index, replica in enumerate(stats.replicas):
+            family.add_metric([*self._label, str(index)], getattr(replica, field))
+        return family
 
     def _lora_info(self, stats: EngineStats) -> Metric:
         """vLLM's metric of adapters: the names are labels, and the value is the time."""
@@ -131,9 +144,4 @@ class _EngineCollector(Collector):
         )
         running, waiting = ",".join(stats.running_adapters), ",".join(stats.waiting_adapters)
         gauge.add_metric([str(stats.max_loras), running, waiting], time.time())
-        return gauge
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        gauge = GaugeMetricFamily(f"flaxen:{name}", text, labels=_LABELS)
-        gauge.add_metric(self._label, value)
         return gauge

@@ -13,6 +13,7 @@ from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     AdapterWeights,
     ModelInfo,
@@ -288,7 +289,7 @@ def fake_engine(
     return Engine(config, executor or FakeExecutor(config), info, tokenizer, **kwargs)
 
 
-def run_out(engine: Engine, ends: Ends | None = None) -> Ends:
+def run_out(engine: SteppedEngine, ends: Ends | None = None) -> Ends:
     """Steps until nothing is open; afterwards no page is left."""
     ends = ends or Ends()
     while engine.has_work:
@@ -298,7 +299,7 @@ def run_out(engine: Engine, ends: Ends | None = None) -> Ends:
     return ends
 
 
-def add(engine: Engine, request: Request, arrival_s: float | None = None) -> None:
+def add(engine: SteppedEngine, request: Request, arrival_s: float | None = None) -> None:
     """Checks a request and queues it."""
     engine.add(engine.check(request), arrival_s)
 

@@ -16,6 +16,7 @@ from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import StepResult
 from flaxen.engine.plan import StepPlan
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     EngineBusyError,
     EngineClosedError,
@@ -74,17 +75,19 @@ def with_engine(
     test: Callable[[AsyncEngine], Coroutine[Any, Any, None]],
     executor: Any = None,
     config: EngineConfig = LONG,
+    engine: SteppedEngine | None = None,
 ) -> None:
     """Runs a test, then closes the engine; no page may be left, and its thread ends."""
 
     async def body() -> None:
         before = set(threading.enumerate())
-        engine = AsyncEngine(fake_engine(config, executor or FakeExecutor(config)))
+        stepped = engine or fake_engine(config, executor or FakeExecutor(config))
+        served = AsyncEngine(stepped)
         try:
-            await test(engine)
+            await test(served)
         finally:
-            await engine.close()
-        assert engine.stats().num_used_pages == 0
+            await served.close()
+        assert served.stats().num_used_pages == 0
         started = set(threading.enumerate()) - before
         assert "flaxen-engine" not in {thread.name for thread in started}
 

@@ -15,6 +15,7 @@ from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor
 from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import pack
 from flaxen.models import attention_impls
@@ -122,7 +123,7 @@ def make_engine(
     return Engine(config, executor, make_info(config), tokenizer, **kwargs)
 
 
-def run(engine: Engine, requests: list[Request]) -> list[RequestOutput]:
+def run(engine: SteppedEngine, requests: list[Request]) -> list[RequestOutput]:
     """All requests at once, to their ends; afterwards no page is left."""
     outputs = {request.request_id: RequestOutput.of(request, None) for request in requests}
     for request in requests:

@@ -38,7 +38,13 @@ def placed(model: Model, params: Params) -> Params:
 def mesh_executor(
     text: str, config: EngineConfig = ONE_SHAPE, params: Params = PARAMS
 ) -> JaxExecutor:
-    model = on_mesh(text)
+    return executor_on(placement(text), config, params)
+
+
+def executor_on(
+    placement: Placement, config: EngineConfig = ONE_SHAPE, params: Params = PARAMS
+) -> JaxExecutor:
+    model = MODEL.on(Backend.REFERENCE, placement)
     return JaxExecutor(
         model,
         placed(model, params),

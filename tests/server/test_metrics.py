@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flaxen.protocol import EngineStats
 from tests.server.clients import get, make_app, post
 from tests.server.fakes import STOP, FakeEngine
 
@@ -41,6 +43,20 @@ def test_engine_numbers_are_read_at_each_scrape() -> None:
     assert samples["process_start_time_seconds", ()] > 1.7e9
     engine.open.add("one")
     assert value(scrape(app), "flaxen:num_requests_running") == 1
+
+
+class _Replicated(FakeEngine):
+    def stats(self) -> EngineStats:
+        one = FakeEngine.stats(self)
+        return replace(one, replicas=(one, replace(one, num_running=7, num_steps=8)))
+
+
+def test_each_replicas_numbers_have_its_index() -> None:
+    samples = scrape(make_app(_Replicated(), served_model_names=("main",)))
+    for index, running, steps in (("0", 0, 70), ("1", 7, 8)):
+        assert value(samples, "flaxen:num_requests_running", engine=index) == running
+        assert value(samples, "flaxen:engine_steps_total", engine=index) == steps
+    assert ("flaxen:engine_steps_total", (("model_name", "main"),)) not in samples
 
 
 @pytest.mark.parametrize("streamed", [False, True])
