@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import jax
 import jax.numpy as jnp
 
 from flaxen.engine.cache.free_memory import free_bytes
@@ -26,9 +27,12 @@ from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.kernels.paged_attention import check_page_size
-from flaxen.models.cache import attention_only
+from flaxen.models.layout import check_layout, device_specs, param_shardings
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
+from flaxen.sharding.mesh import make_mesh
+from flaxen.sharding.placement import Placement
+from flaxen.sharding.shape import MeshShape
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
@@ -99,10 +103,13 @@ def _build(
     lora: LoraLimits | None,
     definition: Definition | None,
 ) -> Parts:
-    backend = choose_backend(args.backend, args.device)
+    num_devices = args.mesh_shape.num_devices
+    backend = choose_backend(args.backend, args.device, num_devices=num_devices)
     if backend is Backend.CPU:
         cpu_library.start()
-    check_quantization(args.quantization, backend, why_no_kernels(args.backend))
+    reason = why_no_kernels(args.backend, num_devices=num_devices)
+    check_quantization(args.quantization, backend, reason)
+    placement = _placement(args.mesh_shape)
     checkpoint: Checkpoint | Definition
     if definition is not None:
         path, checkpoint = None, definition
@@ -112,13 +119,17 @@ def _build(
         )
     defaults = sampling_defaults(args.generation_config, path)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
-    model = checkpoint.model.on(backend)
+    model = checkpoint.model.on(backend, placement)
+    if placement is not None:
+        check_layout(model.param_specs, placement)
     if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         args = replace(args, compile_sizes=_definition_sizes(args))
     form = Form(dtype=dtype, backend=backend, quantization=args.quantization)
     plan = _plan_cache(args, model, dtype.itemsize, checkpoint.num_param_bytes(form))
     config = _engine_config(args, plan, backend, lora)
     tokenizer, params = _load(checkpoint, args, form, functools.partial(report, "weights"))
+    if placement is not None:
+        params = jax.device_put(params, param_shardings(model.param_specs, placement))
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,
         vocab_size=model.vocab_size,
@@ -174,6 +185,11 @@ def _load(
         return tokenizer, loading.result()
 
 
+def _placement(shape: MeshShape) -> Placement | None:
+    """The mesh of an engine; None for one device, which is JAX's default one."""
+    return None if shape.num_devices == 1 else Placement(make_mesh(shape))
+
+
 def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> OpenedModel:
     """Opens the model that the arguments name.
 
@@ -183,7 +199,7 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
     return open_model(
         args.model,
         args.places,
-        backend=choose_backend(args.backend, args.device),
+        backend=choose_backend(args.backend, args.device, num_devices=args.mesh_shape.num_devices),
         impl=args.impl,
         definition=args.definition,
         on_download=on_download,
@@ -193,7 +209,7 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
 def _plan_cache(args: EngineArgs, model: Model, itemsize: int, num_param_bytes: int) -> CachePlan:
     check_page_size(args.page_size, backend=model.backend)
     sizes = CacheSizes(
-        specs=attention_only(model.cache_specs),
+        specs=device_specs(model),
         page_size=args.page_size,
         itemsize=itemsize,
         chunk=args.max_num_batched_tokens,

@@ -14,6 +14,7 @@ from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import check_device
+from flaxen.sharding.shape import MeshShape, parse_mesh
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
@@ -36,6 +37,11 @@ class EngineArgs:
     # Where JAX computes: cpu, cuda, rocm, tpu, in the whole process; auto is JAX's choice.
     device: str = choice.AUTO
     backend: str = choice.AUTO  # what computes: cpu, gpu, tpu, reference; auto is the device's
+    # The devices, as tensor=4,data=2; vLLM's three sizes say the same of one axis each.
+    mesh: str = ""
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    data_parallel_size: int | None = None
     # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
     dtype: str = "auto"
     impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch
@@ -67,12 +73,25 @@ class EngineArgs:
     chat_template: str | None = None
 
     @property
+    def mesh_shape(self) -> MeshShape:
+        """The mesh, however it was given."""
+        shape = parse_mesh(self.mesh).with_axis("tensor", self.tensor_parallel_size)
+        shape = shape.with_axis("pipeline", self.pipeline_parallel_size)
+        return shape.with_axis("data", self.data_parallel_size)
+
+    @property
     def places(self) -> Places:
         """Where the model is looked for."""
         return Places(models_dir=self.models_dir, offline=self.offline)
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        for axis in ("fsdp", "context"):
+            if getattr(self.mesh_shape, axis) > 1:
+                raise ValueError(
+                    f"the mesh axis {axis} divides training, and an engine has no use for it: use "
+                    "tensor, pipeline and data"
+                )
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(
                 f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"

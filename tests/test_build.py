@@ -143,7 +143,7 @@ def test_quantizing_needs_the_kernels(quantization: Any) -> None:
     message = f"quantization {quantization} needs flaxen's C.. kernels, and"
     with pytest.raises(ValueError, match=rf"{message} .*\. Use auto or none"):
         build(args)
-    reason = why_no_kernels(device="cpu", is_built=False)
+    reason = why_no_kernels(platform="cpu", is_built=False)
     with pytest.raises(ValueError, match=rf"{message} {re.escape(reason)}\. Use auto or none"):
         check_quantization(quantization, Backend.REFERENCE, reason)
 

@@ -26,6 +26,7 @@ from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.cli.options import (
     BatchOptions,
     ContextOptions,
+    MeshOptions,
     ModelArgument,
     ModelOptions,
     engine_args,
@@ -75,14 +76,15 @@ def bench(
     model_options: ModelOptions,
     context: ContextOptions,
     batch: BatchOptions,
+    mesh: MeshOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
     """Measure throughput and latency; the last line printed is JSON with every figure."""
     loaded = None if options.workloads is None else load_workloads(options.workloads, options.reps)
     names = choose(options.workload, list(loaded) if loaded else list(NAMES))
-    args = engine_args(model, model_options, context, batch, models, machine)
-    cpu = machine.set_up()
+    args = engine_args(model, model_options, context, batch, mesh, models, machine)
+    cpu = machine.set_up(mesh.num_devices)
 
     from flaxen.benchmark.report import as_json, limits_line, table
     from flaxen.build import build

@@ -19,13 +19,18 @@ class Cpu:
 
     isa: str  # our kernels' instruction set; "xla" if they are not in use
     num_threads: int
+    num_devices: int = 1  # of the mesh; on a CPU they are virtual
     accelerator: str | None = None  # what computes in place of the CPU, in words
     overlooked: str | None = None  # an accelerator that JAX leaves unused, and how to use it
     missing_reason: str | None = None  # why our kernels are missing
 
 
 def set_up_cpu(
-    num_threads: int | None, device: str = "auto", *, is_built: bool | None = None
+    num_threads: int | None,
+    device: str = "auto",
+    *,
+    num_devices: int = 1,
+    is_built: bool | None = None,
 ) -> Cpu:
     """Sets device, threads and instruction set for the whole process, before JAX computes anything.
 
@@ -33,6 +38,7 @@ def set_up_cpu(
       num_threads: the threads of our kernels and of XLA, at least 1; None is one for each CPU of
           the process.
       device: where JAX computes, as EngineArgs.device.
+      num_devices: those of the mesh: a CPU gets as many virtual ones, to try a mesh on.
       is_built: whether the C++ kernels were built; None checks.
 
     Raises:
@@ -50,6 +56,8 @@ def set_up_cpu(
     from flaxen.kernels.device import describe_devices, gpu_memory_settings, look_around, overlooked
 
     os.environ.update(gpu_memory_settings(os.environ))
+    if num_devices > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]
+        jax.config.update("jax_num_cpu_devices", num_devices)
     wanted = os.environ.get(ISA_VARIABLE) or None
     is_built = cpu_library.is_built() if is_built is None else is_built
     known = (*cpu_library.ISAS, _XLA)
@@ -63,7 +71,7 @@ def set_up_cpu(
             f"{ISA_VARIABLE}={wanted}: the CPU ISA {wanted} was asked for, but "
             f"{cpu_library.missing_reason()}"
         )
-    backend = choose_backend(backend_name(), device, is_built=is_built)
+    backend = choose_backend(backend_name(), device, num_devices=num_devices, is_built=is_built)
     isa = _XLA
     if backend is Backend.CPU:
         try:
@@ -77,6 +85,7 @@ def set_up_cpu(
     return Cpu(
         isa=isa,
         num_threads=num_threads or len(os.sched_getaffinity(0)),
+        num_devices=num_devices,
         accelerator=None if is_cpu else describe_devices(),
         overlooked=overlooked(look_around()) if is_cpu and is_free else None,
         missing_reason=None if is_built else cpu_library.missing_reason(),
@@ -107,5 +116,7 @@ def describe_kernels(cpu: Cpu) -> str:
     threads = f"{cpu.num_threads} thread{'' if cpu.num_threads == 1 else 's'}"
     if cpu.isa != _XLA:
         return f"{cpu.isa}, {threads}"
+    if cpu.num_devices > 1:
+        return f"none, XLA with {threads} for {cpu.num_devices} virtual devices, to try a mesh on"
     slow = f". This is the slower path: {cpu.missing_reason}" if cpu.missing_reason else ""
     return f"none, XLA with {threads}{slow}"

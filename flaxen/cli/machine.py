@@ -78,8 +78,11 @@ class MachineOptions:
     ] = None
     offline: Offline = False
 
-    def set_up(self) -> Cpu:
+    def set_up(self, num_devices: int = 1) -> Cpu:
         """Applies the options to the whole process, before JAX computes anything.
+
+        Args:
+          num_devices: those of the mesh.
 
         Raises:
           ValueError: as in `set_up_cpu`.
@@ -87,7 +90,7 @@ class MachineOptions:
         from flaxen.compile_cache import choose_compile_cache
 
         choose_compile_cache(self.compile_cache, os.environ)
-        return set_up_cpu(self.threads, self.device)
+        return set_up_cpu(self.threads, self.device, num_devices=num_devices)
 
 
 def find_places(models: ModelsDirOptions, machine: MachineOptions) -> Places:

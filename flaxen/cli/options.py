@@ -17,6 +17,7 @@ from flaxen.cli import panels
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.sizes import parse_size_option
+from flaxen.sharding.shape import parse_mesh
 from flaxen.weights.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -152,6 +153,47 @@ class BatchOptions:
             show_default="1, 16, 64, ... up to --max-num-batched-tokens",
         ),
     ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """The devices that a model is divided over."""
+
+    mesh: Annotated[
+        str,
+        _engine_option(
+            metavar="AXIS=N,...",
+            help="Devices to compute on, as tensor=4 or tensor=4,data=2: tensor divides heads, "
+            "MLP and vocabulary; pipeline divides the layers; data has a copy of the model for "
+            "each part of the requests.",
+            show_default="one device",
+        ),
+    ] = ""
+    tensor_parallel_size: Annotated[
+        int | None,
+        _engine_option("--tensor-parallel-size", "-tp", min=1, help="The same as --mesh tensor=N."),
+    ] = None
+    pipeline_parallel_size: Annotated[
+        int | None,
+        _engine_option(
+            "--pipeline-parallel-size", "-pp", min=1, help="The same as --mesh pipeline=N."
+        ),
+    ] = None
+    data_parallel_size: Annotated[
+        int | None,
+        _engine_option("--data-parallel-size", "-dp", min=1, help="The same as --mesh data=N."),
+    ] = None
+
+    @property
+    def num_devices(self) -> int:
+        """The devices of the whole mesh.
+
+        Raises:
+          ValueError: the options contradict each other, or an axis is unknown.
+        """
+        shape = parse_mesh(self.mesh).with_axis("tensor", self.tensor_parallel_size)
+        shape = shape.with_axis("pipeline", self.pipeline_parallel_size)
+        return shape.with_axis("data", self.data_parallel_size).num_devices
 
 
 def engine_args(model: str, *groups: Any, **more: Any) -> EngineArgs:

@@ -29,6 +29,7 @@ def choose_backend(
     name: str = AUTO,
     device: str = AUTO,
     *,
+    num_devices: int = 1,
     platform: str | None = None,
     is_built: bool | None = None,
 ) -> Backend:
@@ -38,6 +39,7 @@ def choose_backend(
       name: one of BACKENDS; auto is the device's own, or `reference` on a CPU without the C++
           kernels.
       device: one of device.DEVICES; auto is JAX's choice.
+      num_devices: those of the mesh; the C++ kernels compute on one.
       platform: JAX's name of what it computes on; None asks JAX.
       is_built: whether the C++ kernels were built; None checks.
 
@@ -51,6 +53,13 @@ def choose_backend(
     platform = jax.default_backend() if platform is None else platform
     is_built = cpu_library.is_built() if is_built is None else is_built
     has = _PLATFORMS.get(platform, Backend.REFERENCE)
+    if has is Backend.CPU and num_devices > 1:
+        if name == Backend.CPU.value:
+            raise ValueError(
+                f"the backend cpu computes on one device, and the mesh has {num_devices}: use "
+                "auto or reference, or no mesh"
+            )
+        has = Backend.REFERENCE
     if has is Backend.CPU and not is_built:
         if name == Backend.CPU.value:
             raise ValueError(f"the backend cpu was asked for, but {cpu_library.missing_reason()}")
@@ -66,7 +75,11 @@ def choose_backend(
 
 
 def why_no_kernels(
-    name: str = AUTO, *, platform: str | None = None, is_built: bool | None = None
+    name: str = AUTO,
+    *,
+    num_devices: int = 1,
+    platform: str | None = None,
+    is_built: bool | None = None,
 ) -> str:
     """Why the C++ kernels are not in use, as part of a sentence. Takes the arguments of a
     `choose_backend` that did not return Backend.CPU.
@@ -74,6 +87,8 @@ def why_no_kernels(
     platform = jax.default_backend() if platform is None else platform
     if platform != "cpu":
         return f"JAX computes on {platform} here"
+    if num_devices > 1:
+        return f"the mesh has {num_devices} devices, and they compute on one"
     if not (cpu_library.is_built() if is_built is None else is_built):
         return cpu_library.missing_reason()
     return f"the backend {name} was chosen in their place"

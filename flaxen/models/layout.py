@@ -6,14 +6,17 @@ Deliberately does not know files, engines, training.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
 
 from flaxen.models.adapters import matrices
+from flaxen.models.cache import Full, Sliding, attention_only
 from flaxen.models.model import Model, ParamSpec
 from flaxen.models.params import is_spec
+from flaxen.models.sharded_attention import num_page_heads
 from flaxen.sharding.placement import Placement
 
 
@@ -27,9 +30,56 @@ def param_shardings(specs: Any, placement: Placement) -> Any:
     return jax.tree.map(lambda spec: param_sharding(spec, placement), specs, is_leaf=is_spec)
 
 
+def check_layout(specs: Any, placement: Placement) -> None:
+    """Refuses a model whose heads or MLP can't be divided over the tensor axis in equal parts.
+
+    Raises:
+      ValueError: so; the message names the sizes that fit.
+    """
+    sizes = {
+        (axis, size if axis == "mlp" else size // spec.head_dim)
+        for spec in jax.tree.leaves(specs, is_leaf=is_spec)
+        for axis, size in zip(spec.axes, spec.shape, strict=True)
+        if axis in _DIVIDED
+    }
+    parts = placement.shape.tensor
+    wrong = sorted((axis, num) for axis, num in sizes if not _fits(axis, num, parts))
+    if wrong:
+        axis, num = wrong[0]
+        fit = [n for n in range(1, 257) if all(_fits(*each, n) for each in sizes)]
+        raise ValueError(
+            f"the model's {num} {_DIVIDED[axis]} can't be divided over tensor={parts} in equal "
+            f"parts: use a tensor axis of {', '.join(map(str, fit))}"
+        )
+
+
+_DIVIDED = {"heads": "query heads", "kv_heads": "KV heads", "mlp": "rows of the MLP"}
+
+
+def _fits(axis: str, num: int, parts: int) -> bool:
+    """Whether each part gets equally many, or of few KV heads one that others have too."""
+    return num % parts == 0 or (axis == "kv_heads" and parts % num == 0)
+
+
 def param_sharding(spec: ParamSpec, placement: Placement) -> NamedSharding:
     """Where one plain parameter is."""
     return placement.sharding(spec.axes, spec.shape, head_dim=spec.head_dim)
+
+
+def device_specs(model: Model) -> tuple[Full | Sliding, ...]:
+    """The cache of each layer as one device of the model's mesh has it: its own KV heads.
+
+    Raises:
+      ValueError: a layer needs a cache for which there is no kernel, or heads can't be divided.
+    """
+    specs = attention_only(model.cache_specs)
+    if model.placement is None:
+        return specs
+    parts = model.placement.shape.tensor
+    return tuple(
+        replace(each, num_kv_heads=num_page_heads(each.num_kv_heads, model.placement) // parts)
+        for each in specs
+    )
 
 
 def vocab_placement(model: Model) -> Placement | None:

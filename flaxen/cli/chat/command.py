@@ -31,6 +31,7 @@ from flaxen.cli.options import (
     MODEL_HELP,
     ChatTemplateOptions,
     ContextOptions,
+    MeshOptions,
     ModelOptions,
     engine_args,
 )
@@ -96,6 +97,7 @@ def chat(
     defaults: GenerationConfigOptions,
     template: ChatTemplateOptions,
     context: ContextOptions,
+    mesh: MeshOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
     model: Annotated[
@@ -114,13 +116,14 @@ def chat(
     """
     conversation = _begin(talk, sampling)
     if talk.url is not None:
-        own = (adapter, model_options, defaults, template, context, machine.threads)
+        own = (adapter, model_options, defaults, template, context, mesh, machine.threads)
         nothing = (AdapterOptions(), ModelOptions(), GenerationConfigOptions())
-        if own != (*nothing, ChatTemplateOptions(), ContextOptions(), None):
+        if own != (*nothing, ChatTemplateOptions(), ContextOptions(), MeshOptions(), None):
             raise ValueError(
                 "--adapter, --dtype, --impl, --quantization, --definition, --generation-config, "
-                "--chat-template, --max-model-len, --kv-cache-size and --threads are the server's "
-                "to choose: leave them out with --url. MODEL names one of its models or adapters"
+                "--chat-template, --max-model-len, --kv-cache-size, --mesh and --threads are the "
+                "server's to choose: leave them out with --url. MODEL names one of its models or "
+                "adapters"
             )
         model, answer = _answer_there(talk, model)
     elif model is None:
@@ -128,11 +131,11 @@ def chat(
             "name a MODEL to run here, such as smollm2-135m, or give the --url of a running server"
         )
     else:
-        groups = (model_options, defaults, template, context, models, machine)
+        groups = (model_options, defaults, template, context, mesh, models, machine)
         base, directory = adapter.beside(model, find_places(models, machine))
         # The seed is for answers without --seed.
         args = engine_args(base, *groups, max_num_seqs=1, seed=secrets.randbits(62))
-        answer = _answer_here(args, machine, directory, sampling)
+        answer = _answer_here(args, machine, mesh.num_devices, directory, sampling)
     screen = Screen(write=print_text, say=say, shows_counts=talk.verbose)
     if talk.prompt is not None:
         _answer_once(answer, conversation, screen)
@@ -154,6 +157,7 @@ def _begin(talk: TalkOptions, sampling: SamplingOptions) -> Conversation:
 def _answer_here(
     args: EngineArgs,
     machine: MachineOptions,
+    num_devices: int,
     adapter: Path | None,
     sampling: SamplingOptions,
 ) -> Answer:
@@ -162,7 +166,7 @@ def _answer_here(
     from flaxen.chat.local import local_answer
     from flaxen.weights.adapters.peft import load_adapter
 
-    cpu = machine.set_up()
+    cpu = machine.set_up(num_devices)
     with show_progress(Console(stderr=True)) as on_progress:
         parts = build(args, on_progress, lora=limits_for(adapter))
     if adapter is not None:

@@ -18,6 +18,7 @@ from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     BatchOptions,
     ContextOptions,
+    MeshOptions,
     ModelArgument,
     ModelOptions,
     engine_args,
@@ -81,16 +82,17 @@ def generate(
     defaults: GenerationConfigOptions,
     context: ContextOptions,
     batch: BatchOptions,
+    mesh: MeshOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
     """Continue prompts, and print what the model adds to them."""
     given = sampling.given()
     texts = read_prompts(prompts.prompt, prompts.file, prompts.prompts_file, sys.stdin)
-    groups = (model_options, defaults, context, batch, models, machine)
+    groups = (model_options, defaults, context, batch, mesh, models, machine)
     base, directory = adapter.beside(model, find_places(models, machine))
     args = engine_args(base, *groups, seed=secrets.randbits(62))  # the seed without --seed
-    cpu = machine.set_up()
+    cpu = machine.set_up(mesh.num_devices)
     llm = _load(args, directory)
     beside = None if directory is None else _ADAPTER
     announce(cpu)

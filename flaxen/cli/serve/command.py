@@ -21,6 +21,7 @@ from flaxen.cli.options import (
     BatchOptions,
     ChatTemplateOptions,
     ContextOptions,
+    MeshOptions,
     ModelArgument,
     ModelOptions,
     engine_args,
@@ -65,6 +66,7 @@ def serve(
     model_options: ModelOptions,
     context: ContextOptions,
     batch: BatchOptions,
+    mesh: MeshOptions,
     serving: ServingOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
@@ -90,9 +92,10 @@ def serve(
         check_address(server)
         with contextlib.ExitStack() as stack:
             stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
-            groups = (model_options, context, batch, serving, models, machine, template, defaults)
+            of_engine = (model_options, context, batch, serving, mesh)
+            groups = (*of_engine, models, machine, template, defaults)
             args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
-            cpu = machine.set_up()
+            cpu = machine.set_up(mesh.num_devices)
             start_s = time.perf_counter()
             parts = _build(args, lora.limits(), server)
             engine, app = _start(stack, parts, config, lora)
