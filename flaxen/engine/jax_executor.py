@@ -1,5 +1,5 @@
-"""Runs steps through JAX. Every jit, donation and transfer of the engine is here; the adapters' are
-in adapter_stack.
+"""Runs steps through JAX. Every jit, donation and transfer of the engine is here, but for those of
+the step itself (compiled_step) and of the adapters (adapter_stack).
 
 Deliberately does not know: when steps are planned, what ends a sequence, texts.
 """
@@ -20,6 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.engine.adapters.stack import AdapterStack
+from flaxen.engine.compiled_step import (
+    StepState,
+    jit_empty_state,
+    jit_step,
+    lower_step,
+    num_top_tokens,
+    step_layout,
+    without_tokens,
+)
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor, StepResult
 from flaxen.engine.model_inputs import check_inputs
@@ -28,9 +37,7 @@ from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.programs import Program, Programs, plan_programs
 from flaxen.engine.results import step_result, to_host, token_logprobs
 from flaxen.engine.rows import (
-    Rows,
     RowSettings,
-    empty_rows,
     load_bias,
     load_row,
     row_bias,
@@ -40,14 +47,7 @@ from flaxen.engine.rows import (
 from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import Shape, step_shapes
-from flaxen.engine.step import (
-    empty_cache,
-    page_shardings,
-    prompt_logprobs,
-    run_step,
-    shapes_of,
-)
-from flaxen.engine.step_input import StepLayout
+from flaxen.engine.step import prompt_logprobs, shapes_of
 from flaxen.engine.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
 from flaxen.engine.step_options import StepOptions, grammar_bitmask, prompt_embeds
 from flaxen.kernels.linear.bound import bind
@@ -101,31 +101,17 @@ class JaxExecutor(Executor):
         # As the compiled step takes them. Nobody donates them as long as we hold them.
         self._step_params = bind(params) if model.backend.packs_weights else params
         self._eos_ids, self._bad_word_ids = eos_ids, bad_word_ids
-        self._cache_dtype = cache_dtype
-        self._num_top = min(config.max_logprobs, model.vocab_size)
         self._shapes = step_shapes(config)
-        self._layout = StepLayout(
-            num_rows=config.max_num_seqs,
-            pages_per_seq=tuple(
-                -(-config.max_model_len // config.page_size) for _ in config.groups
-            ),
-            num_spec_tokens=config.num_spec_tokens,
-        )
+        self._layout = step_layout(config)
         # What all devices of a mesh have alike; without a mesh there is nothing to say.
         whole = None if model.placement is None else model.placement.replicated
-        pages = page_shardings(model)
-        # Decision 0210: one piece, also where XLA computes all of it.
-        self._step = jax.jit(
-            functools.partial(run_step, model, self._layout, self._num_top),
-            static_argnums=0,
-            donate_argnums=(3, 4),
-            out_shardings=(whole, pages, whole, whole),
-        )
-        self._empty_state = jax.jit(self._make_state, out_shardings=(pages, whole))
+        self._step = jit_step(model, config)
+        self._empty_state = jit_empty_state(model, config, cache_dtype)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1), out_shardings=whole)
         self._load_bias = jax.jit(load_bias, donate_argnums=0, out_shardings=whole)
         self._prompt_logprobs = jax.jit(
-            functools.partial(prompt_logprobs, model, self._num_top), out_shardings=whole
+            functools.partial(prompt_logprobs, model, num_top_tokens(model, config)),
+            out_shardings=whole,
         )
         self._final_norm = jax.jit(model.final_norm, out_shardings=whole)
         self._adapters = AdapterStack(model, config.lora)
@@ -133,7 +119,9 @@ class JaxExecutor(Executor):
         atexit.register(self._at_exit)
         self._reset_state()
         # Taken once: a thread compiles from them while steps and `reset` replace the arrays.
-        self._abstract_state = shapes_of((self._step_params, self._rows, self._tokens, self._cache))
+        self._abstract_state: StepState = shapes_of(
+            StepState(self._step_params, self._rows, self._tokens, self._cache)
+        )
         self._abstract_adapters = shapes_of(self._adapters.arrays)
 
         adapted, pads = config.lora is not None, model.backend.pads_cheaply
@@ -147,13 +135,8 @@ class JaxExecutor(Executor):
 
     def _compile(self, program: Program) -> None:
         """Compiles a program without running it. A call of `_step` finds it among JAX's own."""
-        self._step.lower(
-            program.shape.num_tokens,
-            *self._abstract_state,
-            self._layout.pack([], program.shape.num_seqs),
-            NO_NEEDS,
-            StepOptions(self._abstract_adapters if program.has_adapters else None),
-        ).compile()
+        state, lora = self._abstract_state, self._abstract_adapters
+        lower_step(self._step, self._layout, program, state, lora).compile()
 
     def _run_once(self, programs: Iterable[Program]) -> None:
         """Does what only a first request would do otherwise: no step is slower than the next."""
@@ -179,17 +162,12 @@ class JaxExecutor(Executor):
         self._adapters.reset()
         self._reset_state()
 
-    def _make_state(self) -> tuple[Any, Rows]:
-        config = self._config
-        cache = empty_cache(self._model, config.groups, config.page_size, self._cache_dtype)
-        return cache, empty_rows(config.max_num_seqs, config.max_model_len, self.vocab_size)
-
     def _reset_state(self) -> None:
         self._cache: tuple[Any, ...] = ()  # else there would be two for a moment
         # One call, not one an array: the memory is filled while the host goes on to compile.
         self._cache, rows = self._empty_state()
         self._tokens = rows.tokens
-        self._rows = rows._replace(tokens=np.zeros((0, 0), np.int32))
+        self._rows = without_tokens(rows)
 
     def row_settings(self, request: Request) -> RowSettings:
         sampling = request.sampling

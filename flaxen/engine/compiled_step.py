@@ -1,0 +1,127 @@
+"""The jitted functions of a step, and the arguments that they are lowered with.
+
+An executor runs them; `planning` compiles the same for devices that are not here. Deliberately does
+not know: parameters' values, dispatching, when a program is compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.engine.config import EngineConfig
+from flaxen.engine.programs import Program
+from flaxen.engine.rows import Rows, empty_rows
+from flaxen.engine.step import empty_cache, page_shardings, run_step
+from flaxen.engine.step_input import StepLayout
+from flaxen.engine.step_needs import NO_NEEDS
+from flaxen.engine.step_options import Lora, StepOptions
+from flaxen.models.model import Model, Params
+
+
+class StepState(NamedTuple):
+    """What a step reads and updates on the device; arrays, or their shapes."""
+
+    params: Params  # as the step takes them
+    rows: Rows  # without tokens
+    tokens: jax.Array  # [R, max length] int32, of the rows; apart, because a step donates them
+    cache: tuple[Any, ...]  # the pages of each layer
+
+
+def step_layout(config: EngineConfig) -> StepLayout:
+    """The layout of the host's input for a step."""
+    return StepLayout(
+        num_rows=config.max_num_seqs,
+        pages_per_seq=tuple(-(-config.max_model_len // config.page_size) for _ in config.groups),
+        num_spec_tokens=config.num_spec_tokens,
+    )
+
+
+def num_top_tokens(model: Model, config: EngineConfig) -> int:
+    """How many of the likeliest tokens a step reports."""
+    return min(config.max_logprobs, model.vocab_size)
+
+
+def jit_step(model: Model, config: EngineConfig) -> Any:
+    """`run_step` of a model and an engine's sizes as one jit, on every backend (decision 0210).
+
+    It takes the number of tokens, a StepState's fields, the packed step, its needs and options; the
+    tokens and the cache are donated.
+    """
+    whole = None if model.placement is None else model.placement.replicated
+    return jax.jit(
+        functools.partial(run_step, model, step_layout(config), num_top_tokens(model, config)),
+        static_argnums=0,
+        donate_argnums=(3, 4),
+        out_shardings=(whole, page_shardings(model), whole, whole),
+    )
+
+
+def jit_empty_state(
+    model: Model, config: EngineConfig, cache_dtype: jnp.dtype
+) -> Callable[[], tuple[tuple[Any, ...], Rows]]:
+    """A jit without arguments that makes an empty KV cache and empty rows."""
+
+    def make() -> tuple[tuple[Any, ...], Rows]:
+        cache = empty_cache(model, config.groups, config.page_size, cache_dtype)
+        return cache, empty_rows(config.max_num_seqs, config.max_model_len, model.vocab_size)
+
+    whole = None if model.placement is None else model.placement.replicated
+    return jax.jit(make, out_shardings=(page_shardings(model), whole))
+
+
+def abstract_state(
+    model: Model, config: EngineConfig, params: Params, cache_dtype: jnp.dtype
+) -> StepState:
+    """The shapes, dtypes and places of a step's state, none of which is made.
+
+    Args:
+      model: the model.
+      config: the engine's sizes.
+      params: the shapes and places of the parameters.
+      cache_dtype: of the KV cache.
+    """
+    cache, rows = jax.eval_shape(jit_empty_state(model, config, cache_dtype))
+    if model.placement is not None:
+        cache = placed_shapes(cache, page_shardings(model))
+        rows = placed_shapes(rows, model.placement.replicated)
+    return StepState(params, without_tokens(rows), rows.tokens, cache)
+
+
+def placed_shapes(tree: Any, sharding: Any) -> Any:
+    """The shapes of a tree's arrays, all with one place."""
+    return jax.tree.map(
+        lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=sharding), tree
+    )
+
+
+def without_tokens(rows: Rows) -> Rows:
+    """The rows as a step takes them: it gets their tokens apart, to donate them."""
+    return rows._replace(tokens=np.zeros((0, 0), np.int32))  # type: ignore[arg-type]  # NumPy's
+
+
+def lower_step(
+    step: Any, layout: StepLayout, program: Program, state: StepState, lora: Lora | None
+) -> jax.stages.Lowered:
+    """Lowers the step for one program.
+
+    Args:
+      step: what `jit_step` made.
+      layout: that of the same engine.
+      program: its shape, and whether it has adapters.
+      state: shapes are enough, with the places where the arrays will be.
+      lora: the stack of adapters and their scales, or their shapes; for programs with adapters.
+    """
+    lowered: jax.stages.Lowered = step.lower(
+        program.shape.num_tokens,
+        *state,
+        layout.pack([], program.shape.num_seqs),
+        NO_NEEDS,
+        StepOptions(lora if program.has_adapters else None),
+    )
+    return lowered
