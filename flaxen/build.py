@@ -5,29 +5,29 @@ Deliberately does not know: argv, the environment, HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.cache.free_memory import free_bytes
-from flaxen.engine.cache.plan import CachePlan, plan_cache
-from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.engine.model_cache import plan_model_cache
+from flaxen.engine.step_sizes import StepSizes, step_sizes
 from flaxen.engine_args import EngineArgs, check_quantization, compute_dtype
 from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
-from flaxen.kernels.paged_attention import check_page_size
-from flaxen.models.layout import check_layout, device_specs, param_shardings
+from flaxen.models.layout import check_layout, param_shardings
 from flaxen.models.model import Model, Params
 from flaxen.protocol import ModelInfo
 from flaxen.sharding.mesh import make_mesh
@@ -122,11 +122,26 @@ def _build(
     model = checkpoint.model.on(backend, placement)
     if placement is not None:
         check_layout(model.param_specs, placement)
+    sizes = step_sizes(
+        backend,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        compile_sizes=args.compile_sizes,
+    )
     if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
-        args = replace(args, compile_sizes=_definition_sizes(args))
+        sizes = _definition_sizes(sizes)
     form = Form(dtype=dtype, backend=backend, quantization=args.quantization)
-    plan = _plan_cache(args, model, dtype.itemsize, checkpoint.num_param_bytes(form))
-    config = _engine_config(args, plan, backend, lora)
+    plan = plan_model_cache(
+        model,
+        sizes,
+        page_size=args.page_size,
+        itemsize=dtype.itemsize,
+        num_param_bytes=checkpoint.num_param_bytes(form),
+        max_model_len=args.max_model_len,
+        kv_cache_bytes=args.kv_cache_bytes,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+    )
+    config = _engine_config(args, sizes, plan, lora)
     tokenizer, params = _load(checkpoint, args, form, functools.partial(report, "weights"))
     if placement is not None:
         params = jax.device_put(params, param_shardings(model.param_specs, placement))
@@ -139,15 +154,16 @@ def _build(
         created=int(time.time()),
         default_sampling=defaults,
     )
-    executor = JaxExecutor(
-        model,
-        params,
-        config,
-        eos_ids=tokenizer.eos_token_ids,
-        cache_dtype=dtype,
-        bad_word_ids=functools.partial(bad_word_ids, tokenizer),
-        on_compiled=functools.partial(report, "compile"),
-    )
+    with _device_errors(plan):
+        executor = JaxExecutor(
+            model,
+            params,
+            config,
+            eos_ids=tokenizer.eos_token_ids,
+            cache_dtype=dtype,
+            bad_word_ids=functools.partial(bad_word_ids, tokenizer),
+            on_compiled=functools.partial(report, "compile"),
+        )
     engine = Engine(config, executor, info, tokenizer, seed=args.seed)
     # Through XLA each shape takes seconds: it is compiled when a step first needs it.
     while compile_all and backend.pads_cheaply and engine.warm_up():
@@ -164,6 +180,22 @@ def _build(
         family=None if isinstance(checkpoint, Definition) else checkpoint.family.model_type,
         num_file_bytes=None if isinstance(checkpoint, Definition) else checkpoint.num_file_bytes,
     )
+
+
+@contextlib.contextmanager
+def _device_errors(plan: CachePlan) -> Iterator[None]:
+    """Says how an accelerator's memory was planned, if its first step fails there."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if plan.device is None:
+            raise
+        raise ValueError(
+            f"the device could not make its first step: {error}. The KV cache has "
+            f"{plan.num_bytes / 2**30:.1f} GiB there, beside weights of "
+            f"{plan.device.param_bytes / 2**30:.1f} GiB: if memory ran out, lower "
+            "gpu_memory_utilization or max_num_batched_tokens, or end other programs on the device"
+        ) from error
 
 
 def _load(
@@ -206,54 +238,29 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
     )
 
 
-def _plan_cache(args: EngineArgs, model: Model, itemsize: int, num_param_bytes: int) -> CachePlan:
-    check_page_size(args.page_size, backend=model.backend)
-    sizes = CacheSizes(
-        specs=device_specs(model),
-        page_size=args.page_size,
-        itemsize=itemsize,
-        chunk=args.max_num_batched_tokens,
-        max_num_seqs=args.max_num_seqs,
-    )
-    free = free_bytes()
-    return plan_cache(
-        sizes,
-        model.max_position,
-        asked_len=args.max_model_len,
-        asked_bytes=args.kv_cache_bytes,
-        free_bytes=None if free is None else free - num_param_bytes,
-    )
-
-
 def _engine_config(
-    args: EngineArgs, plan: CachePlan, backend: Backend, lora: LoraLimits | None
+    args: EngineArgs, sizes: StepSizes, plan: CachePlan, lora: LoraLimits | None
 ) -> EngineConfig:
     return EngineConfig(
         max_model_len=plan.max_model_len,
         groups=plan.groups,
         page_size=args.page_size,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
+        max_num_seqs=sizes.max_num_seqs,
+        max_num_batched_tokens=sizes.max_num_batched_tokens,
         target_itl_ms=args.target_itl_ms,
         enable_prefix_caching=args.enable_prefix_caching,
         max_waiting=args.max_waiting,
         max_unread_bytes=args.max_unread_bytes,
         max_logprobs=args.max_logprobs,
-        compile_sizes=args.compile_sizes or _compile_sizes(args, backend),
+        compile_sizes=sizes.compiled,
         lora=lora,
     )
 
 
-def _compile_sizes(args: EngineArgs, backend: Backend) -> tuple[int, ...]:
-    """Few sizes if padding costs almost nothing (decision 0043); () leaves them to the engine."""
-    largest = args.max_num_batched_tokens
-    return tuple(sorted({1, min(16, largest), largest})) if backend.pads_cheaply else ()
-
-
-def _definition_sizes(args: EngineArgs) -> tuple[int, ...]:
+def _definition_sizes(sizes: StepSizes) -> StepSizes:
     """The step sizes of a definition: never one token, because with one row XLA fuses the
     operations between kernels differently, and rounds differently. Padding is not multiplied here
     either.
     """
-    largest = args.max_num_batched_tokens
-    return tuple(sorted({min(16, largest), largest}))
+    largest = sizes.max_num_batched_tokens
+    return replace(sizes, compiled=tuple(sorted({min(16, largest), largest})))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.engine.cache.device_memory import check_utilization
 from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
@@ -51,13 +52,17 @@ class EngineArgs:
     served_model_name: str | None = None  # None: the model's name
     # Tokens; None: the model's, or fewer if the KV cache is smaller.
     max_model_len: int | None = None
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
+    # None: the backend's own, in engine/step_sizes.py.
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     # Target for the time between two tokens of a sequence while prompts are computed. 0: no target;
     # None: the pace chooses it.
     target_itl_ms: float | None = 0
     page_size: int = 16  # tokens
     kv_cache_bytes: int | None = None  # None: what engine/cache/plan.py chooses
+    # The share of an accelerator's memory that the engine may take, 0 to 1; None: 0.9. On a CPU it
+    # must be None.
+    gpu_memory_utilization: float | None = None
     enable_prefix_caching: bool = True
     max_waiting: int = 4096  # sequences
     max_unread_bytes: int = 2**28  # the most bytes of unread events in all
@@ -92,6 +97,8 @@ class EngineArgs:
                     f"the mesh axis {axis} divides training, and an engine has no use for it: use "
                     "tensor, pipeline and data"
                 )
+        if self.gpu_memory_utilization is not None:
+            check_utilization(self.gpu_memory_utilization)
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(
                 f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"

@@ -81,7 +81,11 @@ def weight_formats(parts: Parts) -> set[str]:
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
         ({"max_num_batched_tokens": 0}, "max_num_batched_tokens must be at least 1, got 0"),
         ({"kv_cache_bytes": 10}, "KV cache of 10 bytes is smaller than one page"),
-        ({"max_num_batched_tokens": 8}, "must be at least max_num_seqs"),
+        ({"max_num_batched_tokens": 8, "max_num_seqs": 9}, "must be at least max_num_seqs"),
+        ({"gpu_memory_utilization": 0.5}, "is a share of a GPU's or TPU's memory, and this engine"),
+        ({"gpu_memory_utilization": 2}, "must be above 0 and at most 1, got 2"),
+        ({"device": "gpu"}, "the device 'gpu' is not known"),
+        ({"device": "rocm"}, "the device rocm was asked for, but JAX has no plugin for it here"),
         ({"compile_sizes": (16,)}, "the largest of compile_sizes"),
     ],
 )

@@ -113,7 +113,15 @@ class ContextOptions:
             metavar="SIZE",
             help="Memory for the KV cache, as 2GiB or 512MiB.",
             show_default="room for all sequences at 512 tokens and for one at full length, at most "
-            "half of the free memory",
+            "half of the free memory; on a GPU or TPU what --gpu-memory-utilization leaves",
+        ),
+    ] = None
+    gpu_memory_utilization: Annotated[
+        float | None,
+        _engine_option(
+            help="Share of a GPU's or TPU's memory, above 0 and at most 1, for weights, steps and "
+            "the KV cache together.",
+            show_default="0.9",
         ),
     ] = None
 
@@ -122,17 +130,23 @@ class ContextOptions:
 class BatchOptions:
     """The sizes of an engine's steps."""
 
-    max_num_seqs: Annotated[int, _engine_option(min=1, help="Most sequences that run at once.")] = (
-        64
-    )
+    max_num_seqs: Annotated[
+        int | None,
+        _engine_option(
+            min=1,
+            help="Most sequences that run at once.",
+            show_default="64 on a CPU, 256 on a GPU or TPU",
+        ),
+    ] = None
     max_num_batched_tokens: Annotated[
-        int,
+        int | None,
         _engine_option(
             min=1,
             help="Most tokens computed in one step: more is faster on long prompts, and makes the "
             "others wait longer between their tokens.",
+            show_default="512 on a CPU, 2048 on a GPU or TPU",
         ),
-    ] = 512
+    ] = None
     page_size: Annotated[
         int, _engine_option(min=1, help="Tokens in a page of the KV cache; it must divide 128.")
     ] = 16
@@ -150,7 +164,7 @@ class BatchOptions:
             min=1,
             help="Number of tokens that a step is compiled for, smaller steps being padded to it; "
             "may be given several times, and the largest must be --max-num-batched-tokens.",
-            show_default="1, 16, 64, ... up to --max-num-batched-tokens",
+            show_default="what the device needs, up to --max-num-batched-tokens",
         ),
     ] = field(default_factory=list)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flaxen.engine.config import EngineConfig
+from flaxen.engine.step_sizes import DEFAULTS
+from flaxen.kernels.backend import Backend
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -16,14 +18,11 @@ class Shape:
     num_seqs: int  # S
 
 
-# One stream, several, many; then prefill chunks. Each shape takes seconds to compile.
-_TOKENS = (1, 16, 64, 256, 1024, 4096)
-
-
 def step_shapes(config: EngineConfig) -> tuple[Shape, ...]:
     """The shapes of a configuration, smallest first; the last one fits the largest step."""
     largest = config.max_num_batched_tokens
-    sizes = config.compile_sizes or [*(size for size in _TOKENS if size < largest), largest]
+    default = DEFAULTS[Backend.REFERENCE].compiled
+    sizes = config.compile_sizes or [*(size for size in default if size < largest), largest]
     return tuple(Shape(num_tokens=t, num_seqs=min(t, config.max_num_seqs)) for t in sorted(sizes))
 
 

@@ -176,7 +176,7 @@ def test_what_no_engine_argument_comes_of_is_known() -> None:
 def test_options_become_the_engines_arguments() -> None:
     found = engine_args("smollm2-135m", ServingOptions(max_waiting=3), max_num_seqs=2)
     assert (found.max_waiting, found.max_num_seqs, found.target_itl_ms) == (3, 2, None)
-    assert (found.max_num_batched_tokens, found.compile_sizes) == (512, ())
+    assert (found.max_num_batched_tokens, found.compile_sizes) == (None, ())
     assert (found.model, found.served_model_name) == ("smollm2-135m", "smollm2-135m")
     with pytest.raises(ValueError, match="dtype 'float8' is not supported"):
         engine_args("smollm2-135m", dtype="float8")

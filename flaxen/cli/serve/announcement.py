@@ -23,6 +23,7 @@ from flaxen.cli.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxen.build import Parts
+    from flaxen.engine.cache.device_memory import DeviceMemory
     from flaxen.engine.cache.plan import CachePlan
     from flaxen.engine.config import LoraLimits
     from flaxen.protocol import AdapterInfo, EngineClient
@@ -70,6 +71,7 @@ def about(served: Served, url: str) -> Iterator[Fact]:
     yield from about_template(parts.tokenizer)
     yield from about_computing(served.cpu)
     yield from about_context(parts.cache_plan, config.max_num_seqs)
+    yield from about_steps(parts)
     yield about_adapters(config.lora, served.engine.adapters())
     yield about_fine_tuning(served.stores)
     yield from about_memory()
@@ -133,8 +135,26 @@ def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
     )
 
 
+def about_steps(parts: Parts) -> Iterator[Fact]:
+    """The steps' sizes, where they differ from a CPU's: each is compiled apart."""
+    config = parts.engine.config
+    fields = {"max_num_seqs": config.max_num_seqs, "compile_sizes": config.compile_sizes}
+    fields["max_num_batched_tokens"] = config.max_num_batched_tokens
+    if not parts.model.backend.pads_cheaply:
+        sizes = ", ".join(map(str, config.compile_sizes))
+        yield Fact(label="steps", text=f"compiled for {sizes} tokens", fields=fields)
+
+
 def _context(plan: CachePlan) -> str:
+    from flaxen.engine.cache.plan import PoolReason
+
     length = f"{plan.max_model_len:,} tokens"
+    if plan.is_cut and plan.pool_reason is PoolReason.DEVICE_MEMORY:
+        return (
+            f"{length}: the model's is {plan.model_len:,}, for which {show_size(plan.whole_bytes)} "
+            f"of the device's memory would be needed, and {show_size(plan.num_bytes)} are left "
+            "(--gpu-memory-utilization, or a smaller or quantized model)"
+        )
     if plan.is_cut:
         needed = f"{math.ceil(plan.whole_bytes / 2**20)}MiB"
         return (
@@ -156,7 +176,18 @@ def _pool_reason(plan: CachePlan) -> str:
         PoolReason.ALL_SEQUENCES: "what all sequences need",
         PoolReason.TYPICAL: typical,
         PoolReason.FREE_MEMORY: "half of the memory that is free (--kv-cache-size)",
+        PoolReason.DEVICE_MEMORY: _device_memory(plan.device),
     }[plan.pool_reason]
+
+
+def _device_memory(device: DeviceMemory | None) -> str:
+    if device is None:
+        return ""
+    return (
+        f"what {device.utilization:g} of the device's {show_size(device.limit_bytes)} leaves "
+        f"beside {show_size(device.param_bytes)} of weights and {show_size(device.step_bytes)} "
+        "for steps (--gpu-memory-utilization)"
+    )
 
 
 def about_adapters(limits: LoraLimits | None, adapters: Sequence[AdapterInfo]) -> Fact:

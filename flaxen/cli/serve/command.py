@@ -84,7 +84,7 @@ def serve(
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
         model, server, lora = serve_adapter(model, server, lora, find_places(models, machine))
-        engine_sequences = serving.max_waiting + batch.max_num_seqs
+        engine_sequences = serving.max_waiting + (batch.max_num_seqs or 0)
         config = server_config(server, limits, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)

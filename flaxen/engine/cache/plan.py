@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 from fractions import Fraction
 
+from flaxen.engine.cache.device_memory import DeviceMemory
 from flaxen.engine.cache.groups import CacheGroup, most_pages
 from flaxen.engine.cache.sizes import CacheSizes
 
@@ -24,6 +25,7 @@ class PoolReason(enum.Enum):
     ALL_SEQUENCES = enum.auto()  # all sequences that may run at once fit at full length
     TYPICAL = enum.auto()  # all sequences fit at TYPICAL_LEN, and one at full length
     FREE_MEMORY = enum.auto()  # FREE_SHARE of the free memory is less than any of these
+    DEVICE_MEMORY = enum.auto()  # what an accelerator has left; it also keeps cached prefixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class CachePlan:
     # Bytes in which one sequence of the wanted length fits.
     whole_bytes: int
     num_whole: float  # sequences of max_model_len that fit at once
+    device: DeviceMemory | None = None  # None: the pages are in the host's memory
 
     @property
     def is_cut(self) -> bool:
@@ -57,7 +60,8 @@ def plan_cache(
     *,
     asked_len: int | None,
     asked_bytes: int | None,
-    free_bytes: int | None,
+    free_bytes: int | None = None,
+    device: DeviceMemory | None = None,
 ) -> CachePlan:
     """Plans the KV cache.
 
@@ -66,7 +70,8 @@ def plan_cache(
       model_len: the tokens that the model was made for.
       asked_len: the longest sequence; None is the model's own length, as far as the memory allows.
       asked_bytes: the memory; None chooses it.
-      free_bytes: the memory that is free beside the weights; None if that is not known.
+      free_bytes: the host's memory that is free beside the weights; None if that is not known.
+      device: the accelerator's memory; None where the pages are in the host's.
 
     Raises:
       ValueError: the length is above the model's, or the memory is too small for one sequence.
@@ -77,8 +82,10 @@ def plan_cache(
             f"max_model_len is {wanted_len}, and the model was made for {model_len} tokens: lower "
             "it"
         )
-    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, free_bytes)
+    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, free_bytes, device)
     longest = sizes.longest(num_bytes)
+    if reason is PoolReason.DEVICE_MEMORY and longest < (asked_len or 1):
+        raise ValueError(_device_too_small(sizes, device, asked_len or 1))
     if reason is PoolReason.FREE_MEMORY and longest < (asked_len or 1):
         raise ValueError(
             f"the machine has {_mib(free_bytes)} of memory free beside the weights, and the KV "
@@ -103,14 +110,21 @@ def plan_cache(
         asked_len=asked_len,
         whole_bytes=sizes.least_bytes(wanted_len),
         num_whole=min(_num_whole(group, sizes, max_model_len) for group in groups),
+        device=device,
     )
 
 
 def _memory(
-    sizes: CacheSizes, wanted_len: int, asked_bytes: int | None, free_bytes: int | None
+    sizes: CacheSizes,
+    wanted_len: int,
+    asked_bytes: int | None,
+    free_bytes: int | None,
+    device: DeviceMemory | None,
 ) -> tuple[int, PoolReason]:
     if asked_bytes is not None:
         return asked_bytes, PoolReason.ASKED
+    if device is not None:
+        return device.pool_bytes, PoolReason.DEVICE_MEMORY
     typical = sizes.most_bytes(min(wanted_len, TYPICAL_LEN))
     found = [
         (sizes.most_bytes(wanted_len), PoolReason.ALL_SEQUENCES),
@@ -119,6 +133,18 @@ def _memory(
     if free_bytes is not None:
         found.append((max(0, int(free_bytes * FREE_SHARE)), PoolReason.FREE_MEMORY))
     return min(found, key=lambda each: each[0])
+
+
+def _device_too_small(sizes: CacheSizes, device: DeviceMemory | None, num_tokens: int) -> str:
+    assert device is not None
+    return (
+        f"the engine may take {device.utilization:g} of the device's {_mib(device.limit_bytes)}: "
+        f"beside weights of {_mib(device.param_bytes)} and {_mib(device.step_bytes)} for steps "
+        f"that leaves {_mib(device.pool_bytes)} for the KV cache, and one sequence of {num_tokens} "
+        f"tokens needs {_mib(sizes.least_bytes(num_tokens))}. Take a smaller or quantized model, "
+        "lower max_model_len, max_num_seqs or max_num_batched_tokens, or raise "
+        "gpu_memory_utilization"
+    )
 
 
 def _mib(num_bytes: int | None) -> str:

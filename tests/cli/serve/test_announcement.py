@@ -26,6 +26,7 @@ from flaxen.cli.serve.announcement import (
 )
 from flaxen.cli.serve.logs import LogFormat, logging_to
 from flaxen.cli.sizes import show_size
+from flaxen.engine.cache.device_memory import DeviceMemory
 from flaxen.engine.cache.plan import CachePlan, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import LoraLimits
@@ -73,6 +74,21 @@ def test_the_reasons_of_a_pool_that_nobody_asked_for() -> None:
     context, cache = texts(plan(asked_len=512))
     assert context == "512 tokens, as --max-model-len says; the model's own is 8,192"
     assert cache.startswith("720 MiB, what all sequences need: 32,768 tokens, or 64 sequences")
+
+
+def test_the_memory_of_a_device() -> None:
+    sizes = CacheSizes(specs=_SPECS, page_size=16, itemsize=2, chunk=2048, max_num_seqs=256)
+    device = DeviceMemory(limit_bytes=2**30, param_bytes=2**28, step_bytes=2**29)
+    made = plan_cache(sizes, 8192, asked_len=None, asked_bytes=None, device=device)
+    context, cache = texts(made)
+    assert context == (
+        "6,976 tokens: the model's is 8,192, for which 180 MiB of the device's memory would be "
+        "needed, and 153.6 MiB are left (--gpu-memory-utilization, or a smaller or quantized model)"
+    )
+    assert cache.startswith(
+        "153.6 MiB, what 0.9 of the device's 1 GiB leaves beside 256 MiB of weights and 512 MiB "
+        "for steps (--gpu-memory-utilization): "
+    )
 
 
 def test_what_computes() -> None:

@@ -1,0 +1,93 @@
+"""Plans the KV cache of a model, in the memory of the device that computes.
+
+Deliberately does not know: options' names on a command line, how a plan is worded.
+"""
+
+from __future__ import annotations
+
+from flaxen.engine.cache.device_memory import DEFAULT_UTILIZATION, DeviceMemory
+from flaxen.engine.cache.free_memory import free_bytes
+from flaxen.engine.cache.plan import CachePlan, plan_cache
+from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.engine.step_memory import step_bytes
+from flaxen.engine.step_sizes import StepSizes
+from flaxen.kernels.device import memory_limit
+from flaxen.kernels.paged_attention import check_page_size
+from flaxen.models.layout import device_specs
+from flaxen.models.model import Model
+
+
+def plan_model_cache(
+    model: Model,
+    sizes: StepSizes,
+    *,
+    page_size: int,
+    itemsize: int,
+    num_param_bytes: int,
+    max_model_len: int | None,
+    kv_cache_bytes: int | None,
+    gpu_memory_utilization: float | None,
+) -> CachePlan:
+    """Plans the KV cache, as one device of the model's mesh has it.
+
+    Args:
+      model: the model, made for its backend and mesh.
+      sizes: of the engine's steps.
+      page_size: tokens.
+      itemsize: bytes of one number in the dtype of compute.
+      num_param_bytes: of the weights.
+      max_model_len: the longest sequence, in tokens; None is as long as possible.
+      kv_cache_bytes: the size of the cache; None chooses it.
+      gpu_memory_utilization: as in EngineArgs.
+
+    Raises:
+      ValueError: as in `plan_cache` and `check_utilization_has_device`; or the backend can't have
+        pages of this size.
+    """
+    check_page_size(page_size, backend=model.backend)
+    limit, free = memory_limit(), free_bytes()
+    check_utilization_has_device(gpu_memory_utilization, has_device=limit is not None)
+    device = None
+    if limit is not None:
+        length = max_model_len or model.max_position
+        device = DeviceMemory(
+            limit_bytes=limit,
+            utilization=gpu_memory_utilization or DEFAULT_UTILIZATION,
+            param_bytes=num_param_bytes // _num_parts(model),
+            step_bytes=step_bytes(model, sizes, itemsize=itemsize, max_model_len=length),
+        )
+    return plan_cache(
+        CacheSizes(
+            specs=device_specs(model),
+            page_size=page_size,
+            itemsize=itemsize,
+            chunk=sizes.max_num_batched_tokens,
+            max_num_seqs=sizes.max_num_seqs,
+        ),
+        model.max_position,
+        asked_len=max_model_len,
+        asked_bytes=kv_cache_bytes,
+        free_bytes=None if free is None else free - num_param_bytes,
+        device=device,
+    )
+
+
+def _num_parts(model: Model) -> int:
+    """The devices that share one copy of the weights."""
+    if model.placement is None:
+        return 1
+    return model.placement.shape.tensor * model.placement.shape.pipeline
+
+
+def check_utilization_has_device(utilization: float | None, *, has_device: bool) -> None:
+    """Refuses a share of an accelerator's memory where there is none.
+
+    Raises:
+      ValueError: a utilization was given, and the pages are in the host's memory.
+    """
+    if utilization is not None and not has_device:
+        raise ValueError(
+            f"gpu_memory_utilization ({utilization:g}) is a share of a GPU's or TPU's memory, and "
+            "this engine computes on the CPU: say with kv_cache_bytes (--kv-cache-size) how much "
+            "memory the KV cache takes"
+        )
