@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.paged_attention import blocked, cpu
+from flaxen.kernels.paged_attention import blocked, cpu, gpu
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 
@@ -37,7 +37,9 @@ IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
     Backend.CPU: AttentionImplementation(
         cpu.paged_attention, cpu.empty_pages, cpu.PAGE_MULTIPLE, cpu.has_heads, cpu.PAGE_AXES
     ),
-    Backend.GPU: _BLOCKED,
+    Backend.GPU: AttentionImplementation(
+        gpu.paged_attention, gpu.empty_pages, 1, gpu.has_heads, blocked.PAGE_AXES
+    ),
     Backend.TPU: _BLOCKED,
 }
 

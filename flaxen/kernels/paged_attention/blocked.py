@@ -92,8 +92,8 @@ def paged_attention(
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
             maximum, total, acc = state
             pages = jax.lax.dynamic_slice_in_dim(table_g, b * pages_per_block, pages_per_block, 1)
-            keys = k_pages[pages].reshape(group, KEY_BLOCK, K, H)
-            values = v_pages[pages].reshape(group, KEY_BLOCK, K, H)
+            keys = k_pages[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, H)
+            values = v_pages[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, H)
             slots = b * KEY_BLOCK + jnp.arange(KEY_BLOCK)
             distance = position_g[:, :, None] - slots[None, None]
             seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)

@@ -28,7 +28,7 @@ def paged_attention(
       q: [T, N, H] queries.
       k: [T, K, H] new keys; N is a multiple of K.
       v: [T, K, H] new values.
-      cache: keys and values, [pages, page size, K, H] each.
+      cache: keys and values, [pages, page size, K, H] each, computed with in q's dtype.
       batch: the sequences and pages of the tokens.
       window: the number of tokens seen, the current one included; None sees all.
       scale: multiplies the scores q . k; None is H ** -0.5.
@@ -41,16 +41,17 @@ def paged_attention(
     """
     T, N, H = q.shape
     cache = write_pages(k, v, cache, batch)
-    k_pages, v_pages = cache
-    K = k_pages.shape[2]
+    page_size, K = cache[0].shape[1:3]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     tables = batch.page_table[sequences]
-    slots = jnp.arange(tables.shape[1] * k_pages.shape[1])
+    slots = jnp.arange(tables.shape[1] * page_size)
     distance = positions[:, None] - slots[None, :]
     visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     # Stale slots may contain NaN, and 0 * NaN is NaN, here and in the gradient of the scores.
-    keys = jnp.where(visible[..., None, None], k_pages[tables].reshape(T, -1, K, H), 0)
-    values = jnp.where(visible[..., None, None], v_pages[tables].reshape(T, -1, K, H), 0)
+    keys, values = (
+        jnp.where(visible[..., None, None], pages[tables].astype(q.dtype).reshape(T, -1, K, H), 0)
+        for pages in cache
+    )
     visible = visible.at[:, 0].set(visible[:, 0] | (positions < 0))  # avoids 0 / 0 for padding
     grouped_q = q.reshape(T, K, N // K, H)
     scores = jnp.einsum("TKGH,TSKH->TKGS", grouped_q, keys, preferred_element_type=jnp.float32)

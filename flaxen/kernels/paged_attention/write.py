@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,6 +21,16 @@ def write_pages(
     pages = jnp.where(positions >= 0, pages, num_pages)  # an index out of range is dropped
     slots = jnp.maximum(positions, 0) % page_size
     return (
-        k_pages.at[pages, slots].set(k.astype(k_pages.dtype), mode="drop"),
-        v_pages.at[pages, slots].set(v.astype(v_pages.dtype), mode="drop"),
+        k_pages.at[pages, slots].set(as_stored(k, k_pages.dtype), mode="drop"),
+        v_pages.at[pages, slots].set(as_stored(v, v_pages.dtype), mode="drop"),
     )
+
+
+def as_stored(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Keys or values in the dtype of their pages. float8 has no infinity: what is larger than its
+    largest number becomes that, and not NaN.
+    """
+    if dtype == jnp.float8_e4m3fn:
+        largest = float(jnp.finfo(dtype).max)
+        x = jnp.clip(x.astype(jnp.float32), -largest, largest)
+    return x.astype(dtype)
