@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from flaxen.engine.compiled_step import abstract_state, jit_step, lower_step, step_layout
+from flaxen.engine.programs import Program
 from flaxen.engine.sampling import compute_logprobs
-from flaxen.engine.step_needs import NO_NEEDS
-from flaxen.engine.step_options import StepOptions
+from flaxen.engine.shapes import Shape
+from flaxen.engine.step import shapes_of
 from flaxen.kernels.backend import Backend
-from tests.engine.tiny import MODEL_CONFIG
-from tests.mesh.meshes import mesh_executor, placement
+from tests.engine.tiny import MODEL_CONFIG, ONE_SHAPE, PARAMS
+from tests.mesh.meshes import on_mesh, placed, placement
 
 _COLLECTIVE = re.compile(
     r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
@@ -29,10 +31,12 @@ def collectives(text: str, part: str = "") -> Counter[str]:
 
 @pytest.fixture(scope="module", params=["tensor=2", "tensor=6"])
 def step(request: pytest.FixtureRequest) -> str:
-    executor = mesh_executor(request.param)
-    lowered = executor._step.lower(
-        64, *executor._abstract_state, executor._layout.pack([], 16), NO_NEEDS, StepOptions(None)
-    )
+    model = on_mesh(request.param)
+    params = shapes_of(placed(model, PARAMS))
+    state = abstract_state(model, ONE_SHAPE, params, jnp.dtype("float32"))
+    program = Program(shape=Shape(num_tokens=64, num_seqs=16))
+    step = jit_step(model, ONE_SHAPE)
+    lowered = lower_step(step, step_layout(ONE_SHAPE), program, state, None)
     text: str = lowered.compile().as_text()
     return text
 

@@ -78,13 +78,10 @@ class AdapterStack:
     def compile_load(self) -> None:
         """Compiles what `load` runs, so that no first adapter waits for it. Slots must be empty."""
         if self._own is not None:
-            self._load(0, [{} for _ in self._shapes()], 0.0)
+            self.load(0, [{} for _ in self._shapes()], 0.0)
 
-    def load(self, slot: int, adapter: Adapter) -> None:
-        """Fills a slot in place, after the steps already dispatched."""
-        self._load(slot, adapter.layers, adapter.config.scale)
-
-    def _load(self, slot: int, new_layers: Sequence[Any], scale: float) -> None:
+    def load(self, slot: int, new_layers: Sequence[Any], scale: float) -> None:
+        """Fills a slot with an adapter's layers in place, after the steps already dispatched."""
         assert self._own is not None, "the engine has no slots of its own"
         stack, scales = self._own
         layers = tuple(
