@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
 Outputs = TypeVar("Outputs")
 
 
-def by_platform(kernel: Callable[..., Outputs], *operands: jax.Array) -> Outputs:
+def by_platform(kernel: Callable[..., Outputs], *operands: Any) -> Outputs:
     """Returns kernel(*operands, interpret=...) with interpret=True where the platform is a CPU.
 
     XLA removes the choice: the compiled program has the one kernel, and arrays that it writes in

@@ -1,14 +1,14 @@
 """Linear layers, fused with the operations around them: norm, bias, gate, residual.
 
-A weight is a plain array [I, O], which XLA multiplies on every backend, or a `PackedLinear`, which
-the C++ kernels multiply on the CPU backend; a `LoraWeight` adds adapters to either. Deliberately
-does not know the layers of a model.
+A weight is a plain array [I, O], which XLA multiplies on every backend; a `PackedLinear`, which the
+C++ kernels multiply on the CPU backend; or a `QuantizedLinear`, for the other backends. A
+`LoraWeight` adds adapters to any of them. Deliberately does not know the layers of a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.linear import cpu, reference
+from flaxen.kernels.linear import cpu, gpu, reference, tpu
 from flaxen.kernels.linear.lora import LoraWeight, check_adapters
-from flaxen.kernels.linear.packed import PackedLinear, unpack
+from flaxen.kernels.linear.packed import PackedLinear
+from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.kernels.linear.reference import AnyWeight, Weight
+from flaxen.kernels.linear.weight import LinearWeight, unpack
 from flaxen.kernels.rms_norm import rms_norm
 
 __all__ = [
+    "LinearWeight",
     "LoraWeight",
     "PackedLinear",
+    "QuantizedLinear",
     "Weight",
     "embed",
     "gated_linear",
@@ -41,19 +45,21 @@ class LinearImplementation(NamedTuple):
     """What a backend has for linear layers, as `reference` has it."""
 
     linears: Callable[..., tuple[jax.Array, ...]]
-    embed: Callable[[PackedLinear, jax.Array, jnp.dtype], jax.Array]
+    embed: Callable[[Any, jax.Array, jnp.dtype], jax.Array]
     pack: Callable[[jax.Array], PackedLinear]
-    transpose: Callable[[PackedLinear], PackedLinear]
+    transpose: Callable[[Any], Weight]
 
 
-_REFERENCE = LinearImplementation(
-    reference.linears, reference.embed, reference.pack, reference.transpose
-)
 IMPLEMENTATIONS: Mapping[Backend, LinearImplementation] = {
-    Backend.REFERENCE: _REFERENCE,
+    Backend.REFERENCE: LinearImplementation(
+        reference.linears, reference.embed, reference.pack, reference.transpose
+    ),
     Backend.CPU: LinearImplementation(cpu.linears, cpu.embed, cpu.pack, cpu.transpose),
-    Backend.GPU: _REFERENCE,
-    Backend.TPU: _REFERENCE,
+    # Plain weights are XLA's on both: these have kernels for quantized ones.
+    Backend.GPU: LinearImplementation(
+        gpu.linears, reference.embed, reference.pack, reference.transpose
+    ),
+    Backend.TPU: LinearImplementation(tpu.linears, tpu.embed, reference.pack, reference.transpose),
 }
 
 Bias = jax.Array | None  # [O]
@@ -140,7 +146,7 @@ def gated_linear(
 
 
 def embed(
-    table: Float[Array, "V D"] | PackedLinear,
+    table: Float[Array, "V D"] | LinearWeight,
     ids: Int32[Array, "*B"],
     dtype: DTypeLike,
     *,
@@ -149,12 +155,12 @@ def embed(
     """Looks up rows of a table by token id, [..., D] in dtype; a negative id (padding) gives zeros.
 
     Args:
-      table: [V, D], or the packed unembedding [D, V] to which it is tied.
+      table: [V, D], or the packed or quantized unembedding [D, V] to which it is tied.
       ids: [...] below V.
       dtype: the dtype of the result.
       backend: what computes.
     """
-    if isinstance(table, PackedLinear):
+    if isinstance(table, LinearWeight):
         return _find(backend).embed(table, ids, jnp.dtype(dtype))
     rows = table[jnp.maximum(ids, 0)].astype(dtype)
     return jnp.where((ids >= 0)[..., None], rows, 0)
@@ -162,7 +168,7 @@ def embed(
 
 def unembed(
     x: Float[Array, "*B D"],
-    table: Float[Array, "V D"] | PackedLinear,
+    table: Float[Array, "V D"] | LinearWeight,
     norm: Norm,
     *,
     backend: Backend,
@@ -171,11 +177,11 @@ def unembed(
 
     Args:
       x: [..., D].
-      table: [V, D], or packed as [D, V].
+      table: [V, D], or packed or quantized as [D, V].
       norm: the weight [D] and epsilon of an RMS norm over x.
       backend: what computes.
     """
-    if isinstance(table, PackedLinear):
+    if isinstance(table, LinearWeight):
         return linear(x, table, norm=norm, out_dtype=jnp.float32, backend=backend)
     h = rms_norm(x, *norm, backend=backend)
     return jnp.einsum("...D,VD->...V", h, table, preferred_element_type=jnp.float32)
@@ -194,9 +200,9 @@ def pack(weight: Float[Array, "I O"], *, backend: Backend) -> PackedLinear:
     return _find(backend).pack(weight)
 
 
-def transpose(weight: PackedLinear, *, backend: Backend) -> PackedLinear:
-    """The weight [O, I] of a packed weight [I, O]: without loss for floats, whose gradient goes
-    through; float32 for quantized ones, whose does not.
+def transpose(weight: LinearWeight, *, backend: Backend) -> Weight:
+    """The weight [O, I] of a weight [I, O]: without loss for packed floats, whose gradient goes
+    through; float32 for quantized ones, whose does not. Packed weights stay packed.
 
     Args:
       weight: of any format.

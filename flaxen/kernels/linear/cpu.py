@@ -16,7 +16,7 @@ from flaxen.kernels.linear import cpu_gradients, reference
 from flaxen.kernels.linear.cpu_repack import pack, transpose
 from flaxen.kernels.linear.lora import LoraWeight, add_adapters
 from flaxen.kernels.linear.packed import PackedLinear
-from flaxen.kernels.linear.reference import AnyWeight, Operand
+from flaxen.kernels.linear.reference import AnyWeight, Operand, Weight
 from flaxen.kernels.rms_norm.cpu import rms_norm
 
 __all__ = ["embed", "linears", "pack", "transpose"]
@@ -59,8 +59,8 @@ def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Arra
     return rows.reshape(*ids.shape, table.num_inputs)
 
 
-def _base(weight: AnyWeight) -> jax.Array | PackedLinear:
-    base: jax.Array | PackedLinear = weight.base if isinstance(weight, LoraWeight) else weight
+def _base(weight: AnyWeight) -> Weight:
+    base: Weight = weight.base if isinstance(weight, LoraWeight) else weight
     return base
 
 

@@ -1,6 +1,6 @@
 """Linear layers in plain jnp: the definition of what every implementation computes.
 
-Packed weights are unpacked first.
+Packed weights are unpacked first; quantized ones are multiplied as `quantized.multiply` does.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from flaxen.kernels.linear import quantized
 from flaxen.kernels.linear.lora import LoraWeight, add_adapters
-from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
+from flaxen.kernels.linear.packed import PackedLinear, pack
+from flaxen.kernels.linear.quantized import Multiply, QuantizedLinear
+from flaxen.kernels.linear.weight import LinearWeight, unpack
 from flaxen.kernels.rms_norm import reference as norm_reference
 
-Weight = jax.Array | PackedLinear
+Weight = jax.Array | LinearWeight
 AnyWeight = Weight | LoraWeight
 Operand = jax.Array | None
 
@@ -32,6 +35,7 @@ def linears(
     out_dtype: jnp.dtype,
     *,
     keeps_gate: bool = False,
+    multiply: Multiply = quantized.multiply,
 ) -> tuple[jax.Array, ...]:
     """norm(x) @ weight + bias (+ residual) for each weight, or silu(gate) * up of two.
 
@@ -47,12 +51,15 @@ def linears(
       gated: the two weights are gate and up, with one output.
       out_dtype: the dtype of the outputs.
       keeps_gate: a gated layer also returns gate and up, before they are multiplied.
+      multiply: computes the product with a quantized weight, in float32.
 
     Returns:
       [..., O] for each weight, or one if gated.
     """
     h = x if norm is None else norm_reference.rms_norm(x, norm, eps)
-    outs = [_product(h, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    outs = [
+        _product(h, weight, bias, multiply) for weight, bias in zip(weights, biases, strict=True)
+    ]
     if gated:
         gate, up = outs
         outs = [jax.nn.silu(gate) * up, *(outs if keeps_gate else ())]
@@ -61,15 +68,19 @@ def linears(
     return tuple(out.astype(out_dtype) for out in outs)
 
 
-def embed(table: PackedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
+def embed(table: LinearWeight, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
     """Looks up columns of an unembedding [D, V] by id, [..., D]; zeros for a negative id."""
+    if isinstance(table, QuantizedLinear):
+        return quantized.embed(table, ids, out_dtype)
     rows = unpack(table).T[jnp.maximum(ids, 0)].astype(out_dtype)
     return jnp.where((ids >= 0)[..., None], rows, jnp.zeros((), out_dtype))
 
 
-def transpose(weight: PackedLinear) -> PackedLinear:
-    """The weight [O, I] of a packed weight [I, O]: without loss for floats, whose gradient goes
-    through; float32 for quantized ones, whose does not."""
+def transpose(weight: LinearWeight) -> Weight:
+    """The weight [O, I] of a weight [I, O]: packed without loss for packed floats, whose gradient
+    goes through; float32 for quantized ones, whose does not."""
+    if isinstance(weight, QuantizedLinear):
+        return jax.lax.stop_gradient(quantized.unpack(weight)).T
     if weight.scales is not None:
         weight = jax.lax.stop_gradient(weight)
     return pack(unpack(weight).T)
@@ -95,10 +106,13 @@ def lora_gradient(
     return found
 
 
-def _product(h: jax.Array, weight: AnyWeight, bias: Operand) -> jax.Array:
+def _product(h: jax.Array, weight: AnyWeight, bias: Operand, multiply: Multiply) -> jax.Array:
     base = weight.base if isinstance(weight, LoraWeight) else weight
-    values = unpack(base) if isinstance(base, PackedLinear) else base
-    out: jax.Array = jnp.einsum("...I,IO->...O", h, values, preferred_element_type=jnp.float32)
+    if isinstance(base, QuantizedLinear):
+        out = multiply(h, base)
+    else:
+        values = unpack(base) if isinstance(base, PackedLinear) else base
+        out = jnp.einsum("...I,IO->...O", h, values, preferred_element_type=jnp.float32)
     if bias is not None:
         out = out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
     return add_adapters(h, out, weight) if isinstance(weight, LoraWeight) else out

@@ -1,0 +1,147 @@
+"""Quantized weights for GPUs and TPUs: plain arrays [I, O], multiplied without being expanded.
+
+The arrays have the axes of the weight itself, so a mesh shards them as it shards the weight. Along
+the outputs, data, scales and mins are cut alike. Along the inputs each part must be a multiple of
+the group, or there is one group, whose scales every part keeps. The plain products here define what
+kernels compute. Deliberately does not know files, nor the layers of a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.linear.packed import Format
+
+Leaf = Any  # an array; after a tree map, any type
+
+_BITS = {"int8": 8, "int4": 4}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizedLinear:
+    """A weight [I, O] with
+
+      value(i, o) = scales(i // group, o) * (data(i, o) - zero) + mins(i // group, o)
+
+    Four-bit numbers are a jnp.int4 array: a device keeps two in a byte.
+    """
+
+    data: Leaf  # int8 or int4 [I, O]
+    scales: Leaf  # float16 or float32 [I/group, O]
+    mins: Leaf | None = None  # the same dtype and shape
+    zero: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(I, O)."""
+        num_inputs, num_outputs = self.data.shape
+        return num_inputs, num_outputs
+
+    @property
+    def group(self) -> int:
+        """The number of inputs that share a scale. Under shard_map: of a part's inputs."""
+        size: int = self.data.shape[0] // self.scales.shape[0]
+        return size
+
+    @property
+    def has_one_group(self) -> bool:
+        """Whether an output has one scale and no min, so that its sum can be scaled instead."""
+        return self.scales.shape[0] == 1 and self.mins is None
+
+    @property
+    def format(self) -> Format:
+        """The format of the numbers."""
+        return "int4" if self.data.dtype == jnp.int4 else "int8"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device, including scales; NumPy and JAX count a byte for four bits."""
+        others = [leaf.nbytes for leaf in (self.scales, self.mins) if leaf is not None]
+        total: int = self.data.size * _BITS[self.format] // 8 + sum(others)
+        return total
+
+
+Multiply = Callable[[jax.Array, QuantizedLinear], jax.Array]
+
+
+def unpack(weight: QuantizedLinear) -> jax.Array:
+    """The values [I, O] in float32."""
+    num_groups, num_outputs = weight.scales.shape
+    stored = weight.data.astype(jnp.float32).reshape(num_groups, -1, num_outputs) - weight.zero
+    values = stored * weight.scales[:, None].astype(jnp.float32)
+    if weight.mins is not None:
+        values = values + weight.mins[:, None].astype(jnp.float32)
+    found: jax.Array = values.reshape(weight.shape)
+    return found
+
+
+def multiply(x: jax.Array, weight: QuantizedLinear) -> jax.Array:
+    """x @ weight in plain jnp, summed in float32: [..., I] to [..., O].
+
+    With one group, sums are scaled in place of values, and on a TPU XLA converts the numbers as it
+    reads them. With several it makes the weight's values first, in x's dtype.
+    """
+    if weight.has_one_group:
+        numbers = weight.data.astype(x.dtype) - jnp.asarray(weight.zero, x.dtype)
+        return scaled(_dot(x, numbers), weight)
+    return _dot(x, unpack(weight).astype(x.dtype))
+
+
+def scaled(sums: jax.Array, weight: QuantizedLinear) -> jax.Array:
+    """Products [..., O] with the numbers of a weight of one group, as those with its values."""
+    by_output = weight.scales[0].astype(jnp.float32)
+    return sums * jnp.broadcast_to(by_output, sums.shape)
+
+
+def with_derivative(kernel: Multiply) -> Multiply:
+    """A kernel's product whose derivative with respect to x is that of `multiply`, in any order and
+    mode. The weight is frozen: it has no derivative.
+
+    Args:
+      kernel: computes like `multiply`.
+    """
+    run = jax.custom_jvp(kernel)
+
+    def derivative(
+        primals: tuple[jax.Array, QuantizedLinear], tangents: tuple[jax.Array, Any]
+    ) -> tuple[jax.Array, jax.Array]:
+        return run(*primals), multiply(tangents[0], primals[1])
+
+    run.defjvp(derivative)
+    return run
+
+
+def take_columns(array: jax.Array, columns: jax.Array) -> jax.Array:
+    """The columns [R, T] of an array [R, V] at indices [T]."""
+    return array[:, columns]
+
+
+def embed(
+    table: QuantizedLinear,
+    ids: jax.Array,
+    out_dtype: jnp.dtype,
+    take: Callable[[jax.Array, jax.Array], jax.Array] = take_columns,
+) -> jax.Array:
+    """Looks up columns of an unembedding [D, V] by id, [..., D]; zeros for a negative id.
+
+    Args:
+      table: the unembedding.
+      ids: [...] below V.
+      out_dtype: the dtype of the result.
+      take: computes like `take_columns`.
+    """
+    columns = jnp.maximum(ids, 0).reshape(-1)
+    chosen = jax.tree.map(lambda leaf: take(leaf, columns), table)
+    rows = unpack(chosen).T.astype(out_dtype).reshape(*ids.shape, table.shape[0])
+    return jnp.where((ids >= 0)[..., None], rows, jnp.zeros((), out_dtype))
+
+
+def _dot(x: jax.Array, values: jax.Array) -> jax.Array:
+    out: jax.Array = jnp.einsum("...I,IO->...O", x, values, preferred_element_type=jnp.float32)
+    return out

@@ -1,0 +1,54 @@
+"""Random quantized weights for tests of the kernels that multiply with them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.kernels.linear import QuantizedLinear
+
+
+class Kind(NamedTuple):
+    """A form of a quantized weight."""
+
+    format: str
+    group: int | None  # inputs; None is one group
+    scale_dtype: type
+    has_mins: bool = False
+    zero: int = 0
+
+
+KINDS = {
+    "int8": Kind("int8", None, np.float32),
+    "int8 in groups": Kind("int8", 32, np.float16),  # as Q8_0
+    "int4 in groups": Kind("int4", 32, np.float16),  # as Q4_0
+    "int4 with mins": Kind("int4", 32, np.float16, True, -8),  # as Q4_1
+    "int4 with wide mins": Kind("int4", 32, np.float32, True, -8),  # as Q4_K
+    "int4 in groups of 128": Kind("int4", 128, np.float32),
+}
+
+
+def random_weight(kind: Kind, num_inputs: int, num_outputs: int, seed: int = 0) -> QuantizedLinear:
+    """A weight [I, O] whose values are about as large as those of a model."""
+    rng = np.random.default_rng([seed, num_inputs, num_outputs])
+    most = 128 if kind.format == "int8" else 8
+    numbers = rng.integers(-most, most, (num_inputs, num_outputs)).astype(np.int8)
+    groups = num_inputs // (kind.group or num_inputs)
+    # Some scales are float16's subnormal numbers.
+    scales = 10.0 ** rng.uniform(-7, -1, (groups, num_outputs)) / most
+    mins = rng.normal(size=scales.shape) / 10 if kind.has_mins else None
+    return QuantizedLinear(
+        data=jnp.asarray(numbers).astype(kind.format),
+        scales=jnp.asarray(scales.astype(kind.scale_dtype)),
+        mins=None if mins is None else jnp.asarray(mins.astype(kind.scale_dtype)),
+        zero=kind.zero,
+    )
+
+
+def random_rows(num_rows: int, num_inputs: int, dtype: str = "float32") -> jax.Array:
+    """Activations [M, I]."""
+    rng = np.random.default_rng([num_rows, num_inputs])
+    return jnp.asarray(rng.normal(size=(num_rows, num_inputs)).astype(np.float32), dtype)
