@@ -1,50 +1,59 @@
 """Writes checkpoints of a training run: any pytree, written by a thread while training continues.
 
 A checkpoint gets its step's name when it is complete and on the disk, so that a process killed at
-any moment, and a machine without power, leave the last complete one. Deliberately does not know the
-meaning of the tree, or training.
+any moment, and a machine without power, leave the last complete one. A tree on a mesh is never
+gathered: each process writes the pieces on its own devices. Deliberately does not know the meaning
+of the tree, or training.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from flaxen.checkpoints.reading import ARRAYS, INDEX, PLAIN, Json, Restored, Tree, restore, steps_in
-from flaxen.weights.atomic import sync, sync_tree
-from flaxen.weights.safetensors_writer import write_arrays
+from flaxen.checkpoints.pieces import Processes, take_apart
+from flaxen.checkpoints.reading import Json, Restored, Tree, restore, steps_in
+from flaxen.checkpoints.writing import write_checkpoint
 
 _LEFT_OVER = re.compile(r"\d+\.(part|deleted)")
 
 
+_ALONE = Processes()
+
+
 class Checkpoints:
-    """The checkpoints in a directory, for one process and one thread. Final.
+    """The checkpoints in a directory, for one thread of each process. Final.
 
     Args:
       directory: created if it is missing; each checkpoint is a directory in it. Unfinished
           checkpoints of a killed process are removed.
       keep: how many of the newest are kept, besides the one being saved.
       every: steps from one checkpoint to the next.
+      processes: those that save together; each makes an object of its own, with the same
+          directory, and calls `save` for the same steps.
 
     Raises:
       ValueError: a number is below 1.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 3, every: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 3,
+        every: int = 1,
+        processes: Processes = _ALONE,
+    ) -> None:
         for name, value in {"keep": keep, "every": every}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self._directory = directory.absolute()
         self._directory.mkdir(parents=True, exist_ok=True)
-        for entry in self._directory.iterdir():
+        self._processes = processes
+        for entry in self._directory.iterdir() if processes.index == 0 else ():
             if _LEFT_OVER.fullmatch(entry.name):
                 shutil.rmtree(entry)
         self._keep, self._every = keep, every
@@ -97,9 +106,9 @@ class Checkpoints:
                 "checkpoint, or give an empty directory"
             )
         self.wait()
-        arrays, leaves = _taken_apart(tree)
-        index = {"version": 1, "step": step, "leaves": leaves, "extra": extra}
-        self._saving = self._writer.submit(_write, path, arrays, json.dumps(index))
+        pieces = take_apart(tree, self._processes)
+        index = {"version": 2 if pieces.is_divided else 1, "step": step, "extra": extra}
+        self._saving = self._writer.submit(write_checkpoint, path, pieces, index, self._processes)
         self._last = step
         return True
 
@@ -112,7 +121,7 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
-        for step in self.steps()[: -self._keep]:
+        for step in self.steps()[: -self._keep] if self._processes.index == 0 else ():
             path = self._directory / str(step)
             gone = path.with_name(f"{step}.deleted")
             # Renamed first, so that a directory named by a step is always complete.
@@ -129,41 +138,3 @@ class Checkpoints:
         restored = restore(self._directory, template, step)
         self._last = restored.step
         return restored
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray], index: str) -> None:
-    """Writes a checkpoint beside its name, and renames it when it is whole."""
-    part = path.with_name(f"{path.name}.part")
-    part.mkdir()
-    try:
-        write_arrays(part / ARRAYS, arrays)
-        (part / INDEX).write_text(index, encoding="utf-8")
-        sync_tree(part)
-    except BaseException:  # its room on a full disk is given back
-        shutil.rmtree(part)
-        raise
-    part.rename(path)
-    sync(path.parent)
-
-
-def _taken_apart(tree: Tree) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
-    """The arrays, and the index entry of each leaf, by its path."""
-    arrays: dict[str, np.ndarray] = {}
-    leaves: dict[str, Json] = {}
-    for place, leaf in jax.tree.flatten_with_path(tree)[0]:
-        name = jax.tree_util.keystr(place)
-        if type(leaf) in PLAIN:
-            leaves[name] = {"value": leaf}
-            continue
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-            raise ValueError(
-                f"the leaf {name} is a {type(leaf).__name__}: only arrays, bool, int, float and "
-                "str can be saved"
-            )
-        leaves[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaves[name]["key_impl"] = str(jax.random.key_impl(leaf))
-            leaf = jax.random.key_data(leaf)
-        # NumPy arrays may be modified while they are written; JAX arrays are immutable.
-        arrays[name] = np.asarray(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
-    return arrays, leaves

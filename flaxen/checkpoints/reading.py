@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-# Names in a checkpoint's directory, which is named by its step.
-ARRAYS, INDEX = "arrays.safetensors", "index.json"
+from flaxen.checkpoints.saved_arrays import ARRAYS, INDEX, SavedArray, SavedArrays, damaged
+from flaxen.sharding.parts import assemble, own_boxes
+
 PLAIN = (bool, int, float, str)  # types of leaves that are stored in JSON
 _STEP = re.compile(r"\d+")
 
@@ -57,15 +59,8 @@ def _read_index(path: Path) -> dict[str, Json]:
     try:
         index: dict[str, Json] = json.loads((path / INDEX).read_bytes())
     except ValueError as error:
-        raise _damaged(path / INDEX, error) from None
+        raise damaged(path / INDEX, error) from None
     return index
-
-
-def _damaged(file: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{file} is damaged ({error}): delete the directory {file.parent}, and the run resumes "
-        "from the checkpoint before it, or begins anew if there is none"
-    )
 
 
 def restore(directory: Path, template: Tree, step: int | None = None) -> Restored:
@@ -75,7 +70,8 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
       directory: the directory of checkpoints.
       template: a tree with the same structure, shapes and dtypes; leaves may be
           jax.ShapeDtypeStruct. The result has JAX arrays on the template's devices, or NumPy arrays
-          where the template has them.
+          where the template has them. The template's mesh may be another than the saved one:
+          of each array only the parts on this process's devices are read.
       step: the checkpoint's step; None is the last complete one.
 
     Raises:
@@ -99,17 +95,14 @@ def restore(directory: Path, template: Tree, step: int | None = None) -> Restore
         _check_fits(leaves, named)
     except ValueError as error:
         raise ValueError(f"{path}: {error}. Was it saved with another configuration?") from None
-    try:
-        with safe_open(path / ARRAYS, framework="numpy", backend="pread") as arrays:
-            # Each array is read by itself, so that the host never holds two copies of all.
-            found = [
-                leaves[name]["value"]
-                if "value" in leaves[name]
-                else _as(leaf, leaves[name], arrays.get_tensor(name))
-                for name, leaf in named.items()
-            ]
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path / ARRAYS, error) from None
+    with SavedArrays(path, index.get("files", [ARRAYS])) as arrays:
+        # Each array is read by itself, so that the host never holds two copies of all.
+        found = [
+            leaves[name]["value"]
+            if "value" in leaves[name]
+            else _as(leaf, leaves[name], arrays.of(name, leaves[name]))
+            for name, leaf in named.items()
+        ]
     tree = jax.tree.unflatten(structure, found)
     return Restored(step, tree, index["extra"])
 
@@ -124,7 +117,7 @@ def _check_fits(leaves: dict[str, Json], template: dict[str, Any]) -> None:
             found = {"value": type(saved["value"]).__name__} if "value" in saved else saved
         else:
             wanted = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-            found = {part: saved[part] for part in saved if part != "key_impl"}
+            found = {part: saved[part] for part in saved if part not in ("key_impl", "parts")}
         if found != wanted:
             raise ValueError(f"the leaf {name} has {_said(found)}, and {_said(wanted)} is needed")
     if leaves.keys() - template.keys():
@@ -138,13 +131,25 @@ def _said(leaf: dict[str, Json]) -> str:
     return f"a Python {kind}"
 
 
-def _as(template: Any, saved: dict[str, Json], array: np.ndarray) -> Any:
-    """Converts an array to the template's form."""
+def _as(template: Any, saved: dict[str, Json], array: SavedArray) -> Any:
+    """Reads an array in the template's form, and onto its devices."""
     if isinstance(template, np.ndarray | np.generic):
-        return array if isinstance(template, np.ndarray) else array[()]
-    sharding = template.sharding if isinstance(template, jax.Array) else None
-    # A copy, not an alias of NumPy's memory, because training donates it.
-    on_device = jax.device_put(array, None if "key_impl" in saved else sharding, may_alias=False)
-    if "key_impl" in saved:
-        return jax.random.wrap_key_data(on_device, impl=saved["key_impl"])
-    return on_device
+        whole = array.read(array.whole)
+        return whole if isinstance(template, np.ndarray) else whole[()]
+    sharding = template.sharding
+    if "key_impl" in saved:  # keys are small: each device gets all of them
+        is_on_mesh = isinstance(sharding, NamedSharding)
+        data = _put(array, NamedSharding(sharding.mesh, P()) if is_on_mesh else None)
+        return jax.random.wrap_key_data(data, impl=saved["key_impl"])
+    return _put(array, sharding)
+
+
+def _put(array: SavedArray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    """Reads what the devices of this process need of an array, and puts it there: copies, not
+    aliases of NumPy's memory, because training donates them.
+    """
+    if sharding is None:
+        on_default: jax.Array = jax.device_put(array.read(array.whole), may_alias=False)
+        return on_default
+    shape = array.whole.stop
+    return assemble(shape, sharding, {box: array.read(box) for box in own_boxes(sharding, shape)})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.checkpoints.pieces import jax_processes
 from flaxen.runs.display import OnRecord
 from flaxen.runs.model import write_results
 from flaxen.runs.opening import OpenedRun, checkpoints_in
@@ -143,7 +144,12 @@ def _state_saver(stack: ExitStack, opened: OpenedRun, directory: Path) -> _SaveS
     """Makes a function that saves states in the background; closing the stack waits for it."""
     config = opened.config.checkpoint
     checkpoints = stack.enter_context(
-        Checkpoints(checkpoints_in(directory), keep=config.keep, every=config.every)
+        Checkpoints(
+            checkpoints_in(directory),
+            keep=config.keep,
+            every=config.every,
+            processes=jax_processes(),
+        )
     )
 
     def save(state: TrainState, *, force: bool) -> None:

@@ -1,0 +1,71 @@
+"""One of two processes that load a model onto one mesh, save it together, and restore it.
+
+python -m tests.mesh.saving_process INDEX PORT DIRECTORY
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.checkpoints.pieces import jax_processes
+from flaxen.models.layout import param_shardings
+from flaxen.sharding.mesh import make_mesh
+from flaxen.sharding.placement import Placement
+from flaxen.sharding.shape import parse_mesh
+from flaxen.weights.checkpoint import open_checkpoint
+from tests.models.golden import GOLDENS
+
+
+def placement(text: str) -> Placement:
+    return Placement(make_mesh(parse_mesh(text)))
+
+
+def assert_own_parts(params: Any, whole: Any) -> None:
+    for leaf, expected in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        assert not leaf.is_fully_addressable
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), np.asarray(expected)[shard.index])
+
+
+def main() -> None:
+    index, port, directory = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+    checkpoint = open_checkpoint(GOLDENS / "qwen3_tied")
+    whole = checkpoint.load_params(jnp.dtype("float32"))
+    params = checkpoint.load_params(jnp.dtype("float32"), placement=placement("fsdp=2,tensor=4"))
+    assert_own_parts(params, whole)
+    state = {"params": params, "step": jnp.int32(1), "key": jax.random.key(3)}
+    where = param_shardings(checkpoint.model.param_specs, placement("tensor=8"))
+    with Checkpoints(directory, processes=jax_processes()) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        template = {
+            **state,
+            "params": jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                params,
+                where,
+            ),
+        }
+        restored = checkpoints.restore(template).tree
+        assert_own_parts(restored["params"], whole)
+        assert int(restored["step"]) == 1
+        print("restored", flush=True)
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        checkpoints.save(2, state)  # waits for the other, until it is killed too
+
+
+if __name__ == "__main__":
+    main()
