@@ -29,6 +29,8 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
 from flaxen.models.layout import check_layout, param_shardings
 from flaxen.models.model import Model, Params
+from flaxen.models.pipeline import pipelined
+from flaxen.models.staging import stage_params
 from flaxen.protocol import ModelInfo
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
@@ -122,6 +124,7 @@ def _build(
     model = checkpoint.model.on(backend, placement)
     if placement is not None:
         check_layout(model.param_specs, placement)
+        specs, model = model.param_specs, pipelined(model)
     sizes = step_sizes(
         backend,
         max_num_seqs=args.max_num_seqs,
@@ -144,7 +147,8 @@ def _build(
     config = _engine_config(args, sizes, plan, lora)
     tokenizer, params = _load(checkpoint, args, form, functools.partial(report, "weights"))
     if placement is not None:
-        params = jax.device_put(params, param_shardings(model.param_specs, placement))
+        params = jax.device_put(params, param_shardings(specs, placement))
+        params = stage_params(params, placement)
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,
         vocab_size=model.vocab_size,

@@ -53,8 +53,11 @@ def page_shardings(model: Model) -> NamedSharding | None:
         return None
     tensor = model.placement.shape.tensor
     axes = page_axes(model.backend)
+    if model.num_stages > 1:
+        axes = ("stages", *axes)
     # Pages have whole heads for each device (`num_page_heads`), so any shape with them divides.
-    return model.placement.sharding(axes, [tensor if axis == "kv_heads" else 1 for axis in axes])
+    sizes = {"kv_heads": tensor, "stages": model.num_stages}
+    return model.placement.sharding(axes, [sizes.get(axis or "", 1) for axis in axes])
 
 
 def run_step(

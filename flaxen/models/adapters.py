@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear
@@ -96,7 +97,7 @@ def matrices(model: Model) -> list[dict[str, ParamSpec]]:
     layer.
     """
     if model.has_layers:
-        return [
+        layers = [
             {
                 name: layer[name]
                 for name in LORA_TARGETS
@@ -104,6 +105,7 @@ def matrices(model: Model) -> list[dict[str, ParamSpec]]:
             }
             for layer in model.param_specs["layers"]
         ]
+        return layers * model.num_stages
     return [{jax.tree_util.keystr(path): spec for path, spec in _adapted(model)}]
 
 
@@ -222,13 +224,23 @@ def with_adapters(
             one, params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear)
         )
     layers = []
-    for index, (layer, stacks) in enumerate(zip(params["layers"], adapters["layers"], strict=True)):
+    stacked = _by_place(adapters["layers"], len(params["layers"]))
+    for index, (layer, stacks) in enumerate(zip(params["layers"], stacked, strict=True)):
         beside = {
             name: adapted(index, number, layer[name], stack)
             for number, (name, stack) in enumerate(stacks.items())
         }
         layers.append({**layer, **beside})
     return {**params, "layers": tuple(layers)}
+
+
+def _by_place(layers: Any, size: int) -> Any:
+    """Adapters of the layers that have the same place in each pipeline stage, as one array."""
+    if len(layers) == size:
+        return layers
+    return [
+        jax.tree.map(lambda *each: jnp.stack(each), *layers[number::size]) for number in range(size)
+    ]
 
 
 def _by_array(targets: Iterable[str]) -> dict[str, dict[int, str]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -80,14 +80,15 @@ def empty_layer(
     heads = num_page_heads(spec.num_kv_heads, placement), spec.head_dim
     pages = empty_cache(num_pages, page_size, *heads, dtype, backend=backend)
     if placement is not None:
-        axes = page_axes(backend)
-        pages = jax.tree.map(
-            lambda each: jax.lax.with_sharding_constraint(
-                each, placement.sharding(axes, each.shape)
-            ),
-            pages,
-        )
+        pages = jax.tree.map(lambda each: _laid(each, page_axes(backend), placement), pages)
     return LayerPages(pages=pages, group=group)
+
+
+def _laid(x: jax.Array, axes: tuple[str | None, ...], placement: Placement) -> jax.Array:
+    """An array of the pages on a mesh, with one for each pipeline stage if there are several."""
+    if (stages := placement.shape.pipeline) > 1:
+        x, axes = jnp.broadcast_to(x, (stages, *x.shape)), ("stages", *axes)
+    return jax.lax.with_sharding_constraint(x, placement.sharding(axes, x.shape))
 
 
 def causal(
@@ -101,6 +102,21 @@ def causal(
       placement: the mesh that computes; None is one device.
     """
     return _Causal(segment_ids=segment_ids, backend=backend, placement=placement)
+
+
+class Staged(Attend, Protocol):
+    """An `attend` that a pipeline can divide into microbatches; both of this file's can."""
+
+    def split(self, num_parts: int) -> Staged:
+        """The same with what it has for each row in microbatches, as `split_rows`."""
+
+    def in_stage(self, part: jax.Array, is_active: jax.Array) -> Staged:
+        """The attention of one microbatch in a stage, within a shard_map over the stages.
+
+        Args:
+          part: the microbatch's number.
+          is_active: whether the stage has work in this turn; if not, no page may change.
+        """
 
 
 @jax.tree_util.register_dataclass
@@ -124,6 +140,19 @@ class _Paged:
             run = over_pages(run, self.placement, page_axes(self.backend))
         out, pages = run(q, k, v, cache.pages, self.batches[cache.group])
         return out, LayerPages(pages=pages, group=cache.group)
+
+    def split(self, num_parts: int) -> Staged:
+        assert num_parts == 1, "a step is not divided into microbatches"
+        return self
+
+    def in_stage(self, part: jax.Array, is_active: jax.Array) -> Staged:
+        """Without work, the batch has no tokens: nothing is written to pages, or read."""
+        batches = tuple(
+            each._replace(kv_lens=each.kv_lens * is_active, cu_q_lens=each.cu_q_lens * is_active)
+            for each in self.batches
+        )
+        assert self.placement is not None
+        return replace(self, batches=batches, placement=self.placement.in_stage())
 
 
 @jax.tree_util.register_dataclass
@@ -150,3 +179,26 @@ class _Causal:
 
         on_mesh = run if self.placement is None else over_segments(run, self.placement)
         return on_mesh(q, k, v, self.segment_ids), cache
+
+    def split(self, num_parts: int) -> Staged:
+        if self.segment_ids is None:
+            return self
+        return replace(self, segment_ids=split_rows(self.segment_ids, num_parts))
+
+    def in_stage(self, part: jax.Array, is_active: jax.Array) -> Staged:
+        assert self.placement is not None
+        ids = None if self.segment_ids is None else self.segment_ids[part]
+        return replace(self, segment_ids=ids, placement=self.placement.in_stage())
+
+
+def split_rows(x: jax.Array, num_parts: int) -> jax.Array:
+    """Microbatches of rows [B, ...]: [num_parts, B / num_parts, ...].
+
+    Each takes every num_parts-th row, so that it has rows of every device that has some.
+    """
+    return x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def join_rows(x: jax.Array) -> jax.Array:
+    """The inverse of `split_rows`."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

@@ -27,6 +27,7 @@ from flaxen.models.model import (
     Cache,
     Init,
     InputEmbeds,
+    LayerForward,
     Matrix,
     Model,
     Params,
@@ -52,6 +53,10 @@ def decoder(config: DecoderConfig) -> Model:
         vocab_size=config.vocab_size,
         max_position=config.max_position,
         has_layers=True,
+        in_layers=LayerForward(
+            first_on=functools.partial(_first, config),
+            layer_on=functools.partial(_one_layer, config),
+        ),
     )
 
 
@@ -70,16 +75,42 @@ def _forward(
 
     Each part is a jit of its own, so that one layer is traced for all.
     """
+    x, rope = _first(config, backend, params, tokens, positions, embeds)
+    entries = []
+    for number, (p, entry) in enumerate(zip(params["layers"], cache, strict=True)):
+        x, entry = _one_layer(config, backend, number, p, x, rope, attend, entry)
+        entries.append(entry)
+    return x, tuple(entries)
+
+
+def _first(
+    config: DecoderConfig,
+    backend: Backend,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    embeds: InputEmbeds | None = None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The input of the first layer, and the tables of the rotary embedding for all layers."""
     dtype = params["final_norm"].dtype
     x, cos, sin = _embed(config, backend, dtype, params["embed"], tokens, positions)
     if embeds is not None:
         x = jnp.where(embeds.is_given[..., None], embeds.values.astype(dtype), x)
-    entries = []
-    for window, p, entry in zip(config.windows, params["layers"], cache, strict=True):
-        spec = AttentionSpec(window=window)
-        x, entry = _layer(config, backend, spec, attend, p, x, cos, sin, entry)
-        entries.append(entry)
-    return x, tuple(entries)
+    return x, (cos, sin)
+
+
+def _one_layer(
+    config: DecoderConfig,
+    backend: Backend,
+    number: int,
+    p: Params,
+    x: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    attend: Attend,
+    entry: Any,
+) -> tuple[jax.Array, Any]:
+    spec = AttentionSpec(window=config.windows[number])
+    return _layer(config, backend, spec, attend, p, x, *rope, entry)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -23,11 +23,26 @@ from flaxen.sharding.placement import Placement
 def param_shardings(specs: Any, placement: Placement) -> Any:
     """The sharding of each parameter, in a tree like the specs.
 
+    With pipeline stages, the arrays of a layer are on the devices of its stage alone, as
+    `staging.stage_params` takes them.
+
     Args:
       specs: a model's param_specs, or a part of them.
       placement: the mesh.
     """
-    return jax.tree.map(lambda spec: param_sharding(spec, placement), specs, is_leaf=is_spec)
+
+    def on(own: Placement, part: Any) -> Any:
+        return jax.tree.map(lambda spec: param_sharding(spec, own), part, is_leaf=is_spec)
+
+    num_stages = placement.shape.pipeline
+    if num_stages == 1:
+        return on(placement, specs)
+    size = len(specs["layers"]) // num_stages
+    layers = tuple(
+        on(placement.stage(number // size), layer) for number, layer in enumerate(specs["layers"])
+    )
+    rest = {name: on(placement, each) for name, each in specs.items() if name != "layers"}
+    return {**rest, "layers": layers}
 
 
 def check_layout(specs: Any, placement: Placement) -> None:

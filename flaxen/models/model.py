@@ -118,6 +118,18 @@ class InputEmbeds(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerForward:
+    """A forward in parts, so that layers can be on different devices: `models/pipeline.py`."""
+
+    # Backend, parameters, tokens, positions, embeddings or None -> the first layer's input
+    # [..., D], and what all layers share: a tree of arrays [..., x].
+    first_on: Callable[..., tuple[jax.Array, Any]]
+    # Backend, the layer's number and parameters, its input, what all share, attend, cache entry ->
+    # its output, and the new entry.
+    layer_on: Callable[..., tuple[jax.Array, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A decoder as pure functions over an explicit tree of parameters, made for a backend.
 
@@ -139,6 +151,10 @@ class Model:
     # The trained collection, if `params` is a dict of collections as in Flax; None trains
     # everything.
     trained: str | None = None
+    in_layers: LayerForward | None = None  # None: the forward is in one piece
+    # The pipeline stages. With more than one, `params["layers"]` has the layers of one stage, and
+    # each of its arrays has a leading axis over the stages.
+    num_stages: int = 1
     train_forward_on: (  # None: training uses forward
         Callable[
             [Backend, Params, jax.Array, jax.Array, Attend, jax.Array],

@@ -82,12 +82,10 @@ def over_pages(
                 k, v = (own_head(each, parts) for each in (k, v))
             return run(q, k, v, pages, batch)
 
-        mapped = jax.shard_map(
+        mapped = placement.shard_map(
             on_device,
-            mesh=placement.mesh,
             in_specs=(heads, *(P() if is_copied else heads,) * 2, pages_spec, P()),
             out_specs=(heads, pages_spec),
-            check_vma=False,  # a Pallas kernel does not say over which axes its output varies
         )
         found: tuple[jax.Array, Any] = mapped(q, k, v, pages, batch)
         return found
@@ -125,12 +123,8 @@ def over_segments(run: Callable[..., jax.Array], placement: Placement) -> Callab
             return _own_queries(run, q, k, v, segment_ids, context)
 
         ids_spec = None if segment_ids is None else P(rows, length)
-        mapped = jax.shard_map(
-            on_device,
-            mesh=placement.mesh,
-            in_specs=(q_spec, kv_spec, kv_spec, ids_spec),
-            out_specs=q_spec,
-            check_vma=False,
+        mapped = placement.shard_map(
+            on_device, in_specs=(q_spec, kv_spec, kv_spec, ids_spec), out_specs=q_spec
         )
         found: jax.Array = mapped(q, k, v, segment_ids)
         return found

@@ -5,14 +5,17 @@ Deliberately does not know models, nor what the arrays mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxen.sharding.mesh import shape_of
 from flaxen.sharding.rules import partition
-from flaxen.sharding.shape import MeshShape
+from flaxen.sharding.shape import AXES, MeshShape
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Placement:
     """
 
     mesh: Mesh
+    # Whether this is inside a shard_map over the pipeline axis: what runs there is one stage.
+    is_in_stage: bool = False
 
     @property
     def shape(self) -> MeshShape:
@@ -46,6 +51,28 @@ class Placement:
           head_dim: as in `rules.partition`.
         """
         return NamedSharding(self.mesh, self.spec(axes, shape, head_dim=head_dim))
+
+    def shard_map(self, run: Callable[..., Any], *, in_specs: Any, out_specs: Any) -> Any:
+        """`jax.shard_map` over the mesh; in a stage, over the axes that are left."""
+        # A Pallas kernel does not say over which axes its output varies, so that is not checked.
+        if self.is_in_stage:
+            rest = frozenset(AXES) - {"pipeline"}
+            return jax.shard_map(
+                run, in_specs=in_specs, out_specs=out_specs, axis_names=rest, check_vma=False
+            )
+        return jax.shard_map(
+            run, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
+    def in_stage(self) -> Placement:
+        """The mesh as it is inside a shard_map over the pipeline axis."""
+        return replace(self, is_in_stage=True)
+
+    def stage(self, index: int) -> Placement:
+        """The devices of one pipeline stage alone."""
+        axis = AXES.index("pipeline")
+        part = np.take(self.mesh.devices, [index], axis=axis)
+        return Placement(Mesh(part, AXES, axis_types=self.mesh.axis_types))
 
     @property
     def replicated(self) -> NamedSharding:

@@ -13,6 +13,8 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params
+from flaxen.models.pipeline import pipelined
+from flaxen.models.staging import stage_params
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import parse_mesh
@@ -26,28 +28,30 @@ def placement(text: str) -> Placement:
 
 
 def on_mesh(text: str, model: Model = MODEL) -> Model:
-    return model.on(Backend.REFERENCE, placement(text))
+    return pipelined(model.on(Backend.REFERENCE, placement(text)))
 
 
-def placed(model: Model, params: Params) -> Params:
-    """The parameters, laid over the model's mesh."""
-    assert model.placement is not None
-    return jax.device_put(params, param_shardings(model.param_specs, model.placement))
+def placed(params: Params, placement: Placement, model: Model = MODEL) -> Params:
+    """The parameters of one tree a layer, laid over a mesh."""
+    laid = jax.device_put(params, param_shardings(model.param_specs, placement))
+    return stage_params(laid, placement)
 
 
 def mesh_executor(
-    text: str, config: EngineConfig = ONE_SHAPE, params: Params = PARAMS
+    text: str, config: EngineConfig = ONE_SHAPE, params: Params = PARAMS, model: Model = MODEL
 ) -> JaxExecutor:
-    return executor_on(placement(text), config, params)
+    return executor_on(placement(text), config, params, model)
 
 
 def executor_on(
-    placement: Placement, config: EngineConfig = ONE_SHAPE, params: Params = PARAMS
+    placement: Placement,
+    config: EngineConfig = ONE_SHAPE,
+    params: Params = PARAMS,
+    model: Model = MODEL,
 ) -> JaxExecutor:
-    model = MODEL.on(Backend.REFERENCE, placement)
     return JaxExecutor(
-        model,
-        placed(model, params),
+        pipelined(model.on(Backend.REFERENCE, placement)),
+        placed(params, placement, model),
         config,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype("float32"),

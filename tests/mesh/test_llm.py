@@ -25,13 +25,14 @@ def test_a_mesh_says_what_one_device_says(model: str) -> None:
     args = {"dtype": "float32", "max_model_len": 64, "max_num_seqs": 4, "compile_sizes": (16,)}
     args["max_num_batched_tokens"] = 16
     alone = LLM(model, backend="reference", **args).generate(PROMPTS, GREEDY)
-    llm = LLM(model, tensor_parallel_size=2, **args)
-    table = llm.params["embed"]
-    assert table.addressable_shards[0].data.nbytes * 2 == table.nbytes
-    found = llm.generate(PROMPTS, GREEDY)
-    assert [each.outputs[0].token_ids for each in found] == [
-        each.outputs[0].token_ids for each in alone
-    ]
+    for mesh in ({"tensor_parallel_size": 2}, {"mesh": "pipeline=2,tensor=2"}):
+        llm = LLM(model, **mesh, **args)
+        table = llm.params["embed"]
+        assert table.addressable_shards[0].data.nbytes * 2 == table.nbytes
+        found = llm.generate(PROMPTS, GREEDY)
+        assert [each.outputs[0].token_ids for each in found] == [
+            each.outputs[0].token_ids for each in alone
+        ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""A model whose layers are in stages computes, serves and trains as in one piece."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxen.kernels.backend import Backend
+from flaxen.models.decoder import decoder
+from flaxen.models.logits import logits
+from flaxen.models.model import Model, Params
+from flaxen.models.pipeline import num_microbatches, pipelined
+from flaxen.models.staging import unstage_params
+from flaxen.protocol import Request
+from flaxen.training.full import initial_params
+from tests.engine.groups import groups
+from tests.engine.lora import LORA, adapted, make_adapter
+from tests.engine.tiny import MODEL, MODEL_CONFIG, ONE_SHAPE, make_engine, prompts, run, trace
+from tests.mesh.meshes import mesh_executor, on_mesh, placed, placement
+from tests.mesh.test_serving import assert_close
+
+DEEP = decoder(replace(MODEL_CONFIG, num_layers=4, windows=(None, 24) * 2))
+PARAMS = jax.tree.map(lambda leaf: leaf * (4 if leaf.ndim > 1 else 1), initial_params(DEEP, 0))
+TOKENS = jax.random.randint(jax.random.key(1), (8, 24), 3, DEEP.vocab_size)
+MESH = "pipeline=2,tensor=2"
+
+
+def loss(model: Model, params: Params) -> jax.Array:
+    return jnp.mean(jax.nn.log_softmax(logits(model, params, TOKENS))[..., 0])
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[jax.Array, Params]:
+    return jax.jit(jax.value_and_grad(lambda params: loss(DEEP, params)))(PARAMS)
+
+
+@pytest.mark.parametrize("text", ["pipeline=2", "pipeline=2,data=2,tensor=2"])
+def test_stages_have_the_gradients_of_one_piece(text: str, alone: tuple[jax.Array, Params]) -> None:
+    model, params = on_mesh(text, DEEP), placed(PARAMS, placement(text), DEEP)
+    value, gradients = jax.jit(jax.value_and_grad(lambda params: loss(model, params)))(params)
+    np.testing.assert_allclose(value, alone[0], rtol=1e-5)
+    found = unstage_params(gradients, placement(text))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), found, alone[1])
+
+
+def test_a_stage_has_its_own_layers_alone() -> None:
+    params = placed(PARAMS, placement("pipeline=2"), DEEP)
+    (first, second) = params["layers"]
+    assert first["wq"].shape == (2, *PARAMS["layers"][0]["wq"].shape)
+    for number, layer in enumerate(PARAMS["layers"]):
+        whole = (first, second)[number % 2]["wq"]
+        (part,) = (each for each in whole.addressable_shards if each.index[0].start == number // 2)
+        np.testing.assert_array_equal(part.data[0], layer["wq"])
+    back = unstage_params(params, placement("pipeline=2"))
+    jax.tree.map(np.testing.assert_array_equal, back, PARAMS)
+
+
+def requests() -> list[Request]:
+    kinds = ({}, {"temperature": 0.8, "seed": 7})
+    return [
+        adapted(f"r{i}", p, ("one", None)[i % 2], **kinds[i // 2 % 2])
+        for i, p in enumerate(prompts([1, 2, 40, 70, 5, 33]))
+    ]
+
+
+def test_stages_serve_what_one_piece_serves() -> None:
+    """With adapters, and to the bit alone or in a batch."""
+    config = replace(ONE_SHAPE, groups=groups(DEEP.cache_specs, 256), lora=LORA)
+    staged = replace(config, groups=groups(on_mesh(MESH, DEEP).cache_specs, 256))
+    engines = [
+        make_engine(config, executor=mesh_executor("tensor=1", config, PARAMS, DEEP)),
+        make_engine(staged, executor=mesh_executor(MESH, staged, PARAMS, DEEP)),
+    ]
+    for engine in engines:
+        engine.adapters.load("one", make_adapter(0, model=DEEP))
+    expected, found = (run(engine, requests()) for engine in engines)
+    for got, other in zip(found, expected, strict=True):
+        assert_close(got, other)
+    for got, one in zip(found, requests(), strict=True):
+        assert trace(got) == trace(run(engines[1], [one])[0])
+
+
+def test_microbatches_divide_over_the_data_axes() -> None:
+    assert num_microbatches(32, placement("pipeline=2")) == 8
+    assert num_microbatches(8, placement("pipeline=2,data=2")) == 4
+    assert num_microbatches(3, placement("pipeline=2")) == 3
+    assert num_microbatches(1, placement("pipeline=2")) == 1
+
+
+def test_layers_that_can_not_be_in_equal_stages_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"4 layers can't be divided into pipeline=3 .* 1, 2, 4$"):
+        on_mesh("pipeline=3", DEEP)
+    with pytest.raises(ValueError, match="in pipeline=2 stages the same layer of each stage must"):
+        on_mesh("pipeline=2", MODEL)
+    piece = replace(DEEP, in_layers=None)
+    with pytest.raises(ValueError, match="the forward of a definition is in one piece"):
+        pipelined(piece.on(Backend.REFERENCE, placement("pipeline=2")))
