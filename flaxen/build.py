@@ -27,7 +27,7 @@ from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, why_no_kernels
-from flaxen.models.layout import check_layout, param_shardings
+from flaxen.models.layout import check_layout
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined
 from flaxen.models.staging import stage_params
@@ -124,7 +124,7 @@ def _build(
     model = checkpoint.model.on(backend, placement)
     if placement is not None:
         check_layout(model.param_specs, placement)
-        specs, model = model.param_specs, pipelined(model)
+        model = pipelined(model)
     sizes = step_sizes(
         backend,
         max_num_seqs=args.max_num_seqs,
@@ -133,7 +133,7 @@ def _build(
     )
     if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         sizes = _definition_sizes(sizes)
-    form = Form(dtype=dtype, backend=backend, quantization=args.quantization)
+    form = Form(dtype=dtype, backend=backend, quantization=args.quantization, placement=placement)
     plan = plan_model_cache(
         model,
         sizes,
@@ -147,7 +147,6 @@ def _build(
     config = _engine_config(args, sizes, plan, lora)
     tokenizer, params = _load(checkpoint, args, form, functools.partial(report, "weights"))
     if placement is not None:
-        params = jax.device_put(params, param_shardings(specs, placement))
         params = stage_params(params, placement)
     info = ModelInfo(
         name=args.served_model_name or checkpoint.name,
@@ -216,6 +215,7 @@ def _load(
             on_weights,
             backend=form.backend,
             quantization=form.quantization,
+            placement=form.placement,
         )
         tokenizer = with_template(checkpoint.make_tokenizer(), args.chat_template)
         return tokenizer, loading.result()

@@ -88,7 +88,8 @@ def _laid(x: jax.Array, axes: tuple[str | None, ...], placement: Placement) -> j
     """An array of the pages on a mesh, with one for each pipeline stage if there are several."""
     if (stages := placement.shape.pipeline) > 1:
         x, axes = jnp.broadcast_to(x, (stages, *x.shape)), ("stages", *axes)
-    return jax.lax.with_sharding_constraint(x, placement.sharding(axes, x.shape))
+    laid: jax.Array = jax.lax.with_sharding_constraint(x, placement.sharding(axes, x.shape))
+    return laid
 
 
 def causal(

@@ -110,7 +110,8 @@ def _one_layer(
     entry: Any,
 ) -> tuple[jax.Array, Any]:
     spec = AttentionSpec(window=config.windows[number])
-    return _layer(config, backend, spec, attend, p, x, *rope, entry)
+    found: tuple[jax.Array, Any] = _layer(config, backend, spec, attend, p, x, *rope, entry)
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -53,7 +53,7 @@ class Checkpoint:
 
     def num_param_bytes(self, form: Form) -> int:
         """The bytes that the parameters will take in memory."""
-        return num_bytes(self.sources.params, form)
+        return num_bytes(self.model.param_specs, self.sources.params, form)
 
     def load_params(
         self,

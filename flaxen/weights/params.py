@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import TILE, Format
-from flaxen.models.layout import param_sharding
+from flaxen.models.layout import param_shardings
 from flaxen.models.model import Params, ParamSpec
 from flaxen.sharding.placement import Placement
 from flaxen.weights.packing.layout import Layout
@@ -76,15 +78,27 @@ class Form:
             )
 
 
-def num_bytes(sources: list[Source], form: Form) -> int:
-    """The bytes of the loaded parameters, without padding; on a mesh those of one device."""
-    return sum(_num_bytes(source, form) for source in sources)
+def num_bytes(specs: Any, sources: list[Source], form: Form) -> int:
+    """The bytes of the loaded parameters, without padding; on a mesh the most of one device."""
+    found: Counter[Any] = Counter()
+    for source, sharding in zip(sources, _shardings(specs, sources, form), strict=True):
+        shape = source.spec.shape
+        if sharding is None:
+            found[None] += _num_bytes(source, shape, form)
+            continue
+        part = _num_bytes(source, sharding.shard_shape(shape), form)
+        found.update(dict.fromkeys(sharding.device_set, part))
+    return max(found.values(), default=0)
 
 
-def _num_bytes(source: Source, form: Form) -> int:
-    shape = source.spec.shape
-    if form.placement is not None:
-        shape = param_sharding(source.spec, form.placement).shard_shape(shape)
+def _shardings(specs: Any, sources: list[Source], form: Form) -> list[NamedSharding | None]:
+    """Where each source's parameter is; None is the default device."""
+    if form.placement is None:
+        return [None] * len(sources)
+    return jax.tree.leaves(param_shardings(specs, form.placement))
+
+
+def _num_bytes(source: Source, shape: tuple[int, ...], form: Form) -> int:
     num_values = math.prod(shape)
     if not form.backend.packs_weights or source.spec.matrix is None:
         return num_values * form.dtype.itemsize
@@ -125,10 +139,11 @@ def load_params(
     done = 0
     memory = WeightMemory()
     params: list[Any] = [None] * len(sources)
+    shardings = _shardings(specs, sources, form)
     threads = _THREADS if form.placement is None else _THREADS_ON_A_MESH
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, threads)) as pool:
         futures = {
-            pool.submit(_load, source, form, round_to, memory): i
+            pool.submit(_load, source, form, shardings[i], round_to, memory): i
             for i, source in enumerate(sources)
         }
         try:
@@ -144,12 +159,17 @@ def load_params(
     return jax.tree.unflatten(structure, params)
 
 
-def _load(source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory) -> Any:
+def _load(
+    source: Source,
+    form: Form,
+    sharding: NamedSharding | None,
+    round_to: jnp.dtype | None,
+    memory: WeightMemory,
+) -> Any:
     """Loads one parameter: an array, or a PackedLinear."""
     if form.backend.packs_weights and source.spec.matrix is not None:
         return _load_packed(source, form, round_to, memory)
-    if form.placement is not None:
-        sharding = param_sharding(source.spec, form.placement)
+    if sharding is not None:
         read = functools.partial(_floats, round_to=round_to)
         return load_shards(source, form.dtype, sharding, read, _PIECE)
     out = memory.zeros(source.spec.shape, form.dtype)

@@ -195,7 +195,7 @@ def test_the_bytes_of_one_device_are_known_before() -> None:
         for shard in leaf.addressable_shards
         if shard.device == first
     ]
-    assert num_bytes(checkpoint.sources.params, form) == sum(held)
+    assert num_bytes(checkpoint.model.param_specs, checkpoint.sources.params, form) == sum(held)
 
 
 def test_packed_weights_are_of_one_device() -> None:
