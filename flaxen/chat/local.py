@@ -8,8 +8,8 @@ from contextlib import closing
 from typing import Any
 
 from flaxen.chat.answers import Answer, AnswerError, Cut, Ending, Message
-from flaxen.engine.core import Engine
 from flaxen.engine.one_request import run_request
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import Finish, FinishReason, Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ _PLAIN = (
 
 
 def local_answer(
-    engine: Engine,
+    engine: SteppedEngine,
     tokenizer: Tokenizer,
     defaults: Mapping[str, Any],
     adapter: str | None = None,

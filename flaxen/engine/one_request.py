@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from flaxen.engine.core import Engine
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import Request, TokenEvent
 
 
-def run_request(engine: Engine, request: Request) -> Generator[Sequence[TokenEvent], None, None]:
+def run_request(
+    engine: SteppedEngine, request: Request
+) -> Generator[Sequence[TokenEvent], None, None]:
     """Yields a request's events of each step: none while its prompt is computed.
 
     The engine is idle afterwards, also if the caller stops early.

@@ -35,6 +35,19 @@ def test_a_mesh_says_what_one_device_says(model: str) -> None:
         ]
 
 
+def test_data_replicas_say_what_one_device_says(model: str) -> None:
+    args = {"dtype": "float32", "max_model_len": 64, "max_num_seqs": 4, "compile_sizes": (16,)}
+    args["max_num_batched_tokens"] = 16
+    sampled = SamplingParams(temperature=0.9, max_tokens=6, ignore_eos=True)  # seeds of the LLM
+    alone = LLM(model, backend="reference", **args).generate(PROMPTS, sampled)
+    llm = LLM(model, data_parallel_size=2, **args)
+    found = llm.generate(PROMPTS, sampled)
+    assert [each.outputs[0].token_ids for each in found] == [
+        each.outputs[0].token_ids for each in alone
+    ]
+    assert all(each.num_generated_tokens for each in llm.engine.stats().replicas)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -1,0 +1,246 @@
+"""What an engine is made of, before there is one: the opened model on its mesh, the sizes of steps
+and of the KV cache, and the weights.
+
+Deliberately does not know: executors, engines, argv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.engine.cache.plan import CachePlan
+from flaxen.engine.config import EngineConfig, LoraLimits
+from flaxen.engine.model_cache import plan_model_cache
+from flaxen.engine.step_sizes import StepSizes, step_sizes
+from flaxen.engine_args import EngineArgs, check_quantization, compute_dtype
+from flaxen.hub.pull import OnDownload
+from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.choice import choose_backend, why_no_kernels
+from flaxen.models.layout import check_layout, param_shardings
+from flaxen.models.model import Model, Params
+from flaxen.models.pipeline import pipelined
+from flaxen.models.staging import stage_params
+from flaxen.sharding.mesh import make_mesh, replicas
+from flaxen.sharding.placement import Placement
+from flaxen.sharding.processes import (
+    Processes,
+    check_alike,
+    check_mesh,
+    least_of_all,
+    this_process,
+)
+from flaxen.sharding.shape import MeshShape
+from flaxen.text.given_template import with_template
+from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.checkpoint import Checkpoint
+from flaxen.weights.definition import Definition
+from flaxen.weights.huggingface.generation_config import sampling_defaults
+from flaxen.weights.opening import OpenedModel, open_model
+from flaxen.weights.params import Form
+
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An opened model, and all sizes of its engine."""
+
+    args: EngineArgs
+    checkpoint: Checkpoint | Definition
+    models: tuple[Model, ...]  # one for each data replica, on its part of the mesh
+    form: Form  # of the weights
+    cache_plan: CachePlan
+    config: EngineConfig
+    default_sampling: Mapping[str, Any]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of compute and of the KV cache."""
+        return self.form.dtype
+
+    @property
+    def backend(self) -> Backend:
+        """What computes."""
+        return self.form.backend
+
+
+def prepare(
+    args: EngineArgs,
+    report: OnProgress,
+    lora: LoraLimits | None,
+    definition: Definition | None,
+) -> Prepared:
+    """Opens the model and decides all sizes. Args and errors are those of `build`."""
+    processes = this_process()
+    num_devices = args.mesh_shape.num_devices
+    backend = choose_backend(args.backend, args.device, num_devices=num_devices)
+    if backend is Backend.CPU:
+        cpu_library.start()
+    reason = why_no_kernels(args.backend, num_devices=num_devices)
+    check_quantization(args.quantization, backend, reason)
+    placements = _placements(args.mesh_shape, processes)
+    checkpoint: Checkpoint | Definition
+    if definition is not None:
+        path, checkpoint = None, definition
+    else:
+        path, checkpoint = open_named(
+            args, lambda name, done, total: report("download", done, total)
+        )
+    dtype = compute_dtype(args.dtype, backend, checkpoint)
+    models = tuple(_on(checkpoint.model, backend, each) for each in placements)
+    sizes = step_sizes(
+        backend,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        compile_sizes=args.compile_sizes,
+    )
+    if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
+        sizes = _definition_sizes(sizes)
+    form = Form(
+        dtype=dtype, backend=backend, quantization=args.quantization, placement=placements[0]
+    )
+    plan = plan_model_cache(
+        models[0],
+        sizes,
+        page_size=args.page_size,
+        itemsize=dtype.itemsize,
+        num_param_bytes=checkpoint.num_param_bytes(form),
+        max_model_len=args.max_model_len,
+        kv_cache_bytes=args.kv_cache_bytes,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+    )
+    if processes.count > 1:
+        plan = _agreed(
+            plan,
+            f"{checkpoint.name} {models[0].param_specs} {dtype} {args.quantization} {sizes} {lora}",
+        )
+    return Prepared(
+        args=args,
+        checkpoint=checkpoint,
+        models=models,
+        form=form,
+        cache_plan=plan,
+        config=_engine_config(args, sizes, plan, lora),
+        default_sampling=sampling_defaults(args.generation_config, path),
+    )
+
+
+def _on(model: Model, backend: Backend, placement: Placement | None) -> Model:
+    """The model as a backend computes it, on a mesh."""
+    placed = model.on(backend, placement)
+    if placement is None:
+        return placed
+    check_layout(placed.param_specs, placement)
+    return pipelined(placed)
+
+
+def _placements(shape: MeshShape, processes: Processes) -> list[Placement | None]:
+    """The mesh of each data replica; None for one device, which is JAX's default one.
+
+    Raises:
+      ValueError: there are not as many devices, or the processes can't share the mesh.
+    """
+    check_mesh(shape, processes)
+    if shape.data > 1 and processes.count > 1:
+        raise ValueError(
+            f"the mesh {shape} has data replicas, and they can't be on several processes, because "
+            "process 0 would not see the results of the others: use tensor, or a server for each "
+            "machine"
+        )
+    if shape.num_devices == 1:
+        return [None]
+    return [Placement(each) for each in replicas(make_mesh(shape))]
+
+
+def _agreed(plan: CachePlan, what: str) -> CachePlan:
+    """The plan of the process with the least memory, which all of them take."""
+    check_alike("the model, its number formats or the sizes of its engine", what)
+    num_pages = [group.num_pages for group in plan.groups]
+    max_model_len, *agreed = least_of_all([plan.max_model_len, *num_pages])
+    groups = tuple(
+        replace(group, num_pages=pages) for group, pages in zip(plan.groups, agreed, strict=True)
+    )
+    return replace(plan, max_model_len=max_model_len, groups=groups)
+
+
+def load(
+    prepared: Prepared, on_weights: Callable[[int, int], None]
+) -> tuple[Tokenizer, list[Params]]:
+    """Loads the tokenizer, and the weights of each data replica, which are read once.
+
+    The tokenizer is loaded beside the weights, whose reading releases the interpreter's lock.
+    """
+    checkpoint, form = prepared.checkpoint, prepared.form
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(
+            checkpoint.load_params,
+            form.dtype,
+            on_weights,
+            backend=form.backend,
+            quantization=form.quantization,
+            placement=form.placement,
+        )
+        tokenizer = with_template(checkpoint.make_tokenizer(), prepared.args.chat_template)
+        params = loading.result()
+    return tokenizer, [_placed(params, prepared, each.placement) for each in prepared.models]
+
+
+def _placed(params: Params, prepared: Prepared, placement: Placement | None) -> Params:
+    """The parameters of a data replica: those of the first one, or a copy on its own devices."""
+    if placement is None:
+        return params
+    if placement != prepared.form.placement:
+        specs = prepared.checkpoint.model.param_specs
+        params = jax.device_put(params, param_shardings(specs, placement))
+    return stage_params(params, placement)
+
+
+def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> OpenedModel:
+    """Opens the model that the arguments name.
+
+    Raises:
+      ValueError: as in `build`.
+    """
+    return open_model(
+        args.model,
+        args.places,
+        backend=choose_backend(args.backend, args.device, num_devices=args.mesh_shape.num_devices),
+        impl=args.impl,
+        definition=args.definition,
+        on_download=on_download,
+    )
+
+
+def _engine_config(
+    args: EngineArgs, sizes: StepSizes, plan: CachePlan, lora: LoraLimits | None
+) -> EngineConfig:
+    return EngineConfig(
+        max_model_len=plan.max_model_len,
+        groups=plan.groups,
+        page_size=args.page_size,
+        max_num_seqs=sizes.max_num_seqs,
+        max_num_batched_tokens=sizes.max_num_batched_tokens,
+        target_itl_ms=args.target_itl_ms,
+        enable_prefix_caching=args.enable_prefix_caching,
+        max_waiting=args.max_waiting,
+        max_unread_bytes=args.max_unread_bytes,
+        max_logprobs=args.max_logprobs,
+        compile_sizes=sizes.compiled,
+        lora=lora,
+    )
+
+
+def _definition_sizes(sizes: StepSizes) -> StepSizes:
+    """The step sizes of a definition: never one token, because with one row XLA fuses the
+    operations between kernels differently, and rounds differently. Padding is not multiplied here
+    either.
+    """
+    largest = sizes.max_num_batched_tokens
+    return replace(sizes, compiled=tuple(sorted({min(16, largest), largest})))
