@@ -19,7 +19,7 @@ from jax.experimental.pallas import triton
 
 from flaxen.kernels.interpret import by_platform
 from flaxen.kernels.linear import quantized, reference
-from flaxen.kernels.linear.quantized import QuantizedLinear, with_derivative
+from flaxen.kernels.linear.quantized import QuantizedLinear, on_mesh, with_derivative
 
 __all__ = ["linears", "multiply"]
 
@@ -147,4 +147,4 @@ def _dot(x: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.dot(x, values, precision=precision, preferred_element_type=jnp.float32)
 
 
-linears = functools.partial(reference.linears, multiply=with_derivative(multiply))
+linears = functools.partial(reference.linears, multiply=with_derivative(on_mesh(multiply)))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels.linear.packed import Format
+from flaxen.kernels.partitioning import divided
 
 Leaf = Any  # an array; after a tree map, any type
 
@@ -97,6 +98,27 @@ def scaled(sums: jax.Array, weight: QuantizedLinear) -> jax.Array:
     """Products [..., O] with the numbers of a weight of one group, as those with its values."""
     by_output = weight.scales[0].astype(jnp.float32)
     return sums * jnp.broadcast_to(by_output, sums.shape)
+
+
+def on_mesh(kernel: Multiply) -> Multiply:
+    """A kernel's product that XLA divides over a mesh as it divides `multiply`.
+
+    Args:
+      kernel: computes like `multiply`, of a weight or of a part of one.
+    """
+
+    def product(x: jax.Array, weight: QuantizedLinear) -> jax.Array:
+        def of_arrays(x: jax.Array, data: jax.Array, *per_group: jax.Array) -> jax.Array:
+            scales, mins = (*per_group, None)[:2]
+            part = QuantizedLinear(data=data, scales=scales, mins=mins, zero=weight.zero)
+            return kernel(x, part)
+
+        rows = x.reshape(-1, x.shape[-1])
+        arrays = [each for each in (weight.data, weight.scales, weight.mins) if each is not None]
+        out = divided(of_arrays, len(arrays))(rows, *arrays)
+        return out.reshape(*x.shape[:-1], weight.shape[1])
+
+    return product
 
 
 def with_derivative(kernel: Multiply) -> Multiply:

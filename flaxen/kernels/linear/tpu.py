@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu
 
 from flaxen.kernels.interpret import by_platform
 from flaxen.kernels.linear import quantized, reference
-from flaxen.kernels.linear.quantized import QuantizedLinear, with_derivative
+from flaxen.kernels.linear.quantized import QuantizedLinear, on_mesh, with_derivative
 from flaxen.kernels.linear.tpu_columns import as_bits, embed
 
 __all__ = ["embed", "linears", "multiply"]
@@ -154,4 +154,4 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-linears = functools.partial(reference.linears, multiply=with_derivative(multiply))
+linears = functools.partial(reference.linears, multiply=with_derivative(on_mesh(multiply)))

@@ -1,0 +1,62 @@
+"""Quantized weights on a mesh: kernels run on each device's own part, and nothing is gathered."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.linear import linear
+from flaxen.kernels.linear.quantized import QuantizedLinear, unpack
+from tests.mesh.meshes import placement
+from tests.mesh.test_collectives import collectives
+
+TWO = placement("tensor=2")
+
+
+def weight(seed: int, shape: tuple[int, int], group: int) -> QuantizedLinear:
+    rng = np.random.default_rng(seed)
+    groups = (shape[0] // group, shape[1])
+    return QuantizedLinear(
+        data=jnp.asarray(rng.integers(-127, 128, shape), jnp.int8),
+        scales=jnp.asarray(rng.uniform(0.0001, 0.001, groups), jnp.float32),
+    )
+
+
+def laid(weight: QuantizedLinear, axes: tuple[str | None, str | None]) -> QuantizedLinear:
+    inputs = axes[0] if weight.scales.shape[0] > 1 else None
+    data = jax.device_put(weight.data, NamedSharding(TWO.mesh, P(*axes)))
+    scales = jax.device_put(weight.scales, NamedSharding(TWO.mesh, P(inputs, axes[1])))
+    return QuantizedLinear(data=data, scales=scales)
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.GPU, Backend.TPU])
+@pytest.mark.parametrize("group", [32, 256])
+def test_two_layers_add_up_once(backend: Backend, group: int) -> None:
+    """The first is divided along its outputs, the second along its inputs."""
+    up, down = weight(0, (256, 256), group), weight(1, (256, 256), group)
+    x = jax.random.normal(jax.random.key(0), (16, 256))
+
+    def layers(x: jax.Array, up: QuantizedLinear, down: QuantizedLinear) -> jax.Array:
+        h = jnp.tanh(linear(x, up, backend=backend))
+        return linear(h, down, backend=backend)
+
+    args = (
+        jax.device_put(x, TWO.replicated),
+        laid(up, (None, "tensor")),
+        laid(down, ("tensor", None)),
+    )
+    compiled = jax.jit(layers).lower(*args).compile()
+    assert collectives(compiled.as_text()) == {"all-reduce": 1}
+    expected = jnp.tanh(x @ unpack(up)) @ unpack(down)
+    np.testing.assert_allclose(compiled(*args), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_of_rows_is_more_rows() -> None:
+    each, xs = weight(0, (64, 64), 32), jax.random.normal(jax.random.key(0), (3, 4, 64))
+    found = jax.vmap(lambda x: linear(x, each, backend=Backend.GPU))(xs)
+    np.testing.assert_allclose(found, xs @ unpack(each), rtol=1e-5, atol=1e-5)
