@@ -167,19 +167,25 @@ class _Causal:
         self, spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
     ) -> tuple[jax.Array, Any]:
         def run(
-            q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array,
+            segment_ids: jax.Array | None,
+            first_query: jax.Array | None,
         ) -> jax.Array:
             return causal_attention(
                 *(q, k, v),
                 segment_ids=segment_ids,
+                first_query=first_query,
                 window=spec.window,
                 scale=spec.scale,
                 softcap=spec.softcap,
                 backend=self.backend,
             )
 
-        on_mesh = run if self.placement is None else over_segments(run, self.placement)
-        return on_mesh(q, k, v, self.segment_ids), cache
+        if self.placement is None:
+            return run(q, k, v, self.segment_ids, None), cache
+        return over_segments(run, self.placement)(q, k, v, self.segment_ids), cache
 
     def split(self, num_parts: int) -> Staged:
         if self.segment_ids is None:

@@ -112,14 +112,19 @@ def adapter_shardings(model: Model, placement: Placement) -> tuple[Any, ...]:
     that they are beside, so that an adapter adds no sum over devices to the weight's own.
     """
 
-    def of(spec: ParamSpec) -> dict[str, NamedSharding]:
-        assert spec.matrix is not None
-        return {
-            "a": _divided(spec, spec.matrix.inputs, 1, placement),
-            "b": _divided(spec, spec.matrix.outputs, 2, placement),
-        }
+    return tuple(
+        {name: factor_shardings(spec, placement) for name, spec in layer.items()}
+        for layer in matrices(model)
+    )
 
-    return tuple({name: of(spec) for name, spec in layer.items()} for layer in matrices(model))
+
+def factor_shardings(spec: ParamSpec, placement: Placement) -> dict[str, NamedSharding]:
+    """Where the factors a and b of a stack of adapters of one weight are."""
+    assert spec.matrix is not None
+    return {
+        "a": _divided(spec, spec.matrix.inputs, 1, placement),
+        "b": _divided(spec, spec.matrix.outputs, 2, placement),
+    }
 
 
 def _divided(

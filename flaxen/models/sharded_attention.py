@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from flaxen.sharding.placement import Placement
@@ -100,10 +99,11 @@ def over_segments(run: Callable[..., jax.Array], placement: Placement) -> Callab
     the keys and values of the whole: they are small beside the scores.
 
     Args:
-      run: takes q [B, T, N, H], k and v [B, T, K, H] and segment ids [B, T]; returns [B, T, N, H].
+      run: takes q [B, T, N, H], k and v [B, S, K, H], segment ids [B, S], and the place of the
+          first query, or None if T = S; returns [B, T, N, H].
       placement: the mesh.
     """
-    parts, context = placement.shape.tensor, placement.shape.context
+    parts = placement.shape.tensor
 
     def call(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
         check_heads(q.shape[-2], k.shape[-2], parts)
@@ -119,8 +119,8 @@ def over_segments(run: Callable[..., jax.Array], placement: Placement) -> Callab
             if is_copied:
                 k, v = (own_head(each, parts) for each in (k, v))
             if length is None:
-                return run(q, k, v, segment_ids)
-            return _own_queries(run, q, k, v, segment_ids, context)
+                return run(q, k, v, segment_ids, None)
+            return _own_queries(run, q, k, v, segment_ids)
 
         ids_spec = None if segment_ids is None else P(rows, length)
         mapped = placement.shard_map(
@@ -144,18 +144,10 @@ def _own_queries(
     k: jax.Array,
     v: jax.Array,
     segment_ids: jax.Array | None,
-    parts: int,
 ) -> jax.Array:
-    """Attention of the device's queries over the keys of the whole rows.
-
-    The op takes whole rows, so the queries of the other devices are zeros, whose outputs are cut.
-    """
-    length = q.shape[1]
-    start = jax.lax.axis_index("context") * length
+    """Attention of the device's queries over the keys of the whole rows."""
+    first = jax.lax.axis_index("context") * q.shape[1]
     k, v = (jax.lax.all_gather(each, "context", axis=1, tiled=True) for each in (k, v))
     if segment_ids is not None:
         segment_ids = jax.lax.all_gather(segment_ids, "context", axis=1, tiled=True)
-    whole = jnp.zeros((q.shape[0], length * parts, *q.shape[2:]), q.dtype)
-    whole = jax.lax.dynamic_update_slice_in_dim(whole, q, start, axis=1)
-    out = run(whole, k, v, segment_ids)
-    return jax.lax.dynamic_slice_in_dim(out, start, length, axis=1)
+    return run(q, k, v, segment_ids, first)

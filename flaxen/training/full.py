@@ -10,8 +10,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
+from flaxen.training.layout import Layout
 from flaxen.training.trainable import Trainable
 
 
@@ -31,12 +33,17 @@ def full(model: Model, *, dtype: jnp.dtype) -> Trainable:
     def assemble(compute: Params, frozen: Params, shape: tuple[int, int], key: jax.Array) -> Params:
         return compute if name is None else {**frozen, name: compute}
 
+    layout = None
+    if model.placement is not None:
+        masters = param_shardings(specs, model.placement)
+        layout = Layout(placement=model.placement, masters=masters)
     computes_with_masters = dtype == jnp.float32 and not model.backend.packs_weights
     return Trainable(
         num_adapters=None,
         specs=lambda masters: specs,
         to_compute=None if computes_with_masters else to_compute,
         assemble=assemble,
+        layout=layout,
     )
 
 

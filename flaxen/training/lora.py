@@ -12,11 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
+from flaxen.models.layout import adapter_shardings
 from flaxen.models.model import Matrix, Model, Params, ParamSpec
+from flaxen.training.layout import Layout
 from flaxen.training.trainable import Trainable
 
 
-def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> Trainable:
+def lora(
+    config: LoraConfig,
+    *,
+    num_adapters: int = 1,
+    dropout: float = 0.0,
+    model: Model | None = None,
+) -> Trainable:
     """Trains a stack of adapters with one configuration.
 
     Args:
@@ -24,6 +32,7 @@ def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> 
       num_adapters: n.
       dropout: the dropout probability of an adapter's inputs, from 0 to below 1. Which inputs are
           dropped depends on n.
+      model: the model, if the adapters are laid over its mesh; None is one device.
 
     Raises:
       ValueError: a value is out of its range.
@@ -52,7 +61,18 @@ def lora(config: LoraConfig, *, num_adapters: int = 1, dropout: float = 0.0) -> 
         specs=lambda adapters: jax.tree.map(_factor, adapters),
         to_compute=None,
         assemble=assemble,
+        layout=None if model is None else _layout(config, model),
     )
+
+
+def _layout(config: LoraConfig, model: Model) -> Layout | None:
+    if model.placement is None:
+        return None
+    layers = tuple(
+        {name: layer[name] for name in config.targets}
+        for layer in adapter_shardings(model, model.placement)
+    )
+    return Layout(placement=model.placement, masters={"layers": layers})
 
 
 def _factor(leaf: jax.Array) -> ParamSpec:

@@ -18,7 +18,9 @@ import numpy as np
 
 from flaxen.data.batch import Batch
 from flaxen.models import attention_impls
+from flaxen.models.gathering import gathered, is_divided, keeps_what_is_not_gathered
 from flaxen.models.model import LAYER_INPUT, Model, Params, logprobs
+from flaxen.training.sharded_logprobs import logprobs_on_mesh
 
 # What the backward pass computes again instead of keeping: nothing, or all but each layer's input.
 Remat = Literal["none", "layer"]
@@ -133,6 +135,8 @@ def _hidden(
     tokens = jnp.where(segment_ids > 0, batch.tokens, -1)
     forward: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
     forward = functools.partial(_forward, model)
+    if is_divided(model) and remat == "none":
+        forward = jax.checkpoint(forward, policy=keeps_what_is_not_gathered)
     if remat == "layer":
         policy = jax.checkpoint_policies.save_only_these_names(LAYER_INPUT)
         forward = jax.checkpoint(forward, policy=policy)
@@ -147,6 +151,7 @@ def _forward(
     segment_ids: jax.Array,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
+    params = gathered(model, params)
     attend = attention_impls.causal(segment_ids, model.backend, model.placement)
     if key is not None and model.train_forward_on is not None:
         return model.train_forward(params, tokens, positions, attend, key)
@@ -159,6 +164,8 @@ def _logprobs_in_chunks(
     model: Model, params: Params, hidden: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Orders tokens with a target first, so that chunks without any can be skipped at run time."""
+    if model.placement is not None:
+        return logprobs_on_mesh(model, params, hidden, targets, chunk=CHUNK)
     shape = targets.shape
     size = min(CHUNK, targets.size)
     num_chunks = -(-targets.size // size)

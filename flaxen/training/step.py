@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from flaxen.models.model import Params
+from flaxen.training.layout import everywhere, keep, keep_state, lay_batch
 from flaxen.training.loss import Objective
 from flaxen.training.optimizer import Optimizer, Schedule
 from flaxen.training.state import TrainState, new_state
@@ -86,15 +87,15 @@ def make_step(
             "give one for each"
         )
     rates = np.asarray(learning_rates, np.float32)
-    to_compute = trainable.to_compute
     if not isinstance(optimizer, optax.GradientTransformation):
         optimizer = optimizer(trainable.specs)
+    prepare = functools.partial(_prepare, trainable)
     return TrainStep(
         trainable=trainable,
         objective=objective,
         optimizer=optimizer,
-        prepare=(lambda masters: masters) if to_compute is None else jax.jit(to_compute),
-        zeros=jax.jit(functools.partial(_zeros, trainable.num_groups, objective.aux)),
+        prepare=(lambda masters: masters) if trainable.to_compute is None else jax.jit(prepare),
+        zeros=jax.jit(functools.partial(_zeros, trainable, objective.aux)),
         accumulate=jax.jit(
             functools.partial(_accumulate, trainable, objective), donate_argnums=(0,)
         ),
@@ -119,8 +120,10 @@ def start(
     init = step.optimizer.init
     if step.trainable.num_adapters is not None:
         init = jax.vmap(init)
-    state = new_state(params, jax.jit(init)(params), seed)
-    return state._replace(collections=collections)
+    layout = step.trainable.layout
+    opt_state = jax.jit(lambda params: keep_state(layout, init(params), params))(params)
+    state: TrainState = everywhere(layout, new_state(None, None, seed))
+    return state._replace(params=params, opt_state=opt_state, collections=collections)
 
 
 def run_step(
@@ -165,7 +168,7 @@ def run_step(
             state.params,
             compute,
             frozen if collections is None else collections,
-            microbatch,
+            lay_batch(step.trainable.layout, microbatch),
             state.key,
             state.step,
             np.int32(number),
@@ -221,9 +224,14 @@ def _denominators(step: TrainStep, microbatch: Any) -> np.ndarray:
     return denominators
 
 
-def _zeros(num_groups: int, aux: Sequence[str], params: Params) -> Sums:
-    values = {name: jnp.zeros(num_groups, jnp.float32) for name in ("loss", *aux)}
-    return Sums(jax.tree.map(jnp.zeros_like, params), values)
+def _prepare(trainable: Trainable, masters: Params) -> Compute:
+    assert trainable.to_compute is not None
+    return keep(trainable.layout, trainable.to_compute(masters))
+
+
+def _zeros(trainable: Trainable, aux: Sequence[str], params: Params) -> Sums:
+    values = {name: jnp.zeros(trainable.num_groups, jnp.float32) for name in ("loss", *aux)}
+    return Sums(keep(trainable.layout, jax.tree.map(jnp.zeros_like, params)), values)
 
 
 def _accumulate(
@@ -258,6 +266,7 @@ def _accumulate(
     if trainable.to_compute is not None:
         _, pull_back = jax.vjp(trainable.to_compute, masters)
         (gradients,) = pull_back(gradients)
+    gradients = keep(trainable.layout, gradients)
     total: Sums = jax.tree.map(jnp.add, sums, Sums(gradients, values))
     return total, changed
 
@@ -287,5 +296,7 @@ def _update(
         norms = norm[None]
     else:
         masters, opt_state, norms = jax.vmap(one)(masters, opt_state, sums.gradients, rates)
+    opt_state = keep_state(trainable.layout, opt_state, masters)
+    masters = keep(trainable.layout, masters)
     values = {name: value / denominators for name, value in sums.values.items()}
     return masters, opt_state, StepMetrics(values, norms, rates)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from flaxen.models.model import Params
+from flaxen.training.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Trainable:
     # Compute parameters, frozen parameters (or None), the tokens' shape and a key -> the model's
     # parameters.
     assemble: Callable[[Any, Params, tuple[int, int], jax.Array], Params]
+    layout: Layout | None = None  # where the masters are on a mesh; None is one device
 
     @property
     def num_groups(self) -> int:

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.causal_attention import cpu, reference
+from flaxen.kernels.causal_attention import cpu, reference, some_queries
 
 IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.REFERENCE: reference.causal_attention,
@@ -19,14 +19,21 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.GPU: reference.causal_attention,
     Backend.TPU: reference.causal_attention,
 }
+# For some of a row's queries: the backends whose devices make a mesh.
+OF_SOME_QUERIES: Mapping[Backend, Callable[..., jax.Array]] = {
+    Backend.REFERENCE: some_queries.causal_attention,
+    Backend.GPU: some_queries.causal_attention,
+    Backend.TPU: some_queries.causal_attention,
+}
 
 
 def causal_attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
     *,
-    segment_ids: Int[Array, "B T"] | None = None,
+    segment_ids: Int[Array, "B S"] | None = None,
+    first_query: Int[Array, ""] | None = None,
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -36,10 +43,12 @@ def causal_attention(
 
     Args:
       q: [B, T, N, H].
-      k: [B, T, K, H]; N is a multiple of K.
-      v: [B, T, K, H].
-      segment_ids: [B, T] integers, equal within a segment and different in the next; 0 is padding,
+      k: [B, S, K, H]; N is a multiple of K.
+      v: [B, S, K, H].
+      segment_ids: [B, S] integers, equal within a segment and different in the next; 0 is padding,
           whose output is zeros. None means that each row is one segment.
+      first_query: the place in the row of the first of T consecutive queries; None has the queries
+          of the whole row, T = S.
       window: the number of tokens seen, the current one included; None sees all.
       scale: multiplies the scores q . k; None is H ** -0.5.
       softcap: scores become softcap * tanh(scores / softcap); above 0; None for no cap.
@@ -52,15 +61,19 @@ def causal_attention(
       ValueError: the heads do not match, or the window or softcap is invalid.
     """
     B, T, N, H = q.shape
-    if k.shape != v.shape or k.shape[:2] != (B, T) or k.shape[3] != H or N % k.shape[2]:
+    length = T if first_query is None else k.shape[1]
+    if k.shape != v.shape or k.shape[:2] != (B, length) or k.shape[3] != H or N % k.shape[2]:
         raise ValueError(
             f"q {q.shape} does not go with k {k.shape} and v {v.shape}: they are [B, T, N, H] and "
-            "twice [B, T, K, H], with N a multiple of K"
+            "twice [B, S, K, H], with N a multiple of K, and S = T unless first_query is given"
         )
     if window is not None and window < 1:
         raise ValueError(f"the window must be at least 1, got {window}: None sees all tokens")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"the softcap must be above 0, got {softcap}: None leaves the scores")
     options = reference.Options(window, float(H**-0.5 if scale is None else scale), softcap)
+    if first_query is not None:
+        some = find_implementation("causal_attention of some queries", OF_SOME_QUERIES, backend)
+        return some(q, k, v, segment_ids, first_query, options)
     run = find_implementation("causal_attention", IMPLEMENTATIONS, backend)
     return run(q, k, v, segment_ids, options)

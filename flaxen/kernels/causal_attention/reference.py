@@ -1,4 +1,7 @@
-"""Causal attention in plain jnp: all scores at once, and its gradient a few queries at a time."""
+"""Causal attention in plain jnp: all scores at once, and its gradient a few queries at a time.
+
+The queries may be a part of a row, whose keys are all there.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,21 @@ class Options(NamedTuple):
 
 
 def causal_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    options: Options,
+    first: jax.Array | int = 0,
 ) -> jax.Array:
-    """See flaxen.kernels.causal_attention.causal_attention."""
+    """See flaxen.kernels.causal_attention.causal_attention; `first` is its first_query."""
     B, T, N, H = q.shape
     K = k.shape[2]
+    own_ids = _own_ids(segment_ids, first, T)
     grouped_q = q.reshape(B, T, K, N // K, H)
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped_q, k, preferred_element_type=jnp.float32)
-    visible = _visible(jnp.arange(T), segment_ids, segment_ids, B, T, options.window)
+    queries = first + jnp.arange(T)
+    visible = _visible(queries, own_ids, segment_ids, B, k.shape[1], options.window)
     weights = _softmax(_capped(scores * options.scale, options.softcap), visible).astype(v.dtype)
     out = jnp.einsum("BKGTS,BSKH->BTKGH", weights, v, preferred_element_type=jnp.float32)
     return out.reshape(B, T, N, H).astype(q.dtype)
@@ -39,6 +49,7 @@ def gradient(
     segment_ids: jax.Array | None,
     options: Options,
     cotangent: jax.Array,
+    first: jax.Array | int = 0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of q, k, v: computes the scores again in float32, some queries at a time."""
     B, T, N, H = q.shape
@@ -55,14 +66,14 @@ def gradient(
     def step(
         sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        first, q_block, out_bar, *ids = xs
+        start, q_block, out_bar, *ids = xs
         q32 = q_block.astype(jnp.float32).reshape(B, block, K, N // K, H)
         out_bar = out_bar.astype(jnp.float32).reshape(B, block, K, N // K, H)
         scores = jnp.einsum("BTKGH,BSKH->BKGTS", q32, k32) * options.scale
         capped = _capped(scores, options.softcap)
-        visible = _visible(
-            first + jnp.arange(block), ids[0] if ids else None, segment_ids, B, T, options.window
-        )
+        queries = first + start + jnp.arange(block)
+        own_ids = ids[0] if ids else None
+        visible = _visible(queries, own_ids, segment_ids, B, k.shape[1], options.window)
         weights = _softmax(capped, visible)
         weights_bar = jnp.einsum("BTKGH,BSKH->BKGTS", out_bar, v32)
         weighted = weights * weights_bar
@@ -76,12 +87,22 @@ def gradient(
         return (k_bar, v_bar), q_bar
 
     xs = [jnp.arange(num_blocks) * block, blocks(q), blocks(cotangent)]
-    if segment_ids is not None:
-        xs.append(blocks(segment_ids))
+    query_ids = _own_ids(segment_ids, first, T)
+    if query_ids is not None:
+        xs.append(blocks(query_ids))
     zeros = jnp.zeros(k.shape, jnp.float32)
     (k_bar, v_bar), q_bars = jax.lax.scan(step, (zeros, zeros), tuple(xs))
     q_bar = q_bars.swapaxes(0, 1).reshape(B, num_blocks * block, N, H)[:, :T]
     return q_bar.astype(q.dtype), k_bar.astype(k.dtype), v_bar.astype(v.dtype)
+
+
+def _own_ids(
+    segment_ids: jax.Array | None, first: jax.Array | int, num_queries: int
+) -> jax.Array | None:
+    """The segment ids of the queries, [B, num_queries]."""
+    if segment_ids is None or segment_ids.shape[1] == num_queries:
+        return segment_ids
+    return jax.lax.dynamic_slice_in_dim(segment_ids, first, num_queries, axis=1)
 
 
 def _visible(
@@ -89,13 +110,13 @@ def _visible(
     query_ids: jax.Array | None,
     key_ids: jax.Array | None,
     B: int,
-    T: int,
+    S: int,
     window: int | None,
 ) -> jax.Array:
-    """The mask [B, queries, T] of the keys that these queries see."""
-    distance = queries[:, None] - jnp.arange(T)[None, :]
+    """The mask [B, queries, S] of the keys that these queries see."""
+    distance = queries[:, None] - jnp.arange(S)[None, :]
     visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-    visible = jnp.broadcast_to(visible[None], (B, queries.shape[0], T))
+    visible = jnp.broadcast_to(visible[None], (B, queries.shape[0], S))
     if query_ids is None or key_ids is None:
         return visible
     same = query_ids[:, :, None] == key_ids[:, None, :]
