@@ -116,24 +116,6 @@ class EngineArgs:
                 raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def check_quantization(quantization: Quantization, backend: Backend, reason: str) -> None:
-    """Refuses quantized weights on a backend that can't multiply with them.
-
-    Args:
-      quantization: the requested quantization.
-      backend: the backend that computes.
-      reason: why the C++ kernels are not in use, for the message.
-
-    Raises:
-      ValueError: int8 or int4 was requested, and the backend packs no weights.
-    """
-    if quantization in ("int8", "int4") and not backend.packs_weights:
-        raise ValueError(
-            f"quantization {quantization} needs flaxen's C++ kernels, and {reason}. Use auto or "
-            "none"
-        )
-
-
 def compute_dtype(
     name: str, backend: Backend, model: Checkpoint | Definition | None = None
 ) -> jnp.dtype:

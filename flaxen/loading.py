@@ -9,7 +9,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from flaxen.hub.places import Places
@@ -17,7 +16,7 @@ from flaxen.hub.resolve import resolve
 from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
-from flaxen.models.layout import param_shardings
+from flaxen.models.layout import lay_params
 from flaxen.models.model import Model, Params
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
@@ -73,9 +72,11 @@ def load(
       definition: of a directory that `flaxen train` wrote for a definition of your own: the
         definition, or FILE.py:NAME; None runs the code that the directory names.
       device: where JAX computes, as EngineArgs.device.
-      backend: what computes, as EngineArgs.backend: on "reference" all parameters are plain arrays,
-        for XLA; on "cpu" each matrix is a PackedLinear, for the C++ kernels.
-      quantization: of packed matrices, as in the server: auto, none, int8 or int4.
+      backend: what computes, as EngineArgs.backend: on "cpu" each matrix is a PackedLinear, for the
+        C++ kernels; on the others parameters are plain arrays, and quantized matrices are
+        QuantizedLinear.
+      quantization: of matrices, as in the server: auto, none, int8 or int4. auto keeps a file's
+        own, except on "reference".
       mesh: the devices that the parameters are laid over, as "tensor=4,fsdp=2"; each device's part
         is read by itself. Functions of the model are then computed by all of them, under jax.jit.
       offline: never ask the Hugging Face hub.
@@ -111,7 +112,7 @@ def load(
     if adapter is not None and isinstance(opened, Checkpoint):
         params = merge_adapter(params, adapter)
         if placement is not None:
-            params = jax.device_put(params, param_shardings(made.param_specs, placement))
+            params = lay_params(made.param_specs, params, placement)
     return made, params
 
 

@@ -11,19 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.model_cache import plan_model_cache
 from flaxen.engine.step_sizes import StepSizes, step_sizes
-from flaxen.engine_args import EngineArgs, check_quantization, compute_dtype
+from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.choice import choose_backend, why_no_kernels
-from flaxen.models.layout import check_layout, param_shardings
+from flaxen.kernels.choice import choose_backend
+from flaxen.models.layout import check_layout, lay_params
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined
 from flaxen.models.staging import stage_params
@@ -83,8 +82,6 @@ def prepare(
     backend = choose_backend(args.backend, args.device, num_devices=num_devices)
     if backend is Backend.CPU:
         cpu_library.start()
-    reason = why_no_kernels(args.backend, num_devices=num_devices)
-    check_quantization(args.quantization, backend, reason)
     placements = _placements(args.mesh_shape, processes)
     checkpoint: Checkpoint | Definition
     if definition is not None:
@@ -198,7 +195,7 @@ def _placed(params: Params, prepared: Prepared, placement: Placement | None) -> 
         return params
     if placement != prepared.form.placement:
         specs = prepared.checkpoint.model.param_specs
-        params = jax.device_put(params, param_shardings(specs, placement))
+        params = lay_params(specs, params, placement)
     return stage_params(params, placement)
 
 

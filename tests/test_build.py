@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ import tokenizers
 
 from flaxen import LLM, SamplingParams
 from flaxen.build import Parts, build
-from flaxen.engine_args import EngineArgs, check_quantization
+from flaxen.engine_args import EngineArgs
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.choice import choose_backend, why_no_kernels
+from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models import attention_impls
 from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
@@ -139,17 +138,6 @@ def test_a_cache_without_a_kernel_is_refused_before_weights_are_loaded(spec: Cac
 def test_small_pages_are_not_for_the_kernels() -> None:
     with pytest.raises(ValueError, match="a multiple of 16 on the backend cpu, got 8"):
         build(EngineArgs(model=str(GOLDEN), page_size=8))
-
-
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_quantizing_needs_the_kernels(quantization: Any) -> None:
-    args = EngineArgs(model=str(GOLDEN), backend="reference", quantization=quantization)
-    message = f"quantization {quantization} needs flaxen's C.. kernels, and"
-    with pytest.raises(ValueError, match=rf"{message} .*\. Use auto or none"):
-        build(args)
-    reason = why_no_kernels(platform="cpu", is_built=False)
-    with pytest.raises(ValueError, match=rf"{message} {re.escape(reason)}\. Use auto or none"):
-        check_quantization(quantization, Backend.REFERENCE, reason)
 
 
 @needs_kernels

@@ -67,8 +67,6 @@ def test_what_is_refused(tmp_path: Path) -> None:
         flaxen.load(CASE, adapter=tmp_path)
     with pytest.raises(ValueError, match="the backend tpu was asked for, but JAX computes on"):
         flaxen.load(CASE, backend="tpu")
-    with pytest.raises(ValueError, match="int8 needs packed weights, which only the"):
-        flaxen.load(CASE, quantization="int8")
 
 
 @needs_kernels

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flaxen.benchmark.ideal import CacheLayer, ModelCost
+from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.cache import CacheSpec, Sliding, State
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
@@ -36,7 +37,7 @@ def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
     unembed = [part for part in parts if part.spec.role == "table" and part.spec.is_multiplied]
     matrices = [part.spec.shape for part in layers if part.spec.role == "matrix"]
     return ModelCost(
-        weight_bytes=sum(_num_bytes(part.held) for part in (*layers, *unembed)),
+        weight_bytes=sum(num_bytes(part.held) for part in (*layers, *unembed)),
         layer_params=sum(map(math.prod, matrices)),
         unembed_params=sum(math.prod(part.spec.shape) for part in unembed),
         cache_layers=tuple(_cache_layer(spec, cache_itemsize) for spec in model.cache_specs),
@@ -56,7 +57,3 @@ def _parts(specs: Any, params: Params) -> list[_Part]:
     structure: Any = tree  # JAX does not annotate its class
     held = structure.flatten_up_to(params)
     return [_Part(spec, each) for spec, each in zip(leaves, held, strict=True)]
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

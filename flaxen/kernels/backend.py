@@ -27,6 +27,14 @@ class Backend(Enum):
         return self is Backend.CPU
 
     @property
+    def keeps_quantized(self) -> bool:
+        """Whether weights that a file has quantized stay so unless another form is requested.
+
+        REFERENCE would expand them in every step; it does if they are requested.
+        """
+        return self is not Backend.REFERENCE
+
+    @property
     def fuses_definitions(self) -> bool:
         """Whether parts of a definition that match a fused op run as that op.
 

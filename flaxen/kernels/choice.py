@@ -72,23 +72,3 @@ def choose_backend(
         f"the backend {name} was asked for, but JAX computes on {platform} here: use auto, "
         f"{has.value} or reference"
     )
-
-
-def why_no_kernels(
-    name: str = AUTO,
-    *,
-    num_devices: int = 1,
-    platform: str | None = None,
-    is_built: bool | None = None,
-) -> str:
-    """Why the C++ kernels are not in use, as part of a sentence. Takes the arguments of a
-    `choose_backend` that did not return Backend.CPU.
-    """
-    platform = jax.default_backend() if platform is None else platform
-    if platform != "cpu":
-        return f"JAX computes on {platform} here"
-    if num_devices > 1:
-        return f"the mesh has {num_devices} devices, and they compute on one"
-    if not (cpu_library.is_built() if is_built is None else is_built):
-        return cpu_library.missing_reason()
-    return f"the backend {name} was chosen in their place"

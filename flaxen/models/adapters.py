@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels.linear.lora import LoraWeight
-from flaxen.kernels.linear.packed import PackedLinear
+from flaxen.kernels.linear.weight import LinearWeight
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 
@@ -221,7 +221,7 @@ def with_adapters(
             }
 
         return jax.tree_util.tree_map_with_path(
-            one, params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear)
+            one, params, is_leaf=lambda leaf: isinstance(leaf, LinearWeight)
         )
     layers = []
     stacked = _by_place(adapters["layers"], len(params["layers"]))

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
+from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrices
 from flaxen.models.cache import Full, Sliding, attention_only
-from flaxen.models.model import Model, ParamSpec
+from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.sharded_attention import num_page_heads
 from flaxen.sharding.placement import Placement
@@ -43,6 +44,31 @@ def param_shardings(specs: Any, placement: Placement) -> Any:
     )
     rest = {name: on(placement, each) for name, each in specs.items() if name != "layers"}
     return {**rest, "layers": layers}
+
+
+def lay_params(specs: Any, params: Params, placement: Placement) -> Params:
+    """Lays parameters over a mesh, plain or quantized, from wherever they are.
+
+    Args:
+      specs: a model's param_specs.
+      params: its parameters.
+      placement: the mesh.
+    """
+
+    def one(spec: ParamSpec, sharding: NamedSharding, leaf: Any) -> Any:
+        if isinstance(leaf, dict):  # the layers of a stacked parameter
+            return {index: one(spec, sharding, each) for index, each in leaf.items()}
+        if not isinstance(leaf, QuantizedLinear):
+            return jax.device_put(leaf, sharding)
+        where = weight_shardings(spec, sharding, leaf.scales.shape[0])
+        assert where is not None
+        mins = None if leaf.mins is None else where.mins
+        return jax.device_put(leaf, replace(where, mins=mins, zero=leaf.zero))
+
+    found: Params = jax.tree.map(
+        one, specs, param_shardings(specs, placement), params, is_leaf=is_spec
+    )
+    return found
 
 
 def check_layout(specs: Any, placement: Placement) -> None:
@@ -79,6 +105,45 @@ def _fits(axis: str, num: int, parts: int) -> bool:
 def param_sharding(spec: ParamSpec, placement: Placement) -> NamedSharding:
     """Where one plain parameter is."""
     return placement.sharding(spec.axes, spec.shape, head_dim=spec.head_dim)
+
+
+def weight_shardings(
+    spec: ParamSpec, sharding: NamedSharding | None, num_groups: int
+) -> QuantizedLinear | None:
+    """Where the arrays of a quantized weight [I, O] are, as its leaves; None without a mesh.
+
+    Args:
+      spec: of the plain parameter, which is divided in the same way.
+      sharding: the plain parameter's.
+      num_groups: the groups of inputs that have scales of their own.
+
+    Raises:
+      ValueError: groups would be cut.
+    """
+    if sharding is None:
+        return None
+    assert spec.matrix is not None
+    mesh, parts = sharding.mesh, sharding.spec
+    inputs, outputs = (_of_all(parts, axes) for axes in (spec.matrix.inputs, spec.matrix.outputs))
+    count = math.prod(mesh.shape[name] for name in inputs)
+    if num_groups % count and num_groups > 1:
+        raise ValueError(
+            f"its inputs are {num_groups} groups with scales of their own, which {count} devices "
+            f"along {', '.join(inputs)} can't share in equal parts: use fewer devices there, "
+            "or load it with quantization int8 or none"
+        )
+    of_groups = PartitionSpec(inputs if num_groups > 1 else (), outputs)
+    by_group = NamedSharding(mesh, of_groups)
+    data = NamedSharding(mesh, PartitionSpec(inputs, outputs))
+    return QuantizedLinear(data=data, scales=by_group, mins=by_group)
+
+
+def _of_all(parts: PartitionSpec, axes: tuple[int, ...]) -> tuple[str, ...]:
+    """The mesh's axes that divide several axes as one: those of the first, if no other has any."""
+    first, *others = (parts[axis] for axis in axes)
+    if first is None or any(each is not None for each in others):
+        return ()
+    return (first,) if isinstance(first, str) else tuple(first)
 
 
 def device_specs(model: Model) -> tuple[Full | Sliding, ...]:

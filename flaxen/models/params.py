@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.linear import PackedLinear, pack, unpack
+from flaxen.kernels.linear import LinearWeight, pack, unpack
 from flaxen.models.model import Matrix, Params, ParamSpec
 
 
@@ -65,7 +65,7 @@ def plain_param(spec: ParamSpec, leaf: Any) -> jax.Array:
         assert spec.matrix.layers is not None
         layers = [_plain(spec, each) for each in leaf.values()]
         return jnp.stack(layers, axis=spec.matrix.layers)
-    return _plain(spec, leaf) if isinstance(leaf, PackedLinear) else jnp.asarray(leaf)
+    return _plain(spec, leaf) if isinstance(leaf, LinearWeight) else jnp.asarray(leaf)
 
 
 def matrices(leaf: Any, matrix: Matrix) -> dict[int, Any]:
@@ -99,7 +99,7 @@ def is_spec(node: Any) -> bool:
     return isinstance(node, ParamSpec)
 
 
-def _plain(spec: ParamSpec, leaf: PackedLinear) -> jax.Array:
+def _plain(spec: ParamSpec, leaf: LinearWeight) -> jax.Array:
     matrix = spec.matrix
     assert matrix is not None
     order = (*matrix.inputs, *matrix.outputs)

@@ -20,18 +20,19 @@ import numpy as np
 
 from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.linear.packed import INPUT_MULTIPLE
-from flaxen.models.layout import param_sharding, param_shardings
+from flaxen.kernels.linear import PackedLinear, QuantizedLinear
+from flaxen.models.layout import param_sharding, param_shardings, weight_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
-from flaxen.sharding.parts import assemble, own_boxes
+from flaxen.sharding.parts import Box, assemble, own_boxes
 from flaxen.sharding.placement import Placement
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.packing.layout import Layout
+from flaxen.weights.packing.arrays import fill_parts, put_parts
+from flaxen.weights.packing.layout import Layout, num_bytes
 from flaxen.weights.packing.memory import WeightMemory
-from flaxen.weights.packing.pack import Packing, Quantization
-from flaxen.weights.packing.quantize import int4_layout, int8_layout
+from flaxen.weights.packing.pack import Packing, Quantization, quantized_layout
+from flaxen.weights.packing.quantize import quantize
 from flaxen.weights.params import Form
 from flaxen.weights.reference import Reference
 
@@ -67,8 +68,9 @@ class Definition:
 
     def num_param_bytes(self, form: Form) -> int:
         """The bytes that the parameters will take in memory at most, beside the given ones."""
-        shapes = (np.shape(leaf) for leaf in jax.tree.leaves(self.params))
-        return sum(math.prod(shape) for shape in shapes) * form.dtype.itemsize
+        specs = self.model.param_specs
+        sizes = jax.tree.map(lambda spec: _num_bytes(spec, form), specs, is_leaf=is_spec)
+        return sum(jax.tree.leaves(sizes))
 
     def make_tokenizer(self) -> Tokenizer:
         """The model's tokenizer.
@@ -171,19 +173,40 @@ def _in_form(specs: Any, params: Params, form: Form) -> Params:
 def _quantized(spec: ParamSpec, leaf: Any, form: Form) -> Any:
     if spec.matrix is None:
         return compute_params(spec, leaf, dtype=form.dtype, backend=Backend.REFERENCE)
-    is_table = spec.role == "table"  # four bits are not enough for the logits
-    memory = WeightMemory()
     found = {}
     for index, weight in matrices(np.asarray(leaf, np.float32), spec.matrix).items():
-        rows = weight.T  # [out, in]
-        layout = _layout(form.quantization, rows.shape[1], is_table)
-        packing = Packing((rows.shape[0], rows.shape[1]), layout, memory)
-        packing.write_floats(0, np.ascontiguousarray(rows))
-        found[index] = packing.finish(jax.device_put)
+        rows = np.ascontiguousarray(weight.T)  # [out, in]
+        layout = _layout(spec, rows.shape[1], form)
+        make = _packed if form.backend.packs_weights else _plain
+        found[index] = make(spec, rows, layout, form)
     return found if spec.matrix.layers is not None else found[0]
 
 
-def _layout(quantization: Quantization, num_inputs: int, is_table: bool) -> Layout:
-    if quantization == "int8" or is_table:
-        return int8_layout(-(-num_inputs // INPUT_MULTIPLE) * INPUT_MULTIPLE)
-    return int4_layout()
+def _num_bytes(spec: ParamSpec, form: Form) -> int:
+    num_values = math.prod(spec.shape)
+    if spec.matrix is None or form.quantization in ("auto", "none"):
+        return num_values * form.dtype.itemsize
+    num_inputs = math.prod(spec.shape[axis] for axis in spec.matrix.inputs)
+    return num_bytes(_layout(spec, num_inputs, form), num_values)
+
+
+def _layout(spec: ParamSpec, num_inputs: int, form: Form) -> Layout:
+    is_table = spec.role == "table"  # four bits are not enough for the logits
+    return quantized_layout(form.quantization, num_inputs, backend=form.backend, is_table=is_table)
+
+
+def _packed(spec: ParamSpec, rows: np.ndarray, layout: Layout, form: Form) -> PackedLinear:
+    packing = Packing((rows.shape[0], rows.shape[1]), layout, WeightMemory())
+    packing.write_floats(0, rows)
+    return packing.finish(jax.device_put)
+
+
+def _plain(spec: ParamSpec, rows: np.ndarray, layout: Layout, form: Form) -> QuantizedLinear:
+    shape = (rows.shape[1], rows.shape[0])
+    sharding = None if form.placement is None else param_sharding(spec, form.placement)
+    shardings = weight_shardings(spec, sharding, shape[0] // layout.group)
+    boxes = [Box((0, 0), shape)]
+    if shardings is not None:
+        boxes = list(own_boxes(shardings.data, shape))
+    parts = fill_parts(shape, layout, boxes, [(0, quantize(rows, layout))])
+    return put_parts(parts, shape, layout, shardings)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.families.rules import Rules
 from flaxen.models.model import Params
 from flaxen.models.params import is_spec, plain_param
@@ -67,7 +68,7 @@ def rows_of_params(specs: Any, params: Params) -> ParamRows:
             name=param,
             shape=shape,
             dtype="",
-            num_bytes=sum(each.nbytes for each in jax.tree.leaves(leaf)),
+            num_bytes=num_bytes(leaf),
             read=read,
             row_unit=shape[0],
         )

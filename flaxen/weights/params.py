@@ -7,11 +7,12 @@ Deliberately does not know file formats, rules or families.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +23,17 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.linear.packed import TILE, Format
-from flaxen.models.layout import param_shardings
+from flaxen.kernels.linear.packed import TILE
+from flaxen.models.layout import param_shardings, weight_shardings
 from flaxen.models.model import Params, ParamSpec
+from flaxen.sharding.parts import Box, own_boxes
 from flaxen.sharding.placement import Placement
-from flaxen.weights.packing.layout import Layout
+from flaxen.weights.packing import layout as layouts
+from flaxen.weights.packing.arrays import fill_parts, put_parts
+from flaxen.weights.packing.layout import Layout, WeightRows
 from flaxen.weights.packing.memory import WeightMemory
 from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
+from flaxen.weights.packing.quantize import quantize
 from flaxen.weights.shards import load_shards
 from flaxen.weights.sources import Source
 from flaxen.weights.tensor import StoredTensor, row_ranges
@@ -39,7 +44,6 @@ PACKED_DTYPES = ("float32", "bfloat16")
 _PIECE = 1 << 17  # values read at once
 _THREADS = 16  # at most
 _THREADS_ON_A_MESH = 4  # each holds the parts of one parameter until they are on their devices
-_BITS: Mapping[Format, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,8 @@ class Form:
     """
 
     dtype: jnp.dtype  # of parameters that are not quantized
-    backend: Backend = Backend.REFERENCE  # what computes with them: it may pack matrices
+    # What computes with them: it may pack matrices, or take quantized ones as plain arrays.
+    backend: Backend = Backend.REFERENCE
     quantization: Quantization = "none"
     placement: Placement | None = None  # the mesh that they are laid over; None is one device
 
@@ -71,11 +76,6 @@ class Form:
         known = PACKED_DTYPES if packs else DTYPES
         if self.dtype.name not in known:
             raise ValueError(f"dtype {self.dtype.name} is not supported: use {', '.join(known)}")
-        if not packs and self.quantization not in ("auto", "none"):
-            raise ValueError(
-                f"quantization {self.quantization} needs packed weights, which only the C++ "
-                "kernels can compute with: use auto or none, or the backend cpu"
-            )
 
 
 def num_bytes(specs: Any, sources: list[Source], form: Form) -> int:
@@ -100,18 +100,29 @@ def _shardings(specs: Any, sources: list[Source], form: Form) -> list[NamedShard
 
 def _num_bytes(source: Source, shape: tuple[int, ...], form: Form) -> int:
     num_values = math.prod(shape)
-    if not form.backend.packs_weights or source.spec.matrix is None:
+    layout = _layout(source, form)
+    if layout is None:
         return num_values * form.dtype.itemsize
-    layout = _layout(source, source.stored, form)
-    in_groups = 0
-    if layout.scale_dtype is not None:
-        in_groups = num_values // layout.group * layout.scale_dtype.itemsize * (1 + layout.has_mins)
-    return num_values * _BITS[layout.format] // 8 + in_groups
+    return layouts.num_bytes(layout, num_values)
 
 
-def _layout(source: Source, stored: StoredTensor, form: Form) -> Layout:
-    is_table = source.spec.role == "table"
-    return choose_layout(stored, form.dtype, form.quantization, is_table=is_table)
+def _layout(source: Source, form: Form) -> Layout | None:
+    """The layout of a parameter that is packed or quantized; None for a plain array."""
+    if source.spec.matrix is None:
+        return None
+    layout = choose_layout(
+        _rows(source),
+        form.dtype,
+        form.quantization,
+        backend=form.backend,
+        is_table=source.spec.role == "table",
+    )
+    return layout if form.backend.packs_weights or layout.scale_dtype is not None else None
+
+
+def _rows(source: Source) -> StoredTensor:
+    """A matrix as [out, in]."""
+    return source.stored if source.rows_are_outputs else transposed(source.stored)
 
 
 def load_params(
@@ -166,9 +177,12 @@ def _load(
     round_to: jnp.dtype | None,
     memory: WeightMemory,
 ) -> Any:
-    """Loads one parameter: an array, or a PackedLinear."""
-    if form.backend.packs_weights and source.spec.matrix is not None:
-        return _load_packed(source, form, round_to, memory)
+    """Loads one parameter: an array, a PackedLinear or a QuantizedLinear."""
+    layout = _layout(source, form)
+    if layout is not None and form.backend.packs_weights:
+        return _load_packed(source, layout, round_to, memory)
+    if layout is not None:
+        return _load_quantized(source, layout, sharding, round_to)
     if sharding is not None:
         read = functools.partial(_floats, round_to=round_to)
         return load_shards(source, form.dtype, sharding, read, _PIECE)
@@ -180,10 +194,9 @@ def _load(
 
 
 def _load_packed(
-    source: Source, form: Form, round_to: jnp.dtype | None, memory: WeightMemory
+    source: Source, layout: Layout, round_to: jnp.dtype | None, memory: WeightMemory
 ) -> Any:
-    stored = source.stored if source.rows_are_outputs else transposed(source.stored)
-    layout = _layout(source, stored, form)
+    stored = _rows(source)
     num_outputs, num_inputs = stored.shape
     packing = Packing((num_outputs, num_inputs), layout, memory)
     for start, stop in _pieces(stored):
@@ -191,17 +204,51 @@ def _load_packed(
             packing.write(start, stored.quantized.read(start, stop))
             continue
         floats = _floats(stored, start, stop, round_to)
-        try:
+        with _naming(stored):
             packing.write_floats(start, floats)
-        except ValueError as error:
-            raise ValueError(f"tensor {stored.name} can't be quantized: {error}") from None
     return packing.finish(jax.device_put)
 
 
-def _pieces(stored: StoredTensor) -> Iterator[tuple[int, int]]:
+def _load_quantized(
+    source: Source, layout: Layout, sharding: NamedSharding | None, round_to: jnp.dtype | None
+) -> Any:
+    stored = _rows(source)
+    num_outputs, num_inputs = stored.shape
+    shape = (num_inputs, num_outputs)
+    with _naming(stored):
+        shardings = weight_shardings(source.spec, sharding, num_inputs // layout.group)
+    boxes = [Box((0, 0), shape)]
+    if shardings is not None:
+        boxes = list(own_boxes(shardings.data, shape))
+
+    def rows() -> Iterator[tuple[int, WeightRows]]:
+        first, last = min(box.start[1] for box in boxes), max(box.stop[1] for box in boxes)
+        for start, stop in _pieces(stored, first, last):
+            if stored.quantized is not None and layout is stored.quantized.layout:
+                yield start, stored.quantized.read(start, stop)
+                continue
+            floats = _floats(stored, start, stop, round_to).astype(np.float32)
+            with _naming(stored):
+                yield start, quantize(floats, layout)
+
+    return put_parts(fill_parts(shape, layout, boxes, rows()), shape, layout, shardings)
+
+
+@contextlib.contextmanager
+def _naming(stored: StoredTensor) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"tensor {stored.name} can't be quantized: {error}") from None
+
+
+def _pieces(
+    stored: StoredTensor, first: int = 0, last: int | None = None
+) -> Iterator[tuple[int, int]]:
     """Ranges of rows, in multiples of tiles and of the units that are read together."""
     is_stack = len(stored.shape) > 2  # the first axis counts whole matrices
-    return row_ranges(stored, _PIECE, unit=1 if is_stack else TILE)
+    unit = 1 if is_stack else TILE
+    return row_ranges(stored, _PIECE, unit=unit, first=first, last=last)
 
 
 def _floats(stored: StoredTensor, start: int, stop: int, round_to: jnp.dtype | None) -> np.ndarray:

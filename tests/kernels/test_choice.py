@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.choice import choose_backend, why_no_kernels
+from flaxen.kernels.choice import choose_backend
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,6 @@ def test_what_is_not_there_is_refused() -> None:
         choose_backend("cpu", platform="tpu", is_built=True)
     with pytest.raises(ValueError, match="backend gpu was asked for, but JAX computes on cpu here"):
         choose_backend("gpu", platform="cpu", is_built=True)
-
-
-def test_why_the_kernels_do_not_compute() -> None:
-    assert why_no_kernels(platform="gpu") == "JAX computes on gpu here"
-    assert why_no_kernels(platform="cpu", is_built=False).startswith("there is no libflaxen_native")
-    said = why_no_kernels("reference", platform="cpu", is_built=True)
-    assert said == "the backend reference was chosen in their place"
 
 
 def test_an_op_without_an_implementation_says_what_there_is() -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.bridges.jaxpr.views import view
-from flaxen.kernels.linear import LoraWeight, PackedLinear
+from flaxen.kernels.linear import LinearWeight, LoraWeight
 from flaxen.models.model import Params, ParamSpec
 from flaxen.models.params import matrices
 
@@ -59,7 +59,7 @@ def _as_weight(leaf: Any, spec: ParamSpec) -> Any:
     arrays = [
         each.base
         for each in beside.values()
-        if isinstance(each, LoraWeight) and not isinstance(each.base, PackedLinear)
+        if isinstance(each, LoraWeight) and not isinstance(each.base, LinearWeight)
     ]
     if not arrays or spec.matrix is None:
         return leaf
@@ -88,7 +88,7 @@ def views_of(specs: Sequence[ParamSpec], leaves: Sequence[Any], dtypes: Sequence
 
 
 def _is_plain(leaf: Any) -> bool:
-    return not isinstance(leaf, PackedLinear | LoraWeight | dict)
+    return not isinstance(leaf, LinearWeight | LoraWeight | dict)
 
 
 def dtypes_of(leaves: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
@@ -108,6 +108,6 @@ def _dtype(leaf: Any) -> Any:
         return _dtype(leaf.base)
     if isinstance(leaf, dict):
         return _dtype(next(iter(leaf.values())))
-    if isinstance(leaf, PackedLinear):
+    if isinstance(leaf, LinearWeight):
         return jnp.dtype(leaf.format) if leaf.format in ("float32", "bfloat16") else None
     return jnp.dtype(leaf.dtype)

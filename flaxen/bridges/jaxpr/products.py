@@ -18,7 +18,16 @@ from jax.extend.core import JaxprEqn
 from flaxen.bridges.jaxpr.run import Normed, Product, Run, Use, plain, without_padding
 from flaxen.bridges.jaxpr.trace import shape_of
 from flaxen.bridges.jaxpr.views import Axes, View
-from flaxen.kernels.linear import LoraWeight, Norm, PackedLinear, embed, linear, linears, pack
+from flaxen.kernels.linear import (
+    LinearWeight,
+    LoraWeight,
+    Norm,
+    PackedLinear,
+    embed,
+    linear,
+    linears,
+    pack,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +165,7 @@ def gather(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any] | None:
     if matrix is None:
         return [eqn.primitive.bind(table.array(), indices, **eqn.params)]
     fits = (matrix.inputs, matrix.outputs) == (table.axes[1], table.axes[0])
-    if not fits or not isinstance(table.source, PackedLinear):
+    if not fits or not isinstance(table.source, LinearWeight):
         return None
     return [embed(table.source, indices[..., 0], table.dtype, backend=run.backend)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.linear import LoraWeight, PackedLinear, unpack
+from flaxen.kernels.linear import LinearWeight, LoraWeight, unpack
 from flaxen.models.model import Matrix
 
 Axes = tuple[int, ...]
@@ -113,7 +113,7 @@ def _unpacked(source: Any, matrix: Matrix, sizes: tuple[int, ...], layers: int |
     if isinstance(source, dict):
         parts = [_unpacked(each, matrix, sizes, matrix.layers) for each in source.values()]
         return jnp.concatenate(parts, axis=matrix.layers)
-    found: jax.Array = unpack(source) if isinstance(source, PackedLinear) else source
+    found: jax.Array = unpack(source) if isinstance(source, LinearWeight) else source
     order = (*matrix.inputs, *matrix.outputs)
     rest = [axis for axis in range(len(sizes)) if axis not in order]
     values = found.reshape(*(sizes[axis] for axis in order), *(1 for _ in rest))

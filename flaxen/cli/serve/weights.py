@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from flaxen.kernels.linear.packed import PackedLinear
+from flaxen.kernels.linear import LinearWeight
 from flaxen.models.model import Model, Params
 from flaxen.models.params import is_spec
 
@@ -34,4 +34,4 @@ def weight_formats(params: Params) -> dict[str, float]:
 
 
 def _is_packed(node: Any) -> bool:
-    return isinstance(node, PackedLinear)
+    return isinstance(node, LinearWeight)

@@ -5,6 +5,8 @@ Deliberately does not know who computes with which form.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from flaxen.kernels.linear import packed, quantized
@@ -12,6 +14,12 @@ from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.kernels.linear.quantized import QuantizedLinear
 
 LinearWeight = PackedLinear | QuantizedLinear
+
+
+def num_bytes(params: Any) -> int:
+    """The bytes of a tree of parameters on their devices."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, LinearWeight))
+    return sum(leaf.nbytes for leaf in leaves)
 
 
 def unpack(weight: LinearWeight) -> jax.Array:

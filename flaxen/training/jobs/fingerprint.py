@@ -6,11 +6,12 @@ Deliberately does not know the run itself.
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import jax
 
 from flaxen.checkpoints.identity import digest_of_arrays, text_digests
-from flaxen.kernels.linear import PackedLinear
+from flaxen.kernels.linear import LinearWeight, PackedLinear
 from flaxen.models.model import Params
 from flaxen.training.fingerprint import Fact, Fingerprint, facts
 from flaxen.training.jobs.data import JobData
@@ -42,9 +43,12 @@ def job_fingerprint(spec: JobSpec, base: Base, data: JobData) -> Fingerprint:
 
 def _form(params: Params) -> str:
     """How the matrices are stored: another format has other values."""
-    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, PackedLinear))
-    formats = {
-        f"packed {leaf.format}" if isinstance(leaf, PackedLinear) else str(leaf.dtype)
-        for leaf in leaves
-    }
-    return ", ".join(sorted(formats))
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, LinearWeight))
+    return ", ".join(sorted({_format(leaf) for leaf in leaves}))
+
+
+def _format(leaf: Any) -> str:
+    if isinstance(leaf, LinearWeight):
+        how = "packed" if isinstance(leaf, PackedLinear) else "quantized"
+        return f"{how} {leaf.format}"
+    return str(leaf.dtype)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.linear import PackedLinear, Weight
+from flaxen.kernels.linear import LinearWeight, PackedLinear, Weight
 from flaxen.kernels.linear.packed import pack, unpack
 from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes
 from flaxen.models.model import Model, Params
@@ -126,7 +126,7 @@ def merge_adapter(params: Params, adapter: Adapter) -> Params:
     def merged(name: str, weight: Weight, layer: Layer) -> Weight:
         if name not in layer:
             return weight
-        if isinstance(weight, PackedLinear) and weight.scales is not None:
+        if isinstance(weight, LinearWeight) and weight.scales is not None:
             raise ValueError(
                 f"{name} is quantized ({weight.format}), so an adapter can't be merged into it: "
                 "load the model with quantization none"

@@ -5,6 +5,7 @@ Deliberately does not know files, nor the places of numbers in a tile (see pack.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,17 @@ class Layout:
     zero: int = 0
     scale_dtype: np.dtype | None = None  # the dtype of scales and mins; None for floats
     has_mins: bool = False
+
+
+_BITS: Mapping[Format, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+
+
+def num_bytes(layout: Layout, num_values: int) -> int:
+    """The bytes of so many values of a weight in a layout, with their scales, without padding."""
+    in_groups = 0
+    if layout.scale_dtype is not None:
+        in_groups = num_values // layout.group * layout.scale_dtype.itemsize * (1 + layout.has_mins)
+    return num_values * _BITS[layout.format] // 8 + in_groups
 
 
 class WeightRows(NamedTuple):

@@ -13,6 +13,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, PackedLinear
 from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
 from flaxen.weights.packing.memory import WeightMemory
@@ -34,7 +35,12 @@ _VALUES_PER_NUMBER = {"float32": 1, "bfloat16": 2, "int8": 1, "int4": WORD_VALUE
 
 
 def choose_layout(
-    stored: StoredTensor, dtype: np.dtype, quantization: Quantization, *, is_table: bool
+    stored: StoredTensor,
+    dtype: np.dtype,
+    quantization: Quantization,
+    *,
+    backend: Backend,
+    is_table: bool,
 ) -> Layout:
     """Chooses the layout of one weight.
 
@@ -42,16 +48,31 @@ def choose_layout(
       stored: the weight's tensor, [out, in].
       dtype: the dtype of weights that are not quantized, float32 or bfloat16.
       quantization: the requested quantization.
+      backend: what computes with it.
       is_table: whether it is the embedding or unembedding: four bits are not enough for logits, so
           tables get at least eight.
     """
-    if quantization == "auto" and stored.quantized is not None:
+    if quantization == "auto" and stored.quantized is not None and backend.keeps_quantized:
         return stored.quantized.layout
-    if quantization == "int8" or (quantization == "int4" and is_table):
-        return int8_layout(_padded(stored.shape[1], INPUT_MULTIPLE))
-    if quantization == "int4":
-        return int4_layout()
+    if quantization in ("int8", "int4"):
+        return quantized_layout(quantization, stored.shape[1], backend=backend, is_table=is_table)
     return Layout(format="float32" if dtype == np.float32 else "bfloat16")
+
+
+def quantized_layout(
+    quantization: Quantization, num_inputs: int, *, backend: Backend, is_table: bool
+) -> Layout:
+    """The layout of a weight that is quantized to int8 or int4.
+
+    Packed weights are padded. Others keep their size, so those whose inputs are no whole groups of
+    four-bit numbers get eight bits, like tables.
+    """
+    if backend.packs_weights:
+        num_inputs = _padded(num_inputs, INPUT_MULTIPLE)
+    int4 = int4_layout()
+    if quantization == "int4" and not is_table and num_inputs % int4.group == 0:
+        return int4
+    return int8_layout(num_inputs)
 
 
 class Packing:

@@ -280,7 +280,6 @@ def test_weights_that_no_scale_can_hold(
             {"backend": Backend.CPU},
             "dtype float16 is not supported: use float32, bfloat16$",
         ),
-        ("bfloat16", {"quantization": "int8"}, "quantization int8 needs packed weights"),
         ("bfloat16", {"quantization": "q4"}, "quantization 'q4' is not supported: use one of auto"),
     ],
 )

@@ -1,0 +1,116 @@
+"""Quantized rows as the plain arrays [I, O] of a `QuantizedLinear`, or of its parts on a mesh.
+
+The parts that several boxes need of a row are made of one reading of it. Deliberately does not know
+files, nor which weights are quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from flaxen.kernels.linear.quantized import QuantizedLinear
+from flaxen.sharding.parts import Box, assemble
+from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
+
+_MIDDLE = 8  # int4 arrays are signed: they hold four-bit numbers less this
+
+
+def fill_parts(
+    shape: tuple[int, int],
+    layout: Layout,
+    boxes: Sequence[Box],
+    rows: Iterable[tuple[int, WeightRows]],
+) -> dict[Box, QuantizedLinear]:
+    """Makes parts of a weight, with NumPy arrays as leaves.
+
+    Args:
+      shape: (I, O) of the whole weight.
+      layout: of its rows; `int8` and `int4` only.
+      boxes: the parts, in a weight [I, O]. They cut no group, unless there is only one.
+      rows: each with the index of its first row, which is an output.
+    """
+    found = {box: _empty(box, shape, layout) for box in boxes}
+    for start, each in rows:
+        numbers = _numbers(each.data) if layout.format == "int4" else each.data
+        for box, part in found.items():
+            low, high = max(start, box.start[1]), min(start + len(numbers), box.stop[1])
+            if low < high:
+                own, groups = slice(low - start, high - start), group_box(box, shape, layout)
+                to = slice(low - box.start[1], high - box.start[1])
+                inputs = slice(box.start[0], box.stop[0])
+                part.data[:, to] = apart(numbers[own, inputs]).T
+                for leaf, given in ((part.scales, each.scales), (part.mins, each.mins)):
+                    if leaf is not None and given is not None:
+                        leaf[:, to] = given[own, groups.start[0] : groups.stop[0]].T
+    return found
+
+
+def group_box(box: Box, shape: tuple[int, int], layout: Layout) -> Box:
+    """The part of the scales [I/group, O] that belongs to a part of a weight [I, O]."""
+    (first, left), (last, right) = box
+    if layout.group == shape[0]:
+        return Box((0, left), (1, right))
+    return Box((first // layout.group, left), (last // layout.group, right))
+
+
+def put_parts(
+    parts: Mapping[Box, QuantizedLinear],
+    shape: tuple[int, int],
+    layout: Layout,
+    shardings: QuantizedLinear | None,
+) -> QuantizedLinear:
+    """Moves the parts of a weight to their devices, with four-bit numbers two in a byte.
+
+    Args:
+      parts: from `fill_parts`: all of this process, or the whole weight.
+      shape: (I, O) of the whole weight.
+      layout: of its rows.
+      shardings: where each array's parts are, as leaves; None is the default device.
+    """
+    if shardings is None:
+        (whole,) = parts.values()
+        placed: QuantizedLinear = jax.device_put(_in_dtype(whole, layout))
+        return placed
+    num_groups = shape[0] // layout.group
+    by_group = {group_box(box, shape, layout): part for box, part in parts.items()}
+    of_groups = (num_groups, shape[1])
+    data: dict[Box, Any] = {box: _in_dtype(part, layout).data for box, part in parts.items()}
+    scales: dict[Box, Any] = {box: part.scales for box, part in by_group.items()}
+    mins: dict[Box, Any] = {box: part.mins for box, part in by_group.items()}
+    array = QuantizedLinear(
+        data=assemble(shape, shardings.data, data),
+        scales=assemble(of_groups, shardings.scales, scales),
+        mins=assemble(of_groups, shardings.scales, mins) if layout.has_mins else None,
+        zero=next(iter(parts.values())).zero,
+    )
+    jax.block_until_ready(array)  # else parts would wait in the host's memory for slower devices
+    return array
+
+
+def _empty(box: Box, shape: tuple[int, int], layout: Layout) -> QuantizedLinear:
+    assert layout.scale_dtype is not None
+    is_int4 = layout.format == "int4"
+    of_groups = group_box(box, shape, layout).shape
+    return QuantizedLinear(
+        data=np.empty(box.shape, np.uint8 if is_int4 else np.int8),
+        scales=np.empty(of_groups, layout.scale_dtype),
+        mins=np.empty(of_groups, layout.scale_dtype) if layout.has_mins else None,
+        zero=layout.zero - _MIDDLE if is_int4 else layout.zero,
+    )
+
+
+def _in_dtype(part: QuantizedLinear, layout: Layout) -> QuantizedLinear:
+    data = part.data.view(ml_dtypes.int4) if layout.format == "int4" else part.data
+    return QuantizedLinear(data=data, scales=part.scales, mins=part.mins, zero=part.zero)
+
+
+def _numbers(words: np.ndarray) -> np.ndarray:
+    """The bits of signed four-bit numbers [rows, in], each in a byte, from uint32 [rows, in/8]."""
+    shifts = np.arange(0, 4 * WORD_VALUES, 4, dtype=np.uint32)
+    numbers = (words[:, :, None] >> shifts & 15).astype(np.uint8) ^ _MIDDLE
+    return numbers.reshape(words.shape[0], -1)
