@@ -152,8 +152,7 @@ class _Paged:
             each._replace(kv_lens=each.kv_lens * is_active, cu_q_lens=each.cu_q_lens * is_active)
             for each in self.batches
         )
-        assert self.placement is not None
-        return replace(self, batches=batches, placement=self.placement.in_stage())
+        return replace(self, batches=batches)
 
 
 @jax.tree_util.register_dataclass
@@ -193,9 +192,9 @@ class _Causal:
         return replace(self, segment_ids=split_rows(self.segment_ids, num_parts))
 
     def in_stage(self, part: jax.Array, is_active: jax.Array) -> Staged:
-        assert self.placement is not None
-        ids = None if self.segment_ids is None else self.segment_ids[part]
-        return replace(self, segment_ids=ids, placement=self.placement.in_stage())
+        return (
+            self if self.segment_ids is None else replace(self, segment_ids=self.segment_ids[part])
+        )
 
 
 def split_rows(x: jax.Array, num_parts: int) -> jax.Array:

@@ -6,7 +6,7 @@ Deliberately does not know models, nor what the arrays mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -26,8 +26,6 @@ class Placement:
     """
 
     mesh: Mesh
-    # Whether this is inside a shard_map over the pipeline axis: what runs there is one stage.
-    is_in_stage: bool = False
 
     @property
     def shape(self) -> MeshShape:
@@ -53,20 +51,22 @@ class Placement:
         return NamedSharding(self.mesh, self.spec(axes, shape, head_dim=head_dim))
 
     def shard_map(self, run: Callable[..., Any], *, in_specs: Any, out_specs: Any) -> Any:
-        """`jax.shard_map` over the mesh; in a stage, over the axes that are left."""
-        # A Pallas kernel does not say over which axes its output varies, so that is not checked.
-        if self.is_in_stage:
-            rest = frozenset(AXES) - {"pipeline"}
-            return jax.shard_map(
-                run, in_specs=in_specs, out_specs=out_specs, axis_names=rest, check_vma=False
-            )
-        return jax.shard_map(
-            run, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )
+        """`jax.shard_map` over the mesh; within one over the stages, over the axes that are left.
 
-    def in_stage(self) -> Placement:
-        """The mesh as it is inside a shard_map over the pipeline axis."""
-        return replace(self, is_in_stage=True)
+        Args:
+          run: computes one device's part.
+          in_specs: how the arguments are divided.
+          out_specs: how the results are divided.
+        """
+        taken = jax.sharding.get_abstract_mesh().manual_axes
+        return jax.shard_map(
+            run,
+            mesh=None if taken else self.mesh,  # JAX has the one that we are in
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=frozenset(AXES) - frozenset(taken),
+            check_vma=False,  # a Pallas kernel does not say over which axes its output varies
+        )
 
     def stage(self, index: int) -> Placement:
         """The devices of one pipeline stage alone."""

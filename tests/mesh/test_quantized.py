@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def laid(weight: QuantizedLinear, axes: tuple[str | None, str | None]) -> Quanti
     inputs = axes[0] if weight.scales.shape[0] > 1 else None
     data = jax.device_put(weight.data, NamedSharding(TWO.mesh, P(*axes)))
     scales = jax.device_put(weight.scales, NamedSharding(TWO.mesh, P(inputs, axes[1])))
-    return QuantizedLinear(data=data, scales=scales)
+    return QuantizedLinear(data=data, scales=scales, placement=TWO, divided=axes)
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.GPU, Backend.TPU])
@@ -56,7 +58,12 @@ def test_two_layers_add_up_once(backend: Backend, group: int) -> None:
     np.testing.assert_allclose(compiled(*args), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_of_rows_is_more_rows() -> None:
-    each, xs = weight(0, (64, 64), 32), jax.random.normal(jax.random.key(0), (3, 4, 64))
-    found = jax.vmap(lambda x: linear(x, each, backend=Backend.GPU))(xs)
-    np.testing.assert_allclose(found, xs @ unpack(each), rtol=1e-5, atol=1e-5)
+def test_rows_of_training_stay_divided() -> None:
+    on = placement("data=2,tensor=2")
+    each, x = weight(0, (64, 64), 32), jax.random.normal(jax.random.key(0), (4, 8, 64))
+    divided = replace(each, placement=on, divided=(None, "tensor"))
+    x = jax.device_put(x, on.sharding(("batch", "length", None), x.shape))
+    compiled = jax.jit(lambda x, each: linear(x, each, backend=Backend.GPU)).lower(x, divided)
+    assert not collectives(compiled.compile().as_text())
+    found = compiled.compile()(x, divided)
+    np.testing.assert_allclose(found, x @ unpack(each), rtol=1e-5, atol=1e-5)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from flaxen.kernels.linear.packed import Format
-from flaxen.kernels.partitioning import divided
+from flaxen.sharding.placement import Placement
 
 Leaf = Any  # an array; after a tree map, any type
 
@@ -37,6 +39,9 @@ class QuantizedLinear:
     scales: Leaf  # float16 or float32 [I/group, O]
     mins: Leaf | None = None  # the same dtype and shape
     zero: int = dataclasses.field(default=0, metadata={"static": True})
+    # The mesh that the arrays are laid over, and its axes that divide the inputs and the outputs.
+    placement: Placement | None = dataclasses.field(default=None, metadata={"static": True})
+    divided: tuple[Any, Any] = dataclasses.field(default=(None, None), metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,22 +106,36 @@ def scaled(sums: jax.Array, weight: QuantizedLinear) -> jax.Array:
 
 
 def on_mesh(kernel: Multiply) -> Multiply:
-    """A kernel's product that XLA divides over a mesh as it divides `multiply`.
+    """A kernel's product on each device's own part of a weight that is divided over a mesh.
+
+    XLA can't look into a kernel, and would gather the weight on every device. Rows [B, T] are
+    divided as training divides them; a row [T] of serving is whole on every device.
 
     Args:
-      kernel: computes like `multiply`, of a weight or of a part of one.
+      kernel: computes like `multiply`.
     """
 
     def product(x: jax.Array, weight: QuantizedLinear) -> jax.Array:
-        def of_arrays(x: jax.Array, data: jax.Array, *per_group: jax.Array) -> jax.Array:
-            scales, mins = (*per_group, None)[:2]
-            part = QuantizedLinear(data=data, scales=scales, mins=mins, zero=weight.zero)
-            return kernel(x, part)
+        placement = weight.placement
+        if placement is None:
+            return kernel(x, weight)
+        inputs, outputs = weight.divided
+        names = ("batch", "length") if x.ndim == 3 else (None,) * (x.ndim - 1)
+        rows = placement.spec(names, x.shape[:-1])
+        by_group = None if weight.scales.shape[0] == 1 else inputs
+        per_group = None if weight.mins is None else P(by_group, outputs)
+        where = replace(
+            weight, data=P(inputs, outputs), scales=P(by_group, outputs), mins=per_group
+        )
 
-        rows = x.reshape(-1, x.shape[-1])
-        arrays = [each for each in (weight.data, weight.scales, weight.mins) if each is not None]
-        out = divided(of_arrays, len(arrays))(rows, *arrays)
-        return out.reshape(*x.shape[:-1], weight.shape[1])
+        def on_device(x: jax.Array, part: QuantizedLinear) -> jax.Array:
+            out = kernel(x, replace(part, placement=None))
+            return out if inputs is None else jax.lax.psum(out, inputs)
+
+        found: jax.Array = placement.shard_map(
+            on_device, in_specs=(P(*rows, inputs), where), out_specs=P(*rows, outputs)
+        )(x, weight)
+        return found
 
     return product
 
