@@ -11,6 +11,8 @@ from tests.compile_cache import share_compile_cache
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # The tests of a mesh lay it over these; all others compute on the first.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Where libtpu is installed to compile with it (tests/tpu), JAX would else look for a TPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 share_compile_cache()
 
 from hypothesis import settings  # noqa: E402 (the environment comes first)

@@ -19,7 +19,7 @@ class Backend(Enum):
     REFERENCE = "reference"  # plain jax.numpy, compiled by XLA for JAX's device
     CPU = "cpu"  # our C++ kernels
     GPU = "gpu"  # our Pallas kernels, and XLA: each op's table says which
-    TPU = "tpu"  # no kernels of ours yet: each op's table says so
+    TPU = "tpu"  # our Pallas kernels, and XLA: each op's table says which
 
     @property
     def packs_weights(self) -> bool:

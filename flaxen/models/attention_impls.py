@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.paged_attention import (
-    CpuPages,
-    KvPages,
     PagedBatch,
+    Pages,
     empty_cache,
     page_axes,
     paged_attention,
@@ -49,7 +48,7 @@ def paged(
 class LayerPages:
     """The pages of one layer, and the cache group whose page tables name them."""
 
-    pages: KvPages | CpuPages
+    pages: Pages
     group: int = field(metadata={"static": True})
 
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.paged_attention import blocked, cpu, gpu
-from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
+from flaxen.kernels.paged_attention import blocked, cpu, gpu, tpu
+from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch, Pages, TpuPages
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 
 
@@ -22,7 +22,7 @@ class AttentionImplementation(NamedTuple):
     """What a backend has for attention over pages."""
 
     attend: Callable[..., tuple[Any, Any]]  # as reference.paged_attention, over its own pages
-    empty_pages: Callable[[int, int, int, int, jnp.dtype], KvPages | CpuPages]
+    empty_pages: Callable[[int, int, int, int, jnp.dtype], Pages]
     page_multiple: int  # a page is a multiple of this many tokens
     has_heads: Callable[[int, jnp.dtype], bool]  # of this head_dim and dtype
     # The logical axes of each array of the pages: a mesh divides the one named kv_heads.
@@ -40,13 +40,17 @@ IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
     Backend.GPU: AttentionImplementation(
         gpu.paged_attention, gpu.empty_pages, 1, gpu.has_heads, blocked.PAGE_AXES
     ),
-    Backend.TPU: _BLOCKED,
+    Backend.TPU: AttentionImplementation(
+        tpu.paged_attention, tpu.empty_pages, tpu.PAGE_MULTIPLE, tpu.has_heads, tpu.PAGE_AXES
+    ),
 }
 
 __all__ = [
     "CpuPages",
     "KvPages",
     "PagedBatch",
+    "Pages",
+    "TpuPages",
     "check_page_size",
     "empty_cache",
     "has_pages",
@@ -63,19 +67,19 @@ def empty_cache(
     dtype: jnp.dtype,
     *,
     backend: Backend,
-) -> KvPages | CpuPages:
+) -> Pages:
     """Makes a layer's pages in the backend's layout. Nobody may read a slot that was not written.
 
     Args:
       num_pages: the number of pages.
-      page_size: tokens; a multiple of 16 for the CPU's kernel, a divisor of 128 for XLA.
+      page_size: tokens; a multiple of 16 for the kernels of CPU and TPU, a divisor of 128.
       num_kv_heads: K.
       head_dim: H; even for the CPU's kernel.
-      dtype: float32 or bfloat16 for the CPU's kernel.
+      dtype: float32 or bfloat16 for the CPU's kernel, float8_e4m3fn too for the TPU's.
       backend: the backend that reads the pages.
 
     Raises:
-      ValueError: the CPU's kernel does not support a size or the dtype.
+      ValueError: the backend's kernel does not support a size or the dtype.
     """
     return _find(backend).empty_pages(num_pages, page_size, num_kv_heads, head_dim, dtype)
 
@@ -120,7 +124,7 @@ def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
     v: Float[Array, "T K H"],
-    cache: KvPages | CpuPages,
+    cache: Pages,
     batch: PagedBatch,
     *,
     window: int | None = None,
@@ -128,7 +132,7 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
     backend: Backend,
-) -> tuple[Float[Array, "T N H"], KvPages | CpuPages]:
+) -> tuple[Float[Array, "T N H"], Pages]:
     """Like `reference.paged_attention`, over the backend's own cache from `empty_cache`."""
     run = _find(backend).attend
     return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)

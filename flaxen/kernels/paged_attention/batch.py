@@ -7,9 +7,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-# Keys and values of one layer, in the layout for XLA and in that for the C++ kernel.
+# Keys and values of one layer, in the layouts for XLA, for the C++ kernel and for the TPU's.
 KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
 CpuPages = Float[Array, "pages 2 K words"]
+TpuPages = Float[Array, "pages K page_size lanes"]
+Pages = KvPages | CpuPages | TpuPages
 
 
 class PagedBatch(NamedTuple):
