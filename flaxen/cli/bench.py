@@ -29,6 +29,7 @@ from flaxen.cli.options import (
     MeshOptions,
     ModelArgument,
     ModelOptions,
+    StepSizeOptions,
     engine_args,
 )
 from flaxen.cli.progress import show_progress
@@ -75,6 +76,7 @@ def bench(
     options: BenchOptions,
     model_options: ModelOptions,
     context: ContextOptions,
+    steps: StepSizeOptions,
     batch: BatchOptions,
     mesh: MeshOptions,
     models: ModelsDirOptions,
@@ -83,7 +85,7 @@ def bench(
     """Measure throughput and latency; the last line printed is JSON with every figure."""
     loaded = None if options.workloads is None else load_workloads(options.workloads, options.reps)
     names = choose(options.workload, list(loaded) if loaded else list(NAMES))
-    args = engine_args(model, model_options, context, batch, mesh, models, machine)
+    args = engine_args(model, model_options, context, steps, batch, mesh, models, machine)
     cpu = machine.set_up(mesh.num_devices)
 
     from flaxen.benchmark.report import as_json, limits_line, table

@@ -26,6 +26,7 @@ from flaxen.cli.models.listing import list_command
 from flaxen.cli.models.pull import pull
 from flaxen.cli.models.rm import rm
 from flaxen.cli.parity.command import parity
+from flaxen.cli.plan.command import plan
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
 from flaxen.protocol import EngineClosedError
@@ -57,6 +58,7 @@ for _name, _command in (
     ("train", train),
     ("eval", evaluate),
     ("parity", parity),
+    ("plan", plan),
     ("merge", merge),
     ("export", export),
     ("doctor", doctor),

@@ -17,7 +17,7 @@ from flaxen.cli import panels
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.sizes import parse_size_option
-from flaxen.sharding.shape import parse_mesh
+from flaxen.sharding.shape import MeshShape, parse_mesh
 from flaxen.weights.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ class ContextOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """The sizes of an engine's steps."""
+class StepSizeOptions:
+    """The sizes of an engine's steps, and of its pages."""
 
     max_num_seqs: Annotated[
         int | None,
@@ -150,6 +150,12 @@ class BatchOptions:
     page_size: Annotated[
         int, _engine_option(min=1, help="Tokens in a page of the KV cache; it must divide 128.")
     ] = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How an engine's steps are compiled, and what is kept between them."""
+
     enable_prefix_caching: Annotated[
         bool,
         _engine_option(
@@ -199,15 +205,20 @@ class MeshOptions:
     ] = None
 
     @property
-    def num_devices(self) -> int:
-        """The devices of the whole mesh.
+    def shape(self) -> MeshShape:
+        """The whole mesh.
 
         Raises:
           ValueError: the options contradict each other, or an axis is unknown.
         """
         shape = parse_mesh(self.mesh).with_axis("tensor", self.tensor_parallel_size)
         shape = shape.with_axis("pipeline", self.pipeline_parallel_size)
-        return shape.with_axis("data", self.data_parallel_size).num_devices
+        return shape.with_axis("data", self.data_parallel_size)
+
+    @property
+    def num_devices(self) -> int:
+        """The devices of the whole mesh; raises what `shape` raises."""
+        return self.shape.num_devices
 
 
 def engine_args(model: str, *groups: Any, **more: Any) -> EngineArgs:

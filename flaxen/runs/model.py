@@ -18,13 +18,12 @@ from flaxen.build import OnProgress
 from flaxen.engine_args import compute_dtype
 from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
-from flaxen.hub.weight_files import read_json
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS, lora_targets
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.families import Family, find_family
+from flaxen.models.families import Family
 from flaxen.models.model import Model, Params
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
@@ -38,7 +37,7 @@ from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition, save_definition
-from flaxen.weights.huggingface.architecture import architecture
+from flaxen.weights.huggingface.config import read_config
 from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.opening import open_model
 from flaxen.weights.reference import parse_reference
@@ -101,9 +100,7 @@ def _without_weights(path: Path, backend: Backend) -> Subject | None:
     """The model of a directory that holds a configuration, and no weights; None of any other."""
     if not path.is_dir() or any(path.glob("*.safetensors")):
         return None
-    fields = read_json(path / "config.json")
-    family = find_family(architecture(fields))
-    decoder_config = family.config_from_hf(fields)
+    family, decoder_config = read_config(path / "config.json")
     return Subject(
         name=path.name,
         model=decoder(decoder_config).on(backend),

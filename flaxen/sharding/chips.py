@@ -22,6 +22,7 @@ class Chip:
     bf16_peak: float  # operations a second, a product and a sum being two
     int8_peak: float | None  # operations a second; None: the table has no figure
     link_bandwidth: float  # bytes a second between chips, all links, both directions
+    fp8_peak: float | None = None  # operations a second; None: it has no fp8
     cores_per_device: int = 1  # TensorCores
 
 
@@ -69,8 +70,9 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=96 * _GIB,
             hbm_bandwidth=3690e9,
             bf16_peak=1153.5e12,
-            int8_peak=None,  # only that of fp8 is published: 2307e12
+            int8_peak=None,  # only that of fp8 is published
             link_bandwidth=600e9,
+            fp8_peak=2307e12,
         ),
     )
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from flaxen.sharding.shape import AXES, MeshShape
 
@@ -38,7 +38,13 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def shape_of(mesh: Mesh) -> MeshShape:
+def mesh_without_devices(shape: MeshShape) -> AbstractMesh:
+    """A mesh to find out how arrays are divided, where there are no such devices."""
+    sizes = tuple(shape.sizes().values())
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def shape_of(mesh: Mesh | AbstractMesh) -> MeshShape:
     """The shape of a mesh made here."""
     return MeshShape(**dict(mesh.shape))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from flaxen.sharding.mesh import shape_of
 from flaxen.sharding.rules import partition
@@ -25,7 +25,7 @@ class Placement:
     None in place of it is JAX's default device, alone.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh  # an abstract one has no devices: it says how arrays are divided
 
     @property
     def shape(self) -> MeshShape:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from flaxen.hub.weight_files import check_is_model, read_json
+from flaxen.hub.weight_files import check_is_model
 from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
@@ -23,7 +23,7 @@ from flaxen.sharding.placement import Placement
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.huggingface.architecture import architecture
+from flaxen.weights.huggingface.config import read_config
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
 from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.params import Form, load_params, num_bytes
@@ -113,13 +113,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_huggingface(path: Path) -> Checkpoint:
     check_is_model(path)
-    fields = read_json(path / "config.json")
-    try:
-        family = find_family(architecture(fields))
-        config = family.config_from_hf(fields)
-    except ValueError as error:
-        raise type(error)(f"{path / 'config.json'}: {error}") from None
-
+    family, config = read_config(path / "config.json")
     tensors = read_tensors(path)
     rules = fit_names(family.hf_rules, tensors)
     config, rules = fit_tables(config, rules, tensors)

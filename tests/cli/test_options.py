@@ -25,6 +25,7 @@ from flaxen.cli.options import (
     ChatTemplateOptions,
     ContextOptions,
     ModelOptions,
+    StepSizeOptions,
     engine_args,
 )
 from flaxen.cli.parity.command import parity
@@ -165,7 +166,10 @@ def test_every_engine_argument_has_an_option_of_serve() -> None:
 
 def test_what_no_engine_argument_comes_of_is_known() -> None:
     """A field that is misspelt would be left out in silence."""
-    taken = ModelOptions, ContextOptions, BatchOptions, ChatTemplateOptions, ServingOptions
+    taken = (
+        *(ModelOptions, ContextOptions, StepSizeOptions, BatchOptions),
+        *(ChatTemplateOptions, ServingOptions),
+    )
     options = {
         each.name for group in (*taken, MachineOptions) for each in dataclasses.fields(group)
     }

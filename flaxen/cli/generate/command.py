@@ -21,6 +21,7 @@ from flaxen.cli.options import (
     MeshOptions,
     ModelArgument,
     ModelOptions,
+    StepSizeOptions,
     engine_args,
 )
 from flaxen.cli.printing import print_text
@@ -81,6 +82,7 @@ def generate(
     model_options: ModelOptions,
     defaults: GenerationConfigOptions,
     context: ContextOptions,
+    steps: StepSizeOptions,
     batch: BatchOptions,
     mesh: MeshOptions,
     models: ModelsDirOptions,
@@ -89,7 +91,7 @@ def generate(
     """Continue prompts, and print what the model adds to them."""
     given = sampling.given()
     texts = read_prompts(prompts.prompt, prompts.file, prompts.prompts_file, sys.stdin)
-    groups = (model_options, defaults, context, batch, mesh, models, machine)
+    groups = (model_options, defaults, context, steps, batch, mesh, models, machine)
     base, directory = adapter.beside(model, find_places(models, machine))
     args = engine_args(base, *groups, seed=secrets.randbits(62))  # the seed without --seed
     cpu = machine.set_up(mesh.num_devices)

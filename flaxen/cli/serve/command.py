@@ -24,6 +24,7 @@ from flaxen.cli.options import (
     MeshOptions,
     ModelArgument,
     ModelOptions,
+    StepSizeOptions,
     engine_args,
 )
 from flaxen.cli.progress import show_progress
@@ -65,6 +66,7 @@ def serve(
     limits: RequestLimitOptions,
     model_options: ModelOptions,
     context: ContextOptions,
+    steps: StepSizeOptions,
     batch: BatchOptions,
     mesh: MeshOptions,
     serving: ServingOptions,
@@ -84,7 +86,7 @@ def serve(
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
         model, server, lora = serve_adapter(model, server, lora, find_places(models, machine))
-        engine_sequences = serving.max_waiting + (batch.max_num_seqs or 0)
+        engine_sequences = serving.max_waiting + (steps.max_num_seqs or 0)
         config = server_config(server, limits, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
@@ -92,7 +94,7 @@ def serve(
         check_address(server)
         with contextlib.ExitStack() as stack:
             stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
-            of_engine = (model_options, context, batch, serving, mesh)
+            of_engine = (model_options, context, steps, batch, serving, mesh)
             groups = (*of_engine, models, machine, template, defaults)
             args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
             cpu = machine.set_up(mesh.num_devices)

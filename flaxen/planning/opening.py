@@ -1,0 +1,73 @@
+"""Opens what is known of a model before its weights are there: a config.json is enough.
+
+Deliberately does not know hardware.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from flaxen.engine_args import EngineArgs
+from flaxen.hub.run_directory import CHECKPOINTS
+from flaxen.kernels.backend import Backend
+from flaxen.models.decoder import decoder
+from flaxen.models.model import Model
+from flaxen.weights.definition import Definition
+from flaxen.weights.definition_files import is_definition
+from flaxen.weights.huggingface.config import read_config
+from flaxen.weights.opening import open_model
+
+CONFIG = "config.json"
+
+
+class OpenedShapes(NamedTuple):
+    """A model whose shapes are known."""
+
+    name: str
+    model: Model
+    definition: Definition | None  # a model that is code; it has the dtype of its parameters
+
+
+def open_shapes(args: EngineArgs, backend: Backend) -> OpenedShapes:
+    """Opens a model for its shapes.
+
+    Args:
+      args: its model may also be a config.json, or a directory with one and no weights.
+      backend: what will compute with it.
+
+    Raises:
+      ValueError: there is no such model, or it is not supported.
+    """
+    if (config := _config_alone(args.model)) is not None:
+        if args.impl == "torch" or args.definition is not None:
+            raise ValueError(
+                f"{config} is planned with our decoder: a config.json alone says nothing to "
+                "--impl torch or --definition. Leave them out, or give the model with its weights"
+            )
+        _, fields = read_config(config)
+        return OpenedShapes(_name(config), decoder(fields).on(backend), None)
+    source = open_model(
+        args.model, args.places, backend=backend, impl=args.impl, definition=args.definition
+    ).source
+    found = source if isinstance(source, Definition) else None
+    return OpenedShapes(source.name, source.model.on(backend), found)
+
+
+def _config_alone(name: str) -> Path | None:
+    """The config.json that a name is, or that is in its directory without any weights."""
+    path = Path(os.path.expanduser(name))
+    if path.is_file():
+        return path if path.suffix == ".json" else None
+    # A run's directory has a config.json of its own, with the settings of the run.
+    if not (path / CONFIG).is_file() or (path / CHECKPOINTS).is_dir() or is_definition(path):
+        return None
+    has_weights = any(each.suffix in (".safetensors", ".gguf") for each in path.iterdir())
+    return None if has_weights else path / CONFIG
+
+
+def _name(config: Path) -> str:
+    """What to call it: the directory, or the file if it is not a config.json."""
+    path = config.absolute()
+    return path.parent.name if path.name == CONFIG else path.stem

@@ -1,0 +1,105 @@
+"""What one device of an engine reads, multiplies and sends in a step, counted from shapes.
+
+A lower bound: weights and keys are read once, and activations stay on the chip. Deliberately does
+not know hardware, nor how memory is divided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flaxen.engine.shapes import Shape
+from flaxen.models.cache import Full, Sliding
+from flaxen.models.layout import device_specs, vocab_placement
+from flaxen.models.model import Model, Params
+from flaxen.planning.collectives import Collective
+from flaxen.planning.params import num_query_heads, param_cost
+from flaxen.planning.roofline import Work
+
+_FLOAT32 = 4  # bytes: of logits, and of the sums of products that devices add up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What the sequences of a step ask for."""
+
+    shape: Shape  # of the program, to which the step is padded
+    num_seqs: int
+    new_tokens: int  # of each sequence, at its end
+    context: int  # tokens of each after the step
+
+
+def step_work(model: Model, params: Params, load: Load, itemsize: int) -> Work:
+    """The work of one device of the model's mesh.
+
+    Args:
+      model: the model on its mesh.
+      params: the shapes of its parameters.
+      load: of the step.
+      itemsize: bytes of one number in the dtype of compute and of the KV cache.
+    """
+    cost = param_cost(model.param_specs, params)
+    num_parts = _num_parts(model)
+    heads = num_query_heads(model.param_specs) // num_parts
+    cache_bytes = attention = 0
+    for spec in device_specs(model):
+        keys, met = met_keys(spec, load.new_tokens, load.context)
+        cache_bytes += load.num_seqs * (keys + load.new_tokens) * spec.bytes_per_token(itemsize)
+        attention += load.num_seqs * met * 4 * heads * spec.head_dim
+    tokens, rows = load.shape.num_tokens, load.shape.num_seqs
+    products = cost.layer_values * tokens + cost.unembed_values * rows
+    parts = 1 if vocab_placement(model) is None else num_parts
+    return Work(
+        weight_bytes=cost.read_bytes,
+        cache_bytes=cache_bytes,
+        other_bytes=2 * rows * model.vocab_size // parts * _FLOAT32,  # logits, written and read
+        num_operations=float(2 * products + attention),
+        collectives=expected_collectives(model, tokens, itemsize),
+    )
+
+
+def expected_collectives(model: Model, num_tokens: int, itemsize: int) -> tuple[Collective, ...]:
+    """What tensor parallelism sends: two sums a layer, and one of the embeddings, which each device
+    has for its part of the vocabulary.
+
+    Args:
+      model: the model on its mesh.
+      num_tokens: T.
+      itemsize: bytes of one number in the dtype of compute.
+    """
+    parts = _num_parts(model)
+    if parts == 1 or model.embed_dim is None:
+        return ()
+    values = num_tokens * model.embed_dim
+    has_table = vocab_placement(model) is not None
+    num_sums = 2 * len(model.cache_specs)
+    return (
+        Collective(
+            kind="all-reduce",
+            num_devices=parts,
+            count=num_sums + has_table,
+            num_bytes=values * (num_sums * _FLOAT32 + has_table * itemsize),
+        ),
+    )
+
+
+def _num_parts(model: Model) -> int:
+    return 1 if model.placement is None else model.placement.shape.tensor
+
+
+def met_keys(spec: Full | Sliding, new_tokens: int, context: int) -> tuple[int, int]:
+    """The keys that a sequence's new tokens see.
+
+    Args:
+      spec: the layer's cache.
+      new_tokens: at the sequence's end.
+      context: its tokens, the new ones included.
+
+    Returns:
+      How many keys there are, and how many there are for each token, added up.
+    """
+    window = spec.window if isinstance(spec, Sliding) else context
+    first = context - new_tokens + 1  # how many tokens the first new one would see without a window
+    growing = max(0, min(context, window) - first + 1)  # tokens that see no more than a window
+    met = growing * (2 * first + growing - 1) // 2 + (new_tokens - growing) * window
+    return min(context, window + new_tokens - 1), met
