@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxen.kernels.linear.lora import LoraWeight
+from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.models.layout import factor_shardings, param_sharding
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
@@ -58,12 +59,14 @@ def gathered_sharding(spec: ParamSpec, placement: Placement) -> NamedSharding:
 def _gather_param(placement: Placement, spec: ParamSpec, leaf: Any) -> Any:
     if isinstance(leaf, dict):  # layers that are stacked in one array, with adapters
         return {index: _gather_param(placement, spec, each) for index, each in leaf.items()}
+    if isinstance(leaf, QuantizedLinear):
+        return _gather_quantized(leaf)
     if not isinstance(leaf, LoraWeight):
         return _gather(leaf, param_sharding(spec, placement), is_table=spec.role == "table")
     factors = factor_shardings(spec, placement)
     return dataclasses.replace(
         leaf,
-        base=_gather(leaf.base, param_sharding(spec, placement)),
+        base=_gather_param(placement, spec, leaf.base),
         a=_gather(leaf.a, factors["a"]),
         b=_gather(leaf.b, factors["b"]),
     )
@@ -102,11 +105,27 @@ def _gather(x: jax.Array, kept: NamedSharding, *, is_table: bool = False) -> jax
     return found
 
 
+def _gather_quantized(weight: QuantizedLinear) -> QuantizedLinear:
+    """Gathers the numbers and scales of a frozen weight, which has no gradient."""
+    placement = weight.placement
+    assert placement is not None
+    inputs, outputs = (_without(names) for names in weight.divided)
+
+    def whole(x: jax.Array) -> jax.Array:
+        by_stage = ("pipeline",) if x.ndim == 3 else ()
+        spec = PartitionSpec(*by_stage, None if x.shape[-2] == 1 else inputs, outputs)
+        laid: jax.Array = jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
+        return laid
+
+    found: QuantizedLinear = jax.tree.map(whole, weight)
+    return dataclasses.replace(found, divided=(inputs, outputs))
+
+
 def _whole(kept: NamedSharding) -> NamedSharding:
     """The same sharding, but not divided over fsdp."""
+    return NamedSharding(kept.mesh, PartitionSpec(*map(_without, kept.spec)))
 
-    def without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-        each = (names,) if isinstance(names, str) else names or ()
-        return tuple(name for name in each if name != AXIS) or None
 
-    return NamedSharding(kept.mesh, PartitionSpec(*map(without, kept.spec)))
+def _without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    each = (names,) if isinstance(names, str) else names or ()
+    return tuple(name for name in each if name != AXIS) or None

@@ -36,7 +36,7 @@ def param_shardings(specs: Any, placement: Placement) -> Any:
         return jax.tree.map(lambda spec: param_sharding(spec, own), part, is_leaf=is_spec)
 
     num_stages = placement.shape.pipeline
-    if num_stages == 1:
+    if num_stages == 1 or _is_staged(specs):
         return on(placement, specs)
     size = len(specs["layers"]) // num_stages
     layers = tuple(
@@ -63,12 +63,19 @@ def lay_params(specs: Any, params: Params, placement: Placement) -> Params:
         where = weight_shardings(spec, sharding, leaf.scales.shape[0])
         assert where is not None
         mins = None if leaf.mins is None else where.mins
-        return jax.device_put(leaf, replace(where, mins=mins, zero=leaf.zero))
+        laid = jax.device_put(leaf, replace(where, mins=mins, zero=leaf.zero))
+        return replace(laid, placement=placement, divided=(*where.data.spec, None, None)[:2])
 
     found: Params = jax.tree.map(
         one, specs, param_shardings(specs, placement), params, is_leaf=is_spec
     )
     return found
+
+
+def _is_staged(specs: Any) -> bool:
+    """Whether arrays have a leading axis over the stages (`models.pipeline`)."""
+    leaves = jax.tree.leaves(specs, is_leaf=is_spec)
+    return any(spec.axes[:1] == ("stages",) for spec in leaves)
 
 
 def check_layout(specs: Any, placement: Placement) -> None:

@@ -8,7 +8,7 @@ come from JAX. Deliberately does not know how layers or attention compute, nor f
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -105,7 +105,11 @@ def _forward(
     num_parts = 1 if is_step else num_microbatches(tokens.shape[0], model.placement)
     split = functools.partial(split_rows, num_parts=num_parts)
     parts = jax.tree.map((lambda each: each[None]) if is_step else split, (x, shared))
-    layers = params["layers"]
+    layers = jax.tree.map(
+        lambda leaf: _with_ids(leaf, (lambda ids: ids[None]) if is_step else split),
+        params["layers"],
+        is_leaf=_is_lora,
+    )
     run = jax.shard_map(
         functools.partial(_stage, model, backend, num_parts),
         mesh=model.placement.mesh,
@@ -158,7 +162,9 @@ def _stage(
         part = jnp.clip(part, 0, num_parts - 1)
         x = jnp.where(stage == 0, inputs[part], x)
         beside = jax.tree.map(lambda each: each[part], shared)
-        x, cache = _layers(model, backend, own, x, beside, attend.in_stage(part, is_active), cache)
+        layers = jax.tree.map(functools.partial(_of_part, part), own, is_leaf=_is_lora)
+        own_attend = attend.in_stage(part, is_active)
+        x, cache = _layers(model, backend, layers, x, beside, own_attend, cache)
         is_done = is_active & (stage == num_stages - 1)
         outputs = jnp.where(is_done, outputs.at[part].set(x), outputs)
         return (jax.lax.ppermute(x, "pipeline", to_next), cache, outputs), None
@@ -190,6 +196,19 @@ def _layers(
 
 def _is_lora(node: Any) -> bool:
     return isinstance(node, LoraWeight)
+
+
+def _with_ids(leaf: Any, change: Callable[[jax.Array], jax.Array]) -> Any:
+    """A weight whose rows' adapters are changed; anything else as it is."""
+    return replace(leaf, ids=change(leaf.ids)) if isinstance(leaf, LoraWeight) else leaf
+
+
+def _of_part(part: jax.Array, leaf: Any) -> Any:
+    """A weight for one microbatch: its rows' adapters, and dropout of its own."""
+    if not isinstance(leaf, LoraWeight):
+        return leaf
+    key = None if leaf.key is None else jax.random.fold_in(leaf.key, part)
+    return replace(leaf, ids=leaf.ids[part], key=key)
 
 
 def _layer_specs(layers: Sequence[Params]) -> Any:

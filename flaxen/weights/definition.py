@@ -209,4 +209,4 @@ def _plain(spec: ParamSpec, rows: np.ndarray, layout: Layout, form: Form) -> Qua
     if shardings is not None:
         boxes = list(own_boxes(shardings.data, shape))
     parts = fill_parts(shape, layout, boxes, [(0, quantize(rows, layout))])
-    return put_parts(parts, shape, layout, shardings)
+    return put_parts(parts, shape, layout, shardings, form.placement)

@@ -182,7 +182,7 @@ def _load(
     if layout is not None and form.backend.packs_weights:
         return _load_packed(source, layout, round_to, memory)
     if layout is not None:
-        return _load_quantized(source, layout, sharding, round_to)
+        return _load_quantized(source, layout, sharding, form.placement, round_to)
     if sharding is not None:
         read = functools.partial(_floats, round_to=round_to)
         return load_shards(source, form.dtype, sharding, read, _PIECE)
@@ -210,7 +210,11 @@ def _load_packed(
 
 
 def _load_quantized(
-    source: Source, layout: Layout, sharding: NamedSharding | None, round_to: jnp.dtype | None
+    source: Source,
+    layout: Layout,
+    sharding: NamedSharding | None,
+    placement: Placement | None,
+    round_to: jnp.dtype | None,
 ) -> Any:
     stored = _rows(source)
     num_outputs, num_inputs = stored.shape
@@ -231,7 +235,7 @@ def _load_quantized(
             with _naming(stored):
                 yield start, quantize(floats, layout)
 
-    return put_parts(fill_parts(shape, layout, boxes, rows()), shape, layout, shardings)
+    return put_parts(fill_parts(shape, layout, boxes, rows()), shape, layout, shardings, placement)
 
 
 @contextlib.contextmanager

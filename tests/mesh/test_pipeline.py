@@ -10,23 +10,29 @@ import numpy as np
 import pytest
 
 from flaxen.kernels.backend import Backend
+from flaxen.models.adapters import LoraConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.logits import logits
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import num_microbatches, pipelined
 from flaxen.models.staging import unstage_params
 from flaxen.protocol import Request
-from flaxen.training.full import initial_params
+from flaxen.training.full import full, initial_params
+from flaxen.training.lora import initial_adapters, lora
+from flaxen.training.loss import next_token
 from tests.engine.groups import groups
 from tests.engine.lora import LORA, adapted, make_adapter
 from tests.engine.tiny import MODEL, MODEL_CONFIG, ONE_SHAPE, make_engine, prompts, run, trace
 from tests.mesh.meshes import mesh_executor, on_mesh, placed, placement
 from tests.mesh.test_serving import assert_close
+from tests.mesh.training import FLOAT32, Steps, assert_same, model_on, run_steps
+from tests.training.tiny import copy, make, random_batch
 
 DEEP = decoder(replace(MODEL_CONFIG, num_layers=4, windows=(None, 24) * 2))
 PARAMS = jax.tree.map(lambda leaf: leaf * (4 if leaf.ndim > 1 else 1), initial_params(DEEP, 0))
 TOKENS = jax.random.randint(jax.random.key(1), (8, 24), 3, DEEP.vocab_size)
 MESH = "pipeline=2,tensor=2"
+TRAINED = LoraConfig(rank=4, alpha=8.0, targets=("wq", "w_down"))
 
 
 def loss(model: Model, params: Params) -> jax.Array:
@@ -99,3 +105,38 @@ def test_layers_that_can_not_be_in_equal_stages_are_refused() -> None:
     piece = replace(DEEP, in_layers=None)
     with pytest.raises(ValueError, match="the forward of a definition is in one piece"):
         pipelined(piece.on(Backend.REFERENCE, placement("pipeline=2")))
+
+
+def full_steps(mesh: str | None) -> Steps:
+    """Two steps of two microbatches that train all parameters."""
+    model = model_on(mesh, DEEP)
+    step = make(full(model, dtype=FLOAT32), next_token(model, remat="layer"), eps=1e-3)
+    on = None if mesh is None else placement(mesh)
+    params = copy(PARAMS) if on is None else placed(copy(PARAMS), on, DEEP)
+    batches = [random_batch(seed, num_rows=8) for seed in (0, 1)]
+    found = run_steps(step, params, batches, num_microbatches=2)
+    if on is None:
+        return found
+    state = found.state._replace(params=unstage_params(found.state.params, on))
+    return found._replace(state=state)
+
+
+def test_stages_train_as_one_piece() -> None:
+    assert_same(full_steps("pipeline=2,fsdp=2"), full_steps(None))
+
+
+def adapter_steps(mesh: str | None) -> Steps:
+    """A step that trains two adapters of frozen parameters."""
+    model = model_on(mesh, DEEP)
+    trainable = lora(TRAINED, num_adapters=2, model=model)
+    step = make(trainable, next_token(model), learning_rates=(1e-2, 1e-3), name="sgd")
+    adapters = initial_adapters(model, TRAINED, [0, 1])
+    frozen = PARAMS
+    if trainable.layout is not None and mesh is not None:
+        adapters = jax.device_put(adapters, trainable.layout.masters)
+        frozen = placed(copy(PARAMS), placement(mesh), DEEP)
+    return run_steps(step, adapters, [random_batch(0, num_rows=4)], frozen=frozen)
+
+
+def test_adapters_of_stages_train_as_of_one_piece() -> None:
+    assert_same(adapter_steps("pipeline=2,tensor=2"), adapter_steps(None))

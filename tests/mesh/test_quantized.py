@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,15 @@ from jax.sharding import PartitionSpec as P
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear
 from flaxen.kernels.linear.quantized import QuantizedLinear, unpack
+from flaxen.models.logits import logits
+from flaxen.models.pipeline import pipelined
+from flaxen.models.staging import stage_params
+from flaxen.weights.checkpoint import open_checkpoint
+from tests.e2e.tiny_model import write_tiny_model
 from tests.mesh.meshes import placement
 from tests.mesh.test_collectives import collectives
 
+FLOAT32 = jnp.dtype("float32")
 TWO = placement("tensor=2")
 
 
@@ -67,3 +75,20 @@ def test_rows_of_training_stay_divided() -> None:
     assert not collectives(compiled.compile().as_text())
     found = compiled.compile()(x, divided)
     np.testing.assert_allclose(found, x @ unpack(each), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", ["tensor=2", "pipeline=2,tensor=2"])
+def test_a_quantized_model_on_a_mesh_is_the_quantized_model(mesh: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny_model(tmp_path))
+    form = {"backend": Backend.GPU, "quantization": "int8"}
+    tokens = jnp.arange(24, dtype=jnp.int32).reshape(2, 12)
+    alone = logits(
+        checkpoint.model.on(Backend.GPU), checkpoint.load_params(FLOAT32, **form), tokens
+    )
+    on = placement(mesh)
+    params = stage_params(checkpoint.load_params(FLOAT32, placement=on, **form), on)
+    model = pipelined(checkpoint.model.on(Backend.GPU, on))
+    run = jax.jit(partial(logits, model)).lower(params, tokens).compile()
+    np.testing.assert_allclose(run(params, tokens), alone, rtol=1e-4, atol=1e-4)
+    gathered = [line for line in run.as_text().splitlines() if " all-gather(" in line]
+    assert not [line for line in gathered if "s8[" in line]

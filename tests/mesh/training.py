@@ -40,7 +40,9 @@ def model_on(mesh: str | None, model: Model = MODEL) -> Model:
 
 def params_on(model: Model, params: Params = PARAMS) -> Params:
     """Parameters of its own for a model's mesh, or for one device."""
-    return copy(params) if model.placement is None else placed(model, copy(params))
+    if model.placement is None:
+        return copy(params)
+    return placed(copy(params), model.placement, model)
 
 
 def run_steps(

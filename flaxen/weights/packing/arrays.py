@@ -15,6 +15,7 @@ import numpy as np
 
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.sharding.parts import Box, assemble
+from flaxen.sharding.placement import Placement
 from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
 
 _MIDDLE = 8  # int4 arrays are signed: they hold four-bit numbers less this
@@ -63,6 +64,7 @@ def put_parts(
     shape: tuple[int, int],
     layout: Layout,
     shardings: QuantizedLinear | None,
+    placement: Placement | None,
 ) -> QuantizedLinear:
     """Moves the parts of a weight to their devices, with four-bit numbers two in a byte.
 
@@ -71,8 +73,9 @@ def put_parts(
       shape: (I, O) of the whole weight.
       layout: of its rows.
       shardings: where each array's parts are, as leaves; None is the default device.
+      placement: the mesh; None is one device.
     """
-    if shardings is None:
+    if shardings is None or placement is None:
         (whole,) = parts.values()
         placed: QuantizedLinear = jax.device_put(_in_dtype(whole, layout))
         return placed
@@ -87,6 +90,8 @@ def put_parts(
         scales=assemble(of_groups, shardings.scales, scales),
         mins=assemble(of_groups, shardings.scales, mins) if layout.has_mins else None,
         zero=next(iter(parts.values())).zero,
+        placement=placement,
+        divided=(*shardings.data.spec, None, None)[:2],
     )
     jax.block_until_ready(array)  # else parts would wait in the host's memory for slower devices
     return array
