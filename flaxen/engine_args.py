@@ -67,6 +67,9 @@ class EngineArgs:
     max_waiting: int = 4096  # sequences
     max_unread_bytes: int = 2**28  # the most bytes of unread events in all
     max_logprobs: int = 20
+    # A token's bits depend on its own sequence alone, whatever is beside it in a step.
+    batch_invariant: bool = False
+    enforce_eager: bool = False  # on a GPU: no CUDA graphs
     seed: int = 0
     compile_sizes: tuple[int, ...] = ()  # the numbers of tokens of compiled steps; () chooses them
     offline: bool = False  # never ask the Hugging Face hub
@@ -114,6 +117,32 @@ class EngineArgs:
             size = getattr(self, name)
             if size is not None and size < 1:  # before memory is divided by them
                 raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def check_batch_invariance(model: Checkpoint | Definition, backend: Backend) -> None:
+    """Refuses a model with sums of its own where their order has to be fixed.
+
+    Raises:
+      ValueError: it is a definition, and the backend computes on a GPU.
+    """
+    if isinstance(model, Definition) and backend is Backend.GPU_INVARIANT:
+        raise ValueError(
+            f"batch_invariant was asked for, but {model.name} is a definition, whose own sums are "
+            "XLA's on a GPU: use a model of a supported family, or leave it out"
+        )
+
+
+def check_eager(enforce_eager: bool, backend: Backend) -> None:
+    """Refuses to leave out what is not there.
+
+    Raises:
+      ValueError: no command buffers were asked for, and the backend has none.
+    """
+    if enforce_eager and not backend.has_command_buffers:
+        raise ValueError(
+            f"enforce_eager leaves out CUDA graphs, and the backend {backend.value} has none: "
+            "leave it out"
+        )
 
 
 def compute_dtype(

@@ -17,11 +17,11 @@ from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.model_cache import plan_model_cache
 from flaxen.engine.step_sizes import StepSizes, step_sizes
-from flaxen.engine_args import EngineArgs, compute_dtype
+from flaxen.engine_args import EngineArgs, check_batch_invariance, check_eager, compute_dtype
 from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.choice import choose_backend
+from flaxen.kernels.choice import choose_backend, invariant_backend
 from flaxen.models.layout import check_layout, lay_params
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined
@@ -78,8 +78,7 @@ def prepare(
 ) -> Prepared:
     """Opens the model and decides all sizes. Args and errors are those of `build`."""
     processes = this_process()
-    num_devices = args.mesh_shape.num_devices
-    backend = choose_backend(args.backend, args.device, num_devices=num_devices)
+    backend = _backend(args)
     if backend is Backend.CPU:
         cpu_library.start()
     placements = _placements(args.mesh_shape, processes)
@@ -90,6 +89,7 @@ def prepare(
         path, checkpoint = open_named(
             args, lambda name, done, total: report("download", done, total)
         )
+    check_batch_invariance(checkpoint, backend)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
     models = tuple(_on(checkpoint.model, backend, each) for each in placements)
     sizes = step_sizes(
@@ -199,6 +199,13 @@ def _placed(params: Params, prepared: Prepared, placement: Placement | None) -> 
     return stage_params(params, placement)
 
 
+def _backend(args: EngineArgs) -> Backend:
+    shape = args.mesh_shape
+    backend = choose_backend(args.backend, args.device, num_devices=shape.num_devices)
+    check_eager(args.enforce_eager, backend)
+    return invariant_backend(backend, num_parts=shape.tensor) if args.batch_invariant else backend
+
+
 def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> OpenedModel:
     """Opens the model that the arguments name.
 
@@ -208,7 +215,7 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
     return open_model(
         args.model,
         args.places,
-        backend=choose_backend(args.backend, args.device, num_devices=args.mesh_shape.num_devices),
+        backend=_backend(args),
         impl=args.impl,
         definition=args.definition,
         on_download=on_download,
@@ -231,6 +238,8 @@ def _engine_config(
         max_logprobs=args.max_logprobs,
         compile_sizes=sizes.compiled,
         lora=lora,
+        batch_invariant=args.batch_invariant,
+        enforce_eager=args.enforce_eager,
     )
 
 

@@ -14,7 +14,8 @@ import tokenizers
 
 from flaxen import LLM, SamplingParams
 from flaxen.build import Parts, build
-from flaxen.engine_args import EngineArgs
+from flaxen.cli.serve.announcement import about_steps
+from flaxen.engine_args import EngineArgs, check_batch_invariance
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.linear.packed import PackedLinear
@@ -132,6 +133,26 @@ def test_a_cache_without_a_kernel_is_refused_before_weights_are_loaded(spec: Cac
     message = rf"layer 1 of the model keeps {type(spec).__name__}\(.*Full and Sliding"
     with pytest.raises(ValueError, match=message):
         build(EngineArgs(model="mixed", dtype="float32"), definition=definition)
+
+
+def test_sums_of_one_order_are_promised_only_where_they_are(model: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"batch_invariant .* on the backend reference XLA chooses"
+    ):
+        build(EngineArgs(model=model, backend="reference", batch_invariant=True))
+    definition = Definition(model=MODEL, params=None, tokenizer=GOLDEN, name="mine")
+    check_batch_invariance(definition, Backend.CPU)
+    with pytest.raises(ValueError, match="mine is a definition, whose own sums are XLA's on a GPU"):
+        check_batch_invariance(definition, Backend.GPU_INVARIANT)
+    with pytest.raises(ValueError, match="leaves out CUDA graphs, and the backend reference has n"):
+        build(EngineArgs(model=model, backend="reference", enforce_eager=True))
+
+
+@needs_kernels
+def test_the_cpus_kernels_are_batch_invariant_already(model: str) -> None:
+    parts = build(EngineArgs(model=model, batch_invariant=True, **SIZES))
+    assert parts.model.backend is Backend.CPU
+    assert any("as always with the CPU kernels" in fact.text for fact in about_steps(parts))
 
 
 @needs_kernels

@@ -163,6 +163,18 @@ class BatchOptions:
             help="Keep the KV cache of prefixes, so that one which prompts share is computed once.",
         ),
     ] = True
+    batch_invariant: Annotated[
+        bool,
+        _engine_option(
+            "--batch-invariant",
+            help="Compute a request to the same bits whatever runs beside it: always so with the "
+            "CPU kernels, slower on a GPU, refused elsewhere.",
+        ),
+    ] = False
+    enforce_eager: Annotated[
+        bool,
+        _engine_option("--enforce-eager", help="On a GPU, start kernels without CUDA graphs."),
+    ] = False
     compile_sizes: Annotated[
         list[int],
         _engine_option(

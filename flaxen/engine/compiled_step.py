@@ -21,6 +21,7 @@ from flaxen.engine.step import empty_cache, page_shardings, run_step
 from flaxen.engine.step_input import StepLayout
 from flaxen.engine.step_needs import NO_NEEDS
 from flaxen.engine.step_options import Lora, StepOptions
+from flaxen.kernels.compiling import compiler_options
 from flaxen.models.model import Model, Params
 
 
@@ -59,6 +60,7 @@ def jit_step(model: Model, config: EngineConfig) -> Any:
         static_argnums=0,
         donate_argnums=(3, 4),
         out_shardings=(whole, page_shardings(model), whole, whole),
+        compiler_options=compiler_options(model.backend, enforce_eager=config.enforce_eager),
     )
 
 

@@ -53,6 +53,8 @@ class EngineConfig:
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
     compile_sizes: tuple[int, ...] = ()  # numbers of tokens of compiled steps; () chooses them
     lora: LoraLimits | None = None  # None: no adapters are served
+    batch_invariant: bool = False  # promised: a token's bits depend on its own sequence alone
+    enforce_eager: bool = False  # no command buffers (CUDA graphs)
     num_spec_tokens: int = 0  # the most draft tokens of a sequence that one step verifies
 
     def __post_init__(self) -> None:

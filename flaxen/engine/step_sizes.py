@@ -25,17 +25,19 @@ class StepSizes:
 # its steps are larger than a CPU's, and powers of two waste at most half of what is not the limit.
 # A TPU's registers have 8 or 16 rows, which one token fills as well. Each shape takes seconds to
 # compile.
+_GPU = StepSizes(
+    max_num_seqs=256,
+    max_num_batched_tokens=2048,
+    compiled=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
+)
 DEFAULTS: Mapping[Backend, StepSizes] = {
     Backend.REFERENCE: StepSizes(
         max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16, 64, 256, 1024, 4096)
     ),
     # Padding costs almost nothing (decision 0043): one stream, several, many.
     Backend.CPU: StepSizes(max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16)),
-    Backend.GPU: StepSizes(
-        max_num_seqs=256,
-        max_num_batched_tokens=2048,
-        compiled=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
-    ),
+    Backend.GPU: _GPU,
+    Backend.GPU_INVARIANT: _GPU,
     Backend.TPU: StepSizes(
         max_num_seqs=256,
         max_num_batched_tokens=2048,

@@ -19,6 +19,8 @@ class Backend(Enum):
     REFERENCE = "reference"  # plain jax.numpy, compiled by XLA for JAX's device
     CPU = "cpu"  # our C++ kernels
     GPU = "gpu"  # our Pallas kernels, and XLA: each op's table says which
+    # The same with sums of one order for each row, whatever is beside it (--batch-invariant).
+    GPU_INVARIANT = "gpu-invariant"
     TPU = "tpu"  # our Pallas kernels, and XLA: each op's table says which
 
     @property
@@ -46,6 +48,16 @@ class Backend(Enum):
     def pads_cheaply(self) -> bool:
         """Whether padding of a step costs almost nothing, so that few shapes are compiled."""
         return self is Backend.CPU
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether a token's bits depend on its own sequence alone, whatever is beside it."""
+        return self in (Backend.CPU, Backend.GPU_INVARIANT)
+
+    @property
+    def has_command_buffers(self) -> bool:
+        """Whether XLA records the kernels of a step, to start all of them by one call."""
+        return self in (Backend.GPU, Backend.GPU_INVARIANT)
 
     @property
     def default_dtype(self) -> str:

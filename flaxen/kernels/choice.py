@@ -13,7 +13,8 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import use_device
 
 AUTO = "auto"
-BACKENDS = (AUTO, *(each.value for each in Backend))
+# GPU_INVARIANT is asked for by an option of its own.
+BACKENDS = (AUTO, *(each.value for each in Backend if each is not Backend.GPU_INVARIANT))
 
 # JAX's names of the platforms that it computes on. Of any other we know nothing.
 _PLATFORMS = {
@@ -72,3 +73,29 @@ def choose_backend(
         f"the backend {name} was asked for, but JAX computes on {platform} here: use auto, "
         f"{has.value} or reference"
     )
+
+
+def invariant_backend(backend: Backend, *, num_parts: int = 1) -> Backend:
+    """The backend that computes the same, and a token's bits from its own sequence alone.
+
+    Args:
+      backend: what would compute.
+      num_parts: the devices along the mesh's tensor axis.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if backend.is_batch_invariant:
+        return backend
+    if backend is not Backend.GPU:
+        raise ValueError(
+            f"batch_invariant was asked for, but on the backend {backend.value} XLA chooses the "
+            "order of sums by the size of the batch: use a GPU, or the C++ kernels on a CPU, or "
+            "leave it out"
+        )
+    if num_parts > 1:
+        raise ValueError(
+            f"batch_invariant was asked for with tensor={num_parts}, but sums over several GPUs "
+            "have an order that depends on their size: use one GPU or data=N, or leave it out"
+        )
+    return Backend.GPU_INVARIANT

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.choice import choose_backend
+from flaxen.kernels.choice import choose_backend, invariant_backend
+from flaxen.kernels.compiling import compiler_options
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,25 @@ def test_what_is_not_there_is_refused() -> None:
         choose_backend("cpu", platform="tpu", is_built=True)
     with pytest.raises(ValueError, match="backend gpu was asked for, but JAX computes on cpu here"):
         choose_backend("gpu", platform="cpu", is_built=True)
+
+
+def test_the_backend_of_a_batch_invariant_engine() -> None:
+    assert invariant_backend(Backend.CPU) is Backend.CPU  # it is so already
+    assert invariant_backend(Backend.GPU) is Backend.GPU_INVARIANT
+    for backend in (Backend.REFERENCE, Backend.TPU):
+        with pytest.raises(ValueError, match=f"on the backend {backend.value} XLA chooses the ord"):
+            invariant_backend(backend)
+    with pytest.raises(ValueError, match=r"with tensor=4, .* use one GPU or data=N"):
+        invariant_backend(Backend.GPU, num_parts=4)
+    with pytest.raises(ValueError, match="'gpu-invariant' is not known"):  # the option chooses it
+        choose_backend("gpu-invariant")
+
+
+def test_a_gpus_step_is_one_command_buffer() -> None:
+    assert compiler_options(Backend.CPU) == {}
+    (types,) = compiler_options(Backend.GPU).values()
+    assert {"CONDITIONAL", "WHILE"} <= set(types.split(","))
+    assert list(compiler_options(Backend.GPU, enforce_eager=True).values()) == [""]
 
 
 def test_an_op_without_an_implementation_says_what_there_is() -> None:

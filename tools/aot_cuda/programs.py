@@ -62,16 +62,16 @@ DTYPES = (
     (jnp.bfloat16, jnp.float8_e4m3fn),
     (jnp.float32, jnp.float32),
 )
-BACKENDS = (Backend.GPU,)
+BACKENDS = (Backend.GPU, Backend.GPU_INVARIANT)
 
 
 def programs(devices: Sequence[jax.Device]) -> Iterator[AheadOfTime]:
     """All programs: on one device, and the steps also over the tensor axis of a mesh of two."""
     yield from _attention(devices[0])
-    for backend in BACKENDS:
-        for placement in (None, Placement(make_mesh(MeshShape(tensor=2), devices))):
-            for shape in (Shape(num_tokens=16, num_seqs=16), Shape(num_tokens=512, num_seqs=64)):
-                yield _serving_step(backend, devices[0], placement, shape)
+    mesh = Placement(make_mesh(MeshShape(tensor=2), devices))
+    for backend, placement in (*((each, None) for each in BACKENDS), (Backend.GPU, mesh)):
+        for shape in (Shape(num_tokens=16, num_seqs=16), Shape(num_tokens=512, num_seqs=64)):
+            yield _serving_step(backend, devices[0], placement, shape)
 
 
 def _attention(device: jax.Device) -> Iterator[AheadOfTime]:

@@ -140,6 +140,10 @@ def about_steps(parts: Parts) -> Iterator[Fact]:
     config = parts.engine.config
     fields = {"max_num_seqs": config.max_num_seqs, "compile_sizes": config.compile_sizes}
     fields["max_num_batched_tokens"] = config.max_num_batched_tokens
+    if config.batch_invariant:
+        why = "as always with the CPU kernels" if parts.model.backend.pads_cheaply else "slower"
+        text = f"a request's bits depend on its own tokens alone ({why})"
+        yield Fact(label="batching", text=text, fields={"batch_invariant": True})
     if not parts.model.backend.pads_cheaply:
         sizes = ", ".join(map(str, config.compile_sizes))
         yield Fact(label="steps", text=f"compiled for {sizes} tokens", fields=fields)

@@ -17,12 +17,14 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.REFERENCE: reference.causal_attention,
     Backend.CPU: cpu.causal_attention,
     Backend.GPU: reference.causal_attention,
+    Backend.GPU_INVARIANT: reference.causal_attention,
     Backend.TPU: reference.causal_attention,
 }
 # For some of a row's queries: the backends whose devices make a mesh.
 OF_SOME_QUERIES: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.REFERENCE: some_queries.causal_attention,
     Backend.GPU: some_queries.causal_attention,
+    Backend.GPU_INVARIANT: some_queries.causal_attention,
     Backend.TPU: some_queries.causal_attention,
 }
 

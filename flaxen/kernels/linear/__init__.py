@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.linear import cpu, gpu, reference, tpu
+from flaxen.kernels.linear import cpu, gpu, gpu_invariant, reference, tpu
 from flaxen.kernels.linear.lora import LoraWeight, check_adapters
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.kernels.linear.quantized import QuantizedLinear
@@ -48,6 +48,7 @@ class LinearImplementation(NamedTuple):
     embed: Callable[[Any, jax.Array, jnp.dtype], jax.Array]
     pack: Callable[[jax.Array], PackedLinear]
     transpose: Callable[[Any], Weight]
+    unembed: Callable[[jax.Array, jax.Array], jax.Array] = reference.unembed  # plain tables
 
 
 IMPLEMENTATIONS: Mapping[Backend, LinearImplementation] = {
@@ -58,6 +59,13 @@ IMPLEMENTATIONS: Mapping[Backend, LinearImplementation] = {
     # Plain weights are XLA's on both: these have kernels for quantized ones.
     Backend.GPU: LinearImplementation(
         gpu.linears, reference.embed, reference.pack, reference.transpose
+    ),
+    Backend.GPU_INVARIANT: LinearImplementation(
+        gpu_invariant.linears,
+        reference.embed,
+        reference.pack,
+        reference.transpose,
+        gpu_invariant.unembed,
     ),
     Backend.TPU: LinearImplementation(tpu.linears, tpu.embed, reference.pack, reference.transpose),
 }
@@ -184,7 +192,7 @@ def unembed(
     if isinstance(table, LinearWeight):
         return linear(x, table, norm=norm, out_dtype=jnp.float32, backend=backend)
     h = rms_norm(x, *norm, backend=backend)
-    return jnp.einsum("...D,VD->...V", h, table, preferred_element_type=jnp.float32)
+    return _find(backend).unembed(h, table)
 
 
 def pack(weight: Float[Array, "I O"], *, backend: Backend) -> PackedLinear:

@@ -6,6 +6,7 @@ Deliberately does not know how adapters are trained, stored or named.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,7 +65,12 @@ def check_adapters(weight: LoraWeight, batch: tuple[int, ...]) -> None:
             )
 
 
-def add_adapters(x: jax.Array, out: jax.Array, weight: LoraWeight) -> jax.Array:
+def add_adapters(
+    x: jax.Array,
+    out: jax.Array,
+    weight: LoraWeight,
+    dot: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> jax.Array:
     """Adds the adapters' part to the output of the base weight.
 
     Computes every adapter for every row and keeps the row's own, which suits few adapters.
@@ -73,6 +79,7 @@ def add_adapters(x: jax.Array, out: jax.Array, weight: LoraWeight) -> jax.Array:
       x: [..., I], the inputs.
       out: [..., O] float32, base(x).
       weight: has ids in the shape of x's leading axes.
+      dot: computes products of x with a plain matrix, in float32; None leaves them to XLA.
 
     Returns:
       [..., O] float32.
@@ -83,6 +90,13 @@ def add_adapters(x: jax.Array, out: jax.Array, weight: LoraWeight) -> jax.Array:
         keep = jax.random.bernoulli(weight.key, 1 - weight.dropout, x.shape)
         x = jnp.where(keep, x / (1 - weight.dropout), 0)
     chosen = jax.nn.one_hot(weight.ids, weight.a.shape[0], dtype=jnp.float32)
-    hidden = jnp.einsum("...I,nIR->...nR", x, weight.a)
+    num, num_inputs, rank = weight.a.shape
+    if dot is None:
+        hidden = jnp.einsum("...I,nIR->...nR", x, weight.a)
+    else:
+        side_by_side = weight.a.transpose(1, 0, 2).reshape(num_inputs, num * rank)
+        hidden = dot(x, side_by_side).reshape(*x.shape[:-1], num, rank)
     hidden = jnp.einsum("...nR,...n,n->...nR", hidden, chosen, weight.scales)
-    return out + jnp.einsum("...nR,nRO->...O", hidden, weight.b)
+    if dot is None:
+        return out + jnp.einsum("...nR,nRO->...O", hidden, weight.b)
+    return out + dot(hidden.reshape(*x.shape[:-1], -1), weight.b.reshape(num * rank, -1))

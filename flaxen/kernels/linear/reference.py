@@ -6,6 +6,7 @@ Packed weights are unpacked first; quantized ones are multiplied as `quantized.m
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ from flaxen.kernels.rms_norm import reference as norm_reference
 Weight = jax.Array | LinearWeight
 AnyWeight = Weight | LoraWeight
 Operand = jax.Array | None
+Dot = Callable[[jax.Array, jax.Array], jax.Array]
 
-__all__ = ["embed", "linears", "lora_gradient", "pack", "transpose"]
+__all__ = ["dot", "embed", "linears", "lora_gradient", "pack", "transpose", "unembed"]
 
 
 def linears(
@@ -36,6 +38,8 @@ def linears(
     *,
     keeps_gate: bool = False,
     multiply: Multiply = quantized.multiply,
+    dot: Dot | None = None,
+    normalize: Callable[..., jax.Array] = norm_reference.rms_norm,
 ) -> tuple[jax.Array, ...]:
     """norm(x) @ weight + bias (+ residual) for each weight, or silu(gate) * up of two.
 
@@ -52,13 +56,16 @@ def linears(
       out_dtype: the dtype of the outputs.
       keeps_gate: a gated layer also returns gate and up, before they are multiplied.
       multiply: computes the product with a quantized weight, in float32.
+      dot: computes the other products; None is the plain one.
+      normalize: computes the norm.
 
     Returns:
       [..., O] for each weight, or one if gated.
     """
-    h = x if norm is None else norm_reference.rms_norm(x, norm, eps)
+    h = x if norm is None else normalize(x, norm, eps)
     outs = [
-        _product(h, weight, bias, multiply) for weight, bias in zip(weights, biases, strict=True)
+        _product(h, weight, bias, multiply, dot)
+        for weight, bias in zip(weights, biases, strict=True)
     ]
     if gated:
         gate, up = outs
@@ -106,13 +113,27 @@ def lora_gradient(
     return found
 
 
-def _product(h: jax.Array, weight: AnyWeight, bias: Operand, multiply: Multiply) -> jax.Array:
+def dot(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [..., I] @ weight [I, O], in float32."""
+    out: jax.Array = jnp.einsum("...I,IO->...O", x, weight, preferred_element_type=jnp.float32)
+    return out
+
+
+def unembed(x: jax.Array, table: jax.Array) -> jax.Array:
+    """The products of x [..., D] with the rows of a plain table [V, D], in float32."""
+    out: jax.Array = jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
+    return out
+
+
+def _product(
+    h: jax.Array, weight: AnyWeight, bias: Operand, multiply: Multiply, own_dot: Dot | None
+) -> jax.Array:
     base = weight.base if isinstance(weight, LoraWeight) else weight
     if isinstance(base, QuantizedLinear):
         out = multiply(h, base)
     else:
         values = unpack(base) if isinstance(base, PackedLinear) else base
-        out = jnp.einsum("...I,IO->...O", h, values, preferred_element_type=jnp.float32)
+        out = (own_dot or dot)(h, values)
     if bias is not None:
         out = out + jnp.broadcast_to(bias.astype(jnp.float32), out.shape)
-    return add_adapters(h, out, weight) if isinstance(weight, LoraWeight) else out
+    return add_adapters(h, out, weight, own_dot) if isinstance(weight, LoraWeight) else out

@@ -12,12 +12,13 @@ import jax
 from jaxtyping import Array, Float32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.log_softmax import cpu, reference
+from flaxen.kernels.log_softmax import cpu, gpu_invariant, reference
 
 IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array], jax.Array]] = {
     Backend.REFERENCE: reference.log_softmax,
     Backend.CPU: cpu.log_softmax,
     Backend.GPU: reference.log_softmax,
+    Backend.GPU_INVARIANT: gpu_invariant.log_softmax,
     Backend.TPU: reference.log_softmax,
 }
 

@@ -6,6 +6,7 @@ layout of pages, made by `empty_cache`: a cache can only be used with the backen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,13 +33,17 @@ class AttentionImplementation(NamedTuple):
 _BLOCKED = AttentionImplementation(
     blocked.paged_attention, blocked.empty_pages, 1, blocked.has_heads, blocked.PAGE_AXES
 )
+_GPU = AttentionImplementation(
+    gpu.paged_attention, gpu.empty_pages, 1, gpu.has_heads, blocked.PAGE_AXES
+)
 IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
     Backend.REFERENCE: _BLOCKED,  # reference.py says the same more plainly, for tests
     Backend.CPU: AttentionImplementation(
         cpu.paged_attention, cpu.empty_pages, cpu.PAGE_MULTIPLE, cpu.has_heads, cpu.PAGE_AXES
     ),
-    Backend.GPU: AttentionImplementation(
-        gpu.paged_attention, gpu.empty_pages, 1, gpu.has_heads, blocked.PAGE_AXES
+    Backend.GPU: _GPU,
+    Backend.GPU_INVARIANT: _GPU._replace(
+        attend=functools.partial(gpu.paged_attention, is_invariant=True)
     ),
     Backend.TPU: AttentionImplementation(
         tpu.paged_attention, tpu.empty_pages, tpu.PAGE_MULTIPLE, tpu.has_heads, tpu.PAGE_AXES

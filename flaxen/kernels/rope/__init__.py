@@ -17,6 +17,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, jax.Array], ja
     Backend.REFERENCE: reference.apply_rope,
     Backend.CPU: cpu.apply_rope,
     Backend.GPU: reference.apply_rope,
+    Backend.GPU_INVARIANT: reference.apply_rope,  # it sums nothing
     Backend.TPU: reference.apply_rope,
 }
 

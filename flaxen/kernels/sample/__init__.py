@@ -5,6 +5,7 @@ Deliberately does not know: log-probabilities, penalties and other changes of th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from flaxen.kernels.backend import Backend, find_implementation
+from flaxen.kernels.log_softmax import gpu_invariant
 from flaxen.kernels.sample import cpu, reference
 from flaxen.kernels.sample.filters import row_sum
 
@@ -19,6 +21,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array]]] = 
     Backend.REFERENCE: reference.sample,
     Backend.CPU: cpu.sample,
     Backend.GPU: reference.sample,
+    Backend.GPU_INVARIANT: functools.partial(reference.sample, mass_sum=gpu_invariant.row_sum),
     Backend.TPU: reference.sample,
 }
 

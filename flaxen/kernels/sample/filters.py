@@ -7,6 +7,7 @@ vocabulary: exact, and cheaper than a sort. Tokens with equal logits are kept or
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -33,7 +34,12 @@ def filter_top_k(logits: jax.Array, top_k: jax.Array, num_parts: int = 1) -> jax
     return jnp.where((keys >= threshold[:, None]) | (top_k == 0)[:, None], logits, -jnp.inf)
 
 
-def filter_top_p(logits: jax.Array, top_p: jax.Array, num_parts: int = 1) -> jax.Array:
+def filter_top_p(
+    logits: jax.Array,
+    top_p: jax.Array,
+    num_parts: int = 1,
+    mass_sum: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
     """Keeps the fewest most likely tokens with at least top_p of each row's probability.
 
     https://arxiv.org/abs/1904.09751, section 3.1.
@@ -42,17 +48,19 @@ def filter_top_p(logits: jax.Array, top_p: jax.Array, num_parts: int = 1) -> jax
       logits: float32 [S, V]; -inf is never kept.
       top_p: float32 [S], [0, 1]; 1 keeps all, 0 only the likeliest.
       num_parts: as in `row_sum`.
+      mass_sum: adds up the rows of [S, V]; None is `row_sum`.
 
     Returns:
       float32 [S, V], -inf where dropped.
     """
+    total = mass_sum or functools.partial(row_sum, num_parts=num_parts)
     keys = _ordered(logits)
     mass = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     # Above 0, which an empty set would already reach.
-    wanted = jnp.maximum(top_p * row_sum(mass, num_parts), 1e-30)
+    wanted = jnp.maximum(top_p * total(mass), 1e-30)
 
     def keeps_enough(threshold: jax.Array) -> jax.Array:
-        return row_sum(jnp.where(keys >= threshold[:, None], mass, 0), num_parts) >= wanted
+        return total(jnp.where(keys >= threshold[:, None], mass, 0)) >= wanted
 
     threshold = _largest(keeps_enough, logits.shape[0])
     return jnp.where((keys >= threshold[:, None]) | (top_p >= 1)[:, None], logits, -jnp.inf)

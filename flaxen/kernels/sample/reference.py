@@ -6,6 +6,8 @@ bits either way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -22,14 +24,17 @@ def sample(
     position: jax.Array,
     active: jax.Array,
     num_parts: int = 1,
+    *,
+    mass_sum: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """See flaxen.kernels.sample.sample."""
+    """See flaxen.kernels.sample.sample; mass_sum as in `filter_top_p`."""
     greedy = _argmax(logits)
     is_random = active & (temperature > 0)
 
     def sampled() -> jax.Array:
         positive = jnp.where(is_random, temperature, 0)
-        noisy = perturbed(logits, positive, top_k, top_p, min_p, seed, position, num_parts)
+        filters = top_k, top_p, min_p
+        noisy = perturbed(logits, positive, *filters, seed, position, num_parts, mass_sum)
         return jnp.where(is_random, _argmax(noisy), greedy)
 
     tokens = jax.lax.cond(jnp.any(is_random), sampled, lambda: greedy)
@@ -46,6 +51,7 @@ def perturbed(
     seed: jax.Array,
     position: jax.Array,
     num_parts: int = 1,
+    mass_sum: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Logits divided by the temperature, plus Gumbel noise; -inf where the filters drop a token:
     [S, V].
@@ -62,7 +68,7 @@ def perturbed(
     logits = jax.lax.cond(
         jnp.any(is_random & ((top_k > 0) | (top_p < 1) | (min_p > 0))),
         lambda x: filter_top_p(
-            filter_top_k(filter_min_p(x, min_p), top_k, num_parts), top_p, num_parts
+            filter_top_k(filter_min_p(x, min_p), top_k, num_parts), top_p, num_parts, mass_sum
         ),
         lambda x: x,
         logits,
