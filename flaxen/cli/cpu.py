@@ -30,6 +30,7 @@ def set_up_cpu(
     device: str = "auto",
     *,
     num_devices: int = 1,
+    num_local_devices: int | None = None,
     is_built: bool | None = None,
 ) -> Cpu:
     """Sets device, threads and instruction set for the whole process, before JAX computes anything.
@@ -38,7 +39,9 @@ def set_up_cpu(
       num_threads: the threads of our kernels and of XLA, at least 1; None is one for each CPU of
           the process.
       device: where JAX computes, as EngineArgs.device.
-      num_devices: those of the mesh: a CPU gets as many virtual ones, to try a mesh on.
+      num_devices: those of the mesh.
+      num_local_devices: this process's own: a CPU gets as many virtual ones, to try a mesh on. None
+          is all of the mesh's.
       is_built: whether the C++ kernels were built; None checks.
 
     Raises:
@@ -56,8 +59,9 @@ def set_up_cpu(
     from flaxen.kernels.device import describe_devices, gpu_memory_settings, look_around, overlooked
 
     os.environ.update(gpu_memory_settings(os.environ))
-    if num_devices > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]
-        jax.config.update("jax_num_cpu_devices", num_devices)
+    num_virtual = num_devices if num_local_devices is None else num_local_devices
+    if num_virtual > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]
+        jax.config.update("jax_num_cpu_devices", num_virtual)
     wanted = os.environ.get(ISA_VARIABLE) or None
     is_built = cpu_library.is_built() if is_built is None else is_built
     known = (*cpu_library.ISAS, _XLA)

@@ -78,11 +78,12 @@ class MachineOptions:
     ] = None
     offline: Offline = False
 
-    def set_up(self, num_devices: int = 1) -> Cpu:
+    def set_up(self, num_devices: int = 1, num_local_devices: int | None = None) -> Cpu:
         """Applies the options to the whole process, before JAX computes anything.
 
         Args:
           num_devices: those of the mesh.
+          num_local_devices: this process's own; None is all of them.
 
         Raises:
           ValueError: as in `set_up_cpu`.
@@ -90,7 +91,12 @@ class MachineOptions:
         from flaxen.compile_cache import choose_compile_cache
 
         choose_compile_cache(self.compile_cache, os.environ)
-        return set_up_cpu(self.threads, self.device, num_devices=num_devices)
+        return set_up_cpu(
+            self.threads,
+            self.device,
+            num_devices=num_devices,
+            num_local_devices=num_local_devices,
+        )
 
 
 def find_places(models: ModelsDirOptions, machine: MachineOptions) -> Places:

@@ -25,6 +25,7 @@ from flaxen.cli.options import (
     engine_args,
 )
 from flaxen.cli.printing import print_text
+from flaxen.cli.processes import ProcessOptions, follow
 from flaxen.cli.progress import show_progress
 from flaxen.cli.prompts import read_prompts
 from flaxen.cli.sampling import GenerationConfigOptions, SamplingOptions, describe_defaults
@@ -85,6 +86,7 @@ def generate(
     steps: StepSizeOptions,
     batch: BatchOptions,
     mesh: MeshOptions,
+    processes: ProcessOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
 ) -> None:
@@ -94,7 +96,12 @@ def generate(
     groups = (model_options, defaults, context, steps, batch, mesh, models, machine)
     base, directory = adapter.beside(model, find_places(models, machine))
     args = engine_args(base, *groups, seed=secrets.randbits(62))  # the seed without --seed
-    cpu = machine.set_up(mesh.num_devices)
+    num_devices = mesh.num_devices
+    is_follower = processes.start()
+    cpu = machine.set_up(num_devices, processes.num_local_devices(num_devices))
+    if is_follower:
+        follow(args, limits_for(directory))
+        return
     llm = _load(args, directory)
     beside = None if directory is None else _ADAPTER
     announce(cpu)

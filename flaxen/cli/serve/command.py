@@ -27,6 +27,7 @@ from flaxen.cli.options import (
     StepSizeOptions,
     engine_args,
 )
+from flaxen.cli.processes import ProcessOptions, follow
 from flaxen.cli.progress import show_progress
 from flaxen.cli.sampling import GenerationConfigOptions
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
@@ -69,6 +70,7 @@ def serve(
     steps: StepSizeOptions,
     batch: BatchOptions,
     mesh: MeshOptions,
+    processes: ProcessOptions,
     serving: ServingOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
@@ -86,18 +88,27 @@ def serve(
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
         model, server, lora = serve_adapter(model, server, lora, find_places(models, machine))
+        processes.check()
         engine_sequences = serving.max_waiting + (steps.max_num_seqs or 0)
         config = server_config(server, limits, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
+            processes.refuse("--data-dir", "fine-tuning trains on the weights of one process")
         lora.check()
-        check_address(server)
+        of_engine = (model_options, context, steps, batch, serving, mesh)
+        groups = (*of_engine, models, machine, template, defaults)
+        args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
+        num_devices = mesh.num_devices
+        num_local_devices = processes.num_local_devices(num_devices)
+        if not processes.process_id:  # the others listen on nothing
+            check_address(server)
+        if processes.start():
+            machine.set_up(num_devices, num_local_devices)
+            follow(args, lora.limits())
+            return
         with contextlib.ExitStack() as stack:
             stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
-            of_engine = (model_options, context, steps, batch, serving, mesh)
-            groups = (*of_engine, models, machine, template, defaults)
-            args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
-            cpu = machine.set_up(mesh.num_devices)
+            cpu = machine.set_up(num_devices, num_local_devices)
             start_s = time.perf_counter()
             parts = _build(args, lora.limits(), server)
             engine, app = _start(stack, parts, config, lora)

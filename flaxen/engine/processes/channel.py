@@ -11,17 +11,19 @@ Deliberately does not know: what the messages mean, JAX.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 from flaxen.engine.processes import frames
 
 CLOSE = "close"
-_ACCEPT_S = 60.0
+_CONNECT_S = 60.0
+_HELLO_S = 5.0  # until who connects has said who it is
 SECRET_BYTES = 32
 _INDEX_BYTES = 4
 
@@ -37,17 +39,24 @@ class Leader:
       secret: what the others must know, so that nobody else is told anything.
       num_followers: how many processes connect.
       on_lost: called with a message, on a thread of its own, if one of them ends before `close`.
+      wait_s: seconds until all must have connected.
 
     Raises:
       ConnectionError: not all of them connected in time.
     """
 
     def __init__(
-        self, listener: socket.socket, secret: bytes, num_followers: int, on_lost: OnLost
+        self,
+        listener: socket.socket,
+        secret: bytes,
+        num_followers: int,
+        on_lost: OnLost,
+        *,
+        wait_s: float = _CONNECT_S,
     ) -> None:
         self._lock = threading.Lock()  # guards the next two
         self._is_closed = False
-        self._connections = _accept(listener, secret, num_followers)
+        self._connections = _accept(listener, secret, num_followers, wait_s)
         self._on_lost = on_lost
         for index, connection in self._connections.items():
             threading.Thread(
@@ -76,7 +85,7 @@ class Leader:
 
     def _watch(self, index: int, connection: socket.socket) -> None:
         """Waits for the connection's end: a follower sends nothing."""
-        with contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError):
             connection.recv(1)
         with self._lock:
             is_closed = self._is_closed
@@ -101,10 +110,10 @@ class Follower:
     def __init__(
         self, address: tuple[str, int], secret: bytes, index: int, on_lost: OnLost
     ) -> None:
-        self._connection = socket.create_connection(address, timeout=_ACCEPT_S)
+        self._connection = socket.create_connection(address, timeout=_CONNECT_S)
         self._connection.settimeout(None)
         self._connection.sendall(secret + index.to_bytes(_INDEX_BYTES, "little"))
-        self._on_lost = on_lost
+        self._on_lost, self._is_closed = on_lost, False
         self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._receive, name="flaxen-receive", daemon=True).start()
 
@@ -113,49 +122,53 @@ class Follower:
         return self._messages.get()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection; process 0 ends then, unless it has said CLOSE."""
+        self._is_closed = True
         _shut_down(self._connection, socket.SHUT_RDWR)
 
     def _receive(self) -> None:
-        stream = self._connection.makefile("rb")
-
-        def exactly(size: int) -> bytes:
-            found = stream.read(size)
-            if len(found) < size:
-                raise ConnectionError("the connection ended")
-            return found
-
-        name = ""
-        while name != CLOSE:
-            try:
-                name, arguments = frames.read(exactly)
-            except OSError:
-                self._on_lost(
-                    "process 0 has ended without saying that it would (it was killed, or the "
-                    "network to it is gone), so this process ends too. See what process 0 said, "
-                    "and start all processes again"
-                )
-                return
-            self._messages.put((name, arguments))
+        with self._connection, self._connection.makefile("rb") as stream:
+            name = ""
+            while name != CLOSE:
+                try:
+                    name, arguments = frames.read(functools.partial(_read_exactly, stream))
+                except OSError:
+                    break
+                self._messages.put((name, arguments))
+        if name != CLOSE and not self._is_closed:
+            self._on_lost(
+                "process 0 has ended without saying that it would (it was killed, or the network "
+                "to it is gone), so this process ends too. See what process 0 said, and start all "
+                "processes again"
+            )
 
 
-def _accept(listener: socket.socket, secret: bytes, num_followers: int) -> dict[int, socket.socket]:
-    """The connection of each follower, by its index."""
-    listener.settimeout(_ACCEPT_S)
+def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+    found = stream.read(size)
+    if len(found) < size:
+        raise ConnectionError("the connection ended")
+    return found
+
+
+def _accept(
+    listener: socket.socket, secret: bytes, num_followers: int, wait_s: float
+) -> dict[int, socket.socket]:
+    """The connection of each follower, by its index. Strangers are told nothing."""
+    listener.settimeout(wait_s)
     found: dict[int, socket.socket] = {}
     while len(found) < num_followers:
         try:
             connection, _ = listener.accept()
-            connection.settimeout(_ACCEPT_S)
-            said = _receive_exactly(connection, len(secret) + _INDEX_BYTES)
         except TimeoutError as error:
             missing = sorted({*range(1, num_followers + 1)} - set(found))
             raise ConnectionError(
-                f"{_name(missing)} did not connect within {_ACCEPT_S:.0f} s: see what they say, "
+                f"{_name(missing)} did not connect within {wait_s:.0f} s: see what they say, "
                 "and whether a firewall is between the machines"
             ) from error
+        connection.settimeout(_HELLO_S)
+        said = _receive_exactly(connection, len(secret) + _INDEX_BYTES)
         if not hmac.compare_digest(said[: len(secret)], secret):
-            connection.close()  # a stranger
+            connection.close()
             continue
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -164,9 +177,11 @@ def _accept(listener: socket.socket, secret: bytes, num_followers: int) -> dict[
 
 
 def _receive_exactly(connection: socket.socket, size: int) -> bytes:
+    """The next bytes; fewer if the connection ends, or is silent for too long."""
     found = b""
-    while len(found) < size and (more := connection.recv(size - len(found))):
-        found += more
+    with contextlib.suppress(OSError):
+        while len(found) < size and (more := connection.recv(size - len(found))):
+            found += more
     return found
 
 
