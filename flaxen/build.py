@@ -31,6 +31,7 @@ from flaxen.models.model import Model, Params
 from flaxen.prepared import OnProgress, Prepared, load, open_named, prepare
 from flaxen.protocol import ModelInfo
 from flaxen.sharding.processes import this_process
+from flaxen.sharding.shape import MeshShape
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.definition import Definition
@@ -48,6 +49,7 @@ class Parts:
     params: Params
     dtype: jnp.dtype  # the dtype of compute and of the KV cache
     info: ModelInfo
+    mesh: MeshShape  # the whole one, with its data replicas
     cache_plan: CachePlan  # the KV cache's size and the longest sequence, with the reasons
     family: str | None  # as `model_type` of config.json; None for a definition
     num_file_bytes: int | None  # of the weights in their files; None for a definition
@@ -165,6 +167,7 @@ def _build(
         params=params[0],
         dtype=prepared.dtype,
         info=info,
+        mesh=args.mesh_shape,
         cache_plan=prepared.cache_plan,
         family=None if isinstance(checkpoint, Definition) else checkpoint.family.model_type,
         num_file_bytes=None if isinstance(checkpoint, Definition) else checkpoint.num_file_bytes,

@@ -99,6 +99,8 @@ def _compute(compute: Compute) -> Iterator[Row]:
         yield "JAX", compute.jax_error
         return
     yield "JAX", f"computes on {compute.platform}: {', '.join(compute.devices)}"
+    if (num_devices := len(compute.devices)) > 1:
+        yield "mesh", f"{num_devices} devices, as --mesh tensor={num_devices}"
     if compute.kernels_error is not None:
         yield "kernels", compute.kernels_error
     if compute.kernels is not None:

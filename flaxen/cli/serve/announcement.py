@@ -12,13 +12,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.text import Text
 
-from flaxen.cli.cpu import Cpu, describe_kernels
+from flaxen.cli.cpu import Cpu
+from flaxen.cli.serve.devices import about_computing, about_mesh
+from flaxen.cli.serve.fact import Fact
 from flaxen.cli.sizes import show_size
 
 if TYPE_CHECKING:
@@ -32,15 +34,6 @@ if TYPE_CHECKING:
     from flaxen.text.tokenizer import Tokenizer
 
 _LABEL_WIDTH = 13
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """One line of the announcement."""
-
-    label: str
-    text: str
-    fields: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +63,7 @@ def about(served: Served, url: str) -> Iterator[Fact]:
     yield from about_model(parts, served.names)
     yield from about_template(parts.tokenizer)
     yield from about_computing(served.cpu)
+    yield from about_mesh(parts.mesh)
     yield from about_context(parts.cache_plan, config.max_num_seqs)
     yield from about_steps(parts)
     yield about_adapters(config.lora, served.engine.adapters())
@@ -101,18 +95,6 @@ def about_template(tokenizer: Tokenizer) -> Iterator[Fact]:
     if tokenizer.chat_template is None and not tokenizer.named_templates:
         text = "off: the model has no chat template (--chat-template)"
         yield Fact(label="chat", text=text, fields={"has_chat_template": False})
-
-
-def about_computing(cpu: Cpu) -> Iterator[Fact]:
-    """What computes, and what could."""
-    fields: dict[str, Any] = {"device": cpu.accelerator or "cpu"}
-    if cpu.accelerator is None:
-        fields |= {"kernels": cpu.isa, "num_threads": cpu.num_threads}
-        yield Fact(label="kernels", text=describe_kernels(cpu), fields=fields)
-    else:
-        yield Fact(label="device", text=cpu.accelerator, fields=fields)
-    if cpu.overlooked is not None:
-        yield Fact(label="unused", text=cpu.overlooked, fields={"unused_device": cpu.overlooked})
 
 
 def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:

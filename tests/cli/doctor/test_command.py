@@ -28,6 +28,12 @@ def test_the_report_of_a_good_machine() -> None:
     assert "  extras                no torch" in lines
 
 
+def test_several_devices_are_a_mesh() -> None:
+    compute = replace(GOOD.compute, devices=("gpu:0", "gpu:1"))
+    lines = text(replace(GOOD, compute=compute), []).splitlines()
+    assert "  mesh                  2 devices, as --mesh tensor=2" in lines
+
+
 @pytest.mark.slow
 def test_this_machine() -> None:
     command = [sys.executable, "-m", "flaxen", "doctor", "--json"]

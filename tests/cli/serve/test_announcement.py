@@ -12,10 +12,8 @@ from rich.console import Console
 
 from flaxen.cli.cpu import Cpu
 from flaxen.cli.serve.announcement import (
-    Fact,
     about_adapters,
     about_address,
-    about_computing,
     about_context,
     about_fine_tuning,
     about_memory,
@@ -24,6 +22,8 @@ from flaxen.cli.serve.announcement import (
     print_ready,
     show_count,
 )
+from flaxen.cli.serve.devices import about_computing, about_mesh
+from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.logs import LogFormat, logging_to
 from flaxen.cli.sizes import show_size
 from flaxen.engine.cache.device_memory import DeviceMemory
@@ -33,6 +33,7 @@ from flaxen.engine.config import LoraLimits
 from flaxen.models.cache import Full
 from flaxen.protocol import AdapterInfo
 from flaxen.server.stores import StoresConfig, open_stores
+from flaxen.sharding.shape import MeshShape
 
 _SPECS = [Full(num_kv_heads=3, head_dim=64)] * 30  # SmolLM2-135M's: 22.5 KiB a token
 _FACTS = (Fact(label="one", text="a " * 60, fields={"x": 1}), Fact(label="b", text="c", fields={}))
@@ -49,6 +50,15 @@ def plan(
 
 def texts(made: CachePlan) -> list[str]:
     return [fact.text for fact in about_context(made, 64)]
+
+
+def test_a_mesh_is_said_with_its_replicas() -> None:
+    assert list(about_mesh(MeshShape())) == []
+    (fact,) = about_mesh(MeshShape(tensor=4))
+    assert (fact.label, fact.text) == ("mesh", "tensor=4, 4 devices")
+    (fact,) = about_mesh(MeshShape(data=2, tensor=2))
+    assert fact.text.startswith("data=2,tensor=2, 4 devices: 2 replicas of the model, each with a")
+    assert fact.fields["num_replicas"] == 2
 
 
 def test_a_context_that_is_cut_says_why_and_what_to_do() -> None:
