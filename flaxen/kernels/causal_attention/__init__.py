@@ -11,14 +11,14 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.causal_attention import cpu, gpu, reference, some_queries
+from flaxen.kernels.causal_attention import cpu, gpu, reference, some_queries, tpu
 
 IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.REFERENCE: reference.causal_attention,
     Backend.CPU: cpu.causal_attention,
     Backend.GPU: gpu.causal_attention,
     Backend.GPU_INVARIANT: gpu.causal_attention,
-    Backend.TPU: reference.causal_attention,
+    Backend.TPU: tpu.causal_attention,
 }
 # For some of a row's queries: the backends whose devices make a mesh.
 OF_SOME_QUERIES: Mapping[Backend, Callable[..., jax.Array]] = {
