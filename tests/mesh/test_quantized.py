@@ -14,13 +14,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.linear import linear
+from flaxen.kernels.linear import embed, linear
 from flaxen.kernels.linear.quantized import QuantizedLinear, unpack
 from flaxen.models.logits import logits
 from flaxen.models.pipeline import pipelined
 from flaxen.models.staging import stage_params
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.e2e.tiny_model import write_tiny_model
+from tests.kernels.quantized_weights import KINDS, random_weight
 from tests.mesh.meshes import placement
 from tests.mesh.test_collectives import collectives
 
@@ -92,3 +93,30 @@ def test_a_quantized_model_on_a_mesh_is_the_quantized_model(mesh: str, tmp_path:
     np.testing.assert_allclose(run(params, tokens), alone, rtol=1e-4, atol=1e-4)
     gathered = [line for line in run.as_text().splitlines() if " all-gather(" in line]
     assert not [line for line in gathered if "s8[" in line]
+
+
+@pytest.mark.parametrize("backend", [Backend.GPU, Backend.TPU])
+def test_an_axis_of_rows_and_of_inputs_gathers_the_weight(backend: Backend) -> None:
+    on = placement("fsdp=2,tensor=2")
+    each, x = weight(0, (64, 64), 32), jax.random.normal(jax.random.key(0), (4, 8, 64))
+    divided = replace(each, placement=on, divided=("fsdp", "tensor"))
+    x = jax.device_put(x, on.sharding(("batch", "length", None), x.shape))
+
+    def loss(x: jax.Array, each: QuantizedLinear) -> jax.Array:
+        return jnp.sum(jnp.sin(linear(x, each, backend=backend)))
+
+    found = jax.jit(jax.grad(loss))(x, divided)
+    expected = jax.grad(lambda x: jnp.sum(jnp.sin(x @ unpack(each))))(np.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4 with mins"])
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.GPU, Backend.TPU])
+@pytest.mark.parametrize("shape", [(6,), (2, 3)])
+def test_a_divided_table_is_looked_up(kind: str, backend: Backend, shape: tuple[int, ...]) -> None:
+    on = placement("fsdp=2,tensor=2")
+    table = random_weight(KINDS[kind], 64, 512)
+    ids = jnp.asarray([0, 255, 256, 511, -1, 300], jnp.int32).reshape(shape)
+    divided = replace(table, placement=on, divided=("fsdp", "tensor"))
+    found = jax.jit(lambda table: embed(table, ids, jnp.float32, backend=backend))(divided)
+    np.testing.assert_array_equal(found, embed(table, ids, jnp.float32, backend=backend))

@@ -74,6 +74,7 @@ class QuantizedLinear:
 
 
 Multiply = Callable[[jax.Array, QuantizedLinear], jax.Array]
+Lookup = Callable[[QuantizedLinear, jax.Array, jnp.dtype], jax.Array]
 
 
 def unpack(weight: QuantizedLinear) -> jax.Array:
@@ -109,35 +110,94 @@ def on_mesh(kernel: Multiply) -> Multiply:
     """A kernel's product on each device's own part of a weight that is divided over a mesh.
 
     XLA can't look into a kernel, and would gather the weight on every device. Rows [B, T] are
-    divided as training divides them; a row [T] of serving is whole on every device.
+    divided as training divides them; a row [T] of serving is whole on every device. A weight is
+    gathered along the axes that divide rows too (`fsdp`).
 
     Args:
       kernel: computes like `multiply`.
     """
 
     def product(x: jax.Array, weight: QuantizedLinear) -> jax.Array:
-        placement = weight.placement
-        if placement is None:
+        if weight.placement is None:
             return kernel(x, weight)
-        inputs, outputs = weight.divided
-        names = ("batch", "length") if x.ndim == 3 else (None,) * (x.ndim - 1)
-        rows = placement.spec(names, x.shape[:-1])
-        by_group = None if weight.scales.shape[0] == 1 else inputs
-        per_group = None if weight.mins is None else P(by_group, outputs)
-        where = replace(
-            weight, data=P(inputs, outputs), scales=P(by_group, outputs), mins=per_group
-        )
+        rows, (inputs, outputs) = _division(weight, x.shape[:-1])
 
         def on_device(x: jax.Array, part: QuantizedLinear) -> jax.Array:
             out = kernel(x, replace(part, placement=None))
-            return out if inputs is None else jax.lax.psum(out, inputs)
+            return jax.lax.psum(out, inputs) if inputs else out
 
-        found: jax.Array = placement.shard_map(
-            on_device, in_specs=(P(*rows, inputs), where), out_specs=P(*rows, outputs)
+        found: jax.Array = weight.placement.shard_map(
+            on_device,
+            in_specs=(P(*rows, inputs), _specs(weight, inputs, outputs)),
+            out_specs=P(*rows, outputs),
         )(x, weight)
         return found
 
     return product
+
+
+def embed_on_mesh(lookup: Lookup) -> Lookup:
+    """A lookup on each device's own part of a table [D, V] that is divided over a mesh. A device
+    looks up the ids that it has, and the zeros of the others are added.
+
+    Args:
+      lookup: computes like `embed`.
+    """
+
+    def on_parts(table: QuantizedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
+        if table.placement is None:
+            return lookup(table, ids, out_dtype)
+        rows, (inputs, outputs) = _division(table, ids.shape)
+
+        def on_device(part: QuantizedLinear, ids: jax.Array) -> jax.Array:
+            part = replace(part, placement=None)
+            if not outputs:
+                return lookup(part, ids, out_dtype)
+            own = ids - part.shape[1] * jax.lax.axis_index(outputs)
+            is_own = (own >= 0) & (own < part.shape[1]) & (ids >= 0)
+            found = lookup(part, jnp.where(is_own, own, -1), out_dtype)
+            total: jax.Array = jax.lax.psum(found, outputs)
+            return total
+
+        found: jax.Array = table.placement.shard_map(
+            on_device,
+            in_specs=(_specs(table, inputs, outputs), P(*rows)),
+            out_specs=P(*rows, inputs),
+        )(table, ids)
+        return found
+
+    return on_parts
+
+
+def _division(
+    weight: QuantizedLinear, lead: tuple[int, ...]
+) -> tuple[P, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The axes of the mesh that divide each axis of the rows, and the weight's inputs and outputs
+    while they are multiplied.
+    """
+    assert weight.placement is not None
+    names = ("batch", "length") if len(lead) == 2 else (None,) * len(lead)
+    rows = weight.placement.spec(names, lead)
+    taken = {name for each in rows for name in _names(each)}
+    inputs, outputs = (
+        tuple(name for name in _names(each) if name not in taken) for each in weight.divided
+    )
+    return rows, (inputs, outputs)
+
+
+def _specs(
+    weight: QuantizedLinear, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> QuantizedLinear:
+    by_group = P(() if weight.scales.shape[0] == 1 else inputs, outputs)
+    mins = None if weight.mins is None else by_group
+    return replace(weight, data=P(inputs, outputs), scales=by_group, mins=mins)
+
+
+def _names(axes: Any) -> tuple[str, ...]:
+    """The names in an entry of a PartitionSpec."""
+    if axes is None:
+        return ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def with_derivative(kernel: Multiply) -> Multiply:

@@ -26,8 +26,13 @@ _VMEM_BYTES = 64 << 20
 
 def embed(table: LinearWeight, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
     """Like `reference.embed`."""
-    if not isinstance(table, QuantizedLinear) or table.shape[1] < _LANES:
+    if not isinstance(table, QuantizedLinear):
         return reference.embed(table, ids, out_dtype)
+    return _embed(table, ids, out_dtype)
+
+
+@quantized.embed_on_mesh
+def _embed(table: QuantizedLinear, ids: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
     return quantized.embed(table, ids, out_dtype, take_columns)
 
 
@@ -39,8 +44,8 @@ def as_bits(per_group: jax.Array) -> jax.Array:
 
 
 def take_columns(array: jax.Array, columns: jax.Array) -> jax.Array:
-    """Like `quantized.take_columns`, for at least 128 columns. XLA copies no array of one row."""
-    if array.shape[0] == 1:
+    """Like `quantized.take_columns`, which copies nothing large of one row or of few columns."""
+    if array.shape[0] == 1 or array.shape[1] < _LANES:
         return quantized.take_columns(array, columns)
     taken = by_platform(_call, columns.astype(jnp.int32), as_bits(array)).T
     if array.dtype == jnp.float16:
