@@ -14,6 +14,7 @@ from flaxen.hub.run_directory import CHECKPOINTS
 from flaxen.kernels.backend import Backend
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model
+from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition
 from flaxen.weights.huggingface.config import read_config
@@ -27,7 +28,7 @@ class OpenedShapes(NamedTuple):
 
     name: str
     model: Model
-    definition: Definition | None  # a model that is code; it has the dtype of its parameters
+    source: Checkpoint | Definition | None  # None: there is only a configuration
 
 
 def open_shapes(args: EngineArgs, backend: Backend) -> OpenedShapes:
@@ -51,8 +52,7 @@ def open_shapes(args: EngineArgs, backend: Backend) -> OpenedShapes:
     source = open_model(
         args.model, args.places, backend=backend, impl=args.impl, definition=args.definition
     ).source
-    found = source if isinstance(source, Definition) else None
-    return OpenedShapes(source.name, source.model.on(backend), found)
+    return OpenedShapes(source.name, source.model.on(backend), source)
 
 
 def _config_alone(name: str) -> Path | None:

@@ -6,35 +6,83 @@ Deliberately does not know steps, nor hardware.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flaxen.models.layout import param_sharding
+from flaxen.models.adapters import matrix_shape
+from flaxen.models.layout import param_sharding, weight_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
+from flaxen.sharding.placement import Placement
+from flaxen.weights.packing.layout import Layout
+from flaxen.weights.packing.pack import Quantization, quantized_layout
 
 
-def param_shapes(specs: Any, model: Model, dtype: jnp.dtype) -> Params:
-    """The shapes, dtypes and places of parameters, none of which is made.
+def param_shapes(
+    model: Model, dtype: jnp.dtype, layouts: Sequence[Layout | None] | None = None
+) -> Params:
+    """The shapes, dtypes and places of a model's parameters, none of which is made.
 
     Args:
-      specs: the model's param_specs, or a part of them.
-      model: for its mesh.
-      dtype: of all of them.
+      model: the model on its mesh.
+      dtype: of those that are not quantized.
+      layouts: the layout of each quantized parameter, in the order of the leaves; None quantizes
+        none.
+
+    Raises:
+      ValueError: the mesh would cut groups of a quantized weight.
     """
     placement = model.placement
     assert placement is not None, "a plan has a mesh, if only of one device"
-    return jax.tree.map(
-        lambda spec: jax.ShapeDtypeStruct(
-            spec.shape, dtype, sharding=param_sharding(spec, placement)
-        ),
-        specs,
-        is_leaf=is_spec,
+    specs, tree = jax.tree.flatten(model.param_specs, is_leaf=is_spec)
+    leaves = [
+        _quantized(spec, layout, placement)
+        if layout is not None
+        else jax.ShapeDtypeStruct(spec.shape, dtype, sharding=param_sharding(spec, placement))
+        for spec, layout in zip(specs, layouts or [None] * len(specs), strict=True)
+    ]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def requested_layouts(model: Model, quantization: Quantization) -> list[Layout | None]:
+    """The layouts of weights that no file has yet: those that are asked for, or none."""
+    return [
+        quantized_layout(
+            quantization,
+            matrix_shape(spec)[0],
+            backend=model.backend,
+            is_table=spec.role == "table",
+        )
+        if quantization in ("int8", "int4") and spec.matrix is not None
+        else None
+        for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
+    ]
+
+
+def _quantized(spec: ParamSpec, layout: Layout, placement: Placement) -> Any:
+    """The arrays of a quantized weight; of one with several layers, one weight for each."""
+    num_inputs, num_outputs = matrix_shape(spec)
+    assert spec.matrix is not None
+    assert layout.scale_dtype is not None
+    num_groups = num_inputs // layout.group
+    places = weight_shardings(spec, param_sharding(spec, placement), num_groups)
+    assert places is not None
+    of_groups = (num_groups, num_outputs)
+    numbers = jnp.int4 if layout.format == "int4" else jnp.int8
+    scales = jax.ShapeDtypeStruct(of_groups, layout.scale_dtype, sharding=places.scales)
+    weight = replace(
+        places,
+        data=jax.ShapeDtypeStruct((num_inputs, num_outputs), numbers, sharding=places.data),
+        scales=scales,
+        mins=scales if layout.has_mins else None,
     )
+    if spec.matrix.layers is None:
+        return weight
+    return dict.fromkeys(range(spec.shape[spec.matrix.layers]), weight)
 
 
 def device_bytes(tree: Any) -> int:

@@ -9,19 +9,24 @@ import math
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 
 from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.models.layout import check_layout
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
-from flaxen.planning.opening import open_shapes
-from flaxen.planning.params import param_shapes
+from flaxen.planning.opening import OpenedShapes, open_shapes
+from flaxen.planning.params import param_shapes, requested_layouts
 from flaxen.planning.serving import ServingPlan, plan_serving
 from flaxen.planning.targets import Hardware, check_mesh, find_hardware
+from flaxen.planning.training import TrainingArgs, TrainingPlan, plan_training
 from flaxen.sharding.mesh import make_mesh, mesh_without_devices
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import MeshShape
 from flaxen.sharding.topologies import compile_devices, has_compiler
+from flaxen.weights.checkpoint import Checkpoint
+from flaxen.weights.packing.layout import Layout
+from flaxen.weights.params import Form, layouts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,58 +38,84 @@ class Plan:
     hardware: Hardware
     mesh: MeshShape
     dtype: str
-    serving: ServingPlan
+    quantization: str
+    serving: ServingPlan | None  # None: the mesh has an axis that only training has
+    training: TrainingPlan | None  # None: it was not asked for
     why_not_compiled: str | None  # None: it is compiled
 
     @property
     def fits(self) -> bool:
         """Whether everything that was planned fits."""
-        return self.serving.fits
+        planned = (self.serving, self.training)
+        return all(each.fits for each in planned if each is not None)
 
 
-def plan(args: EngineArgs, target: str, mesh: MeshShape, *, compiles: bool = True) -> Plan:
-    """Plans serving.
+def plan(
+    args: EngineArgs,
+    target: str,
+    mesh: MeshShape,
+    *,
+    train: TrainingArgs | None = None,
+    compiles: bool = True,
+) -> Plan:
+    """Plans serving, training or both.
 
     Args:
       args: of the engine; its mesh and its device are not read.
       target: the hardware by name, as v6e-8 or h100-8.
       mesh: over all devices of the target.
+      train: a training step to plan. If the mesh has an axis of training alone, only that is.
       compiles: whether to compile the steps where that is possible; else all is from shapes.
 
     Raises:
       ValueError: there is no such model or target, or the model can't be laid out so.
     """
     hardware = find_hardware(target)
-    if args.quantization not in ("auto", "none"):
-        raise ValueError(
-            f"flaxen plan does not know the bytes of {args.quantization} weights yet: use "
-            "--quantization none, and count a half of the weights for int8"
-        )
-    name, model, definition = open_shapes(args, hardware.backend)
-    dtype = compute_dtype(args.dtype, hardware.backend, definition)
+    opened = open_shapes(args, hardware.backend)
+    model = opened.model
+    dtype = compute_dtype(args.dtype, hardware.backend, opened.source)
     check_mesh(mesh, hardware, largest_mesh(model, hardware.num_devices))
-    check_serving_mesh(mesh)
+    serves = train is None or (mesh.fsdp == 1 and mesh.context == 1)
+    if serves:
+        check_serving_mesh(mesh)
+    check_no_stages(mesh)
     reason = _why_not_compiled(hardware, compiles)
-    model = model.on(hardware.backend, _replica(mesh, hardware, compiles=reason is None))
-    serving = plan_serving(
-        model,
-        param_shapes(model.param_specs, model, dtype),
-        hardware,
-        args,
-        dtype,
-        num_replicas=mesh.data,
-        compiles=reason is None,
-    )
+    is_compiled = reason is None
+    serving = training = None
+    if serves:
+        one = model.on(hardware.backend, _placement(replace(mesh, data=1), hardware, is_compiled))
+        params = param_shapes(one, dtype, _layouts(opened, one, args, dtype))
+        serving = plan_serving(
+            one, params, hardware, args, dtype, num_replicas=mesh.data, compiles=is_compiled
+        )
+    if train is not None:
+        whole = model.on(hardware.backend, _placement(mesh, hardware, is_compiled))
+        layouts = _layouts(opened, whole, args, dtype)
+        training = plan_training(
+            whole, hardware, train, dtype, layouts=layouts, compiles=is_compiled
+        )
     specs = jax.tree.leaves(model.param_specs, is_leaf=is_spec)
     return Plan(
-        model=name,
+        model=opened.name,
         num_params=sum(math.prod(spec.shape) for spec in specs),
         hardware=hardware,
         mesh=mesh,
         dtype=dtype.name,
+        quantization=args.quantization,
         serving=serving,
+        training=training,
         why_not_compiled=reason,
     )
+
+
+def _layouts(
+    opened: OpenedShapes, model: Model, args: EngineArgs, dtype: jnp.dtype
+) -> list[Layout | None]:
+    """Which weights are quantized, and how: as they will be loaded."""
+    if not isinstance(opened.source, Checkpoint):
+        return requested_layouts(model, args.quantization)
+    form = Form(dtype=dtype, backend=model.backend, quantization=args.quantization)
+    return layouts_of(opened.source.sources.params, form)
 
 
 def largest_mesh(model: Model, num_devices: int) -> MeshShape:
@@ -113,17 +144,24 @@ def check_serving_mesh(mesh: MeshShape) -> None:
                 f"the mesh axis {axis} divides training, and an engine has no use for it: use "
                 "tensor and data"
             )
+
+
+def check_no_stages(mesh: MeshShape) -> None:
+    """Refuses pipeline stages.
+
+    Raises:
+      ValueError: so.
+    """
     if mesh.pipeline > 1:
         raise ValueError(
-            "flaxen plan does not plan pipeline stages: use tensor and data, or plan one stage as "
-            "a model of its layers"
+            "flaxen plan does not plan pipeline stages yet: use the other axes, or plan one stage "
+            "as a model with fewer layers"
         )
 
 
-def _replica(mesh: MeshShape, hardware: Hardware, *, compiles: bool) -> Placement:
-    """The mesh of one data replica: of devices to compile for, or of none."""
-    shape = replace(mesh, data=1)
-    if not compiles:
+def _placement(shape: MeshShape, hardware: Hardware, is_compiled: bool) -> Placement:
+    """A mesh of devices to compile for, or of none."""
+    if not is_compiled:
         return Placement(mesh_without_devices(shape))
     assert hardware.slice is not None
     return Placement(make_mesh(shape, compile_devices(hardware.slice)))

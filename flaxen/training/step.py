@@ -117,13 +117,19 @@ def start(
       seed: the seed of the run's randomness.
       collections: for a Flax definition, all collections but the trained one.
     """
+    layout = step.trainable.layout
+    opt_state = init_state(step)(params)
+    state: TrainState = everywhere(layout, new_state(None, None, seed))
+    return state._replace(params=params, opt_state=opt_state, collections=collections)
+
+
+def init_state(step: TrainStep) -> Callable[[Params], Any]:
+    """A jit that makes the optimizer's first state of master parameters."""
     init = step.optimizer.init
     if step.trainable.num_adapters is not None:
         init = jax.vmap(init)
     layout = step.trainable.layout
-    opt_state = jax.jit(lambda params: keep_state(layout, init(params), params))(params)
-    state: TrainState = everywhere(layout, new_state(None, None, seed))
-    return state._replace(params=params, opt_state=opt_state, collections=collections)
+    return jax.jit(lambda params: keep_state(layout, init(params), params))
 
 
 def run_step(

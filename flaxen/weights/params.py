@@ -91,6 +91,11 @@ def num_bytes(specs: Any, sources: list[Source], form: Form) -> int:
     return max(found.values(), default=0)
 
 
+def layouts_of(sources: list[Source], form: Form) -> list[Layout | None]:
+    """The layout that each parameter will have; None for a plain array."""
+    return [_layout(source, form) for source in sources]
+
+
 def _shardings(specs: Any, sources: list[Source], form: Form) -> list[NamedSharding | None]:
     """Where each source's parameter is; None is the default device."""
     if form.placement is None:

@@ -36,7 +36,7 @@ HARDWARE: Hardware = replace(find_hardware("h100"), backend=Backend.REFERENCE)
 
 
 def planned(model: Model, *, compiles: bool) -> ServingPlan:
-    params = param_shapes(model.param_specs, model, FLOAT32)
+    params = param_shapes(model, FLOAT32)
     return plan_serving(model, params, HARDWARE, ASKED, FLOAT32, compiles=compiles)
 
 

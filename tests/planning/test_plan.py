@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from flaxen.engine_args import EngineArgs
 from flaxen.planning.plan import Plan, plan
+from flaxen.planning.serving import ServingPlan
 from flaxen.sharding.shape import parse_mesh
 from tests.planning.shapes import LLAMA_8B, config_only
 
@@ -20,6 +22,12 @@ def made(directory: Path, target: str, mesh: str = "", **changed: Any) -> Plan:
     return plan(args, target, parse_mesh(mesh), compiles=False)
 
 
+def served(directory: Path, target: str, mesh: str = "", **changed: Any) -> ServingPlan:
+    found = made(directory, target, mesh, **changed).serving
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
     return tmp_path / "llama-8b"
@@ -27,31 +35,33 @@ def llama(tmp_path: Path) -> Path:
 
 def test_what_fits(llama: Path) -> None:
     found = made(llama, "v6e-8", "tensor=8")
-    parts = dict(found.serving.memory.parts)
+    serving = found.serving
+    assert serving is not None
+    parts = dict(serving.memory.parts)
     layers = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336) + 2 * 128256 * 4096
     assert parts["weights"] == layers * 2 // 8 + 65 * 4096 * 2  # norms are whole on each device
     assert found.num_params == layers + 65 * 4096
     assert found.fits
     # A device has one of eight KV heads, and pages take what the engine leaves for them.
     of_token = 32 * 2 * 128 * 2
-    assert parts["KV pages"] // of_token == pytest.approx(found.serving.num_cache_tokens, abs=16)
-    assert found.serving.largest_batch == found.serving.num_cache_tokens // 8192
-    assert found.serving.longest_context == 131072
-    assert found.serving.memory.used_bytes < 0.9 * 32 * GIB + 1
+    assert parts["KV pages"] // of_token == pytest.approx(serving.num_cache_tokens, abs=16)
+    assert serving.largest_batch == serving.num_cache_tokens // 8192
+    assert serving.longest_context == 131072
+    assert serving.memory.used_bytes < 0.9 * 32 * GIB + 1
     assert found.why_not_compiled == "nothing was compiled, as was asked"
 
 
 def test_by_how_much_it_does_not_fit(llama: Path) -> None:
-    found = made(llama, "v5e-1", max_model_len=8192, max_num_seqs=8)
-    parts = dict(found.serving.memory.parts)
-    assert not found.fits
-    assert found.serving.decode is None
+    serving = served(llama, "v5e-1", max_num_seqs=8)
+    parts = dict(serving.memory.parts)
+    assert not serving.fits
+    assert serving.decode is None
     lacks = sum(parts.values()) + GIB - 0.9 * 16 * GIB  # 8,192 tokens of 128 KiB are a GiB
-    assert found.serving.memory.missing_bytes == pytest.approx(lacks, abs=1)
+    assert serving.memory.missing_bytes == pytest.approx(lacks, abs=1)
 
 
 def test_a_decode_step_reads_what_it_must(llama: Path) -> None:
-    step = made(llama, "h100", max_model_len=4096, max_num_seqs=64).serving.decode
+    step = served(llama, "h100", max_model_len=4096, max_num_seqs=64).decode
     assert step is not None
     weights = 2 * (8030261248 - 128256 * 4096)  # without the embedding, whose rows are looked up
     assert step.work.weight_bytes == weights
@@ -62,19 +72,19 @@ def test_a_decode_step_reads_what_it_must(llama: Path) -> None:
 
 
 def test_a_prefill_step_computes(llama: Path) -> None:
-    step = made(llama, "h100").serving.prefill
+    step = served(llama, "h100").prefill
     assert step is not None
     assert (step.load.num_seqs, step.load.new_tokens) == (1, 2048)
     assert step.times.limit == "compute"
 
 
 def test_replicas_are_planned_alike(llama: Path) -> None:
-    one, two = made(llama, "h100-4", "tensor=4"), made(llama, "h100-8", "tensor=4,data=2")
-    assert two.serving.num_replicas == 2
-    assert two.serving.memory == one.serving.memory
-    assert one.serving.decode is not None
-    assert two.serving.decode is not None
-    assert two.serving.decode.tokens_per_s == pytest.approx(2 * one.serving.decode.tokens_per_s)
+    one, two = served(llama, "h100-4", "tensor=4"), served(llama, "h100-8", "tensor=4,data=2")
+    assert two.num_replicas == 2
+    assert two.memory == one.memory
+    assert one.decode is not None
+    assert two.decode is not None
+    assert two.decode.tokens_per_s == pytest.approx(2 * one.decode.tokens_per_s)
 
 
 def test_a_config_json_is_a_model(llama: Path) -> None:
@@ -84,9 +94,31 @@ def test_a_config_json_is_a_model(llama: Path) -> None:
 
 
 def test_without_a_length_it_is_as_long_as_fits(llama: Path) -> None:
-    some = made(llama, "h100", max_model_len=None, max_num_seqs=4, kv_cache_bytes=GIB)
-    assert some.serving.max_model_len == 8192
-    assert made(llama, "h100", max_model_len=None).serving.max_model_len == 131072
+    some = served(llama, "h100", max_model_len=None, max_num_seqs=4, kv_cache_bytes=GIB)
+    assert some.max_model_len == 8192
+    assert served(llama, "h100", max_model_len=None).max_model_len == 131072
+
+
+@pytest.mark.parametrize(("quantization", "bits"), [("int8", 8), ("int4", 5)])
+def test_quantized_weights_are_counted_with_their_scales(
+    llama: Path, quantization: str, bits: int
+) -> None:
+    parts = dict(served(llama, "h100", quantization=quantization).memory.parts)
+    tables = 2 * 128256 * 4096
+    layers = 8030261248 - tables - 65 * 4096
+    scales = (4096 + 2 * 128256) if bits == 5 else 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
+    assert parts["weights"] == pytest.approx(layers * bits // 8 + tables + 4 * scales, rel=1e-3)
+
+
+def test_a_file_s_own_blocks_are_counted(tmp_path: Path) -> None:
+    """The model of the tests is Q4_1: five bits a weight, and its table eight with scales."""
+    args = EngineArgs(model="smollm2-135m", max_model_len=2048)
+    kept = plan(args, "h100", parse_mesh(""), compiles=False).serving
+    plain = plan(replace(args, quantization="none"), "h100", parse_mesh(""), compiles=False).serving
+    assert kept is not None
+    assert plain is not None
+    share = dict(kept.memory.parts)["weights"] / dict(plain.memory.parts)["weights"]
+    assert 5 / 16 < share < 9 / 16
 
 
 @pytest.mark.parametrize(
@@ -95,10 +127,9 @@ def test_without_a_length_it_is_as_long_as_fits(llama: Path) -> None:
         ("v6e-8", "", {}, "one device is not a mesh of 8 devices, .* use --mesh tensor=8"),
         ("h100-3", "tensor=3", {}, r"32 query heads can't be divided over tensor=3 .* 1, 2, 4, 8"),
         ("h100-2", "fsdp=2", {}, "fsdp divides training, and an engine has no use for it"),
-        ("h100-2", "pipeline=2", {}, "does not plan pipeline stages: use tensor and data"),
+        ("h100-2", "pipeline=2", {}, "does not plan pipeline stages yet: use the other"),
         ("v7-8", "", {}, "the target 'v7-8' is not known"),
         ("h100", "", {"dtype": "float8"}, "float8"),
-        ("h100", "", {"quantization": "int8"}, "does not know the bytes of int8 weights yet"),
         ("h100", "", {"impl": "torch"}, "config.json alone says nothing to --impl torch"),
         ("h100", "", {"max_model_len": 2**18}, "made for 131072 tokens"),
         ("h100", "", {"page_size": 24}, "page_size must divide 128"),

@@ -33,14 +33,14 @@ def work(mesh: str, num_seqs: int, new_tokens: int, context: int) -> Work:
     shape = Shape(num_tokens=num_seqs * new_tokens, num_seqs=num_seqs)
     load = Load(shape=shape, num_seqs=num_seqs, new_tokens=new_tokens, context=context)
     on_mesh = model(mesh)
-    shapes = param_shapes(on_mesh.param_specs, on_mesh, BFLOAT16)
+    shapes = param_shapes(on_mesh, BFLOAT16)
     return step_work(on_mesh, shapes, load, BFLOAT16.itemsize)
 
 
 def test_parameters_are_divided() -> None:
     assert MODEL_CONFIG.tied_embeddings
     for mesh, parts in (("", 1), ("tensor=2", 2)):
-        shapes = param_shapes(MODEL.param_specs, model(mesh), BFLOAT16)
+        shapes = param_shapes(model(mesh), BFLOAT16)
         cost = param_cost(MODEL.param_specs, shapes)
         assert cost.layer_values == L * MATRICES // parts
         assert cost.unembed_values == V * D // parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,9 @@ from flaxen.cli.options import (
 
 if TYPE_CHECKING:
     from flaxen.planning.plan import Plan
+
+
+_training_option = partial(typer.Option, rich_help_panel="Training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,31 @@ class PlanOptions:
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrainingOptions:
+    """A training step to plan."""
+
+    train: Annotated[
+        str | None,
+        _training_option(
+            metavar="METHOD",
+            help="Plan a training step too: full trains all parameters, lora adapters. With a mesh "
+            "over fsdp or context nothing else is planned.",
+            show_default="no training",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, _training_option(min=1, help="Rows that are computed at once, on the whole mesh.")
+    ] = 8
+    sequence_length: Annotated[int, _training_option(min=1, help="Tokens of a row.")] = 2048
+    remat: Annotated[
+        str,
+        _training_option(
+            help="What the backward pass computes again: none, or layer, which takes less memory."
+        ),
+    ] = "none"
+
+
 def plan(
     model: ModelArgument,
     options: PlanOptions,
@@ -55,6 +84,7 @@ def plan(
     model_options: ModelOptions,
     context: ContextOptions,
     steps: StepSizeOptions,
+    training: PlannedTrainingOptions,
     models: ModelsDirOptions,
     offline: Offline = False,
 ) -> None:
@@ -66,22 +96,37 @@ def plan(
     """
     from flaxen.kernels.device import use_device
     from flaxen.planning.plan import plan as make_plan
+    from flaxen.planning.training import TrainingArgs
     from flaxen.sharding.topologies import COMPILE_ENVIRONMENT
 
     shape = mesh.shape
     if options.compiles:
         os.environ.update(COMPILE_ENVIRONMENT)  # before libtpu is loaded
     use_device("cpu")  # nothing is computed, on no accelerator that may be here
+    train = None
+    if training.train is not None:
+        train = TrainingArgs(
+            method=training.train,
+            batch_size=training.batch_size,
+            sequence_length=training.sequence_length,
+            remat=training.remat,
+        )
+    elif training != PlannedTrainingOptions():
+        raise ValueError(
+            "--batch-size, --sequence-length and --remat are those of a training step: give "
+            "--train full or --train lora too, or leave them out"
+        )
     args = engine_args(model, model_options, context, steps, models, offline=offline)
     with Console(stderr=True).status("planning"):
-        made = make_plan(args, options.target, shape, compiles=options.compiles)
+        made = make_plan(args, options.target, shape, train=train, compiles=options.compiles)
     _show(made, options.as_json)
     if not made.fits:
         raise SystemExit(1)
 
 
 def _show(made: Plan, as_json: bool) -> None:
-    from flaxen.cli.plan.report import json_of, lines_under, table
+    from flaxen.planning.as_json import json_of
+    from flaxen.planning.report import lines_under, table
 
     if as_json:
         print(json.dumps(json_of(made)))
