@@ -23,6 +23,7 @@ from flaxen.models import attention_impls
 from flaxen.models.cache import Sliding, attention_only
 from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
+from flaxen.sharding.mesh import without_mesh
 
 _NUM_TOKENS, _PAGE = 16, 16  # few shapes, since each one is traced
 _PAST = 8  # tokens computed after the longest window
@@ -34,6 +35,7 @@ _MOST_PRODUCTS, _MOST_SCORES = 2 * 10**11, 2**26
 _TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.05}
 
 
+@without_mesh()
 def check_served(
     model: Model,
     params: Params,

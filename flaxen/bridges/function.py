@@ -21,6 +21,7 @@ from flaxen.bridges.jaxpr.positions import check_positions
 from flaxen.bridges.jaxpr.roles import find_roles
 from flaxen.bridges.jaxpr.run import Run, Use, plain
 from flaxen.bridges.jaxpr.trace import abstract
+from flaxen.bridges.sharding import ShardingRule, head_size, param_names, with_rules
 from flaxen.bridges.signature import check_arguments, logits_of
 from flaxen.bridges.traced import (
     Apply,
@@ -35,6 +36,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.model import PACKED_ROLES, Matrix, Model, Params, ParamSpec
+from flaxen.sharding.mesh import without_mesh
 
 _PROBE = (1, 16)  # the shape of the trace that examines a definition
 
@@ -48,6 +50,7 @@ def from_function(
     params: Params,
     *,
     max_position: int,
+    sharding: Sequence[ShardingRule] = (),
     backend: str = AUTO,
 ) -> Model:
     """Turns a JAX function (params, tokens [B, T], positions [B, T]) -> logits [B, T, V] into a
@@ -62,6 +65,10 @@ def from_function(
       params: a tree of JAX or NumPy arrays: dicts, tuples, or a class that is a pytree, such as
           Equinox's.
       max_position: the most tokens of a sequence.
+      sharding: how parameters are divided over a mesh: pairs of a regular expression, searched
+          for in a parameter's name (its path joined by dots), and a name for each of its axes:
+          vocab, heads, kv_heads, mlp, model, an axis of the mesh, or None. The first that is
+          found decides.
       backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Raises:
@@ -74,6 +81,7 @@ def from_function(
         lambda params, tokens, positions, key: function(params, tokens, positions),
         params,
         max_position=max_position,
+        sharding=sharding,
         backend=backend,
     )
     whole = jax.jit(lambda *call: logits_of(function(*call)))
@@ -81,12 +89,14 @@ def from_function(
     return model
 
 
+@without_mesh()
 def from_apply(
     apply: Apply,
     params: Params,
     *,
     max_position: int,
     axes: Any = None,
+    sharding: Sequence[ShardingRule] = (),
     trained: str | None = None,
     trains_apart: bool = False,
     backend: str = AUTO,
@@ -98,6 +108,7 @@ def from_apply(
       params: a tree of arrays, or of shapes with dtypes; nothing is computed with them.
       max_position: the most tokens of a sequence.
       axes: a tree like `params` whose leaves are tuples of the logical names of the axes; or None.
+      sharding: as in `from_function`; it goes before `axes`.
       trained: the collection of `params` that is trained; None trains all of them.
       trains_apart: whether training differs from inference; `apply` then gets a key in training.
       backend: what the Model is made for, by a name that `choose_backend` takes.
@@ -110,15 +121,19 @@ def from_apply(
     check_params(params, max_position)
     leaves, tree = jax.tree.flatten(params)
     structure: Any = tree  # JAX does not annotate its class
-    names = [()] * len(leaves) if axes is None else structure.flatten_up_to(axes)
-    function = TracedFunction(
-        apply=apply, structure=structure, shapes=tuple(tuple(leaf.shape) for leaf in leaves)
+    shapes = tuple(tuple(leaf.shape) for leaf in leaves)
+    own_axes = (
+        [(None,) * len(shape) for shape in shapes]
+        if axes is None
+        else structure.flatten_up_to(axes)
     )
+    names = with_rules(own_axes, param_names(params, trained=trained), shapes, sharding)
+    function = TracedFunction(apply=apply, structure=structure, shapes=shapes)
     dtypes = tuple(jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves)
     trace, _ = trace_at(function, _PROBE, dtypes, False)
     roles = find_roles(trace.jaxpr, len(leaves))
     specs = tuple(
-        ParamSpec(shape=shape, axes=tuple(name) or (None,) * len(shape), role=role)
+        ParamSpec(shape=shape, axes=tuple(name), role=role)
         for shape, name, role in zip(function.shapes, names, roles, strict=True)
     )
     run, width = _probe(TracedDefinition(function=function, specs=specs), chosen, dtypes)
@@ -133,7 +148,11 @@ def from_apply(
     definition = TracedDefinition(
         function=function,
         specs=tuple(
-            dataclasses.replace(spec, matrix=matrix if spec.role in PACKED_ROLES else None)
+            dataclasses.replace(
+                spec,
+                matrix=matrix if spec.role in PACKED_ROLES else None,
+                head_dim=_head_dim(spec, run),
+            )
             for spec, matrix in zip(specs, packable, strict=True)
         ),
     )
@@ -172,6 +191,17 @@ def _probe(
     ]
     logits = jax.eval_shape(whole, leaves, abstract(_PROBE, jnp.int32))[0]
     return run, logits.shape[-1]
+
+
+def _head_dim(spec: ParamSpec, run: Run) -> int:
+    """How many numbers along the parameter's heads belong to one, by the attention of a run."""
+    return head_size(
+        spec.axes,
+        spec.shape,
+        num_heads=run.num_heads,
+        num_kv_heads=[each.num_kv_heads for each in run.specs],
+        head_dims=[each.head_dim for each in run.specs],
+    )
 
 
 def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:

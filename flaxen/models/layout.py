@@ -5,6 +5,7 @@ Deliberately does not know files, engines, training.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -30,10 +31,14 @@ def param_shardings(specs: Any, placement: Placement) -> Any:
     Args:
       specs: a model's param_specs, or a part of them.
       placement: the mesh.
+
+    Raises:
+      ValueError: an axis of a parameter has a name for which there is no rule.
     """
 
     def on(own: Placement, part: Any) -> Any:
-        return jax.tree.map(lambda spec: param_sharding(spec, own), part, is_leaf=is_spec)
+        one = functools.partial(_named_sharding, own)
+        return jax.tree_util.tree_map_with_path(one, part, is_leaf=is_spec)
 
     num_stages = placement.shape.pipeline
     if num_stages == 1 or _is_staged(specs):
@@ -44,6 +49,18 @@ def param_shardings(specs: Any, placement: Placement) -> Any:
     )
     rest = {name: on(placement, each) for name, each in specs.items() if name != "layers"}
     return {**rest, "layers": layers}
+
+
+def _named_sharding(placement: Placement, path: Any, spec: ParamSpec) -> NamedSharding:
+    try:
+        return param_sharding(spec, placement)
+    except ValueError as error:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        raise ValueError(
+            f"the parameter {name} can't be divided over a mesh: {error}. flaxen.from_nnx and the "
+            "other bridges take sharding=[(pattern, axes), ...], which goes before the names that "
+            "a module has"
+        ) from None
 
 
 def lay_params(specs: Any, params: Params, placement: Placement) -> Params:

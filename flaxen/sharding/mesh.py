@@ -6,7 +6,8 @@ Deliberately does not know models, nor the rules.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -42,6 +43,15 @@ def mesh_without_devices(shape: MeshShape) -> AbstractMesh:
     """A mesh to find out how arrays are divided, where there are no such devices."""
     sizes = tuple(shape.sizes().values())
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextmanager
+def without_mesh() -> Iterator[None]:
+    """No mesh is set in the block, or in a function with this decorator, whatever its caller set by
+    `jax.set_mesh`: a definition is examined on one device.
+    """
+    with jax.set_mesh(Mesh(np.empty((), object), ())):
+        yield
 
 
 def shape_of(mesh: Mesh | AbstractMesh) -> MeshShape:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from jax.sharding import PartitionSpec
 
-from flaxen.sharding.shape import MeshShape
+from flaxen.sharding.shape import AXES, MeshShape
 
-# A logical axis is divided over these axes of the mesh; an axis that is not here is not divided.
+# A logical axis is divided over these axes of the mesh. An axis of the mesh may be named itself.
 RULES: Mapping[str, tuple[str, ...]] = {
     # of parameters
     "vocab": ("tensor",),
@@ -19,7 +19,11 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "model": ("fsdp",),
+    "embed": ("fsdp",),  # the name of the same in many modules of Flax
     "stages": ("pipeline",),
+    "head_dim": (),
+    "experts": (),
+    "layers": (),
     # of activations in training
     "batch": ("data", "fsdp"),
     "length": ("context",),
@@ -35,21 +39,22 @@ def partition(
 ) -> PartitionSpec:
     """Which axes of the mesh divide which axes of an array.
 
-    An axis is whole on every device if no rule names it, or if its parts would not be equal.
+    An axis is whole on every device if its parts would not be equal.
 
     Args:
       axes: the logical name of each axis of the array; None is not divided.
       shape: the array's.
       mesh: the sizes of the mesh's axes.
       head_dim: how many numbers along `heads` and `kv_heads` stay together.
+
+    Raises:
+      ValueError: an axis has a name for which there is no rule.
     """
     used: set[str] = set()
     parts: list[tuple[str, ...] | None] = []
     for axis, size in zip(axes, shape, strict=True):
         names = tuple(
-            name
-            for name in RULES.get(axis or "", ())
-            if mesh.sizes()[name] > 1 and name not in used
+            name for name in _mesh_axes(axis) if mesh.sizes()[name] > 1 and name not in used
         )
         count = num_parts(names, mesh)
         units = size // head_dim if axis in ("heads", "kv_heads") else size
@@ -59,6 +64,26 @@ def partition(
         used.update(names)
         parts.append(names)
     return PartitionSpec(*parts)
+
+
+def check_axis(axis: str | None) -> None:
+    """Refuses a name for which there is no rule.
+
+    Raises:
+      ValueError: so; the message has the names.
+    """
+    if axis is not None and axis not in RULES and axis not in AXES:
+        raise ValueError(
+            f"the axis {axis!r} is not known: use {', '.join(RULES)}, an axis of the mesh "
+            f"({', '.join(AXES)}), or None for one that is not divided"
+        )
+
+
+def _mesh_axes(axis: str | None) -> tuple[str, ...]:
+    if axis is None:
+        return ()
+    check_axis(axis)
+    return RULES.get(axis, (axis,))
 
 
 def num_parts(names: Sequence[str], mesh: MeshShape) -> int:

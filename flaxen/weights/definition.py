@@ -148,8 +148,7 @@ def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
 def _on_mesh(specs: Any, params: Params, placement: Placement) -> Params:
     """Lays each array over the mesh, in its own dtype. Every process has the whole definition."""
 
-    def one(spec: ParamSpec, leaf: Any) -> jax.Array:
-        sharding = param_sharding(spec, placement)
+    def one(spec: ParamSpec, sharding: Any, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:  # on a mesh already
             moved: jax.Array = jax.device_put(leaf, sharding)
             return moved
@@ -157,7 +156,8 @@ def _on_mesh(specs: Any, params: Params, placement: Placement) -> Params:
         parts = {box: whole[box.slices] for box in own_boxes(sharding, spec.shape)}
         return assemble(spec.shape, sharding, parts)
 
-    return jax.tree.map(one, specs, params, is_leaf=is_spec)
+    shardings = param_shardings(specs, placement)
+    return jax.tree.map(one, specs, shardings, params, is_leaf=is_spec)
 
 
 def _in_form(specs: Any, params: Params, form: Form) -> Params:

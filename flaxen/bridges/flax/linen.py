@@ -6,7 +6,7 @@ Deliberately does not know how the Model is run.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from flax.core import unfreeze
 from flaxen.bridges.check import check_served
 from flaxen.bridges.flax.attention_fn import attention_fn
 from flaxen.bridges.function import NoAttentionError, from_apply
+from flaxen.bridges.sharding import ShardingRule, metadata_axes
 from flaxen.bridges.signature import keywords, logits_of
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
@@ -29,6 +30,7 @@ def from_linen(
     variables: Mapping[str, Any],
     *,
     max_position: int,
+    sharding: Sequence[ShardingRule] = (),
     backend: str = AUTO,
 ) -> tuple[Model, Params]:
     """Turns a module into a Model and its variables, for an engine, a trainer, or plain JAX.
@@ -46,6 +48,8 @@ def from_linen(
       module: the definition.
       variables: the result of `module.init`; boxes of logical partitioning are read and removed.
       max_position: the most tokens of a sequence.
+      sharding: how parameters are divided over a mesh, as in `from_function`; it goes before the
+          names in the boxes.
       backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Returns:
@@ -67,6 +71,7 @@ def from_linen(
             params,
             max_position=max_position,
             axes=axes,
+            sharding=sharding,
             trained=_PARAMS,
             trains_apart=True,
             backend=backend,
@@ -125,8 +130,9 @@ def _is_box(leaf: Any) -> bool:
 
 
 def _axes(leaf: Any) -> tuple[str | None, ...]:
-    if _is_box(leaf):
-        names = getattr(leaf, "names", None) or leaf.get_partition_spec()
-        found: tuple[str | None, ...] = tuple(names)
-        return found
-    return (None,) * int(leaf.ndim)
+    if not _is_box(leaf):
+        return (None,) * int(leaf.ndim)
+    shape = leaf.unbox().shape
+    names = getattr(leaf, "names", None) or leaf.get_partition_spec()
+    rules = getattr(leaf, "rules", None)
+    return metadata_axes(names, len(shape), rules, f"a variable of the shape {list(shape)}")

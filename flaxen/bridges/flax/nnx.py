@@ -5,7 +5,7 @@ Deliberately does not know how the Model is run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from flax import nnx
 from flaxen.bridges.check import check_served
 from flaxen.bridges.flax.attention_fn import attention_fn
 from flaxen.bridges.function import NoAttentionError, from_apply
+from flaxen.bridges.sharding import ShardingRule, metadata_axes
 from flaxen.bridges.signature import keywords, logits_of
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
@@ -22,7 +23,13 @@ _Path = tuple[Any, ...]
 _PARAMS = "params"
 
 
-def from_nnx(module: nnx.Module, *, max_position: int, backend: str = AUTO) -> tuple[Model, Params]:
+def from_nnx(
+    module: nnx.Module,
+    *,
+    max_position: int,
+    sharding: Sequence[ShardingRule] = (),
+    backend: str = AUTO,
+) -> tuple[Model, Params]:
     """Turns a module into a Model and its variables, for an engine, a trainer, or plain JAX.
 
     The module takes tokens [B, T], and `positions` [B, T] if it has that argument, and returns
@@ -37,6 +44,8 @@ def from_nnx(module: nnx.Module, *, max_position: int, backend: str = AUTO) -> t
     Args:
       module: the definition, with its variables.
       max_position: the most tokens of a sequence.
+      sharding: how parameters are divided over a mesh, as in `from_function`; it goes before the
+          names of axes that `nnx.with_partitioning` gave them.
       backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Returns:
@@ -66,6 +75,7 @@ def from_nnx(module: nnx.Module, *, max_position: int, backend: str = AUTO) -> t
             params,
             max_position=max_position,
             axes=axes,
+            sharding=sharding,
             trained=_PARAMS,
             trains_apart=True,
             backend=backend,
@@ -203,4 +213,6 @@ def _is_rng(variable: Any) -> bool:
 
 def _axes(variable: Any) -> tuple[str | None, ...]:
     names = variable.get_metadata("out_sharding", None)
-    return tuple(names) if names else (None,) * variable.get_value().ndim
+    rules = variable.get_metadata("sharding_rules", None)
+    shape = variable.get_value().shape
+    return metadata_axes(names, len(shape), rules, f"a variable of the shape {list(shape)}")

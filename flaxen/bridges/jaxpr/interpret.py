@@ -134,6 +134,7 @@ def _attend(run: Run, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     spec = AttentionSpec(window=window, scale=eqn.params["scale"], softcap=eqn.params["softcap"])
     number = len(run.specs)
     run.specs.append(attention_cache(k.shape[-2], k.shape[-1], window))
+    run.num_heads.append(q.shape[-2])
     entry = run.cache[number] if run.cache else None
     kept = [leaf.dtype for leaf in jax.tree.leaves(entry)]
     if any(dtype != q.dtype for dtype in kept):

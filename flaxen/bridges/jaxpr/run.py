@@ -75,6 +75,7 @@ class Run:
     cache: Sequence[Any]  # one entry for each layer; empty if there is no cache
     backend: Backend
     specs: list[Full | Sliding] = field(default_factory=list)  # one for each layer that was run
+    num_heads: list[int] = field(default_factory=list)  # the query heads of each of these
     entries: list[Any] = field(default_factory=list)  # the new cache's entries
     uses: list[Use] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import torch
 
 from flaxen.bridges.check import check_served
 from flaxen.bridges.function import from_apply
+from flaxen.bridges.sharding import Axes, ShardingRule
 from flaxen.bridges.signature import POSITIONS, keywords
 from flaxen.bridges.torch.torchax_import import import_torchax
 from flaxen.kernels.choice import AUTO
@@ -43,6 +45,8 @@ def from_torch(
     call: Call | None = None,
     checks: bool = True,
     windows: Sequence[int] = (),
+    axes: Mapping[str, Axes] = MappingProxyType({}),
+    sharding: Sequence[ShardingRule] = (),
     backend: str = AUTO,
 ) -> tuple[Model, Params]:
     """Turns a module into a Model and its parameters, for an engine, a trainer, or plain JAX.
@@ -62,6 +66,9 @@ def from_torch(
       checks: whether to compare the Model with the module in PyTorch, which takes a forward of 16
           tokens, or of more than a window.
       windows: windows that its attention may have without passing them to `attend_torch`.
+      axes: the names of the axes of parameters, by PyTorch's names; others are not divided.
+      sharding: how parameters are divided over a mesh, as in `from_function`, by PyTorch's names;
+          it goes before `axes`.
       backend: what the Model is made for and checked on, as EngineArgs.backend.
 
     Returns:
@@ -89,6 +96,11 @@ def from_torch(
         apply,
         params,
         max_position=max_position,
+        axes={
+            kind: {name: axes.get(name, (None,) * each.ndim) for name, each in tree.items()}
+            for kind, tree in params.items()
+        },
+        sharding=sharding,
         trained=_PARAMS,
         trains_apart=True,
         backend=backend,

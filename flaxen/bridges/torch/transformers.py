@@ -5,11 +5,12 @@ Deliberately does not know files or engines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
 
+from flaxen.bridges.sharding import ShardingRule
 from flaxen.bridges.torch.attention import (
     ATTENTION,
     no_mask,
@@ -19,6 +20,7 @@ from flaxen.bridges.torch.attention import (
 )
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.masks import find_windows
+from flaxen.bridges.torch.plans import plan_axes
 from flaxen.kernels.choice import AUTO
 from flaxen.models.model import Model, Params
 
@@ -34,6 +36,7 @@ def from_transformers(
     *,
     max_position: int | None = None,
     checks: bool = True,
+    sharding: Sequence[ShardingRule] = (),
     backend: str = AUTO,
 ) -> tuple[Model, Params]:
     """Like `from_torch`, for any class whose attention goes through the registry.
@@ -44,6 +47,8 @@ def from_transformers(
           experts run as batched products.
       max_position: the most tokens of a sequence; None takes the configuration's number.
       checks: as in `from_torch`.
+      sharding: how parameters are divided over a mesh, as in `from_torch`; it goes before the
+          class's own plan of tensor parallelism.
       backend: as of `from_torch`.
 
     Raises:
@@ -104,6 +109,8 @@ def from_transformers(
         call=call,
         checks=checks,
         windows=tuple(_windows_named(config)),
+        axes=plan_axes(module),
+        sharding=sharding,
         backend=backend,
     )
     if known is None:
