@@ -35,7 +35,7 @@ def plan_model_cache(
       sizes: of the engine's steps.
       page_size: tokens.
       itemsize: bytes of one number in the dtype of compute.
-      num_param_bytes: of the weights.
+      num_param_bytes: of the weights on one device.
       max_model_len: the longest sequence, in tokens; None is as long as possible.
       kv_cache_bytes: the size of the cache; None chooses it.
       gpu_memory_utilization: as in EngineArgs.
@@ -53,7 +53,7 @@ def plan_model_cache(
         device = DeviceMemory(
             limit_bytes=limit,
             utilization=gpu_memory_utilization or DEFAULT_UTILIZATION,
-            param_bytes=num_param_bytes // _num_parts(model),
+            param_bytes=num_param_bytes,
             step_bytes=step_bytes(model, sizes, itemsize=itemsize, max_model_len=length),
         )
     return plan_cache(
@@ -67,16 +67,14 @@ def plan_model_cache(
         model.max_position,
         asked_len=max_model_len,
         asked_bytes=kv_cache_bytes,
-        free_bytes=None if free is None else free - num_param_bytes,
+        free_bytes=None if free is None else free - num_param_bytes * _num_devices(model),
         device=device,
     )
 
 
-def _num_parts(model: Model) -> int:
-    """The devices that share one copy of the weights."""
-    if model.placement is None:
-        return 1
-    return model.placement.shape.tensor * model.placement.shape.pipeline
+def _num_devices(model: Model) -> int:
+    """How many devices of this process hold weights: those of a CPU share the host's memory."""
+    return 1 if model.placement is None else len(model.placement.mesh.local_devices)
 
 
 def check_utilization_has_device(utilization: float | None, *, has_device: bool) -> None:

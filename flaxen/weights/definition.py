@@ -67,10 +67,18 @@ class Definition:
         return found
 
     def num_param_bytes(self, form: Form) -> int:
-        """The bytes that the parameters will take in memory at most, beside the given ones."""
-        specs = self.model.param_specs
-        sizes = jax.tree.map(lambda spec: _num_bytes(spec, form), specs, is_leaf=is_spec)
-        return sum(jax.tree.leaves(sizes))
+        """The bytes that the parameters will take in memory at most, beside the given ones; on a
+        mesh those of one device.
+        """
+        specs = jax.tree.leaves(self.model.param_specs, is_leaf=is_spec)
+        shapes = [spec.shape for spec in specs]
+        if form.placement is not None:
+            shardings = jax.tree.leaves(param_shardings(self.model.param_specs, form.placement))
+            shapes = [
+                sharding.shard_shape(shape)
+                for sharding, shape in zip(shardings, shapes, strict=True)
+            ]
+        return sum(_num_bytes(spec, shape, form) for spec, shape in zip(specs, shapes, strict=True))
 
     def make_tokenizer(self) -> Tokenizer:
         """The model's tokenizer.
@@ -182,8 +190,8 @@ def _quantized(spec: ParamSpec, leaf: Any, form: Form) -> Any:
     return found if spec.matrix.layers is not None else found[0]
 
 
-def _num_bytes(spec: ParamSpec, form: Form) -> int:
-    num_values = math.prod(spec.shape)
+def _num_bytes(spec: ParamSpec, shape: tuple[int, ...], form: Form) -> int:
+    num_values = math.prod(shape)
     if spec.matrix is None or form.quantization in ("auto", "none"):
         return num_values * form.dtype.itemsize
     num_inputs = math.prod(spec.shape[axis] for axis in spec.matrix.inputs)

@@ -308,5 +308,7 @@ def test_a_plan_that_is_not_known_is_refused() -> None:
         config=module.config,
         named_parameters=module.named_parameters,
     )
-    with pytest.raises(ValueError, match="divides model.norm.weight in the way 'diagonal', which"):
+    with pytest.raises(
+        ValueError, match=r"divides model\.norm\.weight in the way 'diagonal', which"
+    ):
         plan_axes(fake)
