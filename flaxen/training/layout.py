@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 
 from flaxen.models.model import Params
 from flaxen.sharding.placement import Placement
+from flaxen.sharding.putting import put
 from flaxen.sharding.rules import RULES, num_parts
 from flaxen.sharding.shape import MeshShape
 
@@ -59,7 +60,7 @@ def keep_state(layout: Layout | None, opt_state: Any, masters: Params) -> Any:
 
 def everywhere(layout: Layout | None, tree: Any) -> Any:
     """Puts the same arrays on every device."""
-    return tree if layout is None else jax.device_put(tree, layout.placement.replicated)
+    return tree if layout is None else put(tree, layout.placement.replicated)
 
 
 def lay_batch(layout: Layout | None, batch: Any) -> Any:
@@ -73,7 +74,7 @@ def lay_batch(layout: Layout | None, batch: Any) -> Any:
         return batch
     num_rows, length = jax.tree.leaves(batch)[0].shape
     check_sizes(layout.placement.shape, num_rows=num_rows, sequence_length=length)
-    return jax.device_put(batch, layout.placement.sharding(("batch", "length"), (num_rows, length)))
+    return put(batch, layout.placement.sharding(("batch", "length"), (num_rows, length)))
 
 
 def check_sizes(shape: MeshShape, *, num_rows: int | None, sequence_length: int | None) -> None:

@@ -1,0 +1,36 @@
+"""Puts arrays on a mesh, also on one that spans processes.
+
+Deliberately does not know the rules, nor what the arrays mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+
+def put(tree: Any, places: Any) -> Any:
+    """Like `jax.device_put`. Where a place is on several processes, all call this with the same
+    values, and each lays the parts of its own devices; nothing is sent.
+
+    Args:
+      tree: arrays of JAX or NumPy.
+      places: a sharding for all of them, or a tree like theirs.
+    """
+    if isinstance(places, Sharding):
+        return jax.tree.map(lambda leaf: _put(leaf, places), tree)
+    return jax.tree.map(_put, tree, places)
+
+
+def _put(leaf: Any, place: Sharding) -> jax.Array:
+    is_everywhere = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    if place.is_fully_addressable or is_everywhere:
+        return jax.device_put(leaf, place)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = put(jax.random.key_data(leaf), place)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
