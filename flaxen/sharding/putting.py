@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
@@ -27,10 +28,13 @@ def put(tree: Any, places: Any) -> Any:
 
 def _put(leaf: Any, place: Sharding) -> jax.Array:
     is_everywhere = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    laid: jax.Array
     if place.is_fully_addressable or is_everywhere:
-        return jax.device_put(leaf, place)
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        laid = jax.device_put(leaf, place)
+    elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = put(jax.random.key_data(leaf), place)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    whole = np.asarray(leaf)
-    return jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
+        laid = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    else:
+        whole = np.asarray(leaf)
+        laid = jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
+    return laid
