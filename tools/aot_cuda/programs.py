@@ -1,4 +1,5 @@
-"""What is compiled: the attention kernels, and whole steps of small models.
+"""What is compiled: the kernels of attention and of quantized weights, and whole steps of small
+models.
 
 Each program is lowered for devices that are not here, from shapes alone.
 """
@@ -21,6 +22,7 @@ from flaxen.engine.config import EngineConfig
 from flaxen.engine.programs import Program
 from flaxen.engine.shapes import Shape
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.linear import QuantizedLinear, linear
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
@@ -63,11 +65,20 @@ DTYPES = (
     (jnp.float32, jnp.float32),
 )
 BACKENDS = (Backend.GPU, Backend.GPU_INVARIANT)
+# The numbers' dtype, inputs that share a scale, the scales' dtype, whether there are mins.
+QUANTIZED: dict[str, tuple[Any, int, Any, bool]] = {
+    "int8": (jnp.int8, 4096, jnp.float32, False),
+    "Q8_0": (jnp.int8, 32, jnp.float16, False),
+    "Q4_0": (jnp.int4, 32, jnp.float16, False),
+    "Q4_K": (jnp.int4, 32, jnp.float32, True),
+}
 
 
 def programs(devices: Sequence[jax.Device]) -> Iterator[AheadOfTime]:
     """All programs: on one device, and the steps also over the tensor axis of a mesh of two."""
     yield from _attention(devices[0])
+    for backend, kind, num_rows in itertools.product(BACKENDS, QUANTIZED, (1, 64, 2048)):
+        yield _product(backend, devices[0], kind, num_rows)
     mesh = Placement(make_mesh(MeshShape(tensor=2), devices))
     for backend, placement in (*((each, None) for each in BACKENDS), (Backend.GPU, mesh)):
         for shape in (Shape(num_tokens=16, num_seqs=16), Shape(num_tokens=512, num_seqs=64)):
@@ -84,6 +95,27 @@ def _attention(device: jax.Device) -> Iterator[AheadOfTime]:
         for dtypes, options, step in itertools.product(DTYPES, OPTIONS, STEPS[1::2]):
             if (dtypes, options) != (DTYPES[0], ""):
                 yield _attend(backend, device, model, HEADS[model], step, dtypes, options)
+
+
+def _product(backend: Backend, device: jax.Device, kind: str, num_rows: int) -> AheadOfTime:
+    """A layer of the size of Llama 8B's MLP, with a quantized weight."""
+    (num_inputs, num_outputs), (dtype, group, scale_dtype, has_mins) = (
+        (4096, 14336),
+        QUANTIZED[kind],
+    )
+    per_group = _shape(num_inputs // group, num_outputs, dtype=scale_dtype)
+    weight = QuantizedLinear(
+        data=_shape(num_inputs, num_outputs, dtype=dtype),
+        scales=per_group,
+        mins=per_group if has_mins else None,
+    )
+
+    def lower() -> jax.stages.Lowered:
+        run = functools.partial(linear, backend=backend)
+        args = (_shape(num_rows, num_inputs, dtype=jnp.bfloat16), weight)
+        return jax.jit(run).lower(*_on(device, args))
+
+    return AheadOfTime(name=f"product {backend.value}: {kind}, {num_rows} rows", lower=lower)
 
 
 def _attend(

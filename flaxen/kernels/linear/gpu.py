@@ -49,13 +49,13 @@ def choose_tiles(num_rows: int, weight: QuantizedLinear) -> Tiles | None:
     """
     num_inputs, num_outputs = weight.shape
     inputs = math.gcd(weight.group, 64)
-    outputs = math.gcd(num_outputs, 64)
+    rows = next((n for n in (16, 32, 64) if num_rows <= n), 128)
+    outputs = math.gcd(num_outputs, max(64, rows))
     if inputs < _LEAST or outputs < _LEAST:
         return None
     steps = num_inputs // inputs
-    wanted = min(_MAX_SPLITS, -(-_PROGRAMS * outputs // num_outputs))
+    wanted = min(_MAX_SPLITS, -(-_PROGRAMS * 64 // num_outputs))
     splits = max(n for n in range(1, wanted + 1) if steps % n == 0)
-    rows = next((n for n in (16, 32, 64) if num_rows <= n), 128)
     return Tiles(rows, inputs, outputs, splits)
 
 
@@ -135,7 +135,7 @@ def _call(
         grid=(num_rows // tiles.rows, num_outputs // tiles.outputs, num_parts),
         in_specs=[pl.BlockSpec((tiles.rows, num_inputs), lambda i, j, k: (i, 0)), *by_outputs],
         out_specs=pl.BlockSpec((1, tiles.rows, tiles.outputs), lambda i, j, k: (k, i, j)),
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=4),
+        compiler_params=triton.CompilerParams(num_warps=max(4, tiles.outputs // 16), num_stages=4),
         interpret=interpret,
         name="quantized_linear",
     )(*operands)

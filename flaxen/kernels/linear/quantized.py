@@ -68,8 +68,9 @@ class QuantizedLinear:
     @property
     def nbytes(self) -> int:
         """Bytes on the device, including scales; NumPy and JAX count a byte for four bits."""
-        others = [leaf.nbytes for leaf in (self.scales, self.mins) if leaf is not None]
-        total: int = self.data.size * _BITS[self.format] // 8 + sum(others)
+        total: int = self.data.size * _BITS[self.format] // 8
+        for leaf in (self.scales, self.mins):
+            total += 0 if leaf is None else leaf.size * leaf.dtype.itemsize
         return total
 
 
