@@ -72,7 +72,7 @@ class ModelOptions:
         str,
         _model_option(
             help="Number format of the weights: int8, int4, none (that of --dtype), or auto, which "
-            "keeps the file's own where the CPU kernels can compute with it.",
+            "keeps the file's own where kernels can compute with it.",
         ),
     ] = "auto"
     definition: DefinitionCode = None
