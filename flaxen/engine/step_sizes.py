@@ -30,6 +30,11 @@ _GPU = StepSizes(
     max_num_batched_tokens=2048,
     compiled=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
 )
+_TPU = StepSizes(
+    max_num_seqs=256,
+    max_num_batched_tokens=2048,
+    compiled=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
+)
 DEFAULTS: Mapping[Backend, StepSizes] = {
     Backend.REFERENCE: StepSizes(
         max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16, 64, 256, 1024, 4096)
@@ -38,11 +43,8 @@ DEFAULTS: Mapping[Backend, StepSizes] = {
     Backend.CPU: StepSizes(max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16)),
     Backend.GPU: _GPU,
     Backend.GPU_INVARIANT: _GPU,
-    Backend.TPU: StepSizes(
-        max_num_seqs=256,
-        max_num_batched_tokens=2048,
-        compiled=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
-    ),
+    Backend.TPU: _TPU,
+    Backend.TPU_TOKAMAX: _TPU,
 }
 
 

@@ -22,6 +22,7 @@ class Backend(Enum):
     # The same with sums of one order for each row, whatever is beside it (--batch-invariant).
     GPU_INVARIANT = "gpu-invariant"
     TPU = "tpu"  # our Pallas kernels, and XLA: each op's table says which
+    TPU_TOKAMAX = "tpu-tokamax"  # the same, but for attention over pages, which is tokamax's
 
     @property
     def packs_weights(self) -> bool:

@@ -11,6 +11,7 @@ import jax
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import use_device
+from flaxen.kernels.paged_attention import tpu_tokamax
 
 AUTO = "auto"
 # GPU_INVARIANT is asked for by an option of its own.
@@ -33,16 +34,18 @@ def choose_backend(
     num_devices: int = 1,
     platform: str | None = None,
     is_built: bool | None = None,
+    has_tokamax: bool | None = None,
 ) -> Backend:
     """Chooses the backend, after telling JAX the device.
 
     Args:
       name: one of BACKENDS; auto is the device's own, or `reference` on a CPU without the C++
-          kernels.
+          kernels, or `tpu-tokamax` on a TPU where tokamax was installed.
       device: one of device.DEVICES; auto is JAX's choice.
       num_devices: those of the mesh; the C++ kernels compute on one.
       platform: JAX's name of what it computes on; None asks JAX.
       is_built: whether the C++ kernels were built; None checks.
+      has_tokamax: whether tokamax is installed; None checks.
 
     Raises:
       ValueError: the backend or the device is unknown, or this machine or installation does not
@@ -65,6 +68,9 @@ def choose_backend(
         if name == Backend.CPU.value:
             raise ValueError(f"the backend cpu was asked for, but {cpu_library.missing_reason()}")
         has = Backend.REFERENCE
+    if has is Backend.TPU:
+        has_tokamax = tpu_tokamax.is_installed() if has_tokamax is None else has_tokamax
+        return _choose_for_tpu(name, has_tokamax=has_tokamax)
     if name in (AUTO, has.value):
         return has
     if name == Backend.REFERENCE.value:
@@ -72,6 +78,24 @@ def choose_backend(
     raise ValueError(
         f"the backend {name} was asked for, but JAX computes on {platform} here: use auto, "
         f"{has.value} or reference"
+    )
+
+
+def _choose_for_tpu(name: str, *, has_tokamax: bool) -> Backend:
+    """A library that is kept for TPUs goes before our own kernel, which has more kinds of heads."""
+    if name == AUTO:
+        return Backend.TPU_TOKAMAX if has_tokamax else Backend.TPU
+    if name == Backend.TPU_TOKAMAX.value and not has_tokamax:
+        raise ValueError(
+            f"the backend {name} was asked for, but tokamax is not installed: pip install "
+            "'flaxen[tokamax]' on Python 3.12 or newer"
+        )
+    for backend in (Backend.TPU, Backend.TPU_TOKAMAX, Backend.REFERENCE):
+        if name == backend.value:
+            return backend
+    raise ValueError(
+        f"the backend {name} was asked for, but JAX computes on tpu here: use auto, tpu, "
+        "tpu-tokamax or reference"
     )
 
 

@@ -20,13 +20,25 @@ from flaxen.kernels.compiling import compiler_options
     ],
 )
 def test_auto_is_the_devices_own(platform: str, is_built: bool, chosen: Backend) -> None:
-    assert choose_backend(platform=platform, is_built=is_built) is chosen
-    assert choose_backend(chosen.value, platform=platform, is_built=is_built) is chosen
+    for name in ("auto", chosen.value):
+        found = choose_backend(name, platform=platform, is_built=is_built, has_tokamax=False)
+        assert found is chosen
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_the_reference_runs_everywhere(platform: str) -> None:
     assert choose_backend("reference", platform=platform, is_built=True) is Backend.REFERENCE
+
+
+def test_a_tpu_takes_tokamax_where_it_is_installed() -> None:
+    assert choose_backend(platform="tpu", has_tokamax=True) is Backend.TPU_TOKAMAX
+    assert choose_backend(platform="tpu", has_tokamax=False) is Backend.TPU
+    assert choose_backend("tpu", platform="tpu", has_tokamax=True) is Backend.TPU
+    assert choose_backend("tpu-tokamax", platform="tpu", has_tokamax=True) is Backend.TPU_TOKAMAX
+    with pytest.raises(ValueError, match=r"not installed: pip install 'flaxen\[tokamax\]'"):
+        choose_backend("tpu-tokamax", platform="tpu", has_tokamax=False)
+    with pytest.raises(ValueError, match="tpu-tokamax was asked for, but JAX computes on cpu"):
+        choose_backend("tpu-tokamax", platform="cpu", is_built=True)
 
 
 def test_what_is_not_there_is_refused() -> None:
@@ -38,7 +50,7 @@ def test_what_is_not_there_is_refused() -> None:
         choose_backend("cpu", platform="cpu", is_built=False)
     with pytest.raises(
         ValueError,
-        match="the backend cpu was asked for, but JAX computes on tpu here: use auto, tpu or ref",
+        match="the backend cpu was asked for, but JAX computes on tpu here: use auto, tpu, tpu-tok",
     ):
         choose_backend("cpu", platform="tpu", is_built=True)
     with pytest.raises(ValueError, match="backend gpu was asked for, but JAX computes on cpu here"):

@@ -19,6 +19,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.GPU: gpu.causal_attention,
     Backend.GPU_INVARIANT: gpu.causal_attention,
     Backend.TPU: tpu.causal_attention,
+    Backend.TPU_TOKAMAX: tpu.causal_attention,
 }
 # For some of a row's queries: the backends whose devices make a mesh.
 OF_SOME_QUERIES: Mapping[Backend, Callable[..., jax.Array]] = {
@@ -26,6 +27,7 @@ OF_SOME_QUERIES: Mapping[Backend, Callable[..., jax.Array]] = {
     Backend.GPU: some_queries.causal_attention,
     Backend.GPU_INVARIANT: some_queries.causal_attention,
     Backend.TPU: some_queries.causal_attention,
+    Backend.TPU_TOKAMAX: some_queries.causal_attention,
 }
 
 

@@ -51,6 +51,7 @@ class LinearImplementation(NamedTuple):
     unembed: Callable[[jax.Array, jax.Array], jax.Array] = reference.unembed  # plain tables
 
 
+_TPU = LinearImplementation(tpu.linears, tpu.embed, reference.pack, reference.transpose)
 IMPLEMENTATIONS: Mapping[Backend, LinearImplementation] = {
     Backend.REFERENCE: LinearImplementation(
         reference.linears, reference.embed, reference.pack, reference.transpose
@@ -67,7 +68,8 @@ IMPLEMENTATIONS: Mapping[Backend, LinearImplementation] = {
         reference.transpose,
         gpu_invariant.unembed,
     ),
-    Backend.TPU: LinearImplementation(tpu.linears, tpu.embed, reference.pack, reference.transpose),
+    Backend.TPU: _TPU,
+    Backend.TPU_TOKAMAX: _TPU,
 }
 
 Bias = jax.Array | None  # [O]

@@ -20,6 +20,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array], jax.Array]] = {
     Backend.GPU: reference.log_softmax,
     Backend.GPU_INVARIANT: gpu_invariant.log_softmax,
     Backend.TPU: reference.log_softmax,
+    Backend.TPU_TOKAMAX: reference.log_softmax,
 }
 
 

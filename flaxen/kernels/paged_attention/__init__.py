@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.paged_attention import blocked, cpu, gpu, tpu
+from flaxen.kernels.paged_attention import blocked, cpu, gpu, tpu, tpu_tokamax
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch, Pages, TpuPages
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 
@@ -47,6 +47,13 @@ IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
     ),
     Backend.TPU: AttentionImplementation(
         tpu.paged_attention, tpu.empty_pages, tpu.PAGE_MULTIPLE, tpu.has_heads, tpu.PAGE_AXES
+    ),
+    Backend.TPU_TOKAMAX: AttentionImplementation(
+        tpu_tokamax.paged_attention,
+        tpu_tokamax.empty_pages,
+        tpu_tokamax.PAGE_MULTIPLE,
+        tpu_tokamax.has_heads,
+        tpu_tokamax.PAGE_AXES,
     ),
 }
 

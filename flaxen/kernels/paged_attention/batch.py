@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int32
 KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
 CpuPages = Float[Array, "pages 2 K words"]
 TpuPages = Float[Array, "pages K page_size lanes"]
-Pages = KvPages | CpuPages | TpuPages
+TokamaxPages = Float[Array, "pages page_size keys_values lanes"]
+Pages = KvPages | CpuPages | TpuPages | TokamaxPages
 
 
 class PagedBatch(NamedTuple):

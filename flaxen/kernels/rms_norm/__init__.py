@@ -16,6 +16,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, float], jax.Ar
     Backend.GPU: reference.rms_norm,
     Backend.GPU_INVARIANT: gpu_invariant.rms_norm,
     Backend.TPU: reference.rms_norm,
+    Backend.TPU_TOKAMAX: reference.rms_norm,
 }
 
 

@@ -19,6 +19,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array, jax.Array], ja
     Backend.GPU: reference.apply_rope,
     Backend.GPU_INVARIANT: reference.apply_rope,  # it sums nothing
     Backend.TPU: reference.apply_rope,
+    Backend.TPU_TOKAMAX: reference.apply_rope,
 }
 
 

@@ -23,6 +23,7 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array]]] = 
     Backend.GPU: reference.sample,
     Backend.GPU_INVARIANT: functools.partial(reference.sample, mass_sum=gpu_invariant.row_sum),
     Backend.TPU: reference.sample,
+    Backend.TPU_TOKAMAX: reference.sample,
 }
 
 __all__ = ["row_sum", "sample"]
