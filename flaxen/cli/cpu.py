@@ -54,13 +54,14 @@ def set_up_cpu(
     import jax
 
     from flaxen.kernels import cpu_library
+    from flaxen.kernels.accelerators import look_around, overlooked
     from flaxen.kernels.backend import Backend
     from flaxen.kernels.choice import choose_backend
-    from flaxen.kernels.device import describe_devices, gpu_memory_settings, look_around, overlooked
+    from flaxen.kernels.device import describe_devices, gpu_memory_settings
 
     os.environ.update(gpu_memory_settings(os.environ))
     num_virtual = num_devices if num_local_devices is None else num_local_devices
-    if num_virtual > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]
+    if num_virtual > max(1, jax.config.jax_num_cpu_devices):  # type: ignore[attr-defined]
         jax.config.update("jax_num_cpu_devices", num_virtual)
     wanted = os.environ.get(ISA_VARIABLE) or None
     is_built = cpu_library.is_built() if is_built is None else is_built

@@ -5,17 +5,19 @@ from __future__ import annotations
 import jax
 import pytest
 
-from flaxen.kernels.device import (
-    DEVICES,
+from flaxen.kernels.accelerators import (
     KINDS,
     Surroundings,
+    look_around,
+    overlooked,
+    why_missing,
+)
+from flaxen.kernels.device import (
+    DEVICES,
     describe_devices,
     gpu_memory_settings,
-    look_around,
     memory_limit,
-    overlooked,
     use_device,
-    why_missing,
 )
 from flaxen.kernels.hardware import NVIDIA, TPU
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.compile_cache import shared_directory
 from tools.device.__main__ import environment, run_part, run_parts
 from tools.device.figures import read, rounded
 from tools.device.install import needed
@@ -92,10 +91,6 @@ def test_the_check_runs_on_a_cpu(tmp_path: Path) -> None:
     parts = ["limits", "kernels", "1b", "lora-1b"]
     command = [ROOT / "tools/device/check.sh", "--tiny", *(f"--part={each}" for each in parts)]
     variables = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path)}
-    variables |= {
-        "JAX_COMPILATION_CACHE_DIR": str(shared_directory()),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])

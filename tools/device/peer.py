@@ -56,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     missing = [each for each in ("torch", "transformers") if not importlib.util.find_spec(each)]
     if missing:
-        say("left_out", f"{' and '.join(missing)} is not installed here")
+        say("left_out", f"not installed here: {', '.join(missing)}")
         return
     import torch
 

@@ -21,6 +21,7 @@ from flaxen.cli.doctor.facts import (
     Requirement,
     Software,
 )
+from flaxen.kernels.accelerators import KINDS
 
 _LITTLE_MEMORY = 2 * 10**9  # what a small model takes to serve and to train an adapter
 _LITTLE_DISK = 2 * 10**9  # what one small model and its compiled programs take
@@ -91,7 +92,13 @@ def _libraries(requirements: tuple[Requirement, ...]) -> Iterator[Finding]:
 def _compute(compute: Compute, software: Software | None) -> Iterator[Finding]:
     checkout = software.checkout if software else None
     rebuild = f"{_REBUILD} {checkout or 'DIRECTORY_OF_A_CHECKOUT'}"
-    if compute.jax_error is not None:
+    if compute.jax_error is not None and compute.wanted_device is not None:
+        yield Finding(
+            is_broken=True,
+            text=f"--device {compute.wanted_device} does not work: {compute.jax_error}",
+            fix="what the message says, or leave --device out",
+        )
+    elif compute.jax_error is not None:
         asked = compute.jax_platforms
         yield Finding(
             is_broken=True,
@@ -135,23 +142,26 @@ def _compute(compute: Compute, software: Software | None) -> Iterator[Finding]:
 
 
 def _accelerators(machine: Machine, compute: Compute) -> Iterator[Finding]:
-    if compute.platform in (None, "cpu"):
-        if machine.accelerators:
-            names = ", ".join(sorted(set(machine.accelerators)))
-            plugin = "jax[tpu]" if "TPU" in names else "jax[cuda12]"
+    """An accelerator that the machine has and JAX leaves unused, if nobody asked for the CPU."""
+    if compute.platform not in (None, "cpu") or compute.wanted_device or compute.jax_platforms:
+        return
+    for name, kind in KINDS.items():
+        if kind.hardware not in machine.accelerators:
+            continue
+        if name in compute.plugins:
+            yield Finding(
+                is_broken=True,
+                text=f"JAX could not start the {kind.hardware} of this machine with "
+                f"{compute.plugins[name]}, so that the CPU computes",
+                fix=f"flaxen doctor --device {name} says why; {kind.check}",
+            )
+        else:
             yield Finding(
                 is_broken=False,
-                text=f"JAX does not see the {names} of this machine, and computes on the CPU, "
-                "which is what flaxen has kernels for",
-                fix=f"to try it all the same, untested: pip install '{plugin}'",
+                text=f"JAX has no plugin for the {kind.hardware} of this machine, so that the CPU "
+                "computes",
+                fix=f"pip install 'flaxen[{name}]'",
             )
-        return
-    yield Finding(
-        is_broken=False,
-        text=f"JAX computes on {compute.platform} here, which flaxen is not tested on: it has no "
-        "kernels of its own for it yet",
-        fix="to compute on the CPU: export JAX_PLATFORMS=cpu",
-    )
 
 
 def _machine(machine: Machine, kernels: Kernels | None) -> Iterator[Finding]:

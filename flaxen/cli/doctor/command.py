@@ -80,7 +80,9 @@ def _probes(
     return {
         "machine": lambda: machine.probe_machine(Path("/"), num_allowed_cpus=num_allowed),
         "software": software.probe_software,
-        "compute": lambda: computing.probe_compute(options.threads, measure=measure),
+        "compute": lambda: computing.probe_compute(
+            options.threads, options.device, measure=measure
+        ),
         "places": lambda: places.probe_places(cache, models.models_dir),
         "models": lambda: places.probe_models(models.models_dir),
         "network": lambda: places.probe_network(port, offline=options.offline),

@@ -1,8 +1,8 @@
 """The part of the doctor that loads JAX and the kernels, in a process of its own.
 
-`python -m flaxen.cli.doctor.computing MEASURE THREADS` prints one JSON object a line, as far as it
-gets: an instruction that the CPU does not have ends the process, and only this one. `probe_compute`
-starts it and reads the lines.
+`python -m flaxen.cli.doctor.computing MEASURE THREADS DEVICE` prints one JSON object a line, as
+far as it gets: an instruction that the CPU does not have ends the process, and only this one.
+`probe_compute` starts it and reads the lines.
 """
 
 from __future__ import annotations
@@ -24,17 +24,23 @@ _BUFFER_BYTES = 1 << 28  # half a second of reading
 
 
 def probe_compute(
-    num_threads: int | None, *, measure: bool, timeout_s: float = _TIMEOUT_S
+    num_threads: int | None,
+    device: str = "auto",
+    *,
+    measure: bool,
+    timeout_s: float = _TIMEOUT_S,
 ) -> Compute:
     """Runs this module in a process of its own.
 
     Args:
       num_threads: the threads that compute; None is one for each CPU of the process.
+      device: where JAX is to compute, as EngineArgs.device.
       measure: whether to measure the machine's speed, which takes a second or two.
       timeout_s: when to give up.
     """
     # -P: a jax.py in the working directory is not the library.
-    command = [sys.executable, "-P", "-m", __name__, str(int(measure)), str(num_threads or 0)]
+    arguments = [str(int(measure)), str(num_threads or 0), device]
+    command = [sys.executable, "-P", "-m", __name__, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
         return read_lines(done.stdout, done.stderr, done.returncode, measure=measure)
@@ -72,14 +78,18 @@ def _end(stderr: str, returncode: int) -> str:
 
 def main() -> None:
     """Prints what each stage finds, before the next one begins."""
-    measure, num_threads = bool(int(sys.argv[1])), int(sys.argv[2]) or None
+    measure, num_threads, device = bool(int(sys.argv[1])), int(sys.argv[2]) or None, sys.argv[3]
     stages: dict[str, Callable[[], dict[str, Any]]] = {
-        "jax": _jax,
+        "plugins": _plugins,
+        "jax": partial(_jax, device),
         "kernels": partial(_kernels, num_threads),
         "speeds": _speeds,
     }
     variables = {"jax_platforms": "JAX_PLATFORMS", "wanted_isa": ISA_VARIABLE}
-    asked = {name: os.environ.get(variable) or None for name, variable in variables.items()}
+    asked: dict[str, str | None] = {
+        name: os.environ.get(variable) or None for name, variable in variables.items()
+    }
+    asked["wanted_device"] = None if device == "auto" else device
     print(json.dumps(asked), flush=True)
     for name, stage in stages.items():
         if name == "speeds" and not measure:
@@ -99,10 +109,24 @@ def _isolated(name: str, stage: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {f"{name}_error": f"{kind}: {said}" if said else kind}
 
 
-def _jax() -> dict[str, Any]:
+def _plugins() -> dict[str, Any]:
+    from flaxen.kernels.accelerators import look_around
+
+    return {"plugins": dict(look_around().plugins)}
+
+
+def _jax(device: str) -> dict[str, Any]:
     import jax
 
-    return {"platform": jax.default_backend(), "devices": [str(each) for each in jax.devices()]}
+    from flaxen.kernels.device import describe_devices, gpu_memory_settings, use_device
+
+    os.environ.update(gpu_memory_settings(os.environ))
+    use_device(device)
+    return {
+        "platform": jax.default_backend(),
+        "devices": [str(each) for each in jax.devices()],
+        "described": describe_devices(),
+    }
 
 
 def _kernels(num_threads: int | None) -> dict[str, Any]:

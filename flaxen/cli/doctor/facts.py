@@ -6,7 +6,7 @@ know how anything is found, nor what is good or bad.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,13 @@ class Speeds:
 class Compute:
     """What a process of its own found out about JAX and the kernels. An error is one line."""
 
+    wanted_device: str | None = None  # by --device; None is auto
     jax_platforms: str | None = None  # the environment's JAX_PLATFORMS
     wanted_isa: str | None = None  # the environment's FLAXEN_CPU_ISA
     platform: str | None = None
     devices: tuple[str, ...] = ()
+    described: str | None = None  # the devices in words, with their memory
+    plugins: dict[str, str] = field(default_factory=dict)  # device -> JAX's plugin and its version
     jax_error: str | None = None
     kernels: Kernels | None = None
     kernels_error: str | None = None

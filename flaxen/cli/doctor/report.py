@@ -66,6 +66,8 @@ def _machine(machine: Machine) -> Iterator[Row]:
         memory += f", {format_size(machine.memory_limit_bytes)} by the control group"
     yield "memory", memory
     yield "accelerators", ", ".join(machine.accelerators) or "none"
+    if machine.drivers:
+        yield "drivers", ", ".join(machine.drivers)
 
 
 def _software(software: Software) -> Iterator[Row]:
@@ -97,8 +99,14 @@ def _extras(requirements: tuple[Library, ...]) -> Iterator[str]:
 def _compute(compute: Compute) -> Iterator[Row]:
     if compute.jax_error is not None:
         yield "JAX", compute.jax_error
+        if compute.plugins:
+            yield "plugins", ", ".join(compute.plugins.values())
         return
     yield "JAX", f"computes on {compute.platform}: {', '.join(compute.devices)}"
+    if compute.platform != "cpu" and compute.described is not None:
+        yield "device", compute.described
+    if compute.plugins:
+        yield "plugins", ", ".join(compute.plugins.values())
     if (num_devices := len(compute.devices)) > 1:
         yield "mesh", f"{num_devices} devices, as --mesh tensor={num_devices}"
     if compute.kernels_error is not None:

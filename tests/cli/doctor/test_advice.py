@@ -125,8 +125,9 @@ MISSING = replace(KERNELS, isa="xla", supported=(), missing_reason="there is no 
         ({"kernels": replace(KERNELS, isa="portable"), "wanted_isa": "portable"}, False,
          "FLAXEN_CPU_ISA=portable selects a slower path than this machine's avx2",
          "unset FLAXEN_CPU_ISA"),
-        ({"platform": "gpu", "kernels": replace(KERNELS, has_accelerator=True)}, False,
-         "JAX computes on gpu here, which flaxen is not tested on", "export JAX_PLATFORMS=cpu"),
+        ({"jax_error": "ValueError: the device cuda was asked for, but", "wanted_device": "cuda"},
+         True, "--device cuda does not work: ValueError: the device cuda was asked",
+         "leave --device out"),
     ],
 )  # fmt: skip
 def test_what_computes(compute: dict[str, Any], is_broken: bool, text: str, fix: str) -> None:
@@ -152,9 +153,10 @@ def test_without_a_compiler_it_comes_first() -> None:
         ({"memory_limit_bytes": 512 * 10**6}, "only 0.5 GB of memory the control group allows",
          "--kv-cache-size"),
         ({"cpu_features": ()}, "the CPU (Some CPU) shows no AVX2 here", "-cpu host"),
-        ({"accelerators": ("NVIDIA GPU", "NVIDIA GPU")}, "does not see the NVIDIA GPU of",
-         "pip install 'jax[cuda12]'"),
-        ({"accelerators": ("Google TPU",)}, "does not see the Google TPU", "'jax[tpu]'"),
+        ({"accelerators": ("NVIDIA GPU", "NVIDIA GPU")},
+         "JAX has no plugin for the NVIDIA GPU of", "pip install 'flaxen[cuda]'"),
+        ({"accelerators": ("Google TPU",)}, "for the Google TPU of", "'flaxen[tpu]'"),
+        ({"accelerators": ("AMD GPU",)}, "for the AMD GPU of", "'flaxen[rocm]'"),
     ],
 )  # fmt: skip
 def test_a_machine_that_could_do_more(machine: dict[str, Any], text: str, fix: str) -> None:
@@ -162,6 +164,19 @@ def test_a_machine_that_could_do_more(machine: dict[str, Any], text: str, fix: s
     assert not found.is_broken
     assert text in found.text
     assert fix in found.fix
+
+
+def test_an_accelerator_that_does_not_start_and_one_that_is_left_unused_on_purpose() -> None:
+    machine = replace(MACHINE, accelerators=("NVIDIA GPU",))
+    compute = replace(COMPUTE, plugins={"cuda": "jax-cuda12-plugin 0.10.2"})
+    found = only(replace(GOOD, machine=machine, compute=compute))
+    assert found.is_broken
+    assert "could not start the NVIDIA GPU of this machine with jax-cuda12-plugin" in found.text
+    assert found.fix.startswith("flaxen doctor --device cuda says why; see whether nvidia-smi")
+    for asked in ({"wanted_device": "cpu"}, {"jax_platforms": "cpu"}):
+        assert not findings(replace(GOOD, machine=machine, compute=replace(compute, **asked)))
+    running = replace(compute, platform="gpu", kernels=replace(KERNELS, has_accelerator=True))
+    assert not findings(replace(GOOD, machine=machine, compute=running))
 
 
 def test_directories_and_ports() -> None:
