@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flaxen.cli.doctor.facts import Facts, Failure
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
+from flaxen.doctor.facts import Facts, Failure
 
 
 def doctor(
@@ -40,8 +40,8 @@ def doctor(
     """
     from rich.console import Console
 
-    from flaxen.cli.doctor.advice import findings
-    from flaxen.cli.doctor.report import text
+    from flaxen.doctor.advice import findings
+    from flaxen.doctor.report import text
 
     with Console(stderr=True).status("looking at this machine"):  # shown on a terminal only
         facts = Facts(**gather(_probes(machine, models, measure, port)))
@@ -72,8 +72,9 @@ def gather(probes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
 def _probes(
     options: MachineOptions, models: ModelsDirOptions, measure: bool, port: int
 ) -> dict[str, Callable[[], Any]]:
-    from flaxen.cli.doctor import computing, machine, places, software
+    from flaxen.cli.doctor import computing
     from flaxen.compile_cache import default_directory
+    from flaxen.doctor import machine, places, software
 
     cache = options.compile_cache or default_directory(os.environ)
     num_allowed = len(os.sched_getaffinity(0))

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from flaxen.cli.cpu import ISA_VARIABLE
-from flaxen.cli.doctor.facts import Compute, Kernels, Speeds
+from flaxen.doctor.facts import Compute, Kernels, Speeds
 
 _TIMEOUT_S = 120
 _BUFFER_BYTES = 1 << 28  # half a second of reading

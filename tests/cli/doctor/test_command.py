@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.cli.doctor.facts import PulledModel
-from flaxen.cli.doctor.report import text
-from tests.cli.doctor.test_advice import GOOD
+from flaxen.doctor.facts import PulledModel
+from flaxen.doctor.report import text
+from tests.doctor.test_advice import GOOD
 
 
 def test_the_report_of_a_good_machine() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from flaxen.cli.doctor.command import gather
 from flaxen.cli.doctor.computing import read_lines
-from flaxen.cli.doctor.machine import probe_machine
-from flaxen.cli.doctor.places import is_free, look_at
-from flaxen.cli.doctor.software import describe_source, probe_software
+from flaxen.doctor.machine import probe_machine
+from flaxen.doctor.places import is_free, look_at
+from flaxen.doctor.software import describe_source, probe_software
 
 CPUINFO = (
     "processor : 0\nmodel name : Some CPU\nflags : fpu avx2 fma f16c amx_bf16\n\nprocessor : 1\n"

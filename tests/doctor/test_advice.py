@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.doctor.advice import Finding, findings
-from flaxen.cli.doctor.facts import (
+from flaxen.doctor.advice import Finding, findings
+from flaxen.doctor.facts import (
     Compute,
     Facts,
     Failure,

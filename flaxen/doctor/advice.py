@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import floor
 
-from flaxen.cli.doctor.facts import (
+from flaxen.doctor.facts import (
     Compute,
     Facts,
     Failure,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from flaxen.cli.doctor.advice import Finding
-from flaxen.cli.doctor.facts import (
+from flaxen.doctor.advice import Finding
+from flaxen.doctor.facts import (
     Compute,
     Facts,
     Kernels,
@@ -16,7 +16,7 @@ from flaxen.cli.doctor.facts import (
     PulledModel,
     Software,
 )
-from flaxen.cli.doctor.facts import Requirement as Library
+from flaxen.doctor.facts import Requirement as Library
 from flaxen.hub.sizes import format_size
 
 Row = tuple[str, str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from flaxen.cli.doctor.facts import Machine
+from flaxen.doctor.facts import Machine
 from flaxen.kernels.hardware import driver_version, find_accelerators
 
 # What `csrc/isa.cpp` looks at when it chooses the kernels, as Linux spells it.

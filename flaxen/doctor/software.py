@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import flaxen
-from flaxen.cli.doctor.facts import Requirement, Software
+from flaxen.doctor.facts import Requirement, Software
 
 _NOTED = ("jax", "jaxlib", "numpy", "safetensors", "tokenizers", "huggingface_hub", "fastapi")
 _COMPILERS = ("g++", "clang++")

@@ -10,7 +10,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from flaxen.cli.doctor.facts import Network, Place, PulledModel
+from flaxen.doctor.facts import Network, Place, PulledModel
 
 _HOST = "127.0.0.1"
 
