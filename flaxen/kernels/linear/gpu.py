@@ -135,7 +135,11 @@ def _call(
         grid=(num_rows // tiles.rows, num_outputs // tiles.outputs, num_parts),
         in_specs=[pl.BlockSpec((tiles.rows, num_inputs), lambda i, j, k: (i, 0)), *by_outputs],
         out_specs=pl.BlockSpec((1, tiles.rows, tiles.outputs), lambda i, j, k: (k, i, j)),
-        compiler_params=triton.CompilerParams(num_warps=max(4, tiles.outputs // 16), num_stages=4),
+        compiler_params=triton.CompilerParams(
+            num_warps=max(4, tiles.outputs // 16),
+            # With few rows a product waits for memory: then more tiles are on their way at once.
+            num_stages=8 if tiles.rows <= _FEW_ROWS else 4,
+        ),
         interpret=interpret,
         name="quantized_linear",
     )(*operands)
