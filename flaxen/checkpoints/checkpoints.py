@@ -14,9 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from flaxen.checkpoints.pieces import Processes, take_apart
+from flaxen.checkpoints.pieces import take_apart
 from flaxen.checkpoints.reading import Json, Restored, Tree, restore, steps_in
 from flaxen.checkpoints.writing import write_checkpoint
+from flaxen.sharding.processes import Processes
 
 _LEFT_OVER = re.compile(r"\d+\.(part|deleted)")
 

@@ -7,8 +7,7 @@ Deliberately does not know files, nor the meaning of the tree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,25 +16,7 @@ import numpy as np
 
 from flaxen.checkpoints.reading import PLAIN, Json, Tree
 from flaxen.sharding.parts import Box, box_of
-
-
-def _process_of(device: jax.Device) -> int:
-    index: int = device.process_index
-    return index
-
-
-@dataclass(frozen=True, kw_only=True)
-class Processes:
-    """The processes that hold a tree together, and save it together."""
-
-    index: int = 0  # of this one; 0 finishes each checkpoint
-    count: int = 1
-    of: Callable[[jax.Device], int] = _process_of  # the process that holds a device's pieces
-
-
-def jax_processes() -> Processes:
-    """The processes of `jax.distributed`; without it this one alone."""
-    return Processes(index=jax.process_index(), count=jax.process_count())
+from flaxen.sharding.processes import Processes
 
 
 class Pieces(NamedTuple):

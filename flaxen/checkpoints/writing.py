@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flaxen.checkpoints.pieces import Pieces, Processes
+from flaxen.checkpoints.pieces import Pieces
 from flaxen.checkpoints.reading import Json
 from flaxen.checkpoints.saved_arrays import ARRAYS, INDEX
+from flaxen.sharding.processes import Processes
 from flaxen.weights.atomic import sync, sync_tree
 from flaxen.weights.safetensors_writer import write_arrays
 

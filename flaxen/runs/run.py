@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.checkpoints.pieces import jax_processes
 from flaxen.runs.display import OnRecord
 from flaxen.runs.model import write_results
 from flaxen.runs.opening import OpenedRun, checkpoints_in
 from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
+from flaxen.sharding.processes import this_process
 from flaxen.training.fingerprint import to_json
 from flaxen.training.loop import Callbacks, TrainMetrics, train
 from flaxen.training.metrics import (
@@ -148,7 +148,7 @@ def _state_saver(stack: ExitStack, opened: OpenedRun, directory: Path) -> _SaveS
             checkpoints_in(directory),
             keep=config.keep,
             every=config.every,
-            processes=jax_processes(),
+            processes=this_process(),
         )
     )
 

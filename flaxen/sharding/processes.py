@@ -6,7 +6,7 @@ Deliberately does not know: engines, training, sockets of ours.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -20,12 +20,18 @@ _JOIN_S = 120  # until all processes must have started
 _HEARTBEAT_S = 20  # after so much silence a machine counts as gone
 
 
+def _process_of(device: jax.Device) -> int:
+    index: int = device.process_index
+    return index
+
+
 @dataclass(frozen=True, kw_only=True)
 class Processes:
     """How many processes there are, and which of them this one is."""
 
     count: int = 1
     index: int = 0
+    of: Callable[[jax.Device], int] = _process_of  # the process that has a device
 
 
 def start_processes(

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.checkpoints.pieces import jax_processes
 from flaxen.models.layout import param_shardings
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
+from flaxen.sharding.processes import this_process
 from flaxen.sharding.shape import parse_mesh
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.models.golden import GOLDENS
@@ -45,7 +45,7 @@ def main() -> None:
     assert_own_parts(params, whole)
     state = {"params": params, "step": jnp.int32(1), "key": jax.random.key(3)}
     where = param_shardings(checkpoint.model.param_specs, placement("tensor=8"))
-    with Checkpoints(directory, processes=jax_processes()) as checkpoints:
+    with Checkpoints(directory, processes=this_process()) as checkpoints:
         checkpoints.save(1, state)
         checkpoints.wait()
         template = {

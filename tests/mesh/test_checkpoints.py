@@ -16,11 +16,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flaxen.checkpoints.checkpoints import Checkpoints
-from flaxen.checkpoints.pieces import Processes, take_apart
+from flaxen.checkpoints.pieces import take_apart
 from flaxen.checkpoints.reading import restore, steps_in
 from flaxen.checkpoints.writing import write_checkpoint
 from flaxen.models.layout import param_shardings
 from flaxen.sharding.placement import Placement
+from flaxen.sharding.processes import Processes
 from tests.engine.tiny import MODEL, PARAMS
 from tests.mesh.meshes import placement
 from tests.mesh.test_loading import read_so_far

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import flaxen
@@ -22,123 +20,20 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
 from flaxen.models.logits import logits
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import ParamSpec
 from flaxen.outputs import RequestOutput
 from flaxen.sharding.placement import Placement
-from flaxen.weights.definition import Definition
-from tests.bridges.linen_model import Transformer as LinenTransformer
+from flaxen.training.full import full
+from flaxen.training.loss import next_token
+from tests.bridges.training import counting_batches
 from tests.engine.fakes import spelled
 from tests.engine.groups import groups
 from tests.engine.tiny import EOS_ID, ONE_SHAPE, make_engine, request, run, trace
 from tests.extras import extra
+from tests.mesh.definitions import NAMES, definition
 from tests.mesh.meshes import placement
-
-# Importing PyTorch takes seconds.
-NAMES = ("nnx", "linen", pytest.param("torch", marks=pytest.mark.slow), "jax")
-
-
-_RULES = (("model", "fsdp"), ("mlp", "tensor"), ("heads", "tensor"), ("words", "tensor"))
-
-
-def _init(*names: str | None) -> Any:
-    return nnx.with_partitioning(nnx.initializers.lecun_normal(), names, sharding_rules=_RULES)
-
-
-class Network(nnx.Module):
-    """Annotated as Flax's documentation does it; `words` is a name of its own."""
-
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.embed = nnx.Embed(272, 64, embedding_init=_init("words", "model"), rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(
-            num_heads=4,
-            in_features=64,
-            decode=False,
-            kernel_init=_init("model", "heads", None),
-            out_kernel_init=_init("heads", None, "model"),
-            rngs=rngs,
-        )
-        self.norm = nnx.RMSNorm(64, rngs=rngs)
-        self.up = nnx.Linear(64, 256, kernel_init=_init("model", "mlp"), rngs=rngs)
-        self.down = nnx.Linear(256, 64, kernel_init=_init("mlp", "model"), rngs=rngs)
-
-    def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        x = self.embed(tokens)
-        x = x + jnp.sin(positions[..., None] / (1 + jnp.arange(64, dtype=jnp.float32))[None, None])
-        x = x + self.attention(self.norm(x), mask=nnx.make_causal_mask(tokens))
-        x = x + self.down(nnx.gelu(self.up(self.norm(x))))
-        return self.embed.attend(x)
-
-
-def in_nnx() -> tuple[Model, Params]:
-    """Made on the user's own mesh, as Flax wants it for a module with annotations."""
-    with jax.set_mesh(placement("fsdp=2,tensor=4").mesh):
-        return flaxen.from_nnx(Network(nnx.Rngs(0)), max_position=128)
-
-
-def in_linen() -> tuple[Model, Params]:
-    """Boxes of logical partitioning on the first product of the MLP, and rules for the others."""
-    module = LinenTransformer(num_layers=2)
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    variables = jax.jit(module.init)(jax.random.key(0), tokens, tokens)
-    rules = [
-        (r"Embed_0\.embedding", ("vocab", "model")),
-        (r"(query|key|value)\.kernel", ("layers", "model", "heads", None)),
-        (r"out\.kernel", ("layers", "heads", None, "model")),
-        (r"Dense_1\.kernel", (None, "tensor", "fsdp")),
-    ]
-    return flaxen.from_linen(module, variables, max_position=128, sharding=rules)
-
-
-def in_torch() -> tuple[Model, Params]:
-    """transformers' Llama, by its own plan of tensor parallelism."""
-    extra("torch")
-    from tests.bridges.torch_models import make
-
-    found: tuple[Model, Params] = flaxen.from_transformers(make("Llama"))
-    return found
-
-
-def in_jax() -> tuple[Model, Params]:
-    """A function whose heads are not an axis of their own, in grouped queries."""
-    rng = np.random.default_rng(0)
-    dim, heads, kv_heads, head_dim = 48, 6, 2, 16
-    shapes = {
-        "embed": (272, dim),
-        "q": (dim, heads * head_dim),
-        "k": (dim, kv_heads * head_dim),
-        "v": (dim, kv_heads * head_dim),
-        "out": (heads * head_dim, dim),
-    }
-    params = {
-        name: jnp.asarray(rng.normal(0, shape[0] ** -0.5, shape), jnp.float32)
-        for name, shape in shapes.items()
-    }
-
-    def network(params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        x = params["embed"][tokens]
-        x = x + jnp.sin(positions[..., None] / (1 + jnp.arange(dim, dtype=jnp.float32))[None, None])
-        q, k, v = (
-            (x @ params[name]).reshape(*x.shape[:-1], -1, head_dim) for name in ("q", "k", "v")
-        )
-        h = flaxen.attend(q, k, v, window=24).reshape(*x.shape[:-1], -1)
-        return (x + h @ params["out"]) @ params["embed"].T
-
-    rules = [
-        ("embed", ("vocab", "model")),
-        ("^q$", ("model", "heads")),
-        ("^[kv]$", ("model", "kv_heads")),
-        ("out", ("heads", "model")),
-    ]
-    return flaxen.from_function(network, params, max_position=128, sharding=rules), params
-
-
-@functools.cache
-def definition(name: str) -> Definition:
-    makers: dict[str, Callable[[], tuple[Model, Params]]] = {
-        "nnx": in_nnx, "linen": in_linen, "torch": in_torch, "jax": in_jax,
-    }  # fmt: skip
-    model, params = makers[name]()
-    return Definition(model=model, params=params, tokenizer="none")
+from tests.mesh.training import FLOAT32, Steps, assert_same, model_on, run_steps
+from tests.training.tiny import copy, make
 
 
 def engine(name: str, on: Placement | None) -> Engine:
@@ -192,6 +87,29 @@ def test_a_definition_on_a_mesh_gives_what_one_device_does(name: str) -> None:
         for ours, theirs in zip(trace(got), trace(one), strict=True):
             assert ours[0] == theirs[0]
             assert ours[1] == pytest.approx(theirs[1], abs=1e-5)
+
+
+def one_step(name: str, mesh: str | None) -> Steps:
+    """One training step of all parameters."""
+    found = definition(name)
+    model = model_on(mesh, found.model)
+    params = found.load_params(FLOAT32, placement=model.placement)
+    collection = model.trained
+    masters = params if collection is None else params[collection]
+    rest = None if collection is None else {k: v for k, v in params.items() if k != collection}
+    # With so large an eps, the sign of a gradient of rounding errors decides nothing.
+    step = make(full(model, dtype=FLOAT32), next_token(model), eps=1e-3)
+    return run_steps(step, copy(masters), counting_batches(1), collections=rest)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_definition_trains_on_a_mesh_as_on_one_device(name: str) -> None:
+    found = one_step(name, "data=2,fsdp=2,tensor=2")
+    assert_same(found, one_step(name, None))
+    divided = [
+        leaf for leaf in jax.tree.leaves(found.state) if not leaf.sharding.is_fully_replicated
+    ]
+    assert len(divided) > 6  # parameters, and the moments of the optimizer
 
 
 @pytest.mark.parametrize("name", NAMES)
