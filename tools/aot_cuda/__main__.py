@@ -1,6 +1,6 @@
 """Compiles each program for each target, prints a line for each, and stops at the first that fails.
 
-    make aot-cuda                               # an H100 and an H200
+    make aot-cuda                               # an H100, an H200, and lowering for AMD
     make aot-cuda ARGS="--target h100 --only step"
 
 Nothing is executed: a program that compiles has instructions for the GPU, fits its registers and
@@ -17,8 +17,8 @@ import time
 
 import jax
 
-from tools.aot_cuda.programs import NUM_PAGES, PAGE_SIZE, programs
-from tools.aot_cuda.targets import TARGETS, devices
+from tools.aot_cuda.programs import NUM_PAGES, PAGE_SIZE, amd_programs, programs
+from tools.aot_cuda.targets import AMD, TARGETS, devices, lowering_for
 
 _COPY = re.compile(r" = \w+\[([\d,]*)\]\S* copy\(")
 _KERNEL = re.compile(r'custom_call_target="(?:__gpu\$xla\.gpu\.triton|triton_kernel_call_ffi)"')
@@ -27,22 +27,31 @@ _KERNEL = re.compile(r'custom_call_target="(?:__gpu\$xla\.gpu\.triton|triton_ker
 def main(argv: list[str] | None = None) -> int:
     """Compiles; returns 0 if all programs did."""
     parser = argparse.ArgumentParser(prog="make aot-cuda")
-    parser.add_argument("--target", action="append", choices=list(TARGETS), default=None)
+    parser.add_argument("--target", action="append", choices=[*TARGETS, "amd"], default=None)
     parser.add_argument("--only", default="", help="programs whose name contains this")
     args = parser.parse_args(argv)
     print(f"jax {jax.__version__}", flush=True)
-    for name in args.target or ["h100", "h200"]:
-        print(f"{TARGETS[name].name}:", flush=True)
+    for name in args.target or [*TARGETS, "amd"]:
+        is_amd = name == "amd"
+        print("AMD, not compiled:" if is_amd else f"{TARGETS[name].name}:", flush=True)
         count = 0
-        for program in programs(devices(TARGETS[name], 2)):
+        for program in amd_programs() if is_amd else programs(devices(TARGETS[name], 2)):
             if args.only in program.name:
-                print(f"  {program.name}: {_compile(program.lower())}", flush=True)
+                with lowering_for(AMD if is_amd else TARGETS[name].name):
+                    lowered = program.lower()
+                said = _lowered(lowered) if is_amd else _compile(lowered)
+                print(f"  {program.name}: {said}", flush=True)
                 count += 1
         if not count:
             print(f"no program has {args.only!r} in its name", file=sys.stderr)
             return 1
-        print(f"  {count} programs compiled", flush=True)
+        print(f"  {count} programs", flush=True)
     return 0
+
+
+def _lowered(lowered: jax.stages.Lowered) -> str:
+    """What a lowered program has, in words; Pallas raises what Triton does not have."""
+    return f"{lowered.as_text().count('xla.gpu.triton')} Triton kernels"
 
 
 def _compile(lowered: jax.stages.Lowered) -> str:

@@ -1,5 +1,4 @@
-"""What is compiled: the kernels of attention and of quantized weights, and whole steps of small
-models.
+"""What is compiled: kernels of attention and of quantized products, and whole steps.
 
 Each program is lowered for devices that are not here, from shapes alone.
 """
@@ -77,16 +76,25 @@ QUANTIZED: dict[str, tuple[Any, int, Any, bool]] = {
 def programs(devices: Sequence[jax.Device]) -> Iterator[AheadOfTime]:
     """All programs: on one device, and the steps also over the tensor axis of a mesh of two."""
     yield from _attention(devices[0])
-    for backend, kind, num_rows in itertools.product(BACKENDS, QUANTIZED, (1, 64, 2048)):
-        yield _product(backend, devices[0], kind, num_rows)
+    yield from _products(devices[0])
     mesh = Placement(make_mesh(MeshShape(tensor=2), devices))
     for backend, placement in (*((each, None) for each in BACKENDS), (Backend.GPU, mesh)):
         for shape in (Shape(num_tokens=16, num_seqs=16), Shape(num_tokens=512, num_seqs=64)):
             yield _serving_step(backend, devices[0], placement, shape)
 
 
-def _attention(device: jax.Device) -> Iterator[AheadOfTime]:
-    """Each kind of heads with each step; dtypes and options with one of them."""
+def amd_programs() -> Iterator[AheadOfTime]:
+    """Kernels, lowered for AMD's GPUs: from there on XLA's compiler needs ROCm's libraries."""
+    yield from _attention(None)
+    yield from _products(None)
+
+
+def _attention(device: jax.Device | None) -> Iterator[AheadOfTime]:
+    """Each kind of heads with each step; dtypes and options with one of them.
+
+    Args:
+      device: the one to compile for; None lowers for AMD's.
+    """
     for backend in BACKENDS:
         for model, heads in HEADS.items():
             for step in STEPS:
@@ -97,7 +105,13 @@ def _attention(device: jax.Device) -> Iterator[AheadOfTime]:
                 yield _attend(backend, device, model, HEADS[model], step, dtypes, options)
 
 
-def _product(backend: Backend, device: jax.Device, kind: str, num_rows: int) -> AheadOfTime:
+def _products(device: jax.Device | None) -> Iterator[AheadOfTime]:
+    """Each kind of quantized weight, with one row, several and many."""
+    for backend, kind, num_rows in itertools.product(BACKENDS, QUANTIZED, (1, 64, 2048)):
+        yield _product(backend, device, kind, num_rows)
+
+
+def _product(backend: Backend, device: jax.Device | None, kind: str, num_rows: int) -> AheadOfTime:
     """A layer of the size of Llama 8B's MLP, with a quantized weight."""
     (num_inputs, num_outputs), (dtype, group, scale_dtype, has_mins) = (
         (4096, 14336),
@@ -111,16 +125,15 @@ def _product(backend: Backend, device: jax.Device, kind: str, num_rows: int) -> 
     )
 
     def lower() -> jax.stages.Lowered:
-        run = functools.partial(linear, backend=backend)
-        args = (_shape(num_rows, num_inputs, dtype=jnp.bfloat16), weight)
-        return jax.jit(run).lower(*_on(device, args))
+        run = jax.jit(functools.partial(linear, backend=backend))
+        return _lowered(run, (_shape(num_rows, num_inputs, dtype=jnp.bfloat16), weight), device)
 
     return AheadOfTime(name=f"product {backend.value}: {kind}, {num_rows} rows", lower=lower)
 
 
 def _attend(
     backend: Backend,
-    device: jax.Device,
+    device: jax.Device | None,
     model: str,
     heads: tuple[int, int, int],
     step: tuple[int, int],
@@ -147,7 +160,8 @@ def _attend(
         new = _shape(T, K, H, dtype=dtype)
         sinks = _shape(N, dtype=jnp.float32) if has_sinks else None
         args = (_shape(T, N, H, dtype=dtype), new, new, pages, batch, sinks)
-        return jax.jit(attend, donate_argnums=3).lower(*_on(device, args))
+        run = jax.jit(attend, donate_argnums=3)
+        return _lowered(run, args, device)
 
     what = f"{page_dtype} pages" + (f", {options}" if options else "")
     name = f"attention {backend.value}: {model} [{N}, {K}, {H}], {T} tokens of {S}, {what}"
@@ -204,6 +218,15 @@ def _serving_step(
     where = "one device" if placement is None else str(placement.shape)
     name = f"step {backend.value}: {shape.num_tokens} tokens of {shape.num_seqs}, {where}"
     return AheadOfTime(name=name, lower=lower)
+
+
+def _lowered(run: Any, args: tuple[Any, ...], device: jax.Device | None) -> jax.stages.Lowered:
+    lowered: jax.stages.Lowered
+    if device is None:
+        lowered = run.trace(*args).lower(lowering_platforms=("rocm",))
+    else:
+        lowered = run.lower(*_on(device, args))
+    return lowered
 
 
 def _shape(*sizes: int, dtype: Any) -> jax.ShapeDtypeStruct:

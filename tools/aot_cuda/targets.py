@@ -7,21 +7,20 @@ Whether it is right and how fast it is, only a GPU shows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What XLA's compiler asks of a GPU. The figures are the vendor's."""
+    """What XLA's compiler asks of a GPU of Hopper's kind. The figures are the vendor's."""
 
     name: str
-    platform: str  # cuda or rocm
-    version: str  # fields of XLA's GpuTargetConfigProto that say which instructions there are
     num_sms: int
-    threads_per_warp: int
     shared_bytes: int  # of a multiprocessor
     shared_bytes_per_block: int  # the most of one block
     registers: int  # of a multiprocessor
@@ -34,10 +33,7 @@ class Target:
 def _hopper(name: str, memory_bytes: int, memory_bandwidth: int) -> Target:
     return Target(
         name=name,
-        platform="cuda",
-        version="cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }",
         num_sms=132,
-        threads_per_warp=32,
         shared_bytes=233_472,
         shared_bytes_per_block=232_448,
         registers=65_536,
@@ -52,21 +48,6 @@ def _hopper(name: str, memory_bytes: int, memory_bandwidth: int) -> Target:
 TARGETS: Mapping[str, Target] = {
     "h100": _hopper("NVIDIA H100 80GB HBM3", 80 * 10**9, 3_350 * 10**9),
     "h200": _hopper("NVIDIA H200", 141 * 10**9, 4_800 * 10**9),
-    # https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html
-    "mi300x": Target(
-        name="AMD Instinct MI300X",
-        platform="rocm",
-        version='rocm_compute_capability { gcn_arch_name: "gfx942:sramecc+:xnack-" }',
-        num_sms=304,
-        threads_per_warp=64,
-        shared_bytes=65_536,
-        shared_bytes_per_block=65_536,
-        registers=131_072,
-        memory_bytes=192 * 10**9,
-        memory_bandwidth=5_300 * 10**9,
-        l2_bytes=4 * 2**20,
-        clock_ghz=2.1,
-    ),
 }
 
 
@@ -78,7 +59,7 @@ def devices(target: Target, num: int) -> list[jax.Device]:
       num: how many, in one machine.
     """
     topology = topologies.get_topology_desc(
-        platform=target.platform,
+        platform="cuda",
         topology_name=target.name,
         topology=f"1x{num}x1",
         target_config=_config(target),
@@ -86,12 +67,28 @@ def devices(target: Target, num: int) -> list[jax.Device]:
     return list(topology.devices)
 
 
+AMD = "gfx942"  # the architecture of an MI300X, as ROCm names it
+
+
+def lowering_for(device_kind: str) -> AbstractContextManager[None]:
+    """Within it, Pallas lowers kernels for a GPU that is not here.
+
+    Args:
+      device_kind: a target's name, or AMD's architecture.
+    """
+    device = AbstractDevice(device_kind=device_kind, num_cores=None, platform="gpu")
+    context: AbstractContextManager[None] = use_abstract_mesh(
+        AbstractMesh((), (), abstract_device=device)
+    )
+    return context
+
+
 def _config(target: Target) -> str:
     """XLA's GpuTargetConfigProto, in the text format."""
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
-  threads_per_warp: {target.threads_per_warp}
+  threads_per_warp: 32
   threads_per_core_limit: 2048
   shared_memory_per_block: {min(49_152, target.shared_bytes_per_block)}
   shared_memory_per_block_optin: {target.shared_bytes_per_block}
@@ -107,11 +104,11 @@ gpu_device_info {{
   l2_cache_size: {target.l2_bytes}
   clock_rate_ghz: {target.clock_ghz}
   device_memory_size: {target.memory_bytes}
-  {target.version}
+  cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
   driver_version: "13.0.0"
   runtime_version: "12.8.0"
 }}
-platform_name: "{target.platform.upper()}"
+platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
 device_description_str: "{target.name}"
 """
