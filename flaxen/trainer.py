@@ -28,7 +28,7 @@ from flaxen.runs.result import TrainResult, make_result
 from flaxen.runs.run import run
 from flaxen.runs.stopping import Stop, stop_at_signals
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.training.settings import make_config
+from flaxen.training.settings import make_config, take_mesh
 from flaxen.weights.definition import Definition
 
 
@@ -46,6 +46,7 @@ def train(
     compile_cache: CompileCache = None,
     device: str = AUTO,
     backend: str = AUTO,
+    mesh: str | Mapping[str, int] = "",
     offline: bool = False,
     **settings: Any,
 ) -> TrainResult:
@@ -77,6 +78,8 @@ def train(
       compile_cache: as of `flaxen.LLM`: what is compiled is kept for the next process.
       device: where it is trained, as EngineArgs.device.
       backend: what computes, as EngineArgs.backend.
+      mesh: the devices that the run is divided over, as "fsdp=4,tensor=2" or {"fsdp": 4}; the empty
+        text is one device.
       offline: never ask the Hugging Face hub.
       **settings: `method` (full, lora, dpo), `num_steps`, `epochs`, `batch_size`,
         `sequence_length`, `learning_rate`, `rank`, `seed`, and all other fields of TrainConfig and
@@ -104,6 +107,7 @@ def train(
     choose_compile_cache(compile_cache, os.environ)
     use_device(device)
     found = settings_of(settings)
+    _, shape = take_mesh({"mesh": mesh})
     found.setdefault("data", {})["files"] = list(map(str, files))
     found["model"] = str(model) if given is None else given.name
     found["output_dir"] = None if output_dir is None else str(output_dir)
@@ -112,6 +116,7 @@ def train(
         definition if given is None else given,
         sources=sources,
         backend=backend,
+        mesh=shape,
         resume=resume,
         places=Places(offline=offline),
         on_progress=lambda what, done, total: None,

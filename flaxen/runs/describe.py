@@ -30,9 +30,21 @@ def describe_start(opened: OpenedRun) -> str:
         else f"{count(num_trained, 'parameter')} beside the model's {num_params:,}"
     )
     return (
-        f"{opened.subject.name}, {config.method}: {trained}, computed in {opened.dtype.name}, into "
-        f"{config.output_dir}" + (f"; resumed after {count_steps(resumed)}" if resumed else "")
+        f"{opened.subject.name}, {config.method}: {trained}, computed in {opened.dtype.name}"
+        f"{_describe_mesh(opened)}, into {config.output_dir}"
+        + (f"; resumed after {count_steps(resumed)}" if resumed else "")
     )
+
+
+def _describe_mesh(opened: OpenedRun) -> str:
+    """Says which devices a run is divided over; the empty text for one."""
+    model = opened.subject.model
+    if model.placement is None:
+        return ""
+    platform = jax.default_backend()
+    by = " by XLA, without the C++ kernels" if platform == "cpu" else ""
+    shape = model.placement.shape
+    return f" on {shape.num_devices} {platform} devices ({shape}){by}"
 
 
 def describe_stop(opened: OpenedRun, finished: FinishedRun, directory: Path | None) -> str:

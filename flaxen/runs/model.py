@@ -24,7 +24,11 @@ from flaxen.models.adapters import LORA_TARGETS, lora_targets
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family
+from flaxen.models.layout import check_layout, param_shardings
 from flaxen.models.model import Model, Params
+from flaxen.sharding.mesh import make_mesh
+from flaxen.sharding.placement import Placement
+from flaxen.sharding.shape import MeshShape
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.config import TrainConfig
@@ -66,7 +70,12 @@ class Loaded(NamedTuple):
 
 
 def open_subject(
-    config: TrainConfig, definition: Definition | str | None, *, backend: str, places: Places
+    config: TrainConfig,
+    definition: Definition | str | None,
+    *,
+    backend: str,
+    mesh: MeshShape,
+    places: Places,
 ) -> Subject:
     """Finds and opens the model to train.
 
@@ -75,12 +84,37 @@ def open_subject(
       definition: the model, if it is a definition; or the code of config.model, FILE.py:NAME, if
         that is a definition's directory; None finds all in files.
       backend: what computes, as EngineArgs.backend.
+      mesh: the devices that it is divided over.
       places: where config.model is looked for.
 
     Raises:
-      ValueError: the model does not exist, or can't be trained in this way.
+      ValueError: the model does not exist, can't be trained in this way, or can't be divided so;
+        or the mesh needs more devices than there are.
     """
-    name, chosen = config.model, choose_backend(backend)
+    chosen = choose_backend(backend, num_devices=mesh.num_devices)
+    subject = _open_subject(config, definition, chosen, places)
+    if mesh.num_devices == 1:
+        return subject
+    placement = Placement(make_mesh(_trained_on(mesh)))
+    check_layout(subject.model.param_specs, placement)
+    return dataclasses.replace(subject, model=subject.model.on(chosen, placement))
+
+
+def _trained_on(mesh: MeshShape) -> MeshShape:
+    """The mesh, if a run can be divided so."""
+    if mesh.pipeline > 1:
+        raise ValueError(
+            f"the mesh axis pipeline={mesh.pipeline} does not divide a run yet: use fsdp, which "
+            "divides the parameters of every layer"
+        )
+    return mesh
+
+
+def _open_subject(
+    config: TrainConfig, definition: Definition | str | None, chosen: Backend, places: Places
+) -> Subject:
+    """The model on one device."""
+    name = config.model
     is_in_files = not isinstance(definition, Definition) and parse_reference(name) is None
     if config.from_scratch and is_in_files:
         subject = _without_weights(resolve(name, places), chosen)
@@ -158,10 +192,10 @@ def load(
     report = functools.partial(on_progress, "weights")
     model = subject.model
     if config.from_scratch and not isinstance(subject.source, Definition):
-        return Loaded(initial_params(model, config.seed), None, None)
+        return Loaded(_initial_params(model, config.seed), None, None)
     assert subject.source is not None
     if config.method == "full":
-        params = subject.source.load_params(jnp.dtype("float32"), report)
+        params = subject.source.load_params(jnp.dtype("float32"), report, placement=model.placement)
         name = model.trained
         if name is None:
             return Loaded(_own(subject, params), None, None)
@@ -172,9 +206,18 @@ def load(
         report,
         backend=model.backend,
         quantization=config.lora.base_quantization,
+        placement=model.placement,
     )
     seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters
     return Loaded(initial_adapters(model, config.lora.to_lora(), seeds), frozen, None)
+
+
+def _initial_params(model: Model, seed: int) -> Params:
+    """Random parameters; on a mesh each device makes its own part."""
+    make = functools.partial(initial_params, model, seed)
+    if model.placement is None:
+        return make()
+    return jax.jit(make, out_shardings=param_shardings(model.param_specs, model.placement))()
 
 
 def _own(subject: Subject, masters: Params) -> Params:

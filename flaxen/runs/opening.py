@@ -26,11 +26,13 @@ from flaxen.models.model import Model, Params
 from flaxen.runs.model import Subject, dtype_of, load, open_subject, with_targets
 from flaxen.runs.plan import count_steps, describe_plan
 from flaxen.runs.resume import check_output_dir, run_fingerprint
+from flaxen.sharding.shape import ONE_DEVICE, MeshShape
 from flaxen.text.given_template import read_template
 from flaxen.training.config import TrainConfig
 from flaxen.training.dpo import dpo
 from flaxen.training.fingerprint import Fingerprint, check_unchanged
 from flaxen.training.full import full
+from flaxen.training.layout import check_sizes, num_batch_parts
 from flaxen.training.lora import lora
 from flaxen.training.loss import next_token
 from flaxen.training.optimizer import make_optimizer, make_schedule
@@ -70,6 +72,7 @@ def open_run(
     *,
     sources: Sequence[RecordSource] | None = None,
     backend: str,
+    mesh: MeshShape = ONE_DEVICE,
     resume: bool,
     places: Places,
     on_progress: OnProgress,
@@ -81,6 +84,7 @@ def open_run(
       definition: as in `open_subject`.
       sources: the records, if they are not in config.data.files; one source for each of these.
       backend: what computes, as EngineArgs.backend.
+      mesh: the devices that the run is divided over; it may differ when a run is resumed.
       resume: resume from the last checkpoint, or start if there is none.
       places: where config.model is looked for.
       on_progress: called with (stage, done, total).
@@ -93,10 +97,11 @@ def open_run(
     directory = config.output_dir
     saved = None if directory is None else _find_saved(directory, resume)
     config = _with_template(config)
-    subject = open_subject(config, definition, backend=backend, places=places)
+    subject = open_subject(config, definition, backend=backend, mesh=mesh, places=places)
     _check_length(config, subject)
-    batches = _open_batches(config, subject, sources)
+    batches = _open_batches(config, subject, sources, mesh)
     config = _with_sizes(with_targets(config, subject.model), batches.config)
+    _check_sizes(config, mesh)
     dtype = dtype_of(config, subject)
     # Digests of weights take a while, and nothing can be resumed without a directory.
     fingerprint = {} if directory is None else run_fingerprint(config, subject, dtype, batches)
@@ -177,7 +182,7 @@ def _check_length(config: TrainConfig, subject: Subject) -> None:
 
 
 def _open_batches(
-    config: TrainConfig, subject: Subject, sources: Sequence[RecordSource] | None
+    config: TrainConfig, subject: Subject, sources: Sequence[RecordSource] | None, mesh: MeshShape
 ) -> DataIterator[Any]:
     opener = open_pairs if config.method == "dpo" else open_data
     data = config.data
@@ -188,7 +193,7 @@ def _open_batches(
         subject.tokenizer,
         vocab_size=subject.model.vocab_size,
         max_length=subject.model.max_position,
-        multiple=config.num_microbatches,
+        multiple=config.num_microbatches * num_batch_parts(mesh),
         sources=sources,
         # The system's temporary directory may be in memory.
         store=TokenStore(directory=config.output_dir),
@@ -202,6 +207,17 @@ def _with_sizes(config: TrainConfig, chosen: DataConfig) -> TrainConfig:
         config.data, batch_size=chosen.batch_size, sequence_length=chosen.sequence_length
     )
     return replace(config, data=data)
+
+
+def _check_sizes(config: TrainConfig, mesh: MeshShape) -> None:
+    """Refuses batches that the mesh can't divide."""
+    size = config.data.batch_size
+    assert size is not None
+    check_sizes(
+        mesh,
+        num_rows=size // config.num_microbatches,
+        sequence_length=config.data.sequence_length,
+    )
 
 
 def _place(saved: _Saved, fingerprint: Fingerprint) -> Any:
@@ -239,6 +255,7 @@ def _make_step(
             config.lora.to_lora(),
             num_adapters=config.lora.num_adapters,
             dropout=config.lora.dropout,
+            model=model,
         )
     one_rate = (config.optimizer.learning_rate,) * trainable.num_groups
     rates = config.lora.learning_rates or one_rate

@@ -108,6 +108,8 @@ def make_result(
       metrics: the records of its steps.
     """
     config, source = opened.config, opened.subject.source
+    if opened.subject.model.placement is not None:
+        state = _off_mesh(state)
     adapters: tuple[Adapter, ...] = ()
     if config.method != "full":
         lora = config.lora.to_lora()
@@ -128,6 +130,13 @@ def make_result(
     )
 
 
+def _off_mesh(state: TrainState) -> TrainState:
+    """The state with what was trained on one device, to compute there with other arrays."""
+    trained = jax.device_get((state.params, state.collections))
+    params, collections = jax.tree.map(jnp.asarray, trained)
+    return state._replace(params=params, collections=collections)
+
+
 def _with_trained(source: Definition, state: TrainState) -> Definition:
     """The definition with the state's parameters, in the dtypes of its own."""
     trained = with_params(source, state.params, state.collections)
@@ -139,7 +148,7 @@ def _of_files(opened: OpenedRun, state: TrainState) -> Definition:
     """A model in files with its trained parameters, in the dtype in which it was computed."""
     subject = opened.subject
     return Definition(
-        model=subject.model,
+        model=subject.model.on(subject.model.backend),
         params=jax.tree.map(lambda leaf: jnp.asarray(leaf, opened.dtype), state.params),
         tokenizer=subject.tokenizer,
         name=subject.name,

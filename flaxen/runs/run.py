@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import jax
+
 from flaxen.checkpoints.checkpoints import Checkpoints
 from flaxen.runs.display import OnRecord
 from flaxen.runs.model import write_results
@@ -126,10 +128,14 @@ def _record_maker(
     opened: OpenedRun, peak_flops: float | None
 ) -> Callable[[TrainMetrics], MetricsRecord]:
     """Makes a function that turns a step's metrics into its record."""
+    model = opened.subject.model
+    num_devices = 1
+    if model.placement is not None and jax.default_backend() != "cpu":  # those share the CPU
+        num_devices = model.placement.shape.num_devices
     return functools.partial(
         to_record,
-        flops=flops_per_token(opened.subject.model, opened.step.trainable),
-        peak_flops=peak_flops or measure_peak_flops(opened.subject.model.backend),
+        flops=flops_per_token(model, opened.step.trainable),
+        peak_flops=peak_flops or num_devices * measure_peak_flops(model.backend),
         num_steps=opened.num_steps,
     )
 

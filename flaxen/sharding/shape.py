@@ -62,6 +62,9 @@ class MeshShape:
         return ",".join(used) or "one device"
 
 
+ONE_DEVICE = MeshShape()
+
+
 def parse_mesh(text: str) -> MeshShape:
     """Reads a shape such as `tensor=4,data=2`; the empty text is one device.
 

@@ -58,6 +58,11 @@ def keep_state(layout: Layout | None, opt_state: Any, masters: Params) -> Any:
     return jax.lax.with_sharding_constraint(opt_state, layout.of_state(opt_state, masters))
 
 
+def lay_masters(layout: Layout | None, masters: Params) -> Params:
+    """Puts master parameters in their places; nothing is copied that is there."""
+    return masters if layout is None else put(masters, layout.masters)
+
+
 def everywhere(layout: Layout | None, tree: Any) -> Any:
     """Puts the same arrays on every device."""
     return tree if layout is None else put(tree, layout.placement.replicated)

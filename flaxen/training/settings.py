@@ -16,6 +16,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, to_json
 
+from flaxen.sharding.shape import MeshShape, parse_mesh
 from flaxen.training.config import TrainConfig
 
 _TRAIN_CONFIG = TypeAdapter(TrainConfig)
@@ -107,6 +108,31 @@ def set_value(settings: dict[str, Any], name: str, value: Any) -> None:
     settings[last] = value
 
 
+def take_mesh(settings: Mapping[str, Any]) -> tuple[dict[str, Any], MeshShape]:
+    """Takes the setting `mesh` out: where a run is computed is no part of what it is, so it may be
+    resumed on another mesh.
+
+    Args:
+      settings: the mesh is a text, fsdp=4,tensor=2, or the same as a mapping.
+
+    Returns:
+      The other settings, and the mesh: one device if there was none.
+
+    Raises:
+      ValueError: it is no mesh.
+    """
+    rest = dict(settings)
+    given = rest.pop("mesh", None)
+    if isinstance(given, Mapping):
+        given = ",".join(f"{name}={size}" for name, size in given.items())
+    if not isinstance(given, str | None):
+        raise ValueError(
+            f"mesh must be a text such as fsdp=4,tensor=2, or a mapping such as {{fsdp: 4}}, got "
+            f"{given!r}"
+        )
+    return rest, parse_mesh(given or "")
+
+
 def make_config(settings: Mapping[str, Any]) -> TrainConfig:
     """The run that settings describe. With num_steps, data.epochs is endless if it is not given.
 
@@ -158,4 +184,4 @@ def _names_at(levels: list[str]) -> list[str]:
     kind: Any = TrainConfig
     for level in levels:
         kind = typing.get_type_hints(kind)[level]
-    return list(typing.get_type_hints(kind))
+    return [*typing.get_type_hints(kind), *(() if levels else ("mesh",))]

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from flaxen.models.model import Params
-from flaxen.training.layout import everywhere, keep, keep_state, lay_batch
+from flaxen.training.layout import everywhere, keep, keep_state, lay_batch, lay_masters
 from flaxen.training.loss import Objective
 from flaxen.training.optimizer import Optimizer, Schedule
 from flaxen.training.state import TrainState, new_state
@@ -118,6 +118,7 @@ def start(
       collections: for a Flax definition, all collections but the trained one.
     """
     layout = step.trainable.layout
+    params = lay_masters(layout, params)
     opt_state = init_state(step)(params)
     state: TrainState = everywhere(layout, new_state(None, None, seed))
     return state._replace(params=params, opt_state=opt_state, collections=collections)

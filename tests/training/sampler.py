@@ -38,9 +38,11 @@ Ids = list[int]
 class Sampler:
     """An engine that samples with what a trainer publishes, and what it was given."""
 
-    def __init__(self, dtype: str, *, trains_all: bool = False) -> None:
+    def __init__(
+        self, dtype: str, *, trains_all: bool = False, executor: JaxExecutor | None = None
+    ) -> None:
         self.params = copy(base_params(dtype))
-        self.executor = JaxExecutor(
+        self.executor = executor or JaxExecutor(
             MODEL,
             self.params,
             ONE_SHAPE,

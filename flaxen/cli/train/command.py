@@ -49,21 +49,23 @@ def train(
         found["output_dir"] = str(default_output_dir(str(found["model"])))
 
     from flaxen.runs.opening import open_run
-    from flaxen.training.settings import make_config
+    from flaxen.training.settings import make_config, take_mesh
 
     console = Console(stderr=True)
     with end_before_training():
         try:
-            wanted = make_config(found)
+            rest, mesh = take_mesh(found)
+            wanted = make_config(rest)
         except ValueError as error:
             raise ValueError(f"{config}: {error}" if config else str(error)) from None
         assert wanted.output_dir is not None
-        cpu = machine.set_up()
+        cpu = machine.set_up(mesh.num_devices)
         with show_progress(console) as on_progress:
             opened = open_run(
                 wanted,
                 options.definition,
                 backend=backend_name(),
+                mesh=mesh,
                 resume=options.resume,
                 places=find_places(models, machine),
                 on_progress=on_progress,

@@ -84,6 +84,16 @@ class SettingOptions:
         _run_option(help="Number format to compute in: float32, bfloat16 or auto."),
     ] = None
 
+    mesh: Annotated[
+        str | None,
+        _run_option(
+            metavar="AXIS=N,...",
+            help="Devices to train on, as fsdp=4 or data=2,tensor=2: data and fsdp divide the "
+            "rows, context the tokens of each row, fsdp and tensor the parameters. On a CPU, set "
+            "JAX_NUM_CPU_DEVICES to as many.",
+        ),
+    ] = None
+
     def named(self) -> dict[str, Any]:
         """The values by the settings' dotted names; None if not given."""
         return {
@@ -102,6 +112,7 @@ class SettingOptions:
             "seed": self.seed,
             "data.seed": self.seed,
             "dtype": self.dtype,
+            "mesh": self.mesh,
         }
 
 

@@ -197,7 +197,8 @@ def _make_step(spec: JobSpec, model: Model, plan: JobPlan, num_steps: int) -> Tr
         ScheduleConfig(warmup_steps=min(_MAX_WARMUP, num_steps // 10)), num_steps
     )
     optimizer = make_optimizer(OptimizerConfig(learning_rate=rate))
-    return make_step(lora(spec.lora), _objective(model, plan), optimizer, schedule, [rate])
+    trainable = lora(spec.lora, model=model)
+    return make_step(trainable, _objective(model, plan), optimizer, schedule, [rate])
 
 
 def _objective(model: Model, plan: JobPlan) -> Objective:
