@@ -21,6 +21,7 @@ from flaxen.models.model import Model, Params
 from flaxen.runs.given import definition_of
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.evaluate import Perplexity, make_logprobs, perplexity
+from flaxen.training.layout import over
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.definition import Definition
@@ -40,6 +41,7 @@ def evaluate(
     compile_cache: CompileCache = None,
     device: str = AUTO,
     backend: str = AUTO,
+    mesh: str = "",
     offline: bool = False,
 ) -> Perplexity:
     """Computes the mean loss of a model over the tokens of a data set, and its perplexity.
@@ -62,6 +64,7 @@ def evaluate(
       compile_cache: as of `flaxen.LLM`.
       device: where it is computed, as EngineArgs.device.
       backend: what computes, as EngineArgs.backend.
+      mesh: the devices that the model is divided over, as EngineArgs.mesh.
       offline: never ask the Hugging Face hub.
 
     Returns:
@@ -88,6 +91,7 @@ def evaluate(
         definition=definition,
         device=device,
         backend=backend,
+        mesh=mesh,
         dtype=dtype,
         offline=offline,
     )
@@ -108,11 +112,16 @@ def evaluate(
         adapter = load_adapter(Path(os.path.expanduser(adapter)), opened.model)
     elif adapter is not None:
         check_adapter(adapter, opened.model)
-    chosen = choose_backend(backend, device)
+    shape = args.mesh_shape
+    chosen = choose_backend(backend, device, num_devices=shape.num_devices)
+    on_mesh = over(opened.model, chosen, shape)
     weights = opened.load_params(
-        compute_dtype(dtype, chosen, opened), backend=chosen, quantization=args.quantization
+        compute_dtype(dtype, chosen, opened),
+        backend=chosen,
+        quantization=args.quantization,
+        placement=on_mesh.placement,
     )
-    logprobs = make_logprobs(opened.model.on(chosen), weights, adapter)
+    logprobs = make_logprobs(on_mesh, weights, adapter)
     batches = open_data(
         config, opened.make_tokenizer(), vocab_size=opened.model.vocab_size, sources=sources
     )

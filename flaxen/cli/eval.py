@@ -17,6 +17,7 @@ from flaxen.cli.cpu import announce
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
     ChatTemplateOptions,
+    MeshOptions,
     ModelArgument,
     ModelOptions,
     engine_args,
@@ -101,6 +102,7 @@ def evaluate(
     model_options: ModelOptions,
     template: ChatTemplateOptions,
     models: ModelsDirOptions,
+    mesh: MeshOptions,
     machine: MachineOptions,
 ) -> None:
     """Score a model on files: perplexity, or multiple choice."""
@@ -108,8 +110,8 @@ def evaluate(
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
     base, directory = adapter.beside(model, find_places(models, machine))
-    args = engine_args(base, model_options, template, models, machine)
-    cpu = machine.set_up()
+    args = engine_args(base, model_options, template, models, mesh, machine)
+    cpu = machine.set_up(mesh.num_devices)
     with show_progress(Console(stderr=True)) as on_progress:
         subject = _load(args, directory, on_progress)
     announce(cpu)
@@ -187,19 +189,22 @@ def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _S
     from flaxen.kernels.choice import choose_backend
     from flaxen.text.given_template import with_template
     from flaxen.training.evaluate import make_logprobs
+    from flaxen.training.layout import over
     from flaxen.weights.adapters.peft import load_adapter
 
     opened = open_named(args).source
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
-    backend = choose_backend(args.backend, args.device)
+    mesh = args.mesh_shape
+    backend = choose_backend(args.backend, args.device, num_devices=mesh.num_devices)
+    model = over(opened.model, backend, mesh)
     params = opened.load_params(
         compute_dtype(args.dtype, backend, opened),  # as in serving
         lambda done, total: on_progress("weights", done, total),
         backend=backend,
         quantization=args.quantization,
+        placement=model.placement,
     )
-    model = opened.model.on(backend)
     logprobs = make_logprobs(model, params, beside)
     return _Subject(model=model, tokenizer=tokenizer, logprobs=logprobs)
 

@@ -24,15 +24,14 @@ from flaxen.models.adapters import LORA_TARGETS, lora_targets
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family
-from flaxen.models.layout import check_layout, param_shardings
+from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params
-from flaxen.sharding.mesh import make_mesh
-from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.config import TrainConfig
 from flaxen.training.full import initial_params
+from flaxen.training.layout import over
 from flaxen.training.lora import initial_adapters
 from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import from_stack
@@ -93,21 +92,7 @@ def open_subject(
     """
     chosen = choose_backend(backend, num_devices=mesh.num_devices)
     subject = _open_subject(config, definition, chosen, places)
-    if mesh.num_devices == 1:
-        return subject
-    placement = Placement(make_mesh(_trained_on(mesh)))
-    check_layout(subject.model.param_specs, placement)
-    return dataclasses.replace(subject, model=subject.model.on(chosen, placement))
-
-
-def _trained_on(mesh: MeshShape) -> MeshShape:
-    """The mesh, if a run can be divided so."""
-    if mesh.pipeline > 1:
-        raise ValueError(
-            f"the mesh axis pipeline={mesh.pipeline} does not divide a run yet: use fsdp, which "
-            "divides the parameters of every layer"
-        )
-    return mesh
+    return dataclasses.replace(subject, model=over(subject.model, chosen, mesh))
 
 
 def _open_subject(

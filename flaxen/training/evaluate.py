@@ -18,6 +18,7 @@ from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
 from flaxen.models.adapters import with_adapters
 from flaxen.models.model import Model, Params
+from flaxen.training.layout import lay_batch
 from flaxen.training.loss import token_logprobs
 from flaxen.training.token_ids import check_token_ids
 from flaxen.weights.adapters.adapter import Adapter
@@ -93,7 +94,7 @@ def make_logprobs(model: Model, params: Params, adapter: Adapter | None = None) 
 
     def logprobs(batch: Batch) -> np.ndarray:
         check_token_ids(batch, model.vocab_size)
-        return np.asarray(compiled(params, stack, batch))
+        return np.asarray(compiled(params, stack, lay_batch(model.placement, batch)))
 
     return logprobs
 

@@ -12,7 +12,10 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
-from flaxen.models.model import Params
+from flaxen.kernels.backend import Backend
+from flaxen.models.layout import check_layout
+from flaxen.models.model import Model, Params
+from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.putting import put
 from flaxen.sharding.rules import RULES, num_parts
@@ -68,18 +71,36 @@ def everywhere(layout: Layout | None, tree: Any) -> Any:
     return tree if layout is None else put(tree, layout.placement.replicated)
 
 
-def lay_batch(layout: Layout | None, batch: Any) -> Any:
+def lay_batch(placement: Placement | None, batch: Any) -> Any:
     """Puts each device's part of a microbatch [B, T] there: rows over data and fsdp, tokens over
     context.
 
     Raises:
       ValueError: the rows, or the tokens of a row, can't be divided into equal parts.
     """
-    if layout is None:
+    if placement is None:
         return batch
     num_rows, length = jax.tree.leaves(batch)[0].shape
-    check_sizes(layout.placement.shape, num_rows=num_rows, sequence_length=length)
-    return put(batch, layout.placement.sharding(("batch", "length"), (num_rows, length)))
+    check_sizes(placement.shape, num_rows=num_rows, sequence_length=length)
+    return put(batch, placement.sharding(("batch", "length"), (num_rows, length)))
+
+
+def over(model: Model, backend: Backend, shape: MeshShape) -> Model:
+    """The model for a backend, on a mesh to train or to evaluate on; as it is for one device.
+
+    Raises:
+      ValueError: the mesh has stages, needs more devices than there are, or can't divide the model.
+    """
+    if shape.num_devices == 1:
+        return model.on(backend)
+    if shape.pipeline > 1:
+        raise ValueError(
+            f"the mesh axis pipeline={shape.pipeline} does not divide a run yet: use fsdp, which "
+            "divides the parameters of every layer"
+        )
+    placement = Placement(make_mesh(shape))
+    check_layout(model.param_specs, placement)
+    return model.on(backend, placement)
 
 
 def check_sizes(shape: MeshShape, *, num_rows: int | None, sequence_length: int | None) -> None:

@@ -175,7 +175,7 @@ def run_step(
             state.params,
             compute,
             frozen if collections is None else collections,
-            lay_batch(step.trainable.layout, microbatch),
+            lay_batch(step.trainable.placement, microbatch),
             state.key,
             state.step,
             np.int32(number),

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from flaxen.models.model import Params
+from flaxen.sharding.placement import Placement
 from flaxen.training.layout import Layout
 
 
@@ -30,6 +31,11 @@ class Trainable:
     # parameters.
     assemble: Callable[[Any, Params, tuple[int, int], jax.Array], Params]
     layout: Layout | None = None  # where the masters are on a mesh; None is one device
+
+    @property
+    def placement(self) -> Placement | None:
+        """The mesh that is trained on; None is one device."""
+        return None if self.layout is None else self.layout.placement
 
     @property
     def num_groups(self) -> int:

@@ -51,7 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 OWN = {
     "--json", "--prompt", "--prompts-file", "--max-tokens", "--api-key", "--data",
     "--chat-template", "--verbose", "--batch-size", "--sequence-length", "--seed", "--dtype",
-    "--definition",
+    "--definition", "--mesh",
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def collectives(mesh: str) -> list[Collective]:
     state = start(step, params_on(model, PARAMS), 0)
     compiled = step.accumulate.lower(
         *(step.zeros(state.params), state.params, step.prepare(state.params), None),
-        lay_batch(step.trainable.layout, random_batch(0, 8)),
+        lay_batch(step.trainable.placement, random_batch(0, 8)),
         *(state.key, state.step, np.int32(0), np.ones(1, np.float32)),
     ).compile()
     found = []

@@ -65,8 +65,18 @@ def test_the_command_takes_a_mesh_of_its_settings(
     said = capsys.readouterr().err
     assert "on 2 cpu devices (data=2) by XLA, without the C++ kernels, into" in said
     assert '"mesh"' not in (tmp_path / "run" / "config.json").read_text()
-    assert tiny_training.train(*arguments, "--mesh", "pipeline=2", "--resume") == 1
+    assert tiny_training.train(*arguments, "--mesh", "pipeline=2", "--resume") == 2
     assert "pipeline=2 does not divide a run yet: use fsdp" in capsys.readouterr().err
+
+
+def test_a_mesh_evaluates_as_one_device() -> None:
+    options: dict[str, Any] = {"tokenizer": byte_tokenizer(), "backend": "reference"}
+    alone, found = (
+        flaxen.evaluate(MODEL, PARAMS, TEXTS, sequence_length=48, mesh=mesh, **options)
+        for mesh in ("", "data=2,tensor=2")
+    )
+    assert found.num_tokens == alone.num_tokens
+    assert found.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(

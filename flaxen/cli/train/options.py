@@ -89,8 +89,8 @@ class SettingOptions:
         _run_option(
             metavar="AXIS=N,...",
             help="Devices to train on, as fsdp=4 or data=2,tensor=2: data and fsdp divide the "
-            "rows, context the tokens of each row, fsdp and tensor the parameters. On a CPU, set "
-            "JAX_NUM_CPU_DEVICES to as many.",
+            "rows, context the tokens of each row, fsdp and tensor the parameters. On a "
+            "CPU they are virtual, to try a mesh.",
         ),
     ] = None
 
