@@ -125,6 +125,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             if repo in hub.gated and token != f"Bearer {TOKEN}":
                 return self._refuse(401 if token is None else 403, "GatedRepo")
+            if name not in found:
+                return self._refuse(404, "EntryNotFound")
             data = found[name]
             headers = {"X-Repo-Commit": commit_of(found)}
             if len(data) < LARGE:

@@ -62,6 +62,8 @@ def read_collectives(text: str, num_devices: int) -> tuple[Collective, ...]:
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z\-]*)\((.*)$")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+\w*)?)\[([\d,]*)\]")
+# A reduce-scatter on a TPU is a fusion of this name: a sum, of which each device cuts its part.
+_SCATTERED = "all-reduce-scatter"
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -115,7 +117,13 @@ def _of(
             branches = [called(name.strip().lstrip("%")) for name in names]
             yield from min(branches, key=lambda each: sum(map(sent_bytes, each)), default=[])
         elif operation in ("call", "fusion", "async-start") and (name := _CALLED.search(rest)):
-            yield from called(name[1])
+            inner = called(name[1])
+            if name[1].startswith(_SCATTERED):
+                num_bytes = _result_bytes(result, operation)
+                inner = [
+                    replace(each, kind="reduce-scatter", num_bytes=num_bytes) for each in inner
+                ]
+            yield from inner
 
 
 def _group_size(attributes: str, num_devices: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flaxen.engine_args import EngineArgs
+from flaxen.hub.config_file import CONFIG, find_config
 from flaxen.hub.run_directory import CHECKPOINTS
 from flaxen.kernels.backend import Backend
 from flaxen.models.decoder import decoder
@@ -19,8 +20,7 @@ from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition
 from flaxen.weights.huggingface.config import read_config
 from flaxen.weights.opening import open_model
-
-CONFIG = "config.json"
+from flaxen.weights.reference import parse_reference
 
 
 class OpenedShapes(NamedTuple):
@@ -35,13 +35,17 @@ def open_shapes(args: EngineArgs, backend: Backend) -> OpenedShapes:
     """Opens a model for its shapes.
 
     Args:
-      args: its model may also be a config.json, or a directory with one and no weights.
+      args: its model may also be a config.json, or a directory with one and no weights; of a
+        repository that is not here only that file is downloaded.
       backend: what will compute with it.
 
     Raises:
       ValueError: there is no such model, or it is not supported.
     """
-    if (config := _config_alone(args.model)) is not None:
+    config = _config_alone(args.model)
+    if config is None and args.impl != "torch" and parse_reference(args.model) is None:
+        config = find_config(args.model, args.places)
+    if config is not None:
         if args.impl == "torch" or args.definition is not None:
             raise ValueError(
                 f"{config} is planned with our decoder: a config.json alone says nothing to "

@@ -79,7 +79,7 @@ def plan(
     if serves:
         check_serving_mesh(mesh)
     check_no_stages(mesh)
-    reason = _why_not_compiled(hardware, compiles)
+    reason = why_not_compiled(hardware, compiles)
     is_compiled = reason is None
     serving = training = None
     if serves:
@@ -167,12 +167,20 @@ def _placement(shape: MeshShape, hardware: Hardware, is_compiled: bool) -> Place
     return Placement(make_mesh(shape, compile_devices(hardware.slice)))
 
 
-def _why_not_compiled(hardware: Hardware, compiles: bool) -> str | None:
-    """Why the plan is from shapes alone, in words; None if it is compiled."""
+def why_not_compiled(
+    hardware: Hardware, compiles: bool, *, is_installed: bool | None = None
+) -> str | None:
+    """Why a plan is from shapes alone, in words; None if it is compiled.
+
+    Args:
+      hardware: the target.
+      compiles: whether compiling was asked for.
+      is_installed: whether the compiler for TPUs is; None checks.
+    """
     if not compiles:
         return "nothing was compiled, as was asked"
     if hardware.slice is None:
         return "nothing is compiled for GPUs here"
-    if not has_compiler():
-        return "the compiler for TPUs is not installed (pip install 'flaxen[tpu]')"
+    if not (has_compiler() if is_installed is None else is_installed):
+        return "the compiler for TPUs is not installed; pip install 'flaxen[tpu]' for its figures"
     return None

@@ -76,6 +76,21 @@ ENTRY main (p: f32[4]) -> f32[4] {
     )
 
 
+def test_a_sum_that_is_cut_is_a_reduce_scatter() -> None:
+    text = """
+%all-reduce-scatter.2 (input: bf16[64,4]) -> bf16[8,4] {
+  %all-reduce.1 = bf16[64,4]{0,1} all-reduce(%input), replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %part = bf16[8,4]{0,1} dynamic-slice(%all-reduce.1, %index, %zero)
+}
+ENTRY %main (p: bf16[64,4]) -> bf16[8,4] {
+  ROOT %fusion = bf16[8,4]{0,1:T(8,128)} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2
+}
+"""
+    assert read_collectives(text, 8) == (
+        Collective(kind="reduce-scatter", num_devices=8, count=1, num_bytes=64),
+    )
+
+
 def test_a_program_of_one_device_sends_nothing() -> None:
     assert (
         read_collectives("ENTRY main (p: f32[4]) -> f32[4] {\n  ROOT c = f32[4] copy(p)\n}", 1)

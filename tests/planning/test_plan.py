@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from flaxen.engine_args import EngineArgs
-from flaxen.planning.plan import Plan, plan
+from flaxen.planning.plan import Plan, plan, why_not_compiled
 from flaxen.planning.serving import ServingPlan
+from flaxen.planning.targets import find_hardware
 from flaxen.sharding.shape import parse_mesh
 from tests.planning.shapes import LLAMA_8B, config_only
 
@@ -148,3 +149,20 @@ def test_a_config_that_is_not_supported_is_named(tmp_path: Path) -> None:
     args = EngineArgs(model=str(directory))
     with pytest.raises(ValueError, match=r"x/config.json: the architecture 'XForCausalLM' is not"):
         plan(args, "h100", parse_mesh(""), compiles=False)
+
+
+@pytest.mark.parametrize(
+    ("target", "compiles", "is_installed", "said"),
+    [
+        ("v6e-8", True, True, None),
+        ("v6e-8", True, False, "not installed; pip install 'flaxen[tpu]' for its figures"),
+        ("v6e-8", False, True, "as was asked"),
+        ("h100", True, True, "nothing is compiled for GPUs here"),
+    ],
+)
+def test_a_plan_says_why_nothing_was_compiled(
+    target: str, compiles: bool, is_installed: bool, said: str | None
+) -> None:
+    found = why_not_compiled(find_hardware(target), compiles, is_installed=is_installed)
+    assert (found is None) == (said is None)
+    assert said is None or said in (found or "")
