@@ -35,7 +35,7 @@ class ProcessOptions:
         _option(
             metavar="HOST:PORT",
             help="Divide the mesh over several processes: where process 0 listens for the others. "
-            "Start the same command on each, with its own --process-id. auto asks the TPU pod, "
+            "Start the same command on each, with its own --process-id; auto asks the TPU pod, "
             "SLURM, Open MPI or Kubernetes. Use it in a trusted network only.",
             show_default="one process",
         ),

@@ -19,7 +19,8 @@ from flaxen.runs.display import OnRecord
 from flaxen.runs.model import write_results
 from flaxen.runs.opening import OpenedRun, checkpoints_in
 from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
-from flaxen.sharding.processes import this_process
+from flaxen.sharding.processes import least_of_all, this_process
+from flaxen.sharding.putting import gather
 from flaxen.training.fingerprint import to_json
 from flaxen.training.loop import Callbacks, TrainMetrics, train
 from flaxen.training.metrics import (
@@ -64,6 +65,7 @@ def run(
       OSError: a file can't be written.
     """
     num_before, directory = int(opened.state.step), opened.config.output_dir
+    should_stop = _stop_together(should_stop)
     to_number = _record_maker(opened, peak_flops)
     with contextlib.closing(opened.batches):
         if directory is None:
@@ -92,18 +94,25 @@ def _train_into(
     on_record: OnRecord,
     should_stop: Callable[[], bool],
 ) -> TrainState:
-    """Trains with checkpoints and metrics in a directory, and writes the result there."""
+    """Trains with checkpoints and metrics in a directory, and writes the result there.
+
+    Of several processes each saves its own pieces of the states, and the first writes all else.
+    """
+    is_first = this_process().index == 0
     results, num_made = opened.results_in(directory), int(opened.state.step)
     if num_made == opened.num_steps and is_written(directory, results, num_made):
         return opened.state
-    check_results(directory, results, is_resumed=num_made > 0)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_settings(directory, opened.config)
+    if is_first:
+        check_results(directory, results, is_resumed=num_made > 0)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_settings(directory, opened.config)
     with ExitStack() as stack:
         save = _state_saver(stack, opened, directory)
-        jsonl = write_jsonl(directory / "metrics.jsonl", after_step=num_made)
-        tensorboard = write_tensorboard(directory / "tensorboard")
-        writes = [*map(stack.enter_context, (jsonl, tensorboard)), on_record]
+        writes: list[Callable[[MetricsRecord], None]] = [on_record]
+        if is_first:
+            jsonl = write_jsonl(directory / "metrics.jsonl", after_step=num_made)
+            tensorboard = write_tensorboard(directory / "tensorboard")
+            writes += [stack.enter_context(each) for each in (jsonl, tensorboard)]
 
         def on_metrics(metrics: TrainMetrics) -> None:
             record = to_number(metrics)
@@ -119,9 +128,19 @@ def _train_into(
             save(state, force=True)  # of a stopped run; a finished one is saved already
     if int(state.step) < opened.num_steps:
         return state
-    with writing_results(directory, results, int(state.step)):
-        write_results(opened.config, opened.subject, state, opened.dtype, results)
+    params, collections = gather((state.params, state.collections), wanted=is_first)
+    if is_first:
+        with writing_results(directory, results, int(state.step)):
+            whole = state._replace(params=params, collections=collections)
+            write_results(opened.config, opened.subject, whole, opened.dtype, results)
     return state
+
+
+def _stop_together(should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Of several processes all stop if one of them should, because none can go on alone."""
+    if this_process().count == 1:
+        return should_stop
+    return lambda: least_of_all([0 if should_stop() else 1]) == [0]
 
 
 def _record_maker(

@@ -1,4 +1,4 @@
-"""Puts arrays on a mesh, also on one that spans processes.
+"""Puts arrays on a mesh and gets them back, also where it spans processes.
 
 Deliberately does not know the rules, nor what the arrays mean.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 
 def put(tree: Any, places: Any) -> Any:
@@ -38,3 +38,24 @@ def _put(leaf: Any, place: Sharding) -> jax.Array:
         whole = np.asarray(leaf)
         laid = jax.make_array_from_callback(whole.shape, place, lambda index: whole[index])
     return laid
+
+
+def gather(tree: Any, *, wanted: bool) -> Any:
+    """The whole arrays, from a mesh that spans processes; all of these call it at the same time.
+
+    One array after another is put on every device, so that no device has more than one whole.
+
+    Args:
+      tree: arrays over several processes. Others, and all leaves that are not arrays, stay.
+      wanted: whether this process wants them; without that it gets what it gave.
+    """
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        assert isinstance(leaf.sharding, NamedSharding), "an array over processes has a mesh"
+        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        everywhere = jax.jit(lambda array: array, out_shardings=whole)(leaf)
+        return np.asarray(everywhere) if wanted else leaf
+
+    return jax.tree.map(one, tree)

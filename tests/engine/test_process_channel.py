@@ -102,3 +102,11 @@ def test_processes_that_do_not_come_are_named() -> None:
         pytest.raises(ConnectionError, match="the processes 1, 2 did not connect within 0 s"),
     ):
         Leader(listener, SECRET, 2, lambda message: None, wait_s=0.01)
+
+
+def test_processes_that_are_abandoned_end_with_a_message() -> None:
+    both = Connected()
+    both.leader.abandon()
+    who, message = both.lost.get(timeout=10)
+    assert who == "follower"
+    assert message.startswith("process 0 has ended without saying that it would")

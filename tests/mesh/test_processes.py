@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,6 +14,7 @@ import pytest
 
 from flaxen import LLM, SamplingParams
 from tests.e2e.tiny_model import write_tiny_model
+from tests.mesh.two_processes import two_processes
 
 PROMPTS = ["one", "two words", "a third, which is longer"]
 COMMON = [
@@ -36,37 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny_model(tmp_path_factory.mktemp("model")))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def two_processes(directory: Path, *command: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Starts a command on two processes, which write to out0, err0, out1 and err1."""
-    started: list[subprocess.Popen[bytes]] = []
-    address = f"127.0.0.1:{free_port()}"
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
-    joined = ["--coordinator-address", address, "--num-processes", "2", "--process-id"]
-    try:
-        for index in range(2):
-            paths = [directory / f"{name}{index}" for name in ("out", "err")]
-            with paths[0].open("wb") as out, paths[1].open("wb") as err:
-                argv = [sys.executable, "-m", "flaxen", *command, *COMMON, *joined, str(index)]
-                started.append(subprocess.Popen(argv, env=environment, stdout=out, stderr=err))
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
 def test_two_processes_say_what_one_says(model: str, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts"
     prompts.write_text("\n".join(PROMPTS))
     asked = ["--prompts-file", str(prompts), "--temperature", "0", "--max-tokens", "6", "--json"]
-    with two_processes(tmp_path, "generate", model, *asked) as processes:
+    with two_processes(tmp_path, "flaxen", "generate", model, *COMMON, *asked) as processes:
         codes = [each.wait(_START_S) for each in processes]
     errors = [(tmp_path / f"err{index}").read_text() for index in range(2)]
     assert codes == [0, 0], errors
@@ -104,7 +74,7 @@ def wait_until_ready(directory: Path, process: subprocess.Popen[bytes]) -> str:
 def test_when_one_ends_the_other_ends(
     model: str, tmp_path: Path, victim: int, number: int, codes: list[int], message: str
 ) -> None:
-    with two_processes(tmp_path, "serve", model, "--port", "0") as processes:
+    with two_processes(tmp_path, "flaxen", "serve", model, *COMMON, "--port", "0") as processes:
         url = wait_until_ready(tmp_path, processes[0])
         body = {"prompt": "one", "max_tokens": 4, "temperature": 0}
         assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 200

@@ -1,12 +1,12 @@
 """One of two processes that train together on one mesh, each with half of its devices.
 
-python -m tests.mesh.training_process INDEX PORT MESH
+python -m tests.mesh.training_process --mesh MESH, and the options of `two_processes`
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 
 import jax
 
@@ -16,8 +16,12 @@ from flaxen.training.loss import next_token
 
 
 def main() -> None:
-    index, port, mesh = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    start_processes(f"127.0.0.1:{port}", 2, index)
+    parser = argparse.ArgumentParser()
+    for name in ("--mesh", "--coordinator-address", "--num-processes", "--process-id"):
+        parser.add_argument(name)
+    given = parser.parse_args()
+    mesh, index = given.mesh, int(given.process_id)
+    start_processes(given.coordinator_address, int(given.num_processes), index)
     # After JAX was told: the tiny model's weights are arrays.
     from tests.mesh.training import FLOAT32, model_on, params_on, run_steps
     from tests.training.tiny import make, random_batch

@@ -83,6 +83,13 @@ class Leader:
         for connection in self._connections.values():
             _shut_down(connection, socket.SHUT_WR)
 
+    def abandon(self) -> None:
+        """Ends the connections without saying so: the others end with a message."""
+        with self._lock:
+            self._is_closed = True
+        for connection in self._connections.values():
+            _shut_down(connection, socket.SHUT_RDWR)
+
     def _watch(self, index: int, connection: socket.socket) -> None:
         """Waits for the connection's end: a follower sends nothing."""
         with connection, contextlib.suppress(OSError):

@@ -6,15 +6,17 @@ Deliberately does not know: what is sent then.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import secrets
 import socket
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 
-from flaxen.engine.processes.channel import SECRET_BYTES, Follower, Leader
+from flaxen.engine.processes.channel import CLOSE, SECRET_BYTES, Follower, Leader
 from flaxen.sharding.processes import Processes, from_process_0, least_of_all
 
 _HOST_BYTES, _PORT_BYTES = 64, 2
@@ -40,6 +42,26 @@ def join(processes: Processes) -> Follower:
     port = int.from_bytes(rest[:_PORT_BYTES], "little")
     host = rest[_PORT_BYTES:].rstrip(b"\0").decode()
     return Follower((host, port), secret, processes.index, end_process)
+
+
+@contextlib.contextmanager
+def together(processes: Processes) -> Iterator[None]:
+    """In the block, all processes end if one of them does. All of them enter and leave it."""
+    if processes.count == 1:
+        yield
+    elif processes.index == 0:
+        leader = lead(processes)
+        try:
+            yield
+        except BaseException:
+            leader.abandon()
+            raise
+        leader.close()
+    else:
+        with contextlib.closing(join(processes)) as follower:
+            yield
+            while follower.next()[0] != CLOSE:
+                pass
 
 
 def end_process(message: str) -> None:

@@ -41,9 +41,14 @@ def write_texts(path: Path) -> Path:
     return path
 
 
-def train(model: Path, data: Path, output: Path, cache: Path, *arguments: object) -> int:
-    """The command's exit status."""
+def arguments(model: Path, data: Path, output: Path, cache: Path, *more: object) -> list[str]:
+    """Those of `flaxen`, for a short run."""
     fixed = ["--model", model, "--data", data, "--output-dir", output, "--compile-cache", cache]
     sizes = ["--batch-size", 2, "--sequence-length", 24, "--peak-flops", 1e9]
     constant = ["--set", "schedule.name=constant", "--set", "checkpoint.every=1"]
-    return main(["train", *map(str, [*fixed, *sizes, *constant, *arguments])])
+    return ["train", *map(str, [*fixed, *sizes, *constant, *more])]
+
+
+def train(model: Path, data: Path, output: Path, cache: Path, *more: object) -> int:
+    """The command's exit status."""
+    return main(arguments(model, data, output, cache, *more))
