@@ -22,7 +22,7 @@ from flaxen.engine.core import Engine
 from flaxen.engine.device_calls import DeviceCalls
 from flaxen.engine.device_state import DeviceState
 from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.processes.connecting import join, lead
+from flaxen.engine.processes.connecting import following, leading
 from flaxen.engine.processes.repeated import RepeatedCalls, follow
 from flaxen.engine.replicas import ReplicatedEngine
 from flaxen.engine.stepped import SteppedEngine
@@ -82,8 +82,8 @@ def build(
       FileNotFoundError: the checkpoint has no tokenizer.
     """
     report = on_progress or (lambda stage, done, total: None)
-    with _without_collection():
-        return _build(args, report, compile_all, lora, definition)
+    with _without_collection(), _calls_of_all_processes() as through:
+        return _build(args, report, compile_all, lora, definition, through)
 
 
 def follow_process_0(
@@ -98,7 +98,7 @@ def follow_process_0(
     Args and errors are those of `build`. If process 0 is killed, this process ends at once.
     """
     report = on_progress or (lambda stage, done, total: None)
-    with contextlib.closing(join(this_process())) as follower:
+    with following(this_process()) as follower:
         with _without_collection():
             prepared = prepare(args, report, lora, definition)
             _, (params,) = load(prepared, functools.partial(report, "weights"))
@@ -128,8 +128,8 @@ def _build(
     compile_all: bool,
     lora: LoraLimits | None,
     definition: Definition | None,
+    through: Callable[[DeviceCalls], DeviceCalls],
 ) -> Parts:
-    through = _calls_of_all_processes()
     prepared = prepare(args, report, lora, definition)
     checkpoint, config = prepared.checkpoint, prepared.config
     tokenizer, params = load(prepared, functools.partial(report, "weights"))
@@ -174,17 +174,22 @@ def _build(
     )
 
 
-def _calls_of_all_processes() -> Callable[[DeviceCalls], DeviceCalls]:
-    """Makes process 0's device calls those of all processes, if there are others."""
+@contextlib.contextmanager
+def _calls_of_all_processes() -> Iterator[Callable[[DeviceCalls], DeviceCalls]]:
+    """Makes process 0's device calls those of all processes, if there are others. They end too if
+    the engine can't be built.
+    """
     processes = this_process()
     if processes.count == 1:
-        return lambda own: own
+        yield lambda own: own
+        return
     if processes.index > 0:
         raise ValueError(
             f"this is process {processes.index} of {processes.count}, and process 0 has the "
             "engine: call flaxen.build.follow_process_0 here, with the same arguments"
         )
-    return functools.partial(RepeatedCalls, send=lead(processes).send)
+    with leading(processes) as leader:
+        yield functools.partial(RepeatedCalls, send=leader.send)
 
 
 def _engine(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from flaxen.cli.cpu import announce, backend_name
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
+from flaxen.cli.processes import ProcessOptions
 from flaxen.cli.progress import show_progress
 from flaxen.cli.train.options import RunOptions, SettingOptions
 from flaxen.cli.train.signals import end_before_training, stop_after_step
@@ -22,12 +25,14 @@ from flaxen.runs.display import describe_data, show_training
 
 if TYPE_CHECKING:
     from flaxen.runs.opening import OpenedRun
+    from flaxen.sharding.shape import MeshShape
 
 
 def train(
     context: typer.Context,
     settings: SettingOptions,
     options: RunOptions,
+    processes: ProcessOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
     arguments: Annotated[
@@ -51,27 +56,45 @@ def train(
     from flaxen.runs.opening import open_run
     from flaxen.training.settings import make_config, take_mesh
 
-    console = Console(stderr=True)
-    with end_before_training():
-        try:
-            rest, mesh = take_mesh(found)
-            wanted = make_config(rest)
-        except ValueError as error:
-            raise ValueError(f"{config}: {error}" if config else str(error)) from None
-        assert wanted.output_dir is not None
-        cpu = machine.set_up(mesh.num_devices)
-        with show_progress(console) as on_progress:
-            opened = open_run(
-                wanted,
-                options.definition,
-                backend=backend_name(),
-                mesh=mesh,
-                resume=options.resume,
-                places=find_places(models, machine),
-                on_progress=on_progress,
-            )
-        announce(cpu)
-    _run(opened, wanted.output_dir, options.peak_flops, console, context.obj.arguments)
+    with contextlib.ExitStack() as stack:
+        with end_before_training():
+            try:
+                rest, mesh = take_mesh(found)
+                wanted = make_config(rest)
+            except ValueError as error:
+                raise ValueError(f"{config}: {error}" if config else str(error)) from None
+            assert wanted.output_dir is not None
+            console = Console(stderr=True, quiet=processes.start())  # the first one speaks for all
+            num_local_devices = processes.num_local_devices(mesh.num_devices)
+            cpu = machine.set_up(mesh.num_devices, num_local_devices)
+            stack.enter_context(_together(mesh))
+            with show_progress(console) as on_progress:
+                opened = open_run(
+                    wanted,
+                    options.definition,
+                    backend=backend_name(),
+                    mesh=mesh,
+                    resume=options.resume,
+                    places=find_places(models, machine),
+                    on_progress=on_progress,
+                )
+            if not console.quiet:
+                announce(cpu)
+        arguments = context.obj.arguments
+        code = _run(opened, wanted.output_dir, options.peak_flops, console, arguments)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _together(mesh: MeshShape) -> Iterator[None]:
+    """In the block, all processes of the mesh end if one of them does."""
+    from flaxen.engine.processes.connecting import together
+    from flaxen.sharding.processes import check_mesh, this_process
+
+    processes = this_process()
+    check_mesh(mesh, processes)
+    with together(processes):
+        yield
 
 
 def _run(
@@ -80,8 +103,9 @@ def _run(
     peak_flops: float | None,
     console: Console,
     arguments: list[str],
-) -> None:
-    """Trains, and prints the result, or how to go on from where a signal stopped it.
+) -> int:
+    """Trains, and prints the result, or how to go on from where a signal stopped it. Returns the
+    exit code.
 
     Args:
       opened: the run.
@@ -104,16 +128,31 @@ def _run(
     with stop_after_step() as stop, show_training(console, opened.num_steps) as on_record:
         finished = run(opened, peak_flops=peak_flops, on_record=on_record, should_stop=stop)
     num_steps = int(finished.state.step)
-    if stop.signal is None or num_steps == opened.num_steps:
+    number = _signal(stop.signal, is_stopped=num_steps < opened.num_steps)
+    code = 0 if number is None else 128 + number
+    if console.quiet:
+        return code
+    if number is None:
         print(describe_end(opened, finished, output_dir), flush=True)
         print(describe_use(opened, output_dir), file=sys.stderr)
-        return
+        return code
     said = describe_stop(opened, finished, output_dir)
     if num_steps > 0:
         command = arguments if "--resume" in arguments else [*arguments, "--resume"]
         said += f". Go on from there with: {shlex.join(['flaxen', *command])}"
     print(said, file=sys.stderr)
-    raise SystemExit(128 + stop.signal)
+    return code
+
+
+def _signal(own: int | None, *, is_stopped: bool) -> int | None:
+    """The signal that stopped the run; None if it came to its end. Another process may have got it,
+    and then it counts as SIGTERM here.
+    """
+    from flaxen.sharding.processes import this_process
+
+    if not is_stopped:
+        return None
+    return signal.SIGTERM if own is None and this_process().count > 1 else own
 
 
 def default_output_dir(model: str) -> Path:

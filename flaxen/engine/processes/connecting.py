@@ -22,8 +22,11 @@ from flaxen.sharding.processes import Processes, from_process_0, least_of_all
 _HOST_BYTES, _PORT_BYTES = 64, 2
 
 
-def lead(processes: Processes) -> Leader:
-    """Process 0's side; its end tells the others to end. All processes call theirs at once."""
+@contextlib.contextmanager
+def leading(processes: Processes) -> Iterator[Leader]:
+    """Process 0's side. All processes enter theirs at once; after an error of the block the others
+    end too, else at the end of this process at the latest.
+    """
     host = _own_address(processes)
     with socket.create_server((host, 0)) as listener:
         secret, port = secrets.token_bytes(SECRET_BYTES), listener.getsockname()[1]
@@ -31,17 +34,30 @@ def lead(processes: Processes) -> Leader:
         _exchange(said + host.encode().ljust(_HOST_BYTES, b"\0"))
         leader = Leader(listener, secret, processes.count - 1, end_process)
     atexit.register(leader.close)
-    return leader
+    try:
+        yield leader
+    except BaseException:
+        atexit.register(_end_alone)
+        leader.abandon()
+        raise
 
 
-def join(processes: Processes) -> Follower:
-    """The side of another process."""
+@contextlib.contextmanager
+def following(processes: Processes) -> Iterator[Follower]:
+    """The side of another process; after an error of the block process 0 ends too."""
     _own_address(processes)
     said = _exchange(bytes(SECRET_BYTES + _PORT_BYTES + _HOST_BYTES))
     secret, rest = said[:SECRET_BYTES], said[SECRET_BYTES:]
     port = int.from_bytes(rest[:_PORT_BYTES], "little")
     host = rest[_PORT_BYTES:].rstrip(b"\0").decode()
-    return Follower((host, port), secret, processes.index, end_process)
+    with contextlib.closing(
+        Follower((host, port), secret, processes.index, end_process)
+    ) as follower:
+        try:
+            yield follower
+        except BaseException:
+            atexit.register(_end_alone)
+            raise
 
 
 @contextlib.contextmanager
@@ -50,18 +66,23 @@ def together(processes: Processes) -> Iterator[None]:
     if processes.count == 1:
         yield
     elif processes.index == 0:
-        leader = lead(processes)
-        try:
+        with leading(processes) as leader:
             yield
-        except BaseException:
-            leader.abandon()
-            raise
         leader.close()
     else:
-        with contextlib.closing(join(processes)) as follower:
+        with following(processes) as follower:
             yield
             while follower.next()[0] != CLOSE:
                 pass
+
+
+def _end_alone() -> None:
+    """At the end of a process after an error: JAX would wait for the others, which end as well, and
+    abort when it learns that.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def end_process(message: str) -> None:
