@@ -88,7 +88,7 @@ def test_only_what_is_missing_or_does_not_fit_is_installed() -> None:
 
 @pytest.mark.slow
 def test_the_check_runs_on_a_cpu(tmp_path: Path) -> None:
-    parts = ["limits", "kernels", "1b", "lora-1b"]
+    parts = ["limits", "kernels", "8b", "lora-1b"]
     command = [ROOT / "tools/device/check.sh", "--tiny", *(f"--part={each}" for each in parts)]
     variables = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
@@ -98,6 +98,6 @@ def test_the_check_runs_on_a_cpu(tmp_path: Path) -> None:
     assert json.loads(written.read_text()) == record
     assert list(record["parts"]) == parts
     assert record["parts"]["kernels"]["paged_attention"]["is_right"]
-    assert 0 < record["parts"]["1b"]["decode_4"]["share_of_copy"] < 1
+    assert 0 < record["parts"]["8b"]["decode_4"]["share_of_copy"] < 1
     assert record["parts"]["lora-1b"]["lora"]["last_loss"] < 10
     assert record["targets"]["times_transformers_1b"]["is_met"] is None

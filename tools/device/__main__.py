@@ -51,23 +51,27 @@ def main() -> int:
 
 
 def run_parts(names: list[str] | None, *, tiny: bool, total_s: float) -> dict[str, dict[str, Any]]:
-    """Runs the parts that were asked for, or all. Each gets at most what is left of the time."""
+    """Runs the parts that were asked for, or all. A part gets its time, and what those before it
+    have left.
+    """
     found: dict[str, dict[str, Any]] = {}
     modules: set[str] = set()
-    end_s = time.monotonic() + total_s
+    start_s = time.monotonic()
+    given_s = 0.0  # to all parts so far
     for part in PARTS:
         if names is not None and part.name not in names:
             continue
         if tiny and part.module in modules:  # another size of the same, and all sizes are tiny
             continue
         modules.add(part.module)
+        given_s += part.limit_s
         limits = {name: found.get("limits", {}).get(name) for name in _LIMITS}
         known = {name: value for name, value in limits.items() if value is not None}
-        left_s = end_s - time.monotonic()
+        left_s = start_s + min(given_s, total_s) - time.monotonic()
         if left_s < 1:
             found[part.name] = {"cut_after_s": 0}
             continue
-        found[part.name] = run_part(part, known, tiny=tiny, limit_s=min(part.limit_s, left_s))
+        found[part.name] = run_part(part, known, tiny=tiny, limit_s=left_s)
         print(f"{part.name}: {json.dumps(found[part.name])}", file=sys.stderr, flush=True)
     return found
 

@@ -46,6 +46,12 @@ def main() -> None:
         reference = tiny_engine(Backend.REFERENCE, params, dtype)
         say(f"same_as_xla_{dtype}", compared(alone, answers(reference, prompts, num_outputs)))
         say(f"batched_as_alone_{dtype}", compared(together, alone))
+    if backend is Backend.GPU:
+        params = random_params(make_model("tiny"), "bfloat16", scale=0.2)
+        invariant = tiny_engine(Backend.GPU_INVARIANT, params, "bfloat16")
+        alone = [answers(invariant, [prompt], num_outputs)[0] for prompt in prompts]
+        together = answers(invariant, prompts, num_outputs)
+        say("batched_as_alone_invariant", compared(together, alone))
 
 
 def tiny_engine(backend: Backend, params: Params, dtype: str) -> Engine:

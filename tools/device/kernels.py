@@ -18,6 +18,7 @@ import numpy as np
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.linear import linear
+from flaxen.kernels.linear.quantized import QuantizedLinear, unpack
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
 
 from .figures import say
@@ -47,6 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     backend = find_backend(args.backend)
     checks = {"paged_attention": _paged, "causal_attention": _causal, "linear": _linear}
+    checks["quantized_linear"] = _quantized
     for name, check in checks.items():
         errors = dict(check(backend, args.tiny))
         worst = max(errors, key=lambda case: errors[case])
@@ -145,6 +147,29 @@ def _linear(backend: Backend, tiny: bool) -> Iterator[tuple[str, float]]:
         )
         found = jax.jit(lambda x, w: linear(x, w, backend=backend))(x, weight)
         yield f"{num_tokens}x{num_inputs}x{num_outputs}", _difference(found, exact)
+
+
+def _quantized(backend: Backend, tiny: bool) -> Iterator[tuple[str, float]]:
+    """Weights of eight bits with a scale for each output, and of four in groups of 32."""
+    sizes = [(4, 128, 256)] if tiny else [(1, 4096, 4096), (64, 4096, 14_336), (512, 2048, 8192)]
+    for num_tokens, num_inputs, num_outputs in sizes:
+        for dtype, num_groups in ((jnp.int8, 1), (jnp.int4, num_inputs // 32)):
+            keys = jax.random.split(jax.random.key(num_tokens), 4)
+            x = jax.random.normal(keys[0], (num_tokens, num_inputs), jnp.bfloat16)
+            limit = 127 if dtype == jnp.int8 else 7
+            data = jax.random.randint(keys[1], (num_inputs, num_outputs), -limit, limit + 1)
+            shape = (num_groups, num_outputs)
+            weight = QuantizedLinear(
+                data=data.astype(dtype),
+                scales=jax.random.uniform(keys[2], shape, jnp.float32, 0.01, 0.02),
+                mins=None if num_groups == 1 else jax.random.normal(keys[3], shape) * 0.01,
+            )
+            exact = jnp.einsum(
+                "ti,io->to", x.astype(jnp.float32), unpack(weight), precision="highest"
+            )
+            found = jax.jit(lambda x, w: linear(x, w, backend=backend))(x, weight)
+            name = f"{num_tokens}x{num_inputs}x{num_outputs} {jnp.dtype(dtype).name}"
+            yield name, _difference(found, exact)
 
 
 def _difference(found: jax.Array, expected: jax.Array) -> float:

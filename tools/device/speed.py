@@ -33,32 +33,40 @@ class Plan(NamedTuple):
     num_streams: tuple[int, ...]  # in this order
     prompt_len: int  # tokens, of each stream
     num_outputs: int  # tokens, of each stream
-    prefill_len: int  # tokens
+    prefill_len: int  # tokens; 0 measures none
+    chunk: int  # tokens of the largest step
 
 
-FULL = Plan(num_streams=(64, 1, 16, 256), prompt_len=128, num_outputs=64, prefill_len=4096)
-TINY = Plan(num_streams=(4, 1), prompt_len=8, num_outputs=6, prefill_len=32)
+FULL = Plan(
+    num_streams=(64, 1, 16, 256), prompt_len=128, num_outputs=64, prefill_len=4096, chunk=4096
+)
+TINY = Plan(num_streams=(4, 1), prompt_len=8, num_outputs=16, prefill_len=32, chunk=32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="1b")
+    parser.add_argument("--weights", default="bfloat16", choices=["bfloat16", "int8"])
     parser.add_argument("--backend", default="auto", help="reference is plain XLA")
-    parser.add_argument("--streams", help="only this many at once, and no prefill")
+    parser.add_argument("--streams", help="only these, as 64,1, and no prefill")
     parser.add_argument("--limits", default="{}", help="JSON of the part `limits`")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     plan = TINY if args.tiny else FULL
     if args.streams is not None:
-        plan = plan._replace(num_streams=(int(args.streams),), prefill_len=0)
+        plan = plan._replace(
+            num_streams=tuple(map(int, args.streams.split(","))),
+            prefill_len=0,
+            chunk=plan.chunk // 2,
+        )
     model = make_model("tiny" if args.tiny else args.shape).on(find_backend(args.backend))
-    params = random_params(model, "bfloat16")
+    params = random_params(model, "bfloat16", quantized=args.weights == "int8")
     measure(model, params, plan, json.loads(args.limits))
 
 
 def measure(model: Model, params: Params, plan: Plan, limits: Mapping[str, float]) -> None:
     """Says the figures of a plan, one after the other."""
-    largest = max(plan.prefill_len, *plan.num_streams)
+    largest = max(plan.chunk, *plan.num_streams)
     engine = make_engine(
         model,
         params,

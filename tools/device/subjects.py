@@ -18,10 +18,11 @@ from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
+from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.models.cache import attention_only
 from flaxen.models.config import DecoderConfig, RopeConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Matrix, Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.protocol import ModelInfo
 
@@ -83,7 +84,9 @@ def make_model(shape: str) -> Model:
     return decoder(SHAPES[shape])
 
 
-def random_params(model: Model, dtype: str, *, scale: float = 0.02, seed: int = 0) -> Params:
+def random_params(
+    model: Model, dtype: str, *, scale: float = 0.02, seed: int = 0, quantized: bool = False
+) -> Params:
     """Random weights, each made on the device: nothing is copied from the host.
 
     Args:
@@ -91,10 +94,16 @@ def random_params(model: Model, dtype: str, *, scale: float = 0.02, seed: int = 
       dtype: of the weights.
       scale: their standard deviation; norms are ones.
       seed: of the random numbers.
+      quantized: whether matrices and tables have eight bits, with a scale for each output.
     """
     specs, tree = jax.tree.flatten(model.param_specs, is_leaf=is_spec)
     keys = jax.random.split(jax.random.key(seed), len(specs))
-    leaves = [_random(spec, key, dtype, scale) for spec, key in zip(specs, keys, strict=True)]
+    leaves = [
+        _quantized(spec.shape, spec.matrix, key, scale)
+        if quantized and spec.matrix is not None
+        else _random(spec, key, dtype, scale)
+        for spec, key in zip(specs, keys, strict=True)
+    ]
     structure: Any = tree  # JAX does not annotate its class
     return structure.unflatten(leaves)
 
@@ -104,6 +113,20 @@ def _random(spec: ParamSpec, key: jax.Array, dtype: str, scale: float) -> jax.Ar
         return jnp.ones(spec.shape, dtype)
     made: jax.Array = _normal(key, spec.shape, dtype, scale)
     return made
+
+
+def _quantized(
+    shape: tuple[int, ...], matrix: Matrix, key: jax.Array, scale: float
+) -> QuantizedLinear:
+    """Evenly distributed numbers of eight bits, of the same standard deviation."""
+    sizes = [math.prod(shape[axis] for axis in axes) for axes in (matrix.inputs, matrix.outputs)]
+    scales = jnp.full((1, sizes[1]), scale * math.sqrt(12) / 256, jnp.float32)
+    return QuantizedLinear(data=_bits(key, (sizes[0], sizes[1])), scales=scales)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bits(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    return jax.lax.bitcast_convert_type(jax.random.bits(key, shape, jnp.uint8), jnp.int8)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
