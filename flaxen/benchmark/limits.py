@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,18 +50,39 @@ def best_limits(first: Limits, second: Limits) -> Limits:
 def measure_limits(
     compute_dtype: str, backend: Backend, *, buffer_bytes: int = BUFFER_BYTES
 ) -> Limits:
-    """Measures for a few seconds.
+    """Measures for a few seconds: the host's memory and processors, or an accelerator's.
 
     Args:
       compute_dtype: measured in addition to float32.
       backend: the backend whose products are measured.
       buffer_bytes: how much memory is read; a size that fits into the caches measures those.
     """
+    from flaxen.kernels.device import is_accelerator
+
     dtypes = sorted({compute_dtype, "float32"})
+    if is_accelerator():
+        return device_limits(dtypes)
     return Limits(
         read_bytes_s=_read_bytes_s(buffer_bytes),
         matmul_flops={dtype: _matmul_flops(dtype, backend) for dtype in dtypes},
     )
+
+
+def device_limits(
+    dtypes: Sequence[str], *, copy_bytes: int | None = None, side: int | None = None
+) -> Limits:
+    """Measures the device that JAX computes on. Its bandwidth is that of a copy, whose bytes count
+    twice: nothing reads memory faster.
+
+    Args:
+      dtypes: of the products.
+      copy_bytes: the size of the copy; None is one that fits into no cache.
+      side: of the square matrices; None is one that is compute-bound.
+    """
+    from flaxen.kernels.device_speed import COPY_BYTES, PRODUCT_SIDE, copy_bytes_s, product_flops
+
+    flops = {dtype: product_flops(dtype, side or PRODUCT_SIDE) for dtype in dtypes}
+    return Limits(read_bytes_s=copy_bytes_s(copy_bytes or COPY_BYTES), matmul_flops=flops)
 
 
 def _best_s(work: Callable[[], object]) -> float:

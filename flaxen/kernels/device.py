@@ -73,6 +73,11 @@ def memory_limit() -> int | None:
     return limit
 
 
+def is_accelerator() -> bool:
+    """Whether JAX computes on something else than a CPU."""
+    return jax.default_backend() != "cpu"
+
+
 def describe_devices() -> str:
     """JAX's devices in words: "2 x NVIDIA H100 80GB HBM3 (gpu), 79.2 GiB each"."""
     devices = jax.devices()

@@ -19,6 +19,8 @@ from tensorboardX import SummaryWriter
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.device import is_accelerator
+from flaxen.kernels.device_speed import product_flops
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
 from flaxen.training.loop import TrainMetrics
@@ -45,18 +47,20 @@ def flops_per_token(model: Model, trainable: Trainable) -> int:
 
 
 def measure_peak_flops(backend: Backend, size: int = 1024, seconds: float = 0.5) -> float:
-    """Measures the machine's floating-point operations a second: the peak of our kernels'
-    instruction set, or without kernels that of float32 matrix products by XLA.
+    """Measures floating-point operations a second: the peak of our kernels' instruction set, an
+    accelerator's bfloat16 products, or a CPU's float32 products by XLA.
 
     Args:
       backend: what computes.
-      size: the size of the matrices.
-      seconds: how long to try.
+      size: the size of a CPU's matrices.
+      seconds: how long to try them.
     """
     if backend is Backend.CPU:
         return max(
             cpu_library.peak_flops(dtype) for dtype in ("float32", "bfloat16") for _ in range(5)
         )
+    if is_accelerator():
+        return product_flops("bfloat16")
     matrix = jnp.ones((size, size), jnp.float32)
     multiply = jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(matrix, matrix))

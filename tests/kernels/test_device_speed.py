@@ -1,0 +1,18 @@
+"""The measurements of an accelerator, at a size that says nothing of this machine."""
+
+from __future__ import annotations
+
+from flaxen.benchmark.limits import device_limits
+from flaxen.kernels.device_speed import copy_bytes_s, product_flops
+
+
+def test_a_copy_and_a_product_have_a_rate() -> None:
+    assert copy_bytes_s(2**16) > 1e6
+    assert product_flops("float32", side=32) > 1e5
+
+
+def test_the_limits_of_a_device_are_those_of_its_copy_and_products() -> None:
+    found = device_limits(["bfloat16", "float32"], copy_bytes=2**16, side=32)
+    assert found.read_bytes_s > 1e6
+    assert found.matmul_flops.keys() == {"bfloat16", "float32"}
+    assert found.peak_flops == max(found.matmul_flops.values())
