@@ -47,7 +47,7 @@ class Parts:
     tokenizer: Tokenizer
     model: Model
     params: Params
-    dtype: jnp.dtype  # the dtype of compute and of the KV cache
+    dtype: jnp.dtype  # the dtype of compute
     info: ModelInfo
     mesh: MeshShape  # the whole one, with its data replicas
     cache_plan: CachePlan  # the KV cache's size and the longest sequence, with the reasons
@@ -103,7 +103,7 @@ def follow_process_0(
             prepared = prepare(args, report, lora, definition)
             _, (params,) = load(prepared, functools.partial(report, "weights"))
             (model,) = prepared.models
-            state = DeviceState(model, params, prepared.config, prepared.dtype)
+            state = DeviceState(model, params, prepared.config, prepared.cache_dtype)
         follow(state, follower.next)
         state.finish()
 
@@ -149,7 +149,7 @@ def _build(
                 own,
                 config,
                 eos_ids=tokenizer.eos_token_ids,
-                cache_dtype=prepared.dtype,
+                cache_dtype=prepared.cache_dtype,
                 bad_word_ids=functools.partial(bad_word_ids, tokenizer),
                 on_compiled=functools.partial(report, "compile"),
                 through=through,

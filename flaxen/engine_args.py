@@ -15,6 +15,9 @@ from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import check_device
+from flaxen.kernels.paged_attention import has_pages
+from flaxen.models.cache import attention_only
+from flaxen.models.model import Model
 from flaxen.sharding.shape import MeshShape, parse_mesh
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
@@ -22,6 +25,7 @@ from flaxen.weights.huggingface.generation_config import AUTO
 from flaxen.weights.opening import IMPLS
 from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
 
+KV_CACHE_DTYPES = ("auto", "fp8")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -59,6 +63,9 @@ class EngineArgs:
     # None: the pace chooses it.
     target_itl_ms: float | None = 0
     page_size: int = 16  # tokens
+    # Number format of keys and values in the KV cache: auto is the dtype of compute, fp8 half of
+    # bfloat16 (float8_e4m3fn, without a scale).
+    kv_cache_dtype: str = "auto"
     kv_cache_bytes: int | None = None  # None: what engine/cache/plan.py chooses
     # The share of an accelerator's memory that the engine may take, 0 to 1; None: 0.9. On a CPU it
     # must be None.
@@ -102,6 +109,11 @@ class EngineArgs:
                 )
         if self.gpu_memory_utilization is not None:
             check_utilization(self.gpu_memory_utilization)
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise ValueError(
+                f"kv_cache_dtype {self.kv_cache_dtype!r} is not supported: use "
+                f"{' or '.join(KV_CACHE_DTYPES)}"
+            )
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(
                 f"dtype {self.dtype!r} is not supported: use auto, {' or '.join(DTYPES)}"
@@ -117,6 +129,29 @@ class EngineArgs:
             size = getattr(self, name)
             if size is not None and size < 1:  # before memory is divided by them
                 raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def cache_dtype(name: str, dtype: jnp.dtype, model: Model) -> jnp.dtype:
+    """The dtype of the KV cache.
+
+    Args:
+      name: one of KV_CACHE_DTYPES.
+      dtype: that of compute.
+      model: the model, made for its backend.
+
+    Raises:
+      ValueError: the backend has no pages of fp8 for the model's heads.
+    """
+    if name == "auto":
+        return dtype
+    chosen: jnp.dtype = jnp.dtype(jnp.float8_e4m3fn)
+    for spec in attention_only(model.cache_specs):
+        if not has_pages(spec.head_dim, chosen, backend=model.backend):
+            raise ValueError(
+                f"kv_cache_dtype fp8 was asked for, but the backend {model.backend.value} has no "
+                f"pages in it for heads of {spec.head_dim}: leave it out, or use a GPU or TPU"
+            )
+    return chosen
 
 
 def check_batch_invariance(model: Checkpoint | Definition, backend: Backend) -> None:

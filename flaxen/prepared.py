@@ -17,7 +17,13 @@ from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.model_cache import plan_model_cache
 from flaxen.engine.step_sizes import StepSizes, step_sizes
-from flaxen.engine_args import EngineArgs, check_batch_invariance, check_eager, compute_dtype
+from flaxen.engine_args import (
+    EngineArgs,
+    cache_dtype,
+    check_batch_invariance,
+    check_eager,
+    compute_dtype,
+)
 from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
@@ -55,13 +61,14 @@ class Prepared:
     checkpoint: Checkpoint | Definition
     models: tuple[Model, ...]  # one for each data replica, on its part of the mesh
     form: Form  # of the weights
+    cache_dtype: jnp.dtype  # of keys and values in the KV cache
     cache_plan: CachePlan
     config: EngineConfig
     default_sampling: Mapping[str, Any]
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of compute and of the KV cache."""
+        """That of compute."""
         return self.form.dtype
 
     @property
@@ -103,11 +110,13 @@ def prepare(
     form = Form(
         dtype=dtype, backend=backend, quantization=args.quantization, placement=placements[0]
     )
+    cached = cache_dtype(args.kv_cache_dtype, dtype, models[0])
     plan = plan_model_cache(
         models[0],
         sizes,
         page_size=args.page_size,
         itemsize=dtype.itemsize,
+        cache_itemsize=cached.itemsize,
         num_param_bytes=checkpoint.num_param_bytes(form),
         max_model_len=args.max_model_len,
         kv_cache_bytes=args.kv_cache_bytes,
@@ -116,13 +125,15 @@ def prepare(
     if processes.count > 1:
         plan = _agreed(
             plan,
-            f"{checkpoint.name} {models[0].param_specs} {dtype} {args.quantization} {sizes} {lora}",
+            f"{checkpoint.name} {models[0].param_specs} {dtype} {cached} {args.quantization} "
+            f"{sizes} {lora}",
         )
     return Prepared(
         args=args,
         checkpoint=checkpoint,
         models=models,
         form=form,
+        cache_dtype=cached,
         cache_plan=plan,
         config=_engine_config(args, sizes, plan, lora),
         default_sampling=sampling_defaults(args.generation_config, path),

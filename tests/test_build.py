@@ -15,16 +15,17 @@ import tokenizers
 from flaxen import LLM, SamplingParams
 from flaxen.build import Parts, build
 from flaxen.cli.serve.announcement import about_steps
-from flaxen.engine_args import EngineArgs, check_batch_invariance
+from flaxen.engine_args import EngineArgs, cache_dtype, check_batch_invariance
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models import attention_impls
 from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
 from flaxen.models.model import Params
+from flaxen.prepared import prepare
 from flaxen.protocol import Request
 from flaxen.weights.definition import Definition
-from tests.engine.tiny import MODEL
+from tests.engine.tiny import MODEL, request, run
 
 GOLDEN = Path(__file__).parent / "models" / "goldens" / "llama_tied_biases"
 SIZES: dict[str, Any] = {
@@ -146,6 +147,23 @@ def test_sums_of_one_order_are_promised_only_where_they_are(model: str) -> None:
         check_batch_invariance(definition, Backend.GPU_INVARIANT)
     with pytest.raises(ValueError, match="leaves out CUDA graphs, and the backend reference has n"):
         build(EngineArgs(model=model, backend="reference", enforce_eager=True))
+
+
+def test_a_cache_in_fp8_takes_a_quarter_of_float32_and_is_refused_where_it_is_not(
+    model: str,
+) -> None:
+    args = EngineArgs(model=model, backend="reference", dtype="float32", **SIZES)
+    parts = build(replace(args, kv_cache_dtype="fp8"))
+    plain = prepare(args, lambda stage, done, total: None, None, None)
+    assert parts.cache_plan.num_bytes * 4 == plain.cache_plan.num_bytes
+    (output,) = run(parts.engine, [request("r", [3, 4, 5, 6], logprobs=0)])
+    assert len(output.outputs[0].token_ids) == 12
+    with pytest.raises(ValueError, match="kv_cache_dtype 'int8' is not supported: use auto or fp8"):
+        EngineArgs(model=model, kv_cache_dtype="int8")
+    with pytest.raises(
+        ValueError, match="backend cpu has no pages in it for heads of 16: leave it"
+    ):
+        cache_dtype("fp8", jnp.dtype(jnp.bfloat16), MODEL.on(Backend.CPU))
 
 
 @needs_kernels

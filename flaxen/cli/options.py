@@ -105,6 +105,13 @@ class ContextOptions:
             show_default="the model's own, as far as the KV cache holds it",
         ),
     ] = None
+    kv_cache_dtype: Annotated[
+        str,
+        _engine_option(
+            help="Number format of the KV cache: auto is that of compute; fp8 takes half of "
+            "bfloat16's memory, and rounds keys and values to 4 binary digits. On GPUs and TPUs.",
+        ),
+    ] = "auto"
     kv_cache_bytes: Annotated[
         int | None,
         _engine_option(

@@ -23,6 +23,7 @@ def plan_model_cache(
     *,
     page_size: int,
     itemsize: int,
+    cache_itemsize: int,
     num_param_bytes: int,
     max_model_len: int | None,
     kv_cache_bytes: int | None,
@@ -35,6 +36,7 @@ def plan_model_cache(
       sizes: of the engine's steps.
       page_size: tokens.
       itemsize: bytes of one number in the dtype of compute.
+      cache_itemsize: bytes of one number in that of the cache.
       num_param_bytes: of the weights on one device.
       max_model_len: the longest sequence, in tokens; None is as long as possible.
       kv_cache_bytes: the size of the cache; None chooses it.
@@ -60,7 +62,7 @@ def plan_model_cache(
         CacheSizes(
             specs=device_specs(model),
             page_size=page_size,
-            itemsize=itemsize,
+            itemsize=cache_itemsize,
             chunk=sizes.max_num_batched_tokens,
             max_num_seqs=sizes.max_num_seqs,
         ),
