@@ -18,6 +18,7 @@ from flaxen.data.opening import open_data
 from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models.model import Model, Params
+from flaxen.models.staging import stage_params
 from flaxen.runs.given import definition_of
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.evaluate import Perplexity, make_logprobs, perplexity
@@ -121,6 +122,7 @@ def evaluate(
         quantization=args.quantization,
         placement=on_mesh.placement,
     )
+    weights = stage_params(weights, on_mesh.placement)
     logprobs = make_logprobs(on_mesh, weights, adapter)
     batches = open_data(
         config, opened.make_tokenizer(), vocab_size=opened.model.vocab_size, sources=sources

@@ -187,6 +187,7 @@ def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _S
     from flaxen.build import open_named
     from flaxen.engine_args import compute_dtype
     from flaxen.kernels.choice import choose_backend
+    from flaxen.models.staging import stage_params
     from flaxen.text.given_template import with_template
     from flaxen.training.evaluate import make_logprobs
     from flaxen.training.layout import over
@@ -205,6 +206,7 @@ def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _S
         quantization=args.quantization,
         placement=model.placement,
     )
+    params = stage_params(params, model.placement)
     logprobs = make_logprobs(model, params, beside)
     return _Subject(model=model, tokenizer=tokenizer, logprobs=logprobs)
 

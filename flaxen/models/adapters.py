@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.weight import LinearWeight
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
+from flaxen.models.staging import stack_layers
 
 # {"layers": ({"wq": {"a": [n, I, R], "b": [n, R, O]}, ...}, ...)}, one dict a layer; float32
 Adapters = Any
@@ -224,7 +224,7 @@ def with_adapters(
             one, params, is_leaf=lambda leaf: isinstance(leaf, LinearWeight)
         )
     layers = []
-    stacked = _by_place(adapters["layers"], len(params["layers"]))
+    stacked = stack_layers(adapters["layers"], len(params["layers"]))
     for index, (layer, stacks) in enumerate(zip(params["layers"], stacked, strict=True)):
         beside = {
             name: adapted(index, number, layer[name], stack)
@@ -232,15 +232,6 @@ def with_adapters(
         }
         layers.append({**layer, **beside})
     return {**params, "layers": tuple(layers)}
-
-
-def _by_place(layers: Any, size: int) -> Any:
-    """Adapters of the layers that have the same place in each pipeline stage, as one array."""
-    if len(layers) == size:
-        return layers
-    return [
-        jax.tree.map(lambda *each: jnp.stack(each), *layers[number::size]) for number in range(size)
-    ]
 
 
 def _by_array(targets: Iterable[str]) -> dict[str, dict[int, str]]:

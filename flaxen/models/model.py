@@ -155,6 +155,7 @@ class Model:
     # The pipeline stages. With more than one, `params["layers"]` has the layers of one stage, and
     # each of its arrays has a leading axis over the stages.
     num_stages: int = 1
+    unstaged: Model | None = None  # the model of one tree a layer that has these stages
     train_forward_on: (  # None: training uses forward
         Callable[
             [Backend, Params, jax.Array, jax.Array, Attend, jax.Array],

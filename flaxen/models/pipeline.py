@@ -71,6 +71,7 @@ def pipelined(model: Model) -> Model:
         cache_specs=model.cache_specs[:size],
         in_layers=None,
         num_stages=num_stages,
+        unstaged=model,
     )
 
 

@@ -26,6 +26,7 @@ from flaxen.models.decoder import decoder
 from flaxen.models.families import Family
 from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params
+from flaxen.models.staging import stack_layers, stage_params
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
@@ -181,6 +182,7 @@ def load(
     assert subject.source is not None
     if config.method == "full":
         params = subject.source.load_params(jnp.dtype("float32"), report, placement=model.placement)
+        params = stage_params(params, model.placement)
         name = model.trained
         if name is None:
             return Loaded(_own(subject, params), None, None)
@@ -193,13 +195,21 @@ def load(
         quantization=config.lora.base_quantization,
         placement=model.placement,
     )
+    frozen = stage_params(frozen, model.placement)
     seeds = config.lora.seeds or (config.seed,) * config.lora.num_adapters
     return Loaded(initial_adapters(model, config.lora.to_lora(), seeds), frozen, None)
 
 
 def _initial_params(model: Model, seed: int) -> Params:
     """Random parameters; on a mesh each device makes its own part."""
-    make = functools.partial(initial_params, model, seed)
+    whole = model.unstaged or model
+
+    def make() -> Params:
+        params = initial_params(whole, seed)
+        if not model.has_layers:
+            return params
+        return {**params, "layers": stack_layers(params["layers"], len(model.cache_specs))}
+
     if model.placement is None:
         return make()
     return jax.jit(make, out_shardings=param_shardings(model.param_specs, model.placement))()

@@ -26,6 +26,7 @@ from flaxen.models.model import Model, Params
 from flaxen.runs.model import Subject, dtype_of, load, open_subject, with_targets
 from flaxen.runs.plan import count_steps, describe_plan
 from flaxen.runs.resume import check_output_dir, run_fingerprint
+from flaxen.runs.stages import from_saved, to_saved
 from flaxen.sharding.shape import ONE_DEVICE, MeshShape
 from flaxen.text.given_template import read_template
 from flaxen.training.config import TrainConfig
@@ -118,7 +119,9 @@ def open_run(
     loaded = load(config, subject, dtype, on_progress)
     state = start(step, loaded.masters, config.seed, loaded.collections)
     if saved is not None:
-        state = restore(checkpoints_in(saved.directory), state, saved.step).tree
+        template = to_saved(config, subject.model, state)
+        restored = restore(checkpoints_in(saved.directory), template, saved.step).tree
+        state = from_saved(config, subject.model, restored)
         state = state._replace(data_state=place)
     return OpenedRun(
         config=config,

@@ -17,6 +17,7 @@ from flaxen.bridges.update import update_module
 from flaxen.models.model import Params
 from flaxen.runs.model import with_params, write_results
 from flaxen.runs.opening import OpenedRun
+from flaxen.runs.stages import to_saved
 from flaxen.training.metrics import MetricsRecord
 from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import Adapter, from_stack
@@ -109,7 +110,7 @@ def make_result(
     """
     config, source = opened.config, opened.subject.source
     if opened.subject.model.placement is not None:
-        state = _off_mesh(state)
+        state = _off_mesh(to_saved(config, opened.subject.model, state))
     adapters: tuple[Adapter, ...] = ()
     if config.method != "full":
         lora = config.lora.to_lora()
@@ -148,7 +149,7 @@ def _of_files(opened: OpenedRun, state: TrainState) -> Definition:
     """A model in files with its trained parameters, in the dtype in which it was computed."""
     subject = opened.subject
     return Definition(
-        model=subject.model.on(subject.model.backend),
+        model=(subject.model.unstaged or subject.model).on(subject.model.backend),
         params=jax.tree.map(lambda leaf: jnp.asarray(leaf, opened.dtype), state.params),
         tokenizer=subject.tokenizer,
         name=subject.name,

@@ -19,6 +19,7 @@ from flaxen.runs.display import OnRecord
 from flaxen.runs.model import write_results
 from flaxen.runs.opening import OpenedRun, checkpoints_in
 from flaxen.runs.resume import check_results, is_written, write_settings, writing_results
+from flaxen.runs.stages import to_saved
 from flaxen.sharding.processes import least_of_all, this_process
 from flaxen.sharding.putting import gather
 from flaxen.training.fingerprint import to_json
@@ -131,7 +132,8 @@ def _train_into(
     params, collections = gather((state.params, state.collections), wanted=is_first)
     if is_first:
         with writing_results(directory, results, int(state.step)):
-            whole = state._replace(params=params, collections=collections)
+            whole = state._replace(params=params, collections=collections, opt_state=None)
+            whole = to_saved(opened.config, opened.subject.model, whole)
             write_results(opened.config, opened.subject, whole, opened.dtype, results)
     return state
 
@@ -178,7 +180,8 @@ def _state_saver(stack: ExitStack, opened: OpenedRun, directory: Path) -> _SaveS
     )
 
     def save(state: TrainState, *, force: bool) -> None:
-        tree = state._replace(data_state=None)  # saved separately, because it has no arrays
+        saved = to_saved(opened.config, opened.subject.model, state)
+        tree = saved._replace(data_state=None)  # saved separately, because it has no arrays
         extra = {"data": state.data_state, "run": to_json(opened.fingerprint)}
         checkpoints.save(int(state.step), tree, extra, force=force)
 

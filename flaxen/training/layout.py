@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import check_layout
 from flaxen.models.model import Model, Params
+from flaxen.models.pipeline import pipelined
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.putting import put
@@ -89,18 +90,13 @@ def over(model: Model, backend: Backend, shape: MeshShape) -> Model:
     """The model for a backend, on a mesh to train or to evaluate on; as it is for one device.
 
     Raises:
-      ValueError: the mesh has stages, needs more devices than there are, or can't divide the model.
+      ValueError: the mesh needs more devices than there are, or can't divide the model.
     """
     if shape.num_devices == 1:
         return model.on(backend)
-    if shape.pipeline > 1:
-        raise ValueError(
-            f"the mesh axis pipeline={shape.pipeline} does not divide a run yet: use fsdp, which "
-            "divides the parameters of every layer"
-        )
     placement = Placement(make_mesh(shape))
     check_layout(model.param_specs, placement)
-    return model.on(backend, placement)
+    return pipelined(model.on(backend, placement))
 
 
 def check_sizes(shape: MeshShape, *, num_rows: int | None, sequence_length: int | None) -> None:

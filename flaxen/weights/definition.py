@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
@@ -156,7 +157,7 @@ def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
 def _on_mesh(specs: Any, params: Params, placement: Placement) -> Params:
     """Lays each array over the mesh, in its own dtype. Every process has the whole definition."""
 
-    def one(spec: ParamSpec, sharding: Any, leaf: Any) -> jax.Array:
+    def one(spec: ParamSpec, sharding: NamedSharding, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:  # on a mesh already
             moved: jax.Array = jax.device_put(leaf, sharding)
             return moved
@@ -164,18 +165,33 @@ def _on_mesh(specs: Any, params: Params, placement: Placement) -> Params:
         parts = {box: whole[box.slices] for box in own_boxes(sharding, spec.shape)}
         return assemble(spec.shape, sharding, parts)
 
-    shardings = param_shardings(specs, placement)
-    return jax.tree.map(one, specs, shardings, params, is_leaf=is_spec)
+    found: Params = jax.tree.map(
+        one, specs, param_shardings(specs, placement), params, is_leaf=is_spec
+    )
+    return found
 
 
 def _in_form(specs: Any, params: Params, form: Form) -> Params:
-    if form.quantization in ("auto", "none"):
-        make = functools.partial(compute_params, specs, dtype=form.dtype, backend=form.backend)
-        where = None if form.placement is None else param_shardings(specs, form.placement)
-        return jax.jit(make, out_shardings=where)(params)
-    return jax.tree.map(
-        lambda spec, leaf: _quantized(spec, leaf, form), specs, params, is_leaf=is_spec
+    if form.quantization not in ("auto", "none"):
+        return jax.tree.map(
+            lambda spec, leaf: _quantized(spec, leaf, form), specs, params, is_leaf=is_spec
+        )
+    if form.placement is None:
+        return _cast(specs, params, form, None)
+    # One by one: with pipeline stages, the arrays of two layers are on different devices.
+    found: Params = jax.tree.map(
+        lambda spec, where, leaf: _cast(spec, leaf, form, where),
+        specs,
+        param_shardings(specs, form.placement),
+        params,
+        is_leaf=is_spec,
     )
+    return found
+
+
+def _cast(specs: Any, params: Params, form: Form, where: NamedSharding | None) -> Params:
+    make = functools.partial(compute_params, specs, dtype=form.dtype, backend=form.backend)
+    return jax.jit(make, out_shardings=where)(params)
 
 
 def _quantized(spec: ParamSpec, leaf: Any, form: Form) -> Any:

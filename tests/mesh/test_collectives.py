@@ -32,7 +32,7 @@ def collectives(text: str, part: str = "") -> Counter[str]:
 @pytest.fixture(scope="module", params=["tensor=2", "tensor=6"])
 def step(request: pytest.FixtureRequest) -> str:
     model = on_mesh(request.param)
-    params = shapes_of(placed(model, PARAMS))
+    params = shapes_of(placed(PARAMS, placement(request.param)))
     state = abstract_state(model, ONE_SHAPE, params, jnp.dtype("float32"))
     program = Program(shape=Shape(num_tokens=64, num_seqs=16))
     step = jit_step(model, ONE_SHAPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ import pytest
 
 import flaxen
 from flaxen.hub.places import Places
+from flaxen.models.decoder import decoder
 from flaxen.runs.opening import open_run
 from flaxen.sharding.shape import MeshShape
+from flaxen.training.full import initial_params
 from flaxen.training.settings import make_config, take_mesh
 from tests.bridges.words import byte_tokenizer
 from tests.cli.train import tiny_training
+from tests.engine.tiny import MODEL_CONFIG
 from tests.mesh.training import MODEL, PARAMS
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a bird in the hand"] * 4
+DEEP = decoder(replace(MODEL_CONFIG, num_layers=4, windows=(None,) * 4))
+DEEP_PARAMS = initial_params(DEEP, 0)
 OPTIONS: dict[str, Any] = {
     "tokenizer": byte_tokenizer(),
     "method": "full",
@@ -53,6 +59,22 @@ def test_a_run_goes_on_on_another_mesh(tmp_path: Path) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
 
 
+def test_a_run_goes_on_with_other_stages(tmp_path: Path) -> None:
+    alone = flaxen.train(DEEP, DEEP_PARAMS, TEXTS, num_steps=3, **OPTIONS)
+    for num_steps, mesh in enumerate(("pipeline=2", "data=2", "pipeline=4,tensor=2"), start=1):
+        last = flaxen.train(
+            *(DEEP, DEEP_PARAMS, TEXTS),
+            num_steps=num_steps,
+            mesh=mesh,
+            output_dir=tmp_path,
+            resume=True,
+            **OPTIONS,
+        )
+        assert losses(last) == pytest.approx(losses(alone)[num_steps - 1 : num_steps], rel=1e-5)
+    for one, other in zip(jax.tree.leaves(last.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+
+
 def test_the_command_takes_a_mesh_of_its_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,8 +87,8 @@ def test_the_command_takes_a_mesh_of_its_settings(
     said = capsys.readouterr().err
     assert "on 2 cpu devices (data=2) by XLA, without the C++ kernels, into" in said
     assert '"mesh"' not in (tmp_path / "run" / "config.json").read_text()
-    assert tiny_training.train(*arguments, "--mesh", "pipeline=2", "--resume") == 2
-    assert "pipeline=2 does not divide a run yet: use fsdp" in capsys.readouterr().err
+    assert tiny_training.train(*arguments, "--mesh", "pipeline=3", "--resume") == 2
+    assert "can't be divided into pipeline=3 equal stages" in capsys.readouterr().err
 
 
 def test_a_mesh_evaluates_as_one_device() -> None:
