@@ -13,30 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flaxen.sharding.parts import Box
-from flaxen.weights.safetensors import file_tensors
+from flaxen.weights.safetensors import ALL_DTYPES, file_tensors
 from flaxen.weights.tensor import StoredTensor
 from flaxen.weights.views import narrowed
 
 # Names in a checkpoint's directory, which is named by its step. The index names the files of a
 # divided tree.
 ARRAYS, INDEX = "arrays.safetensors", "index.json"
-
-# The dtypes of arrays that can be saved, by safetensors' names.
-_DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "C64": np.dtype(np.complex64),
-    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-}
 
 _Read = TypeVar("_Read")
 
@@ -141,7 +128,7 @@ class SavedArrays:
         """A part of a piece. Not by the library, whose slices of columns read all of a tensor."""
         _check_shape(piece, self._shape(piece.file, piece.name))
         if piece.file not in self._tensors:
-            self._tensors[piece.file] = file_tensors(piece.file, _DTYPES)
+            self._tensors[piece.file] = file_tensors(piece.file, ALL_DTYPES)
         return _part(self._tensors[piece.file][piece.name], inner)
 
     def _shape(self, file: Path, name: str) -> tuple[int, ...]:

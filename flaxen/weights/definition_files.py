@@ -28,7 +28,7 @@ from flaxen.weights.atomic import new_directory
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.reference import Reference, source_digest
-from flaxen.weights.safetensors_writer import write_arrays
+from flaxen.weights.safetensors_writer import Leaf, write_in_turn
 from flaxen.weights.signing import is_signed, key_file, sign
 from flaxen.weights.user_definition import find_definition, make_definition
 
@@ -65,7 +65,6 @@ def save_definition(
       ValueError: the directory is not empty, or the tokenizer can't be found.
       OSError: the directory can't be written.
     """
-    params = _in_dtype(definition, dtype)
     source: Path | Tokenizer
     if isinstance(definition.tokenizer, Tokenizer):
         source = definition.tokenizer
@@ -74,9 +73,7 @@ def save_definition(
         has_file = (path / "tokenizer.json").is_file()
         source = path if has_file else resolve(str(definition.tokenizer))
     with new_directory(directory) as filling:
-        leaves = map(np.asarray, jax.tree.leaves(params))
-        arrays = dict(zip(_names(params), leaves, strict=True))
-        write_arrays(filling / SINGLE, arrays, {"format": _FORMAT})
+        write_in_turn(filling / SINGLE, _leaves(definition, dtype), {"format": _FORMAT})
         write_tokenizer(filling, source)
         if chat_template is not None:
             (filling / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
@@ -233,19 +230,23 @@ def _read_params(file: Path, definition: Definition) -> Params:
     return params
 
 
-def _in_dtype(definition: Definition, dtype: jnp.dtype | None) -> Params:
-    name, params = definition.model.trained, definition.params
-    if dtype is None:
-        return params
-    trained = jax.tree.map(
-        lambda leaf: _cast(leaf, dtype), params if name is None else params[name]
-    )
-    return trained if name is None else {**params, name: trained}
+def _leaves(definition: Definition, dtype: jnp.dtype | None) -> list[Leaf]:
+    """The arrays of a definition, cast on the host as they are written."""
+    trained = definition.model.trained
 
+    def one(path: tuple[Any, ...], leaf: Any) -> Leaf:
+        wanted = leaf.dtype
+        if dtype is not None and (trained is None or path[0].key == trained):
+            is_float = jnp.issubdtype(wanted, jnp.floating)
+            wanted = dtype if is_float else jax.dtypes.canonicalize_dtype(wanted)
+        return Leaf(
+            name=jax.tree_util.keystr(path),
+            shape=tuple(leaf.shape),
+            dtype=np.dtype(wanted),
+            read=lambda: np.asarray(leaf).astype(wanted, copy=False),
+        )
 
-def _cast(leaf: Any, dtype: jnp.dtype) -> jax.Array:
-    array: jax.Array = jnp.asarray(leaf)
-    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    return [one(path, leaf) for path, leaf in jax.tree.flatten_with_path(definition.params)[0]]
 
 
 def _names(tree: Params) -> list[str]:

@@ -26,6 +26,19 @@ _DTYPES: Mapping[str, np.dtype] = {
 }
 
 
+# Those of arrays that are no weights too.
+ALL_DTYPES: Mapping[str, np.dtype] = {
+    "BOOL": np.dtype(np.bool_),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "C64": np.dtype(np.complex64),
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+}
+
+
 def read_tensors(
     directory: Path, dtypes: Mapping[str, np.dtype] = _DTYPES
 ) -> dict[str, StoredTensor]:
