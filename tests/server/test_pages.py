@@ -102,6 +102,11 @@ def fields() -> Iterator[str]:
         yield from body.model_fields
 
 
+def test_the_packaged_reference_is_the_documents() -> None:
+    packaged = DOCS.parents[1] / "flaxen" / "server" / "pages" / "server.md"
+    assert packaged.read_text() == DOCS.read_text(), f"copy {DOCS} to {packaged}"
+
+
 def test_the_reference_has_every_route_and_field() -> None:
     text = DOCS.read_text()
     told = {word for code in re.findall(r"`+([^`]+)`+", text) for word in re.findall(r"\w+", code)}
