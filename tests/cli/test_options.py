@@ -29,6 +29,7 @@ from flaxen.cli.options import (
     engine_args,
 )
 from flaxen.cli.parity.command import parity
+from flaxen.cli.plan.command import plan
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.command import serve
 from flaxen.cli.serve.options import (
@@ -44,7 +45,7 @@ from flaxen.server.config import ServerConfig
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve, "chat": chat, "generate": generate, "bench": bench, "train": train,
-    "eval": evaluate, "parity": parity, "pull": pull, "list": list_command, "rm": rm,
+    "eval": evaluate, "parity": parity, "plan": plan, "pull": pull, "list": list_command, "rm": rm,
 }  # fmt: skip
 # Options that have one name and several meanings: what --json writes, whose seed, which default.
 # All flags of `train` are among them that another command has too: there they are settings.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from flaxen.cli.machine import ModelsDirOptions, Offline
+from flaxen.cli.machine import ModelsDirOptions
 from flaxen.cli.options import (
     ContextOptions,
     MeshOptions,
@@ -86,7 +86,6 @@ def plan(
     steps: StepSizeOptions,
     training: PlannedTrainingOptions,
     models: ModelsDirOptions,
-    offline: Offline = False,
 ) -> None:
     """Plan a model on hardware that is not here: what fits, and how fast it can be.
 
@@ -116,7 +115,7 @@ def plan(
             "--batch-size, --sequence-length and --remat are those of a training step: give "
             "--train full or --train lora too, or leave them out"
         )
-    args = engine_args(model, model_options, context, steps, models, offline=offline)
+    args = engine_args(model, model_options, context, steps, models)
     with Console(stderr=True).status("planning"):
         made = make_plan(args, options.target, shape, train=train, compiles=options.compiles)
     _show(made, options.as_json)
