@@ -82,7 +82,17 @@ def test_the_command_takes_a_mesh_of_its_settings(
     data = tiny_training.write_texts(tmp_path / "texts.jsonl")
     config = tmp_path / "run.yaml"
     config.write_text("mesh: {data: 2}\n")
-    arguments = (model, data, tmp_path / "run", tmp_path / "cache", config, "--num-steps", 1)
+    arguments = (
+        model,
+        data,
+        tmp_path / "run",
+        tmp_path / "cache",
+        config,
+        "--num-steps",
+        1,
+        "--set",
+        "lora.targets=wq",
+    )
     assert tiny_training.train(*arguments) == 0
     said = capsys.readouterr().err
     assert "on 2 cpu devices (data=2) by XLA, without the C++ kernels, into" in said
