@@ -18,10 +18,10 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models.layout import lay_params
 from flaxen.models.model import Model, Params
-from flaxen.sharding.mesh import make_mesh
-from flaxen.sharding.placement import Placement
+from flaxen.models.staging import stage_params
 from flaxen.sharding.shape import MeshShape, parse_mesh
 from flaxen.text.tokenizer import Tokenizer
+from flaxen.training.layout import over
 from flaxen.weights.adapters.adapter import (
     Adapter,
     check_adapter,
@@ -90,8 +90,8 @@ def load(
       ValueError: the model or adapter does not exist or is not supported, or there is no such
         device, mesh or backend here.
     """
-    chosen = choose_backend(backend, device)
-    placement = _placement(mesh)
+    shape = parse_mesh(mesh or "") if not isinstance(mesh, MeshShape) else mesh
+    chosen = choose_backend(backend, device, num_devices=shape.num_devices)
     places = Places(offline=offline, models_dir=models_dir)
     opened = _open(model, places, chosen, definition)
     try:
@@ -105,20 +105,16 @@ def load(
     if adapter is not None and isinstance(opened, Definition):
         merged = merge_into_definition(opened.model, opened.params, adapter, jax_dtype)
         opened = replace(opened, params=merged)
+    made = over(opened.model, chosen, shape)
+    placement = made.placement
     params = opened.load_params(
         jax_dtype, backend=chosen, quantization=quantization, placement=placement
     )
-    made = opened.model.on(chosen, placement)
     if adapter is not None and isinstance(opened, Checkpoint):
         params = merge_adapter(params, adapter)
         if placement is not None:
-            params = lay_params(made.param_specs, params, placement)
-    return made, params
-
-
-def _placement(mesh: str | MeshShape | None) -> Placement | None:
-    shape = parse_mesh(mesh) if isinstance(mesh, str) else mesh
-    return None if shape is None else Placement(make_mesh(shape))
+            params = lay_params(opened.model.param_specs, params, placement)
+    return made, stage_params(params, placement)
 
 
 def load_tokenizer(

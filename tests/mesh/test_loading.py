@@ -217,3 +217,11 @@ def test_load_merges_an_adapter_on_a_mesh() -> None:
     model, params = flaxen.load(GOLDENS / "qwen3_tied", adapter=adapter, mesh="tensor=2")
     assert model.placement is not None
     assert_placed(params, whole, model, model.placement)
+
+
+def test_load_puts_layers_on_their_stages() -> None:
+    model, params = flaxen.load(GOLDENS / "qwen3_tied", mesh="pipeline=2,tensor=2")
+    assert model.num_stages == 2
+    assert params["layers"][0]["wq"].sharding.spec == PartitionSpec("pipeline", None, "tensor")
+    tokens, logits = expected("qwen3_tied")
+    np.testing.assert_allclose(logits_of(model, params, tokens), logits, atol=2e-4, rtol=2e-4)
