@@ -139,12 +139,13 @@ def _as(template: Any, saved: dict[str, Json], array: SavedArray) -> Any:
     sharding = template.sharding
     if "key_impl" in saved:  # keys are small: each device gets all of them
         is_on_mesh = isinstance(sharding, NamedSharding)
-        data = _put(array, NamedSharding(sharding.mesh, P()) if is_on_mesh else None)
+        where = NamedSharding(sharding.mesh, P()) if is_on_mesh else None
+        data = _put(array, where, np.dtype(np.uint32))
         return jax.random.wrap_key_data(data, impl=saved["key_impl"])
-    return _put(array, sharding)
+    return _put(array, sharding, template.dtype)
 
 
-def _put(array: SavedArray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+def _put(array: SavedArray, sharding: jax.sharding.Sharding | None, dtype: np.dtype) -> jax.Array:
     """Reads what the devices of this process need of an array, and puts it there: copies, not
     aliases of NumPy's memory, because training donates them.
     """
@@ -152,4 +153,5 @@ def _put(array: SavedArray, sharding: jax.sharding.Sharding | None) -> jax.Array
         on_default: jax.Array = jax.device_put(array.read(array.whole), may_alias=False)
         return on_default
     shape = array.whole.stop
-    return assemble(shape, sharding, {box: array.read(box) for box in own_boxes(sharding, shape)})
+    parts = {box: array.read(box) for box in own_boxes(sharding, shape)}
+    return assemble(shape, sharding, parts, dtype)

@@ -64,17 +64,19 @@ def assemble(
     shape: tuple[int, ...],
     sharding: jax.sharding.Sharding,
     parts: Mapping[Box, np.ndarray],
+    dtype: np.dtype | None = None,
 ) -> jax.Array:
     """Puts the parts of an array on their devices, as copies.
 
     Args:
       shape: the whole array's.
       sharding: where its parts are.
-      parts: those of `own_boxes`.
+      parts: those of `own_boxes`; none where this process has none of its devices.
+      dtype: of the parts; None takes it from them, where there are any.
     """
     arrays = [
         jax.device_put(parts[box], device, may_alias=False)
         for box, devices in own_boxes(sharding, shape).items()
         for device in devices
     ]
-    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=dtype)

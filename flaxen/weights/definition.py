@@ -163,7 +163,7 @@ def _on_mesh(specs: Any, params: Params, placement: Placement) -> Params:
             return moved
         whole = np.asarray(leaf)
         parts = {box: whole[box.slices] for box in own_boxes(sharding, spec.shape)}
-        return assemble(spec.shape, sharding, parts)
+        return assemble(spec.shape, sharding, parts, whole.dtype)
 
     found: Params = jax.tree.map(
         one, specs, param_shardings(specs, placement), params, is_leaf=is_spec

@@ -48,7 +48,7 @@ def load_shards(
     found = read_parts(
         source, list(own_boxes(sharding, shape)), dtype=dtype, read=read, num_values=num_values
     )
-    array = assemble(shape, sharding, found)
+    array = assemble(shape, sharding, found, dtype)
     array.block_until_ready()  # else parts would wait in the host's memory for slower devices
     return array
 
@@ -65,6 +65,8 @@ def read_parts(
       read: as in `load_shards`.
       num_values: as in `load_shards`.
     """
+    if not boxes:  # a parameter of a pipeline stage on other processes
+        return {}
     found = {box: np.empty(box.shape, dtype) for box in boxes}
     parts = [_stored_part(box, out, source.transposed) for box, out in found.items()]
     stored, parts = _without_other_columns(source.stored, parts)

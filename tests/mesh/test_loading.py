@@ -157,6 +157,11 @@ def test_a_process_reads_its_own_parts_alone(tmp_path: Path, mesh: str) -> None:
     assert read == pytest.approx(needed, rel=0.02)
 
 
+def test_a_process_without_parts_reads_nothing() -> None:
+    (source, *_) = open_checkpoint(GOLDENS / "qwen3_tied").sources.params
+    assert read_parts(source, [], dtype=FLOAT32, read=read_floats, num_values=1) == {}
+
+
 def test_the_host_holds_a_few_parameters_at_most(tmp_path: Path) -> None:
     path = made_up(tmp_path / "model", num_layers=8, model_dim=512, mlp_dim=1024)
     checkpoint, on = open_checkpoint(path), placement("tensor=4,fsdp=2")
