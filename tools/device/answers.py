@@ -63,6 +63,7 @@ def tiny_engine(backend: Backend, params: Params, dtype: str) -> Engine:
         max_num_seqs=16,
         max_num_batched_tokens=64,
         max_model_len=256,
+        typical_len=256,
         compile_sizes=(16, 64),
     )
 

@@ -13,11 +13,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from flaxen.benchmark.cost import model_cost
 from flaxen.benchmark.ideal import ModelCost
+from flaxen.engine.cache.groups import page_bytes
 from flaxen.engine.core import Engine
+from flaxen.engine.step_memory import step_bytes
+from flaxen.engine.step_sizes import StepSizes
 from flaxen.models.model import Model, Params
 from flaxen.protocol import Request, SamplingParams
 
@@ -74,12 +78,14 @@ def measure(model: Model, params: Params, plan: Plan, limits: Mapping[str, float
         max_num_seqs=max(plan.num_streams),
         max_num_batched_tokens=largest,
         max_model_len=max(plan.prefill_len + 1, plan.prompt_len + plan.num_outputs),
+        typical_len=plan.prompt_len + plan.num_outputs,
         compile_sizes=tuple(sorted({*plan.num_streams, largest})),
     )
     start_s = time.perf_counter()
     with ThreadPoolExecutor(_COMPILERS) as pool:
         list(pool.map(lambda _: compile_all(engine), range(_COMPILERS)))
     say("compile_s", round(time.perf_counter() - start_s, 1))
+    say("memory", memory(engine, model, params))
     cost = model_cost(model, params, cache_itemsize=2)
     first, *others = plan.num_streams
     say(f"decode_{first}", decode(engine, plan, first, cost, limits))
@@ -87,6 +93,27 @@ def measure(model: Model, params: Params, plan: Plan, limits: Mapping[str, float
         say(f"prefill_{plan.prefill_len}", prefill(engine, model, plan.prefill_len, limits))
     for num_streams in others:
         say(f"decode_{num_streams}", decode(engine, plan, num_streams, cost, limits))
+
+
+def memory(engine: Engine, model: Model, params: Params) -> dict[str, int | None]:
+    """What the device took at most until now, beside what an engine plans with (decision 0274)."""
+    config = engine.config
+    sizes = StepSizes(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        compiled=config.compile_sizes,
+    )
+    return {
+        "param_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+        "pool_bytes": sum(
+            group.num_pages * page_bytes(group.spec, len(group.layers), config.page_size, 2)
+            for group in config.groups
+        ),
+        "estimated_step_bytes": step_bytes(
+            model, sizes, itemsize=2, max_model_len=config.max_model_len
+        ),
+        "peak_bytes": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+    }
 
 
 def compile_all(engine: Engine) -> None:

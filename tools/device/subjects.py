@@ -143,9 +143,10 @@ def make_engine(
     max_num_seqs: int,
     max_num_batched_tokens: int,
     max_model_len: int,
+    typical_len: int,
     compile_sizes: tuple[int, ...] = (),
 ) -> Engine:
-    """An engine whose KV cache holds all sequences at full length.
+    """An engine whose KV cache holds all sequences at a typical length, and one at full length.
 
     Args:
       model: the model, made for its backend.
@@ -154,6 +155,7 @@ def make_engine(
       max_num_seqs: as in EngineArgs.
       max_num_batched_tokens: as in EngineArgs.
       max_model_len: as in EngineArgs.
+      typical_len: tokens.
       compile_sizes: as in EngineArgs.
     """
     sizes = CacheSizes(
@@ -163,9 +165,10 @@ def make_engine(
         chunk=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
     )
+    num_bytes = max(sizes.most_bytes(typical_len), sizes.least_bytes(max_model_len))
     config = EngineConfig(
         max_model_len=max_model_len,
-        groups=sizes.divide(sizes.most_bytes(max_model_len), max_model_len),
+        groups=sizes.divide(num_bytes, max_model_len),
         page_size=PAGE_SIZE,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
