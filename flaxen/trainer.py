@@ -27,6 +27,7 @@ from flaxen.runs.opening import OpenedRun, open_run
 from flaxen.runs.result import TrainResult, make_result
 from flaxen.runs.run import run
 from flaxen.runs.stopping import Stop, stop_at_signals
+from flaxen.sharding.processes import Processes, this_process
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.settings import make_config, take_mesh
 from flaxen.weights.definition import Definition
@@ -106,6 +107,7 @@ def train(
     files, sources = read_data(data)
     choose_compile_cache(compile_cache, os.environ)
     use_device(device)
+    refuse_processes(this_process())
     found = settings_of(settings)
     _, shape = take_mesh({"mesh": mesh})
     found.setdefault("data", {})["files"] = list(map(str, files))
@@ -137,6 +139,20 @@ def train(
         interrupt.add_note(describe_stop(opened, finished, opened.config.output_dir))
         raise interrupt
     return make_result(opened, finished.state, tuple(records))
+
+
+def refuse_processes(processes: Processes) -> None:
+    """Refuses more than one process: a result would have no parameters that one of them could read.
+
+    Raises:
+      ValueError: JAX was started with several.
+    """
+    if processes.count > 1:
+        raise ValueError(
+            f"flaxen.train runs in one process, and JAX was started with {processes.count}: use "
+            "the command, flaxen train --coordinator-address HOST:PORT --num-processes N "
+            "--process-id I, which writes the result to a directory"
+        )
 
 
 @contextmanager

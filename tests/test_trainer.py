@@ -17,6 +17,8 @@ import pytest
 import flaxen
 from flaxen.models.adapters import LORA_TARGETS
 from flaxen.runs.result import TrainResult
+from flaxen.sharding.processes import Processes
+from flaxen.trainer import refuse_processes
 from flaxen.weights.adapters.peft import load_adapter
 from tests.bridges.words import byte_tokenizer
 from tests.cli.train import tiny_training
@@ -250,3 +252,9 @@ def test_progress_is_shown_when_it_is_asked_for(capsys: Any) -> None:
     assert not capsys.readouterr().err
     flaxen.train(definition(), data=TEXTS, progress=True, **options)
     assert "step 1/1  loss " in capsys.readouterr().err
+
+
+def test_several_processes_train_by_the_command() -> None:
+    refuse_processes(Processes())
+    with pytest.raises(ValueError, match="one process, and JAX was started with 2: use the"):
+        refuse_processes(Processes(count=2))
