@@ -79,6 +79,8 @@ def _quantized(spec: ParamSpec, layout: Layout, placement: Placement) -> Any:
         data=jax.ShapeDtypeStruct((num_inputs, num_outputs), numbers, sharding=places.data),
         scales=scales,
         mins=scales if layout.has_mins else None,
+        placement=placement,
+        divided=(*places.data.spec, None, None)[:2],
     )
     if spec.matrix.layers is None:
         return weight

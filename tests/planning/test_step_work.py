@@ -10,7 +10,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.cache import Full, Sliding
 from flaxen.models.model import Model
 from flaxen.planning.collectives import Collective
-from flaxen.planning.params import device_bytes, param_cost, param_shapes
+from flaxen.planning.params import device_bytes, param_cost, param_shapes, requested_layouts
 from flaxen.planning.roofline import Work
 from flaxen.planning.step_work import Load, met_keys, step_work
 from flaxen.sharding.mesh import mesh_without_devices
@@ -90,3 +90,13 @@ def test_keys_are_counted_one_by_one(window: int, new_tokens: int, context: int)
 
 def test_all_keys_are_met() -> None:
     assert met_keys(Full(num_kv_heads=1, head_dim=2), 3, 5) == (5, 3 + 4 + 5)
+
+
+def test_a_quantized_weight_says_where_it_is() -> None:
+    """As `linear` needs it: a kernel runs on each device's own part."""
+    on_mesh = model("tensor=2")
+    shapes = param_shapes(on_mesh, BFLOAT16, requested_layouts(on_mesh, "int8"))
+    layer = shapes["layers"][0]
+    found = {name: (layer[name].placement, layer[name].divided) for name in ("w_up", "w_down")}
+    mesh = on_mesh.placement
+    assert found == {"w_up": (mesh, (None, "tensor")), "w_down": (mesh, ("tensor", None))}
