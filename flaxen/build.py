@@ -142,7 +142,7 @@ def _build(
         created=int(time.time()),
         default_sampling=prepared.default_sampling,
     )
-    with _device_errors(prepared.cache_plan):
+    with device_errors(prepared.cache_plan):
         executors = [
             JaxExecutor(
                 model,
@@ -206,7 +206,7 @@ def _engine(
 
 
 @contextlib.contextmanager
-def _device_errors(plan: CachePlan) -> Iterator[None]:
+def device_errors(plan: CachePlan) -> Iterator[None]:
     """Says how an accelerator's memory was planned, if its first step fails there."""
     try:
         yield

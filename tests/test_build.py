@@ -209,6 +209,7 @@ def test_xla_gets_plain_arrays(model: str, args: dict[str, Any], dtype: str) -> 
     parts = build(EngineArgs(model=model, backend="reference", **SIZES, **args))
     assert parts.dtype == jnp.dtype(dtype)
     assert weight_formats(parts) == {"plain"}
+    assert [fact.text for fact in about_steps(parts)] == ["compiled for 16 tokens"]
     assert {leaf.dtype for leaf in jax.tree.leaves(parts.params)} == {jnp.dtype(dtype)}
 
 

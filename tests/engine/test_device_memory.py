@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import jax
+import jax.errors
 import jax.numpy as jnp
 import pytest
 
+from flaxen.build import device_errors
 from flaxen.engine.cache.device_memory import DeviceMemory
 from flaxen.engine.cache.plan import CachePlan, PoolReason, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
@@ -138,3 +140,19 @@ def test_a_step_takes_no_more_than_the_estimate() -> None:
     ).compile()  # fmt: skip
     measured = compiled.memory_analysis().temp_size_in_bytes
     assert estimate / 20 < measured < estimate
+
+
+def test_a_first_step_that_fails_says_how_the_memory_was_planned() -> None:
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 4GiB")
+    with (
+        pytest.raises(
+            ValueError,
+            match=r"not make its first step: RESOURCE_EXHAUSTED: 4GiB\. The KV cache has 55\.0 GiB "
+            r"there, beside weights of 15\.0 GiB: if memory ran out, lower gpu_memory_utilization",
+        ),
+        device_errors(plan(memory(80))),
+    ):
+        raise error
+    on_the_host = plan_cache(LLAMA, 4096, asked_len=None, asked_bytes=None)
+    with pytest.raises(jax.errors.JaxRuntimeError), device_errors(on_the_host):
+        raise error
