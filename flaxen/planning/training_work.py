@@ -93,7 +93,7 @@ def _collectives(
         found.append(_all("all-gather", mesh.fsdp, passes * num_arrays, gathered))
     if mesh.fsdp > 1 and shapes.frozen is None:
         found.append(_all("reduce-scatter", mesh.fsdp, num_arrays, gradients))
-    elif mesh.fsdp > 1:  # each device has whole adapters
+    elif mesh.fsdp > 1:  # adapters are small: they count as if each device had them whole
         replicas *= mesh.fsdp
     if replicas > 1:
         num_gradients = len(jax.tree.leaves(shapes.sums.gradients))
