@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Float32
 from flaxen.kernels.interpret import by_platform
 from flaxen.kernels.paged_attention import blocked, gpu_kernels
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
-from flaxen.kernels.paged_attention.gpu_kernels import Sizes
 from flaxen.kernels.paged_attention.gpu_schedule import (
     BLOCKS,
     STAGE_BYTES,
@@ -27,6 +26,7 @@ from flaxen.kernels.paged_attention.gpu_schedule import (
     next_power_of_two,
     schedule,
 )
+from flaxen.kernels.paged_attention.gpu_state import Sizes
 from flaxen.kernels.paged_attention.gpu_write import write_pages
 
 PAGE_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float8_e4m3fn)

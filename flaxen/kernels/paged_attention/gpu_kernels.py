@@ -10,7 +10,6 @@ changes none of its bits. Deliberately does not know how tiles and splits are ch
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,26 +18,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-_LOG2_E = math.log2(math.e)
-_UNSEEN = -1e30  # the running maximum before any key: finite, so that differences are never NaN
+from flaxen.kernels.paged_attention.gpu_state import (
+    LOG2_E,
+    UNSEEN,
+    Sizes,
+    State,
+    before_keys,
+    empty,
+    first_key,
+    merged,
+    normalised,
+)
 
 Ref = Any  # an array in the device's memory
-State = tuple[jax.Array, jax.Array, jax.Array]  # maximum [rows], sum [rows], values [rows, lanes]
-
-
-class Sizes(NamedTuple):
-    """What is known when a kernel is compiled."""
-
-    rows: int  # of a tile, a power of two: tokens x query heads of a KV head, and padding
-    keys: int  # of a block, a power of two
-    split: int  # keys of a split, a multiple of `keys`; 0 for one split of all keys
-    lanes: int  # the head size rounded up to a power of two, as Triton's arrays must be
-    head_dim: int
-    group: int  # query heads of a KV head
-    page_size: int
-    window: int | None
-    scale: float
-    softcap: float | None
 
 
 class _Tile(NamedTuple):
@@ -71,18 +63,18 @@ def attend_tiles(
     """
     tile = _tile(plan, sizes)
     queries = _load_queries(q, tile, sizes)
-    total = _before_keys(sinks, tile.heads, tile.is_row, sizes.lanes)
+    total = before_keys(sinks, tile.heads, tile.is_row, sizes.lanes)
 
     def one(split: jax.Array, total: State) -> State:
-        empty = _empty(sizes)
-        return _merged(total, _attend_split(table, k, v, queries, tile, split, empty, sizes))
+        own = _attend_split(table, k, v, queries, tile, split, empty(sizes), sizes)
+        return merged(total, own)
 
     if sizes.split == 0:
         total = _attend_split(table, k, v, queries, tile, jnp.int32(0), total, sizes)
     else:
         first, num = _splits(tile, sizes)
         total = lax.fori_loop(first, first + num, one, total)
-    _store(out, tile, _normalised(total), sizes)
+    _store(out, tile, normalised(total), sizes)
 
 
 def attend_splits(
@@ -114,11 +106,11 @@ def attend_splits(
     queries = _load_queries(q, tile, sizes)
     first, num = _splits(tile, sizes)
     mine, programs = pl.program_id(2), pl.num_programs(2)
-    own_first = lax.div(_first_key(tile.positions, sizes), sizes.split)
+    own_first = lax.div(first_key(tile.positions, sizes), sizes.split)
 
     def one(i: jax.Array, _: jax.Array) -> jax.Array:
         split = first + mine + i * programs
-        state = _attend_split(table, k, v, queries, tile, split, _empty(sizes), sizes)
+        state = _attend_split(table, k, v, queries, tile, split, empty(sizes), sizes)
         maximum, total, acc = state
         nth = split - own_first
         sees = (nth >= 0) & (split * sizes.split <= tile.positions)
@@ -155,22 +147,22 @@ def merge_splits(
     num = jnp.where(
         position < 0,
         0,
-        lax.div(position, sizes.split) - lax.div(_first_key(position, sizes), sizes.split) + 1,
+        lax.div(position, sizes.split) - lax.div(first_key(position, sizes), sizes.split) + 1,
     )
 
     def one(i: jax.Array, total: State) -> State:
         at = (token, i, heads)
-        maximum = plgpu.load(maxima.at[at], mask=is_head, other=_UNSEEN)
+        maximum = plgpu.load(maxima.at[at], mask=is_head, other=UNSEEN)
         part = plgpu.load(sums.at[at], mask=is_head, other=0)
         at_lanes = values.at[token, i, heads[:, None], lanes[None]]
         acc = plgpu.load(at_lanes, mask=is_head[:, None] & (lanes >= 0)[None], other=0)
-        return _merged(total, (maximum, part, acc))
+        return merged(total, (maximum, part, acc))
 
-    before = _before_keys(sinks, heads, is_head, sizes.lanes)
+    before = before_keys(sinks, heads, is_head, sizes.lanes)
     total = lax.fori_loop(0, num, one, before)
     plgpu.store(
         out.at[token, heads[:, None], lanes[None]],
-        _normalised(total).astype(out.dtype),
+        normalised(total).astype(out.dtype),
         mask=is_head[:, None] & (lanes < sizes.head_dim)[None],
     )
 
@@ -191,15 +183,9 @@ def _tile(plan: Ref, sizes: Sizes) -> _Tile:
         heads=kv_head * sizes.group + rows - nth * sizes.group,
         positions=jnp.where(is_token & (first >= 0), first + nth, -1),
         is_row=is_token,
-        low=_first_key(first, sizes),
+        low=first_key(first, sizes),
         high=jnp.where(first < 0, 0, last + 1),
     )
-
-
-def _first_key(position: jax.Array, sizes: Sizes) -> jax.Array:
-    if sizes.window is None:
-        return position * 0
-    return jnp.maximum(position - (sizes.window - 1), 0)
 
 
 def _splits(tile: _Tile, sizes: Sizes) -> tuple[jax.Array, jax.Array]:
@@ -214,25 +200,6 @@ def _load_queries(q: Ref, tile: _Tile, sizes: Sizes) -> jax.Array:
         q.at[tile.tokens[:, None], tile.heads[:, None], lanes[None]],
         mask=(tile.positions >= 0)[:, None] & (lanes < sizes.head_dim)[None],
         other=0,
-    )
-
-
-def _before_keys(sinks: Ref, heads: jax.Array, is_row: jax.Array, lanes: int) -> State:
-    """The state before any key: a sink is a score without a value."""
-    sink = plgpu.load(sinks.at[heads], mask=is_row, other=-jnp.inf) * _LOG2_E
-    has_sink = sink > _UNSEEN
-    return (
-        jnp.where(has_sink, sink, _UNSEEN),
-        jnp.where(has_sink, 1.0, 0.0),
-        jnp.zeros((heads.shape[0], lanes), jnp.float32),
-    )
-
-
-def _empty(sizes: Sizes) -> State:
-    return (
-        jnp.full((sizes.rows,), _UNSEEN, jnp.float32),
-        jnp.zeros((sizes.rows,), jnp.float32),
-        jnp.zeros((sizes.rows, sizes.lanes), jnp.float32),
     )
 
 
@@ -269,10 +236,10 @@ def _attend_split(
         v_block = plgpu.load(v.at[at], mask=mask, other=zero).astype(queries.dtype)
         scores = _dot(queries, k_block, trans_b=True)
         if sizes.softcap is None:
-            scores = scores * (sizes.scale * _LOG2_E)
+            scores = scores * (sizes.scale * LOG2_E)
         else:
             capped = jnp.tanh(scores * (sizes.scale / sizes.softcap))
-            scores = capped * (sizes.softcap * _LOG2_E)
+            scores = capped * (sizes.softcap * LOG2_E)
         distance = tile.positions[:, None] - keys[None]
         seen = distance >= 0
         if sizes.window is not None:
@@ -294,21 +261,6 @@ def _dot(a: jax.Array, b: jax.Array, *, trans_b: bool = False) -> jax.Array:
     """a @ b summed in float32; float32 operands are not rounded to TF32."""
     out: jax.Array = plgpu.dot(a, b, trans_b=trans_b, precision=lax.Precision.HIGHEST)
     return out
-
-
-def _merged(one: State, other: State) -> State:
-    maximum = jnp.maximum(one[0], other[0])
-    left, right = jnp.exp2(one[0] - maximum), jnp.exp2(other[0] - maximum)
-    return (
-        maximum,
-        one[1] * left + other[1] * right,
-        one[2] * left[:, None] + other[2] * right[:, None],
-    )
-
-
-def _normalised(state: State) -> jax.Array:
-    _, total, acc = state
-    return acc / jnp.where(total == 0, 1.0, total)[:, None]  # 0 only for padding
 
 
 def _store(out: Ref, tile: _Tile, values: jax.Array, sizes: Sizes) -> None:
