@@ -52,7 +52,8 @@ def empty_pages(
         names = ", ".join(jnp.dtype(each).name for each in PAGE_DTYPES)
         raise ValueError(
             f"pages on a GPU have heads of at most {MAX_HEAD_DIM} numbers in {names}, got heads of "
-            f"{head_dim} in {jnp.dtype(dtype).name}: use --backend reference"
+            f"{head_dim} in {jnp.dtype(dtype).name}: compute by XLA (FLAXEN_CPU_ISA=xla, or "
+            "backend='reference' in Python)"
         )
     return blocked.empty_pages(num_pages, page_size, num_kv_heads, head_dim, dtype)
 

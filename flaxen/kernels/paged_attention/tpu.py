@@ -66,8 +66,8 @@ def empty_pages(
     if not has_heads(head_dim, dtype):
         raise ValueError(
             f"attention on a TPU has heads of up to {_MAX_HEAD} numbers and pages of "
-            f"{', '.join(DTYPES)}, not heads of {head_dim} in {jnp.dtype(dtype).name}: use "
-            "--backend reference"
+            f"{', '.join(DTYPES)}, not heads of {head_dim} in {jnp.dtype(dtype).name}: compute "
+            "by XLA (FLAXEN_CPU_ISA=xla, or backend='reference' in Python)"
         )
     return jnp.zeros((num_pages, num_kv_heads, page_size, 2 * lanes_of_keys(head_dim)), dtype)
 
