@@ -1,5 +1,5 @@
-"""The arrays of a tree as the pieces that are saved: of each only what is not a copy, and of that
-only what this process holds.
+"""Takes the arrays of a tree apart into the pieces that are saved: no piece twice, and by each
+process only pieces that its own devices hold.
 
 Deliberately does not know files, nor the meaning of the tree.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from flaxen.checkpoints.reading import PLAIN, Json, Tree
 from flaxen.sharding.parts import Box, box_of
@@ -20,7 +21,7 @@ from flaxen.sharding.processes import Processes
 
 
 class Pieces(NamedTuple):
-    """What of a tree is saved."""
+    """The parts of a tree that are saved, and the entries of its index."""
 
     arrays: dict[str, np.ndarray]  # this process's pieces, by their names in its file
     leaves: dict[str, Json]  # the index entry of each leaf, by its path
@@ -95,8 +96,11 @@ def _pieces(leaf: Any, processes: Processes, written: list[int]) -> Iterator[_Pi
         # Copied, because arrays of NumPy may be modified while they are written.
         yield _Piece(whole, 0, np.array(leaf) if processes.index == 0 else None)
         return
-    # An array that this process made for itself is the same in process 0, which saves its own.
-    if not any(processes.of(device) == 0 for device in leaf.sharding.device_set):
+    # An array that this process made for itself, without a mesh, is the same in process 0, which
+    # saves its own. One on a mesh may be on the devices of other processes alone: those of a
+    # pipeline stage.
+    is_on_mesh = isinstance(leaf.sharding, NamedSharding)
+    if not is_on_mesh and all(processes.of(device) for device in leaf.sharding.device_set):
         written[0] += leaf.nbytes  # as process 0 counts
         return
     copies: dict[Box, dict[int, Any]] = {}  # one of each process

@@ -48,7 +48,7 @@ def pipelined(model: Model) -> Model:
         fit = [n for n in range(1, num_layers + 1) if num_layers % n == 0]
         raise ValueError(
             f"the model's {num_layers} layers can't be divided into pipeline={num_stages} equal "
-            f"stages: use a pipeline axis of {', '.join(map(str, fit))}".replace("fits", "fit")
+            f"stages: use a pipeline axis of {', '.join(map(str, fit))}"
         )
     specs = model.param_specs
     kinds = list(zip(model.cache_specs, specs["layers"], strict=True))

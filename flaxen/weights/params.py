@@ -231,6 +231,8 @@ def _load_quantized(
         boxes = list(own_boxes(shardings.data, shape))
 
     def rows() -> Iterator[tuple[int, WeightRows]]:
+        if not boxes:  # a weight of a pipeline stage on other processes
+            return
         first, last = min(box.start[1] for box in boxes), max(box.stop[1] for box in boxes)
         for start, stop in _pieces(stored, first, last):
             if stored.quantized is not None and layout is stored.quantized.layout:

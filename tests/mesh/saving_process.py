@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.checkpoints.checkpoints import Checkpoints
+from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
@@ -36,6 +37,13 @@ def assert_own_parts(params: Any, whole: Any) -> None:
             np.testing.assert_array_equal(np.asarray(shard.data), np.asarray(expected)[shard.index])
 
 
+def assert_own_layer(layers: Any, index: int) -> None:
+    """Of two layers in two stages each process holds one, and nothing of the other."""
+    for number, layer in enumerate(layers):
+        for leaf in jax.tree.leaves(layer):
+            assert bool(leaf.addressable_shards) == (number == index)
+
+
 def main() -> None:
     index, port, directory = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
@@ -43,7 +51,14 @@ def main() -> None:
     whole = checkpoint.load_params(jnp.dtype("float32"))
     params = checkpoint.load_params(jnp.dtype("float32"), placement=placement("fsdp=2,tensor=4"))
     assert_own_parts(params, whole)
-    state = {"params": params, "step": jnp.int32(1), "key": jax.random.key(3)}
+    stages = placement("pipeline=2,tensor=4")
+    staged = checkpoint.load_params(jnp.dtype("float32"), placement=stages)["layers"]
+    assert_own_layer(staged, index)
+    quantized = checkpoint.load_params(
+        jnp.dtype("float32"), backend=Backend.GPU, quantization="int8", placement=stages
+    )
+    assert_own_layer(quantized["layers"], index)
+    state = {"params": params, "layers": staged, "step": jnp.int32(1), "key": jax.random.key(3)}
     where = param_shardings(checkpoint.model.param_specs, placement("tensor=8"))
     with Checkpoints(directory, processes=this_process()) as checkpoints:
         checkpoints.save(1, state)

@@ -158,7 +158,7 @@ def test_only_what_a_device_needs_is_read(tmp_path: Path) -> None:
 TWO = [Processes(index=index, count=2, of=lambda device: device.id // 2) for index in (0, 1)]
 
 
-def save_by_two(directory: Path, state: State, step: int = 7) -> None:
+def save_by_two(directory: Path, state: Any, step: int = 7) -> None:
     """Saves as two processes do, each with half of the devices."""
 
     def save(processes: Processes) -> None:
@@ -181,6 +181,22 @@ def test_each_process_writes_its_own_pieces(tmp_path: Path, mesh: str) -> None:
     assert min(sizes) > 0.9 * max(sizes)
     for template in (on_another(""), on_another("data=4"), on_another("tensor=2,fsdp=4")):
         assert_same(restore(tmp_path, template).tree, template)
+
+
+def test_a_stage_of_another_process_is_saved(tmp_path: Path) -> None:
+    stages = placement("pipeline=2,tensor=2")
+    values = np.arange(8, dtype=np.float32).reshape(2, 4)
+    layers = tuple(
+        jax.device_put(values + index, stages.stage(index).sharding((None, "mlp"), values.shape))
+        for index in (0, 1)
+    )
+    save_by_two(tmp_path, {"layers": layers, "step": jnp.int32(3)})
+    template = {"layers": (values, values), "step": jnp.int32(0)}
+    restored = restore(tmp_path, template).tree
+    for index, layer in enumerate(restored["layers"]):
+        np.testing.assert_array_equal(layer, values + index)
+    files = [load_file(each) for each in sorted((tmp_path / "7").glob("*.safetensors"))]
+    assert [sum(each.size for each in file.values()) for file in files] == [9, 8]
 
 
 def test_a_process_that_does_not_come_leaves_the_last_checkpoint(tmp_path: Path) -> None:

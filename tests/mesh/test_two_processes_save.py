@@ -53,8 +53,14 @@ def test_two_processes_save_and_are_killed(tmp_path: Path) -> None:
     whole = checkpoint.load_params(jnp.dtype("float32"))
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]
-        template = {"params": whole, "step": jnp.int32(0), "key": jax.random.key(0)}
+        template = {
+            "params": whole,
+            "layers": whole["layers"],
+            "step": jnp.int32(0),
+            "key": jax.random.key(0),
+        }
         restored = checkpoints.restore(template).tree
     assert not own.parent.exists()
     jax.tree.map(np.testing.assert_array_equal, restored["params"], whole)
+    jax.tree.map(np.testing.assert_array_equal, restored["layers"], whole["layers"])
     assert [each.name for each in tmp_path.iterdir()] == ["1"]

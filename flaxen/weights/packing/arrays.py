@@ -69,7 +69,8 @@ def put_parts(
     """Moves the parts of a weight to their devices, with four-bit numbers two in a byte.
 
     Args:
-      parts: from `fill_parts`: all of this process, or the whole weight.
+      parts: from `fill_parts`: all of this process, or the whole weight; none where this process
+        has no part.
       shape: (I, O) of the whole weight.
       layout: of its rows.
       shardings: where each array's parts are, as leaves; None is the default device.
@@ -79,17 +80,17 @@ def put_parts(
         (whole,) = parts.values()
         placed: QuantizedLinear = jax.device_put(_in_dtype(whole, layout))
         return placed
-    num_groups = shape[0] // layout.group
+    num_groups, scale_dtype = shape[0] // layout.group, layout.scale_dtype
     by_group = {group_box(box, shape, layout): part for box, part in parts.items()}
     of_groups = (num_groups, shape[1])
     data: dict[Box, Any] = {box: _in_dtype(part, layout).data for box, part in parts.items()}
     scales: dict[Box, Any] = {box: part.scales for box, part in by_group.items()}
     mins: dict[Box, Any] = {box: part.mins for box, part in by_group.items()}
     array = QuantizedLinear(
-        data=assemble(shape, shardings.data, data),
-        scales=assemble(of_groups, shardings.scales, scales),
-        mins=assemble(of_groups, shardings.scales, mins) if layout.has_mins else None,
-        zero=next(iter(parts.values())).zero,
+        data=assemble(shape, shardings.data, data, _dtype(layout)),
+        scales=assemble(of_groups, shardings.scales, scales, scale_dtype),
+        mins=assemble(of_groups, shardings.scales, mins, scale_dtype) if layout.has_mins else None,
+        zero=_zero(layout),
         placement=placement,
         divided=(*shardings.data.spec, None, None)[:2],
     )
@@ -105,8 +106,16 @@ def _empty(box: Box, shape: tuple[int, int], layout: Layout) -> QuantizedLinear:
         data=np.empty(box.shape, np.uint8 if is_int4 else np.int8),
         scales=np.empty(of_groups, layout.scale_dtype),
         mins=np.empty(of_groups, layout.scale_dtype) if layout.has_mins else None,
-        zero=layout.zero - _MIDDLE if is_int4 else layout.zero,
+        zero=_zero(layout),
     )
+
+
+def _zero(layout: Layout) -> int:
+    return layout.zero - _MIDDLE if layout.format == "int4" else layout.zero
+
+
+def _dtype(layout: Layout) -> np.dtype:
+    return np.dtype(ml_dtypes.int4 if layout.format == "int4" else np.int8)
 
 
 def _in_dtype(part: QuantizedLinear, layout: Layout) -> QuantizedLinear:
