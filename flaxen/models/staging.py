@@ -26,12 +26,22 @@ def stage_params(params: Params, placement: Placement | None) -> Params:
       params: a tree with one dict for each layer; each layer's arrays are on the devices of its
           stage alone (`models.layout.param_shardings`).
       placement: the mesh; with one stage, or without a mesh, there is nothing to join.
+
+    Raises:
+      ValueError: layers that would be joined are quantized in different ways.
     """
     if placement is None or placement.shape.pipeline == 1:
         return params
     num_stages = placement.shape.pipeline
     layers = params["layers"]
     size = len(layers) // num_stages
+    for number in range(size):
+        if len({jax.tree.structure(layer) for layer in layers[number::size]}) > 1:
+            raise ValueError(
+                f"layers {', '.join(map(str, range(number, len(layers), size)))} are at the same "
+                "place in their pipeline stages, and their weights have different number formats: "
+                "load them with --quantization int8, int4 or none, or use the axis tensor"
+            )
     joined = tuple(
         jax.tree.map(lambda *arrays: _join(arrays, placement), *layers[number::size])
         for number in range(size)

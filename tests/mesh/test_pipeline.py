@@ -12,10 +12,11 @@ import pytest
 from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LoraConfig
 from flaxen.models.decoder import decoder
+from flaxen.models.layout import param_shardings
 from flaxen.models.logits import logits
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import num_microbatches, pipelined
-from flaxen.models.staging import unstage_params
+from flaxen.models.staging import stage_params, unstage_params
 from flaxen.protocol import Request
 from flaxen.training.full import full, initial_params
 from flaxen.training.lora import initial_adapters, lora
@@ -140,3 +141,11 @@ def adapter_steps(mesh: str | None) -> Steps:
 
 def test_adapters_of_stages_train_as_of_one_piece() -> None:
     assert_same(adapter_steps("pipeline=2,tensor=2"), adapter_steps(None))
+
+
+def test_layers_of_different_formats_are_not_joined() -> None:
+    laid = jax.device_put(PARAMS, param_shardings(DEEP.param_specs, placement("pipeline=2")))
+    first = {name: leaf for name, leaf in laid["layers"][0].items() if name != "wq"}
+    params = {**laid, "layers": (first, *laid["layers"][1:])}
+    with pytest.raises(ValueError, match=r"layers 0, 2 are at the same place .* --quantization"):
+        stage_params(params, placement("pipeline=2"))
