@@ -125,8 +125,9 @@ def prepare(
     if processes.count > 1:
         plan = _agreed(
             plan,
-            f"{checkpoint.name} {models[0].param_specs} {dtype} {cached} {args.quantization} "
-            f"{sizes} {lora}",
+            f"{checkpoint.name} {models[0].param_specs} {backend} {args.mesh_shape} {dtype} "
+            f"{cached} {args.quantization} {sizes} {args.page_size} {args.max_logprobs} "
+            f"{args.enforce_eager} {lora}",
         )
     return Prepared(
         args=args,

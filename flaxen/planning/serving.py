@@ -25,7 +25,7 @@ from flaxen.engine.programs import Program
 from flaxen.engine.shapes import smallest_shape, step_shapes
 from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_sizes import StepSizes, step_sizes
-from flaxen.engine_args import EngineArgs
+from flaxen.engine_args import EngineArgs, cache_dtype
 from flaxen.kernels.paged_attention import check_page_size
 from flaxen.models.layout import check_layout, device_specs
 from flaxen.models.model import Model, Params
@@ -79,6 +79,7 @@ class _Engine:
     config: EngineConfig
     state: StepState  # their shapes
     dtype: jnp.dtype
+    cache_dtype: jnp.dtype
     hardware: Hardware
     num_replicas: int
 
@@ -101,7 +102,7 @@ def plan_serving(
       params: the shapes of its parameters.
       hardware: where it would run.
       asked: the engine's arguments, of which its sizes matter here.
-      dtype: of compute and of the KV cache.
+      dtype: of compute.
       num_replicas: engines side by side.
       compiles: whether to compile the steps.
 
@@ -113,6 +114,7 @@ def plan_serving(
     check_page_size(asked.page_size, backend=model.backend)
     utilization = asked.gpu_memory_utilization or DEFAULT_UTILIZATION
     check_utilization(utilization)
+    cached = cache_dtype(asked.kv_cache_dtype, dtype, model)
     steps = step_sizes(
         model.backend,
         max_num_seqs=asked.max_num_seqs,
@@ -121,7 +123,7 @@ def plan_serving(
     sizes = CacheSizes(
         specs=device_specs(model),
         page_size=asked.page_size,
-        itemsize=dtype.itemsize,
+        itemsize=cached.itemsize,
         chunk=steps.max_num_batched_tokens,
         max_num_seqs=steps.max_num_seqs,
     )
@@ -152,8 +154,9 @@ def plan_serving(
         model=model,
         params=params,
         config=config,
-        state=abstract_state(model, config, params, dtype),
+        state=abstract_state(model, config, params, cached),
         dtype=dtype,
+        cache_dtype=cached,
         hardware=hardware,
         num_replicas=num_replicas,
     )
@@ -228,7 +231,13 @@ def _with_steps(
 
 
 def _step_plan(engine: _Engine, load: Load, name: str, compiles: bool) -> StepPlan:
-    work = step_work(engine.model, engine.params, load, engine.dtype.itemsize)
+    work = step_work(
+        engine.model,
+        engine.params,
+        load,
+        engine.dtype.itemsize,
+        cache_itemsize=engine.cache_dtype.itemsize,
+    )
     compiled = None
     if compiles:
         program = Program(shape=load.shape)

@@ -29,14 +29,17 @@ class Load:
     context: int  # tokens of each after the step
 
 
-def step_work(model: Model, params: Params, load: Load, itemsize: int) -> Work:
+def step_work(
+    model: Model, params: Params, load: Load, itemsize: int, *, cache_itemsize: int
+) -> Work:
     """The work of one device of the model's mesh.
 
     Args:
       model: the model on its mesh.
       params: the shapes of its parameters.
       load: of the step.
-      itemsize: bytes of one number in the dtype of compute and of the KV cache.
+      itemsize: bytes of one number in the dtype of compute.
+      cache_itemsize: bytes of one number in that of the KV cache.
     """
     cost = param_cost(model.param_specs, params)
     num_parts = _num_parts(model)
@@ -44,7 +47,8 @@ def step_work(model: Model, params: Params, load: Load, itemsize: int) -> Work:
     cache_bytes = attention = 0
     for spec in device_specs(model):
         keys, met = met_keys(spec, load.new_tokens, load.context)
-        cache_bytes += load.num_seqs * (keys + load.new_tokens) * spec.bytes_per_token(itemsize)
+        moved = load.num_seqs * (keys + load.new_tokens)  # read, and written
+        cache_bytes += moved * spec.bytes_per_token(cache_itemsize)
         attention += load.num_seqs * met * 4 * heads * spec.head_dim
     tokens, rows = load.shape.num_tokens, load.shape.num_seqs
     products = cost.layer_values * tokens + cost.unembed_values * rows

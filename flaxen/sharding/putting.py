@@ -55,7 +55,12 @@ def gather(tree: Any, *, wanted: bool) -> Any:
             return leaf
         assert isinstance(leaf.sharding, NamedSharding), "an array over processes has a mesh"
         whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        everywhere = jax.jit(lambda array: array, out_shardings=whole)(leaf)
+        everywhere = jax.jit(_same, out_shardings=whole)(leaf)
         return np.asarray(everywhere) if wanted else leaf
 
     return jax.tree.map(one, tree)
+
+
+def _same(array: jax.Array) -> jax.Array:
+    """One function for all arrays, so that arrays of one shape have one compiled program."""
+    return array

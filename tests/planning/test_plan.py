@@ -52,6 +52,16 @@ def test_what_fits(llama: Path) -> None:
     assert found.why_not_compiled == "nothing was compiled, as was asked"
 
 
+def test_a_cache_of_eight_bits_holds_twice_as_many_tokens(llama: Path) -> None:
+    whole, halved = (
+        served(llama, "v6e-8", "tensor=8", kv_cache_dtype=dtype) for dtype in ("auto", "fp8")
+    )
+    assert halved.num_cache_tokens == pytest.approx(2 * whole.num_cache_tokens, rel=1e-3)
+    assert dict(halved.memory.parts)["KV pages"] == pytest.approx(
+        dict(whole.memory.parts)["KV pages"], rel=1e-3
+    )
+
+
 def test_by_how_much_it_does_not_fit(llama: Path) -> None:
     serving = served(llama, "v5e-1", max_num_seqs=8)
     parts = dict(serving.memory.parts)

@@ -34,7 +34,7 @@ def work(mesh: str, num_seqs: int, new_tokens: int, context: int) -> Work:
     load = Load(shape=shape, num_seqs=num_seqs, new_tokens=new_tokens, context=context)
     on_mesh = model(mesh)
     shapes = param_shapes(on_mesh, BFLOAT16)
-    return step_work(on_mesh, shapes, load, BFLOAT16.itemsize)
+    return step_work(on_mesh, shapes, load, BFLOAT16.itemsize, cache_itemsize=BFLOAT16.itemsize)
 
 
 def test_parameters_are_divided() -> None:
