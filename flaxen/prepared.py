@@ -1,5 +1,5 @@
-"""What an engine is made of, before there is one: the opened model on its mesh, the sizes of steps
-and of the KV cache, and the weights.
+"""Prepares the parts of an engine: the opened model on its mesh, the sizes of steps and of the KV
+cache, and the weights.
 
 Deliberately does not know: executors, engines, argv.
 """
@@ -68,12 +68,12 @@ class Prepared:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """That of compute."""
+        """The dtype of compute."""
         return self.form.dtype
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
+        """The backend that computes."""
         return self.form.backend
 
 
@@ -121,6 +121,7 @@ def prepare(
         max_model_len=args.max_model_len,
         kv_cache_bytes=args.kv_cache_bytes,
         gpu_memory_utilization=args.gpu_memory_utilization,
+        num_replicas=len(models),
     )
     if processes.count > 1:
         plan = _agreed(

@@ -1,1 +1,1 @@
-"""What is run beside the package: checks of the source, and compilers for devices not at hand."""
+"""Programs beside the package: checks of the source, and compilers for devices not at hand."""

@@ -1,4 +1,4 @@
-"""How a definition's parameters are divided over a mesh: the names of their axes.
+"""The names of the axes of a definition's parameters, by which a mesh divides them.
 
 The names come from the framework's own metadata, and from rules that are matched on the names of
 parameters. Deliberately does not know frameworks, nor meshes.
@@ -120,8 +120,8 @@ def head_size(
     num_kv_heads: Collection[int],
     head_dims: Collection[int],
 ) -> int:
-    """How many numbers along a parameter's heads stay together: 1 where they have an axis of their
-    own.
+    """The count of numbers along a parameter's heads that stay together: 1 where heads have an axis
+    of their own.
 
     Args:
       axes: of the parameter.

@@ -83,7 +83,7 @@ class ProcessOptions:
             )
 
     def num_local_devices(self, num_devices: int) -> int:
-        """How many of a mesh's devices are this process's, where they are virtual.
+        """The number of a mesh's devices that this process has, where they are virtual.
 
         Raises:
           ValueError: the devices can't be divided among the processes.

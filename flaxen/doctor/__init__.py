@@ -1,1 +1,1 @@
-"""What this machine and this installation have, and what to fix: the probes of `flaxen doctor`."""
+"""The probes of `flaxen doctor` of this machine and this installation, and what to fix."""

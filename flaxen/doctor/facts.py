@@ -72,7 +72,7 @@ class Speeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """What a process of its own found out about JAX and the kernels. An error is one line."""
+    """The facts about JAX and the kernels, found by a process of its own. An error is one line."""
 
     wanted_device: str | None = None  # by --device; None is auto
     jax_platforms: str | None = None  # the environment's JAX_PLATFORMS

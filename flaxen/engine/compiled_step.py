@@ -26,7 +26,7 @@ from flaxen.models.model import Model, Params
 
 
 class StepState(NamedTuple):
-    """What a step reads and updates on the device; arrays, or their shapes."""
+    """The arrays that a step reads and updates on the device, or their shapes."""
 
     params: Params  # as the step takes them
     rows: Rows  # without tokens
@@ -44,7 +44,7 @@ def step_layout(config: EngineConfig) -> StepLayout:
 
 
 def num_top_tokens(model: Model, config: EngineConfig) -> int:
-    """How many of the likeliest tokens a step reports."""
+    """The number of likeliest tokens that a step reports."""
     return min(config.max_logprobs, model.vocab_size)
 
 

@@ -1,4 +1,4 @@
-"""What an engine does on its devices: a few calls with numbers and NumPy arrays.
+"""The calls by which an engine uses its devices, with numbers and NumPy arrays.
 
 Each is small and complete, so that other processes can be told to make the same calls in the same
 order (`processes`). Deliberately does not know: requests, plans, who makes the calls.
@@ -21,7 +21,7 @@ from flaxen.weights.adapters.adapter import Adapter
 
 
 class StepOutput(NamedTuple):
-    """What a step leaves on the device."""
+    """The results of a step, on the device."""
 
     number: int  # of the step
     sampled: Sampled

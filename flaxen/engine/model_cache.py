@@ -28,6 +28,7 @@ def plan_model_cache(
     max_model_len: int | None,
     kv_cache_bytes: int | None,
     gpu_memory_utilization: float | None,
+    num_replicas: int,
 ) -> CachePlan:
     """Plans the KV cache, as one device of the model's mesh has it.
 
@@ -41,6 +42,7 @@ def plan_model_cache(
       max_model_len: the longest sequence, in tokens; None is as long as possible.
       kv_cache_bytes: the size of the cache; None chooses it.
       gpu_memory_utilization: as in EngineArgs.
+      num_replicas: engines of the same size that this process has.
 
     Raises:
       ValueError: as in `plan_cache` and `check_utilization_has_device`; or the backend can't have
@@ -69,14 +71,27 @@ def plan_model_cache(
         model.max_position,
         asked_len=max_model_len,
         asked_bytes=kv_cache_bytes,
-        free_bytes=None if free is None else free - num_param_bytes * _num_devices(model),
+        free_bytes=share_of_host(free, num_param_bytes, num_replicas * _num_devices(model)),
         device=device,
     )
 
 
 def _num_devices(model: Model) -> int:
-    """How many devices of this process hold weights: those of a CPU share the host's memory."""
+    """The number of this process's devices that hold weights and pages of one engine."""
     return 1 if model.placement is None else len(model.placement.mesh.local_devices)
+
+
+def share_of_host(free: int | None, num_param_bytes: int, num_devices: int) -> int | None:
+    """The bytes of the host's free memory that are left for one device's pages.
+
+    The virtual devices of a CPU share the host's memory: each has weights and pages there.
+
+    Args:
+      free: the host's free memory before the weights are loaded; None if that is not known.
+      num_param_bytes: of the weights on one device.
+      num_devices: the devices that share the memory.
+    """
+    return None if free is None else free // num_devices - num_param_bytes
 
 
 def check_utilization_has_device(utilization: float | None, *, has_device: bool) -> None:

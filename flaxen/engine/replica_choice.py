@@ -1,4 +1,4 @@
-"""Which data replica computes a request: by what each has left to compute (decision 0284).
+"""Chooses the data replica that computes a request (decision 0284).
 
 Deliberately does not know: engines, steps, devices.
 """
@@ -25,13 +25,15 @@ class _Open:
 
 @final
 class ReplicaChoice:
-    """Chooses the replica that has the fewest tokens left to compute, with the request's own.
+    """Chooses the replica whose open requests have the fewest tokens, the new one's own included.
 
-    Of a prompt only the tokens count that the replica must compute. So a request goes to where its
-    longest prefix is cached, until that replica has more left than this saves.
+    The tokens of an open request count until it ends. Those of a prompt that the replica has in its
+    cache do not count, so a request goes to the replica with its longest prefix, until the other
+    requests there are more than the prefix saves.
 
-    What is cached where is remembered, not asked: a prefix counts from the moment that a request
-    with it is sent, so that several requests with one new prompt meet in one place.
+    The replicas are not asked for their caches: this object remembers the prompts that each was
+    sent. A prefix counts from the moment that a request with it is sent, so that several requests
+    with one new prompt meet on one replica.
 
     Args:
       num_replicas: how many there are.

@@ -48,7 +48,7 @@ def empty_cache(
 
 
 def page_shardings(model: Model) -> NamedSharding | None:
-    """Where the pages of all layers are on the model's mesh; None without a mesh."""
+    """The sharding of the pages of all layers on the model's mesh; None without a mesh."""
     if model.placement is None:
         return None
     tensor = model.placement.shape.tensor
@@ -73,7 +73,7 @@ def run_step(
     needs: BatchNeeds,
     options: StepOptions,
 ) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
-    """One whole step.
+    """Computes one whole step.
 
     Args:
       model: the model.

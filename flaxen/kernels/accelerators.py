@@ -60,7 +60,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the machine and the installation have."""
+    """The accelerators of the machine, and the plugins of the installation."""
 
     accelerators: tuple[Accelerator, ...]
     plugins: Mapping[str, str]  # device -> its plugin's package and version

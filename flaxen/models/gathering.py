@@ -52,7 +52,7 @@ def keeps_what_is_not_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 def gathered_sharding(spec: ParamSpec, placement: Placement) -> NamedSharding:
-    """Where a parameter is while it is used: not divided over fsdp."""
+    """The sharding of a parameter while it is used: not divided over fsdp."""
     return _whole(param_sharding(spec, placement))
 
 

@@ -1,4 +1,4 @@
-"""Where a model's parameters and adapters are on a mesh, by the logical axes of their specs.
+"""The shardings of a model's parameters and adapters on a mesh, by the logical axes of their specs.
 
 Deliberately does not know files, engines, training.
 """
@@ -127,14 +127,14 @@ def _fits(axis: str, num: int, parts: int) -> bool:
 
 
 def param_sharding(spec: ParamSpec, placement: Placement) -> NamedSharding:
-    """Where one plain parameter is."""
+    """The sharding of one plain parameter."""
     return placement.sharding(spec.axes, spec.shape, head_dim=spec.head_dim)
 
 
 def weight_shardings(
     spec: ParamSpec, sharding: NamedSharding | None, num_groups: int
 ) -> QuantizedLinear | None:
-    """Where the arrays of a quantized weight [I, O] are, as its leaves; None without a mesh.
+    """The shardings of the arrays of a quantized weight [I, O], as its leaves; None without a mesh.
 
     Args:
       spec: of the plain parameter, which is divided in the same way.
@@ -195,7 +195,7 @@ def vocab_placement(model: Model) -> Placement | None:
 
 
 def adapter_shardings(model: Model, placement: Placement) -> tuple[Any, ...]:
-    """Where a stack of adapters is: one dict for each layer, from each target to its a and b.
+    """The shardings of a stack of adapters: a dict for each layer, from each target to its a and b.
 
     `a` [n, I, R] is divided along its inputs and `b` [n, R, O] along its outputs, as the weight
     that they are beside, so that an adapter adds no sum over devices to the weight's own.
@@ -208,7 +208,7 @@ def adapter_shardings(model: Model, placement: Placement) -> tuple[Any, ...]:
 
 
 def factor_shardings(spec: ParamSpec, placement: Placement) -> dict[str, NamedSharding]:
-    """Where the factors a and b of a stack of adapters of one weight are."""
+    """The shardings of the factors a and b in a stack of adapters of one weight."""
     assert spec.matrix is not None
     return {
         "a": _divided(spec, spec.matrix.inputs, 1, placement),

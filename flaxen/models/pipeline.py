@@ -124,8 +124,10 @@ def _forward(
 
 
 def num_microbatches(num_rows: int, placement: Placement) -> int:
-    """Into how many microbatches a batch's rows are divided: `_PER_STAGE` for each stage, or fewer
-    if the rows of a microbatch could not be divided over the data axes.
+    """The number of microbatches into which a batch's rows are divided.
+
+    It is `_PER_STAGE` for each stage, or less if the rows of a microbatch could not be divided over
+    the data axes.
     """
     shape = placement.shape
     least = shape.data * shape.fsdp
@@ -142,7 +144,7 @@ def _stage(
     attend: Staged,
     cache: Cache,
 ) -> tuple[jax.Array, Cache]:
-    """What one stage does, in all turns.
+    """Computes the layers of one stage in all turns.
 
     Returns:
       The last stage's outputs [parts, ...], on every stage; and the stage's cache.
@@ -213,7 +215,9 @@ def _of_part(part: jax.Array, leaf: Any) -> Any:
 
 
 def _layer_specs(layers: Sequence[Params]) -> Any:
-    """How a stage gets its layers: the leading axis is divided; an adapter's ids are not."""
+    """The partition of the layers over the stages: their leading axis is divided, an adapter's ids
+    are not.
+    """
 
     def of(leaf: Any) -> Any:
         if not isinstance(leaf, LoraWeight):

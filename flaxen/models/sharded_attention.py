@@ -43,7 +43,7 @@ def can_divide(num_heads: int, num_kv_heads: int, num_parts: int) -> bool:
 
 
 def num_page_heads(num_kv_heads: int, placement: Placement | None) -> int:
-    """How many KV heads the pages have on the whole mesh.
+    """The number of KV heads that the pages have on the whole mesh.
 
     With fewer KV heads than devices along the tensor axis, each device has a copy of the one that
     its query heads read.

@@ -1,4 +1,4 @@
-"""What devices send each other in a step, read in the text of a compiled program.
+"""Counts the collectives of a step in the text of its compiled program.
 
 Deliberately does not know models, nor how fast links are.
 """
@@ -127,7 +127,7 @@ def _of(
 
 
 def _group_size(attributes: str, num_devices: int) -> int:
-    """How many devices take part together."""
+    """The number of devices that take part together."""
     if listed := _GROUPS_LISTED.search(attributes):
         return len(listed[1].split(",")) if listed[1] else num_devices
     if array := _GROUPS_OF_ARRAY.search(attributes):

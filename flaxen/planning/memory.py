@@ -1,4 +1,4 @@
-"""What the memory of one device holds, and whether it fits.
+"""The memory of one device: its parts, and whether they fit.
 
 Deliberately does not know models, how the numbers were found, nor JAX.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What the compiler says of one program, on one device."""
+    """The compiler's figures of one program, on one device."""
 
     argument_bytes: int  # parameters, pages, rows
     output_bytes: int  # results that do not take the place of arguments

@@ -72,6 +72,6 @@ def _config_alone(name: str) -> Path | None:
 
 
 def _name(config: Path) -> str:
-    """What to call it: the directory, or the file if it is not a config.json."""
+    """The model's name: its directory's, or the file's if it is not a config.json."""
     path = config.absolute()
     return path.parent.name if path.name == CONFIG else path.stem

@@ -112,7 +112,7 @@ def _num_values(leaf: Any) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ParamCost:
-    """What a step does with parameters, on one device."""
+    """The work of a step with the parameters, on one device."""
 
     read_bytes: int  # of all but tables whose rows are only looked up
     layer_values: int  # numbers that every token is multiplied with

@@ -31,7 +31,7 @@ from flaxen.weights.params import Form, layouts_of
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was planned."""
+    """A planned engine, a planned training step, or both."""
 
     model: str
     num_params: int
@@ -111,7 +111,7 @@ def plan(
 def _layouts(
     opened: OpenedShapes, model: Model, args: EngineArgs, dtype: jnp.dtype
 ) -> list[Layout | None]:
-    """Which weights are quantized, and how: as they will be loaded."""
+    """The layout of each quantized weight, as it will be loaded."""
     if not isinstance(opened.source, Checkpoint):
         return requested_layouts(model, args.quantization)
     form = Form(dtype=dtype, backend=model.backend, quantization=args.quantization)

@@ -29,7 +29,7 @@ def table(plan: Plan) -> Table:
 
 
 def lines_under(plan: Plan) -> list[str]:
-    """What the table does not say: whether it fits, and where the figures are from."""
+    """The lines under the table: whether the plan fits, and where its figures come from."""
     found = []
     if plan.serving is not None:
         found += _verdict("Serving", plan.serving.memory, plan.serving.refusal, _SERVE_LESS)

@@ -16,7 +16,7 @@ from flaxen.sharding.chips import Chip
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one device does in one step."""
+    """The work of one device in one step."""
 
     weight_bytes: int  # read once
     cache_bytes: int  # of keys and values, read and written
@@ -45,7 +45,7 @@ class Times:
 
     @property
     def limit(self) -> str:
-        """What takes longest: memory, compute or links."""
+        """The part that takes longest: memory, compute or links."""
         named = {"memory": self.memory_s, "compute": self.compute_s, "links": self.links_s}
         return max(named, key=lambda name: named[name])
 

@@ -1,4 +1,4 @@
-"""What one device of an engine reads, multiplies and sends in a step, counted from shapes.
+"""Counts from shapes what one device of an engine reads, multiplies and sends in a step.
 
 A lower bound: weights and keys are read once, and activations stay on the chip. Deliberately does
 not know hardware, nor how memory is divided.
@@ -21,7 +21,7 @@ _FLOAT32 = 4  # bytes: of logits, and of the sums of products that devices add u
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What the sequences of a step ask for."""
+    """The sequences of a step."""
 
     shape: Shape  # of the program, to which the step is padded
     num_seqs: int

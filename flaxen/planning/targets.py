@@ -1,4 +1,4 @@
-"""What is planned for: accelerators by name, `v6e-8` or `h100-8`, and the mesh over them.
+"""The hardware of a plan by its name, `v6e-8` or `h100-8`, and the mesh over it.
 
 Deliberately does not know models, nor what is planned.
 """

@@ -160,7 +160,7 @@ def _step(
 
 
 def _held(shapes: AbstractStep) -> list[tuple[str, int]]:
-    """What is in memory between two programs of a step."""
+    """The arrays that stay in memory between two programs of a step."""
     computes_apart = shapes.compute is not shapes.masters
     return [
         ("master parameters", device_bytes(shapes.masters)),
@@ -175,7 +175,7 @@ def _held(shapes: AbstractStep) -> list[tuple[str, int]]:
 def _temporaries(
     model: Model, args: TrainingArgs, dtype: jnp.dtype, compiled: list[Compiled]
 ) -> list[tuple[str, int]]:
-    """What a program takes while it runs: by the compiler, or estimated."""
+    """The memory that a program takes while it runs: by the compiler, or estimated."""
     if compiled:
         largest = max(each.temporary_bytes + each.output_bytes for each in compiled)
         return [("temporaries", largest), ("code", sum(each.code_bytes for each in compiled))]

@@ -1,4 +1,4 @@
-"""What one device reads, multiplies and sends in a training step, counted from shapes.
+"""Counts from shapes what one device reads, multiplies and sends in a training step.
 
 Deliberately does not know hardware.
 """

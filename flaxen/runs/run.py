@@ -139,7 +139,7 @@ def _train_into(
 
 
 def _stop_together(should_stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Of several processes all stop if one of them should, because none can go on alone."""
+    """Makes all processes stop if one of them should, because none can go on alone."""
     if this_process().count == 1:
         return should_stop
     return lambda: least_of_all([0 if should_stop() else 1]) == [0]

@@ -1,1 +1,1 @@
-"""Where arrays are on a mesh of devices: its shape, and the rules from logical axes to its axes."""
+"""A mesh of devices, its shape, and the rules that lay arrays over it by their logical axes."""

@@ -1,4 +1,4 @@
-"""What the published tables say of each accelerator: memory, bandwidth and peak operations.
+"""The published figures of each TPU: memory, bandwidth and peak operations.
 
 The figures are the vendor's, for a device as JAX shows it, and nobody here has measured them.
 Deliberately does not import JAX.

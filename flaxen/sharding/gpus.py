@@ -1,4 +1,4 @@
-"""What the published tables say of each GPU, in the form of `chips`. Nobody here has measured them.
+"""The published figures of each GPU, in the form of `chips`. Nobody here has measured them.
 
 Peaks are those of dense products: NVIDIA's tables also give twice that, for sparse ones.
 Deliberately does not import JAX.

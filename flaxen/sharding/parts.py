@@ -30,7 +30,7 @@ class Box(NamedTuple):
         return tuple(map(slice, self.start, self.stop))
 
     def common(self, other: Box) -> Box | None:
-        """What two parts of the same array have in common; None if that is nothing."""
+        """The part that two parts of one array have in common; None if there is none."""
         start = tuple(map(max, self.start, other.start))
         stop = tuple(map(min, self.stop, other.stop))
         return None if any(a >= b for a, b in zip(start, stop, strict=True)) else Box(start, stop)

@@ -1,4 +1,4 @@
-"""Where arrays are on a mesh: a mesh and the rules, as one value that is passed down.
+"""A mesh with the rules that lay arrays over it, as one value that is passed down.
 
 Deliberately does not know models, nor what the arrays mean.
 """
@@ -35,13 +35,13 @@ class Placement:
     def spec(
         self, axes: Sequence[str | None], shape: Sequence[int], *, head_dim: int = 1
     ) -> PartitionSpec:
-        """How an array is divided: `rules.partition` on this mesh."""
+        """The partition of an array: `rules.partition` on this mesh."""
         return partition(axes, shape, self.shape, head_dim=head_dim)
 
     def sharding(
         self, axes: Sequence[str | None], shape: Sequence[int], *, head_dim: int = 1
     ) -> NamedSharding:
-        """Where the parts of an array are.
+        """The sharding of an array.
 
         Args:
           axes: the logical name of each of its axes; None is not divided.

@@ -27,7 +27,7 @@ def _process_of(device: jax.Device) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """How many processes there are, and which of them this one is."""
+    """The number of processes, and the index of this one."""
 
     count: int = 1
     index: int = 0
@@ -89,12 +89,14 @@ def check_mesh(shape: MeshShape, processes: Processes) -> None:
 
 
 def from_process_0(values: np.ndarray) -> np.ndarray:
-    """The values that process 0 gives; all processes call this at the same time."""
+    """Returns the values of process 0 in all processes; all of them call this at the same time."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 def least_of_all(numbers: Sequence[int]) -> list[int]:
-    """The least that any process gives, number by number; all call this at the same time."""
+    """The smallest value that any process gives, for each number; all processes call this at the
+    same time.
+    """
     gathered = multihost_utils.process_allgather(np.array(numbers, np.int32))
     found: list[int] = np.asarray(gathered).reshape(-1, len(numbers)).min(axis=0).tolist()
     return found

@@ -37,7 +37,7 @@ def partition(
     *,
     head_dim: int = 1,
 ) -> PartitionSpec:
-    """Which axes of the mesh divide which axes of an array.
+    """The axes of the mesh that divide each axis of an array.
 
     An axis is whole on every device if its parts would not be equal.
 
@@ -70,7 +70,7 @@ def check_axis(axis: str | None) -> None:
     """Refuses a name for which there is no rule.
 
     Raises:
-      ValueError: so; the message has the names.
+      ValueError: there is no rule for the name; the message lists the names.
     """
     if axis is not None and axis not in RULES and axis not in AXES:
         raise ValueError(
@@ -87,7 +87,7 @@ def _mesh_axes(axis: str | None) -> tuple[str, ...]:
 
 
 def num_parts(names: Sequence[str], mesh: MeshShape) -> int:
-    """Into how many parts these axes of the mesh divide one axis of an array."""
+    """The number of parts into which these axes of the mesh divide one axis of an array."""
     count = 1
     for name in names:
         count *= mesh.sizes()[name]

@@ -1,4 +1,4 @@
-"""Where the arrays of a training step are on a mesh: masters, optimizer state, gradients, batches.
+"""Lays the arrays of a training step over a mesh: masters, optimizer state, gradients, batches.
 
 Deliberately does not know the rules (`sharding.rules`), nor what a step computes.
 """
@@ -33,7 +33,7 @@ class Layout:
     masters: Any  # a tree like the master parameters, of NamedSharding
 
     def of_state(self, opt_state: Any, masters: Params) -> Any:
-        """Where the optimizer's state is: the shardings in a tree like it.
+        """The shardings of the optimizer's state, in a tree like it.
 
         What has a parameter's shape, at the end of a path that is the parameter's, is laid like it:
         an optimizer keeps its moments in trees like the parameters. All else, such as the number of
@@ -126,7 +126,7 @@ def check_sizes(shape: MeshShape, *, num_rows: int | None, sequence_length: int 
 
 
 def num_batch_parts(shape: MeshShape) -> int:
-    """Into how many parts a mesh divides the rows of a batch."""
+    """The number of parts into which a mesh divides the rows of a batch."""
     return num_parts(RULES["batch"], shape)
 
 

@@ -97,7 +97,7 @@ def layouts_of(sources: list[Source], form: Form) -> list[Layout | None]:
 
 
 def _shardings(specs: Any, sources: list[Source], form: Form) -> list[NamedSharding | None]:
-    """Where each source's parameter is; None is the default device."""
+    """The sharding of each source's parameter; None is the default device."""
     if form.placement is None:
         return [None] * len(sources)
     return jax.tree.leaves(param_shardings(specs, form.placement))

@@ -13,6 +13,7 @@ from flaxen.build import device_errors
 from flaxen.engine.cache.device_memory import DeviceMemory
 from flaxen.engine.cache.plan import CachePlan, PoolReason, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.engine.model_cache import share_of_host
 from flaxen.engine.rows import empty_rows
 from flaxen.engine.step import empty_cache, run_step
 from flaxen.engine.step_input import StepLayout
@@ -156,3 +157,9 @@ def test_a_first_step_that_fails_says_how_the_memory_was_planned() -> None:
     on_the_host = plan_cache(LLAMA, 4096, asked_len=None, asked_bytes=None)
     with pytest.raises(jax.errors.JaxRuntimeError), device_errors(on_the_host):
         raise error
+
+
+def test_virtual_devices_share_the_hosts_memory() -> None:
+    assert share_of_host(10 * GIB, GIB, 1) == 9 * GIB
+    assert share_of_host(10 * GIB, GIB, 4) == int(1.5 * GIB)
+    assert share_of_host(None, GIB, 4) is None

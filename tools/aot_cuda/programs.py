@@ -1,4 +1,4 @@
-"""What is compiled: kernels of attention and of quantized products, and whole steps.
+"""The programs that are compiled: kernels of attention and of quantized products, and whole steps.
 
 Each program is lowered for devices that are not here, from shapes alone.
 """

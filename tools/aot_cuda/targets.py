@@ -17,7 +17,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What XLA's compiler asks of a GPU of Hopper's kind. The figures are the vendor's."""
+    """The figures of a GPU that XLA's compiler asks for, as its vendor publishes them."""
 
     name: str
     num_sms: int

@@ -24,7 +24,7 @@ Prompt = tuple[int, ...]
 
 
 class Answer(NamedTuple):
-    """What one request got."""
+    """The answer to one request."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -94,7 +94,7 @@ def answers(engine: Engine, prompts: Sequence[Prompt], num_outputs: int) -> list
 
 
 def compared(found: Sequence[Answer], expected: Sequence[Answer]) -> dict[str, object]:
-    """How many tokens are equal up to the first other one of each answer, and the largest
+    """Counts the tokens that are equal up to the first other one of each answer, and the largest
     difference of the log-probabilities up to there.
     """
     num_equal, num_tokens, largest = 0, 0, 0.0

@@ -1,4 +1,4 @@
-"""How a part says what it found: a line of JSON for each figure, as soon as it is there.
+"""The output of a part: a line of JSON for each figure, as soon as it is there.
 
 What a part found before its time was up is kept. Deliberately does not know any part.
 """

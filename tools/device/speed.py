@@ -32,7 +32,7 @@ _COMPILERS = 4  # programs that are compiled at once
 
 
 class Plan(NamedTuple):
-    """What is measured."""
+    """The sizes of a measurement."""
 
     num_streams: tuple[int, ...]  # in this order
     prompt_len: int  # tokens, of each stream
@@ -96,7 +96,7 @@ def measure(model: Model, params: Params, plan: Plan, limits: Mapping[str, float
 
 
 def memory(engine: Engine, model: Model, params: Params) -> dict[str, int | None]:
-    """What the device took at most until now, beside what an engine plans with (decision 0274)."""
+    """The most memory that the device took so far, beside an engine's own plan (decision 0274)."""
     config = engine.config
     sizes = StepSizes(
         max_num_seqs=config.max_num_seqs,

@@ -1,4 +1,4 @@
-"""What an H100 or H200 should reach, beside what was found. Deliberately measures nothing."""
+"""The targets for an H100 or H200, beside what was found. Deliberately measures nothing."""
 
 from __future__ import annotations
 

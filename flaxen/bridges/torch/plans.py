@@ -1,4 +1,4 @@
-"""How a class of transformers divides its parameters: its plan of tensor parallelism, as axes.
+"""The plan of tensor parallelism that a class of transformers has, as names of axes.
 
 Deliberately does not know meshes, nor how a module is run.
 """
@@ -78,7 +78,7 @@ def _divided(way: str, ndim: int, name: str) -> int | None:
 
 
 def _unit(config: Any, name: str, size: int) -> str:
-    """What an axis of this size counts."""
+    """The logical name of an axis of this size."""
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

@@ -1,4 +1,4 @@
-"""What the announcement says of the devices that compute."""
+"""The facts of the announcement about the devices that compute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def about_computing(cpu: Cpu) -> Iterator[Fact]:
-    """What computes, and what could."""
+    """The device or kernels that compute, and an accelerator that is left unused."""
     fields: dict[str, Any] = {"device": cpu.accelerator or "cpu"}
     if cpu.accelerator is None:
         fields |= {"kernels": cpu.isa, "num_threads": cpu.num_threads}

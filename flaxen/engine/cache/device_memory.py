@@ -12,7 +12,7 @@ DEFAULT_UTILIZATION = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceMemory:
-    """What an engine takes of its device's memory.
+    """The parts of a device's memory that an engine takes.
 
     Raises:
       ValueError: the utilization is not a share.
@@ -28,7 +28,7 @@ class DeviceMemory:
 
     @property
     def pool_bytes(self) -> int:
-        """What is left for the KV cache; 0 if nothing is."""
+        """The bytes that are left for the KV cache; 0 if nothing is left."""
         allowed = int(self.limit_bytes * self.utilization)
         return max(0, allowed - self.param_bytes - self.step_bytes)
 

@@ -98,7 +98,9 @@ def _exchange(said: bytes) -> bytes:
 
 
 def _own_address(processes: Processes) -> str:
-    """Where the others reach this process; the loopback if all are on this machine."""
+    """The address at which the other processes reach this one: the loopback address if all of them
+    are on this machine.
+    """
     digest = hashlib.sha256(socket.gethostname().encode()).digest()
     name = int.from_bytes(digest[:3], "little")
     alike = least_of_all([name, -name])

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class LinearImplementation(NamedTuple):
-    """What a backend has for linear layers, as `reference` has it."""
+    """The functions of a backend for linear layers; each is like that of `reference`."""
 
     linears: Callable[..., tuple[jax.Array, ...]]
     embed: Callable[[Any, jax.Array, jnp.dtype], jax.Array]

@@ -177,7 +177,7 @@ def _attend(
 
 
 def _compiler_params(sizes: Sizes, dtype: jnp.dtype) -> plgpu.CompilerParams:
-    """As many stages of fetching as shared memory has room for, at most three."""
+    """The compiler's settings, with at most three stages of fetching, as shared memory has room."""
     block_bytes = 2 * sizes.keys * sizes.lanes * jnp.dtype(dtype).itemsize
     warps = BLOCKS[sizes.lanes].warps
     return plgpu.CompilerParams(

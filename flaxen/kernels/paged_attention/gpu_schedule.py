@@ -1,4 +1,4 @@
-"""How a step's tokens become tiles on a GPU, and how the keys of a tile are split (decision 0268).
+"""Divides a step's tokens into tiles for a GPU, and the keys of a tile into splits (decision 0268).
 
 All of it follows from shapes, so that it is known when a step is compiled. Deliberately does not
 know the arithmetic: gpu_kernels.
@@ -17,7 +17,7 @@ from flaxen.kernels.paged_attention.batch import PagedBatch
 
 
 class Blocks(NamedTuple):
-    """How a program goes over the keys of its tile."""
+    """The blocks in which a program goes over the keys of its tile."""
 
     keys: int  # of a block
     warps: int  # of a program that has a tile of at most 64 rows; twice as many beyond
@@ -46,7 +46,7 @@ _MAX_SCRATCH_BYTES = 128 * 2**20  # of what the splits of a layer leave to be me
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How a step of a shape is computed: all of it follows from shapes, so it is compiled."""
+    """The tiles and splits of a step: all of it follows from shapes, so it is compiled."""
 
     rows: int  # of a tile
     split: int  # keys of a split; 0 for one split of all keys

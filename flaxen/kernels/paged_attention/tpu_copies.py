@@ -1,4 +1,4 @@
-"""What the TPU kernel of paged attention copies between HBM and VMEM, and when it waits.
+"""The copies between HBM and VMEM of the TPU kernel of paged attention, and the waits for them.
 
 A copy is waited for by a descriptor of the same size on the same semaphore. Deliberately does not
 compute anything.
@@ -29,7 +29,7 @@ class QueryBlocks(NamedTuple):
 
 
 class Refs(NamedTuple):
-    """What the kernel reads and writes, in the order of its arguments."""
+    """The arrays that the kernel reads and writes, in the order of its arguments."""
 
     blocks: QueryBlocks
     table: Any  # [S * P] page ids
@@ -54,7 +54,7 @@ class Refs(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is the same for all tokens: static in the compiled kernel."""
+    """The sizes that are the same for all tokens: static in the compiled kernel."""
 
     num_kv_heads: int
     heads_per_kv_head: int
