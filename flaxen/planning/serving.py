@@ -112,8 +112,6 @@ def plan_serving(
     assert model.placement is not None
     check_layout(model.param_specs, model.placement)
     check_page_size(asked.page_size, backend=model.backend)
-    utilization = asked.gpu_memory_utilization or DEFAULT_UTILIZATION
-    check_utilization(utilization)
     cached = cache_dtype(asked.kv_cache_dtype, dtype, model)
     steps = step_sizes(
         model.backend,
@@ -128,12 +126,7 @@ def plan_serving(
         max_num_seqs=steps.max_num_seqs,
     )
     wanted_len = asked.max_model_len or model.max_position
-    device = DeviceMemory(
-        limit_bytes=hardware.chip.hbm_bytes,
-        utilization=utilization,
-        param_bytes=device_bytes(params),
-        step_bytes=step_bytes(model, steps, itemsize=dtype.itemsize, max_model_len=wanted_len),
-    )
+    device = _device_memory(model, params, hardware, asked, steps, dtype.itemsize)
     plan = ServingPlan(
         num_replicas=num_replicas,
         memory=_first_memory(device, sizes.least_bytes(asked.max_model_len or 1), asked),
@@ -171,6 +164,26 @@ def plan_serving(
     # As long as all sequences can be at once.
     context = min(cache.max_model_len, sizes.longest(cache.num_bytes // steps.max_num_seqs))
     return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
+
+
+def _device_memory(
+    model: Model,
+    params: Params,
+    hardware: Hardware,
+    asked: EngineArgs,
+    steps: StepSizes,
+    itemsize: int,
+) -> DeviceMemory:
+    """The memory of one device, as an engine there would divide it."""
+    utilization = asked.gpu_memory_utilization or DEFAULT_UTILIZATION
+    check_utilization(utilization)
+    length = asked.max_model_len or model.max_position
+    return DeviceMemory(
+        limit_bytes=hardware.chip.hbm_bytes,
+        utilization=utilization,
+        param_bytes=device_bytes(params),
+        step_bytes=step_bytes(model, steps, itemsize=itemsize, max_model_len=length),
+    )
 
 
 def _first_memory(device: DeviceMemory, least_pages: int, asked: EngineArgs) -> Memory:

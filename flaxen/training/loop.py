@@ -15,8 +15,9 @@ import numpy as np
 
 from flaxen.data.batch import Batch
 from flaxen.models.model import Params
+from flaxen.training.microbatches import split_batch
 from flaxen.training.state import TrainState
-from flaxen.training.step import Compute, StepMetrics, Sums, TrainStep, run_step, split_batch
+from flaxen.training.step import Compute, StepMetrics, Sums, TrainStep, run_step
 
 
 class DivergedError(ValueError):

@@ -194,37 +194,6 @@ def run_step(
     return state, step.prepare(params), metrics
 
 
-def split_batch(batch: Any, num_microbatches: int, num_groups: int = 1) -> list[Any]:
-    """Splits a batch into microbatches; every adapter of a stack gets all rows.
-
-    Args:
-      batch: a tree of arrays [B, ...].
-      num_microbatches: must divide B.
-      num_groups: the number of adapters that are trained at once.
-
-    Returns:
-      Trees of arrays [num_groups * B / num_microbatches, ...].
-
-    Raises:
-      ValueError: B is not a multiple of num_microbatches.
-    """
-    num_rows = jax.tree.leaves(batch)[0].shape[0]
-    if num_rows % num_microbatches:
-        raise ValueError(
-            f"{num_rows} rows do not make {num_microbatches} equal microbatches: change one of "
-            "the two"
-        )
-    size = num_rows // num_microbatches
-
-    def part(number: int, leaf: np.ndarray) -> np.ndarray:
-        rows = leaf[number * size : (number + 1) * size]
-        return np.tile(rows, (num_groups,) + (1,) * (rows.ndim - 1))
-
-    return [
-        jax.tree.map(functools.partial(part, number), batch) for number in range(num_microbatches)
-    ]
-
-
 def _denominators(step: TrainStep, microbatch: Any) -> np.ndarray:
     by_group = step.objective.denominators(microbatch).reshape(step.trainable.num_groups, -1)
     denominators: np.ndarray = by_group.sum(axis=1, dtype=np.float32)

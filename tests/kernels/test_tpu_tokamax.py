@@ -97,7 +97,10 @@ def test_its_pages() -> None:
     sizes = (7, 16, 3, 64, jnp.dtype("bfloat16"))
     pages = jax.eval_shape(lambda: empty_cache(*sizes, backend=Backend.TPU_TOKAMAX))
     assert pages.shape == (7, 16, 6, 128)
-    message = "heads of 64, 128, 256 numbers in bfloat16, not for 80 in bfloat16: use --backend tpu"
+    message = (
+        "heads of 64, 128, 256 numbers in bfloat16, not for 80 in bfloat16: use flaxen's own "
+        "kernel: pip uninstall tokamax, or backend='tpu' in Python"
+    )
     with pytest.raises(ValueError, match=message):
         tpu_tokamax.empty_pages(7, 16, 3, 80, jnp.dtype("bfloat16"))
     assert not tpu_tokamax.has_heads(64, jnp.dtype("float32"))
@@ -106,5 +109,5 @@ def test_its_pages() -> None:
 def test_it_has_no_sinks() -> None:
     batch, num_pages = make_batch([(1, 1)], 16, 1)
     q, k, v, cache = make_inputs(1, (4, 2, 64), num_pages, 16, "bfloat16")
-    with pytest.raises(ValueError, match="no attention sinks: use --backend tpu"):
+    with pytest.raises(ValueError, match="no attention sinks: use flaxen's own kernel: pip"):
         tpu_tokamax.paged_attention(q, k, v, as_tokamax(cache), batch, sinks=jnp.zeros(4))

@@ -15,8 +15,9 @@ from flaxen.training.dpo import dpo
 from flaxen.training.full import full
 from flaxen.training.lora import initial_adapters, lora
 from flaxen.training.loss import Remat, next_token
+from flaxen.training.microbatches import split_batch
 from flaxen.training.optimizer import OptimizerConfig, OptimizerName, make_optimizer
-from flaxen.training.step import run_step, split_batch, start
+from flaxen.training.step import run_step, start
 from tests.mesh.training import FLOAT32, PARAMS, Steps, assert_same, model_on, params_on, run_steps
 from tests.training.tiny import make, random_batch, random_pairs
 

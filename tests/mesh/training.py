@@ -13,8 +13,9 @@ import numpy as np
 from flaxen.kernels.backend import Backend
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model, Params
+from flaxen.training.microbatches import split_batch
 from flaxen.training.state import TrainState
-from flaxen.training.step import TrainStep, run_step, split_batch, start
+from flaxen.training.step import TrainStep, run_step, start
 from tests.engine.tiny import MODEL_CONFIG
 from tests.engine.tiny import PARAMS as TWO_LAYERS
 from tests.mesh.meshes import on_mesh, placed

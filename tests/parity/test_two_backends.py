@@ -22,7 +22,8 @@ from flaxen.outputs import RequestOutput
 from flaxen.protocol import Request
 from flaxen.training.full import full
 from flaxen.training.loss import next_token
-from flaxen.training.step import run_step, split_batch, start
+from flaxen.training.microbatches import split_batch
+from flaxen.training.step import run_step, start
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,

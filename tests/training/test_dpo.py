@@ -15,7 +15,8 @@ from flaxen.training.dpo import dpo
 from flaxen.training.jobs.validate import make_validation
 from flaxen.training.lora import initial_adapters, lora
 from flaxen.training.loss import token_logprobs
-from flaxen.training.step import run_step, split_batch, start
+from flaxen.training.microbatches import split_batch
+from flaxen.training.step import run_step, start
 from tests.engine.tiny import make_params, pack_params
 from tests.training.tiny import BACKEND, LORA, MODEL, base_params, make, pack_batch, random_pairs
 

@@ -12,8 +12,9 @@ import pytest
 from flaxen.models.adapters import Adapters, LoraConfig
 from flaxen.training.lora import initial_adapters, lora
 from flaxen.training.loss import token_logprobs
+from flaxen.training.microbatches import split_batch
 from flaxen.training.optimizer import OptimizerConfig, make_optimizer
-from flaxen.training.step import TrainStep, run_step, split_batch, start
+from flaxen.training.step import TrainStep, run_step, start
 from tests.training.tiny import LORA, MODEL, base_params, lora_step, random_batch
 
 

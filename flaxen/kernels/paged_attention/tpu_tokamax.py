@@ -23,6 +23,7 @@ PAGE_MULTIPLE = 16  # tokens
 PAGE_AXES = (None, None, "kv_heads", None)
 _LANES = 128
 _HEADS = (64, 128, 256)  # sizes
+_OURS = "pip uninstall tokamax, or backend='tpu' in Python"
 _OLDEST = "0.0.17"  # the version that was tried; it needs Python 3.12 and jax 0.11.1
 
 
@@ -52,7 +53,8 @@ def empty_pages(
     if not has_heads(head_dim, dtype):
         raise ValueError(
             f"tokamax is used for heads of {', '.join(map(str, _HEADS))} numbers in bfloat16, not "
-            f"for {head_dim} in {jnp.dtype(dtype).name}: use --backend tpu"
+            f"for {head_dim} in {jnp.dtype(dtype).name}: use flaxen's own kernel: "
+            f"{_OURS}"
         )
     lanes = -(-head_dim // _LANES) * _LANES
     return jnp.zeros((num_pages, page_size, 2 * num_kv_heads, lanes), dtype)
@@ -83,7 +85,7 @@ def paged_attention(
       ValueError: sinks, which tokamax does not have.
     """
     if sinks is not None:
-        raise ValueError("tokamax has no attention sinks: use --backend tpu")
+        raise ValueError(f"tokamax has no attention sinks: use flaxen's own kernel: {_OURS}")
     T, _, H = q.shape
     order = _decodes_first(batch, T)
     out, pages = (_kernel() if run is None else run)(

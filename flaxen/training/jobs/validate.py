@@ -10,7 +10,8 @@ import jax
 from flaxen.data.iterate import DataIterator
 from flaxen.models.adapters import Adapters
 from flaxen.models.model import Params
-from flaxen.training.step import TrainStep, split_batch
+from flaxen.training.microbatches import split_batch
+from flaxen.training.step import TrainStep
 
 # The mean loss and accuracy of a stack of one adapter.
 Validation = Callable[[Adapters], tuple[float, float]]
