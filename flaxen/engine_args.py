@@ -18,7 +18,7 @@ from flaxen.kernels.device import check_device
 from flaxen.kernels.paged_attention import has_pages
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model
-from flaxen.sharding.shape import MeshShape, parse_mesh
+from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
@@ -90,9 +90,12 @@ class EngineArgs:
     @property
     def mesh_shape(self) -> MeshShape:
         """The mesh, however it was given."""
-        shape = parse_mesh(self.mesh).with_axis("tensor", self.tensor_parallel_size)
-        shape = shape.with_axis("pipeline", self.pipeline_parallel_size)
-        return shape.with_axis("data", self.data_parallel_size)
+        return combine_mesh(
+            self.mesh,
+            tensor=self.tensor_parallel_size,
+            pipeline=self.pipeline_parallel_size,
+            data=self.data_parallel_size,
+        )
 
     @property
     def places(self) -> Places:
@@ -101,12 +104,7 @@ class EngineArgs:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        for axis in ("fsdp", "context"):
-            if getattr(self.mesh_shape, axis) > 1:
-                raise ValueError(
-                    f"the mesh axis {axis} divides training, and an engine has no use for it: use "
-                    "tensor, pipeline and data"
-                )
+        check_serving(self.mesh_shape)
         if self.gpu_memory_utilization is not None:
             check_utilization(self.gpu_memory_utilization)
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:

@@ -17,7 +17,7 @@ from flaxen.cli import panels
 from flaxen.cli.cpu import backend_name
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.sizes import parse_size_option
-from flaxen.sharding.shape import MeshShape, parse_mesh
+from flaxen.sharding.shape import MeshShape, combine_mesh
 from flaxen.weights.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -230,9 +230,12 @@ class MeshOptions:
         Raises:
           ValueError: the options contradict each other, or an axis is unknown.
         """
-        shape = parse_mesh(self.mesh).with_axis("tensor", self.tensor_parallel_size)
-        shape = shape.with_axis("pipeline", self.pipeline_parallel_size)
-        return shape.with_axis("data", self.data_parallel_size)
+        return combine_mesh(
+            self.mesh,
+            tensor=self.tensor_parallel_size,
+            pipeline=self.pipeline_parallel_size,
+            data=self.data_parallel_size,
+        )
 
     @property
     def num_devices(self) -> int:

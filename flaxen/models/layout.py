@@ -99,7 +99,7 @@ def check_layout(specs: Any, placement: Placement) -> None:
     """Refuses a model whose heads or MLP can't be divided over the tensor axis in equal parts.
 
     Raises:
-      ValueError: so; the message names the sizes that fit.
+      ValueError: they can't be divided; the message names the sizes that fit.
     """
     sizes = {
         (axis, size if axis == "mlp" else size // spec.head_dim)

@@ -22,7 +22,7 @@ from flaxen.planning.targets import Hardware, check_mesh, find_hardware
 from flaxen.planning.training import TrainingArgs, TrainingPlan, plan_training
 from flaxen.sharding.mesh import make_mesh, mesh_without_devices
 from flaxen.sharding.placement import Placement
-from flaxen.sharding.shape import MeshShape
+from flaxen.sharding.shape import MeshShape, check_serving
 from flaxen.sharding.topologies import compile_devices, has_compiler
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.packing.layout import Layout
@@ -77,7 +77,7 @@ def plan(
     check_mesh(mesh, hardware, largest_mesh(model, hardware.num_devices))
     serves = train is None or (mesh.fsdp == 1 and mesh.context == 1)
     if serves:
-        check_serving_mesh(mesh)
+        check_serving(mesh)
     check_no_stages(mesh)
     reason = why_not_compiled(hardware, compiles)
     is_compiled = reason is None
@@ -132,25 +132,11 @@ def largest_mesh(model: Model, num_devices: int) -> MeshShape:
     raise AssertionError("every model is whole on one device")
 
 
-def check_serving_mesh(mesh: MeshShape) -> None:
-    """Refuses axes over which no engine is planned.
-
-    Raises:
-      ValueError: so.
-    """
-    for axis in ("fsdp", "context"):
-        if getattr(mesh, axis) > 1:
-            raise ValueError(
-                f"the mesh axis {axis} divides training, and an engine has no use for it: use "
-                "tensor and data"
-            )
-
-
 def check_no_stages(mesh: MeshShape) -> None:
     """Refuses pipeline stages.
 
     Raises:
-      ValueError: so.
+      ValueError: the mesh has several stages.
     """
     if mesh.pipeline > 1:
         raise ValueError(

@@ -71,7 +71,7 @@ def check_mesh(mesh: MeshShape, hardware: Hardware, proposed: MeshShape) -> None
       proposed: a mesh that has, for the message.
 
     Raises:
-      ValueError: so.
+      ValueError: the mesh has more or fewer devices.
     """
     if mesh.num_devices == hardware.num_devices:
         return

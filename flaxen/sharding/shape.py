@@ -65,6 +65,20 @@ class MeshShape:
 ONE_DEVICE = MeshShape()
 
 
+def check_serving(shape: MeshShape) -> None:
+    """Refuses axes that an engine does not have.
+
+    Raises:
+      ValueError: an axis that divides training alone has several devices.
+    """
+    for axis in ("fsdp", "context"):
+        if shape.sizes()[axis] > 1:
+            raise ValueError(
+                f"the mesh axis {axis} divides training, and an engine has no use for it: use "
+                "tensor, pipeline and data"
+            )
+
+
 def parse_mesh(text: str) -> MeshShape:
     """Reads a shape such as `tensor=4,data=2`; the empty text is one device.
 
@@ -88,3 +102,21 @@ def parse_mesh(text: str) -> MeshShape:
             raise ValueError(f"the mesh axis {name} is given twice: give it once")
         sizes[name] = int(size)
     return MeshShape(**sizes)
+
+
+def combine_mesh(
+    text: str, *, tensor: int | None, pipeline: int | None, data: int | None
+) -> MeshShape:
+    """The shape of a text for `parse_mesh` and of vLLM's three sizes, each of one axis.
+
+    Args:
+      text: as in `parse_mesh`.
+      tensor: tensor_parallel_size; None is not given, like the next two.
+      pipeline: pipeline_parallel_size.
+      data: data_parallel_size.
+
+    Raises:
+      ValueError: as in `parse_mesh`, or an axis is given twice with different sizes.
+    """
+    shape = parse_mesh(text).with_axis("tensor", tensor)
+    return shape.with_axis("pipeline", pipeline).with_axis("data", data)
