@@ -63,7 +63,7 @@ build/aot-cuda/.ready: $(READY)
 		jax-cuda12-pjrt==$$jax nvidia-cuda-nvcc-cu12 absl-py
 	touch $@
 
-aot-cuda: build/aot-cuda/.ready ## compile for an H100 and an H200 without one: half a gigabyte of wheels, minutes
+aot-cuda: build/aot-cuda/.ready ## compile for an H100 and an H200 without one: 600 MB of wheels, minutes
 	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 PYTHONPATH=build/aot-cuda \
 		$(BIN)/python -m tools.aot_cuda $(ARGS)
 

@@ -96,6 +96,14 @@ def test_the_end_of_process_0_is_noticed() -> None:
     assert said["follower"].startswith("process 0 has ended without saying that it would")
 
 
+def test_a_message_that_cannot_be_read_ends_the_follower() -> None:
+    both = Connected()
+    (connection,) = both.leader._connections.values()
+    connection.sendall(frames.encode("step", [])[:4] + b"not JSON at all")
+    said = dict([both.lost.get(timeout=10), both.lost.get(timeout=10)])
+    assert said["follower"].startswith("process 0 sent a message that can't be read")
+
+
 def test_processes_that_do_not_come_are_named() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -141,6 +141,12 @@ class Follower:
                     name, arguments = frames.read(functools.partial(_read_exactly, stream))
                 except OSError:
                     break
+                except ValueError as error:
+                    self._on_lost(
+                        f"process 0 sent a message that can't be read ({error}), so this process "
+                        "ends. Start all processes with the same version of flaxen"
+                    )
+                    return
                 self._messages.put((name, arguments))
         if name != CLOSE and not self._is_closed:
             self._on_lost(
