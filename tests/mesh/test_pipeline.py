@@ -31,6 +31,9 @@ from tests.training.tiny import copy, make, random_batch
 
 DEEP = decoder(replace(MODEL_CONFIG, num_layers=4, windows=(None, 24) * 2))
 PARAMS = jax.tree.map(lambda leaf: leaf * (4 if leaf.ndim > 1 else 1), initial_params(DEEP, 0))
+# Two layers, for what is compiled as a whole step.
+SMALL = decoder(replace(MODEL_CONFIG, num_layers=2, windows=(24, 24)))
+SMALL_PARAMS = {**PARAMS, "layers": PARAMS["layers"][:2]}
 TOKENS = jax.random.randint(jax.random.key(1), (8, 24), 3, DEEP.vocab_size)
 MESH = "pipeline=2,tensor=2"
 TRAINED = LoraConfig(rank=4, alpha=8.0, targets=("wq", "w_down"))
@@ -76,14 +79,14 @@ def requests() -> list[Request]:
 
 def test_stages_serve_what_one_piece_serves() -> None:
     """With adapters, and to the bit alone or in a batch."""
-    config = replace(ONE_SHAPE, groups=groups(DEEP.cache_specs, 256), lora=LORA)
-    staged = replace(config, groups=groups(on_mesh(MESH, DEEP).cache_specs, 256))
+    config = replace(ONE_SHAPE, groups=groups(SMALL.cache_specs, 256), lora=LORA)
+    staged = replace(config, groups=groups(on_mesh(MESH, SMALL).cache_specs, 256))
     engines = [
-        make_engine(config, executor=mesh_executor("tensor=1", config, PARAMS, DEEP)),
-        make_engine(staged, executor=mesh_executor(MESH, staged, PARAMS, DEEP)),
+        make_engine(config, executor=mesh_executor("tensor=1", config, SMALL_PARAMS, SMALL)),
+        make_engine(staged, executor=mesh_executor(MESH, staged, SMALL_PARAMS, SMALL)),
     ]
     for engine in engines:
-        engine.adapters.load("one", make_adapter(0, model=DEEP))
+        engine.adapters.load("one", make_adapter(0, model=SMALL))
     expected, found = (run(engine, requests()) for engine in engines)
     for got, other in zip(found, expected, strict=True):
         assert_close(got, other)
@@ -110,10 +113,10 @@ def test_layers_that_can_not_be_in_equal_stages_are_refused() -> None:
 
 def full_steps(mesh: str | None) -> Steps:
     """Two steps of two microbatches that train all parameters."""
-    model = model_on(mesh, DEEP)
+    model = model_on(mesh, SMALL)
     step = make(full(model, dtype=FLOAT32), next_token(model, remat="layer"), eps=1e-3)
     on = None if mesh is None else placement(mesh)
-    params = copy(PARAMS) if on is None else placed(copy(PARAMS), on, DEEP)
+    params = copy(SMALL_PARAMS) if on is None else placed(copy(SMALL_PARAMS), on, SMALL)
     batches = [random_batch(seed, num_rows=8) for seed in (0, 1)]
     found = run_steps(step, params, batches, num_microbatches=2)
     if on is None:
@@ -128,14 +131,14 @@ def test_stages_train_as_one_piece() -> None:
 
 def adapter_steps(mesh: str | None) -> Steps:
     """A step that trains two adapters of frozen parameters."""
-    model = model_on(mesh, DEEP)
+    model = model_on(mesh, SMALL)
     trainable = lora(TRAINED, num_adapters=2, model=model)
     step = make(trainable, next_token(model), learning_rates=(1e-2, 1e-3), name="sgd")
     adapters = initial_adapters(model, TRAINED, [0, 1])
-    frozen = PARAMS
+    frozen = SMALL_PARAMS
     if trainable.layout is not None and mesh is not None:
         adapters = jax.device_put(adapters, trainable.layout.masters)
-        frozen = placed(copy(PARAMS), placement(mesh), DEEP)
+        frozen = placed(copy(SMALL_PARAMS), placement(mesh), SMALL)
     return run_steps(step, adapters, [random_batch(0, num_rows=4)], frozen=frozen)
 
 
