@@ -47,21 +47,35 @@ def best_limits(first: Limits, second: Limits) -> Limits:
     )
 
 
+def times_devices(limits: Limits, num_devices: int) -> Limits:
+    """The limits of several devices that are alike."""
+    return Limits(
+        read_bytes_s=num_devices * limits.read_bytes_s,
+        matmul_flops={dtype: num_devices * each for dtype, each in limits.matmul_flops.items()},
+    )
+
+
 def measure_limits(
-    compute_dtype: str, backend: Backend, *, buffer_bytes: int = BUFFER_BYTES
+    compute_dtype: str,
+    backend: Backend,
+    *,
+    num_devices: int = 1,
+    buffer_bytes: int = BUFFER_BYTES,
 ) -> Limits:
     """Measures for a few seconds: the host's memory and processors, or an accelerator's.
 
     Args:
       compute_dtype: measured in addition to float32.
       backend: the backend whose products are measured.
+      num_devices: those of a mesh. One accelerator is measured, and counts as often; the virtual
+        devices of a CPU share it.
       buffer_bytes: how much memory is read; a size that fits into the caches measures those.
     """
     from flaxen.kernels.device import is_accelerator
 
     dtypes = sorted({compute_dtype, "float32"})
     if is_accelerator():
-        return device_limits(dtypes)
+        return times_devices(device_limits(dtypes), num_devices)
     return Limits(
         read_bytes_s=_read_bytes_s(buffer_bytes),
         matmul_flops={dtype: _matmul_flops(dtype, backend) for dtype in dtypes},
@@ -76,13 +90,17 @@ def device_limits(
 
     Args:
       dtypes: of the products.
-      copy_bytes: the size of the copy; None is one that fits into no cache.
+      copy_bytes: the size of the copy; None is one that fits into no cache, or less where an
+        engine has left less memory.
       side: of the square matrices; None is one that is compute-bound.
     """
-    from flaxen.kernels.device_speed import COPY_BYTES, PRODUCT_SIDE, copy_bytes_s, product_flops
+    from flaxen.kernels.device import free_memory
+    from flaxen.kernels.device_speed import PRODUCT_SIDE, copy_bytes_s, copy_size, product_flops
 
     flops = {dtype: product_flops(dtype, side or PRODUCT_SIDE) for dtype in dtypes}
-    return Limits(read_bytes_s=copy_bytes_s(copy_bytes or COPY_BYTES), matmul_flops=flops)
+    return Limits(
+        read_bytes_s=copy_bytes_s(copy_bytes or copy_size(free_memory())), matmul_flops=flops
+    )
 
 
 def _best_s(work: Callable[[], object]) -> float:

@@ -35,6 +35,7 @@ from flaxen.cli.options import (
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from flaxen.benchmark.ideal import ModelCost
     from flaxen.benchmark.report import Report
     from flaxen.build import OnProgress, Parts
 
@@ -88,8 +89,10 @@ def bench(
     args = engine_args(model, model_options, context, steps, batch, mesh, models, machine)
     cpu = machine.set_up(mesh.num_devices)
 
+    from flaxen.benchmark.cost import model_cost
     from flaxen.benchmark.report import as_json, limits_line, table
     from flaxen.build import build
+    from flaxen.engine_args import cache_dtype
 
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
@@ -99,7 +102,9 @@ def bench(
         announce(cpu)
         console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")
         warmup, chosen = _workloads(parts, names, loaded, options.reps)
-        report = _measure(parts, warmup, chosen, options.reps, on_progress)
+        cached = cache_dtype(args.kv_cache_dtype, parts.dtype, parts.model)
+        cost = model_cost(parts.model, parts.params, cached.itemsize)
+        report = _measure(parts, cost, warmup, chosen, options.reps, on_progress)
     console.print(limits_line(report.limits))
     console.print(table(report))
     setup = {
@@ -131,20 +136,25 @@ def _workloads(
 
 def _measure(
     parts: Parts,
+    cost: ModelCost,
     warmup: Workload,
     workloads: Sequence[Workload],
     num_reps: int,
     on_progress: OnProgress,
 ) -> Report:
     """Runs the workloads between two measurements of the machine's limits."""
-    from flaxen.benchmark.cost import model_cost
     from flaxen.benchmark.limits import best_limits, measure_limits
     from flaxen.benchmark.measure import run_requests, run_workload
     from flaxen.benchmark.report import Report
 
-    dtype = parts.dtype.name
+    measure = partial(
+        measure_limits,
+        parts.dtype.name,
+        parts.model.backend,
+        num_devices=parts.mesh.num_devices,
+    )
     on_progress("machine's limits", 0, 1)
-    limits = measure_limits(dtype, parts.model.backend)
+    limits = measure()
     on_progress("machine's limits", 1, 1)
     results = []
     for workload in workloads:
@@ -153,8 +163,7 @@ def _measure(
         on_progress(workload.name, 0, num_reps)
         results.append(run_workload(parts.engine, workload, num_reps, on_progress))
     # Measured again, because other programs may have slowed the first measurement.
-    limits = best_limits(limits, measure_limits(dtype, parts.model.backend))
-    cost = model_cost(parts.model, parts.params, parts.dtype.itemsize)
+    limits = best_limits(limits, measure())
     return Report(results=results, cost=cost, limits=limits)
 
 

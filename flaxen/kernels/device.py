@@ -73,6 +73,13 @@ def memory_limit() -> int | None:
     return limit
 
 
+def free_memory() -> int | None:
+    """The bytes that are free on JAX's default device; None if it does not say, as on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    limit, used = stats.get("bytes_limit"), stats.get("bytes_in_use")
+    return None if limit is None or used is None else max(0, limit - used)
+
+
 def is_accelerator() -> bool:
     """Whether JAX computes on something else than a CPU."""
     return jax.default_backend() != "cpu"

@@ -19,6 +19,15 @@ _NUM_RUNS = 5
 _NUM_CALLS = 10  # in one run
 
 
+def copy_size(free: int | None) -> int:
+    """The bytes of a copy to measure, for which a device has room twice, and as much for others.
+
+    Args:
+      free: the bytes that are free on the device; None if it does not say.
+    """
+    return COPY_BYTES if free is None else max(4, min(COPY_BYTES, free // 4))
+
+
 def copy_bytes_s(num_bytes: int = COPY_BYTES) -> float:
     """Bytes read and written a second by a copy of `num_bytes`."""
     numbers = jnp.ones(num_bytes // 4, jnp.int32)

@@ -99,6 +99,7 @@ def test_the_package_exports_lazily() -> None:
         (["chat", "--url", "http://127.0.0.1:9", "--dtype", "float32"], "are the server's to cho"),
         (["chat", "--url", "http://127.0.0.1:9", "--impl", "torch"], "are the server's to choose"),
         (["chat", "--url", "http://127.0.0.1:9", "--threads", "2"], "are the server's to choose"),
+        (["chat", "--url", "http://127.0.0.1:9", "--device", "cpu"], "are the server's to choose"),
         (["chat", "--url", "http://127.0.0.1:9", "--quantization", "int8"], "are the server's to"),
         (["generate", "m", "-p", "a", "--quantization", "int3"], "quantization 'int3' is not supp"),
         (["chat", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9"),

@@ -116,15 +116,8 @@ def chat(
     """
     conversation = _begin(talk, sampling)
     if talk.url is not None:
-        own = (adapter, model_options, defaults, template, context, mesh, machine.threads)
-        nothing = (AdapterOptions(), ModelOptions(), GenerationConfigOptions())
-        if own != (*nothing, ChatTemplateOptions(), ContextOptions(), MeshOptions(), None):
-            raise ValueError(
-                "--adapter, --dtype, --impl, --quantization, --definition, --generation-config, "
-                "--chat-template, --max-model-len, --kv-cache-size, --mesh and --threads are the "
-                "server's to choose: leave them out with --url. MODEL names one of its models or "
-                "adapters"
-            )
+        own = (adapter, model_options, defaults, template, context, mesh)
+        _check_no_engine_options(own, machine)
         model, answer = _answer_there(talk, model)
     elif model is None:
         raise ValueError(
@@ -141,6 +134,26 @@ def chat(
         _answer_once(answer, conversation, screen)
     else:
         _converse(model, answer, conversation, screen, keeps_history=talk.history)
+
+
+def _check_no_engine_options(given: tuple[object, ...], machine: MachineOptions) -> None:
+    """Refuses options of an engine beside --url.
+
+    Args:
+      given: the groups of options of an engine, each of which must be as if it was left out.
+      machine: its device and threads are an engine's too.
+
+    Raises:
+      ValueError: one of them was given.
+    """
+    is_given = any(each != type(each)() for each in given)
+    if is_given or machine.threads is not None or machine.device != "auto":
+        raise ValueError(
+            "--adapter, --dtype, --impl, --quantization, --definition, --generation-config, "
+            "--chat-template, --max-model-len, --kv-cache-size, --kv-cache-dtype, "
+            "--gpu-memory-utilization, --mesh, --device and --threads are the server's to choose: "
+            "leave them out with --url. MODEL names one of its models or adapters"
+        )
 
 
 def _begin(talk: TalkOptions, sampling: SamplingOptions) -> Conversation:
