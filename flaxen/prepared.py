@@ -6,9 +6,10 @@ Deliberately does not know: executors, engines, argv.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -89,13 +90,7 @@ def prepare(
     if backend is Backend.CPU:
         cpu_library.start()
     placements = _placements(args.mesh_shape, processes)
-    checkpoint: Checkpoint | Definition
-    if definition is not None:
-        path, checkpoint = None, definition
-    else:
-        path, checkpoint = open_named(
-            args, lambda name, done, total: report("download", done, total)
-        )
+    path, checkpoint = _opened(args, report, definition)
     check_batch_invariance(checkpoint, backend)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
     models = tuple(_on(checkpoint.model, backend, each) for each in placements)
@@ -111,18 +106,7 @@ def prepare(
         dtype=dtype, backend=backend, quantization=args.quantization, placement=placements[0]
     )
     cached = cache_dtype(args.kv_cache_dtype, dtype, models[0])
-    plan = plan_model_cache(
-        models[0],
-        sizes,
-        page_size=args.page_size,
-        itemsize=dtype.itemsize,
-        cache_itemsize=cached.itemsize,
-        num_param_bytes=checkpoint.num_param_bytes(form),
-        max_model_len=args.max_model_len,
-        kv_cache_bytes=args.kv_cache_bytes,
-        gpu_memory_utilization=args.gpu_memory_utilization,
-        num_replicas=len(models),
-    )
+    plan = _cache_plan(args, models, sizes, form, cached, checkpoint)
     if processes.count > 1:
         plan = _agreed(
             plan,
@@ -139,6 +123,38 @@ def prepare(
         cache_plan=plan,
         config=_engine_config(args, sizes, plan, lora),
         default_sampling=sampling_defaults(args.generation_config, path),
+    )
+
+
+def _opened(
+    args: EngineArgs, report: OnProgress, definition: Definition | None
+) -> tuple[Path | None, Checkpoint | Definition]:
+    """The model, and its path; None for one in memory."""
+    if definition is not None:
+        return None, definition
+    return open_named(args, lambda name, done, total: report("download", done, total))
+
+
+def _cache_plan(
+    args: EngineArgs,
+    models: Sequence[Model],
+    sizes: StepSizes,
+    form: Form,
+    cached: jnp.dtype,
+    checkpoint: Checkpoint | Definition,
+) -> CachePlan:
+    """Plans the KV cache in the memory of this process."""
+    return plan_model_cache(
+        models[0],
+        sizes,
+        page_size=args.page_size,
+        itemsize=form.dtype.itemsize,
+        cache_itemsize=cached.itemsize,
+        num_param_bytes=checkpoint.num_param_bytes(form),
+        max_model_len=args.max_model_len,
+        kv_cache_bytes=args.kv_cache_bytes,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+        num_replicas=len(models),
     )
 
 
