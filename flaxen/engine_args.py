@@ -99,7 +99,7 @@ class EngineArgs:
 
     @property
     def places(self) -> Places:
-        """Where the model is looked for."""
+        """The places in which the model is looked for."""
         return Places(models_dir=self.models_dir, offline=self.offline)
 
     def __post_init__(self) -> None:

@@ -100,5 +100,5 @@ class MachineOptions:
 
 
 def find_places(models: ModelsDirOptions, machine: MachineOptions) -> Places:
-    """Where a command looks for models."""
+    """The places in which a command looks for models."""
     return Places(models_dir=models.models_dir, offline=machine.offline)

@@ -161,7 +161,7 @@ class StepSizeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """How an engine's steps are compiled, and what is kept between them."""
+    """The programs of an engine's steps, and the cache that is kept between requests."""
 
     enable_prefix_caching: Annotated[
         bool,

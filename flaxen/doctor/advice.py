@@ -1,4 +1,4 @@
-"""What to fix: findings from facts, each with the command that fixes it.
+"""Makes findings of facts: each is something to fix, with the command that fixes it.
 
 One function for each subject, pure. Deliberately does not know how facts are found or shown.
 """

@@ -1,4 +1,4 @@
-"""What the probes found, as plain values.
+"""The facts that probes find, as plain values.
 
 `None` stands for "not found" or "not measured", and each field says which. Deliberately does not
 know how anything is found, nor what is good or bad.
@@ -53,7 +53,7 @@ class Software:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """What computes on the CPU."""
+    """The kernels that compute on the CPU."""
 
     isa: str  # the instruction set in use, or xla
     supported: tuple[str, ...]  # those that the library and the machine have, best first
@@ -111,7 +111,7 @@ class PulledModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What flaxen may do with the network."""
+    """The settings of the network."""
 
     is_offline: bool  # by --offline or HF_HUB_OFFLINE
     endpoint: str  # where models are downloaded from

@@ -10,7 +10,7 @@ from flaxen.engine.cache.groups import CacheGroup, most_pages
 
 @dataclass(frozen=True, kw_only=True)
 class LoraLimits:
-    """How many adapters an engine serves, and how large they may be. Names are vLLM's.
+    """The number of adapters that an engine serves, and their largest rank. Names are vLLM's.
 
     Raises:
       ValueError: a limit is out of its range.

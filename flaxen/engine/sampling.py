@@ -24,8 +24,8 @@ OK = 0  # a row's status; otherwise the value of a RowFailure
 
 
 class BatchNeeds(NamedTuple):
-    """What any sequence of the batch needs, as scalars, so that one compiled step serves all
-    batches.
+    """The work that any sequence of the batch needs, as scalars, so that one compiled step serves
+    all batches.
     """
 
     adjust: jax.Array  # bool: bias, penalties, bad words, min_tokens or a bitmask

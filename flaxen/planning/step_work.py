@@ -63,8 +63,8 @@ def step_work(
 
 
 def expected_collectives(model: Model, num_tokens: int, itemsize: int) -> tuple[Collective, ...]:
-    """What tensor parallelism sends: two sums a layer, and one of the embeddings, which each device
-    has for its part of the vocabulary.
+    """The sums of tensor parallelism: two in each layer, and one of the embeddings, of which each
+    device has those of its part of the vocabulary.
 
     Args:
       model: the model on its mesh.

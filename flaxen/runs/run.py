@@ -37,7 +37,7 @@ from flaxen.training.step import Compute
 
 
 class FinishedRun(NamedTuple):
-    """What a run ended with."""
+    """The results of a run."""
 
     state: TrainState
     num_before: int  # steps that were made before the run was resumed

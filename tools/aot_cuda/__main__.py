@@ -50,12 +50,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _lowered(lowered: jax.stages.Lowered) -> str:
-    """What a lowered program has, in words; Pallas raises what Triton does not have."""
+    """Describes a lowered program. Pallas raises an error for what Triton does not have."""
     return f"{lowered.as_text().count('xla.gpu.triton')} Triton kernels"
 
 
 def _compile(lowered: jax.stages.Lowered) -> str:
-    """What a compiled program has, in words; XLA raises what does not compile."""
+    """Compiles a program and describes it. XLA raises an error for what does not compile."""
     start_s = time.perf_counter()
     compiled = lowered.compile()
     text: str = compiled.as_text() or ""

@@ -156,7 +156,7 @@ def _signal(own: int | None, *, is_stopped: bool) -> int | None:
 
 
 def default_output_dir(model: str) -> Path:
-    """Where a run goes that was not told: runs/, and the model's name."""
+    """The output directory of a run that names none: runs/, and the model's name."""
     name = re.sub(r"\.py:", "-", model)
     return Path("runs") / re.sub(r"[^\w.-]+", "-", Path(name).name.removesuffix(".gguf"))
 

@@ -20,7 +20,7 @@ from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
 
 
 class AttentionImplementation(NamedTuple):
-    """What a backend has for attention over pages."""
+    """The functions of a backend for attention over pages."""
 
     attend: Callable[..., tuple[Any, Any]]  # as reference.paged_attention, over its own pages
     empty_pages: Callable[[int, int, int, int, jnp.dtype], Pages]

@@ -20,7 +20,7 @@ State = tuple[jax.Array, jax.Array, jax.Array]  # maximum [rows], sum [rows], va
 
 
 class Sizes(NamedTuple):
-    """What is known when a kernel is compiled."""
+    """The sizes that are known when a kernel is compiled."""
 
     rows: int  # of a tile, a power of two: tokens x query heads of a KV head, and padding
     keys: int  # of a block, a power of two
