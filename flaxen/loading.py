@@ -19,7 +19,7 @@ from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models.layout import lay_params
 from flaxen.models.model import Model, Params
 from flaxen.models.staging import stage_params
-from flaxen.sharding.shape import MeshShape, parse_mesh
+from flaxen.sharding.shape import parse_mesh
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.layout import over
 from flaxen.weights.adapters.adapter import (
@@ -46,7 +46,7 @@ def load(
     device: str = AUTO,
     backend: str = Backend.REFERENCE.value,
     quantization: Quantization = "none",
-    mesh: str | MeshShape | None = None,
+    mesh: str = "",
     offline: bool = False,
     models_dir: Path | None = None,
 ) -> tuple[Model, Params]:
@@ -90,7 +90,7 @@ def load(
       ValueError: the model or adapter does not exist or is not supported, or there is no such
         device, mesh or backend here.
     """
-    shape = parse_mesh(mesh or "") if not isinstance(mesh, MeshShape) else mesh
+    shape = parse_mesh(mesh)
     chosen = choose_backend(backend, device, num_devices=shape.num_devices)
     places = Places(offline=offline, models_dir=models_dir)
     opened = _open(model, places, chosen, definition)

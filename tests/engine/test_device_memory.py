@@ -21,10 +21,12 @@ from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_needs import NO_NEEDS
 from flaxen.engine.step_options import StepOptions
 from flaxen.engine.step_sizes import StepSizes
+from flaxen.kernels.backend import Backend
 from flaxen.models.cache import Full, Sliding, attention_only
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.params import is_spec
+from tests.mesh.meshes import placement
 
 GIB = 2**30
 # Llama-3.1-8B: 32 layers of 8 heads of 128.
@@ -163,3 +165,29 @@ def test_virtual_devices_share_the_hosts_memory() -> None:
     assert share_of_host(10 * GIB, GIB, 1) == 9 * GIB
     assert share_of_host(10 * GIB, GIB, 4) == int(1.5 * GIB)
     assert share_of_host(None, GIB, 4) is None
+
+
+def test_a_mesh_divides_what_steps_take() -> None:
+    """The widest product and the logits are divided; each device has all rows."""
+    config = DecoderConfig(
+        vocab_size=1024,
+        model_dim=64,
+        mlp_dim=512,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        windows=(None, None),
+        tied_embeddings=True,
+        max_position=512,
+    )
+    model, sizes = (
+        decoder(config),
+        StepSizes(max_num_seqs=8, max_num_batched_tokens=64, compiled=(64,)),
+    )
+    on_two = model.on(Backend.REFERENCE, placement("tensor=2"))
+    alone, divided = (
+        step_bytes(each, sizes, itemsize=4, max_model_len=512) for each in (model, on_two)
+    )
+    activations, logits, table = 64 * 512 * 6 * 4, 8 * 1024 * 4 * 4, 1024 * 64 * 4
+    assert alone - divided == (activations + logits + table) // 2

@@ -13,6 +13,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from flaxen.engine.processes.channel import CLOSE, SECRET_BYTES, Follower, Leade
 from flaxen.sharding.processes import Processes, from_process_0, least_of_all
 
 _HOST_BYTES, _PORT_BYTES = 64, 2
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # Linux alone has it
 
 
 @contextlib.contextmanager
@@ -100,13 +102,24 @@ def _exchange(said: bytes) -> bytes:
 def _own_address(processes: Processes) -> str:
     """The address at which the other processes reach this one: the loopback address if all of them
     are on this machine.
+
+    Raises:
+      ValueError: this machine has no address that others could reach.
     """
-    digest = hashlib.sha256(socket.gethostname().encode()).digest()
+    # Machines may have equal names, as containers do; a boot has an id of its own.
+    boot = _BOOT_ID.read_text() if _BOOT_ID.exists() else ""
+    digest = hashlib.sha256(f"{socket.gethostname()} {boot}".encode()).digest()
     name = int.from_bytes(digest[:3], "little")
     alike = least_of_all([name, -name])
     if alike == [name, -name]:
         return "127.0.0.1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.connect(("192.0.2.1", 9))  # sends nothing: asks which way the packets would go
+        try:
+            asking.connect(("192.0.2.1", 9))  # sends nothing: asks which way the packets would go
+        except OSError as error:
+            raise ValueError(
+                f"this machine has no route to others ({error.strerror}), and the other processes "
+                "are on other machines: connect it to their network, or start all processes here"
+            ) from None
         address: str = asking.getsockname()[0]
         return address
