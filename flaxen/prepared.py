@@ -149,7 +149,7 @@ def _cache_plan(
         sizes,
         page_size=args.page_size,
         itemsize=form.dtype.itemsize,
-        cache_itemsize=cached.itemsize,
+        cache_dtype=cached,
         num_param_bytes=checkpoint.num_param_bytes(form),
         max_model_len=args.max_model_len,
         kv_cache_bytes=args.kv_cache_bytes,

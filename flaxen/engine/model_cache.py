@@ -5,6 +5,8 @@ Deliberately does not know: options' names on a command line, how a plan is word
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from flaxen.engine.cache.device_memory import DEFAULT_UTILIZATION, DeviceMemory
 from flaxen.engine.cache.free_memory import free_bytes
 from flaxen.engine.cache.plan import CachePlan, plan_cache
@@ -13,7 +15,7 @@ from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.kernels.device import memory_limit
 from flaxen.kernels.paged_attention import check_page_size
-from flaxen.models.layout import device_specs
+from flaxen.models.layout import page_specs
 from flaxen.models.model import Model
 
 
@@ -23,7 +25,7 @@ def plan_model_cache(
     *,
     page_size: int,
     itemsize: int,
-    cache_itemsize: int,
+    cache_dtype: jnp.dtype,
     num_param_bytes: int,
     max_model_len: int | None,
     kv_cache_bytes: int | None,
@@ -37,7 +39,7 @@ def plan_model_cache(
       sizes: of the engine's steps.
       page_size: tokens.
       itemsize: bytes of one number in the dtype of compute.
-      cache_itemsize: bytes of one number in that of the cache.
+      cache_dtype: of keys and values in the pages.
       num_param_bytes: of the weights on one device.
       max_model_len: the longest sequence, in tokens; None is as long as possible.
       kv_cache_bytes: the size of the cache; None chooses it.
@@ -62,9 +64,9 @@ def plan_model_cache(
         )
     return plan_cache(
         CacheSizes(
-            specs=device_specs(model),
+            specs=page_specs(model, page_size, cache_dtype),
             page_size=page_size,
-            itemsize=cache_itemsize,
+            itemsize=cache_dtype.itemsize,
             chunk=sizes.max_num_batched_tokens,
             max_num_seqs=sizes.max_num_seqs,
         ),

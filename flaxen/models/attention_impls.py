@@ -83,6 +83,25 @@ def empty_layer(
     return LayerPages(pages=pages, group=group)
 
 
+def stored_head_dim(head_dim: int, page_size: int, dtype: jnp.dtype, *, backend: Backend) -> int:
+    """The numbers that a head's key takes in the pages: some kernels pad it.
+
+    Args:
+      head_dim: H.
+      page_size: tokens.
+      dtype: of keys and values.
+      backend: what will read the pages.
+
+    Raises:
+      ValueError: as in `empty_layer`.
+    """
+    make = functools.partial(empty_cache, 1, page_size, 1, head_dim, dtype, backend=backend)
+    num_bytes: int = sum(
+        each.size * each.dtype.itemsize for each in jax.tree.leaves(jax.eval_shape(make))
+    )
+    return -(-num_bytes // (2 * page_size * jnp.dtype(dtype).itemsize))
+
+
 def _laid(x: jax.Array, axes: tuple[str | None, ...], placement: Placement) -> jax.Array:
     """An array of the pages on a mesh, with one for each pipeline stage if there are several."""
     if (stages := placement.shape.pipeline) > 1:

@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrices
+from flaxen.models.attention_impls import stored_head_dim
 from flaxen.models.cache import Full, Sliding, attention_only
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
@@ -183,6 +185,26 @@ def device_specs(model: Model) -> tuple[Full | Sliding, ...]:
     return tuple(
         replace(each, num_kv_heads=num_page_heads(each.num_kv_heads, model.placement) // parts)
         for each in specs
+    )
+
+
+def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[Full | Sliding, ...]:
+    """Like `device_specs`, with heads as large as they lie in the pages, to count their bytes.
+
+    Args:
+      model: the model, made for its backend and mesh.
+      page_size: tokens.
+      dtype: of keys and values.
+
+    Raises:
+      ValueError: as in `device_specs`; or the backend has no such pages.
+    """
+    return tuple(
+        replace(
+            each,
+            head_dim=stored_head_dim(each.head_dim, page_size, dtype, backend=model.backend),
+        )
+        for each in device_specs(model)
     )
 
 

@@ -51,10 +51,15 @@ def lines_under(plan: Plan) -> list[str]:
 
 
 def _title(plan: Plan) -> str:
-    size = f"{plan.num_params / 1e9:.2f} B parameters"
+    size = f"{_count(plan.num_params)} parameters"
     is_asked = plan.quantization in ("int8", "int4")
     form = f"{plan.quantization} and {plan.dtype}" if is_asked else plan.dtype
     return f"{plan.model} ({size}, {form}) on {plan.hardware.name}, {plan.mesh}"
+
+
+def _count(number: int) -> str:
+    """A large number in billions, or in millions where it is less than one."""
+    return f"{number / 1e9:.2f} B" if number >= 10**9 else f"{number / 1e6:.2f} M"
 
 
 _SERVE_LESS = (

@@ -27,7 +27,7 @@ from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_sizes import StepSizes, step_sizes
 from flaxen.engine_args import EngineArgs, cache_dtype
 from flaxen.kernels.paged_attention import check_page_size
-from flaxen.models.layout import check_layout, device_specs
+from flaxen.models.layout import check_layout, page_specs
 from flaxen.models.model import Model, Params
 from flaxen.planning.compiling import RefusedError, compile_for
 from flaxen.planning.memory import Compiled, Memory
@@ -119,7 +119,7 @@ def plan_serving(
         max_num_batched_tokens=asked.max_num_batched_tokens,
     )
     sizes = CacheSizes(
-        specs=device_specs(model),
+        specs=page_specs(model, asked.page_size, cached),
         page_size=asked.page_size,
         itemsize=cached.itemsize,
         chunk=steps.max_num_batched_tokens,

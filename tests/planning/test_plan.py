@@ -62,6 +62,15 @@ def test_a_cache_of_eight_bits_holds_twice_as_many_tokens(llama: Path) -> None:
     )
 
 
+def test_heads_that_a_kernel_pads_take_pages_that_still_fit(tmp_path: Path) -> None:
+    """The kernel of TPUs lays a head of 96 in 128 numbers, and one of 64 in 64."""
+    for head_dim in (96, 64):
+        directory = config_only(tmp_path / str(head_dim), LLAMA_8B | {"head_dim": head_dim})
+        serving = served(tmp_path, "v6e-8", "tensor=8", model=str(directory))
+        assert serving.memory.fits
+        assert serving.memory.used_bytes == pytest.approx(0.9 * 32 * GIB, rel=1e-3)
+
+
 def test_by_how_much_it_does_not_fit(llama: Path) -> None:
     serving = served(llama, "v5e-1", max_num_seqs=8)
     parts = dict(serving.memory.parts)
