@@ -72,6 +72,12 @@ class ProcessOptions:
             )
         if self.coordinator_address in (None, _AUTO):
             return
+        host, _, port = self.coordinator_address.rpartition(":")
+        if not host or not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(
+                f"--coordinator-address {self.coordinator_address!r} is not HOST:PORT: give where "
+                "process 0 listens for the others, as 10.0.0.1:9876"
+            )
         if self.num_processes is None or self.process_id is None:
             raise ValueError(
                 "--coordinator-address needs --num-processes N, and --process-id from 0 to N - 1"

@@ -19,6 +19,13 @@ ADDRESS = "127.0.0.1:1234"
     ("given", "message"),
     [
         ({"num_processes": 2}, "--num-processes and --process-id need --coordinator-address"),
+        *(
+            (
+                {"coordinator_address": wrong, "num_processes": 2, "process_id": 0},
+                f"--coordinator-address '{wrong}' is not HOST:PORT: give where process 0 listens",
+            )
+            for wrong in ("nonsense", "10.0.0.1", ":9876", "10.0.0.1:port", "10.0.0.1:99999")
+        ),
         ({"coordinator_address": ADDRESS}, "needs --num-processes N, and --process-id from 0 to"),
         (
             {"coordinator_address": ADDRESS, "num_processes": 2, "process_id": 2},
