@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from flaxen.engine.cache.plan import CachePlan
@@ -187,13 +189,23 @@ def _placements(shape: MeshShape, processes: Processes) -> list[Placement | None
 
 def _agreed(plan: CachePlan, what: str) -> CachePlan:
     """The plan of the process with the least memory, which all of them take."""
+    check_alike("flaxen's or JAX's version", f"{version('flaxen')} {jax.__version__}")
     check_alike("the model, its number formats or the sizes of its engine", what)
     num_pages = [group.num_pages for group in plan.groups]
-    max_model_len, *agreed = least_of_all([plan.max_model_len, *num_pages])
+    thousandths = int(plan.num_whole * 1000)
+    max_model_len, mib, thousandths, *agreed = least_of_all(
+        [plan.max_model_len, plan.num_bytes >> 20, thousandths, *num_pages]
+    )
     groups = tuple(
         replace(group, num_pages=pages) for group, pages in zip(plan.groups, agreed, strict=True)
     )
-    return replace(plan, max_model_len=max_model_len, groups=groups)
+    return replace(
+        plan,
+        max_model_len=max_model_len,
+        groups=groups,
+        num_bytes=min(plan.num_bytes, mib + 1 << 20),
+        num_whole=min(plan.num_whole, thousandths / 1000),
+    )
 
 
 def load(
