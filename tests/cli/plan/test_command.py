@@ -22,7 +22,7 @@ def test_one_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (code, err.strip()) == (0, "")
     rows = {cells[0]: cells[1:] for cells in table_rows(out)}
     assert rows["weights"] == ["1.9 GiB", "5.8%"]
-    assert rows["sequences at once"] == ["198", "of 8,192 tokens"]
+    assert rows["sequences at once"] == ["210", "of 8,192 tokens"]
     assert rows["all-reduce"] == ["65, 258.0 MiB", "65, 2.0 GiB"]
     assert rows["most of it"] == ["memory", "links"]
     assert "Serving fits: 3.2 GiB of each device is left." in out
