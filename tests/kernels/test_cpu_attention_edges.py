@@ -109,13 +109,17 @@ def test_each_backend_has_its_own_pages() -> None:
     batch, num_pages = make_batch([(4, 4), (3, 3)], 16, 2)
     q, k, v, _ = make_inputs(7, (4, 2, 16), num_pages, 16, "float32")
     outs = []
-    for backend in Backend:
-        cache = ops.empty_cache(num_pages, 16, 2, 16, jnp.dtype("float32"), backend=backend)
-        assert isinstance(cache, tuple) == (backend is not Backend.CPU)
+    f32 = jnp.dtype("float32")
+    for backend in (each for each in Backend if ops.has_pages(16, f32, backend=each)):
+        cache = ops.empty_cache(num_pages, 16, 2, 16, f32, backend=backend)
+        # Keys and values apart, except where a kernel reads them as one array.
+        assert isinstance(cache, tuple) == (backend not in (Backend.CPU, Backend.TPU))
         out, new = ops.paged_attention(q, k, v, cache, batch, backend=backend)
         assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, cache)
         outs.append(np.asarray(out))
-    np.testing.assert_allclose(outs[0], outs[1], rtol=1e-5, atol=1e-6)
+    assert len(outs) >= 5
+    for other in outs[1:]:
+        np.testing.assert_allclose(outs[0], other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
