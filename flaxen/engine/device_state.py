@@ -56,7 +56,7 @@ class DeviceState(DeviceCalls):
         self, model: Model, params: Params, config: EngineConfig, cache_dtype: jnp.dtype
     ) -> None:
         self._params = params
-        # As the compiled step takes them. Nobody donates them as long as we hold them.
+        # The parameters as the compiled step takes them. Nobody donates them while this holds them.
         self._step_params = bind(params) if model.backend.packs_weights else params
         self._layout = step_layout(config)
         # What all devices of a mesh have alike; without a mesh there is nothing to say.
@@ -81,7 +81,7 @@ class DeviceState(DeviceCalls):
         self._abstract_adapters = shapes_of(self._adapters.arrays)
 
     def compile(self, program: Program) -> None:
-        """As in DeviceCalls. A call of `_step` finds it among JAX's own."""
+        """Compiles a program, as DeviceCalls says; a call of `_step` finds it in JAX's cache."""
         state, lora = self._abstract_state, self._abstract_adapters
         lower_step(self._step, self._layout, program, state, lora).compile()
 

@@ -68,7 +68,7 @@ class ReplicatedEngine(SteppedEngine):
         chosen = self._replicas[self._choice.choose(checked, with_room or places)]
         try:
             chosen.add(checked, arrival_s)
-        except BaseException:
+        except BaseException:  # whatever it was, the replica has not got it; it is raised again
             self._choice.ended(request.request_id)
             raise
 
@@ -101,7 +101,7 @@ class ReplicatedEngine(SteppedEngine):
         return any(each.warm_up() for each in self._replicas)
 
     def set_params(self, params: Any) -> None:
-        """As in SteppedEngine, but each replica has its own copy.
+        """Sets the parameters, as SteppedEngine says; each replica has its own copy.
 
         Args:
           params: a sequence of parameters, one for each replica, on its devices.

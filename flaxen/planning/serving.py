@@ -161,7 +161,7 @@ def plan_serving(
         num_cache_tokens=cache.num_tokens,
         config=config,
     )
-    # As long as all sequences can be at once.
+    # The length that all sequences can have at once.
     context = min(cache.max_model_len, sizes.longest(cache.num_bytes // steps.max_num_seqs))
     return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
 

@@ -84,4 +84,6 @@ def test_gradients_are_the_references() -> None:
     def loss(backend: Backend) -> jax.Array:
         return jax.grad(lambda w: jnp.sum(linear(x, w, backend=backend) ** 2))(weight)
 
-    np.testing.assert_allclose(loss(INVARIANT), loss(Backend.REFERENCE), rtol=1e-4, atol=1e-3)
+    found, expected = loss(INVARIANT), loss(Backend.REFERENCE)
+    # Float32 sums of 200 products, in two orders.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=4e-6 * np.abs(expected).max())

@@ -38,7 +38,7 @@ def assert_own_parts(params: Any, whole: Any) -> None:
 
 
 def assert_own_layer(layers: Any, index: int) -> None:
-    """Of two layers in two stages each process holds one, and nothing of the other."""
+    """Each process holds the layer of its own stage, and nothing of the other layer."""
     for number, layer in enumerate(layers):
         for leaf in jax.tree.leaves(layer):
             assert bool(leaf.addressable_shards) == (number == index)

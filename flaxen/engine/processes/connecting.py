@@ -38,7 +38,7 @@ def leading(processes: Processes) -> Iterator[Leader]:
     atexit.register(leader.close)
     try:
         yield leader
-    except BaseException:
+    except BaseException:  # whatever it was, the others must end; it is raised again
         atexit.register(_end_alone)
         leader.abandon()
         raise
@@ -57,7 +57,7 @@ def following(processes: Processes) -> Iterator[Follower]:
     ) as follower:
         try:
             yield follower
-        except BaseException:
+        except BaseException:  # whatever it was, process 0 must end; it is raised again
             atexit.register(_end_alone)
             raise
 
