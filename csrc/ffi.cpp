@@ -190,6 +190,33 @@ ffi::Error rms_norm(ffi::AnyBuffer x, ffi::AnyBuffer weight, ffi::Result<ffi::An
   return ffi::Error::Success();
 }
 
+ffi::Error layer_norm(ffi::AnyBuffer x, ffi::AnyBuffer weight, ffi::RemainingArgs bias,
+                      ffi::Result<ffi::AnyBuffer> out, float eps) {
+  LayerNormCall call{};
+  call.x = x.untyped_data();
+  call.weight = weight.untyped_data();
+  if (bias.size() > 0) call.bias = bias.get<ffi::AnyBuffer>(0)->untyped_data();
+  call.rows = leading_size(x);
+  call.width = x.dimensions().back();
+  call.eps = eps;
+  call.type = type_of(x);
+  call.out = out->untyped_data();
+  kernels().layer_norm(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error gelu(ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out, bool is_tanh) {
+  GeluCall call{};
+  call.x = x.untyped_data();
+  call.rows = leading_size(x);
+  call.width = x.dimensions().back();
+  call.is_tanh = is_tanh;
+  call.type = type_of(x);
+  call.out = out->untyped_data();
+  kernels().gelu(call);
+  return ffi::Error::Success();
+}
+
 ffi::Error rope(ffi::AnyBuffer x, ffi::Buffer<ffi::F32> cos, ffi::Buffer<ffi::F32> sin,
                 ffi::Result<ffi::AnyBuffer> out) {
   const auto dims = x.dimensions();  // [tokens, heads, head_dim]
@@ -376,6 +403,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rms_norm, flaxen::rms_norm,
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_layer_norm, flaxen::layer_norm,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_gelu, flaxen::gelu,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<bool>("is_tanh"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rope, flaxen::rope,
                               ffi::Ffi::Bind()

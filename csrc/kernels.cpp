@@ -7,6 +7,8 @@
 #include "attention.inc"
 #include "causal_attention.inc"
 #include "elementwise.inc"
+#include "gelu.inc"
+#include "layer_norm.inc"
 #include "linear.inc"
 #include "embed.inc"
 #include "repack.inc"
@@ -19,7 +21,7 @@
 namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
-    linear, embed,       transpose, pack,             unpack,          rms_norm,
+    linear, embed,       transpose, pack,             unpack,          rms_norm, layer_norm, gelu,
     rope,   log_softmax, attention, causal_attention, causal_gradient, lora_gradient,
     sample, peak_flops};
 

@@ -94,6 +94,24 @@ struct RmsNormCall {
   void* out;
 };
 
+struct LayerNormCall {
+  const void* x;  // [rows, width]
+  const void* weight;
+  const void* bias;  // or null
+  int64_t rows, width;
+  float eps;
+  Type type;  // of all arrays
+  void* out;
+};
+
+struct GeluCall {
+  const void* x;  // [rows, width]
+  int64_t rows, width;
+  bool is_tanh;  // the approximation with tanh
+  Type type;
+  void* out;
+};
+
 // out = x - log(sum(exp(x))) for each row.
 struct LogSoftmaxCall {
   const float* x;  // [rows, width]
@@ -187,6 +205,8 @@ struct Kernels {
   void (*pack)(const PackCall&);
   void (*unpack)(const PackCall&);
   void (*rms_norm)(const RmsNormCall&);
+  void (*layer_norm)(const LayerNormCall&);
+  void (*gelu)(const GeluCall&);
   void (*rope)(const RopeCall&);
   void (*log_softmax)(const LogSoftmaxCall&);
   void (*attention)(const AttentionCall&);

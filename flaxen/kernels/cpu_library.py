@@ -26,6 +26,8 @@ _TARGETS = (
     "pack",
     "unpack",
     "rms_norm",
+    "layer_norm",
+    "gelu",
     "rope",
     "log_softmax",
     "attention",

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.gelu import gelu
+from flaxen.kernels.layer_norm import layer_norm
 from flaxen.kernels.linear import LoraWeight, gated_linear, linear, unembed
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.kernels.log_softmax import log_softmax
@@ -42,6 +44,10 @@ OPS = {
         x, normal("t", 330, 200), (normal("n", 200), 1e-5), backend=backend
     ),
     "rms_norm": lambda x, backend: rms_norm(x, normal("n", 200), 1e-5, backend=backend),
+    "layer_norm": lambda x, backend: layer_norm(
+        x, normal("n", 200), normal("m", 200), 1e-5, backend=backend
+    ),
+    "gelu": lambda x, backend: gelu(x, "erf", backend=backend),
     "log_softmax": lambda x, backend: log_softmax(x, backend=backend),
 }
 

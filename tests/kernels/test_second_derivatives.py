@@ -11,6 +11,8 @@ import pytest
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.causal_attention import reference as attention_reference
+from flaxen.kernels.gelu import reference as gelu_reference
+from flaxen.kernels.layer_norm import reference as layer_norm_reference
 from flaxen.kernels.linear import reference
 from flaxen.kernels.rms_norm import reference as norm_reference
 from flaxen.kernels.rope import reference as rope_reference
@@ -18,6 +20,8 @@ from tests.kernels.on_cpu import (
     apply_rope,
     causal_attention,
     gated_linear,
+    gelu,
+    layer_norm,
     linear,
     log_softmax,
     pack,
@@ -69,6 +73,12 @@ OPS: dict[str, tuple[Op, Op, jax.Array]] = {
         lambda scale: norm_reference.rms_norm(X, scale, 1e-5),
         SCALE,
     ),
+    "layer norm": (
+        lambda x: layer_norm(x, SCALE, None, 1e-5),
+        lambda x: layer_norm_reference.layer_norm(x, SCALE, None, 1e-5),
+        X,
+    ),
+    "gelu": (lambda x: gelu(x, "erf"), lambda x: gelu_reference.gelu(x, False), X),
     "rope": (
         lambda x: apply_rope(x, COS, SIN),
         lambda x: rope_reference.apply_rope(x, COS, SIN),
