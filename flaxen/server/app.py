@@ -73,6 +73,23 @@ def create_app(
     Raises:
       ValueError: the tokenizer's chat template is not valid.
     """
+    app = create_model_app(engine, tokenizer, config, adapter_files=adapter_files)
+    add_guard(app, config)
+    return app
+
+
+def create_model_app(
+    engine: EngineClient,
+    tokenizer: Tokenizer,
+    config: ServerConfig,
+    *,
+    metrics: Metrics | None = None,
+    adapter_files: AdapterFiles | None = None,
+) -> FastAPI:
+    """Returns the routes of one model, without the guard that all requests of a server pass.
+
+    Args and errors are those of `create_app`; `metrics` are the model's, None makes them.
+    """
     renderer = None
     if tokenizer.chat_template is not None or tokenizer.named_templates:
         renderer = ChatRenderer(lambda timeout_s: ChatTemplate.of(tokenizer, timeout_s=timeout_s))
@@ -82,14 +99,20 @@ def create_app(
         tokenizer=tokenizer,
         chat_template=renderer,
         config=config,
-        metrics=Metrics(engine, model_name),
+        metrics=metrics or Metrics(engine, model_name),
         adapter_files=adapter_files,
     )
-    # Not FastAPI's own pages: they load scripts from other sites, and can't describe our bodies.
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app = empty_app()
     routes = ROUTES if adapter_files is None else ROUTES | ADAPTER_ROUTES
     for (method, path), handler in routes.items():
         add_route(app, method, path, functools.partial(handler, context))
+    return app
+
+
+def empty_app() -> FastAPI:
+    """An application without routes, which turns errors into OpenAI's JSON."""
+    # Not FastAPI's own pages: they load scripts from other sites, and can't describe our bodies.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for error in (
         ApiError,
         ClientDisconnect,
@@ -99,6 +122,11 @@ def create_app(
         UnknownAdapterError,
     ):
         app.add_exception_handler(error, handle_error)
+    return app
+
+
+def add_guard(app: FastAPI, config: ServerConfig) -> None:
+    """Puts what every request passes around an application."""
     app.add_middleware(Guard, config=config)
     if config.cors_origins:
         # Outside the guard, because a browser's preflight request has no key.
@@ -109,4 +137,3 @@ def create_app(
             allow_headers=["*"],  # the official client sends a dozen of its own, x-stainless-*
             expose_headers=["x-request-id"],
         )
-    return app

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from flaxen.protocol import EngineClient, EngineStats, FinishReason
+from flaxen.protocol import EngineStats, FinishReason
 
 _LABELS = ("model_name",)
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -40,45 +41,74 @@ _COUNTERS = (
 )
 
 
-class Metrics:
-    """One server's metrics: histograms filled by its requests, and the engine's own statistics.
+class HasStats(Protocol):
+    """An engine, or what counts for several."""
+
+    def stats(self) -> EngineStats:
+        """The statistics now."""
+
+
+class ServerMetrics:
+    """The metrics of one server: those of its process, and the families of those of its models.
 
     Every server has its own registry, so that two servers in one process do not share counts.
     """
 
-    def __init__(self, engine: EngineClient, model_name: str) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._registry.register(_EngineCollector(engine, model_name))
-        self._first_token = self._histogram(
-            "time_to_first_token", "From submission to the first token.", model_name
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.engines = _EngineCollector()
+        self.registry.register(self.engines)
+        self.first_token = self._histogram(
+            "time_to_first_token", "From submission to the first token."
         )
-        self._inter_token = self._histogram(
-            "inter_token_latency", "Between one sequence's events.", model_name
+        self.inter_token = self._histogram("inter_token_latency", "Between one sequence's events.")
+        self.queue = self._histogram("request_queue_time", "From submission to the first step.")
+        self.end_to_end = self._histogram(
+            "e2e_request_latency", "From submission to a sequence's end."
         )
-        self._queue = self._histogram(
-            "request_queue_time", "From submission to the first step.", model_name
-        )
-        self._end_to_end = self._histogram(
-            "e2e_request_latency", "From submission to a sequence's end.", model_name
-        )
-        finished = Counter(
+        self.finished = Counter(
             "flaxen:request_success",
             "Sequences that ended, by finish reason.",
             (*_LABELS, "finished_reason"),
-            registry=self._registry,
+            registry=self.registry,
         )
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(
+            f"flaxen:{name}_seconds", text, _LABELS, buckets=_LATENCIES, registry=self.registry
+        )
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Returns the metrics in the format that the scraper accepts, and the content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
+
+
+class Metrics:
+    """One model's metrics: histograms filled by its requests, and its engine's own statistics.
+
+    Args:
+      engine: what has the statistics.
+      model_name: the label.
+      server: the metrics of the server that it is a part of; None makes them for this model alone.
+    """
+
+    def __init__(
+        self, engine: HasStats, model_name: str, server: ServerMetrics | None = None
+    ) -> None:
+        self._server = server or ServerMetrics()
+        self._server.engines.add(engine, model_name)
+        self._first_token = self._server.first_token.labels(model_name)
+        self._inter_token = self._server.inter_token.labels(model_name)
+        self._queue = self._server.queue.labels(model_name)
+        self._end_to_end = self._server.end_to_end.labels(model_name)
         # Every reason exists from the start, because a rate over a series that appears later is
         # wrong.
         self._finished = {
-            reason: finished.labels(model_name, reason.wire_name) for reason in FinishReason
+            reason: self._server.finished.labels(model_name, reason.wire_name)
+            for reason in FinishReason
         }
-
-    def _histogram(self, name: str, text: str, model_name: str) -> Histogram:
-        histogram = Histogram(
-            f"flaxen:{name}_seconds", text, _LABELS, buckets=_LATENCIES, registry=self._registry
-        )
-        return histogram.labels(model_name)
 
     def first_token(self, seconds: float) -> None:
         """Records the time to a request's first token."""
@@ -96,52 +126,62 @@ class Metrics:
             self._queue.observe(queue_s)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Returns the metrics in the format that the scraper accepts, and the content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
+        """The metrics of the whole server, as ServerMetrics says."""
+        return self._server.render(accept)
 
 
 class _EngineCollector(Collector):
-    """Reads the engine's statistics at each scrape, so that nothing is counted twice."""
+    """Reads the engines' statistics at each scrape, so that nothing is counted twice."""
 
-    def __init__(self, engine: EngineClient, model_name: str) -> None:
-        self._engine = engine
-        self._label = [model_name]
+    def __init__(self) -> None:
+        self._engines: list[tuple[str, HasStats]] = []  # with the names of their models
+
+    def add(self, engine: HasStats, model_name: str) -> None:
+        """Adds an engine to those that are read."""
+        self._engines.append((model_name, engine))
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._engine.stats()
+        if not self._engines:
+            return
+        found = [(model_name, engine.stats()) for model_name, engine in self._engines]
         for name, text, field in _GAUGES:
-            yield self._family(GaugeMetricFamily, name, text, field, stats)
+            yield _family(GaugeMetricFamily, name, text, field, found)
         for name, text, field in _COUNTERS:
-            yield self._family(CounterMetricFamily, name, text, field, stats)
-        if stats.max_loras:
-            yield self._lora_info(stats)
+            yield _family(CounterMetricFamily, name, text, field, found)
+        with_adapters = [stats for _, stats in found if stats.max_loras]
+        if with_adapters:
+            yield _lora_info(with_adapters)
 
-    def _family(
-        self,
-        kind: type[GaugeMetricFamily | CounterMetricFamily],
-        name: str,
-        text: str,
-        field: str,
-        stats: EngineStats,
-    ) -> Metric:
-        """One number of the engine; where it has data replicas, that of each, by vLLM's label."""
-        labels = (*_LABELS, "engine") if stats.replicas else _LABELS
-        family = kind(f"flaxen:{name}", text, labels=labels)
-        if not stats.replicas:
-            family.add_metric(self._label, getattr(stats, field))
+
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    text: str,
+    field: str,
+    found: Sequence[tuple[str, EngineStats]],
+) -> Metric:
+    """One number of each engine; where it has data replicas, that of each, by vLLM's label."""
+    has_replicas = any(stats.replicas for _, stats in found)
+    labels = (*_LABELS, "engine") if has_replicas else _LABELS
+    family = kind(f"flaxen:{name}", text, labels=labels)
+    for model_name, stats in found:
+        if not has_replicas:
+            family.add_metric([model_name], getattr(stats, field))
         for index, replica in enumerate(stats.replicas):
-            family.add_metric([*self._label, str(index)], getattr(replica, field))
-        return family
+            family.add_metric([model_name, str(index)], getattr(replica, field))
+    return family
 
-    def _lora_info(self, stats: EngineStats) -> Metric:
-        """vLLM's metric of adapters: the names are labels, and the value is the time."""
-        names = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
-        gauge = GaugeMetricFamily(
-            "flaxen:lora_requests_info",
-            "Names of the adapters of running and waiting sequences.",
-            labels=names,
-        )
-        running, waiting = ",".join(stats.running_adapters), ",".join(stats.waiting_adapters)
-        gauge.add_metric([str(stats.max_loras), running, waiting], time.time())
-        return gauge
+
+def _lora_info(found: Sequence[EngineStats]) -> Metric:
+    """vLLM's metric of adapters: the names are labels, and the value is the time."""
+    names = ("max_lora", "running_lora_adapters", "waiting_lora_adapters")
+    gauge = GaugeMetricFamily(
+        "flaxen:lora_requests_info",
+        "Names of the adapters of running and waiting sequences.",
+        labels=names,
+    )
+    most = max(stats.max_loras for stats in found)
+    running = ",".join(name for stats in found for name in stats.running_adapters)
+    waiting = ",".join(name for stats in found for name in stats.waiting_adapters)
+    gauge.add_metric([str(most), running, waiting], time.time())
+    return gauge

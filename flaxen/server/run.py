@@ -16,11 +16,12 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from flaxen.protocol import EngineBrokenError, EngineClient, EngineClosedError
+from flaxen.protocol import EngineBrokenError, EngineClosedError, EngineStats
 
 logger = logging.getLogger("flaxen.server")
 
@@ -30,9 +31,19 @@ _FLUSH_S = 5  # seconds to write responses after the engine has ended their requ
 _WATCH_S = 1.0  # between two checks of the engine
 
 
+class Drained(Protocol):
+    """What computes the answers: an engine, or several. Its methods are those of EngineClient."""
+
+    def stats(self) -> EngineStats: ...
+
+    def check_health(self) -> None: ...
+
+    async def close(self, drain_s: float = 0.0) -> None: ...
+
+
 def run(
     app: ASGIApp,
-    engine: EngineClient,
+    engine: Drained,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -64,7 +75,7 @@ def run(
 
 async def serve(
     app: ASGIApp,
-    engine: EngineClient,
+    engine: Drained,
     listener: socket.socket,
     *,
     drain_s: float,
@@ -130,12 +141,12 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
-def _num_open(engine: EngineClient) -> int:
+def _num_open(engine: Drained) -> int:
     stats = engine.stats()
     return stats.num_running + stats.num_waiting
 
 
-async def _until_broken(engine: EngineClient) -> None:
+async def _until_broken(engine: Drained) -> None:
     while True:
         try:
             engine.check_health()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +32,45 @@ _HEADERS = {
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownModel:
+    """What the first page says of a model."""
+
+    name: str
+    max_model_len: int  # tokens
+    chats: bool  # whether it has a chat template
+
+
 async def home(context: Context, http: Request) -> Response:
     """Answers GET /: what is served, and how to call it from here."""
-    has_key = bool(context.config.api_keys)
-    model = None if has_key else context.model_names[0]
+    model = ShownModel(
+        name=context.model_names[0],
+        max_model_len=context.engine.info.max_model_len,
+        chats=context.chat_template is not None,
+    )
+    return home_page(http, [model], has_key=bool(context.config.api_keys))
+
+
+def home_page(http: Request, models: Sequence[ShownModel], *, has_key: bool) -> Response:
+    """The page of what is served.
+
+    Args:
+      http: the request, which says how the client reaches the server.
+      models: at least one; the calls on the page are for the first.
+      has_key: whether requests need a key. The page, which needs none, then names no model.
+    """
+    first = models[0]
     target = snippets.Target(
         url=_url(http),
-        model=model or "MODEL",
-        chats=context.chat_template is not None,
+        model="MODEL" if has_key else first.name,
+        chats=first.chats,
         has_key=has_key,
     )
     return _page(
         "home.html",
-        title=model or "flaxen",
-        model=model,
+        title="flaxen" if has_key or len(models) > 1 else first.name,
+        models=() if has_key else models,
         version=__version__,
-        max_model_len=context.engine.info.max_model_len,
         url=target.url,
         curl=snippets.curl(target),
         python=snippets.python(target),
@@ -53,6 +78,11 @@ async def home(context: Context, http: Request) -> Response:
 
 
 async def reference(context: Context, http: Request) -> Response:
+    """Answers GET /docs for a server of one model."""
+    return await reference_page(http)
+
+
+async def reference_page(http: Request) -> Response:
     """Answers GET /docs: the routes of this server, and the reference of them all."""
     routes = [
         (method, route.path.replace(":path", ""))

@@ -1,0 +1,75 @@
+"""The application of a server with several models: its own routes, and those of the models.
+
+Contains no logic of a route.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flaxen.model_pool import info
+from flaxen.model_pool.forwarding import Forwarding, forward, forward_to_first
+from flaxen.model_pool.metrics import PoolCollector
+from flaxen.model_pool.pool import ModelPool
+from flaxen.model_pool.slot import ModelLoadError
+from flaxen.server.app import ADAPTER_ROUTES, ROUTES, add_guard, empty_app
+from flaxen.server.config import ServerConfig
+from flaxen.server.errors import ApiError, handle_error
+from flaxen.server.metrics import ServerMetrics
+from flaxen.server.pages.routes import reference_page
+from flaxen.server.routing import add_route
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def create_pool_app(
+    pool: ModelPool, config: ServerConfig, metrics: ServerMetrics, *, has_adapter_routes: bool
+) -> FastAPI:
+    """Returns the server of several models as an ASGI application. The caller closes the pool.
+
+    Args:
+      pool: the models.
+      config: limits and keys; the names are the models' own.
+      metrics: those of all models.
+      has_adapter_routes: whether clients may load adapters of the first model.
+    """
+    metrics.registry.register(PoolCollector(pool))
+    app = empty_app()
+    app.add_exception_handler(ModelLoadError, _load_failed)
+    own: dict[tuple[str, str], Handler] = {
+        ("GET", "/v1/models"): functools.partial(info.list_models, pool),
+        ("GET", "/v1/models/{name:path}"): functools.partial(info.get_model, pool),
+        ("GET", "/health"): functools.partial(info.health, pool),
+        ("GET", "/version"): info.version,
+        ("GET", "/metrics"): functools.partial(info.metrics, metrics),
+        ("GET", "/"): functools.partial(info.home, pool, config),
+        ("GET", "/docs"): reference_page,
+    }
+    for (method, path), handler in own.items():
+        add_route(app, method, path, handler)
+    forwarding = Forwarding(pool=pool, config=config)
+    for method, path in ROUTES:
+        if (method, path) not in own:
+            add_route(app, method, path, functools.partial(forward, forwarding))
+    for method, path in ADAPTER_ROUTES if has_adapter_routes else ():
+        add_route(app, method, path, functools.partial(forward_to_first, forwarding))
+    add_guard(app, config)
+    return app
+
+
+async def _load_failed(http: Request, error: Exception) -> Response:
+    """Answers with 503 and the reason: the client may try again, or ask another model."""
+    api_error = ApiError(
+        503,
+        str(error),
+        param="model",
+        code="model_unavailable",
+        type="server_error",
+        headers={"retry-after": "10"},
+    )
+    return await handle_error(http, api_error)

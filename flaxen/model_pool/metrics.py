@@ -1,0 +1,46 @@
+"""The metrics of a pool of models. Deliberately does not know the models' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flaxen.model_pool.pool import ModelPool
+
+_LABELS = ("model_name",)
+
+
+class PoolCollector(Collector):
+    """Reads the pool's state at each scrape."""
+
+    def __init__(self, pool: ModelPool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        loaded = GaugeMetricFamily(
+            "flaxen:model_loaded", "Whether the model is in memory.", labels=_LABELS
+        )
+        waiting = GaugeMetricFamily(
+            "flaxen:model_requests_waiting",
+            "Requests that wait for the model to be loaded.",
+            labels=_LABELS,
+        )
+        loads = CounterMetricFamily(
+            "flaxen:model_loads", "Times the model was loaded.", labels=_LABELS
+        )
+        failed = CounterMetricFamily(
+            "flaxen:model_load_failures", "Times a load of the model failed.", labels=_LABELS
+        )
+        for slot in self._pool.slots:
+            name = [slot.model.name]
+            loaded.add_metric(name, slot.loaded is not None)
+            waiting.add_metric(name, len(slot.waiters))
+            loads.add_metric(name, slot.num_loads)
+            failed.add_metric(name, slot.num_failed_loads)
+        yield from (loaded, waiting, loads, failed)
+        used = "Bytes of weights and KV caches of the models in memory."
+        yield GaugeMetricFamily("flaxen:models_memory_bytes", used, self._pool.used_bytes)
+        most = "Bytes that the models in memory may take together."
+        yield GaugeMetricFamily("flaxen:models_memory_limit_bytes", most, self._pool.budget_bytes)
