@@ -117,8 +117,8 @@ def _gather_quantized(weight: QuantizedLinear) -> QuantizedLinear:
         laid: jax.Array = jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
         return laid
 
-    found: QuantizedLinear = jax.tree.map(whole, weight)
-    return dataclasses.replace(found, divided=(inputs, outputs))
+    found: QuantizedLinear = jax.tree.map(whole, dataclasses.replace(weight, order=None))
+    return dataclasses.replace(found, order=weight.order, divided=(inputs, outputs))
 
 
 def _whole(kept: NamedSharding) -> NamedSharding:

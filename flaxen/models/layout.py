@@ -82,7 +82,8 @@ def lay_params(specs: Any, params: Params, placement: Placement) -> Params:
         where = weight_shardings(spec, sharding, leaf.scales.shape[0])
         assert where is not None
         mins = None if leaf.mins is None else where.mins
-        laid = jax.device_put(leaf, replace(where, mins=mins, zero=leaf.zero))
+        order = None if leaf.order is None else placement.replicated
+        laid = jax.device_put(leaf, replace(where, mins=mins, order=order, zero=leaf.zero))
         return replace(laid, placement=placement, divided=(*where.data.spec, None, None)[:2])
 
     found: Params = jax.tree.map(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,7 +24,9 @@ from flaxen.sharding.placement import Placement
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.huggingface.config import read_config
+from flaxen.weights.huggingface.config import read_quantized_config
+from flaxen.weights.huggingface.quantized import methods
+from flaxen.weights.huggingface.quantized.floats import DTYPES as QUANTIZED_DTYPES
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
 from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.params import Form, load_params, num_bytes
@@ -43,6 +46,7 @@ class Checkpoint:
     dtype: jnp.dtype  # the dtype of the weights in the files; bfloat16 for quantized ones
     sources: Sources
     round_to: jnp.dtype | None  # see docs/decisions/0020-quantized-weights-round-to-bf16.md
+    quantized_by: str | None  # the method of quantization_config; None for plain weights and GGUF
     # Raises ValueError if the tokenizer's files are missing, damaged or not supported.
     make_tokenizer: Callable[[], Tokenizer]
 
@@ -52,7 +56,12 @@ class Checkpoint:
         return sum(tensor.num_bytes for tensor in self.sources.tensors.values())
 
     def num_param_bytes(self, form: Form) -> int:
-        """The bytes that the parameters will take in memory."""
+        """The bytes that the parameters will take in memory.
+
+        Raises:
+          ValueError: they are to be quantized, and are already.
+        """
+        self._check_quantization(form.quantization)
         return num_bytes(self.model.param_specs, self.sources.params, form)
 
     def load_params(
@@ -83,6 +92,7 @@ class Checkpoint:
           ValueError: the dtype or quantization is not supported, weights can't be quantized, a
               file has changed since it was opened, or the backend can't use a mesh.
         """
+        self._check_quantization(quantization)
         return load_params(
             self.model.param_specs,
             self.sources.params,
@@ -95,6 +105,15 @@ class Checkpoint:
             round_to=self.round_to,
             on_progress=on_progress,
         )
+
+    def _check_quantization(self, quantization: Quantization) -> None:
+        if self.quantized_by is not None and quantization not in ("auto", "none"):
+            raise ValueError(
+                f"{self.name} is quantized already, by {self.quantized_by}: quantization "
+                f"{quantization} would round its weights a second time. Leave --quantization out "
+                "to keep them as they are, use none for plain weights, or give the checkpoint "
+                "before quantization"
+            )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -113,12 +132,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_huggingface(path: Path) -> Checkpoint:
     check_is_model(path)
-    family, config = read_config(path / "config.json")
-    tensors = read_tensors(path)
+    family, config, quantization = read_quantized_config(path / "config.json")
+    tensors = _tensors(path, quantization)
     rules = fit_names(family.hf_rules, tensors)
     config, rules = fit_tables(config, rules, tensors)
 
     def ignored(name: str) -> bool:
+        if quantization is not None and name.endswith(".bias") and _is_zero(tensors[name]):
+            return True  # GPTQ's writers add one to every layer, whether the model has it or not
         tied_copy = config.tied_embeddings and name == tensor_of(rules, "unembed")
         return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the configuration
 
@@ -130,8 +151,22 @@ def _open_huggingface(path: Path) -> Checkpoint:
         tensors=tensors,
         ignored=ignored,
         rounds=False,
+        quantized_by=None if quantization is None else quantization["quant_method"],
         make_tokenizer=lambda: Tokenizer.from_directory(path),
     )
+
+
+def _tensors(path: Path, quantization: Mapping[str, Any] | None) -> dict[str, StoredTensor]:
+    if quantization is None:
+        return read_tensors(path)
+    try:
+        return methods.combine(quantization, read_tensors(path, QUANTIZED_DTYPES))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _is_zero(tensor: StoredTensor) -> bool:
+    return not tensor.read(0, tensor.shape[0]).any()
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -149,6 +184,7 @@ def _open_gguf(path: Path) -> Checkpoint:
         tensors=file.tensors,
         ignored=lambda name: name == gguf_model.ROPE_FACTORS,
         rounds=True,
+        quantized_by=None,
         make_tokenizer=lambda: Tokenizer.from_gguf(file.metadata),
     )
 
@@ -162,6 +198,7 @@ def _checkpoint(
     tensors: Mapping[str, StoredTensor],
     ignored: Callable[[str], bool],
     rounds: bool,
+    quantized_by: str | None,
     make_tokenizer: Callable[[], Tokenizer],
 ) -> Checkpoint:
     model = decoder(config)
@@ -182,6 +219,7 @@ def _checkpoint(
         dtype=dtype,
         sources=sources,
         round_to=dtype if rounds and dtype == jnp.bfloat16 else None,
+        quantized_by=quantized_by,
         make_tokenizer=make_tokenizer,
     )
 

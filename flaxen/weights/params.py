@@ -32,11 +32,17 @@ from flaxen.weights.packing import layout as layouts
 from flaxen.weights.packing.arrays import fill_parts, put_parts
 from flaxen.weights.packing.layout import Layout, WeightRows
 from flaxen.weights.packing.memory import WeightMemory
-from flaxen.weights.packing.pack import QUANTIZATIONS, Packing, Quantization, choose_layout
+from flaxen.weights.packing.pack import (
+    QUANTIZATIONS,
+    Packing,
+    Quantization,
+    choose_layout,
+    is_kept,
+)
 from flaxen.weights.packing.quantize import quantize
 from flaxen.weights.shards import load_shards
 from flaxen.weights.sources import Source
-from flaxen.weights.tensor import StoredTensor, row_ranges
+from flaxen.weights.tensor import QuantizedRows, StoredTensor, row_ranges
 from flaxen.weights.views import transposed
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -185,9 +191,9 @@ def _load(
     """Loads one parameter: an array, a PackedLinear or a QuantizedLinear."""
     layout = _layout(source, form)
     if layout is not None and form.backend.packs_weights:
-        return _load_packed(source, layout, round_to, memory)
+        return _load_packed(source, layout, form, round_to, memory)
     if layout is not None:
-        return _load_quantized(source, layout, sharding, form.placement, round_to)
+        return _load_quantized(source, layout, sharding, form, round_to)
     if sharding is not None:
         read = functools.partial(_floats, round_to=round_to)
         return load_shards(source, form.dtype, sharding, read, _PIECE)
@@ -199,29 +205,41 @@ def _load(
 
 
 def _load_packed(
-    source: Source, layout: Layout, round_to: jnp.dtype | None, memory: WeightMemory
+    source: Source,
+    layout: Layout,
+    form: Form,
+    round_to: jnp.dtype | None,
+    memory: WeightMemory,
 ) -> Any:
     stored = _rows(source)
     num_outputs, num_inputs = stored.shape
     packing = Packing((num_outputs, num_inputs), layout, memory)
+    kept = _kept(stored, form)
     for start, stop in _pieces(stored):
-        if stored.quantized is not None and layout is stored.quantized.layout:
-            packing.write(start, stored.quantized.read(start, stop))
+        if kept is not None:
+            packing.write(start, kept.read(start, stop))
             continue
         floats = _floats(stored, start, stop, round_to)
         with _naming(stored):
             packing.write_floats(start, floats)
-    return packing.finish(jax.device_put)
+    return packing.finish(jax.device_put, None if kept is None else kept.order)
+
+
+def _kept(stored: StoredTensor, form: Form) -> QuantizedRows | None:
+    """The rows of a weight that is kept as the file has it; None if it is not."""
+    is_it = is_kept(stored, form.quantization, backend=form.backend)
+    return stored.quantized if is_it else None
 
 
 def _load_quantized(
     source: Source,
     layout: Layout,
     sharding: NamedSharding | None,
-    placement: Placement | None,
+    form: Form,
     round_to: jnp.dtype | None,
 ) -> Any:
     stored = _rows(source)
+    kept = _kept(stored, form)
     num_outputs, num_inputs = stored.shape
     shape = (num_inputs, num_outputs)
     with _naming(stored):
@@ -235,14 +253,16 @@ def _load_quantized(
             return
         first, last = min(box.start[1] for box in boxes), max(box.stop[1] for box in boxes)
         for start, stop in _pieces(stored, first, last):
-            if stored.quantized is not None and layout is stored.quantized.layout:
-                yield start, stored.quantized.read(start, stop)
+            if kept is not None:
+                yield start, kept.read(start, stop)
                 continue
             floats = _floats(stored, start, stop, round_to).astype(np.float32)
             with _naming(stored):
                 yield start, quantize(floats, layout)
 
-    return put_parts(fill_parts(shape, layout, boxes, rows()), shape, layout, shardings, placement)
+    parts = fill_parts(shape, layout, boxes, rows())
+    order = None if kept is None else kept.order
+    return put_parts(parts, shape, layout, shardings, form.placement, order)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ class QuantizedRows:
 
     layout: Layout
     read: Callable[[int, int], WeightRows]  # like StoredTensor.read
+    # int32 [in]: the k-th stored input is input order[k] of the weight; None for its own order
+    order: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ Deliberately does not know rules, formats or models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +62,9 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
     kind = kinds.pop() if len(kinds) == 1 else None
     layouts = [None if each.quantized is None else each.quantized.layout for each in tensors]
     layout = layouts[0] if all(each == layouts[0] for each in layouts) else None
+    order = None if tensors[0].quantized is None else tensors[0].quantized.order
+    if layout is not None and not all(_is_order_of(each, order) for each in tensors):
+        layout = None
     return StoredTensor(
         name=_name(tensors),
         shape=(sum(each.stop - each.start for each in ranges), *tensors[0].shape[1:]),
@@ -69,7 +74,10 @@ def rows_of(ranges: Sequence[Range]) -> StoredTensor:
             for each in ranges
         ),
         read=read,
-        quantized=None if layout is None else QuantizedRows(layout=layout, read=read_quantized),
+        quantized=None
+        if layout is None
+        else QuantizedRows(layout=layout, read=read_quantized, order=order),
+        row_unit=max(each.row_unit for each in tensors),
         blocks=None if kind is None else BlockRows(kind=kind, read=read_blocks),
         columns=columns if all(each.columns is not None for each in tensors) else None,
     )
@@ -119,9 +127,9 @@ def reordered(tensor: StoredTensor, order: np.ndarray) -> StoredTensor:
         dtype=tensor.dtype,
         num_bytes=tensor.num_bytes,
         read=read,
-        quantized=quantized and QuantizedRows(layout=quantized.layout, read=read_quantized),
+        quantized=quantized and replace(quantized, read=read_quantized),
         blocks=blocks and BlockRows(kind=blocks.kind, read=read_blocks),
-        row_unit=unit,
+        row_unit=math.lcm(unit, tensor.row_unit),
         columns=None if tensor.columns is None else columns,
     )
 
@@ -247,6 +255,13 @@ def _joined(parts: Sequence[WeightRows]) -> WeightRows:
         None if scales[0] is None else np.concatenate(scales),
         None if mins[0] is None else np.concatenate(mins),
     )
+
+
+def _is_order_of(tensor: StoredTensor, order: np.ndarray | None) -> bool:
+    """Whether a quantized tensor's inputs are stored in an order."""
+    assert tensor.quantized is not None
+    own = tensor.quantized.order
+    return own is None if order is None else own is not None and np.array_equal(own, order)
 
 
 def _distinct(ranges: Sequence[Range]) -> list[StoredTensor]:

@@ -8,6 +8,7 @@ C++ kernels multiply on the CPU backend; or a `QuantizedLinear`, for the other b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.linear import cpu, gpu, gpu_invariant, reference, tpu
+from flaxen.kernels.linear import cpu, gpu, gpu_invariant, ordered, reference, tpu
 from flaxen.kernels.linear.lora import LoraWeight, check_adapters
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.kernels.linear.quantized import QuantizedLinear
@@ -170,8 +171,10 @@ def embed(
       dtype: the dtype of the result.
       backend: what computes.
     """
-    if isinstance(table, LinearWeight):
+    if isinstance(table, LinearWeight) and table.order is None:
         return _find(backend).embed(table, ids, jnp.dtype(dtype))
+    if isinstance(table, LinearWeight):
+        table = unpack(table).T
     rows = table[jnp.maximum(ids, 0)].astype(dtype)
     return jnp.where((ids >= 0)[..., None], rows, 0)
 
@@ -244,7 +247,11 @@ def _linears(
         raise ValueError("either all weights of a layer must be packed, or none")
     scale, eps = (None, 0.0) if norm is None else norm
     dtype = jnp.dtype(x.dtype if out_dtype is None else out_dtype)
-    return _find(backend).linears(x, weights, biases, scale, residual, eps, gated, dtype)
+    run = _find(backend).linears
+    if any(ordered.order_of(each) is not None for each in weights):
+        normalize = partial(rms_norm, backend=backend)
+        run = partial(ordered.linears, run, normalize)
+    return run(x, weights, biases, scale, residual, eps, gated, dtype)
 
 
 def _find(backend: Backend) -> LinearImplementation:

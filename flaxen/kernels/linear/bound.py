@@ -37,6 +37,7 @@ class _Bound:
 
     table: Leaf
     others: dict[str, Any]
+    orders: dict[str | int, Any]  # of the weights that have one
     # Names and weights; each has an Address without its table.
     packed: tuple[tuple[str | int, PackedLinear], ...] = dataclasses.field(
         metadata={"static": True}
@@ -61,6 +62,7 @@ def bind(params: Any) -> Any:
     return _Bound(
         table=jax.device_put(np.array([_addresses(each) for each in packed.values()], np.uint32)),
         others=others,
+        orders={name: each.order for name, each in packed.items() if each.order is not None},
         packed=tuple((name, _shell(each, row)) for row, (name, each) in enumerate(packed.items())),
     )
 
@@ -74,7 +76,11 @@ def expand(params: Any) -> Any:
     if not isinstance(params, _Bound):
         return params
     packed = {
-        name: dataclasses.replace(shell, data=dataclasses.replace(shell.data, table=params.table))
+        name: dataclasses.replace(
+            shell,
+            data=dataclasses.replace(shell.data, table=params.table),
+            order=params.orders.get(name),
+        )
         for name, shell in params.packed
     }
     return {**expand(params.others), **packed}
@@ -91,4 +97,4 @@ def _addresses(weight: PackedLinear) -> np.ndarray:
 def _shell(weight: PackedLinear, row: int) -> PackedLinear:
     wide = weight.scales is not None and weight.scales.dtype == np.float32
     address = Address(table=None, row=row, has_mins=weight.mins is not None, wide_scales=bool(wide))
-    return dataclasses.replace(weight, data=address, scales=None, mins=None)
+    return dataclasses.replace(weight, data=address, scales=None, mins=None, order=None)

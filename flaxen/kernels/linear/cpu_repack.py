@@ -33,6 +33,8 @@ def pack(weight: jax.Array) -> PackedLinear:
 def transpose(weight: PackedLinear) -> PackedLinear:
     """Like `reference.transpose`."""
     I, O = weight.shape  # noqa: E741
+    if weight.order is not None:
+        return packed.pack(jax.lax.stop_gradient(packed.unpack(weight)).T)
     if weight.format in _DTYPES:
         return _floats(_transpose_floats(weight.data, I, O), O, I)
     quantized = jax.lax.stop_gradient(weight)

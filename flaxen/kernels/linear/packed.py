@@ -36,6 +36,9 @@ class PackedLinear:
     data: Leaf
     scales: Leaf | None = None  # float16 or float32 [O/16, I/group, 16]
     mins: Leaf | None = None  # the same dtype and shape
+    # int32 [I]: the k-th stored input is input order[k] of the layer; None if they are in order.
+    # So groups of inputs that belong together (GPTQ's act-order) lie side by side.
+    order: Leaf | None = None
     format: Format = dataclasses.field(metadata={"static": True})
     num_inputs: int = dataclasses.field(metadata={"static": True})  # I
     num_outputs: int = dataclasses.field(metadata={"static": True})  # O
@@ -85,7 +88,8 @@ def unpack(weight: PackedLinear) -> jax.Array:
         if weight.mins is not None:
             stored = stored + _by_input(weight, weight.mins)
     rows = stored.transpose(1, 0, 2).reshape(stored.shape[1], -1)
-    return rows[: weight.num_inputs, : weight.num_outputs]
+    values = rows[: weight.num_inputs, : weight.num_outputs]
+    return values if weight.order is None else jnp.zeros_like(values).at[weight.order].set(values)
 
 
 def _stored(weight: PackedLinear) -> jax.Array:

@@ -38,6 +38,8 @@ class QuantizedLinear:
     data: Leaf  # int8 or int4 [I, O]
     scales: Leaf  # float16 or float32 [I/group, O]
     mins: Leaf | None = None  # the same dtype and shape
+    # int32 [I], as PackedLinear has it: the k-th stored input is input order[k] of the layer.
+    order: Leaf | None = None
     zero: int = dataclasses.field(default=0, metadata={"static": True})
     # The mesh that the arrays are laid over, and its axes that divide the inputs and the outputs.
     placement: Placement | None = dataclasses.field(default=None, metadata={"static": True})
@@ -69,7 +71,7 @@ class QuantizedLinear:
     def nbytes(self) -> int:
         """Bytes on the device, including scales; NumPy and JAX count a byte for four bits."""
         total: int = self.data.size * _BITS[self.format] // 8
-        for leaf in (self.scales, self.mins):
+        for leaf in (self.scales, self.mins, self.order):
             total += 0 if leaf is None else leaf.size * leaf.dtype.itemsize
         return total
 
@@ -86,7 +88,7 @@ def unpack(weight: QuantizedLinear) -> jax.Array:
     if weight.mins is not None:
         values = values + weight.mins[:, None].astype(jnp.float32)
     found: jax.Array = values.reshape(weight.shape)
-    return found
+    return found if weight.order is None else jnp.zeros_like(found).at[weight.order].set(found)
 
 
 def multiply(x: jax.Array, weight: QuantizedLinear) -> jax.Array:

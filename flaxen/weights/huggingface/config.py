@@ -5,22 +5,50 @@ Deliberately does not know weights: this is all that there is to know of a model
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from flaxen.hub.weight_files import read_json
 from flaxen.models.config import DecoderConfig
 from flaxen.models.families import Family, find_family
 from flaxen.weights.huggingface.architecture import architecture
+from flaxen.weights.huggingface.quantized.methods import quantization_fields, without_quantization
+
+
+class QuantizedConfig(NamedTuple):
+    """What a config.json says of a model in files whose weights may be quantized."""
+
+    family: Family
+    config: DecoderConfig
+    quantization: Mapping[str, Any] | None  # its quantization_config; None for plain weights
 
 
 def read_config(file: Path) -> tuple[Family, DecoderConfig]:
-    """Reads a config.json.
+    """Reads a config.json of plain weights.
 
     Raises:
       ValueError: it can't be read, or the family or a field is not supported; a family that is not
         known is an UnknownFamilyError.
     """
+    return _read(file, read_json(file))
+
+
+def read_quantized_config(file: Path) -> QuantizedConfig:
+    """Reads a config.json that has weights beside it, which may be quantized.
+
+    Raises:
+      ValueError: as in `read_config`; or the quantization is not supported.
+    """
     fields = read_json(file)
+    family, config = _read(file, without_quantization(fields))
+    try:
+        return QuantizedConfig(family, config, quantization_fields(fields))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _read(file: Path, fields: dict[str, Any]) -> tuple[Family, DecoderConfig]:
     try:
         family = find_family(architecture(fields))
         return family, family.config_from_hf(fields)

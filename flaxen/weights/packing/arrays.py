@@ -7,6 +7,7 @@ files, nor which weights are quantized.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.sharding.parts import Box, assemble
 from flaxen.sharding.placement import Placement
+from flaxen.sharding.putting import put
 from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
 
 _MIDDLE = 8  # int4 arrays are signed: they hold four-bit numbers less this
@@ -65,6 +67,7 @@ def put_parts(
     layout: Layout,
     shardings: QuantizedLinear | None,
     placement: Placement | None,
+    order: np.ndarray | None = None,
 ) -> QuantizedLinear:
     """Moves the parts of a weight to their devices, with four-bit numbers two in a byte.
 
@@ -75,10 +78,11 @@ def put_parts(
       layout: of its rows.
       shardings: where each array's parts are, as leaves; None is the default device.
       placement: the mesh; None is one device.
+      order: of the inputs, as QuantizedLinear has it: whole on every device.
     """
     if shardings is None or placement is None:
         (whole,) = parts.values()
-        placed: QuantizedLinear = jax.device_put(_in_dtype(whole, layout))
+        placed: QuantizedLinear = jax.device_put(replace(_in_dtype(whole, layout), order=order))
         return placed
     num_groups, scale_dtype = shape[0] // layout.group, layout.scale_dtype
     by_group = {group_box(box, shape, layout): part for box, part in parts.items()}
@@ -90,6 +94,7 @@ def put_parts(
         data=assemble(shape, shardings.data, data, _dtype(layout)),
         scales=assemble(of_groups, shardings.scales, scales, scale_dtype),
         mins=assemble(of_groups, shardings.scales, mins, scale_dtype) if layout.has_mins else None,
+        order=None if order is None else put(order, placement.replicated),
         zero=_zero(layout),
         placement=placement,
         divided=(*shardings.data.spec, None, None)[:2],

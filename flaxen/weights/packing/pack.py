@@ -7,6 +7,7 @@ cache. Deliberately does not know file formats or families.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal, get_args
 
 import jax
@@ -52,11 +53,20 @@ def choose_layout(
       is_table: whether it is the embedding or unembedding: four bits are not enough for logits, so
           tables get at least eight.
     """
-    if quantization == "auto" and stored.quantized is not None and backend.keeps_quantized:
-        return stored.quantized.layout
+    if is_kept(stored, quantization, backend=backend):
+        assert stored.quantized is not None
+        layout, num_inputs = stored.quantized.layout, stored.shape[1]
+        if layout.group == num_inputs and backend.packs_weights:
+            return replace(layout, group=_padded(num_inputs, INPUT_MULTIPLE))
+        return layout
     if quantization in ("int8", "int4"):
         return quantized_layout(quantization, stored.shape[1], backend=backend, is_table=is_table)
     return Layout(format="float32" if dtype == np.float32 else "bfloat16")
+
+
+def is_kept(stored: StoredTensor, quantization: Quantization, *, backend: Backend) -> bool:
+    """Whether a weight's numbers and scales are kept as the file has them."""
+    return quantization == "auto" and stored.quantized is not None and backend.keeps_quantized
 
 
 def quantized_layout(
@@ -99,7 +109,7 @@ class Packing:
                 self._mins = memory.zeros(per_group, layout.scale_dtype)
 
     def write(self, start: int, rows: WeightRows) -> None:
-        """Writes rows that already have the layout.
+        """Writes rows that already have the layout; inputs that they lack stay zeros.
 
         Args:
           start: the index of the first row, a multiple of 16.
@@ -128,11 +138,14 @@ class Packing:
         else:
             self.write(start, WeightRows(floats))
 
-    def finish(self, put: Callable[[np.ndarray], jax.Array]) -> PackedLinear:
+    def finish(
+        self, put: Callable[[np.ndarray], jax.Array], order: np.ndarray | None = None
+    ) -> PackedLinear:
         """Returns the weight; nothing may be written afterwards.
 
         Args:
           put: moves an array to the device, without a copy if possible.
+          order: of the inputs, as PackedLinear has it.
         """
         data = self._data
         if self._layout.format == "bfloat16":
@@ -141,6 +154,7 @@ class Packing:
             data=put(data),
             scales=None if self._scales is None else put(self._scales),
             mins=None if self._mins is None else put(self._mins),
+            order=None if order is None else put(order),
             format=self._layout.format,
             num_inputs=self._num_inputs,
             num_outputs=self._num_outputs,
@@ -152,7 +166,7 @@ class Packing:
 def _write_tiles(out: np.ndarray, first_tile: int, rows: np.ndarray) -> None:
     rows = np.pad(rows, ((0, -rows.shape[0] % TILE), (0, 0))) if rows.shape[0] % TILE else rows
     tiles = apart(rows).reshape(-1, TILE, rows.shape[1]).swapaxes(1, 2)
-    out[first_tile : first_tile + tiles.shape[0]] = tiles
+    out[first_tile : first_tile + tiles.shape[0], : tiles.shape[1]] = tiles
 
 
 def _padded(size: int, multiple: int) -> int:
