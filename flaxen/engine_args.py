@@ -19,11 +19,11 @@ from flaxen.kernels.paged_attention import has_pages
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model
 from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
+from flaxen.tensors.packing.pack import QUANTIZATIONS, Quantization
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
 from flaxen.weights.opening import IMPLS
-from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
 
 KV_CACHE_DTYPES = ("auto", "fp8")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -20,6 +20,7 @@ from flaxen.models.layout import lay_params
 from flaxen.models.model import Model, Params
 from flaxen.models.staging import stage_params
 from flaxen.sharding.shape import parse_mesh
+from flaxen.tensors.packing.pack import Quantization
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.layout import over
 from flaxen.weights.adapters.adapter import (
@@ -33,7 +34,6 @@ from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition
 from flaxen.weights.opening import open_model
-from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.reference import parse_reference
 
 

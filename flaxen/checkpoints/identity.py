@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.tensor import StoredTensor
 
 _NUM_ROWS = 8  # rows sampled from a tensor in a file
 _NUM_VALUES = 256  # values sampled from an array in memory, or from a tensor with one axis

@@ -17,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flaxen.sharding.parts import Box
+from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.views import narrowed
 from flaxen.weights.safetensors import ALL_DTYPES, file_tensors
-from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.views import narrowed
 
 # Names in a checkpoint's directory, which is named by its step. The index names the files of a
 # divided tree.

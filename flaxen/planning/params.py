@@ -18,8 +18,8 @@ from flaxen.models.layout import param_sharding, weight_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
-from flaxen.weights.packing.layout import Layout
-from flaxen.weights.packing.pack import Quantization, quantized_layout
+from flaxen.tensors.packing.layout import Layout
+from flaxen.tensors.packing.pack import Quantization, quantized_layout
 
 
 def param_shapes(

@@ -24,8 +24,8 @@ from flaxen.sharding.mesh import make_mesh, mesh_without_devices
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import MeshShape, check_serving
 from flaxen.sharding.topologies import compile_devices, has_compiler
+from flaxen.tensors.packing.layout import Layout
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.packing.layout import Layout
 from flaxen.weights.params import Form, layouts_of
 
 

@@ -23,13 +23,13 @@ from flaxen.planning.params import device_bytes, param_shapes
 from flaxen.planning.roofline import Times, Work, step_times
 from flaxen.planning.targets import Hardware
 from flaxen.planning.training_work import training_work
+from flaxen.tensors.packing.layout import Layout
 from flaxen.training.abstract_step import AbstractStep, abstract_step
 from flaxen.training.full import full
 from flaxen.training.lora import initial_adapters, lora
 from flaxen.training.loss import REMATS, Remat, next_token
 from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.training.step import TrainStep, make_step
-from flaxen.weights.packing.layout import Layout
 
 TrainMethod = Literal["full", "lora"]
 METHODS: tuple[TrainMethod, ...] = get_args(TrainMethod)

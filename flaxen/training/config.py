@@ -10,9 +10,9 @@ from typing import Literal, get_args
 
 from flaxen.data.config import DataConfig, OneOrMore, UserPath
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
+from flaxen.tensors.packing.pack import QUANTIZATIONS, Quantization
 from flaxen.training.loss import REMATS, Remat
 from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig
-from flaxen.weights.packing.pack import QUANTIZATIONS, Quantization
 
 Method = Literal["full", "lora", "dpo"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -21,18 +21,18 @@ from flaxen.models.families import Family, find_family
 from flaxen.models.families.rules import Rules, tensor_of
 from flaxen.models.model import Model, Params
 from flaxen.sharding.placement import Placement
+from flaxen.tensors.packing.pack import Quantization
+from flaxen.tensors.quantized import methods
+from flaxen.tensors.quantized.floats import DTYPES as QUANTIZED_DTYPES
+from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.config import read_quantized_config
-from flaxen.weights.huggingface.quantized import methods
-from flaxen.weights.huggingface.quantized.floats import DTYPES as QUANTIZED_DTYPES
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
-from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.params import Form, load_params, num_bytes
 from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import Sources, find_sources
-from flaxen.weights.tensor import StoredTensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,13 @@ from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
 from flaxen.sharding.parts import Box, assemble, own_boxes
 from flaxen.sharding.placement import Placement
+from flaxen.tensors.packing.arrays import fill_parts, put_parts
+from flaxen.tensors.packing.layout import Layout, num_bytes
+from flaxen.tensors.packing.memory import WeightMemory
+from flaxen.tensors.packing.pack import Packing, Quantization, quantized_layout
+from flaxen.tensors.packing.quantize import quantize
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.packing.arrays import fill_parts, put_parts
-from flaxen.weights.packing.layout import Layout, num_bytes
-from flaxen.weights.packing.memory import WeightMemory
-from flaxen.weights.packing.pack import Packing, Quantization, quantized_layout
-from flaxen.weights.packing.quantize import quantize
 from flaxen.weights.params import Form
 from flaxen.weights.reference import Reference
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flaxen.models.families.rules import tensor_of
+from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.atomic import new_file
 from flaxen.weights.checkpoint import Checkpoint
@@ -19,7 +20,6 @@ from flaxen.weights.gguf.metadata import extra_tensors, model_metadata
 from flaxen.weights.gguf.out_types import AUTO, OUT_TYPES, check_out_type, tensor_kind
 from flaxen.weights.gguf.writer import OutTensor, write_gguf
 from flaxen.weights.huggingface.export import write_directory
-from flaxen.weights.tensor import StoredTensor
 
 OnProgress = Callable[[int, int], None]  # (bytes written, bytes in total)
 

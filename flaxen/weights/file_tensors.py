@@ -17,11 +17,11 @@ from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.families.rules import Rules
 from flaxen.models.model import Params
 from flaxen.models.params import is_spec, plain_param
+from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.views import transposed
 from flaxen.weights.adapters.adapter import Adapter, merge_weight
 from flaxen.weights.rules import Sizes, place_rules, scopes, write_tensors
 from flaxen.weights.sources import Source
-from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.views import transposed
 
 # (layer's number or None, parameter's name, whether its last two axes are swapped) -> its rows
 ParamRows = Callable[[int | None, str, bool], StoredTensor]

@@ -28,22 +28,22 @@ from flaxen.models.layout import param_shardings, weight_shardings
 from flaxen.models.model import Params, ParamSpec
 from flaxen.sharding.parts import Box, own_boxes
 from flaxen.sharding.placement import Placement
-from flaxen.weights.packing import layout as layouts
-from flaxen.weights.packing.arrays import fill_parts, put_parts
-from flaxen.weights.packing.layout import Layout, WeightRows
-from flaxen.weights.packing.memory import WeightMemory
-from flaxen.weights.packing.pack import (
+from flaxen.tensors.packing import layout as layouts
+from flaxen.tensors.packing.arrays import fill_parts, put_parts
+from flaxen.tensors.packing.layout import Layout, WeightRows
+from flaxen.tensors.packing.memory import WeightMemory
+from flaxen.tensors.packing.pack import (
     QUANTIZATIONS,
     Packing,
     Quantization,
     choose_layout,
     is_kept,
 )
-from flaxen.weights.packing.quantize import quantize
+from flaxen.tensors.packing.quantize import quantize
+from flaxen.tensors.tensor import QuantizedRows, StoredTensor, row_ranges
+from flaxen.tensors.views import transposed
 from flaxen.weights.shards import load_shards
 from flaxen.weights.sources import Source
-from flaxen.weights.tensor import QuantizedRows, StoredTensor, row_ranges
-from flaxen.weights.views import transposed
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKED_DTYPES = ("float32", "bfloat16")

@@ -23,8 +23,8 @@ from flaxen.models.families.rules import (
     TensorRule,
 )
 from flaxen.models.model import ParamSpec
-from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.views import (
+from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.views import (
     Range,
     joined,
     narrowed,

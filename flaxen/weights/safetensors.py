@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from flaxen.hub.weight_files import INDEX, find_weights
-from flaxen.weights.tensor import StoredTensor, read_byte_columns, read_bytes
+from flaxen.tensors.tensor import StoredTensor, read_byte_columns, read_bytes
 
 _DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype(np.float32),

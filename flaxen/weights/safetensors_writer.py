@@ -17,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from flaxen.tensors.tensor import StoredTensor, row_ranges
 from flaxen.weights.casting import cast_rows
 from flaxen.weights.safetensors import ALL_DTYPES
-from flaxen.weights.tensor import StoredTensor, row_ranges
 
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _ALIGNMENT = 8  # bytes; the library pads the header to it

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from flaxen.sharding.parts import Box, assemble, own_boxes
+from flaxen.tensors.tensor import StoredTensor, row_ranges
+from flaxen.tensors.views import narrowed
 from flaxen.weights.sources import Source
-from flaxen.weights.tensor import StoredTensor, row_ranges
-from flaxen.weights.views import narrowed
 
 # Reads rows of a tensor, in the precision of the parameter: (tensor, start, stop).
 ReadRows = Callable[[StoredTensor, int, int], np.ndarray]

@@ -13,8 +13,8 @@ import jax
 
 from flaxen.models.families.rules import Rules
 from flaxen.models.model import ParamSpec
+from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.rules import Place, Sizes, file_shape, place_rules, read_tensors
-from flaxen.weights.tensor import StoredTensor
 
 
 @dataclass(frozen=True, kw_only=True)

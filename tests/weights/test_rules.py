@@ -29,12 +29,12 @@ from flaxen.models.families.rules import (
 )
 from flaxen.models.families.tensors import GGUF, GGUF_INTERLEAVED, HF
 from flaxen.models.model import Params, ParamSpec
-from flaxen.weights.packing.layout import Layout, WeightRows
+from flaxen.tensors.packing.layout import Layout, WeightRows
+from flaxen.tensors.tensor import QuantizedRows, StoredTensor
+from flaxen.tensors.views import in_memory
 from flaxen.weights.params import Form, load_params
 from flaxen.weights.rules import place_rules, read_tensors, scopes, write_tensors
 from flaxen.weights.sources import find_sources
-from flaxen.weights.tensor import QuantizedRows, StoredTensor
-from flaxen.weights.views import in_memory
 
 SIZES = {"heads": 4, "kv_heads": 2, "head": 6}
 NUMBERS = np.random.default_rng(0)

@@ -17,6 +17,7 @@ import numpy as np
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
+from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.adapters.config import lora_config, read_config
 from flaxen.weights.adapters.modules import (
@@ -30,7 +31,6 @@ from flaxen.weights.adapters.selection import Strength, module_strengths, select
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.safetensors import file_tensors
 from flaxen.weights.safetensors_writer import write_arrays
-from flaxen.weights.tensor import StoredTensor
 
 
 def save_adapter(

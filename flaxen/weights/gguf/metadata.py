@@ -16,10 +16,10 @@ import numpy as np
 from flaxen.models.config import DecoderConfig, RopeConfig
 from flaxen.models.families import Family, find_family, hf_fields
 from flaxen.models.rope import rope_frequencies
+from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.views import in_memory
 from flaxen.weights.gguf.model import FIELDS, ROPE_FACTORS, architecture, config_fields
 from flaxen.weights.gguf.reader import GgufFile
-from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.views import in_memory
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from flaxen.tensors.packing.layout import WeightRows
+from flaxen.tensors.tensor import BlockRows, QuantizedRows, StoredTensor, read_bytes
 from flaxen.weights.gguf.blocks import block_type, read_rows
 from flaxen.weights.gguf.stored import LAYOUTS, read_stored
-from flaxen.weights.packing.layout import WeightRows
-from flaxen.weights.tensor import BlockRows, QuantizedRows, StoredTensor, read_bytes
 
 _SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",

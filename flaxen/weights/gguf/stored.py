@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from flaxen.tensors.packing.layout import WORD_VALUES, Layout, WeightRows, words
 from flaxen.weights.gguf.blocks import BLOCK_TYPES, IQ4_NL_VALUES
-from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, words
 
 _GROUP = 32
 _HALF, _FLOAT = np.dtype(np.float16), np.dtype(np.float32)

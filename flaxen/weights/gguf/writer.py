@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxen.tensors.tensor import StoredTensor, row_ranges
 from flaxen.weights.gguf.out_types import encode_rows, row_bytes
-from flaxen.weights.tensor import StoredTensor, row_ranges
 
 _PIECE = 1 << 20  # values read at once
 

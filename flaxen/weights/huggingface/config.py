@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from flaxen.hub.weight_files import read_json
 from flaxen.models.config import DecoderConfig
 from flaxen.models.families import Family, find_family
+from flaxen.tensors.quantized.methods import quantization_fields, without_quantization
 from flaxen.weights.huggingface.architecture import architecture
-from flaxen.weights.huggingface.quantized.methods import quantization_fields, without_quantization
 
 
 class QuantizedConfig(NamedTuple):

@@ -20,12 +20,12 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family, hf_fields
 from flaxen.models.model import Params
+from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.file_tensors import ParamRows, file_tensors, rows_of_params
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.params import DTYPES
 from flaxen.weights.safetensors_writer import write_safetensors
-from flaxen.weights.tensor import StoredTensor
 
 _MAX_SHARD_BYTES = 4 << 30
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from flaxen.models.config import DecoderConfig
 from flaxen.models.families.rules import Rules, as_is, tensor_of, with_rules
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.tensor import StoredTensor
 
 _LOG = logging.getLogger(__name__)
 _PREFIX = "model."  # the prefix of the base model in a causal language model

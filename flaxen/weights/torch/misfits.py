@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers.core_model_loading import revert_weight_conversion
 
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.tensor import StoredTensor
 
 INTEGERS = ("U8", "I32", "I64", "BOOL")  # of safetensors
 _NUM_NAMED = 3  # tensors that a message names

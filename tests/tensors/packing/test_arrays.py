@@ -16,15 +16,15 @@ from flaxen.kernels.linear import PackedLinear, QuantizedLinear, unpack
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.layout import lay_params
 from flaxen.sharding.parts import Box
+from flaxen.tensors.packing.arrays import fill_parts, put_parts
+from flaxen.tensors.packing.pack import Quantization
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.packing.arrays import fill_parts, put_parts
-from flaxen.weights.packing.pack import Quantization
 from flaxen.weights.params import Form
 from tests.mesh.meshes import placement
 from tests.models.golden import GOLDENS, expected, logits_of
+from tests.tensors.packing.test_pack import STORED, assert_same_bits, llama
 from tests.weights.files import Kind, random_blocks, write_gguf
-from tests.weights.packing.test_pack import STORED, assert_same_bits, llama
 
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 OTHERS = (Backend.REFERENCE, Backend.GPU, Backend.TPU)

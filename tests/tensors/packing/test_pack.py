@@ -14,12 +14,12 @@ import pytest
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
+from flaxen.tensors.packing.layout import Layout
+from flaxen.tensors.packing.memory import WeightMemory
+from flaxen.tensors.packing.pack import Packing, Quantization
+from flaxen.tensors.packing.quantize import int4_layout, int8_layout
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.packing.layout import Layout
-from flaxen.weights.packing.memory import WeightMemory
-from flaxen.weights.packing.pack import Packing, Quantization
-from flaxen.weights.packing.quantize import int4_layout, int8_layout
 from tests.models.golden import GOLDENS
 from tests.weights.files import (
     Kind,

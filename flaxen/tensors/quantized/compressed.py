@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxen.weights.huggingface.quantized import floats
-from flaxen.weights.huggingface.quantized.integers import Integers, IntegerWeight, integer_tensor
-from flaxen.weights.huggingface.quantized.modules import (
+from flaxen.tensors.quantized import floats
+from flaxen.tensors.quantized.integers import Integers, IntegerWeight, integer_tensor
+from flaxen.tensors.quantized.modules import (
     Parts,
     by_module,
     input_order,
@@ -23,8 +23,8 @@ from flaxen.weights.huggingface.quantized.modules import (
     need,
     whole,
 )
-from flaxen.weights.huggingface.quantized.words32 import BITS, num_words, unpack_words
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.quantized.words32 import BITS, num_words, unpack_words
+from flaxen.tensors.tensor import StoredTensor
 
 _PACKED, _PLAIN = "weight_packed", "weight"
 # Tensors that say how values are quantized, and have no place in the model themselves.

@@ -15,7 +15,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import LinearWeight, gated_linear, unpack
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from tests.models.golden import logits_of
-from tests.weights.huggingface.quantized import made
+from tests.tensors.quantized import made
 
 FLOAT32 = jnp.dtype("float32")
 _PARAMS = {

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.tensor import StoredTensor
 
 Parts = Mapping[str, StoredTensor]  # a module's tensors by the last part of their names
 

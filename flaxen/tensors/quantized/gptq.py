@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxen.weights.huggingface.quantized.integers import Integers, IntegerWeight, integer_tensor
-from flaxen.weights.huggingface.quantized.modules import (
+from flaxen.tensors.quantized.integers import Integers, IntegerWeight, integer_tensor
+from flaxen.tensors.quantized.modules import (
     Parts,
     by_module,
     input_order,
     named,
     need,
 )
-from flaxen.weights.huggingface.quantized.outputs_last import ROW_UNIT, read_columns, read_words
-from flaxen.weights.huggingface.quantized.words32 import BITS, unpack_words
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.quantized.outputs_last import ROW_UNIT, read_columns, read_words
+from flaxen.tensors.quantized.words32 import BITS, unpack_words
+from flaxen.tensors.tensor import StoredTensor
 
 _USED = {"qweight", "qzeros", "scales", "g_idx"}
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.weights.huggingface.quantized.floats import float8_tensor
-from flaxen.weights.huggingface.quantized.modules import by_module, named
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.quantized.floats import float8_tensor
+from flaxen.tensors.quantized.modules import by_module, named
+from flaxen.tensors.tensor import StoredTensor
 
 _SCALES = ("weight_scale_inv", "weight_scale")
 _OF_ACTIVATIONS = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.weights.huggingface.quantized.integers import Integers, IntegerWeight, integer_tensor
-from flaxen.weights.huggingface.quantized.modules import Parts, by_module, named, need
-from flaxen.weights.huggingface.quantized.outputs_last import ROW_UNIT, read_columns, read_words
-from flaxen.weights.huggingface.quantized.words32 import unpack_words
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.quantized.integers import Integers, IntegerWeight, integer_tensor
+from flaxen.tensors.quantized.modules import Parts, by_module, named, need
+from flaxen.tensors.quantized.outputs_last import ROW_UNIT, read_columns, read_words
+from flaxen.tensors.quantized.words32 import unpack_words
+from flaxen.tensors.tensor import StoredTensor
 
 _PER_WORD = 8
 _ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])  # the output of each four bits of a word

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxen.weights.huggingface.quantized.groups import by_input, finer, kept_group, spread
-from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, words
-from flaxen.weights.tensor import QuantizedRows, StoredTensor
+from flaxen.tensors.packing.layout import WORD_VALUES, Layout, WeightRows, words
+from flaxen.tensors.quantized.groups import by_input, finer, kept_group, spread
+from flaxen.tensors.tensor import QuantizedRows, StoredTensor
 
 _MIDDLE = 8  # four-bit numbers are kept as 0 to 15: what stands for the signed number 0
 _FLOAT, _HALF = np.dtype(np.float32), np.dtype(np.float16)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.views import narrowed
+from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.views import narrowed
 
 # Outputs that are read at once: each input's are a short piece of the file, so few pieces are slow.
 ROW_UNIT = 1024

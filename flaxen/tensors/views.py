@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxen.weights.packing.layout import WeightRows
-from flaxen.weights.tensor import BlockRows, QuantizedRows, StoredTensor
+from flaxen.tensors.packing.layout import WeightRows
+from flaxen.tensors.tensor import BlockRows, QuantizedRows, StoredTensor
 
 
 class Range(NamedTuple):

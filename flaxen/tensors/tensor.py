@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxen.weights.packing.layout import Layout, WeightRows
+from flaxen.tensors.packing.layout import Layout, WeightRows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 
 from flaxen.kernels.backend import Backend
 from flaxen.weights.checkpoint import open_checkpoint
-from tests.weights.huggingface.quantized import made
+from tests.tensors.quantized import made
 
 PACKED = made.packed_integers(bits=4, group=32, symmetric=True, dtype=np.float16)
 GROUPS = made.compressed(group_size=32)

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from flaxen.weights.packing.memory import WeightMemory
+from flaxen.tensors.packing.memory import WeightMemory
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint32, np.float16, ml_dtypes.bfloat16])

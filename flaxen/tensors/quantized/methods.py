@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from flaxen.weights.huggingface.quantized import awq, compressed, float8, gptq, mxfp4
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.quantized import awq, compressed, float8, gptq, mxfp4
+from flaxen.tensors.tensor import StoredTensor
 
 _FLOATS = ("F32", "F16", "BF16", "int4", "int8", "float8", "float4")
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from flaxen.weights.huggingface.quantized.groups import by_input
-from flaxen.weights.huggingface.quantized.modules import Parts, named, need, whole
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.quantized.groups import by_input
+from flaxen.tensors.quantized.modules import Parts, named, need, whole
+from flaxen.tensors.tensor import StoredTensor
 
 MXFP4_GROUP = 32
 DTYPES: Mapping[str, np.dtype] = {

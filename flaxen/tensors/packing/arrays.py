@@ -18,7 +18,7 @@ from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.sharding.parts import Box, assemble
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.putting import put
-from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
+from flaxen.tensors.packing.layout import WORD_VALUES, Layout, WeightRows, apart
 
 _MIDDLE = 8  # int4 arrays are signed: they hold four-bit numbers less this
 

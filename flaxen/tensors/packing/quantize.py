@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flaxen.weights.packing.layout import Layout, WeightRows, apart, words
+from flaxen.tensors.packing.layout import Layout, WeightRows, apart, words
 
 _GROUP = 32  # inputs that share an int4 scale and min
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, PackedLinear
-from flaxen.weights.packing.layout import WORD_VALUES, Layout, WeightRows, apart
-from flaxen.weights.packing.memory import WeightMemory
-from flaxen.weights.packing.quantize import int4_layout, int8_layout, quantize
-from flaxen.weights.tensor import StoredTensor
+from flaxen.tensors.packing.layout import WORD_VALUES, Layout, WeightRows, apart
+from flaxen.tensors.packing.memory import WeightMemory
+from flaxen.tensors.packing.quantize import int4_layout, int8_layout, quantize
+from flaxen.tensors.tensor import StoredTensor
 
 # auto keeps quantized tensors as stored if that is lossless; none dequantizes them.
 Quantization = Literal["auto", "none", "int8", "int4"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.weights.huggingface.quantized.floats import MXFP4_GROUP, mxfp4_tensor
-from flaxen.weights.huggingface.quantized.modules import need
-from flaxen.weights.tensor import StoredTensor
-from flaxen.weights.views import stacked, unstacked
+from flaxen.tensors.quantized.floats import MXFP4_GROUP, mxfp4_tensor
+from flaxen.tensors.quantized.modules import need
+from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.views import stacked, unstacked
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 

@@ -1,0 +1,1 @@
+"""Tensors in files: read in pieces, combined, quantized, packed; knows no models and no files."""
