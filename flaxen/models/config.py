@@ -2,91 +2,130 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-RopeKind = Literal["default", "linear", "llama3", "yarn"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-    """Rotary position embedding. The kinds and fields are those of Hugging Face's `rope_scaling`.
-
-    Raises:
-      ValueError: the kind is unknown, or a factor is not above 0.
-    """
-
-    kind: RopeKind = "default"
-    theta: float = 10_000.0
-    factor: float = 1.0  # linear, llama3, yarn
-    original_max_position: int = 0  # tokens; llama3, yarn
-    low_freq_factor: float = 1.0  # llama3
-    high_freq_factor: float = 4.0  # llama3
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn; None derives it from factor
-    mscale: float = 0.0  # yarn; together with mscale_all_dim it gives attention_factor
-    mscale_all_dim: float = 0.0  # yarn
-    truncate: bool = True  # yarn; round the correction range to whole dimensions
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("default", "linear", "llama3", "yarn"):
-            raise ValueError(
-                f"rope kind {self.kind!r} is not supported: use default, linear, llama3 or yarn"
-            )
-        if self.theta <= 0 or self.factor <= 0:
-            raise ValueError(
-                f"rope theta and factor must be above 0, got {self.theta} and {self.factor}"
-            )
-        if self.kind in ("llama3", "yarn") and self.original_max_position <= 0:
-            raise ValueError(
-                f"rope kind {self.kind} needs original_max_position_embeddings above 0, "
-                f"got {self.original_max_position}"
-            )
+from flaxen.models.layers.attention import Attention, QkNorm
+from flaxen.models.layers.block import LayerConfig
+from flaxen.models.layers.mlp import DenseMlp
+from flaxen.models.layers.norm import Norm
+from flaxen.models.rope_config import RopeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder-only transformer with RMS norms, rotary positions and a SiLU-gated MLP.
+    """A decoder: an embedding, layers, a final norm, and an unembedding.
 
     Raises:
-      ValueError: a size is not above 0, or num_heads is not a multiple of num_kv_heads.
+      ValueError: a size is not above 0, or there are no layers.
     """
 
     vocab_size: int
     model_dim: int  # D
-    mlp_dim: int  # F
-    num_layers: int  # L
-    num_heads: int  # N
-    num_kv_heads: int  # K
-    head_dim: int  # H
-    norm_eps: float = 1e-5
-    rope: RopeConfig = field(default_factory=RopeConfig)
-    # Sliding window of each layer, in tokens; () for no windows.
-    windows: tuple[int | None, ...] = ()
-    biases: tuple[str, ...] = ()  # the linear layers with a bias, e.g. ("wq", "wk", "wv")
-    qk_norm: bool = False  # RMS norm of each query and key head, before rope
+    layers: tuple[LayerConfig, ...]
+    final_norm: Norm
     tied_embeddings: bool = False
     max_position: int = 2048  # tokens
+    learned_positions: bool = False  # a table of positions is added to the embedding
+    unembed_bias: bool = False
+    embed_scale: float = 1.0  # multiplies the embedding, rounded to its dtype first
+    logit_scale: float = 1.0  # multiplies the logits
+    logit_softcap: float | None = None  # logits become softcap * tanh(logits / softcap)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "model_dim", "mlp_dim", "num_layers", "num_heads",
-                     "num_kv_heads", "head_dim", "max_position"):  # fmt: skip
+        for name in ("vocab_size", "model_dim", "max_position"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads "
-                f"({self.num_kv_heads})"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
-        if not self.windows:
-            object.__setattr__(self, "windows", (None,) * self.num_layers)
-        if len(self.windows) != self.num_layers:
-            raise ValueError(
-                f"windows has {len(self.windows)} entries for {self.num_layers} layers"
-            )
-        for window in self.windows:
-            if window is not None and window <= 0:
-                raise ValueError(f"a sliding window must be above 0 tokens, got {window}")
+        if not self.layers:
+            raise ValueError("a decoder needs at least one layer, got none")
+
+    def with_layers(self, change: Callable[[int, LayerConfig], LayerConfig]) -> DecoderConfig:
+        """The same with each layer changed, given its number and the layer."""
+        return replace(self, layers=tuple(change(*each) for each in enumerate(self.layers)))
+
+    def sizes(self, layer: int | None) -> Mapping[str, int]:
+        """The sizes that tensor rules know by name: those of a layer, or those outside of layers.
+
+        Args:
+          layer: its number; None for the parameters outside of layers.
+        """
+        found = {"vocab_size": self.vocab_size, "model_dim": self.model_dim}
+        if layer is None:
+            return found
+        own = self.layers[layer]
+        return found | _whole_numbers(own.mixer) | _whole_numbers(own.mlp)
+
+
+def _whole_numbers(part: Any) -> dict[str, int]:
+    """The fields of a layer's part that are whole numbers."""
+    if part is None:
+        return {}
+    values = {each.name: getattr(part, each.name) for each in fields(part)}
+    return {name: value for name, value in values.items() if type(value) is int}
+
+
+def uniform_decoder(
+    *,
+    vocab_size: int,
+    model_dim: int,
+    mlp_dim: int,
+    num_layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    norm_eps: float = 1e-5,
+    rope: RopeConfig = RopeConfig(),  # noqa: B008 (a frozen value)
+    windows: Sequence[int | None] = (),
+    biases: tuple[str, ...] = (),
+    qk_norm: bool = False,
+    tied_embeddings: bool = False,
+    max_position: int = 2048,
+) -> DecoderConfig:
+    """A decoder of equal layers: RMS norms before attention with rope and a SiLU-gated MLP.
+
+    Args:
+      vocab_size: V.
+      model_dim: D.
+      mlp_dim: F.
+      num_layers: L.
+      num_heads: of queries.
+      num_kv_heads: of keys and values.
+      head_dim: H.
+      norm_eps: of all norms.
+      rope: of all layers.
+      windows: each layer's sliding window, in tokens; () for none.
+      biases: the weights with a bias, such as "wq" or "w_down".
+      qk_norm: an RMS norm of each query and key head, before rope.
+      tied_embeddings: the unembedding is the embedding.
+      max_position: tokens.
+
+    Raises:
+      ValueError: a size is not above 0, or there is not one window for each layer.
+    """
+    if num_layers <= 0:
+        raise ValueError(f"num_layers must be above 0, got {num_layers}")
+    own = tuple(windows) or (None,) * num_layers
+    if len(own) != num_layers:
+        raise ValueError(f"windows has {len(own)} entries for {num_layers} layers")
+    norm = Norm(eps=norm_eps)
+    mlp = DenseMlp(mlp_dim=mlp_dim, biases=tuple(each for each in biases if each[:2] == "w_"))
+    attention = Attention(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rope=rope,
+        biases=tuple(each for each in biases if each[:2] != "w_"),
+        qk_norm=QkNorm(norm=norm) if qk_norm else None,
+    )
+    return DecoderConfig(
+        vocab_size=vocab_size,
+        model_dim=model_dim,
+        layers=tuple(
+            LayerConfig(mixer=replace(attention, window=window), mlp=mlp, norm=norm)
+            for window in own
+        ),
+        final_norm=norm,
+        tied_embeddings=tied_embeddings,
+        max_position=max_position,
+    )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flaxen.models.config import RopeConfig
+from flaxen.models.rope_config import RopeConfig
 
 
 def rope_tables(
@@ -21,11 +21,12 @@ def rope_tables(
 
     Args:
       rope: the kind and its parameters.
-      head_dim: H, even.
+      head_dim: H.
       positions: [...] integer positions.
 
     Returns:
-      Two float32 arrays [..., 1, H/2]; the axis of size 1 broadcasts over heads.
+      Two float32 arrays [..., 1, R/2] for R rotated numbers of a head; the axis of size
+      1 broadcasts over heads.
     """
     frequencies, scale = rope_frequencies(rope, head_dim)
     angles = jnp.multiply.outer(positions[..., None].astype(jnp.float32), frequencies)
@@ -33,7 +34,13 @@ def rope_tables(
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:
-    """The frequency of each pair, float32 [H/2], and the factor on cosine and sine."""
+    """The frequency of each pair, float32 [R/2], and the factor on cosine and sine.
+
+    Args:
+      rope: the kind and its parameters.
+      head_dim: H, of which R numbers are rotated.
+    """
+    head_dim = rope.num_rotated(head_dim)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     base = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
     if rope.kind == "default":

@@ -203,7 +203,7 @@ def _checkpoint(
 ) -> Checkpoint:
     model = decoder(config)
     try:
-        sources = find_sources(model.param_specs, rules, tensors, vars(config), ignored=ignored)
+        sources = find_sources(model.param_specs, rules, tensors, config.sizes, ignored=ignored)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     stored = {tensor.dtype for tensor in sources.tensors.values()}

@@ -93,7 +93,7 @@ def export_gguf(
         checkpoint.config,
     )
     rules = checkpoint.family.gguf_rules
-    stored = [*extra_tensors(config), *file_tensors(rules, specs, vars(config), rows)]
+    stored = [*extra_tensors(config), *file_tensors(rules, specs, config.sizes, rows)]
     tables = {
         tensor_of(rules, name)
         for name, spec in specs.items()

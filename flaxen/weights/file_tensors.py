@@ -20,7 +20,7 @@ from flaxen.models.params import is_spec, plain_param
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.tensors.views import transposed
 from flaxen.weights.adapters.adapter import Adapter, merge_weight
-from flaxen.weights.rules import Sizes, place_rules, scopes, write_tensors
+from flaxen.weights.rules import SizesOf, place_rules, scopes, write_tensors
 from flaxen.weights.sources import Source
 
 # (layer's number or None, parameter's name, whether its last two axes are swapped) -> its rows
@@ -100,19 +100,19 @@ def with_adapter(rows: ParamRows, adapter: Adapter) -> ParamRows:
     return merged
 
 
-def file_tensors(rules: Rules, specs: Any, sizes: Sizes, rows: ParamRows) -> list[StoredTensor]:
+def file_tensors(rules: Rules, specs: Any, sizes: SizesOf, rows: ParamRows) -> list[StoredTensor]:
     """The tensors that a file of a model has, with their names in the file.
 
     Args:
       rules: a family's rules for the file's format.
       specs: the decoder's tree of ParamSpec.
-      sizes: the sizes in its configuration.
+      sizes: DecoderConfig.sizes.
       rows: the parameters.
     """
     found = []
     for place in place_rules(rules, specs, sizes):
         params = [rows(place.layer, name, place.rule.transposed) for name in place.rule.params]
-        written = write_tensors(place.rule.steps, params, sizes)
+        written = write_tensors(place.rule.steps, params, place.sizes)
         found += [
             replace(each, name=name) for name, each in zip(place.shapes, written, strict=True)
         ]

@@ -7,7 +7,7 @@ Deliberately does not know families, or the contents of files.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
 import numpy as np
@@ -34,7 +34,8 @@ from flaxen.tensors.views import (
     unstacked,
 )
 
-Sizes = Mapping[str, Any]  # the fields of a DecoderConfig, which rules use as names of sizes
+Sizes = Mapping[str, int]  # the sizes of a layer, which rules use by name
+SizesOf = Callable[[int | None], Sizes]  # those of the layer with a number; None is outside layers
 
 
 class Place(NamedTuple):
@@ -44,6 +45,7 @@ class Place(NamedTuple):
     layer: int | None
     specs: tuple[ParamSpec, ...]  # one for each of the rule's parameters
     shapes: Mapping[str, tuple[int, ...]]  # the tensors' shapes, by their names in the file
+    sizes: Sizes
 
 
 def read_tensors(
@@ -89,13 +91,13 @@ def write_tensors(
     return found
 
 
-def place_rules(rules: Rules, specs: Any, sizes: Sizes) -> list[Place]:
+def place_rules(rules: Rules, specs: Any, sizes: SizesOf) -> list[Place]:
     """Selects the rules that a model's parameters need, with the file's tensors that they use.
 
     Args:
       rules: a family's rules for one format.
       specs: the decoder's tree of ParamSpec.
-      sizes: the sizes in its configuration.
+      sizes: those of its configuration, DecoderConfig.sizes.
 
     Raises:
       ValueError: a parameter has no rule or two, or the model has only some of a rule's parameters.
@@ -112,7 +114,7 @@ def place_rules(rules: Rules, specs: Any, sizes: Sizes) -> list[Place]:
                 f"the family's rules and the model differ in the parameter {differing[0]}: each "
                 "parameter needs one rule, whose parameters the model has all"
             )
-        places += [_place(rule, layer, own, sizes) for rule in used]
+        places += [_place(rule, layer, own, sizes(layer)) for rule in used]
     return places
 
 
@@ -134,7 +136,7 @@ def _place(
     needed = write_tensors(rule.steps, blanks, sizes)
     names = _names(rule, layer, len(needed))
     shapes = {name: each.shape for name, each in zip(names, needed, strict=True)}
-    return Place(rule, layer, own, shapes)
+    return Place(rule, layer, own, shapes, sizes)
 
 
 def file_shape(rule: TensorRule, spec: ParamSpec) -> tuple[int, ...]:

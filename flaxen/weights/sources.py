@@ -14,7 +14,7 @@ import jax
 from flaxen.models.families.rules import Rules
 from flaxen.models.model import ParamSpec
 from flaxen.tensors.tensor import StoredTensor
-from flaxen.weights.rules import Place, Sizes, file_shape, place_rules, read_tensors
+from flaxen.weights.rules import Place, SizesOf, file_shape, place_rules, read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def find_sources(
     specs: Any,
     rules: Rules,
     tensors: Mapping[str, StoredTensor],
-    sizes: Sizes,
+    sizes: SizesOf,
     *,
     ignored: Callable[[str], bool],
 ) -> Sources:
@@ -54,7 +54,7 @@ def find_sources(
       specs: the decoder's tree of ParamSpec.
       rules: a family's rules for the files' format.
       tensors: the files' tensors.
-      sizes: the sizes in the model's configuration.
+      sizes: DecoderConfig.sizes.
       ignored: decides whether a tensor without a parameter is harmless.
 
     Raises:
@@ -66,7 +66,7 @@ def find_sources(
     for place in place_rules(rules, specs, sizes):
         found = _needed(place, tensors)
         used |= found
-        rows = read_tensors(place.rule.steps, list(found.values()), sizes)
+        rows = read_tensors(place.rule.steps, list(found.values()), place.sizes)
         own = outside if place.layer is None else layers[place.layer]
         for param, spec, stored in zip(place.rule.params, place.specs, rows, strict=True):
             assert stored.shape == file_shape(place.rule, spec), (param, stored.shape)

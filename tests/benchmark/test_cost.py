@@ -13,7 +13,7 @@ import flaxen
 from flaxen.benchmark.cost import model_cost
 from flaxen.benchmark.ideal import CacheLayer
 from flaxen.kernels.linear.packed import PackedLinear, pack
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import ParamSpec
 
@@ -24,7 +24,7 @@ NORMS = 2 * D
 
 def model(tied: bool) -> Any:
     return decoder(
-        DecoderConfig(
+        uniform_decoder(
             vocab_size=V, model_dim=D, mlp_dim=F, num_layers=2, num_heads=N, num_kv_heads=K,
             head_dim=H, windows=(None, 8), tied_embeddings=tied,
         )

@@ -12,12 +12,12 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.families import FAMILIES
 from flaxen.weights.huggingface.export import export_huggingface
 
-CONFIG = DecoderConfig(
+CONFIG = uniform_decoder(
     vocab_size=272,
     model_dim=64,
     mlp_dim=128,

@@ -23,7 +23,7 @@ from flaxen.engine.step_options import StepOptions
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.kernels.backend import Backend
 from flaxen.models.cache import Full, Sliding, attention_only
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.params import is_spec
 from tests.mesh.meshes import placement
@@ -111,7 +111,7 @@ def test_a_step_takes_no_more_than_the_estimate() -> None:
     """Without the constant that libraries get, against what XLA says of the compiled step."""
     num_tokens, vocab_size = 256, 4000
     model = decoder(
-        DecoderConfig(
+        uniform_decoder(
             vocab_size=vocab_size,
             model_dim=128,
             mlp_dim=512,
@@ -169,7 +169,7 @@ def test_virtual_devices_share_the_hosts_memory() -> None:
 
 def test_a_mesh_divides_what_steps_take() -> None:
     """The widest product and the logits are divided; each device has all rows."""
-    config = DecoderConfig(
+    config = uniform_decoder(
         vocab_size=1024,
         model_dim=64,
         mlp_dim=512,

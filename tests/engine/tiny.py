@@ -19,7 +19,7 @@ from flaxen.engine.stepped import SteppedEngine
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import pack
 from flaxen.models import attention_impls
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model, Params, logprobs
 from flaxen.outputs import RequestOutput
@@ -28,7 +28,7 @@ from flaxen.text.tokenizer import Tokenizer
 from tests.engine.fakes import add, spelled
 from tests.engine.groups import groups
 
-MODEL_CONFIG = DecoderConfig(
+MODEL_CONFIG = uniform_decoder(
     vocab_size=300,
     model_dim=48,
     mlp_dim=96,

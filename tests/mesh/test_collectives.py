@@ -43,7 +43,7 @@ def step(request: pytest.FixtureRequest) -> str:
 
 def test_a_layer_sums_twice(step: str) -> None:
     """Once after attention's output, once after the MLP's: the fewest for tensor parallelism."""
-    assert collectives(step, "jit(_layer)") == {"all-reduce": 2 * MODEL_CONFIG.num_layers}
+    assert collectives(step, "jit(_layer)") == {"all-reduce": 2 * len(MODEL_CONFIG.layers)}
 
 
 def test_no_weights_and_no_logits_are_gathered(step: str) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from flaxen.models.attention_impls import causal
+from flaxen.models.families.hf import first
+from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.model import AttentionSpec
 from flaxen.training.full import full
 from flaxen.training.layout import lay_batch
@@ -29,7 +31,7 @@ _COLLECTIVE = re.compile(
     r"(?P<kind>all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
     r".*replica_groups=(\[\d+,1\]|\{\{\d+\}|(?P<several>)).*op_name=\"(?P<name>[^\"]*)\""
 )
-NUM_LAYERS, VOCAB = MODEL_CONFIG.num_layers, MODEL_CONFIG.vocab_size
+NUM_LAYERS, VOCAB = len(MODEL_CONFIG.layers), MODEL_CONFIG.vocab_size
 
 
 class Collective(NamedTuple):
@@ -91,7 +93,11 @@ def test_weights_are_gathered_for_use_and_again_in_the_backward_pass(
 ) -> None:
     gathers = [each for each in over_fsdp if each.kind == "all-gather"]
     matrices = Counter(each.shapes[0] for each in gathers if len(each.shapes[0]) == 2)
-    D, F, table = MODEL_CONFIG.model_dim, MODEL_CONFIG.mlp_dim, (VOCAB, MODEL_CONFIG.model_dim)
+    D, F, table = (
+        MODEL_CONFIG.model_dim,
+        first(MODEL_CONFIG, DenseMlp).mlp_dim,
+        (VOCAB, MODEL_CONFIG.model_dim),
+    )
     assert matrices == {
         (D, F): 2 * 3 * NUM_LAYERS,  # q, gate, up
         (D, 32): 2 * 2 * NUM_LAYERS,  # k, v

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.models.config import DecoderConfig, RopeConfig
+from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import FAMILIES
 from flaxen.models.model import Params
+from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.checkpoint import open_checkpoint
+from tests.models.features import with_features
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
 
 TOLERANCE = 2e-4
@@ -84,7 +86,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("case", "change"), CHANGES)
 def test_leaving_a_feature_out_changes_the_logits(case: str, change: dict[str, Any]) -> None:
     config, params = load(case)
-    changed = decoder(replace(config, **change))
+    changed = decoder(with_features(config, **change))
     layers = zip(params["layers"], changed.param_specs["layers"], strict=True)
     kept = tuple({name: layer[name] for name in spec} for layer, spec in layers)
     tokens, logits = expected(case)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
-from flaxen.models.config import RopeConfig
 from flaxen.models.families import find_family
+from flaxen.models.rope_config import RopeConfig
+from tests.models.features import Features, features
 
 SIZES: dict[str, Any] = {
     "vocab_size": 128,
@@ -19,9 +21,14 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 64,
     "hidden_act": "silu",
 }
+
+
+def read(name: str, fields: dict[str, Any]) -> Features:
+    return features(find_family(f"{name}ForCausalLM").config_from_hf(fields))
+
+
 LLAMA, MISTRAL, QWEN2, QWEN3, SEED_OSS = (
-    find_family(f"{name}ForCausalLM").config_from_hf
-    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss")
+    functools.partial(read, name) for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss")
 )
 LLAMA3 = {
     "factor": 8.0,

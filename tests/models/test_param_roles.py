@@ -13,7 +13,7 @@ import pytest
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Matrix, Model, ParamSpec
 from flaxen.models.params import compute_params, is_spec, plain_params
@@ -21,8 +21,9 @@ from flaxen.training.full import full, initial_params
 from flaxen.training.metrics import flops_per_token
 from flaxen.training.optimizer import OptimizerConfig, make_optimizer
 from flaxen.weights.definition import Definition
+from tests.models.features import with_features
 
-CONFIG = DecoderConfig(
+CONFIG = uniform_decoder(
     vocab_size=40, model_dim=32, mlp_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8
 )
 EXPERTS = ParamSpec(shape=(3, 32, 48), axes=("experts", "model", "mlp"), role="experts")
@@ -102,7 +103,7 @@ def test_experts_count_as_if_each_token_needed_all() -> None:
 
 
 def test_how_parameters_start_is_said_by_their_specs() -> None:
-    biased = decoder(dataclasses.replace(CONFIG, biases=("wq",), qk_norm=True))
+    biased = decoder(with_features(CONFIG, biases=("wq",), qk_norm=True))
     layer = initial_params(biased, 0)["layers"][0]
     for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm"):
         assert (layer[name] == 1).all()

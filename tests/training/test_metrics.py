@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flaxen.kernels.backend import Backend
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.training.full import full
 from flaxen.training.loop import TrainMetrics
@@ -28,7 +28,7 @@ from tests.training.tiny import LORA
 def model(*, tied: bool) -> object:
     sizes = {"vocab_size": 10, "model_dim": 4, "mlp_dim": 6, "num_layers": 2}
     heads = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 2}
-    return decoder(DecoderConfig(**sizes, **heads, tied_embeddings=tied))
+    return decoder(uniform_decoder(**sizes, **heads, tied_embeddings=tied))
 
 
 def metrics(num: int = 1) -> TrainMetrics:

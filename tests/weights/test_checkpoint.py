@@ -17,7 +17,9 @@ from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
 from flaxen.models.model import ParamSpec
+from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.checkpoint import open_checkpoint
+from tests.models.features import features
 from tests.models.golden import GOLDENS
 from tests.weights.files import (
     Kind,
@@ -60,8 +62,9 @@ def test_gguf_equals_hugging_face(tmp_path: Path, case: str) -> None:
     gguf = open_checkpoint(golden_gguf(tmp_path / "m.gguf", case))
     hf = open_checkpoint(GOLDENS / case)
     assert gguf.dtype == hf.dtype == jnp.float32
-    assert gguf.config.norm_eps == pytest.approx(hf.config.norm_eps)  # float32 in the file
-    assert replace(gguf.config, norm_eps=hf.config.norm_eps) == hf.config
+    found, given = features(gguf.config), features(hf.config)
+    assert found.norm_eps == pytest.approx(given.norm_eps)  # float32 in the file
+    assert replace(found, norm_eps=given.norm_eps) == given
     assert_equal(gguf.load_params(FLOAT32), hf.load_params(FLOAT32))
 
 
@@ -248,11 +251,11 @@ def test_tokenizer_of_a_directory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_smollm2_is_what_its_authors_published() -> None:
     checkpoint = open_checkpoint(resolve("smollm2-135m"))
-    config = checkpoint.config
+    config = features(checkpoint.config)
     assert checkpoint.name == "SmolLM2-135M-Instruct.Q4_1"
     assert checkpoint.dtype == jnp.bfloat16
     assert np.float32(config.norm_eps) == np.float32(1e-5)
-    assert (config.rope.kind, config.rope.theta) == ("default", 100_000)
+    assert config.rope == RopeConfig(theta=100_000)
     assert (config.model_dim, config.mlp_dim, config.num_layers) == (576, 1536, 30)
     assert (config.num_heads, config.num_kv_heads, config.head_dim) == (9, 3, 64)
     assert (config.vocab_size, config.max_position) == (49_152, 8192)

@@ -19,6 +19,7 @@ from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.exporting import export_directory, export_gguf
 from flaxen.weights.gguf.reader import read_gguf
 from tests.full_disk import fill_disk_of
+from tests.models.features import features
 from tests.models.golden import CASES
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import (
@@ -47,9 +48,11 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 
 def same_model(ours: Checkpoint, theirs: Checkpoint) -> None:
     """Asserts that two checkpoints are the same model, but for GGUF's float32 numbers."""
-    found, given = ours.config, theirs.config
+    found, given = features(ours.config), features(theirs.config)
     assert found.norm_eps == pytest.approx(given.norm_eps, rel=1e-7)
     assert replace(found, norm_eps=0.1, rope=given.rope) == replace(given, norm_eps=0.1)
+    assert found.rope is not None
+    assert given.rope is not None
     numbers = {k: v for k, v in vars(given.rope).items() if not isinstance(v, str | None)}
     assert {k: vars(found.rope)[k] for k in numbers} == pytest.approx(numbers, rel=1e-7)
     assert found.rope.kind == given.rope.kind

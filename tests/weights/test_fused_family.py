@@ -63,7 +63,7 @@ def test_fused_tensors_are_read_and_written(tmp_path: Path) -> None:
         model.param_specs,
         PHI3.hf_rules,
         read_tensors(tmp_path / "in"),
-        vars(config),
+        config.sizes,
         ignored=lambda _: False,
     )
     form = Form(dtype=jnp.dtype("float32"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.families import FAMILIES
 from flaxen.models.families.rules import (
@@ -185,7 +185,7 @@ def test_steps_along_rows_keep_quantized_rows(
             np.testing.assert_array_equal(rows.data * rows.scales, param.read(start, stop))
 
 
-CONFIG = DecoderConfig(
+CONFIG = uniform_decoder(
     vocab_size=40, model_dim=32, mlp_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
     biases=("wq", "wk", "wv"), qk_norm=True,
 )  # fmt: skip
@@ -226,10 +226,10 @@ def to_files(rules: Rules, specs: Any, params: Params) -> dict[str, StoredTensor
     """What a file of these parameters holds."""
     parts = dict(scopes(params))
     files: dict[str, StoredTensor] = {}
-    for place in place_rules(rules, specs, vars(CONFIG)):
+    for place in place_rules(rules, specs, CONFIG.sizes):
         own = [parts[place.layer][name] for name in place.rule.params]
         rows = [each.swapaxes(-1, -2) if place.rule.transposed else each for each in own]
-        made = write_tensors(place.rule.steps, [in_memory("", each) for each in rows], vars(CONFIG))
+        made = write_tensors(place.rule.steps, [in_memory("", each) for each in rows], place.sizes)
         for (name, shape), tensor in zip(place.shapes.items(), made, strict=True):
             assert tensor.shape == shape
             files[name] = in_memory(name, whole(tensor))
@@ -241,7 +241,7 @@ def test_parameters_come_back_plain_and_packed(rules: Rules) -> None:
     specs = decoder(CONFIG).param_specs
     params = random_params(specs)
     files = to_files(rules, specs, params)
-    found = find_sources(specs, rules, files, vars(CONFIG), ignored=lambda _: False)
+    found = find_sources(specs, rules, files, CONFIG.sizes, ignored=lambda _: False)
     assert found.tensors == files
     for backend in (Backend.REFERENCE, Backend.CPU):
         form = Form(dtype=np.dtype(np.float32), backend=backend)
@@ -268,14 +268,14 @@ def test_experts_are_stacked_from_their_files() -> None:
     np.testing.assert_array_equal(
         whole(files["layers.1.experts.2.up"]), params["layers"][1]["w_up"][2].T
     )
-    found = find_sources(specs, rules, files, {}, ignored=lambda _: False)
+    found = find_sources(specs, rules, files, lambda layer: {}, ignored=lambda _: False)
     form = Form(dtype=np.dtype(np.float32), backend=Backend.CPU)  # a stack of experts is not packed
     loaded = load_params(specs, found.params, form, round_to=None, on_progress=None)
     assert_equal([each["w_up"] for each in loaded["layers"]],
                  [each["w_up"] for each in params["layers"]])  # fmt: skip
     del files["layers.1.experts.2.up"]
     with pytest.raises(ValueError, match=r"tensor layers\.1\.experts\.2\.up is missing"):
-        find_sources(specs, rules, files, {}, ignored=lambda _: False)
+        find_sources(specs, rules, files, lambda layer: {}, ignored=lambda _: False)
 
 
 def test_a_fused_tensor_of_another_shape_is_named_with_the_one_it_needs() -> None:
@@ -284,7 +284,7 @@ def test_a_fused_tensor_of_another_shape_is_named_with_the_one_it_needs() -> Non
     name = "model.layers.1.wqkv"
     files[name] = in_memory(name, random(63, 32))
     with pytest.raises(ValueError, match=r"wqkv has shape \[63, 32\], but .* needs \[64, 32\]"):
-        find_sources(specs, FUSED, files, vars(CONFIG), ignored=lambda _: False)
+        find_sources(specs, FUSED, files, CONFIG.sizes, ignored=lambda _: False)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_a_fused_tensor_of_another_shape_is_named_with_the_one_it_needs() -> Non
 )
 def test_rules_that_do_not_cover_the_model(rules: Rules, param: str) -> None:
     with pytest.raises(ValueError, match=f"differ in the parameter {param}: each parameter needs"):
-        place_rules(rules, decoder(CONFIG).param_specs, vars(CONFIG))
+        place_rules(rules, decoder(CONFIG).param_specs, CONFIG.sizes)
 
 
 @pytest.mark.parametrize("family", {id(each): each for each in FAMILIES.values()}.values())

@@ -23,7 +23,7 @@ from flaxen.engine.shapes import Shape
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear, linear
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
-from flaxen.models.config import DecoderConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.layout import param_shardings
 from flaxen.models.params import is_spec
@@ -168,7 +168,7 @@ def _attend(
     return AheadOfTime(name=name, lower=lower)
 
 
-CONFIG = DecoderConfig(
+CONFIG = uniform_decoder(
     vocab_size=32_000,
     model_dim=1024,
     mlp_dim=2816,

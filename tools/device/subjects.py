@@ -20,16 +20,17 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.models.cache import attention_only
-from flaxen.models.config import DecoderConfig, RopeConfig
+from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Matrix, Model, Params, ParamSpec
 from flaxen.models.params import is_spec
+from flaxen.models.rope_config import RopeConfig
 from flaxen.protocol import ModelInfo
 
 _ROPE = RopeConfig(theta=500_000.0)
 # The published sizes of Llama 3.2 1B and 3.1 8B.
 SHAPES = {
-    "1b": DecoderConfig(
+    "1b": uniform_decoder(
         vocab_size=128_256,
         model_dim=2048,
         mlp_dim=8192,
@@ -41,7 +42,7 @@ SHAPES = {
         tied_embeddings=True,
         max_position=8192,
     ),
-    "8b": DecoderConfig(
+    "8b": uniform_decoder(
         vocab_size=128_256,
         model_dim=4096,
         mlp_dim=14_336,
@@ -52,7 +53,7 @@ SHAPES = {
         rope=_ROPE,
         max_position=8192,
     ),
-    "tiny": DecoderConfig(
+    "tiny": uniform_decoder(
         vocab_size=512,
         model_dim=128,
         mlp_dim=256,

@@ -182,7 +182,7 @@ def embed(
 def unembed(
     x: Float[Array, "*B D"],
     table: Float[Array, "V D"] | LinearWeight,
-    norm: Norm,
+    norm: Norm | None,
     *,
     backend: Backend,
 ) -> Float[Array, "*B V"]:
@@ -191,12 +191,12 @@ def unembed(
     Args:
       x: [..., D].
       table: [V, D], or packed or quantized as [D, V].
-      norm: the weight [D] and epsilon of an RMS norm over x.
+      norm: the weight [D] and epsilon of an RMS norm over x, or None.
       backend: what computes.
     """
     if isinstance(table, LinearWeight):
         return linear(x, table, norm=norm, out_dtype=jnp.float32, backend=backend)
-    h = rms_norm(x, *norm, backend=backend)
+    h = x if norm is None else rms_norm(x, *norm, backend=backend)
     return _find(backend).unembed(h, table)
 
 

@@ -28,26 +28,30 @@ def apply_rope(
     cos: Float[Array, "*B 1 half"],
     sin: Float[Array, "*B 1 half"],
     *,
+    interleaved: bool = False,
     backend: Backend,
 ) -> Float[Array, "*B heads H"]:
-    """Rotates the pairs (i, i + H/2) of x by the angles of the tables, in float32.
+    """Rotates the first R numbers of each head in pairs, by the angles of the tables, in float32.
 
     Args:
-      x: [..., heads, H], H even.
-      cos: float32 [..., 1, H/2], cosines.
-      sin: float32 [..., 1, H/2], sines.
+      x: [..., heads, H].
+      cos: float32 [..., 1, R/2], cosines.
+      sin: float32 [..., 1, R/2], sines.
+      interleaved: the pairs are (2i, 2i + 1); otherwise (i, i + R/2).
       backend: what computes.
 
     Returns:
       [..., heads, H] in x's dtype.
 
     Raises:
-      ValueError: the tables do not have H/2 angles.
+      ValueError: a head has fewer numbers than the tables rotate.
     """
     head_dim, half = x.shape[-1], cos.shape[-1]
-    if head_dim != 2 * half:
+    if head_dim < 2 * half:
         raise ValueError(
-            f"rope rotates pairs, but {half} angles are not half of a head of {head_dim}: make the "
-            "tables for this head_dim"
+            f"rope rotates pairs, but {half} angles are more than half of a head of {head_dim}: "
+            "make the tables for this head_dim"
         )
-    return find_implementation("rope", IMPLEMENTATIONS, backend)(x, cos, sin)
+    if head_dim == 2 * half and not interleaved:
+        return find_implementation("rope", IMPLEMENTATIONS, backend)(x, cos, sin)
+    return reference.apply_rope(x, cos, sin, interleaved=interleaved)

@@ -6,10 +6,11 @@ Deliberately does not know any family, nor how files are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
+from flaxen.models.families.differences import differences
 from flaxen.models.families.rules import Rules
 
 
@@ -45,9 +46,7 @@ def hf_fields(family: Family, config: DecoderConfig) -> dict[str, Any]:
         again = family.config_from_hf(fields)
     except ValueError as error:
         raise ValueError(f"the model does not fit into {family.architecture}: {error}") from None
-    # Some fields have no meaning for some kinds of rope, and are not written.
-    if replace(again, rope=config.rope) != config or config.rope.kind != again.rope.kind:
-        differing = [name for name in vars(config) if vars(config)[name] != vars(again)[name]]
+    if differing := differences(config, again):
         raise ValueError(
             f"the model does not fit into {family.architecture}, which can't say its "
             f"{', '.join(differing)}: name a family that has these features"

@@ -7,13 +7,38 @@ and bookkeeping are ignored. Deliberately does not know any family, nor files.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from flaxen.models.config import DecoderConfig
 from flaxen.models.families.hf_rope import rope_config, rope_fields
+from flaxen.models.layers.attention import Attention
+from flaxen.models.layers.block import LayerConfig
+from flaxen.models.layers.mlp import Activation, DenseMlp
+from flaxen.models.layers.norm import Norm
+
+Part = TypeVar("Part")
 
 _MAX_LAYERS = 1000
+
+_ACTIVATIONS: Mapping[str, Activation] = {  # transformers' names
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+ACTIVATION_NAMES: Mapping[Activation, str] = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
 
 # Fields that change the result and that the decoder does not support, with their harmless values.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
@@ -47,68 +72,139 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
 def decoder_config(
     hf: Mapping[str, Any],
     *,
-    biases: tuple[str, ...] = (),
-    qk_norm: bool = False,
-    windows: tuple[int | None, ...] = (),
+    attention: Mapping[str, Any] | None = None,
+    mlp: Mapping[str, Any] | None = None,
+    norm: Norm | None = None,
+    layer: Mapping[str, Any] | None = None,
+    windows: Sequence[int | None] = (),
+    reads: Collection[str] = (),
     refused: Collection[str] = (),
+    **own: Any,
 ) -> DecoderConfig:
     """Makes the decoder's configuration from the shared fields and a family's own.
 
+    Without the last, it is Llama's: RMS norms before each part, one rope, a SiLU-gated MLP.
+
     Args:
       hf: the fields of config.json.
-      biases: as in DecoderConfig.
-      qk_norm: as in DecoderConfig.
-      windows: as in DecoderConfig.
+      attention: fields of Attention in all layers, beside the sizes and rope of config.json.
+      mlp: the same of DenseMlp.
+      norm: of all layers, and before the unembedding; None is an RMS norm.
+      layer: the same of LayerConfig.
+      windows: each layer's sliding window; () for none. Anything else that differs from layer to
+          layer is changed by DecoderConfig.with_layers.
+      reads: fields that the family reads itself, and that other families refuse.
       refused: fields of other families that must not be set here.
+      own: fields of DecoderConfig.
 
     Raises:
       ValueError: a field is missing, has the wrong type, or is not supported.
     """
-    _check_refused(hf, refused)
+    _check_refused(hf, reads, refused)
+    norm = norm or rms_norm(hf)
+    mixer = Attention(**{**attention_sizes(hf), "rope": rope_config(hf), **(attention or {})})
+    dense = DenseMlp(**{"mlp_dim": whole(hf, "intermediate_size"), **(mlp or {})})
+    count = num_layers(hf)
+    return DecoderConfig(
+        **{
+            "vocab_size": whole(hf, "vocab_size"),
+            "model_dim": whole(hf, "hidden_size"),
+            "layers": tuple(
+                LayerConfig(
+                    mixer=replace(mixer, window=window), mlp=dense, norm=norm, **(layer or {})
+                )
+                for window in windows or (mixer.window,) * count
+            ),
+            "final_norm": norm,
+            "tied_embeddings": flag(hf, "tie_word_embeddings"),
+            "max_position": whole(hf, "max_position_embeddings"),
+            **own,
+        }
+    )
+
+
+def attention_sizes(hf: Mapping[str, Any]) -> dict[str, int]:
+    """The heads of attention: num_heads, num_kv_heads and head_dim."""
     num_heads = whole(hf, "num_attention_heads")
-    model_dim = whole(hf, "hidden_size")
     head_dim = whole(hf, "head_dim", default=0)
     if head_dim == 0:
+        model_dim = whole(hf, "hidden_size")
         if model_dim % num_heads:
             raise ValueError(
                 f"the configuration has no head_dim, and hidden_size ({model_dim}) is not a "
                 f"multiple of num_attention_heads ({num_heads}): add head_dim"
             )
         head_dim = model_dim // num_heads
-    return DecoderConfig(
-        vocab_size=whole(hf, "vocab_size"),
-        model_dim=model_dim,
-        mlp_dim=whole(hf, "intermediate_size"),
-        num_layers=num_layers(hf),
-        num_heads=num_heads,
-        num_kv_heads=whole(hf, "num_key_value_heads", default=num_heads),
-        head_dim=head_dim,
-        norm_eps=_norm_eps(hf),
-        rope=rope_config(hf),
-        windows=windows,
-        biases=biases,
-        qk_norm=qk_norm,
-        tied_embeddings=flag(hf, "tie_word_embeddings"),
-        max_position=whole(hf, "max_position_embeddings"),
-    )
+    return {
+        "num_heads": num_heads,
+        "num_kv_heads": whole(hf, "num_key_value_heads", default=num_heads),
+        "head_dim": head_dim,
+    }
 
 
 def decoder_fields(config: DecoderConfig) -> dict[str, Any]:
-    """The inverse: the shared fields of config.json, without biases, head norms and windows."""
+    """The inverse: the shared fields of config.json, from the first layers that have each.
+
+    What a family has beside them it writes itself: biases, norms of heads, windows, other names.
+    """
+    mixer, mlp = first(config, Attention), first(config, DenseMlp)
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.model_dim,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
+        "intermediate_size": mlp.mlp_dim,
+        "num_hidden_layers": len(config.layers),
+        "num_attention_heads": mixer.num_heads,
+        "num_key_value_heads": mixer.num_kv_heads,
+        "head_dim": mixer.head_dim,
+        "hidden_act": ACTIVATION_NAMES[mlp.activation],
+        "rms_norm_eps": config.final_norm.eps,
         "max_position_embeddings": config.max_position,
         "tie_word_embeddings": config.tied_embeddings,
-        **rope_fields(config.rope),
+        **({} if mixer.rope is None else rope_fields(mixer.rope)),
     }
+
+
+def first(config: DecoderConfig, kind: type[Part]) -> Part:
+    """The first mixer or MLP of a kind in the layers.
+
+    Raises:
+      ValueError: no layer has one.
+    """
+    for layer in config.layers:
+        for part in (layer.mixer, layer.mlp):
+            if isinstance(part, kind):
+                return part
+    raise ValueError(f"the model has no layer with {kind.__name__}")
+
+
+def has_bias(config: DecoderConfig, name: str) -> bool:
+    """Whether the first layer's weight `name` has a bias."""
+    return "b" + name[1:] in config.layers[0].param_specs(config.model_dim)
+
+
+def rms_norm(hf: Mapping[str, Any], **own: Any) -> Norm:
+    """The RMS norm of rms_norm_eps, with fields of Norm."""
+    return Norm(eps=positive(hf, "rms_norm_eps", 1e-6), **own)
+
+
+def layer_norm(hf: Mapping[str, Any], name: str, *, bias: bool) -> Norm:
+    """The layer norm whose epsilon has this name."""
+    return Norm(kind="layer", eps=positive(hf, name, 1e-5), bias=bias)
+
+
+def activation(hf: Mapping[str, Any], name: str, default: str | None = None) -> Activation:
+    """The activation that a field names.
+
+    Raises:
+      ValueError: it is not supported, or missing without a default.
+    """
+    value = str(hf.get(name) or default)
+    if value not in _ACTIVATIONS:
+        raise ValueError(
+            f"{name} = {value!r} is not supported, and another activation would change the "
+            f"result: use one of {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[value]
 
 
 def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
@@ -147,17 +243,29 @@ def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
 
 def window_fields(config: DecoderConfig) -> dict[str, Any]:
     """The inverse of layer_windows, for layers with one common window or none."""
-    windows = [window for window in config.windows if window is not None]
-    if not windows:
+    found = windows(config)
+    slid = [window for window in found if window is not None]
+    if not slid:
         return {"use_sliding_window": False}
     return {
         "use_sliding_window": True,
-        "sliding_window": windows[0],
-        "max_window_layers": next(i for i, each in enumerate(config.windows) if each is not None),
-        "layer_types": [
-            "full_attention" if each is None else "sliding_attention" for each in config.windows
-        ],
+        "sliding_window": slid[0],
+        "max_window_layers": next(i for i, each in enumerate(found) if each is not None),
+        "layer_types": layer_types(config),
     }
+
+
+def windows(config: DecoderConfig) -> tuple[int | None, ...]:
+    """Each layer's sliding window; None where attention is not limited by one."""
+    return tuple(
+        layer.mixer.window if isinstance(layer.mixer, Attention) else None
+        for layer in config.layers
+    )
+
+
+def layer_types(config: DecoderConfig) -> list[str]:
+    """The field layer_types, for layers of full and sliding attention."""
+    return ["full_attention" if each is None else "sliding_attention" for each in windows(config)]
 
 
 def num_layers(hf: Mapping[str, Any]) -> int:
@@ -201,14 +309,17 @@ def require_present(hf: Mapping[str, Any], *names: str) -> None:
             )
 
 
-def _norm_eps(hf: Mapping[str, Any]) -> float:
-    value = hf.get("rms_norm_eps", 1e-6)
+def positive(hf: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """Reads a finite number above 0; null counts as missing."""
+    value = hf.get(name, default)
+    if value is None:
+        value = default
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"rms_norm_eps must be a number above 0, got {value!r}")
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
     return float(value)
 
 
-def _check_refused(hf: Mapping[str, Any], refused: Collection[str]) -> None:
+def _check_refused(hf: Mapping[str, Any], reads: Collection[str], refused: Collection[str]) -> None:
     quantization = hf.get("quantization_config")
     if quantization is not None:
         method = (
@@ -220,7 +331,8 @@ def _check_refused(hf: Mapping[str, Any], refused: Collection[str]) -> None:
             "a GGUF file of it"
         )
     for name, harmless in _REFUSED.items():
-        _check_harmless(hf, name, harmless)
+        if name not in reads:
+            _check_harmless(hf, name, harmless)
     for name in refused:
         _check_harmless(hf, name, (None, False))
 

@@ -11,20 +11,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.models.config import RopeConfig
+from flaxen.models.rope_config import FIELDS, RopeConfig
 
 _KNOWN = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
     "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
     "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor",
 }  # fmt: skip
-_WRITTEN: Mapping[str, tuple[str, ...]] = {  # fields of RopeConfig, which have Hugging Face's names
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim",
-             "truncate"),
-}  # fmt: skip
+_HF_NAMES = {"original_max_position": "original_max_position_embeddings"}
 
 
 def rope_fields(rope: RopeConfig) -> dict[str, Any]:
@@ -32,12 +26,10 @@ def rope_fields(rope: RopeConfig) -> dict[str, Any]:
     if rope.kind == "default":
         return {"rope_theta": rope.theta}
     scaling: dict[str, Any] = {"rope_type": rope.kind}
-    for name in _WRITTEN[rope.kind]:
+    for name in FIELDS[rope.kind]:
         value = getattr(rope, name)
         if value is not None and not (name in ("mscale", "mscale_all_dim") and value == 0):
-            scaling[name] = value
-    if rope.original_max_position:
-        scaling["original_max_position_embeddings"] = rope.original_max_position
+            scaling[_HF_NAMES.get(name, name)] = value
     return {"rope_theta": rope.theta, "rope_scaling": scaling}
 
 

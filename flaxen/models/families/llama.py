@@ -16,13 +16,12 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    biases: tuple[str, ...] = ()
-    if hf.flag(fields, "attention_bias"):
-        biases += ("wq", "wk", "wv", "wo")
-    if hf.flag(fields, "mlp_bias"):
-        biases += ("w_gate", "w_up", "w_down")
+    has_biases, mlp_has = hf.flag(fields, "attention_bias"), hf.flag(fields, "mlp_bias")
     return hf.decoder_config(
-        fields, biases=biases, refused=("sliding_window", "use_sliding_window", "layer_types")
+        fields,
+        attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else ()},
+        mlp={"biases": ("w_gate", "w_up", "w_down") if mlp_has else ()},
+        refused=("sliding_window", "use_sliding_window", "layer_types"),
     )
 
 
@@ -30,8 +29,8 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
     return {
         **hf.decoder_fields(config),
-        "attention_bias": "wq" in config.biases,
-        "mlp_bias": "w_up" in config.biases,
+        "attention_bias": hf.has_bias(config, "wq"),
+        "mlp_bias": hf.has_bias(config, "w_up"),
     }
 
 

@@ -30,7 +30,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    return {**hf.decoder_fields(config), "sliding_window": config.windows[0]}
+    return {**hf.decoder_fields(config), "sliding_window": hf.windows(config)[0]}
 
 
 FAMILY = Family(

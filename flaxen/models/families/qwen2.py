@@ -19,7 +19,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     hf.require_present(fields, "num_key_value_heads")
     return hf.decoder_config(
         fields,
-        biases=("wq", "wk", "wv"),
+        attention={"biases": ("wq", "wk", "wv")},
         windows=hf.layer_windows(fields),
         refused=("mlp_bias",),
     )

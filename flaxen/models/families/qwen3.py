@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.models.config import DecoderConfig
 from flaxen.models.families import hf, tensors
 from flaxen.models.families.family import Family
+from flaxen.models.layers.attention import QkNorm
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -20,8 +21,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     hf.require_present(fields, "num_key_value_heads", "head_dim")
     return hf.decoder_config(
         fields,
-        biases=("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
-        qk_norm=True,
+        attention={
+            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "qk_norm": QkNorm(norm=hf.rms_norm(fields)),
+        },
         windows=hf.layer_windows(fields),
         refused=("mlp_bias",),
     )
@@ -32,7 +35,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     return {
         **hf.decoder_fields(config),
         **hf.window_fields(config),
-        "attention_bias": "wq" in config.biases,
+        "attention_bias": hf.has_bias(config, "wq"),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-Size = int | str  # a number, or the name of a field of DecoderConfig
+Size = int | str  # a number, or the name of one: a whole-number field of the layer's parts
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,20 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     hf.require_present(fields, "attention_bias", "head_dim", "num_key_value_heads")
     return hf.decoder_config(
         fields,
-        biases=tuple(name for key, own in _BIASES.items() if hf.flag(fields, key) for name in own),
+        attention={"biases": _biases(fields, "attention_bias", "attention_out_bias")},
+        mlp={"biases": _biases(fields, "mlp_bias")},
         refused=("sliding_window", "use_sliding_window", "layer_types"),
     )
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    biases = {key: own[0] in config.biases for key, own in _BIASES.items()}
+    biases = {key: hf.has_bias(config, own[0]) for key, own in _BIASES.items()}
     return {**hf.decoder_fields(config), **biases}
+
+
+def _biases(fields: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
+    return tuple(name for key in keys if hf.flag(fields, key) for name in _BIASES[key])
 
 
 FAMILY = Family(

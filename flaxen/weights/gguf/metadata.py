@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from flaxen.models.config import DecoderConfig, RopeConfig
-from flaxen.models.families import Family, find_family, hf_fields
+from flaxen.models.config import DecoderConfig
+from flaxen.models.families import Family, find_family, hf, hf_fields
+from flaxen.models.families.differences import differences, with_floats
+from flaxen.models.layers.attention import Attention
+from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.rope import rope_frequencies
+from flaxen.models.rope_config import RopeConfig
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.tensors.views import in_memory
 from flaxen.weights.gguf.model import FIELDS, ROPE_FACTORS, architecture, config_fields
@@ -26,10 +29,11 @@ _LOG = logging.getLogger(__name__)
 
 def extra_tensors(config: DecoderConfig) -> list[StoredTensor]:
     """The tensors that stand for parts of the configuration: Llama 3's divisors of frequencies."""
-    if config.rope.kind != "llama3":
+    mixer = hf.first(config, Attention)
+    if mixer.rope is None or mixer.rope.kind != "llama3":
         return []
-    plain, _ = rope_frequencies(RopeConfig(theta=config.rope.theta), config.head_dim)
-    scaled, _ = rope_frequencies(config.rope, config.head_dim)
+    plain, _ = rope_frequencies(RopeConfig(theta=mixer.rope.theta), mixer.head_dim)
+    scaled, _ = rope_frequencies(mixer.rope, mixer.head_dim)
     return [in_memory(ROPE_FACTORS, (plain / scaled).astype(np.float32))]
 
 
@@ -46,7 +50,9 @@ def model_metadata(
     Raises:
       ValueError: GGUF or llama.cpp can't express the model; the message says what.
     """
-    extra = [name for name in config.biases if name not in family.gguf_biases]
+    mixer = hf.first(config, Attention)
+    biases = (*mixer.biases, *hf.first(config, DenseMlp).biases)
+    extra = [name for name in biases if name not in family.gguf_biases]
     if extra:
         raise ValueError(
             f"the model has biases on {', '.join(extra)}, which llama.cpp does not read for "
@@ -55,8 +61,8 @@ def model_metadata(
     _warn(family, config)
     fields = hf_fields(family, config)
     own = {key: fields[field] for key, field in FIELDS.items() if fields.get(field) is not None}
-    own |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
-    own |= _rope_keys(config.rope)
+    own |= {"attention.value_length": mixer.head_dim, "rope.dimension_count": mixer.head_dim}
+    own |= {} if mixer.rope is None else _rope_keys(mixer.rope)
     metadata = {
         "general.architecture": family.gguf_architecture,
         **{f"{family.gguf_architecture}.{key}": value for key, value in own.items()},
@@ -67,14 +73,14 @@ def model_metadata(
 
 def _warn(family: Family, config: DecoderConfig) -> None:
     """Says what flaxen reads from the file and llama.cpp leaves out."""
-    window = next((each for each in config.windows if each is not None), None)
+    window = next((each for each in hf.windows(config) if each is not None), None)
     if window is not None:
         _LOG.warning(
             "llama.cpp reads no sliding window for %s: its answers are others after %d tokens",
             family.gguf_architecture, window,
         )  # fmt: skip
-    rope, usual = config.rope, RopeConfig()
-    if rope.kind == "yarn" and (rope.beta_fast, rope.beta_slow) != (
+    rope, usual = hf.first(config, Attention).rope, RopeConfig()
+    if rope is not None and rope.kind == "yarn" and (rope.beta_fast, rope.beta_slow) != (
         usual.beta_fast, usual.beta_slow
     ):  # fmt: skip
         _LOG.warning(
@@ -104,20 +110,14 @@ def _check(config: DecoderConfig, file: GgufFile) -> None:
         again = find_family(architecture(file)).config_from_hf(config_fields(file))
     except ValueError as error:
         raise ValueError(f"the model does not fit into a GGUF file: {error}") from None
-    given, found = _in_float32(config), _in_float32(again)
-    differing = [name for name, value in vars(given).items() if vars(found)[name] != value]
-    if differing:
+    given, found = (with_floats(each, _in_float32) for each in (config, again))
+    if differing := differences(given, found):
         raise ValueError(
             f"the model does not fit into a GGUF file, which can't say its {', '.join(differing)}: "
             "export it as a directory of safetensors"
         )
 
 
-def _in_float32(config: DecoderConfig) -> DecoderConfig:
-    """The configuration with each number rounded as GGUF stores it."""
-    rope: dict[str, Any] = {
-        name: float(np.float32(value)) if isinstance(value, float) else value
-        for name, value in vars(config.rope).items()
-    }
-    norm_eps = float(np.float32(config.norm_eps))
-    return replace(config, norm_eps=norm_eps, rope=replace(config.rope, **rope))
+def _in_float32(value: float) -> float:
+    """A number as GGUF stores it."""
+    return float(np.float32(value))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.models.config import RopeConfig
 from flaxen.models.rope import rope_frequencies
+from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.gguf.reader import GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"

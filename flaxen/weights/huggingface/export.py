@@ -91,7 +91,7 @@ def write_directory(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not supported: use {', '.join(DTYPES)}")
     fields = {**hf_fields(family, config), "dtype": dtype, "torch_dtype": dtype}
-    tensors = file_tensors(family.hf_rules, decoder(config).param_specs, vars(config), rows)
+    tensors = file_tensors(family.hf_rules, decoder(config).param_specs, config.sizes, rows)
     with new_directory(directory) as filling:
         if tokenizer_of is not None:
             fields |= write_tokenizer(filling, tokenizer_of)

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxen.models.config import DecoderConfig, RopeConfig
 from flaxen.models.rope import rope_frequencies
+from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.checkpoint import open_checkpoint
+from tests.models.features import Features, features
 from tests.weights.files import golden_metadata, golden_tensors, write_gguf
 
 
 def config_of(
     directory: Path, case: str, changes: dict[str, Any], **tensors: np.ndarray
-) -> DecoderConfig:
+) -> Features:
     """The configuration of a golden as GGUF, with metadata changed; None drops a key."""
     metadata = {**golden_metadata(case), **changes}
     metadata = {key: value for key, value in metadata.items() if value is not None}
     path = write_gguf(directory / "m.gguf", metadata, {**golden_tensors(case), **tensors})
-    return open_checkpoint(path).config
+    return features(open_checkpoint(path).config)
 
 
 def test_defaults(tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from flaxen.kernels.backend import Backend
-from flaxen.models.config import DecoderConfig, RopeConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import FAMILIES, hf_fields
+from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.file_tensors import rows_of_params, with_adapter
 from flaxen.weights.huggingface.export import export_huggingface, write_directory
 from tests.engine.tiny import MODEL_CONFIG, PARAMS, pack_params
+from tests.models.features import Features, features, with_features
 from tests.models.golden import CASES, GOLDENS, expected, logits_of
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import Kind, golden_metadata, golden_tensors, write_gguf
@@ -166,29 +167,37 @@ def test_the_tokenizer_of_a_directory_is_copied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("llama", {"windows": (24, 24)}, "LlamaForCausalLM, which can't say its windows: name a"),
-        ("mistral", {"windows": (None, 24)}, "MistralForCausalLM, which can't say its windows"),
-        ("llama", {"biases": ("wq",)}, "LlamaForCausalLM, which can't say its biases"),
-        ("qwen2", {}, "Qwen2ForCausalLM, which can't say its biases"),
+        (
+            "llama",
+            {"windows": (24, 24)},
+            "LlamaForCausalLM, which can't say its mixer.window: name a",
+        ),
+        (
+            "mistral",
+            {"windows": (None, 24)},
+            "which can't say its mixer.window",
+        ),
+        ("llama", {"biases": ("wq",)}, "LlamaForCausalLM, which can't say its mixer.biases"),
+        ("qwen2", {}, "Qwen2ForCausalLM, which can't say its mixer.biases"),
         (
             "qwen3",
             {"qk_norm": True, "biases": ("w_up",)},
-            "Qwen3ForCausalLM, which can't say its b",
+            "Qwen3ForCausalLM, which can't say its mlp.b",
         ),
-        ("qwen3", {"qk_norm": True, "windows": (8, 24)}, "which can't say its windows"),
+        ("qwen3", {"qk_norm": True, "windows": (8, 24)}, "which can't say its mixer.window"),
         ("llama", {"num_layers": 1001, "windows": ()}, "LlamaForCausalLM: num_hidden_layers must"),
     ],
 )
 def test_what_a_family_can_not_say(family: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"the model does not fit into .*{message}"):
-        hf_fields(FAMILIES[family], replace(CONFIG, **changes))
+        hf_fields(FAMILIES[family], with_features(CONFIG, **changes))
 
 
 def test_every_kind_of_rope_is_said() -> None:
-    def again(rope: RopeConfig) -> DecoderConfig:
-        fields = hf_fields(LLAMA, replace(CONFIG, rope=rope))
+    def again(rope: RopeConfig) -> Features:
+        fields = hf_fields(LLAMA, with_features(CONFIG, rope=rope))
         assert fields["architectures"] == ["LlamaForCausalLM"]
-        return LLAMA.config_from_hf(fields)
+        return features(LLAMA.config_from_hf(fields))
 
     for rope in (
         RopeConfig(theta=1234.5),

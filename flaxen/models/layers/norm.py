@@ -1,0 +1,79 @@
+"""Norms over the last axis: RMS norm, https://arxiv.org/abs/1910.07467, and layer norm,
+https://arxiv.org/abs/1607.06450.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.layer_norm import layer_norm
+from flaxen.kernels.rms_norm import rms_norm
+from flaxen.models.layers.part import FusedNorm, LayerSpecs, vector
+from flaxen.models.model import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """A norm with a weight for each number.
+
+    Raises:
+      ValueError: a bias or `one_plus` is asked of the kind that does not have it.
+    """
+
+    kind: Literal["rms", "layer"] = "rms"
+    eps: float = 1e-5
+    one_plus: bool = False  # rms: the stored weight is the distance from 1
+    bias: bool = False  # layer
+
+    def __post_init__(self) -> None:
+        if self.bias and self.kind == "rms":
+            raise ValueError("an RMS norm has no bias: use the kind layer")
+        if self.one_plus and self.kind == "layer":
+            raise ValueError("the weight of a layer norm is not stored as a distance from 1")
+
+    def param_specs(self, name: str, size: int, axis: str | None = "model") -> LayerSpecs:
+        """Its parameters: the weight `name`, and its bias.
+
+        Args:
+          name: of the weight.
+          size: of the axis that is normed.
+          axis: the logical name of that axis.
+        """
+        specs = {name: vector((size,), (axis,), "zeros" if self.one_plus else "ones")}
+        if self.bias:
+            specs[_bias_name(name)] = vector((size,), (axis,), "zeros")
+        return specs
+
+    def fused(self, p: Params, name: str) -> FusedNorm | None:
+        """Weight and epsilon, if linear layers can compute the norm on the way; None if not."""
+        return (p[name], self.eps) if self.kind == "rms" and not self.one_plus else None
+
+    def __call__(self, p: Params, name: str, x: jax.Array, *, backend: Backend) -> jax.Array:
+        """Norms x over its last axis, [..., size].
+
+        Args:
+          p: the parameters that have the norm's.
+          name: of the weight.
+          x: [..., size].
+          backend: what computes.
+        """
+        if self.kind == "layer":
+            bias = p.get(_bias_name(name))
+            out: jax.Array = layer_norm(x, p[name], bias, self.eps, backend=backend)
+            return out
+        if not self.one_plus:
+            return rms_norm(x, p[name], self.eps, backend=backend)
+        # 1 + weight is not rounded to x's dtype, which would be a larger error than the norm's own.
+        ones = jnp.ones(x.shape[-1], x.dtype)
+        unit: jax.Array = rms_norm(x, ones, self.eps, backend=backend).astype(jnp.float32)
+        scaled: jax.Array = (unit * (1 + p[name].astype(jnp.float32))).astype(x.dtype)
+        return scaled
+
+
+def _bias_name(name: str) -> str:
+    return name + "_bias"
