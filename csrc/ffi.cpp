@@ -362,6 +362,101 @@ ffi::Error sample(ffi::Buffer<ffi::F32> logits, ffi::Buffer<ffi::F32> temperatur
   return ffi::Error::Success();
 }
 
+// Reads which tokens belong to which sequence: operands kv_lens, page_table and cu_q_lens after the
+// state, or segment ids alone, or none where each row is one sequence.
+bool read_tokens(Operands& operands, bool is_paged, const ffi::AnyBuffer& x, size_t row_axes,
+                 const ffi::RemainingRets& results, SequenceTokens* tokens, float** state) {
+  *tokens = SequenceTokens{};
+  *state = nullptr;
+  const auto dims = x.dimensions();
+  tokens->B = 1;
+  for (size_t i = 0; i + row_axes + 1 < dims.size(); ++i) tokens->B *= dims[i];
+  tokens->T = dims[dims.size() - row_axes - 1];
+  if (!is_paged) {
+    if (operands.has(1)) tokens->segment_ids = static_cast<const int32_t*>(operands.next().untyped_data());
+    return true;
+  }
+  if (!operands.has(4) || results.size() != 2) return false;
+  const auto states = operands.next();
+  const auto kv_lens = operands.next(), page_table = operands.next(), cu_q_lens = operands.next();
+  if (states.untyped_data() != (*results.get<ffi::AnyBuffer>(1))->untyped_data()) return false;
+  *state = static_cast<float*>(states.untyped_data());
+  tokens->num_slots = states.dimensions()[0];
+  tokens->kv_lens = static_cast<const int32_t*>(kv_lens.untyped_data());
+  tokens->page_table = static_cast<const int32_t*>(page_table.untyped_data());
+  tokens->cu_q_lens = static_cast<const int32_t*>(cu_q_lens.untyped_data());
+  tokens->S = page_table.dimensions()[0];
+  tokens->P = page_table.dimensions()[1];
+  return true;
+}
+
+ffi::Error short_convolution(ffi::AnyBuffer x, ffi::Buffer<ffi::F32> weight,
+                             ffi::RemainingArgs args, ffi::RemainingRets results, bool has_bias,
+                             bool is_paged, bool is_silu) {
+  ShortConvolutionCall call{};
+  Operands operands(args);
+  call.x = x.untyped_data();
+  call.type = type_of(x);
+  call.weight = weight.typed_data();
+  call.K = weight.dimensions()[0];
+  call.C = weight.dimensions()[1];
+  call.is_silu = is_silu;
+  if (has_bias) call.bias = static_cast<const float*>(operands.next().untyped_data());
+  if (!read_tokens(operands, is_paged, x, 1, results, &call.tokens, &call.state))
+    return ffi::Error::InvalidArgument("flaxen_short_convolution: the state was not aliased");
+  call.out = (*results.get<ffi::AnyBuffer>(0))->untyped_data();
+  kernels().short_convolution(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error recurrence(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer a,
+                      ffi::Buffer<ffi::F32> a_log, ffi::Buffer<ffi::F32> dt_bias,
+                      ffi::AnyBuffer b_or_skip, ffi::RemainingArgs args, ffi::RemainingRets results,
+                      bool is_delta, bool is_paged, float dt_min, float dt_max) {
+  RecurrenceCall call{};
+  Operands operands(args);
+  call.q = q.untyped_data();
+  call.k = k.untyped_data();
+  call.v = v.untyped_data();
+  call.a = a.untyped_data();
+  call.type = type_of(q);
+  call.a_log = a_log.typed_data();
+  call.dt_bias = dt_bias.typed_data();
+  call.is_delta = is_delta;
+  if (is_delta) call.b = b_or_skip.untyped_data();
+  else call.skip = static_cast<const float*>(b_or_skip.untyped_data());
+  call.dt_min = dt_min;
+  call.dt_max = dt_max;
+  const auto q_dims = q.dimensions(), v_dims = v.dimensions();
+  call.G = q_dims[q_dims.size() - 2];
+  call.N = q_dims.back();
+  call.H = v_dims[v_dims.size() - 2];
+  call.P = v_dims.back();
+  if (!read_tokens(operands, is_paged, q, 2, results, &call.tokens, &call.state))
+    return ffi::Error::InvalidArgument("flaxen_recurrence: the state was not aliased");
+  call.out = (*results.get<ffi::AnyBuffer>(0))->untyped_data();
+  kernels().recurrence(call);
+  return ffi::Error::Success();
+}
+
+ffi::Error gated_norm(ffi::AnyBuffer x, ffi::AnyBuffer gate, ffi::Buffer<ffi::F32> weight,
+                      ffi::Result<ffi::AnyBuffer> out, int64_t group, float eps,
+                      bool is_gate_first) {
+  GatedNormCall call{};
+  call.x = x.untyped_data();
+  call.gate = gate.untyped_data();
+  call.type = type_of(x);
+  call.weight = weight.typed_data();
+  call.rows = leading_size(x);
+  call.width = x.dimensions().back();
+  call.group = group;
+  call.eps = eps;
+  call.is_gate_first = is_gate_first;
+  call.out = out->untyped_data();
+  kernels().gated_norm(call);
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace flaxen
 
@@ -495,6 +590,42 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_sample, flaxen::sample,
                                   .Arg<ffi::Buffer<ffi::PRED>>()
                                   .Ret<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::PRED>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_short_convolution, flaxen::short_convolution,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("has_bias")
+                                  .Attr<bool>("is_paged")
+                                  .Attr<bool>("is_silu"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_recurrence, flaxen::recurrence,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("is_delta")
+                                  .Attr<bool>("is_paged")
+                                  .Attr<float>("dt_min")
+                                  .Attr<float>("dt_max"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_gated_norm, flaxen::gated_norm,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("group")
+                                  .Attr<float>("eps")
+                                  .Attr<bool>("is_gate_first"));
 
 extern "C" {
 

@@ -17,12 +17,16 @@
 #include "lora_gradient.inc"
 #include "peak.inc"
 #include "sample.inc"
+#include "sequences.inc"
+#include "short_convolution.inc"
+#include "recurrence.inc"
+#include "gated_norm.inc"
 
 namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
     linear, embed,       transpose, pack,             unpack,          rms_norm, layer_norm, gelu,
     rope,   log_softmax, attention, causal_attention, causal_gradient, lora_gradient,
-    sample, peak_flops};
+    sample, short_convolution, recurrence, gated_norm, peak_flops};
 
 }  // namespace flaxen

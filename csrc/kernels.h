@@ -198,6 +198,65 @@ struct SampleCall {
   bool* finite;              // [S]: whether all logits of an active row are finite
 };
 
+// Which tokens belong to which sequence, for ops that go through a sequence token by token.
+struct SequenceTokens {
+  // Serving, one ragged row of T tokens: as in AttentionCall, with the sequence's slot in the first
+  // column of its page table. Null in training.
+  const int32_t* kv_lens;     // [S]
+  const int32_t* page_table;  // [S, P]
+  const int32_t* cu_q_lens;   // [S + 1]
+  int64_t S, P, num_slots;
+  // Training: rows [B, T], as in CausalCall.
+  const int32_t* segment_ids;
+  int64_t B, T;
+};
+
+// A depthwise causal convolution over each sequence.
+struct ShortConvolutionCall {
+  const void* x;  // [tokens, C]
+  Type type;
+  const float* weight;  // [K, C], the current token's last
+  const float* bias;    // [C] or null
+  int64_t C, K;
+  bool is_silu;  // out = silu(convolution)
+  SequenceTokens tokens;
+  float* state;  // [slots, K - 1, C], the last inputs of each sequence, in place; or null
+  void* out;     // [tokens, C]; zeros for padding
+};
+
+// A linear recurrence over a matrix of each head: state = decay * state + k u, out = q state.
+struct RecurrenceCall {
+  const void* q;  // [tokens, G, N]
+  const void* k;  // [tokens, G, N]
+  const void* v;  // [tokens, H, P]
+  const void* a;  // [tokens, H]; the time step is softplus(a + dt_bias)
+  const void* b;  // [tokens, H], of the delta rule; else null
+  Type type;      // of these and of the output
+  const float* a_log;    // [H]: decay = exp(-exp(a_log) * time step)
+  const float* dt_bias;  // [H]
+  const float* skip;     // [H] or null: out += skip * v
+  // The delta rule: u = sigmoid(b) * (v - k state), with q and k of unit length. Else u = v * time
+  // step, which lies between dt_min and dt_max.
+  bool is_delta;
+  float dt_min, dt_max;
+  int64_t G, H, N, P;
+  SequenceTokens tokens;
+  float* state;  // [slots, H, N, P], in place; or null
+  void* out;     // [tokens, H, P]; zeros for padding
+};
+
+// RMS norm in groups of a row, with a gate: norm(x) * weight * silu(gate), or the gate first.
+struct GatedNormCall {
+  const void* x;     // [rows, width]
+  const void* gate;  // [rows, width]
+  Type type;
+  const float* weight;  // [width]
+  int64_t rows, width, group;
+  float eps;
+  bool is_gate_first;
+  void* out;
+};
+
 struct Kernels {
   void (*linear)(const LinearCall&);
   void (*embed)(const EmbedCall&);
@@ -214,6 +273,9 @@ struct Kernels {
   void (*causal_gradient)(const CausalGradientCall&);
   void (*lora_gradient)(const LoraGradientCall&);
   void (*sample)(const SampleCall&);
+  void (*short_convolution)(const ShortConvolutionCall&);
+  void (*recurrence)(const RecurrenceCall&);
+  void (*gated_norm)(const GatedNormCall&);
   double (*peak_flops)(Type);  // operations a second, of all threads from registers
 };
 

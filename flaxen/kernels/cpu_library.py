@@ -35,6 +35,9 @@ _TARGETS = (
     "causal_gradient",
     "lora_gradient",
     "sample",
+    "short_convolution",
+    "recurrence",
+    "gated_norm",
 )
 # The loaded library, if any. JAX knows kernels by name, so a process can only have one.
 _loaded: list[ctypes.CDLL] = []
