@@ -123,7 +123,7 @@ def shapes_in_files(directory: Path) -> dict[str, tuple[int, ...]]:
     fields = json.loads((directory / "config.json").read_text())
     family = find_family(fields["architectures"][0])
     config = family.config_from_hf(fields)
-    places = place_rules(family.hf_rules, decoder(config).param_specs, vars(config))
+    places = place_rules(family.hf_rules, decoder(config).param_specs, config.sizes)
     return {name: shape for place in places for name, shape in place.shapes.items()}
 
 
