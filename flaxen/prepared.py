@@ -95,7 +95,9 @@ def prepare(
     path, checkpoint = _opened(args, report, definition)
     check_batch_invariance(checkpoint, backend)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
-    models = tuple(_on(checkpoint.model, backend, each) for each in placements)
+    models = tuple(
+        _on(checkpoint.model.for_context(args.max_model_len), backend, each) for each in placements
+    )
     sizes = step_sizes(
         backend,
         max_num_seqs=args.max_num_seqs,

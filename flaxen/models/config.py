@@ -44,6 +44,39 @@ class DecoderConfig:
         """The same with each layer changed, given its number and the layer."""
         return replace(self, layers=tuple(change(*each) for each in enumerate(self.layers)))
 
+    @property
+    def default_context(self) -> int:
+        """The longest sequence, in tokens, without `for_context`: the shortest of its ropes'."""
+        limits = [each.longest for each in self._ropes() if each.longest is not None]
+        return min(limits, default=self.max_position)
+
+    @property
+    def longest_context(self) -> int:
+        """The longest sequence, in tokens, that `for_context` takes."""
+        grown = [
+            int(each.original_max_position * each.factor)
+            for each in self._ropes()
+            if each.kind == "dynamic"
+        ]
+        return max([self.max_position, *grown])
+
+    def for_context(self, length: int) -> DecoderConfig:
+        """The same with ropes that are right for sequences of `length` tokens."""
+
+        def longer(number: int, layer: LayerConfig) -> LayerConfig:
+            rotation = layer.mixer.rotation
+            if rotation is None or rotation[0].longest is None:
+                return layer
+            rope = replace(rotation[0], context=min(length, self.longest_context))
+            mixer: Any = layer.mixer  # a mixer with a rotation has a field `rope`
+            return replace(layer, mixer=replace(mixer, rope=rope))
+
+        return self.with_layers(longer)
+
+    def _ropes(self) -> list[RopeConfig]:
+        rotations = [layer.mixer.rotation for layer in self.layers]
+        return [each[0] for each in rotations if each is not None]
+
     def sizes(self, layer: int | None) -> Mapping[str, int]:
         """The sizes that tensor rules know by name: those of a layer, or those outside of layers.
 

@@ -56,13 +56,22 @@ def decoder(config: DecoderConfig) -> Model:
         param_specs=_param_specs(config),
         cache_specs=tuple(layer.mixer.cache_spec() for layer in config.layers),
         vocab_size=config.vocab_size,
-        max_position=config.max_position,
+        max_position=config.default_context,
+        for_context_on=(
+            functools.partial(_for_context, config)
+            if config.default_context < config.longest_context
+            else None
+        ),
         has_layers=True,
         in_layers=LayerForward(
             first_on=functools.partial(_first, config),
             layer_on=functools.partial(_one_layer, config),
         ),
     )
+
+
+def _for_context(config: DecoderConfig, length: int) -> Model:
+    return decoder(config.for_context(length))
 
 
 def _forward(

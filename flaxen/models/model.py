@@ -174,6 +174,9 @@ class Model:
     ) = None
     # The final norm alone, with which unembed begins; None: it can't be had apart from that.
     final_norm_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
+    # Given a number of tokens above max_position, the model with the same parameters for sequences
+    # of that length, whose results are others; None: there is none.
+    for_context_on: Callable[[int], Model] | None = None
     # What its ops run on; this also determines the form of its parameters, pages and steps.
     backend: Backend = Backend.REFERENCE
     # The mesh that its parameters, pages and attention are laid over; None is one device. The
@@ -183,6 +186,16 @@ class Model:
     def on(self, backend: Backend, placement: Placement | None = None) -> Model:
         """The same model for a backend, and for a mesh or one device."""
         return replace(self, backend=backend, placement=placement)
+
+    def for_context(self, length: int | None) -> Model:
+        """The model for sequences of up to `length` tokens: itself, unless they need another rope.
+
+        Args:
+          length: tokens; None is max_position.
+        """
+        if length is None or length <= self.max_position or self.for_context_on is None:
+            return self
+        return self.for_context_on(length).on(self.backend, self.placement)
 
     def forward(
         self,

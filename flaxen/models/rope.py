@@ -49,6 +49,10 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float
         return (base / np.float32(rope.factor)).astype(np.float32), 1.0
     if rope.kind == "llama3":
         return _llama3(rope, base), 1.0
+    if rope.kind == "longrope":
+        return _longrope(rope, base)
+    if rope.kind == "dynamic":
+        return _dynamic(rope, head_dim), 1.0
     return _yarn(rope, base, head_dim)
 
 
@@ -67,6 +71,31 @@ def _llama3(rope: RopeConfig, base: np.ndarray) -> np.ndarray:
     stretched = np.where(wavelength > longest, base / rope.factor, base)
     between = (wavelength <= longest) & (wavelength >= shortest)
     return np.where(between, blended, stretched).astype(np.float32)
+
+
+def _longrope(rope: RopeConfig, base: np.ndarray) -> tuple[np.ndarray, float]:
+    """LongRoPE, https://arxiv.org/abs/2402.13753: a divisor for each pair, found by a search."""
+    is_long = rope.context > rope.original_max_position
+    divisors = np.asarray(rope.long_factors if is_long else rope.short_factors, np.float32)
+    if divisors.shape != base.shape:
+        raise ValueError(
+            f"longrope needs a factor for each of the {base.size} pairs of a head, got "
+            f"{divisors.size}"
+        )
+    scale = rope.attention_factor
+    if scale is None:
+        growth = math.log(max(rope.factor, 1)) / math.log(rope.original_max_position)
+        scale = math.sqrt(1 + growth)
+    return (base / divisors).astype(np.float32), scale
+
+
+def _dynamic(rope: RopeConfig, num_rotated: int) -> np.ndarray:
+    """A theta that grows with the context ("dynamic NTK"), as in transformers."""
+    context = max(rope.context, rope.original_max_position)
+    growth = rope.factor * context / rope.original_max_position - (rope.factor - 1)
+    theta = rope.theta * growth ** (num_rotated / (num_rotated - 2))
+    exponents = np.arange(0, num_rotated, 2, dtype=np.float32) / np.float32(num_rotated)
+    return (1.0 / np.float32(theta) ** exponents).astype(np.float32)
 
 
 def _yarn(rope: RopeConfig, base: np.ndarray, head_dim: int) -> tuple[np.ndarray, float]:

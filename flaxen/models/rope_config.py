@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-RopeKind = Literal["default", "linear", "llama3", "yarn"]
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope", "dynamic"]
 
 # The fields of RopeConfig that each kind uses, beside those that all do.
 FIELDS: Mapping[RopeKind, tuple[str, ...]] = {
@@ -15,6 +15,9 @@ FIELDS: Mapping[RopeKind, tuple[str, ...]] = {
     "llama3": ("factor", "original_max_position", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "original_max_position", "beta_fast", "beta_slow", "attention_factor",
              "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("factor", "original_max_position", "attention_factor", "short_factors",
+                 "long_factors", "context"),
+    "dynamic": ("factor", "original_max_position", "context"),
 }  # fmt: skip
 _ALWAYS = ("theta", "partial", "interleaved")
 
@@ -29,16 +32,21 @@ class RopeConfig:
 
     kind: RopeKind = "default"
     theta: float = 10_000.0
-    factor: float = 1.0  # linear, llama3, yarn
-    original_max_position: int = 0  # tokens; llama3, yarn
+    factor: float = 1.0  # all but default
+    original_max_position: int = 0  # tokens; all but default and linear
     low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0  # llama3
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn; None derives it from factor
+    attention_factor: float | None = None  # yarn, longrope; None derives it from factor
     mscale: float = 0.0  # yarn; together with mscale_all_dim it gives attention_factor
     mscale_all_dim: float = 0.0  # yarn
     truncate: bool = True  # yarn; round the correction range to whole dimensions
+    short_factors: tuple[float, ...] = ()  # longrope; what divides the frequency of each pair
+    long_factors: tuple[float, ...] = ()  # longrope; the same for a context beyond the original
+    # The context that the model is made for, in tokens; 0 is the original one. longrope and dynamic
+    # choose their frequencies by it (decision 0287).
+    context: int = 0
     partial: float = 1.0  # the part of a head that is rotated: its first numbers
     interleaved: bool = False  # rotates the pairs (2i, 2i + 1) instead of (i, i + H/2)
 
@@ -55,7 +63,7 @@ class RopeConfig:
             raise ValueError(
                 f"the rotated part of a head must be above 0 and at most 1, got {self.partial}"
             )
-        if self.kind in ("llama3", "yarn") and self.original_max_position <= 0:
+        if "original_max_position" in FIELDS[self.kind] and self.original_max_position <= 0:
             raise ValueError(
                 f"rope kind {self.kind} needs original_max_position_embeddings above 0, "
                 f"got {self.original_max_position}"
@@ -79,3 +87,10 @@ class RopeConfig:
                 "numbers: the rotated part must be even and above 0"
             )
         return found
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that its frequencies are right for; None if it does not limit them."""
+        if self.kind not in ("longrope", "dynamic"):
+            return None
+        return max(self.context, self.original_max_position)

@@ -114,6 +114,21 @@ def test_other_dtypes_go_to_the_reference() -> None:
 
 
 def test_tables_of_another_head_dim_are_refused() -> None:
-    _, cos, sin = inputs((2,), 2, 12)
-    with pytest.raises(ValueError, match="6 angles are not half of a head of 16"):
+    _, cos, sin = inputs((2,), 2, 20)
+    with pytest.raises(ValueError, match="10 angles are more than half of a head of 16"):
         apply_rope(jnp.zeros((2, 2, 16)), cos, sin)
+
+
+@pairwise({"isa": ISAS[:2], "head_dim": [16, 20], "interleaved": [False, True]})
+def test_a_part_of_a_head_and_interleaved_pairs(isa: str, head_dim: int, interleaved: bool) -> None:
+    x, cos, sin = inputs((5,), 3, head_dim)
+    c, s = (np.asarray(each)[..., :6] for each in (cos, sin))  # 12 numbers of a head are rotated
+    found = np.asarray(apply_rope(x, jnp.asarray(c), jnp.asarray(s), interleaved=interleaved))
+    pairs = np.asarray(x)[..., :12]
+    first, second = (
+        (pairs[..., ::2], pairs[..., 1::2]) if interleaved else (pairs[..., :6], pairs[..., 6:])
+    )
+    turned = [first * c - second * s, second * c + first * s]
+    expected = np.stack(turned, -1).reshape(5, 3, 12) if interleaved else np.concatenate(turned, -1)
+    np.testing.assert_allclose(found[..., :12], expected, atol=2e-6)
+    np.testing.assert_array_equal(found[..., 12:], np.asarray(x)[..., 12:])

@@ -27,12 +27,13 @@ from tests.engine.tiny import MODEL, MODEL_CONFIG, ONE_SHAPE, make_engine, promp
 from tests.mesh.meshes import mesh_executor, on_mesh, placed, placement
 from tests.mesh.test_serving import assert_close
 from tests.mesh.training import FLOAT32, Steps, assert_same, model_on, run_steps
+from tests.models.features import with_features
 from tests.training.tiny import copy, make, random_batch
 
-DEEP = decoder(replace(MODEL_CONFIG, num_layers=4, windows=(None, 24) * 2))
+DEEP = decoder(with_features(MODEL_CONFIG, num_layers=4, windows=(None, 24) * 2))
 PARAMS = jax.tree.map(lambda leaf: leaf * (4 if leaf.ndim > 1 else 1), initial_params(DEEP, 0))
 # Two layers, for what is compiled as a whole step.
-SMALL = decoder(replace(MODEL_CONFIG, num_layers=2, windows=(24, 24)))
+SMALL = decoder(with_features(MODEL_CONFIG, num_layers=2, windows=(24, 24)))
 SMALL_PARAMS = {**PARAMS, "layers": PARAMS["layers"][:2]}
 TOKENS = jax.random.randint(jax.random.key(1), (8, 24), 3, DEEP.vocab_size)
 MESH = "pipeline=2,tensor=2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from tests.bridges.words import byte_tokenizer
 from tests.cli.train import tiny_training
 from tests.engine.tiny import MODEL_CONFIG
 from tests.mesh.training import MODEL, PARAMS
+from tests.models.features import with_features
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a bird in the hand"] * 4
-DEEP = decoder(replace(MODEL_CONFIG, num_layers=4, windows=(None,) * 4))
+DEEP = decoder(with_features(MODEL_CONFIG, num_layers=4, windows=(None,) * 4))
 DEEP_PARAMS = initial_params(DEEP, 0)
 OPTIONS: dict[str, Any] = {
     "tokenizer": byte_tokenizer(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +18,12 @@ from flaxen.training.step import TrainStep, run_step, start
 from tests.engine.tiny import MODEL_CONFIG
 from tests.engine.tiny import PARAMS as TWO_LAYERS
 from tests.mesh.meshes import on_mesh, placed
+from tests.models.features import with_features
 from tests.training.tiny import copy
 
 FLOAT32 = jnp.dtype("float32")
 # One layer, with a window: each mesh is compiled apart.
-MODEL = decoder(replace(MODEL_CONFIG, num_layers=1, windows=(24,)))
+MODEL = decoder(with_features(MODEL_CONFIG, num_layers=1, windows=(24,)))
 PARAMS = {**TWO_LAYERS, "layers": TWO_LAYERS["layers"][1:]}
 
 

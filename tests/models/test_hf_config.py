@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from flaxen.models.decoder import decoder
 from flaxen.models.families import find_family
+from flaxen.models.rope import rope_frequencies
 from flaxen.models.rope_config import RopeConfig
 from tests.models.features import Features, features
 
@@ -184,10 +186,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0, got 0"),
     ({"rope_theta": "big"}, "rope_theta must be a number, got 'big'"),
     ({"rope_scaling": 2.0}, "rope_scaling must be an object, got 2.0"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope kind 'dynamic'"),
+    ({"rope_scaling": {"type": "dynamic"}}, "needs factor, which is missing"),
     (
         {"rope_scaling": {"type": "longrope", "short_factor": [1]}},
-        r"rope field short_factor = \[1\]",
+        "long_factor must be a list with a number for each pair, got None",
     ),
     ({"rope_parameters": {"full_attention": {}}}, "rope field full_attention"),
     ({"rope_scaling": {"type": "linear"}}, "needs factor, which is missing"),
@@ -262,3 +264,37 @@ def test_an_unknown_architecture_lists_the_known_ones() -> None:
     message = "'GPT2LMHeadModel' is not supported. Known are: LlamaForCausalLM, Mistral.*qwen3"
     with pytest.raises(ValueError, match=message):
         find_family("GPT2LMHeadModel")
+
+
+def test_longrope_has_factors_for_two_contexts() -> None:
+    fields = {
+        "original_max_position_embeddings": 16,
+        "rope_scaling": {"type": "su", "short_factor": [1, 2], "long_factor": [4, 8]},
+    }
+    rope = LLAMA({**SIZES, **fields}).rope
+    assert rope == RopeConfig(
+        kind="longrope", factor=4, original_max_position=16, short_factors=(1, 2),
+        long_factors=(4, 8),
+    )  # fmt: skip
+
+
+def test_a_context_chooses_the_frequencies_of_longrope_and_dynamic() -> None:
+    def frequencies(fields: dict[str, Any], length: int) -> tuple[int, list[float]]:
+        config = find_family("llama").config_from_hf({**SIZES, "head_dim": 4, **fields})
+        model = decoder(config).for_context(length)
+        rope = features(config.for_context(length)).rope
+        assert rope is not None
+        return model.max_position, rope_frequencies(rope, 4)[0].tolist()
+
+    longrope = {
+        "original_max_position_embeddings": 16,
+        "rope_scaling": {"type": "longrope", "short_factor": [1, 2], "long_factor": [4, 8]},
+    }
+    assert frequencies(longrope, 16) == (16, pytest.approx([1, 0.005]))
+    assert frequencies(longrope, 17) == (17, pytest.approx([0.25, 0.00125]))
+    assert frequencies(longrope, 1000)[0] == 64  # max_position_embeddings
+    dynamic = {"rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    assert frequencies(dynamic, 64) == (64, pytest.approx([1, 0.01]))
+    # theta * (2 * 96 / 64 - 1) ** (4 / 2)
+    assert frequencies(dynamic, 96) == (96, pytest.approx([1, 0.005]))
+    assert frequencies(dynamic, 1000)[0] == 128

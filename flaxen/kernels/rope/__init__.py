@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flaxen.kernels.backend import Backend, find_implementation
@@ -52,6 +53,16 @@ def apply_rope(
             f"rope rotates pairs, but {half} angles are more than half of a head of {head_dim}: "
             "make the tables for this head_dim"
         )
-    if head_dim == 2 * half and not interleaved:
-        return find_implementation("rope", IMPLEMENTATIONS, backend)(x, cos, sin)
-    return reference.apply_rope(x, cos, sin, interleaved=interleaved)
+    # Whatever the order of the pairs, one implementation multiplies: the rest moves numbers.
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    if interleaved:
+        turned = _transposed_pairs(turned, half, 2)
+    out: jax.Array = find_implementation("rope", IMPLEMENTATIONS, backend)(turned, cos, sin)
+    if interleaved:
+        out = _transposed_pairs(out, 2, half)
+    return jnp.concatenate([out, rest], axis=-1) if rest.shape[-1] else out
+
+
+def _transposed_pairs(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    """[..., rows * columns] as rows of columns, transposed."""
+    return x.reshape(*x.shape[:-1], rows, columns).swapaxes(-1, -2).reshape(x.shape)

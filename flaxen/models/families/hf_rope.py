@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flaxen.models.rope_config import FIELDS, RopeConfig
@@ -16,28 +17,49 @@ from flaxen.models.rope_config import FIELDS, RopeConfig
 _KNOWN = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
     "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
-    "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor",
+    "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor", "short_factor", "long_factor",
 }  # fmt: skip
-_HF_NAMES = {"original_max_position": "original_max_position_embeddings"}
+_HF_NAMES = {
+    "original_max_position": "original_max_position_embeddings",
+    "short_factors": "short_factor",
+    "long_factors": "long_factor",
+}
+_NOT_WRITTEN = {"context"}  # it is how the model is used
 
 
 def rope_fields(rope: RopeConfig) -> dict[str, Any]:
-    """The inverse of rope_config: rope_theta and, if needed, rope_scaling."""
+    """The inverse of rope_config: rope_theta and, if needed, rope_scaling and the rotated part."""
+    found: dict[str, Any] = {"rope_theta": rope.theta}
+    if rope.partial != 1:
+        found["partial_rotary_factor"] = rope.partial
     if rope.kind == "default":
-        return {"rope_theta": rope.theta}
+        return found
     scaling: dict[str, Any] = {"rope_type": rope.kind}
     for name in FIELDS[rope.kind]:
         value = getattr(rope, name)
-        if value is not None and not (name in ("mscale", "mscale_all_dim") and value == 0):
-            scaling[_HF_NAMES.get(name, name)] = value
-    return {"rope_theta": rope.theta, "rope_scaling": scaling}
+        is_unset = value is None or (name in ("mscale", "mscale_all_dim") and value == 0)
+        if not is_unset and name not in _NOT_WRITTEN:
+            scaling[_HF_NAMES.get(name, name)] = list(value) if type(value) is tuple else value
+    if rope.kind == "dynamic":  # it is max_position_embeddings
+        del scaling["original_max_position_embeddings"]
+    return found | {"rope_scaling": scaling}
 
 
-def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
+def rope_config(
+    hf: Mapping[str, Any],
+    *,
+    default_partial: float | None = None,
+    partial_name: str = "partial_rotary_factor",
+    interleaved: bool = False,
+) -> RopeConfig:
     """The rotary embedding of a configuration.
 
     Args:
       hf: the fields of config.json.
+      default_partial: the rotated part of a head where the field is missing, for families that
+          rotate a part; None for families that rotate all.
+      partial_name: of that field.
+      interleaved: as in RopeConfig.
 
     Raises:
       ValueError: a kind or field is unknown, a required field is missing, or a value is invalid.
@@ -49,11 +71,20 @@ def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
             f"rope field {unknown[0]} = {rope[unknown[0]]!r} is not supported, and "
             "leaving it out would change the result"
         )
-    if rope.get("partial_rotary_factor") not in (None, 1):
+    found = _of_kind(hf, rope)
+    partial = _number(
+        rope, "partial_rotary_factor", _number(hf, partial_name, default_partial or 1.0)
+    )
+    if default_partial is None and partial != 1:
         raise ValueError(
-            f"partial_rotary_factor = {rope['partial_rotary_factor']!r} is not "
-            "supported: heads are rotated whole"
+            f"partial_rotary_factor = {partial!r} is not supported: heads of this family are "
+            "rotated whole"
         )
+    return replace(found, partial=partial, interleaved=interleaved)
+
+
+def _of_kind(hf: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeConfig:
+    """The rope of its kind, which rotates all of a head."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     theta = _positive(rope, "rope_theta", _positive(hf, "rope_theta", 10_000.0))
     if kind == "default":
@@ -91,8 +122,23 @@ def rope_config(hf: Mapping[str, Any]) -> RopeConfig:
             mscale_all_dim=_number(rope, "mscale_all_dim", 0.0),
             truncate=_truncate(rope),
         )
+    if kind in ("longrope", "su"):
+        ratio = _positive(hf, "max_position_embeddings") / original if original else None
+        return RopeConfig(
+            kind="longrope",
+            theta=theta,
+            factor=_positive(rope, "factor", ratio),
+            original_max_position=original,
+            attention_factor=_optional_number(rope, "attention_factor"),
+            short_factors=_factors(rope, "short_factor"),
+            long_factors=_factors(rope, "long_factor"),
+        )
+    if kind == "dynamic":
+        longest = int(_positive(hf, "max_position_embeddings"))
+        factor = _positive(rope, "factor")
+        return RopeConfig(kind="dynamic", theta=theta, factor=factor, original_max_position=longest)
     raise ValueError(
-        f"rope kind {kind!r} is not supported: default, linear, llama3 and yarn are. Leaving it "
+        f"rope kind {kind!r} is not supported: {', '.join(FIELDS)} are. Leaving it "
         "out would change the result"
     )
 
@@ -141,6 +187,13 @@ def _positive(fields: Mapping[str, Any], name: str, default: float | None = None
     if value <= 0:
         raise ValueError(f"{name} must be above 0, got {value:g}")
     return value
+
+
+def _factors(rope: Mapping[str, Any], name: str) -> tuple[float, ...]:
+    values = rope.get(name)
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"{name} must be a list with a number for each pair, got {values!r}")
+    return tuple(_positive({name: value}, name) for value in values)
 
 
 def _truncate(rope: Mapping[str, Any]) -> bool:

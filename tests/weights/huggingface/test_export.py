@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from tests.weights.files import Kind, golden_metadata, golden_tensors, write_ggu
 
 FLOAT32 = jnp.dtype("float32")
 LLAMA = FAMILIES["llama"]
-CONFIG = replace(MODEL_CONFIG, windows=())  # a Llama has no windows
+CONFIG = with_features(MODEL_CONFIG, windows=())  # a Llama has no windows
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
