@@ -134,14 +134,15 @@ def _open_huggingface(path: Path) -> Checkpoint:
     check_is_model(path)
     family, config, quantization = read_quantized_config(path / "config.json")
     tensors = _tensors(path, quantization)
-    rules = fit_names(family.hf_rules, tensors)
+    rules = fit_names(family.hf_rules, family.hf_prefix, tensors)
     config, rules = fit_tables(config, rules, tensors)
 
     def ignored(name: str) -> bool:
         if quantization is not None and name.endswith(".bias") and _is_zero(tensors[name]):
             return True  # GPTQ's writers add one to every layer, whether the model has it or not
         tied_copy = config.tied_embeddings and name == tensor_of(rules, "unembed")
-        return tied_copy or name.endswith("rotary_emb.inv_freq")  # computed from the configuration
+        computed = ("rotary_emb.inv_freq", *family.hf_ignored)  # from the configuration
+        return tied_copy or name.endswith(computed)
 
     return _checkpoint(
         path,

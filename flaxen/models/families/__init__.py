@@ -5,20 +5,45 @@ To add one: docs/how-to/add-a-model.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from flaxen.models.families import llama, mistral, qwen2, qwen3, seed_oss
+from flaxen.models.families import (
+    gpt2,
+    gpt_neox,
+    llama,
+    ministral,
+    ministral3,
+    mistral,
+    phi,
+    qwen2,
+    qwen3,
+    seed_oss,
+    starcoder2,
+)
 from flaxen.models.families.family import Family, hf_fields
 
 __all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family", "hf_fields"]
 
-_ALL = (llama.FAMILY, mistral.FAMILY, qwen2.FAMILY, qwen3.FAMILY, seed_oss.FAMILY)
+_ALL = (
+    gpt2.FAMILY,
+    gpt_neox.FAMILY,
+    llama.FAMILY,
+    ministral.FAMILY,
+    ministral3.FAMILY,
+    mistral.FAMILY,
+    phi.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    seed_oss.FAMILY,
+    starcoder2.FAMILY,
+)
 
 FAMILIES: Mapping[str, Family] = {
     # `architectures` of a Hugging Face config.json
     **{family.architecture: family for family in _ALL},
     # The same, where only the model under the head was saved (weights/huggingface/tables.py).
-    **{family.architecture.replace("ForCausalLM", "Model"): family for family in _ALL},
+    **{re.sub("ForCausalLM|LMHeadModel", "Model", each.architecture): each for each in _ALL},
     # `general.architecture` of a GGUF file, and `model_type` of a config.json
     **{family.model_type: family for family in _ALL},
 }

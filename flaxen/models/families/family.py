@@ -25,6 +25,10 @@ class Family:
     # The inverse, without the two names above; `hf_fields` checks the result.
     config_to_hf: Callable[[DecoderConfig], dict[str, Any]]
     hf_rules: Rules  # for Hugging Face's safetensors
+    # The prefix of tensors that transformers leaves out where the model under the head was saved.
+    hf_prefix: str = "model."
+    # The ends of names of tensors that are computed and stored all the same: masks.
+    hf_ignored: tuple[str, ...] = ()
     gguf_architecture: str  # `general.architecture` of GGUF files
     gguf_rules: Rules
     # The layers whose biases llama.cpp reads for that architecture.

@@ -102,7 +102,10 @@ def decoder_config(
     """
     _check_refused(hf, reads, refused)
     norm = norm or rms_norm(hf)
-    mixer = Attention(**{**attention_sizes(hf), "rope": rope_config(hf), **(attention or {})})
+    own_attention = {**attention_sizes(hf), **(attention or {})}
+    if "rope" not in own_attention:
+        own_attention["rope"] = rope_config(hf)
+    mixer = Attention(**own_attention)
     dense = DenseMlp(**{"mlp_dim": whole(hf, "intermediate_size"), **(mlp or {})})
     count = num_layers(hf)
     return DecoderConfig(

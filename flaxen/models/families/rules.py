@@ -6,6 +6,7 @@ does not know any family, file format, or how tensors are stored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 Size = int | str  # a number, or the name of one: a whole-number field of the layer's parts
@@ -77,6 +78,17 @@ def with_rules(rules: Rules, *others: TensorRule) -> Rules:
     """Replaces the rules of the same parameters by others."""
     covered = {param for rule in others for param in rule.params}
     return (*(rule for rule in rules if not covered & set(rule.params)), *others)
+
+
+def renamed(rules: Rules, names: Mapping[str, str]) -> Rules:
+    """Replaces parts of the tensors' names, each by its entry in `names`, in the given order."""
+
+    def new(name: str) -> str:
+        for old, other in names.items():
+            name = name.replace(old, other)
+        return name
+
+    return tuple(replace(rule, tensors=tuple(map(new, rule.tensors))) for rule in rules)
 
 
 def with_steps(rules: Rules, params: tuple[str, ...], *steps: Step) -> Rules:

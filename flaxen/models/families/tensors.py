@@ -6,13 +6,25 @@ of all families. Deliberately does not know any family, or how the rules are car
 
 from __future__ import annotations
 
-from flaxen.models.families.rules import Interleave, Rules, as_is, matrix, with_steps
+from flaxen.models.families.rules import (
+    Interleave,
+    Rules,
+    Split,
+    TensorRule,
+    as_is,
+    matrix,
+    with_rules,
+    with_steps,
+)
 
 HF: Rules = (
     as_is("embed", "model.embed_tokens.weight"),
     as_is("final_norm", "model.norm.weight"),
+    as_is("final_norm_bias", "model.norm.bias"),
     as_is("unembed", "lm_head.weight"),
+    as_is("unembed_bias", "lm_head.bias"),
     as_is("attn_norm", "model.layers.{layer}.input_layernorm.weight"),
+    as_is("attn_norm_bias", "model.layers.{layer}.input_layernorm.bias"),
     matrix("wq", "model.layers.{layer}.self_attn.q_proj.weight"),
     as_is("bq", "model.layers.{layer}.self_attn.q_proj.bias"),
     matrix("wk", "model.layers.{layer}.self_attn.k_proj.weight"),
@@ -24,6 +36,7 @@ HF: Rules = (
     as_is("q_norm", "model.layers.{layer}.self_attn.q_norm.weight"),
     as_is("k_norm", "model.layers.{layer}.self_attn.k_norm.weight"),
     as_is("mlp_norm", "model.layers.{layer}.post_attention_layernorm.weight"),
+    as_is("mlp_norm_bias", "model.layers.{layer}.post_attention_layernorm.bias"),
     matrix("w_gate", "model.layers.{layer}.mlp.gate_proj.weight"),
     as_is("b_gate", "model.layers.{layer}.mlp.gate_proj.bias"),
     matrix("w_up", "model.layers.{layer}.mlp.up_proj.weight"),
@@ -35,8 +48,11 @@ HF: Rules = (
 GGUF: Rules = (
     as_is("embed", "token_embd.weight"),
     as_is("final_norm", "output_norm.weight"),
+    as_is("final_norm_bias", "output_norm.bias"),
     as_is("unembed", "output.weight"),
+    as_is("unembed_bias", "output.bias"),
     as_is("attn_norm", "blk.{layer}.attn_norm.weight"),
+    as_is("attn_norm_bias", "blk.{layer}.attn_norm.bias"),
     matrix("wq", "blk.{layer}.attn_q.weight"),
     as_is("bq", "blk.{layer}.attn_q.bias"),
     matrix("wk", "blk.{layer}.attn_k.weight"),
@@ -48,6 +64,7 @@ GGUF: Rules = (
     as_is("q_norm", "blk.{layer}.attn_q_norm.weight"),
     as_is("k_norm", "blk.{layer}.attn_k_norm.weight"),
     as_is("mlp_norm", "blk.{layer}.ffn_norm.weight"),
+    as_is("mlp_norm_bias", "blk.{layer}.ffn_norm.bias"),
     matrix("w_gate", "blk.{layer}.ffn_gate.weight"),
     as_is("b_gate", "blk.{layer}.ffn_gate.bias"),
     matrix("w_up", "blk.{layer}.ffn_up.weight"),
@@ -58,3 +75,19 @@ GGUF: Rules = (
 
 # llama.cpp's converter puts the rows of queries and keys in the order of interleaved rope.
 GGUF_INTERLEAVED: Rules = with_steps(GGUF, ("wq", "bq", "wk", "bk"), Interleave("head_dim"))
+
+# The same with query, key and value in one tensor, one after another.
+GGUF_QKV: Rules = with_rules(
+    GGUF,
+    TensorRule(
+        params=("wq", "wk", "wv"),
+        tensors=("blk.{layer}.attn_qkv.weight",),
+        steps=(Split(("num_heads", "num_kv_heads", "num_kv_heads")),),
+        transposed=True,
+    ),
+    TensorRule(
+        params=("bq", "bk", "bv"),
+        tensors=("blk.{layer}.attn_qkv.bias",),
+        steps=(Split(("num_heads", "num_kv_heads", "num_kv_heads")),),
+    ),
+)

@@ -17,20 +17,24 @@ from flaxen.models.families.rules import Rules, as_is, tensor_of, with_rules
 from flaxen.tensors.tensor import StoredTensor
 
 _LOG = logging.getLogger(__name__)
-_PREFIX = "model."  # the prefix of the base model in a causal language model
 _PIECE = 1 << 20  # values compared at once
 
 
-def fit_names(rules: Rules, tensors: Mapping[str, StoredTensor]) -> Rules:
-    """The rules of a family, without the prefix `model.` if no tensor has it.
+def fit_names(rules: Rules, prefix: str, tensors: Mapping[str, StoredTensor]) -> Rules:
+    """The rules of a family, without the prefix of the model under the head if no tensor has it.
 
     transformers writes no prefix if the base model (`AutoModel`) was saved.
+
+    Args:
+      rules: the family's.
+      prefix: with its dot.
+      tensors: the files' tensors.
     """
     plain = tuple(
-        replace(rule, tensors=tuple(name.removeprefix(_PREFIX) for name in rule.tensors))
+        replace(rule, tensors=tuple(name.removeprefix(prefix) for name in rule.tensors))
         for rule in rules
     )
-    has_prefix = any(name.startswith(_PREFIX) for name in tensors)
+    has_prefix = any(name.startswith(prefix) for name in tensors)
     return plain if tensor_of(plain, "embed") in tensors and not has_prefix else rules
 
 
