@@ -247,14 +247,20 @@ ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::
                      ffi::Buffer<ffi::S32> kv_lens, ffi::Buffer<ffi::S32> page_table,
                      ffi::Buffer<ffi::S32> cu_q_lens, ffi::RemainingArgs sinks,
                      ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> new_pages,
-                     int64_t page_size, int64_t window, float scale, float softcap) {
+                     int64_t page_size, bool has_values, Integers strides, int64_t window,
+                     int64_t chunk, float scale, float softcap) {
   if (pages.untyped_data() != new_pages->untyped_data())
     return ffi::Error::Internal("flaxen_attention: the pages were not aliased to the result");
+  if (strides.size() != 3)
+    return ffi::Error::InvalidArgument("flaxen_attention: operands do not match the attributes");
   AttentionCall call{};
   call.q = q.untyped_data();
   call.k = k.untyped_data();
-  call.v = v.untyped_data();
+  if (has_values) call.v = v.untyped_data();
   call.pages = pages.untyped_data();
+  call.page_stride = strides[0];
+  call.head_stride = strides[1];
+  call.value_offset = strides[2];
   call.type = type_of(q);
   call.kv_lens = kv_lens.typed_data();
   call.page_table = page_table.typed_data();
@@ -264,56 +270,70 @@ ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::
   call.T = q_dims[0];
   call.N = q_dims[1];
   call.H = q_dims[2];
+  call.V = out->dimensions()[2];
   call.K = k.dimensions()[1];
   call.S = page_table.dimensions()[0];
   call.P = page_table.dimensions()[1];
   call.num_pages = pages.dimensions()[0];
   call.page_size = page_size;
-  call.window = window;
-  call.scale = scale;
-  call.softcap = softcap;
+  call.scores = {window, chunk, scale, softcap};
   call.out = out->untyped_data();
   kernels().attention(call);
   return ffi::Error::Success();
 }
 
-CausalCall causal_call(const ffi::AnyBuffer& q, const ffi::AnyBuffer& k, const ffi::AnyBuffer& v,
-                       const ffi::RemainingArgs& segment_ids, int64_t window, float scale) {
-  CausalCall call{};
+// `options` are the segment ids and the sinks, as far as they are there.
+bool causal_call(const ffi::AnyBuffer& q, const ffi::AnyBuffer& k, const ffi::AnyBuffer& v,
+                 ffi::RemainingArgs options, bool has_segments, bool has_sinks,
+                 const Scores& scores, CausalCall* into) {
+  CausalCall& call = *into = CausalCall{};
+  Operands operands(options);
+  if (!operands.has(has_segments + has_sinks)) return false;
   call.q = q.untyped_data();
   call.k = k.untyped_data();
   call.v = v.untyped_data();
   call.type = type_of(q);
-  if (segment_ids.size() > 0)
-    call.segment_ids = static_cast<const int32_t*>(segment_ids.get<ffi::AnyBuffer>(0)->untyped_data());
+  if (has_segments) call.segment_ids = static_cast<const int32_t*>(operands.next().untyped_data());
+  if (has_sinks) call.sinks = static_cast<const float*>(operands.next().untyped_data());
   const auto q_dims = q.dimensions();
   call.B = q_dims[0];
   call.T = q_dims[1];
   call.N = q_dims[2];
   call.H = q_dims[3];
   call.K = k.dimensions()[2];
-  call.window = window;
-  call.scale = scale;
-  return call;
+  call.V = v.dimensions()[3];
+  call.scores = scores;
+  return true;
+}
+
+ffi::Error no_option() {
+  return ffi::Error::InvalidArgument("flaxen causal attention: an operand is missing");
 }
 
 ffi::Error causal_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
-                            ffi::RemainingArgs segment_ids, ffi::Result<ffi::AnyBuffer> out,
-                            int64_t window, float scale, float softcap) {
-  CausalCall call = causal_call(q, k, v, segment_ids, window, scale);
-  call.softcap = softcap;
+                            ffi::RemainingArgs options, ffi::Result<ffi::AnyBuffer> out,
+                            bool has_segments, bool has_sinks, int64_t window, int64_t chunk,
+                            float scale, float softcap) {
+  CausalCall call;
+  if (!causal_call(q, k, v, options, has_segments, has_sinks, {window, chunk, scale, softcap}, &call))
+    return no_option();
   call.out = out->untyped_data();
   kernels().causal_attention(call);
   return ffi::Error::Success();
 }
 
 ffi::Error causal_gradient(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
-                           ffi::AnyBuffer out_bar, ffi::RemainingArgs segment_ids,
+                           ffi::AnyBuffer out_bar, ffi::RemainingArgs options,
                            ffi::Result<ffi::AnyBuffer> q_bar, ffi::Result<ffi::AnyBuffer> k_bar,
-                           ffi::Result<ffi::AnyBuffer> v_bar, int64_t window, float scale) {
-  kernels().causal_gradient({causal_call(q, k, v, segment_ids, window, scale),
-                             out_bar.untyped_data(), q_bar->untyped_data(), k_bar->untyped_data(),
-                             v_bar->untyped_data()});
+                           ffi::Result<ffi::AnyBuffer> v_bar,
+                           ffi::Result<ffi::Buffer<ffi::F32>> sinks_bar, bool has_segments,
+                           bool has_sinks, int64_t window, int64_t chunk, float scale,
+                           float softcap) {
+  CausalCall call;
+  if (!causal_call(q, k, v, options, has_segments, has_sinks, {window, chunk, scale, softcap}, &call))
+    return no_option();
+  kernels().causal_gradient({call, out_bar.untyped_data(), q_bar->untyped_data(),
+                             k_bar->untyped_data(), v_bar->untyped_data(), sinks_bar->typed_data()});
   return ffi::Error::Success();
 }
 
@@ -538,7 +558,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_attention, flaxen::attention,
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("page_size")
+                                  .Attr<bool>("has_values")
+                                  .Attr<flaxen::Integers>("strides")
                                   .Attr<int64_t>("window")
+                                  .Attr<int64_t>("chunk")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));
 
@@ -549,7 +572,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_attention, flaxen::causal_attention,
                                   .Arg<ffi::AnyBuffer>()
                                   .RemainingArgs()
                                   .Ret<ffi::AnyBuffer>()
+                                  .Attr<bool>("has_segments")
+                                  .Attr<bool>("has_sinks")
                                   .Attr<int64_t>("window")
+                                  .Attr<int64_t>("chunk")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));
 
@@ -563,8 +589,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_gradient, flaxen::causal_gradient,
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<bool>("has_segments")
+                                  .Attr<bool>("has_sinks")
                                   .Attr<int64_t>("window")
-                                  .Attr<float>("scale"));
+                                  .Attr<int64_t>("chunk")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("softcap"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_lora_gradient, flaxen::lora_gradient,
                               ffi::Ffi::Bind()

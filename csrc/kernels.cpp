@@ -4,6 +4,7 @@
 #include "pool.h"
 #include "simd.h"
 
+#include "turn_keys.inc"
 #include "attention.inc"
 #include "causal_attention.inc"
 #include "elementwise.inc"

@@ -129,46 +129,62 @@ struct RopeCall {
   void* out;
 };
 
+// Which keys a token sees, and what becomes of its scores with them.
+struct Scores {
+  int64_t window;  // tokens seen, the current one included; 0 sees all
+  int64_t chunk;   // a token sees those of its own chunk of so many positions; 0 sees all
+  float scale;     // multiplies the scores
+  float softcap;   // 0 for none
+
+  // The first key that the token at a position sees.
+  int64_t first_key(int64_t position) const {
+    int64_t first = 0;
+    if (window > 0 && position >= window) first = position + 1 - window;
+    if (chunk > 0 && position - position % chunk > first) first = position - position % chunk;
+    return first;
+  }
+};
+
 // Ragged attention over pages; see flaxen/kernels/paged_attention/cpu.py for the page layout.
 struct AttentionCall {
   const void* q;  // [T, N, H]
   const void* k;  // [T, K, H]
-  const void* v;
-  void* pages;  // [pages, 2, K, page_size * H], written in place
+  const void* v;  // [T, K, V]; null: a value is the first V numbers of its key
+  void* pages;    // in the layout that the next three describe, written in place
+  int64_t page_stride, head_stride;  // numbers from a page to the next, and from a kv head to the next
+  int64_t value_offset;              // numbers from a head's keys to its values
   Type type;
   const int32_t* kv_lens;     // [S]
   const int32_t* page_table;  // [S, P]
   const int32_t* cu_q_lens;   // [S + 1]
   const float* sinks;         // [N] or null
-  int64_t T, N, K, H, S, P, num_pages, page_size;
-  int64_t window;  // tokens seen, the current one included; 0 sees all
-  float scale;     // multiplies the scores
-  float softcap;   // 0 for none
-  void* out;       // [T, N, H]
+  int64_t T, N, K, H, V, S, P, num_pages, page_size;
+  Scores scores;
+  void* out;  // [T, N, V]
 };
 
 // Causal attention of whole sequences, packed in rows one after the other.
 struct CausalCall {
   const void* q;  // [B, T, N, H]
   const void* k;  // [B, T, K, H]
-  const void* v;
+  const void* v;  // [B, T, K, V]
   Type type;
   // [B, T], equal along a sequence, 0 for padding; null: each row is one sequence.
   const int32_t* segment_ids;
-  int64_t B, T, N, K, H;
-  int64_t window;  // as above
-  float scale;
-  float softcap;
-  void* out;  // [B, T, N, H]; zeros for padding
+  const float* sinks;  // [N] or null
+  int64_t B, T, N, K, H, V;
+  Scores scores;
+  void* out;  // [B, T, N, V]; zeros for padding
 };
 
-// The gradient of causal attention without a softcap: for all inputs, from the output's gradient.
+// The gradient of causal attention: for all inputs, from the output's gradient.
 struct CausalGradientCall {
   CausalCall of;        // without out
-  const void* out_bar;  // [B, T, N, H]
+  const void* out_bar;  // [B, T, N, V]
   void* q_bar;
   void* k_bar;
   void* v_bar;
+  float* sinks_bar;  // [N]; zeros without sinks
 };
 
 // The gradients of low-rank adapters, from the gradient of their layer's outputs.

@@ -16,7 +16,7 @@ from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import check_device
 from flaxen.kernels.paged_attention import has_pages
-from flaxen.models.cache import attention_only
+from flaxen.models.cache import attention_only, head_sizes
 from flaxen.models.model import Model
 from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
 from flaxen.tensors.packing.pack import QUANTIZATIONS, Quantization
@@ -144,10 +144,11 @@ def cache_dtype(name: str, dtype: jnp.dtype, model: Model) -> jnp.dtype:
         return dtype
     chosen: jnp.dtype = jnp.dtype(jnp.float8_e4m3fn)
     for spec in attention_only(model.cache_specs):
-        if not has_pages(spec.head_dim, chosen, backend=model.backend):
+        head_dim, value_dim = head_sizes(spec)
+        if not has_pages(head_dim, chosen, value_dim=value_dim, backend=model.backend):
             raise ValueError(
                 f"kv_cache_dtype fp8 was asked for, but the backend {model.backend.value} has no "
-                f"pages in it for heads of {spec.head_dim}: leave it out, or use a GPU or TPU"
+                f"pages in it for heads of {head_dim}: leave it out, or use a GPU or TPU"
             )
     return chosen
 

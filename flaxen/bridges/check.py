@@ -20,7 +20,7 @@ from flaxen.bridges.signature import logits_of
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, has_pages
 from flaxen.models import attention_impls
-from flaxen.models.cache import Sliding, attention_only
+from flaxen.models.cache import Sliding, attention_only, head_sizes
 from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 from flaxen.sharding.mesh import without_mesh
@@ -154,7 +154,10 @@ def _packed(model: Model, params: Params) -> Params:
 def _that_runs(model: Model, dtype: jnp.dtype) -> Model:
     """The model on its backend, or on the reference where its pages can't hold such attention."""
     specs = attention_only(model.cache_specs)
-    runs = all(has_pages(spec.head_dim, dtype, backend=model.backend) for spec in specs)
+    runs = all(
+        has_pages(head_dim, dtype, value_dim=value_dim, backend=model.backend)
+        for head_dim, value_dim in map(head_sizes, specs)
+    )
     return model if runs else model.on(Backend.REFERENCE)
 
 
@@ -189,9 +192,9 @@ def _in_pieces(
 def _attention_dtype(model: Model, params: Params, tokens: jax.Array) -> jnp.dtype:
     found: list[jnp.dtype] = []
 
-    def attend(spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, entry: Any) -> Any:
+    def attend(spec: AttentionSpec, q: jax.Array, *others: Any) -> Any:
         found.append(q.dtype)
-        return q, entry
+        return q, others[2]
 
     cache = (None,) * len(model.cache_specs)
     jax.eval_shape(model.forward, params, tokens, tokens, Partial(attend), cache)

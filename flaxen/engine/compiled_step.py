@@ -89,8 +89,9 @@ def abstract_state(
       cache_dtype: of the KV cache.
     """
     cache, rows = jax.eval_shape(jit_empty_state(model, config, cache_dtype))
-    if model.placement is not None:
-        cache = placed_shapes(cache, page_shardings(model))
+    shardings = page_shardings(model)
+    if model.placement is not None and shardings is not None:
+        cache = tuple(placed_shapes(*each) for each in zip(cache, shardings, strict=True))
         rows = placed_shapes(rows, model.placement.replicated)
     return StepState(params, without_tokens(rows), rows.tokens, cache)
 

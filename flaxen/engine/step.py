@@ -22,7 +22,7 @@ from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch, page_axes
 from flaxen.models import attention_impls
 from flaxen.models.adapters import with_adapters
-from flaxen.models.cache import attention_only
+from flaxen.models.cache import Paged, attention_only, head_sizes
 from flaxen.models.layout import vocab_placement
 from flaxen.models.model import Model, Params
 
@@ -47,17 +47,21 @@ def empty_cache(
     )
 
 
-def page_shardings(model: Model) -> NamedSharding | None:
-    """The sharding of the pages of all layers on the model's mesh; None without a mesh."""
-    if model.placement is None:
+def page_shardings(model: Model) -> tuple[NamedSharding, ...] | None:
+    """The sharding of each layer's pages on the model's mesh; None without a mesh."""
+    placement = model.placement
+    if placement is None:
         return None
-    tensor = model.placement.shape.tensor
-    axes = page_axes(model.backend)
-    if model.num_stages > 1:
-        axes = ("stages", *axes)
     # Pages have whole heads for each device (`num_page_heads`), so any shape with them divides.
-    sizes = {"kv_heads": tensor, "stages": model.num_stages}
-    return model.placement.sharding(axes, [sizes.get(axis or "", 1) for axis in axes])
+    sizes = {"kv_heads": placement.shape.tensor, "stages": model.num_stages}
+
+    def sharding(spec: Paged) -> NamedSharding:
+        axes = page_axes(*head_sizes(spec), backend=model.backend)
+        if model.num_stages > 1:
+            axes = ("stages", *axes)
+        return placement.sharding(axes, [sizes.get(axis or "", 1) for axis in axes])
+
+    return tuple(sharding(spec) for spec in attention_only(model.cache_specs))
 
 
 def run_step(

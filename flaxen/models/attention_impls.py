@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import jax
@@ -24,7 +24,7 @@ from flaxen.kernels.paged_attention import (
     page_axes,
     paged_attention,
 )
-from flaxen.models.cache import Full, Sliding
+from flaxen.models.cache import Paged, head_sizes, num_kv_heads
 from flaxen.models.model import Attend, AttentionSpec
 from flaxen.models.sharded_attention import num_page_heads, over_pages, over_segments
 from flaxen.sharding.placement import Placement
@@ -53,7 +53,7 @@ class LayerPages:
 
 
 def empty_layer(
-    spec: Full | Sliding,
+    spec: Paged,
     num_pages: int,
     page_size: int,
     dtype: jnp.dtype,
@@ -76,18 +76,21 @@ def empty_layer(
     Raises:
       ValueError: a size or dtype that the backend does not have.
     """
-    heads = num_page_heads(spec.num_kv_heads, placement), spec.head_dim
-    pages = empty_cache(num_pages, page_size, *heads, dtype, backend=backend)
+    num_heads, sizes = num_page_heads(num_kv_heads(spec), placement), head_sizes(spec)
+    pages = empty_cache(
+        *(num_pages, page_size, num_heads, sizes[0], dtype), value_dim=sizes[1], backend=backend
+    )
     if placement is not None:
-        pages = jax.tree.map(lambda each: _laid(each, page_axes(backend), placement), pages)
+        axes = page_axes(*sizes, backend=backend)
+        pages = jax.tree.map(lambda each: _laid(each, axes, placement), pages)
     return LayerPages(pages=pages, group=group)
 
 
-def stored_head_dim(head_dim: int, page_size: int, dtype: jnp.dtype, *, backend: Backend) -> int:
-    """The numbers that a head's key takes in the pages: some kernels pad it.
+def stored_head_dim(spec: Paged, page_size: int, dtype: jnp.dtype, *, backend: Backend) -> int:
+    """The numbers that a head's key takes in the pages, with its value: some kernels pad them.
 
     Args:
-      head_dim: H.
+      spec: the layer's.
       page_size: tokens.
       dtype: of keys and values.
       backend: what will read the pages.
@@ -95,11 +98,14 @@ def stored_head_dim(head_dim: int, page_size: int, dtype: jnp.dtype, *, backend:
     Raises:
       ValueError: as in `empty_layer`.
     """
-    make = functools.partial(empty_cache, 1, page_size, 1, head_dim, dtype, backend=backend)
+    head_dim, value_dim = head_sizes(spec)
+    make = functools.partial(
+        empty_cache, 1, page_size, 1, head_dim, dtype, value_dim=value_dim, backend=backend
+    )
     num_bytes: int = sum(
         each.size * each.dtype.itemsize for each in jax.tree.leaves(jax.eval_shape(make))
     )
-    return -(-num_bytes // (2 * page_size * jnp.dtype(dtype).itemsize))
+    return -(-num_bytes // (page_size * jnp.dtype(dtype).itemsize))
 
 
 def _laid(x: jax.Array, axes: tuple[str | None, ...], placement: Placement) -> jax.Array:
@@ -146,18 +152,32 @@ class _Paged:
     placement: Placement | None = field(metadata={"static": True})
 
     def __call__(
-        self, spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: LayerPages
+        self,
+        spec: AttentionSpec,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array | None,
+        cache: LayerPages,
+        sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, LayerPages]:
-        run: Callable[..., tuple[jax.Array, Any]] = functools.partial(
-            paged_attention,
-            window=spec.window,
-            scale=spec.scale,
-            softcap=spec.softcap,
-            backend=self.backend,
-        )
+        def run(
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array | None,
+            sinks: jax.Array | None,
+            pages: Pages,
+            batch: PagedBatch,
+        ) -> tuple[jax.Array, Pages]:
+            return paged_attention(
+                *(q, k, v, pages, batch), sinks=sinks, backend=self.backend, **asdict(spec)
+            )
+
+        call: Callable[..., tuple[jax.Array, Any]] = run
         if self.placement is not None:
-            run = over_pages(run, self.placement, page_axes(self.backend))
-        out, pages = run(q, k, v, cache.pages, self.batches[cache.group])
+            value_dim = 0 if v is None else v.shape[-1]
+            axes = page_axes(q.shape[-1], value_dim, backend=self.backend)
+            call = over_pages(run, self.placement, axes)
+        out, pages = call(q, k, v, sinks, cache.pages, self.batches[cache.group])
         return out, LayerPages(pages=pages, group=cache.group)
 
     def split(self, num_parts: int) -> Staged:
@@ -181,12 +201,19 @@ class _Causal:
     placement: Placement | None = field(metadata={"static": True})
 
     def __call__(
-        self, spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
+        self,
+        spec: AttentionSpec,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array | None,
+        cache: Any,
+        sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         def run(
             q: jax.Array,
             k: jax.Array,
-            v: jax.Array,
+            v: jax.Array | None,
+            sinks: jax.Array | None,
             segment_ids: jax.Array | None,
             first_query: jax.Array | None,
         ) -> jax.Array:
@@ -194,15 +221,14 @@ class _Causal:
                 *(q, k, v),
                 segment_ids=segment_ids,
                 first_query=first_query,
-                window=spec.window,
-                scale=spec.scale,
-                softcap=spec.softcap,
+                sinks=sinks,
                 backend=self.backend,
+                **asdict(spec),
             )
 
         if self.placement is None:
-            return run(q, k, v, self.segment_ids, None), cache
-        return over_segments(run, self.placement)(q, k, v, self.segment_ids), cache
+            return run(q, k, v, sinks, self.segment_ids, None), cache
+        return over_segments(run, self.placement)(q, k, v, sinks, self.segment_ids), cache
 
     def split(self, num_parts: int) -> Staged:
         if self.segment_ids is None:

@@ -18,11 +18,12 @@ class Full:
     """Keys and values of all past tokens."""
 
     num_kv_heads: int
-    head_dim: int
+    head_dim: int  # of a key
+    value_dim: int | None = None  # of a value; None is head_dim
 
     def bytes_per_token(self, itemsize: int) -> int:
         """The bytes of one token, given the bytes of one number."""
-        return 2 * self.num_kv_heads * self.head_dim * itemsize
+        return self.num_kv_heads * sum(head_sizes(self)) * itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,13 @@ class Sliding:
     """Keys and values of the last tokens."""
 
     num_kv_heads: int
-    head_dim: int
-    window: int  # the number of tokens that a token sees, itself included
+    head_dim: int  # of a key
+    window: int  # the most tokens that a token sees, itself included
+    value_dim: int | None = None  # of a value; None is head_dim
 
     def bytes_per_token(self, itemsize: int) -> int:
         """The bytes of one token, given the bytes of one number."""
-        return 2 * self.num_kv_heads * self.head_dim * itemsize
+        return self.num_kv_heads * sum(head_sizes(self)) * itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,32 +71,69 @@ class State:
 CacheSpec = Full | Sliding | Latent | State
 
 
-def attention_cache(num_kv_heads: int, head_dim: int, window: int | None) -> Full | Sliding:
+Paged = Full | Sliding | Latent  # what attention reads in pages
+
+
+def num_kv_heads(spec: Paged) -> int:
+    """The heads that a layer's keys have."""
+    return 1 if isinstance(spec, Latent) else spec.num_kv_heads
+
+
+def head_sizes(spec: Paged) -> tuple[int, int]:
+    """The numbers of a key and of a value in the pages; 0 where values are part of the keys."""
+    if isinstance(spec, Latent):
+        return spec.rank + spec.rope_dim, 0
+    return spec.head_dim, spec.head_dim if spec.value_dim is None else spec.value_dim
+
+
+def numbers_per_key(spec: Paged) -> int:
+    """The numbers that a query head multiplies for each key that it sees: a key and a value."""
+    if isinstance(spec, Latent):
+        return 2 * spec.rank + spec.rope_dim
+    return sum(head_sizes(spec))
+
+
+def attention_cache(
+    num_kv_heads: int,
+    head_dim: int,
+    window: int | None,
+    *,
+    chunk: int | None = None,
+    value_dim: int | None = None,
+) -> Full | Sliding:
     """The cache spec of an attention layer.
 
     Args:
       num_kv_heads: K.
       head_dim: H.
       window: the number of tokens seen, the current one included; None sees all.
+      chunk: a token sees those of its own chunk of so many positions: no more than a window of as
+          many, whose pages are kept; None sees all.
+      value_dim: the numbers of a value; None is H.
     """
-    if window is None:
-        return Full(num_kv_heads=num_kv_heads, head_dim=head_dim)
-    return Sliding(num_kv_heads=num_kv_heads, head_dim=head_dim, window=window)
+    if value_dim == head_dim:
+        value_dim = None
+    seen = [each for each in (window, chunk) if each is not None]
+    if not seen:
+        return Full(num_kv_heads=num_kv_heads, head_dim=head_dim, value_dim=value_dim)
+    return Sliding(
+        num_kv_heads=num_kv_heads, head_dim=head_dim, window=min(seen), value_dim=value_dim
+    )
 
 
-def attention_only(specs: tuple[CacheSpec, ...]) -> tuple[Full | Sliding, ...]:
-    """Returns the specs if all are `Full` or `Sliding`.
+def attention_only(specs: tuple[CacheSpec, ...]) -> tuple[Paged, ...]:
+    """Returns the specs if all are those of attention.
 
     Raises:
       ValueError: a layer needs another kind of cache, for which there is no kernel.
     """
     found = []
     for layer, spec in enumerate(specs):
-        if not isinstance(spec, Full | Sliding):
+        if not isinstance(spec, Full | Sliding | Latent):
             raise ValueError(
                 f"layer {layer} of the model keeps {spec}, and flaxen has kernels for "
-                "attention over keys and values alone (Full and Sliding): serve a model whose "
-                "layers keep only these"
+                "attention alone (Full, Sliding and Latent): serve a model whose layers keep only "
+                "these"
             )
         found.append(spec)
     return tuple(found)

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrices
 from flaxen.models.attention_impls import stored_head_dim
-from flaxen.models.cache import Full, Sliding, attention_only
+from flaxen.models.cache import Latent, Paged, attention_only
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.sharded_attention import num_page_heads
@@ -173,7 +173,7 @@ def _of_all(parts: PartitionSpec, axes: tuple[int, ...]) -> tuple[str, ...]:
     return (first,) if isinstance(first, str) else tuple(first)
 
 
-def device_specs(model: Model) -> tuple[Full | Sliding, ...]:
+def device_specs(model: Model) -> tuple[Paged, ...]:
     """The cache of each layer as one device of the model's mesh has it: its own KV heads.
 
     Raises:
@@ -184,12 +184,14 @@ def device_specs(model: Model) -> tuple[Full | Sliding, ...]:
         return specs
     parts = model.placement.shape.tensor
     return tuple(
-        replace(each, num_kv_heads=num_page_heads(each.num_kv_heads, model.placement) // parts)
+        each  # every device has all latents
+        if isinstance(each, Latent)
+        else replace(each, num_kv_heads=num_page_heads(each.num_kv_heads, model.placement) // parts)
         for each in specs
     )
 
 
-def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[Full | Sliding, ...]:
+def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[Paged, ...]:
     """Like `device_specs`, with heads as large as they lie in the pages, to count their bytes.
 
     Args:
@@ -200,13 +202,14 @@ def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[Full | S
     Raises:
       ValueError: as in `device_specs`; or the backend has no such pages.
     """
-    return tuple(
-        replace(
-            each,
-            head_dim=stored_head_dim(each.head_dim, page_size, dtype, backend=model.backend),
-        )
-        for each in device_specs(model)
-    )
+
+    def stored(spec: Paged) -> Paged:
+        size = stored_head_dim(spec, page_size, dtype, backend=model.backend)
+        if isinstance(spec, Latent):
+            return replace(spec, rank=size - spec.rope_dim)
+        return replace(spec, head_dim=-(-size // 2), value_dim=size // 2)
+
+    return tuple(stored(each) for each in device_specs(model))
 
 
 def vocab_placement(model: Model) -> Placement | None:

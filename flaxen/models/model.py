@@ -34,6 +34,8 @@ class AttentionSpec:
     window: int | None = None  # tokens that a token sees, itself included; None sees all
     scale: float | None = None  # multiplies the scores q . k; None is head_dim ** -0.5
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
+    chunk: int | None = None  # a token sees those of its own chunk of so many positions
+    value_dim: int | None = None  # where v is None: values are so many first numbers of the keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +100,23 @@ class Attend(Protocol):
       spec: the layer's attention.
       q: [..., N, H] queries, rotated.
       k: [..., K, H] keys of the same tokens, rotated.
-      v: [..., K, H] values.
+      v: [..., K, V] values; None if they are the first `spec.value_dim` numbers of the keys.
       cache: the layer's entry of the cache; None without a cache.
+      sinks: [N] for each query head a score that takes part in the softmax without a value, or
+          None.
 
     Returns:
-      The attention output, [..., N, H] in q's dtype, and the layer's new cache entry.
+      The attention output, [..., N, V] in q's dtype, and the layer's new cache entry.
     """
 
     def __call__(
-        self, spec: AttentionSpec, q: jax.Array, k: jax.Array, v: jax.Array, cache: Any
+        self,
+        spec: AttentionSpec,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array | None,
+        cache: Any,
+        sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]: ...
 
 

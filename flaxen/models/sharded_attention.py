@@ -59,14 +59,20 @@ def over_pages(
     """Makes paged attention run on each device's own heads.
 
     Args:
-      run: takes q [T, N, H], k and v [T, K, H], pages and batch; returns [T, N, H] and the pages.
+      run: takes q [T, N, H], k [T, K, H], v [T, K, V] or None, sinks [N] or None, pages and batch;
+          returns [T, N, V] and the pages.
       placement: the mesh; its data, fsdp and context axes are not used here.
       page_axes: the logical axes of each array of the pages.
     """
     parts = placement.shape.tensor
 
     def call(
-        q: jax.Array, k: jax.Array, v: jax.Array, pages: Any, batch: Any
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array | None,
+        sinks: jax.Array | None,
+        pages: Any,
+        batch: Any,
     ) -> tuple[jax.Array, Any]:
         num_kv_heads = k.shape[-2]
         check_heads(q.shape[-2], num_kv_heads, parts)
@@ -75,18 +81,23 @@ def over_pages(
         pages_spec = P(*("tensor" if axis == "kv_heads" else None for axis in page_axes))
 
         def on_device(
-            q: jax.Array, k: jax.Array, v: jax.Array, pages: Any, batch: Any
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array | None,
+            sinks: jax.Array | None,
+            pages: Any,
+            batch: Any,
         ) -> tuple[jax.Array, Any]:
             if is_copied:
-                k, v = (own_head(each, parts) for each in (k, v))
-            return run(q, k, v, pages, batch)
+                k, v = own_head(k, parts), None if v is None else own_head(v, parts)
+            return run(q, k, v, sinks, pages, batch)
 
         mapped = placement.shard_map(
             on_device,
-            in_specs=(heads, *(P() if is_copied else heads,) * 2, pages_spec, P()),
+            in_specs=(heads, *(P() if is_copied else heads,) * 2, P("tensor"), pages_spec, P()),
             out_specs=(heads, pages_spec),
         )
-        found: tuple[jax.Array, Any] = mapped(q, k, v, pages, batch)
+        found: tuple[jax.Array, Any] = mapped(q, k, v, sinks, pages, batch)
         return found
 
     return call
@@ -99,13 +110,20 @@ def over_segments(run: Callable[..., jax.Array], placement: Placement) -> Callab
     the keys and values of the whole: they are small beside the scores.
 
     Args:
-      run: takes q [B, T, N, H], k and v [B, S, K, H], segment ids [B, S], and the place of the
-          first query, or None if T = S; returns [B, T, N, H].
+      run: takes q [B, T, N, H], k [B, S, K, H], v [B, S, K, V] or None, sinks [N] or None,
+          segment ids [B, S], and the place of the first query, or None if T = S; returns
+          [B, T, N, V].
       placement: the mesh.
     """
     parts = placement.shape.tensor
 
-    def call(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    def call(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array | None,
+        sinks: jax.Array | None,
+        segment_ids: jax.Array | None,
+    ) -> jax.Array:
         check_heads(q.shape[-2], k.shape[-2], parts)
         is_copied = k.shape[-2] % parts != 0
         row_axes = ("batch", "length", "heads", None)
@@ -114,19 +132,25 @@ def over_segments(run: Callable[..., jax.Array], placement: Placement) -> Callab
         kv_spec = P(rows, length, None if is_copied else "tensor", None)
 
         def on_device(
-            q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None
+            q: jax.Array,
+            k: jax.Array,
+            v: jax.Array | None,
+            sinks: jax.Array | None,
+            segment_ids: jax.Array | None,
         ) -> jax.Array:
             if is_copied:
-                k, v = (own_head(each, parts) for each in (k, v))
+                k, v = own_head(k, parts), None if v is None else own_head(v, parts)
             if length is None:
-                return run(q, k, v, segment_ids, None)
-            return _own_queries(run, q, k, v, segment_ids)
+                return run(q, k, v, sinks, segment_ids, None)
+            return _own_queries(run, q, k, v, sinks, segment_ids)
 
         ids_spec = None if segment_ids is None else P(rows, length)
         mapped = placement.shard_map(
-            on_device, in_specs=(q_spec, kv_spec, kv_spec, ids_spec), out_specs=q_spec
+            on_device,
+            in_specs=(q_spec, kv_spec, kv_spec, P("tensor"), ids_spec),
+            out_specs=q_spec,
         )
-        found: jax.Array = mapped(q, k, v, segment_ids)
+        found: jax.Array = mapped(q, k, v, sinks, segment_ids)
         return found
 
     return call
@@ -142,12 +166,14 @@ def _own_queries(
     run: Callable[..., jax.Array],
     q: jax.Array,
     k: jax.Array,
-    v: jax.Array,
+    v: jax.Array | None,
+    sinks: jax.Array | None,
     segment_ids: jax.Array | None,
 ) -> jax.Array:
     """Attention of the device's queries over the keys of the whole rows."""
     first = jax.lax.axis_index("context") * q.shape[1]
-    k, v = (jax.lax.all_gather(each, "context", axis=1, tiled=True) for each in (k, v))
+    k = jax.lax.all_gather(k, "context", axis=1, tiled=True)
+    v = None if v is None else jax.lax.all_gather(v, "context", axis=1, tiled=True)
     if segment_ids is not None:
         segment_ids = jax.lax.all_gather(segment_ids, "context", axis=1, tiled=True)
-    return run(q, k, v, segment_ids, first)
+    return run(q, k, v, sinks, segment_ids, first)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.engine.shapes import Shape
-from flaxen.models.cache import Full, Sliding
+from flaxen.models.cache import Paged, Sliding, numbers_per_key
 from flaxen.models.layout import device_specs, vocab_placement
 from flaxen.models.model import Model, Params
 from flaxen.planning.collectives import Collective
@@ -49,7 +49,7 @@ def step_work(
         keys, met = met_keys(spec, load.new_tokens, load.context)
         moved = load.num_seqs * (keys + load.new_tokens)  # read, and written
         cache_bytes += moved * spec.bytes_per_token(cache_itemsize)
-        attention += load.num_seqs * met * 4 * heads * spec.head_dim
+        attention += load.num_seqs * met * 2 * heads * numbers_per_key(spec)
     tokens, rows = load.shape.num_tokens, load.shape.num_seqs
     products = cost.layer_values * tokens + cost.unembed_values * rows
     parts = 1 if vocab_placement(model) is None else num_parts
@@ -91,7 +91,7 @@ def _num_parts(model: Model) -> int:
     return 1 if model.placement is None else model.placement.shape.tensor
 
 
-def met_keys(spec: Full | Sliding, new_tokens: int, context: int) -> tuple[int, int]:
+def met_keys(spec: Paged, new_tokens: int, context: int) -> tuple[int, int]:
     """The keys that a sequence's new tokens see.
 
     Args:

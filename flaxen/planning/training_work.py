@@ -9,7 +9,7 @@ import math
 
 import jax
 
-from flaxen.models.cache import attention_only
+from flaxen.models.cache import attention_only, numbers_per_key
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
 from flaxen.planning.collectives import Collective
@@ -38,7 +38,7 @@ def training_work(model: Model, shapes: AbstractStep, has_remat: bool, itemsize:
     layers, unembed = _multiplied(model)
     heads = num_query_heads(model.param_specs)
     attention = sum(
-        4 * heads * spec.head_dim * num_rows * met_keys(spec, length, length)[1]
+        2 * heads * numbers_per_key(spec) * num_rows * met_keys(spec, length, length)[1]
         for spec in attention_only(model.cache_specs)
     )
     forward = 2 * tokens * (layers + unembed) / mesh.tensor + attention / parts / mesh.tensor

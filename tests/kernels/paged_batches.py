@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_attention import KvPages, PagedBatch
 
 Lengths = list[tuple[int, int]]  # (new tokens, all tokens) of each sequence
 
@@ -30,11 +30,14 @@ HEADS = [
     (2, 2, 8, 32),
     (3, 3, 16, 64),
     (4, 1, 10, 16),
+    (6, 2, 40, 16),
+    (2, 1, 112, 32),
 ]
 Options = dict[str, Any]
 OPTIONS: dict[str, Options] = {
     "plain": {},
     "window": {"window": 50},
+    "chunk": {"chunk": 48, "sinks": True},
     "all": {"window": 100, "scale": 0.3, "softcap": 2.0, "sinks": True},
 }
 
@@ -75,14 +78,14 @@ def make_batch(
 
 def make_inputs(
     num_tokens: int, heads: tuple[int, int, int], num_pages: int, page_size: int, dtype: str
-) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, jax.Array, KvPages]:
     N, K, H = heads
     pages = (num_pages, page_size, K, H)
     return (
         normal("q", num_tokens, N, H, dtype=dtype),
         normal("k", num_tokens, K, H, dtype=dtype),
         normal("v", num_tokens, K, H, dtype=dtype),
-        (normal("keys", *pages, dtype=dtype), normal("values", *pages, dtype=dtype)),
+        KvPages(normal("keys", *pages, dtype=dtype), normal("values", *pages, dtype=dtype)),
     )
 
 
@@ -92,4 +95,4 @@ def as_f32(x: Any) -> Any:
 
 @functools.cache
 def jitted(attend: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(attend, static_argnames=("window", "scale", "softcap"))
+    return jax.jit(attend, static_argnames=("window", "chunk", "scale", "softcap", "value_dim"))

@@ -50,7 +50,7 @@ def check_against_reference(
     # Only the result is rounded: half a unit in the last of bfloat16's 8 digits.
     rtol = 1e-5 if dtype == "float32" else 2.0**-8
     np.testing.assert_allclose(as_f32(found), as_f32(expected), rtol=rtol, atol=2e-6)
-    written = as_f32(to_reference(pages, page_size, heads[2]))
+    written = as_f32(to_reference(pages, heads[2]))
     for one, other in zip(written, as_f32(expected_cache), strict=True):
         np.testing.assert_array_equal(one, other)
     num_new = sum(q_len for q_len, _ in lengths)

@@ -14,7 +14,7 @@ from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention.cpu import empty_pages, paged_attention
 from tests.kernels.on_cpu import causal_attention
-from tests.kernels.paged_batches import make_batch, normal
+from tests.kernels.paged_batches import OPTIONS, jitted, make_batch, normal, options_for
 from tests.kernels.pairwise import ISAS, pairwise
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
@@ -22,11 +22,6 @@ pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library 
 # Lengths of the segments of each row; the rest of a row is padding.
 ROWS = ([1, 130, 2], [150], [])
 T = 150
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "window": {"window": 50},
-    "all": {"window": 100, "scale": 0.3, "softcap": 2.0},
-}
 
 
 def make_segment_ids() -> jax.Array:
@@ -55,8 +50,9 @@ def test_bits_are_those_of_paged_attention(
     isa: str, N: int, K: int, H: int, options: str, dtype: str
 ) -> None:
     q, k, v = make_inputs(N, K, H, dtype)
-    causal = jax.jit(causal_attention, static_argnames=("window", "scale", "softcap"))
-    found = causal(q, k, v, segment_ids=make_segment_ids(), **OPTIONS[options])
+    found = jitted(causal_attention)(
+        q, k, v, segment_ids=make_segment_ids(), **options_for(options, N)
+    )
     page_size = 16
     for row, lengths in enumerate(ROWS):
         first = 0
@@ -64,7 +60,7 @@ def test_bits_are_those_of_paged_attention(
             batch, num_pages = make_batch([(length, length)], page_size, 1)
             pages = empty_pages(num_pages, page_size, K, H, jnp.dtype(dtype)) + jnp.nan
             own = (x[row, first : first + length] for x in (q, k, v))
-            alone, _ = paged_attention(*own, pages, batch, **OPTIONS[options])
+            alone, _ = paged_attention(*own, pages, batch, **options_for(options, N))
             part = found[row, first : first + length]
             assert np.asarray(part).tobytes() == np.asarray(alone).tobytes()
             first += length
@@ -77,14 +73,18 @@ def test_gradients_are_the_references(isa: str, options: str, with_segments: boo
     upstream = normal("causal upstream", *inputs[0].shape)
     segment_ids = make_segment_ids() if with_segments else None
 
+    chosen = options_for(options, 6)
+    sinks = chosen.pop("sinks", jnp.zeros(0))
+
     def gradients(backend: Backend) -> Any:
-        def loss(*qkv: jax.Array) -> jax.Array:
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array, sinks: jax.Array) -> jax.Array:
+            given = sinks if sinks.size else None
             out = causal.causal_attention(
-                *qkv, segment_ids=segment_ids, **OPTIONS[options], backend=backend
+                *(q, k, v), segment_ids=segment_ids, sinks=given, **chosen, backend=backend
             )
             return jnp.sum(out * upstream)
 
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*inputs)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(*inputs, sinks)
 
     value, found = gradients(Backend.CPU)
     expected_value, expected = gradients(Backend.REFERENCE)

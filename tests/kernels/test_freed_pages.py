@@ -52,7 +52,7 @@ def test_what_lies_in_freed_pages_is_never_seen(name: str) -> None:
         owned |= set(table[line, first : -(-kv_len // PAGE_SIZE)].tolist())
     freed = np.setdiff1d(np.arange(num_pages), sorted(owned))
     assert len(freed) > 20
-    poisoned = tuple(each.at[freed].set(jnp.nan) for each in cache)
+    poisoned = jax.tree.map(lambda each: each.at[freed].set(jnp.nan), cache)
     found = attend(q, k, v, poisoned, batch._replace(page_table=jnp.asarray(table)))
     np.testing.assert_array_equal(found, expected)
     assert np.isfinite(np.asarray(found)).all()

@@ -40,7 +40,7 @@ VARIANTS = {
     {
         "name": ["decodes", "mixed"],
         "N, K, H, page_size": HEADS,
-        "options": ["plain", "all"],
+        "options": ["plain", "chunk", "all"],
         "variant": VARIANTS,
         "dtype, page_dtype": [
             ("float32", "float32"),
@@ -98,7 +98,7 @@ def test_nan_left_in_other_slots_is_never_seen(name: str, variant: str) -> None:
     for row, (new, total) in enumerate(lengths):
         for position in range(max(0, total - new - window + 1), total):
             seen[int(batch.page_table[row, position // 16]), position % 16] = True
-    poisoned = tuple(jnp.where(seen[:, :, None, None], each, jnp.nan) for each in cache)
+    poisoned = jax.tree.map(lambda x: jnp.where(seen[:, :, None, None], x, jnp.nan), cache)
     attend = jitted(VARIANTS[variant])
     clean, _ = attend(*inputs, cache, batch, window=window)
     got, _ = attend(*inputs, poisoned, batch, window=window)

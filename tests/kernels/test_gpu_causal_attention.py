@@ -56,5 +56,5 @@ def test_cudnn_is_asked_where_it_can() -> None:
 def test_without_cudnn_it_is_the_reference() -> None:
     q, k, v = (normal(name, 1, 8, 2, 8, dtype="bfloat16") for name in "qkv")
     options = Options(None, 0.3, None)
-    expected = reference.causal_attention(q, k, v, None, options)
-    np.testing.assert_array_equal(causal_attention(q, k, v, None, options), expected)
+    expected = reference.causal_attention(q, k, v, None, None, options)
+    np.testing.assert_array_equal(causal_attention(q, k, v, None, None, options), expected)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels.paged_attention import PagedBatch, blocked, reference
+from flaxen.kernels.paged_attention import KvPages, PagedBatch, blocked, reference
 
 Case = tuple[list[int], list[int], int, int]  # q_lens, kv_lens, padded tokens, padded sequences
 
@@ -43,7 +43,7 @@ def make_batch(case: Case, seed: int = 0) -> PagedBatch:
 
 def make_inputs(
     case: Case, num_heads: int, num_kv_heads: int, head_dim: int
-) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, jax.Array, KvPages]:
     rng = np.random.default_rng(1)
 
     def normal(*shape: int) -> jax.Array:
@@ -54,7 +54,7 @@ def make_inputs(
         normal(case[2], num_heads, head_dim),
         normal(case[2], num_kv_heads, head_dim),
         normal(case[2], num_kv_heads, head_dim),
-        (normal(*pages), normal(*pages)),
+        KvPages(normal(*pages), normal(*pages)),
     )
 
 
@@ -114,9 +114,9 @@ def test_nan_left_in_other_slots_is_never_seen(name: str) -> None:
     for line, kv_len in enumerate(case[1]):
         for position in range(kv_len):
             seen[int(batch.page_table[line, position // PAGE_SIZE]), position % PAGE_SIZE] = True
-    poisoned = tuple(jnp.where(seen[:, :, None, None], x, jnp.nan) for x in cache)
+    poisoned = jax.tree.map(lambda x: jnp.where(seen[:, :, None, None], x, jnp.nan), cache)
     clean, _ = blocked.paged_attention(q, k, v, cache, batch)
-    got, _ = blocked.paged_attention(q, k, v, (poisoned[0], poisoned[1]), batch)
+    got, _ = blocked.paged_attention(q, k, v, poisoned, batch)
     num_tokens = sum(case[0])
     np.testing.assert_array_equal(got[:num_tokens], clean[:num_tokens])
 
@@ -128,4 +128,4 @@ def test_page_size_must_divide_the_key_block() -> None:
         jnp.ones(1, jnp.int32), jnp.zeros((1, 2), jnp.int32), jnp.asarray([0, 1], jnp.int32)
     )
     with pytest.raises(ValueError, match="page size must divide 128, got 48"):
-        blocked.paged_attention(q, q, q, (pages, pages), batch)
+        blocked.paged_attention(q, q, q, KvPages(pages, pages), batch)

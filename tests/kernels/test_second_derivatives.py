@@ -57,7 +57,7 @@ def attention(window: int | None, softcap: float | None) -> tuple[Op, Op, jax.Ar
         lambda q: causal_attention(
             q, K, V, segment_ids=SEGMENTS, window=window, scale=0.5, softcap=softcap
         ),
-        lambda q: attention_reference.causal_attention(q, K, V, SEGMENTS, options),
+        lambda q: attention_reference.causal_attention(q, K, V, None, SEGMENTS, options),
         Q,
     )
 

@@ -29,6 +29,7 @@ def arrays() -> tuple[jax.Array, jax.Array, jax.Array]:
         (6, 6, True, {"window": 5}),
         (12, 12, False, {"softcap": 2.0, "scale": 0.3}),
         (0, 8, True, {"softcap": 1.0}),
+        (6, 6, True, {"chunk": 4}),
     ],
 )
 def test_a_part_of_the_queries(

@@ -50,6 +50,7 @@ def padded_batch(lengths: Lengths, page_size: int) -> PagedBatch:
     [
         ((9, 3, 64), 16, "float32", "float32", "all"),
         ((2, 1, 256), 128, "float32", "float32", "plain"),
+        ((6, 2, 40), 16, "float32", "float32", "chunk"),
         ((8, 4, 80), 32, "bfloat16", "bfloat16", "all"),
         ((4, 1, 128), 64, "bfloat16", "bfloat16", "window"),
         ((4, 1, 64), 16, "bfloat16", "float8_e4m3fn", "plain"),
@@ -61,15 +62,15 @@ def test_equals_the_reference(
 ) -> None:
     chosen = options_for(options, heads[0])
     q, k, v, cache = make_inputs(T, heads, NUM_PAGES[page_size], page_size, dtype)
-    keys, values = (each.astype(page_dtype) for each in cache)
+    cache = jax.tree.map(lambda each: each.astype(page_dtype), cache)
 
     def rounded(x: jax.Array) -> jax.Array:
         return x.astype(page_dtype).astype(jnp.float32)
 
-    wide = q.astype(jnp.float32), rounded(k), rounded(v), (rounded(keys), rounded(values))
+    wide = q.astype(jnp.float32), rounded(k), rounded(v), jax.tree.map(rounded, cache)
     for lengths in LENGTHS.values():
         batch = padded_batch(lengths, page_size)
-        pages = from_reference((keys, values))
+        pages = from_reference(cache)
         found, pages = jitted(paged_attention)(q, k, v, pages, batch, **chosen)
         expected, expected_cache = jitted(reference.paged_attention)(*wide, batch, **chosen)
         assert found.dtype == q.dtype

@@ -18,6 +18,7 @@ from flaxen.kernels.causal_attention import causal_attention, tpu
     [
         (3, 1, 64, 200, True, {}),
         (2, 2, 80, 130, False, {"window": 50, "softcap": 20.0, "scale": 0.2}),
+        (4, 2, 40, 130, True, {"chunk": 24, "sinks": jnp.asarray([0.5, -1, 2, 0])}),
     ],
 )
 def test_equals_the_reference_with_its_gradients(

@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache, reference, tpu_tokamax
+from flaxen.kernels.paged_attention import (
+    KvPages,
+    PagedBatch,
+    empty_cache,
+    reference,
+    tpu_tokamax,
+)
 from tests.kernels.paged_batches import CASES, as_f32, make_batch, make_inputs
 
 LENGTHS = {**CASES, "decodes between": ([(3, 3), (1, 9), (2, 40), (1, 1), (4, 20)], 16, 8)}
@@ -44,7 +50,7 @@ def stand_in(
     batch = PagedBatch(kv_lens, table.reshape(len(kv_lens), -1), cu_q_lens)
     H = q.shape[2]
     out, cache = reference.paged_attention(
-        *(q, k, v, (pages[:, :, ::2, :H], pages[:, :, 1::2, :H]), batch),
+        *(q, k, v, KvPages(pages[:, :, ::2, :H], pages[:, :, 1::2, :H]), batch),
         window=sliding_window, scale=sm_scale, softcap=soft_cap,
     )  # fmt: skip
     padding = jnp.isnan(jnp.where(jnp.arange(len(q)) < cu_q_lens[-1], 0, jnp.nan))

@@ -17,11 +17,12 @@ from flaxen.kernels.causal_attention.reference import Options
 _BLOCK = 128  # the most queries whose scores are in memory at once
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def causal_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    sinks: jax.Array | None,
     segment_ids: jax.Array | None,
     first: jax.Array,
     options: Options,
@@ -31,7 +32,8 @@ def causal_attention(
     Args:
       q: [B, T, N, H].
       k: [B, S, K, H], S >= T.
-      v: [B, S, K, H].
+      v: [B, S, K, V].
+      sinks: [N] or None.
       segment_ids: [B, S].
       first: the place of the first query in the row.
       options: the same for all tokens.
@@ -43,32 +45,32 @@ def causal_attention(
     def block(each: tuple[jax.Array, jax.Array]) -> jax.Array:
         number, own = each
         start = first + number * size
-        return reference.causal_attention(own, k, v, segment_ids, options, start)
+        return reference.causal_attention(own, k, v, sinks, segment_ids, options, start)
 
     out = jax.lax.map(block, (jnp.arange(T // size), blocks))
-    return jnp.moveaxis(out, 0, 1).reshape(B, T, N, H)
+    return jnp.moveaxis(out, 0, 1).reshape(B, T, N, -1)
 
 
-_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
+_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array]
 
 
 def _forward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    sinks: jax.Array | None,
     segment_ids: jax.Array | None,
     first: jax.Array,
     options: Options,
 ) -> tuple[jax.Array, _Kept]:
-    out = causal_attention(q, k, v, segment_ids, first, options)
-    return out, (q, k, v, segment_ids, first)
+    out = causal_attention(q, k, v, sinks, segment_ids, first, options)
+    return out, (q, k, v, sinks, segment_ids, first)
 
 
-def _backward(
-    options: Options, kept: _Kept, cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    q, k, v, segment_ids, first = kept
-    return *reference.gradient(q, k, v, segment_ids, options, cotangent, first), None, None
+def _backward(options: Options, kept: _Kept, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
+    q, k, v, sinks, segment_ids, first = kept
+    bars = reference.gradient(q, k, v, sinks, segment_ids, options, cotangent, first)
+    return *bars, None, None
 
 
 causal_attention.defvjp(_forward, _backward)

@@ -14,6 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from flaxen.kernels.causal_attention import reference
+from flaxen.kernels.causal_attention.chunks import chunk_segments
 from flaxen.kernels.causal_attention.reference import Options
 from flaxen.kernels.interpret import by_platform
 
@@ -27,7 +28,12 @@ def has_kernel(*dtypes: jnp.dtype) -> bool:
 
 
 def causal_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, options: Options
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    sinks: jax.Array | None,
+    segment_ids: jax.Array | None,
+    options: Options,
 ) -> jax.Array:
     """Like `reference.causal_attention`. On a CPU the kernel is interpreted.
 
@@ -35,27 +41,35 @@ def causal_attention(
     multiplied, and rounded to bfloat16 once more.
     """
     if not has_kernel(q.dtype, k.dtype, v.dtype):
-        return reference.causal_attention(q, k, v, segment_ids, options)
-    B, T, _, H = q.shape
+        return reference.causal_attention(q, k, v, sinks, segment_ids, options)
+    B, T, V = *q.shape[:2], v.shape[3]
+    segment_ids = chunk_segments(segment_ids, (B, T), options.chunk)
     ids = jnp.ones((B, T), jnp.int32) if segment_ids is None else segment_ids
     ids = jax.lax.stop_gradient(ids).astype(jnp.int32)
     is_token = (ids != 0)[:, :, None, None]
     scaled = (q.astype(jnp.float32) * options.scale).astype(q.dtype)
 
     def by_head(x: jax.Array) -> jax.Array:  # [B, heads, tiles of T, tiles of H]
-        padding = ((0, 0), (0, -T % _LANES), (0, 0), (0, -H % _LANES))
+        padding = ((0, 0), (0, -T % _LANES), (0, 0), (0, -x.shape[3] % _LANES))
         return jnp.pad(x, padding).swapaxes(1, 2)
 
     ids = jnp.pad(ids, ((0, 0), (0, -T % _LANES)))
     attend = functools.partial(_attend, options)
-    out = by_platform(attend, by_head(scaled), by_head(k), by_head(v), ids)
-    return jnp.where(is_token, out.swapaxes(1, 2)[:, :T, :, :H], 0)
+    out = by_platform(attend, by_head(scaled), by_head(k), by_head(v), ids, sinks)
+    return jnp.where(is_token, out.swapaxes(1, 2)[:, :T, :, :V], 0)
 
 
 def _attend(
-    options: Options, q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, *, interpret: bool
+    options: Options,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    ids: jax.Array,
+    sinks: jax.Array | None,
+    *,
+    interpret: bool,
 ) -> jax.Array:
-    """q [B, N, T, H], k and v [B, K, T, H], ids [B, T]: [B, N, T, H]."""
+    """q [B, N, T, H], k [B, K, T, H], v [B, K, T, V], ids [B, T], sinks [N]: [B, N, T, V]."""
     N, T = q.shape[1:3]
     seen = None if options.window is None else options.window - 1  # before the token itself
     mask = masks.LocalMask((T, T), (seen, 0), offset=0)
@@ -75,7 +89,7 @@ def _attend(
     )
 
     def one_row(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
-        found: jax.Array = kernel(q, k, v, splash.SegmentIds(ids, ids))
+        found: jax.Array = kernel(q, k, v, splash.SegmentIds(ids, ids), sinks)
         return found
 
     return jax.vmap(one_row)(q, k, v, ids)

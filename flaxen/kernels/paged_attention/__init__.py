@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from flaxen.kernels.attention_mask import check_scores
 from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.paged_attention import blocked, cpu, gpu, tpu, tpu_tokamax
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch, Pages, TpuPages
@@ -23,7 +24,7 @@ class AttentionImplementation(NamedTuple):
     """The functions of a backend for attention over pages."""
 
     attend: Callable[..., tuple[Any, Any]]  # as reference.paged_attention, over its own pages
-    empty_pages: Callable[[int, int, int, int, jnp.dtype], Pages]
+    empty_pages: Callable[..., Pages]  # as blocked.empty_pages; value_dim only if it is given
     page_multiple: int  # a page is a multiple of this many tokens
     has_heads: Callable[[int, jnp.dtype], bool]  # of this head_dim and dtype
     # The logical axes of each array of the pages: a mesh divides the one named kv_heads.
@@ -56,6 +57,15 @@ IMPLEMENTATIONS: Mapping[Backend, AttentionImplementation] = {
         tpu_tokamax.PAGE_AXES,
     ),
 }
+# For values that are narrower than keys, or a part of them, which the kernels of GPU and TPU do not
+# have.
+OF_OTHER_VALUES: Mapping[Backend, AttentionImplementation] = {
+    Backend.REFERENCE: _BLOCKED,
+    Backend.CPU: IMPLEMENTATIONS[Backend.CPU],
+    Backend.GPU: _BLOCKED,
+    Backend.TPU: _BLOCKED,
+    Backend.TPU_TOKAMAX: _BLOCKED,
+}
 
 __all__ = [
     "CpuPages",
@@ -78,6 +88,7 @@ def empty_cache(
     head_dim: int,
     dtype: jnp.dtype,
     *,
+    value_dim: int | None = None,
     backend: Backend,
 ) -> Pages:
     """Makes a layer's pages in the backend's layout. Nobody may read a slot that was not written.
@@ -88,12 +99,15 @@ def empty_cache(
       num_kv_heads: K.
       head_dim: H; even for the CPU's kernel.
       dtype: float32 or bfloat16 for the CPU's kernel, float8_e4m3fn too for the TPU's.
+      value_dim: V; None is H, and 0 keeps keys alone, of which values are a part.
       backend: the backend that reads the pages.
 
     Raises:
       ValueError: the backend's kernel does not support a size or the dtype.
     """
-    return _find(backend).empty_pages(num_pages, page_size, num_kv_heads, head_dim, dtype)
+    make = _find(backend, head_dim, value_dim).empty_pages
+    others = () if value_dim is None else (value_dim,)
+    return make(num_pages, page_size, num_kv_heads, head_dim, dtype, *others)
 
 
 def check_page_size(page_size: int, *, backend: Backend) -> None:
@@ -108,7 +122,7 @@ def check_page_size(page_size: int, *, backend: Backend) -> None:
     """
     if page_size < 1 or KEY_BLOCK % page_size:
         raise ValueError(f"page_size must divide {KEY_BLOCK}, got {page_size}")
-    multiple = _find(backend).page_multiple
+    multiple = find_implementation("paged_attention", IMPLEMENTATIONS, backend).page_multiple
     if page_size % multiple:
         raise ValueError(
             f"page_size must be a multiple of {multiple} on the backend {backend.value}, got "
@@ -116,39 +130,67 @@ def check_page_size(page_size: int, *, backend: Backend) -> None:
         )
 
 
-def has_pages(head_dim: int, dtype: jnp.dtype, *, backend: Backend) -> bool:
+def has_pages(
+    head_dim: int, dtype: jnp.dtype, *, value_dim: int | None = None, backend: Backend
+) -> bool:
     """Whether the backend supports pages for such heads, so that `empty_cache` accepts them.
 
     Args:
       head_dim: H.
       dtype: the dtype of keys and values.
+      value_dim: as in `empty_cache`.
       backend: the backend that reads the pages.
     """
-    return _find(backend).has_heads(head_dim, dtype)
+    return _find(backend, head_dim, value_dim).has_heads(head_dim, dtype)
 
 
-def page_axes(backend: Backend) -> tuple[str | None, ...]:
-    """The logical axes of each array of a layer's pages, for a mesh."""
-    return _find(backend).page_axes
+def page_axes(
+    head_dim: int, value_dim: int | None = None, *, backend: Backend
+) -> tuple[str | None, ...]:
+    """The logical axes of each array of a layer's pages, for a mesh.
+
+    Args:
+      head_dim: H.
+      value_dim: as in `empty_cache`.
+      backend: the backend that reads the pages.
+    """
+    return _find(backend, head_dim, value_dim).page_axes
 
 
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
-    v: Float[Array, "T K H"],
+    v: Float[Array, "T K V"] | None,
     cache: Pages,
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
+    value_dim: int | None = None,
     backend: Backend,
-) -> tuple[Float[Array, "T N H"], Pages]:
-    """Like `reference.paged_attention`, over the backend's own cache from `empty_cache`."""
-    run = _find(backend).attend
-    return run(q, k, v, cache, batch, window=window, scale=scale, softcap=softcap, sinks=sinks)
+) -> tuple[Float[Array, "T N V"], Pages]:
+    """Like `reference.paged_attention`, over the backend's own cache from `empty_cache`.
+
+    Raises:
+      ValueError: an option has no meaning, or the backend does not have it.
+    """
+    check_scores(window, chunk, softcap)
+    H = q.shape[2]
+    if v is None and not 0 < (value_dim or 0) <= H:
+        raise ValueError(
+            f"values that are part of keys of {H} numbers are their first value_dim numbers, got "
+            f"value_dim={value_dim}"
+        )
+    run = _find(backend, H, 0 if v is None else v.shape[2]).attend
+    options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks}
+    options |= {"value_dim": value_dim} if v is None else {}
+    return run(q, k, v, cache, batch, window=window, chunk=chunk, **options)
 
 
-def _find(backend: Backend) -> AttentionImplementation:
-    return find_implementation("paged_attention", IMPLEMENTATIONS, backend)
+def _find(backend: Backend, head_dim: int, value_dim: int | None) -> AttentionImplementation:
+    if value_dim is None or value_dim == head_dim:
+        return find_implementation("paged_attention", IMPLEMENTATIONS, backend)
+    return find_implementation("attention with other values", OF_OTHER_VALUES, backend)

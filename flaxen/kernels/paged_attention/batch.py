@@ -7,9 +7,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-# Keys and values of one layer, in the layouts for XLA, for the C++ kernel and for the TPU's.
-KvPages = tuple[Float[Array, "pages page_size K H"], Float[Array, "pages page_size K H"]]
-CpuPages = Float[Array, "pages 2 K words"]
+
+class KvPages(NamedTuple):
+    """Keys and values of one layer in the layout for XLA and for the GPU's kernels."""
+
+    keys: Float[Array, "pages page_size K H"]
+    values: Float[Array, "pages page_size K V"] | None  # None: they are part of the keys
+
+
+# Those of the C++ kernel and of the TPU's.
+CpuPages = Float[Array, "pages planes K words"]
 TpuPages = Float[Array, "pages K page_size lanes"]
 TokamaxPages = Float[Array, "pages page_size keys_values lanes"]
 Pages = KvPages | CpuPages | TpuPages | TokamaxPages

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from flaxen.kernels.attention_mask import first_seen, sees
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
 
@@ -23,9 +24,14 @@ _UNSEEN = -1e30  # the running maximum before any key: finite, so that differenc
 
 
 def empty_pages(
-    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
+    num_pages: int,
+    page_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+    value_dim: int | None = None,
 ) -> KvPages:
-    """Makes a layer's keys and values, [pages, page_size, K, H] each, filled with zeros.
+    """Makes a layer's keys and values, [pages, page_size, K, H or V] each, filled with zeros.
 
     Args:
       num_pages: the number of pages.
@@ -33,9 +39,12 @@ def empty_pages(
       num_kv_heads: K.
       head_dim: H.
       dtype: the dtype of keys and values.
+      value_dim: V; None is H, and 0 has keys alone.
     """
-    shape = (num_pages, page_size, num_kv_heads, head_dim)
-    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    value_dim = head_dim if value_dim is None else value_dim
+    shape = (num_pages, page_size, num_kv_heads)
+    values = jnp.zeros((*shape, value_dim), dtype) if value_dim else None
+    return KvPages(jnp.zeros((*shape, head_dim), dtype), values)
 
 
 def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
@@ -46,15 +55,17 @@ def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
-    v: Float[Array, "T K H"],
+    v: Float[Array, "T K V"] | None,
     cache: KvPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
-) -> tuple[Float[Array, "T N H"], KvPages]:
+    value_dim: int | None = None,
+) -> tuple[Float[Array, "T N V"], KvPages]:
     """Like `reference.paged_attention`.
 
     Raises:
@@ -62,8 +73,8 @@ def paged_attention(
     """
     T, N, H = q.shape
     cache = write_pages(k, v, cache, batch)
-    k_pages, v_pages = cache
-    page_size, K = k_pages.shape[1:3]
+    page_size, K = cache.keys.shape[1:3]
+    V = value_dim if v is None else v.shape[2]
     if KEY_BLOCK % page_size:
         raise ValueError(f"the page size must divide {KEY_BLOCK}, got {page_size}")
     pages_per_block = KEY_BLOCK // page_size
@@ -84,7 +95,7 @@ def paged_attention(
         position_g = positions[mine]
         table_g = page_table[owners[mine]]
         first = jnp.min(jnp.where(position_g < 0, jnp.iinfo(jnp.int32).max, position_g))
-        low = 0 if window is None else jnp.maximum(first - window + 1, 0) // KEY_BLOCK
+        low = first_seen(first, window, chunk) // KEY_BLOCK
         high = jnp.max(position_g) // KEY_BLOCK + 1
 
         def attend_block(
@@ -92,11 +103,12 @@ def paged_attention(
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
             maximum, total, acc = state
             pages = jax.lax.dynamic_slice_in_dim(table_g, b * pages_per_block, pages_per_block, 1)
-            keys = k_pages[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, H)
-            values = v_pages[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, H)
+            keys = cache.keys[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, H)
+            values = keys[..., :V]
+            if cache.values is not None:
+                values = cache.values[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, V)
             slots = b * KEY_BLOCK + jnp.arange(KEY_BLOCK)
-            distance = position_g[:, :, None] - slots[None, None]
-            seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            seen = sees(position_g[:, :, None], slots[None, None], window, chunk)
             # Slots that no token sees may have old values of another sequence, even NaN, and 0 *
             # NaN is NaN.
             values = jnp.where(jnp.any(seen, axis=1)[:, :, None, None], values, 0)
@@ -113,22 +125,22 @@ def paged_attention(
             rescale = jnp.exp(maximum - new_maximum)
             total = total * rescale + jnp.sum(weights, axis=-1)
             acc = acc * rescale[..., None] + jnp.einsum(
-                "gKrs,gsKH->gKrH", weights.astype(v.dtype), values,
+                "gKrs,gsKH->gKrH", weights.astype(q.dtype), values,
                 preferred_element_type=jnp.float32,
             )  # fmt: skip
             return new_maximum, total, acc
 
         shape = (group, K, block * (N // K))
-        state = (jnp.full(shape, _UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, H)))
+        state = (jnp.full(shape, _UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, V)))
         if sinks is not None:  # a sink is a score without a value, before all keys
             by_row = jnp.tile(sinks.reshape(1, K, N // K), (group, 1, block))
             state = (by_row, jnp.ones(shape), state[2])
         _, total, acc = jax.lax.fori_loop(low, high, attend_block, state)
         acc = acc / jnp.where(total == 0, 1, total)[..., None]  # 0 only for padding
-        acc = acc.reshape(group, K, block, N // K, H).transpose(0, 2, 1, 3, 4)
+        acc = acc.reshape(group, K, block, N // K, V).transpose(0, 2, 1, 3, 4)
         return jax.lax.dynamic_update_slice_in_dim(out, acc.astype(q.dtype), g * group, axis=0)
 
-    out = jnp.zeros((num_blocks, block, K, N // K, H), q.dtype)
+    out = jnp.zeros((num_blocks, block, K, N // K, V), q.dtype)
     if num_blocks == group:  # one group needs no loop, which would only take longer to compile
         out = attend_group(jnp.int32(0), out)
     else:
@@ -141,7 +153,7 @@ def paged_attention(
     in_sequence = tokens - batch.cu_q_lens[sequences]
     first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
     blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
-    return out[blocks, in_sequence % block].reshape(T, N, H), cache
+    return out[blocks, in_sequence % block].reshape(T, N, V), cache
 
 
 class _QueryBlocks(NamedTuple):

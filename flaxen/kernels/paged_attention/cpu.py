@@ -6,6 +6,7 @@ Deliberately does not know the algorithm: csrc/attention.inc.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels import cpu_library, derivatives
+from flaxen.kernels.attention_mask import check_scores
 from flaxen.kernels.paged_attention import reference
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
 
@@ -21,14 +23,19 @@ PAGE_MULTIPLE = 16  # tokens: a page is a whole number of key groups
 
 
 def empty_pages(
-    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
+    num_pages: int,
+    page_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+    value_dim: int | None = None,
 ) -> CpuPages:
     """Makes a layer's pages, with keys and values in one array.
 
     A page takes memory only when a step first writes to it.
 
     With r = 4 / itemsize numbers in a 32-bit word, a page has a kv head's keys as [head_dim / r,
-    page_size, r] and its values as [page_size / r, head_dim, r].
+    page_size, r] and its values as [page_size / r, value_dim, r].
 
     Args:
       num_pages: the number of pages.
@@ -36,15 +43,20 @@ def empty_pages(
       num_kv_heads: K.
       head_dim: H, even.
       dtype: float32 or bfloat16.
+      value_dim: V; None is H, and 0 keeps keys alone.
 
     Returns:
-      [pages, 2, K, page_size * H], of any content: no slot is read before a token is written to it.
+      [pages, 2, K, page_size * H] with keys and values; if V is not H, each head's keys and values
+      are one row, [pages, 1, K, page_size * (H + V)]. Of any content: no slot is read before a
+      token is written to it.
 
     Raises:
       ValueError: the kernel does not support a size or the dtype.
     """
     _check_sizes(page_size, head_dim, jnp.dtype(dtype))
-    pages = jax.ShapeDtypeStruct((num_pages, 2, num_kv_heads, page_size * head_dim), dtype)
+    is_apart = value_dim is None or value_dim == head_dim
+    words = page_size * (head_dim if is_apart else head_dim + (value_dim or 0))
+    pages = jax.ShapeDtypeStruct((num_pages, 2 if is_apart else 1, num_kv_heads, words), dtype)
     # To pack a weight of no outputs writes nothing, so that the memory stays as the system mapped
     # it. XLA itself would fill it. It may not share one array between the layers either.
     return cpu_library.kernel("pack", pages, has_side_effect=True)(jnp.zeros((0, 0), dtype))  # type: ignore[no-any-return]
@@ -58,15 +70,17 @@ def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
-    v: Float[Array, "T K H"],
+    v: Float[Array, "T K V"] | None,
     pages: CpuPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
-) -> tuple[Float[Array, "T N H"], CpuPages]:
+    value_dim: int | None = None,
+) -> tuple[Float[Array, "T N V"], CpuPages]:
     """Like `reference.paged_attention`, over `empty_pages`; in place if the pages are donated.
 
     Sums and softmax are float32, and only the result is rounded to q's dtype. A token's bits depend
@@ -81,55 +95,86 @@ def paged_attention(
       RuntimeError: the kernels were not built.
     """
     T, N, H = q.shape
-    K, words = pages.shape[2:]
-    for name, found in (("k", k.dtype), ("v", v.dtype), ("the pages", pages.dtype)):
-        if found != q.dtype:
+    K = pages.shape[2]
+    for name, found in (
+        ("k", k.dtype),
+        ("v", v if v is None else v.dtype),
+        ("the pages", pages.dtype),
+    ):
+        if found is not None and found != q.dtype:
             raise ValueError(f"{name} must have q's dtype, {q.dtype}, but is {found}: cast it")
-    if words % H:
-        raise ValueError(f"pages of {words} numbers a head do not hold heads of {H}")
-    _check_sizes(words // H, H, q.dtype)
+    V = value_dim if v is None else v.shape[2]
+    _check_sizes(_page_size(pages, H, 0 if v is None else v.shape[2]), H, q.dtype)
     # The kernel would read beyond the end of arrays that are too small.
     sinks_shape = (N,) if sinks is None else sinks.shape
-    if not k.shape == v.shape == (T, K, H) or N % K or sinks_shape != (N,):
+    v_shape = (T, K, V) if v is None else v.shape
+    if k.shape != (T, K, H) or v_shape != (T, K, V) or N % K or sinks_shape != (N,):
         raise ValueError(
-            f"q {q.shape} does not go with k {k.shape}, v {v.shape}, pages of {K} heads and sinks "
-            f"{sinks_shape}: they are [T, N, H], [T, K, H] and [N], with N a multiple of K"
+            f"q {q.shape} does not go with k {k.shape}, v {v_shape}, pages of {K} heads and sinks "
+            f"{sinks_shape}: they are [T, N, H], [T, K, H], [T, K, V] and [N], with N a multiple "
+            "of K"
         )
-    if window is not None and window < 1:
-        raise ValueError(f"the window must be at least 1, got {window}: None sees all tokens")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"the softcap must be above 0, got {softcap}: None leaves the scores")
-    scale = H**-0.5 if scale is None else scale
-    return _attend(q, k, v, pages, batch, sinks, window, float(scale), softcap)
+    check_scores(window, chunk, softcap)
+    assert V is not None
+    options = Options(window, chunk, float(H**-0.5 if scale is None else scale), softcap, V)
+    return _attend(q, k, v, pages, batch, sinks, options)
 
 
-def to_reference(pages: CpuPages, page_size: int, head_dim: int) -> KvPages:
-    """Converts pages to the layout of `reference` and `blocked`, [pages, page_size, K, H].
+class Options(NamedTuple):
+    """Options that are the same for all tokens."""
+
+    window: int | None
+    chunk: int | None
+    scale: float
+    softcap: float | None
+    value_dim: int  # V
+
+
+def _page_size(pages: CpuPages, head_dim: int, value_dim: int) -> int:
+    """The tokens of a page, of keys of H numbers beside values of `value_dim`."""
+    planes, _, words = pages.shape[1:]
+    size = head_dim if planes == 2 else head_dim + value_dim
+    if words % size or (planes == 2) != (head_dim == value_dim):
+        raise ValueError(
+            f"pages of {planes} x {words} numbers a head do not hold heads of {head_dim} with "
+            f"values of {value_dim}"
+        )
+    return int(words) // size
+
+
+def to_reference(pages: CpuPages, head_dim: int, value_dim: int | None = None) -> KvPages:
+    """Converts pages to the layout of `reference` and `blocked`, [pages, page_size, K, H or V].
 
     Args:
-      pages: [pages, 2, K, page_size * H].
-      page_size: tokens.
+      pages: from `empty_pages`.
       head_dim: H.
+      value_dim: as in `empty_pages`.
     """
-    num_pages, _, K, _ = pages.shape
+    V = head_dim if value_dim is None else value_dim
+    num_pages, planes, K, _ = pages.shape
+    size = _page_size(pages, head_dim, V)
     pack = 4 // pages.dtype.itemsize
-    keys = pages[:, 0].reshape(num_pages, K, head_dim // pack, page_size, pack)
-    values = pages[:, 1].reshape(num_pages, K, page_size // pack, head_dim, pack)
-    shape = (num_pages, page_size, K, head_dim)
-    return (
-        keys.transpose(0, 3, 1, 2, 4).reshape(shape),
-        values.transpose(0, 2, 4, 1, 3).reshape(shape),
-    )
+    found = [pages[:, 0, :, : size * head_dim], pages[:, planes - 1, :, -size * V :]]
+    keys = found[0].reshape(num_pages, K, head_dim // pack, size, pack).transpose(0, 3, 1, 2, 4)
+    keys = keys.reshape(num_pages, size, K, head_dim)
+    if V == 0:
+        return KvPages(keys, None)
+    values = found[1].reshape(num_pages, K, size // pack, V, pack).transpose(0, 2, 4, 1, 3)
+    return KvPages(keys, values.reshape(num_pages, size, K, V))
 
 
 def from_reference(cache: KvPages) -> CpuPages:
     """The inverse of `to_reference`."""
-    num_pages, page_size, K, H = cache[0].shape
-    pack = 4 // cache[0].dtype.itemsize
-    keys = cache[0].reshape(num_pages, page_size, K, H // pack, pack).transpose(0, 2, 3, 1, 4)
-    values = cache[1].reshape(num_pages, page_size // pack, pack, K, H).transpose(0, 3, 1, 4, 2)
-    shape = (num_pages, K, page_size * H)
-    return jnp.stack([keys.reshape(shape), values.reshape(shape)], axis=1)
+    num_pages, page_size, K, H = cache.keys.shape
+    pack = 4 // cache.keys.dtype.itemsize
+    keys = cache.keys.reshape(num_pages, page_size, K, H // pack, pack).transpose(0, 2, 3, 1, 4)
+    parts = [keys.reshape(num_pages, K, -1)]
+    if cache.values is not None:
+        values = cache.values.reshape(num_pages, page_size // pack, pack, K, -1)
+        parts.append(values.transpose(0, 3, 1, 4, 2).reshape(num_pages, K, -1))
+    if len(parts) == 2 and parts[0].shape == parts[1].shape:
+        return jnp.stack(parts, axis=1)
+    return jnp.concatenate(parts, axis=-1)[:, None]
 
 
 def _check_sizes(page_size: int, head_dim: int, dtype: jnp.dtype) -> None:
@@ -144,101 +189,94 @@ def _check_sizes(page_size: int, head_dim: int, dtype: jnp.dtype) -> None:
         raise ValueError(f"the C++ kernel has float32 and bfloat16, not {dtype}")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def _attend(
     q: jax.Array,
     k: jax.Array,
-    v: jax.Array,
+    v: jax.Array | None,
     pages: jax.Array,
     batch: PagedBatch,
     sinks: jax.Array | None,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
+    options: Options,
 ) -> tuple[jax.Array, jax.Array]:
-    return _call(q, k, v, pages, batch, sinks, window, scale, softcap)
+    return _call(q, k, v, pages, batch, sinks, options)
 
 
 def _call(
     q: jax.Array,
     k: jax.Array,
-    v: jax.Array,
+    v: jax.Array | None,
     pages: jax.Array,
     batch: PagedBatch,
     sinks: jax.Array | None,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
+    options: Options,
 ) -> tuple[jax.Array, jax.Array]:
+    (T, N, H), (_, planes, K, words) = q.shape, pages.shape
+    out = jax.ShapeDtypeStruct((T, N, options.value_dim), q.dtype)
     call = cpu_library.kernel(
         "attention",
-        (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct(pages.shape, pages.dtype)),
+        (out, jax.ShapeDtypeStruct(pages.shape, pages.dtype)),
         input_output_aliases={3: 1},
     )
-    out, new_pages = call(
-        *(q, k, v, pages, *batch),
+    page_size = _page_size(pages, H, 0 if v is None else v.shape[2])
+    attended, new_pages = call(
+        *(q, k, k if v is None else v, pages, *batch),
         *(() if sinks is None else (sinks,)),
-        page_size=np.int64(pages.shape[3] // q.shape[2]),
-        window=np.int64(window or 0),
-        scale=np.float32(scale),
-        softcap=np.float32(softcap or 0),
+        page_size=np.int64(page_size),
+        has_values=v is not None,
+        # From a page to the next, from a head to the next, and from its keys to its values.
+        strides=np.array([planes * K * words, words, K * words if planes == 2 else page_size * H]),
+        window=np.int64(options.window or 0),
+        chunk=np.int64(options.chunk or 0),
+        scale=np.float32(options.scale),
+        softcap=np.float32(options.softcap or 0),
     )
-    return out, new_pages
+    return attended, new_pages
 
 
-_Kept = tuple[jax.Array, jax.Array, jax.Array, jax.Array, PagedBatch, jax.Array | None]
+_Kept = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array, PagedBatch, jax.Array | None]
 
 
 def _forward(
     q: jax.Array,
     k: jax.Array,
-    v: jax.Array,
+    v: jax.Array | None,
     pages: jax.Array,
     batch: PagedBatch,
     sinks: jax.Array | None,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
+    options: Options,
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
     kept = (q, k, v, pages, batch, sinks)
-    outs: tuple[jax.Array, jax.Array] = derivatives.call(
-        _call, _reference, kept, (window, scale, softcap)
-    )
+    outs: tuple[jax.Array, jax.Array] = derivatives.call(_call, _reference, kept, (options,))
     return outs, kept
 
 
 def _reference(
     q: jax.Array,
     k: jax.Array,
-    v: jax.Array,
+    v: jax.Array | None,
     pages: jax.Array,
     batch: PagedBatch,
     sinks: jax.Array | None,
-    window: int | None,
-    scale: float,
-    softcap: float | None,
+    options: Options,
 ) -> tuple[jax.Array, jax.Array]:
-    H = q.shape[2]
-    cache = to_reference(pages, pages.shape[3] // H, H)
+    value_dim = 0 if v is None else v.shape[2]
+    cache = to_reference(pages, q.shape[2], value_dim)
     out, cache = reference.paged_attention(
-        *(q, k, v, cache, batch), window=window, scale=scale, softcap=softcap, sinks=sinks
+        *(q, k, v, cache, batch), **options._asdict(), sinks=sinks
     )
     return out, from_reference(cache)
 
 
 def _backward(
-    window: int | None,
-    scale: float,
-    softcap: float | None,
-    kept: _Kept,
-    gradients: tuple[jax.Array, jax.Array],
+    options: Options, kept: _Kept, gradients: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array | None, ...]:
     q, k, v, pages, batch, sinks = kept
 
     def attend(
-        q: jax.Array, k: jax.Array, v: jax.Array, pages: jax.Array, sinks: jax.Array | None
+        q: jax.Array, k: jax.Array, v: jax.Array | None, pages: jax.Array, sinks: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return _reference(q, k, v, pages, batch, sinks, window, scale, softcap)
+        return _reference(q, k, v, pages, batch, sinks, options)
 
     _, pull_back = jax.vjp(attend, q, k, v, pages, sinks)
     q_bar, k_bar, v_bar, pages_bar, sinks_bar = pull_back(gradients)

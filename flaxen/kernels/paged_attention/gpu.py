@@ -71,6 +71,7 @@ def paged_attention(
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
@@ -84,7 +85,8 @@ def paged_attention(
       v: [T, K, H] new values.
       cache: from `empty_pages`.
       batch: the sequences and pages of the tokens.
-      window: as in the reference, like scale, softcap and sinks.
+      window: as in the reference, like chunk, scale, softcap and sinks.
+      chunk: tokens.
       scale: multiplies the scores.
       softcap: of the scores.
       sinks: [N].
@@ -92,14 +94,14 @@ def paged_attention(
           step and however its prompt was divided into steps.
     """
     T, N, H = q.shape
-    K, page_size = cache[0].shape[2], cache[0].shape[1]
+    page_size, K = cache.keys.shape[1:3]
     plan = schedule(
         num_tokens=T,
         num_seqs=batch.kv_lens.shape[0],
         num_heads=(N, K),
         head_dim=H,
         max_len=batch.page_table.shape[1] * page_size,
-        window=window,
+        window=_least(window, chunk),
         is_invariant=is_invariant,
     )
     lanes = max(16, next_power_of_two(H))
@@ -112,6 +114,7 @@ def paged_attention(
         group=N // K,
         page_size=page_size,
         window=window,
+        chunk=chunk,
         scale=float(H**-0.5 if scale is None else scale),
         softcap=softcap,
     )
@@ -122,6 +125,11 @@ def paged_attention(
     attend = functools.partial(_attend, plan=plan, sizes=sizes)
     positions = batch.token_positions(T)
     return by_platform(attend, q, *cache, tiles, batch.page_table, positions, sinks), cache
+
+
+def _least(window: int | None, chunk: int | None) -> int | None:
+    """The most keys that a token sees."""
+    return min((each for each in (window, chunk) if each is not None), default=None)
 
 
 def _attend(

@@ -244,6 +244,8 @@ def _attend_split(
         seen = distance >= 0
         if sizes.window is not None:
             seen = seen & (distance < sizes.window)
+        if sizes.chunk is not None:
+            seen = seen & (keys[None] >= first_key(tile.positions, sizes)[:, None])
         scores = jnp.where(seen, scores, -jnp.inf)
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=1))
         weights = jnp.exp2(scores - new_maximum[:, None])

@@ -30,15 +30,19 @@ class Sizes(NamedTuple):
     group: int  # query heads of a KV head
     page_size: int
     window: int | None
+    chunk: int | None
     scale: float
     softcap: float | None
 
 
 def first_key(position: jax.Array, sizes: Sizes) -> jax.Array:
     """The first key that a token at a position sees."""
-    if sizes.window is None:
-        return position * 0
-    return jnp.maximum(position - (sizes.window - 1), 0)
+    first = position * 0
+    if sizes.window is not None:
+        first = jnp.maximum(position - (sizes.window - 1), first)
+    if sizes.chunk is not None:  # positions of padding are below 0
+        first = jnp.maximum(jax.lax.div(position, sizes.chunk) * sizes.chunk, first)
+    return first
 
 
 def before_keys(sinks: Ref, heads: jax.Array, is_row: jax.Array, lanes: int) -> State:

@@ -19,7 +19,9 @@ Ref = Any  # an array in the device's memory
 
 def write_pages(k: jax.Array, v: jax.Array, cache: KvPages, batch: PagedBatch) -> KvPages:
     """Writes k and v [T, K, H] to their tokens' slots; padding tokens are dropped."""
-    T, page_size = k.shape[0], cache[0].shape[1]
+    keys, values = cache
+    assert values is not None, "values that are part of the keys have no kernel"
+    T, page_size = k.shape[0], keys.shape[1]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     pages = batch.page_table[sequences, jnp.maximum(positions, 0) // page_size]
     pages = jnp.where(positions >= 0, pages, -1)
@@ -36,9 +38,9 @@ def write_pages(k: jax.Array, v: jax.Array, cache: KvPages, batch: PagedBatch) -
             interpret=interpret,
             name="write_pages",
         )(*operands[:2], *flat)
-        return written[0].reshape(cache[0].shape), written[1].reshape(cache[1].shape)
+        return KvPages(written[0].reshape(keys.shape), written[1].reshape(values.shape))
 
-    return by_platform(write, pages, slots, k, v, *cache)
+    return by_platform(write, pages, slots, k, v, keys, values)
 
 
 def _write_token(pages: Ref, slots: Ref, k: Ref, v: Ref, *refs: Ref) -> None:

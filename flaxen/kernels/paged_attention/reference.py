@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from flaxen.kernels.attention_mask import sees
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.write import write_pages
 
@@ -13,45 +14,52 @@ from flaxen.kernels.paged_attention.write import write_pages
 def paged_attention(
     q: Float[Array, "T N H"],
     k: Float[Array, "T K H"],
-    v: Float[Array, "T K H"],
+    v: Float[Array, "T K V"] | None,
     cache: KvPages,
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
-) -> tuple[Float[Array, "T N H"], KvPages]:
+    value_dim: int | None = None,
+) -> tuple[Float[Array, "T N V"], KvPages]:
     """Writes the new keys and values to their pages, then attends over the pages.
 
     Args:
       q: [T, N, H] queries.
       k: [T, K, H] new keys; N is a multiple of K.
-      v: [T, K, H] new values.
-      cache: keys and values, [pages, page size, K, H] each, computed with in q's dtype.
+      v: [T, K, V] new values; None if a value is the first `value_dim` numbers of its key.
+      cache: keys and values, [pages, page size, K, H or V] each, computed with in q's dtype; keys
+          alone if v is None.
       batch: the sequences and pages of the tokens.
       window: the number of tokens seen, the current one included; None sees all.
+      chunk: a token sees the tokens of its own chunk of so many positions; None sees all.
       scale: multiplies the scores q . k; None is H ** -0.5.
       softcap: scores become softcap * tanh(scores / softcap); above 0; None for no cap.
       sinks: [N] attention sinks: for each query head a score that takes part in the softmax without
           a value.
+      value_dim: V where v is None; else it is not used.
 
     Returns:
-      [T, N, H] in q's dtype (padding tokens: zeros), and the updated cache.
+      [T, N, V] in q's dtype (padding tokens: zeros), and the updated cache.
     """
     T, N, H = q.shape
     cache = write_pages(k, v, cache, batch)
-    page_size, K = cache[0].shape[1:3]
+    page_size, K = cache.keys.shape[1:3]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     tables = batch.page_table[sequences]
     slots = jnp.arange(tables.shape[1] * page_size)
-    distance = positions[:, None] - slots[None, :]
-    visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    visible = sees(positions[:, None], slots[None, :], window, chunk)
     # Stale slots may contain NaN, and 0 * NaN is NaN, here and in the gradient of the scores.
-    keys, values = (
-        jnp.where(visible[..., None, None], pages[tables].astype(q.dtype).reshape(T, -1, K, H), 0)
-        for pages in cache
-    )
+
+    def gather(pages: jax.Array) -> jax.Array:
+        gathered = pages[tables].astype(q.dtype).reshape(T, slots.size, K, pages.shape[3])
+        return jnp.where(visible[..., None, None], gathered, 0)
+
+    keys = gather(cache.keys)
+    values = keys[..., :value_dim] if cache.values is None else gather(cache.values)
     visible = visible.at[:, 0].set(visible[:, 0] | (positions < 0))  # avoids 0 / 0 for padding
     grouped_q = q.reshape(T, K, N // K, H)
     scores = jnp.einsum("TKGH,TSKH->TKGS", grouped_q, keys, preferred_element_type=jnp.float32)
@@ -62,6 +70,6 @@ def paged_attention(
     if sinks is not None:
         extra = jnp.broadcast_to(sinks.reshape(1, K, N // K, 1), (T, K, N // K, 1))
         scores = jnp.concatenate([scores, extra], axis=-1)
-    weights = jax.nn.softmax(scores, axis=-1)[..., : slots.size].astype(v.dtype)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : slots.size].astype(q.dtype)
     out = jnp.einsum("TKGS,TSKH->TKGH", weights, values, preferred_element_type=jnp.float32)
-    return out.reshape(T, N, H).astype(q.dtype), cache
+    return out.reshape(T, N, -1).astype(q.dtype), cache

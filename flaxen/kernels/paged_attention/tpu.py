@@ -85,6 +85,7 @@ def paged_attention(
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
@@ -124,6 +125,7 @@ def paged_attention(
         key_lanes=lanes if is_shared else key_lanes,
         value_start=0 if is_shared else key_lanes,
         window=window,
+        chunk=chunk,
         scale=float(H**-0.5 if scale is None else scale),
         softcap=softcap,
         compute_dtype=q.dtype,
@@ -249,14 +251,16 @@ def to_reference(pages: TpuPages, head_dim: int) -> KvPages:
     """Converts pages to the layout of `reference` and `blocked`, [pages, page_size, K, H]."""
     half = pages.shape[3] // 2
     by_token = pages.transpose(0, 2, 1, 3)
-    return by_token[..., :head_dim], by_token[..., half : half + head_dim]
+    return KvPages(by_token[..., :head_dim], by_token[..., half : half + head_dim])
 
 
 def from_reference(cache: KvPages) -> TpuPages:
     """The inverse of `to_reference`."""
-    head_dim = cache[0].shape[3]
+    head_dim = cache.keys.shape[3]
+    assert cache.values is not None
     padding = ((0, 0), (0, 0), (0, 0), (0, lanes_of_keys(head_dim) - head_dim))
-    return jnp.concatenate([jnp.pad(x, padding) for x in cache], axis=-1).transpose(0, 2, 1, 3)
+    rows = [jnp.pad(x, padding) for x in (cache.keys, cache.values)]
+    return jnp.concatenate(rows, axis=-1).transpose(0, 2, 1, 3)
 
 
 def _check_page_size(page_size: int) -> None:

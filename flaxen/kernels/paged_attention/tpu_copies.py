@@ -66,6 +66,7 @@ class Sizes:
     key_lanes: int  # of a row of the pages: [0, key_lanes) meet the query
     value_start: int  # the lanes from here on are summed
     window: int | None
+    chunk: int | None
     scale: float
     softcap: float | None
     compute_dtype: jnp.dtype
@@ -102,6 +103,8 @@ def find(refs: Refs, sizes: Sizes, index: Any) -> Block:
     blocks = refs.blocks
     first, count = blocks.positions[index], blocks.counts[index]
     low = jnp.int32(0) if sizes.window is None else jnp.maximum(first - sizes.window + 1, 0)
+    if sizes.chunk is not None:
+        low = jnp.maximum(low, divide(first, sizes.chunk) * sizes.chunk)
     return Block(
         index=index,
         owner=blocks.owners[index],

@@ -12,6 +12,7 @@ from flaxen.kernels.paged_attention.tpu_copies import (
     Block,
     Refs,
     Sizes,
+    divide,
     for_heads,
     out_copy,
 )
@@ -46,6 +47,8 @@ def attend(refs: Refs, sizes: Sizes, size: int, block: Block, at: Any, buffer: A
     seen = (ahead * per_token <= row) & (row < block.count * per_token)
     if sizes.window is not None:
         seen &= row < (ahead + sizes.window) * per_token
+    if sizes.chunk is not None:
+        seen &= _in_chunk(row, ahead, sizes, size, block)
     slots = at * sizes.key_block + jax.lax.broadcasted_iota(jnp.int32, (sizes.key_block, 1), 0)
     is_filled = (slots >= block.low) & (slots <= block.last)
 
@@ -83,6 +86,26 @@ def attend(refs: Refs, sizes: Sizes, size: int, block: Block, at: Any, buffer: A
         refs.total[head, :rows] = jnp.broadcast_to(total, (rows, LANES))
 
     for_heads(sizes, do)
+
+
+def _in_chunk(row: Any, ahead: Any, sizes: Sizes, size: int, block: Block) -> Any:
+    """Whether tokens and keys are in the same chunk.
+
+    Args:
+      row: of the token, times the query heads of a KV head.
+      ahead: how far the key is ahead of the block's first token.
+      sizes: the compiled sizes.
+      size: the tokens of the block.
+      block: the block.
+    """
+    assert sizes.chunk is not None
+    # How far the chunk of the first token began before it, and the chunks that begin in the block.
+    begin = divide(block.first, sizes.chunk) * sizes.chunk - block.first
+    same = ahead >= begin
+    for nth in range(1, (size - 2) // sizes.chunk + 2):
+        next_begin = begin + nth * sizes.chunk
+        same &= (row < next_begin * sizes.heads_per_kv_head) | (ahead >= next_begin)
+    return same
 
 
 def finish(refs: Refs, sizes: Sizes, size: int, block: Block) -> None:

@@ -68,6 +68,7 @@ def paged_attention(
     batch: PagedBatch,
     *,
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float32[Array, N] | None = None,
@@ -78,14 +79,17 @@ def paged_attention(
     Args:
       q: as in the reference, like k, v, batch, window, scale and softcap.
       pages: from `empty_pages`.
-      sinks: none.
+      chunk: None.
+      sinks: None.
       run: tokamax's op, or another with its signature; None is its kernel for TPUs.
 
     Raises:
-      ValueError: sinks, which tokamax does not have.
+      ValueError: sinks or chunks, which tokamax does not have.
     """
     if sinks is not None:
         raise ValueError(f"tokamax has no attention sinks: use flaxen's own kernel: {_OURS}")
+    if chunk is not None:
+        raise ValueError(f"tokamax has no chunked attention: use flaxen's own kernel: {_OURS}")
     T, _, H = q.shape
     order = _decodes_first(batch, T)
     out, pages = (_kernel() if run is None else run)(

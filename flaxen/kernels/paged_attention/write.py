@@ -10,20 +10,37 @@ from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 
 
 def write_pages(
-    k: Float[Array, "T K H"], v: Float[Array, "T K H"], cache: KvPages, batch: PagedBatch
+    k: Float[Array, "T K H"], v: Float[Array, "T K V"] | None, cache: KvPages, batch: PagedBatch
 ) -> KvPages:
-    """Writes k and v [T, K, H] to their tokens' slots; padding tokens are dropped."""
-    k_pages, v_pages = cache
-    num_pages, page_size = k_pages.shape[:2]
+    """Writes k and v to their tokens' slots; padding tokens are dropped.
+
+    Args:
+      k: [T, K, H].
+      v: [T, K, V], or None if the cache has keys alone.
+      cache: keys and values, or keys.
+      batch: the sequences and pages of the tokens.
+
+    Raises:
+      ValueError: there are values and no pages for them, or the other way.
+    """
+    if (v is None) != (cache.values is None):
+        raise ValueError(
+            "values go into pages that were made for them: values that are part of the keys (v is "
+            "None) need pages with value_dim=0, and no others do"
+        )
+    num_pages, page_size = cache.keys.shape[:2]
     T = k.shape[0]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     pages = batch.page_table[sequences, jnp.maximum(positions, 0) // page_size]
     pages = jnp.where(positions >= 0, pages, num_pages)  # an index out of range is dropped
     slots = jnp.maximum(positions, 0) % page_size
-    return (
-        k_pages.at[pages, slots].set(as_stored(k, k_pages.dtype), mode="drop"),
-        v_pages.at[pages, slots].set(as_stored(v, v_pages.dtype), mode="drop"),
-    )
+
+    def written(x: jax.Array, into: jax.Array) -> jax.Array:
+        return into.at[pages, slots].set(as_stored(x, into.dtype), mode="drop")
+
+    if v is None or cache.values is None:
+        return KvPages(written(k, cache.keys), None)
+    return KvPages(written(k, cache.keys), written(v, cache.values))
 
 
 def as_stored(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
