@@ -282,6 +282,15 @@ ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::
   return ffi::Error::Success();
 }
 
+ffi::Error head_linear(ffi::AnyBuffer x, ffi::AnyBuffer weight, ffi::Result<ffi::AnyBuffer> out) {
+  const auto dims = weight.dimensions();
+  const int64_t size = dims[0] * dims[1];
+  const int64_t rows = size == 0 ? 0 : static_cast<int64_t>(x.element_count()) / size;
+  kernels().head_linear({x.untyped_data(), weight.untyped_data(), type_of(x), rows, dims[0],
+                         dims[1], dims[2], out->untyped_data()});
+  return ffi::Error::Success();
+}
+
 // `options` are the segment ids and the sinks, as far as they are there.
 bool causal_call(const ffi::AnyBuffer& q, const ffi::AnyBuffer& k, const ffi::AnyBuffer& v,
                  ffi::RemainingArgs options, bool has_segments, bool has_sinks,
@@ -564,6 +573,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_attention, flaxen::attention,
                                   .Attr<int64_t>("chunk")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_head_linear, flaxen::head_linear,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_attention, flaxen::causal_attention,
                               ffi::Ffi::Bind()

@@ -6,6 +6,7 @@
 
 #include "turn_keys.inc"
 #include "attention.inc"
+#include "head_linear.inc"
 #include "causal_attention.inc"
 #include "elementwise.inc"
 #include "gelu.inc"
@@ -27,7 +28,7 @@ namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
     linear, embed,       transpose, pack,             unpack,          rms_norm, layer_norm, gelu,
-    rope,   log_softmax, attention, causal_attention, causal_gradient, lora_gradient,
+    rope,   log_softmax, attention, head_linear, causal_attention, causal_gradient, lora_gradient,
     sample, short_convolution, recurrence, gated_norm, peak_flops};
 
 }  // namespace flaxen

@@ -163,6 +163,15 @@ struct AttentionCall {
   void* out;  // [T, N, V]
 };
 
+// The product of each head's inputs with a weight of its own.
+struct HeadLinearCall {
+  const void* x;       // [rows, N, I]
+  const void* weight;  // [N, I, O]
+  Type type;
+  int64_t rows, N, I, O;
+  void* out;  // [rows, N, O]
+};
+
 // Causal attention of whole sequences, packed in rows one after the other.
 struct CausalCall {
   const void* q;  // [B, T, N, H]
@@ -285,6 +294,7 @@ struct Kernels {
   void (*rope)(const RopeCall&);
   void (*log_softmax)(const LogSoftmaxCall&);
   void (*attention)(const AttentionCall&);
+  void (*head_linear)(const HeadLinearCall&);
   void (*causal_attention)(const CausalCall&);
   void (*causal_gradient)(const CausalGradientCall&);
   void (*lora_gradient)(const LoraGradientCall&);

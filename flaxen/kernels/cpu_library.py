@@ -31,6 +31,7 @@ _TARGETS = (
     "rope",
     "log_softmax",
     "attention",
+    "head_linear",
     "causal_attention",
     "causal_gradient",
     "lora_gradient",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, assert_never
 import numpy as np
 
 from flaxen.models.families.rules import (
+    ByHead,
     Concat,
     Interleave,
     Rules,
@@ -23,6 +24,7 @@ from flaxen.models.families.rules import (
     TensorRule,
 )
 from flaxen.models.model import ParamSpec
+from flaxen.tensors.head_views import by_head, flat_heads
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.tensors.views import (
     Range,
@@ -64,6 +66,12 @@ def read_tensors(
                 found = [stacked(found)]
             case Interleave():
                 found = [reordered(each, _halves(step, sizes)) for each in found]
+            case ByHead():
+                count = _number(step.num_heads, sizes)
+                found = [
+                    by_head(each, count, is_turned=is_turned)
+                    for each, is_turned in zip(found, step.turned, strict=True)
+                ]
             case _:
                 assert_never(step)
     return found
@@ -86,6 +94,11 @@ def write_tensors(
                 found = unstacked(whole)
             case Interleave():
                 found = [reordered(each, np.argsort(_halves(step, sizes))) for each in found]
+            case ByHead():
+                found = [
+                    flat_heads(each, is_turned=is_turned)
+                    for each, is_turned in zip(found, step.turned, strict=True)
+                ]
             case _:
                 assert_never(step)
     return found

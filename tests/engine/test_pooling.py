@@ -84,7 +84,7 @@ def real() -> JaxExecutor:
 
 
 def test_a_vector_is_the_models_hidden_states(real: JaxExecutor) -> None:
-    def attend(spec, q, k, v, cache):  # type: ignore[no-untyped-def]
+    def attend(spec, q, k, v, cache, sinks):  # type: ignore[no-untyped-def]
         return causal_attention(q, k, v, window=spec.window, backend=MODEL.backend), None
 
     engine = make_engine(executor=real)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from flaxen.models.cache import Full, Latent, Sliding, State, attention_cache, attention_only
+from flaxen.models.cache import (
+    Full,
+    Latent,
+    Sliding,
+    State,
+    attention_cache,
+    attention_only,
+    head_sizes,
+    num_kv_heads,
+    numbers_per_key,
+)
 
 FULL = Full(num_kv_heads=3, head_dim=8)
 SLIDING = Sliding(num_kv_heads=3, head_dim=8, window=16)
@@ -23,8 +33,21 @@ def test_attention_without_a_window_keeps_all() -> None:
     assert attention_cache(3, 8, 16) == SLIDING
 
 
-@pytest.mark.parametrize("other", [LATENT, STATE])
-def test_what_no_kernel_computes_with_is_refused(other: Latent | State) -> None:
-    assert attention_only((FULL, SLIDING)) == (FULL, SLIDING)
-    with pytest.raises(ValueError, match=rf"layer 1 of the model keeps {type(other).__name__}\("):
-        attention_only((FULL, other))
+def test_a_chunk_keeps_a_window_of_as_many() -> None:
+    assert attention_cache(3, 8, None, chunk=16) == SLIDING
+    assert attention_cache(3, 8, 20, chunk=16) == attention_cache(3, 8, 16, chunk=20) == SLIDING
+
+
+def test_values_of_another_size() -> None:
+    assert attention_cache(3, 8, None, value_dim=8) == FULL
+    narrow = attention_cache(3, 8, 16, value_dim=4)
+    assert narrow.bytes_per_token(2) == 3 * (8 + 4) * 2
+    assert [head_sizes(each) for each in (FULL, narrow, LATENT)] == [(8, 8), (8, 4), (576, 0)]
+    assert [num_kv_heads(each) for each in (narrow, LATENT)] == [3, 1]
+    assert [numbers_per_key(each) for each in (narrow, LATENT)] == [12, 576 + 512]
+
+
+def test_what_no_kernel_computes_with_is_refused() -> None:
+    assert attention_only((FULL, SLIDING, LATENT)) == (FULL, SLIDING, LATENT)
+    with pytest.raises(ValueError, match=r"layer 1 of the model keeps State\("):
+        attention_only((FULL, STATE))

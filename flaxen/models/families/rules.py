@@ -43,7 +43,15 @@ class Interleave:
     head_rows: Size
 
 
-Step = Split | Concat | Stack | Interleave
+@dataclass(frozen=True)
+class ByHead:
+    """Makes a weight of each head: [heads * rows, columns] becomes [heads, rows, columns]."""
+
+    num_heads: Size
+    turned: tuple[bool, ...]  # for each tensor: it becomes [heads, columns, rows]
+
+
+Step = Split | Concat | Stack | Interleave | ByHead
 
 
 @dataclass(frozen=True, kw_only=True)

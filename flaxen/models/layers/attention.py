@@ -17,7 +17,7 @@ from flaxen.kernels.linear import linear, linears
 from flaxen.kernels.rope import apply_rope
 from flaxen.models.cache import CacheSpec, attention_cache
 from flaxen.models.layers.norm import Norm
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, weight
+from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, vector, weight
 from flaxen.models.model import AttentionSpec, Params
 from flaxen.models.rope_config import RopeConfig
 
@@ -60,11 +60,13 @@ class Attention:
     head_dim: int  # H
     rope: RopeConfig | None = None  # None: without positions
     window: int | None = None  # tokens that a token sees, itself included; None sees all
+    chunk: int | None = None  # a token sees those of its own chunk of so many positions
     biases: tuple[str, ...] = ()  # the weights with a bias, some of wq, wk, wv, wo
     qk_norm: QkNorm | None = None
     scale: float | None = None  # multiplies the scores; None is head_dim ** -0.5
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
     temperature: Temperature | None = None
+    has_sinks: bool = False  # each head has a score that takes part in the softmax without a value
     is_gated: bool = False  # the output of each head is multiplied with the sigmoid of a gate
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class Attention:
             )
         if self.window is not None and self.window <= 0:
             raise ValueError(f"a sliding window must be above 0 tokens, got {self.window}")
+        if self.chunk is not None and self.chunk <= 0:
+            raise ValueError(f"a chunk of attention must be above 0 tokens, got {self.chunk}")
         if self.rope is not None:
             self.rope.num_rotated(self.head_dim)
 
@@ -88,7 +92,7 @@ class Attention:
 
     def cache_spec(self) -> CacheSpec:
         """See Mixer.cache_spec."""
-        return attention_cache(self.num_kv_heads, self.head_dim, self.window)
+        return attention_cache(self.num_kv_heads, self.head_dim, self.window, chunk=self.chunk)
 
     def param_specs(self, model_dim: int) -> LayerSpecs:
         """See Mixer.param_specs."""
@@ -103,6 +107,8 @@ class Attention:
         if self.is_gated:
             specs["w_attn_gate"] = specs["wq"]
         specs |= {"b" + name[1:]: bias(specs[name]) for name in self.biases}
+        if self.has_sinks:
+            specs["sinks"] = vector((self.num_heads,), ("heads",), "zeros")
         if self.qk_norm is not None:
             norm, is_whole = self.qk_norm.norm, self.qk_norm.over == "whole"
             for name, axis, size in (("q_norm", "heads", q_dim), ("k_norm", "kv_heads", kv_dim)):
@@ -132,9 +138,12 @@ class Attention:
             tuple(p.get("b" + name[1:]) for name in names),
         )
         q, k, v, *gate = linears(x, weights, biases, norm=norm, backend=backend)
-        spec = AttentionSpec(window=self.window, scale=self.scale, softcap=self.softcap)
+        spec = AttentionSpec(
+            window=self.window, scale=self.scale, softcap=self.softcap, chunk=self.chunk
+        )
+        sinks = p["sinks"].astype(jnp.float32) if self.has_sinks else None
         q, k = self._placed(p, q, k, step, backend)
-        out, entry = step.attend(spec, q, k, _heads(v, self.num_kv_heads), entry)
+        out, entry = step.attend(spec, q, k, _heads(v, self.num_kv_heads), entry, sinks)
         out = out.reshape(*x.shape[:-1], -1)
         if gate:
             out = out * jax.nn.sigmoid(gate[0].astype(jnp.float32)).astype(out.dtype)

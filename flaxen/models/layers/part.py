@@ -88,7 +88,11 @@ class Mlp(Protocol):
 
 
 def weight(
-    shape: tuple[int, int], axes: tuple[str, str], init: Init = "normal", *, head_dim: int = 1
+    shape: tuple[int, int],
+    axes: tuple[str | None, str | None],
+    init: Init = "normal",
+    *,
+    head_dim: int = 1,
 ) -> ParamSpec:
     """The spec of a weight [I, O], with which hidden states are multiplied."""
     return ParamSpec(
