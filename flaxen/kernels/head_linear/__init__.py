@@ -23,8 +23,8 @@ IMPLEMENTATIONS: Mapping[Backend, Callable[[jax.Array, jax.Array], jax.Array]] =
 
 
 def head_linear(
-    x: Float[Array, "*B N I"], weight: Float[Array, "N I O"], *, backend: Backend
-) -> Float[Array, "*B N O"]:
+    x: Float[Array, "*B _ _"], weight: Float[Array, "_ _ O"], *, backend: Backend
+) -> Float[Array, "*B _ O"]:
     """x[..., n, :] @ weight[n] for each head n, summed in float32.
 
     With the C++ kernels a row's bits are its own.
