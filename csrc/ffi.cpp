@@ -331,6 +331,30 @@ ffi::Error causal_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v
   return ffi::Error::Success();
 }
 
+ffi::Error bidirectional_attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+                                   ffi::RemainingArgs segment_ids,
+                                   ffi::Result<ffi::AnyBuffer> out, int64_t window, float scale) {
+  const auto dims = q.dimensions();  // [B, T, N, H]
+  BidirectionalCall call{};
+  call.q = q.untyped_data();
+  call.k = k.untyped_data();
+  call.v = v.untyped_data();
+  call.type = type_of(q);
+  if (segment_ids.size() > 0)
+    call.segment_ids =
+        static_cast<const int32_t*>(segment_ids.get<ffi::AnyBuffer>(0)->untyped_data());
+  call.B = dims[0];
+  call.T = dims[1];
+  call.N = dims[2];
+  call.K = k.dimensions()[2];
+  call.H = dims[3];
+  call.window = window;
+  call.scale = scale;
+  call.out = out->untyped_data();
+  kernels().bidirectional_attention(call);
+  return ffi::Error::Success();
+}
+
 ffi::Error causal_gradient(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
                            ffi::AnyBuffer out_bar, ffi::RemainingArgs options,
                            ffi::Result<ffi::AnyBuffer> q_bar, ffi::Result<ffi::AnyBuffer> k_bar,
@@ -593,6 +617,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_attention, flaxen::causal_attention,
                                   .Attr<int64_t>("chunk")
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_bidirectional_attention, flaxen::bidirectional_attention,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("window")
+                                  .Attr<float>("scale"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_causal_gradient, flaxen::causal_gradient,
                               ffi::Ffi::Bind()

@@ -8,6 +8,7 @@
 #include "attention.inc"
 #include "head_linear.inc"
 #include "causal_attention.inc"
+#include "bidirectional_attention.inc"
 #include "elementwise.inc"
 #include "gelu.inc"
 #include "layer_norm.inc"
@@ -28,7 +29,7 @@ namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
     linear, embed,       transpose, pack,             unpack,          rms_norm, layer_norm, gelu,
-    rope,   log_softmax, attention, head_linear, causal_attention, causal_gradient, lora_gradient,
+    rope,   log_softmax, attention, head_linear, causal_attention, bidirectional_attention, causal_gradient, lora_gradient,
     sample, short_convolution, recurrence, gated_norm, peak_flops};
 
 }  // namespace flaxen

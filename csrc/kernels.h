@@ -186,6 +186,19 @@ struct CausalCall {
   void* out;  // [B, T, N, V]; zeros for padding
 };
 
+// Attention of whole sequences in which each token sees those before and after it.
+struct BidirectionalCall {
+  const void* q;  // [B, T, N, H]
+  const void* k;  // [B, T, K, H]
+  const void* v;
+  Type type;
+  const int32_t* segment_ids;  // as above
+  int64_t B, T, N, K, H;
+  int64_t window;  // how far a token sees to either side; 0 sees all
+  float scale;
+  void* out;  // [B, T, N, H]; zeros for padding
+};
+
 // The gradient of causal attention: for all inputs, from the output's gradient.
 struct CausalGradientCall {
   CausalCall of;        // without out
@@ -296,6 +309,7 @@ struct Kernels {
   void (*attention)(const AttentionCall&);
   void (*head_linear)(const HeadLinearCall&);
   void (*causal_attention)(const CausalCall&);
+  void (*bidirectional_attention)(const BidirectionalCall&);
   void (*causal_gradient)(const CausalGradientCall&);
   void (*lora_gradient)(const LoraGradientCall&);
   void (*sample)(const SampleCall&);

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flaxen.loading import load, load_tokenizer
     from flaxen.models.adapters import lora_targets
     from flaxen.models.attention import attend
+    from flaxen.models.encode import encode
     from flaxen.models.logits import logits
     from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "attend",
     "attend_torch",
+    "encode",
     "evaluate",
     "from_function",
     "from_linen",
@@ -57,6 +59,7 @@ _HOMES = {
     "SamplingParams": "flaxen.protocol",
     "load": "flaxen.loading",
     "load_tokenizer": "flaxen.loading",
+    "encode": "flaxen.models.encode",
     "logits": "flaxen.models.logits",
     "attend": "flaxen.models.attention",
     "attend_torch": "flaxen.bridges.torch.attend",

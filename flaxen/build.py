@@ -141,6 +141,7 @@ def _build(
         eos_token_ids=tokenizer.eos_token_ids,
         created=int(time.time()),
         default_sampling=prepared.default_sampling,
+        pooling=prepared.pooling,
     )
     with device_errors(prepared.cache_plan):
         executors = [

@@ -20,10 +20,10 @@ from flaxen.models.cache import attention_only, head_sizes
 from flaxen.models.model import Model
 from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
 from flaxen.tensors.packing.pack import QUANTIZATIONS, Quantization
-from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
-from flaxen.weights.opening import IMPLS
+from flaxen.weights.opening import IMPLS, AnySource
+from flaxen.weights.runner import RUNNERS
 
 KV_CACHE_DTYPES = ("auto", "fp8")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -50,6 +50,8 @@ class EngineArgs:
     # Compute dtype: float32, bfloat16; auto is float32 if XLA computes on a CPU.
     dtype: str = "auto"
     impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch
+    # generate, pooling (vectors in place of text); auto is what the model's files say.
+    runner: str = "auto"
     quantization: Quantization = "auto"  # of weights: none, int8, int4; auto keeps the file's
     # The code of a definition's directory, as FILE.py:NAME; None runs what the directory names.
     definition: Definition | str | None = None
@@ -118,6 +120,8 @@ class EngineArgs:
             )
         if self.impl not in IMPLS:
             raise ValueError(f"impl {self.impl!r} is not supported: use {', '.join(IMPLS)}")
+        if self.runner not in RUNNERS:
+            raise ValueError(f"runner {self.runner!r} is not supported: use {', '.join(RUNNERS)}")
         if self.quantization not in QUANTIZATIONS:
             raise ValueError(
                 f"quantization {self.quantization!r} is not supported: use one of "
@@ -153,7 +157,7 @@ def cache_dtype(name: str, dtype: jnp.dtype, model: Model) -> jnp.dtype:
     return chosen
 
 
-def check_batch_invariance(model: Checkpoint | Definition, backend: Backend) -> None:
+def check_batch_invariance(model: AnySource, backend: Backend) -> None:
     """Refuses a model with sums of its own where their order has to be fixed.
 
     Raises:
@@ -179,9 +183,7 @@ def check_eager(enforce_eager: bool, backend: Backend) -> None:
         )
 
 
-def compute_dtype(
-    name: str, backend: Backend, model: Checkpoint | Definition | None = None
-) -> jnp.dtype:
+def compute_dtype(name: str, backend: Backend, model: AnySource | None = None) -> jnp.dtype:
     """The dtype in which a model computes.
 
     Args:

@@ -96,7 +96,7 @@ def evaluate(
         dtype=dtype,
         offline=offline,
     )
-    opened = open_named(args).source if given is None else given
+    opened = open_named(args).generator if given is None else given
     longest = opened.model.max_position
     if sequence_length is not None and sequence_length > longest:
         raise ValueError(

@@ -33,7 +33,7 @@ from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition
-from flaxen.weights.opening import open_model
+from flaxen.weights.opening import AnySource, open_model
 from flaxen.weights.reference import parse_reference
 
 
@@ -146,7 +146,7 @@ def _open(
     places: Places,
     backend: Backend,
     definition: Definition | str | None,
-) -> Checkpoint | Definition:
+) -> AnySource:
     if isinstance(model, Definition):
         return model
     return open_model(str(model), places, backend=backend, definition=definition).source

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.model_cache import plan_model_cache
-from flaxen.engine.step_sizes import StepSizes, step_sizes
+from flaxen.engine.step_sizes import StepSizes, encoder_sizes, step_sizes
 from flaxen.engine_args import (
     EngineArgs,
     cache_dtype,
@@ -35,6 +35,7 @@ from flaxen.models.layout import check_layout, lay_params
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined
 from flaxen.models.staging import stage_params
+from flaxen.protocol import PoolingInfo
 from flaxen.sharding.mesh import make_mesh, replicas
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.processes import (
@@ -47,11 +48,11 @@ from flaxen.sharding.processes import (
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import sampling_defaults
-from flaxen.weights.opening import OpenedModel, open_model
+from flaxen.weights.opening import AnySource, OpenedModel, open_model
 from flaxen.weights.params import Form
+from flaxen.weights.runner import choose_pooling
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -61,13 +62,14 @@ class Prepared:
     """An opened model, and all sizes of its engine."""
 
     args: EngineArgs
-    checkpoint: Checkpoint | Definition
+    checkpoint: AnySource
     models: tuple[Model, ...]  # one for each data replica, on its part of the mesh
     form: Form  # of the weights
     cache_dtype: jnp.dtype  # of keys and values in the KV cache
     cache_plan: CachePlan
     config: EngineConfig
     default_sampling: Mapping[str, Any]
+    pooling: PoolingInfo | None  # None: the model generates
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -93,23 +95,32 @@ def prepare(
         cpu_library.start()
     placements = _placements(args.mesh_shape, processes)
     path, checkpoint = _opened(args, report, definition)
+    pooling = choose_pooling(checkpoint, args.runner)
     check_batch_invariance(checkpoint, backend)
     dtype = compute_dtype(args.dtype, backend, checkpoint)
-    models = tuple(
-        _on(checkpoint.model.for_context(args.max_model_len), backend, each) for each in placements
-    )
+    chosen = replace(checkpoint.model.for_context(args.max_model_len), generates=pooling is None)
+    models = tuple(_on(chosen, backend, each) for each in placements)
     sizes = step_sizes(
         backend,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
         compile_sizes=args.compile_sizes,
     )
-    if isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
+    if chosen.is_encoder:
+        longest = _asked_len(args, chosen, pooling) or chosen.max_position
+        sizes = encoder_sizes(
+            sizes,
+            longest,
+            asked_tokens=args.max_num_batched_tokens,
+            compile_sizes=args.compile_sizes,
+        )
+    elif isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
         sizes = _definition_sizes(sizes)
     form = Form(
         dtype=dtype, backend=backend, quantization=args.quantization, placement=placements[0]
     )
     cached = cache_dtype(args.kv_cache_dtype, dtype, models[0])
+    args = replace(args, max_model_len=_asked_len(args, chosen, pooling))
     plan = _cache_plan(args, models, sizes, form, cached, checkpoint)
     if processes.count > 1:
         plan = _agreed(
@@ -125,14 +136,15 @@ def prepare(
         form=form,
         cache_dtype=cached,
         cache_plan=plan,
-        config=_engine_config(args, sizes, plan, lora),
+        config=_engine_config(args, sizes, plan, lora, whole_prompts=chosen.is_encoder),
         default_sampling=sampling_defaults(args.generation_config, path),
+        pooling=pooling,
     )
 
 
 def _opened(
     args: EngineArgs, report: OnProgress, definition: Definition | None
-) -> tuple[Path | None, Checkpoint | Definition]:
+) -> tuple[Path | None, AnySource]:
     """The model, and its path; None for one in memory."""
     if definition is not None:
         return None, definition
@@ -145,7 +157,7 @@ def _cache_plan(
     sizes: StepSizes,
     form: Form,
     cached: jnp.dtype,
-    checkpoint: Checkpoint | Definition,
+    checkpoint: AnySource,
 ) -> CachePlan:
     """Plans the KV cache in the memory of this process."""
     return plan_model_cache(
@@ -266,7 +278,12 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
 
 
 def _engine_config(
-    args: EngineArgs, sizes: StepSizes, plan: CachePlan, lora: LoraLimits | None
+    args: EngineArgs,
+    sizes: StepSizes,
+    plan: CachePlan,
+    lora: LoraLimits | None,
+    *,
+    whole_prompts: bool,
 ) -> EngineConfig:
     return EngineConfig(
         max_model_len=plan.max_model_len,
@@ -283,7 +300,15 @@ def _engine_config(
         lora=lora,
         batch_invariant=args.batch_invariant,
         enforce_eager=args.enforce_eager,
+        whole_prompts=whole_prompts,
     )
+
+
+def _asked_len(args: EngineArgs, model: Model, pooling: PoolingInfo | None) -> int | None:
+    """The longest sequence: what was asked for, else what a pooling model was trained for."""
+    if args.max_model_len is not None or pooling is None or pooling.max_tokens is None:
+        return args.max_model_len
+    return min(pooling.max_tokens, model.max_position)
 
 
 def _definition_sizes(sizes: StepSizes) -> StepSizes:

@@ -193,7 +193,7 @@ def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _S
     from flaxen.training.layout import over
     from flaxen.weights.adapters.peft import load_adapter
 
-    opened = open_named(args).source
+    opened = open_named(args).generator
     tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
     beside = load_adapter(adapter, opened.model) if adapter else None
     mesh = args.mesh_shape

@@ -31,6 +31,7 @@ class Admission:
       adapter_slots: the slots of adapters.
       pace: limits prompt tokens; None leaves only the budget.
       page_size: tokens of a page.
+      whole_prompts: whether a sequence is admitted only to a step that has room for all of it.
       counters: statistics, which are updated.
       clock: monotonic seconds, for Sequence.first_scheduled_s.
     """
@@ -44,11 +45,13 @@ class Admission:
         *,
         pace: Pace | None,
         page_size: int,
+        whole_prompts: bool = False,
         counters: Counters,
         clock: Callable[[], float],
     ) -> None:
         self._waiting, self._running, self._pools = waiting, running, pools
         self._adapter_slots, self._pace, self._page_size = adapter_slots, pace, page_size
+        self._whole_prompts = whole_prompts
         self._counters, self._clock = counters, clock
 
     def admit(self, plan: StepPlan, budget: int) -> int:
@@ -57,6 +60,8 @@ class Admission:
         for sequence in list(islice(self._waiting, self._running.num_free_rows + _MAX_PASSED)):
             if not self._running.num_free_rows or budget <= 0:
                 break
+            if self._whole_prompts and sequence.num_tokens > budget:
+                break  # it is the first of the next step, which has room for any prompt
             if paced.left(self._pace, plan, sequence, budget, self.prefilling()) == 0:
                 break
             if not queue.may_run(sequence.adapter):

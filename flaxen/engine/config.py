@@ -55,6 +55,8 @@ class EngineConfig:
     lora: LoraLimits | None = None  # None: no adapters are served
     batch_invariant: bool = False  # promised: a token's bits depend on its own sequence alone
     enforce_eager: bool = False  # no command buffers (CUDA graphs)
+    # The model is an encoder: each prompt is whole in one step, and nothing is kept after it.
+    whole_prompts: bool = False
     num_spec_tokens: int = 0  # the most draft tokens of a sequence that one step verifies
 
     def __post_init__(self) -> None:
@@ -92,6 +94,14 @@ class EngineConfig:
             )
 
     def _check_groups(self) -> None:
+        if self.whole_prompts:
+            if self.max_num_batched_tokens < self.max_model_len:
+                raise ValueError(
+                    f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+                    f"max_model_len ({self.max_model_len}): an encoder computes each prompt whole, "
+                    "in one step. Raise it, or lower max_model_len"
+                )
+            return
         if not self.groups:
             raise ValueError("groups must have at least one group: each layer belongs to one")
         for group in self.groups:

@@ -83,6 +83,10 @@ class DeviceCalls(abc.ABC):
         """The hidden states [T, D] of one of the last two steps, after the final norm."""
 
     @abc.abstractmethod
+    def head(self, pooled: np.ndarray) -> jax.Array:
+        """The logits [L] of the model's classification head for a pooled vector [D]."""
+
+    @abc.abstractmethod
     def set_params(self, params: Any) -> None:
         """Uses other parameters, as in Executor."""
 

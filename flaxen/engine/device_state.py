@@ -70,6 +70,7 @@ class DeviceState(DeviceCalls):
             out_shardings=whole,
         )
         self._final_norm = jax.jit(model.final_norm, out_shardings=whole)
+        self._head = jax.jit(model.head, out_shardings=whole)
         self._adapters = AdapterStack(model, config.lora)
         self._num_steps = 0
         self._hidden: deque[tuple[int, jax.Array]] = deque(maxlen=2)  # of the last steps
@@ -160,6 +161,10 @@ class DeviceState(DeviceCalls):
     def final_norm(self, number: int) -> jax.Array:
         normed: jax.Array = self._final_norm(self._params, dict(self._hidden)[number])
         return normed
+
+    def head(self, pooled: np.ndarray) -> jax.Array:
+        logits: jax.Array = self._head(self._params, pooled)
+        return logits
 
 
 def _wait_for(tokens: Any) -> None:

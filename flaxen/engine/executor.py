@@ -113,6 +113,12 @@ class Executor(abc.ABC):
     def hidden_states(self, plan: StepPlan, handle: Any, item: Scheduled) -> np.ndarray:
         """The hidden states of an item's tokens after the final norm, [n, D] float32."""
 
+    def vector(self, pooled: np.ndarray) -> np.ndarray:
+        """What a prompt's pooled hidden state [D] becomes: itself, or the logits of the model's
+        classification head [L]; float32.
+        """
+        return pooled
+
     @abc.abstractmethod
     def reset(self) -> None:
         """Makes new, empty state after a step failed: what the old one held is lost."""

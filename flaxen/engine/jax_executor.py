@@ -43,6 +43,7 @@ class _Handle:
     output: StepOutput
     starts: list[int]  # of each item's tokens in the step
     wants_logprobs: bool
+    normed: np.ndarray | None = None  # the hidden states after the final norm, once asked for
 
 
 class JaxExecutor(Executor):
@@ -195,8 +196,15 @@ class JaxExecutor(Executor):
 
     def hidden_states(self, plan: StepPlan, handle: _Handle, item: Scheduled) -> np.ndarray:
         start = handle.starts[plan.items.index(item)]
-        normed = self._calls.final_norm(handle.output.number)
-        return np.asarray(normed, np.float32)[start : start + item.num_tokens]
+        if handle.normed is None:
+            normed = self._calls.final_norm(handle.output.number)
+            handle.normed = np.asarray(normed, np.float32)
+        return handle.normed[start : start + item.num_tokens]
+
+    def vector(self, pooled: np.ndarray) -> np.ndarray:
+        if self._model.head_on is None:
+            return pooled
+        return np.asarray(self._calls.head(pooled), np.float32)
 
 
 def _finish_at_exit(reference: weakref.ref[JaxExecutor]) -> None:

@@ -17,6 +17,13 @@ def check_inputs(model: Model, request: Request) -> None:
     Raises:
       FieldError: the model takes no embeddings, or those of another size, or it can't pool.
     """
+    if request.pooling is None and not model.generates:
+        raise FieldError(
+            "model",
+            "this model generates no text: it is an encoder, has a classification head, or is "
+            "served with --runner pooling. Ask it for embeddings or scores (/v1/embeddings, "
+            "/v1/score, /classify, /pooling; LLM.embed, LLM.score, LLM.classify)",
+        )
     if request.pooling is not None and model.final_norm_on is None:
         raise FieldError(
             "pooling",

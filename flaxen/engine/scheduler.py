@@ -69,6 +69,7 @@ class Scheduler:
             self.adapter_slots,
             pace=pace,
             page_size=config.page_size,
+            whole_prompts=config.whole_prompts,
             counters=self.counters,
             clock=clock,
         )
@@ -95,6 +96,10 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence of a checked request. Sets its max_num_tokens."""
         max_model_len = self.config.max_model_len
+        if sequence.pooling is not None:  # it gets no output token, for which there may be no room
+            sequence.max_num_tokens = sequence.num_prompt_tokens + 1
+            self._waiting.add(sequence)
+            return
         assert len(sequence.tokens) < max_model_len, "a prompt without room for an output token"
         max_tokens = sequence.sampling.max_tokens
         sequence.max_num_tokens = max_model_len

@@ -73,7 +73,7 @@ class Sequence:
     @property
     def needs_whole_prompt(self) -> bool:
         """Whether each prompt token has a result, so that none may come from the prefix cache."""
-        return self.prompt_logprobs is not None or self.pooling == "mean"
+        return self.prompt_logprobs is not None or self.pooling in ("mean", "cls")
 
     @property
     def num_output_tokens(self) -> int:

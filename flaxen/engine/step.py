@@ -106,12 +106,17 @@ def run_step(
     adapted = params
     if options.lora is not None:
         adapted = with_adapters(params, *options.lora, _adapter_ids(step, batch, num_tokens))
-    attend = attention_impls.paged(batches, model.backend, model.placement)
+    if model.is_encoder:
+        attend = attention_impls.whole_prompts(batch, num_tokens, model.backend)
+    else:
+        attend = attention_impls.paged(batches, model.backend, model.placement)
     if options.prompt_embeds is None:
         hidden, cache = model.forward(adapted, ids, positions, attend, cache)
     else:
         embeds = options.prompt_embeds
         hidden, cache = model.forward_embeds(adapted, ids, positions, attend, cache, embeds)
+    if not model.generates:
+        return tokens, cache, no_samples(step, num_top), hidden
     where = sampled_positions(step, batch)
     last = jnp.where(where.is_active[:, None], hidden[where.token], 0)
     sampled = sample(
@@ -130,6 +135,15 @@ def run_step(
     target = jnp.where(where.is_active, where.row, layout.num_rows)
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
     return tokens, cache, _by_sequence(sampled, step), hidden
+
+
+def no_samples(step: StepInput, num_top: int) -> Sampled:
+    """The samples [S, K + 1] of a model that predicts no tokens: nobody reads them."""
+    shape = (step.row.shape[0], 1 + step.draft_token_ids.shape[1])
+    ids, numbers = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+    top = (*shape, num_top)
+    logprobs = Logprobs(numbers, ids, jnp.zeros(top, jnp.int32), jnp.zeros(top, jnp.float32))
+    return Sampled(ids, ids, logprobs)
 
 
 def _at_each_position(bitmask: jax.Array | np.ndarray | None, step: StepInput) -> jax.Array | None:

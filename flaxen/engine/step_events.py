@@ -102,7 +102,7 @@ class StepEvents:
         pooler.add(self._executor.hidden_states(plan, handle, item))
         if item.start + item.num_tokens < sequence.num_prompt_tokens:
             return
-        vector = pooler.vector()
+        vector = self._executor.vector(pooler.vector())
         if np.isfinite(vector).all():
             pooled = tuple(vector.tolist())
             self.add(sequence, output.finish(FinishReason.STOP, pooled=pooled))

@@ -49,10 +49,11 @@ class StepInput:
         return self.start + self.num_tokens - self.num_draft_tokens
 
     def paged_batches(self) -> tuple[PagedBatch, ...]:
-        """The PagedBatch of attention for each cache group."""
+        """The PagedBatch of attention for each cache group; one without pages if there is none."""
         cu_q_lens = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(self.num_tokens)])
         kv_lens = jnp.where(self.num_tokens > 0, self.start + self.num_tokens, 0)
-        return tuple(PagedBatch(kv_lens, table, cu_q_lens) for table in self.page_tables)
+        tables = self.page_tables or (jnp.zeros((kv_lens.shape[0], 0), jnp.int32),)
+        return tuple(PagedBatch(kv_lens, table, cu_q_lens) for table in tables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ class StepLayout:
           items: the sequences' parts of the step; an empty list makes a step that computes nothing.
           num_seqs: S, at least the number of items.
         """
-        drafts, *page_tables = self._tables()
-        packed = np.zeros((num_seqs, page_tables[-1].stop), np.int32)
+        drafts, *page_tables = tables = self._tables()
+        packed = np.zeros((num_seqs, tables[-1].stop), np.int32)
         self._write(packed, {"row": self.num_rows, "adapter_slot": NO_SLOT})
         numbers: dict[str, int | list[int]] = {
             "row": [item.row for item in items],
@@ -84,8 +85,8 @@ class StepLayout:
         self._write(packed[: len(items)], numbers)
         for line, item in zip(packed, items, strict=False):
             drafted = item.sequence.draft_token_ids[: item.num_drafts]
-            tables = (drafted, *item.sequence.pages)
-            for columns, ids in zip((drafts, *page_tables), tables, strict=True):
+            numbers_of = (drafted, *item.sequence.pages)
+            for columns, ids in zip((drafts, *page_tables), numbers_of, strict=True):
                 line[columns][: len(ids)] = ids
         return packed
 

@@ -48,6 +48,35 @@ DEFAULTS: Mapping[Backend, StepSizes] = {
 }
 
 
+# An encoder's padding is computed, since its biases make it differ from zeros: so its steps are
+# compiled for more sizes, of which the next one is at most half as large again.
+_ENCODER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
+
+
+def encoder_sizes(
+    sizes: StepSizes,
+    longest: int,
+    *,
+    asked_tokens: int | None,
+    compile_sizes: tuple[int, ...] = (),
+) -> StepSizes:
+    """The sizes of an encoder's engine: a step has room for the longest prompt.
+
+    Args:
+      sizes: those of a decoder.
+      longest: the tokens of the longest prompt.
+      asked_tokens: the tokens of the largest step that were asked for; None chooses them.
+      compile_sizes: as in `step_sizes`.
+    """
+    tokens = asked_tokens or max(sizes.max_num_batched_tokens, longest)
+    smaller = tuple(size for size in _ENCODER if size < tokens)
+    return StepSizes(
+        max_num_seqs=sizes.max_num_seqs,
+        max_num_batched_tokens=tokens,
+        compiled=compile_sizes or (*smaller, tokens),
+    )
+
+
 def step_sizes(
     backend: Backend,
     *,

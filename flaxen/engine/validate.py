@@ -32,7 +32,14 @@ def validate(
     validate_inputs(request)
     sampling = request.sampling
     num_prompt = len(request.prompt_token_ids)
-    if num_prompt >= config.max_model_len:
+    if request.pooling is not None:
+        if num_prompt > config.max_model_len:
+            raise FieldError(
+                "prompt_token_ids",
+                f"the prompt has {num_prompt} tokens, and the model takes {config.max_model_len}: "
+                "shorten it, or cut it with truncate_prompt_tokens (-1 is the model's length)",
+            )
+    elif num_prompt >= config.max_model_len:
         raise FieldError(
             "prompt_token_ids",
             f"the prompt has {num_prompt} tokens, and the model takes {config.max_model_len}, "

@@ -33,6 +33,7 @@ _TARGETS = (
     "attention",
     "head_linear",
     "causal_attention",
+    "bidirectional_attention",
     "causal_gradient",
     "lora_gradient",
     "sample",

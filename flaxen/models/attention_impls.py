@@ -1,4 +1,5 @@
-"""The two implementations of `attend`: over pages for serving, over packed segments for training.
+"""The implementations of `attend`: over pages for serving, over packed segments for training, and
+over the whole prompts of a step for encoders.
 
 Each is a pytree, so that it crosses a jit with its arrays; its backend and mesh are static in
 there.
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels.backend import Backend
+from flaxen.kernels.bidirectional_attention import bidirectional_attention
 from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.paged_attention import (
     PagedBatch,
@@ -129,6 +131,19 @@ def causal(
     return _Causal(segment_ids=segment_ids, backend=backend, placement=placement)
 
 
+def whole_prompts(batch: PagedBatch, num_tokens: int, backend: Backend) -> Attend:
+    """Over one row of tokens [T] that are all those of their sequences, without a cache.
+
+    Args:
+      batch: which token belongs to which sequence; its page table is not read.
+      num_tokens: T.
+      backend: the backend that computes.
+    """
+    is_token = batch.token_positions(num_tokens) >= 0
+    segment_ids = jnp.where(is_token, batch.token_sequences(num_tokens) + 1, 0)
+    return _WholePrompts(segment_ids=segment_ids, backend=backend)
+
+
 class Staged(Attend, Protocol):
     """An `attend` that a pipeline can divide into microbatches; both of this file's can."""
 
@@ -209,6 +224,10 @@ class _Causal:
         cache: Any,
         sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
+        if not spec.causal:
+            assert v is not None and sinks is None, "no encoder has sinks, or values in its keys"
+            return _both_ways(spec, q, k, v, self.segment_ids, self.backend), cache
+
         def run(
             q: jax.Array,
             k: jax.Array,
@@ -239,6 +258,41 @@ class _Causal:
         return (
             self if self.segment_ids is None else replace(self, segment_ids=self.segment_ids[part])
         )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class _WholePrompts:
+    segment_ids: jax.Array  # [T]
+    backend: Backend = field(metadata={"static": True})
+
+    def __call__(
+        self,
+        spec: AttentionSpec,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array | None,
+        cache: Any,
+        sinks: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        assert not spec.causal, "causal attention keeps its keys and values in pages"
+        assert v is not None and sinks is None, "no encoder has sinks, or values in its keys"
+        row = (q[None], k[None], v[None], self.segment_ids[None])
+        return _both_ways(spec, *row, self.backend)[0], cache
+
+
+def _both_ways(
+    spec: AttentionSpec,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    backend: Backend,
+) -> jax.Array:
+    assert spec.softcap is None, "no encoder has a softcap"
+    return bidirectional_attention(
+        q, k, v, segment_ids=segment_ids, window=spec.window, scale=spec.scale, backend=backend
+    )
 
 
 def split_rows(x: jax.Array, num_parts: int) -> jax.Array:

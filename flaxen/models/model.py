@@ -36,6 +36,9 @@ class AttentionSpec:
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
     chunk: int | None = None  # a token sees those of its own chunk of so many positions
     value_dim: int | None = None  # where v is None: values are so many first numbers of the keys
+    # False: a token also sees those after it, and the window reaches to both sides, itself not
+    # counted. Only for whole prompts, without a cache.
+    causal: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +190,13 @@ class Model:
     # Given a number of tokens above max_position, the model with the same parameters for sequences
     # of that length, whose results are others; None: there is none.
     for_context_on: Callable[[int], Model] | None = None
+    # Whether it predicts next tokens. False: an encoder, or a decoder with a classification head.
+    generates: bool = True
+    # Whether its tokens see those after them: a prompt must be whole in one step, and no layer
+    # keeps anything of past tokens.
+    is_encoder: bool = False
+    # The classification head: from a pooled vector [D] to the logits of the labels [L], float32.
+    head_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
     # What its ops run on; this also determines the form of its parameters, pages and steps.
     backend: Backend = Backend.REFERENCE
     # The mesh that its parameters, pages and attention are laid over; None is one device. The
@@ -249,6 +259,11 @@ class Model:
         """Hidden states [..., D] after the final norm: what pooled vectors are made of."""
         assert self.final_norm_on is not None, "the model's final norm is a part of unembed"
         return self.final_norm_on(self.backend, params, hidden)
+
+    def head(self, params: Params, pooled: jax.Array) -> jax.Array:
+        """The logits [L] of the labels for a prompt's pooled vector [D], in float32."""
+        assert self.head_on is not None, "the model has no classification head"
+        return self.head_on(self.backend, params, pooled)
 
     def unembed(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Computes float32 logits [..., V] from hidden states [..., D], with the final norm."""

@@ -55,7 +55,7 @@ def open_shapes(args: EngineArgs, backend: Backend) -> OpenedShapes:
         return OpenedShapes(_name(config), decoder(fields).on(backend), None)
     source = open_model(
         args.model, args.places, backend=backend, impl=args.impl, definition=args.definition
-    ).source
+    ).generator
     return OpenedShapes(source.name, source.model.on(backend), source)
 
 

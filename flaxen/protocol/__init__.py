@@ -17,6 +17,7 @@ from flaxen.protocol.errors import (
 )
 from flaxen.protocol.events import Finish, FinishReason, TokenEvent, TokenLogprobs
 from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
+from flaxen.protocol.pooling import PoolingInfo
 from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Grammar",
     "ModelInfo",
     "Pooling",
+    "PoolingInfo",
     "ReaderTooSlowError",
     "Request",
     "RequestIdInUseError",

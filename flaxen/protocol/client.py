@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from flaxen.protocol.adapters import AdapterInfo, AdapterSource, AdapterWeights
 from flaxen.protocol.events import TokenEvent
+from flaxen.protocol.pooling import PoolingInfo
 from flaxen.protocol.requests import Request
 
 
@@ -27,6 +28,8 @@ class ModelInfo:
     created: int  # seconds since 1970
     # Defaults of SamplingParams, for requests that do not set them.
     default_sampling: Mapping[str, Any] = field(default_factory=dict)
+    # How the model pools, if it answers with vectors and not with text; None: it generates.
+    pooling: PoolingInfo | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-# The vector of a prompt: the hidden state of its last token, or the mean over all tokens.
-Pooling = Literal["last", "mean"]
+# The vector of a prompt: the hidden state of its last or first token, or the mean over all tokens.
+Pooling = Literal["last", "mean", "cls"]
 
 
 class Grammar(Protocol):

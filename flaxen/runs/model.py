@@ -106,11 +106,12 @@ def _open_subject(
         subject = _without_weights(resolve(name, places), chosen)
         if subject is not None:
             return subject
-    path, source = (
-        (None, definition)
-        if isinstance(definition, Definition)
-        else open_model(name, places, backend=chosen, definition=definition)
-    )
+    path: Path | None = None
+    if isinstance(definition, Definition):
+        source: Checkpoint | Definition = definition
+    else:
+        opened = open_model(name, places, backend=chosen, definition=definition)
+        path, source = opened.path, opened.generator
     if isinstance(source, Definition) and path is not None:
         _check_directory(config, path)
     return _of_source(source, path, chosen)

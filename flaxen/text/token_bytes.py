@@ -1,11 +1,13 @@
 """The bytes that a token stands for, however its tokenizer spells them.
 
-Knows: the two ways decoder-only models spell bytes in a vocabulary, byte-level and metaspace.
+Knows: the two ways decoder-only models spell bytes in a vocabulary, byte-level and metaspace, and
+the word pieces of encoders.
 Deliberately does not know: ids, files, or how text is split into tokens.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -46,6 +48,9 @@ def spelling_of(decoder_state: bytes | None) -> Spelling:
     if kinds == ["Metaspace"]:
         strips = steps[0].get("prepend_scheme", "always") != "never"
         return Spelling(to_bytes=_metaspace, added_to_bytes=_metaspace, strips_leading_space=strips)
+    if kinds == ["WordPiece"]:  # encoders: a token begins a word unless it has the prefix
+        spell = functools.partial(_word_piece, steps[0]["prefix"])
+        return Spelling(to_bytes=spell, added_to_bytes=spell, strips_leading_space=True)
     if kinds in (
         ["Replace", "ByteFallback", "Fuse"],
         ["Replace", "ByteFallback", "Fuse", "Strip"],
@@ -53,9 +58,9 @@ def spelling_of(decoder_state: bytes | None) -> Spelling:
         strips = kinds[-1] == "Strip"
         return Spelling(to_bytes=_metaspace, added_to_bytes=_metaspace, strips_leading_space=strips)
     raise ValueError(
-        f"the tokenizer's decoder is {' + '.join(kinds)}: only ByteLevel, Metaspace and Replace + "
-        "ByteFallback + Fuse (+ Strip of one space) are supported, those of decoder-only language "
-        "models; convert the tokenizer to one of these"
+        f"the tokenizer's decoder is {' + '.join(kinds)}: only ByteLevel, Metaspace, WordPiece and "
+        "Replace + ByteFallback + Fuse (+ Strip of one space) are supported; convert the tokenizer "
+        "to one of these"
     )
 
 
@@ -84,6 +89,11 @@ def _byte_level(token: str) -> bytes:
         return bytes([_BYTE_OF[char] for char in token])
     except KeyError:  # characters outside the alphabet: the token is plain text
         return token.encode()
+
+
+def _word_piece(prefix: str, token: str) -> bytes:
+    rest = token.removeprefix(prefix)
+    return (rest if rest != token else " " + token).encode()
 
 
 def _metaspace(token: str) -> bytes:

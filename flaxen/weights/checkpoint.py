@@ -7,19 +7,21 @@ before anything is compiled. Deliberately does not know engines, or where models
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from flaxen.hub.weight_files import check_is_model
+from flaxen.hub.weight_files import check_is_model, read_json
 from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family, find_family
 from flaxen.models.families.rules import Rules, tensor_of
+from flaxen.models.head import HeadConfig, with_head
 from flaxen.models.model import Model, Params
+from flaxen.protocol import PoolingInfo
 from flaxen.sharding.placement import Placement
 from flaxen.tensors.packing.pack import Quantization
 from flaxen.tensors.quantized import methods
@@ -28,7 +30,13 @@ from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
+from flaxen.weights.huggingface.classifier import SCORE, decoder_head
 from flaxen.weights.huggingface.config import read_quantized_config
+from flaxen.weights.huggingface.pooling import (
+    is_sentence_transformer,
+    read_classification,
+    read_embedding,
+)
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
 from flaxen.weights.params import Form, load_params, num_bytes
 from flaxen.weights.safetensors import read_tensors
@@ -49,6 +57,7 @@ class Checkpoint:
     quantized_by: str | None  # the method of quantization_config; None for plain weights and GGUF
     # Raises ValueError if the tokenizer's files are missing, damaged or not supported.
     make_tokenizer: Callable[[], Tokenizer]
+    pooling: PoolingInfo | None = None  # how its files say that it pools; None: it generates
 
     @property
     def num_file_bytes(self) -> int:
@@ -134,8 +143,18 @@ def _open_huggingface(path: Path) -> Checkpoint:
     check_is_model(path)
     family, config, quantization = read_quantized_config(path / "config.json")
     tensors = _tensors(path, quantization)
+    fields = read_json(path / "config.json")
+    head = decoder_head(fields)
+    pooling: PoolingInfo | None = None
+    if head is not None:
+        pooling = read_classification(fields, head.num_labels, "last")
+    elif is_sentence_transformer(path):
+        pooling = read_embedding(path, fields, "last")
     rules = fit_names(family.hf_rules, family.hf_prefix, tensors)
-    config, rules = fit_tables(config, rules, tensors)
+    if head is None:
+        config, rules = fit_tables(config, rules, tensors)
+    else:  # the head takes the place of the unembedding
+        config, rules = replace(config, tied_embeddings=True), (*rules, SCORE)
 
     def ignored(name: str) -> bool:
         if quantization is not None and name.endswith(".bias") and _is_zero(tensors[name]):
@@ -154,6 +173,8 @@ def _open_huggingface(path: Path) -> Checkpoint:
         rounds=False,
         quantized_by=None if quantization is None else quantization["quant_method"],
         make_tokenizer=lambda: Tokenizer.from_directory(path),
+        head=head,
+        pooling=pooling,
     )
 
 
@@ -201,19 +222,19 @@ def _checkpoint(
     rounds: bool,
     quantized_by: str | None,
     make_tokenizer: Callable[[], Tokenizer],
+    head: HeadConfig | None = None,
+    pooling: PoolingInfo | None = None,
 ) -> Checkpoint:
     model = decoder(config)
+    if head is not None:
+        model = with_head(model, head, config.model_dim)
     try:
         sources = find_sources(model.param_specs, rules, tensors, config.sizes, ignored=ignored)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    stored = {tensor.dtype for tensor in sources.tensors.values()}
-    if stored - {"F32", "F16"}:
-        dtype = jnp.dtype("bfloat16")
-    else:
-        dtype = jnp.dtype("float16" if "F16" in stored else "float32")
+    dtype = stored_dtype(sources)
     return Checkpoint(
-        name=_name(path),
+        name=model_name(path),
         family=family,
         config=config,
         model=model,
@@ -222,10 +243,19 @@ def _checkpoint(
         round_to=dtype if rounds and dtype == jnp.bfloat16 else None,
         quantized_by=quantized_by,
         make_tokenizer=make_tokenizer,
+        pooling=pooling,
     )
 
 
-def _name(path: Path) -> str:
+def stored_dtype(sources: Sources) -> jnp.dtype:
+    """The dtype of the weights in files; bfloat16 for quantized ones."""
+    stored = {tensor.dtype for tensor in sources.tensors.values()}
+    if stored - {"F32", "F16"}:
+        return jnp.dtype("bfloat16")
+    return jnp.dtype("float16" if "F16" in stored else "float32")
+
+
+def model_name(path: Path) -> str:
     """The name of the file or directory; for a snapshot in the Hugging Face cache that of the
     repository.
     """

@@ -19,17 +19,37 @@ from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition, open_definition
+from flaxen.weights.encoder_checkpoint import EncoderCheckpoint, is_encoder, open_encoder
 from flaxen.weights.torch.checkpoint import is_installed, open_torch, torch_advice
 from flaxen.weights.user_definition import find_definition
 
 IMPLS = ("auto", "flaxen", "torch")
 
 
+AnySource = Checkpoint | EncoderCheckpoint | Definition
+
+
 class OpenedModel(NamedTuple):
     """A model whose weights can be loaded."""
 
     path: Path | None  # of its file or directory; None for the name of code
-    source: Checkpoint | Definition
+    source: AnySource
+
+    @property
+    def generator(self) -> Checkpoint | Definition:
+        """The source of a model that predicts next tokens.
+
+        Raises:
+          ValueError: it is an encoder, or a decoder with a classification head.
+        """
+        source = self.source
+        if isinstance(source, EncoderCheckpoint) or not source.model.generates:
+            raise ValueError(
+                f"{source.name} predicts no next tokens: it is an encoder, or has a classification "
+                "head. It can be served (flaxen serve, flaxen.LLM), and flaxen.load gives its "
+                "functions; take a model that generates text for anything else"
+            )
+        return source
 
 
 def open_model(
@@ -80,9 +100,12 @@ def _check_options(name: str, impl: str, definition: Definition | str | None) ->
         )
 
 
-def _open_files(path: Path, impl: str, backend: Backend) -> Checkpoint | Definition:
+def _open_files(path: Path, impl: str, backend: Backend) -> AnySource:
     if impl == "torch":
         return open_torch(path, backend)
+    if path.is_dir() and is_encoder(path):
+        found = open_encoder(path)
+        return replace(found, model=found.model.on(backend))
     try:
         checkpoint = open_checkpoint(path)
         return replace(checkpoint, model=checkpoint.model.on(backend))

@@ -84,7 +84,7 @@ def test_where_the_chat_template_is(
             r"chat_template in .* must list objects like .*, got \{'name': 'rag'\}",
         ),
         ({"tokenizer": "{"}, "tokenizer.json can't be read as a tokenizer"),
-        ({"decoder": decoders.WordPiece()}, "decoder is WordPiece: only ByteLevel, Metaspace"),
+        ({"decoder": decoders.BPEDecoder()}, "decoder is BPEDecoder: only ByteLevel, Metaspace"),
         (
             {"decoder": decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()])},
             r"decoder is ByteLevel \+ Fuse: only",

@@ -92,7 +92,7 @@ def _compare(
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import Checkpoint
 
-    opened = open_named(EngineArgs(**args)).source
+    opened = open_named(EngineArgs(**args)).generator
     if not isinstance(opened, Checkpoint):
         args = args | {"model": opened, "definition": None}
     prompts = _prompts(opened, texts, options.max_tokens)

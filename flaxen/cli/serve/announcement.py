@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flaxen.engine.cache.device_memory import DeviceMemory
     from flaxen.engine.cache.plan import CachePlan
     from flaxen.engine.config import LoraLimits
-    from flaxen.protocol import AdapterInfo, EngineClient
+    from flaxen.protocol import AdapterInfo, EngineClient, ModelInfo
     from flaxen.server.config import ServerConfig
     from flaxen.server.stores import Stores
     from flaxen.text.tokenizer import Tokenizer
@@ -61,7 +61,8 @@ def about(served: Served, url: str) -> Iterator[Fact]:
     """All facts about a server that listens on a URL."""
     parts, config = served.parts, served.parts.engine.config
     yield from about_model(parts, served.names)
-    yield from about_template(parts.tokenizer)
+    yield from about_template(parts.tokenizer, parts.info)
+    yield from about_pooling(parts.info)
     yield from about_computing(served.cpu)
     yield from about_mesh(parts.mesh)
     yield from about_context(parts.cache_plan, config.max_num_seqs)
@@ -90,11 +91,27 @@ def about_model(parts: Parts, names: Sequence[str]) -> Iterator[Fact]:
     yield Fact(label="dtype", text=text, fields={"dtype": dtype, "weights": list(formats)})
 
 
-def about_template(tokenizer: Tokenizer) -> Iterator[Fact]:
+def about_template(tokenizer: Tokenizer, info: ModelInfo) -> Iterator[Fact]:
     """The chat template, if there is none: chats are then refused."""
+    if info.pooling is not None:
+        return
     if tokenizer.chat_template is None and not tokenizer.named_templates:
         text = "off: the model has no chat template (--chat-template)"
         yield Fact(label="chat", text=text, fields={"has_chat_template": False})
+
+
+def about_pooling(info: ModelInfo) -> Iterator[Fact]:
+    """What a model without output text answers with."""
+    if (pooling := info.pooling) is None:
+        return
+    if pooling.task == "embed":
+        unit = ", of length 1" if pooling.normalize else ""
+        text = f"embeddings ({pooling.pooling} of the hidden states{unit})"
+    elif pooling.scores_pairs:
+        text = f"one score for each prompt or pair ({pooling.activation})"
+    else:
+        text = f"{len(pooling.labels)} labels ({pooling.activation})"
+    yield Fact(label="answers", text=text, fields={"task": pooling.task})
 
 
 def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
@@ -104,6 +121,10 @@ def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
         text=_context(plan),
         fields={"max_model_len": plan.max_model_len, "model_len": plan.model_len},
     )
+    if not plan.groups:
+        text = f"none: an encoder keeps nothing; {max_num_seqs} sequences at most run at once"
+        yield Fact(label="KV cache", text=text, fields={"kv_cache_bytes": 0, "kv_cache_tokens": 0})
+        return
     whole = int(plan.num_whole)
     sequences = f"{whole:,} sequence{'' if whole == 1 else 's'}"
     holds = (
@@ -161,6 +182,7 @@ def _pool_reason(plan: CachePlan) -> str:
         PoolReason.ASKED: "as --kv-cache-size says",
         PoolReason.ALL_SEQUENCES: "what all sequences need",
         PoolReason.TYPICAL: typical,
+        PoolReason.NOTHING_KEPT: "an encoder keeps nothing",
         PoolReason.FREE_MEMORY: "half of the memory that is free (--kv-cache-size)",
         PoolReason.DEVICE_MEMORY: _device_memory(plan.device),
     }[plan.pool_reason]

@@ -25,6 +25,7 @@ class PoolReason(enum.Enum):
     ALL_SEQUENCES = enum.auto()  # all sequences that may run at once fit at full length
     TYPICAL = enum.auto()  # all sequences fit at TYPICAL_LEN, and one at full length
     FREE_MEMORY = enum.auto()  # FREE_SHARE of the free memory is less than any of these
+    NOTHING_KEPT = enum.auto()  # an encoder keeps no keys and values
     DEVICE_MEMORY = enum.auto()  # what an accelerator has left; it also keeps cached prefixes
 
 
@@ -82,6 +83,8 @@ def plan_cache(
             f"max_model_len is {wanted_len}, and the model was made for {model_len} tokens: lower "
             "it"
         )
+    if not sizes.specs:
+        return _no_cache(wanted_len, model_len, asked_len, asked_bytes)
     num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, free_bytes, device)
     longest = sizes.longest(num_bytes)
     if reason is PoolReason.DEVICE_MEMORY and longest < (asked_len or 1):
@@ -111,6 +114,27 @@ def plan_cache(
         whole_bytes=sizes.least_bytes(wanted_len),
         num_whole=min(_num_whole(group, sizes, max_model_len) for group in groups),
         device=device,
+    )
+
+
+def _no_cache(
+    wanted_len: int, model_len: int, asked_len: int | None, asked_bytes: int | None
+) -> CachePlan:
+    """The plan of a model that keeps nothing of past tokens."""
+    if asked_bytes is not None:
+        raise ValueError(
+            f"kv_cache_bytes (--kv-cache-size) is {asked_bytes}, and the model is an encoder, "
+            "which has no KV cache: leave it out"
+        )
+    return CachePlan(
+        groups=(),
+        num_bytes=0,
+        pool_reason=PoolReason.NOTHING_KEPT,
+        max_model_len=wanted_len,
+        model_len=model_len,
+        asked_len=asked_len,
+        whole_bytes=0,
+        num_whole=0,
     )
 
 

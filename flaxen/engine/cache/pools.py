@@ -35,7 +35,7 @@ class Pools:
         keep_tokens = [group.keeps_tokens for group in config.groups]
         # A State exists for the last token only: a sequence can't continue from an earlier one.
         self.can_roll_back = all(keep_tokens)
-        self.has_prefixes = config.enable_prefix_caching and all(keep_tokens)
+        self.has_prefixes = config.enable_prefix_caching and bool(keep_tokens) and all(keep_tokens)
         self.pools = tuple(
             PagePool(group.num_pages, enable_prefix_caching=self.has_prefixes)
             for group in config.groups
@@ -55,7 +55,7 @@ class Pools:
             size = page_bytes(group.spec, len(group.layers), self._page_size, 1)
             num_used += pool.num_used * size
             num_all += pool.num_pages * size
-        return num_used / num_all
+        return num_used / num_all if num_all else 0.0  # an encoder has no pages
 
     @property
     def num_pages(self) -> int:

@@ -88,6 +88,10 @@ class RepeatedCalls(DeviceCalls):
         self._send("final_norm", [number])
         return self._own.final_norm(number)
 
+    def head(self, pooled: np.ndarray) -> jax.Array:
+        self._send("head", [pooled])
+        return self._own.head(pooled)
+
     def set_params(self, params: Any) -> None:
         raise _refuse("other parameters")
 

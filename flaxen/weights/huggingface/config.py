@@ -14,6 +14,7 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.families import Family, find_family
 from flaxen.tensors.quantized.methods import quantization_fields, without_quantization
 from flaxen.weights.huggingface.architecture import architecture
+from flaxen.weights.huggingface.classifier import base_architecture
 
 
 class QuantizedConfig(NamedTuple):
@@ -50,7 +51,7 @@ def read_quantized_config(file: Path) -> QuantizedConfig:
 
 def _read(file: Path, fields: dict[str, Any]) -> tuple[Family, DecoderConfig]:
     try:
-        family = find_family(architecture(fields))
+        family = find_family(base_architecture(architecture(fields)))
         return family, family.config_from_hf(fields)
     except ValueError as error:
         raise type(error)(f"{file}: {error}") from None
