@@ -9,9 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.progress import Progress
+from typing import Any, TypeVar
 
 from flaxen.build import OnProgress, Parts, build
 from flaxen.compile_cache import CompileCache, choose_compile_cache
@@ -19,7 +17,17 @@ from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.models.model import Model, Params
-from flaxen.outputs import CompletionOutput, RequestOutput
+from flaxen.outputs import (
+    ClassificationOutput,
+    CompletionOutput,
+    EmbeddingOutput,
+    PooledRequestOutput,
+    RequestOutput,
+    ScoringOutput,
+)
+from flaxen.pooled import PooledPrompt, PooledTasks
+from flaxen.pooling.params import PoolingParams
+from flaxen.progress_bar import ProgressBar
 from flaxen.prompts import (
     Prompt,
     as_prompts,
@@ -28,7 +36,7 @@ from flaxen.prompts import (
     model_template,
     prompt_text,
 )
-from flaxen.protocol import SamplingParams
+from flaxen.protocol import Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters import peft
@@ -41,10 +49,14 @@ __all__ = [
     "CompletionOutput",
     "EngineArgs",
     "LoraLimits",
+    "PoolingParams",
     "Prompt",
     "RequestOutput",
     "build",
 ]
+
+
+Collected = TypeVar("Collected", RequestOutput, PooledPrompt)
 
 
 class LLM:
@@ -206,16 +218,87 @@ class LLM:
         ]
         return self.generate(prompts, sampling_params, adapter=adapter, use_tqdm=use_tqdm)
 
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling_params: PoolingParams | None = None,
+        use_tqdm: bool | Callable[[int, int], None] = False,
+    ) -> list[PooledRequestOutput[EmbeddingOutput]]:
+        """The embedding of each prompt.
+
+        Args:
+          prompts: as in `generate`; a text gets the model's default prompt, if it has one.
+          pooling_params: dimensions, normalize, truncate_prompt_tokens, prompt_name; None is what
+              the model's files say.
+          use_tqdm: as in `generate`.
+
+        Raises:
+          ValueError: the model gives no embeddings, or a prompt or option is invalid.
+          RuntimeError: a prompt failed.
+        """
+        return self._pooled(use_tqdm).embed(prompts, pooling_params or PoolingParams())
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling_params: PoolingParams | None = None,
+        use_tqdm: bool | Callable[[int, int], None] = False,
+    ) -> list[PooledRequestOutput[ClassificationOutput]]:
+        """The score of each label of a classification or reward model, for each prompt.
+
+        Raises:
+          ValueError: the model has no labels, or a prompt or option is invalid.
+          RuntimeError: a prompt failed.
+        """
+        return self._pooled(use_tqdm).classify(prompts, pooling_params or PoolingParams())
+
+    def score(
+        self,
+        data_1: str | Sequence[str],
+        data_2: str | Sequence[str],
+        *,
+        pooling_params: PoolingParams | None = None,
+        use_tqdm: bool | Callable[[int, int], None] = False,
+    ) -> list[PooledRequestOutput[ScoringOutput]]:
+        """How well texts go together: by a cross-encoder, which reads both at once, or as the
+        cosine of two embeddings.
+
+        Args:
+          data_1: one text, for all of data_2, or as many as these.
+          data_2: one or several texts.
+          pooling_params: as in `embed`.
+          use_tqdm: as in `generate`.
+
+        Raises:
+          ValueError: the model gives no scores, or a text or option is invalid.
+          RuntimeError: a pair failed.
+        """
+        return self._pooled(use_tqdm).score(data_1, data_2, pooling_params or PoolingParams())
+
+    def _pooled(self, use_tqdm: bool | Callable[[int, int], None]) -> PooledTasks:
+        def run(requests: list[Request]) -> list[PooledPrompt]:
+            prompts = {each.request_id: PooledPrompt(request=each) for each in requests}
+            return self._run([self.engine.check(each) for each in requests], prompts, use_tqdm)
+
+        return PooledTasks(
+            tokenizer=self.tokenizer,
+            info=self.info,
+            new_id=lambda: f"llm-{next(self._ids)}",
+            run=run,
+        )
+
     def _run(
         self,
         requests: list[CheckedRequest],
-        outputs: dict[str, RequestOutput],
+        outputs: dict[str, Collected],
         use_tqdm: bool | Callable[[int, int], None],
-    ) -> list[RequestOutput]:
+    ) -> list[Collected]:
         engine = self.engine
         todo = list(reversed(requests))
         num_done = 0
-        with _Bar(use_tqdm, len(requests)) as bar:
+        with ProgressBar(use_tqdm, len(requests)) as bar:
             try:
                 while num_done < len(requests):
                     while todo and engine.has_room(todo[-1].request.sampling.n):
@@ -251,25 +334,3 @@ def _each(given: Any, num: int, what: str) -> list[Any]:
             f"{num} prompts came with {len(listed)} {what}: give one for all, or one for each"
         )
     return listed
-
-
-class _Bar:
-    """Shows how many prompts are done: with a bar, through a callable, or not at all."""
-
-    def __init__(self, wanted: bool | Callable[[int, int], None], total: int) -> None:
-        self._call = wanted if callable(wanted) else None
-        self._bar = Progress(transient=True, disable=wanted is not True)
-        self._task = self._bar.add_task("generating", total=total)
-        self._total = total
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, num_done: int) -> None:
-        self._bar.update(self._task, completed=num_done)
-        if self._call is not None:
-            self._call(num_done, self._total)

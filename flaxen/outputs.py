@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from flaxen.protocol import Finish, Request, TokenEvent, TokenLogprobs
 from flaxen.text.tokenizer import Tokenizer
+
+Pooled = TypeVar("Pooled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,40 @@ class RequestOutput:
         if output.index == 0:
             self.num_cached_tokens = finish.num_cached_tokens
         self.finished = all(each.finish_reason is not None for each in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOutput:
+    """The embedding of a prompt."""
+
+    embedding: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationOutput:
+    """The score of each label."""
+
+    probs: list[float]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels."""
+        return len(self.probs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOutput:
+    """How well two texts go together."""
+
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledRequestOutput(Generic[Pooled]):
+    """A prompt, or a pair of texts, and what was made of its vector."""
+
+    request_id: str
+    outputs: Pooled
+    prompt_token_ids: tuple[int, ...]
+    num_cached_tokens: int = 0
+    finished: bool = True

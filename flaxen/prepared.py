@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.model_cache import plan_model_cache
-from flaxen.engine.step_sizes import StepSizes, encoder_sizes, step_sizes
+from flaxen.engine.step_sizes import StepSizes
 from flaxen.engine_args import (
     EngineArgs,
     cache_dtype,
@@ -27,6 +27,7 @@ from flaxen.engine_args import (
     check_eager,
     compute_dtype,
 )
+from flaxen.engine_sizes import engine_config, engine_sizes, longest_asked
 from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
@@ -100,27 +101,12 @@ def prepare(
     dtype = compute_dtype(args.dtype, backend, checkpoint)
     chosen = replace(checkpoint.model.for_context(args.max_model_len), generates=pooling is None)
     models = tuple(_on(chosen, backend, each) for each in placements)
-    sizes = step_sizes(
-        backend,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        compile_sizes=args.compile_sizes,
-    )
-    if chosen.is_encoder:
-        longest = _asked_len(args, chosen, pooling) or chosen.max_position
-        sizes = encoder_sizes(
-            sizes,
-            longest,
-            asked_tokens=args.max_num_batched_tokens,
-            compile_sizes=args.compile_sizes,
-        )
-    elif isinstance(checkpoint, Definition) and backend.pads_cheaply and not args.compile_sizes:
-        sizes = _definition_sizes(sizes)
+    sizes = engine_sizes(args, checkpoint, models[0], pooling)
     form = Form(
         dtype=dtype, backend=backend, quantization=args.quantization, placement=placements[0]
     )
     cached = cache_dtype(args.kv_cache_dtype, dtype, models[0])
-    args = replace(args, max_model_len=_asked_len(args, chosen, pooling))
+    args = replace(args, max_model_len=longest_asked(args, chosen, pooling))
     plan = _cache_plan(args, models, sizes, form, cached, checkpoint)
     if processes.count > 1:
         plan = _agreed(
@@ -136,7 +122,7 @@ def prepare(
         form=form,
         cache_dtype=cached,
         cache_plan=plan,
-        config=_engine_config(args, sizes, plan, lora, whole_prompts=chosen.is_encoder),
+        config=engine_config(args, sizes, plan, lora, whole_prompts=chosen.is_encoder),
         default_sampling=sampling_defaults(args.generation_config, path),
         pooling=pooling,
     )
@@ -275,46 +261,3 @@ def open_named(args: EngineArgs, on_download: OnDownload | None = None) -> Opene
         definition=args.definition,
         on_download=on_download,
     )
-
-
-def _engine_config(
-    args: EngineArgs,
-    sizes: StepSizes,
-    plan: CachePlan,
-    lora: LoraLimits | None,
-    *,
-    whole_prompts: bool,
-) -> EngineConfig:
-    return EngineConfig(
-        max_model_len=plan.max_model_len,
-        groups=plan.groups,
-        page_size=args.page_size,
-        max_num_seqs=sizes.max_num_seqs,
-        max_num_batched_tokens=sizes.max_num_batched_tokens,
-        target_itl_ms=args.target_itl_ms,
-        enable_prefix_caching=args.enable_prefix_caching,
-        max_waiting=args.max_waiting,
-        max_unread_bytes=args.max_unread_bytes,
-        max_logprobs=args.max_logprobs,
-        compile_sizes=sizes.compiled,
-        lora=lora,
-        batch_invariant=args.batch_invariant,
-        enforce_eager=args.enforce_eager,
-        whole_prompts=whole_prompts,
-    )
-
-
-def _asked_len(args: EngineArgs, model: Model, pooling: PoolingInfo | None) -> int | None:
-    """The longest sequence: what was asked for, else what a pooling model was trained for."""
-    if args.max_model_len is not None or pooling is None or pooling.max_tokens is None:
-        return args.max_model_len
-    return min(pooling.max_tokens, model.max_position)
-
-
-def _definition_sizes(sizes: StepSizes) -> StepSizes:
-    """The step sizes of a definition: never one token, because with one row XLA fuses the
-    operations between kernels differently, and rounds differently. Padding is not multiplied here
-    either.
-    """
-    largest = sizes.max_num_batched_tokens
-    return replace(sizes, compiled=tuple(sorted({min(16, largest), largest})))

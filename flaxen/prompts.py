@@ -32,6 +32,23 @@ def prompt_text(prompt: Prompt) -> str | None:
     return given if isinstance(given, str) else None
 
 
+def given_prompt(prompt: Prompt) -> str | list[int]:
+    """The text of a prompt, or its token ids.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if isinstance(prompt, Mapping) and set(prompt) not in ({"prompt_token_ids"}, {"prompt"}):
+        raise ValueError(
+            f"a prompt of keys {sorted(prompt)} is not supported: use 'prompt' or "
+            "'prompt_token_ids'"
+        )
+    text = prompt_text(prompt)
+    if text is not None:
+        return text
+    return _token_ids(prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt)
+
+
 def make_request(
     tokenizer: Tokenizer,
     prompt: Prompt,
@@ -44,16 +61,8 @@ def make_request(
     Raises:
       ValueError: the prompt is empty, or neither text nor token ids.
     """
-    if isinstance(prompt, Mapping) and set(prompt) not in ({"prompt_token_ids"}, {"prompt"}):
-        raise ValueError(
-            f"a prompt of keys {sorted(prompt)} is not supported: use 'prompt' or "
-            "'prompt_token_ids'"
-        )
-    text = prompt_text(prompt)
-    if text is not None:
-        ids = tokenizer.encode(text)
-    else:
-        ids = _token_ids(prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt)
+    given = given_prompt(prompt)
+    ids = tokenizer.encode(given) if isinstance(given, str) else given
     return Request(
         request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling, adapter=adapter
     )

@@ -29,6 +29,8 @@ class PoolingInfo:
     default_prompt: str | None = None  # the name of that which is used if none is named
     labels: tuple[str, ...] = ()  # classify: one for each number of the vector
     activation: ScoreActivation = "none"  # classify
+    # The id of a token of type 1 is its own plus this; 0: the model has no second type.
+    token_type_stride: int = 0
     max_tokens: int | None = None  # the longest input that the model was trained for
 
     @property

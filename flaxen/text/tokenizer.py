@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import tokenizers
+
 from flaxen.text.gguf_tokenizer import read_gguf_tokenizer
 from flaxen.text.hf_tokenizer import read_directory
 from flaxen.text.parts import TokenizerParts
@@ -123,17 +125,59 @@ class Tokenizer:
         Raises:
           ValueError: the text is not valid Unicode.
         """
+        ids = self._encoding(text, add_special_tokens).ids
+        return self._prefix + ids + self._suffix if add_special_tokens else ids
+
+    def encode_within(
+        self, text: str, max_tokens: int, add_special_tokens: bool = True
+    ) -> list[int]:
+        """Like `encode`, with the text's last tokens left out if there are more than `max_tokens`.
+
+        The special tokens around it stay, as far as they fit.
+        """
+        ids = self.encode(text, add_special_tokens)
+        if len(ids) <= max_tokens or not add_special_tokens:
+            return ids[:max_tokens]
+        around = len(self._prefix) + len(self._suffix)
+        around += self._backend.num_special_tokens_to_add(is_pair=False)
+        encoding = self._encoding(text, False)
+        encoding.truncate(max(0, max_tokens - around))
+        cut = self._backend.post_process(encoding).ids
+        return (self._prefix + cut + self._suffix)[:max_tokens]
+
+    def encode_pair(
+        self, first: str, second: str, max_tokens: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Tokenizes a pair of texts as one input, as a cross-encoder reads it.
+
+        Args:
+          first: one text.
+          second: the other one.
+          max_tokens: leaves out the last tokens of the longer text if there are more; None for no
+              limit.
+
+        Returns:
+          The ids and, for each, its type: 0 or 1.
+        """
+        one, other = (self._encoding(text, False) for text in (first, second))
+        if max_tokens is not None:
+            around = self._backend.num_special_tokens_to_add(is_pair=True)
+            lengths = _cut_longest(len(one), len(other), max(0, max_tokens - around))
+            for encoding, length in zip((one, other), lengths, strict=True):
+                encoding.truncate(length)
+        both = self._backend.post_process(one, other)
+        return both.ids[:max_tokens], both.type_ids[:max_tokens]
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
             if len(text) <= _SHORT_TEXT:
-                ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-            else:
-                # A batch of one text: unlike `encode`, this call lets Python's other threads run. A
-                # text of megabytes takes seconds, and `encode` would stop a whole server for that
-                # time.
-                [encoding] = self._backend.encode_batch_fast(
-                    [text], add_special_tokens=add_special_tokens
-                )
-                ids = encoding.ids
+                return self._backend.encode(text, add_special_tokens=add_special_tokens)
+            # A batch of one text: unlike `encode`, this call lets Python's other threads run. A
+            # text of megabytes takes seconds, and `encode` would stop a whole server for that time.
+            [encoding] = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return encoding
         except TypeError as exc:
             # For a str that can't be encoded as UTF-8 the library's error is "must be str".
             position = next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
@@ -143,7 +187,6 @@ class Tokenizer:
                 f"the text is not valid Unicode: it holds half of a surrogate pair "
                 f"({text[position]!a}) at character {position}; send the whole pair or leave it out"
             ) from exc
-        return self._prefix + ids + self._suffix if add_special_tokens else ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ids. An id without a token (in a padded vocabulary) adds nothing."""
@@ -170,3 +213,16 @@ class Tokenizer:
         spell = self._spelling.added_to_bytes if added else self._spelling.to_bytes
         self._bytes[token_id] = spell(token)
         return self._bytes[token_id]
+
+
+def _cut_longest(first: int, second: int, room: int) -> tuple[int, int]:
+    """The lengths of two texts after tokens were taken from the longer one until both fit."""
+    if first + second <= room:
+        return first, second
+    least = room // 2
+    if first <= least:
+        return first, room - first
+    if second <= least:
+        return room - second, second
+    # Equal lengths; where the room is odd, the text that was longer has one more.
+    return (room - least, least) if first > second else (least, room - least)

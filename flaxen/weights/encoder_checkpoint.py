@@ -6,7 +6,7 @@ Deliberately does not know engines, or where models come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -119,6 +119,8 @@ def open_encoder(directory: Path) -> EncoderCheckpoint:
         )
     except ValueError as error:
         raise ValueError(f"{directory}: {error}") from None
+    if config.num_token_types > 1:
+        pooling = replace(pooling, token_type_stride=config.vocab_size)
     return EncoderCheckpoint(
         name=model_name(directory),
         family=family,

@@ -44,7 +44,7 @@ CASES: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "xlm-roberta": (
         "XLMRobertaModel",
         "XLMRobertaConfig",
-        {**_BERT, "type_vocab_size": 1, "pad_token_id": 3, "num_attention_heads": 4},
+        {**_BERT, "type_vocab_size": 1, "pad_token_id": 0, "num_attention_heads": 4},
     ),
     "camembert": ("CamembertModel", "CamembertConfig", {**_BERT, "type_vocab_size": 1}),
     "distilbert": ("DistilBertModel", "DistilBertConfig", _DISTIL),
