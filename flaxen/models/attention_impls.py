@@ -225,7 +225,8 @@ class _Causal:
         sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         if not spec.causal:
-            assert v is not None and sinks is None, "no encoder has sinks, or values in its keys"
+            assert v is not None, "no encoder has its values in its keys"
+            assert sinks is None, "no encoder has sinks"
             return _both_ways(spec, q, k, v, self.segment_ids, self.backend), cache
 
         def run(
@@ -276,7 +277,8 @@ class _WholePrompts:
         sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         assert not spec.causal, "causal attention keeps its keys and values in pages"
-        assert v is not None and sinks is None, "no encoder has sinks, or values in its keys"
+        assert v is not None, "no encoder has its values in its keys"
+        assert sinks is None, "no encoder has sinks"
         row = (q[None], k[None], v[None], self.segment_ids[None])
         return _both_ways(spec, *row, self.backend)[0], cache
 
