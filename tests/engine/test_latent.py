@@ -86,12 +86,11 @@ def computed(model: Model) -> Any:
     )
 
 
-def engine(model: Model, num_pages: int, **changes: Any) -> Engine:
+def engine(model: Model, num_pages: int) -> Engine:
     config = replace(
         ONE_SHAPE,
         groups=groups(model.cache_specs, num_pages),
         compile_sizes=(64,),
-        **changes,
     )
     executor = JaxExecutor(
         model,
@@ -115,14 +114,13 @@ def test_every_way_of_serving_has_the_same_bits(backend: Backend) -> None:
         pytest.skip("the library was not built")
     model = MODEL.on(backend)
     requests = [request(f"r{i}", prompt, max_tokens=20) for i, prompt in enumerate(prompts())]
-    roomy = engine(model, 200, enable_prefix_caching=False)
+    roomy = engine(model, 200)
     alone = [trace(run(roomy, [each])[0]) for each in requests]
-    assert [trace(each) for each in run(roomy, requests)] == alone  # batched, and in chunks of 64
+    assert [trace(each) for each in run(roomy, requests)] == alone  # batched, on cached prefixes
+    assert roomy.stats().num_prefix_hits > 0
     few = engine(model, 12)
-    assert [trace(each) for each in run(few, requests)] == alone
+    assert [trace(each) for each in run(few, requests)] == alone  # batched, and in other chunks
     assert few.stats().num_preemptions > 0
-    assert [trace(each) for each in run(few, requests)] == alone
-    assert few.stats().num_prefix_hits > 0
     if backend is Backend.CPU:
         check_training(model, prompts()[0], alone[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -95,4 +96,5 @@ def as_f32(x: Any) -> Any:
 
 @functools.cache
 def jitted(attend: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(attend, static_argnames=("window", "chunk", "scale", "softcap", "value_dim"))
+    static = {"window", "chunk", "scale", "softcap", "value_dim"}
+    return jax.jit(attend, static_argnames=static & set(inspect.signature(attend).parameters))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,11 +26,16 @@ def test_each_device_computes_its_heads(num_kv_heads: int) -> None:
     copies = num_page_heads(num_kv_heads, mesh) // num_kv_heads
     pages = tpu.from_reference(cache).repeat(copies, axis=1)
     place = mesh.sharding(tpu.PAGE_AXES, pages.shape)
-    run = jax.jit(over_pages(tpu.paged_attention, mesh, tpu.PAGE_AXES))
-    found, written = run(q, k, v, jax.device_put(pages, place), batch)
+    sinks = jnp.asarray([0.5, -1, 3, 0])
+
+    def attend(q: Any, k: Any, v: Any, sinks: Any, pages: Any, batch: Any) -> Any:
+        return tpu.paged_attention(q, k, v, pages, batch, sinks=sinks)
+
+    run = jax.jit(over_pages(attend, mesh, tpu.PAGE_AXES))
+    found, written = run(q, k, v, sinks, jax.device_put(pages, place), batch)
     assert written.sharding.is_equivalent_to(place, written.ndim)
     assert written.addressable_shards[0].data.shape[1] == 1
-    expected, expected_cache = reference.paged_attention(q, k, v, cache, batch)
+    expected, expected_cache = reference.paged_attention(q, k, v, cache, batch, sinks=sinks)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     for one, other in zip(tpu.to_reference(written, 64), expected_cache, strict=True):
         np.testing.assert_array_equal(one, other.repeat(copies, axis=2))
