@@ -19,9 +19,13 @@ from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.staging import stack_layers
 
+_MOST_TARGETS = 64  # of one layer, so that each has a number of its own
+
 # {"layers": ({"wq": {"a": [n, I, R], "b": [n, R, O]}, ...}, ...)}, one dict a layer; float32
 Adapters = Any
 
+# The matrices of a plain decoder. As the targets of a run they stand for all
+# that its model has.
 LORA_TARGETS = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
 
 
@@ -43,11 +47,12 @@ class LoraConfig:
             raise ValueError(f"a LoRA rank must be at least 1, got {self.rank}")
         if not self.alpha > 0:
             raise ValueError(f"LoRA's alpha must be above 0, got {self.alpha}")
-        unknown = [name for name in self.targets if name not in LORA_TARGETS and not _is_path(name)]
+        unknown = [name for name in self.targets if not (name.isidentifier() or _is_path(name))]
         if unknown or not self.targets:
             raise ValueError(
-                f"LoRA targets must be some of {', '.join(LORA_TARGETS)}, or paths of a "
-                f"definition's matrices as lora_targets(model) lists them, got {self.targets}"
+                f"LoRA targets must be names of matrices such as {', '.join(LORA_TARGETS)}, or "
+                "paths of a definition's, as lora_targets(model) lists them, got "
+                f"{self.targets}"
             )
 
     @property
@@ -98,11 +103,7 @@ def matrices(model: Model) -> list[dict[str, ParamSpec]]:
     """
     if model.has_layers:
         layers = [
-            {
-                name: layer[name]
-                for name in LORA_TARGETS
-                if name in layer and layer[name].role == "matrix"
-            }
+            {name: spec for name, spec in layer.items() if spec.role == "matrix" and spec.matrix}
             for layer in model.param_specs["layers"]
         ]
         return layers * model.num_stages
@@ -143,18 +144,21 @@ def adapter_shapes(
 ) -> dict[str, tuple[dict[str, dict[str, tuple[int, int]]], ...]]:
     """The shapes of a single adapter: a tree of (I, R) and (R, O).
 
+    A layer without a target, where others have it, has no part of the adapter.
+
     Raises:
-      ValueError: the model has no such target.
+      ValueError: no layer of the model has a target.
     """
     layers = []
-    for layer in _matrices(model):
-        missing = [name for name in config.targets if name not in layer]
-        if missing:
-            raise ValueError(
-                f"the model's layers have no {', '.join(missing)} to adapt. lora_targets(model) "
-                "lists what there is"
-            )
-        shapes = {name: layer[name] for name in config.targets}
+    found = _matrices(model)
+    known = {name for layer in found for name in layer}
+    if missing := [name for name in config.targets if name not in known]:
+        raise ValueError(
+            f"the model's layers have no {', '.join(missing)} to adapt. lora_targets(model) lists "
+            "what there is"
+        )
+    for layer in found:
+        shapes = {name: layer[name] for name in config.targets if name in layer}
         layers.append(
             {
                 name: {"a": (shape[0], config.rank), "b": (config.rank, shape[1])}
@@ -192,7 +196,7 @@ def with_adapters(
         own = None
         if dropout:
             assert key is not None, "dropout needs a key"
-            own = jax.random.fold_in(key, index * len(LORA_TARGETS) + number)
+            own = jax.random.fold_in(key, index * _MOST_TARGETS + number)
         return LoraWeight(
             base=base,
             a=stack["a"],

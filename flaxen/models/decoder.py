@@ -63,6 +63,7 @@ def decoder(config: DecoderConfig) -> Model:
             else None
         ),
         has_layers=True,
+        sizes=config.sizes,
         in_layers=LayerForward(
             first_on=functools.partial(_first, config),
             layer_on=functools.partial(_one_layer, config),

@@ -6,9 +6,9 @@ Deliberately does not know: engines, training, files, or how attention stores it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.log_softmax import log_softmax
 from flaxen.models.cache import CacheSpec
 from flaxen.sharding.placement import Placement
+
+if TYPE_CHECKING:  # the families stand above: they make configurations of models
+    from flaxen.models.families.rules import Rules
 
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it
@@ -164,6 +167,10 @@ class Model:
     # The trained collection, if `params` is a dict of collections as in Flax; None trains
     # everything.
     trained: str | None = None
+    # The names of its matrices in files, by the family's rules, for adapters; None: transformers'
+    # usual names (weights/adapters/modules.py).
+    module_rules: Rules | None = None
+    sizes: Callable[[int | None], Mapping[str, int]] = lambda layer: {}  # DecoderConfig.sizes
     in_layers: LayerForward | None = None  # None: the forward is in one piece
     # The pipeline stages. With more than one, `params["layers"]` has the layers of one stage, and
     # each of its arrays has a leading axis over the stages.

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from flaxen.models.adapters import LORA_TARGETS, LoraConfig, lora_targets
+from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.layout import check_layout
 from flaxen.models.model import Model
 from flaxen.planning.compiling import RefusedError, compile_for
@@ -144,7 +144,7 @@ def _step(
         trainable, frozen = full(model, dtype=dtype), None
         masters = param_shapes(model, jnp.dtype("float32"))
     else:
-        config = LoraConfig(targets=LORA_TARGETS if model.has_layers else lora_targets(model))
+        config = LoraConfig(targets=lora_targets(model))
         trainable, frozen = lora(config, model=model), param_shapes(model, dtype, layouts)
         masters = jax.eval_shape(functools.partial(initial_adapters, model, config, (0,)))
     optimizer = OptimizerConfig()

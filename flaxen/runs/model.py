@@ -20,7 +20,7 @@ from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.models.adapters import LORA_TARGETS, lora_targets
+from flaxen.models.adapters import LORA_TARGETS
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
 from flaxen.models.families import Family
@@ -37,6 +37,7 @@ from flaxen.training.lora import initial_adapters
 from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import from_stack
 from flaxen.weights.adapters.base import base_reference
+from flaxen.weights.adapters.modules import file_targets
 from flaxen.weights.adapters.peft import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
@@ -160,10 +161,10 @@ def _of_source(source: Checkpoint | Definition, path: Path | None, backend: Back
 
 
 def with_targets(config: TrainConfig, model: Model) -> TrainConfig:
-    """Replaces default targets, which are our decoder's, by a definition's own."""
-    if model.has_layers or config.method == "full" or config.lora.targets != LORA_TARGETS:
+    """Replaces default targets by all that the model has, and that files can hold."""
+    if config.method == "full" or config.lora.targets != LORA_TARGETS:
         return config
-    lora = dataclasses.replace(config.lora, targets=lora_targets(model))
+    lora = dataclasses.replace(config.lora, targets=file_targets(model))
     return dataclasses.replace(config, lora=lora)
 
 

@@ -5,13 +5,14 @@ Deliberately does not know: losses, optimizers, files.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from flaxen.models.adapters import LORA_TARGETS, Adapters, LoraConfig, adapter_shapes, with_adapters
+from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
 from flaxen.models.layout import adapter_shardings
 from flaxen.models.model import Matrix, Model, Params, ParamSpec
 from flaxen.training.layout import Layout
@@ -103,11 +104,11 @@ def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> 
     """
     shapes = adapter_shapes(model, config)
     layers = []
-    for index, layer in enumerate(shapes["layers"]):
+    numbers = itertools.count()
+    for layer in shapes["layers"]:
         stacks = {}
-        for place, (name, shape) in enumerate(layer.items()):
-            is_ours = name in LORA_TARGETS
-            number = index * len(LORA_TARGETS) + LORA_TARGETS.index(name) if is_ours else place
+        for name, shape in layer.items():
+            number = next(numbers)
             bound = 1 / math.sqrt(shape["a"][0])
             drawn = [
                 jax.random.uniform(

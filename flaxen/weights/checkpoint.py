@@ -225,7 +225,7 @@ def _checkpoint(
     head: HeadConfig | None = None,
     pooling: PoolingInfo | None = None,
 ) -> Checkpoint:
-    model = decoder(config)
+    model = replace(decoder(config), module_rules=family.hf_rules)
     if head is not None:
         model = with_head(model, head, config.model_dim)
     try:

@@ -109,15 +109,15 @@ class AdapterStack:
         return rank
 
     def _check_stack(self, stack: Adapters, scales: jax.Array) -> int:
-        first = stack["layers"][0]
-        rank: int = next(iter(first.values()))["a"].shape[-1]
+        targets = tuple(dict.fromkeys(target for layer in stack["layers"] for target in layer))
+        rank: int = jax.tree.leaves(stack["layers"])[0].shape[-1]
         (num,) = scales.shape
         expected = [
             {
                 target: {part: ((num, *shape), "float32") for part, shape in parts.items()}
                 for target, parts in layer.items()
             }
-            for layer in adapter_shapes(self._model, LoraConfig(rank=rank, targets=tuple(first)))[
+            for layer in adapter_shapes(self._model, LoraConfig(rank=rank, targets=targets))[
                 "layers"
             ]
         ]

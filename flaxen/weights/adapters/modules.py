@@ -1,24 +1,27 @@
-"""PEFT's names of the modules that adapters target.
+"""PEFT's names of the modules that adapters target, and a target's place in its module.
 
 Deliberately does not know files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
-from flaxen.models.adapters import LORA_TARGETS, target_paths
-from flaxen.models.families.rules import tensor_of
+from flaxen.models.adapters import LORA_TARGETS, matrices, matrix_shape, target_paths
+from flaxen.models.families.rules import Interleave, Split, TensorRule, tensor_of
 from flaxen.models.families.tensors import HF
-from flaxen.models.model import Model
+from flaxen.models.model import Model, ParamSpec
+from flaxen.tensors.views import in_memory
+from flaxen.weights.rules import read_tensors
 
-# For each layer: target -> name of the module.
+# For each layer: target -> name of the module. Targets that a file has fused share a module.
 Modules = Sequence[Mapping[str, str]]
 
-# In all families these modules stand alone: tests/weights/adapters/test_peft.py.
-_DECODER = {name: tensor_of(HF, name).removesuffix(".weight") for name in LORA_TARGETS}
 _PREFIX = "base_model.model."
 _WEIGHT = ".weight"  # the weight's name in PyTorch modules
 
@@ -34,7 +37,10 @@ def adapted_modules(model: Model) -> Modules:
       ValueError: two parameters of a definition get the same name.
     """
     if model.has_layers:
-        return decoder_modules(len(model.param_specs["layers"]))
+        return [
+            {target: name for target, (name, _) in layer.items()}
+            for layer in decoder_modules(model)
+        ]
     start = 0 if model.trained is None else 1
     found = {
         target: jax.tree_util.keystr(path[start:], simple=True, separator=".").removesuffix(_WEIGHT)
@@ -49,12 +55,57 @@ def adapted_modules(model: Model) -> Modules:
     return (found,)
 
 
-def decoder_modules(num_layers: int) -> Modules:
-    """The modules of our decoder, with Hugging Face's names."""
-    return tuple(
-        {target: name.format(layer=index) for target, name in _DECODER.items()}
-        for index in range(num_layers)
-    )
+def usual_modules(num_layers: int) -> Modules:
+    """The modules of a decoder's LORA_TARGETS with transformers' usual names."""
+    names = {target: tensor_of(HF, target).removesuffix(_WEIGHT) for target in LORA_TARGETS}
+    return [
+        {target: name.format(layer=number) for target, name in names.items()}
+        for number in range(num_layers)
+    ]
+
+
+def file_targets(model: Model) -> tuple[str, ...]:
+    """All targets of a model whose adapters files can hold, each once."""
+    return tuple(dict.fromkeys(target for layer in adapted_modules(model) for target in layer))
+
+
+class Rows(NamedTuple):
+    """Where the outputs of a target are among those of its module."""
+
+    rows: np.ndarray  # of the module's outputs, in the target's order
+    num_rows: int  # of the module
+
+
+def decoder_modules(model: Model) -> list[dict[str, tuple[str, Rows]]]:
+    """For each layer of our decoder: target -> its module and its place in there.
+
+    A matrix that files hold in another form than as a part of one matrix has no module, and so no
+    adapters in files.
+    """
+    return [
+        {
+            target: found
+            for rule in model.module_rules or HF
+            for target, found in _of_rule(rule, layer, number, model.sizes(number))
+        }
+        for number, layer in enumerate(matrices(model))
+    ]
+
+
+def _of_rule(
+    rule: TensorRule, layer: Mapping[str, ParamSpec], number: int, sizes: Mapping[str, int]
+) -> Iterator[tuple[str, tuple[str, Rows]]]:
+    """The targets of a rule in a layer, each with its module and place."""
+    is_part = all(isinstance(step, Split | Interleave) for step in rule.steps)
+    if not is_part or len(rule.tensors) > 1 or any(name not in layer for name in rule.params):
+        return
+    name = rule.tensors[0].format(layer=number, expert="").removesuffix(_WEIGHT)
+    num_rows = sum(matrix_shape(layer[target])[1] for target in rule.params)
+    numbers = in_memory(name, np.arange(num_rows)[:, None])
+    # Adapters are [out, rank] whatever the order of the weight's axes in the file.
+    steps = [replace(step, axis=0) if isinstance(step, Split) else step for step in rule.steps]
+    for target, part in zip(rule.params, read_tensors(steps, [numbers], sizes), strict=True):
+        yield target, (name, Rows(part.read(0, part.shape[0])[:, 0], num_rows))
 
 
 def tensor_names(module: str) -> dict[str, str]:

@@ -8,7 +8,8 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ import numpy as np
 
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
+from flaxen.models.families.tensors import HF
 from flaxen.models.model import Model
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.adapters.config import lora_config, read_config
+from flaxen.weights.adapters.fused import is_alone, joined
 from flaxen.weights.adapters.modules import (
     Modules,
+    Rows,
     adapted_modules,
     decoder_modules,
     last_names,
     tensor_names,
+    usual_modules,
 )
 from flaxen.weights.adapters.selection import Strength, module_strengths, select_modules
 from flaxen.weights.atomic import new_directory
@@ -42,15 +47,16 @@ def save_adapter(
       directory: the directory's name.
       adapter: the adapter, which is stored in float32.
       base_name: the name of the base model, for people and for peft.
-      model: the adapted model; only needed for a definition.
+      model: the adapted model; None is a decoder with the usual names of modules, each alone.
 
     Raises:
-      ValueError: the directory has other files, or the adapter is a definition's and `model` is
-          missing.
+      ValueError: the directory has other files, the adapter is a definition's and `model` is
+          missing, or files can't hold a target's adapter.
     """
     config = adapter.config
     modules, is_ours = _modules_of(adapter, model)
     names = {name for layer in modules for name in layer.values()}
+    tensors, ranks = _file_tensors(adapter, modules, model)
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -66,12 +72,13 @@ def save_adapter(
         "init_lora_weights": True,
         "inference_mode": True,
         "lora_dropout": 0.0,
+        # Targets that the module has fused have ranks of their own, which add up, and one scale.
+        "rank_pattern": ranks,
+        "alpha_pattern": {
+            name: config.scale * (math.sqrt(rank) if config.use_rslora else rank)
+            for name, rank in ranks.items()
+        },
     }
-    tensors = {}
-    for layer, named in zip(adapter.layers, modules, strict=True):
-        for target, each in layer.items():
-            for part, tensor in tensor_names(named[target]).items():
-                tensors[tensor] = np.asarray(each[part]).T
     with new_directory(directory, replaces=(ADAPTER_CONFIG, ADAPTER_WEIGHTS)) as filling:
         text = json.dumps(fields, indent=2, sort_keys=True)
         (filling / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -103,9 +110,12 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
     }
     if stored and not held:
         raise ValueError(f"{path}: {_strange_names(stored, known)}")
-    targets = tuple(target for target in known[0] if any(layer[target] in held for layer in known))
+    targets = tuple(
+        dict.fromkeys(target for layer in known for target in layer if layer[target] in held)
+    )
+    places = _places(model, known)
     try:
-        _check_layout(fields, targets)
+        _check_layout(fields, model)
         adapted = select_modules(fields, known, held)
         strengths = module_strengths(fields, sorted(adapted))
         config = lora_config(fields, targets, strengths, max_rank)
@@ -113,15 +123,17 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
         raise ValueError(f"{directory / ADAPTER_CONFIG}: {error}") from None
     try:
         shapes = adapter_shapes(model, config)["layers"]
-        _check_tensors(stored, shapes, known, strengths)
+        _check_tensors(stored, shapes, known, places, strengths)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     layers = tuple(
         {
-            target: _read_pair(path, stored, named[target], shape[target], config, strengths)
-            for target in targets
+            target: _read_pair(
+                path, stored, named[target], place.get(target), shape[target], config, strengths
+            )
+            for target in shape
         }
-        for named, shape in zip(known, shapes, strict=True)
+        for named, place, shape in zip(known, places, shapes, strict=True)
     )
     return Adapter(config=config, layers=layers)
 
@@ -129,8 +141,9 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
 def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
     """The modules of an adapter's targets, and whether they are our decoder's."""
     targets = adapter.config.targets
-    if _are_ours(targets):
-        known, is_ours = decoder_modules(len(adapter.layers)), True
+    known: Modules
+    if model is None and all(target in LORA_TARGETS for target in targets):
+        known, is_ours = usual_modules(len(adapter.layers)), True
     elif model is None:
         raise ValueError(
             f"the adapter's targets are a definition's, such as {targets[0]}: give "
@@ -138,12 +151,45 @@ def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
         )
     else:
         check_adapter(adapter, model)
-        known, is_ours = adapted_modules(model), False
-    return [{target: named[target] for target in targets} for named in known], is_ours
+        known, is_ours = adapted_modules(model), model.has_layers
+    for layer, named in zip(adapter.layers, known, strict=True):
+        if lacking := [target for target in layer if target not in named]:
+            raise ValueError(
+                f"files of adapters can't hold one of {', '.join(lacking)}, which the model's "
+                "files have in another form: leave it out of the targets"
+            )
+    layers = zip(adapter.layers, known, strict=True)
+    return [{target: named[target] for target in layer} for layer, named in layers], is_ours
 
 
-def _are_ours(targets: tuple[str, ...]) -> bool:
-    return all(target in LORA_TARGETS for target in targets)
+def _places(model: Model | None, modules: Modules) -> Sequence[Mapping[str, Rows]]:
+    """For each layer: where a target's outputs are in its module; nothing for one that is alone."""
+    if model is None or not model.has_layers:
+        return [{} for _ in modules]
+    return [
+        {target: place for target, (_, place) in layer.items()} for layer in decoder_modules(model)
+    ]
+
+
+def _file_tensors(
+    adapter: Adapter, modules: Modules, model: Model | None
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The tensors of the file, and the rank of each module that joins several targets."""
+    tensors: dict[str, np.ndarray] = {}
+    ranks: dict[str, int] = {}
+    places = _places(model, modules)
+    for layer, named, place in zip(adapter.layers, modules, places, strict=True):
+        for name in dict.fromkeys(named.values()):
+            targets = [target for target in layer if named[target] == name]
+            pair = layer[targets[0]]
+            own = [place[target] for target in targets if target in place]
+            if own and not is_alone(own):
+                pair = joined([layer[target] for target in targets], own)
+            if len(targets) > 1:
+                ranks[name] = pair["a"].shape[1]
+            for part, tensor in tensor_names(name).items():
+                tensors[tensor] = np.asarray(pair[part]).T
+    return tensors, ranks
 
 
 def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -169,9 +215,11 @@ def _strange_names(stored: Mapping[str, StoredTensor], known: Modules) -> str:
     )
 
 
-def _check_layout(fields: Mapping[str, Any], targets: tuple[str, ...]) -> None:
-    """Checks fan_in_fan_out. It only matters for our decoder: a definition's adapters ignore it."""
-    if fields.get("fan_in_fan_out") not in (None, False) and _are_ours(targets):
+def _check_layout(fields: Mapping[str, Any], model: Model) -> None:
+    """Checks fan_in_fan_out, which says how the model's files have their weights."""
+    if fields.get("fan_in_fan_out") in (None, False) or not model.has_layers:
+        return
+    if any(rule.transposed for rule in model.module_rules or HF):
         raise ValueError(
             f"fan_in_fan_out = {fields['fan_in_fan_out']!r} is not supported: the model's weights "
             "are [out, in]"
@@ -182,16 +230,18 @@ def _check_tensors(
     stored: Mapping[str, StoredTensor],
     shapes: Any,
     modules: Modules,
+    places: Sequence[Mapping[str, Rows]],
     strengths: Mapping[str, Strength],
 ) -> None:
     left = dict(stored)
-    for layer, named in zip(shapes, modules, strict=True):
-        for target, parts in layer.items():
-            module = named[target]
+    for layer, named, place in zip(shapes, modules, places, strict=True):
+        one_of_each = {named[target]: target for target in layer}  # fused targets share a module
+        for module, target in one_of_each.items():
             if module not in strengths:
                 continue
-            rank = strengths[module].rank
-            needed = {"a": (rank, parts["a"][0]), "b": (parts["b"][1], rank)}
+            rank, parts = strengths[module].rank, layer[target]
+            num_outputs = place[target].num_rows if target in place else parts["b"][1]
+            needed = {"a": (rank, parts["a"][0]), "b": (num_outputs, rank)}
             for part, tensor in tensor_names(module).items():
                 if tensor not in left:
                     raise ValueError(
@@ -206,10 +256,10 @@ def _check_tensors(
     if not left:
         return
     num_layers = f"this model's {len(shapes)} layers"
-    place = num_layers if _are_ours(tuple(modules[0])) else "this definition, as lora_targets lists"
+    where = num_layers if any(places) else "this definition, as lora_targets lists"
     raise ValueError(
         f"tensor {min(left)} has no place: only LoRA of the layers' linear weights is supported, "
-        f"of {place}"
+        f"of {where}"
     )
 
 
@@ -217,6 +267,7 @@ def _read_pair(
     path: Path,
     stored: Mapping[str, StoredTensor],
     module: str,
+    place: Rows | None,
     shapes: Mapping[str, tuple[int, int]],
     config: LoraConfig,
     strengths: Mapping[str, Strength],
@@ -235,6 +286,8 @@ def _read_pair(
         values = tensor.read(0, tensor.shape[0]).astype(np.float32)
         if not np.isfinite(values).all():
             raise ValueError(f"{path}: tensor {name} has values that are not finite")
+        if part == "b" and place is not None:
+            values = values[place.rows]
         used = np.s_[:, :rank] if part == "a" else np.s_[:rank]
         pair[part][used] = values.T
     factor = strengths[module].scale(config.use_rslora) / config.scale

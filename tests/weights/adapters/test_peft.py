@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
-from flaxen.models.families import FAMILIES
-from flaxen.models.families.rules import matrix, tensor_of
+from flaxen.models.families.rules import (
+    Interleave,
+    Split,
+    TensorRule,
+    matrix,
+    with_rules,
+)
 from flaxen.models.families.tensors import HF
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, from_stack, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
@@ -66,12 +72,50 @@ def test_files_are_as_peft_names_them(directory: Path) -> None:
     assert tensors[f"{FIRST}.lora_B.weight"].shape == (96, 3)
 
 
-def test_what_is_adapted_lies_in_the_files_of_all_families_as_files_of_adapters_have_it() -> None:
-    """Adapters go by one table of names, and are not taken apart or reordered as weights are."""
-    for family in FAMILIES.values():
-        for name in LORA_TARGETS:
-            (rule,) = (rule for rule in family.hf_rules if name in rule.params)
-            assert rule == matrix(name, tensor_of(HF, name))
+FUSED = replace(
+    MODEL,
+    module_rules=with_rules(
+        HF,
+        TensorRule(
+            params=("wq", "wk", "wv"),
+            tensors=("model.layers.{layer}.self_attn.qkv.weight",),
+            steps=(Split(("num_heads", "num_kv_heads", "num_kv_heads"), groups="num_kv_heads"),),
+            transposed=True,
+        ),
+        matrix("wo", "model.layers.{layer}.self_attn.out.weight", Interleave("head_dim")),
+    ),
+)
+
+
+@pytest.mark.parametrize("targets", [("wq", "wk", "wv", "wo"), ("wk",), ("wo", "w_up")])
+def test_adapters_of_fused_and_reordered_weights_are_the_same_function(
+    tmp_path: Path, targets: tuple[str, ...]
+) -> None:
+    adapter = random_adapter(MODEL, targets=targets)
+    save_adapter(tmp_path / "a", adapter, model=FUSED)
+    names = load_file(tmp_path / "a" / ADAPTER_WEIGHTS)
+    assert any("self_attn.qkv.lora_A" in name for name in names) == ("wk" in targets)
+    assert not any(f"{name}_proj" in each for name in "qkvo" for each in names)
+    loaded = load_adapter(tmp_path / "a", FUSED)
+    for mine, its in zip(adapter.layers, loaded.layers, strict=True):
+        for target, pair in mine.items():
+            product = its[target]["a"] @ its[target]["b"] * loaded.config.scale
+            expected = pair["a"] @ pair["b"] * adapter.config.scale
+            np.testing.assert_allclose(product, expected, atol=1e-5)
+        for target in its.keys() - mine.keys():  # in the same module
+            assert not (its[target]["a"] @ its[target]["b"]).any()
+
+
+def test_rows_of_a_fused_module_are_the_weights(tmp_path: Path) -> None:
+    """A module's adapter changes the rows that the file's weight has for the target."""
+    adapter = random_adapter(MODEL, targets=("wq",))
+    save_adapter(tmp_path / "a", adapter, model=FUSED)
+    stored = load_file(tmp_path / "a" / ADAPTER_WEIGHTS)
+    b = stored["base_model.model.model.layers.0.self_attn.qkv.lora_B.weight"]
+    # Each of the two kv heads has its three query heads, its key and its value, of 16 rows.
+    is_query = np.tile(np.repeat([True, False, False], [48, 16, 16]), 2)
+    np.testing.assert_array_equal(b[is_query], adapter.layers[0]["wq"]["b"].T)
+    assert not b[~is_query].any()
 
 
 @pytest.mark.parametrize(
