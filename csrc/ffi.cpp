@@ -39,7 +39,7 @@ class Operands {
 };
 
 // The attributes of a weight, in this order: format, outputs, group, zero, has mins, row in the
-// table of addresses or -1, wide scales there, has bias, number of adapters, their rank.
+// table of addresses or -1, type of scales there, has bias, number of adapters, their rank.
 constexpr size_t kWeightFields = 10;
 
 // Data, scales and mins as separate operands.
@@ -49,14 +49,17 @@ bool read_arrays(Operands& operands, bool is_quantized, bool has_mins, Weight* w
   if (is_quantized) {
     const auto scales = operands.next();
     weight->scales = scales.untyped_data();
-    weight->wide_scales = scales.element_type() == ffi::DataType::F32;
+    const auto type = scales.element_type();
+    weight->scale_type = type == ffi::DataType::F32  ? Scales::f32
+                         : type == ffi::DataType::U8 ? Scales::e8m0
+                                                     : Scales::f16;
   }
   if (has_mins) weight->mins = operands.next().untyped_data();
   return true;
 }
 
 // The same by address: see flaxen/kernels/linear/bound.py.
-bool read_addresses(Operands& operands, int64_t row, bool wide_scales, Weight* weight) {
+bool read_addresses(Operands& operands, int64_t row, Scales scale_type, Weight* weight) {
   if (!operands.has(1)) return false;
   const auto table = operands.next();  // [n, 6] halves of addresses
   const auto dims = table.dimensions();
@@ -66,7 +69,7 @@ bool read_addresses(Operands& operands, int64_t row, bool wide_scales, Weight* w
   weight->data = reinterpret_cast<const void*>(addresses[0]);
   weight->scales = reinterpret_cast<const void*>(addresses[1]);
   weight->mins = reinterpret_cast<const void*>(addresses[2]);
-  weight->wide_scales = wide_scales;
+  weight->scale_type = scale_type;
   return true;
 }
 
@@ -76,9 +79,9 @@ bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
   weight->num_outputs = fields[1];
   weight->group = fields[2];
   weight->zero = static_cast<int32_t>(fields[3]);
-  const bool is_quantized = weight->format == Format::int8 || weight->format == Format::int4;
+  const bool is_quantized = weight->format != Format::f32 && weight->format != Format::bf16;
   const bool has_mins = fields[4] != 0, has_bias = fields[7] != 0, has_adapters = fields[9] != 0;
-  if (!(fields[5] >= 0 ? read_addresses(operands, fields[5], fields[6] != 0, weight)
+  if (!(fields[5] >= 0 ? read_addresses(operands, fields[5], static_cast<Scales>(fields[6]), weight)
                        : read_arrays(operands, is_quantized, has_mins, weight)))
     return false;
   if (!operands.has(has_bias + (has_adapters ? 4 : 0))) return false;

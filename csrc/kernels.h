@@ -16,6 +16,14 @@ enum class Format {
   bf16,  // [out/16][in/2][16][2] bfloat16
   int8,  // [out/16][in][16] int8
   int4,  // [out/16][in/8][16] uint32, the first input in the lowest four bits; stored as 0..15
+  float8,  // [out/16][in/2][16][2] bytes: floats of eight bits, e4m3 without infinities
+  float4,  // as int4, but each four bits are a float, e2m1, and the number stored is twice its value
+};
+
+enum class Scales {
+  f16,
+  f32,
+  e8m0,  // bytes: a power of two, 2^(byte - 128). Half of what MXFP4 says, for float4's numbers.
 };
 
 // Low-rank adapters of a weight, one chosen by each row: they add scales[id] * (x @ a[id]) @ b[id].
@@ -31,9 +39,9 @@ struct Adapters {
 struct Weight {
   Format format;
   const void* data;
-  const void* scales;  // int8, int4: [out/16][in/group][16], float16 or float32; else null
+  const void* scales;  // [out/16][in/group][16]; null for f32 and bf16
   const void* mins;    // like scales, or null for none
-  bool wide_scales;    // scales and mins are float32
+  Scales scale_type;   // of scales and mins
   int32_t zero;
   int64_t group;  // inputs that share a scale, a multiple of 32
   int64_t num_outputs;

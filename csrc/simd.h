@@ -42,6 +42,7 @@ typedef int32_t i32v __attribute__((vector_size(4 * W)));
 typedef uint32_t u32v __attribute__((vector_size(4 * W)));
 typedef int8_t i8v __attribute__((vector_size(W)));
 typedef uint16_t u16v __attribute__((vector_size(2 * W)));
+typedef uint8_t u8v __attribute__((vector_size(W)));
 
 // Unaligned loads and stores of any type.
 template <class V>

@@ -52,7 +52,7 @@ class EngineArgs:
     impl: str = "auto"  # flaxen, torch; auto is our decoder if it supports the family, else torch
     # generate, pooling (vectors in place of text); auto is what the model's files say.
     runner: str = "auto"
-    quantization: Quantization = "auto"  # of weights: none, int8, int4; auto keeps the file's
+    quantization: Quantization = "auto"  # of weights; auto keeps the file's
     # The code of a definition's directory, as FILE.py:NAME; None runs what the directory names.
     definition: Definition | str | None = None
     served_model_name: str | None = None  # None: the model's name

@@ -75,8 +75,8 @@ def load(
       backend: what computes, as EngineArgs.backend: on "cpu" each matrix is a PackedLinear, for the
         C++ kernels; on the others parameters are plain arrays, and quantized matrices are
         QuantizedLinear.
-      quantization: of matrices, as in the server: auto, none, int8 or int4. auto keeps a file's
-        own, except on "reference".
+      quantization: of matrices, as in the server: auto, none, int8, int4, fp8 or mxfp4. auto
+        keeps a file's own, except on "reference".
       mesh: the devices that the parameters are laid over, as "tensor=4,fsdp=2"; each device's part
         is read by itself. Functions of the model are then computed by all of them, under jax.jit.
       offline: never ask the Hugging Face hub.

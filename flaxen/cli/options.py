@@ -71,8 +71,9 @@ class ModelOptions:
     quantization: Annotated[
         str,
         _model_option(
-            help="Number format of the weights: int8, int4, none (that of --dtype), or auto, which "
-            "keeps the file's own where kernels can compute with it.",
+            help="Number format of the weights: int8, int4, fp8 and mxfp4 quantize plain ones as "
+            "they are loaded; none is that of --dtype; auto keeps the file's own where kernels can "
+            "compute with it.",
         ),
     ] = "auto"
     definition: DefinitionCode = None

@@ -18,6 +18,7 @@ from flaxen.models.layout import param_sharding, weight_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
+from flaxen.tensors.packing.arrays import array_dtype, array_scale_dtype
 from flaxen.tensors.packing.layout import Layout
 from flaxen.tensors.packing.pack import Quantization, quantized_layout
 
@@ -57,7 +58,7 @@ def requested_layouts(model: Model, quantization: Quantization) -> list[Layout |
             backend=model.backend,
             is_table=spec.role == "table",
         )
-        if quantization in ("int8", "int4") and spec.matrix is not None
+        if quantization not in ("auto", "none") and spec.matrix is not None
         else None
         for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
     ]
@@ -72,13 +73,14 @@ def _quantized(spec: ParamSpec, layout: Layout, placement: Placement) -> Any:
     places = weight_shardings(spec, param_sharding(spec, placement), num_groups)
     assert places is not None
     of_groups = (num_groups, num_outputs)
-    numbers = jnp.int4 if layout.format == "int4" else jnp.int8
-    scales = jax.ShapeDtypeStruct(of_groups, layout.scale_dtype, sharding=places.scales)
+    numbers = array_dtype(layout)
+    scales = jax.ShapeDtypeStruct(of_groups, array_scale_dtype(layout), sharding=places.scales)
     weight = replace(
         places,
         data=jax.ShapeDtypeStruct((num_inputs, num_outputs), numbers, sharding=places.data),
         scales=scales,
         mins=scales if layout.has_mins else None,
+        is_e2m1=layout.format == "float4",
         placement=placement,
         divided=(*places.data.spec, None, None)[:2],
     )

@@ -52,7 +52,7 @@ def lines_under(plan: Plan) -> list[str]:
 
 def _title(plan: Plan) -> str:
     size = f"{_count(plan.num_params)} parameters"
-    is_asked = plan.quantization in ("int8", "int4")
+    is_asked = plan.quantization not in ("auto", "none")
     form = f"{plan.quantization} and {plan.dtype}" if is_asked else plan.dtype
     return f"{plan.model} ({size}, {form}) on {plan.hardware.name}, {plan.mesh}"
 

@@ -35,7 +35,7 @@ class AdapterConfig:
     dropout: float = 0.0
     seeds: OneOrMore[int] = ()  # one for each adapter; () is the run's seed for all
     learning_rates: OneOrMore[float] = ()  # one for each adapter; () is the optimizer's for all
-    base_quantization: Quantization = "auto"  # of the frozen weights: auto, none, int8, int4
+    base_quantization: Quantization = "auto"  # of the frozen weights, as the option has it
 
     def __post_init__(self) -> None:
         self.to_lora()

@@ -33,8 +33,11 @@ KINDS: dict[str, tuple[Format, int, int, bool, str]] = {
     "int4, groups of 32, wide minima": ("int4", 32, 0, True, "float32"),
     "int4, groups of 64, zero": ("int4", 64, 8, False, "float32"),
     "int4, per channel, zero and minima": ("int4", 0, 8, True, "float32"),
+    "float8, per channel": ("float8", 0, 0, False, "float32"),
+    "float8, groups of 64": ("float8", 64, 0, False, "float32"),
+    "float4": ("float4", 32, 0, False, "uint8"),
 }
-QUANTIZED = [kind for kind in KINDS if kind.startswith("int")]
+QUANTIZED = [kind for kind in KINDS if kind not in DTYPES]
 
 
 def random(seed: int, *shape: int) -> np.ndarray:
@@ -57,11 +60,17 @@ def packed(kind: str, num_inputs: int, num_outputs: int, seed: int = 1) -> Packe
     if format == "int8":
         data = rng.integers(-128, 128, (tiles, rows, TILE)).astype(np.int8)
         size = 0.015
+    elif format == "float8":
+        data = rng.integers(0, 256, (tiles, rows // 2, TILE, 2)).astype(np.uint8)
+        data[data & 127 == 127] = 0  # NaN
+        size = 0.01
     else:
         data = rng.integers(0, 1 << 32, (tiles, rows // 8, TILE), dtype=np.uint32)
         size = 0.15
     shape = (tiles, rows // group, TILE)
     scales = (size * rng.uniform(0.5, 1.5, shape)).astype(scale_dtype)
+    if format == "float4":
+        scales = rng.integers(122, 128, shape).astype(np.uint8)
     return PackedLinear(
         data=jnp.asarray(data),
         scales=jnp.asarray(scales),
@@ -94,7 +103,7 @@ def magnitudes(x: jax.Array, weight: PackedLinear) -> np.ndarray:
     largest = np.abs(np.asarray(unpack(weight), np.float32)).max()
     inputs = np.abs(np.asarray(x, np.float32))
     size = inputs.sum(axis=1, keepdims=True)
-    if weight.format in ("int8", "int4") and x.dtype == jnp.bfloat16:
+    if weight.format in ("int8", "int4", "float4") and x.dtype == jnp.bfloat16:
         # Decision 0053: each input is off by half a step, 2^-16 of the largest of its 32 at most.
         blocks = np.pad(inputs, ((0, 0), (0, -inputs.shape[1] % 32))).reshape(len(inputs), -1, 32)
         size += 32 * 2.0**-16 / ROUNDINGS * blocks.max(axis=2).sum(axis=1, keepdims=True)
@@ -334,6 +343,8 @@ def test_gradients_of_quantized_layers(kind: str) -> None:
     to_x, to_weight = pull_back(upstream)
     np.testing.assert_allclose(to_x, expected, rtol=1e-5, atol=1e-4)
     assert to_weight.data.dtype == jax.dtypes.float0
+    if to_weight.scales.dtype == jax.dtypes.float0:  # exponents of powers of two
+        return
     assert jnp.isfinite(to_weight.scales).all()
     assert jnp.abs(to_weight.scales).max() > 0
 

@@ -97,6 +97,8 @@ def random_blocks(kind: Kind, shape: tuple[int, int]) -> np.ndarray:
     for offset in _SCALES.get(kind, ()):
         scales = rng.normal(0, 0.1, (*blocks.shape[:2], 1)).astype(np.float16)
         blocks[..., offset : offset + 2] = scales.view(np.uint8)
+    if kind == Kind.MXFP4:  # exponents; float32 has few numbers with the smallest of them
+        blocks[..., 0] = rng.integers(64, 192, blocks.shape[:2])
     return blocks.reshape(shape[0], -1)
 
 

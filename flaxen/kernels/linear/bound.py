@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxen.kernels.linear.packed import Leaf, PackedLinear
+from flaxen.kernels.linear.packed import SCALE_DTYPES, Leaf, PackedLinear
 
 _NUM_ADDRESSES = 3  # of each weight: data, scales, mins
 
@@ -27,7 +27,7 @@ class Address:
     table: Leaf  # [n, 6] uint32: the halves of three addresses, 0 for none
     row: int = dataclasses.field(metadata={"static": True})
     has_mins: bool = dataclasses.field(metadata={"static": True})
-    wide_scales: bool = dataclasses.field(metadata={"static": True})  # scales and mins are float32
+    scale_dtype: str = dataclasses.field(metadata={"static": True})  # of scales and mins
 
 
 @jax.tree_util.register_dataclass
@@ -95,6 +95,6 @@ def _addresses(weight: PackedLinear) -> np.ndarray:
 
 
 def _shell(weight: PackedLinear, row: int) -> PackedLinear:
-    wide = weight.scales is not None and weight.scales.dtype == np.float32
-    address = Address(table=None, row=row, has_mins=weight.mins is not None, wide_scales=bool(wide))
+    dtype = SCALE_DTYPES[0] if weight.scales is None else weight.scales.dtype.name
+    address = Address(table=None, row=row, has_mins=weight.mins is not None, scale_dtype=dtype)
     return dataclasses.replace(weight, data=address, scales=None, mins=None, order=None)

@@ -15,7 +15,14 @@ import numpy as np
 from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.linear import packed
 from flaxen.kernels.linear.bound import Address
-from flaxen.kernels.linear.packed import FORMATS, INPUT_MULTIPLE, TILE, Format, PackedLinear
+from flaxen.kernels.linear.packed import (
+    FORMATS,
+    INPUT_MULTIPLE,
+    SCALE_DTYPES,
+    TILE,
+    Format,
+    PackedLinear,
+)
 
 _DTYPES: dict[Format, jnp.dtype] = {
     "float32": jnp.dtype(jnp.float32),
@@ -64,12 +71,13 @@ def transpose_differentiated(weight: PackedLinear) -> PackedLinear:
 def weight_fields(weight: PackedLinear) -> list[int]:
     """The attributes of a weight that ffi.cpp reads: see kWeightFields there."""
     group = weight.group or _padded(weight.num_inputs)
-    row, has_mins, wide_scales = -1, weight.mins is not None, False
+    row, has_mins, scale_type = -1, weight.mins is not None, 0
     if isinstance(weight.data, Address):
         address = weight.data
-        row, has_mins, wide_scales = address.row, address.has_mins, address.wide_scales
+        row, has_mins = address.row, address.has_mins
+        scale_type = SCALE_DTYPES.index(address.scale_dtype)
     by_itself = [FORMATS.index(weight.format), weight.num_outputs, group, weight.zero]
-    return [*by_itself, int(has_mins), row, int(wide_scales), 0, 0, 0]
+    return [*by_itself, int(has_mins), row, scale_type, 0, 0, 0]
 
 
 def weight_leaves(weight: PackedLinear) -> list[jax.Array]:

@@ -103,9 +103,11 @@ def _call(
         def step(index: jax.Array, total: jax.Array) -> jax.Array:
             start = index * tiles.inputs
             rows = pl.ds(start, tiles.inputs)
-            values = data_ref[rows, :].astype(jnp.float32 if group else x.dtype)
-            if weight.zero:
-                values = values - weight.zero
+            if group or weight.is_e2m1:
+                values = quantized.numbers(data_ref[rows, :], weight)
+            else:
+                values = data_ref[rows, :].astype(x.dtype)
+                values = values - weight.zero if weight.zero else values
             for place, ref in enumerate(per_group):  # scales, then mins
                 each = ref[pl.ds(start // group, 1), :].astype(jnp.float32)
                 values = values + each if place else values * each

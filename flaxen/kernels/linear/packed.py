@@ -17,8 +17,12 @@ INPUT_MULTIPLE = 32  # inputs are padded with zeros to a multiple of this
 
 Leaf = Any  # an array; after a tree map, any type
 
-Format = Literal["float32", "bfloat16", "int8", "int4"]
-FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8", "int4")  # as numbered in C++
+Format = Literal["float32", "bfloat16", "int8", "int4", "float8", "float4"]
+# As numbered in C++. float8 is e4m3 without infinities, float4 is e2m1.
+FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8", "int4", "float8", "float4")
+SCALE_DTYPES = ("float16", "float32", "uint8")  # as numbered in C++
+# What float4 stores for each four bits: twice the value, an integer.
+DOUBLED_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 @jax.tree_util.register_dataclass
@@ -32,9 +36,11 @@ class PackedLinear:
     """
 
     # float32 and int8 [O/16, I, 16]; bfloat16 [O/16, I/2, 16, 2];
-    # int4 uint32 [O/16, I/8, 16], the first input in the lowest four bits, as 0..15
+    # int4 uint32 [O/16, I/8, 16], the first input in the lowest four bits, as 0..15;
+    # float8 uint8 [O/16, I/2, 16, 2]; float4 as int4, and the number stored is twice the float
     data: Leaf
-    scales: Leaf | None = None  # float16 or float32 [O/16, I/group, 16]
+    # float16 or float32 [O/16, I/group, 16]; of float4 uint8, which stands for 2^(scale - 128)
+    scales: Leaf | None = None
     mins: Leaf | None = None  # the same dtype and shape
     # int32 [I]: the k-th stored input is input order[k] of the layer; None if they are in order.
     # So groups of inputs that belong together (GPTQ's act-order) lie side by side.
@@ -83,7 +89,7 @@ def unpack(weight: PackedLinear) -> jax.Array:
     """The values [I, O]: exact in the dtype of float weights, float32 for quantized ones."""
     stored = _stored(weight)  # [O/16, I, 16]
     if weight.scales is not None:
-        scales = _by_input(weight, weight.scales)
+        scales = _by_input(weight, scale_values(weight.scales))
         stored = (stored.astype(jnp.float32) - weight.zero) * scales
         if weight.mins is not None:
             stored = stored + _by_input(weight, weight.mins)
@@ -96,11 +102,25 @@ def _stored(weight: PackedLinear) -> jax.Array:
     data: jax.Array = weight.data
     if weight.format == "bfloat16":
         return data.transpose(0, 1, 3, 2).reshape(data.shape[0], -1, TILE)
-    if weight.format == "int4":
+    if weight.format == "float8":
+        data = jax.lax.bitcast_convert_type(data, jnp.float8_e4m3fn)
+        return data.transpose(0, 1, 3, 2).reshape(data.shape[0], -1, TILE)
+    if weight.format in ("int4", "float4"):
         shifts = jnp.arange(0, 32, 4, dtype=jnp.uint32)[None, None, :, None]
         nibbles = (data[:, :, None] >> shifts) & 15
-        return nibbles.reshape(data.shape[0], -1, TILE)
+        nibbles = nibbles.reshape(data.shape[0], -1, TILE)
+        is_float = weight.format == "float4"
+        return jnp.array(DOUBLED_E2M1, jnp.int8)[nibbles] if is_float else nibbles
     return data
+
+
+def scale_values(scales: jax.Array) -> jax.Array:
+    """Scales in float32: those of float4 are bytes, whose powers of two may be too small for it."""
+    if scales.dtype != jnp.uint8:
+        return scales.astype(jnp.float32)
+    exponents = jnp.maximum(scales.astype(jnp.uint32), 1) - 1
+    powers: jax.Array = jax.lax.bitcast_convert_type(exponents << 23, jnp.float32)
+    return powers
 
 
 def _by_input(weight: PackedLinear, per_group: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from flaxen.sharding.placement import Placement
 
 Leaf = Any  # an array; after a tree map, any type
 
-_BITS = {"int8": 8, "int4": 4}
+_BITS = {"int8": 8, "int4": 4, "float8": 8, "float4": 4}
 
 
 @jax.tree_util.register_dataclass
@@ -32,15 +32,17 @@ class QuantizedLinear:
 
       value(i, o) = scales(i // group, o) * (data(i, o) - zero) + mins(i // group, o)
 
-    Four-bit numbers are a jnp.int4 array: a device keeps two in a byte.
+    Four-bit numbers are a jnp.int4 array: a device keeps two in a byte. If they are floats (e2m1),
+    data(i, o) is twice their value.
     """
 
-    data: Leaf  # int8 or int4 [I, O]
-    scales: Leaf  # float16 or float32 [I/group, O]
+    data: Leaf  # int8, int4 or float8_e4m3fn [I, O]
+    scales: Leaf  # float16, float32 or bfloat16 [I/group, O]
     mins: Leaf | None = None  # the same dtype and shape
     # int32 [I], as PackedLinear has it: the k-th stored input is input order[k] of the layer.
     order: Leaf | None = None
     zero: int = dataclasses.field(default=0, metadata={"static": True})
+    is_e2m1: bool = dataclasses.field(default=False, metadata={"static": True})
     # The mesh that the arrays are laid over, and its axes that divide the inputs and the outputs.
     placement: Placement | None = dataclasses.field(default=None, metadata={"static": True})
     divided: tuple[Any, Any] = dataclasses.field(default=(None, None), metadata={"static": True})
@@ -65,7 +67,9 @@ class QuantizedLinear:
     @property
     def format(self) -> Format:
         """The format of the numbers."""
-        return "int4" if self.data.dtype == jnp.int4 else "int8"
+        if self.data.dtype == jnp.int4:
+            return "float4" if self.is_e2m1 else "int4"
+        return "int8" if self.data.dtype == jnp.int8 else "float8"
 
     @property
     def nbytes(self) -> int:
@@ -83,12 +87,24 @@ Lookup = Callable[[QuantizedLinear, jax.Array, jnp.dtype], jax.Array]
 def unpack(weight: QuantizedLinear) -> jax.Array:
     """The values [I, O] in float32."""
     num_groups, num_outputs = weight.scales.shape
-    stored = weight.data.astype(jnp.float32).reshape(num_groups, -1, num_outputs) - weight.zero
+    stored = numbers(weight.data, weight).reshape(num_groups, -1, num_outputs)
     values = stored * weight.scales[:, None].astype(jnp.float32)
     if weight.mins is not None:
         values = values + weight.mins[:, None].astype(jnp.float32)
     found: jax.Array = values.reshape(weight.shape)
     return found if weight.order is None else jnp.zeros_like(found).at[weight.order].set(found)
+
+
+def numbers(data: jax.Array, weight: QuantizedLinear) -> jax.Array:
+    """Numbers of a weight, or of a tile of it, less its zero, in float32."""
+    if not weight.is_e2m1:
+        plain = data.astype(jnp.float32)
+        return plain - weight.zero if weight.zero else plain
+    bits = data.astype(jnp.int32)  # a sign, and three bits of a magnitude
+    magnitude = bits & 7
+    large = jnp.where(magnitude < 6, 2 * magnitude - 4, 4 * magnitude - 16)
+    doubled = jnp.where(magnitude < 4, magnitude, large)
+    return jnp.where(bits < 0, -doubled, doubled).astype(jnp.float32)
 
 
 def multiply(x: jax.Array, weight: QuantizedLinear) -> jax.Array:
@@ -98,8 +114,10 @@ def multiply(x: jax.Array, weight: QuantizedLinear) -> jax.Array:
     reads them. With several it makes the weight's values first, in x's dtype.
     """
     if weight.has_one_group:
-        numbers = weight.data.astype(x.dtype) - jnp.asarray(weight.zero, x.dtype)
-        return scaled(_dot(x, numbers), weight)
+        if weight.is_e2m1:
+            return scaled(_dot(x, numbers(weight.data, weight).astype(x.dtype)), weight)
+        own = weight.data.astype(x.dtype) - jnp.asarray(weight.zero, x.dtype)
+        return scaled(_dot(x, own), weight)
     return _dot(x, unpack(weight).astype(x.dtype))
 
 

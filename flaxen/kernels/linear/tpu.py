@@ -86,7 +86,7 @@ def _call(x: jax.Array, weight: QuantizedLinear, *, tiles: Tiles, interpret: boo
     def body(x_ref: Any, data_ref: Any, scales_ref: Any, *others: Any) -> None:
         *mins_ref, out_ref = others
         step = pl.program_id(2)
-        values = data_ref[...].astype(jnp.float32) - weight.zero
+        values = quantized.numbers(data_ref[...], weight)
         values = values.reshape(num_groups, weight.group, tiles.outputs)
         values = values * _wide(scales_ref)
         if mins_ref:

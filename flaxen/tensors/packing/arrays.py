@@ -33,13 +33,14 @@ def fill_parts(
 
     Args:
       shape: (I, O) of the whole weight.
-      layout: of its rows; `int8` and `int4` only.
+      layout: of its rows, which are quantized.
       boxes: the parts, in a weight [I, O]. They cut no group, unless there is only one.
       rows: each with the index of its first row, which is an output.
     """
     found = {box: _empty(box, shape, layout) for box in boxes}
     for start, each in rows:
-        numbers = _numbers(each.data) if layout.format == "int4" else each.data
+        numbers = _numbers(each.data, layout) if _has_words(layout) else each.data
+        own_scales = None if each.scales is None else _as_floats(each.scales)
         for box, part in found.items():
             low, high = max(start, box.start[1]), min(start + len(numbers), box.stop[1])
             if low < high:
@@ -47,7 +48,7 @@ def fill_parts(
                 to = slice(low - box.start[1], high - box.start[1])
                 inputs = slice(box.start[0], box.stop[0])
                 part.data[:, to] = apart(numbers[own, inputs]).T
-                for leaf, given in ((part.scales, each.scales), (part.mins, each.mins)):
+                for leaf, given in ((part.scales, own_scales), (part.mins, each.mins)):
                     if leaf is not None and given is not None:
                         leaf[:, to] = given[own, groups.start[0] : groups.stop[0]].T
     return found
@@ -84,18 +85,19 @@ def put_parts(
         (whole,) = parts.values()
         placed: QuantizedLinear = jax.device_put(replace(_in_dtype(whole, layout), order=order))
         return placed
-    num_groups, scale_dtype = shape[0] // layout.group, layout.scale_dtype
+    num_groups, scale_dtype = shape[0] // layout.group, array_scale_dtype(layout)
     by_group = {group_box(box, shape, layout): part for box, part in parts.items()}
     of_groups = (num_groups, shape[1])
     data: dict[Box, Any] = {box: _in_dtype(part, layout).data for box, part in parts.items()}
     scales: dict[Box, Any] = {box: part.scales for box, part in by_group.items()}
     mins: dict[Box, Any] = {box: part.mins for box, part in by_group.items()}
     array = QuantizedLinear(
-        data=assemble(shape, shardings.data, data, _dtype(layout)),
+        data=assemble(shape, shardings.data, data, array_dtype(layout)),
         scales=assemble(of_groups, shardings.scales, scales, scale_dtype),
         mins=assemble(of_groups, shardings.scales, mins, scale_dtype) if layout.has_mins else None,
         order=None if order is None else put(order, placement.replicated),
         zero=_zero(layout),
+        is_e2m1=layout.format == "float4",
         placement=placement,
         divided=(*shardings.data.spec, None, None)[:2],
     )
@@ -104,32 +106,61 @@ def put_parts(
 
 
 def _empty(box: Box, shape: tuple[int, int], layout: Layout) -> QuantizedLinear:
-    assert layout.scale_dtype is not None
-    is_int4 = layout.format == "int4"
-    of_groups = group_box(box, shape, layout).shape
+    of_groups, scale_dtype = group_box(box, shape, layout).shape, array_scale_dtype(layout)
     return QuantizedLinear(
-        data=np.empty(box.shape, np.uint8 if is_int4 else np.int8),
-        scales=np.empty(of_groups, layout.scale_dtype),
-        mins=np.empty(of_groups, layout.scale_dtype) if layout.has_mins else None,
+        data=np.empty(box.shape, np.int8 if layout.format == "int8" else np.uint8),
+        scales=np.empty(of_groups, scale_dtype),
+        mins=np.empty(of_groups, scale_dtype) if layout.has_mins else None,
         zero=_zero(layout),
     )
+
+
+def array_scale_dtype(layout: Layout) -> np.dtype:
+    """The dtype of scales as arrays. The powers of two of float4 are exact in bfloat16."""
+    assert layout.scale_dtype is not None
+    is_power = layout.scale_dtype == np.uint8
+    return np.dtype(ml_dtypes.bfloat16) if is_power else layout.scale_dtype
+
+
+def _as_floats(scales: np.ndarray) -> np.ndarray:
+    if scales.dtype != np.uint8:
+        return scales
+    exponents = np.maximum(scales, 1).astype(np.uint16) - np.uint16(1)
+    powers: np.ndarray = (exponents << 7).view(ml_dtypes.bfloat16)
+    return powers
+
+
+def _has_words(layout: Layout) -> bool:
+    return layout.format in ("int4", "float4")
 
 
 def _zero(layout: Layout) -> int:
     return layout.zero - _MIDDLE if layout.format == "int4" else layout.zero
 
 
-def _dtype(layout: Layout) -> np.dtype:
-    return np.dtype(ml_dtypes.int4 if layout.format == "int4" else np.int8)
+def array_dtype(layout: Layout) -> np.dtype:
+    """The dtype of a weight's numbers as an array."""
+    found: dict[str, Any] = {"int8": np.int8, "float8": ml_dtypes.float8_e4m3fn}
+    dtype: np.dtype = np.dtype(found.get(layout.format, ml_dtypes.int4))
+    return dtype
 
 
 def _in_dtype(part: QuantizedLinear, layout: Layout) -> QuantizedLinear:
-    data = part.data.view(ml_dtypes.int4) if layout.format == "int4" else part.data
-    return QuantizedLinear(data=data, scales=part.scales, mins=part.mins, zero=part.zero)
+    return QuantizedLinear(
+        data=part.data.view(array_dtype(layout)),
+        scales=part.scales,
+        mins=part.mins,
+        zero=part.zero,
+        is_e2m1=layout.format == "float4",
+    )
 
 
-def _numbers(words: np.ndarray) -> np.ndarray:
-    """The bits of signed four-bit numbers [rows, in], each in a byte, from uint32 [rows, in/8]."""
+def _numbers(words: np.ndarray, layout: Layout) -> np.ndarray:
+    """The bits of four-bit numbers [rows, in], each in a byte, from uint32 [rows, in/8]: integers
+    are signed.
+    """
     shifts = np.arange(0, 4 * WORD_VALUES, 4, dtype=np.uint32)
-    numbers = (words[:, :, None] >> shifts & 15).astype(np.uint8) ^ _MIDDLE
-    return numbers.reshape(words.shape[0], -1)
+    middle = np.uint8(_MIDDLE if layout.format == "int4" else 0)
+    numbers = (words[:, :, None] >> shifts & 15).astype(np.uint8) ^ middle
+    # A byte holds four bits as int4 does: with their sign above them.
+    return (numbers << 4).view(np.int8).reshape(words.shape[0], -1) >> 4

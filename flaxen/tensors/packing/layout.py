@@ -25,11 +25,14 @@ class Layout:
     format: Format
     group: int = 0  # inputs that share a scale; 0 for floats
     zero: int = 0
-    scale_dtype: np.dtype | None = None  # the dtype of scales and mins; None for floats
+    # The dtype of scales and mins; None for floats. uint8 for float4: 2^(scale - 128).
+    scale_dtype: np.dtype | None = None
     has_mins: bool = False
 
 
-_BITS: Mapping[Format, int] = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+_BITS: Mapping[Format, int] = {
+    "float32": 32, "bfloat16": 16, "int8": 8, "int4": 4, "float8": 8, "float4": 4,
+}  # fmt: skip
 
 
 def num_bytes(layout: Layout, num_values: int) -> int:
@@ -43,7 +46,8 @@ def num_bytes(layout: Layout, num_values: int) -> int:
 class WeightRows(NamedTuple):
     """Consecutive rows [out, in] of a weight, in a layout."""
 
-    data: np.ndarray  # [rows, in] of the layout's dtype; int4: uint32 [rows, in/8]
+    # [rows, in]: float8 is uint8; int4 and float4 are uint32 [rows, in/8]
+    data: np.ndarray
     scales: np.ndarray | None = None  # [rows, in/group]
     mins: np.ndarray | None = None  # the same shape
 

@@ -18,21 +18,32 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import INPUT_MULTIPLE, TILE, PackedLinear
 from flaxen.tensors.packing.layout import WORD_VALUES, Layout, WeightRows, apart
 from flaxen.tensors.packing.memory import WeightMemory
-from flaxen.tensors.packing.quantize import int4_layout, int8_layout, quantize
+from flaxen.tensors.packing.quantize import (
+    float4_layout,
+    float8_layout,
+    int4_layout,
+    int8_layout,
+    quantize,
+)
 from flaxen.tensors.tensor import StoredTensor
 
 # auto keeps quantized tensors as stored if that is lossless; none dequantizes them.
-Quantization = Literal["auto", "none", "int8", "int4"]
+Quantization = Literal["auto", "none", "int8", "int4", "fp8", "mxfp4"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
-# The dtypes of the filled arrays [tiles, numbers, 16]: a pair of bfloat16 moves as one number.
+# The dtypes of the filled arrays [tiles, numbers, 16]: a pair of bfloat16 or float8 moves as one
+# number.
 _NUMBER_DTYPES: Mapping[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(np.uint32),
     "int8": np.dtype(np.int8),
     "int4": np.dtype(np.uint32),
+    "float8": np.dtype(np.uint16),
+    "float4": np.dtype(np.uint32),
 }
-_VALUES_PER_NUMBER = {"float32": 1, "bfloat16": 2, "int8": 1, "int4": WORD_VALUES}
+_VALUES_PER_NUMBER = {
+    "float32": 1, "bfloat16": 2, "int8": 1, "int4": WORD_VALUES, "float8": 2, "float4": WORD_VALUES,
+}  # fmt: skip
 
 
 def choose_layout(
@@ -59,7 +70,7 @@ def choose_layout(
         if layout.group == num_inputs and backend.packs_weights:
             return replace(layout, group=_padded(num_inputs, INPUT_MULTIPLE))
         return layout
-    if quantization in ("int8", "int4"):
+    if quantization not in ("auto", "none"):
         return quantized_layout(quantization, stored.shape[1], backend=backend, is_table=is_table)
     return Layout(format="float32" if dtype == np.float32 else "bfloat16")
 
@@ -72,17 +83,17 @@ def is_kept(stored: StoredTensor, quantization: Quantization, *, backend: Backen
 def quantized_layout(
     quantization: Quantization, num_inputs: int, *, backend: Backend, is_table: bool
 ) -> Layout:
-    """The layout of a weight that is quantized to int8 or int4.
+    """The layout of a weight that is quantized as it is loaded.
 
     Packed weights are padded. Others keep their size, so those whose inputs are no whole groups of
     four-bit numbers get eight bits, like tables.
     """
     if backend.packs_weights:
         num_inputs = _padded(num_inputs, INPUT_MULTIPLE)
-    int4 = int4_layout()
-    if quantization == "int4" and not is_table and num_inputs % int4.group == 0:
-        return int4
-    return int8_layout(num_inputs)
+    fours = {"int4": int4_layout(), "mxfp4": float4_layout()}
+    if quantization in fours and not is_table and num_inputs % fours[quantization].group == 0:
+        return fours[quantization]
+    return float8_layout(num_inputs) if quantization == "fp8" else int8_layout(num_inputs)
 
 
 class Packing:
@@ -115,7 +126,11 @@ class Packing:
           start: the index of the first row, a multiple of 16.
           rows: the rows; their number is a multiple of 16, except at the end.
         """
-        for out, given in zip((self._data, self._scales, self._mins), rows, strict=True):
+        data = rows.data
+        if self._layout.format == "float8":  # pairs of inputs move as one number
+            data = np.ascontiguousarray(_in_pairs(data)).view(np.uint16)
+        own = (data, rows.scales, rows.mins)
+        for out, given in zip((self._data, self._scales, self._mins), own, strict=True):
             if out is not None and given is not None:
                 _write_tiles(out, start // TILE, given)
 
@@ -148,8 +163,10 @@ class Packing:
           order: of the inputs, as PackedLinear has it.
         """
         data = self._data
-        if self._layout.format == "bfloat16":
-            data = data.view(ml_dtypes.bfloat16).reshape(*data.shape, 2)
+        if self._layout.format in ("bfloat16", "float8"):
+            is_float8 = self._layout.format == "float8"
+            half = np.dtype(np.uint8 if is_float8 else ml_dtypes.bfloat16)
+            data = data.view(half).reshape(*data.shape, 2)
         return PackedLinear(
             data=put(data),
             scales=None if self._scales is None else put(self._scales),
@@ -167,6 +184,10 @@ def _write_tiles(out: np.ndarray, first_tile: int, rows: np.ndarray) -> None:
     rows = np.pad(rows, ((0, -rows.shape[0] % TILE), (0, 0))) if rows.shape[0] % TILE else rows
     tiles = apart(rows).reshape(-1, TILE, rows.shape[1]).swapaxes(1, 2)
     out[first_tile : first_tile + tiles.shape[0], : tiles.shape[1]] = tiles
+
+
+def _in_pairs(rows: np.ndarray) -> np.ndarray:
+    return np.pad(rows, ((0, 0), (0, 1))) if rows.shape[1] % 2 else rows
 
 
 def _padded(size: int, multiple: int) -> int:

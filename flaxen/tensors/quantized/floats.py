@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from flaxen.tensors.quantized.groups import by_input
+from flaxen.tensors.packing.layout import Layout, WeightRows
+from flaxen.tensors.quantized.groups import by_input, finer, kept_group
 from flaxen.tensors.quantized.modules import Parts, named, need, whole
-from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.tensor import QuantizedRows, StoredTensor
 
 MXFP4_GROUP = 32
 DTYPES: Mapping[str, np.dtype] = {
@@ -66,12 +67,27 @@ def float8_tensor(
         values *= by_input(scale_rows(scales, rows_of, start, stop), group, num_inputs)
         return values
 
+    kept = kept_group(num_inputs, group)
+
+    def read_kept(start: int, stop: int) -> WeightRows:
+        assert kept is not None
+        bits = stored.read(start, stop).view(np.uint8)
+        _refuse_nan(stored.name, bits & 0x7F, 0x7F)
+        per_group = scale_rows(scales, rows_of, start, stop)
+        per_group = finer(per_group, -(-group // kept), num_inputs // kept)
+        return WeightRows(bits, np.ascontiguousarray(per_group))
+
+    quantized = None
+    if kept is not None:
+        layout = Layout(format="float8", group=kept, scale_dtype=np.dtype(np.float32))
+        quantized = QuantizedRows(layout=layout, read=read_kept)
     return StoredTensor(
         name=named(module, "weight"),
         shape=stored.shape,
         dtype="float8",
         num_bytes=stored.num_bytes + scales.num_bytes,
         read=read,
+        quantized=quantized,
     )
 
 
@@ -114,10 +130,26 @@ def mxfp4_tensor(name: str, blocks: StoredTensor, scales: StoredTensor) -> Store
         values: np.ndarray = _E2M1[numbers] * by_input(powers, MXFP4_GROUP, num_inputs)
         return values
 
+    def read_kept(start: int, stop: int) -> WeightRows:
+        packed = np.ascontiguousarray(blocks.read(start, stop).reshape(stop - start, -1))
+        exponents = scales.read(start, stop).view(np.uint8)
+        _refuse_nan(scales.name, exponents, 255)
+        return WeightRows(packed.view(np.uint32), exponents)
+
+    layout = Layout(format="float4", group=MXFP4_GROUP, scale_dtype=np.dtype(np.uint8))
     return StoredTensor(
         name=name,
         shape=(num_outputs, num_inputs),
         dtype="float4",
         num_bytes=blocks.num_bytes + scales.num_bytes,
         read=read,
+        quantized=QuantizedRows(layout=layout, read=read_kept),
     )
+
+
+def _refuse_nan(name: str, numbers: np.ndarray, nan: int) -> None:
+    if (numbers == nan).any():
+        raise ValueError(
+            f"tensor {name} has numbers that stand for NaN: no token could be computed with them. "
+            "Download the checkpoint again, or quantize the model again"
+        )

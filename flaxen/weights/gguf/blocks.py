@@ -36,6 +36,7 @@ BLOCK_TYPES: Mapping[int, BlockType] = {  # keyed by ggml's type number
     12: BlockType("Q4_K", 256, 144),
     13: BlockType("Q5_K", 256, 176),
     14: BlockType("Q6_K", 256, 210),
+    15: BlockType("Q8_K", 256, 292),
     16: BlockType("IQ2_XXS", 256, 66),
     17: BlockType("IQ2_XS", 256, 74),
     18: BlockType("IQ3_XXS", 256, 98),
@@ -158,6 +159,13 @@ def _q8_0(planes: np.ndarray) -> np.ndarray:
     return values
 
 
+def _q8_k(planes: np.ndarray) -> np.ndarray:
+    """A float32 scale and 256 numbers; the sums after them only help ggml's products."""
+    scales = np.ascontiguousarray(planes[:, :4].swapaxes(1, 2)).view(np.float32).swapaxes(1, 2)
+    values: np.ndarray = planes[:, 4:260].view(np.int8) * scales
+    return values
+
+
 def _iq4_nl(planes: np.ndarray) -> np.ndarray:
     values: np.ndarray = IQ4_NL_VALUES[_nibbles(planes, 2)] * _halves(planes, 0)
     return values
@@ -169,5 +177,5 @@ _FLOATS: Mapping[int, np.dtype] = {
     30: np.dtype(ml_dtypes.bfloat16),
 }
 _PLANES: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: _q4_0, 3: _q4_1, 6: _q5_0, 7: _q5_1, 8: _q8_0, 20: _iq4_nl,
+    2: _q4_0, 3: _q4_1, 6: _q5_0, 7: _q5_1, 8: _q8_0, 15: _q8_k, 20: _iq4_nl,
 }  # fmt: skip

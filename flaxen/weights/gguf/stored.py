@@ -1,8 +1,8 @@
 """Extracts the numbers and scales of GGUF blocks without loss: nothing is dequantized.
 
 Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
-Five-bit numbers without a minimum are stored in eight bits. Types with scales for fewer than 32
-values, and other numbers of five or six bits, are not supported here. Deliberately does not know
+Five-bit numbers are stored in eight bits. Types with scales for fewer than 32 values (Q2_K, Q3_K,
+Q6_K and most IQ types) are not supported here. Deliberately does not know
 files or models.
 """
 
@@ -24,8 +24,12 @@ LAYOUTS: Mapping[int, Layout] = {  # keyed by ggml's type number
     6: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # Q5_0
     8: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # Q8_0
     20: Layout(format="int8", group=_GROUP, scale_dtype=_HALF),  # IQ4_NL: its table has integers
-    # Q4_K: a scale is a float16 times six bits, which float32 represents exactly.
+    7: Layout(format="int8", group=_GROUP, scale_dtype=_HALF, has_mins=True),  # Q5_1
+    # Q4_K and Q5_K: a scale is a float16 times six bits, which float32 represents exactly.
     12: Layout(format="int4", group=_GROUP, scale_dtype=_FLOAT, has_mins=True),
+    13: Layout(format="int8", group=_GROUP, scale_dtype=_FLOAT, has_mins=True),
+    15: Layout(format="int8", group=256, scale_dtype=_FLOAT),  # Q8_K
+    39: Layout(format="float4", group=_GROUP, scale_dtype=np.dtype(np.uint8)),  # MXFP4
 }
 
 
@@ -63,19 +67,51 @@ def _q8_0(blocks: np.ndarray) -> WeightRows:
     return WeightRows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0))
 
 
+def _q5_1(blocks: np.ndarray) -> WeightRows:
+    fifth = np.unpackbits(blocks[:, :, 4:8], axis=2, bitorder="little") << 4
+    numbers = (_nibbles(blocks[:, :, 8:]) | fifth).view(np.int8)
+    return WeightRows(numbers.reshape(blocks.shape[0], -1), _halves(blocks, 0), _halves(blocks, 2))
+
+
+def _q8_k(blocks: np.ndarray) -> WeightRows:
+    numbers = np.ascontiguousarray(blocks[:, :, 4:260]).view(np.int8)
+    scales = np.ascontiguousarray(blocks[:, :, :4]).view(np.float32)[:, :, 0]
+    return WeightRows(numbers.reshape(blocks.shape[0], -1), scales)
+
+
+def _mxfp4(blocks: np.ndarray) -> WeightRows:
+    return WeightRows(_words(blocks[:, :, 1:]), np.ascontiguousarray(blocks[:, :, 0]))
+
+
 def _q4_k(blocks: np.ndarray) -> WeightRows:
-    """Eight groups a block; their six-bit scales and mins share twelve bytes, in three parts."""
+    return WeightRows(_words(blocks[:, :, 16:]), *_scales_of_k(blocks))
+
+
+def _q5_k(blocks: np.ndarray) -> WeightRows:
+    """Of each number, four bits lie as in Q4_K, and the fifth in one of 32 bytes: a bit for each
+    group.
+    """
+    packed = blocks[:, :, 48:].reshape(*blocks.shape[:2], 4, 1, 32)
+    fours = np.concatenate([packed & 15, packed >> 4], axis=3).reshape(*blocks.shape[:2], 8, 32)
+    shifts = np.arange(8, dtype=np.uint8)[:, None]
+    fifth = (blocks[:, :, None, 16:48] >> shifts & 1) << 4
+    numbers = (fours | fifth).view(np.int8).reshape(blocks.shape[0], -1)
+    return WeightRows(numbers, *_scales_of_k(blocks))
+
+
+def _scales_of_k(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scales and minima of eight groups a block: six bits each, of which twelve bytes hold
+    three parts.
+    """
     low, middle, high = blocks[:, :, 4:8], blocks[:, :, 8:12], blocks[:, :, 12:16]
     scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], axis=2)
     mins = np.concatenate([middle & 63, high >> 4 | middle >> 6 << 4], axis=2)
     num_rows = blocks.shape[0]
     with np.errstate(all="ignore"):  # a block's scale may be infinite; that is the file's problem
-        return WeightRows(
-            _words(blocks[:, :, 16:]),
-            (_halves(blocks, 0)[:, :, None].astype(np.float32) * scales).reshape(num_rows, -1),
-            (_halves(blocks, 2)[:, :, None].astype(np.float32) * -mins.astype(np.float32)).reshape(
-                num_rows, -1
-            ),
+        scale, least = (_halves(blocks, at)[:, :, None].astype(np.float32) for at in (0, 2))
+        return (
+            (scale * scales).reshape(num_rows, -1),
+            (least * -mins.astype(np.float32)).reshape(num_rows, -1),
         )
 
 
@@ -105,5 +141,6 @@ def _words(packed: np.ndarray) -> np.ndarray:
 
 
 _READERS: Mapping[int, Callable[[np.ndarray], WeightRows]] = {
-    2: _q4_0, 3: _q4_1, 6: _q5_0, 8: _q8_0, 12: _q4_k, 20: _iq4_nl,
+    2: _q4_0, 3: _q4_1, 6: _q5_0, 7: _q5_1, 8: _q8_0, 12: _q4_k, 13: _q5_k, 15: _q8_k,
+    20: _iq4_nl, 39: _mxfp4,
 }  # fmt: skip

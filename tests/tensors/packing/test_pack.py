@@ -17,7 +17,12 @@ from flaxen.kernels.linear.packed import PackedLinear, pack, unpack
 from flaxen.tensors.packing.layout import Layout
 from flaxen.tensors.packing.memory import WeightMemory
 from flaxen.tensors.packing.pack import Packing, Quantization
-from flaxen.tensors.packing.quantize import int4_layout, int8_layout
+from flaxen.tensors.packing.quantize import (
+    float4_layout,
+    float8_layout,
+    int4_layout,
+    int8_layout,
+)
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.gguf.reader import read_gguf
 from tests.models.golden import GOLDENS
@@ -32,7 +37,10 @@ from tests.weights.files import (
 )
 
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
-STORED = [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_0, Kind.IQ4_NL]
+STORED = {
+    Kind.Q4_0: "int4", Kind.Q4_1: "int4", Kind.Q8_0: "int8", Kind.Q4_K: "int4", Kind.Q5_0: "int8",
+    Kind.Q5_1: "int8", Kind.Q5_K: "int8", Kind.IQ4_NL: "int8", Kind.MXFP4: "float4",
+}  # fmt: skip
 
 
 def packed_of(rows: np.ndarray, layout: Layout, step: int = 16) -> PackedLinear:
@@ -134,8 +142,7 @@ def test_stored_blocks_are_kept_without_loss(tmp_path: Path, kind: Kind, num_row
     for start in range(0, num_rows, 16):
         packing.write(start, quantized.read(start, min(start + 16, num_rows)))
     packed = packing.finish(jax.device_put)
-    has_eight = kind in (Kind.Q8_0, Kind.Q5_0, Kind.IQ4_NL)
-    assert (packed.format, packed.group) == ("int8" if has_eight else "int4", 32)
+    assert (packed.format, packed.group) == (STORED[kind], 32)
     assert_same_bits(unpack(packed).T, gguf.quants.dequantize(blocks, kind))
 
 
@@ -152,11 +159,11 @@ def test_auto_keeps_what_can_be_kept(tmp_path: Path, dtype: Any) -> None:
     layer, floats = params["layers"][0], rounded["layers"][0]
     formats = {name: w.format for name, w in layer.items() if isinstance(w, PackedLinear)}
     assert formats == {
-        "wq": "int4", "wk": "int8", "wv": dtype.name, "wo": dtype.name, "w_gate": "int4",
+        "wq": "int4", "wk": "int8", "wv": "int8", "wo": dtype.name, "w_gate": "int4",
         "w_up": dtype.name, "w_down": "int4",
     }  # fmt: skip
     assert (params["embed"].format, params["unembed"].format) == ("int8", dtype.name)
-    for name in ("wv", "wo", "w_up"):
+    for name in ("wo", "w_up"):
         assert_same_bits(layer[name].data, floats[name].data)
     for name in ("attn_norm", "mlp_norm"):
         assert_same_bits(layer[name], floats[name])
@@ -227,11 +234,57 @@ def test_int4_weights_come_back_to_the_bit() -> None:
     assert_same_bits(unpack(packed_of(rows, int4_layout())).T, rows)
 
 
-@pytest.mark.parametrize(("quantization", "matrix"), [("int8", "int8"), ("int4", "int4")])
-def test_tables_keep_eight_bits(quantization: Quantization, matrix: str) -> None:
+@pytest.mark.parametrize("shape", [(16, 32), (37, 45), (33, 576)])
+def test_fp8_is_off_by_a_sixteenth_at_most(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    rows[3] = 0
+    packed = packed_of(rows, float8_layout(-(-shape[1] // 32) * 32))
+    assert (packed.format, packed.mins) == ("float8", None)
+    values = np.asarray(unpack(packed)).T
+    # Three bits after the first; the smallest numbers have steps of 2^-9 of 448.
+    steps = np.abs(rows).max(axis=1, keepdims=True) / 448 * 2.0**-10
+    assert (np.abs(values - rows) <= np.abs(rows) / 15.9 + steps * 1.01).all()
+    assert not values[3].any()
+    np.testing.assert_allclose(np.abs(values).max(axis=1), np.abs(rows).max(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 32), (37, 45), (33, 576)])
+def test_mxfp4_takes_the_nearest_of_its_numbers(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(6).normal(size=shape).astype(np.float32)
+    rows[3] = 0
+    packed = packed_of(rows, float4_layout())
+    assert (packed.format, packed.group, packed.scales.dtype) == ("float4", 32, jnp.uint8)
+    values = np.asarray(unpack(packed)).T
+    padded = np.pad(rows, ((0, 0), (0, -shape[1] % 32)))
+    largest = np.abs(padded.reshape(shape[0], -1, 32)).max(axis=2, keepdims=True)
+    powers = np.exp2(np.floor(np.log2(np.maximum(largest, 1e-30))) - 2)
+    grid = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    scaled = np.abs(padded.reshape(shape[0], -1, 32)) / powers
+    best = np.abs(scaled[..., None] - grid).min(axis=-1) * powers
+    best = best.reshape(padded.shape)[:, : shape[1]]
+    np.testing.assert_allclose(np.abs(values - rows), best, atol=1e-6)
+
+
+def test_mxfp4_rounds_half_way_to_even() -> None:
+    numbers = [6, 5, 3.5, 2.5, 1.75, 1.25, 0.75, 0.25, 0, -5, -0.25, -0.75, *[0] * 20]
+    rows = np.array([numbers], np.float32) * 4
+    values = np.asarray(unpack(packed_of(rows, float4_layout()))).T[0, :12] / 4
+    assert values.tolist() == [6, 4, 4, 2, 2, 1, 1, 0, 0, -4, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "matrix", "table"),
+    [
+        ("int8", "int8", "int8"),
+        ("int4", "int4", "int8"),
+        ("fp8", "float8", "float8"),
+        ("mxfp4", "float4", "int8"),
+    ],
+)
+def test_tables_keep_eight_bits(quantization: Quantization, matrix: str, table: str) -> None:
     checkpoint = open_checkpoint(GOLDENS / "llama_default")
     params = checkpoint.load_params(BFLOAT16, backend=Backend.CPU, quantization=quantization)
-    assert {params["embed"].format, params["unembed"].format} == {"int8"}
+    assert {params["embed"].format, params["unembed"].format} == {table}
     for layer in params["layers"]:
         formats = [w.format for w in layer.values() if isinstance(w, PackedLinear)]
         assert formats == [matrix] * 7

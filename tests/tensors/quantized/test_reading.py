@@ -14,6 +14,7 @@ import pytest
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import LinearWeight, gated_linear, unpack
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
+from flaxen.weights.huggingface.export import export_huggingface
 from tests.models.golden import logits_of
 from tests.tensors.quantized import made
 
@@ -114,39 +115,39 @@ CASES = {
     "fp8 in blocks": Case(
         made.float8("weight_scale_inv", (64, 64)),
         {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [64, 64]},
-        None,
+        "float8",
     ),
     "fp8 in large blocks": Case(
         made.float8("weight_scale_inv", (128, 128)),
         {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
-        None,
+        "float8",
     ),
-    "fp8 of one scale": Case(made.float8("weight_scale"), {"quant_method": "fp8"}, None),
+    "fp8 of one scale": Case(made.float8("weight_scale"), {"quant_method": "fp8"}, "float8"),
     "fp8 of fbgemm": Case(
-        made.float8("weight_scale", by_output=True), {"quant_method": "fbgemm_fp8"}, None
+        made.float8("weight_scale", by_output=True), {"quant_method": "fbgemm_fp8"}, "float8"
     ),
     "fp8 of ModelOpt": Case(
-        made.float8("weight_scale"), {"quant_method": "modelopt", "quant_algo": "FP8"}, None
+        made.float8("weight_scale"), {"quant_method": "modelopt", "quant_algo": "FP8"}, "float8"
     ),
     "fp8 of compressed-tensors": Case(
         made.float8("weight_scale", by_output=True),
         made.compressed("channel", num_bits=8, type="float"),
-        None,
+        "float8",
     ),
     "fp8 of compressed-tensors in blocks": Case(
         made.float8("weight_scale", (64, 32)),
         made.compressed("block", num_bits=8, type="float", block_structure=[64, 32]),
-        None,
+        "float8",
     ),
     "mxfp4": Case(
         made.mxfp4("weight_blocks", "weight_scales", by_block=True),
         {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
-        None,
+        "float4",
     ),
     "mxfp4 of compressed-tensors": Case(
         made.mxfp4("weight_packed", "weight_scale", by_block=False),
         made.compressed(num_bits=4, type="float", group_size=32),
-        None,
+        "float4",
     ),
 }
 
@@ -195,7 +196,20 @@ def test_the_model_computes_what_its_plain_weights_compute(tmp_path: Path, name:
     np.testing.assert_allclose(found, expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["int4 with zeros", "int4 in the order of activations"])
+@pytest.mark.parametrize("name", ["int4 in the order of activations", "fp8 in blocks", "mxfp4"])
+def test_an_exported_model_has_the_values_to_the_bit(tmp_path: Path, name: str) -> None:
+    checkpoint, values = opened(tmp_path, name)
+    params = checkpoint.load_params(FLOAT32, backend=Backend.CPU, quantization="auto")
+    out = tmp_path / "plain"
+    export_huggingface(out, checkpoint.family, checkpoint.config, params, dtype="float32")
+    exported = open_checkpoint(out)
+    assert exported.quantized_by is None
+    assert_values(exported.load_params(FLOAT32), values)
+
+
+@pytest.mark.parametrize(
+    "name", ["int4 with zeros", "int4 in the order of activations", "fp8 in blocks", "mxfp4"]
+)
 def test_rows_have_the_same_bits_alone_and_together(tmp_path: Path, name: str) -> None:
     checkpoint, _ = opened(tmp_path, name)
     params = checkpoint.load_params(jnp.dtype("bfloat16"), backend=Backend.CPU, quantization="auto")
