@@ -161,6 +161,9 @@ def _safetensors(name: str, directory: Path, paths: Iterable[Path]) -> LocalMode
 
 def _dtype(config: Path) -> str | None:
     fields = read_json(config) if config.is_file() else {}
+    quantization = fields.get("quantization_config")
+    if isinstance(quantization, dict) and isinstance(quantization.get("quant_method"), str):
+        return str(quantization["quant_method"])
     dtype = fields.get("dtype") or fields.get("torch_dtype")
     return dtype if isinstance(dtype, str) else None
 

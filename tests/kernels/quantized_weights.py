@@ -35,6 +35,12 @@ KINDS = {
 }
 
 
+def data_dtype(kind: Kind) -> jnp.dtype:
+    """The dtype of the numbers' array."""
+    names = {"float8": "float8_e4m3fn", "float4": "int4"}
+    return jnp.dtype(names.get(kind.format, kind.format))
+
+
 def random_weight(kind: Kind, num_inputs: int, num_outputs: int, seed: int = 0) -> QuantizedLinear:
     """A weight [I, O] whose values are about as large as those of a model."""
     rng = np.random.default_rng([seed, num_inputs, num_outputs])
@@ -46,9 +52,8 @@ def random_weight(kind: Kind, num_inputs: int, num_outputs: int, seed: int = 0) 
     mins = rng.normal(size=scales.shape) / 10 if kind.has_mins else None
     if kind.format == "float4":
         scales = 2.0 ** np.floor(np.log2(scales))
-    dtype = {"float8": "float8_e4m3fn", "float4": "int4"}.get(kind.format, kind.format)
     return QuantizedLinear(
-        data=jnp.asarray(numbers).astype(dtype),
+        data=jnp.asarray(numbers).astype(data_dtype(kind)),
         scales=jnp.asarray(scales.astype(kind.scale_dtype)),
         is_e2m1=kind.format == "float4",
         mins=None if mins is None else jnp.asarray(mins.astype(kind.scale_dtype)),

@@ -8,17 +8,18 @@ import pytest
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear, embed, linear
-from tests.kernels.quantized_weights import KINDS, Kind
+from tests.kernels.quantized_weights import KINDS, Kind, data_dtype
 
 
 def abstract(kind: Kind, num_inputs: int, num_outputs: int) -> QuantizedLinear:
     groups = (num_inputs // (kind.group or num_inputs), num_outputs)
     scales = jax.ShapeDtypeStruct(groups, kind.scale_dtype)
     return QuantizedLinear(
-        data=jax.ShapeDtypeStruct((num_inputs, num_outputs), jnp.dtype(kind.format)),
+        data=jax.ShapeDtypeStruct((num_inputs, num_outputs), data_dtype(kind)),
         scales=scales,
         mins=scales if kind.has_mins else None,
         zero=kind.zero,
+        is_e2m1=kind.format == "float4",
     )
 
 
@@ -33,6 +34,11 @@ def abstract(kind: Kind, num_inputs: int, num_outputs: int) -> QuantizedLinear:
         ("v6e-1", "int8 in groups", (896, 4864), 64),
         ("v6e-1", "int4 with wide mins", (4096, 14336), 1024),
         ("v6e-1", "int4 in groups of 128", (4096, 1792), 64),
+        ("v5e-1", "float8", (4096, 14336), 16),
+        ("v5e-1", "float8 in groups", (4096, 4096), 64),
+        ("v6e-1", "float8 in groups", (4096, 1792), 512),
+        ("v5e-1", "float4", (3072, 4096), 64),
+        ("v6e-1", "float4", (4096, 14336), 16),
     ],
 )
 def test_a_product_expands_no_weight(compile_for, target, kind, shape, rows):

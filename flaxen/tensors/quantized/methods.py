@@ -58,6 +58,11 @@ def quantization_fields(fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return given
 
 
+def has_quantization(fields: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that the model is quantized."""
+    return any(fields.get(name) is not None for name in _NAMES)
+
+
 def without_quantization(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config.json of the same model before it was quantized."""
     return {name: value for name, value in fields.items() if name not in _NAMES}

@@ -12,9 +12,20 @@ from typing import Any, NamedTuple
 from flaxen.hub.weight_files import read_json
 from flaxen.models.config import DecoderConfig
 from flaxen.models.families import Family, find_family
-from flaxen.tensors.quantized.methods import quantization_fields, without_quantization
+from flaxen.tensors.quantized.methods import (
+    has_quantization,
+    quantization_fields,
+    without_quantization,
+)
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.classifier import base_architecture
+
+# Where writers of quantized checkpoints put what others put in config.json, and their methods.
+_OWN_FILES = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+}
 
 
 class QuantizedConfig(NamedTuple):
@@ -43,10 +54,22 @@ def read_quantized_config(file: Path) -> QuantizedConfig:
     """
     fields = read_json(file)
     family, config = _read(file, without_quantization(fields))
+    fields = _with_own_file(file.parent, fields)
     try:
         return QuantizedConfig(family, config, quantization_fields(fields))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def _with_own_file(directory: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, with the quantization of a file of its own if config.json says nothing of it."""
+    if has_quantization(fields):
+        return fields
+    for name, method in _OWN_FILES.items():
+        if (directory / name).is_file():
+            own = {"quant_method": method, **read_json(directory / name)}
+            return {**fields, "quantization_config": own}
+    return fields
 
 
 def _read(file: Path, fields: dict[str, Any]) -> tuple[Family, DecoderConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,6 +195,29 @@ def test_the_model_computes_what_its_plain_weights_compute(tmp_path: Path, name:
     params = checkpoint.load_params(FLOAT32, backend=Backend.CPU, quantization="auto")
     found = logits_of(checkpoint.model.on(Backend.CPU), params, tokens)
     np.testing.assert_allclose(found, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("gptq with zeros", "quantize_config.json"),
+        ("awq", "quant_config.json"),
+        ("fp8 of ModelOpt", "hf_quant_config.json"),
+    ],
+)
+def test_the_quantization_may_have_a_file_of_its_own(tmp_path: Path, name: str, file: str) -> None:
+    case = CASES[name]
+    values = made.write_model(tmp_path, case.make, case.quantization)
+    config = tmp_path / "config.json"
+    fields = json.loads(config.read_text())
+    own = {k: v for k, v in fields.pop("quantization_config").items() if k != "quant_method"}
+    if name == "fp8 of ModelOpt":
+        own = {"producer": {"name": "modelopt"}, "quantization": own}
+    config.write_text(json.dumps(fields))
+    (tmp_path / file).write_text(json.dumps(own))
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.quantized_by == case.quantization["quant_method"]
+    assert_values(checkpoint.load_params(FLOAT32), values)
 
 
 @pytest.mark.parametrize("name", ["int4 in the order of activations", "fp8 in blocks", "mxfp4"])
