@@ -113,7 +113,7 @@ def main() -> None:
         for name in names[:: 1 if round_ % 2 == 0 else -1]:
             times[name].append(seconds_a_token(engines[name]))
     print("| weights | MB | tokens/s | times bfloat16 |\n| --- | --- | --- | --- |")
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for name in names:
         ratios = [plain / own for plain, own in zip(times[PLAIN], times[name], strict=True)]
         figures[name] = {
