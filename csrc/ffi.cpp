@@ -3,99 +3,13 @@
 // shapes when it traces; here only errors that would corrupt memory are checked again.
 #include <vector>
 
+#include "ffi_operands.h"
 #include "isa.h"
 #include "kernels.h"
 #include "pool.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace flaxen {
 namespace {
-
-using Integers = ffi::Span<const int64_t>;
-
-Type type_of(const ffi::AnyBuffer& buffer) {
-  return buffer.element_type() == ffi::DataType::BF16 ? Type::bf16 : Type::f32;
-}
-
-int64_t leading_size(const ffi::AnyBuffer& buffer) {
-  const auto dims = buffer.dimensions();
-  int64_t size = 1;
-  for (size_t i = 0; i + 1 < dims.size(); ++i) size *= dims[i];
-  return size;
-}
-
-// Hands out the operands in order.
-class Operands {
- public:
-  explicit Operands(ffi::RemainingArgs args) : args_(args) {}
-  ffi::AnyBuffer next() { return *args_.get<ffi::AnyBuffer>(index_++); }
-  bool has(size_t count) const { return index_ + count <= args_.size(); }
-
- private:
-  ffi::RemainingArgs args_;
-  size_t index_ = 0;
-};
-
-// The attributes of a weight, in this order: format, outputs, group, zero, has mins, row in the
-// table of addresses or -1, type of scales there, has bias, number of adapters, their rank.
-constexpr size_t kWeightFields = 10;
-
-// Data, scales and mins as separate operands.
-bool read_arrays(Operands& operands, bool is_quantized, bool has_mins, Weight* weight) {
-  if (!operands.has(1 + is_quantized + has_mins)) return false;
-  weight->data = operands.next().untyped_data();
-  if (is_quantized) {
-    const auto scales = operands.next();
-    weight->scales = scales.untyped_data();
-    const auto type = scales.element_type();
-    weight->scale_type = type == ffi::DataType::F32  ? Scales::f32
-                         : type == ffi::DataType::U8 ? Scales::e8m0
-                                                     : Scales::f16;
-  }
-  if (has_mins) weight->mins = operands.next().untyped_data();
-  return true;
-}
-
-// The same by address: see flaxen/kernels/linear/bound.py.
-bool read_addresses(Operands& operands, int64_t row, Scales scale_type, Weight* weight) {
-  if (!operands.has(1)) return false;
-  const auto table = operands.next();  // [n, 6] halves of addresses
-  const auto dims = table.dimensions();
-  if (table.element_type() != ffi::DataType::U32 || dims.size() != 2 || dims[1] != 6 || row >= dims[0])
-    return false;
-  const auto* addresses = static_cast<const uint64_t*>(table.untyped_data()) + 3 * row;
-  weight->data = reinterpret_cast<const void*>(addresses[0]);
-  weight->scales = reinterpret_cast<const void*>(addresses[1]);
-  weight->mins = reinterpret_cast<const void*>(addresses[2]);
-  weight->scale_type = scale_type;
-  return true;
-}
-
-bool read_weight(Operands& operands, const int64_t* fields, Weight* weight) {
-  *weight = Weight{};
-  weight->format = static_cast<Format>(fields[0]);
-  weight->num_outputs = fields[1];
-  weight->group = fields[2];
-  weight->zero = static_cast<int32_t>(fields[3]);
-  const bool is_quantized = weight->format != Format::f32 && weight->format != Format::bf16;
-  const bool has_mins = fields[4] != 0, has_bias = fields[7] != 0, has_adapters = fields[9] != 0;
-  if (!(fields[5] >= 0 ? read_addresses(operands, fields[5], static_cast<Scales>(fields[6]), weight)
-                       : read_arrays(operands, is_quantized, has_mins, weight)))
-    return false;
-  if (!operands.has(has_bias + (has_adapters ? 4 : 0))) return false;
-  if (has_bias) weight->bias = operands.next().untyped_data();
-  if (has_adapters) {
-    weight->adapters.a = static_cast<const float*>(operands.next().untyped_data());
-    weight->adapters.b = static_cast<const float*>(operands.next().untyped_data());
-    weight->adapters.scales = static_cast<const float*>(operands.next().untyped_data());
-    weight->adapters.ids = static_cast<const int32_t*>(operands.next().untyped_data());
-    weight->adapters.num = fields[8];
-    weight->adapters.rank = fields[9];
-  }
-  return true;
-}
 
 ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers weights,
                   bool has_norm, bool has_residual, bool gated, float eps) {
@@ -165,17 +79,26 @@ ffi::Error transpose(ffi::RemainingArgs args, ffi::Result<ffi::AnyBuffer> out, I
   return ffi::Error::Success();
 }
 
-PackCall pack_call(const ffi::AnyBuffer& from, const ffi::AnyBuffer& plain, void* to) {
-  return {from.untyped_data(), type_of(plain), plain.dimensions()[0], plain.dimensions()[1], to};
+// Calls `run` for a weight [in, out], or for each of a stack [experts, in, out].
+void for_each_weight(void (*run)(const PackCall&), const ffi::AnyBuffer& from,
+                     const ffi::AnyBuffer& plain, const ffi::AnyBuffer& to) {
+  const auto dims = plain.dimensions();
+  const int64_t count = dims.size() == 3 ? dims[0] : 1;
+  const size_t from_bytes = from.size_bytes() / (count > 0 ? count : 1);
+  const size_t to_bytes = to.size_bytes() / (count > 0 ? count : 1);
+  for (int64_t i = 0; i < count; ++i)
+    run({static_cast<const char*>(from.untyped_data()) + i * from_bytes, type_of(plain),
+         dims[dims.size() - 2], dims[dims.size() - 1],
+         static_cast<char*>(to.untyped_data()) + i * to_bytes});
 }
 
 ffi::Error pack(ffi::AnyBuffer plain, ffi::Result<ffi::AnyBuffer> packed) {
-  kernels().pack(pack_call(plain, plain, packed->untyped_data()));
+  for_each_weight(kernels().pack, plain, plain, *packed);
   return ffi::Error::Success();
 }
 
 ffi::Error unpack(ffi::AnyBuffer packed, ffi::Result<ffi::AnyBuffer> plain) {
-  kernels().unpack(pack_call(packed, *plain, plain->untyped_data()));
+  for_each_weight(kernels().unpack, packed, *plain, *plain);
   return ffi::Error::Success();
 }
 

@@ -18,6 +18,9 @@
 #include "product.inc"
 #include "causal_gradient.inc"
 #include "lora_gradient.inc"
+#include "experts.inc"
+#include "experts_gradient.inc"
+#include "routing.inc"
 #include "peak.inc"
 #include "sample.inc"
 #include "sequences.inc"
@@ -29,7 +32,8 @@ namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
     linear, embed,       transpose, pack,             unpack,          rms_norm, layer_norm, gelu,
-    rope,   log_softmax, attention, head_linear, causal_attention, bidirectional_attention, causal_gradient, lora_gradient,
-    sample, short_convolution, recurrence, gated_norm, peak_flops};
+    rope,   log_softmax, attention, head_linear, causal_attention, bidirectional_attention,
+    causal_gradient, lora_gradient, sample, short_convolution, recurrence, gated_norm,
+    grouped_linear, experts, experts_gradient, transpose_experts, routing, peak_flops};
 
 }  // namespace flaxen

@@ -36,6 +36,16 @@ struct Adapters {
   int64_t rank;  // 0 if the weight has no adapters
 };
 
+// What a gated layer computes of gate and up:
+//   gate' = min(gate, limit), up' = clamp(up, -limit, limit),
+//   gate' * sigmoid(alpha * gate') * (up' + offset), or gelu(gate') with its tanh in place of that.
+struct Gate {
+  enum Kind { silu, gelu_tanh } kind = silu;
+  float alpha = 1;
+  float limit = 0;  // 0 for none
+  float offset = 0;
+};
+
 struct Weight {
   Format format;
   const void* data;
@@ -64,6 +74,7 @@ struct LinearCall {
   Type residual_type;
   Type out_type;
   bool gated;  // weights are (gate, up), with one output in the first
+  Gate gate;
   int num_weights;
   const Weight* weights;
 };
@@ -91,6 +102,60 @@ struct PackCall {
   Type type;
   int64_t num_inputs, num_outputs;
   void* to;
+};
+
+// Several linear layers (or gated ones), one for each expert, over rows that are sorted by expert.
+// A weight is a stack: the tiles of an expert follow those of the one before, as in a weight with
+// num_experts times as many outputs, each expert's padded to whole tiles.
+struct GroupedCall {
+  LinearCall linear;      // without norm or residual; the rows are those of all experts
+  const int32_t* starts;  // [num_experts + 1], the first row of each expert
+  int64_t num_experts;
+};
+
+// A mixture of experts: out[t] = residual[t] + sum over j of weights[t][j] * expert(ids[t][j], x[t]),
+// in the order of j, where an expert is down(gate(gate(x), up(x))). A row of zeros is padding: it
+// has no experts, nor has an id outside of [0, num_experts).
+struct ExpertsCall {
+  const void* x;  // [T, D]
+  Type type;      // of x and biases
+  int64_t T, D, F, num_experts, k;
+  const int32_t* ids;    // [T, k]
+  const float* weights;  // [T, k]
+  bool scales_inputs;    // the weights multiply the inputs of experts, not their outputs
+  Gate gate;
+  Weight layers[3];  // gate, up, down: stacks. Adapters have one for each expert of each adapter.
+  const void* residual;  // [T, D] or null
+  Type residual_type;
+  Type out_type;
+  void* out;  // [T, D]
+};
+
+// The gradient of a stack of packed weights: for each expert the product of its rows of h,
+// transposed, with those of out_bar.
+struct ExpertsGradientCall {
+  const void* h;        // [S, I], sorted by expert
+  const void* out_bar;  // [S, O]
+  Type type;            // of both
+  int64_t S, I, O, num_experts;
+  const int32_t* starts;  // [num_experts + 1]
+  Type out_type;          // float32 or bfloat16
+  void* out;              // packed
+};
+
+// Which experts a token uses, and with which weights; see flaxen/expert_kernels/routing/__init__.py.
+struct RoutingCall {
+  const float* logits;  // [T, E]
+  const float* bias;    // [E], added to scores for the choice alone; or null
+  int64_t T, E, k;
+  enum Score { softmax, sigmoid } score;
+  int64_t num_groups, groups_used;  // 1, 1 for none
+  int64_t group_best;               // a group's score: the sum of so many of its best
+  bool normalize;                   // the weights of a token are divided by their sum
+  float epsilon;                    // added to that sum
+  float scale;                      // multiplies the weights
+  int32_t* ids;    // [T, k], best first
+  float* weights;  // [T, k]
 };
 
 struct RmsNormCall {
@@ -324,6 +389,11 @@ struct Kernels {
   void (*short_convolution)(const ShortConvolutionCall&);
   void (*recurrence)(const RecurrenceCall&);
   void (*gated_norm)(const GatedNormCall&);
+  void (*grouped_linear)(const GroupedCall&);
+  void (*experts)(const ExpertsCall&);
+  void (*experts_gradient)(const ExpertsGradientCall&);
+  void (*transpose_experts)(const TransposeCall&, int64_t num_experts);
+  void (*routing)(const RoutingCall&);
   double (*peak_flops)(Type);  // operations a second, of all threads from registers
 };
 

@@ -59,7 +59,7 @@ def jit_step(model: Model, config: EngineConfig) -> Any:
         functools.partial(run_step, model, step_layout(config), num_top_tokens(model, config)),
         static_argnums=0,
         donate_argnums=(3, 4),
-        out_shardings=(whole, page_shardings(model), whole, whole),
+        out_shardings=(whole, page_shardings(model), whole, whole, whole),
         compiler_options=compiler_options(model.backend, enforce_eager=config.enforce_eager),
     )
 

@@ -201,6 +201,7 @@ class Engine(SteppedEngine):
             self._requests.num_ended,
             num_generated=self._events.num_generated,
             num_steps=self._num_steps,
+            expert_tokens=self._executor.expert_load(),
         )
 
     def _dispatch(self) -> None:

@@ -26,6 +26,9 @@ class StepOutput(NamedTuple):
     number: int  # of the step
     sampled: Sampled
     hidden: jax.Array  # [T, D]
+    # int32 [sum of E over the layers with experts], the tokens of each; None without experts, or
+    # with embeddings in place of tokens
+    expert_load: jax.Array | None
 
 
 class DeviceCalls(abc.ABC):

@@ -140,7 +140,7 @@ class DeviceState(DeviceCalls):
     ) -> StepOutput:
         lora = self._adapters.arrays if program.has_adapters else None
         # NumPy's arrays as they are: the call itself puts them, and sooner than device_put would.
-        self._tokens, self._cache, sampled, hidden = self._step(
+        self._tokens, self._cache, sampled, hidden, load = self._step(
             program.shape.num_tokens,
             self._step_params,
             self._rows,
@@ -152,7 +152,7 @@ class DeviceState(DeviceCalls):
         )
         self._num_steps += 1
         self._hidden.append((self._num_steps, hidden))
-        return StepOutput(self._num_steps, sampled, hidden)
+        return StepOutput(self._num_steps, sampled, hidden, load)
 
     def prompt_logprobs(self, hidden: np.ndarray, targets: np.ndarray) -> Logprobs:
         found: Logprobs = self._prompt_logprobs(self._params, hidden, targets)

@@ -119,6 +119,12 @@ class Executor(abc.ABC):
         """
         return pooled
 
+    def expert_load(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens that each expert got in the fetched steps, for each layer that has experts.
+        Safe to call from any thread.
+        """
+        return ()
+
     @abc.abstractmethod
     def reset(self) -> None:
         """Makes new, empty state after a step failed: what the old one held is lost."""

@@ -31,6 +31,7 @@ from flaxen.engine.sequence import Sequence
 from flaxen.engine.shapes import step_shapes
 from flaxen.engine.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
 from flaxen.engine.step_options import grammar_bitmask, prompt_embeds
+from flaxen.models.expert_load import by_layer
 from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
 from flaxen.weights.adapters.adapter import Adapter
@@ -81,6 +82,7 @@ class JaxExecutor(Executor):
     ) -> None:
         self.vocab_size = model.vocab_size
         self._model, self._config = model, config
+        self._expert_load = np.zeros(sum(model.num_experts), np.int64)
         self._eos_ids, self._bad_word_ids = eos_ids, bad_word_ids
         self._shapes, self._layout = step_shapes(config), step_layout(config)
         self._device = self._calls = through(DeviceState(model, params, config, cache_dtype))
@@ -177,7 +179,13 @@ class JaxExecutor(Executor):
         return bool(tokens.is_ready())
 
     def fetch(self, plan: StepPlan, handle: _Handle) -> StepResult:
+        load = handle.output.expert_load
+        if load is not None:  # replaced, not changed: another thread may be reading it
+            self._expert_load = self._expert_load + np.asarray(load)
         return step_result(plan.items, handle.output.sampled, has_logprobs=handle.wants_logprobs)
+
+    def expert_load(self) -> tuple[tuple[int, ...], ...]:
+        return by_layer(self._model, self._expert_load) if self._model.num_experts else ()
 
     def prompt_logprobs(
         self, plan: StepPlan, handle: _Handle, item: Scheduled, targets: list[int], num_top: int

@@ -17,6 +17,7 @@ def engine_stats(
     *,
     num_generated: int,
     num_steps: int,
+    expert_tokens: tuple[tuple[int, ...], ...],
 ) -> EngineStats:
     """The current counters and gauges.
 
@@ -25,6 +26,7 @@ def engine_stats(
       num_ended: ended requests, by the most severe finish reason of their sequences.
       num_generated: generated tokens.
       num_steps: dispatched steps.
+      expert_tokens: the tokens of each expert, for each layer that has experts.
     """
     pools, slots = scheduler.pools, scheduler.adapter_slots
     return EngineStats(
@@ -50,6 +52,7 @@ def engine_stats(
         num_adapter_loads=scheduler.counters.num_adapter_loads,
         num_draft_tokens=scheduler.counters.num_draft_tokens,
         num_accepted_tokens=scheduler.counters.num_accepted_tokens,
+        expert_tokens=expert_tokens,
     )
 
 
@@ -84,7 +87,15 @@ def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
         max_loras=replicas[0].max_loras,
         running_adapters=_union(each.running_adapters for each in replicas),
         waiting_adapters=_union(each.waiting_adapters for each in replicas),
+        expert_tokens=sum_by_expert([each.expert_tokens for each in replicas]),
         replicas=tuple(replicas),
+    )
+
+
+def sum_by_expert(loads: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+    """The sums of several engines' tokens of each expert; all have the same layers."""
+    return tuple(
+        tuple(sum(each) for each in zip(*layer, strict=True)) for layer in zip(*loads, strict=True)
     )
 
 

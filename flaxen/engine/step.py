@@ -23,6 +23,7 @@ from flaxen.kernels.paged_attention import PagedBatch, page_axes
 from flaxen.models import attention_impls
 from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import Paged, attention_only, head_sizes
+from flaxen.models.expert_load import expert_load
 from flaxen.models.layout import vocab_placement
 from flaxen.models.model import Model, Params
 
@@ -76,7 +77,7 @@ def run_step(
     packed: jax.Array,
     needs: BatchNeeds,
     options: StepOptions,
-) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array]:
+) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array, jax.Array | None]:
     """Computes one whole step.
 
     Args:
@@ -94,8 +95,8 @@ def run_step(
       options: inputs that only some steps have.
 
     Returns:
-      The updated tokens and cache, the samples [S, K + 1], and all tokens' hidden states [T, D].
-      Samples of sequences that do not sample are meaningless.
+      The updated tokens and cache, the samples [S, K + 1], all tokens' hidden states [T, D], and
+      the load of the experts, or None. Samples of sequences that do not sample are meaningless.
     """
     params = expand(params)
     step = layout.unpack(packed)
@@ -110,13 +111,17 @@ def run_step(
         attend = attention_impls.whole_prompts(batch, num_tokens, model.backend)
     else:
         attend = attention_impls.paged(batches, model.backend, model.placement)
-    if options.prompt_embeds is None:
-        hidden, cache = model.forward(adapted, ids, positions, attend, cache)
-    else:
+    load = None
+    if options.prompt_embeds is not None:
         embeds = options.prompt_embeds
         hidden, cache = model.forward_embeds(adapted, ids, positions, attend, cache, embeds)
+    elif model.num_experts:
+        hidden, cache, routings = model.routed_forward(adapted, ids, positions, attend, cache)
+        load = expert_load(model, routings, ids >= 0)
+    else:
+        hidden, cache = model.forward(adapted, ids, positions, attend, cache)
     if not model.generates:
-        return tokens, cache, no_samples(step, num_top), hidden
+        return tokens, cache, no_samples(step, num_top), hidden, load
     where = sampled_positions(step, batch)
     last = jnp.where(where.is_active[:, None], hidden[where.token], 0)
     sampled = sample(
@@ -134,7 +139,7 @@ def run_step(
     # An index out of range is dropped.
     target = jnp.where(where.is_active, where.row, layout.num_rows)
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
-    return tokens, cache, _by_sequence(sampled, step), hidden
+    return tokens, cache, _by_sequence(sampled, step), hidden, load
 
 
 def no_samples(step: StepInput, num_top: int) -> Sampled:

@@ -18,7 +18,8 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import Weight, embed, unembed
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.block import LayerConfig
-from flaxen.models.layers.part import Step, vector
+from flaxen.models.layers.experts import Experts
+from flaxen.models.layers.part import Routing, Step, vector
 from flaxen.models.model import (
     LAYER_INPUT,
     Attend,
@@ -68,11 +69,17 @@ def decoder(config: DecoderConfig) -> Model:
             first_on=functools.partial(_first, config),
             layer_on=functools.partial(_one_layer, config),
         ),
+        num_experts=tuple(each for each in map(_num_experts, config.layers) if each),
+        routed_forward_on=functools.partial(_routed_forward, config),
     )
 
 
 def _for_context(config: DecoderConfig, length: int) -> Model:
     return decoder(config.for_context(length))
+
+
+def _num_experts(layer: LayerConfig) -> int:
+    return layer.mlp.num_experts if isinstance(layer.mlp, Experts) else 0
 
 
 def _forward(
@@ -85,17 +92,32 @@ def _forward(
     cache: Cache,
     embeds: InputEmbeds | None = None,
 ) -> tuple[jax.Array, Cache]:
+    return _routed_forward(config, backend, params, tokens, positions, attend, cache, embeds)[:2]
+
+
+def _routed_forward(
+    config: DecoderConfig,
+    backend: Backend,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attend: Attend,
+    cache: Cache,
+    embeds: InputEmbeds | None = None,
+) -> tuple[jax.Array, Cache, tuple[Routing, ...]]:
     """The forward, unrolled over the layers: on CPU a scan, which slices stacked weights, takes
-    over twice as long.
+    over twice as long. Also returns the routing of each layer that has experts.
 
     Each part is a jit of its own, so that one layer is traced for all.
     """
     x, shared = _first(config, backend, params, tokens, positions, embeds)
-    entries = []
+    entries, routings = [], []
     for number, (p, entry) in enumerate(zip(params["layers"], cache, strict=True)):
-        x, entry = _one_layer(config, backend, number, p, x, shared, attend, entry)
+        x, entry, routing = _routed_layer(config, backend, number, p, x, shared, attend, entry)
         entries.append(entry)
-    return x, tuple(entries)
+        if routing is not None:
+            routings.append(routing)
+    return x, tuple(entries), tuple(routings)
 
 
 def _first(
@@ -125,11 +147,24 @@ def _one_layer(
     attend: Attend,
     entry: Any,
 ) -> tuple[jax.Array, Any]:
+    return _routed_layer(config, backend, number, p, x, shared, attend, entry)[:2]
+
+
+def _routed_layer(
+    config: DecoderConfig,
+    backend: Backend,
+    number: int,
+    p: Params,
+    x: jax.Array,
+    shared: _Shared,
+    attend: Attend,
+    entry: Any,
+) -> tuple[jax.Array, Any, Routing | None]:
     layer = config.layers[number]
     rotation = layer.mixer.rotation
     rope = None if rotation is None else shared.rope[_rotations(config).index(rotation)]
     step = Step(positions=shared.positions[..., 0], rope=rope, attend=attend)
-    found: tuple[jax.Array, Any] = _layer(layer, backend, p, x, step, entry)
+    found: tuple[jax.Array, Any, Routing | None] = _layer(layer, backend, p, x, step, entry)
     return found
 
 
@@ -154,7 +189,7 @@ def _embed(
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
 def _layer(
     layer: LayerConfig, backend: Backend, p: Params, x: jax.Array, step: Step, entry: Any
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Any, Routing | None]:
     return layer(p, checkpoint_name(x, LAYER_INPUT), step, entry, backend)
 
 

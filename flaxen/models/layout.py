@@ -79,6 +79,11 @@ def lay_params(specs: Any, params: Params, placement: Placement) -> Params:
             return {index: one(spec, sharding, each) for index, each in leaf.items()}
         if not isinstance(leaf, QuantizedLinear):
             return jax.device_put(leaf, sharding)
+        if spec.is_stack:
+            of_stack = stack_shardings(sharding)
+            mins = None if leaf.mins is None else of_stack.mins
+            where = replace(leaf, data=of_stack.data, scales=of_stack.scales, mins=mins)
+            return jax.device_put(leaf, where)
         where = weight_shardings(spec, sharding, leaf.scales.shape[0])
         assert where is not None
         mins = None if leaf.mins is None else where.mins
@@ -163,6 +168,19 @@ def weight_shardings(
     by_group = NamedSharding(mesh, of_groups)
     data = NamedSharding(mesh, PartitionSpec(inputs, outputs))
     return QuantizedLinear(data=data, scales=by_group, mins=by_group)
+
+
+def stack_shardings(sharding: NamedSharding) -> QuantizedLinear:
+    """The shardings of the arrays of quantized experts [E, I, O], as its leaves.
+
+    They are divided as plain experts are, but each device has the scales of all groups of inputs.
+
+    Args:
+      sharding: of the plain experts.
+    """
+    experts, _, outputs = (*sharding.spec, None, None, None)[:3]
+    groups = NamedSharding(sharding.mesh, PartitionSpec(experts, None, outputs))
+    return QuantizedLinear(data=sharding, scales=groups, mins=groups)
 
 
 def _of_all(parts: PartitionSpec, axes: tuple[int, ...]) -> tuple[str, ...]:

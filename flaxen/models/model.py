@@ -71,7 +71,8 @@ class ParamSpec:
     """Shape, logical axis names and use of one parameter.
 
     Raises:
-      ValueError: it has a `matrix`, but its role is not matrix or table: only these are packed.
+      ValueError: it has a `matrix`, but its role is not matrix or table: only these are packed. Or
+        it is a stack of something else than experts.
     """
 
     shape: tuple[int, ...]
@@ -82,6 +83,11 @@ class ParamSpec:
     # How many numbers along an axis named heads or kv_heads stay on one device: those of a head.
     head_dim: int = 1
     lookup_only: bool = False  # a table whose rows are read and never multiplied: an embedding
+    is_stack: bool = False  # experts [E, I, O], which are packed and quantized each by itself
+    # It is float32 whatever the compute dtype, and never quantized: a router, whose rounding would
+    # send tokens to other experts.
+    is_wide: bool = False
+    share: float = 1.0  # of the tokens that are multiplied with it: experts get k / E of them each
 
     @property
     def is_multiplied(self) -> bool:
@@ -94,6 +100,10 @@ class ParamSpec:
             raise ValueError(
                 f"a parameter of the role {self.role} can't be packed: its `matrix` must be None, "
                 f"got {self.matrix}"
+            )
+        if self.is_stack and (self.role != "experts" or len(self.shape) != 3):
+            raise ValueError(
+                f"a stack of weights must be experts [E, I, O], got {self.role} {self.shape}"
             )
 
 
@@ -204,6 +214,10 @@ class Model:
     is_encoder: bool = False
     # The classification head: from a pooled vector [D] to the logits of the labels [L], float32.
     head_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
+    # The experts of each layer that has some; () for a model without any.
+    num_experts: tuple[int, ...] = ()
+    # This is forward_on, and also returns the routing of each of these layers; None: it can't.
+    routed_forward_on: Callable[..., tuple[jax.Array, Cache, tuple[Any, ...]]] | None = None
     # What its ops run on; this also determines the form of its parameters, pages and steps.
     backend: Backend = Backend.REFERENCE
     # The mesh that its parameters, pages and attention are laid over; None is one device. The
@@ -261,6 +275,15 @@ class Model:
         return self.forward_embeds_on(
             self.backend, params, tokens, positions, attend, cache, embeds
         )
+
+    def routed_forward(
+        self, params: Params, tokens: jax.Array, positions: jax.Array, attend: Attend, cache: Cache
+    ) -> tuple[jax.Array, Cache, tuple[Any, ...]]:
+        """`forward`, with the routing of each layer that has experts: its logits, float32 [..., E],
+        and the experts of each token, int32 [..., k].
+        """
+        assert self.routed_forward_on is not None, "the model has no layers with experts"
+        return self.routed_forward_on(self.backend, params, tokens, positions, attend, cache)
 
     def final_norm(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] after the final norm: what pooled vectors are made of."""

@@ -30,8 +30,12 @@ def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, backend: Bac
 
     def one(spec: ParamSpec, leaf: jax.Array) -> Any:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            leaf = leaf.astype(dtype)
-        if not backend.packs_weights or spec.matrix is None:
+            leaf = leaf.astype(jnp.float32 if spec.is_wide else dtype)
+        if not backend.packs_weights:
+            return leaf
+        if spec.is_stack:
+            return pack(leaf, backend=backend)
+        if spec.matrix is None:
             return leaf
         found = {
             index: pack(each, backend=backend)
@@ -100,6 +104,8 @@ def is_spec(node: Any) -> bool:
 
 
 def _plain(spec: ParamSpec, leaf: LinearWeight) -> jax.Array:
+    if spec.is_stack:
+        return unpack(leaf)
     matrix = spec.matrix
     assert matrix is not None
     order = (*matrix.inputs, *matrix.outputs)

@@ -70,6 +70,8 @@ def pipelined(model: Model) -> Model:
         param_specs={**specs, "layers": staged},
         cache_specs=model.cache_specs[:size],
         in_layers=None,
+        num_experts=(),  # the stages do not return their routing
+        routed_forward_on=None,
         num_stages=num_stages,
         unstaged=model,
     )
@@ -84,7 +86,11 @@ def _staged(num_stages: int, spec: ParamSpec) -> ParamSpec:
         )
         matrix = replace(matrix, inputs=inputs, outputs=outputs, layers=0)
     return replace(
-        spec, shape=(num_stages, *spec.shape), axes=("stages", *spec.axes), matrix=matrix
+        spec,
+        shape=(num_stages, *spec.shape),
+        axes=("stages", *spec.axes),
+        matrix=matrix,
+        is_stack=False,  # of experts alone: stages have plain ones
     )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrix_shape
-from flaxen.models.layout import param_sharding, weight_shardings
+from flaxen.models.layout import param_sharding, stack_shardings, weight_shardings
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
@@ -54,21 +55,42 @@ def requested_layouts(model: Model, quantization: Quantization) -> list[Layout |
     return [
         quantized_layout(
             quantization,
-            matrix_shape(spec)[0],
+            spec.shape[1] if spec.is_stack else matrix_shape(spec)[0],
             backend=model.backend,
             is_table=spec.role == "table",
         )
-        if quantization not in ("auto", "none") and spec.matrix is not None
+        if quantization not in ("auto", "none") and is_quantized(spec)
         else None
         for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec)
     ]
 
 
+def is_quantized(spec: ParamSpec) -> bool:
+    """Whether a parameter is quantized where weights are."""
+    return (spec.matrix is not None or spec.is_stack) and not spec.is_wide
+
+
+def _quantized_stack(spec: ParamSpec, layout: Layout, placement: Placement) -> QuantizedLinear:
+    """The arrays of the quantized weights of experts, as `weights.stacks` lays them."""
+    num_experts, num_inputs, num_outputs = spec.shape
+    where = stack_shardings(param_sharding(spec, placement))
+    of_groups = (num_experts, num_inputs // layout.group, num_outputs)
+    scales = jax.ShapeDtypeStruct(of_groups, layout.scale_dtype, sharding=where.scales)
+    numbers = jnp.int4 if layout.format == "int4" else jnp.int8
+    return QuantizedLinear(
+        data=jax.ShapeDtypeStruct(spec.shape, numbers, sharding=where.data),
+        scales=scales,
+        mins=scales if layout.has_mins else None,
+    )
+
+
 def _quantized(spec: ParamSpec, layout: Layout, placement: Placement) -> Any:
     """The arrays of a quantized weight; of one with several layers, one weight for each."""
+    assert layout.scale_dtype is not None
+    if spec.is_stack:
+        return _quantized_stack(spec, layout, placement)
     num_inputs, num_outputs = matrix_shape(spec)
     assert spec.matrix is not None
-    assert layout.scale_dtype is not None
     num_groups = num_inputs // layout.group
     places = weight_shardings(spec, param_sharding(spec, placement), num_groups)
     assert places is not None
@@ -133,7 +155,7 @@ def param_cost(specs: Any, shapes: Params) -> ParamCost:
         if spec.lookup_only:
             continue
         read_bytes += device_bytes(held)
-        values = max(map(_num_values, jax.tree.leaves(held)))
+        values = round(max(map(_num_values, jax.tree.leaves(held))) * spec.share)
         if spec.role in ("matrix", "experts"):
             layer_values += values
         elif spec.is_multiplied:

@@ -62,7 +62,7 @@ def _multiplied(model: Model) -> tuple[int, int]:
     """The numbers of all layers, and of the unembedding, that a token is multiplied with."""
     layers = unembed = 0
     for spec in jax.tree.leaves(model.param_specs, is_leaf=is_spec):
-        size = math.prod(spec.shape)
+        size = round(math.prod(spec.shape) * spec.share)
         if spec.role in ("matrix", "experts"):
             layers += size
         elif spec.is_multiplied:

@@ -59,6 +59,8 @@ class EngineStats:
     num_adapter_loads: int = 0  # copies from host memory to the device
     num_draft_tokens: int = 0  # verified
     num_accepted_tokens: int = 0  # the accepted ones of these
+    # The tokens that each expert got, for each layer that has experts.
+    expert_tokens: tuple[tuple[int, ...], ...] = ()
     replicas: tuple[EngineStats, ...] = ()  # of each data replica; () if there is one engine
 
 

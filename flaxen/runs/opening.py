@@ -37,6 +37,7 @@ from flaxen.training.layout import check_sizes, num_batch_parts
 from flaxen.training.lora import lora
 from flaxen.training.loss import next_token
 from flaxen.training.optimizer import make_optimizer, make_schedule
+from flaxen.training.router_losses import RouterLosses
 from flaxen.training.state import TrainState
 from flaxen.training.step import TrainStep, make_step, start
 from flaxen.weights.definition import Definition
@@ -242,6 +243,8 @@ def _place(saved: _Saved, fingerprint: Fingerprint) -> Any:
 def _make_step(
     config: TrainConfig, model: Model, dtype: jnp.dtype, num_steps: int, plan: str
 ) -> TrainStep:
+    optimizer = config.optimizer
+    router = RouterLosses(balance=optimizer.router_balance_loss, z=optimizer.router_z_loss)
     if config.method == "dpo":
         objective = dpo(
             model,
@@ -250,7 +253,7 @@ def _make_step(
             remat=config.remat,
         )
     else:
-        objective = next_token(model, remat=config.remat)
+        objective = next_token(model, remat=config.remat, router=router)
     if config.method == "full":
         trainable = full(model, dtype=dtype)
     else:

@@ -148,6 +148,8 @@ class _EngineCollector(Collector):
             yield _family(GaugeMetricFamily, name, text, field, found)
         for name, text, field in _COUNTERS:
             yield _family(CounterMetricFamily, name, text, field, found)
+        if any(stats.expert_tokens for _, stats in found):
+            yield _expert_tokens(found)
         with_adapters = [stats for _, stats in found if stats.max_loras]
         if with_adapters:
             yield _lora_info(with_adapters)
@@ -169,6 +171,20 @@ def _family(
             family.add_metric([model_name], getattr(stats, field))
         for index, replica in enumerate(stats.replicas):
             family.add_metric([model_name, str(index)], getattr(replica, field))
+    return family
+
+
+def _expert_tokens(found: Sequence[tuple[str, EngineStats]]) -> Metric:
+    """The tokens of each expert; layers are numbered among those that have experts."""
+    family = CounterMetricFamily(
+        "flaxen:expert_tokens",
+        "Tokens that went through each expert, by layer among those with experts.",
+        labels=(*_LABELS, "layer", "expert"),
+    )
+    for model_name, stats in found:
+        for layer, tokens in enumerate(stats.expert_tokens):
+            for expert, count in enumerate(tokens):
+                family.add_metric([model_name, str(layer), str(expert)], count)
     return family
 
 

@@ -49,6 +49,8 @@ class StoredTensor:
     row_unit: int = 1  # rows are best read in multiples of this
     # For a matrix whose ranges of columns can be read alone: makes the tensor of such a range.
     columns: Callable[[int, int], StoredTensor] | None = None
+    # For a stack of matrices: makes the tensor of one of them, which may be quantized.
+    entry: Callable[[int], StoredTensor] | None = None
 
 
 def row_ranges(

@@ -163,26 +163,31 @@ def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
         dtype=tensors[0].dtype,
         num_bytes=sum(each.num_bytes for each in tensors),
         read=read,
+        entry=lambda index: tensors[index],
     )
 
 
 def unstacked(tensor: StoredTensor) -> list[StoredTensor]:
     """The inverse: makes each entry of the first axis a tensor."""
+    return [entry_of(tensor, index) for index in range(tensor.shape[0])]
 
-    def entry(index: int) -> StoredTensor:
-        def read(start: int, stop: int) -> np.ndarray:
-            rows: np.ndarray = tensor.read(index, index + 1)[0, start:stop]
-            return rows
 
-        return StoredTensor(
-            name=tensor.name,
-            shape=tensor.shape[1:],
-            dtype=tensor.dtype,
-            num_bytes=tensor.num_bytes // tensor.shape[0],
-            read=read,
-        )
+def entry_of(tensor: StoredTensor, index: int) -> StoredTensor:
+    """One entry of the first axis: as it is stored, if the tensor has its entries by themselves."""
+    if tensor.entry is not None:
+        return tensor.entry(index)
 
-    return [entry(index) for index in range(tensor.shape[0])]
+    def read(start: int, stop: int) -> np.ndarray:
+        rows: np.ndarray = tensor.read(index, index + 1)[0, start:stop]
+        return rows
+
+    return StoredTensor(
+        name=tensor.name,
+        shape=tensor.shape[1:],
+        dtype=tensor.dtype,
+        num_bytes=tensor.num_bytes // tensor.shape[0],
+        read=read,
+    )
 
 
 def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTensor:
@@ -197,6 +202,12 @@ def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTe
         rows: np.ndarray = tensor.read(first, last)[kept]
         return rows
 
+    def entry(index: int) -> StoredTensor:
+        own = entry_of(tensor, index)
+        if axis > 1:
+            return narrowed(own, axis - 1, start, stop)
+        return rows_of([Range(own, start, stop)])
+
     shape = (*tensor.shape[:axis], stop - start, *tensor.shape[axis + 1 :])
     return StoredTensor(
         name=tensor.name,
@@ -204,6 +215,7 @@ def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTe
         dtype=tensor.dtype,
         num_bytes=tensor.num_bytes * (stop - start) // tensor.shape[axis],
         read=read,
+        entry=None if tensor.entry is None else entry,
     )
 
 

@@ -140,6 +140,12 @@ class TrainConfig:
                 f"from_scratch trains all parameters, and the method {self.method} adapters of a "
                 "model that has learnt already: use method full"
             )
+        router = self.optimizer.router_balance_loss or self.optimizer.router_z_loss
+        if self.method == "dpo" and router:
+            raise ValueError(
+                "router_balance_loss and router_z_loss are added to the loss of next tokens, and "
+                "the method dpo has another: take them out"
+            )
         for name, methods in {"lora": ("lora", "dpo"), "dpo": ("dpo",)}.items():
             default = AdapterConfig() if name == "lora" else DpoConfig()
             if self.method not in methods and getattr(self, name) != default:

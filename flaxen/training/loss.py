@@ -20,6 +20,8 @@ from flaxen.data.batch import Batch
 from flaxen.models import attention_impls
 from flaxen.models.gathering import gathered, is_divided, keeps_what_is_not_gathered
 from flaxen.models.model import LAYER_INPUT, Model, Params, logprobs
+from flaxen.training.router_losses import AUX as router_aux
+from flaxen.training.router_losses import RouterLosses, router_losses
 from flaxen.training.sharded_logprobs import logprobs_on_mesh
 
 # What the backward pass computes again instead of keeping: nothing, or all but each layer's input.
@@ -41,6 +43,11 @@ class Losses(NamedTuple):
     collections: Mapping[str, Any] = MappingProxyType({})
 
 
+_NO_ROUTER = RouterLosses()
+# Hidden states, changed collections, routings.
+_Hidden = tuple[jax.Array, Mapping[str, Any], tuple[Any, ...]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """What is minimised: the sum of all rows' losses over the sum of their denominators."""
@@ -54,16 +61,23 @@ class Objective:
     losses: Callable[[Policy, Params, Any, jax.Array | None], Losses]
 
 
-def next_token(model: Model, *, remat: Remat = "none") -> Objective:
+def next_token(
+    model: Model, *, remat: Remat = "none", router: RouterLosses = _NO_ROUTER
+) -> Objective:
     """Next-token cross-entropy, weighted by the batch's loss weights.
 
     The auxiliary value is the accuracy: the share of the weight on targets that were the likeliest
-    token.
+    token. Router losses, of a microbatch, are auxiliary values too, and are added with weights.
 
     Args:
       model: the model.
       remat: what the backward pass recomputes.
+      router: the losses of the routers.
+
+    Raises:
+      ValueError: the model can't have these.
     """
+    router.check(model)
 
     def losses(
         policy: Policy, frozen: Params, batch: Batch, key: jax.Array | None = None
@@ -72,14 +86,23 @@ def next_token(model: Model, *, remat: Remat = "none") -> Objective:
         # No logits are computed for tokens without a loss.
         wanted = batch._replace(targets=jnp.where(batch.loss_weights != 0, batch.targets, -1))
         params = policy(batch.tokens.shape)
-        hidden, collections = _hidden(model, params, wanted, remat, key)
+        hidden, collections, routings = _hidden(
+            model, params, wanted, remat, key, is_routed=router.is_wanted
+        )
         found, is_best = _logprobs_in_chunks(model, params, hidden, jnp.asarray(wanted.targets))
         weights = jnp.asarray(batch.loss_weights)
-        accuracy = (weights * is_best).sum(axis=1)
-        return Losses(-(weights * found).sum(axis=1), {"accuracy": accuracy}, collections)
+        aux = {"accuracy": (weights * is_best).sum(axis=1)}
+        loss = -(weights * found).sum(axis=1)
+        if router.is_wanted:
+            balance, z = router_losses(routings, jnp.asarray(batch.segment_ids) > 0)
+            # Each row's share, so that microbatches are weighted as their tokens are.
+            rows = jnp.where(wanted.targets >= 0, weights, 0).sum(axis=1)
+            aux |= {"router_balance": balance * rows, "router_z": z * rows}
+            loss = loss + (router.balance * balance + router.z * z) * rows
+        return Losses(loss, aux, collections)
 
     return Objective(
-        aux=("accuracy",),
+        aux=("accuracy", *(router_aux if router.is_wanted else ())),
         vocab_size=model.vocab_size,
         denominators=_loss_weights,
         losses=losses,
@@ -118,23 +141,28 @@ def logprobs_and_correct(
     Returns:
       [B, T] float32 log-probabilities, and [B, T] booleans; 0 and False where the target is -1.
     """
-    hidden, _ = _hidden(model, params, batch, remat, None)
+    hidden, _, _ = _hidden(model, params, batch, remat, None)
     return _logprobs_in_chunks(model, params, hidden, jnp.asarray(batch.targets))
 
 
 def _hidden(
-    model: Model, params: Params, batch: Batch, remat: Remat, key: jax.Array | None
-) -> tuple[jax.Array, Mapping[str, Any]]:
+    model: Model,
+    params: Params,
+    batch: Batch,
+    remat: Remat,
+    key: jax.Array | None,
+    *,
+    is_routed: bool = False,
+) -> _Hidden:
     """The hidden states [B, T, D]; with a key those of training, and the collections that it
-    changes.
+    changes; and, if wanted, the routing of each layer with experts.
     """
     if remat not in REMATS:
         raise ValueError(f"remat {remat!r} is not supported: use {' or '.join(REMATS)}")
     segment_ids = jnp.asarray(batch.segment_ids)
     # Padding has the id -1 and stays zeros, which cost the kernels nothing at a batch's end.
     tokens = jnp.where(segment_ids > 0, batch.tokens, -1)
-    forward: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
-    forward = functools.partial(_forward, model)
+    forward: Callable[..., _Hidden] = functools.partial(_forward, model, is_routed)
     if is_divided(model) and remat == "none":
         forward = jax.checkpoint(forward, policy=keeps_what_is_not_gathered)
     if remat == "layer":
@@ -145,19 +173,23 @@ def _hidden(
 
 def _forward(
     model: Model,
+    is_routed: bool,
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
     segment_ids: jax.Array,
     key: jax.Array | None,
-) -> tuple[jax.Array, Mapping[str, Any]]:
+) -> _Hidden:
     params = gathered(model, params)
     attend = attention_impls.causal(segment_ids, model.backend, model.placement)
     if key is not None and model.train_forward_on is not None:
-        return model.train_forward(params, tokens, positions, attend, key)
+        return *model.train_forward(params, tokens, positions, attend, key), ()
     cache = (None,) * len(model.cache_specs)
+    if is_routed:
+        hidden, _, routings = model.routed_forward(params, tokens, positions, attend, cache)
+        return hidden, {}, routings
     hidden, _ = model.forward(params, tokens, positions, attend, cache)
-    return hidden, {}
+    return hidden, {}, ()
 
 
 def _logprobs_in_chunks(

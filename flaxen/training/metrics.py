@@ -37,12 +37,13 @@ def flops_per_token(model: Model, trainable: Trainable) -> int:
     its own gradient if it is trained. What rematerialisation computes twice counts once.
 
     Args:
-      model: the model whose matrices are counted; experts as if each token used all of them; a tied
-          embedding once, as the unembedding.
+      model: the model whose matrices are counted, experts for the share of tokens that each gets; a
+          tied embedding once, as the unembedding.
       trainable: with adapters, the matrices are frozen.
     """
     specs = jax.tree.leaves(model.param_specs, is_leaf=is_spec)
-    num_weights: int = sum(math.prod(spec.shape) for spec in specs if spec.is_multiplied)
+    multiplied = (spec for spec in specs if spec.is_multiplied)
+    num_weights: int = sum(round(math.prod(spec.shape) * spec.share) for spec in multiplied)
     return num_weights * (6 if trainable.num_adapters is None else 4)
 
 

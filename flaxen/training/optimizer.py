@@ -46,6 +46,10 @@ class OptimizerConfig:
     beta2: float = 0.999  # adamw, lion, muon's adamw
     eps: float = 1e-8  # adamw, muon's adamw
     momentum: float = 0.95  # sgd, muon
+    # The weights of two losses of the routers of experts, which are added to that of the tokens:
+    # their balance, as transformers' router_aux_loss_coef, and their z-loss.
+    router_balance_loss: float = 0.0
+    router_z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in get_args(OptimizerName):
@@ -65,6 +69,9 @@ class OptimizerConfig:
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        for name in ("router_balance_loss", "router_z_loss"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not self.eps > 0:
             raise ValueError(f"eps must be above 0, got {self.eps}")
 

@@ -150,7 +150,10 @@ def _open_huggingface(path: Path) -> Checkpoint:
         pooling = read_classification(fields, head.num_labels, "last")
     elif is_sentence_transformer(path):
         pooling = read_embedding(path, fields, "last")
-    rules = fit_names(family.hf_rules, family.hf_prefix, tensors)
+    rules = family.hf_rules
+    if quantization is not None:
+        rules = family.quantized_rules.get(quantization["quant_method"], rules)
+    rules = fit_names(rules, family.hf_prefix, tensors)
     if head is None:
         config, rules = fit_tables(config, rules, tensors)
     else:  # the head takes the place of the unembedding
@@ -159,6 +162,8 @@ def _open_huggingface(path: Path) -> Checkpoint:
     def ignored(name: str) -> bool:
         if quantization is not None and name.endswith(".bias") and _is_zero(tensors[name]):
             return True  # GPTQ's writers add one to every layer, whether the model has it or not
+        if family.has_extra_layers and _layer_number(rules, name) >= len(config.layers):
+            return True
         tied_copy = config.tied_embeddings and name == tensor_of(rules, "unembed")
         computed = ("rotary_emb.inv_freq", *family.hf_ignored)  # from the configuration
         return tied_copy or name.endswith(computed)
@@ -176,6 +181,13 @@ def _open_huggingface(path: Path) -> Checkpoint:
         head=head,
         pooling=pooling,
     )
+
+
+def _layer_number(rules: Rules, name: str) -> int:
+    """The number of a tensor's layer; -1 if it is of none."""
+    prefix = tensor_of(rules, "wo").partition("{layer}")[0]
+    number = name.removeprefix(prefix).partition(".")[0]
+    return int(number) if name.startswith(prefix) and number.isdecimal() else -1
 
 
 def _tensors(path: Path, quantization: Mapping[str, Any] | None) -> dict[str, StoredTensor]:

@@ -44,6 +44,13 @@ from flaxen.tensors.tensor import QuantizedRows, StoredTensor, row_ranges
 from flaxen.tensors.views import transposed
 from flaxen.weights.shards import load_shards
 from flaxen.weights.sources import Source
+from flaxen.weights.stacks import (
+    are_kept,
+    experts_of,
+    load_packed,
+    load_quantized,
+    stack_layout,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKED_DTYPES = ("float32", "bfloat16")
@@ -113,22 +120,33 @@ def _num_bytes(source: Source, shape: tuple[int, ...], form: Form) -> int:
     num_values = math.prod(shape)
     layout = _layout(source, form)
     if layout is None:
-        return num_values * form.dtype.itemsize
+        return num_values * _dtype(source.spec, form).itemsize
     return layouts.num_bytes(layout, num_values)
+
+
+def _dtype(spec: ParamSpec, form: Form) -> jnp.dtype:
+    """The dtype of a parameter that is not quantized."""
+    return jnp.dtype(jnp.float32) if spec.is_wide else form.dtype
 
 
 def _layout(source: Source, form: Form) -> Layout | None:
     """The layout of a parameter that is packed or quantized; None for a plain array."""
-    if source.spec.matrix is None:
+    spec = source.spec
+    if spec.matrix is None and not spec.is_stack:
         return None
-    layout = choose_layout(
-        _rows(source),
-        form.dtype,
-        form.quantization,
+    choose = functools.partial(
+        choose_layout,
+        dtype=_dtype(spec, form),
+        quantization="none" if spec.is_wide else form.quantization,
         backend=form.backend,
-        is_table=source.spec.role == "table",
+        is_table=spec.role == "table",
     )
+    layout = stack_layout(_experts(source), choose) if spec.is_stack else choose(_rows(source))
     return layout if form.backend.packs_weights or layout.scale_dtype is not None else None
+
+
+def _experts(source: Source) -> list[StoredTensor]:
+    return experts_of(source.stored, is_transposed=source.transposed)
 
 
 def _rows(source: Source) -> StoredTensor:
@@ -190,18 +208,41 @@ def _load(
 ) -> Any:
     """Loads one parameter: an array, a PackedLinear or a QuantizedLinear."""
     layout = _layout(source, form)
+    if source.spec.is_wide:
+        round_to = None
+    if layout is not None and source.spec.is_stack:
+        return _load_stack(source, layout, sharding, form, round_to, memory)
     if layout is not None and form.backend.packs_weights:
         return _load_packed(source, layout, form, round_to, memory)
     if layout is not None:
         return _load_quantized(source, layout, sharding, form, round_to)
     if sharding is not None:
         read = functools.partial(_floats, round_to=round_to)
-        return load_shards(source, form.dtype, sharding, read, _PIECE)
-    out = memory.zeros(source.spec.shape, form.dtype)
+        return load_shards(source, _dtype(source.spec, form), sharding, read, _PIECE)
+    out = memory.zeros(source.spec.shape, _dtype(source.spec, form))
     rows_of_out = out.swapaxes(-1, -2) if source.transposed else out
     for start, stop in _pieces(source.stored):
         rows_of_out[start:stop] = _floats(source.stored, start, stop, round_to)
     return jax.device_put(out)
+
+
+def _load_stack(
+    source: Source,
+    layout: Layout,
+    sharding: NamedSharding | None,
+    form: Form,
+    round_to: jnp.dtype | None,
+    memory: WeightMemory,
+) -> Any:
+    """Loads the weights of experts."""
+    experts = _experts(source)
+    kept = form.quantization == "auto" and form.backend.keeps_quantized
+    is_kept = kept and are_kept(experts, layout)
+    read = functools.partial(_floats, round_to=round_to)
+    with _naming(source.stored):
+        if form.backend.packs_weights:
+            return load_packed(experts, layout, is_kept=is_kept, read=read, memory=memory)
+        return load_quantized(experts, layout, is_kept=is_kept, read=read, sharding=sharding)
 
 
 def _load_packed(
@@ -214,7 +255,7 @@ def _load_packed(
     stored = _rows(source)
     num_outputs, num_inputs = stored.shape
     packing = Packing((num_outputs, num_inputs), layout, memory)
-    kept = _kept(stored, form)
+    kept = None if source.spec.is_wide else _kept(stored, form)
     for start, stop in _pieces(stored):
         if kept is not None:
             packing.write(start, kept.read(start, stop))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, assert_never
 import numpy as np
 
 from flaxen.models.families.rules import (
+    Alternate,
     ByHead,
     Concat,
     Interleave,
@@ -24,6 +25,7 @@ from flaxen.models.families.rules import (
     TensorRule,
 )
 from flaxen.models.model import ParamSpec
+from flaxen.tensors.alternating import alternated, strided, strided_rows
 from flaxen.tensors.head_views import by_head, flat_heads
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.tensors.views import (
@@ -72,6 +74,11 @@ def read_tensors(
                     by_head(each, count, is_turned=is_turned)
                     for each, is_turned in zip(found, step.turned, strict=True)
                 ]
+            case Alternate():
+                (whole,) = found
+                is_last = step.axis == len(whole.shape) - 1
+                take = strided if is_last else strided_rows
+                found = [take(whole, first) for first in (0, 1)]
             case _:
                 assert_never(step)
     return found
@@ -99,6 +106,8 @@ def write_tensors(
                     flat_heads(each, is_turned=is_turned)
                     for each, is_turned in zip(found, step.turned, strict=True)
                 ]
+            case Alternate():
+                found = [alternated(found, step.axis)]
             case _:
                 assert_never(step)
     return found

@@ -1,4 +1,4 @@
-"""What each consumer of roles does with a parameter of experts, which no family has yet."""
+"""What each consumer of roles does with a parameter of experts, beside matrices and vectors."""
 
 from __future__ import annotations
 

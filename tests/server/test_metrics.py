@@ -98,3 +98,18 @@ def test_adapters_are_named_as_vllm_names_them() -> None:
     labels = {"max_lora": "4", "running_lora_adapters": "x,y", "waiting_lora_adapters": "z"}
     assert samples["flaxen:lora_requests_info", tuple(sorted(labels.items()))] > 1.7e9
     assert value(samples, "flaxen:lora_loads_total") == 5
+
+
+class _WithExperts(FakeEngine):
+    def stats(self) -> EngineStats:
+        return replace(FakeEngine.stats(self), expert_tokens=((3, 0, 1), (2, 2, 0)))
+
+
+def test_the_load_of_each_expert_has_its_layer_and_number() -> None:
+    samples = scrape(make_app(_WithExperts(), served_model_names=("main",)))
+    name = "flaxen:expert_tokens_total"
+    assert value(samples, name, layer="0", expert="0") == 3
+    assert value(samples, name, layer="1", expert="1") == 2
+    assert value(samples, name, layer="1", expert="2") == 0
+    dense = scrape(make_app(FakeEngine(), served_model_names=("main",)))
+    assert not [each for each, _ in dense if each.startswith("flaxen:expert")]

@@ -200,11 +200,11 @@ def unembed(
     return _find(backend).unembed(h, table)
 
 
-def pack(weight: Float[Array, "I O"], *, backend: Backend) -> PackedLinear:
-    """Packs a float32 or bfloat16 weight without loss. Differentiable.
+def pack(weight: Float[Array, "*E I O"], *, backend: Backend) -> PackedLinear:
+    """Packs a float32 or bfloat16 weight, or a stack of experts', without loss. Differentiable.
 
     Args:
-      weight: [I, O].
+      weight: [I, O] or [E, I, O].
       backend: what computes: the form is the same.
 
     Raises:

@@ -7,6 +7,7 @@ Deliberately does not know the products.
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def pack(weight: jax.Array) -> PackedLinear:
     """Like `packed.pack`, which refuses the dtypes that the kernel does not have."""
     if weight.dtype not in (jnp.float32, jnp.bfloat16):
         return packed.pack(weight)
-    return _floats(_pack(weight), *weight.shape)
+    return _floats(_pack(weight), weight.shape)
 
 
 def transpose(weight: PackedLinear) -> PackedLinear:
@@ -43,29 +44,30 @@ def transpose(weight: PackedLinear) -> PackedLinear:
     if weight.order is not None:
         return packed.pack(jax.lax.stop_gradient(packed.unpack(weight)).T)
     if weight.format in _DTYPES:
-        return _floats(_transpose_floats(weight.data, I, O), O, I)
+        return _floats(_transpose_floats(weight.data, I, O), (O, I))
     quantized = jax.lax.stop_gradient(weight)
-    return _floats(_call_transpose(quantized, jnp.dtype(jnp.float32)), O, I)
+    return _floats(_call_transpose(quantized, jnp.dtype(jnp.float32)), (O, I))
 
 
 def pack_differentiated(weight: jax.Array) -> PackedLinear:
     """Like `pack` by C++, for use in a backward pass; differentiable again."""
-    return _floats(derivatives.call(_call_pack, _plain_pack, (weight,)), *weight.shape)
+    return _floats(derivatives.call(_call_pack, _plain_pack, (weight,)), weight.shape)
 
 
 def transpose_differentiated(weight: PackedLinear) -> PackedLinear:
-    """Like `transpose` by C++, for use in a backward pass; differentiable again.
+    """Like `transpose` by C++, of one weight or each of a stack, for use in a backward pass;
+    differentiable again.
 
     Here quantized weights have a gradient too, for their scales.
     """
-    I, O = weight.shape  # noqa: E741
+    *stack, I, O = weight.shape  # noqa: E741
     dtype = _DTYPES.get(weight.format, jnp.dtype(jnp.float32))
     data = derivatives.call(
         lambda weight: _call_transpose(weight, dtype),
-        lambda weight: _plain_pack(packed.unpack(weight).T),
+        lambda weight: _plain_pack(packed.unpack(weight).mT),
         (weight,),
     )
-    return _floats(data, O, I)
+    return _floats(data, (*stack, O, I))
 
 
 def weight_fields(weight: PackedLinear) -> list[int]:
@@ -87,17 +89,26 @@ def weight_leaves(weight: PackedLinear) -> list[jax.Array]:
     return [leaf for leaf in (weight.data, weight.scales, weight.mins) if leaf is not None]
 
 
-def _floats(data: jax.Array, num_inputs: int, num_outputs: int) -> PackedLinear:
-    name: Format = "float32" if data.dtype == jnp.float32 else "bfloat16"
-    return PackedLinear(data=data, format=name, num_inputs=num_inputs, num_outputs=num_outputs)
+def _floats(data: jax.Array, shape: tuple[int, ...]) -> PackedLinear:
+    """A packed float weight, of its shape [I, O] or [E, I, O] and its data."""
+    *stack, num_inputs, num_outputs = shape
+    return PackedLinear(
+        data=data,
+        format="float32" if data.dtype == jnp.float32 else "bfloat16",
+        num_inputs=num_inputs,
+        num_outputs=num_outputs,
+        num_experts=stack[0] if stack else 0,
+    )
 
 
 def _padded(num_inputs: int) -> int:
     return -(-num_inputs // INPUT_MULTIPLE) * INPUT_MULTIPLE
 
 
-def _packed_shape(num_inputs: int, num_outputs: int, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
-    tiles, rows = -(-num_outputs // TILE), _padded(num_inputs)
+def packed_shape(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    """The data of a packed float weight [I, O], or of a stack [E, I, O]."""
+    *stack, num_inputs, num_outputs = shape
+    tiles, rows = math.prod(stack) * -(-num_outputs // TILE), _padded(num_inputs)
     shape = (tiles, rows, TILE) if dtype == jnp.float32 else (tiles, rows // 2, TILE, 2)
     return jax.ShapeDtypeStruct(shape, dtype)
 
@@ -108,22 +119,21 @@ def _pack(weight: jax.Array) -> jax.Array:
 
 
 def _call_pack(weight: jax.Array) -> jax.Array:
-    num_inputs, num_outputs = weight.shape
-    out = _packed_shape(num_inputs, num_outputs, weight.dtype)
+    out = packed_shape(weight.shape, weight.dtype)
     data: jax.Array = cpu_library.kernel("pack", out)(weight)
     return data
 
 
-def _pack_forward(weight: jax.Array) -> tuple[jax.Array, tuple[int, int]]:
+def _pack_forward(weight: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
     data: jax.Array = derivatives.call(_call_pack, _plain_pack, (weight,))
-    return data, (weight.shape[0], weight.shape[1])
+    return data, weight.shape
 
 
-def _pack_backward(shape: tuple[int, int], cotangent: jax.Array) -> tuple[jax.Array]:
+def _pack_backward(shape: tuple[int, ...], cotangent: jax.Array) -> tuple[jax.Array]:
     out = jax.ShapeDtypeStruct(shape, cotangent.dtype)
     weight: jax.Array = derivatives.call(
         cpu_library.kernel("unpack", out),
-        lambda data: packed.unpack(_floats(data, *shape)),
+        lambda data: packed.unpack(_floats(data, shape)),
         (cotangent,),
     )
     return (weight,)
@@ -138,31 +148,32 @@ _pack.defvjp(_pack_forward, _pack_backward)
 
 
 def _call_transpose(weight: PackedLinear, dtype: jnp.dtype) -> jax.Array:
-    out = _packed_shape(weight.num_outputs, weight.num_inputs, dtype)
-    call = cpu_library.kernel("transpose", out)
-    data: jax.Array = call(
-        *weight_leaves(weight),
-        weights=np.array(weight_fields(weight), np.int64),
-        num_inputs=np.int64(weight.num_inputs),
-    )
+    *stack, num_inputs, num_outputs = weight.shape
+    out = packed_shape((*stack, num_outputs, num_inputs), dtype)
+    fields = np.array(weight_fields(weight), np.int64)
+    options = {"weights": fields, "num_inputs": np.int64(num_inputs)}
+    if stack:
+        options["num_experts"] = np.int64(weight.num_experts)
+    call = cpu_library.kernel("transpose_experts" if stack else "transpose", out)
+    data: jax.Array = call(*weight_leaves(weight), **options)
     return data
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _transpose_floats(data: jax.Array, num_inputs: int, num_outputs: int) -> jax.Array:
-    return _call_transpose(_floats(data, num_inputs, num_outputs), data.dtype)
+    return _call_transpose(_floats(data, (num_inputs, num_outputs)), data.dtype)
 
 
 def _transpose_forward(
     data: jax.Array, num_inputs: int, num_outputs: int
 ) -> tuple[jax.Array, None]:
-    return transpose_differentiated(_floats(data, num_inputs, num_outputs)).data, None
+    return transpose_differentiated(_floats(data, (num_inputs, num_outputs))).data, None
 
 
 def _transpose_backward(
     num_inputs: int, num_outputs: int, _: None, cotangent: jax.Array
 ) -> tuple[jax.Array]:
-    return (transpose_differentiated(_floats(cotangent, num_outputs, num_inputs)).data,)
+    return (transpose_differentiated(_floats(cotangent, (num_outputs, num_inputs))).data,)
 
 
 _transpose_floats.defvjp(_transpose_forward, _transpose_backward)

@@ -32,7 +32,8 @@ class PackedLinear:
 
       value(i, o) = scale(i // group, o) * (stored(i, o) - zero) + min(i // group, o)
 
-    Float formats have neither scales nor mins.
+    Float formats have neither scales nor mins. With `num_experts` it is a stack of weights
+    [E, I, O], where the tiles of one expert follow those of the one before.
     """
 
     # float32 and int8 [O/16, I, 16]; bfloat16 [O/16, I/2, 16, 2];
@@ -43,18 +44,20 @@ class PackedLinear:
     scales: Leaf | None = None
     mins: Leaf | None = None  # the same dtype and shape
     # int32 [I]: the k-th stored input is input order[k] of the layer; None if they are in order.
-    # So groups of inputs that belong together (GPTQ's act-order) lie side by side.
+    # So groups of inputs that belong together (GPTQ's act-order) lie side by side. Not of a stack.
     order: Leaf | None = None
     format: Format = dataclasses.field(metadata={"static": True})
     num_inputs: int = dataclasses.field(metadata={"static": True})  # I
     num_outputs: int = dataclasses.field(metadata={"static": True})  # O
     group: int = dataclasses.field(default=0, metadata={"static": True})  # inputs; 0 for floats
     zero: int = dataclasses.field(default=0, metadata={"static": True})
+    num_experts: int = dataclasses.field(default=0, metadata={"static": True})  # 0: one weight
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(I, O)."""
-        return self.num_inputs, self.num_outputs
+    def shape(self) -> tuple[int, ...]:
+        """(I, O), or (E, I, O) for a stack."""
+        own = (self.num_inputs, self.num_outputs)
+        return (self.num_experts, *own) if self.num_experts else own
 
     @property
     def nbytes(self) -> int:
@@ -63,38 +66,45 @@ class PackedLinear:
 
 
 def pack(weight: jax.Array) -> PackedLinear:
-    """Packs a float32 or bfloat16 weight [I, O] without loss. Differentiable.
+    """Packs a float32 or bfloat16 weight [I, O], or a stack of them [E, I, O], without loss.
+    Differentiable.
 
     Raises:
       ValueError: the weight has another dtype.
     """
     if weight.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"only float32 and bfloat16 weights can be packed, got {weight.dtype}")
-    num_inputs, num_outputs = weight.shape
-    padded = jnp.pad(weight, ((0, -num_inputs % INPUT_MULTIPLE), (0, -num_outputs % TILE)))
-    rows = padded.shape[0]
+    num_inputs, num_outputs = weight.shape[-2:]
+    whole = weight.reshape(-1, num_inputs, num_outputs)
+    padded = jnp.pad(whole, ((0, 0), (0, -num_inputs % INPUT_MULTIPLE), (0, -num_outputs % TILE)))
+    count, rows = padded.shape[:2]
     if weight.dtype == jnp.float32:
-        data = padded.reshape(rows, -1, TILE).transpose(1, 0, 2)
+        data = padded.reshape(count, rows, -1, TILE).transpose(0, 2, 1, 3)
     else:
-        data = padded.reshape(rows // 2, 2, -1, TILE).transpose(2, 0, 3, 1)
+        data = padded.reshape(count, rows // 2, 2, -1, TILE).transpose(0, 3, 1, 4, 2)
     return PackedLinear(
-        data=data,
+        data=data.reshape(-1, *data.shape[2:]),
         format="float32" if weight.dtype == jnp.float32 else "bfloat16",
         num_inputs=num_inputs,
         num_outputs=num_outputs,
+        num_experts=weight.shape[0] if weight.ndim == 3 else 0,
     )
 
 
 def unpack(weight: PackedLinear) -> jax.Array:
-    """The values [I, O]: exact in the dtype of float weights, float32 for quantized ones."""
+    """The values, in the weight's shape: exact in the dtype of float weights, float32 for
+    quantized ones.
+    """
     stored = _stored(weight)  # [O/16, I, 16]
     if weight.scales is not None:
         scales = _by_input(weight, scale_values(weight.scales))
         stored = (stored.astype(jnp.float32) - weight.zero) * scales
         if weight.mins is not None:
             stored = stored + _by_input(weight, weight.mins)
-    rows = stored.transpose(1, 0, 2).reshape(stored.shape[1], -1)
-    values = rows[: weight.num_inputs, : weight.num_outputs]
+    num_rows = stored.shape[1]
+    each = stored.reshape(weight.num_experts or 1, -1, num_rows, TILE)
+    rows = each.transpose(0, 2, 1, 3).reshape(each.shape[0], num_rows, -1)
+    values = rows[:, : weight.num_inputs, : weight.num_outputs].reshape(weight.shape)
     return values if weight.order is None else jnp.zeros_like(values).at[weight.order].set(values)
 
 

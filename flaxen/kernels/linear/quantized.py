@@ -33,7 +33,8 @@ class QuantizedLinear:
       value(i, o) = scales(i // group, o) * (data(i, o) - zero) + mins(i // group, o)
 
     Four-bit numbers are a jnp.int4 array: a device keeps two in a byte. If they are floats (e2m1),
-    data(i, o) is twice their value.
+    data(i, o) is twice their value. A stack of experts has one more axis in front, [E, I, O], in
+    each array.
     """
 
     data: Leaf  # int8, int4 or float8_e4m3fn [I, O]
@@ -48,21 +49,20 @@ class QuantizedLinear:
     divided: tuple[Any, Any] = dataclasses.field(default=(None, None), metadata={"static": True})
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(I, O)."""
-        num_inputs, num_outputs = self.data.shape
-        return num_inputs, num_outputs
+    def shape(self) -> tuple[int, ...]:
+        """(I, O), or (E, I, O) for a stack."""
+        return tuple(self.data.shape)
 
     @property
     def group(self) -> int:
         """The number of inputs that share a scale. Under shard_map: of a part's inputs."""
-        size: int = self.data.shape[0] // self.scales.shape[0]
+        size: int = self.data.shape[-2] // self.scales.shape[-2]
         return size
 
     @property
     def has_one_group(self) -> bool:
         """Whether an output has one scale and no min, so that its sum can be scaled instead."""
-        return self.scales.shape[0] == 1 and self.mins is None
+        return self.scales.shape[-2] == 1 and self.mins is None
 
     @property
     def format(self) -> Format:
@@ -85,12 +85,12 @@ Lookup = Callable[[QuantizedLinear, jax.Array, jnp.dtype], jax.Array]
 
 
 def unpack(weight: QuantizedLinear) -> jax.Array:
-    """The values [I, O] in float32."""
-    num_groups, num_outputs = weight.scales.shape
-    stored = numbers(weight.data, weight).reshape(num_groups, -1, num_outputs)
-    values = stored * weight.scales[:, None].astype(jnp.float32)
+    """The values, in the weight's shape, in float32."""
+    *lead, num_groups, num_outputs = weight.scales.shape
+    stored = numbers(weight.data, weight).reshape(*lead, num_groups, -1, num_outputs)
+    values = stored * weight.scales[..., None, :].astype(jnp.float32)
     if weight.mins is not None:
-        values = values + weight.mins[:, None].astype(jnp.float32)
+        values = values + weight.mins[..., None, :].astype(jnp.float32)
     found: jax.Array = values.reshape(weight.shape)
     return found if weight.order is None else jnp.zeros_like(found).at[weight.order].set(found)
 

@@ -9,15 +9,21 @@ import re
 from collections.abc import Mapping
 
 from flaxen.models.families import (
+    glm4_moe,
     gpt2,
     gpt_neox,
+    granite_moe,
     llama,
     ministral,
     ministral3,
     mistral,
+    mixtral,
+    olmoe,
     phi,
     qwen2,
+    qwen2_moe,
     qwen3,
+    qwen3_moe,
     seed_oss,
     starcoder2,
 )
@@ -28,13 +34,20 @@ __all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family", "hf_fields
 _ALL = (
     gpt2.FAMILY,
     gpt_neox.FAMILY,
+    granite_moe.FAMILY,
+    granite_moe.SHARED,
+    glm4_moe.FAMILY,
     llama.FAMILY,
     ministral.FAMILY,
     ministral3.FAMILY,
     mistral.FAMILY,
+    mixtral.FAMILY,
+    olmoe.FAMILY,
     phi.FAMILY,
     qwen2.FAMILY,
+    qwen2_moe.FAMILY,
     qwen3.FAMILY,
+    qwen3_moe.FAMILY,
     seed_oss.FAMILY,
     starcoder2.FAMILY,
 )

@@ -6,7 +6,7 @@ Deliberately does not know any family, nor how files are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flaxen.models.config import DecoderConfig
@@ -29,10 +29,15 @@ class Family:
     hf_prefix: str = "model."
     # The ends of names of tensors that are computed and stored all the same: masks.
     hf_ignored: tuple[str, ...] = ()
+    # The rules of checkpoints with some methods of quantization, where they differ.
+    quantized_rules: Mapping[str, Rules] = field(default_factory=dict)
     gguf_architecture: str  # `general.architecture` of GGUF files
     gguf_rules: Rules
     # The layers whose biases llama.cpp reads for that architecture.
     gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
+    # Whether files may have layers after the model's own, which predict further tokens: they are
+    # not read.
+    has_extra_layers: bool = False
 
 
 def hf_fields(family: Family, config: DecoderConfig) -> dict[str, Any]:

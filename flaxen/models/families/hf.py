@@ -15,6 +15,7 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.families.hf_rope import rope_config, rope_fields
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.block import LayerConfig
+from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.mlp import Activation, DenseMlp
 from flaxen.models.layers.norm import Norm
 
@@ -66,6 +67,7 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "add_cross_attention": (False, None),
     "num_experts": (0, None),
     "num_local_experts": (0, None),
+    "n_routed_experts": (0, None),
 }
 
 
@@ -148,18 +150,22 @@ def attention_sizes(hf: Mapping[str, Any]) -> dict[str, int]:
 def decoder_fields(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the shared fields of config.json, from the first layers that have each.
 
-    What a family has beside them it writes itself: biases, norms of heads, windows, other names.
+    What a family has beside them it writes itself: biases, norms of heads, windows, other names,
+    experts. A model of experts alone has their size for intermediate_size.
     """
-    mixer, mlp = first(config, Attention), first(config, DenseMlp)
+    mixer = first(config, Attention)
+    mlps = [layer.mlp for layer in config.layers]
+    dense = [each for each in mlps if isinstance(each, DenseMlp)]
+    mlp_dim = dense[0].mlp_dim if dense else first(config, Experts).mlp_dim
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.model_dim,
-        "intermediate_size": mlp.mlp_dim,
+        "intermediate_size": mlp_dim,
         "num_hidden_layers": len(config.layers),
         "num_attention_heads": mixer.num_heads,
         "num_key_value_heads": mixer.num_kv_heads,
         "head_dim": mixer.head_dim,
-        "hidden_act": ACTIVATION_NAMES[mlp.activation],
+        "hidden_act": ACTIVATION_NAMES[dense[0].activation if dense else "silu"],
         "rms_norm_eps": config.final_norm.eps,
         "max_position_embeddings": config.max_position,
         "tie_word_embeddings": config.tied_embeddings,

@@ -51,7 +51,14 @@ class ByHead:
     turned: tuple[bool, ...]  # for each tensor: it becomes [heads, columns, rows]
 
 
-Step = Split | Concat | Stack | Interleave | ByHead
+@dataclass(frozen=True)
+class Alternate:
+    """Splits one tensor along an axis into two: the even numbers, and the odd ones."""
+
+    axis: int  # the last, or that before it
+
+
+Step = Split | Concat | Stack | Interleave | ByHead | Alternate
 
 
 @dataclass(frozen=True, kw_only=True)

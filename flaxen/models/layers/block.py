@@ -12,7 +12,7 @@ import jax
 
 from flaxen.kernels.backend import Backend
 from flaxen.models.layers.norm import Norm
-from flaxen.models.layers.part import LayerSpecs, Mixer, Mlp, Step
+from flaxen.models.layers.part import LayerSpecs, Mixer, Mlp, Routing, Step
 from flaxen.models.model import Params
 
 # Where a layer has its norms, and what its MLP sees:
@@ -69,8 +69,10 @@ class LayerConfig:
 
     def __call__(
         self, p: Params, x: jax.Array, step: Step, entry: Any, backend: Backend
-    ) -> tuple[jax.Array, Any]:
-        """The layer's output [..., D] and its new entry of the cache, given its input [..., D]."""
+    ) -> tuple[jax.Array, Any, Routing | None]:
+        """The layer's output [..., D] and its new entry of the cache, given its input [..., D]; and
+        the routing of its experts, if it has any.
+        """
         if self._is_parallel:
             return self._parallel(p, x, step, entry, backend)
         h, norm = self._before(p, "attn_norm", x, backend)
@@ -80,15 +82,16 @@ class LayerConfig:
         out, entry = self.mixer(p, h, step, entry, norm=norm, residual=residual, backend=backend)
         x = out if is_plain else self._added(p, "attn_post_norm", x, out, backend)
         if self.mlp is None:
-            return x, entry
+            return x, entry, None
         h, norm = self._before(p, "mlp_norm", x, backend)
         residual = x if is_plain else None
-        out = self.mlp(p, h, norm=norm, residual=residual, backend=backend)
-        return (out if is_plain else self._added(p, "mlp_post_norm", x, out, backend)), entry
+        out, routing = self.mlp(p, h, norm=norm, residual=residual, backend=backend)
+        x = out if is_plain else self._added(p, "mlp_post_norm", x, out, backend)
+        return x, entry, routing
 
     def _parallel(
         self, p: Params, x: jax.Array, step: Step, entry: Any, backend: Backend
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[jax.Array, Any, Routing | None]:
         assert self.mlp is not None
         is_plain = self.residual_scale == 1
         h, norm = self._before(p, "attn_norm", x, backend)
@@ -96,8 +99,8 @@ class LayerConfig:
         out, entry = self.mixer(p, h, step, entry, norm=norm, residual=residual, backend=backend)
         if self.order == "parallel_two_norms":
             h, norm = self._before(p, "mlp_norm", x, backend)
-        out = self.mlp(p, h, norm=norm, residual=out, backend=backend)
-        return (out if is_plain else x + out * self.residual_scale), entry
+        out, routing = self.mlp(p, h, norm=norm, residual=out, backend=backend)
+        return (out if is_plain else x + out * self.residual_scale), entry, routing
 
     def _before(
         self, p: Params, name: str, x: jax.Array, backend: Backend

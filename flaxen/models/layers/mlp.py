@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.gelu import gelu
 from flaxen.kernels.linear import gated_linear, linear, linears
-from flaxen.models.layers.part import FusedNorm, LayerSpecs, bias, weight
+from flaxen.models.layers.part import FusedNorm, LayerSpecs, Routing, bias, weight
 from flaxen.models.model import Params
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
@@ -71,7 +71,7 @@ class DenseMlp:
         norm: FusedNorm | None,
         residual: jax.Array | None,
         backend: Backend,
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, Routing | None]:
         """See Mlp."""
         if self.is_gated and self.activation == "silu":
             biases = p.get("b_gate"), p.get("b_up")
@@ -85,4 +85,5 @@ class DenseMlp:
             for up in rest:
                 wide = wide * up.astype(jnp.float32)
             h = wide.astype(x.dtype)
-        return linear(h, p["w_down"], p.get("b_down"), residual=residual, backend=backend)
+        out = linear(h, p["w_down"], p.get("b_down"), residual=residual, backend=backend)
+        return out, None

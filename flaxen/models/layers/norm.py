@@ -29,6 +29,7 @@ class Norm:
     eps: float = 1e-5
     one_plus: bool = False  # rms: the stored weight is the distance from 1
     bias: bool = False  # layer
+    has_weight: bool = True  # rms
 
     def __post_init__(self) -> None:
         if self.bias and self.kind == "rms":
@@ -44,6 +45,8 @@ class Norm:
           size: of the axis that is normed.
           axis: the logical name of that axis.
         """
+        if not self.has_weight:
+            return {}
         specs = {name: vector((size,), (axis,), "zeros" if self.one_plus else "ones")}
         if self.bias:
             specs[_bias_name(name)] = vector((size,), (axis,), "zeros")
@@ -51,7 +54,8 @@ class Norm:
 
     def fused(self, p: Params, name: str) -> FusedNorm | None:
         """Weight and epsilon, if linear layers can compute the norm on the way; None if not."""
-        return (p[name], self.eps) if self.kind == "rms" and not self.one_plus else None
+        is_plain = self.kind == "rms" and self.has_weight and not self.one_plus
+        return (p[name], self.eps) if is_plain else None
 
     def __call__(self, p: Params, name: str, x: jax.Array, *, backend: Backend) -> jax.Array:
         """Norms x over its last axis, [..., size].
@@ -66,6 +70,8 @@ class Norm:
             bias = p.get(_bias_name(name))
             out: jax.Array = layer_norm(x, p[name], bias, self.eps, backend=backend)
             return out
+        if not self.has_weight:
+            return rms_norm(x, jnp.ones(x.shape[-1], x.dtype), self.eps, backend=backend)
         if not self.one_plus:
             return rms_norm(x, p[name], self.eps, backend=backend)
         # 1 + weight is not rounded to x's dtype, which would be a larger error than the norm's own.

@@ -29,6 +29,13 @@ class Step(NamedTuple):
     attend: Attend
 
 
+class Routing(NamedTuple):
+    """What the router of a layer with experts decided."""
+
+    logits: jax.Array  # float32 [..., E]
+    ids: jax.Array  # int32 [..., k], the experts of each token, best first
+
+
 class Mixer(Protocol):
     """The part of a layer in which tokens see each other: attention, or a recurrence."""
 
@@ -83,8 +90,10 @@ class Mlp(Protocol):
         norm: FusedNorm | None,
         residual: jax.Array | None,
         backend: Backend,
-    ) -> jax.Array:
-        """Transforms hidden states [..., D]; the arguments are those of a Mixer."""
+    ) -> tuple[jax.Array, Routing | None]:
+        """Transforms hidden states [..., D]; the arguments are those of a Mixer. Also returns the
+        routing, if it has experts.
+        """
 
 
 def weight(
