@@ -184,7 +184,7 @@ class _Paged:
             batch: PagedBatch,
         ) -> tuple[jax.Array, Pages]:
             return paged_attention(
-                *(q, k, v, pages, batch), sinks=sinks, backend=self.backend, **asdict(spec)
+                *(q, k, v, pages, batch), sinks=sinks, backend=self.backend, **_settings(spec)
             )
 
         call: Callable[..., tuple[jax.Array, Any]] = run
@@ -243,7 +243,7 @@ class _Causal:
                 first_query=first_query,
                 sinks=sinks,
                 backend=self.backend,
-                **asdict(spec),
+                **_settings(spec),
             )
 
         if self.placement is None:
@@ -308,3 +308,10 @@ def split_rows(x: jax.Array, num_parts: int) -> jax.Array:
 def join_rows(x: jax.Array) -> jax.Array:
     """The inverse of `split_rows`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def _settings(spec: AttentionSpec) -> dict[str, Any]:
+    """The settings of attention that is causal, as the kernels take them."""
+    found = asdict(spec)
+    assert found.pop("causal"), "the kernels of causal attention are asked for another"
+    return found
