@@ -82,8 +82,8 @@ def lay_params(specs: Any, params: Params, placement: Placement) -> Params:
         if spec.is_stack:
             of_stack = stack_shardings(sharding)
             mins = None if leaf.mins is None else of_stack.mins
-            where = replace(leaf, data=of_stack.data, scales=of_stack.scales, mins=mins)
-            return jax.device_put(leaf, where)
+            own = replace(leaf, data=of_stack.data, scales=of_stack.scales, mins=mins)
+            return jax.device_put(leaf, own)
         where = weight_shardings(spec, sharding, leaf.scales.shape[0])
         assert where is not None
         mins = None if leaf.mins is None else where.mins
