@@ -69,6 +69,8 @@ class EngineArgs:
     # bfloat16 (float8_e4m3fn, without a scale).
     kv_cache_dtype: str = "auto"
     kv_cache_bytes: int | None = None  # None: what engine/cache/plan.py chooses
+    # Set apart for this model's weights and KV cache; None takes of all the memory.
+    memory_bytes: int | None = None
     # The share of an accelerator's memory that the engine may take, 0 to 1; None: 0.9. On a CPU it
     # must be None.
     gpu_memory_utilization: float | None = None

@@ -157,6 +157,7 @@ def _cache_plan(
         kv_cache_bytes=args.kv_cache_bytes,
         gpu_memory_utilization=args.gpu_memory_utilization,
         num_replicas=len(models),
+        memory_bytes=args.memory_bytes,
     )
 
 

@@ -31,6 +31,7 @@ def plan_model_cache(
     kv_cache_bytes: int | None,
     gpu_memory_utilization: float | None,
     num_replicas: int,
+    memory_bytes: int | None = None,
 ) -> CachePlan:
     """Plans the KV cache, as one device of the model's mesh has it.
 
@@ -45,6 +46,7 @@ def plan_model_cache(
       kv_cache_bytes: the size of the cache; None chooses it.
       gpu_memory_utilization: as in EngineArgs.
       num_replicas: engines of the same size that this process has.
+      memory_bytes: the memory that was set apart for the weights and the cache; None is all.
 
     Raises:
       ValueError: as in `plan_cache` and `check_utilization_has_device`; or the backend can't have
@@ -75,6 +77,7 @@ def plan_model_cache(
         asked_bytes=kv_cache_bytes,
         free_bytes=share_of_host(free, num_param_bytes, num_replicas * _num_devices(model)),
         device=device,
+        budget_bytes=None if memory_bytes is None else memory_bytes - num_param_bytes,
     )
 
 

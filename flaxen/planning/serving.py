@@ -157,12 +157,12 @@ def plan_serving(
         plan,
         max_model_len=cache.max_model_len,
         largest_batch=int(cache.num_whole),
-        longest_context=min(cache.model_len, sizes.longest(cache.num_bytes)),
+        longest_context=sizes.longest(cache.num_bytes, cache.model_len),
         num_cache_tokens=cache.num_tokens,
         config=config,
     )
     # The length that all sequences can have at once.
-    context = min(cache.max_model_len, sizes.longest(cache.num_bytes // steps.max_num_seqs))
+    context = sizes.longest(cache.num_bytes // steps.max_num_seqs, cache.max_model_len)
     return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
 
 

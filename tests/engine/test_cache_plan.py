@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from flaxen.engine.cache.plan import CachePlan, PoolReason, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.models.cache import Full
+from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
 
 SIZES = CacheSizes(
     specs=[Full(num_kv_heads=1, head_dim=8)] * 2, page_size=16, itemsize=2, chunk=32, max_num_seqs=4
@@ -57,8 +59,87 @@ def test_one_sequence_of_full_length_fits_if_there_is_memory() -> None:
 def test_a_machine_without_memory_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"0\.0 MiB of memory free beside the weights.*End other"):
         plan(free_bytes=-5)
-    with pytest.raises(ValueError, match=r"sequence of 160 tokens.*--kv-cache-size"):
+    with pytest.raises(
+        ValueError,
+        match=r"sequence of 160 tokens needs.*: the longest that fits has 48 tokens.*--kv-cache-size",
+    ):
         plan(asked_len=160, free_bytes=6 * PAGE)
+
+
+GROUPS: dict[str, list[CacheSpec]] = {
+    "full": [Full(num_kv_heads=2, head_dim=8)] * 3,
+    "sliding": [Sliding(num_kv_heads=2, head_dim=8, window=40)] * 3,
+    "latent": [Latent(rank=12, rope_dim=4)] * 3,
+    "state": [State(shapes=((4, 8), (3,)))] * 3,
+    "sliding and full": [
+        Sliding(num_kv_heads=2, head_dim=8, window=40), Full(num_kv_heads=1, head_dim=8),
+    ],
+    "state and full": [State(shapes=((4, 8), (3,))), Full(num_kv_heads=1, head_dim=8)],
+    "state and latent": [State(shapes=((4, 8),)), Latent(rank=12, rope_dim=4)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("specs", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("itemsize", [1, 2])
+def test_the_length_that_a_refusal_names_fits_and_a_page_more_does_not(
+    specs: list[CacheSpec], itemsize: int
+) -> None:
+    sizes = CacheSizes(specs=specs, page_size=16, itemsize=itemsize, chunk=32, max_num_seqs=4)
+    for budget in {sizes.least_bytes(length) for length in (48, 80, 112)}:
+        planned = functools.partial(
+            plan_cache, sizes, 10_000, asked_bytes=None, budget_bytes=budget
+        )
+
+        fits_all = sizes.least_bytes(10_000) <= budget  # windows and states end to grow
+        cut = planned(asked_len=None)
+        assert (cut.max_model_len == 10_000) is fits_all
+        if not fits_all:
+            longest = cut.max_model_len
+            assert planned(asked_len=longest).max_model_len == longest
+            with pytest.raises(ValueError, match=f"the longest that fits has {longest} tokens"):
+                planned(asked_len=longest + 1)
+        groups = cut.groups
+        assert (
+            sum(
+                group.num_pages * _page_bytes(group.spec, len(group.layers), itemsize)
+                for group in groups
+            )
+            <= budget
+        )
+
+
+def _page_bytes(spec: CacheSpec, num_layers: int, itemsize: int) -> int:
+    if isinstance(spec, State):
+        return num_layers * spec.bytes_per_sequence(itemsize)
+    return num_layers * 16 * spec.bytes_per_token(itemsize)
+
+
+def test_states_that_do_not_fit_ask_for_fewer_sequences() -> None:
+    sizes = CacheSizes(
+        specs=[State(shapes=((4, 8),))], page_size=16, itemsize=2, chunk=32, max_num_seqs=4
+    )
+    text = (
+        r"one sequence of 1 tokens needs 0\.0 MiB with the states of 4 sequences \(max_num_seqs\)"
+    )
+    with pytest.raises(ValueError, match=text):
+        plan_cache(sizes, 100, asked_len=None, asked_bytes=None, budget_bytes=3 * 64)
+
+
+def test_a_budget_is_all_for_the_cache_and_a_larger_size_is_refused() -> None:
+    def planned(asked_bytes: int | None, budget_bytes: int) -> CachePlan:
+        return plan_cache(
+            SIZES, 160, asked_len=None, asked_bytes=asked_bytes, budget_bytes=budget_bytes
+        )
+
+    made = planned(None, 20 * PAGE)
+    assert (made.pool_reason, made.num_bytes) == (PoolReason.BUDGET, 20 * PAGE)
+    assert planned(None, 10**9).pool_reason is PoolReason.ALL_SEQUENCES
+    assert planned(20 * PAGE, 20 * PAGE).pool_reason is PoolReason.ASKED
+    with pytest.raises(ValueError, match=r"asked for, and the memory for models leaves 0\.0 MiB"):
+        planned(21 * PAGE, 20 * PAGE)
+    text = r"models leaves 0\.0 MiB for the KV cache of this one, and one .* Raise --models-memory"
+    with pytest.raises(ValueError, match=text):
+        planned(None, -5)
 
 
 def test_a_small_cache_cuts_the_length_and_says_what_the_whole_needs() -> None:

@@ -232,7 +232,7 @@ def test_a_state_for_each_row() -> None:
 
 def test_memory_for_less_than_a_sequence() -> None:
     both = sizes(ALL, WINDOW)
-    longest = both.longest(600 * BYTES)
+    longest = both.longest(600 * BYTES, 10**6)
     assert both.least_bytes(longest) <= 600 * BYTES < both.least_bytes(longest + 16)
     with pytest.raises(ValueError, match=f"lower max_model_len to at most {longest} or give it"):
         both.divide(600 * BYTES, 32_768)

@@ -169,6 +169,12 @@ def _context(plan: CachePlan) -> str:
             f"of the device's memory would be needed, and {show_size(plan.num_bytes)} are left "
             "(--gpu-memory-utilization, or a smaller or quantized model)"
         )
+    if plan.is_cut and plan.pool_reason is PoolReason.BUDGET:
+        return (
+            f"{length}: the model's is {plan.model_len:,}, for which {show_size(plan.whole_bytes)} "
+            f"would be needed, and {show_size(plan.num_bytes)} are its part of the memory for "
+            "models (--models-memory)"
+        )
     if plan.is_cut:
         needed = f"{math.ceil(plan.whole_bytes / 2**20)}MiB"
         return (
@@ -192,6 +198,7 @@ def _pool_reason(plan: CachePlan) -> str:
         PoolReason.NOTHING_KEPT: "an encoder keeps nothing",
         PoolReason.FREE_MEMORY: "half of the memory that is free (--kv-cache-size)",
         PoolReason.DEVICE_MEMORY: _device_memory(plan.device),
+        PoolReason.BUDGET: "its part of the memory for models (--models-memory)",
     }[plan.pool_reason]
 
 

@@ -7,12 +7,14 @@ Deliberately does not know: JAX, options, how free memory is measured, how a rea
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from flaxen.engine.cache.device_memory import DeviceMemory
 from flaxen.engine.cache.groups import CacheGroup, most_pages
 from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.models.cache import State
 
 TYPICAL_LEN = 512  # tokens: what all sequences have room for at once, if no size is given
 FREE_SHARE = Fraction(1, 2)  # of the free memory: the most that is taken if no size is given
@@ -27,6 +29,7 @@ class PoolReason(enum.Enum):
     FREE_MEMORY = enum.auto()  # FREE_SHARE of the free memory is less than any of these
     NOTHING_KEPT = enum.auto()  # an encoder keeps no keys and values
     DEVICE_MEMORY = enum.auto()  # what an accelerator has left; it also keeps cached prefixes
+    BUDGET = enum.auto()  # what the budget of this model leaves beside its weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ def plan_cache(
     asked_bytes: int | None,
     free_bytes: int | None = None,
     device: DeviceMemory | None = None,
+    budget_bytes: int | None = None,
 ) -> CachePlan:
     """Plans the KV cache.
 
@@ -73,9 +77,12 @@ def plan_cache(
       asked_bytes: the memory; None chooses it.
       free_bytes: the host's memory that is free beside the weights; None if that is not known.
       device: the accelerator's memory; None where the pages are in the host's.
+      budget_bytes: the memory that was set apart for this cache, wherever its pages are; None where
+          it takes of all memory.
 
     Raises:
-      ValueError: the length is above the model's, or the memory is too small for one sequence.
+      ValueError: the length is above the model's, or the memory is too small for one sequence or
+          for the size that was asked for.
     """
     wanted_len = model_len if asked_len is None else asked_len
     if wanted_len > model_len:
@@ -85,18 +92,11 @@ def plan_cache(
         )
     if not sizes.specs:
         return _no_cache(wanted_len, model_len, asked_len, asked_bytes)
-    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, free_bytes, device)
-    longest = sizes.longest(num_bytes)
-    if reason is PoolReason.DEVICE_MEMORY and longest < (asked_len or 1):
-        raise ValueError(_device_too_small(sizes, device, asked_len or 1))
-    if reason is PoolReason.FREE_MEMORY and longest < (asked_len or 1):
-        raise ValueError(
-            f"the machine has {_mib(free_bytes)} of memory free beside the weights, and the KV "
-            f"cache takes half of that: too little for one sequence of {asked_len or 1} tokens, "
-            f"which needs {_mib(sizes.least_bytes(asked_len or 1))}. End other programs, take a "
-            "smaller or quantized model or a shorter max_model_len, or say with kv_cache_bytes "
-            "(--kv-cache-size) how much to take"
-        )
+    num_bytes, reason = _memory(sizes, wanted_len, asked_bytes, free_bytes, device, budget_bytes)
+    longest = sizes.longest(num_bytes, model_len)
+    if longest < (asked_len or 1) and reason in _TOO_SMALL:
+        facts, advice = _TOO_SMALL[reason](num_bytes, free_bytes, device)
+        raise ValueError(f"{facts}, and {_needs(sizes, asked_len or 1, longest)}. {advice}")
     if longest == 0:
         raise ValueError(
             f"the KV cache of {num_bytes} bytes is smaller than one page of "
@@ -144,31 +144,80 @@ def _memory(
     asked_bytes: int | None,
     free_bytes: int | None,
     device: DeviceMemory | None,
+    budget_bytes: int | None,
 ) -> tuple[int, PoolReason]:
     if asked_bytes is not None:
+        if budget_bytes is not None and asked_bytes > budget_bytes:
+            raise ValueError(
+                f"a KV cache of {_mib(asked_bytes)} was asked for, and the memory for models "
+                f"leaves {_mib(budget_bytes)} for it beside the weights: lower kv_cache_bytes "
+                "(--kv-cache-size), or raise --models-memory"
+            )
         return asked_bytes, PoolReason.ASKED
-    if device is not None:
+    if device is not None and budget_bytes is None:
         return device.pool_bytes, PoolReason.DEVICE_MEMORY
     typical = sizes.most_bytes(min(wanted_len, TYPICAL_LEN))
     found = [
         (sizes.most_bytes(wanted_len), PoolReason.ALL_SEQUENCES),
         (max(typical, sizes.least_bytes(wanted_len)), PoolReason.TYPICAL),
     ]
-    if free_bytes is not None:
+    if budget_bytes is not None:
+        found.append((max(0, budget_bytes), PoolReason.BUDGET))
+    elif free_bytes is not None:
         found.append((max(0, int(free_bytes * FREE_SHARE)), PoolReason.FREE_MEMORY))
     return min(found, key=lambda each: each[0])
 
 
-def _device_too_small(sizes: CacheSizes, device: DeviceMemory | None, num_tokens: int) -> str:
-    assert device is not None
+def _needs(sizes: CacheSizes, num_tokens: int, longest: int) -> str:
+    """A part of an error: what the sequence needs, and the longest that fits."""
+    text = f"one sequence of {num_tokens} tokens needs {_mib(sizes.least_bytes(num_tokens))}"
+    if longest:
+        return f"{text}: the longest that fits has {longest} tokens (max_model_len)"
+    if any(isinstance(spec, State) for spec in sizes.specs):
+        return f"{text} with the states of {sizes.max_num_seqs} sequences (max_num_seqs)"
+    return text
+
+
+def _free_too_small(
+    num_bytes: int, free_bytes: int | None, device: DeviceMemory | None
+) -> tuple[str, str]:
+    return (
+        f"the machine has {_mib(free_bytes)} of memory free beside the weights, of which the KV "
+        "cache takes half",
+        "End other programs, take a smaller or quantized model or a shorter max_model_len, or say "
+        "with kv_cache_bytes (--kv-cache-size) how much to take",
+    )
+
+
+def _device_too_small(
+    num_bytes: int, free_bytes: int | None, device: DeviceMemory | None
+) -> tuple[str, str]:
+    assert device is not None, "the reason is its memory"
     return (
         f"the engine may take {device.utilization:g} of the device's {_mib(device.limit_bytes)}: "
         f"beside weights of {_mib(device.param_bytes)} and {_mib(device.step_bytes)} for steps "
-        f"that leaves {_mib(device.pool_bytes)} for the KV cache, and one sequence of {num_tokens} "
-        f"tokens needs {_mib(sizes.least_bytes(num_tokens))}. Take a smaller or quantized model, "
-        "lower max_model_len, max_num_seqs or max_num_batched_tokens, or raise "
-        "gpu_memory_utilization"
+        f"that leaves {_mib(num_bytes)} for the KV cache",
+        "Take a smaller or quantized model, lower max_model_len, max_num_seqs or "
+        "max_num_batched_tokens, or raise gpu_memory_utilization",
     )
+
+
+def _budget_too_small(
+    num_bytes: int, free_bytes: int | None, device: DeviceMemory | None
+) -> tuple[str, str]:
+    return (
+        f"the memory for models leaves {_mib(num_bytes)} for the KV cache of this one",
+        "Raise --models-memory, take smaller or quantized models, or lower max_model_len",
+    )
+
+
+_Why = Callable[[int, int | None, DeviceMemory | None], tuple[str, str]]
+# Why the memory is too small and what to do, from its bytes, the free ones, and the device's.
+_TOO_SMALL: dict[PoolReason, _Why] = {
+    PoolReason.FREE_MEMORY: _free_too_small,
+    PoolReason.DEVICE_MEMORY: _device_too_small,
+    PoolReason.BUDGET: _budget_too_small,
+}
 
 
 def _mib(num_bytes: int | None) -> str:

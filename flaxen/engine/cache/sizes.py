@@ -52,7 +52,7 @@ class CacheSizes:
             raise ValueError(
                 f"the KV cache of {num_bytes} bytes does not hold one sequence of max_model_len "
                 f"({max_model_len}), which needs {least}: lower max_model_len to at most "
-                f"{self.longest(num_bytes)} or give it more memory"
+                f"{self.longest(num_bytes, max_model_len)} or give it more memory"
             )
         pages = _fill(num_bytes, demands)
         return tuple(
@@ -68,10 +68,12 @@ class CacheSizes:
         """The bytes that one sequence of `num_tokens` needs, with the State of every row."""
         return sum(each.least * each.page_bytes for each in self._demands(num_tokens))
 
-    def longest(self, num_bytes: int) -> int:
-        """The length of the longest sequence that fits into `num_bytes`; 0 if none does."""
-        sizes = range(self.page_size, num_bytes + self.page_size + 1, self.page_size)
-        return self.page_size * bisect_right(sizes, num_bytes, key=self.least_bytes)
+    def longest(self, num_bytes: int, most: int) -> int:
+        """The length of the longest sequence that fits into `num_bytes`, at most `most` tokens; 0
+        if none fits. Windows and states do not grow with the length, so there may be no limit.
+        """
+        lengths = range(self.page_size, most + self.page_size, self.page_size)
+        return min(most, self.page_size * bisect_right(lengths, num_bytes, key=self.least_bytes))
 
     def _demands(self, max_model_len: int) -> list[_Demand]:
         layers = group_layers(self.specs)
