@@ -78,6 +78,11 @@ class Prepared:
         return self.form.dtype
 
     @property
+    def weight_bytes(self) -> int:
+        """The bytes of the weights on one device, from their shapes."""
+        return self.checkpoint.num_param_bytes(self.form)
+
+    @property
     def backend(self) -> Backend:
         """The backend that computes."""
         return self.form.backend

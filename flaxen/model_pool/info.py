@@ -60,7 +60,7 @@ async def home(pool: ModelPool, config: ServerConfig, http: Request) -> Response
         ShownModel(
             name=slot.model.name,
             max_model_len=slot.model.max_model_len,
-            chats=slot.model.can_chat,
+            chats=slot.loaded is not None and slot.loaded.can_chat,  # else not known yet
         )
         for slot in pool.slots
     ]

@@ -36,6 +36,10 @@ class Loaded(Protocol):
     def app(self) -> ASGIApp:
         """Answers the requests of this model, without the checks that all models share."""
 
+    @property
+    def can_chat(self) -> bool:
+        """Whether it has a chat template."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServedModel:
@@ -45,7 +49,6 @@ class ServedModel:
     adapters: tuple[str, ...]  # names of the adapters that are loaded with it
     root: str  # its own name
     max_model_len: int  # tokens
-    can_chat: bool  # whether it has a chat template
     created: int  # seconds since 1970
     num_bytes: int  # of weights and KV cache, once it is loaded
     stays: bool  # whether it is never unloaded

@@ -22,6 +22,7 @@ _TOKENIZER = byte_tokenizer()
 class LoadedFake:
     engine: FakeEngine
     app: Any
+    can_chat: bool = True
 
 
 @dataclass(kw_only=True)
@@ -61,7 +62,7 @@ class Fakes:
 
         given = {"adapters": (), "stays": False, "root": name, "max_model_len": 4096, **fields}
         return ServedModel(
-            names=names, created=1, num_bytes=num_bytes, can_chat=True, counters=counters,
+            names=names, created=1, num_bytes=num_bytes, counters=counters,
             load=load, **given,
         )  # fmt: skip
 

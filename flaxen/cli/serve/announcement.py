@@ -125,7 +125,7 @@ def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
     """The longest sequence and the KV cache, with the reasons for both."""
     yield Fact(
         label="context",
-        text=_context(plan),
+        text=describe_context(plan),
         fields={"max_model_len": plan.max_model_len, "model_len": plan.model_len},
     )
     if not plan.groups:
@@ -140,7 +140,7 @@ def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
     )
     yield Fact(
         label="KV cache",
-        text=f"{show_size(plan.num_bytes)}, {_pool_reason(plan)}: {holds}",
+        text=f"{show_size(plan.num_bytes)}, {describe_pool(plan)}: {holds}",
         fields={"kv_cache_bytes": plan.num_bytes, "kv_cache_tokens": plan.num_tokens},
     )
 
@@ -159,7 +159,8 @@ def about_steps(parts: Parts) -> Iterator[Fact]:
         yield Fact(label="steps", text=f"compiled for {sizes} tokens", fields=fields)
 
 
-def _context(plan: CachePlan) -> str:
+def describe_context(plan: CachePlan) -> str:
+    """The longest sequence, and why it is that."""
     from flaxen.engine.cache.plan import PoolReason
 
     length = f"{plan.max_model_len:,} tokens"
@@ -187,7 +188,8 @@ def _context(plan: CachePlan) -> str:
     return f"{length}, as --max-model-len says; the model's own is {plan.model_len:,}"
 
 
-def _pool_reason(plan: CachePlan) -> str:
+def describe_pool(plan: CachePlan) -> str:
+    """Why the KV cache has its size."""
     from flaxen.engine.cache.plan import TYPICAL_LEN, PoolReason
 
     typical = f"room for all sequences at {TYPICAL_LEN} tokens and for one at full length"
@@ -282,9 +284,9 @@ def show_count(number: int) -> str:
     return str(number)
 
 
-def ready_line(name: str, url: str, seconds: float) -> str:
+def ready_line(name: str, url: str, seconds: float, *, is_one: bool = True) -> str:
     """The last line, from which programs that start a server read the URL."""
-    return f"{name} is served on {url} (ready in {seconds:.1f} s)"
+    return f"{name} {'is' if is_one else 'are'} served on {url} (ready in {seconds:.1f} s)"
 
 
 def print_ready(console: Console, facts: Sequence[Fact], line: str) -> None:
@@ -297,14 +299,21 @@ def print_ready(console: Console, facts: Sequence[Fact], line: str) -> None:
 
 
 def log_ready(
-    logger: logging.Logger, facts: Sequence[Fact], name: str, url: str, seconds: float
+    logger: logging.Logger,
+    facts: Sequence[Fact],
+    name: str,
+    url: str,
+    seconds: float,
+    *,
+    is_one: bool = True,
 ) -> None:
     """Logs the fields of all facts as one line, and that the server is ready as another."""
     fields = {key: value for fact in facts for key, value in fact.fields.items()}
     if facts:
         logger.info("configuration", extra=fields)
     # At any level: programs that start a server wait for this line.
-    line, extra = ready_line(name, url, seconds), {"model": name, "url": url, "seconds": seconds}
+    line = ready_line(name, url, seconds, is_one=is_one)
+    extra = {"model": name, "url": url, "seconds": seconds}
     logger.handle(
         logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None, extra=extra)
     )

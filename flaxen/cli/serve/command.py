@@ -1,4 +1,4 @@
-"""`flaxen serve`: an OpenAI-compatible server for one model."""
+"""`flaxen serve`: an OpenAI-compatible server for one model or several."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -22,7 +22,6 @@ from flaxen.cli.options import (
     ChatTemplateOptions,
     ContextOptions,
     MeshOptions,
-    ModelArgument,
     ModelOptions,
     StepSizeOptions,
     engine_args,
@@ -40,13 +39,17 @@ from flaxen.cli.serve.announcement import (
     ready_line,
 )
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
+from flaxen.cli.serve.given import Given
 from flaxen.cli.serve.logs import LogFormat, logging_to
+from flaxen.cli.serve.named_models import ModelsArgument, NamedModel, name_models
 from flaxen.cli.serve.options import (
     RequestLimitOptions,
     ServerOptions,
     ServingOptions,
     server_config,
 )
+from flaxen.cli.serve.pool_options import PoolOptions, refuse_for_several
+from flaxen.cli.serve.running import run_app
 from flaxen.protocol import EngineClosedError
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ logger = logging.getLogger("flaxen.server")
 
 
 def serve(
-    model: ModelArgument,
+    model: ModelsArgument,
     server: ServerOptions,
     limits: RequestLimitOptions,
     model_options: ModelOptions,
@@ -78,8 +81,9 @@ def serve(
     defaults: GenerationConfigOptions,
     lora: LoraOptions,
     fine_tuning: FineTuningOptions,
+    pool: PoolOptions,
 ) -> None:
-    """Serve a model over the OpenAI API, until SIGTERM or Ctrl-C.
+    """Serve one model or several over the OpenAI API, until SIGTERM or Ctrl-C.
 
     /health answers once the weights are read and what requests need is compiled; what only makes
     some of them faster is compiled after that. All of it is kept for the next start. Then open
@@ -87,39 +91,75 @@ def serve(
     """
     with logging_to(sys.stderr, server.log_format, server.least_level), _errors(server.log_format):
         # The cheap checks come first: a bad option must not wait for the weights.
-        model, server, lora = serve_adapter(model, server, lora, find_places(models, machine))
+        named = name_models(model, server.served_model_names)
+        pool.check(len(named))
         processes.check()
         engine_sequences = serving.max_waiting + (steps.max_num_seqs or 0)
         config = server_config(server, limits, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
             processes.refuse("--data-dir", "fine-tuning trains on the weights of one process")
-        lora.check()
         of_engine = (model_options, context, steps, batch, serving, mesh)
         groups = (*of_engine, models, machine, template, defaults)
-        args = engine_args(model, *groups, max_logprobs=limits.max_logprobs)
-        num_devices = mesh.num_devices
-        num_local_devices = processes.num_local_devices(num_devices)
-        if not processes.process_id:  # the others listen on nothing
+        make_args = partial(_engine_args, groups, max_logprobs=limits.max_logprobs)
+        given = Given(
+            server=server,
+            config=config,
+            lora=lora,
+            fine_tuning=fine_tuning,
+            machine=machine,
+            places=find_places(models, machine),
+            make_args=make_args,
+        )
+        if len(named) > 1:
+            refuse_for_several(model_options, template, mesh, processes)
             check_address(server)
-        if processes.start():
-            machine.set_up(num_devices, num_local_devices)
-            follow(args, lora.limits())
-            return
-        with contextlib.ExitStack() as stack:
-            stores = stack.enter_context(fine_tuning.open_stores(lora.max_lora_rank))
-            cpu = machine.set_up(num_devices, num_local_devices)
-            start_s = time.perf_counter()
-            parts = _build(args, lora.limits(), server)
-            engine, app = _start(stack, parts, config, lora)
-            if stores is not None:
-                from flaxen.fine_tuning import add_jobs
+            from flaxen.cli.serve.several import serve_several
 
-                share = fine_tuning.fine_tuning_share
-                stack.enter_context(add_jobs(app, config, stores, engine, parts, share=share))
-            served = Served(parts=parts, config=config, cpu=cpu, engine=engine, stores=stores)
-            code = _run(app, engine, server, partial(_say_ready, served, server, start_s))
+            code = serve_several(named, given, pool)
+        else:
+            code = _serve_one(named[0], given, mesh, processes, pool.models_memory)
     raise typer.Exit(code)
+
+
+def _engine_args(groups: tuple[Any, ...], model: str, **more: Any) -> EngineArgs:
+    return engine_args(model, *groups, **more)
+
+
+def _serve_one(
+    named: NamedModel,
+    given: Given,
+    mesh: MeshOptions,
+    processes: ProcessOptions,
+    memory_bytes: int | None,
+) -> int:
+    """Serves a single model. Returns the exit code."""
+    server = replace(given.server, served_model_names=list(named.names))
+    model, server, lora = serve_adapter(named.model, server, given.lora, given.places)
+    lora.check()
+    config = replace(given.config, served_model_names=tuple(server.served_model_names))
+    args = given.make_args(model, memory_bytes=memory_bytes)
+    num_devices = mesh.num_devices
+    num_local_devices = processes.num_local_devices(num_devices)
+    if not processes.process_id:  # the others listen on nothing
+        check_address(server)
+    if processes.start():
+        given.machine.set_up(num_devices, num_local_devices)
+        follow(args, lora.limits())
+        return 0
+    with contextlib.ExitStack() as stack:
+        stores = stack.enter_context(given.fine_tuning.open_stores(lora.max_lora_rank))
+        cpu = given.machine.set_up(num_devices, num_local_devices)
+        start_s = time.perf_counter()
+        parts = _build(args, lora.limits(), server)
+        engine, app = _start(stack, parts, config, lora)
+        if stores is not None:
+            from flaxen.fine_tuning import add_jobs
+
+            share = given.fine_tuning.fine_tuning_share
+            stack.enter_context(add_jobs(app, config, stores, engine, parts, share=share))
+        served = Served(parts=parts, config=config, cpu=cpu, engine=engine, stores=stores)
+        return run_app(app, engine, server, partial(_say_ready, served, server, start_s))
 
 
 @contextlib.contextmanager
@@ -181,23 +221,6 @@ def _start(
     lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
     files = lora.files(parts.model)
     return engine, create_app(engine, parts.tokenizer, config, adapter_files=files)
-
-
-def _run(
-    app: FastAPI, engine: AsyncEngine, server: ServerOptions, on_ready: Callable[[str], None]
-) -> int:
-    """Serves until a signal; returns the exit code."""
-    from flaxen.server.run import run
-
-    return run(
-        app,
-        engine,
-        host=server.host,
-        port=server.port,
-        uds=server.socket_path,
-        drain_s=server.drain_s,
-        on_ready=on_ready,
-    )
 
 
 def _say_ready(served: Served, server: ServerOptions, start_s: float, url: str) -> None:

@@ -1,0 +1,149 @@
+"""Opens several models and decides, before any weights are read, what memory each may take.
+
+Deliberately does not know options, nor when a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flaxen.cli.sizes import show_size
+from flaxen.engine.cache.device_memory import DEFAULT_UTILIZATION
+from flaxen.engine.cache.free_memory import free_bytes
+from flaxen.engine.cache.plan import CachePlan
+from flaxen.engine.config import LoraLimits
+from flaxen.engine_args import EngineArgs
+from flaxen.model_pool.budget import Division, MemoryNeed, divide_budget
+from flaxen.prepared import Prepared, prepare
+
+if TYPE_CHECKING:
+    from flaxen.prepared import OnProgress
+
+_UNLIMITED = 2**60  # bytes: to find what a model would take if there were enough
+_FREE_SHARE = 0.8  # of the free memory: steps, programs and tokenizers need some, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A model that is to be served."""
+
+    args: EngineArgs
+    lora: LoraLimits | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedModel:
+    """A model whose memory is decided."""
+
+    args: EngineArgs  # with its part of the memory
+    lora: LoraLimits | None
+    name: str  # its own
+    weight_bytes: int
+    cache_plan: CachePlan
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes that it takes once it is loaded."""
+        return self.weight_bytes + self.cache_plan.num_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """The memory of all models together."""
+
+    models: tuple[PlannedModel, ...]
+    budget_bytes: int
+    reason: str  # of the budget, for readers
+    fits_at_once: bool
+
+
+def plan_models(
+    asked: Sequence[Asked],
+    *,
+    budget_bytes: int | None,
+    stays: bool,
+    report: OnProgress,
+    measure_free: Callable[[], int | None] = free_bytes,
+) -> MemoryPlan:
+    """Opens the models and divides the memory among them.
+
+    Args:
+      asked: at least one.
+      budget_bytes: the memory for all; None chooses it.
+      stays: whether the first model is never unloaded.
+      report: as in `build`.
+      measure_free: gives the machine's free memory.
+
+    Raises:
+      ValueError: a model can't be served, or the memory is too small for one.
+    """
+    alone = [_alone(each, report) for each in asked]
+    budget, reason = _budget(budget_bytes, alone, asked[0].args, measure_free)
+    needs = [_need(each) for each in alone]
+    division: Division = divide_budget(budget, needs, stays=stays)
+    models = tuple(
+        _planned(replace(each.args, memory_bytes=num_bytes), one.lora, report)
+        for each, one, num_bytes in zip(alone, asked, division.num_bytes, strict=True)
+    )
+    return MemoryPlan(
+        models=models, budget_bytes=budget, reason=reason, fits_at_once=division.fits_at_once
+    )
+
+
+def _alone(asked: Asked, report: OnProgress) -> Prepared:
+    """The model as if there were enough memory. A length that was asked for is a limit for several
+    models: one that was made for fewer tokens has its own.
+    """
+    args = replace(asked.args, memory_bytes=_UNLIMITED)
+    if args.max_model_len is not None:
+        own = prepare(replace(args, max_model_len=None), report, asked.lora, None)
+        args = replace(args, max_model_len=min(args.max_model_len, own.cache_plan.model_len))
+    return prepare(args, report, asked.lora, None)
+
+
+def _need(prepared: Prepared) -> MemoryNeed:
+    plan = prepared.cache_plan
+    is_asked = prepared.args.kv_cache_bytes is not None
+    return MemoryNeed(
+        name=prepared.checkpoint.name,
+        weight_bytes=prepared.weight_bytes,
+        least_bytes=plan.num_bytes if is_asked else min(plan.whole_bytes, plan.num_bytes),
+        wanted_bytes=plan.num_bytes,
+    )
+
+
+def _planned(args: EngineArgs, lora: LoraLimits | None, report: OnProgress) -> PlannedModel:
+    prepared = prepare(args, report, lora, None)
+    return PlannedModel(
+        args=args,
+        lora=lora,
+        name=args.served_model_name or prepared.checkpoint.name,
+        weight_bytes=prepared.weight_bytes,
+        cache_plan=prepared.cache_plan,
+    )
+
+
+def _budget(
+    given: int | None,
+    models: Sequence[Prepared],
+    args: EngineArgs,
+    measure_free: Callable[[], int | None],
+) -> tuple[int, str]:
+    """The memory for all models, and why it is that."""
+    if given is not None:
+        return given, "as --models-memory says"
+    device = models[0].cache_plan.device
+    if device is not None:
+        share = args.gpu_memory_utilization or DEFAULT_UTILIZATION
+        steps = sum(each.cache_plan.device.step_bytes for each in models if each.cache_plan.device)
+        left = int(device.limit_bytes * share) - steps
+        return left, f"what {share:g} of the device's memory leaves beside {show_size(steps)}"
+    free = measure_free()
+    if free is None:
+        raise ValueError(
+            "this system does not say how much memory is free: say with --models-memory how much "
+            "the models may take together"
+        )
+    return int(free * _FREE_SHARE), "four fifths of the memory that was free (--models-memory)"

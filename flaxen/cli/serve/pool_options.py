@@ -1,0 +1,135 @@
+"""The option group of several models, and which other options belong to a single one.
+
+Imports the engine only when it is needed, so that --help is fast.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from flaxen.cli.options import ChatTemplateOptions, MeshOptions, ModelOptions
+from flaxen.cli.processes import ProcessOptions
+from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.sizes import parse_size_option
+
+_option = partial(typer.Option, rich_help_panel="Several models")
+
+
+class LoadAtStart(enum.StrEnum):
+    """Which models are loaded before the server answers."""
+
+    FIRST = "first"
+    ALL = "all"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """The memory of several models, and when they are loaded."""
+
+    models_memory: Annotated[
+        int | None,
+        _option(
+            parser=parse_size_option,
+            metavar="SIZE",
+            help="Memory for weights and KV caches of the models that are loaded at the same time, "
+            "as 24GiB. The least recently used one is unloaded for another.",
+            show_default="four fifths of the free memory; on a GPU or TPU what "
+            "--gpu-memory-utilization leaves beside steps",
+        ),
+    ] = None
+    load_at_start: Annotated[
+        LoadAtStart | None,
+        _option(
+            help="Which of several models to load before the server answers; the others are loaded "
+            "when a request first names them.",
+            show_default="first",
+        ),
+    ] = None
+
+    def check(self, num_models: int) -> None:
+        """Refuses what has no effect.
+
+        Raises:
+          ValueError: --load-at-start was given for a single model.
+        """
+        if num_models == 1 and self.load_at_start is not None:
+            raise ValueError(
+                "--load-at-start is for several models, and a single one is always loaded at the "
+                "start: leave it out, or give more models"
+            )
+
+
+def refuse_for_several(
+    model_options: ModelOptions,
+    template: ChatTemplateOptions,
+    mesh: MeshOptions,
+    processes: ProcessOptions,
+) -> None:
+    """Refuses options that belong to a single model, and engines on several devices.
+
+    Raises:
+      ValueError: one of them was given.
+    """
+    reason = None
+    if template.chat_template is not None:
+        reason = "--chat-template belongs to one model"
+    elif model_options.definition is not None:
+        reason = "--definition belongs to one model"
+    elif mesh.num_devices > 1:
+        reason = "models that are divided over several devices can't take turns in one server yet"
+    elif processes.coordinator_address is not None:
+        reason = "--coordinator-address divides one model over several processes"
+    if reason is not None:
+        raise ValueError(f"{reason}: leave it out, or start a server for each model")
+
+
+def divide_adapters(
+    lora: LoraOptions, names: list[tuple[str, ...]], *, has_jobs: bool
+) -> list[LoraOptions]:
+    """The options of adapters for each model.
+
+    Adapters of --lora-modules belong to the model that they name. Those that clients load, and
+    those that jobs make, are the first model's, which stays in memory for them.
+
+    Args:
+      lora: as the user gave them.
+      names: of each model.
+      has_jobs: whether clients may fine-tune.
+
+    Raises:
+      ValueError: a module names no model, or adapters are enabled for none.
+    """
+    modules: dict[int, list[str]] = {index: [] for index in range(len(names))}
+    for module in lora.lora_modules:
+        base, colon, rest = module.partition(":")
+        found = [index for index in modules if colon and base in names[index]]
+        if not found:
+            known = ", ".join(each[0] for each in names)
+            raise ValueError(
+                f"--lora-modules {module} does not say which of the models it belongs to: give it "
+                f"as BASE:NAME=DIR, where BASE is one of {known}"
+            )
+        modules[found[0]].append(rest)
+    of_first = has_jobs or lora.allow_runtime_lora_updating
+    if lora.enable_lora and not lora.lora_modules and not of_first:
+        raise ValueError(
+            "--enable-lora does not say for which of several models: give --lora-modules "
+            "BASE:NAME=DIR, or --allow-runtime-lora-updating for the first one"
+        )
+    return [
+        replace(
+            lora,
+            lora_modules=modules[index],
+            enable_lora=bool(modules[index]) or (index == 0 and of_first),
+            allow_runtime_lora_updating=index == 0 and lora.allow_runtime_lora_updating,
+            lora_dir=lora.lora_dir if index == 0 else None,
+            max_cpu_loras=lora.max_cpu_loras if modules[index] or index == 0 else None,
+        )
+        for index in modules
+    ]

@@ -1,0 +1,30 @@
+"""Runs an application until a signal. Imports the web framework only when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flaxen.cli.serve.options import ServerOptions
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from flaxen.server.run import Drained
+
+
+def run_app(
+    app: FastAPI, engine: Drained, server: ServerOptions, on_ready: Callable[[str], None]
+) -> int:
+    """Serves until a signal; returns the exit code."""
+    from flaxen.server.run import run
+
+    return run(
+        app,
+        engine,
+        host=server.host,
+        port=server.port,
+        uds=server.socket_path,
+        drain_s=server.drain_s,
+        on_ready=on_ready,
+    )
