@@ -12,10 +12,14 @@ from starlette.responses import Response
 def add_route(
     app: FastAPI, method: str, path: str, handler: Callable[[Request], Awaitable[Response]]
 ) -> None:
-    """Adds a route; one for GET answers HEAD too, for which the server sends no body."""
+    """Adds a route; one for GET answers HEAD too, for which the server sends no body.
+
+    It is a route of Starlette's: FastAPI's keep their handlers for the rest of the process, in a
+    cache, and with them the engine of a model that was unloaded.
+    """
 
     async def endpoint(http: Request) -> Response:
         return await handler(http)
 
     methods = ["GET", "HEAD"] if method == "GET" else [method]
-    app.add_api_route(path, endpoint, methods=methods, response_model=None)
+    app.add_route(path, endpoint, methods=methods)

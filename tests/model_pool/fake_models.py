@@ -15,7 +15,7 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.metrics import Metrics, ServerMetrics
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
-_TOKENIZER = byte_tokenizer()
+_TOKENIZER, _WITHOUT_CHAT = byte_tokenizer(), byte_tokenizer(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Fakes:
     faults: dict[str, Exception] = field(default_factory=dict)  # in place of the next loads
     gates: dict[str, threading.Event] = field(default_factory=dict)  # that a load waits for
     step_s: float = 0.0
+    chats: bool = False  # a chat template is a process, which takes a while to start
 
     def model(self, name: str, num_bytes: int = 1, **fields: Any) -> ServedModel:
         counters, names = Counters(), fields.pop("names", (name,))
@@ -57,7 +58,8 @@ class Fakes:
             self.log.append(f"+{name}")
             engine = _Logged(lambda: self.log.append(f"-{name}"), step_s=self.step_s)
             self.engines[name] = engine
-            app = create_model_app(engine, _TOKENIZER, config, metrics=metrics)
+            tokenizer = _TOKENIZER if self.chats else _WITHOUT_CHAT
+            app = create_model_app(engine, tokenizer, config, metrics=metrics)
             return LoadedFake(engine=engine, app=app)
 
         given = {"adapters": (), "stays": False, "root": name, "max_model_len": 4096, **fields}

@@ -19,7 +19,7 @@ HELLO = [{"role": "user", "content": "Hi"}]
 
 
 def make(*, names: tuple[str, ...] = ("a", "b", "c"), **config: Any) -> tuple[Fakes, Any]:
-    fakes = Fakes(config=ServerConfig(**config))
+    fakes = Fakes(config=ServerConfig(**config), chats=True)
     pool = fakes.pool(*map(fakes.model, names))
     return fakes, create_pool_app(pool, fakes.config, fakes.metrics, has_adapter_routes=False)
 

@@ -1,0 +1,100 @@
+"""The memory of several models, decided from their files before any weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaxen.cli.serve.planned_models import Asked, MemoryPlan, plan_models
+from flaxen.engine.cache.plan import PoolReason
+from flaxen.engine_args import EngineArgs
+from tests.e2e.tiny_model import write_tiny_model
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: Any) -> list[Path]:
+    root = tmp_path_factory.mktemp("models")
+    for name in ("one", "other"):
+        (root / name).mkdir()
+    return [write_tiny_model(root / name) for name in ("one", "other")]
+
+
+def planned(
+    directories: list[Path], budget: int | None = None, stays: bool = False, **args: Any
+) -> MemoryPlan:
+    asked = [Asked(args=EngineArgs(model=str(each), **args), lora=None) for each in directories]
+    return plan_models(
+        asked,
+        budget_bytes=budget,
+        stays=stays,
+        report=lambda *_: None,
+        measure_free=lambda: 100 * MIB,
+    )
+
+
+def test_four_fifths_of_the_free_memory_are_for_models(directories: list[Path]) -> None:
+    plan = planned(directories)
+    assert (plan.budget_bytes, plan.fits_at_once) == (80 * MIB, True)
+    assert [each.name for each in plan.models] == ["one", "other"]
+    for each in plan.models:
+        assert each.cache_plan.pool_reason is PoolReason.ALL_SEQUENCES
+        assert each.cache_plan.max_model_len == 512
+        assert each.num_bytes == each.weight_bytes + each.cache_plan.num_bytes
+
+
+def test_models_that_fit_together_share_equally(directories: list[Path]) -> None:
+    plan = planned(directories, 3 * MIB)
+    assert plan.fits_at_once
+    sizes = {each.num_bytes for each in plan.models}
+    assert len(sizes) == 1
+    assert sum(each.num_bytes for each in plan.models) <= 3 * MIB
+    assert {each.cache_plan.pool_reason for each in plan.models} == {PoolReason.BUDGET}
+
+
+def test_models_that_do_not_fit_together_take_turns(directories: list[Path]) -> None:
+    weights = planned(directories).models[0].weight_bytes
+    budget = int(1.7 * weights)
+    plan = planned(directories, budget)
+    assert not plan.fits_at_once
+    for each in plan.models:
+        assert weights < each.num_bytes <= budget
+        assert 0 < each.cache_plan.max_model_len <= 512
+
+
+def test_a_longest_length_is_a_limit_for_all(directories: list[Path]) -> None:
+    lengths = [128, 100_000]  # the models were made for 512
+    found = [planned(directories, max_model_len=each).models for each in lengths]
+    assert [{each.cache_plan.max_model_len for each in models} for models in found] == [
+        {128},
+        {512},
+    ]
+
+
+def test_too_little_memory_names_the_model(directories: list[Path]) -> None:
+    with pytest.raises(ValueError, match=r"the weights of one take 0\.\d MiB, .*--models-memory"):
+        planned(directories, 1000)
+    weights = planned(directories).models[0].weight_bytes
+    with pytest.raises(ValueError, match=r"the longest that fits has \d+ tokens .*--models-memory"):
+        planned(directories, int(1.1 * weights), max_model_len=512)
+    with pytest.raises(
+        ValueError, match=r"KV cache of 64\.0 MiB was asked for, and the memory"
+    ):
+        planned(directories, 20 * MIB, kv_cache_bytes=64 * MIB)
+
+
+def test_a_system_that_does_not_tell_its_memory_asks_for_a_size(directories: list[Path]) -> None:
+    asked = [Asked(args=EngineArgs(model=str(directories[0])), lora=None)]
+    with pytest.raises(
+        ValueError, match=r"does not say how much memory is free: say with"
+    ):
+        plan_models(
+            asked,
+            budget_bytes=None,
+            stays=False,
+            report=lambda *_: None,
+            measure_free=lambda: None,
+        )

@@ -1,0 +1,119 @@
+"""Real engines in one pool: each answers as alone, and an unloaded one leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from flaxen.cli.serve.about_models import about_models
+from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.planned_models import Asked, plan_models
+from flaxen.cli.serve.pool_options import LoadAtStart
+from flaxen.cli.serve.several import Pooled, Wanted, load_at_start, pool_models
+from flaxen.engine_args import EngineArgs
+from flaxen.server.config import ServerConfig
+from tests.e2e.tiny_model import write_tiny_model
+from tests.server.clients import http_client, run
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: Any) -> list[Path]:
+    root = tmp_path_factory.mktemp("models")
+    for name in ("one", "other"):
+        (root / name).mkdir()
+    return [write_tiny_model(root / name, seed) for seed, name in enumerate(("one", "other"))]
+
+
+def pooled(directories: list[Path], *, takes_turns: bool) -> Pooled:
+    """Two models, in memory for one or for both."""
+    wanted = [
+        Wanted(
+            args=EngineArgs(model=str(each), max_num_seqs=2, max_num_batched_tokens=32),
+            names=(),
+            lora=LoraOptions(),
+        )
+        for each in directories
+    ]
+    asked = [Asked(args=each.args, lora=None) for each in wanted]
+    options: Any = {"stays": False, "report": lambda *_: None}
+    plan = plan_models(asked, budget_bytes=2**30, **options)
+    if takes_turns:
+        budget = int(1.9 * plan.models[0].weight_bytes)
+        plan = plan_models(asked, budget_bytes=budget, **options)
+    return pool_models(plan, wanted, ServerConfig(), stays=False)
+
+
+async def ask(client: Any, model: str) -> list[int]:
+    body = {"model": model, "prompt": "Hello", "max_tokens": 8, "temperature": 0}
+    answer = await client.post("/v1/completions", json=body | {"return_token_ids": True})
+    assert answer.status_code == 200, answer.text
+    found: list[int] = answer.json()["choices"][0]["token_ids"]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.unfreeze()  # what a load has frozen is this process's again
+
+
+def test_models_that_take_turns_answer_as_they_do_together(directories: list[Path]) -> None:
+    async def work(pool: Pooled, *names: str) -> list[list[int]]:
+        async with http_client(pool.app) as client:
+            found = [await ask(client, name) for name in names]
+        assert sum(slot.num_loads for slot in pool.pool.slots) == len(names)
+        await pool.pool.close()
+        return found
+
+    one, other = run(work(pooled(directories, takes_turns=False), "one", "other"))
+    assert one != other
+    turns = run(work(pooled(directories, takes_turns=True), "one", "other", "one"))
+    assert turns == [one, other, one]
+
+
+def test_an_unloaded_model_leaves_no_array_and_no_thread(directories: list[Path]) -> None:
+    async def work() -> None:
+        gc.collect()
+        before = {id(each) for each in jax.live_arrays()}
+        several = pooled(directories, takes_turns=True)
+        one, other = several.pool.slots
+        async with http_client(several.app) as client:
+            await ask(client, "one")
+            loaded: Any = one.loaded
+            gone = [weakref.ref(each) for each in (loaded.engine, loaded.app)]
+            thread = loaded.engine._thread
+            held = {id(each) for each in jax.live_arrays()} - before
+            assert held, "its weights and pages are arrays"
+            del loaded
+            await ask(client, "other")
+            assert one.loaded is None
+            assert [each() for each in gone] == [None, None]
+            assert not thread.is_alive()
+        await several.pool._unload(other)
+        left = [each for each in jax.live_arrays() if id(each) not in before]
+        assert not left, f"{len(left)} arrays of {sum(each.nbytes for each in left)} bytes stay"
+
+    run(work())
+
+
+def test_the_start_loads_what_was_asked_for(directories: list[Path]) -> None:
+    several = pooled(directories, takes_turns=True)
+    load_at_start(several.pool, LoadAtStart.NONE)
+    assert [slot.loaded for slot in several.pool.slots] == [None, None]
+    load_at_start(several.pool, LoadAtStart.FIRST)
+    first, second, shared = (fact.text for fact in about_models(several.pool, several.plan))
+    assert first.startswith("one, ")
+    assert first.endswith("; loaded")
+    assert second.endswith("; loaded when a request names it")
+    assert "so the least recently used is unloaded" in shared
+    text = r"--load-at-start all needs .* MiB, and the memory for models is"
+    with pytest.raises(ValueError, match=text):
+        load_at_start(several.pool, LoadAtStart.ALL)
+    asyncio.run(several.pool.close())
