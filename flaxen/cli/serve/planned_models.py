@@ -93,13 +93,17 @@ def plan_models(
 
 
 def _alone(asked: Asked, report: OnProgress) -> Prepared:
-    """The model as if there were enough memory. A length that was asked for is a limit for several
-    models: one that was made for fewer tokens has its own.
+    """The model as if there were enough memory. What was asked for several models holds as far as
+    this one can: one that was made for fewer tokens has its own length, an encoder has no KV cache.
     """
     args = replace(asked.args, memory_bytes=_UNLIMITED)
+    if args.max_model_len is None and args.kv_cache_bytes is None:
+        return prepare(args, report, asked.lora, None)
+    own = prepare(replace(args, max_model_len=None, kv_cache_bytes=None), report, asked.lora, None)
     if args.max_model_len is not None:
-        own = prepare(replace(args, max_model_len=None), report, asked.lora, None)
         args = replace(args, max_model_len=min(args.max_model_len, own.cache_plan.model_len))
+    if not own.cache_plan.groups:
+        args = replace(args, kv_cache_bytes=None)
     return prepare(args, report, asked.lora, None)
 
 
@@ -134,11 +138,11 @@ def _budget(
     """The memory for all models, and why it is that."""
     if given is not None:
         return given, "as --models-memory says"
-    device = models[0].cache_plan.device
-    if device is not None:
+    devices = [each.cache_plan.device for each in models if each.cache_plan.device is not None]
+    if devices:  # an encoder has no plan for one
         share = args.gpu_memory_utilization or DEFAULT_UTILIZATION
-        steps = sum(each.cache_plan.device.step_bytes for each in models if each.cache_plan.device)
-        left = int(device.limit_bytes * share) - steps
+        steps = sum(device.step_bytes for device in devices)
+        left = int(devices[0].limit_bytes * share) - steps
         return left, f"what {share:g} of the device's memory leaves beside {show_size(steps)}"
     free = measure_free()
     if free is None:

@@ -80,17 +80,13 @@ def test_too_little_memory_names_the_model(directories: list[Path]) -> None:
     weights = planned(directories).models[0].weight_bytes
     with pytest.raises(ValueError, match=r"the longest that fits has \d+ tokens .*--models-memory"):
         planned(directories, int(1.1 * weights), max_model_len=512)
-    with pytest.raises(
-        ValueError, match=r"KV cache of 64\.0 MiB was asked for, and the memory"
-    ):
+    with pytest.raises(ValueError, match=r"KV cache of 64\.0 MiB was asked for, and the memory"):
         planned(directories, 20 * MIB, kv_cache_bytes=64 * MIB)
 
 
 def test_a_system_that_does_not_tell_its_memory_asks_for_a_size(directories: list[Path]) -> None:
     asked = [Asked(args=EngineArgs(model=str(directories[0])), lora=None)]
-    with pytest.raises(
-        ValueError, match=r"does not say how much memory is free: say with"
-    ):
+    with pytest.raises(ValueError, match=r"does not say how much memory is free: say with"):
         plan_models(
             asked,
             budget_bytes=None,
