@@ -61,7 +61,7 @@ def test_a_machine_without_memory_says_what_to_do() -> None:
         plan(free_bytes=-5)
     with pytest.raises(
         ValueError,
-        match=r"sequence of 160 tokens needs.*: the longest that fits has 48 tokens.*--kv-cache-size",
+        match=r"of 160 tokens needs.*: the longest that fits has 48 tokens.*--kv-cache-size",
     ):
         plan(asked_len=160, free_bytes=6 * PAGE)
 
