@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.device_calls import DeviceCalls
@@ -27,6 +26,7 @@ from flaxen.engine.processes.repeated import RepeatedCalls, follow
 from flaxen.engine.replicas import ReplicatedEngine
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine_args import EngineArgs
+from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model, Params
 from flaxen.prepared import OnProgress, Prepared, load, open_named, prepare
 from flaxen.protocol import ModelInfo

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from flaxen.engine.cache.device_memory import check_utilization
 from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import check_device
 from flaxen.kernels.paged_attention import has_pages
+from flaxen.memory.device_memory import check_utilization
 from flaxen.models.cache import attention_only, head_sizes
 from flaxen.models.model import Model
 from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
@@ -68,7 +68,7 @@ class EngineArgs:
     # Number format of keys and values in the KV cache: auto is the dtype of compute, fp8 half of
     # bfloat16 (float8_e4m3fn, without a scale).
     kv_cache_dtype: str = "auto"
-    kv_cache_bytes: int | None = None  # None: what engine/cache/plan.py chooses
+    kv_cache_bytes: int | None = None  # None: what memory/cache_plan.py chooses
     # Set apart for this model's weights and KV cache; None takes of all the memory.
     memory_bytes: int | None = None
     # The share of an accelerator's memory that the engine may take, 0 to 1; None: 0.9. On a CPU it

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.step_sizes import StepSizes, encoder_sizes, step_sizes
 from flaxen.engine_args import EngineArgs
+from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model
 from flaxen.protocol import PoolingInfo
 from flaxen.weights.definition import Definition

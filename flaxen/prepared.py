@@ -16,9 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import EngineConfig, LoraLimits
-from flaxen.engine.model_cache import plan_model_cache
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.engine_args import (
     EngineArgs,
@@ -32,6 +30,8 @@ from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend, invariant_backend
+from flaxen.memory.cache_plan import CachePlan
+from flaxen.memory.model_cache import plan_model_cache
 from flaxen.models.layout import check_layout, lay_params
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
-from flaxen.engine.cache.device_memory import DEFAULT_UTILIZATION, DeviceMemory, check_utilization
-from flaxen.engine.cache.plan import CachePlan, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.compiled_step import (
     StepState,
@@ -23,10 +21,12 @@ from flaxen.engine.compiled_step import (
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.programs import Program
 from flaxen.engine.shapes import smallest_shape, step_shapes
-from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_sizes import StepSizes, step_sizes
 from flaxen.engine_args import EngineArgs, cache_dtype
 from flaxen.kernels.paged_attention import check_page_size
+from flaxen.memory.cache_plan import CachePlan, plan_cache
+from flaxen.memory.device_memory import DEFAULT_UTILIZATION, DeviceMemory, check_utilization
+from flaxen.memory.step_memory import step_bytes
 from flaxen.models.layout import check_layout, page_specs
 from flaxen.models.model import Model, Params
 from flaxen.planning.compiling import RefusedError, compile_for

@@ -20,8 +20,8 @@ from flaxen.benchmark.cost import model_cost
 from flaxen.benchmark.ideal import ModelCost
 from flaxen.engine.cache.groups import page_bytes
 from flaxen.engine.core import Engine
-from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_sizes import StepSizes
+from flaxen.memory.step_memory import step_bytes
 from flaxen.models.model import Model, Params
 from flaxen.protocol import Request, SamplingParams
 

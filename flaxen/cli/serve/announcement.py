@@ -25,9 +25,9 @@ from flaxen.cli.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxen.build import Parts
-    from flaxen.engine.cache.device_memory import DeviceMemory
-    from flaxen.engine.cache.plan import CachePlan
     from flaxen.engine.config import LoraLimits
+    from flaxen.memory.cache_plan import CachePlan
+    from flaxen.memory.device_memory import DeviceMemory
     from flaxen.protocol import AdapterInfo, EngineClient, ModelInfo
     from flaxen.server.config import ServerConfig
     from flaxen.server.stores import Stores
@@ -161,7 +161,7 @@ def about_steps(parts: Parts) -> Iterator[Fact]:
 
 def describe_context(plan: CachePlan) -> str:
     """The longest sequence, and why it is that."""
-    from flaxen.engine.cache.plan import PoolReason
+    from flaxen.memory.cache_plan import PoolReason
 
     length = f"{plan.max_model_len:,} tokens"
     if plan.is_cut and plan.pool_reason is PoolReason.DEVICE_MEMORY:
@@ -190,7 +190,7 @@ def describe_context(plan: CachePlan) -> str:
 
 def describe_pool(plan: CachePlan) -> str:
     """Why the KV cache has its size."""
-    from flaxen.engine.cache.plan import TYPICAL_LEN, PoolReason
+    from flaxen.memory.cache_plan import TYPICAL_LEN, PoolReason
 
     typical = f"room for all sequences at {TYPICAL_LEN} tokens and for one at full length"
     return {

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flaxen.cli.sizes import show_size
-from flaxen.engine.cache.device_memory import DEFAULT_UTILIZATION
-from flaxen.engine.cache.free_memory import free_bytes
-from flaxen.engine.cache.plan import CachePlan
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
+from flaxen.memory.cache_plan import CachePlan
+from flaxen.memory.device_memory import DEFAULT_UTILIZATION
+from flaxen.memory.free_memory import free_bytes
 from flaxen.model_pool.budget import Division, MemoryNeed, divide_budget
 from flaxen.prepared import Prepared, prepare
 

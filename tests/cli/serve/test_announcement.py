@@ -26,10 +26,10 @@ from flaxen.cli.serve.devices import about_computing, about_mesh
 from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.logs import LogFormat, logging_to
 from flaxen.cli.sizes import show_size
-from flaxen.engine.cache.device_memory import DeviceMemory
-from flaxen.engine.cache.plan import CachePlan, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.config import LoraLimits
+from flaxen.memory.cache_plan import CachePlan, plan_cache
+from flaxen.memory.device_memory import DeviceMemory
 from flaxen.models.cache import Full
 from flaxen.protocol import AdapterInfo
 from flaxen.server.stores import StoresConfig, open_stores

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flaxen.cli.serve.planned_models import Asked, MemoryPlan, plan_models
-from flaxen.engine.cache.plan import PoolReason
 from flaxen.engine_args import EngineArgs
+from flaxen.memory.cache_plan import PoolReason
 from tests.e2e.tiny_model import write_tiny_model
 
 MIB = 2**20

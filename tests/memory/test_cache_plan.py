@@ -6,8 +6,8 @@ import functools
 
 import pytest
 
-from flaxen.engine.cache.plan import CachePlan, PoolReason, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.memory.cache_plan import CachePlan, PoolReason, plan_cache
 from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
 
 SIZES = CacheSizes(

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import pytest
 
 from flaxen.build import device_errors
-from flaxen.engine.cache.device_memory import DeviceMemory
-from flaxen.engine.cache.plan import CachePlan, PoolReason, plan_cache
 from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.model_cache import share_of_host
 from flaxen.engine.rows import empty_rows
 from flaxen.engine.step import empty_cache, run_step
 from flaxen.engine.step_input import StepLayout
-from flaxen.engine.step_memory import step_bytes
 from flaxen.engine.step_needs import NO_NEEDS
 from flaxen.engine.step_options import StepOptions
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.kernels.backend import Backend
+from flaxen.memory.cache_plan import CachePlan, PoolReason, plan_cache
+from flaxen.memory.device_memory import DeviceMemory
+from flaxen.memory.model_cache import share_of_host
+from flaxen.memory.step_memory import step_bytes
 from flaxen.models.cache import Full, Sliding, attention_only
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flaxen.engine.cache.device_memory import DeviceMemory
 from flaxen.engine.cache.groups import CacheGroup, most_pages
 from flaxen.engine.cache.sizes import CacheSizes
+from flaxen.memory.device_memory import DeviceMemory
 from flaxen.models.cache import State
 
 TYPICAL_LEN = 512  # tokens: what all sequences have room for at once, if no size is given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flaxen.engine.cache.free_memory import free_bytes
+from flaxen.memory.free_memory import free_bytes
 
 KIB = 1024
 MEMINFO = f"MemTotal: {2000} kB\nMemFree: 100 kB\nMemAvailable: {1000} kB\nHugePages_Total: 0\n"
