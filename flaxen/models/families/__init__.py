@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 
 from flaxen.models.families import (
+    deepseek_v2,
+    deepseek_v3,
     glm4_moe,
     gpt2,
     gpt_neox,
@@ -34,6 +36,8 @@ from flaxen.models.families.family import Family, hf_fields
 __all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family", "hf_fields"]
 
 _ALL = (
+    deepseek_v2.FAMILY,
+    deepseek_v3.FAMILY,
     gpt2.FAMILY,
     gpt_neox.FAMILY,
     granite_moe.FAMILY,
