@@ -61,6 +61,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"n_group": 1, "topk_group": 1, "q_lora_rank": None, "rope_interleave": False,
          "norm_topk_prob": False},
     ),
+    "glm_lite": (
+        "Glm4MoeLiteForCausalLM",
+        {"mlp_layer_types": ["sparse", "dense"], "rope_parameters": YARN, "n_group": 1,
+         "topk_group": 1},
+    ),
 }  # fmt: skip
 
 
@@ -118,6 +123,7 @@ def test_every_way_has_the_same_bits(made: tuple[Path, np.ndarray, np.ndarray]) 
 
 
 V3 = find_family("DeepseekV3ForCausalLM")
+LITE = find_family("Glm4MoeLiteForCausalLM")
 V2 = find_family("DeepseekV2ForCausalLM")
 FIELDS = {**SIZES, **GROUPS, "norm_topk_prob": True, "routed_scaling_factor": 2.5}
 
@@ -132,6 +138,7 @@ FIELDS = {**SIZES, **GROUPS, "norm_topk_prob": True, "routed_scaling_factor": 2.
             "scoring_func = 'softmax' is not supported in DeepSeek V3",
         ),
         (V3, {"kv_lora_rank": None}, "kv_lora_rank"),
+        (LITE, {"mlp_layer_types": ["dense"]}, "mlp_layer_types must list dense or sparse for"),
         (
             V2,
             {"scoring_func": "sigmoid"},
@@ -148,7 +155,7 @@ FIELDS = {**SIZES, **GROUPS, "norm_topk_prob": True, "routed_scaling_factor": 2.
 def test_what_would_change_the_result_is_refused(
     family: Any, changes: dict[str, Any], message: str
 ) -> None:
-    given = FIELDS if family is V3 else {**FIELDS, "norm_topk_prob": False}
+    given = FIELDS if family is not V2 else {**FIELDS, "norm_topk_prob": False}
     family.config_from_hf(given)
     with pytest.raises(ValueError, match=message):
         family.config_from_hf({**given, **changes})

@@ -59,4 +59,5 @@ FAMILY = Family(
     hf_rules=with_rules(expert_tensors.DEEPSEEK, *latent_tensors.HF_LATENT),
     gguf_architecture="deepseek2",
     gguf_rules=with_rules(expert_tensors.GGUF_EXPERTS, *latent_tensors.GGUF_LATENT),
+    has_extra_layers=True,
 )
