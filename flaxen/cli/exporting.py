@@ -129,7 +129,7 @@ def open_subject(named: Named) -> Subject:
     Raises:
       ValueError: the model is a definition or not supported, or an adapter does not fit.
     """
-    from flaxen.models.families import UnknownFamilyError
+    from flaxen.families import UnknownFamilyError
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import open_checkpoint
 

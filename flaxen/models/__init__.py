@@ -1,1 +1,1 @@
-"""Models: the interface, the decoder and its configuration, the families, adapters, attention."""
+"""Models: the interface, the decoder and its configuration, adapters, attention."""

@@ -20,7 +20,7 @@ from flaxen.models.cache import CacheSpec
 from flaxen.sharding.placement import Placement
 
 if TYPE_CHECKING:  # the families stand above: they make configurations of models
-    from flaxen.models.families.rules import Rules
+    from flaxen.families.rules import Rules
 
 Params = Any  # a pytree of arrays: nested dicts, and a tuple with one dict a layer
 Cache = tuple[Any, ...]  # one entry a layer; its contents belong to the `attend` that made it

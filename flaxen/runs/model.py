@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from flaxen.build import OnProgress
 from flaxen.engine_args import compute_dtype
+from flaxen.families import Family
 from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
@@ -23,7 +24,6 @@ from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LORA_TARGETS
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.families import Family
 from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params
 from flaxen.models.staging import stack_layers, stage_params

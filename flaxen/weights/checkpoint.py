@@ -13,12 +13,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from flaxen.families import Family, find_family
+from flaxen.families.rules import Rules, tensor_of
 from flaxen.hub.weight_files import check_is_model, read_json
 from flaxen.kernels.backend import Backend
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.families import Family, find_family
-from flaxen.models.families.rules import Rules, tensor_of
 from flaxen.models.head import HeadConfig, with_head
 from flaxen.models.model import Model, Params
 from flaxen.protocol import PoolingInfo

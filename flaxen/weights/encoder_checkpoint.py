@@ -11,11 +11,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.families.encoder_family import EncoderFamily
+from flaxen.families.encoders import ENCODERS
 from flaxen.hub.weight_files import read_json
 from flaxen.kernels.backend import Backend
 from flaxen.models.encoder import encoder
-from flaxen.models.families.encoder_family import EncoderFamily
-from flaxen.models.families.encoders import ENCODERS
 from flaxen.models.model import Model, Params
 from flaxen.protocol import PoolingInfo
 from flaxen.sharding.placement import Placement

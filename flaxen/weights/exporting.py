@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flaxen.models.families.rules import tensor_of
+from flaxen.families.rules import tensor_of
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.atomic import new_file

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxen.families.rules import Rules
 from flaxen.kernels.linear.weight import num_bytes
-from flaxen.models.families.rules import Rules
 from flaxen.models.model import Params
 from flaxen.models.params import is_spec, plain_param
 from flaxen.tensors.tensor import StoredTensor

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from flaxen.families import UnknownFamilyError
 from flaxen.hub.places import Places
 from flaxen.hub.pull import OnDownload
 from flaxen.hub.resolve import resolve
 from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
-from flaxen.models.families import UnknownFamilyError
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition, open_definition

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
-from flaxen.models.families.rules import (
+from flaxen.families.rules import (
     Alternate,
     ByHead,
     Concat,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flaxen.models.families.rules import Rules
+from flaxen.families.rules import Rules
 from flaxen.models.model import ParamSpec
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.rules import Place, SizesOf, file_shape, place_rules, read_tensors

@@ -12,9 +12,9 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from flaxen.families import FAMILIES
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
-from flaxen.models.families import FAMILIES
 from flaxen.weights.huggingface.export import export_huggingface
 
 CONFIG = uniform_decoder(

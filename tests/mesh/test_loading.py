@@ -18,11 +18,11 @@ from jax.sharding import PartitionSpec
 from safetensors.numpy import save_file
 
 import flaxen
+from flaxen.families import find_family
+from flaxen.families.rules import Rules, Stack
+from flaxen.families.tensors import GGUF, GGUF_INTERLEAVED, HF, matrix
 from flaxen.kernels.backend import Backend
 from flaxen.models.decoder import decoder
-from flaxen.models.families import find_family
-from flaxen.models.families.rules import Rules, Stack
-from flaxen.models.families.tensors import GGUF, GGUF_INTERLEAVED, HF, matrix
 from flaxen.models.layout import param_sharding, param_shardings
 from flaxen.models.model import Model, Params
 from flaxen.sharding.parts import Box, box_of

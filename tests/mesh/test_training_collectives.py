@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.families.hf import first
 from flaxen.models.attention_impls import causal
-from flaxen.models.families.hf import first
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.model import AttentionSpec
 from flaxen.training.full import full

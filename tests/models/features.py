@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flaxen.families import hf
 from flaxen.models.config import DecoderConfig, uniform_decoder
-from flaxen.models.families import hf
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.rope_config import RopeConfig

@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from flaxen.cli.parity.compare import compare
+from flaxen.families import find_family
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.attention_impls import causal
-from flaxen.models.families import find_family
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.huggingface.export import export_huggingface
 from tests.extras import extra

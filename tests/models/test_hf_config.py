@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from flaxen.families import find_family
 from flaxen.models.decoder import decoder
-from flaxen.models.families import find_family
 from flaxen.models.rope import rope_frequencies
 from flaxen.models.rope_config import RopeConfig
 from tests.models.features import Features, features

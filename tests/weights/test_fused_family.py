@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
+from flaxen.families import FAMILIES, Family
+from flaxen.families.rules import Split, TensorRule, with_rules
+from flaxen.families.tensors import HF
 from flaxen.models.decoder import decoder
-from flaxen.models.families import FAMILIES, Family
-from flaxen.models.families.rules import Split, TensorRule, with_rules
-from flaxen.models.families.tensors import HF
 from flaxen.weights.huggingface.export import export_huggingface
 from flaxen.weights.params import Form, load_params
 from flaxen.weights.safetensors import read_tensors

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flaxen.models.families import find_family, hf_fields
+from flaxen.families import find_family, hf_fields
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.file_tensors import file_tensors, rows_of_params
 from flaxen.weights.huggingface.export import export_huggingface

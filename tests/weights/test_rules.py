@@ -10,12 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxen.kernels.backend import Backend
-from flaxen.kernels.linear.packed import unpack
-from flaxen.models.config import uniform_decoder
-from flaxen.models.decoder import decoder
-from flaxen.models.families import FAMILIES
-from flaxen.models.families.rules import (
+from flaxen.families import FAMILIES
+from flaxen.families.rules import (
     Concat,
     Interleave,
     Rules,
@@ -27,7 +23,11 @@ from flaxen.models.families.rules import (
     matrix,
     with_rules,
 )
-from flaxen.models.families.tensors import GGUF, GGUF_INTERLEAVED, HF
+from flaxen.families.tensors import GGUF, GGUF_INTERLEAVED, HF
+from flaxen.kernels.backend import Backend
+from flaxen.kernels.linear.packed import unpack
+from flaxen.models.config import uniform_decoder
+from flaxen.models.decoder import decoder
 from flaxen.models.model import Params, ParamSpec
 from flaxen.tensors.packing.layout import Layout, WeightRows
 from flaxen.tensors.tensor import QuantizedRows, StoredTensor

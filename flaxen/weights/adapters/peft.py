@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxen.families.tensors import HF
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
-from flaxen.models.families.tensors import HF
 from flaxen.models.model import Model
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter, check_adapter

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from flaxen.families import Family, find_family, hf, hf_fields
+from flaxen.families.differences import differences, with_floats
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import Family, find_family, hf, hf_fields
-from flaxen.models.families.differences import differences, with_floats
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.rope import rope_frequencies

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.models.families.encoder_family import num_labels
-from flaxen.models.families.rules import matrix
+from flaxen.families.encoder_family import num_labels
+from flaxen.families.rules import matrix
 from flaxen.models.head import HeadConfig
 from flaxen.weights.huggingface.architecture import architecture
 

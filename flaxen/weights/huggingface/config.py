@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flaxen.families import Family, find_family
 from flaxen.hub.weight_files import read_json
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families import Family, find_family
 from flaxen.tensors.quantized.methods import (
     has_quantization,
     quantization_fields,

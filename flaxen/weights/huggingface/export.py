@@ -15,10 +15,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.families import Family, hf_fields
 from flaxen.hub.weight_files import INDEX, SINGLE
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
-from flaxen.models.families import Family, hf_fields
 from flaxen.models.model import Params
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.atomic import new_directory

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from flaxen.families.rules import Rules, as_is, tensor_of, with_rules
 from flaxen.models.config import DecoderConfig
-from flaxen.models.families.rules import Rules, as_is, tensor_of, with_rules
 from flaxen.tensors.tensor import StoredTensor
 
 _LOG = logging.getLogger(__name__)

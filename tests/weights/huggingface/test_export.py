@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from flaxen.families import FAMILIES, hf_fields
 from flaxen.kernels.backend import Backend
 from flaxen.models.decoder import decoder
-from flaxen.models.families import FAMILIES, hf_fields
 from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.checkpoint import open_checkpoint

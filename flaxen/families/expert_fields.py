@@ -1,0 +1,141 @@
+"""Reads and writes the fields of config.json that families with experts share.
+
+The coefficients of router losses are settings of training, and ignored. Deliberately does not know
+any family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import hf
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.experts import Experts
+from flaxen.models.layers.mlp import DenseMlp
+
+
+def with_experts(
+    config: DecoderConfig, experts: Experts, is_sparse: Callable[[int], bool] = lambda _: True
+) -> DecoderConfig:
+    """The configuration with experts in place of the MLPs of some layers.
+
+    Args:
+      config: with an MLP in each layer.
+      experts: those of each of these layers.
+      is_sparse: whether the layer of a number has experts.
+    """
+    return config.with_layers(
+        lambda number, layer: replace(layer, mlp=experts) if is_sparse(number) else layer
+    )
+
+
+def sparse_steps(fields: Mapping[str, Any]) -> Callable[[int], bool]:
+    """Which layers have experts, by Qwen's decoder_sparse_step and mlp_only_layers.
+
+    Raises:
+      ValueError: mlp_only_layers is no list of numbers.
+    """
+    step = hf.whole(fields, "decoder_sparse_step", default=1)
+    dense = numbers(fields, "mlp_only_layers")
+    return lambda number: number not in dense and (number + 1) % step == 0
+
+
+def numbers(fields: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Reads a list of whole numbers; null and missing are empty.
+
+    Raises:
+      ValueError: it is no list of whole numbers.
+    """
+    value = fields.get(name) or ()
+    if not isinstance(value, list | tuple) or not all(type(each) is int for each in value):
+        raise ValueError(f"{name} must be a list of whole numbers, got {value!r}")
+    return tuple(value)
+
+
+def dense_layers(config: DecoderConfig) -> list[int]:
+    """The numbers of the layers without experts."""
+    return [i for i, layer in enumerate(config.layers) if not isinstance(layer.mlp, Experts)]
+
+
+def first_dense(fields: Mapping[str, Any]) -> Callable[[int], bool]:
+    """Which layers have experts: all but the first ones, by DeepSeek's first_k_dense_replace.
+
+    Raises:
+      ValueError: it is missing or no whole number.
+    """
+    hf.require_present(fields, "first_k_dense_replace")
+    count = fields["first_k_dense_replace"]
+    if type(count) is not int or count < 0:
+        raise ValueError(f"first_k_dense_replace must be a whole number, got {count!r}")
+    return lambda number: number >= count
+
+
+def grouped_sigmoid(fields: Mapping[str, Any]) -> RoutingSpec:
+    """The routing of DeepSeek V3, https://arxiv.org/abs/2412.19437.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group")
+    return RoutingSpec(
+        k=hf.whole(fields, "num_experts_per_tok"),
+        score="sigmoid",
+        normalize=hf.flag(fields, "norm_topk_prob"),
+        epsilon=1e-20,
+        scale=hf.positive(fields, "routed_scaling_factor"),
+        num_groups=hf.whole(fields, "n_group", default=1),
+        groups_used=hf.whole(fields, "topk_group", default=1),
+        group_best=2 if hf.whole(fields, "n_group", default=1) > 1 else 1,
+    )
+
+
+def grouped_experts(fields: Mapping[str, Any]) -> Experts:
+    """The experts of DeepSeek V3 and its kin: a bias for the choice, and shared experts.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    mlp_dim = hf.whole(fields, "moe_intermediate_size")
+    num_shared = hf.whole(fields, "n_shared_experts", default=1)
+    return Experts(
+        num_experts=hf.whole(fields, "n_routed_experts"),
+        mlp_dim=mlp_dim,
+        routing=grouped_sigmoid(fields),
+        selection_bias=True,
+        shared=DenseMlp(mlp_dim=mlp_dim * num_shared),
+    )
+
+
+def grouped_fields(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse of grouped_experts and first_dense."""
+    experts = hf.first(config, Experts)
+    routing = experts.routing
+    assert experts.shared is not None
+    return {
+        "moe_intermediate_size": experts.mlp_dim,
+        "n_shared_experts": experts.shared.mlp_dim // experts.mlp_dim,
+        "n_routed_experts": experts.num_experts,
+        "num_experts_per_tok": routing.k,
+        "norm_topk_prob": routing.normalize,
+        "routed_scaling_factor": routing.scale,
+        "n_group": routing.num_groups,
+        "topk_group": routing.groups_used,
+        "first_k_dense_replace": len(dense_layers(config)),
+    }
+
+
+def check_null(fields: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuses fields of features that the family's decoder does not have.
+
+    Raises:
+      ValueError: one is set.
+    """
+    for name in names:
+        if fields.get(name) not in (None, False):
+            raise ValueError(
+                f"{name} = {fields[name]!r} is not supported, and leaving it out would change the "
+                "result"
+            )

@@ -1,0 +1,63 @@
+"""A model family: its configuration and its tensors in files, in both directions.
+
+Deliberately does not know any family, nor how files are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flaxen.families.differences import differences
+from flaxen.families.rules import Rules
+from flaxen.models.config import DecoderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A published architecture, as data; the decoder itself is the same for all."""
+
+    architecture: str  # as in `architectures` of config.json
+    model_type: str  # as in config.json
+    # Reads the fields of a Hugging Face config.json. Raises ValueError that names the field.
+    config_from_hf: Callable[[Mapping[str, Any]], DecoderConfig]
+    # The inverse, without the two names above; `hf_fields` checks the result.
+    config_to_hf: Callable[[DecoderConfig], dict[str, Any]]
+    hf_rules: Rules  # for Hugging Face's safetensors
+    # The prefix of tensors that transformers leaves out where the model under the head was saved.
+    hf_prefix: str = "model."
+    # The ends of names of tensors that are computed and stored all the same: masks.
+    hf_ignored: tuple[str, ...] = ()
+    # The rules of checkpoints with some methods of quantization, where they differ.
+    quantized_rules: Mapping[str, Rules] = field(default_factory=dict)
+    gguf_architecture: str  # `general.architecture` of GGUF files
+    gguf_rules: Rules
+    # The layers whose biases llama.cpp reads for that architecture.
+    gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
+    # Whether files may have layers after the model's own, which predict further tokens: they are
+    # not read.
+    has_extra_layers: bool = False
+
+
+def hf_fields(family: Family, config: DecoderConfig) -> dict[str, Any]:
+    """Writes the fields of config.json, and checks that the family reads the same configuration.
+
+    Raises:
+      ValueError: the family can't express the configuration.
+    """
+    fields = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **family.config_to_hf(config),
+    }
+    try:
+        again = family.config_from_hf(fields)
+    except ValueError as error:
+        raise ValueError(f"the model does not fit into {family.architecture}: {error}") from None
+    if differing := differences(config, again):
+        raise ValueError(
+            f"the model does not fit into {family.architecture}, which can't say its "
+            f"{', '.join(differing)}: name a family that has these features"
+        )
+    return fields

@@ -1,0 +1,77 @@
+"""The GPT-OSS family: sinks in attention, windows on some layers, clamped gates with biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.expert_kernels.experts import ExpertsSpec, Gate
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import expert_fields, expert_tensors, hf
+from flaxen.families.family import Family
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.experts import Experts
+
+_BIASES = ("wq", "wk", "wv", "wo")
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "layer_types", "sliding_window")
+    # The windows are those of layer_types alone.
+    slides = {**fields, "use_sliding_window": True}
+    has_biases = fields.get("attention_bias") is None or hf.flag(fields, "attention_bias")
+    config = hf.decoder_config(
+        fields,
+        attention={"biases": _BIASES if has_biases else (), "has_sinks": True},
+        windows=hf.layer_windows(slides),
+        reads=("num_local_experts",),
+        refused=("mlp_bias", "use_sliding_window"),
+    )
+    gate = Gate(
+        alpha=hf.positive(fields, "swiglu_alpha", 1.702),
+        limit=hf.positive(fields, "swiglu_limit", 7.0),
+        offset=1.0,
+    )
+    experts = Experts(
+        num_experts=hf.whole(fields, "num_local_experts"),
+        mlp_dim=hf.whole(fields, "intermediate_size"),
+        routing=RoutingSpec(k=hf.whole(fields, "num_experts_per_tok")),
+        spec=ExpertsSpec(gate=gate),
+        has_biases=True,
+        router_bias=True,
+    )
+    return expert_fields.with_experts(config, experts)
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    experts = hf.first(config, Experts)
+    windows = [each for each in hf.windows(config) if each is not None]
+    return {
+        **hf.decoder_fields(config),
+        "layer_types": hf.layer_types(config),
+        "sliding_window": windows[0] if windows else 128,
+        "attention_bias": hf.has_bias(config, "wq"),
+        "swiglu_alpha": experts.spec.gate.alpha,
+        "swiglu_limit": experts.spec.gate.limit,
+        "num_local_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+    }
+
+
+FAMILY = Family(
+    architecture="GptOssForCausalLM",
+    model_type="gpt_oss",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=expert_tensors.GPT_OSS,
+    quantized_rules={"mxfp4": expert_tensors.GPT_OSS_MXFP4},
+    gguf_architecture="gpt-oss",
+    gguf_rules=expert_tensors.GGUF_GPT_OSS,
+    gguf_biases=_BIASES,
+)

@@ -1,0 +1,125 @@
+"""The text models of the Llama 4 family: attention over chunks, layers without rope, and experts
+whose inputs are scaled, beside one that all tokens share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flaxen.expert_kernels.experts import ExpertsSpec
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import expert_fields, expert_tensors, hf
+from flaxen.families.family import Family
+from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import Attention, QkNorm, Temperature
+from flaxen.models.layers.block import LayerConfig
+from flaxen.models.layers.experts import Experts
+from flaxen.models.layers.mlp import DenseMlp
+from flaxen.models.layers.norm import Norm
+
+_CHUNKED = "chunked_attention"
+_FULL = "full_attention"
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "layer_types", "no_rope_layers",
+                       "use_qk_norm", "attn_temperature_tuning", "moe_layers")  # fmt: skip
+    config = hf.decoder_config(
+        fields,
+        attention={
+            "rope": rope_config(fields, interleaved=True),
+            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+        },
+        mlp={"mlp_dim": hf.whole(fields, "intermediate_size_mlp")},
+        reads=("num_local_experts", "attention_chunk_size", "no_rope_layers"),
+        refused=("mlp_bias", "sliding_window", "use_sliding_window"),
+    )
+    dim = hf.whole(fields, "intermediate_size")
+    experts = Experts(
+        num_experts=hf.whole(fields, "num_local_experts"),
+        mlp_dim=dim,
+        routing=RoutingSpec(
+            k=hf.whole(fields, "num_experts_per_tok"), score="sigmoid", normalize=False
+        ),
+        spec=ExpertsSpec(scales_inputs=True),
+        shared=DenseMlp(mlp_dim=dim),
+    )
+    sparse = expert_fields.numbers(fields, "moe_layers")
+    config = expert_fields.with_experts(config, experts, lambda number: number in sparse)
+    return config.with_layers(lambda number, layer: _with_attention(fields, number, layer))
+
+
+def _with_attention(fields: Mapping[str, Any], number: int, layer: LayerConfig) -> LayerConfig:
+    """The layer with its own attention: with rope or without, over a chunk or over all tokens."""
+    mixer = layer.mixer
+    assert isinstance(mixer, Attention)
+    kinds, ropes = fields["layer_types"], expert_fields.numbers(fields, "no_rope_layers")
+    count = hf.num_layers(fields)
+    if len(ropes) != count or not isinstance(kinds, list | tuple) or len(kinds) != count:
+        raise ValueError(
+            f"layer_types and no_rope_layers must have an entry for each of the {count} layers, "
+            f"got {kinds!r} and {list(ropes)}"
+        )
+    if kinds[number] not in (_CHUNKED, _FULL):
+        raise ValueError(
+            f"layer_types has {kinds[number]!r}, which is not supported: only {_CHUNKED} and "
+            f"{_FULL} are"
+        )
+    chunk = hf.whole(fields, "attention_chunk_size") if kinds[number] == _CHUNKED else None
+    if ropes[number]:
+        norm = Norm(eps=layer.norm.eps, has_weight=False)
+        qk_norm = QkNorm(norm=norm, after_rope=True) if hf.flag(fields, "use_qk_norm") else None
+        return replace(layer, mixer=replace(mixer, chunk=chunk, qk_norm=qk_norm))
+    temperature = None
+    if fields["attn_temperature_tuning"]:
+        temperature = Temperature(
+            interval=hf.whole(fields, "floor_scale"),
+            scale=hf.positive(fields, "attn_scale"),
+            offset=1,
+        )
+    return replace(layer, mixer=replace(mixer, rope=None, chunk=chunk, temperature=temperature))
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    experts = hf.first(config, Experts)
+    mixers = [layer.mixer for layer in config.layers if isinstance(layer.mixer, Attention)]
+    chunks = [each.chunk for each in mixers if each.chunk is not None]
+    tuned = [each.temperature for each in mixers if each.temperature is not None]
+    dense = set(expert_fields.dense_layers(config))
+    rope = next((each.rope for each in mixers if each.rope is not None), None)
+    return {
+        **hf.decoder_fields(config),
+        **({} if rope is None else rope_fields(rope)),
+        "intermediate_size": experts.mlp_dim,
+        "intermediate_size_mlp": hf.decoder_fields(config)["intermediate_size"],
+        "attention_bias": hf.has_bias(config, "wq"),
+        "attention_chunk_size": chunks[0] if chunks else None,
+        "layer_types": [_FULL if each.chunk is None else _CHUNKED for each in mixers],
+        "no_rope_layers": [int(each.rope is not None) for each in mixers],
+        "use_qk_norm": any(each.qk_norm is not None for each in mixers),
+        "attn_temperature_tuning": bool(tuned),
+        **({"floor_scale": tuned[0].interval, "attn_scale": tuned[0].scale} if tuned else {}),
+        "num_local_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+        "moe_layers": [i for i in range(len(config.layers)) if i not in dense],
+    }
+
+
+FAMILY = Family(
+    architecture="Llama4ForCausalLM",
+    model_type="llama4_text",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=expert_tensors.LLAMA4,
+    gguf_architecture="llama4",
+    gguf_rules=expert_tensors.GGUF_EXPERTS,
+)

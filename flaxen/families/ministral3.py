@@ -1,0 +1,54 @@
+"""The Ministral 3 family: Mistral whose queries grow with their position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.families import hf, tensors
+from flaxen.families.family import Family
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import Attention, Temperature
+
+_BETA = "llama_4_scaling_beta"
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    # transformers has defaults for these that are of one published model.
+    hf.require_present(fields, "head_dim", "num_key_value_heads", "rope_parameters")
+    rope = dict(fields["rope_parameters"])
+    beta = hf.positive(rope, _BETA)
+    interval = hf.whole(rope, "original_max_position_embeddings")
+    for name in (_BETA, "max_position_embeddings"):
+        rope.pop(name, None)
+    window = None if fields.get("sliding_window") is None else hf.whole(fields, "sliding_window")
+    return hf.decoder_config(
+        {**fields, "rope_parameters": rope},
+        attention={"window": window, "temperature": Temperature(interval=interval, scale=beta)},
+        refused=("attention_bias", "mlp_bias", "use_sliding_window", "layer_types"),
+    )
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    mixer, fields = hf.first(config, Attention), hf.decoder_fields(config)
+    assert mixer.temperature is not None
+    rope = {"rope_theta": fields.pop("rope_theta"), **fields.pop("rope_scaling")}
+    beta = {_BETA: mixer.temperature.scale}
+    return {**fields, "rope_parameters": rope | beta, "sliding_window": mixer.window}
+
+
+FAMILY = Family(
+    architecture="Ministral3ForCausalLM",
+    model_type="ministral3",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=tensors.HF,
+    gguf_architecture="mistral3",
+    gguf_rules=tensors.GGUF_INTERLEAVED,
+)

@@ -1,0 +1,62 @@
+"""The OLMoE family: norms over all query and key heads as one, and experts in each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import expert_fields, expert_tensors, hf
+from flaxen.families.family import Family
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import QkNorm
+from flaxen.models.layers.experts import Experts
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "norm_topk_prob")
+    config = hf.decoder_config(
+        fields,
+        attention={
+            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "qk_norm": QkNorm(norm=hf.rms_norm(fields), over="whole"),
+        },
+        reads=("num_experts",),
+        refused=("mlp_bias", "sliding_window", "use_sliding_window", "layer_types"),
+    )
+    experts = Experts(
+        num_experts=hf.whole(fields, "num_experts"),
+        mlp_dim=hf.whole(fields, "intermediate_size"),
+        routing=RoutingSpec(
+            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+        ),
+    )
+    return expert_fields.with_experts(config, experts)
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    experts = hf.first(config, Experts)
+    return {
+        **hf.decoder_fields(config),
+        "attention_bias": hf.has_bias(config, "wq"),
+        "num_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+        "norm_topk_prob": experts.routing.normalize,
+    }
+
+
+FAMILY = Family(
+    architecture="OlmoeForCausalLM",
+    model_type="olmoe",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=expert_tensors.QWEN,
+    gguf_architecture="olmoe",
+    gguf_rules=expert_tensors.GGUF_EXPERTS,
+)

@@ -1,0 +1,72 @@
+"""The Qwen3-MoE family: Qwen3 with experts in some layers, none of them shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import expert_fields, expert_tensors, hf
+from flaxen.families.family import Family
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import QkNorm
+from flaxen.models.layers.experts import Experts
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "norm_topk_prob")
+    window = hf.whole(fields, "sliding_window") if hf.flag(fields, "use_sliding_window") else None
+    config = hf.decoder_config(
+        fields,
+        attention={
+            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "qk_norm": QkNorm(norm=hf.rms_norm(fields)),
+        },
+        windows=(window,) * hf.num_layers(fields),
+        reads=("num_experts", "num_local_experts"),
+        refused=("mlp_bias", "layer_types"),
+    )
+    # transformers writes the number under its newer name too.
+    name = "num_experts" if fields.get("num_experts") is not None else "num_local_experts"
+    experts = Experts(
+        num_experts=hf.whole(fields, name),
+        mlp_dim=hf.whole(fields, "moe_intermediate_size"),
+        routing=RoutingSpec(
+            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+        ),
+    )
+    return expert_fields.with_experts(config, experts, expert_fields.sparse_steps(fields))
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    experts = hf.first(config, Experts)
+    window = hf.windows(config)[0]
+    return {
+        **hf.decoder_fields(config),
+        "use_sliding_window": window is not None,
+        "sliding_window": window,
+        "attention_bias": hf.has_bias(config, "wq"),
+        "num_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+        "norm_topk_prob": experts.routing.normalize,
+        "moe_intermediate_size": experts.mlp_dim,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": expert_fields.dense_layers(config),
+    }
+
+
+FAMILY = Family(
+    architecture="Qwen3MoeForCausalLM",
+    model_type="qwen3_moe",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=expert_tensors.QWEN,
+    gguf_architecture="qwen3moe",
+    gguf_rules=expert_tensors.GGUF_EXPERTS,
+)
