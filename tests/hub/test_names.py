@@ -59,4 +59,4 @@ def test_the_page_has_the_table_of_short_names() -> None:
     page = (Path(__file__).parents[2] / "docs/how-to/get-models.md").read_text()
     rows = dict(re.findall(r"^\| `(.+?)` \| (\S+)", page, re.MULTILINE))
     hub = {name: model.repo for name, model in NAMED.items() if isinstance(model, HubModel)}
-    assert rows == {"smollm2-135m": "none:"} | hub
+    assert rows == {"smollm2-135m": "none:", "minilm": "none:"} | hub

@@ -104,6 +104,16 @@ def test_a_packaged_model_is_found_without_importing_its_package(
     assert named.package not in sys.modules
 
 
+def test_a_packaged_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = NAMED["minilm"]
+    assert isinstance(named, PackagedModel)
+    directory = tmp_path / named.package / named.file
+    directory.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, named.package, raising=False)
+    assert resolve("minilm") == directory
+
+
 def test_a_packaged_model_without_its_package_says_what_to_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

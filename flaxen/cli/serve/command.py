@@ -23,6 +23,7 @@ from flaxen.cli.options import (
     ContextOptions,
     MeshOptions,
     ModelOptions,
+    RunnerOptions,
     StepSizeOptions,
     engine_args,
 )
@@ -77,6 +78,7 @@ def serve(
     serving: ServingOptions,
     models: ModelsDirOptions,
     machine: MachineOptions,
+    runner: RunnerOptions,
     template: ChatTemplateOptions,
     defaults: GenerationConfigOptions,
     lora: LoraOptions,
@@ -99,7 +101,7 @@ def serve(
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
             processes.refuse("--data-dir", "fine-tuning trains on the weights of one process")
-        of_engine = (model_options, context, steps, batch, serving, mesh)
+        of_engine = (model_options, runner, context, steps, batch, serving, mesh)
         groups = (*of_engine, models, machine, template, defaults)
         make_args = partial(_engine_args, groups, max_logprobs=limits.max_logprobs)
         given = Given(

@@ -82,6 +82,12 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
       ApiError: 400, the body is invalid or exceeds a limit; and other errors of its parts.
     """
     context.engine.check_health()
+    if context.engine.info.pooling is not None:
+        raise invalid(
+            f"{context.model_names[0]} generates no text: it gives embeddings or scores. Use "
+            "/v1/embeddings, /v1/score, /v1/rerank, /classify or /pooling",
+            "model",
+        )
     given = await read_json(http, context.config, context.bodies)
     body, common = parse_two(
         route.body, fields_without_effect.drop_from_body(given, route.without_effect)

@@ -1,0 +1,161 @@
+"""POST /v1/score and /v1/rerank, as vLLM has them (and Jina and Cohere the latter).
+
+A cross-encoder reads both texts of a pair at once; of embeddings the score is the cosine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from flaxen.pooling.answers import probabilities, similarity
+from flaxen.pooling.inputs import input_ids, pair_ids
+from flaxen.server.context import Context
+from flaxen.server.errors import invalid
+from flaxen.pooling_routes.bodies import RerankBody, ScoreBody
+from flaxen.pooling_routes.run import Asked, read, tokenized, vectors
+from flaxen.server.schema import parse, shorten
+from flaxen.server.usage import Usage
+
+Scored = tuple[list[float], str, Usage]  # the scores, the answer's id, the tokens
+
+
+async def score(context: Context, http: HttpRequest) -> Response:
+    """Answers POST /v1/score."""
+    asked = await _read(context, http)
+    body = parse(ScoreBody, asked.own)
+    firsts, seconds = (
+        [each] if isinstance(each, str) else each for each in (body.text_1, body.text_2)
+    )
+    if len(firsts) == 1:
+        firsts = firsts * len(seconds)
+    if len(firsts) != len(seconds):
+        raise invalid(
+            f"text_1 has {len(firsts)} texts and text_2 {len(seconds)}: give one text for all of "
+            "text_2, or as many as these",
+            "text_1",
+        )
+    found = await _scores(context, http, asked, list(zip(firsts, seconds, strict=True)), "text_2")
+    if found is None:
+        return Response(status_code=499)
+    scores, answer_id, usage = found
+    data = [{"index": i, "object": "score", "score": each} for i, each in enumerate(scores)]
+    return JSONResponse(asked.envelope(answer_id, usage, data=data))
+
+
+async def rerank(context: Context, http: HttpRequest) -> Response:
+    """Answers POST /v1/rerank: the documents by how well they go with the query, best first."""
+    asked = await _read(context, http)
+    body = parse(RerankBody, asked.own)
+    documents = [_text(each) for each in body.documents]
+    if body.top_n is not None and body.top_n < 0:
+        raise invalid(f"top_n must be at least 0, got {shorten(body.top_n)}: 0 is all", "top_n")
+    pairs = [(body.query, each) for each in documents]
+    found = await _scores(context, http, asked, pairs, "documents", prefix="rerank")
+    if found is None:
+        return Response(status_code=499)
+    scores, answer_id, usage = found
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])  # equal ones in the given order
+    results = []
+    for i in order[: body.top_n or None]:
+        result: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
+        if body.return_documents is not False:
+            result["document"] = {"text": documents[i]}
+        results.append(result)
+    whole = {"id": answer_id, "model": asked.model, "results": results, "usage": usage.json()}
+    return JSONResponse(whole)
+
+
+async def _read(context: Context, http: HttpRequest) -> Asked:
+    asked = await read(context, http, None)
+    if asked.pooling.task == "classify" and not asked.pooling.scores_pairs:
+        raise invalid(
+            f"{asked.model} has {len(asked.pooling.labels)} labels, and a score needs a model with "
+            "one, or one of embeddings: use /classify",
+            "model",
+        )
+    return asked
+
+
+async def _scores(
+    context: Context,
+    http: HttpRequest,
+    asked: Asked,
+    pairs: list[tuple[str, str]],
+    field: str,
+    prefix: str = "score",
+) -> Scored | None:
+    """The score of each pair; None if the client has gone."""
+    limit = context.config.max_sequences
+    if not 0 < len(pairs) <= limit:
+        raise invalid(
+            f"{field} must hold 1 to {limit} texts on this server, got {len(pairs)}: send several "
+            "requests",
+            field,
+        )
+    if asked.pooling.scores_pairs:
+        return await _of_pairs(context, http, asked, pairs, field, prefix)
+    return await _of_embeddings(context, http, asked, pairs, field, prefix)
+
+
+async def _of_pairs(
+    context: Context,
+    http: HttpRequest,
+    asked: Asked,
+    pairs: list[tuple[str, str]],
+    field: str,
+    prefix: str,
+) -> Scored | None:
+    info, pooling, params = context.engine.info, asked.pooling, asked.params
+
+    def encode() -> list[list[int]]:
+        return [pair_ids(context.tokenizer, info, pooling, pair, params) for pair in pairs]
+
+    inputs = await tokenized(encode, sum(len(a) + len(b) for a, b in pairs), context)
+    found = await vectors(context, http, asked, inputs, field=field, prefix=prefix)
+    if found is None:
+        return None
+    logits, answer_id, usage = found
+    return [float(probabilities(each, pooling, params)[0]) for each in logits], answer_id, usage
+
+
+async def _of_embeddings(
+    context: Context,
+    http: HttpRequest,
+    asked: Asked,
+    pairs: list[tuple[str, str]],
+    field: str,
+    prefix: str,
+) -> Scored | None:
+    info, pooling, params = context.engine.info, asked.pooling, asked.params
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))  # each is embedded once
+
+    def encode() -> list[list[int]]:
+        return [input_ids(context.tokenizer, info, pooling, text, params) for text in texts]
+
+    inputs = await tokenized(encode, sum(map(len, texts)), context)
+    found = await vectors(context, http, asked, inputs, field=field, prefix=prefix)
+    if found is None:
+        return None
+    pooled, answer_id, usage = found
+    of = dict(zip(texts, pooled, strict=True))
+    return [similarity(of[first], of[second]) for first, second in pairs], answer_id, usage
+
+
+def _text(document: Any) -> str:
+    """The text of a document, which is a string or an object with one.
+
+    Raises:
+      ApiError: 400, it is neither.
+    """
+    if isinstance(document, dict) and set(document) == {"text"}:
+        document = document["text"]
+    if not isinstance(document, str):
+        raise invalid(
+            f"documents must hold texts, or objects with a text alone, got {shorten(document)}",
+            "documents",
+            "invalid_type",
+        )
+    return document
