@@ -9,13 +9,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen.pooling.answers import embedding, probabilities
+from flaxen.pooling_routes.bodies import InputBody
+from flaxen.pooling_routes.inputs import read_inputs
+from flaxen.pooling_routes.run import Asked, read, vectors
 from flaxen.protocol import FieldError
 from flaxen.protocol.pooling import PoolingTask
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.pooling_routes.bodies import InputBody
-from flaxen.pooling_routes.inputs import read_inputs
-from flaxen.pooling_routes.run import Asked, read, vectors
 from flaxen.server.schema import parse
 from flaxen.server.usage import Usage
 

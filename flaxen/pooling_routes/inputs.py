@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.pooling.inputs import input_ids
+from flaxen.pooling_routes.run import Asked, tokenized
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation.sampling_fields import check_token_ids
-from flaxen.pooling_routes.run import Asked, tokenized
 from flaxen.server.schema import shorten, whole
 
 

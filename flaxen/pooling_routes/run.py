@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request as HttpRequest
 
 from flaxen.pooling.params import PoolingParams, pooling_of
+from flaxen.pooling_routes.bodies import CommonBody, split
 from flaxen.protocol import FieldError, PoolingInfo, Request
 from flaxen.protocol.pooling import PoolingTask
 from flaxen.server.body import read_json
@@ -22,7 +23,6 @@ from flaxen.server.errors import invalid, wrong_field
 from flaxen.server.generation.engine_streams import start
 from flaxen.server.generation.prompts import run_by_length
 from flaxen.server.guard import check_request_id
-from flaxen.pooling_routes.bodies import CommonBody, split
 from flaxen.server.request_log import GenerationLog, RequestLog, Timing
 from flaxen.server.sse import unless_disconnected
 from flaxen.server.usage import Usage

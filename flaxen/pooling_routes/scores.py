@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse, Response
 
 from flaxen.pooling.answers import probabilities, similarity
 from flaxen.pooling.inputs import input_ids, pair_ids
-from flaxen.server.context import Context
-from flaxen.server.errors import invalid
 from flaxen.pooling_routes.bodies import RerankBody, ScoreBody
 from flaxen.pooling_routes.run import Asked, read, tokenized, vectors
+from flaxen.server.context import Context
+from flaxen.server.errors import invalid
 from flaxen.server.schema import parse, shorten
 from flaxen.server.usage import Usage
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -34,6 +35,8 @@ from flaxen.text.tokenizer import Tokenizer
 
 Handler = Callable[[Context, Request], Awaitable[Response]]
 
+Routes = Mapping[tuple[str, str], Handler]  # by method and path
+NO_ROUTES: Routes = MappingProxyType({})
 ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/completions"): completions.create,
     ("POST", "/v1/chat/completions"): chat.create,
@@ -60,6 +63,7 @@ def create_app(
     config: ServerConfig,
     *,
     adapter_files: AdapterFiles | None = None,
+    more_routes: Routes = NO_ROUTES,
 ) -> FastAPI:
     """Returns the server of an engine as an ASGI application. The caller closes the engine.
 
@@ -69,11 +73,14 @@ def create_app(
       config: limits and names.
       adapter_files: where clients may load adapters from; without it the routes that load adapters
           do not exist.
+      more_routes: those of a room above this one, such as `pooling_routes`.
 
     Raises:
       ValueError: the tokenizer's chat template is not valid.
     """
-    app = create_model_app(engine, tokenizer, config, adapter_files=adapter_files)
+    app = create_model_app(
+        engine, tokenizer, config, adapter_files=adapter_files, more_routes=more_routes
+    )
     add_guard(app, config)
     return app
 
@@ -85,6 +92,7 @@ def create_model_app(
     *,
     metrics: Metrics | None = None,
     adapter_files: AdapterFiles | None = None,
+    more_routes: Routes = NO_ROUTES,
 ) -> FastAPI:
     """Returns the routes of one model, without the guard that all requests of a server pass.
 
@@ -103,7 +111,7 @@ def create_model_app(
         adapter_files=adapter_files,
     )
     app = empty_app()
-    routes = ROUTES if adapter_files is None else ROUTES | ADAPTER_ROUTES
+    routes = {**ROUTES, **({} if adapter_files is None else ADAPTER_ROUTES), **more_routes}
     for (method, path), handler in routes.items():
         add_route(app, method, path, functools.partial(handler, context))
     return app

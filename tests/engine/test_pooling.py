@@ -126,7 +126,7 @@ def test_a_vector_that_is_not_finite_fails_alone(executor: JaxExecutor) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"pooling": "max"}, "pooling must be one of last, mean, got 'max'"),
+        ({"pooling": "max"}, "pooling must be one of last, mean, cls, got 'max'"),
         ({"sampling": SamplingParams(n=2)}, "samples no token: leave its sampling out"),
         ({"sampling": SamplingParams(logprobs=1)}, "samples no token: leave its sampling out"),
         ({"grammar": lambda: None}, "samples no token: leave grammar out"),

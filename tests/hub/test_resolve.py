@@ -225,7 +225,7 @@ def test_progress_of_a_download_is_reported(places: Places) -> None:
             "qwen3-06b",
             r"found no model 'qwen3-06b': .* Did you mean qwen3-0\.6b\? A model is a dir",
         ),
-        ("x y", r"or a short name: smollm2-135m, smollm2-360m, "),
+        ("x y", r"or a short name: smollm2-135m, minilm, smollm2-360m, "),
     ],
 )
 def test_names_that_lead_nowhere(

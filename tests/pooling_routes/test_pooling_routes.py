@@ -18,10 +18,12 @@ from flaxen.build import build
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine_args import EngineArgs
 from flaxen.llm import LLM, PoolingParams
+from flaxen.pooling_routes.routes import ROUTES
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from tests.models import encoders
-from tests.server.clients import get, make_app, openai_client, post
+from tests.server.clients import get, openai_client, post
+from tests.server.fakes import FakeEngine, byte_tokenizer
 
 pytest.importorskip("torch")
 
@@ -30,11 +32,16 @@ class Served:
     """A model behind an application, and the same in Python."""
 
     def __init__(self, directory: Path) -> None:
-        options: dict[str, Any] = {"dtype": "float32", "compile_sizes": (512,)}
+        options: dict[str, Any] = {
+            "max_num_batched_tokens": 128,
+            "dtype": "float32",
+            "backend": "reference",
+            "compile_sizes": (128,),
+        }
         self.llm = LLM(directory, **options)
         parts = build(EngineArgs(model=str(directory), served_model_name="it", **options))
         self.engine = AsyncEngine(parts.engine)
-        self.app = create_app(self.engine, parts.tokenizer, ServerConfig())
+        self.app = create_app(self.engine, parts.tokenizer, ServerConfig(), more_routes=ROUTES)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return post(self.app, path, body)
@@ -126,8 +133,8 @@ def test_options(embedder: Served) -> None:
         ({"input": "a", "prompt_name": "query"}, "prompt_name", "has no prompt 'query'"),
         ({"input": "a", "use_activation": True}, "use_activation", "is of labels' scores"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float"),
-        ({"input": "a", "sparse": True}, "sparse", ""),
-        ({}, "input", ""),
+        ({"input": "a", "sparse": True}, "sparse", "sparse"),
+        ({}, "input", "input"),
     ],
 )
 def test_a_bad_body_is_a_400_that_names_its_field(
@@ -213,11 +220,12 @@ def test_a_model_of_several_labels_gives_no_score(labeller: Served) -> None:
 
 
 def test_a_server_of_text_gives_no_embeddings() -> None:
+    app = create_app(FakeEngine(), byte_tokenizer(), ServerConfig(), more_routes=ROUTES)
     for path in ("/v1/embeddings", "/pooling", "/classify"):
-        response = post(make_app(), path, {"input": "a"})
+        response = post(app, path, {"input": "a"})
         assert response.status_code == 400
         assert "is served for text, and gives no embeddings" in response.json()["error"]["message"]
-    missing = post(make_app(), "/v1/embeddings", {"input": "a", "model": "other"})
+    missing = post(app, "/v1/embeddings", {"input": "a", "model": "other"})
     assert missing.status_code == 404
 
 

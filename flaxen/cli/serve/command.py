@@ -217,12 +217,15 @@ def _start(
 ) -> tuple[AsyncEngine, FastAPI]:
     """Starts the engine's thread, which ends with the stack, and makes the application."""
     from flaxen.engine.async_engine import AsyncEngine
+    from flaxen.pooling_routes.routes import ROUTES
     from flaxen.server.app import create_app
 
     engine = stack.enter_context(AsyncEngine(parts.engine))
     lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
     files = lora.files(parts.model)
-    return engine, create_app(engine, parts.tokenizer, config, adapter_files=files)
+    return engine, create_app(
+        engine, parts.tokenizer, config, adapter_files=files, more_routes=ROUTES
+    )
 
 
 def _say_ready(served: Served, server: ServerOptions, start_s: float, url: str) -> None:
