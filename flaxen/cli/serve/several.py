@@ -45,6 +45,7 @@ from flaxen.model_pool.app import create_pool_app
 from flaxen.model_pool.counters import Counters
 from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.served_model import ServedModel
+from flaxen.pooling_routes.routes import ROUTES
 from flaxen.server.app import create_model_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.metrics import Metrics, ServerMetrics
@@ -236,7 +237,12 @@ def load_model(
         lora.load_modules(engine, parts.model, config.served_model_names)
         files = lora.files(parts.model)
         app = create_model_app(
-            engine, parts.tokenizer, config, metrics=metrics, adapter_files=files
+            engine,
+            parts.tokenizer,
+            config,
+            metrics=metrics,
+            adapter_files=files,
+            more_routes=ROUTES,
         )
     except BaseException:  # whatever it was, the engine's thread must not stay; it is raised again
         engine.stop()
