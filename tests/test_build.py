@@ -20,7 +20,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models import attention_impls
-from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
+from flaxen.models.cache import Full, Sliding
 from flaxen.models.model import Params
 from flaxen.prepared import prepare
 from flaxen.protocol import Request
@@ -123,17 +123,6 @@ def test_layers_with_windows_have_pages_of_their_own(model: str) -> None:
         return jnp.argmax(parts.model.unembed(params, hidden)[0], axis=-1)
 
     assert tokens == greedy(parts.params, ids)[len(prompt) - 1 : -1].tolist()
-
-
-@pytest.mark.parametrize(
-    "spec", [Latent(rank=16, rope_dim=8), State(shapes=((4, 16),))], ids=["latent", "state"]
-)
-def test_a_cache_without_a_kernel_is_refused_before_weights_are_loaded(spec: CacheSpec) -> None:
-    model = replace(MODEL, cache_specs=(MODEL.cache_specs[0], spec))
-    definition = Definition(model=model, params=None, tokenizer=GOLDEN)  # nothing to load
-    message = rf"layer 1 of the model keeps {type(spec).__name__}\(.*Full and Sliding"
-    with pytest.raises(ValueError, match=message):
-        build(EngineArgs(model="mixed", dtype="float32"), definition=definition)
 
 
 def test_sums_of_one_order_are_promised_only_where_they_are(model: str) -> None:

@@ -46,7 +46,7 @@ def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
 
 def _cache_layer(spec: CacheSpec, itemsize: int) -> CacheLayer:
     if isinstance(spec, State):
-        size = spec.bytes_per_sequence(itemsize)
+        size = spec.bytes_per_sequence
         return CacheLayer(bytes_per_token=0, window=None, bytes_per_sequence=size)
     window = spec.window if isinstance(spec, Sliding) else None
     return CacheLayer(bytes_per_token=spec.bytes_per_token(itemsize), window=window)

@@ -38,7 +38,10 @@ def step_layout(config: EngineConfig) -> StepLayout:
     """The layout of the host's input for a step."""
     return StepLayout(
         num_rows=config.max_num_seqs,
-        pages_per_seq=tuple(-(-config.max_model_len // config.page_size) for _ in config.groups),
+        pages_per_seq=tuple(
+            -(-config.max_model_len // config.page_size) if group.keeps_tokens else 1
+            for group in config.groups
+        ),
         num_spec_tokens=config.num_spec_tokens,
     )
 

@@ -22,7 +22,7 @@ from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch, page_axes
 from flaxen.models import attention_impls
 from flaxen.models.adapters import with_adapters
-from flaxen.models.cache import Paged, attention_only, head_sizes
+from flaxen.models.cache import CacheSpec, State, head_sizes
 from flaxen.models.expert_load import expert_load
 from flaxen.models.layout import vocab_placement
 from flaxen.models.model import Model, Params
@@ -30,9 +30,8 @@ from flaxen.models.model import Model, Params
 
 def empty_cache(
     model: Model, groups: tuple[CacheGroup, ...], page_size: int, dtype: jnp.dtype
-) -> tuple[attention_impls.LayerPages, ...]:
-    """Makes the KV cache: the pages of each layer, in the layout of the model's backend."""
-    specs = attention_only(model.cache_specs)
+) -> tuple[attention_impls.LayerCache, ...]:
+    """Makes the cache: each layer's pages, in the layout of the model's backend, or its states."""
     group_of = {layer: i for i, group in enumerate(groups) for layer in group.layers}
     return tuple(
         attention_impls.empty_layer(
@@ -44,25 +43,30 @@ def empty_cache(
             backend=model.backend,
             placement=model.placement,
         )
-        for layer, spec in enumerate(specs)
+        for layer, spec in enumerate(model.cache_specs)
     )
 
 
 def page_shardings(model: Model) -> tuple[NamedSharding, ...] | None:
-    """The sharding of each layer's pages on the model's mesh; None without a mesh."""
+    """The sharding of each layer's cache on the model's mesh; None without a mesh.
+
+    Each device of the tensor axis has all states.
+    """
     placement = model.placement
     if placement is None:
         return None
     # Pages have whole heads for each device (`num_page_heads`), so any shape with them divides.
     sizes = {"kv_heads": placement.shape.tensor, "stages": model.num_stages}
 
-    def sharding(spec: Paged) -> NamedSharding:
-        axes = page_axes(*head_sizes(spec), backend=model.backend)
+    def sharding(spec: CacheSpec) -> NamedSharding:
+        axes: tuple[str | None, ...] = ()
+        if not isinstance(spec, State):
+            axes = page_axes(*head_sizes(spec), backend=model.backend)
         if model.num_stages > 1:
             axes = ("stages", *axes)
         return placement.sharding(axes, [sizes.get(axis or "", 1) for axis in axes])
 
-    return tuple(sharding(spec) for spec in attention_only(model.cache_specs))
+    return tuple(sharding(spec) for spec in model.cache_specs)
 
 
 def run_step(

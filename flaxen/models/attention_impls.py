@@ -26,16 +26,17 @@ from flaxen.kernels.paged_attention import (
     page_axes,
     paged_attention,
 )
-from flaxen.models.cache import Paged, head_sizes, num_kv_heads
-from flaxen.models.model import Attend, AttentionSpec
+from flaxen.models.cache import CacheSpec, Paged, State, head_sizes, num_kv_heads
+from flaxen.models.model import Attend, AttentionSpec, Recurrence
 from flaxen.models.sharded_attention import num_page_heads, over_pages, over_segments
+from flaxen.recurrences.sequences import Segments
 from flaxen.sharding.placement import Placement
 
 
 def paged(
     batches: tuple[PagedBatch, ...], backend: Backend, placement: Placement | None = None
 ) -> Attend:
-    """Over one row of tokens [T] that mixes sequences, whose keys and values are in LayerPages.
+    """Over one row of tokens [T] that mixes sequences, with a cache made of `empty_layer`.
 
     Args:
       batches: which token belongs to which sequence and page, for each cache group.
@@ -54,8 +55,20 @@ class LayerPages:
     group: int = field(metadata={"static": True})
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class LayerStates:
+    """The states of one layer, a slot for each sequence, and its cache group."""
+
+    states: tuple[jax.Array, ...]  # float32 [slots, ...], one for each shape of the cache spec
+    group: int = field(metadata={"static": True})
+
+
+LayerCache = LayerPages | LayerStates
+
+
 def empty_layer(
-    spec: Paged,
+    spec: CacheSpec,
     num_pages: int,
     page_size: int,
     dtype: jnp.dtype,
@@ -63,12 +76,12 @@ def empty_layer(
     group: int = 0,
     backend: Backend,
     placement: Placement | None = None,
-) -> LayerPages:
-    """Makes empty pages for one layer, as `paged` takes them.
+) -> LayerCache:
+    """Makes the empty cache of one layer, as `paged` takes it.
 
     Args:
       spec: the layer's.
-      num_pages: how many.
+      num_pages: how many pages, or slots of a State.
       page_size: tokens.
       dtype: of keys and values.
       group: which of the batches has the layer's page table.
@@ -78,6 +91,11 @@ def empty_layer(
     Raises:
       ValueError: a size or dtype that the backend does not have.
     """
+    if isinstance(spec, State):
+        states = tuple(jnp.zeros((num_pages, *shape), jnp.float32) for shape in spec.shapes)
+        if placement is not None:
+            states = tuple(_laid(each, (None,) * each.ndim, placement) for each in states)
+        return LayerStates(states=states, group=group)
     num_heads, sizes = num_page_heads(num_kv_heads(spec), placement), head_sizes(spec)
     pages = empty_cache(
         *(num_pages, page_size, num_heads, sizes[0], dtype), value_dim=sizes[1], backend=backend
@@ -195,6 +213,14 @@ class _Paged:
         out, pages = call(q, k, v, sinks, cache.pages, self.batches[cache.group])
         return out, LayerPages(pages=pages, group=cache.group)
 
+    def recur(
+        self, op: Recurrence, inputs: tuple[Any, ...], place: int, cache: LayerStates
+    ) -> tuple[jax.Array, LayerStates]:
+        states = list(cache.states)
+        batch = self.batches[cache.group]
+        out, states[place] = op(*inputs, states[place], batch, backend=self.backend)
+        return out, replace(cache, states=tuple(states))
+
     def split(self, num_parts: int) -> Staged:
         assert num_parts == 1, "a step is not divided into microbatches"
         return self
@@ -250,6 +276,12 @@ class _Causal:
             return run(q, k, v, sinks, self.segment_ids, None), cache
         return over_segments(run, self.placement)(q, k, v, sinks, self.segment_ids), cache
 
+    def recur(
+        self, op: Recurrence, inputs: tuple[Any, ...], place: int, cache: Any
+    ) -> tuple[jax.Array, Any]:
+        out, _ = op(*inputs, None, Segments(self.segment_ids), backend=self.backend)
+        return out, cache
+
     def split(self, num_parts: int) -> Staged:
         if self.segment_ids is None:
             return self
@@ -281,6 +313,11 @@ class _WholePrompts:
         assert sinks is None, "no encoder has sinks"
         row = (q[None], k[None], v[None], self.segment_ids[None])
         return _both_ways(spec, *row, self.backend)[0], cache
+
+    def recur(
+        self, op: Recurrence, inputs: tuple[Any, ...], place: int, cache: Any
+    ) -> tuple[jax.Array, Any]:
+        raise AssertionError("no encoder has a recurrence")
 
 
 def _both_ways(

@@ -58,14 +58,20 @@ class Latent:
 @dataclass(frozen=True, kw_only=True)
 class State:
     """Arrays whose size does not depend on the sequence's length: a state-space model's, a
-    convolution's.
+    convolution's. Always float32: they are sums over all tokens so far (decision 0310).
     """
 
     shapes: tuple[tuple[int, ...], ...]
 
-    def bytes_per_sequence(self, itemsize: int) -> int:
-        """The bytes of one sequence, given the bytes of one number."""
-        return sum(math.prod(shape) for shape in self.shapes) * itemsize
+    @property
+    def num_values(self) -> int:
+        """The numbers of one sequence."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """The bytes of one sequence."""
+        return 4 * self.num_values
 
 
 CacheSpec = Full | Sliding | Latent | State
@@ -122,18 +128,5 @@ def attention_cache(
 
 
 def attention_only(specs: tuple[CacheSpec, ...]) -> tuple[Paged, ...]:
-    """Returns the specs if all are those of attention.
-
-    Raises:
-      ValueError: a layer needs another kind of cache, for which there is no kernel.
-    """
-    found = []
-    for layer, spec in enumerate(specs):
-        if not isinstance(spec, Full | Sliding | Latent):
-            raise ValueError(
-                f"layer {layer} of the model keeps {spec}, and flaxen has kernels for "
-                "attention alone (Full, Sliding and Latent): serve a model whose layers keep only "
-                "these"
-            )
-        found.append(spec)
-    return tuple(found)
+    """The specs of the layers with attention."""
+    return tuple(spec for spec in specs if not isinstance(spec, State))

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrices
 from flaxen.models.attention_impls import stored_head_dim
-from flaxen.models.cache import Latent, Paged, attention_only
+from flaxen.models.cache import CacheSpec, Latent, State
 from flaxen.models.model import Model, Params, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.sharded_attention import num_page_heads
@@ -191,25 +191,26 @@ def _of_all(parts: PartitionSpec, axes: tuple[int, ...]) -> tuple[str, ...]:
     return (first,) if isinstance(first, str) else tuple(first)
 
 
-def device_specs(model: Model) -> tuple[Paged, ...]:
-    """The cache of each layer as one device of the model's mesh has it: its own KV heads.
+def device_specs(model: Model) -> tuple[CacheSpec, ...]:
+    """The cache of each layer as one device of the model's mesh has it: its own KV heads, and all
+    states.
 
     Raises:
-      ValueError: a layer needs a cache for which there is no kernel, or heads can't be divided.
+      ValueError: heads can't be divided.
     """
-    specs = attention_only(model.cache_specs)
+    specs = model.cache_specs
     if model.placement is None:
         return specs
     parts = model.placement.shape.tensor
     return tuple(
         each  # every device has all latents
-        if isinstance(each, Latent)
+        if isinstance(each, Latent | State)
         else replace(each, num_kv_heads=num_page_heads(each.num_kv_heads, model.placement) // parts)
         for each in specs
     )
 
 
-def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[Paged, ...]:
+def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[CacheSpec, ...]:
     """Like `device_specs`, with heads as large as they lie in the pages, to count their bytes.
 
     Args:
@@ -221,7 +222,9 @@ def page_specs(model: Model, page_size: int, dtype: jnp.dtype) -> tuple[Paged, .
       ValueError: as in `device_specs`; or the backend has no such pages.
     """
 
-    def stored(spec: Paged) -> Paged:
+    def stored(spec: CacheSpec) -> CacheSpec:
+        if isinstance(spec, State):
+            return spec
         size = stored_head_dim(spec, page_size, dtype, backend=model.backend)
         if isinstance(spec, Latent):
             return replace(spec, rank=size - spec.rope_dim)

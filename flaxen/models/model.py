@@ -62,8 +62,10 @@ Role = Literal["matrix", "table", "experts", "vector"]
 PACKED_ROLES: tuple[Role, ...] = ("matrix", "table")
 
 # How a parameter starts where a decoder is trained from scratch. "residual" is normal too, and
-# smaller, for a weight whose product is added to the residual stream.
-Init = Literal["normal", "residual", "ones", "zeros"]
+# smaller, for a weight whose product is added to the residual stream. A recurrence has its own:
+# "taps" are a convolution's weights, "decay" is the logarithm of how fast each head forgets, and
+# "time_step" the biases of time steps.
+Init = Literal["normal", "residual", "ones", "zeros", "taps", "decay", "time_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +109,15 @@ class ParamSpec:
             )
 
 
+# An op of `flaxen.recurrences`: takes its inputs, the states, the batch and `backend`; returns its
+# output and the new states.
+Recurrence = Callable[..., tuple[jax.Array, Any]]
+
+
 @runtime_checkable
 class Attend(Protocol):
-    """Attention, the only function in which tokens see each other. Also a pytree
-    (jax.tree_util.Partial), so that it can be an argument of a jit.
+    """Attention, in which tokens see each other; with `recur`, nothing else lets them. Also a
+    pytree, so that it can be an argument of a jit.
 
     Args:
       spec: the layer's attention.
@@ -134,6 +141,22 @@ class Attend(Protocol):
         cache: Any,
         sinks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]: ...
+
+    def recur(
+        self, op: Recurrence, inputs: tuple[Any, ...], place: int, cache: Any
+    ) -> tuple[jax.Array, Any]:
+        """Goes through each sequence token by token, with a state that the sequence keeps.
+
+        Args:
+          op: an op of `flaxen.recurrences`.
+          inputs: its arguments before the states.
+          place: which of the layer's states it is, in the order of its cache spec.
+          cache: the layer's entry of the cache; None without a cache.
+
+        Returns:
+          The op's output, and the layer's new cache entry.
+        """
+        ...
 
 
 class InputEmbeds(NamedTuple):

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flaxen.engine.shapes import Shape
-from flaxen.models.cache import Paged, Sliding, numbers_per_key
+from flaxen.models.cache import Paged, Sliding, State, numbers_per_key
 from flaxen.models.layout import device_specs, vocab_placement
 from flaxen.models.model import Model, Params
 from flaxen.planning.collectives import Collective
 from flaxen.planning.params import num_query_heads, param_cost
 from flaxen.planning.roofline import Work
 
+# Operations for each number of a state and token: it decays, is read twice and added to.
+STATE_OPERATIONS = 6
 _FLOAT32 = 4  # bytes: of logits, and of the sums of products that devices add up
 
 
@@ -46,6 +48,10 @@ def step_work(
     heads = num_query_heads(model.param_specs) // num_parts
     cache_bytes = attention = 0
     for spec in device_specs(model):
+        if isinstance(spec, State):
+            cache_bytes += 2 * load.num_seqs * spec.bytes_per_sequence  # read, and written
+            attention += load.num_seqs * load.new_tokens * STATE_OPERATIONS * spec.num_values
+            continue
         keys, met = met_keys(spec, load.new_tokens, load.context)
         moved = load.num_seqs * (keys + load.new_tokens)  # read, and written
         cache_bytes += moved * spec.bytes_per_token(cache_itemsize)

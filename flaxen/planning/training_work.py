@@ -9,13 +9,13 @@ import math
 
 import jax
 
-from flaxen.models.cache import attention_only, numbers_per_key
+from flaxen.models.cache import State, attention_only, numbers_per_key
 from flaxen.models.model import Model
 from flaxen.models.params import is_spec
 from flaxen.planning.collectives import Collective
 from flaxen.planning.params import device_bytes, num_query_heads
 from flaxen.planning.roofline import Work
-from flaxen.planning.step_work import met_keys
+from flaxen.planning.step_work import STATE_OPERATIONS, met_keys
 from flaxen.training.abstract_step import AbstractStep
 
 _FLOAT32 = 4  # bytes: of gradients, and of the sums of products that devices add up
@@ -41,6 +41,8 @@ def training_work(model: Model, shapes: AbstractStep, has_remat: bool, itemsize:
         2 * heads * numbers_per_key(spec) * num_rows * met_keys(spec, length, length)[1]
         for spec in attention_only(model.cache_specs)
     )
+    states = sum(spec.num_values for spec in model.cache_specs if isinstance(spec, State))
+    attention += STATE_OPERATIONS * states * num_rows * length
     forward = 2 * tokens * (layers + unembed) / mesh.tensor + attention / parts / mesh.tensor
     again = 2 * tokens * layers / mesh.tensor + attention / parts / mesh.tensor
     # The backward pass multiplies twice: for activations, and for what is trained.

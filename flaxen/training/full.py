@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.models.layout import param_shardings
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Init, Model, Params, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 from flaxen.training.layout import Layout
 from flaxen.training.trainable import Trainable
@@ -65,9 +65,26 @@ def initial_params(model: Model, seed: int) -> Params:
     def one(number: int, spec: ParamSpec) -> jax.Array:
         if spec.init in ("ones", "zeros"):
             return jnp.full(spec.shape, spec.init == "ones", jnp.float32)
+        if spec.init in ("decay", "time_step"):
+            return _of_heads(spec.init, spec.shape[0])
+        if spec.init == "taps":
+            most = 1 / math.sqrt(spec.shape[0])
+            key = jax.random.fold_in(root, number)
+            return jax.random.uniform(key, spec.shape, jnp.float32, -most, most)
         deviation = 0.02 / math.sqrt(2 * num_layers) if spec.init == "residual" else 0.02
         drawn = jax.random.normal(jax.random.fold_in(root, number), spec.shape, jnp.float32)
         return deviation * drawn
 
     leaves = [one(number, spec) for number, spec in enumerate(specs)]
     return jax.tree.unflatten(structure, leaves)
+
+
+def _of_heads(init: Init, num_heads: int) -> jax.Array:
+    """Numbers that differ between the heads of a recurrence, so that they forget at different
+    speeds, with the ranges of Mamba-2: decays of 1 to 16 in a unit of time, time steps of 0.001 to
+    0.1.
+    """
+    if init == "decay":
+        return jnp.log(jnp.linspace(1.0, 16.0, num_heads))
+    steps = jnp.exp(jnp.linspace(math.log(0.001), math.log(0.1), num_heads))
+    return jnp.log(jnp.expm1(steps))  # the inverse of softplus

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from flaxen.models.cache import (
     Full,
     Latent,
@@ -25,7 +23,7 @@ STATE = State(shapes=((4, 3), (2, 8, 16)))
 def test_bytes() -> None:
     assert FULL.bytes_per_token(2) == SLIDING.bytes_per_token(2) == 2 * 3 * 8 * 2
     assert LATENT.bytes_per_token(2) == 1152
-    assert STATE.bytes_per_sequence(4) == (12 + 256) * 4
+    assert STATE.bytes_per_sequence == (12 + 256) * 4
 
 
 def test_attention_without_a_window_keeps_all() -> None:
@@ -47,7 +45,5 @@ def test_values_of_another_size() -> None:
     assert [numbers_per_key(each) for each in (narrow, LATENT)] == [12, 576 + 512]
 
 
-def test_what_no_kernel_computes_with_is_refused() -> None:
-    assert attention_only((FULL, SLIDING, LATENT)) == (FULL, SLIDING, LATENT)
-    with pytest.raises(ValueError, match=r"layer 1 of the model keeps State\("):
-        attention_only((FULL, STATE))
+def test_layers_with_a_state_have_no_attention() -> None:
+    assert attention_only((FULL, STATE, LATENT)) == (FULL, LATENT)

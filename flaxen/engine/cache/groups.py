@@ -50,10 +50,10 @@ def page_bytes(spec: CacheSpec, num_layers: int, page_size: int, itemsize: int) 
       spec: the group's spec.
       num_layers: the number of the group's layers.
       page_size: tokens.
-      itemsize: bytes of one number.
+      itemsize: bytes of one number of keys and values.
     """
     if isinstance(spec, State):
-        return num_layers * spec.bytes_per_sequence(itemsize)
+        return num_layers * spec.bytes_per_sequence
     return num_layers * page_size * spec.bytes_per_token(itemsize)
 
 

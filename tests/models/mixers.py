@@ -1,0 +1,39 @@
+"""A small model with every mixer that keeps a state, and attention between them."""
+
+from __future__ import annotations
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.decoder import decoder
+from flaxen.models.layers.attention import Attention
+from flaxen.models.layers.block import LayerConfig
+from flaxen.models.layers.gated_delta import GatedDelta
+from flaxen.models.layers.mamba2 import Mamba2
+from flaxen.models.layers.mlp import DenseMlp
+from flaxen.models.layers.norm import Norm
+from flaxen.models.layers.short_conv import ShortConv
+from flaxen.models.rope_config import RopeConfig
+
+NORM = Norm(eps=1e-3)
+CONV = ShortConv(num_channels=24, num_taps=3, has_bias=True)
+DELTA = GatedDelta(
+    num_key_heads=2, num_value_heads=4, key_dim=6, value_dim=10, num_taps=4, norm_eps=1e-3
+)
+MAMBA = Mamba2(num_heads=4, head_dim=6, num_groups=2, state_dim=5, num_taps=4, norm_eps=1e-3)
+ATTENTION = Attention(num_heads=4, num_kv_heads=2, head_dim=6, rope=RopeConfig())
+MODEL = decoder(
+    DecoderConfig(
+        vocab_size=50,
+        model_dim=24,
+        layers=tuple(
+            LayerConfig(mixer=mixer, mlp=mlp, norm=NORM)
+            for mixer, mlp in (
+                (CONV, DenseMlp(mlp_dim=20)),
+                (DELTA, DenseMlp(mlp_dim=20)),
+                (ATTENTION, DenseMlp(mlp_dim=20)),
+                (MAMBA, None),
+            )
+        ),
+        final_norm=NORM,
+        max_position=64,
+    )
+)
