@@ -102,7 +102,7 @@ def decoder_config(
     Raises:
       ValueError: a field is missing, has the wrong type, or is not supported.
     """
-    _check_refused(hf, reads, refused)
+    check_refused(hf, reads, refused)
     norm = norm or rms_norm(hf)
     own_attention = {**attention_sizes(hf), **(attention or {})}
     if "rope" not in own_attention:
@@ -328,7 +328,19 @@ def positive(hf: Mapping[str, Any], name: str, default: float | None = None) -> 
     return float(value)
 
 
-def _check_refused(hf: Mapping[str, Any], reads: Collection[str], refused: Collection[str]) -> None:
+def check_refused(
+    hf: Mapping[str, Any], reads: Collection[str] = (), refused: Collection[str] = ()
+) -> None:
+    """Refuses fields that would change the result and are not supported.
+
+    Args:
+      hf: the fields of config.json.
+      reads: fields that the family reads itself, and that other families refuse.
+      refused: fields of other families that must not be set here.
+
+    Raises:
+      ValueError: a field has a value that is not supported.
+    """
     quantization = hf.get("quantization_config")
     if quantization is not None:
         method = (

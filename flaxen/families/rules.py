@@ -58,7 +58,12 @@ class Alternate:
     axis: int  # the last, or that before it
 
 
-Step = Split | Concat | Stack | Interleave | ByHead | Alternate
+@dataclass(frozen=True)
+class DropAxis:
+    """Drops axis 1, which has the size 1, as in the weight [C, 1, K] of a depthwise convolution."""
+
+
+Step = Split | Concat | Stack | Interleave | ByHead | Alternate | DropAxis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +92,11 @@ def as_is(param: str, tensor: str, *steps: Step) -> TensorRule:
 def matrix(param: str, tensor: str, *steps: Step) -> TensorRule:
     """The rule of a matrix or of experts, which files store as [out, in]."""
     return TensorRule(params=(param,), tensors=(tensor,), steps=steps, transposed=True)
+
+
+def taps(param: str, tensor: str) -> TensorRule:
+    """The rule of a depthwise convolution's weight [K, C], which files store as [C, 1, K]."""
+    return TensorRule(params=(param,), tensors=(tensor,), steps=(DropAxis(),), transposed=True)
 
 
 def with_rules(rules: Rules, *others: TensorRule) -> Rules:

@@ -190,6 +190,26 @@ def entry_of(tensor: StoredTensor, index: int) -> StoredTensor:
     )
 
 
+def without_axis(tensor: StoredTensor) -> StoredTensor:
+    """Drops the second axis, which must have the size 1."""
+    assert tensor.shape[1] == 1, f"{tensor.name} has the shape {tensor.shape}"
+    return _reshaped(tensor, (tensor.shape[0], *tensor.shape[2:]))
+
+
+def with_axis(tensor: StoredTensor) -> StoredTensor:
+    """The inverse: inserts a second axis of the size 1."""
+    return _reshaped(tensor, (tensor.shape[0], 1, *tensor.shape[1:]))
+
+
+def _reshaped(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
+    def read(start: int, stop: int) -> np.ndarray:
+        return tensor.read(start, stop).reshape(-1, *shape[1:])
+
+    return StoredTensor(
+        name=tensor.name, shape=shape, dtype=tensor.dtype, num_bytes=tensor.num_bytes, read=read
+    )
+
+
 def narrowed(tensor: StoredTensor, axis: int, start: int, stop: int) -> StoredTensor:
     """Takes a range of an axis other than the first. Where the file can't be read so, whole rows
     are read, and a part of each is kept.

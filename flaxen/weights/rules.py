@@ -16,6 +16,7 @@ from flaxen.families.rules import (
     Alternate,
     ByHead,
     Concat,
+    DropAxis,
     Interleave,
     Rules,
     Size,
@@ -36,6 +37,8 @@ from flaxen.tensors.views import (
     rows_of,
     stacked,
     unstacked,
+    with_axis,
+    without_axis,
 )
 
 Sizes = Mapping[str, int]  # the sizes of a layer, which rules use by name
@@ -79,6 +82,8 @@ def read_tensors(
                 is_last = step.axis == len(whole.shape) - 1
                 take = strided if is_last else strided_rows
                 found = [take(whole, first) for first in (0, 1)]
+            case DropAxis():
+                found = [without_axis(each) for each in found]
             case _:
                 assert_never(step)
     return found
@@ -108,6 +113,8 @@ def write_tensors(
                 ]
             case Alternate():
                 found = [alternated(found, step.axis)]
+            case DropAxis():
+                found = [with_axis(each) for each in found]
             case _:
                 assert_never(step)
     return found

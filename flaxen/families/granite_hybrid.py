@@ -1,0 +1,127 @@
+"""The Granite 4 family: layers of Mamba-2 with attention between them, and Granite's scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.families import hf, mamba2, state_fields, tensors
+from flaxen.families.family import Family
+from flaxen.families.rules import Split, TensorRule, matrix, with_rules
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import Attention
+from flaxen.models.layers.mamba2 import Mamba2
+
+_SCALARS = (
+    "embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"
+)  # fmt: skip
+# The kinds of layers, as older files name them.
+_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    # The number of experts is 8 where it is missing.
+    hf.require_present(fields, "num_local_experts", "position_embedding_type")
+    positions = fields["position_embedding_type"]
+    if positions not in (None, "rope", "nope"):
+        raise ValueError(f"position_embedding_type must be rope, nope or null, got {positions!r}")
+    embed, residual, logits, attention = (hf.positive(fields, each, 1.0) for each in _SCALARS)
+    has_biases = hf.flag(fields, "attention_bias")
+    own: dict[str, Any] = {"scale": attention}
+    if positions != "rope":
+        own["rope"] = None
+    config = hf.decoder_config(
+        fields,
+        attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else (), **own},
+        mlp={"mlp_dim": hf.whole(fields, "shared_intermediate_size")},
+        layer={"residual_scale": residual},
+        embed_scale=embed,
+        logit_scale=1 / logits,
+        reads=_SCALARS,
+        refused=("sliding_window", "mlp_bias"),
+    )
+    given = fields.get("layer_types") or fields.get("layers_block_type")
+    kinds = [_KINDS.get(each, each) for each in given or ["mamba"] * len(config.layers)]
+    return state_fields.with_mixer(config, _mixer(fields), kinds, "linear_attention")
+
+
+def _mixer(fields: Mapping[str, Any]) -> Mamba2:
+    num_heads = hf.whole(fields, "mamba_n_heads", default=128)
+    width = hf.whole(fields, "mamba_expand", default=2) * hf.whole(fields, "hidden_size")
+    head_dim = fields.get("mamba_d_head")
+    mixer = Mamba2(
+        num_heads=num_heads,
+        head_dim=width // num_heads
+        if head_dim in (None, "auto")
+        else hf.whole(fields, "mamba_d_head"),
+        num_groups=hf.whole(fields, "mamba_n_groups", default=1),
+        state_dim=hf.whole(fields, "mamba_d_state", default=256),
+        num_taps=hf.whole(fields, "mamba_d_conv", default=4),
+        norm_eps=hf.rms_norm(fields).eps,
+        dt_limit=state_fields.limits(fields, "time_step_limit"),
+        has_conv_bias=hf.flag({"mamba_conv_bias": True, **fields}, "mamba_conv_bias"),
+        has_bias=hf.flag(fields, "mamba_proj_bias"),
+    )
+    mamba2.check_width(mixer, width)
+    return mixer
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    mixer, attention = hf.first(config, Mamba2), hf.first(config, Attention)
+    fields = hf.decoder_fields(config)
+    return {
+        **fields,
+        "shared_intermediate_size": fields["intermediate_size"],
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "attention_bias": bool(attention.biases),
+        "position_embedding_type": None if attention.rope is None else "rope",
+        "embedding_multiplier": config.embed_scale,
+        "residual_multiplier": config.layers[0].residual_scale,
+        "logits_scaling": 1 / config.logit_scale,
+        "attention_multiplier": attention.scale,
+        "layer_types": [
+            "full_attention" if isinstance(layer.mixer, Attention) else "linear_attention"
+            for layer in config.layers
+        ],
+        "mamba_n_heads": mixer.num_heads,
+        "mamba_d_head": mixer.head_dim,
+        "mamba_n_groups": mixer.num_groups,
+        "mamba_d_state": mixer.state_dim,
+        "mamba_d_conv": mixer.num_taps,
+        "mamba_expand": mixer.num_heads * mixer.head_dim // config.model_dim,
+        **state_fields.limit_fields("time_step_limit", mixer.dt_limit),
+        "mamba_conv_bias": mixer.has_conv_bias,
+        "mamba_proj_bias": mixer.has_bias,
+    }
+
+
+_LAYER = "model.layers.{layer}."
+
+FAMILY = Family(
+    architecture="GraniteMoeHybridForCausalLM",
+    model_type="granitemoehybrid",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=(
+        *with_rules(
+            tensors.HF,
+            TensorRule(
+                params=("w_gate", "w_up"),
+                tensors=(_LAYER + "shared_mlp.input_linear.weight",),
+                steps=(Split((1, 1)),),
+                transposed=True,
+            ),
+            matrix("w_down", _LAYER + "shared_mlp.output_linear.weight"),
+        ),
+        *mamba2.mixer_rules(_LAYER + "mamba."),
+    ),
+    gguf_architecture="granitehybrid",
+    gguf_rules=(),
+)

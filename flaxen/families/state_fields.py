@@ -1,0 +1,67 @@
+"""Reads and writes the fields of config.json that families share whose layers keep states.
+
+Deliberately does not know any family, nor files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.part import Mixer
+
+
+def with_mixer(config: DecoderConfig, mixer: Mixer, kinds: Any, kind: str) -> DecoderConfig:
+    """The same configuration with another mixer than attention in the layers of one kind.
+
+    Args:
+      config: of layers with attention.
+      mixer: of the other layers.
+      kinds: the field layer_types, with full_attention or `kind` for each layer.
+      kind: that of the other layers.
+
+    Raises:
+      ValueError: the field has another kind or another length.
+    """
+    count = len(config.layers)
+    if not isinstance(kinds, list | tuple) or len(kinds) != count:
+        raise ValueError(
+            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
+        )
+    for each in kinds:
+        if each not in ("full_attention", kind):
+            raise ValueError(
+                f"layer_types has {each!r}, which is not supported: only full_attention and {kind} "
+                "are"
+            )
+    return config.with_layers(
+        lambda number, layer: replace(layer, mixer=mixer) if kinds[number] == kind else layer
+    )
+
+
+def limits(hf: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """Reads the least and the largest of some numbers; null and missing are 0 and infinity.
+
+    transformers writes infinity as {"__float__": "Infinity"}.
+    """
+    value = hf.get(name)
+    if value is None:
+        return 0.0, math.inf
+    if isinstance(value, list | tuple) and len(value) == 2:
+        found = [
+            float(each["__float__"]) if isinstance(each, dict) and "__float__" in each else each
+            for each in value
+        ]
+        if all(type(each) in (int, float) for each in found) and 0 <= found[0] <= found[1]:
+            return float(found[0]), float(found[1])
+    raise ValueError(f"{name} must be two numbers, the least and the largest, got {value!r}")
+
+
+def limit_fields(name: str, value: tuple[float, float]) -> dict[str, Any]:
+    """The inverse of limits; infinity is left out, because JSON has none."""
+    if value == (0.0, math.inf):
+        return {}
+    return {name: [each if math.isfinite(each) else {"__float__": "Infinity"} for each in value]}
