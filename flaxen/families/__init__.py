@@ -9,13 +9,20 @@ import re
 from collections.abc import Mapping
 
 from flaxen.families import (
+    cohere,
     deepseek_v2,
     deepseek_v3,
+    exaone4,
+    gemma,
+    gemma2,
+    gemma3,
+    glm4,
     glm4_moe,
     glm4_moe_lite,
     gpt2,
     gpt_neox,
     gpt_oss,
+    granite,
     granite_hybrid,
     granite_moe,
     lfm2,
@@ -26,45 +33,69 @@ from flaxen.families import (
     ministral3,
     mistral,
     mixtral,
+    olmo2,
     olmoe,
     phi,
+    phi3,
     qwen2,
     qwen2_moe,
     qwen3,
     qwen3_moe,
     seed_oss,
+    smollm3,
     starcoder2,
 )
 from flaxen.families.family import Family, hf_fields
 
-__all__ = ["FAMILIES", "Family", "UnknownFamilyError", "find_family", "hf_fields"]
+__all__ = [
+    "FAMILIES",
+    "GGUF_FAMILIES",
+    "Family",
+    "UnknownFamilyError",
+    "find_family",
+    "find_gguf_family",
+    "hf_fields",
+]
 
 _ALL = (
+    cohere.COHERE,
+    cohere.COHERE2,
     deepseek_v2.FAMILY,
     deepseek_v3.FAMILY,
-    gpt2.FAMILY,
-    gpt_neox.FAMILY,
+    exaone4.FAMILY,
+    gemma.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    glm4.GLM,
+    glm4.GLM4,
     glm4_moe.FAMILY,
     glm4_moe_lite.FAMILY,
+    gpt2.FAMILY,
+    gpt_neox.FAMILY,
     gpt_oss.FAMILY,
+    granite.FAMILY,
     granite_hybrid.FAMILY,
     granite_moe.FAMILY,
     granite_moe.SHARED,
     lfm2.FAMILY,
-    llama4.FAMILY,
     llama.FAMILY,
+    llama4.FAMILY,
     mamba2.FAMILY,
     ministral.FAMILY,
     ministral3.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    olmo2.OLMO2,
+    olmo2.OLMO3,
     olmoe.FAMILY,
     phi.FAMILY,
+    phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
     seed_oss.FAMILY,
+    smollm3.FAMILY,
     starcoder2.FAMILY,
 )
 
@@ -73,8 +104,16 @@ FAMILIES: Mapping[str, Family] = {
     **{family.architecture: family for family in _ALL},
     # The same, where only the model under the head was saved (weights/huggingface/tables.py).
     **{re.sub("ForCausalLM|LMHeadModel", "Model", each.architecture): each for each in _ALL},
-    # `general.architecture` of a GGUF file, and `model_type` of a config.json
+    # `model_type` of a config.json
     **{family.model_type: family for family in _ALL},
+}
+
+GGUF_FAMILIES: Mapping[str, Family] = {
+    # `general.architecture` of a GGUF file
+    **{each.gguf_architecture: each for each in _ALL if each.gguf_architecture is not None},
+    # Which of the families that share this name it is, `weights/gguf/model.py` finds out.
+    "llama": llama.FAMILY,
+    "mistral": mistral.FAMILY,
 }
 
 
@@ -94,3 +133,21 @@ def find_family(architecture: str) -> Family:
             f"{', '.join(FAMILIES)}. docs/how-to/add-a-model.md says how to add one"
         )
     return FAMILIES[architecture]
+
+
+def find_gguf_family(architecture: str) -> Family:
+    """The family of a GGUF file.
+
+    Args:
+      architecture: as `weights/gguf/model.py` calls it.
+
+    Raises:
+      UnknownFamilyError: its GGUF files are not read; the message lists those that are.
+    """
+    if architecture not in GGUF_FAMILIES:
+        raise UnknownFamilyError(
+            f"GGUF files of the architecture {architecture!r} are not supported. Known are: "
+            f"{', '.join(GGUF_FAMILIES)}. Give the model's directory of safetensors, if flaxen "
+            "knows its family: docs/models.md"
+        )
+    return GGUF_FAMILIES[architecture]

@@ -31,8 +31,8 @@ class Family:
     hf_ignored: tuple[str, ...] = ()
     # The rules of checkpoints with some methods of quantization, where they differ.
     quantized_rules: Mapping[str, Rules] = field(default_factory=dict)
-    gguf_architecture: str  # `general.architecture` of GGUF files
-    gguf_rules: Rules
+    gguf_architecture: str | None = None  # `general.architecture` of GGUF files; None: not read
+    gguf_rules: Rules = ()
     # The layers whose biases llama.cpp reads for that architecture.
     gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
     # Whether files may have layers after the model's own, which predict further tokens: they are

@@ -191,6 +191,11 @@ def has_bias(config: DecoderConfig, name: str) -> bool:
     return "b" + name[1:] in config.layers[0].param_specs(config.model_dim)
 
 
+def attention_biases(hf: Mapping[str, Any]) -> tuple[str, ...]:
+    """The weights of attention that have a bias where attention_bias is true: all."""
+    return ("wq", "wk", "wv", "wo") if flag(hf, "attention_bias") else ()
+
+
 def rms_norm(hf: Mapping[str, Any], **own: Any) -> Norm:
     """The RMS norm of rms_norm_eps, with fields of Norm."""
     return Norm(eps=positive(hf, "rms_norm_eps", 1e-6), **own)

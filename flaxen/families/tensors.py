@@ -45,6 +45,21 @@ HF: Rules = (
     as_is("b_down", "model.layers.{layer}.mlp.down_proj.bias"),
 )
 
+# The same with norms after each part, alone or beside those before it.
+HF_SANDWICH: Rules = with_rules(
+    HF,
+    as_is("attn_post_norm", "model.layers.{layer}.post_attention_layernorm.weight"),
+    as_is("mlp_norm", "model.layers.{layer}.pre_feedforward_layernorm.weight"),
+    as_is("mlp_post_norm", "model.layers.{layer}.post_feedforward_layernorm.weight"),
+)
+
+HF_FUSED_GATE_UP = TensorRule(
+    params=("w_gate", "w_up"),
+    tensors=("model.layers.{layer}.mlp.gate_up_proj.weight",),
+    steps=(Split((1, 1)),),
+    transposed=True,
+)
+
 GGUF: Rules = (
     as_is("embed", "token_embd.weight"),
     as_is("final_norm", "output_norm.weight"),

@@ -214,7 +214,7 @@ def _unembed(
     h = hidden if norm is not None else _final_norm(config, backend, params, hidden)
     logits = unembed(h, table, norm, backend=backend)
     if config.unembed_bias:
-        logits = logits + params["unembed_bias"].astype(jnp.float32)
+        logits = logits + jnp.broadcast_to(params["unembed_bias"], logits.shape)
     if config.logit_scale != 1:
         logits = logits * config.logit_scale
     if config.logit_softcap is not None:

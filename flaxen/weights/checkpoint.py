@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flaxen.families import Family, find_family
+from flaxen.families import Family, find_gguf_family
 from flaxen.families.rules import Rules, tensor_of
 from flaxen.hub.weight_files import check_is_model, read_json
 from flaxen.kernels.backend import Backend
@@ -206,7 +206,7 @@ def _is_zero(tensor: StoredTensor) -> bool:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     try:
-        family = find_family(gguf_model.architecture(file))
+        family = find_gguf_family(gguf_model.architecture(file))
         config = family.config_from_hf(gguf_model.config_fields(file))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

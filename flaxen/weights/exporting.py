@@ -87,6 +87,11 @@ def export_gguf(
       FileNotFoundError: the source has no tokenizer.
     """
     check_out_type(out_type)
+    if checkpoint.family.gguf_architecture is None:
+        raise ValueError(
+            f"models of {checkpoint.family.architecture} can't be written as GGUF files: export "
+            "the model as a directory of safetensors"
+        )
     rows, specs, config = (
         _rows(checkpoint, adapters),
         checkpoint.model.param_specs,

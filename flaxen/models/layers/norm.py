@@ -74,11 +74,10 @@ class Norm:
             return rms_norm(x, jnp.ones(x.shape[-1], x.dtype), self.eps, backend=backend)
         if not self.one_plus:
             return rms_norm(x, p[name], self.eps, backend=backend)
-        # 1 + weight is not rounded to x's dtype, which would be a larger error than the norm's own.
-        ones = jnp.ones(x.shape[-1], x.dtype)
-        unit: jax.Array = rms_norm(x, ones, self.eps, backend=backend).astype(jnp.float32)
-        scaled: jax.Array = (unit * (1 + p[name].astype(jnp.float32))).astype(x.dtype)
-        return scaled
+        # 1 + weight in x's dtype would be further off than the norm itself; so all is in float32.
+        wide, weight = x.astype(jnp.float32), 1 + p[name].astype(jnp.float32)
+        normed: jax.Array = rms_norm(wide, weight, self.eps, backend=backend)
+        return normed.astype(x.dtype)
 
 
 def _bias_name(name: str) -> str:

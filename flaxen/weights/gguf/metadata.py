@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.families import Family, find_family, hf, hf_fields
+from flaxen.families import Family, find_gguf_family, hf, hf_fields
 from flaxen.families.differences import differences, with_floats
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
@@ -107,7 +107,7 @@ def _rope_keys(rope: RopeConfig) -> dict[str, Any]:
 def _check(config: DecoderConfig, file: GgufFile) -> None:
     """Reads the configuration back from the file."""
     try:
-        again = find_family(architecture(file)).config_from_hf(config_fields(file))
+        again = find_gguf_family(architecture(file)).config_from_hf(config_fields(file))
     except ValueError as error:
         raise ValueError(f"the model does not fit into a GGUF file: {error}") from None
     given, found = (with_floats(each, _in_float32) for each in (config, again))

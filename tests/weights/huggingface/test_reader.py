@@ -175,7 +175,7 @@ def test_each_damage_has_its_message(checkpoint: Path, how: str, message: str) -
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "'GPT2LMHeadModel' is not supported. Known are"),
+        ({"architectures": ["BloomForCausalLM"]}, "'BloomForCausalLM' is not supported. Known are"),
         ({"architectures": ["LlamaForCausalLM", "X"]}, "must name one architecture, got .*'X'"),
         ({"architectures": None, "model_type": None}, "must name one architecture, got None"),
         ({"architectures": "LlamaForCausalLM"}, "must name one architecture, got 'Llama"),

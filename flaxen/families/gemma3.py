@@ -1,0 +1,84 @@
+"""The Gemma 3 family of texts: Gemma 2 without softcaps, with norms of query and key heads, and two
+ropes: one of the layers that slide, one of those that see all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.families import hf, hf_layers, hf_values, tensors
+from flaxen.families.family import Family
+from flaxen.families.hf_layers import FULL, SLIDING
+from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import Attention, QkNorm
+from flaxen.models.rope_config import RopeConfig
+
+_THETAS = {FULL: 1_000_000.0, SLIDING: 10_000.0}
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "head_dim", "num_key_value_heads", "query_pre_attn_scalar")
+    kinds = hf_layers.layer_kinds(fields, pattern=6)
+    norm, ropes = hf.rms_norm(fields, one_plus=True), _ropes(fields)
+    config = hf.decoder_config(
+        {"tie_word_embeddings": True, **fields},
+        attention={
+            "biases": hf.attention_biases(fields),
+            "scale": hf.positive(fields, "query_pre_attn_scalar") ** -0.5,
+            "qk_norm": QkNorm(norm=norm),
+            "rope": ropes[FULL],
+        },
+        mlp={"activation": hf.activation(fields, "hidden_activation", "gelu_pytorch_tanh")},
+        norm=norm,
+        layer={"order": "sandwich"},
+        embed_scale=hf.whole(fields, "hidden_size") ** 0.5,
+        logit_softcap=hf_values.optional(fields, "final_logit_softcapping"),
+        reads=("hidden_act", "hidden_activation", "final_logit_softcapping"),
+        refused=("mlp_bias",),
+    )
+    window = hf_layers.sliding_window(fields, kinds)
+    return hf_layers.with_kinds(
+        config, kinds, {SLIDING: {"window": window, "rope": ropes[SLIDING]}}
+    )
+
+
+def _ropes(fields: Mapping[str, Any]) -> dict[str, RopeConfig]:
+    nested = hf_layers.ropes(fields, _THETAS)
+    if nested is not None:
+        return nested
+    local = hf.positive(fields, "rope_local_base_freq", _THETAS[SLIDING])
+    theta = hf.positive(fields, "rope_theta", _THETAS[FULL])
+    return {FULL: rope_config({**fields, "rope_theta": theta}), SLIDING: RopeConfig(theta=local)}
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    fields, mixer = hf.decoder_fields(config), hf.first(config, Attention)
+    ropes = dict(zip(hf.layer_types(config), hf_layers.layer_ropes(config), strict=True))
+    full, local = (ropes.get(kind) or RopeConfig(theta=_THETAS[kind]) for kind in (FULL, SLIDING))
+    return {
+        **{name: value for name, value in fields.items() if name != "rope_scaling"},
+        **hf_layers.kind_fields(config),
+        **rope_fields(full),
+        "rope_local_base_freq": local.theta,
+        "hidden_activation": fields["hidden_act"],
+        "attention_bias": hf.has_bias(config, "wq"),
+        "query_pre_attn_scalar": hf_values.query_scalar(mixer.scale, mixer.head_dim),
+        "final_logit_softcapping": config.logit_softcap,
+    }
+
+
+FAMILY = Family(
+    architecture="Gemma3ForCausalLM",
+    model_type="gemma3_text",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=tensors.HF_SANDWICH,
+)

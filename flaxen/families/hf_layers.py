@@ -1,0 +1,98 @@
+"""Reads and writes what differs by the kind of a layer: layer_types, with windows and ropes.
+
+Deliberately does not know any family, nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flaxen.families import hf
+from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import Attention
+from flaxen.models.layers.block import LayerConfig
+from flaxen.models.rope_config import RopeConfig
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def layer_kinds(fields: Mapping[str, Any], *, pattern: int) -> tuple[str, ...]:
+    """The kind of each layer: layer_types, or without it one full layer after each `pattern` - 1
+    that slide.
+
+    Args:
+      fields: those of config.json; `sliding_window_pattern` takes the place of `pattern`.
+      pattern: the family's own.
+
+    Raises:
+      ValueError: layer_types has an unknown kind or another length.
+    """
+    count, kinds = hf.num_layers(fields), fields.get("layer_types")
+    if kinds is None:
+        every = hf.whole(fields, "sliding_window_pattern", default=pattern)
+        return tuple(SLIDING if (i + 1) % every else FULL for i in range(count))
+    if not isinstance(kinds, list | tuple) or len(kinds) != count:
+        raise ValueError(
+            f"layer_types must list one kind for each of the {count} layers, got {kinds!r}"
+        )
+    for kind in kinds:
+        if kind not in (FULL, SLIDING):
+            raise ValueError(
+                f"layer_types has {kind!r}, which is not supported: only {FULL} and {SLIDING} are"
+            )
+    return tuple(kinds)
+
+
+def with_kinds(
+    config: DecoderConfig, kinds: tuple[str, ...], changes: Mapping[str, Mapping[str, Any]]
+) -> DecoderConfig:
+    """The decoder with fields of Attention changed in the layers of each kind."""
+
+    def changed(number: int, layer: LayerConfig) -> LayerConfig:
+        assert isinstance(layer.mixer, Attention)
+        return replace(layer, mixer=replace(layer.mixer, **changes.get(kinds[number], {})))
+
+    return config.with_layers(changed)
+
+
+def sliding_window(fields: Mapping[str, Any], kinds: tuple[str, ...]) -> int | None:
+    """The window of the layers that slide; None if none does."""
+    return hf.whole(fields, "sliding_window") if SLIDING in kinds else None
+
+
+def kind_fields(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse of layer_kinds and sliding_window, for layers with one common window."""
+    window = next((each for each in hf.windows(config) if each is not None), None)
+    return {"layer_types": hf.layer_types(config), "sliding_window": window}
+
+
+def ropes(fields: Mapping[str, Any], thetas: Mapping[str, float]) -> dict[str, RopeConfig] | None:
+    """The rope of each kind of layer, if rope_parameters tells them apart; else None.
+
+    Args:
+      fields: those of config.json.
+      thetas: of each kind, where its rope_theta is missing.
+    """
+    given = fields.get("rope_parameters")
+    if not isinstance(given, Mapping) or not given.keys() & thetas.keys():
+        return None
+    shared = {name: value for name, value in fields.items() if name != "rope_scaling"}
+    return {
+        kind: rope_config({**shared, "rope_theta": theta, "rope_parameters": given.get(kind) or {}})
+        for kind, theta in thetas.items()
+    }
+
+
+def rope_of(config: DecoderConfig) -> dict[str, Any]:
+    """The fields of the first rope in the layers; {} if no layer has one."""
+    return next((rope_fields(each) for each in layer_ropes(config) if each is not None), {})
+
+
+def layer_ropes(config: DecoderConfig) -> tuple[RopeConfig | None, ...]:
+    """The rope of each layer."""
+    return tuple(
+        layer.mixer.rope if isinstance(layer.mixer, Attention) else None for layer in config.layers
+    )

@@ -1,0 +1,322 @@
+"""The rows of the dense families."""
+
+from __future__ import annotations
+
+from tests.models.family_table.row import SIZES, Row
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1000.0,
+    "short_factor": [1.0, 1.5, 2.0, 3.0],
+    "long_factor": [1.5, 2.0, 4.0, 8.0],
+    "partial_rotary_factor": 0.5,
+}
+PHI3 = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+
+ROWS = (
+    Row(
+        name="llama_llama3",
+        family="Llama 1 to 3.3, SmolLM2, TinyLlama",
+        model="LlamaForCausalLM",
+        features="RMS norms, rope, SwiGLU; biases; rope scaled by linear, llama3 or yarn",
+        fields={"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True},
+    ),
+    Row(
+        name="llama_yarn_tied",
+        family="Llama",
+        model="LlamaForCausalLM",
+        features="yarn, tied embeddings, one kv head, a head size of its own",
+        fields={
+            "rope_parameters": YARN,
+            "head_dim": 12,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    Row(
+        name="llama_linear",
+        gguf="yes",
+        family="Llama",
+        model="LlamaForCausalLM",
+        features="linear rope",
+        fields={"rope_parameters": LINEAR, "num_hidden_layers": 1},
+    ),
+    Row(
+        name="mistral_window",
+        gguf="yes",
+        family="Mistral",
+        model="MistralForCausalLM",
+        features="one sliding window",
+        fields={"sliding_window": 8, "head_dim": 16},
+    ),
+    Row(
+        name="qwen2_windows",
+        family="Qwen2, Qwen2.5",
+        model="Qwen2ForCausalLM",
+        features="biases on query, key and value; sliding windows on some layers",
+        fields={**WINDOWS, "num_hidden_layers": 3},
+    ),
+    Row(
+        name="qwen3_windows_tied",
+        family="Qwen3",
+        model="Qwen3ForCausalLM",
+        features="a norm of each query and key head; a head size of its own",
+        fields={**WINDOWS, "head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    Row(
+        name="seed_oss",
+        gguf="yes",
+        family="Seed-OSS",
+        model="SeedOssForCausalLM",
+        features="biases by part; a head size of its own",
+        fields={
+            "head_dim": 16,
+            "attention_bias": True,
+            "attention_out_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    Row(
+        name="gemma_tied",
+        family="Gemma",
+        model="GemmaForCausalLM",
+        features="a scaled embedding, RMS norms of 1 + weight, GeGLU",
+        fields={"head_dim": 16, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    Row(
+        name="gemma2",
+        family="Gemma 2",
+        model="Gemma2ForCausalLM",
+        features="norms before and after each part; softcaps of scores and logits; sliding windows "
+        "on every second layer",
+        fields={
+            "head_dim": 16,
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "num_hidden_layers": 3,
+        },
+    ),
+    Row(
+        name="gemma3",
+        family="Gemma 3 (text)",
+        model="Gemma3ForCausalLM",
+        features="Gemma 2 without softcaps; norms of query and key heads; two ropes",
+        fields={
+            "head_dim": 16,
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "num_hidden_layers": 3,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            },
+            "tie_word_embeddings": True,
+        },
+    ),
+    Row(
+        name="phi3_longrope",
+        family="Phi-3, Phi-4",
+        model="Phi3ForCausalLM",
+        features="fused projections; longrope; rope over a part of a head; a sliding window",
+        fields={
+            **PHI3,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 128,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": LONGROPE,
+            "sliding_window": 30,
+        },
+    ),
+    Row(
+        name="smollm3",
+        family="SmolLM3",
+        model="SmolLM3ForCausalLM",
+        features="no rope on every fourth layer",
+        fields={
+            "head_dim": 12,
+            "no_rope_layers": [1, 0, 1],
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "pad_token_id": 0,
+        },
+    ),
+    Row(
+        name="olmo2",
+        family="OLMo 2",
+        model="Olmo2ForCausalLM",
+        features="norms after each part, and over the whole query and key",
+        fields={"attention_bias": True, "head_dim": 16},
+    ),
+    Row(
+        name="olmo3",
+        family="OLMo 3",
+        model="Olmo3ForCausalLM",
+        features="OLMo 2 with sliding windows on three layers of four, with a rope of their own",
+        fields={
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_theta": 1e3}},
+        },
+    ),
+    Row(
+        name="granite_tied",
+        family="Granite 3",
+        model="GraniteForCausalLM",
+        features="multipliers of embedding, scores, residuals and logits",
+        fields={
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.4,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 0.7,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    Row(
+        name="cohere",
+        family="Command R, Aya",
+        model="CohereForCausalLM",
+        features="attention and MLP in parallel; layer norms without bias; interleaved rope; a "
+        "logit scale",
+        fields={
+            "logit_scale": 0.8,
+            "attention_bias": True,
+            "layer_norm_eps": 1e-3,
+            "tie_word_embeddings": True,
+        },
+        without=("rms_norm_eps",),
+    ),
+    Row(
+        name="cohere2",
+        family="Command R7B, Command A",
+        model="Cohere2ForCausalLM",
+        features="Command R with sliding windows, and rope on these layers alone",
+        fields={
+            "logit_scale": 0.8,
+            "layer_norm_eps": 1e-3,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": 8,
+        },
+        without=("rms_norm_eps",),
+    ),
+    Row(
+        name="glm",
+        family="GLM-4 (2024)",
+        model="GlmForCausalLM",
+        features="interleaved rope over a part of a head; fused gate and up",
+        fields={"head_dim": 16, "attention_bias": True, "pad_token_id": 0},
+    ),
+    Row(
+        name="glm4",
+        family="GLM-4 (2025)",
+        model="Glm4ForCausalLM",
+        features="the same with norms before and after each part",
+        fields={
+            "head_dim": 24,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "partial_rotary_factor": 0.25,
+            "attention_bias": False,
+            "pad_token_id": 0,
+        },
+    ),
+    Row(
+        name="exaone4",
+        family="EXAONE 4",
+        model="Exaone4ForCausalLM",
+        features="norms after each part and of query and key heads; no rope on full layers",
+        fields={
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+        },
+    ),
+    Row(
+        name="phi_2",
+        family="Phi-1, Phi-2",
+        model="PhiForCausalLM",
+        features="attention and MLP in parallel after one layer norm; rope over a part of a head; "
+        "an MLP without gate; biases everywhere",
+        fields={"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-3, "head_dim": 16},
+        without=("rms_norm_eps",),
+    ),
+    Row(
+        name="gpt2",
+        family="GPT-2",
+        model="GPT2LMHeadModel",
+        features="learned positions; layer norms; a plain MLP; fused projections",
+        fields={
+            "vocab_size": 131,
+            "n_embd": 48,
+            "n_layer": 2,
+            "n_head": 6,
+            "n_positions": 128,
+            "n_inner": 56,
+            "layer_norm_epsilon": 1e-3,
+        },
+        without=tuple(SIZES),
+    ),
+    Row(
+        name="gpt_neox",
+        family="GPT-NeoX, Pythia",
+        model="GPTNeoXForCausalLM",
+        features="attention and MLP in parallel after a layer norm each; rope over a part of a "
+        "head",
+        fields={"rotary_pct": 0.5, "layer_norm_eps": 1e-3},
+        without=("rms_norm_eps", "num_key_value_heads"),
+    ),
+    Row(
+        name="starcoder2",
+        family="StarCoder2",
+        model="Starcoder2ForCausalLM",
+        features="layer norms; a plain MLP with biases; a sliding window",
+        fields={"sliding_window": 8, "norm_epsilon": 1e-3, "tie_word_embeddings": True},
+        without=("rms_norm_eps",),
+    ),
+    Row(
+        name="ministral",
+        family="Ministral",
+        model="MinistralForCausalLM",
+        features="sliding windows on some layers",
+        fields={
+            "head_dim": 16,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    Row(
+        name="ministral3",
+        family="Ministral 3",
+        model="Ministral3ForCausalLM",
+        features="yarn; queries that grow with their position",
+        fields={"head_dim": 16},
+    ),
+)

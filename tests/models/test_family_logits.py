@@ -1,0 +1,89 @@
+"""Each row of the table of families through XLA: transformers' logits, and a gradient that is right
+by finite differences and is that of the C++ kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxen.kernels import cpu_library
+from flaxen.kernels.backend import Backend
+from flaxen.models.model import Model, Params
+from flaxen.weights.checkpoint import open_checkpoint
+from tests.models.family_table import NAMES, row_of
+from tests.models.family_table.checkpoint import made
+from tests.models.family_table.trained import Step, by_name, moved, training_step
+from tests.models.golden import logits_of
+
+TOLERANCE = 2e-4
+LENGTHS = (21, 11)  # of the sequences that are trained
+
+
+class Trained(NamedTuple):
+    model: Model
+    params: Params
+    step: Step
+    gradient: Params
+
+
+@functools.cache
+def trained(name: str) -> Trained:
+    checkpoint = open_checkpoint(made(row_of(name)).directory)
+    params = checkpoint.load_params(jnp.dtype("float32"))
+    step, _ = training_step(checkpoint.model, sequences(name))
+    _, gradient = step(params)
+    return Trained(checkpoint.model, params, step, gradient)
+
+
+def sequences(name: str) -> list[tuple[int, ...]]:
+    tokens = made(row_of(name)).tokens.tolist()
+    return [tuple(tokens[:length]) for length in LENGTHS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_transformers(name: str) -> None:
+    expected = made(row_of(name))
+    checkpoint = open_checkpoint(expected.directory)
+    params = checkpoint.load_params(jnp.dtype("float32"))
+    assert expected.logits.std() > 1  # a tolerance means nothing on logits near 0
+    found = logits_of(checkpoint.model, params, expected.tokens)
+    np.testing.assert_allclose(found, expected.logits, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_that_of_finite_differences(name: str) -> None:
+    """Along the gradient of each parameter's name, by the step in which the loss changes most."""
+    _, params, step, gradient = trained(name)
+    for each in jax.tree.leaves(gradient):
+        assert np.isfinite(each).all()
+    for param, leaves in by_name(gradient).items():
+        slope = np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in leaves))
+        assert slope > 0, f"{param} has no gradient"
+        size = np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in by_name(params)[param]))
+        # Far enough for float32's rounding of the loss, near enough for a straight line.
+        distance = min(3e-3 / slope, 1e-2 * max(size, 1))
+        unit = jax.tree.map(lambda leaf, by=slope: leaf / by, gradient)
+        (ahead, _), _ = step(moved(params, param, unit, distance))
+        (behind, _), _ = step(moved(params, param, unit, -distance))
+        found = (float(ahead) - float(behind)) / (2 * distance)
+        np.testing.assert_allclose(found, slope, rtol=0.02, err_msg=param)
+
+
+@pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_of_the_cpp_kernels_is_that_of_xla(name: str) -> None:
+    model, params, _, gradient = trained(name)
+    step, _ = training_step(model.on(Backend.CPU), sequences(name))
+    _, found = step(params)
+    ours, theirs = by_name(found), by_name(gradient)
+    assert ours.keys() == theirs.keys()
+    for param, leaves in theirs.items():
+        for one, other in zip(ours[param], leaves, strict=True):
+            largest = np.abs(other).max()
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * largest, err_msg=param)
