@@ -125,7 +125,7 @@ LLAMA4: Rules = with_rules(
 _BLOCK = "blk.{layer}.ffn_"
 _GGUF: Rules = (
     matrix("w_router", _BLOCK + "gate_inp.weight"),
-    as_is("b_router_selection", _BLOCK + "exp_probs_b.bias"),
+    as_is("b_router_selection", "blk.{layer}.exp_probs_b.bias"),
     *(matrix(f"w_experts_{part}", f"{_BLOCK}{part}_exps.weight") for part in _PARTS),
     *(matrix(f"w_shared_{part}", f"{_BLOCK}{part}_shexp.weight") for part in _PARTS),
     matrix("w_shared_router", _BLOCK + "gate_inp_shexp.weight"),

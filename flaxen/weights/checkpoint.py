@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flaxen.families import Family, find_gguf_family
+from flaxen.families import Family, find_family, find_gguf_family
 from flaxen.families.rules import Rules, tensor_of
 from flaxen.hub.weight_files import check_is_model, read_json
 from flaxen.kernels.backend import Backend
@@ -28,6 +28,7 @@ from flaxen.tensors.quantized import methods
 from flaxen.tensors.quantized.floats import DTYPES as QUANTIZED_DTYPES
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.gguf import latent as gguf_latent
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.classifier import SCORE, decoder_head
@@ -206,15 +207,22 @@ def _is_zero(tensor: StoredTensor) -> bool:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     try:
-        family = find_gguf_family(gguf_model.architecture(file))
-        config = family.config_from_hf(gguf_model.config_fields(file))
+        architecture = gguf_model.architecture(file)
+        is_latent = architecture == gguf_latent.ARCHITECTURE
+        if is_latent:
+            fields = gguf_latent.config_fields(file)
+            family = find_family(fields["architectures"][0])
+        else:
+            fields = gguf_model.config_fields(file)
+            family = find_gguf_family(architecture)
+        config = family.config_from_hf(fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return _checkpoint(
         path,
         family,
         config,
-        family.gguf_rules,
+        gguf_latent.rules_for(file, family.gguf_rules) if is_latent else family.gguf_rules,
         tensors=file.tensors,
         ignored=lambda name: name == gguf_model.ROPE_FACTORS,
         rounds=True,
