@@ -39,7 +39,7 @@ def test_a_quantized_checkpoint_on_a_mesh_is_the_checkpoint(
     weight = params["layers"][0]["w_gate"]
     assert isinstance(weight, QuantizedLinear)
     assert weight.data.addressable_shards[0].data.size == weight.data.size // 2
-    assert_values(jax.tree.map(np.asarray, params), values)
+    assert_values(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params), values)
     model = checkpoint.model.on(Backend.GPU, on)
     found = jax.jit(partial(logits, model))(params, tokens)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
