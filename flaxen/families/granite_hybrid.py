@@ -1,16 +1,19 @@
-"""The Granite 4 family: layers of Mamba-2 with attention between them, and Granite's scalars."""
+"""The Granite 4 family: Mamba-2 with attention between its layers, experts, and Granite's scalars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.families import hf, mamba2, state_fields, tensors
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import expert_fields, expert_tensors, hf, mamba2, state_fields
 from flaxen.families.family import Family
 from flaxen.families.rules import Split, TensorRule, matrix, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
+from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.mamba2 import Mamba2
+from flaxen.models.layers.mlp import DenseMlp
 
 _SCALARS = (
     "embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"
@@ -42,12 +45,21 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         layer={"residual_scale": residual},
         embed_scale=embed,
         logit_scale=1 / logits,
-        reads=_SCALARS,
+        reads=(*_SCALARS, "num_local_experts"),
         refused=("sliding_window", "mlp_bias"),
     )
     given = fields.get("layer_types") or fields.get("layers_block_type")
     kinds = [_KINDS.get(each, each) for each in given or ["mamba"] * len(config.layers)]
-    return state_fields.with_mixer(config, _mixer(fields), kinds, "linear_attention")
+    config = state_fields.with_mixer(config, _mixer(fields), kinds, "linear_attention")
+    if not fields["num_local_experts"]:
+        return config
+    experts = Experts(
+        num_experts=hf.whole(fields, "num_local_experts"),
+        mlp_dim=hf.whole(fields, "intermediate_size"),
+        routing=RoutingSpec(k=hf.whole(fields, "num_experts_per_tok")),
+        shared=DenseMlp(mlp_dim=hf.whole(fields, "shared_intermediate_size")),
+    )
+    return expert_fields.with_experts(config, experts)
 
 
 def _mixer(fields: Mapping[str, Any]) -> Mamba2:
@@ -74,12 +86,9 @@ def _mixer(fields: Mapping[str, Any]) -> Mamba2:
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
     mixer, attention = hf.first(config, Mamba2), hf.first(config, Attention)
-    fields = hf.decoder_fields(config)
     return {
-        **fields,
-        "shared_intermediate_size": fields["intermediate_size"],
-        "num_local_experts": 0,
-        "num_experts_per_tok": 0,
+        **hf.decoder_fields(config),
+        **_mlp_fields(config),
         "attention_bias": bool(attention.biases),
         "position_embedding_type": None if attention.rope is None else "rope",
         "embedding_multiplier": config.embed_scale,
@@ -102,6 +111,19 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _mlp_fields(config: DecoderConfig) -> dict[str, Any]:
+    if len(expert_fields.dense_layers(config)) == len(config.layers):
+        size = hf.first(config, DenseMlp).mlp_dim
+        return {"shared_intermediate_size": size, "num_local_experts": 0}
+    experts = hf.first(config, Experts)
+    assert experts.shared is not None
+    return {
+        "shared_intermediate_size": experts.shared.mlp_dim,
+        "num_local_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+    }
+
+
 _LAYER = "model.layers.{layer}."
 
 FAMILY = Family(
@@ -111,7 +133,7 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=(
         *with_rules(
-            tensors.HF,
+            expert_tensors.GRANITE,
             TensorRule(
                 params=("w_gate", "w_up"),
                 tensors=(_LAYER + "shared_mlp.input_linear.weight",),

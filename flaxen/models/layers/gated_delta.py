@@ -7,7 +7,7 @@ Dimension key: D model, K key heads, N value heads, H key dim, P value dim.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -76,8 +76,8 @@ class GatedDelta:
             "w_in": weight((d, sum(self._widths) + values), ("model", None)),
             "w_ba": weight((d, 2 * n), ("model", None)),
             "conv_weight": vector((self.num_taps, sum(self._widths)), (None, None), "taps"),
-            "a_log": vector((n,), (None,), "decay"),
-            "dt_bias": vector((n,), (None,), "time_step"),
+            "a_log": replace(vector((n,), (None,), "decay"), is_wide=True),
+            "dt_bias": replace(vector((n,), (None,), "time_step"), is_wide=True),
             "gate_norm": vector((self.value_dim,), (None,), "ones"),
             "w_out": weight((values, d), (None, "model"), "residual"),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -84,9 +84,9 @@ class Mamba2:
         specs = {
             "w_in": weight((d, width + channels + n), ("model", None)),
             "conv_weight": vector((self.num_taps, channels), (None, None), "taps"),
-            "a_log": vector((n,), (None,), "decay"),
-            "dt_bias": vector((n,), (None,), "time_step"),
-            "skip": vector((n,), (None,), "ones"),
+            "a_log": replace(vector((n,), (None,), "decay"), is_wide=True),
+            "dt_bias": replace(vector((n,), (None,), "time_step"), is_wide=True),
+            "skip": replace(vector((n,), (None,), "ones"), is_wide=True),
             "gate_norm": vector((width,), (None,), "ones"),
             "w_out": weight((width, d), (None, "model"), "residual"),
         }

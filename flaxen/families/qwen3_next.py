@@ -1,0 +1,149 @@
+"""The Qwen3-Next family: gated delta nets with gated attention between them, and experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flaxen.expert_kernels.routing import RoutingSpec
+from flaxen.families import expert_fields, expert_tensors, hf, state_fields
+from flaxen.families.family import Family
+from flaxen.families.hf_rope import rope_config
+from flaxen.families.rules import Split, TensorRule, as_is, matrix, taps, with_rules
+from flaxen.models.config import DecoderConfig
+from flaxen.models.layers.attention import Attention, QkNorm
+from flaxen.models.layers.experts import Experts
+from flaxen.models.layers.gated_delta import GatedDelta
+from flaxen.models.layers.mlp import DenseMlp
+
+_GATED = ("wq", "w_attn_gate")  # of one tensor
+
+
+def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder's configuration from config.json.
+
+    Raises:
+      ValueError: a field is missing or not supported.
+    """
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "num_experts")
+    norm = hf.rms_norm(fields, one_plus=True)
+    config = hf.decoder_config(
+        fields,
+        attention={
+            "rope": rope_config(fields, default_partial=0.25),
+            "biases": (*_GATED, "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "qk_norm": QkNorm(norm=norm),
+            "is_gated": True,
+        },
+        norm=norm,
+        reads=("num_experts", "partial_rotary_factor"),
+        refused=("mlp_bias", "sliding_window"),
+    )
+    net = GatedDelta(
+        num_key_heads=hf.whole(fields, "linear_num_key_heads"),
+        num_value_heads=hf.whole(fields, "linear_num_value_heads"),
+        key_dim=hf.whole(fields, "linear_key_head_dim"),
+        value_dim=hf.whole(fields, "linear_value_head_dim"),
+        num_taps=hf.whole(fields, "linear_conv_kernel_dim", default=4),
+        norm_eps=norm.eps,
+    )
+    config = state_fields.with_mixer(config, net, _kinds(fields), "linear_attention")
+    if not fields["num_experts"]:
+        return config
+    return expert_fields.with_experts(config, _experts(fields), expert_fields.sparse_steps(fields))
+
+
+def _experts(fields: Mapping[str, Any]) -> Experts:
+    hf.require_present(fields, "norm_topk_prob")
+    return Experts(
+        num_experts=hf.whole(fields, "num_experts"),
+        mlp_dim=hf.whole(fields, "moe_intermediate_size"),
+        routing=RoutingSpec(
+            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+        ),
+        shared=DenseMlp(mlp_dim=hf.whole(fields, "shared_expert_intermediate_size")),
+        shared_gate=True,
+    )
+
+
+def _kinds(fields: Mapping[str, Any]) -> Any:
+    """The field layer_types; without it, every few layers have attention."""
+    if fields.get("layer_types") is not None:
+        return fields["layer_types"]
+    interval = hf.whole(fields, "full_attention_interval", default=4)
+    return [
+        "linear_attention" if (number + 1) % interval else "full_attention"
+        for number in range(hf.num_layers(fields))
+    ]
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse: the fields of config.json."""
+    net = hf.first(config, GatedDelta)
+    return {
+        **hf.decoder_fields(config),
+        "attention_bias": bool(hf.first(config, Attention).biases),
+        "layer_types": [
+            "full_attention" if isinstance(layer.mixer, Attention) else "linear_attention"
+            for layer in config.layers
+        ],
+        "linear_num_key_heads": net.num_key_heads,
+        "linear_num_value_heads": net.num_value_heads,
+        "linear_key_head_dim": net.key_dim,
+        "linear_value_head_dim": net.value_dim,
+        "linear_conv_kernel_dim": net.num_taps,
+        **_expert_fields(config),
+    }
+
+
+def _expert_fields(config: DecoderConfig) -> dict[str, Any]:
+    if len(expert_fields.dense_layers(config)) == len(config.layers):
+        return {"num_experts": 0}
+    experts = hf.first(config, Experts)
+    assert experts.shared is not None
+    return {
+        "num_experts": experts.num_experts,
+        "num_experts_per_tok": experts.routing.k,
+        "norm_topk_prob": experts.routing.normalize,
+        "moe_intermediate_size": experts.mlp_dim,
+        "shared_expert_intermediate_size": experts.shared.mlp_dim,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": expert_fields.dense_layers(config),
+    }
+
+
+_ATTENTION = "model.layers.{layer}.self_attn."
+_NET = "model.layers.{layer}.linear_attn."
+
+FAMILY = Family(
+    architecture="Qwen3NextForCausalLM",
+    model_type="qwen3_next",
+    config_from_hf=config_from_hf,
+    config_to_hf=config_to_hf,
+    hf_rules=(
+        *with_rules(
+            expert_tensors.QWEN,
+            # Each head's query, and its gate.
+            TensorRule(
+                params=_GATED,
+                tensors=(_ATTENTION + "q_proj.weight",),
+                steps=(Split((1, 1), groups="num_heads"),),
+                transposed=True,
+            ),
+            TensorRule(
+                params=("bq", "b_attn_gate"),
+                tensors=(_ATTENTION + "q_proj.bias",),
+                steps=(Split((1, 1), groups="num_heads"),),
+            ),
+        ),
+        matrix("w_in", _NET + "in_proj_qkvz.weight"),
+        matrix("w_ba", _NET + "in_proj_ba.weight"),
+        taps("conv_weight", _NET + "conv1d.weight"),
+        as_is("a_log", _NET + "A_log"),
+        as_is("dt_bias", _NET + "dt_bias"),
+        as_is("gate_norm", _NET + "norm.weight"),
+        matrix("w_out", _NET + "out_proj.weight"),
+    ),
+    gguf_architecture="qwen3next",
+    gguf_rules=(),
+)
