@@ -1,4 +1,4 @@
-"""The Granite 4 family: Mamba-2 with attention between its layers, experts, and Granite's scalars."""
+"""The Granite 4 family: Mamba-2 with attention between, experts, and Granite's scalars."""
 
 from __future__ import annotations
 
@@ -144,6 +144,4 @@ FAMILY = Family(
         ),
         *mamba2.mixer_rules(_LAYER + "mamba."),
     ),
-    gguf_architecture="granitehybrid",
-    gguf_rules=(),
 )

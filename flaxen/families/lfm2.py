@@ -107,6 +107,4 @@ FAMILY = Family(
         matrix("w_out", _LAYER + "conv.out_proj.weight"),
         as_is("b_out", _LAYER + "conv.out_proj.bias"),
     ),
-    gguf_architecture="lfm2",
-    gguf_rules=tensors.GGUF,
 )

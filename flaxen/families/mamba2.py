@@ -112,6 +112,4 @@ FAMILY = Family(
         as_is("attn_norm", "backbone.layers.{layer}.norm.weight"),
         *mixer_rules("backbone.layers.{layer}.mixer."),
     ),
-    gguf_architecture="mamba2",
-    gguf_rules=(),
 )

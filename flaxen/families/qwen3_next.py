@@ -144,6 +144,4 @@ FAMILY = Family(
         as_is("gate_norm", _NET + "norm.weight"),
         matrix("w_out", _NET + "out_proj.weight"),
     ),
-    gguf_architecture="qwen3next",
-    gguf_rules=(),
 )

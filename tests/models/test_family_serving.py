@@ -87,7 +87,7 @@ def test_preempted_is_not(served: Served) -> None:
 def test_cached_is_uncached(served: Served, alone: list[Trace]) -> None:
     found = ask_after_caching(served.engine(), served.prompts[0])[0]
     assert trace(found) == alone[0][1]
-    assert found.num_cached_tokens >= 16
+    assert found.num_cached_tokens >= 16 or served.keeps_states
 
 
 def test_trained_is_served(served: Served, alone: list[Trace]) -> None:

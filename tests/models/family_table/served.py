@@ -15,7 +15,7 @@ from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
-from flaxen.models.cache import Full, Latent
+from flaxen.models.cache import Full, Latent, State
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo
@@ -54,6 +54,11 @@ class Served:
             created=0,
         )
         return Engine(config, self.executor, info, None)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether a layer keeps a State, beside which no prefix is found."""
+        return any(isinstance(spec, State) for spec in self.model.cache_specs)
 
     @property
     def keeps_all_tokens(self) -> bool:
