@@ -211,3 +211,16 @@ def test_gradients_are_the_references(heads: Heads, options: str) -> None:
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.asarray(other).any()
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.GPU, Backend.TPU])
+def test_values_of_the_keys_size_need_no_kernel_for_others(backend: Backend) -> None:
+    def shapes(value_dim: int | None) -> list[tuple[int, ...]]:
+        pages = jax.eval_shape(
+            lambda: ops.empty_cache(
+                *(4, 16, 2, 64, jnp.dtype(jnp.bfloat16)), value_dim=value_dim, backend=backend
+            )
+        )
+        return [each.shape for each in jax.tree.leaves(pages)]
+
+    assert shapes(64) == shapes(None)

@@ -106,7 +106,8 @@ def empty_cache(
       ValueError: the backend's kernel does not support a size or the dtype.
     """
     make = _find(backend, head_dim, value_dim).empty_pages
-    others = () if value_dim is None else (value_dim,)
+    # Kernels whose values have the size of their keys know no other.
+    others = () if value_dim in (None, head_dim) else (value_dim,)
     return make(num_pages, page_size, num_kv_heads, head_dim, dtype, *others)
 
 
