@@ -93,7 +93,9 @@ def quantized_layout(
     fours = {"int4": int4_layout(), "mxfp4": float4_layout()}
     if quantization in fours and not is_table and num_inputs % fours[quantization].group == 0:
         return fours[quantization]
-    return float8_layout(num_inputs) if quantization == "fp8" else int8_layout(num_inputs)
+    if quantization == "fp8" and not is_table:
+        return float8_layout(num_inputs)
+    return int8_layout(num_inputs)
 
 
 class Packing:
