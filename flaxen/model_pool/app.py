@@ -6,7 +6,7 @@ Contains no logic of a route.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -28,7 +28,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_pool_app(
-    pool: ModelPool, config: ServerConfig, metrics: ServerMetrics, *, has_adapter_routes: bool
+    pool: ModelPool,
+    config: ServerConfig,
+    metrics: ServerMetrics,
+    *,
+    has_adapter_routes: bool,
+    more_routes: Iterable[tuple[str, str]] = (),
 ) -> FastAPI:
     """Returns the server of several models as an ASGI application. The caller closes the pool.
 
@@ -37,6 +42,7 @@ def create_pool_app(
       config: limits and keys; the names are the models' own.
       metrics: those of all models.
       has_adapter_routes: whether clients may load adapters of the first model.
+      more_routes: methods and paths that the models' applications have beside the usual ones.
     """
     metrics.registry.register(PoolCollector(pool))
     app = empty_app()
@@ -53,7 +59,7 @@ def create_pool_app(
     for (method, path), handler in own.items():
         add_route(app, method, path, handler)
     forwarding = Forwarding(pool=pool, config=config)
-    for method, path in ROUTES:
+    for method, path in (*ROUTES, *more_routes):
         if (method, path) not in own:
             add_route(app, method, path, functools.partial(forward, forwarding))
     for method, path in ADAPTER_ROUTES if has_adapter_routes else ():

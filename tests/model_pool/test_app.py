@@ -165,6 +165,18 @@ def test_every_route_of_one_model_is_there_too() -> None:
     assert get(app, "/v1/completions").status_code == 405
 
 
+def test_routes_that_only_some_servers_have_reach_the_models_too() -> None:
+    fakes = Fakes()
+    app = create_pool_app(
+        fakes.pool(fakes.model("a")), fakes.config, fakes.metrics, has_adapter_routes=False,
+        more_routes=[("POST", "/v1/embeddings")],
+    )  # fmt: skip
+    answer = post(app, "/v1/embeddings", {"model": "a", "input": "x"})
+    # The model was loaded for it, and this fake's application has no such route.
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+    assert fakes.log == ["+a"]
+
+
 def test_a_client_that_leaves_while_its_model_is_loaded_waits_no_longer() -> None:
     async def work() -> None:
         fakes = Fakes(gates={"a": threading.Event()})

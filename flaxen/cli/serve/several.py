@@ -196,7 +196,7 @@ def pool_models(
         wait_s=config.request_timeout_s or _LONGEST_WAIT_S,
     )
     can_load = wanted[0].lora.lora_dir is not None
-    app = create_pool_app(pool, config, metrics, has_adapter_routes=can_load)
+    app = create_pool_app(pool, config, metrics, has_adapter_routes=can_load, more_routes=ROUTES)
     return Pooled(pool=pool, app=app, plan=plan)
 
 
