@@ -64,6 +64,9 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
         assert np.isfinite(each).all()
     for param, leaves in by_name(gradient).items():
         slope = np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in leaves))
+        if param == "b_router_selection":  # it decides which experts are chosen, and nothing else
+            assert slope == 0
+            continue
         assert slope > 0, f"{param} has no gradient"
         size = np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in by_name(params)[param]))
         # Far enough for float32's rounding of the loss, near enough for a straight line.

@@ -45,6 +45,10 @@ def made(row: Row) -> Made:
     model = model_type(config).to(torch.float32).eval()
     for name, parameter in model.named_parameters():
         _randomize(torch, name, parameter, generator)
+    saved = model.state_dict().keys()  # a router's bias for the choice is a buffer that is saved
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point():
+            _randomize(torch, name, buffer, generator)
     model.tie_weights()
     tokens = torch.randint(3, config.vocab_size, (NUM_TOKENS,), generator=generator)
     with torch.no_grad():
