@@ -21,9 +21,15 @@ from tests.tensors.quantized.test_reading import CASES, assert_values
 FLOAT32 = jnp.dtype("float32")
 
 
-@pytest.mark.parametrize("mesh", ["tensor=2", "fsdp=2"])
 @pytest.mark.parametrize(
-    "name", ["int4 with zeros", "gptq in the order of activations", "fp8 of one scale", "mxfp4"]
+    ("name", "mesh"),
+    [
+        ("int4 with zeros", "tensor=2"),
+        ("gptq in the order of activations", "tensor=2"),
+        ("mxfp4", "tensor=2"),
+        ("fp8 of one scale", "tensor=2"),
+        ("fp8 of one scale", "fsdp=2"),
+    ],
 )
 def test_a_quantized_checkpoint_on_a_mesh_is_the_checkpoint(
     tmp_path: Path, name: str, mesh: str

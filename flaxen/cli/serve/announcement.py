@@ -75,8 +75,7 @@ def about(served: Served, url: str) -> Iterator[Fact]:
 
 def about_model(parts: Parts, names: Sequence[str]) -> Iterator[Fact]:
     """The model and its number formats."""
-    from flaxen.cli.serve.weights import count_params, weight_formats
-    from flaxen.kernels.linear.weight import num_bytes
+    from flaxen.cli.serve.weights import about_weights, count_params
 
     num_params, family = count_params(parts.model), parts.family or "a definition"
     texts = [" = ".join(names), f"{family}, {show_count(num_params)} parameters"]
@@ -85,17 +84,7 @@ def about_model(parts: Parts, names: Sequence[str]) -> Iterator[Fact]:
     fields = {"model": names[0], "family": family, "num_params": num_params}
     fields["num_file_bytes"] = parts.num_file_bytes
     yield Fact(label="model", text=", ".join(texts), fields=fields)
-    formats = weight_formats(parts.params)
-    shares = ", ".join(f"{name} ({share:.0%})" for name, share in formats.items())
-    dtype = parts.dtype.name
-    held, plain = num_bytes(parts.params), num_params * parts.dtype.itemsize
-    text = dtype
-    if list(formats) != [dtype]:
-        text = f"{dtype}, its weights in {shares}"
-    if held < plain:
-        text += f": {show_size(held)} of memory in place of {show_size(plain)}"
-    fields = {"dtype": dtype, "weights": list(formats), "weight_bytes": held}
-    yield Fact(label="dtype", text=text, fields=fields)
+    yield about_weights(parts.params, num_params, parts.dtype)
 
 
 def about_template(tokenizer: Tokenizer, info: ModelInfo) -> Iterator[Fact]:

@@ -7,8 +7,12 @@ from collections import Counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from flaxen.cli.serve.fact import Fact
+from flaxen.cli.sizes import show_size
 from flaxen.kernels.linear import LinearWeight
+from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.model import Model, Params
 from flaxen.models.params import is_spec
 
@@ -31,6 +35,20 @@ def weight_formats(params: Params) -> dict[str, float]:
             sizes[name] += math.prod(leaf.shape)
     total = sum(sizes.values())
     return {name: size / total for name, size in sizes.most_common()}
+
+
+def about_weights(params: Params, num_params: int, dtype: jnp.dtype) -> Fact:
+    """The dtype of compute, the formats of the weights, and the memory that quantization saves."""
+    formats = weight_formats(params)
+    shares = ", ".join(f"{name} ({share:.0%})" for name, share in formats.items())
+    held, plain = num_bytes(params), num_params * dtype.itemsize
+    text = dtype.name
+    if list(formats) != [dtype.name]:
+        text = f"{dtype}, its weights in {shares}"
+        if held < plain:
+            text += f": {show_size(held)} of memory in place of {show_size(plain)}"
+    fields = {"dtype": dtype.name, "weights": list(formats), "weight_bytes": held}
+    return Fact(label="dtype", text=text, fields=fields)
 
 
 def _is_packed(node: Any) -> bool:
