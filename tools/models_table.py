@@ -76,7 +76,7 @@ def _by_model() -> dict[str, list[Row]]:
 def _line(rows: list[Row], error: str) -> str:
     first = rows[0]
     name = find_family(first.model).gguf_architecture
-    gguf = f"`{name}`" if any(row.gguf == "yes" for row in rows) else "no"
+    gguf = f"`{name}`" if any(row.gguf is not None for row in rows) else "no"
     cells = (first.family, f"`{first.model}`", first.features, error, "yes", "yes", first.lora,
              first.quantized, gguf)  # fmt: skip
     return f"| {' | '.join(cells)} |\n"

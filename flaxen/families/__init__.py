@@ -113,9 +113,11 @@ FAMILIES: Mapping[str, Family] = {
 GGUF_FAMILIES: Mapping[str, Family] = {
     # `general.architecture` of a GGUF file
     **{each.gguf_architecture: each for each in _ALL if each.gguf_architecture is not None},
-    # Which of the families that share this name it is, `weights/gguf/model.py` finds out.
+    # Which of the families that share a name it is, `weights/gguf/model.py` finds out.
     "llama": llama.FAMILY,
     "mistral": mistral.FAMILY,
+    "olmo2": olmo2.OLMO2,
+    "olmo3": olmo2.OLMO3,
 }
 
 

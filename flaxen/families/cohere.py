@@ -65,12 +65,19 @@ def cohere2_fields(config: DecoderConfig) -> dict[str, Any]:
     return {**cohere_fields(config), **hf_layers.kind_fields(config)}
 
 
+_GGUF_FIELDS = {
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "logit_scale": "logit_scale",
+}
 COHERE = Family(
     architecture="CohereForCausalLM",
     model_type="cohere",
     config_from_hf=cohere_config,
     config_to_hf=cohere_fields,
     hf_rules=tensors.HF,
+    gguf_architecture="command-r",
+    gguf_rules=tensors.GGUF,
+    gguf_fields=_GGUF_FIELDS,
 )
 COHERE2 = Family(
     architecture="Cohere2ForCausalLM",
@@ -78,4 +85,7 @@ COHERE2 = Family(
     config_from_hf=cohere2_config,
     config_to_hf=cohere2_fields,
     hf_rules=tensors.HF,
+    gguf_architecture="cohere2",
+    gguf_rules=tensors.GGUF,
+    gguf_fields={**_GGUF_FIELDS, "attention.sliding_window": "sliding_window"},
 )

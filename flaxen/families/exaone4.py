@@ -57,4 +57,8 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF_SANDWICH,
+    gguf_architecture="exaone4",
+    gguf_rules=tensors.GGUF,
+    gguf_fields={"attention.sliding_window": "sliding_window"},
+    has_gguf_pattern=True,
 )

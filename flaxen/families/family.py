@@ -33,6 +33,13 @@ class Family:
     quantized_rules: Mapping[str, Rules] = field(default_factory=dict)
     gguf_architecture: str | None = None  # `general.architecture` of GGUF files; None: not read
     gguf_rules: Rules = ()
+    # The metadata keys of that architecture beside those that all have, after its name, and the
+    # fields of config.json that they stand for.
+    gguf_fields: Mapping[str, str] = field(default_factory=dict)
+    # Whether the metadata lists the layers that slide.
+    has_gguf_pattern: bool = False
+    # The fields that llama.cpp's code fixes for the architecture, given those of the metadata.
+    gguf_implied: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}
     # The layers whose biases llama.cpp reads for that architecture.
     gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
     # Whether files may have layers after the model's own, which predict further tokens: they are

@@ -47,4 +47,7 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
+    gguf_architecture="gemma",
+    gguf_rules=tensors.GGUF_ONE_PLUS,
+    gguf_implied=lambda fields: {"hidden_act": "gelu_pytorch_tanh"},
 )

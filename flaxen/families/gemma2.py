@@ -58,10 +58,31 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp takes where the metadata says nothing, and of the size of the model."""
+    is_27b = fields["num_hidden_layers"] == 46
+    by_heads = fields["hidden_size"] // fields["num_attention_heads"]
+    return {
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        **fields,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": by_heads if is_27b else fields["head_dim"],
+    }
+
+
 FAMILY = Family(
     architecture="Gemma2ForCausalLM",
     model_type="gemma2",
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF_SANDWICH,
+    gguf_architecture="gemma2",
+    gguf_rules=tensors.GGUF_ONE_PLUS,
+    gguf_fields={
+        "attention.sliding_window": "sliding_window",
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+    },
+    gguf_implied=_implied,
 )

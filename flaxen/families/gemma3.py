@@ -75,10 +75,30 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp takes where the metadata says nothing, and of the size of the model."""
+    is_27b = fields["num_hidden_layers"] == 62
+    by_heads = fields["hidden_size"] // fields["num_attention_heads"]
+    return {
+        "rope_theta": 10_000.0,
+        **fields,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": by_heads if is_27b else fields["head_dim"],
+    }
+
+
 FAMILY = Family(
     architecture="Gemma3ForCausalLM",
     model_type="gemma3_text",
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF_SANDWICH,
+    gguf_architecture="gemma3",
+    gguf_rules=tensors.GGUF_ONE_PLUS,
+    gguf_fields={
+        "attention.sliding_window": "sliding_window",
+        "final_logit_softcapping": "final_logit_softcapping",
+        "rope.freq_base_swa": "rope_local_base_freq",
+    },
+    gguf_implied=_implied,
 )

@@ -72,4 +72,7 @@ GLM4 = Family(
         as_is("attn_post_norm", "model.layers.{layer}.post_self_attn_layernorm.weight"),
         as_is("mlp_post_norm", "model.layers.{layer}.post_mlp_layernorm.weight"),
     ),
+    gguf_architecture="glm4",
+    gguf_rules=with_rules(tensors.GGUF, tensors.GGUF_FUSED_GATE_UP),
+    gguf_fields={"rope.dimension_count": "partial_rotary_factor"},
 )

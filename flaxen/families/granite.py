@@ -62,4 +62,12 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
+    gguf_architecture="granite",
+    gguf_rules=tensors.GGUF_INTERLEAVED,
+    gguf_fields={
+        "attention.scale": "attention_multiplier",
+        "embedding_scale": "embedding_multiplier",
+        "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    },
 )

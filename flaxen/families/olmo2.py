@@ -94,6 +94,8 @@ OLMO2 = Family(
     config_from_hf=olmo2_config,
     config_to_hf=olmo2_fields,
     hf_rules=tensors.HF_SANDWICH,
+    gguf_architecture="olmo2",
+    gguf_rules=tensors.GGUF,
 )
 OLMO3 = Family(
     architecture="Olmo3ForCausalLM",
@@ -101,4 +103,8 @@ OLMO3 = Family(
     config_from_hf=olmo3_config,
     config_to_hf=olmo3_fields,
     hf_rules=tensors.HF_SANDWICH,
+    gguf_architecture="olmo2",
+    gguf_rules=tensors.GGUF,
+    gguf_fields={"attention.sliding_window": "sliding_window"},
+    has_gguf_pattern=True,
 )

@@ -68,4 +68,10 @@ FAMILY = Family(
         ),
         tensors.HF_FUSED_GATE_UP,
     ),
+    gguf_architecture="phi3",
+    gguf_rules=with_rules(tensors.GGUF_QKV, tensors.GGUF_FUSED_GATE_UP),
+    gguf_fields={
+        "attention.sliding_window": "sliding_window",
+        "rope.dimension_count": "partial_rotary_factor",
+    },
 )

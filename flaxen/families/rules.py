@@ -63,7 +63,14 @@ class DropAxis:
     """Drops axis 1, which has the size 1, as in the weight [C, 1, K] of a depthwise convolution."""
 
 
-Step = Split | Concat | Stack | Interleave | ByHead | Alternate | DropAxis
+@dataclass(frozen=True)
+class PlusOne:
+    """The tensor is the parameter plus 1: the weight of a norm, of which the parameter is the
+    distance from 1, as in GGUF files of Gemma.
+    """
+
+
+Step = Split | Concat | Stack | Interleave | ByHead | Alternate | DropAxis | PlusOne
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,4 +85,6 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
+    gguf_architecture="smollm3",
+    gguf_rules=tensors.GGUF_INTERLEAVED,
 )

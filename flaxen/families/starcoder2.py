@@ -55,4 +55,5 @@ FAMILY = Family(
     gguf_architecture="starcoder2",
     gguf_rules=tensors.GGUF,
     gguf_biases=("wq", "wk", "wv", "wo", "w_up", "w_down"),
+    gguf_fields={"attention.layer_norm_epsilon": "norm_epsilon"},
 )

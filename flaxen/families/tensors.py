@@ -6,8 +6,11 @@ of all families. Deliberately does not know any family, or how the rules are car
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flaxen.families.rules import (
     Interleave,
+    PlusOne,
     Rules,
     Split,
     TensorRule,
@@ -80,6 +83,8 @@ GGUF: Rules = (
     as_is("k_norm", "blk.{layer}.attn_k_norm.weight"),
     as_is("mlp_norm", "blk.{layer}.ffn_norm.weight"),
     as_is("mlp_norm_bias", "blk.{layer}.ffn_norm.bias"),
+    as_is("attn_post_norm", "blk.{layer}.post_attention_norm.weight"),
+    as_is("mlp_post_norm", "blk.{layer}.post_ffw_norm.weight"),
     matrix("w_gate", "blk.{layer}.ffn_gate.weight"),
     as_is("b_gate", "blk.{layer}.ffn_gate.bias"),
     matrix("w_up", "blk.{layer}.ffn_up.weight"),
@@ -105,4 +110,13 @@ GGUF_QKV: Rules = with_rules(
         tensors=("blk.{layer}.attn_qkv.bias",),
         steps=(Split(("num_heads", "num_kv_heads", "num_kv_heads")),),
     ),
+)
+
+GGUF_FUSED_GATE_UP = replace(HF_FUSED_GATE_UP, tensors=("blk.{layer}.ffn_up.weight",))
+
+# RMS norms of 1 + weight are stored with the 1.
+GGUF_ONE_PLUS: Rules = with_steps(
+    GGUF,
+    ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm", "q_norm", "k_norm", "final_norm"),
+    PlusOne(),
 )

@@ -151,6 +151,22 @@ def transposed(tensor: StoredTensor) -> StoredTensor:
     )
 
 
+def shifted(tensor: StoredTensor, by: float) -> StoredTensor:
+    """Adds a number to each value, in float32."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return tensor.read(start, stop).astype(np.float32) + np.float32(by)
+
+    return StoredTensor(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        num_bytes=tensor.num_bytes,
+        read=read,
+        row_unit=tensor.row_unit,
+    )
+
+
 def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
     """Stacks tensors of one shape along a new first axis."""
 

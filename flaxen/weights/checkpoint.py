@@ -213,8 +213,8 @@ def _open_gguf(path: Path) -> Checkpoint:
             fields = gguf_latent.config_fields(file)
             family = find_family(fields["architectures"][0])
         else:
-            fields = gguf_model.config_fields(file)
             family = find_gguf_family(architecture)
+            fields = gguf_model.config_fields(file, family)
         config = family.config_from_hf(fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

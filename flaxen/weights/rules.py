@@ -18,6 +18,7 @@ from flaxen.families.rules import (
     Concat,
     DropAxis,
     Interleave,
+    PlusOne,
     Rules,
     Size,
     Split,
@@ -35,6 +36,7 @@ from flaxen.tensors.views import (
     narrowed,
     reordered,
     rows_of,
+    shifted,
     stacked,
     unstacked,
     with_axis,
@@ -84,6 +86,8 @@ def read_tensors(
                 found = [take(whole, first) for first in (0, 1)]
             case DropAxis():
                 found = [without_axis(each) for each in found]
+            case PlusOne():
+                found = [shifted(each, -1) for each in found]
             case _:
                 assert_never(step)
     return found
@@ -115,6 +119,8 @@ def write_tensors(
                 found = [alternated(found, step.axis)]
             case DropAxis():
                 found = [with_axis(each) for each in found]
+            case PlusOne():
+                found = [shifted(each, 1) for each in found]
             case _:
                 assert_never(step)
     return found

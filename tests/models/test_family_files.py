@@ -4,16 +4,19 @@ GGUF's names.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import gguf
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flaxen.families import FAMILIES, find_family, hf_fields
+from flaxen.families import FAMILIES, Family, find_family, hf_fields
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.file_tensors import file_tensors, rows_of_params
 from flaxen.weights.gguf.metadata import extra_tensors, model_metadata
@@ -21,6 +24,7 @@ from flaxen.weights.huggingface.export import export_huggingface
 from tests.extras import extra
 from tests.models.family_table import NAMES, ROWS, row_of
 from tests.models.family_table.checkpoint import made
+from tests.weights.files import write_gguf
 
 FLOAT32 = jnp.dtype("float32")
 
@@ -53,24 +57,33 @@ def test_a_configuration_comes_back(name: str) -> None:
     assert again == config
 
 
-@pytest.mark.parametrize("name", [row.name for row in ROWS if row.gguf == "yes"])
-def test_a_gguf_file_says_the_same(name: str) -> None:
-    """Its tensors are those that llama.cpp's table of names has, and its metadata the model's."""
-    source = open_checkpoint(made(row_of(name)).directory)
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.gguf is not None])
+def test_a_gguf_file_comes_back(tmp_path: Path, name: str) -> None:
+    """Its tensors have the names of llama.cpp's table, and it is the same model."""
+    directory = made(row_of(name).as_gguf()).directory
+    source = open_checkpoint(directory)
     specs, family = source.model.param_specs, source.family
     rows = rows_of_params(specs, source.load_params(FLOAT32))
     written = file_tensors(family.gguf_rules, specs, source.config.sizes, rows)
     stored = [*extra_tensors(source.config), *written]
-    assert model_metadata(family, source.config, stored)  # read again, it is the same
-    gguf: Any = extra("gguf")
-    architecture = next(key for key, each in gguf.MODEL_ARCH_NAMES.items()
-                        if each == family.gguf_architecture)  # fmt: skip
-    names = gguf.get_tensor_name_map(architecture, len(source.config.layers))
-    theirs = {
-        names.get_name(each, (".weight", ".bias"))
-        for each in load_file(made(row_of(name)).directory / "model.safetensors")
-    }
-    assert {each.name for each in written} == theirs
+    metadata = model_metadata(family, source.config, stored)
+    values = {each.name: each.read(0, each.shape[0]) for each in stored}
+    again = open_checkpoint(write_gguf(tmp_path / "m.gguf", metadata, values))
+    assert again.family is family
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6),
+        again.load_params(FLOAT32),
+        source.load_params(FLOAT32),
+    )
+    names = gguf.get_tensor_name_map(_architecture(family), len(source.config.layers))
+    theirs = load_file(directory / "model.safetensors")
+    found = {names.get_name(each, (".weight", ".bias")) for each in theirs}
+    assert found - {None} <= values.keys()  # None: what the converter splits
+
+
+def _architecture(family: Family) -> gguf.MODEL_ARCH:
+    names = gguf.MODEL_ARCH_NAMES.items()
+    return next(each for each, name in names if name == family.gguf_architecture)
 
 
 # Families with rows of their own to come.

@@ -14,6 +14,7 @@ from flaxen.families import FAMILIES
 from flaxen.families.rules import (
     Concat,
     Interleave,
+    PlusOne,
     Rules,
     Split,
     Stack,
@@ -122,6 +123,13 @@ def test_any_shares_and_groups(shares: list[int], unit: int, groups: int) -> Non
     (side_by_side,) = read([concat], *parts)
     np.testing.assert_array_equal(side_by_side, np.concatenate(parts))
     assert_equal(write([concat], side_by_side), parts)
+
+
+def test_plus_one_is_taken_off_and_put_on() -> None:
+    given = np.array([0.5, 1.0, 1.25], np.float32)
+    (param,) = read((PlusOne(),), given)
+    assert param.tolist() == [-0.5, 0, 0.25]
+    assert_equal(write((PlusOne(),), param), [given])
 
 
 def test_what_each_step_does() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from flaxen.families import Family, find_gguf_family, hf, hf_fields
 from flaxen.families.differences import differences, with_floats
+from flaxen.families.hf_layers import layer_ropes
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.mlp import DenseMlp
@@ -60,15 +61,28 @@ def model_metadata(
         )
     _warn(family, config)
     fields = hf_fields(family, config)
-    own = {key: fields[field] for key, field in FIELDS.items() if fields.get(field) is not None}
-    own |= {"attention.value_length": mixer.head_dim, "rope.dimension_count": mixer.head_dim}
-    own |= {} if mixer.rope is None else _rope_keys(mixer.rope)
+    names = {**FIELDS, **family.gguf_fields}
+    own = {key: fields[field] for key, field in names.items() if fields.get(field) is not None}
+    own |= {"attention.value_length": mixer.head_dim}
+    rope = _main_rope(config)
+    if rope is not None:
+        own |= {"rope.dimension_count": rope.num_rotated(mixer.head_dim), **_rope_keys(rope)}
+    if family.has_gguf_pattern:
+        slides = [each is not None for each in hf.windows(config)]
+        own |= {"attention.sliding_window_pattern": slides} if any(slides) else {}
     metadata = {
         "general.architecture": family.gguf_architecture,
         **{f"{family.gguf_architecture}.{key}": value for key, value in own.items()},
     }
     _check(config, GgufFile(metadata=metadata, tensors={each.name: each for each in tensors}))
     return metadata
+
+
+def _main_rope(config: DecoderConfig) -> RopeConfig | None:
+    """The rope of the layers that see all, or of those that slide if only they have one."""
+    pairs = zip(hf.windows(config), layer_ropes(config), strict=True)
+    found = {window is not None: rope for window, rope in pairs if rope is not None}
+    return found.get(False, found.get(True))
 
 
 def _warn(family: Family, config: DecoderConfig) -> None:
@@ -107,7 +121,8 @@ def _rope_keys(rope: RopeConfig) -> dict[str, Any]:
 def _check(config: DecoderConfig, file: GgufFile) -> None:
     """Reads the configuration back from the file."""
     try:
-        again = find_gguf_family(architecture(file)).config_from_hf(config_fields(file))
+        family = find_gguf_family(architecture(file))
+        again = family.config_from_hf(config_fields(file, family))
     except ValueError as error:
         raise ValueError(f"the model does not fit into a GGUF file: {error}") from None
     given, found = (with_floats(each, _in_float32) for each in (config, again))

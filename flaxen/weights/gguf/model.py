@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxen.families import Family
 from flaxen.models.rope import rope_frequencies
 from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.gguf.reader import GgufFile
@@ -32,10 +33,14 @@ FIELDS: Mapping[str, str] = {  # metadata key, after the architecture -> config.
 }
 _REQUIRED = (
     "embedding_length", "feed_forward_length", "block_count", "attention.head_count",
-    "attention.layer_norm_rms_epsilon", "context_length",
+    "context_length",
 )  # fmt: skip
+_LAYER_NORM = "attention.layer_norm_epsilon"
+_RMS_NORM = "attention.layer_norm_rms_epsilon"
+_PARTIAL = "rope.dimension_count"  # the numbers of a head that are rotated
+_PATTERN = "attention.sliding_window_pattern"  # a list, or the number of layers that repeat
 _READ_APART = {
-    "attention.value_length", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "attention.value_length", _PARTIAL, _PATTERN, "rope.scaling.type", "rope.scaling.factor",
     "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow", "rope.scale_linear",
 }  # fmt: skip
@@ -63,55 +68,92 @@ def architecture(file: GgufFile) -> str:
         raise ValueError(
             f"the file is one of {parts!r} parts: merge them with `llama-gguf-split --merge` first"
         )
-    # Mistral's files say llama; only the window distinguishes them.
-    windowed = name == "llama" and file.metadata.get("llama.attention.sliding_window")
-    return "mistral" if windowed else name
+    # Only the window distinguishes these.
+    windowed = {"llama": "mistral", "olmo2": "olmo3"}
+    has_window = file.metadata.get(f"{name}.attention.sliding_window")
+    return windowed.get(name, name) if has_window else name
 
 
-def config_fields(file: GgufFile) -> dict[str, Any]:
+def config_fields(file: GgufFile, family: Family) -> dict[str, Any]:
     """The fields of a config.json with the meaning of the metadata.
+
+    Args:
+      file: the file.
+      family: the family of its `architecture`.
 
     Raises:
       ValueError: a metadata key or value is not supported; the message names it.
     """
     prefix = f"{file.metadata['general.architecture']}."
     own = {k[len(prefix) :]: v for k, v in file.metadata.items() if k.startswith(prefix)}
+    known = {**family.gguf_fields, **FIELDS}
     for key, value in own.items():
-        if key not in FIELDS and key not in _READ_APART and value not in _HARMLESS.get(key, ()):
+        if key not in known and key not in _READ_APART and value not in _HARMLESS.get(key, ()):
             raise ValueError(
                 f"metadata {prefix}{key} = {value!r} is not supported, and leaving it out would "
                 "change the result"
             )
     fields: dict[str, Any] = {
-        field: _one_for_all(prefix + key, own[key]) for key, field in FIELDS.items() if key in own
+        field: _one_for_all(prefix + key, own[key]) for key, field in known.items() if key in own
     }
-    for key in _REQUIRED:
-        value = fields.get(FIELDS[key])
+    for key in (*_REQUIRED, _LAYER_NORM if _LAYER_NORM in family.gguf_fields else _RMS_NORM):
+        value = fields.get(known[key])
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"metadata {prefix}{key} must be a number above 0, got {value!r}")
     if "token_embd.weight" in file.tensors:
         fields.setdefault("vocab_size", file.tensors["token_embd.weight"].shape[0])
     fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
     fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
-    if not fields.get("sliding_window"):
-        fields.pop("sliding_window", None)
-    elif prefix != "llama.":
-        raise ValueError(
-            f"metadata {prefix}attention.sliding_window = {fields['sliding_window']!r} is not "
-            "supported: it does not say on which layers"
-        )
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if own.get(key, fields["head_dim"]) != fields["head_dim"]:
-            raise ValueError(
-                f"metadata {prefix}{key} = {own[key]!r} is not supported: it must be the head "
-                f"size, {fields['head_dim']}"
-            )
+    _check_heads(prefix, own, fields, family)
+    fields |= _windows(prefix, own, fields, family)
     fields["tie_word_embeddings"] = "output.weight" not in file.tensors
-    fields["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+    first_biases = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
+    fields["attention_bias"] = any(name in file.tensors for name in first_biases)
     fields["attention_out_bias"] = "blk.0.attn_output.bias" in file.tensors
     fields["mlp_bias"] = "blk.0.ffn_gate.bias" in file.tensors
     fields["rope_scaling"] = _rope_scaling(file, prefix, own, fields)
-    return fields
+    return {**fields, **family.gguf_implied(fields)}
+
+
+def _check_heads(
+    prefix: str, own: Mapping[str, Any], fields: dict[str, Any], family: Family
+) -> None:
+    """Makes a share of the rotated numbers, if the family has that, and refuses uneven heads."""
+    head_dim = fields["head_dim"]
+    for key in ("attention.value_length", _PARTIAL):
+        count = own.get(key, head_dim)
+        if key in family.gguf_fields:
+            fields[family.gguf_fields[key]] = count / head_dim
+        elif count != head_dim:
+            raise ValueError(
+                f"metadata {prefix}{key} = {own[key]!r} is not supported: it must be the head "
+                f"size, {head_dim}"
+            )
+
+
+def _windows(
+    prefix: str, own: Mapping[str, Any], fields: Mapping[str, Any], family: Family
+) -> dict[str, Any]:
+    """The fields of sliding windows, where the metadata or the architecture says on which layers.
+
+    A window of 0 tokens is none.
+    """
+    pattern, window = own.get(_PATTERN), fields.get("sliding_window") or None
+    if isinstance(pattern, list) and "attention.sliding_window" in family.gguf_fields:
+        kinds = ["sliding_attention" if each else "full_attention" for each in pattern]
+        return {"sliding_window": window, "layer_types": kinds}
+    if pattern is not None:
+        raise ValueError(
+            f"metadata {prefix}{_PATTERN} = {pattern!r} is not supported: only a list with a "
+            "truth value for each layer is, and only of families with such windows"
+        )
+    says_where = prefix == "llama." or "attention.sliding_window" in family.gguf_fields
+    if window is not None and not says_where:
+        raise ValueError(
+            f"metadata {prefix}attention.sliding_window = {window!r} is not supported: it does not "
+            "say on which layers"
+        )
+    return {"sliding_window": window}
 
 
 def _one_for_all(key: str, value: Any) -> Any:

@@ -54,7 +54,7 @@ ROWS = (
     ),
     Row(
         name="llama_linear",
-        gguf="yes",
+        gguf={},
         family="Llama",
         model="LlamaForCausalLM",
         features="linear rope",
@@ -62,7 +62,7 @@ ROWS = (
     ),
     Row(
         name="mistral_window",
-        gguf="yes",
+        gguf={},
         family="Mistral",
         model="MistralForCausalLM",
         features="one sliding window",
@@ -70,6 +70,7 @@ ROWS = (
     ),
     Row(
         name="qwen2_windows",
+        gguf={"use_sliding_window": False},
         family="Qwen2, Qwen2.5",
         model="Qwen2ForCausalLM",
         features="biases on query, key and value; sliding windows on some layers",
@@ -77,6 +78,7 @@ ROWS = (
     ),
     Row(
         name="qwen3_windows_tied",
+        gguf={"use_sliding_window": False, "attention_bias": False},
         family="Qwen3",
         model="Qwen3ForCausalLM",
         features="a norm of each query and key head; a head size of its own",
@@ -84,19 +86,20 @@ ROWS = (
     ),
     Row(
         name="seed_oss",
-        gguf="yes",
+        gguf={},
         family="Seed-OSS",
         model="SeedOssForCausalLM",
         features="biases by part; a head size of its own",
         fields={
             "head_dim": 16,
             "attention_bias": True,
-            "attention_out_bias": True,
-            "mlp_bias": True,
+            "attention_out_bias": False,  # llama.cpp reads no others
+            "mlp_bias": False,
         },
     ),
     Row(
         name="gemma_tied",
+        gguf={"attention_bias": False},
         family="Gemma",
         model="GemmaForCausalLM",
         features="a scaled embedding, RMS norms of 1 + weight, GeGLU",
@@ -104,6 +107,7 @@ ROWS = (
     ),
     Row(
         name="gemma2",
+        gguf={"query_pre_attn_scalar": 16},
         family="Gemma 2",
         model="Gemma2ForCausalLM",
         features="norms before and after each part; softcaps of scores and logits; sliding windows "
@@ -119,6 +123,11 @@ ROWS = (
     ),
     Row(
         name="gemma3",
+        gguf={
+            "query_pre_attn_scalar": 16,
+            "layer_types": None,
+            "num_hidden_layers": 6,
+        },
         family="Gemma 3 (text)",
         model="Gemma3ForCausalLM",
         features="Gemma 2 without softcaps; norms of query and key heads; two ropes",
@@ -137,6 +146,7 @@ ROWS = (
     ),
     Row(
         name="phi3_longrope",
+        gguf={"rope_parameters": {"rope_theta": 1e3, "partial_rotary_factor": 0.5}},
         family="Phi-3, Phi-4",
         model="Phi3ForCausalLM",
         features="fused projections; longrope; rope over a part of a head; a sliding window",
@@ -152,6 +162,13 @@ ROWS = (
     ),
     Row(
         name="smollm3",
+        gguf={
+            "no_rope_layers": None,
+            "num_hidden_layers": 4,
+            "use_sliding_window": False,
+            "attention_bias": False,
+            "mlp_bias": False,
+        },
         family="SmolLM3",
         model="SmolLM3ForCausalLM",
         features="no rope on every fourth layer",
@@ -168,6 +185,7 @@ ROWS = (
     ),
     Row(
         name="olmo2",
+        gguf={"attention_bias": False},
         family="OLMo 2",
         model="Olmo2ForCausalLM",
         features="norms after each part, and over the whole query and key",
@@ -175,6 +193,7 @@ ROWS = (
     ),
     Row(
         name="olmo3",
+        gguf={"rope_parameters": None, "rope_theta": 5e5},
         family="OLMo 3",
         model="Olmo3ForCausalLM",
         features="OLMo 2 with sliding windows on three layers of four, with a rope of their own",
@@ -186,6 +205,7 @@ ROWS = (
     ),
     Row(
         name="granite_tied",
+        gguf={"attention_bias": False, "mlp_bias": False, "logits_scaling": 0.5},
         family="Granite 3",
         model="GraniteForCausalLM",
         features="multipliers of embedding, scores, residuals and logits",
@@ -201,6 +221,7 @@ ROWS = (
     ),
     Row(
         name="cohere",
+        gguf={"attention_bias": False},
         family="Command R, Aya",
         model="CohereForCausalLM",
         features="attention and MLP in parallel; layer norms without bias; interleaved rope; a "
@@ -215,6 +236,7 @@ ROWS = (
     ),
     Row(
         name="cohere2",
+        gguf={"layer_types": None, "num_hidden_layers": 4},
         family="Command R7B, Command A",
         model="Cohere2ForCausalLM",
         features="Command R with sliding windows, and rope on these layers alone",
@@ -235,6 +257,7 @@ ROWS = (
     ),
     Row(
         name="glm4",
+        gguf={},
         family="GLM-4 (2025)",
         model="Glm4ForCausalLM",
         features="the same with norms before and after each part",
@@ -249,6 +272,7 @@ ROWS = (
     ),
     Row(
         name="exaone4",
+        gguf={},
         family="EXAONE 4",
         model="Exaone4ForCausalLM",
         features="norms after each part and of query and key heads; no rope on full layers",
@@ -261,6 +285,7 @@ ROWS = (
     ),
     Row(
         name="phi_2",
+        gguf={},
         family="Phi-1, Phi-2",
         model="PhiForCausalLM",
         features="attention and MLP in parallel after one layer norm; rope over a part of a head; "
@@ -286,6 +311,7 @@ ROWS = (
     ),
     Row(
         name="gpt_neox",
+        gguf={},
         family="GPT-NeoX, Pythia",
         model="GPTNeoXForCausalLM",
         features="attention and MLP in parallel after a layer norm each; rope over a part of a "
@@ -295,6 +321,7 @@ ROWS = (
     ),
     Row(
         name="starcoder2",
+        gguf={"sliding_window": None},
         family="StarCoder2",
         model="Starcoder2ForCausalLM",
         features="layer norms; a plain MLP with biases; a sliding window",

@@ -6,7 +6,7 @@ Deliberately does not know torch, nor what is tested.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 NUM_TOKENS = 40
@@ -37,7 +37,8 @@ class Row:
     fields: Mapping[str, Any] = field(default_factory=dict)  # of its config, instead of SIZES
     without: tuple[str, ...] = ()  # the names of SIZES that its config does not have
     lora: Literal["yes", "no"] = "yes"  # whether adapters of PEFT are read and written
-    gguf: Literal["yes", "no"] = "no"  # whether GGUF files of llama.cpp are read and written
+    # What to change so that a GGUF file of llama.cpp can say it; None: no GGUF file can.
+    gguf: Mapping[str, Any] | None = None
     quantized: Literal["yes", "no"] = "yes"
     seed: int = 0
 
@@ -46,3 +47,8 @@ class Row:
         """The arguments of its config."""
         shared = {name: value for name, value in SIZES.items() if name not in self.without}
         return {**shared, **self.fields}
+
+    def as_gguf(self) -> Row:
+        """The row that a GGUF file can say."""
+        assert self.gguf is not None
+        return replace(self, name=f"{self.name}_gguf", fields={**self.fields, **self.gguf})

@@ -136,6 +136,15 @@ def test_a_window_of_unknown_layers_is_refused(tmp_path: Path) -> None:
         config_of(tmp_path, "qwen2_windows", changes)
 
 
+@pytest.mark.parametrize("pattern", [6, [True, False]])
+def test_a_pattern_of_windows_is_refused_where_no_layer_slides(
+    tmp_path: Path, pattern: int | list[bool]
+) -> None:
+    changes = {"qwen2.attention.sliding_window_pattern": pattern}
+    with pytest.raises(ValueError, match=r"sliding_window_pattern = .* only a list with a truth"):
+        config_of(tmp_path, "qwen2_windows", changes)
+
+
 def test_unknown_and_missing_architectures(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", {"general.architecture": "bloom"}, {})
     with pytest.raises(ValueError, match=r"m\.gguf: GGUF files of .* 'bloom' .*Known are: .*llama"):
