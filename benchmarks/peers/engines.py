@@ -19,7 +19,7 @@ from flaxen.benchmark.ideal import CacheLayer, ModelCost
 
 from .compare import Engine
 
-MODELS = ("smollm2-135m", "llama-1b-rand")  # the directories that `install` makes
+MODELS = ("smollm2-135m", "llama-1b-rand", "moe-1b-rand")  # the directories that `install` makes
 MAX_MODEL_LEN = 2048  # tokens
 MAX_NUM_SEQS = 64
 ROOT = Path(__file__).parents[2]
@@ -211,6 +211,7 @@ _WITH_VLLM = ("flaxen-bf16", "vllm-bf16", "vllm-f32")
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "smollm2-135m": (*_WITH_VLLM, "openvino-bf16", "transformers-f32", *_NARROW),
     "llama-1b-rand": (*_WITH_VLLM, *_NARROW),
+    "moe-1b-rand": (*_WITH_VLLM, "transformers-bf16", "transformers-f32"),
 }
 
 
@@ -265,7 +266,7 @@ def vllm_env(peers: Path, number_format: str) -> dict[str, str]:
 
 
 def num_params(config: Mapping[str, Any]) -> tuple[int, int]:
-    """The matrix elements of a Llama's layers, and of its unembedding.
+    """The matrix elements of a Llama's layers, and of its unembedding; of all experts.
 
     Args:
       config: of the model's directory, config.json.
@@ -273,7 +274,8 @@ def num_params(config: Mapping[str, Any]) -> tuple[int, int]:
     width = config["hidden_size"]
     q_size = config["num_attention_heads"] * config["head_dim"]
     kv_size = config["num_key_value_heads"] * config["head_dim"]
-    per_layer = width * (2 * q_size + 2 * kv_size + 3 * config["intermediate_size"])
+    mlp_size = config["intermediate_size"] * config.get("num_local_experts", 1)
+    per_layer = width * (2 * q_size + 2 * kv_size + 3 * mlp_size)
     return config["num_hidden_layers"] * per_layer, width * config["vocab_size"]
 
 

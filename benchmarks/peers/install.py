@@ -68,7 +68,7 @@ def fetch(python: Path, package: str, into: Path, *options: str) -> Path:
 
 
 def transformers(peers: Path) -> None:
-    """transformers, and the two models as Hugging Face directories: the others start from them."""
+    """transformers, and the models as Hugging Face directories: the others start from them."""
     python = environment(
         peers / "venv_hf", TORCH, "transformers", "gguf", "safetensors", "accelerate",
         "sentencepiece",
@@ -85,6 +85,9 @@ def transformers(peers: Path) -> None:
     random = peers / "models/llama-1b-rand"
     if not (random / "model.safetensors").exists():
         run(python, SCRIPTS / "random_llama.py", smollm2, random)
+    experts = peers / "models/moe-1b-rand"
+    if not (experts / "model.safetensors").exists():
+        run(python, SCRIPTS / "random_mixtral.py", smollm2, experts)
 
 
 def peft(peers: Path) -> None:

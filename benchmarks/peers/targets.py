@@ -56,6 +56,10 @@ TARGETS: Mapping[str, tuple[Target, ...]] = {
         Target(workload="B16", ours="flaxentorch-bf16", peers=_VLLM, at_least=1.0),
     ),
     "llama-1b-rand": tuple(_against_vllm(name, 1.3) for name in ("A", "B16", "C", "D", "E")),
+    "moe-1b-rand": (
+        _against_vllm("B16", 1.3),
+        Target(workload="B16", ours="flaxen-bf16", peers=("transformers",), at_least=2.0),
+    ),
 }
 SERVER_AT_LEAST = 1.6  # output tokens a second, over vLLM's server
 SERVER_OF_UNPACED = 0.9  # output tokens a second, over ours without a target between tokens

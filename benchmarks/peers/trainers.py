@@ -14,6 +14,7 @@ NAMES = ("flaxen-bf16", "flaxen-f32", "peft-bf16", "peft-f32")
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "smollm2-135m": ("flaxen-bf16", "peft-bf16", "peft-f32"),
     "llama-1b-rand": (),
+    "moe-1b-rand": (),
 }
 _DTYPES = {"bf16": "bfloat16", "f32": "float32"}  # of the base; adapters are float32
 # Of all seven matrices of a layer; AdamW without decay, gradients clipped to 1.

@@ -103,11 +103,16 @@ def matrices(model: Model) -> list[dict[str, ParamSpec]]:
     """
     if model.has_layers:
         layers = [
-            {name: spec for name, spec in layer.items() if spec.role == "matrix" and spec.matrix}
+            {name: spec for name, spec in layer.items() if _is_adapted(spec)}
             for layer in model.param_specs["layers"]
         ]
         return layers * model.num_stages
     return [{jax.tree_util.keystr(path): spec for path, spec in _adapted(model)}]
+
+
+def _is_adapted(spec: ParamSpec) -> bool:
+    """Whether adapters may be beside a parameter: a matrix that is no router."""
+    return spec.role == "matrix" and spec.matrix is not None and not spec.is_wide
 
 
 def matrix_shape(spec: ParamSpec) -> tuple[int, int]:
