@@ -31,7 +31,7 @@ def random_adapter(model: Model, seed: int) -> Adapter:
     config = LoraConfig(rank=RANK)
     rng = np.random.default_rng(seed)
 
-    def random(shape: tuple[int, int]) -> np.ndarray:
+    def random(shape: tuple[int, ...]) -> np.ndarray:
         return (0.001 * rng.standard_normal(shape)).astype(np.float32)
 
     layers = tuple(

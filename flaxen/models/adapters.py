@@ -81,20 +81,37 @@ def lora_targets(model: Model, *parts: str) -> tuple[str, ...]:
 
     Args:
       model: the decoder, or a definition, whose targets are the paths of its matrices in the
-          spelling of jax.tree_util.keystr. The embedding and the unembedding are not targets. If
+          spelling of jax.tree_util.keystr. The embedding and the unembedding are not targets;
+          experts are, and are not listed: w_experts_gate, w_experts_up and w_experts_down. If
           layers are stacked in one array, each layer is a target, with its number at the end.
       parts: selects names that contain one of these, such as "q_proj"; without any, all names.
 
     Returns:
       The names, each once, in the order of the layers; () if no name contains any of `parts`.
     """
-    names = dict.fromkeys(name for layer in _matrices(model) for name in layer)
+    names = dict.fromkeys(name for layer in matrices(model) for name in layer)
     return tuple(name for name in names if not parts or any(part in name for part in parts))
 
 
-def _matrices(model: Model) -> list[dict[str, tuple[int, int]]]:
-    """(I, O) of each matrix that can be adapted, one dict for each layer."""
-    return [{name: matrix_shape(spec) for name, spec in each.items()} for each in matrices(model)]
+def _matrices(model: Model) -> list[dict[str, tuple[int, ...]]]:
+    """(I, O) of each matrix that can be adapted, (E, I, O) of experts, one dict for each layer."""
+    stacks = expert_stacks(model) if model.has_layers else [{}]
+    return [
+        {name: matrix_shape(spec) for name, spec in each.items()}
+        | {name: spec.shape for name, spec in stack.items()}
+        for each, stack in zip(matrices(model), stacks, strict=True)
+    ]
+
+
+def expert_stacks(model: Model) -> list[dict[str, ParamSpec]]:
+    """The spec of each stack of experts of a decoder, one dict for each layer. Adapters beside them
+    are trained and merged, but not served.
+    """
+    layers = [
+        {name: spec for name, spec in layer.items() if spec.is_stack}
+        for layer in model.param_specs["layers"]
+    ]
+    return layers * model.num_stages
 
 
 def matrices(model: Model) -> list[dict[str, ParamSpec]]:
@@ -146,8 +163,8 @@ def _adapted(model: Model) -> Iterator[tuple[tuple[Any, ...], ParamSpec]]:
 
 def adapter_shapes(
     model: Model, config: LoraConfig
-) -> dict[str, tuple[dict[str, dict[str, tuple[int, int]]], ...]]:
-    """The shapes of a single adapter: a tree of (I, R) and (R, O).
+) -> dict[str, tuple[dict[str, dict[str, tuple[int, ...]]], ...]]:
+    """The shapes of a single adapter: a tree of (I, R) and (R, O), of experts (E, I, R), (E, R, O).
 
     A layer without a target, where others have it, has no part of the adapter.
 
@@ -166,7 +183,7 @@ def adapter_shapes(
         shapes = {name: layer[name] for name in config.targets if name in layer}
         layers.append(
             {
-                name: {"a": (shape[0], config.rank), "b": (config.rank, shape[1])}
+                name: {"a": (*shape[:-1], config.rank), "b": (*shape[:-2], config.rank, shape[-1])}
                 for name, shape in shapes.items()
             }
         )

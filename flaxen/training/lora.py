@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from flaxen.models.adapters import Adapters, LoraConfig, adapter_shapes, with_adapters
+from flaxen.models.adapters import (
+    Adapters,
+    LoraConfig,
+    adapter_shapes,
+    expert_stacks,
+    with_adapters,
+)
 from flaxen.models.layout import adapter_shardings
 from flaxen.models.model import Matrix, Model, Params, ParamSpec
 from flaxen.training.layout import Layout
@@ -69,15 +75,24 @@ def lora(
 def _layout(config: LoraConfig, model: Model) -> Layout | None:
     if model.placement is None:
         return None
+    whole = dict.fromkeys(("a", "b"), model.placement.replicated)
     layers = tuple(
-        {name: layer[name] for name in config.targets}
-        for layer in adapter_shardings(model, model.placement)
+        {
+            name: layer.get(name, whole)  # experts are not divided
+            for name in config.targets
+            if name in layer or name in stacks
+        }
+        for layer, stacks in zip(
+            adapter_shardings(model, model.placement), expert_stacks(model), strict=True
+        )
     )
     return Layout(placement=model.placement, masters={"layers": layers})
 
 
 def _factor(leaf: jax.Array) -> ParamSpec:
-    """The ParamSpec of an adapter's a [I, R] or b [R, O]."""
+    """The ParamSpec of an adapter's a [I, R] or b [R, O]; with an axis in front for experts."""
+    if leaf.ndim > 2:
+        return ParamSpec(shape=leaf.shape, axes=(None,) * leaf.ndim, role="experts")
     return ParamSpec(
         shape=leaf.shape,
         axes=(None, None),
@@ -109,7 +124,7 @@ def initial_adapters(model: Model, config: LoraConfig, seeds: Sequence[int]) -> 
         stacks = {}
         for name, shape in layer.items():
             number = next(numbers)
-            bound = 1 / math.sqrt(shape["a"][0])
+            bound = 1 / math.sqrt(shape["a"][-2])
             drawn = [
                 jax.random.uniform(
                     jax.random.fold_in(jax.random.key(seed), number),

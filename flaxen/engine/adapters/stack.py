@@ -74,6 +74,12 @@ class AdapterStack:
                 "raise it"
             )
         check_adapter(adapter, self._model)
+        served = lora_targets(self._model)
+        if experts := [name for name in adapter.config.targets if name not in served]:
+            raise ValueError(
+                f"the adapter changes {', '.join(experts)}, and adapters of experts are not served "
+                "beside their model: merge it (flaxen merge), and serve what that writes"
+            )
 
     def compile_load(self) -> None:
         """Compiles what `load` runs, so that no first adapter waits for it. Slots must be empty."""
@@ -132,7 +138,7 @@ class AdapterStack:
             )
         return rank
 
-    def _shapes(self) -> tuple[dict[str, dict[str, tuple[int, int]]], ...]:
+    def _shapes(self) -> tuple[dict[str, dict[str, tuple[int, ...]]], ...]:
         assert self._limits is not None
         config = LoraConfig(rank=self._limits.max_lora_rank, targets=lora_targets(self._model))
         return adapter_shapes(self._model, config)["layers"]
@@ -153,10 +159,10 @@ def _fill(old: Any, slot: jax.Array, new: Any) -> Any:
     return jax.tree.map(lambda each, one: each.at[slot].set(one), old, new)
 
 
-def _padded(shapes: dict[str, dict[str, tuple[int, int]]], layer: Any) -> Any:
+def _padded(shapes: dict[str, dict[str, tuple[int, ...]]], layer: Any) -> Any:
     """One layer of an adapter, padded to all targets and to the slots' rank, as NumPy arrays."""
 
-    def pad(target: str, part: str, shape: tuple[int, int]) -> np.ndarray:
+    def pad(target: str, part: str, shape: tuple[int, ...]) -> np.ndarray:
         out = np.zeros(shape, np.float32)
         if target in layer:
             found = layer[target][part]

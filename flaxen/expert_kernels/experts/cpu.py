@@ -23,6 +23,7 @@ from flaxen.kernels.linear.cpu_repack import (
     weight_fields,
     weight_leaves,
 )
+from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear, unpack
 
 Layers = tuple[Stack, Stack, Stack]
@@ -40,9 +41,14 @@ def experts(
     spec: ExpertsSpec,
     out_dtype: jnp.dtype,
 ) -> jax.Array:
-    """Like `reference.experts`; plain stacks are multiplied by XLA."""
-    run = _packed if isinstance(layers[0], PackedLinear) else reference.experts
-    return run(x, ids, weights, layers, biases, residual, spec, out_dtype)
+    """Like `reference.experts`; plain stacks, and all adapters, are multiplied by XLA."""
+    arguments = (x, ids, weights, layers, biases, residual, spec, out_dtype)
+    if all(isinstance(each, PackedLinear) for each in layers):
+        return _packed(*arguments)
+    bases = [each.base if isinstance(each, LoraWeight) else each for each in layers]
+    if all(isinstance(each, PackedLinear) for each in bases):
+        return reference.experts(*arguments, grouped=grouped_linear)
+    return reference.experts(*arguments)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.expert_kernels.experts.spec import ExpertsSpec
+from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.packed import PackedLinear, pack
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.kernels.linear.weight import unpack
@@ -90,7 +91,12 @@ def experts(
         rows = (rows.astype(jnp.float32) * scale).astype(x.dtype)
 
     def layer(rows: jax.Array, index: int) -> jax.Array:
-        out = product(rows, layers[index], chosen.starts)
+        weight = layers[index]
+        if isinstance(weight, LoraWeight):
+            out = product(rows, weight.base, chosen.starts)
+            out = add_adapters(rows, out, weight, chosen, k)
+        else:
+            out = product(rows, weight, chosen.starts)
         bias = biases[index]
         return out if bias is None else out + bias.astype(jnp.float32)[own]
 
@@ -103,6 +109,34 @@ def experts(
     if residual is not None:
         out = out + residual.astype(jnp.float32)
     return out.astype(out_dtype)
+
+
+def add_adapters(
+    rows: jax.Array, out: jax.Array, weight: LoraWeight, chosen: Sorted, k: int
+) -> jax.Array:
+    """Adds the adapters' part to the outputs of a stack, as `kernels.linear.lora` says.
+
+    Computes every adapter for every row and keeps the row's own, which suits few adapters.
+
+    Args:
+      rows: [S, I], sorted by expert.
+      out: float32 [S, O], without adapters.
+      weight: has the adapter of each token.
+      chosen: the order of the rows.
+      k: the experts of a token.
+    """
+    sizes = chosen.starts[1:] - chosen.starts[:-1]
+    x = rows.astype(jnp.float32)
+    if weight.dropout:
+        assert weight.key is not None, "dropout needs a key"
+        keep = jax.random.bernoulli(weight.key, 1 - weight.dropout, x.shape)
+        x = jnp.where(keep, x / (1 - weight.dropout), 0)
+    ids = weight.ids.reshape(-1)[chosen.order // k]
+    for adapter in range(weight.a.shape[0]):
+        scale = jnp.where(ids == adapter, weight.scales[adapter], 0)
+        hidden = jax.lax.ragged_dot(x, weight.a[adapter], sizes) * scale[:, None]
+        out = out + jax.lax.ragged_dot(hidden, weight.b[adapter], sizes)
+    return out
 
 
 def grouped_linear(rows: jax.Array, weight: Stack, starts: jax.Array) -> jax.Array:

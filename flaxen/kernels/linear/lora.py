@@ -20,6 +20,8 @@ Leaf = Any  # an array; after a tree map, any type
 class LoraWeight:
     """y = base(x) + scales[id] * (x @ a[id]) @ b[id] with the id of x's row; base(x) if it is -1.
 
+    Beside a stack of experts [E, I, O], a is [n, E, I, R] and b is [n, E, R, O].
+
     `a`, `b` and all sums with them are float32, whatever the base's dtype.
     """
 
@@ -33,10 +35,9 @@ class LoraWeight:
     dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(I, O)."""
-        num_inputs, num_outputs = self.base.shape
-        return num_inputs, num_outputs
+    def shape(self) -> tuple[int, ...]:
+        """(I, O), or (E, I, O) for a stack."""
+        return tuple(self.base.shape)
 
 
 def check_adapters(weight: LoraWeight, batch: tuple[int, ...]) -> None:

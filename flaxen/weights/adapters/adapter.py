@@ -35,11 +35,10 @@ class Adapter:
 
     def __post_init__(self) -> None:
         for index, layer in enumerate(self.layers):
-            if set(layer) != set(self.config.targets):
+            if unknown := sorted(set(layer) - set(self.config.targets)):
                 raise ValueError(
-                    f"layer {index} of the adapter has {', '.join(layer) or 'no targets'}, and its "
-                    f"configuration says {', '.join(self.config.targets)}: every layer must have "
-                    "all of them"
+                    f"layer {index} of the adapter has {', '.join(unknown)}, and its configuration "
+                    f"says {', '.join(self.config.targets)}: name all targets there"
                 )
             for name, each in layer.items():
                 self._check(f"layer {index}, {name}", each["a"], each["b"])
@@ -48,10 +47,11 @@ class Adapter:
         rank = self.config.rank
         if a.dtype != np.float32 or b.dtype != np.float32:
             raise ValueError(f"{where}: adapters are float32, got a {a.dtype} and b {b.dtype}")
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != rank or b.shape[0] != rank:
+        are_pair = a.ndim == b.ndim and a.shape[:-2] == b.shape[:-2] and a.ndim in (2, 3)
+        if not are_pair or a.shape[-1] != rank or b.shape[-2] != rank:
             raise ValueError(
-                f"{where}: a must be [in, {rank}] and b [{rank}, out] for the rank {rank}, got "
-                f"{list(a.shape)} and {list(b.shape)}"
+                f"{where}: a must be [in, {rank}] and b [{rank}, out] for the rank {rank}, or with "
+                f"one axis of experts in front, got {list(a.shape)} and {list(b.shape)}"
             )
 
     @property
@@ -105,14 +105,14 @@ def merge_weight(
     """weight + scale * a @ b, computed in float32 and rounded once to the weight's dtype.
 
     Args:
-      weight: [I, O].
-      ab: a [I, R] and b [R, O].
+      weight: [I, O], or experts [E, I, O].
+      ab: a [I, R] and b [R, O], with the same axis in front.
       scale: the adapter's.
       is_swapped: the weight and the result are [O, I], as in files. The bits are the same.
     """
     product: np.ndarray = ab["a"] @ ab["b"]
     if is_swapped:  # copied, because a sum over two orders of axes takes ten times as long
-        product = np.ascontiguousarray(product.T)
+        product = np.ascontiguousarray(product.swapaxes(-1, -2))
     return (weight.astype(np.float32) + np.float32(scale) * product).astype(weight.dtype)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flaxen.models.model import Model
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.adapters.config import lora_config, read_config
+from flaxen.weights.adapters.experts import apart, experts_of, together
 from flaxen.weights.adapters.fused import is_alone, joined
 from flaxen.weights.adapters.modules import (
     Modules,
@@ -53,6 +55,15 @@ def save_adapter(
       ValueError: the directory has other files, the adapter is a definition's and `model` is
           missing, or files can't hold a target's adapter.
     """
+    has_experts = any(pair["a"].ndim > 2 for layer in adapter.layers for pair in layer.values())
+    if has_experts:
+        if model is None:
+            raise ValueError(
+                "the adapter has experts: give save_adapter(..., model=...), which knows the "
+                "names of their modules"
+            )
+        check_adapter(adapter, model)
+        adapter = apart(adapter, model)
     config = adapter.config
     modules, is_ours = _modules_of(adapter, model)
     names = {name for layer in modules for name in layer.values()}
@@ -64,9 +75,9 @@ def save_adapter(
         "r": config.rank,
         "lora_alpha": config.alpha,
         "use_rslora": config.use_rslora,
-        # Full names for a definition: the last part may also be that of a module without an
-        # adapter.
-        "target_modules": last_names(modules) if is_ours else sorted(names),
+        # Full names for a definition, and for experts: the last part may also be that of a module
+        # without an adapter.
+        "target_modules": last_names(modules) if is_ours and not has_experts else sorted(names),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -101,7 +112,7 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
     fields = read_config(directory / ADAPTER_CONFIG)
     stored = _read_tensors(directory)
     path = directory / ADAPTER_WEIGHTS
-    known = adapted_modules(model)
+    known = _modules_with_experts(model)
     held = {
         module
         for layer in known
@@ -122,7 +133,7 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
     except ValueError as error:
         raise ValueError(f"{directory / ADAPTER_CONFIG}: {error}") from None
     try:
-        shapes = adapter_shapes(model, config)["layers"]
+        shapes = _shapes(model, config)
         _check_tensors(stored, shapes, known, places, strengths)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -135,7 +146,35 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
         }
         for named, place, shape in zip(known, places, shapes, strict=True)
     )
-    return Adapter(config=config, layers=layers)
+    found = Adapter(config=config, layers=layers)
+    return together(found, model) if model.num_experts else found
+
+
+def _modules_with_experts(model: Model) -> Modules:
+    """The modules of all targets, with one for each expert."""
+    return [
+        {**layer, **{target: each.module for target, each in experts.items()}}
+        for layer, experts in zip(adapted_modules(model), experts_of(model), strict=True)
+    ]
+
+
+def _shapes(model: Model, config: LoraConfig) -> tuple[dict[str, Any], ...]:
+    """The shapes of a and b by target, where each expert is one."""
+    of_experts = experts_of(model)
+    single = {target for layer in of_experts for target in layer}
+    plain = tuple(target for target in config.targets if target not in single)
+    own: tuple[Any, ...] = tuple({} for _ in of_experts)
+    if plain:
+        own = adapter_shapes(model, replace(config, targets=plain))["layers"]
+    return tuple(
+        layer
+        | {
+            target: {"a": (each.shape[0], config.rank), "b": (config.rank, each.shape[1])}
+            for target, each in experts.items()
+            if target in config.targets
+        }
+        for layer, experts in zip(own, of_experts, strict=True)
+    )
 
 
 def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
@@ -150,8 +189,9 @@ def _modules_of(adapter: Adapter, model: Model | None) -> tuple[Modules, bool]:
             "save_adapter(..., model=...), which knows their names in files"
         )
     else:
-        check_adapter(adapter, model)
-        known, is_ours = adapted_modules(model), model.has_layers
+        if not any(target in layer for layer in experts_of(model) for target in targets):
+            check_adapter(adapter, model)  # otherwise it was checked before it was taken apart
+        known, is_ours = _modules_with_experts(model), model.has_layers
     for layer, named in zip(adapter.layers, known, strict=True):
         if lacking := [target for target in layer if target not in named]:
             raise ValueError(
@@ -268,7 +308,7 @@ def _read_pair(
     stored: Mapping[str, StoredTensor],
     module: str,
     place: Rows | None,
-    shapes: Mapping[str, tuple[int, int]],
+    shapes: Mapping[str, tuple[int, ...]],
     config: LoraConfig,
     strengths: Mapping[str, Strength],
 ) -> dict[str, np.ndarray]:
