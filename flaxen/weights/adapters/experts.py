@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxen.families.rules import Stack
+from flaxen.families.tensors import HF
 from flaxen.models.adapters import expert_stacks
-from flaxen.models.families.rules import Stack
-from flaxen.models.families.tensors import HF
 from flaxen.models.model import Model
 from flaxen.weights.adapters.adapter import Adapter, Layer
 

@@ -5,10 +5,10 @@ A new family is one row: docs/how-to/add-a-model.md.
 
 from __future__ import annotations
 
-from tests.models.family_table import dense, latent, state
+from tests.models.family_table import dense, experts, latent, state
 from tests.models.family_table.row import Row
 
-ROWS: tuple[Row, ...] = (*dense.ROWS, *latent.ROWS, *state.ROWS)
+ROWS: tuple[Row, ...] = (*dense.ROWS, *experts.ROWS, *latent.ROWS, *state.ROWS)
 NAMES = tuple(row.name for row in ROWS)
 
 

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 
 from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import LoraLimits
+from flaxen.families import expert_tensors
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
-from flaxen.models.families import expert_tensors
 from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter, save_adapter
