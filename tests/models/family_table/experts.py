@@ -122,8 +122,8 @@ ROWS = (
         name="llama4",
         family="Llama 4, text",
         model="Llama4ForCausalLM",
-        features="experts whose inputs are scaled, and a shared one, in some layers; attention over "
-        "chunks; layers without rope, whose queries grow with their position",
+        features="experts whose inputs are scaled, and a shared one, in some layers; attention "
+        "over chunks; layers without rope, whose queries grow with their position",
         fields={
             "num_local_experts": 5,
             "num_experts_per_tok": 2,
