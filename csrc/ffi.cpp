@@ -187,6 +187,7 @@ ffi::Error attention(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::
   call.page_stride = strides[0];
   call.head_stride = strides[1];
   call.value_offset = strides[2];
+  call.format = page_format_of(pages);
   call.type = type_of(q);
   call.kv_lens = kv_lens.typed_data();
   call.page_table = page_table.typed_data();

@@ -14,6 +14,14 @@ Type type_of(const ffi::AnyBuffer& buffer) {
   return buffer.element_type() == ffi::DataType::BF16 ? Type::bf16 : Type::f32;
 }
 
+PageFormat page_format_of(const ffi::AnyBuffer& pages) {
+  switch (pages.element_type()) {
+    case ffi::DataType::S8: return PageFormat::int8;
+    case ffi::DataType::F8E4M3FN: return PageFormat::fp8_e4m3;
+    default: return PageFormat::plain;
+  }
+}
+
 int64_t leading_size(const ffi::AnyBuffer& buffer) {
   const auto dims = buffer.dimensions();
   int64_t size = 1;

@@ -4,6 +4,7 @@
 #include "pool.h"
 #include "simd.h"
 
+#include "stored_pages.inc"
 #include "turn_keys.inc"
 #include "attention.inc"
 #include "head_linear.inc"

@@ -218,6 +218,10 @@ struct Scores {
   }
 };
 
+// How keys and values are stored in pages: in the type of the activations, or in eight bits with a
+// scale for each token and head (stored_pages.inc).
+enum class PageFormat { plain, int8, fp8_e4m3 };
+
 // Ragged attention over pages; see flaxen/kernels/paged_attention/cpu.py for the page layout.
 struct AttentionCall {
   const void* q;  // [T, N, H]
@@ -226,6 +230,7 @@ struct AttentionCall {
   void* pages;    // in the layout that the next three describe, written in place
   int64_t page_stride, head_stride;  // numbers from a page to the next, and from a kv head to the next
   int64_t value_offset;              // numbers from a head's keys to its values
+  PageFormat format;
   Type type;
   const int32_t* kv_lens;     // [S]
   const int32_t* page_table;  // [S, P]

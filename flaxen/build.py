@@ -48,6 +48,7 @@ class Parts:
     model: Model
     params: Params
     dtype: jnp.dtype  # the dtype of compute
+    cache_dtype: jnp.dtype  # of keys and values in the KV cache
     info: ModelInfo
     mesh: MeshShape  # the whole one, with its data replicas
     cache_plan: CachePlan  # the KV cache's size and the longest sequence, with the reasons
@@ -167,6 +168,7 @@ def _build(
         model=prepared.models[0],
         params=params[0],
         dtype=prepared.dtype,
+        cache_dtype=prepared.cache_dtype,
         info=info,
         mesh=args.mesh_shape,
         cache_plan=prepared.cache_plan,

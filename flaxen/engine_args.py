@@ -5,6 +5,7 @@ Deliberately does not know: argv, how an engine is built.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,14 @@ from flaxen.weights.huggingface.generation_config import AUTO
 from flaxen.weights.opening import IMPLS, AnySource
 from flaxen.weights.runner import RUNNERS
 
-KV_CACHE_DTYPES = ("auto", "fp8")
+KV_CACHE_DTYPES = {
+    "auto": None,  # that of compute
+    "float32": jnp.float32,
+    "bfloat16": jnp.bfloat16,
+    "int8": jnp.int8,
+    "fp8": jnp.float8_e4m3fn,
+    "fp8_e4m3": jnp.float8_e4m3fn,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -65,8 +73,8 @@ class EngineArgs:
     # None: the pace chooses it.
     target_itl_ms: float | None = 0
     page_size: int = 16  # tokens
-    # Number format of keys and values in the KV cache: auto is the dtype of compute, fp8 half of
-    # bfloat16 (float8_e4m3fn, without a scale).
+    # Number format of keys and values in the KV cache: auto is the dtype of compute; int8 and fp8
+    # take half of bfloat16, with a scale for each token and head (fp8 on a TPU has none).
     kv_cache_dtype: str = "auto"
     kv_cache_bytes: int | None = None  # None: what memory/cache_plan.py chooses
     # Set apart for this model's weights and KV cache; None takes of all the memory.
@@ -113,8 +121,8 @@ class EngineArgs:
             check_utilization(self.gpu_memory_utilization)
         if self.kv_cache_dtype not in KV_CACHE_DTYPES:
             raise ValueError(
-                f"kv_cache_dtype {self.kv_cache_dtype!r} is not supported: use "
-                f"{' or '.join(KV_CACHE_DTYPES)}"
+                f"kv_cache_dtype {self.kv_cache_dtype!r} is not supported: use one of "
+                f"{', '.join(KV_CACHE_DTYPES)}"
             )
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(
@@ -144,19 +152,36 @@ def cache_dtype(name: str, dtype: jnp.dtype, model: Model) -> jnp.dtype:
       model: the model, made for its backend.
 
     Raises:
-      ValueError: the backend has no pages of fp8 for the model's heads.
+      ValueError: the backend has no such pages for the model's heads or the dtype of compute.
     """
-    if name == "auto":
+    asked = KV_CACHE_DTYPES[name]
+    if asked is None:
         return dtype
-    chosen: jnp.dtype = jnp.dtype(jnp.float8_e4m3fn)
-    for spec in attention_only(model.cache_specs):
-        head_dim, value_dim = head_sizes(spec)
+    chosen: jnp.dtype = jnp.dtype(asked)
+    if chosen.itemsize > 1 and chosen != dtype:
+        raise ValueError(
+            f"kv_cache_dtype {name} was asked for, but the engine computes in {dtype.name}: use "
+            f"auto, int8 or fp8, or --dtype {name} for both"
+        )
+    sizes = [head_sizes(spec) for spec in attention_only(model.cache_specs)]
+    for head_dim, value_dim in sizes:
         if not has_pages(head_dim, chosen, value_dim=value_dim, backend=model.backend):
+            others = [each for each in ("int8", "fp8") if _has_all(sizes, each, model.backend)]
             raise ValueError(
-                f"kv_cache_dtype fp8 was asked for, but the backend {model.backend.value} has no "
-                f"pages in it for heads of {head_dim}: leave it out, or use a GPU or TPU"
+                f"kv_cache_dtype {name} was asked for, but the backend {model.backend.value} has "
+                f"no pages in it for heads of {head_dim} with values of {value_dim}: use "
+                f"{', '.join(['auto', *others])}"
             )
     return chosen
+
+
+def _has_all(sizes: Sequence[tuple[int, int]], name: str, backend: Backend) -> bool:
+    """Whether a backend has pages of a format for all heads of a model."""
+    dtype = jnp.dtype(KV_CACHE_DTYPES[name])
+    return all(
+        has_pages(head_dim, dtype, value_dim=value_dim, backend=backend)
+        for head_dim, value_dim in sizes
+    )
 
 
 def check_batch_invariance(model: AnySource, backend: Backend) -> None:

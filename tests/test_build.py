@@ -138,21 +138,31 @@ def test_sums_of_one_order_are_promised_only_where_they_are(model: str) -> None:
         build(EngineArgs(model=model, backend="reference", enforce_eager=True))
 
 
-def test_a_cache_in_fp8_takes_a_quarter_of_float32_and_is_refused_where_it_is_not(
-    model: str,
+@pytest.mark.parametrize("name", ["int8", "fp8", "fp8_e4m3"])
+def test_a_cache_of_eight_bits_takes_a_quarter_of_float32_and_its_scales(
+    model: str, name: str
 ) -> None:
     args = EngineArgs(model=model, backend="reference", dtype="float32", **SIZES)
-    parts = build(replace(args, kv_cache_dtype="fp8"))
+    parts = build(replace(args, kv_cache_dtype=name))
     plain = prepare(args, lambda stage, done, total: None, None, None)
-    assert parts.cache_plan.num_bytes * 4 == plain.cache_plan.num_bytes
+    H = parts.model.cache_specs[0].head_dim  # type: ignore[union-attr]
+    assert parts.cache_plan.num_bytes * 4 * H == plain.cache_plan.num_bytes * (H + 2)
     (output,) = run(parts.engine, [request("r", [3, 4, 5, 6], logprobs=0)])
     assert len(output.outputs[0].token_ids) == 12
-    with pytest.raises(ValueError, match="kv_cache_dtype 'int8' is not supported: use auto or fp8"):
-        EngineArgs(model=model, kv_cache_dtype="int8")
-    with pytest.raises(
-        ValueError, match="backend cpu has no pages in it for heads of 16: leave it"
-    ):
-        cache_dtype("fp8", jnp.dtype(jnp.bfloat16), MODEL.on(Backend.CPU))
+
+
+def test_a_cache_that_the_backend_has_not_is_refused() -> None:
+    message = "kv_cache_dtype 'fp8_e5m2' is not supported: use one of auto, float32, bfloat16, int8"
+    with pytest.raises(ValueError, match=message):
+        EngineArgs(model="any", kv_cache_dtype="fp8_e5m2")
+    bfloat16 = jnp.dtype(jnp.bfloat16)
+    with pytest.raises(ValueError, match="float32 was asked for, but the engine computes in bfloa"):
+        cache_dtype("float32", bfloat16, MODEL.on(Backend.CPU))
+    message = "int8 was asked for, but the backend tpu has no pages in it for heads of 16: use auto"
+    with pytest.raises(ValueError, match=f"{message}, fp8$"):
+        cache_dtype("int8", bfloat16, MODEL.on(Backend.TPU))
+    assert cache_dtype("bfloat16", bfloat16, MODEL.on(Backend.CPU)) == bfloat16
+    assert cache_dtype("fp8_e4m3", bfloat16, MODEL.on(Backend.CPU)) == jnp.float8_e4m3fn
 
 
 @needs_kernels

@@ -92,7 +92,6 @@ def bench(
     from flaxen.benchmark.cost import model_cost
     from flaxen.benchmark.report import as_json, limits_line, table
     from flaxen.build import build
-    from flaxen.engine_args import cache_dtype
 
     console = Console(stderr=True, highlight=False)
     with show_progress(console) as on_progress:
@@ -102,8 +101,7 @@ def bench(
         announce(cpu)
         console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")
         warmup, chosen = _workloads(parts, names, loaded, options.reps)
-        cached = cache_dtype(args.kv_cache_dtype, parts.dtype, parts.model)
-        cost = model_cost(parts.model, parts.params, cached.itemsize)
+        cost = model_cost(parts.model, parts.params, parts.cache_dtype.itemsize)
         report = _measure(parts, cost, warmup, chosen, options.reps, on_progress)
     console.print(limits_line(report.limits))
     console.print(table(report))
@@ -111,6 +109,7 @@ def bench(
         "model": parts.info.name,
         "dtype": parts.dtype.name,
         "quantization": args.quantization,
+        "kv_cache_dtype": parts.cache_dtype.name,
         "isa": cpu.isa,
         "num_threads": cpu.num_threads,
         "startup_s": startup_s,

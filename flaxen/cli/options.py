@@ -123,8 +123,9 @@ class ContextOptions:
     kv_cache_dtype: Annotated[
         str,
         _engine_option(
-            help="Number format of the KV cache: auto is that of compute; fp8 takes half of "
-            "bfloat16's memory, and rounds keys and values to 4 binary digits. On GPUs and TPUs.",
+            help="Number format of the KV cache: auto is that of compute; int8 and fp8 (fp8_e4m3) "
+            "take half of bfloat16's memory, with a scale for each token and head. What is served "
+            "is then no longer what is trained, to the bit.",
         ),
     ] = "auto"
     kv_cache_bytes: Annotated[

@@ -84,7 +84,7 @@ def about_model(parts: Parts, names: Sequence[str]) -> Iterator[Fact]:
     fields = {"model": names[0], "family": family, "num_params": num_params}
     fields["num_file_bytes"] = parts.num_file_bytes
     yield Fact(label="model", text=", ".join(texts), fields=fields)
-    yield about_weights(parts.params, num_params, parts.dtype)
+    yield about_weights(parts.params, num_params, parts.dtype, parts.cache_dtype)
 
 
 def about_template(tokenizer: Tokenizer, info: ModelInfo) -> Iterator[Fact]:

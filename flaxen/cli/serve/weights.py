@@ -37,8 +37,11 @@ def weight_formats(params: Params) -> dict[str, float]:
     return {name: size / total for name, size in sizes.most_common()}
 
 
-def about_weights(params: Params, num_params: int, dtype: jnp.dtype) -> Fact:
-    """The dtype of compute, the formats of the weights, and the memory that quantization saves."""
+def about_weights(
+    params: Params, num_params: int, dtype: jnp.dtype, cache_dtype: jnp.dtype
+) -> Fact:
+    """The dtype of compute and of the KV cache, the formats of the weights, and the memory that
+    quantization saves."""
     formats = weight_formats(params)
     shares = ", ".join(f"{name} ({share:.0%})" for name, share in formats.items())
     held, plain = num_bytes(params), num_params * dtype.itemsize
@@ -47,7 +50,10 @@ def about_weights(params: Params, num_params: int, dtype: jnp.dtype) -> Fact:
         text = f"{dtype}, its weights in {shares}"
         if held < plain:
             text += f": {show_size(held)} of memory in place of {show_size(plain)}"
+    if cache_dtype != dtype:
+        text += f"; its KV cache in {cache_dtype.name}"
     fields = {"dtype": dtype.name, "weights": list(formats), "weight_bytes": held}
+    fields["kv_cache_dtype"] = cache_dtype.name
     return Fact(label="dtype", text=text, fields=fields)
 
 

@@ -18,6 +18,7 @@ from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.paged_attention import blocked, cpu, gpu, tpu, tpu_tokamax
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch, Pages, TpuPages
 from flaxen.kernels.paged_attention.blocked import KEY_BLOCK
+from flaxen.kernels.paged_attention.scales import is_scaled
 
 
 class AttentionImplementation(NamedTuple):
@@ -98,13 +99,19 @@ def empty_cache(
       page_size: tokens; a multiple of 16 for the kernels of CPU and TPU, a divisor of 128.
       num_kv_heads: K.
       head_dim: H; even for the CPU's kernel.
-      dtype: float32 or bfloat16 for the CPU's kernel, float8_e4m3fn too for the TPU's.
+      dtype: float32 or bfloat16; int8 or float8_e4m3fn with a scale for each token and head, but
+        for the TPU's kernel, which has float8_e4m3fn without scales.
       value_dim: V; None is H, and 0 keeps keys alone, of which values are a part.
       backend: the backend that reads the pages.
 
     Raises:
       ValueError: the backend's kernel does not support a size or the dtype.
     """
+    if is_scaled(dtype) and value_dim not in (None, head_dim):
+        raise ValueError(
+            f"pages of {jnp.dtype(dtype).name} are for values as large as keys, and heads of "
+            f"{head_dim} have values of {value_dim}: use the dtype of compute"
+        )
     make = _find(backend, head_dim, value_dim).empty_pages
     # Kernels whose values have the size of their keys know no other.
     others = () if value_dim in (None, head_dim) else (value_dim,)
@@ -142,6 +149,8 @@ def has_pages(
       value_dim: as in `empty_cache`.
       backend: the backend that reads the pages.
     """
+    if is_scaled(dtype) and value_dim not in (None, head_dim):
+        return False
     return _find(backend, head_dim, value_dim).has_heads(head_dim, dtype)
 
 

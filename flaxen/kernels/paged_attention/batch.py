@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Num
 
 
 class KvPages(NamedTuple):
     """Keys and values of one layer in the layout for XLA and for the GPU's kernels."""
 
-    keys: Float[Array, "pages page_size K H"]
-    values: Float[Array, "pages page_size K V"] | None  # None: they are part of the keys
+    keys: Num[Array, "pages page_size K H"]
+    values: Num[Array, "pages page_size K V"] | None  # None: they are part of the keys
+    # Where these have eight bits: what their numbers are multiplied with (scales.py).
+    key_scales: Float[Array, "pages page_size K 1"] | None = None
+    value_scales: Float[Array, "pages page_size K 1"] | None = None
 
 
 # Those of the C++ kernel and of the TPU's.
-CpuPages = Float[Array, "pages planes K words"]
+CpuPages = Num[Array, "pages planes K words"]
 TpuPages = Float[Array, "pages K page_size lanes"]
 TokamaxPages = Float[Array, "pages page_size keys_values lanes"]
 Pages = KvPages | CpuPages | TpuPages | TokamaxPages

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels.attention_mask import first_seen, sees
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
+from flaxen.kernels.paged_attention.scales import SCALE_DTYPE, is_scaled
 from flaxen.kernels.paged_attention.write import write_pages
 
 KEY_BLOCK = 128  # tokens; a multiple of the page size
@@ -38,13 +39,17 @@ def empty_pages(
       page_size: tokens, a divisor of KEY_BLOCK.
       num_kv_heads: K.
       head_dim: H.
-      dtype: the dtype of keys and values.
+      dtype: the dtype of keys and values; int8 and float8_e4m3fn have scales.
       value_dim: V; None is H, and 0 has keys alone.
     """
     value_dim = head_dim if value_dim is None else value_dim
     shape = (num_pages, page_size, num_kv_heads)
     values = jnp.zeros((*shape, value_dim), dtype) if value_dim else None
-    return KvPages(jnp.zeros((*shape, head_dim), dtype), values)
+    keys = jnp.zeros((*shape, head_dim), dtype)
+    if not is_scaled(dtype):
+        return KvPages(keys, values)
+    scales = (*shape, 1)
+    return KvPages(keys, values, jnp.zeros(scales, SCALE_DTYPE), jnp.zeros(scales, SCALE_DTYPE))
 
 
 def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
@@ -116,6 +121,8 @@ def paged_attention(
                 "gKrH,gsKH->gKrs", q_g, keys, preferred_element_type=jnp.float32
             ).reshape(group, K, block, N // K, KEY_BLOCK)
             scores = scores * (H**-0.5 if scale is None else scale)
+            if cache.key_scales is not None:
+                scores = scores * _of_slots(cache.key_scales[pages])[:, :, None, None]
             if softcap is not None:
                 scores = softcap * jnp.tanh(scores / softcap)
             scores = jnp.where(seen[:, None, :, None, :], scores, -jnp.inf)
@@ -124,6 +131,10 @@ def paged_attention(
             weights = jnp.exp(scores - new_maximum[..., None])
             rescale = jnp.exp(maximum - new_maximum)
             total = total * rescale + jnp.sum(weights, axis=-1)
+            if cache.value_scales is not None:
+                scales = _of_slots(cache.value_scales[pages])
+                scales = jnp.where(jnp.any(seen, axis=1)[:, None], scales, 0)  # as of the values
+                weights = weights * scales[:, :, None]
             acc = acc * rescale[..., None] + jnp.einsum(
                 "gKrs,gsKH->gKrH", weights.astype(q.dtype), values,
                 preferred_element_type=jnp.float32,
@@ -154,6 +165,13 @@ def paged_attention(
     first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
     blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
     return out[blocks, in_sequence % block].reshape(T, N, V), cache
+
+
+def _of_slots(scales: jax.Array) -> jax.Array:
+    """The scales of a key block, [group, pages, page size, K, 1], as [group, K, slots]."""
+    group, _, _, K, _ = scales.shape
+    by_slot: jax.Array = scales.reshape(group, -1, K).astype(jnp.float32).transpose(0, 2, 1)
+    return by_slot
 
 
 class _QueryBlocks(NamedTuple):

@@ -15,11 +15,14 @@ from jaxtyping import Array, Float, Float32
 
 from flaxen.kernels import cpu_library, derivatives
 from flaxen.kernels.attention_mask import check_scores
-from flaxen.kernels.paged_attention import reference
+from flaxen.kernels.paged_attention import cpu_scaled, reference
 from flaxen.kernels.paged_attention.batch import CpuPages, KvPages, PagedBatch
+from flaxen.kernels.paged_attention.cpu_scaled import numbers_per_token
+from flaxen.kernels.paged_attention.scales import is_scaled, refuse_derivative
 
 PAGE_AXES = (None, None, "kv_heads", None)
 PAGE_MULTIPLE = 16  # tokens: a page is a whole number of key groups
+PAGE_DTYPES = (jnp.float32, jnp.bfloat16, jnp.int8, jnp.float8_e4m3fn)
 
 
 def empty_pages(
@@ -35,27 +38,30 @@ def empty_pages(
     A page takes memory only when a step first writes to it.
 
     With r = 4 / itemsize numbers in a 32-bit word, a page has a kv head's keys as [head_dim / r,
-    page_size, r] and its values as [page_size / r, value_dim, r].
+    page_size, r] and its values as [page_size / r, value_dim, r]. Pages of eight bits are in
+    cpu_scaled.py.
 
     Args:
       num_pages: the number of pages.
       page_size: tokens, a multiple of 16.
       num_kv_heads: K.
       head_dim: H, even.
-      dtype: float32 or bfloat16.
-      value_dim: V; None is H, and 0 keeps keys alone.
+      dtype: float32 or bfloat16; int8 or float8_e4m3fn, with scales.
+      value_dim: V; None is H, and 0 keeps keys alone. With scales it must be H.
 
     Returns:
-      [pages, 2, K, page_size * H] with keys and values; if V is not H, each head's keys and values
-      are one row, [pages, 1, K, page_size * (H + V)]. Of any content: no slot is read before a
-      token is written to it.
+      [pages, 2, K, page_size * H] with keys and values, or page_size * (H + 2) with scales; if V
+      is not H, each head's keys and values are one row, [pages, 1, K, page_size * (H + V)]. Of any
+      content: no slot is read before a token is written to it.
 
     Raises:
       ValueError: the kernel does not support a size or the dtype.
     """
     _check_sizes(page_size, head_dim, jnp.dtype(dtype))
     is_apart = value_dim is None or value_dim == head_dim
-    words = page_size * (head_dim if is_apart else head_dim + (value_dim or 0))
+    assert is_apart or not is_scaled(dtype), "pages with scales have keys and values of one size"
+    per_token = numbers_per_token(head_dim, dtype)
+    words = page_size * (per_token if is_apart else head_dim + (value_dim or 0))
     pages = jax.ShapeDtypeStruct((num_pages, 2 if is_apart else 1, num_kv_heads, words), dtype)
     # To pack a weight of no outputs writes nothing, so that the memory stays as the system mapped
     # it. XLA itself would fill it. It may not share one array between the layers either.
@@ -64,7 +70,7 @@ def empty_pages(
 
 def has_heads(head_dim: int, dtype: jnp.dtype) -> bool:
     """Whether the kernel supports heads of this size and dtype."""
-    return head_dim % 2 == 0 and dtype in (jnp.float32, jnp.bfloat16)
+    return head_dim % 2 == 0 and jnp.dtype(dtype) in map(jnp.dtype, PAGE_DTYPES)
 
 
 def paged_attention(
@@ -90,8 +96,8 @@ def paged_attention(
     The gradient is the reference's, which gathers all slots of each token: for short contexts.
 
     Raises:
-      ValueError: dtypes differ, the kernel does not support a size or dtype, or an option is
-          invalid.
+      ValueError: dtypes differ (pages with scales have their own), the kernel does not support a
+          size or dtype, an option is invalid, or a derivative is taken over pages with scales.
       RuntimeError: the kernels were not built.
     """
     T, N, H = q.shape
@@ -99,7 +105,7 @@ def paged_attention(
     for name, found in (
         ("k", k.dtype),
         ("v", v if v is None else v.dtype),
-        ("the pages", pages.dtype),
+        ("the pages", None if is_scaled(pages.dtype) else pages.dtype),
     ):
         if found is not None and found != q.dtype:
             raise ValueError(f"{name} must have q's dtype, {q.dtype}, but is {found}: cast it")
@@ -133,7 +139,8 @@ class Options(NamedTuple):
 def _page_size(pages: CpuPages, head_dim: int, value_dim: int) -> int:
     """The tokens of a page, of keys of H numbers beside values of `value_dim`."""
     planes, _, words = pages.shape[1:]
-    size = head_dim if planes == 2 else head_dim + value_dim
+    per_token = numbers_per_token(head_dim, pages.dtype)
+    size = per_token if planes == 2 else head_dim + value_dim
     if words % size or (planes == 2) != (head_dim == value_dim):
         raise ValueError(
             f"pages of {planes} x {words} numbers a head do not hold heads of {head_dim} with "
@@ -150,6 +157,8 @@ def to_reference(pages: CpuPages, head_dim: int, value_dim: int | None = None) -
       head_dim: H.
       value_dim: as in `empty_pages`.
     """
+    if is_scaled(pages.dtype):
+        return cpu_scaled.to_reference(pages, head_dim)
     V = head_dim if value_dim is None else value_dim
     num_pages, planes, K, _ = pages.shape
     size = _page_size(pages, head_dim, V)
@@ -165,6 +174,8 @@ def to_reference(pages: CpuPages, head_dim: int, value_dim: int | None = None) -
 
 def from_reference(cache: KvPages) -> CpuPages:
     """The inverse of `to_reference`."""
+    if cache.key_scales is not None:
+        return cpu_scaled.from_reference(cache)
     num_pages, page_size, K, H = cache.keys.shape
     pack = 4 // cache.keys.dtype.itemsize
     keys = cache.keys.reshape(num_pages, page_size, K, H // pack, pack).transpose(0, 2, 3, 1, 4)
@@ -185,8 +196,11 @@ def _check_sizes(page_size: int, head_dim: int, dtype: jnp.dtype) -> None:
         )
     if head_dim % 2:
         raise ValueError(f"the C++ kernel needs an even head dimension, got {head_dim}")
-    if dtype not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"the C++ kernel has float32 and bfloat16, not {dtype}")
+    if jnp.dtype(dtype) not in map(jnp.dtype, PAGE_DTYPES):
+        raise ValueError(
+            f"the C++ kernel has float32 and bfloat16, and pages of int8 and float8_e4m3fn, not "
+            f"{dtype}"
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -246,6 +260,8 @@ def _forward(
     sinks: jax.Array | None,
     options: Options,
 ) -> tuple[tuple[jax.Array, jax.Array], _Kept]:
+    if is_scaled(pages.dtype):
+        refuse_derivative(pages.dtype)
     kept = (q, k, v, pages, batch, sinks)
     outs: tuple[jax.Array, jax.Array] = derivatives.call(_call, _reference, kept, (options,))
     return outs, kept

@@ -29,7 +29,7 @@ from flaxen.kernels.paged_attention.gpu_schedule import (
 from flaxen.kernels.paged_attention.gpu_state import Sizes
 from flaxen.kernels.paged_attention.gpu_write import write_pages
 
-PAGE_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float8_e4m3fn)
+PAGE_DTYPES = (jnp.float32, jnp.bfloat16, jnp.int8, jnp.float8_e4m3fn)
 MAX_HEAD_DIM = 256
 
 
@@ -124,7 +124,7 @@ def paged_attention(
     tiles = divide(batch, T, plan.rows // (N // K), plan.num_tiles)
     attend = functools.partial(_attend, plan=plan, sizes=sizes)
     positions = batch.token_positions(T)
-    return by_platform(attend, q, *cache, tiles, batch.page_table, positions, sinks), cache
+    return by_platform(attend, q, cache, tiles, batch.page_table, positions, sinks), cache
 
 
 def _least(window: int | None, chunk: int | None) -> int | None:
@@ -134,8 +134,7 @@ def _least(window: int | None, chunk: int | None) -> int | None:
 
 def _attend(
     q: jax.Array,
-    k_pages: jax.Array,
-    v_pages: jax.Array,
+    cache: KvPages,
     tiles: jax.Array,
     table: jax.Array,
     positions: jax.Array,
@@ -146,9 +145,9 @@ def _attend(
     interpret: bool,
 ) -> jax.Array:
     T, N, _ = q.shape
-    K = k_pages.shape[2]
+    K = cache.keys.shape[2]
     out = jax.ShapeDtypeStruct(q.shape, q.dtype)
-    params = _compiler_params(sizes, k_pages.dtype)
+    params = _compiler_params(sizes, cache.keys.dtype)
     if plan.programs == 1:
         attended: jax.Array = pl.pallas_call(
             functools.partial(gpu_kernels.attend_tiles, sizes=sizes),
@@ -157,7 +156,7 @@ def _attend(
             compiler_params=params,
             interpret=interpret,
             name="paged_attention",
-        )(tiles, table, q, k_pages, v_pages, sinks)
+        )(tiles, table, q, cache, sinks)
         return attended
     parts = (T, plan.num_splits, N)
     maxima, sums, values = pl.pallas_call(
@@ -171,7 +170,7 @@ def _attend(
         compiler_params=params,
         interpret=interpret,
         name="paged_attention_splits",
-    )(tiles, table, q, k_pages, v_pages)
+    )(tiles, table, q, cache)
     merging = sizes._replace(rows=next_power_of_two(sizes.group))
     merged: jax.Array = pl.pallas_call(
         functools.partial(gpu_kernels.merge_splits, sizes=merging),

@@ -47,7 +47,7 @@ class _Tile(NamedTuple):
 
 
 def attend_tiles(
-    plan: Ref, table: Ref, q: Ref, k: Ref, v: Ref, sinks: Ref, out: Ref, *, sizes: Sizes
+    plan: Ref, table: Ref, q: Ref, cache: Ref, sinks: Ref, out: Ref, *, sizes: Sizes
 ) -> None:
     """Attends for one tile: all of its splits, one after the other.
 
@@ -55,8 +55,8 @@ def attend_tiles(
       plan: [tiles, 4] the first token of each tile, its tokens, its sequence, its first position.
       table: [S, P] page ids.
       q: [T, N, H].
-      k: [pages, page size, K, H].
-      v: as k.
+      cache: KvPages of keys and values [pages, page size, K, H], and of scales [pages, page
+          size, K, 1] if they have some.
       sinks: [N] float32, -inf for none.
       out: [T, N, H], written.
       sizes: the compiled sizes.
@@ -66,11 +66,11 @@ def attend_tiles(
     total = before_keys(sinks, tile.heads, tile.is_row, sizes.lanes)
 
     def one(split: jax.Array, total: State) -> State:
-        own = _attend_split(table, k, v, queries, tile, split, empty(sizes), sizes)
+        own = _attend_split(table, cache, queries, tile, split, empty(sizes), sizes)
         return merged(total, own)
 
     if sizes.split == 0:
-        total = _attend_split(table, k, v, queries, tile, jnp.int32(0), total, sizes)
+        total = _attend_split(table, cache, queries, tile, jnp.int32(0), total, sizes)
     else:
         first, num = _splits(tile, sizes)
         total = lax.fori_loop(first, first + num, one, total)
@@ -81,8 +81,7 @@ def attend_splits(
     plan: Ref,
     table: Ref,
     q: Ref,
-    k: Ref,
-    v: Ref,
+    cache: Ref,
     maxima: Ref,
     sums: Ref,
     values: Ref,
@@ -92,11 +91,10 @@ def attend_splits(
     """Attends for some splits of one tile: the third axis of the grid shares them out.
 
     Args:
-      plan: as in `attend_tiles`, like table, q, k and v.
+      plan: as in `attend_tiles`, like table, q and cache.
       table: page ids.
       q: queries.
-      k: keys.
-      v: values.
+      cache: keys and values.
       maxima: [T, splits, N] float32, written, as are the next two; a token's first split is 0.
       sums: [T, splits, N] float32.
       values: [T, splits, N, lanes] float32.
@@ -110,7 +108,7 @@ def attend_splits(
 
     def one(i: jax.Array, _: jax.Array) -> jax.Array:
         split = first + mine + i * programs
-        state = _attend_split(table, k, v, queries, tile, split, empty(sizes), sizes)
+        state = _attend_split(table, cache, queries, tile, split, empty(sizes), sizes)
         maximum, total, acc = state
         nth = split - own_first
         sees = (nth >= 0) & (split * sizes.split <= tile.positions)
@@ -205,8 +203,7 @@ def _load_queries(q: Ref, tile: _Tile, sizes: Sizes) -> jax.Array:
 
 def _attend_split(
     table: Ref,
-    k: Ref,
-    v: Ref,
+    cache: Ref,
     queries: jax.Array,
     tile: _Tile,
     split: jax.Array,
@@ -231,10 +228,13 @@ def _attend_split(
         slots = keys - nth * sizes.page_size
         at = (pages[:, None], slots[:, None], tile.kv_head, lanes[None])
         mask = is_key[:, None] & is_lane
-        zero = jnp.zeros((), k.dtype)
-        k_block = plgpu.load(k.at[at], mask=mask, other=zero).astype(queries.dtype)
-        v_block = plgpu.load(v.at[at], mask=mask, other=zero).astype(queries.dtype)
+        zero = jnp.zeros((), cache.keys.dtype)
+        k_block = plgpu.load(cache.keys.at[at], mask=mask, other=zero).astype(queries.dtype)
+        v_block = plgpu.load(cache.values.at[at], mask=mask, other=zero).astype(queries.dtype)
         scores = _dot(queries, k_block, trans_b=True)
+        at_scale = (pages, slots, tile.kv_head, 0)
+        if cache.key_scales is not None:
+            scores = scores * _load_scales(cache.key_scales, at_scale, is_key)[None]
         if sizes.softcap is None:
             scores = scores * (sizes.scale * LOG2_E)
         else:
@@ -251,12 +251,19 @@ def _attend_split(
         weights = jnp.exp2(scores - new_maximum[:, None])
         rescale = jnp.exp2(maximum - new_maximum)
         total = total * rescale + jnp.sum(weights, axis=1)
+        if cache.value_scales is not None:
+            weights = weights * _load_scales(cache.value_scales, at_scale, is_key)[None]
         acc = acc * rescale[:, None] + _dot(weights.astype(queries.dtype), v_block)
         return new_maximum, total, acc
 
     last = lax.div(high + sizes.keys - 1, sizes.keys)
     state = lax.fori_loop(lax.div(low, sizes.keys), last, block, state)
     return state
+
+
+def _load_scales(scales: Ref, at: tuple[Any, ...], mask: jax.Array) -> jax.Array:
+    zero = jnp.zeros((), scales.dtype)
+    return plgpu.load(scales.at[at], mask=mask, other=zero).astype(jnp.float32)
 
 
 def _dot(a: jax.Array, b: jax.Array, *, trans_b: bool = False) -> jax.Array:

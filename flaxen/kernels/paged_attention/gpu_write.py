@@ -12,22 +12,21 @@ from jax.experimental.pallas import triton as plgpu
 from flaxen.kernels.interpret import by_platform
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
 from flaxen.kernels.paged_attention.gpu_schedule import next_power_of_two
-from flaxen.kernels.paged_attention.write import as_stored
+from flaxen.kernels.paged_attention.write import stored
 
 Ref = Any  # an array in the device's memory
 
 
 def write_pages(k: jax.Array, v: jax.Array, cache: KvPages, batch: PagedBatch) -> KvPages:
     """Writes k and v [T, K, H] to their tokens' slots; padding tokens are dropped."""
-    keys, values = cache
-    assert values is not None, "values that are part of the keys have no kernel"
-    T, page_size = k.shape[0], keys.shape[1]
+    assert cache.values is not None, "values that are part of the keys have no kernel"
+    T, page_size = k.shape[0], cache.keys.shape[1]
     sequences, positions = batch.token_sequences(T), batch.token_positions(T)
     pages = batch.page_table[sequences, jnp.maximum(positions, 0) // page_size]
     pages = jnp.where(positions >= 0, pages, -1)
     slots = jnp.maximum(positions, 0) % page_size
 
-    def write(*operands: jax.Array, interpret: bool) -> KvPages:
+    def write(*operands: jax.Array, interpret: bool) -> tuple[jax.Array, jax.Array]:
         flat = [each.reshape(*each.shape[:-2], -1) for each in operands[2:]]
         written = pl.pallas_call(
             _write_token,
@@ -38,9 +37,13 @@ def write_pages(k: jax.Array, v: jax.Array, cache: KvPages, batch: PagedBatch) -
             interpret=interpret,
             name="write_pages",
         )(*operands[:2], *flat)
-        return KvPages(written[0].reshape(keys.shape), written[1].reshape(values.shape))
+        return written[0].reshape(operands[4].shape), written[1].reshape(operands[5].shape)
 
-    return by_platform(write, pages, slots, k, v, keys, values)
+    new, places = stored(k, v, cache), (pages, slots)
+    keys, values = by_platform(write, *places, *new[:2], *cache[:2])
+    if cache.key_scales is None:
+        return KvPages(keys, values)
+    return KvPages(keys, values, *by_platform(write, *places, *new[2:], *cache[2:]))
 
 
 def _write_token(pages: Ref, slots: Ref, k: Ref, v: Ref, *refs: Ref) -> None:
@@ -49,7 +52,7 @@ def _write_token(pages: Ref, slots: Ref, k: Ref, v: Ref, *refs: Ref) -> None:
     Args:
       pages: [T] the page of each token.
       slots: [T] its slot there.
-      k: [T, K * H] new keys.
+      k: [T, K * H] new keys, as the pages hold them; or their scales, [T, K].
       v: [T, K * H] new values.
       refs: the pages [pages, page size, K * H] of keys and values as inputs, then as outputs, which
           are the same memory.
@@ -64,4 +67,4 @@ def _write_token(pages: Ref, slots: Ref, k: Ref, v: Ref, *refs: Ref) -> None:
     for new, old in ((k, k_pages), (v, v_pages)):
         fits = lanes < width
         value = plgpu.load(new.at[token, lanes], mask=fits, other=0)
-        plgpu.store(old.at[at], as_stored(value, old.dtype), mask=fits & is_valid)
+        plgpu.store(old.at[at], value, mask=fits & is_valid)

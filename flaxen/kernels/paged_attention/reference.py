@@ -32,7 +32,7 @@ def paged_attention(
       k: [T, K, H] new keys; N is a multiple of K.
       v: [T, K, V] new values; None if a value is the first `value_dim` numbers of its key.
       cache: keys and values, [pages, page size, K, H or V] each, computed with in q's dtype; keys
-          alone if v is None.
+          alone if v is None; where they have scales, these multiply scores and weights.
       batch: the sequences and pages of the tokens.
       window: the number of tokens seen, the current one included; None sees all.
       chunk: a token sees the tokens of its own chunk of so many positions; None sees all.
@@ -60,16 +60,32 @@ def paged_attention(
 
     keys = gather(cache.keys)
     values = keys[..., :value_dim] if cache.values is None else gather(cache.values)
+    key_scales, value_scales = (
+        None if each is None else _of_slots(each[tables], visible)
+        for each in (cache.key_scales, cache.value_scales)
+    )
     visible = visible.at[:, 0].set(visible[:, 0] | (positions < 0))  # avoids 0 / 0 for padding
     grouped_q = q.reshape(T, K, N // K, H)
     scores = jnp.einsum("TKGH,TSKH->TKGS", grouped_q, keys, preferred_element_type=jnp.float32)
     scores = scores * (H**-0.5 if scale is None else scale)
+    if key_scales is not None:
+        scores = scores * key_scales
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(visible[:, None, None, :], scores, -jnp.inf)
     if sinks is not None:
         extra = jnp.broadcast_to(sinks.reshape(1, K, N // K, 1), (T, K, N // K, 1))
         scores = jnp.concatenate([scores, extra], axis=-1)
-    weights = jax.nn.softmax(scores, axis=-1)[..., : slots.size].astype(q.dtype)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : slots.size]
+    if value_scales is not None:
+        weights = weights * value_scales
+    weights = weights.astype(q.dtype)
     out = jnp.einsum("TKGS,TSKH->TKGH", weights, values, preferred_element_type=jnp.float32)
     return out.reshape(T, N, -1).astype(q.dtype), cache
+
+
+def _of_slots(scales: jax.Array, visible: jax.Array) -> jax.Array:
+    """The scales of all slots of each token, [T, K, 1, slots]; 0 for one that it does not see."""
+    T, _, _, K, _ = scales.shape
+    by_slot = jnp.where(visible[..., None], scales.reshape(T, -1, K), 0)
+    return by_slot.astype(jnp.float32).transpose(0, 2, 1)[:, :, None]

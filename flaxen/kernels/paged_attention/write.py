@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flaxen.kernels.paged_attention.batch import KvPages, PagedBatch
+from flaxen.kernels.paged_attention.scales import quantize
 
 
 def write_pages(
@@ -34,18 +35,27 @@ def write_pages(
     pages = batch.page_table[sequences, jnp.maximum(positions, 0) // page_size]
     pages = jnp.where(positions >= 0, pages, num_pages)  # an index out of range is dropped
     slots = jnp.maximum(positions, 0) % page_size
+    written: KvPages = jax.tree.map(
+        lambda into, new: into.at[pages, slots].set(new, mode="drop"), cache, stored(k, v, cache)
+    )
+    return written
 
-    def written(x: jax.Array, into: jax.Array) -> jax.Array:
-        return into.at[pages, slots].set(as_stored(x, into.dtype), mode="drop")
 
-    if v is None or cache.values is None:
-        return KvPages(written(k, cache.keys), None)
-    return KvPages(written(k, cache.keys), written(v, cache.values))
+def stored(k: jax.Array, v: jax.Array | None, cache: KvPages) -> KvPages:
+    """New keys and values as their pages hold them: [T, K, H or V], with scales [T, K, 1] if they
+    have some.
+    """
+    if cache.key_scales is not None:
+        assert v is not None, "pages with scales have keys and values"
+        (keys, key_scales), (values, value_scales) = (quantize(x, cache.keys.dtype) for x in (k, v))
+        return KvPages(keys, values, key_scales, value_scales)
+    dtype = cache.keys.dtype
+    return KvPages(as_stored(k, dtype), None if v is None else as_stored(v, dtype))
 
 
 def as_stored(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Keys or values in the dtype of their pages. float8 has no infinity: what is larger than its
-    largest number becomes that, and not NaN.
+    """Keys or values in the dtype of pages without scales. float8 has no infinity: what is larger
+    than its largest number becomes that, and not NaN.
     """
     if dtype == jnp.float8_e4m3fn:
         largest = float(jnp.finfo(dtype).max)

@@ -70,7 +70,7 @@ def test_quantized_weights_say_what_they_save(quantization: Quantization, text: 
     checkpoint = open_checkpoint(GOLDENS / "llama_default")
     dtype = jnp.dtype("bfloat16")
     params = checkpoint.load_params(dtype, backend=Backend.CPU, quantization=quantization)
-    fact = about_weights(params, count_params(checkpoint.model), dtype)
+    fact = about_weights(params, count_params(checkpoint.model), dtype, dtype)
     assert (fact.label, fact.text) == ("dtype", text)
     assert fact.fields["weight_bytes"] == num_bytes(params)
 
