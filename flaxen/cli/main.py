@@ -27,6 +27,7 @@ from flaxen.cli.models.pull import pull
 from flaxen.cli.models.rm import rm
 from flaxen.cli.parity.command import parity
 from flaxen.cli.plan.command import plan
+from flaxen.cli.quantize import quantize
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
 from flaxen.protocol import EngineClosedError
@@ -61,6 +62,7 @@ for _name, _command in (
     ("plan", plan),
     ("merge", merge),
     ("export", export),
+    ("quantize", quantize),
     ("doctor", doctor),
 ):
     app.command(_name)(expand(_command))

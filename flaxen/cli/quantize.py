@@ -1,0 +1,179 @@
+"""`flaxen quantize`: writes a checkpoint with quantized weights, calibrated on texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from flaxen.cli.exporting import OnWritten, SourceOptions, find_named, note, open_subject, write
+from flaxen.cli.machine import MachineOptions, ModelsDirOptions
+from flaxen.cli.model_names import complete_model
+from flaxen.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from flaxen.quantizing.calibrate import OnLayer, Texts
+    from flaxen.quantizing.schemes import Quantized, Scheme
+    from flaxen.weights.checkpoint import Checkpoint
+
+_ROWS = 4  # computed at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """How weights are quantized, and the texts that show what they are multiplied with.
+
+    Raises:
+      ValueError: the method is not known, or its texts are missing.
+    """
+
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help="int8 and fp8: eight bits with a scale for each output; int4: four bits with a "
+            "scale for each group of inputs.",
+        ),
+    ] = "int8"
+    method: Annotated[
+        str,
+        typer.Option(
+            help="gptq rounds each weight so that its products with the calibration texts change "
+            "little; rtn rounds to nearest, without texts.",
+        ),
+    ] = "gptq"
+    calibration: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="File of texts like those that the model will see: .jsonl, .txt, .md or "
+            ".parquet; may be given several times.",
+        ),
+    ] = field(default_factory=list)
+    samples: Annotated[
+        int, typer.Option(min=1, help="Rows of calibration tokens; fewer if the files have less.")
+    ] = 128
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens of a row.", show_default="512, or the model's own length"),
+    ] = None
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Inputs that share a scale, with int4: 128, 64 or 32.",
+            show_default="the largest that divides all weights",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.method == "awq":
+            raise ValueError("the method awq is not supported: use gptq, which needs as many texts")
+        if self.method not in ("gptq", "rtn"):
+            raise ValueError(f"the method {self.method!r} is not known: use gptq or rtn")
+        if self.method == "gptq" and not self.calibration:
+            raise ValueError(
+                "gptq needs texts: name a file of them with --calibration FILE, or round to "
+                "nearest with --method rtn"
+            )
+        if self.method == "rtn" and self.calibration:
+            raise ValueError(
+                "--method rtn reads no texts: leave --calibration out, or use --method gptq"
+            )
+
+
+def quantize(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=complete_model,
+            help="A directory with safetensors, a GGUF file, a Hugging Face id or a short name.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The new directory.", show_default=False)
+    ],
+    options: QuantizeOptions,
+    models: ModelsDirOptions,
+    machine: MachineOptions,
+) -> None:
+    """Write a model with weights of 8 or 4 bits, which vLLM and transformers load too."""
+    named = find_named(model, SourceOptions(offline=machine.offline), models)
+    if named.adapters:
+        raise ValueError(
+            f"{model} is an adapter: merge it first, with flaxen merge --adapter {model} "
+            "--output-dir DIR, and quantize DIR"
+        )
+    subject = open_subject(named)
+    checkpoint = subject.checkpoint
+    if checkpoint.quantized_by is not None:
+        raise ValueError(
+            f"{checkpoint.name} is quantized already, by {checkpoint.quantized_by}: quantize the "
+            "checkpoint that it was made from"
+        )
+    machine.set_up()
+
+    from flaxen.quantizing.calibrate import input_sizes
+    from flaxen.quantizing.schemes import choose_scheme
+    from flaxen.quantizing.writing import write_quantized
+
+    sizes = input_sizes(checkpoint.model)
+    scheme = choose_scheme(options.scheme, options.group_size, sizes)
+    with show_progress(Console(stderr=True)) as on_progress:
+        layers = _layers(
+            checkpoint, options, scheme, lambda done, total: on_progress("layers", done, total)
+        )
+
+    def writing(on_written: OnWritten) -> None:
+        write_quantized(output, checkpoint, subject.source, layers, scheme)
+
+    groups = "" if scheme.group is None else f", groups of {scheme.group}"
+    write(f"{options.scheme}{groups} by {options.method}", output, writing)
+    if subject.is_quantized:
+        note(f"weights in {subject.types} were dequantized first: they are rounded twice")
+
+
+def _layers(
+    checkpoint: Checkpoint, options: QuantizeOptions, scheme: Scheme, on_layer: OnLayer
+) -> list[dict[str, Quantized]]:
+    import jax.numpy as jnp
+
+    from flaxen.quantizing.calibrate import quantize_layers, round_layers
+
+    texts = _texts(checkpoint, options) if options.method == "gptq" else []
+    params = checkpoint.load_params(jnp.dtype(jnp.float32))
+    if options.method == "rtn":
+        return round_layers(checkpoint.model, params, scheme, on_layer)
+    return quantize_layers(checkpoint.model, checkpoint.config, params, texts, scheme, on_layer)
+
+
+def _texts(checkpoint: Checkpoint, options: QuantizeOptions) -> list[Texts]:
+    """The calibration tokens, in batches of a few rows."""
+    import contextlib
+    import itertools
+
+    import numpy as np
+
+    from flaxen.data.config import DataConfig
+    from flaxen.data.opening import open_data
+    from flaxen.quantizing.calibrate import Texts
+
+    longest = checkpoint.model.max_position
+    length = options.sequence_length or min(512, longest)
+    if length > longest:
+        raise ValueError(
+            f"--sequence-length is {length}, and the model was made for {longest} tokens: lower it"
+        )
+    rows = min(_ROWS, options.samples)
+    config = DataConfig(files=tuple(options.calibration), batch_size=rows, sequence_length=length)
+    data = open_data(config, checkpoint.make_tokenizer(), vocab_size=checkpoint.model.vocab_size)
+    with contextlib.closing(data):
+        batches = list(itertools.islice(data, -(-options.samples // rows)))
+    return [
+        Texts(np.where(each.segment_ids > 0, each.tokens, -1), each.positions, each.segment_ids)
+        for each in batches
+    ]

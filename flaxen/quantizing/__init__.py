@@ -1,0 +1,1 @@
+"""Quantizes a model's weights with calibration, and writes a checkpoint of them."""
