@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from flaxen.cli.options import (
     ModelOptions,
     engine_args,
 )
+from flaxen.cli.paged_eval import check_pages, open_in_pages
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -80,6 +81,14 @@ class EvalOptions:
         ),
     ] = None
     batch_size: Annotated[int, _data_option(min=1, help="Rows computed at once.")] = 4
+    kv_cache_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute perplexity through the pages of a KV cache in this number format: auto, "
+            "bfloat16, float32, int8 or fp8.",
+            show_default="without a cache, as in training",
+        ),
+    ] = None
     on_bad_record: Annotated[
         str,
         _data_option(
@@ -110,10 +119,16 @@ def evaluate(
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
     base, directory = adapter.beside(model, find_places(models, machine))
+    if options.kv_cache_dtype is not None:
+        check_pages(task, directory)
     args = engine_args(base, model_options, template, models, mesh, machine)
     cpu = machine.set_up(mesh.num_devices)
     with show_progress(Console(stderr=True)) as on_progress:
-        subject = _load(args, directory, on_progress)
+        if options.kv_cache_dtype is None:
+            subject = _load(args, directory, on_progress)
+        else:
+            args = replace(args, kv_cache_dtype=options.kv_cache_dtype)
+            subject = _Subject(*open_in_pages(args, options.sequence_length, on_progress))
     announce(cpu)
     length = _row_length(options.sequence_length, subject.model.max_position)
     found = (_perplexity if task == "perplexity" else _choice)(subject, options, length)
@@ -121,6 +136,7 @@ def evaluate(
         "task": task,
         "model": base,
         "adapter": str(directory) if directory else None,
+        "kv_cache_dtype": options.kv_cache_dtype,
         **found,
     }
     print(json.dumps(result) if options.as_json else describe(result))
@@ -161,8 +177,7 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Subject:
+class _Subject(NamedTuple):
     """The model to evaluate."""
 
     model: Model
@@ -208,7 +223,7 @@ def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _S
     )
     params = stage_params(params, model.placement)
     logprobs = make_logprobs(model, params, beside)
-    return _Subject(model=model, tokenizer=tokenizer, logprobs=logprobs)
+    return _Subject(model, tokenizer, logprobs)
 
 
 def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from flaxen.families import hf_fields
+from flaxen.families.rules import tensor_of
 from flaxen.hub.weight_files import SINGLE
-from flaxen.models.families import hf_fields
-from flaxen.models.families.rules import tensor_of
 from flaxen.quantizing.schemes import FLOAT8, Quantized, Scheme
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.atomic import new_directory

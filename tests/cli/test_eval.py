@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.cli.eval import describe, find_task
 from flaxen.cli.main import main
+from flaxen.cli.paged_eval import check_pages
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.peft import save_adapter
@@ -73,6 +74,28 @@ def test_perplexity(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         losses += [*loss_by_hand(model, TEXT[begin : begin + 11])[6:]]
     assert windows["num_tokens"] == len(losses) == len(TEXT) - 1
     assert windows["loss"] == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_perplexity_through_the_pages_of_a_kv_cache(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain pages change nothing but rounding; int8 changes a little."""
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": TEXT}, {"text": "abc"}])
+    given = (model, "--data", file, "--sequence-length", "48")
+    plain = evaluate(capsys, *given)
+    paged = evaluate(capsys, *given, "--kv-cache-dtype", "float32")
+    rounded = evaluate(capsys, *given, "--kv-cache-dtype", "int8")
+    assert plain["num_tokens"] == paged["num_tokens"] == rounded["num_tokens"]
+    assert paged["loss"] == pytest.approx(plain["loss"], abs=1e-5)
+    assert 1e-7 < abs(rounded["loss"] - plain["loss"]) < 0.02
+    assert (plain["kv_cache_dtype"], rounded["kv_cache_dtype"]) == (None, "int8")
+
+
+def test_what_is_not_computed_through_pages_is_refused() -> None:
+    with pytest.raises(ValueError, match="--kv-cache-dtype is for perplexity"):
+        check_pages("choice", None)
+    with pytest.raises(ValueError, match="and an adapter are not evaluated together: merge it"):
+        check_pages("perplexity", Path("adapter"))
 
 
 def test_multiple_choice_with_an_adapter(

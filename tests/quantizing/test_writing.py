@@ -12,10 +12,10 @@ import pytest
 import tokenizers
 
 from flaxen.cli.main import main
+from flaxen.families import find_family
 from flaxen.kernels.backend import Backend
 from flaxen.models.attention_impls import causal
 from flaxen.models.decoder import decoder
-from flaxen.models.families import find_family
 from flaxen.models.model import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.quantizing.calibrate import Texts, input_sizes, quantize_layers, round_layers
