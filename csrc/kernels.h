@@ -299,7 +299,7 @@ struct LoraGradientCall {
   float* scales_bar;  // like scales
 };
 
-// Samples a token for each row of logits; see flaxen/kernels/sample/__init__.py.
+// Samples a token for each row of logits; see flaxen/token_sampling/__init__.py.
 struct SampleCall {
   const float* logits;  // [S, V]
   int64_t S, V;

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -22,16 +22,10 @@ from flaxen.cli.options import (
     ModelOptions,
     engine_args,
 )
-from flaxen.cli.paged_eval import check_pages, open_in_pages
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.build import OnProgress
     from flaxen.data.config import OnBadRecord
-    from flaxen.engine_args import EngineArgs
-    from flaxen.models.model import Model
-    from flaxen.text.tokenizer import Tokenizer
-    from flaxen.training.evaluate import LogprobFn
 
 TASKS = ("auto", "perplexity", "choice")
 _LENGTH = 1024  # tokens of a row, if the model's length allows
@@ -119,19 +113,32 @@ def evaluate(
     if task == "choice" and options.stride is not None:
         raise ValueError("--stride is for the perplexity of long texts: leave it out for questions")
     base, directory = adapter.beside(model, find_places(models, machine))
-    if options.kv_cache_dtype is not None:
-        check_pages(task, directory)
     args = engine_args(base, model_options, template, models, mesh, machine)
     cpu = machine.set_up(mesh.num_devices)
+
+    from flaxen import evaluation
+
     with show_progress(Console(stderr=True)) as on_progress:
         if options.kv_cache_dtype is None:
-            subject = _load(args, directory, on_progress)
+            subject = evaluation.load(args, directory, on_progress)
         else:
+            evaluation.check_pages(task, directory)
             args = replace(args, kv_cache_dtype=options.kv_cache_dtype)
-            subject = _Subject(*open_in_pages(args, options.sequence_length, on_progress))
+            subject = evaluation.load_in_pages(args, options.sequence_length, on_progress)
     announce(cpu)
-    length = _row_length(options.sequence_length, subject.model.max_position)
-    found = (_perplexity if task == "perplexity" else _choice)(subject, options, length)
+    length = evaluation.row_length(
+        options.sequence_length, subject.model.max_position, default=_LENGTH
+    )
+    records = evaluation.Records(
+        files=tuple(options.data),
+        batch_size=options.batch_size,
+        sequence_length=length,
+        on_bad_record=cast("OnBadRecord", options.on_bad_record),
+    )
+    if task == "perplexity":
+        found = evaluation.score_texts(subject, records, stride=options.stride)
+    else:
+        found = evaluation.score_questions(subject, records)
     result = {
         "task": task,
         "model": base,
@@ -175,123 +182,3 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['num_questions']} questions (acc_norm divides the log-probability of a choice by "
         f"its length in bytes{skipped}{cut})"
     )
-
-
-class _Subject(NamedTuple):
-    """The model to evaluate."""
-
-    model: Model
-    tokenizer: Tokenizer
-    logprobs: LogprobFn
-
-
-def _checked(options: EvalOptions) -> OnBadRecord:
-    return cast("OnBadRecord", options.on_bad_record)
-
-
-def _row_length(wanted: int | None, max_position: int) -> int:
-    if wanted is not None and wanted > max_position:
-        raise ValueError(
-            f"--sequence-length is {wanted}, and the model was made for {max_position} tokens: "
-            "lower it"
-        )
-    return wanted or min(_LENGTH, max_position)
-
-
-def _load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> _Subject:
-    from flaxen.build import open_named
-    from flaxen.engine_args import compute_dtype
-    from flaxen.kernels.choice import choose_backend
-    from flaxen.models.staging import stage_params
-    from flaxen.text.given_template import with_template
-    from flaxen.training.evaluate import make_logprobs
-    from flaxen.training.layout import over
-    from flaxen.weights.adapters.peft import load_adapter
-
-    opened = open_named(args).generator
-    tokenizer = with_template(opened.make_tokenizer(), args.chat_template)
-    beside = load_adapter(adapter, opened.model) if adapter else None
-    mesh = args.mesh_shape
-    backend = choose_backend(args.backend, args.device, num_devices=mesh.num_devices)
-    model = over(opened.model, backend, mesh)
-    params = opened.load_params(
-        compute_dtype(args.dtype, backend, opened),  # as in serving
-        lambda done, total: on_progress("weights", done, total),
-        backend=backend,
-        quantization=args.quantization,
-        placement=model.placement,
-    )
-    params = stage_params(params, model.placement)
-    logprobs = make_logprobs(model, params, beside)
-    return _Subject(model, tokenizer, logprobs)
-
-
-def _perplexity(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
-    from flaxen.data.config import DataConfig
-    from flaxen.data.opening import open_data
-    from flaxen.training.evaluate import perplexity
-
-    stride = options.stride or length
-    if stride > length:
-        raise ValueError(
-            f"--stride {stride} is more than the {length} tokens of a row: tokens would be left out"
-        )
-    config = DataConfig(
-        files=tuple(options.data),
-        batch_size=options.batch_size,
-        sequence_length=length,
-        shuffle=False,
-        on_bad_record=_checked(options),
-        overlap=length - stride,
-    )
-    data = open_data(config, subject.tokenizer, vocab_size=subject.model.vocab_size)
-    try:
-        found = perplexity(data, subject.logprobs)
-    finally:
-        data.close()
-    report = data.report()
-    return {
-        "perplexity": found.perplexity,
-        "loss": found.loss,
-        "num_tokens": found.num_tokens,
-        "sequence_length": length,
-        "stride": stride,
-        "num_records": report.num_records,
-        "num_bad": report.num_bad,
-        "num_truncated": report.num_truncated,
-    }
-
-
-def _choice(subject: _Subject, options: EvalOptions, length: int) -> dict[str, Any]:
-    from flaxen.data.choices import encode_question, read_questions
-    from flaxen.data.encode import Encoder
-    from flaxen.training.evaluate import EncodedQuestion, multiple_choice
-
-    read = read_questions(tuple(options.data), _checked(options))
-    encoder = Encoder(subject.tokenizer, vocab_size=subject.model.vocab_size)
-    eos_ids = subject.tokenizer.eos_token_ids
-    try:
-        encoded = [encode_question(encoder, q, eos_ids, length) for q in read.questions]
-    finally:
-        encoder.close()
-    by_sum, by_length = multiple_choice(
-        [
-            EncodedQuestion(
-                sequences=sequences, lengths=question.choice_bytes, answer=question.answer
-            )
-            for question, (sequences, _) in zip(read.questions, encoded, strict=True)
-        ],
-        subject.logprobs,
-        batch_size=options.batch_size,
-        sequence_length=length,
-    )
-    return {
-        "acc": by_sum.accuracy,
-        "acc_stderr": by_sum.stderr,
-        "acc_norm": by_length.accuracy,
-        "acc_norm_stderr": by_length.stderr,
-        "num_questions": by_sum.num_questions,
-        "sequence_length": length,
-        "num_bad": read.num_bad,
-        "num_truncated": sum(was_cut for _, was_cut in encoded),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,13 +13,6 @@ from flaxen.cli.exporting import OnWritten, SourceOptions, find_named, note, ope
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions
 from flaxen.cli.model_names import complete_model
 from flaxen.cli.progress import show_progress
-
-if TYPE_CHECKING:
-    from flaxen.quantizing.calibrate import OnLayer, Texts
-    from flaxen.quantizing.schemes import Quantized, Scheme
-    from flaxen.weights.checkpoint import Checkpoint
-
-_ROWS = 4  # computed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +110,18 @@ def quantize(
         )
     machine.set_up()
 
-    from flaxen.quantizing.calibrate import input_sizes
-    from flaxen.quantizing.schemes import choose_scheme
+    from flaxen.quantizing.run import Calibration, quantize_checkpoint
     from flaxen.quantizing.writing import write_quantized
 
-    sizes = input_sizes(checkpoint.model)
-    scheme = choose_scheme(options.scheme, options.group_size, sizes)
+    calibration = None
+    if options.method == "gptq":
+        files = tuple(options.calibration)
+        calibration = Calibration(files, options.samples, options.sequence_length)
     with show_progress(Console(stderr=True)) as on_progress:
-        layers = _layers(
-            checkpoint, options, scheme, lambda done, total: on_progress("layers", done, total)
-        )
+        layers, scheme = quantize_checkpoint(
+            checkpoint, options.scheme, options.group_size, calibration,
+            lambda done, total: on_progress("layers", done, total),
+        )  # fmt: skip
 
     def writing(on_written: OnWritten) -> None:
         write_quantized(output, checkpoint, subject.source, layers, scheme)
@@ -135,45 +130,3 @@ def quantize(
     write(f"{options.scheme}{groups} by {options.method}", output, writing)
     if subject.is_quantized:
         note(f"weights in {subject.types} were dequantized first: they are rounded twice")
-
-
-def _layers(
-    checkpoint: Checkpoint, options: QuantizeOptions, scheme: Scheme, on_layer: OnLayer
-) -> list[dict[str, Quantized]]:
-    import jax.numpy as jnp
-
-    from flaxen.quantizing.calibrate import quantize_layers, round_layers
-
-    texts = _texts(checkpoint, options) if options.method == "gptq" else []
-    params = checkpoint.load_params(jnp.dtype(jnp.float32))
-    if options.method == "rtn":
-        return round_layers(checkpoint.model, params, scheme, on_layer)
-    return quantize_layers(checkpoint.model, checkpoint.config, params, texts, scheme, on_layer)
-
-
-def _texts(checkpoint: Checkpoint, options: QuantizeOptions) -> list[Texts]:
-    """The calibration tokens, in batches of a few rows."""
-    import contextlib
-    import itertools
-
-    import numpy as np
-
-    from flaxen.data.config import DataConfig
-    from flaxen.data.opening import open_data
-    from flaxen.quantizing.calibrate import Texts
-
-    longest = checkpoint.model.max_position
-    length = options.sequence_length or min(512, longest)
-    if length > longest:
-        raise ValueError(
-            f"--sequence-length is {length}, and the model was made for {longest} tokens: lower it"
-        )
-    rows = min(_ROWS, options.samples)
-    config = DataConfig(files=tuple(options.calibration), batch_size=rows, sequence_length=length)
-    data = open_data(config, checkpoint.make_tokenizer(), vocab_size=checkpoint.model.vocab_size)
-    with contextlib.closing(data):
-        batches = list(itertools.islice(data, -(-options.samples // rows)))
-    return [
-        Texts(np.where(each.segment_ids > 0, each.tokens, -1), each.positions, each.segment_ids)
-        for each in batches
-    ]

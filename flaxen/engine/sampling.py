@@ -1,4 +1,4 @@
-"""From logits to tokens: bias and penalties, sampling (`kernels/sample`), log-probabilities.
+"""From logits to tokens: bias and penalties, sampling (`token_sampling`), log-probabilities.
 
 A row's result depends on its own logits, settings and tokens only. Work that no row of the batch
 needs is skipped at run time; a row that does not need it gets the same bits either way.
@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec as P
 from flaxen.engine.executor import RowFailure
 from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings, allows
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.sample import row_sum
-from flaxen.kernels.sample import sample as choose
 from flaxen.models.model import logprobs
 from flaxen.sharding.placement import Placement
+from flaxen.token_sampling import row_sum
+from flaxen.token_sampling import sample as choose
 
 OK = 0  # a row's status; otherwise the value of a RowFailure
 

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from flaxen.cli.eval import describe, find_task
 from flaxen.cli.main import main
-from flaxen.cli.paged_eval import check_pages
+from flaxen.evaluation import check_pages
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.peft import save_adapter

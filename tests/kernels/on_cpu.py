@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from flaxen import token_sampling as sampling
 from flaxen.kernels import causal_attention as causal
 from flaxen.kernels import gelu as gelu_op
 from flaxen.kernels import layer_norm as layer_norm_op
@@ -11,7 +12,6 @@ from flaxen.kernels import linear as layers
 from flaxen.kernels import log_softmax as softmax
 from flaxen.kernels import rms_norm as norm
 from flaxen.kernels import rope
-from flaxen.kernels import sample as sampling
 from flaxen.kernels.backend import Backend
 
 _on_cpu = functools.partial(functools.partial, backend=Backend.CPU)

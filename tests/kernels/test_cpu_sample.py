@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import flaxen.kernels.sample
+import flaxen.token_sampling
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.sample import reference
+from flaxen.token_sampling import reference
 from tests.kernels.on_cpu import sample
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused(name: str, value: np.ndarray, message: str
     args = {"logits": normal(2, 30), **settings_of(2)}
     args[name] = value
     unchecked = inspect.unwrap(
-        flaxen.kernels.sample.sample
+        flaxen.token_sampling.sample
     )  # under pytest annotations are checked first
     with pytest.raises(ValueError, match=message):
         unchecked(**jax.tree.map(jnp.asarray, args), backend=Backend.CPU)

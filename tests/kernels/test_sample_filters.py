@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels.sample import filters
+from flaxen.token_sampling import filters
 
 filter_top_k = jax.jit(filters.filter_top_k)
 filter_top_p = jax.jit(filters.filter_top_p)

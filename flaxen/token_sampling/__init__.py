@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from flaxen.kernels.backend import Backend, find_implementation
 from flaxen.kernels.log_softmax import gpu_invariant
-from flaxen.kernels.sample import cpu, reference
-from flaxen.kernels.sample.filters import row_sum
+from flaxen.token_sampling import cpu, reference
+from flaxen.token_sampling.filters import row_sum
 
 IMPLEMENTATIONS: Mapping[Backend, Callable[..., tuple[jax.Array, jax.Array]]] = {
     Backend.REFERENCE: reference.sample,

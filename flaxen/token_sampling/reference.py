@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.sample.filters import filter_min_p, filter_top_k, filter_top_p, row_sum
+from flaxen.token_sampling.filters import filter_min_p, filter_top_k, filter_top_p, row_sum
 
 
 def sample(
@@ -27,7 +27,7 @@ def sample(
     *,
     mass_sum: Callable[[jax.Array], jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """See flaxen.kernels.sample.sample; mass_sum as in `filter_top_p`."""
+    """See flaxen.token_sampling.sample; mass_sum as in `filter_top_p`."""
     greedy = _argmax(logits)
     is_random = active & (temperature > 0)
 

@@ -18,7 +18,7 @@ def sample(
     position: jax.Array,
     active: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """See flaxen.kernels.sample.sample."""
+    """See flaxen.token_sampling.sample."""
     num_rows = logits.shape[:1]
     results = (
         jax.ShapeDtypeStruct(num_rows, jnp.int32),
