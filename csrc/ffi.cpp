@@ -131,15 +131,15 @@ ffi::Error layer_norm(ffi::AnyBuffer x, ffi::AnyBuffer weight, ffi::RemainingArg
   return ffi::Error::Success();
 }
 
-ffi::Error gelu(ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out, bool is_tanh) {
-  GeluCall call{};
+ffi::Error activation(ffi::AnyBuffer x, ffi::Result<ffi::AnyBuffer> out, int64_t kind) {
+  ActivationCall call{};
   call.x = x.untyped_data();
   call.rows = leading_size(x);
   call.width = x.dimensions().back();
-  call.is_tanh = is_tanh;
+  call.kind = static_cast<Activation>(kind);
   call.type = type_of(x);
   call.out = out->untyped_data();
-  kernels().gelu(call);
+  kernels().activation(call);
   return ffi::Error::Success();
 }
 
@@ -487,11 +487,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_layer_norm, flaxen::layer_norm,
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<float>("eps"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_gelu, flaxen::gelu,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_activation, flaxen::activation,
                               ffi::Ffi::Bind()
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
-                                  .Attr<bool>("is_tanh"));
+                                  .Attr<int64_t>("kind"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_rope, flaxen::rope,
                               ffi::Ffi::Bind()

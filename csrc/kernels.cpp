@@ -11,7 +11,7 @@
 #include "causal_attention.inc"
 #include "bidirectional_attention.inc"
 #include "elementwise.inc"
-#include "gelu.inc"
+#include "activation.inc"
 #include "layer_norm.inc"
 #include "linear.inc"
 #include "embed.inc"
@@ -32,8 +32,8 @@
 namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
-    linear, embed,       transpose, pack,             unpack,          rms_norm, layer_norm, gelu,
-    rope,   log_softmax, attention, head_linear, causal_attention, bidirectional_attention,
+    linear, embed, transpose, pack, unpack, rms_norm, layer_norm, activation, rope, log_softmax,
+    attention, head_linear, causal_attention, bidirectional_attention,
     causal_gradient, lora_gradient, sample, short_convolution, recurrence, gated_norm,
     grouped_linear, experts, experts_gradient, transpose_experts, routing, peak_flops};
 

@@ -177,10 +177,13 @@ struct LayerNormCall {
   void* out;
 };
 
-struct GeluCall {
+// In the order of flaxen/kernels/activation/cpu.py.
+enum class Activation { gelu, gelu_tanh, silu, sigmoid, tanh };
+
+struct ActivationCall {
   const void* x;  // [rows, width]
   int64_t rows, width;
-  bool is_tanh;  // the approximation with tanh
+  Activation kind;
   Type type;
   void* out;
 };
@@ -381,7 +384,7 @@ struct Kernels {
   void (*unpack)(const PackCall&);
   void (*rms_norm)(const RmsNormCall&);
   void (*layer_norm)(const LayerNormCall&);
-  void (*gelu)(const GeluCall&);
+  void (*activation)(const ActivationCall&);
   void (*rope)(const RopeCall&);
   void (*log_softmax)(const LogSoftmaxCall&);
   void (*attention)(const AttentionCall&);

@@ -27,7 +27,7 @@ _TARGETS = (
     "unpack",
     "rms_norm",
     "layer_norm",
-    "gelu",
+    "activation",
     "rope",
     "log_softmax",
     "attention",

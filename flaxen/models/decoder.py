@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from flaxen.kernels.activation import activation
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import Weight, embed, unembed
 from flaxen.models.config import DecoderConfig
@@ -218,7 +219,8 @@ def _unembed(
     if config.logit_scale != 1:
         logits = logits * config.logit_scale
     if config.logit_softcap is not None:
-        logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+        capped = activation(logits / config.logit_softcap, "tanh", backend=backend)
+        logits = config.logit_softcap * capped
     return logits
 
 

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.gelu import gelu
 from flaxen.kernels.layer_norm import layer_norm
 from flaxen.kernels.linear import embed, linear, linears
-from flaxen.models.encoder_config import Activation, EncoderConfig
+from flaxen.models.encoder_config import EncoderConfig
 from flaxen.models.head import apply_head, head_specs
+from flaxen.models.layers.mlp import ACTIVATIONS
 from flaxen.models.model import (
     LAYER_INPUT,
     Attend,
@@ -98,19 +98,9 @@ def _layer(
     x = linear(out, p["wo"], p["bo"], residual=x, backend=backend)
     x = layer_norm(x, p["attn_norm"], p["attn_norm_bias"], eps, backend=backend)
     h = linear(x, p["w_up"], p["b_up"], backend=backend)
-    h = _activate(h, config.activation, backend)
+    h = ACTIVATIONS[config.activation](h, backend)
     x = linear(h, p["w_down"], p["b_down"], residual=x, backend=backend)
     return layer_norm(x, p["mlp_norm"], p["mlp_norm_bias"], eps, backend=backend)
-
-
-def _activate(x: jax.Array, activation: Activation, backend: Backend) -> jax.Array:
-    match activation:
-        case "gelu":
-            return gelu(x, "erf", backend=backend)
-        case "gelu_tanh":
-            return gelu(x, "tanh", backend=backend)
-        case "relu":
-            return jax.nn.relu(x)
 
 
 def _as_it_is(backend: Backend, params: Params, hidden: jax.Array) -> jax.Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from flaxen import token_sampling as sampling
+from flaxen.kernels import activation as activation_op
 from flaxen.kernels import causal_attention as causal
-from flaxen.kernels import gelu as gelu_op
 from flaxen.kernels import layer_norm as layer_norm_op
 from flaxen.kernels import linear as layers
 from flaxen.kernels import log_softmax as softmax
@@ -20,7 +20,7 @@ apply_rope = _on_cpu(rope.apply_rope)
 causal_attention = _on_cpu(causal.causal_attention)
 embed = _on_cpu(layers.embed)
 gated_linear = _on_cpu(layers.gated_linear)
-gelu = _on_cpu(gelu_op.gelu)
+activation = _on_cpu(activation_op.activation)
 layer_norm = _on_cpu(layer_norm_op.layer_norm)
 linear = _on_cpu(layers.linear)
 linears = _on_cpu(layers.linears)

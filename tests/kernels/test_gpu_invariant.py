@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.kernels.activation import activation
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.gelu import gelu
 from flaxen.kernels.layer_norm import layer_norm
 from flaxen.kernels.linear import LoraWeight, gated_linear, linear, unembed
 from flaxen.kernels.linear.quantized import QuantizedLinear
@@ -47,7 +47,7 @@ OPS = {
     "layer_norm": lambda x, backend: layer_norm(
         x, normal("n", 200), normal("m", 200), 1e-5, backend=backend
     ),
-    "gelu": lambda x, backend: gelu(x, "erf", backend=backend),
+    "gelu": lambda x, backend: activation(x, "gelu", backend=backend),
     "log_softmax": lambda x, backend: log_softmax(x, backend=backend),
 }
 

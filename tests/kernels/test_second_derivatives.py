@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
+from flaxen.kernels.activation import reference as activation_reference
 from flaxen.kernels.causal_attention import reference as attention_reference
-from flaxen.kernels.gelu import reference as gelu_reference
 from flaxen.kernels.layer_norm import reference as layer_norm_reference
 from flaxen.kernels.linear import reference
 from flaxen.kernels.rms_norm import reference as norm_reference
 from flaxen.kernels.rope import reference as rope_reference
 from tests.kernels.on_cpu import (
+    activation,
     apply_rope,
     causal_attention,
     gated_linear,
-    gelu,
     layer_norm,
     linear,
     log_softmax,
@@ -78,7 +78,11 @@ OPS: dict[str, tuple[Op, Op, jax.Array]] = {
         lambda x: layer_norm_reference.layer_norm(x, SCALE, None, 1e-5),
         X,
     ),
-    "gelu": (lambda x: gelu(x, "erf"), lambda x: gelu_reference.gelu(x, False), X),
+    "gelu": (
+        lambda x: activation(x, "gelu"),
+        lambda x: activation_reference.activation(x, "gelu"),
+        X,
+    ),
     "rope": (
         lambda x: apply_rope(x, COS, SIN),
         lambda x: rope_reference.apply_rope(x, COS, SIN),

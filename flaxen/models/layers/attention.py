@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from flaxen.kernels.activation import activation
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear, linears
 from flaxen.kernels.rope import apply_rope
@@ -20,6 +22,8 @@ from flaxen.models.layers.norm import Norm
 from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, vector, weight
 from flaxen.models.model import AttentionSpec, Params
 from flaxen.models.rope_config import RopeConfig
+
+_MOST_STEPS = 4096  # of a Temperature: 33 million tokens of Llama 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +47,10 @@ class Temperature:
 
     def factor(self, positions: jax.Array) -> jax.Array:
         """The factor of each query, float32 in the positions' shape."""
-        steps = ((positions + self.offset) // self.interval).astype(jnp.float32)
-        return 1 + self.scale * jnp.log1p(jnp.maximum(steps, 0))
+        steps = jnp.clip((positions + self.offset) // self.interval, 0, _MOST_STEPS - 1)
+        # A table, because XLA's logarithm depends on where a token stands in the batch.
+        factors = 1 + self.scale * np.log1p(np.arange(_MOST_STEPS, dtype=np.float32))
+        return jnp.asarray(factors, jnp.float32)[steps]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +152,8 @@ class Attention:
         out, entry = step.attend(spec, q, k, _heads(v, self.num_kv_heads), entry, sinks)
         out = out.reshape(*x.shape[:-1], -1)
         if gate:
-            out = out * jax.nn.sigmoid(gate[0].astype(jnp.float32)).astype(out.dtype)
+            opened = activation(gate[0].astype(jnp.float32), "sigmoid", backend=backend)
+            out = out * opened.astype(out.dtype)
         return linear(out, p["wo"], p.get("bo"), residual=residual, backend=backend), entry
 
     def _placed(

@@ -12,8 +12,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from flaxen.kernels.activation import activation
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.gelu import gelu
 from flaxen.kernels.linear import gated_linear, linear, linears
 from flaxen.models.layers.part import FusedNorm, LayerSpecs, Routing, bias, weight
 from flaxen.models.model import Params
@@ -21,9 +21,9 @@ from flaxen.models.model import Params
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array, Backend], jax.Array]] = {  # of float32 [..., F]
-    "silu": lambda x, backend: jax.nn.silu(x),
-    "gelu": lambda x, backend: gelu(x, "erf", backend=backend),
-    "gelu_tanh": lambda x, backend: gelu(x, "tanh", backend=backend),
+    "silu": lambda x, backend: activation(x, "silu", backend=backend),
+    "gelu": lambda x, backend: activation(x, "gelu", backend=backend),
+    "gelu_tanh": lambda x, backend: activation(x, "gelu_tanh", backend=backend),
     "relu": lambda x, backend: jax.nn.relu(x),
     "relu2": lambda x, backend: jnp.square(jax.nn.relu(x)),
 }
