@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from flaxen.expert_kernels.experts import ExpertsSpec, experts
 from flaxen.expert_kernels.routing import RoutingSpec, route
+from flaxen.kernels.activation import activation
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import linear
 from flaxen.kernels.rms_norm import rms_norm
@@ -132,7 +133,7 @@ class Experts:
         if not self.shared_gate:
             return out
         gate = linear(h, p["w_shared_router"], out_dtype=jnp.float32, backend=backend)
-        wide = out.astype(jnp.float32) * jax.nn.sigmoid(gate)
+        wide = out.astype(jnp.float32) * activation(gate, "sigmoid", backend=backend)
         return wide if residual is None else wide + residual.astype(jnp.float32)
 
 
