@@ -34,11 +34,21 @@ def export(model: Path, file: Path) -> None:
     from transformers import AutoModel
 
     network = AutoModel.from_pretrained(model, attn_implementation="eager").eval()
+
+    class Named(torch.nn.Module):
+        """The network with the inputs that its file will have, in their order."""
+
+        def forward(self, ids: Any, mask: Any, types: Any) -> Any:
+            out = network(input_ids=ids, attention_mask=mask, token_type_ids=types)
+            return out.last_hidden_state
+
+    named = Named().eval()
+    named.network = network  # a part of it, so that the exporter finds its parameters
     inputs = torch.ones((2, 16), dtype=torch.int64)
     names = ["input_ids", "attention_mask", "token_type_ids"]
     axes = {name: {0: "batch", 1: "tokens"} for name in [*names, "last_hidden_state"]}
     torch.onnx.export(
-        network,
+        named,
         (inputs, inputs, inputs * 0),
         file,
         input_names=names,
