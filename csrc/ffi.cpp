@@ -52,6 +52,23 @@ ffi::Error linear(ffi::RemainingArgs args, ffi::RemainingRets results, Integers 
   return ffi::Error::Success();
 }
 
+ffi::Error byte_linear(ffi::AnyBuffer x, ffi::RemainingArgs args, ffi::Result<ffi::AnyBuffer> out,
+                       Integers weights, bool has_residual, int64_t gelu) {
+  ByteLinearCall call{};
+  Operands operands(args);
+  if (has_residual && operands.has(1)) call.residual = operands.next().untyped_data();
+  if (weights.size() != kWeightFields || !read_weight(operands, weights.begin(), &call.weight))
+    return ffi::Error::InvalidArgument("flaxen_byte_linear: operands do not match the attributes");
+  call.x = x.untyped_data();
+  call.type = type_of(x);
+  call.rows = leading_size(x);
+  call.num_inputs = x.dimensions().back();
+  call.gelu = gelu;
+  call.weight.out = out->untyped_data();
+  kernels().byte_linear(call);
+  return ffi::Error::Success();
+}
+
 ffi::Error embed(ffi::Buffer<ffi::S32> ids, ffi::RemainingArgs args,
                  ffi::Result<ffi::AnyBuffer> out, Integers weights) {
   EmbedCall call{};
@@ -451,6 +468,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_linear, flaxen::linear,
                                   .Attr<bool>("has_residual")
                                   .Attr<bool>("gated")
                                   .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_byte_linear, flaxen::byte_linear,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<flaxen::Integers>("weights")
+                                  .Attr<bool>("has_residual")
+                                  .Attr<int64_t>("gelu"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(flaxen_embed, flaxen::embed,
                               ffi::Ffi::Bind()

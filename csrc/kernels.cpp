@@ -14,6 +14,7 @@
 #include "activation.inc"
 #include "layer_norm.inc"
 #include "linear.inc"
+#include "byte_linear.inc"
 #include "embed.inc"
 #include "repack.inc"
 #include "product.inc"
@@ -32,8 +33,8 @@
 namespace flaxen {
 
 const Kernels FLAXEN_KERNELS = {
-    linear, embed, transpose, pack, unpack, rms_norm, layer_norm, activation, rope, log_softmax,
-    attention, head_linear, causal_attention, bidirectional_attention,
+    linear, byte_linear, embed, transpose, pack, unpack, rms_norm, layer_norm, activation, rope,
+    log_softmax, attention, head_linear, causal_attention, bidirectional_attention,
     causal_gradient, lora_gradient, sample, short_convolution, recurrence, gated_norm,
     grouped_linear, experts, experts_gradient, transpose_experts, routing, peak_flops};
 

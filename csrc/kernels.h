@@ -79,6 +79,16 @@ struct LinearCall {
   const Weight* weights;
 };
 
+// out = gelu(x @ weight + bias) + residual, with x rounded to eight bits: byte_linear.inc.
+struct ByteLinearCall {
+  const void* x;  // [rows, num_inputs]
+  Type type;      // of x, bias, residual and out
+  int64_t rows, num_inputs;
+  Weight weight;         // int8 without zero, mins or adapters; with bias and out
+  const void* residual;  // [rows, num_outputs] or null
+  int64_t gelu;          // 0 for none, 1 for the exact GELU, 2 for that with tanh
+};
+
 // Embedding lookup: out[t] = weight[:, ids[t]]; zeros if the id is negative.
 struct EmbedCall {
   const int32_t* ids;
@@ -378,6 +388,7 @@ struct GatedNormCall {
 
 struct Kernels {
   void (*linear)(const LinearCall&);
+  void (*byte_linear)(const ByteLinearCall&);
   void (*embed)(const EmbedCall&);
   void (*transpose)(const TransposeCall&);
   void (*pack)(const PackCall&);

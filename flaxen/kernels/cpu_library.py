@@ -21,6 +21,7 @@ ISAS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
 _NAME = "libflaxen_native.so"
 _TARGETS = (
     "linear",
+    "byte_linear",
     "embed",
     "transpose",
     "pack",

@@ -8,6 +8,7 @@ Dimension key: D model, F mlp, N heads, H head dim, V vocabulary, L layers.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.layer_norm import layer_norm
-from flaxen.kernels.linear import embed, linear, linears
-from flaxen.models.encoder_config import EncoderConfig
+from flaxen.kernels.linear import embed
+from flaxen.models.byte_linear import GeluName, byte_linear
+from flaxen.models.encoder_config import Activation, EncoderConfig
 from flaxen.models.head import apply_head, head_specs
 from flaxen.models.layers.mlp import ACTIVATIONS
 from flaxen.models.model import (
@@ -33,6 +35,7 @@ from flaxen.models.model import (
 )
 
 _SPEC = AttentionSpec(causal=False)
+_GELUS: Mapping[Activation, GeluName] = {"gelu": "gelu", "gelu_tanh": "gelu_tanh"}
 _TABLE = Matrix(inputs=(1,), outputs=(0,))
 
 
@@ -91,15 +94,17 @@ def _layer(
 ) -> jax.Array:
     eps = config.norm_eps
     x = checkpoint_name(x, LAYER_INPUT)
-    q, k, v = linears(x, (p["wq"], p["wk"], p["wv"]), (p["bq"], p["bk"], p["bv"]), backend=backend)
+    q, k, v = (byte_linear(x, p[f"w{n}"], p[f"b{n}"], backend=backend) for n in "qkv")
     shape = (*x.shape[:-1], config.num_heads, config.head_dim)
     out, _ = attend(_SPEC, q.reshape(shape), k.reshape(shape), v.reshape(shape), None)
     out = out.reshape(x.shape)
-    x = linear(out, p["wo"], p["bo"], residual=x, backend=backend)
+    x = byte_linear(out, p["wo"], p["bo"], residual=x, backend=backend)
     x = layer_norm(x, p["attn_norm"], p["attn_norm_bias"], eps, backend=backend)
-    h = linear(x, p["w_up"], p["b_up"], backend=backend)
-    h = ACTIVATIONS[config.activation](h, backend)
-    x = linear(h, p["w_down"], p["b_down"], residual=x, backend=backend)
+    gelu = _GELUS.get(config.activation)
+    h = byte_linear(x, p["w_up"], p["b_up"], gelu=gelu, backend=backend)
+    if gelu is None:
+        h = ACTIVATIONS[config.activation](h, backend)
+    x = byte_linear(h, p["w_down"], p["b_down"], residual=x, backend=backend)
     return layer_norm(x, p["mlp_norm"], p["mlp_norm_bias"], eps, backend=backend)
 
 

@@ -35,7 +35,7 @@ def export(model: Path, file: Path) -> None:
 
     network = AutoModel.from_pretrained(model, attn_implementation="eager").eval()
 
-    class Named(torch.nn.Module):
+    class Named(torch.nn.Module):  # type: ignore[misc]  # torch is not here
         """The network with the inputs that its file will have, in their order."""
 
         def forward(self, ids: Any, mask: Any, types: Any) -> Any:
