@@ -62,6 +62,7 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
     _, params, step, gradient = trained(name)
     for each in jax.tree.leaves(gradient):
         assert np.isfinite(each).all()
+    whole = float(np.sqrt(sum(float(jnp.vdot(each, each)) for each in jax.tree.leaves(gradient))))
     for param, leaves in by_name(gradient).items():
         slope = np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in leaves))
         if param == "b_router_selection":  # it decides which experts are chosen, and nothing else
@@ -75,7 +76,8 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
         (ahead, _), _ = step(moved(params, param, unit, distance))
         (behind, _), _ = step(moved(params, param, unit, -distance))
         found = (float(ahead) - float(behind)) / (2 * distance)
-        np.testing.assert_allclose(found, slope, rtol=0.02, err_msg=param)
+        # Without rope, a bias of the keys adds the same to all scores, and changes nothing.
+        np.testing.assert_allclose(found, slope, rtol=0.02, atol=1e-5 * whole, err_msg=param)
 
 
 @pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
@@ -85,8 +87,9 @@ def test_gradient_of_the_cpp_kernels_is_that_of_xla(name: str) -> None:
     step, _ = training_step(model.on(Backend.CPU), sequences(name))
     _, found = step(params)
     ours, theirs = by_name(found), by_name(gradient)
+    rounding = 1e-6 * max(float(np.abs(each).max()) for each in jax.tree.leaves(gradient))
     assert ours.keys() == theirs.keys()
     for param, leaves in theirs.items():
         for one, other in zip(ours[param], leaves, strict=True):
-            largest = np.abs(other).max()
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * largest, err_msg=param)
+            atol = max(1e-4 * float(np.abs(other).max()), rounding)
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=atol, err_msg=param)
