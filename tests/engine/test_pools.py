@@ -141,9 +141,9 @@ def test_beside_a_state_no_prefix_is_found() -> None:
 
 
 def test_usage_is_that_of_bytes() -> None:
-    pools = pools_of(FULL, STATE, num_pages=8)  # pages of 16 numbers, and of 6
+    pools = pools_of(FULL, STATE, num_pages=8)  # pages of 16 numbers, and of 6 twice as wide
     assert pools.admit(sequence(9), 0, 0)
-    assert pools.usage == (3 * 16 + 6) / (8 * (16 + 6))
+    assert pools.usage == (3 * 16 + 12) / (8 * (16 + 12))
 
 
 def test_all_groups_or_none_give_pages() -> None:
@@ -226,7 +226,7 @@ def test_no_more_than_all_sequences_can_use() -> None:
 def test_a_state_for_each_row() -> None:
     spec = State(shapes=((64, 128),))
     mixed = sizes(ALL, spec)
-    full, state = mixed.divide(1000 * BYTES + 8 * 64 * 128 * 2, 4096)
+    full, state = mixed.divide(1000 * BYTES + 8 * 64 * 128 * 4, 4096)
     assert (full.num_pages, state.num_pages) == (1000, 8)
 
 

@@ -1,6 +1,8 @@
-"""A small model with every mixer that keeps a state, and attention between them."""
+"""Small models: of every mixer that keeps a state, with attention; and of Mamba-2 alone."""
 
 from __future__ import annotations
+
+import jax
 
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder
@@ -11,7 +13,10 @@ from flaxen.models.layers.mamba2 import Mamba2
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.layers.norm import Norm
 from flaxen.models.layers.short_conv import ShortConv
+from flaxen.models.model import Model, Params
+from flaxen.models.params import is_spec
 from flaxen.models.rope_config import RopeConfig
+from flaxen.training.full import initial_params
 
 NORM = Norm(eps=1e-3)
 CONV = ShortConv(num_channels=24, num_taps=3, has_bias=True)
@@ -37,3 +42,23 @@ MODEL = decoder(
         max_position=64,
     )
 )
+ALONE = decoder(
+    DecoderConfig(
+        vocab_size=50,
+        model_dim=24,
+        layers=(LayerConfig(mixer=MAMBA, mlp=None, norm=NORM),) * 2,
+        final_norm=NORM,
+        max_position=64,
+    )
+)
+
+
+def params_of(model: Model) -> Params:
+    """Parameters whose logits differ from token to token."""
+
+    def one(spec, leaf):  # type: ignore[no-untyped-def]
+        return leaf * 40 if spec.role in ("matrix", "table") else leaf
+
+    params = initial_params(model, 1)
+    scaled: Params = jax.tree.map(one, model.param_specs, params, is_leaf=is_spec)
+    return scaled

@@ -18,38 +18,18 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models import attention_impls
-from flaxen.models.config import DecoderConfig
-from flaxen.models.decoder import decoder
-from flaxen.models.layers.block import LayerConfig
 from flaxen.models.model import Model, Params, logprobs
-from flaxen.models.params import compute_params, is_spec
+from flaxen.models.params import compute_params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo
-from flaxen.training.full import initial_params
 from tests.engine.groups import groups
 from tests.engine.tiny import prompts, request, run, trace
-from tests.models.mixers import MAMBA, MODEL, NORM
+from tests.models.mixers import ALONE, MODEL, params_of
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 
-_ALONE = LayerConfig(mixer=MAMBA, mlp=None, norm=NORM)
-_SIZES = {"vocab_size": 50, "model_dim": 24, "max_position": 64}
-MODELS = {
-    "mixed": MODEL,
-    "without attention": decoder(DecoderConfig(layers=(_ALONE, _ALONE), final_norm=NORM, **_SIZES)),
-}
+MODELS = {"mixed": MODEL, "without attention": ALONE}
 PROMPTS = [[each % 50 for each in prompt] for prompt in prompts([29, 12, 20, 7])]
-
-
-def larger(model: Model) -> Params:
-    """Parameters whose logits differ from token to token."""
-
-    def one(spec, leaf):  # type: ignore[no-untyped-def]
-        return leaf * 40 if spec.role in ("matrix", "table") else leaf
-
-    params = initial_params(model, 1)
-    scaled: Params = jax.tree.map(one, model.param_specs, params, is_leaf=is_spec)
-    return scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +50,7 @@ class Served:
 
 @functools.cache
 def served(name: str, dtype: str) -> Served:
-    model, masters = MODELS[name].on(Backend.CPU), larger(MODELS[name])
+    model, masters = MODELS[name].on(Backend.CPU), params_of(MODELS[name])
     specs, kind = model.param_specs, jnp.dtype(dtype)
     params = compute_params(specs, masters, dtype=kind, backend=Backend.CPU)
     config = EngineConfig(
