@@ -14,7 +14,7 @@ Type type_of(const ffi::AnyBuffer& buffer) {
   return buffer.element_type() == ffi::DataType::BF16 ? Type::bf16 : Type::f32;
 }
 
-PageFormat page_format_of(const ffi::AnyBuffer& pages) {
+inline PageFormat page_format_of(const ffi::AnyBuffer& pages) {
   switch (pages.element_type()) {
     case ffi::DataType::S8: return PageFormat::int8;
     case ffi::DataType::F8E4M3FN: return PageFormat::fp8_e4m3;
@@ -22,7 +22,7 @@ PageFormat page_format_of(const ffi::AnyBuffer& pages) {
   }
 }
 
-int64_t leading_size(const ffi::AnyBuffer& buffer) {
+inline int64_t leading_size(const ffi::AnyBuffer& buffer) {
   const auto dims = buffer.dimensions();
   int64_t size = 1;
   for (size_t i = 0; i + 1 < dims.size(); ++i) size *= dims[i];

@@ -100,9 +100,7 @@ def test_is_within_its_rounding(
 
 
 @pairwise({"num_threads": THREADS, "gelu": [None, "gelu"]})
-def test_a_row_has_the_same_bits_in_any_batch(
-    num_threads: int, gelu: GeluName | None
-) -> None:
+def test_a_row_has_the_same_bits_in_any_batch(num_threads: int, gelu: GeluName | None) -> None:
     x, weight, bias = inputs(300, 200, 100)
     together = np.asarray(run(x, weight, bias, gelu=gelu))
     for row in (0, 5, 127, 128, 299):
