@@ -63,11 +63,13 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     fields, mixer = hf.decoder_fields(config), hf.first(config, Attention)
     ropes = dict(zip(hf.layer_types(config), hf_layers.layer_ropes(config), strict=True))
     full, local = (ropes.get(kind) or RopeConfig(theta=_THETAS[kind]) for kind in (FULL, SLIDING))
+    rope = {**rope_fields(full), "rope_local_base_freq": local.theta}
+    if local.kind != "default":  # the older spelling can't say this
+        rope = {"rope_parameters": hf_layers.nested_fields({FULL: full, SLIDING: local})}
     return {
-        **{name: value for name, value in fields.items() if name != "rope_scaling"},
+        **{name: each for name, each in fields.items() if name not in hf_layers.ROPE_FIELDS},
         **hf_layers.kind_fields(config),
-        **rope_fields(full),
-        "rope_local_base_freq": local.theta,
+        **rope,
         "hidden_activation": fields["hidden_act"],
         "attention_bias": hf.has_bias(config, "wq"),
         "query_pre_attn_scalar": hf_values.query_scalar(mixer.scale, mixer.head_dim),

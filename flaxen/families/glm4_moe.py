@@ -18,7 +18,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm")
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm", "rms_norm_eps")
     has_norms = hf.flag(fields, "use_qk_norm")
     config = hf.decoder_config(
         fields,

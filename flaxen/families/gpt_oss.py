@@ -7,12 +7,13 @@ from typing import Any
 
 from flaxen.expert_kernels.experts import ExpertsSpec, Gate
 from flaxen.expert_kernels.routing import RoutingSpec
-from flaxen.families import expert_fields, expert_tensors, hf
+from flaxen.families import expert_fields, expert_tensors, hf, hf_layers
 from flaxen.families.family import Family
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 
 _BIASES = ("wq", "wk", "wv", "wo")
+_NO_SCALING = {"rope_type": "default"}
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -21,14 +22,19 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "layer_types", "sliding_window")
-    # The windows are those of layer_types alone.
-    slides = {**fields, "use_sliding_window": True}
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "sliding_window", "rms_norm_eps")
+    if fields.get("rope_scaling") is None and fields.get("rope_parameters") is None:
+        raise ValueError(
+            "the configuration has no rope_scaling, where versions of transformers take YaRN or no "
+            f"scaling: add it, {_NO_SCALING} for none"
+        )
+    kinds = hf_layers.layer_kinds(fields, pattern=2)
     has_biases = fields.get("attention_bias") is None or hf.flag(fields, "attention_bias")
     config = hf.decoder_config(
-        fields,
+        {**fields, "rope_theta": hf.positive(fields, "rope_theta", 150_000.0)},
         attention={"biases": _BIASES if has_biases else (), "has_sinks": True},
-        windows=hf.layer_windows(slides),
+        # The windows are those of the kinds of layers alone.
+        windows=hf.layer_windows({**fields, "use_sliding_window": True, "layer_types": kinds}),
         reads=("num_local_experts",),
         refused=("mlp_bias", "use_sliding_window"),
     )
@@ -53,6 +59,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     experts = hf.first(config, Experts)
     windows = [each for each in hf.windows(config) if each is not None]
     return {
+        "rope_scaling": _NO_SCALING,
         **hf.decoder_fields(config),
         "layer_types": hf.layer_types(config),
         "sliding_window": windows[0] if windows else 128,
@@ -73,5 +80,6 @@ FAMILY = Family(
     quantized_rules={"mxfp4": expert_tensors.GPT_OSS_MXFP4},
     gguf_architecture="gpt-oss",
     gguf_rules=expert_tensors.GGUF_GPT_OSS,
+    gguf_implied=lambda fields: {"rope_scaling": fields["rope_scaling"] or _NO_SCALING},
     gguf_biases=_BIASES,
 )

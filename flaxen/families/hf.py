@@ -47,7 +47,6 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "compression_config": (None,),
     "hidden_act": ("silu", None),
     "hidden_activation": ("silu", None),
-    "pretraining_tp": (1, None),
     "partial_rotary_factor": (1, None),
     "rope_interleaved": (False, None),
     "dual_chunk_attention_config": (None,),

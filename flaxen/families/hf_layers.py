@@ -17,6 +17,7 @@ from flaxen.models.layers.block import LayerConfig
 from flaxen.models.rope_config import RopeConfig
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+ROPE_FIELDS = ("rope_theta", "rope_scaling", "partial_rotary_factor")  # what rope_fields writes
 
 
 def layer_kinds(fields: Mapping[str, Any], *, pattern: int) -> tuple[str, ...]:
@@ -84,6 +85,16 @@ def ropes(fields: Mapping[str, Any], thetas: Mapping[str, float]) -> dict[str, R
         kind: rope_config({**shared, "rope_theta": theta, "rope_parameters": given.get(kind) or {}})
         for kind, theta in thetas.items()
     }
+
+
+def nested_fields(ropes: Mapping[str, RopeConfig | None]) -> dict[str, dict[str, Any]]:
+    """The inverse of `ropes`: rope_parameters with an entry for each kind of layer."""
+    return {kind: {} if rope is None else _nested(rope) for kind, rope in ropes.items()}
+
+
+def _nested(rope: RopeConfig) -> dict[str, Any]:
+    found = rope_fields(rope)
+    return {"rope_type": "default", **found.pop("rope_scaling", {}), **found}
 
 
 def rope_of(config: DecoderConfig) -> dict[str, Any]:

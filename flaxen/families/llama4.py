@@ -4,7 +4,7 @@ whose inputs are scaled, beside one that all tokens share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +30,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "layer_types", "no_rope_layers",
-                       "use_qk_norm", "attn_temperature_tuning", "moe_layers")  # fmt: skip
+    hf.require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm", "rms_norm_eps",
+                       "attention_chunk_size")  # fmt: skip
+    theta = hf.positive(fields, "rope_theta", 500_000.0)
     config = hf.decoder_config(
         fields,
         attention={
-            "rope": rope_config(fields, interleaved=True),
+            "rope": rope_config({**fields, "rope_theta": theta}, interleaved=True),
             "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
         },
         mlp={"mlp_dim": hf.whole(fields, "intermediate_size_mlp")},
@@ -52,37 +53,55 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         spec=ExpertsSpec(scales_inputs=True),
         shared=DenseMlp(mlp_dim=dim),
     )
-    sparse = expert_fields.numbers(fields, "moe_layers")
-    config = expert_fields.with_experts(config, experts, lambda number: number in sparse)
-    return config.with_layers(lambda number, layer: _with_attention(fields, number, layer))
+    full = _completed(fields)
+    config = expert_fields.with_experts(config, experts, lambda i: i in full["moe_layers"])
+    return config.with_layers(lambda number, layer: _with_attention(full, number, layer))
 
 
-def _with_attention(fields: Mapping[str, Any], number: int, layer: LayerConfig) -> LayerConfig:
-    """The layer with its own attention: with rope or without, over a chunk or over all tokens."""
-    mixer = layer.mixer
-    assert isinstance(mixer, Attention)
-    kinds, ropes = fields["layer_types"], expert_fields.numbers(fields, "no_rope_layers")
+def _completed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with what differs by layer, which the published files leave out, as the rules
+    of transformers have it.
+    """
     count = hf.num_layers(fields)
+    interval = hf.whole(fields, "no_rope_layer_interval", default=4)
+    ropes = expert_fields.numbers(fields, "no_rope_layers") or tuple(
+        int((number + 1) % interval != 0) for number in range(count)
+    )
+    chunks = fields["attention_chunk_size"] is not None
+    kinds = fields.get("layer_types") or [_CHUNKED if each and chunks else _FULL for each in ropes]
     if len(ropes) != count or not isinstance(kinds, list | tuple) or len(kinds) != count:
         raise ValueError(
             f"layer_types and no_rope_layers must have an entry for each of the {count} layers, "
             f"got {kinds!r} and {list(ropes)}"
         )
-    if kinds[number] not in (_CHUNKED, _FULL):
+    step = hf.whole(fields, "interleave_moe_layer_step", default=1)
+    sparse: Sequence[int] = range(step - 1, count, step)
+    if fields.get("moe_layers") is not None:
+        sparse = expert_fields.numbers(fields, "moe_layers")
+    # Files have a number here too, of which only whether it is 0 counts.
+    is_tuned = bool({"attn_temperature_tuning": True, **fields}["attn_temperature_tuning"])
+    return {**fields, "no_rope_layers": ropes, "layer_types": kinds, "moe_layers": sparse,
+            "attn_temperature_tuning": is_tuned}  # fmt: skip
+
+
+def _with_attention(fields: Mapping[str, Any], number: int, layer: LayerConfig) -> LayerConfig:
+    """The layer with its own attention: with rope or without, over a chunk or over all tokens."""
+    mixer, kind = layer.mixer, fields["layer_types"][number]
+    assert isinstance(mixer, Attention)
+    if kind not in (_CHUNKED, _FULL):
         raise ValueError(
-            f"layer_types has {kinds[number]!r}, which is not supported: only {_CHUNKED} and "
-            f"{_FULL} are"
+            f"layer_types has {kind!r}, which is not supported: only {_CHUNKED} and {_FULL} are"
         )
-    chunk = hf.whole(fields, "attention_chunk_size") if kinds[number] == _CHUNKED else None
-    if ropes[number]:
+    chunk = hf.whole(fields, "attention_chunk_size") if kind == _CHUNKED else None
+    if fields["no_rope_layers"][number]:
         norm = Norm(eps=layer.norm.eps, has_weight=False)
         qk_norm = QkNorm(norm=norm, after_rope=True) if hf.flag(fields, "use_qk_norm") else None
         return replace(layer, mixer=replace(mixer, chunk=chunk, qk_norm=qk_norm))
     temperature = None
     if fields["attn_temperature_tuning"]:
         temperature = Temperature(
-            interval=hf.whole(fields, "floor_scale"),
-            scale=hf.positive(fields, "attn_scale"),
+            interval=hf.whole(fields, "floor_scale", default=8192),
+            scale=hf.positive(fields, "attn_scale", 0.1),
             offset=1,
         )
     return replace(layer, mixer=replace(mixer, rope=None, chunk=chunk, temperature=temperature))

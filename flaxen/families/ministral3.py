@@ -20,7 +20,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     # transformers has defaults for these that are of one published model.
-    hf.require_present(fields, "head_dim", "num_key_value_heads", "rope_parameters")
+    hf.require_present(fields, "head_dim", "num_key_value_heads", "rope_parameters",
+                       "rms_norm_eps")  # fmt: skip
     rope = dict(fields["rope_parameters"])
     beta = hf.positive(rope, _BETA)
     interval = hf.whole(rope, "original_max_position_embeddings")

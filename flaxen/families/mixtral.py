@@ -18,10 +18,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "sliding_window", "num_key_value_heads")
+    hf.require_present(fields, "sliding_window", "num_key_value_heads", "rms_norm_eps")
     window = None if fields["sliding_window"] is None else hf.whole(fields, "sliding_window")
     config = hf.decoder_config(
-        fields,
+        {**fields, "rope_theta": hf.positive(fields, "rope_theta", 1_000_000.0)},
         windows=(window,) * hf.num_layers(fields),
         reads=("num_local_experts",),
         refused=("attention_bias", "mlp_bias", "layer_types", "use_sliding_window"),

@@ -17,7 +17,6 @@ from flaxen.models.layers.attention import QkNorm
 from flaxen.models.rope_config import RopeConfig
 
 _THETA = 500_000.0  # of OLMo 3, where the field is missing
-_ROPE_FIELDS = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 
 
 def olmo2_config(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -71,21 +70,15 @@ def olmo2_fields(config: DecoderConfig) -> dict[str, Any]:
 
 def olmo3_fields(config: DecoderConfig) -> dict[str, Any]:
     """The same of OLMo 3."""
-    fields = {name: each for name, each in olmo2_fields(config).items() if name not in _ROPE_FIELDS}
+    plain = olmo2_fields(config)
+    fields = {name: each for name, each in plain.items() if name not in hf_layers.ROPE_FIELDS}
     ropes = dict(zip(hf.layer_types(config), hf_layers.layer_ropes(config), strict=True))
     full, local = ropes.get(FULL), ropes.get(SLIDING)
     if local in (None, RopeConfig(theta=_THETA)) and (full or local) is not None:
         rope = rope_fields(full or RopeConfig(theta=_THETA))
     else:  # versions of transformers disagree on what the older spelling means here
-        rope = {"rope_parameters": {kind: _nested(ropes[kind]) for kind in ropes}}
+        rope = {"rope_parameters": hf_layers.nested_fields(ropes)}
     return {**fields, **hf_layers.kind_fields(config), **rope}
-
-
-def _nested(rope: RopeConfig | None) -> dict[str, Any]:
-    if rope is None:
-        return {}
-    found = rope_fields(rope)
-    return {"rope_type": "default", **found.pop("rope_scaling", {}), **found}
 
 
 OLMO2 = Family(

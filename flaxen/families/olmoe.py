@@ -19,7 +19,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "norm_topk_prob")
+    hf.require_present(fields, "norm_topk_prob", "rms_norm_eps")
     config = hf.decoder_config(
         fields,
         attention={

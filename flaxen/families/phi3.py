@@ -18,6 +18,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
+    hf.require_present(fields, "rms_norm_eps")
     window: int | None = None
     if fields.get("sliding_window") is not None:
         window = hf.whole(fields, "sliding_window")

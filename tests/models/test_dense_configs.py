@@ -93,7 +93,7 @@ def test_numbers_are_found_again_to_the_bit() -> None:
         ("Gemma2", {**GEMMA2, "layer_types": ["x"] * 3}, "layer_types has 'x', which is not"),
         ("Gemma3", {**GEMMA3, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
         ("Gemma3", {**GEMMA3, "use_bidirectional_attention": True}, "use_bidirectional_attention"),
-        ("Phi3", {"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu' is not supported"),
+        ("Phi3", {**OWN, "hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu' is not supported"),
         ("Cohere", {"use_qk_norm": True}, "use_qk_norm = True is not supported"),
         ("Granite", {"logits_scaling": 0}, "logits_scaling must be a number above 0"),
         ("Olmo2", {**OWN, "clip_qkv": 8.0}, "clip_qkv = 8.0"),

@@ -61,7 +61,7 @@ def test_sizes_and_defaults() -> None:
         ({"tie_word_embeddings": True}, "tied_embeddings", True),
         ({"attention_bias": True}, "biases", ("wq", "wk", "wv", "wo")),
         ({"mlp_bias": True}, "biases", ("w_gate", "w_up", "w_down")),
-        ({"pretraining_tp": 1, "torch_dtype": "bfloat16", "use_cache": True}, "biases", ()),
+        ({"pretraining_tp": 2, "torch_dtype": "bfloat16", "use_cache": True}, "biases", ()),
         ({"auto_map": {"AutoModelForCausalLM": "modeling.Evil"}}, "qk_norm", False),
     ],
 )
@@ -152,7 +152,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"quantization": {"bits": 4}}, "quantization = "),
     ({"hidden_act": "gelu"}, "hidden_act = 'gelu'.*only 'silu' is"),
     ({"hidden_activation": "gelu"}, "hidden_activation = 'gelu'"),
-    ({"pretraining_tp": 2}, "pretraining_tp = 2"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
     ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
     ({"rope_interleaved": True}, "rope_interleaved = True"),

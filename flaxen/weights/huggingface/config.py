@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxen.families import Family, find_family
+from flaxen.families import FAMILIES, Family, UnknownFamilyError, find_family
 from flaxen.hub.weight_files import read_json
 from flaxen.models.config import DecoderConfig
 from flaxen.tensors.quantized.methods import (
@@ -74,7 +74,22 @@ def _with_own_file(directory: Path, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _read(file: Path, fields: dict[str, Any]) -> tuple[Family, DecoderConfig]:
     try:
-        family = find_family(base_architecture(architecture(fields)))
+        family = _family(fields)
         return family, family.config_from_hf(fields)
     except ValueError as error:
         raise type(error)(f"{file}: {error}") from None
+
+
+def _family(fields: dict[str, Any]) -> Family:
+    name = base_architecture(architecture(fields))
+    try:
+        return find_family(name)
+    except UnknownFamilyError:
+        inner = fields.get("text_config")
+        text = FAMILIES.get(str(inner.get("model_type"))) if isinstance(inner, dict) else None
+        if text is None:
+            raise
+    raise UnknownFamilyError(
+        f"the architecture {name!r} reads more than text, which is not supported. Its text model "
+        f"is: save it in a directory of its own, with transformers as {text.architecture}"
+    )
