@@ -18,7 +18,7 @@ from flaxen.models.model import Model
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition
-from flaxen.weights.huggingface.config import read_config
+from flaxen.weights.huggingface.config import read_quantized_config
 from flaxen.weights.opening import open_model
 from flaxen.weights.reference import parse_reference
 
@@ -51,8 +51,15 @@ def open_shapes(args: EngineArgs, backend: Backend) -> OpenedShapes:
                 f"{config} is planned with our decoder: a config.json alone says nothing to "
                 "--impl torch or --definition. Leave them out, or give the model with its weights"
             )
-        _, fields = read_config(config)
-        return OpenedShapes(_name(config), decoder(fields).on(backend), None)
+        found = read_quantized_config(config)
+        if found.quantization is not None and args.quantization == "auto":
+            method = found.quantization["quant_method"]
+            raise ValueError(
+                f"{config} says that the weights are quantized ({method}), and only their files, "
+                "which are not here, say in which form each is. Give the model with its weights, "
+                "or --quantization fp8, int8, int4 or mxfp4 to plan with all weights in one form"
+            )
+        return OpenedShapes(_name(config), decoder(found.config).on(backend), None)
     source = open_model(
         args.model, args.places, backend=backend, impl=args.impl, definition=args.definition
     ).generator

@@ -75,12 +75,12 @@ def _quantized_stack(spec: ParamSpec, layout: Layout, placement: Placement) -> Q
     num_experts, num_inputs, num_outputs = spec.shape
     where = stack_shardings(param_sharding(spec, placement))
     of_groups = (num_experts, num_inputs // layout.group, num_outputs)
-    scales = jax.ShapeDtypeStruct(of_groups, layout.scale_dtype, sharding=where.scales)
-    numbers = jnp.int4 if layout.format == "int4" else jnp.int8
+    scales = jax.ShapeDtypeStruct(of_groups, array_scale_dtype(layout), sharding=where.scales)
     return QuantizedLinear(
-        data=jax.ShapeDtypeStruct(spec.shape, numbers, sharding=where.data),
+        data=jax.ShapeDtypeStruct(spec.shape, array_dtype(layout), sharding=where.data),
         scales=scales,
         mins=scales if layout.has_mins else None,
+        is_e2m1=layout.format == "float4",
     )
 
 

@@ -161,8 +161,7 @@ def plan_serving(
         num_cache_tokens=cache.num_tokens,
         config=config,
     )
-    # The length that all sequences can have at once.
-    context = sizes.longest(cache.num_bytes // steps.max_num_seqs, cache.max_model_len)
+    context = sizes.longest_at_once(cache.num_bytes, cache.max_model_len)
     return _with_steps(plan, engine, device.step_bytes, max(1, context), compiles)
 
 

@@ -228,6 +228,8 @@ def test_a_state_for_each_row() -> None:
     mixed = sizes(ALL, spec)
     full, state = mixed.divide(1000 * BYTES + 8 * 64 * 128 * 4, 4096)
     assert (full.num_pages, state.num_pages) == (1000, 8)
+    # The eight sequences that may run have 125 pages of 16 tokens each.
+    assert mixed.longest_at_once(1000 * BYTES + 8 * 64 * 128 * 4, 4096) == 125 * 16
 
 
 def test_memory_for_less_than_a_sequence() -> None:

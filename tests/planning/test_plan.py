@@ -130,6 +130,18 @@ def test_quantized_weights_are_counted_with_their_scales(
     assert parts["weights"] == pytest.approx(layers * bits // 8 + tables + 4 * scales, rel=1e-3)
 
 
+def test_a_quantized_config_without_its_weights_is_planned_as_asked(llama: Path) -> None:
+    directory = config_only(llama, LLAMA_8B, quantization_config={"quant_method": "fp8"})
+    args = EngineArgs(model=str(directory), max_model_len=8192)
+    with pytest.raises(ValueError, match=r"weights are quantized \(fp8\).* or --quantization fp8"):
+        plan(args, "h100", parse_mesh(""), compiles=False)
+    found = plan(replace(args, quantization="fp8"), "h100", parse_mesh(""), compiles=False).serving
+    assert found == served(llama, "h100", quantization="fp8")
+    refused = config_only(llama, LLAMA_8B, quantization_config={"quant_method": "hqq"})
+    with pytest.raises(ValueError, match="names the method 'hqq', which is not supported"):
+        plan(replace(args, model=str(refused)), "h100", parse_mesh(""), compiles=False)
+
+
 def test_a_file_s_own_blocks_are_counted(tmp_path: Path) -> None:
     """The model of the tests is Q4_1: five bits a weight, and its table eight with scales."""
     args = EngineArgs(model="smollm2-135m", max_model_len=2048)

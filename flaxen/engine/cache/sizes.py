@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -72,8 +72,15 @@ class CacheSizes:
         """The length of the longest sequence that fits into `num_bytes`, at most `most` tokens; 0
         if none fits. Windows and states do not grow with the length, so there may be no limit.
         """
+        return self._longest(num_bytes, most, self.least_bytes)
+
+    def longest_at_once(self, num_bytes: int, most: int) -> int:
+        """The length that all running sequences can have at once, as in `longest`."""
+        return self._longest(num_bytes, most, self.most_bytes)
+
+    def _longest(self, num_bytes: int, most: int, needed: Callable[[int], int]) -> int:
         lengths = range(self.page_size, most + self.page_size, self.page_size)
-        return min(most, self.page_size * bisect_right(lengths, num_bytes, key=self.least_bytes))
+        return min(most, self.page_size * bisect_right(lengths, num_bytes, key=needed))
 
     def _demands(self, max_model_len: int) -> list[_Demand]:
         layers = group_layers(self.specs)
