@@ -66,10 +66,7 @@ def first_dense(fields: Mapping[str, Any]) -> Callable[[int], bool]:
     Raises:
       ValueError: it is missing or no whole number.
     """
-    hf.require_present(fields, "first_k_dense_replace")
-    count = fields["first_k_dense_replace"]
-    if type(count) is not int or count < 0:
-        raise ValueError(f"first_k_dense_replace must be a whole number, got {count!r}")
+    count = hf.natural(fields, "first_k_dense_replace")
     return lambda number: number >= count
 
 

@@ -234,7 +234,7 @@ def layer_windows(hf: Mapping[str, Any]) -> tuple[int | None, ...]:
     if kinds is None:
         if window is None:
             return (None,) * count
-        num_full = whole(hf, "max_window_layers")
+        num_full = natural(hf, "max_window_layers")
         return tuple(None if i < num_full else window for i in range(count))
     if not isinstance(kinds, list | tuple) or len(kinds) != count:
         raise ValueError(
@@ -294,13 +294,30 @@ def whole(hf: Mapping[str, Any], name: str, *, default: int | None = None) -> in
     value = hf.get(name)
     if value is None and default is not None:
         return default
-    if value is None:
-        raise ValueError(
-            f"the configuration has no {name}: add it, as the model can't be built without"
-        )
+    _check_present(hf, name)
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
     return value
+
+
+def natural(hf: Mapping[str, Any], name: str) -> int:
+    """Reads a whole number of at least 0.
+
+    Raises:
+      ValueError: it is missing or anything else.
+    """
+    _check_present(hf, name)
+    value = hf[name]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+    return value
+
+
+def _check_present(hf: Mapping[str, Any], name: str) -> None:
+    if hf.get(name) is None:
+        raise ValueError(
+            f"the configuration has no {name}: add it, as the model can't be built without"
+        )
 
 
 def flag(hf: Mapping[str, Any], name: str) -> bool:

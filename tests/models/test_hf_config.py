@@ -121,6 +121,8 @@ def test_qwen2_has_biases_and_slides_where_it_is_told() -> None:
     fields = {**SIZES, "sliding_window": 8, "max_window_layers": 1}
     assert QWEN2(fields).windows == (None, None, None)  # use_sliding_window is off
     assert QWEN2({**fields, "use_sliding_window": True}).windows == (None, 8, 8)
+    every = QWEN2({**fields, "use_sliding_window": True, "max_window_layers": 0})
+    assert every.windows == (8, 8, 8)
     kinds = ["sliding_attention", "full_attention", "full_attention"]
     config = QWEN2({**fields, "use_sliding_window": True, "layer_types": kinds})
     assert config.windows == (8, None, None)
@@ -235,6 +237,10 @@ def test_what_mistral_refuses(fields: dict[str, Any], message: str) -> None:
     [
         ({"use_sliding_window": True}, "no sliding_window: add it"),
         ({"use_sliding_window": True, "sliding_window": 8}, "no max_window_layers"),
+        (
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": -1},
+            "max_window_layers must be a whole number of at least 0, got -1",
+        ),
         ({"layer_types": ["full_attention"]}, "layer_types must list one kind for each of the 3"),
         ({"layer_types": "full_attention"}, "layer_types must list one kind"),
         ({"layer_types": ["chunked_attention"] * 3}, "layer_types has 'chunked_attention'"),
