@@ -143,7 +143,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_huggingface(path: Path) -> Checkpoint:
     check_is_model(path)
     family, config, quantization = read_quantized_config(path / "config.json")
-    tensors = _tensors(path, quantization)
+    # Masks and frequencies are computed from the configuration; some are booleans.
+    computed = ("rotary_emb.inv_freq", *family.hf_ignored)
+    tensors = _tensors(path, quantization, computed)
     fields = read_json(path / "config.json")
     head = decoder_head(fields)
     pooling: PoolingInfo | None = None
@@ -165,9 +167,7 @@ def _open_huggingface(path: Path) -> Checkpoint:
             return True  # GPTQ's writers add one to every layer, whether the model has it or not
         if family.has_extra_layers and _layer_number(rules, name) >= len(config.layers):
             return True
-        tied_copy = config.tied_embeddings and name == tensor_of(rules, "unembed")
-        computed = ("rotary_emb.inv_freq", *family.hf_ignored)  # from the configuration
-        return tied_copy or name.endswith(computed)
+        return config.tied_embeddings and name == tensor_of(rules, "unembed")
 
     return _checkpoint(
         path,
@@ -191,11 +191,14 @@ def _layer_number(rules: Rules, name: str) -> int:
     return int(number) if name.startswith(prefix) and number.isdecimal() else -1
 
 
-def _tensors(path: Path, quantization: Mapping[str, Any] | None) -> dict[str, StoredTensor]:
+def _tensors(
+    path: Path, quantization: Mapping[str, Any] | None, left_out: tuple[str, ...]
+) -> dict[str, StoredTensor]:
     if quantization is None:
-        return read_tensors(path)
+        return read_tensors(path, left_out=left_out)
     try:
-        return methods.combine(quantization, read_tensors(path, QUANTIZED_DTYPES))
+        found = read_tensors(path, QUANTIZED_DTYPES, left_out=left_out)
+        return methods.combine(quantization, found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

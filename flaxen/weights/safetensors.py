@@ -40,13 +40,17 @@ ALL_DTYPES: Mapping[str, np.dtype] = {
 
 
 def read_tensors(
-    directory: Path, dtypes: Mapping[str, np.dtype] = _DTYPES
+    directory: Path,
+    dtypes: Mapping[str, np.dtype] = _DTYPES,
+    *,
+    left_out: tuple[str, ...] = (),
 ) -> dict[str, StoredTensor]:
     """Opens all weight files; tensor data stays on disk until it is read.
 
     Args:
       directory: as in find_weights.
       dtypes: the supported dtypes, by safetensors' names.
+      left_out: the ends of names of tensors that are left out, whatever their dtype.
 
     Raises:
       ValueError: as in find_weights; or a file is damaged, lacks a tensor of the index, or a dtype
@@ -54,25 +58,31 @@ def read_tensors(
     """
     names, shard_of = find_weights(directory)
     if shard_of is None:
-        return file_tensors(directory / names[0], dtypes)
+        return file_tensors(directory / names[0], dtypes, left_out=left_out)
     tensors: dict[str, StoredTensor] = {}
     for shard in names:  # tensors that the index does not list belong to the model too
-        held = file_tensors(directory / shard, dtypes)
+        held = file_tensors(directory / shard, dtypes, left_out=left_out)
         tensors |= {name: held[name] for name in held if shard_of.get(name, shard) == shard}
     for name, shard in shard_of.items():
-        if name not in tensors:
+        if name not in tensors and not name.endswith(left_out):
             raise ValueError(
                 f"{directory / INDEX}: tensor {name} is not in {shard}: download both again"
             )
     return tensors
 
 
-def file_tensors(path: Path, dtypes: Mapping[str, np.dtype] = _DTYPES) -> dict[str, StoredTensor]:
+def file_tensors(
+    path: Path,
+    dtypes: Mapping[str, np.dtype] = _DTYPES,
+    *,
+    left_out: tuple[str, ...] = (),
+) -> dict[str, StoredTensor]:
     """Opens one safetensors file; tensor data stays on disk until it is read.
 
     Args:
       path: the file.
       dtypes: the supported dtypes, by safetensors' names.
+      left_out: as in read_tensors.
 
     Raises:
       ValueError: the file is damaged, or a dtype is not supported.
@@ -93,7 +103,7 @@ def file_tensors(path: Path, dtypes: Mapping[str, np.dtype] = _DTYPES) -> dict[s
     return {
         name: _tensor(path, 8 + header_bytes, name, fields, dtypes)
         for name, fields in header.items()
-        if name != "__metadata__"
+        if name != "__metadata__" and not name.endswith(left_out)
     }
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from flaxen.families import FAMILIES, Family, find_family, hf_fields
 from flaxen.weights.checkpoint import open_checkpoint
@@ -81,29 +81,38 @@ def test_a_gguf_file_comes_back(tmp_path: Path, name: str) -> None:
     assert found - {None} <= values.keys()  # None: what the converter splits
 
 
+@pytest.mark.parametrize(
+    ("name", "prefix", "module"), [("gpt2", "transformer.", "h.0.attn"),
+                                   ("gpt_neox", "", "gpt_neox.layers.0.attention")],
+)  # fmt: skip
+def test_published_files_have_masks_and_perhaps_no_prefix(
+    tmp_path: Path, name: str, prefix: str, module: str
+) -> None:
+    """As those of GPT-2 and Pythia: what is computed is left out by its name."""
+    directory = made(row_of(name)).directory
+    source = open_checkpoint(directory)
+    stored = load_file(directory / "model.safetensors")
+    mask = np.tril(np.ones((1, 1, 8, 8), bool))
+    masks = {f"{module}.bias": mask, f"{module}.masked_bias": np.array(-1e9, np.float32)}
+    own = {tensor.removeprefix(prefix): values for tensor, values in stored.items()}
+    save_file({**own, **masks}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((directory / "config.json").read_text())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        open_checkpoint(tmp_path).load_params(FLOAT32),
+        source.load_params(FLOAT32),
+    )
+    save_file({**own, f"{module}.mask": mask}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{module}.mask"):
+        open_checkpoint(tmp_path)
+
+
 def _architecture(family: Family) -> gguf.MODEL_ARCH:
     names = gguf.MODEL_ARCH_NAMES.items()
     return next(each for each, name in names if name == family.gguf_architecture)
 
 
-# Families with rows of their own to come.
-_TO_COME = {
-    "Glm4MoeForCausalLM",
-    "GraniteMoeHybridForCausalLM",
-    "Lfm2ForCausalLM",
-    "Mamba2ForCausalLM",
-    "GptOssForCausalLM",
-    "GraniteMoeForCausalLM",
-    "GraniteMoeSharedForCausalLM",
-    "Llama4ForCausalLM",
-    "MixtralForCausalLM",
-    "OlmoeForCausalLM",
-    "Qwen2MoeForCausalLM",
-    "Qwen3MoeForCausalLM",
-}
-
-
 def test_every_family_has_a_row() -> None:
     architectures = {find_family(row.model).architecture for row in ROWS}
     known = {family.architecture for family in FAMILIES.values()}
-    assert known - _TO_COME <= architectures
+    assert known == architectures
