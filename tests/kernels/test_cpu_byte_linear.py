@@ -120,7 +120,7 @@ def test_other_weights_and_dtypes_round_nothing_more() -> None:
     x, weight, bias = inputs(3, 64, 32)
     wide, plain = x.astype(jnp.float32), unpack(weight).astype(jnp.float32)
     found = run(wide, weight, bias.astype(jnp.float32))
-    np.testing.assert_allclose(found, wide @ plain + bias, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, wide @ plain + bias[None], rtol=1e-4, atol=1e-4)
 
 
 def test_its_gradient_is_the_exact_products() -> None:
