@@ -77,8 +77,9 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         return config
     mixer = hf.first(config, Attention)
     whole = mixer.head_dim**-0.5 if scale is None else scale
+    scales = [scale, *(whole / number for number in range(2, len(config.layers) + 1))]
     return config.with_layers(
-        lambda number, layer: replace(layer, mixer=replace(mixer, scale=whole / (number + 1)))
+        lambda number, layer: replace(layer, mixer=replace(mixer, scale=scales[number]))
     )
 
 

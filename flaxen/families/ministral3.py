@@ -39,9 +39,14 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
     mixer, fields = hf.first(config, Attention), hf.decoder_fields(config)
     assert mixer.temperature is not None
-    rope = {"rope_theta": fields.pop("rope_theta"), **fields.pop("rope_scaling")}
-    beta = {_BETA: mixer.temperature.scale}
-    return {**fields, "rope_parameters": rope | beta, "sliding_window": mixer.window}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": fields.pop("rope_theta"),
+        **fields.pop("rope_scaling", {}),
+        "original_max_position_embeddings": mixer.temperature.interval,
+        _BETA: mixer.temperature.scale,
+    }
+    return {**fields, "rope_parameters": rope, "sliding_window": mixer.window}
 
 
 FAMILY = Family(

@@ -76,6 +76,27 @@ def test_gemma3_writes_the_scaling_of_both_ropes() -> None:
     assert hf_fields(find_family("gemma3_text"), found)["rope_parameters"] == ropes
 
 
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_gpt2_divides_scores_by_the_number_of_the_layer(num_layers: int) -> None:
+    fields = {"vocab_size": 64, "n_embd": 32, "n_layer": num_layers, "n_head": 2,
+              "n_positions": 16, "scale_attn_by_inverse_layer_idx": True}  # fmt: skip
+    family = find_family("gpt2")
+    found = family.config_from_hf(fields)
+    assert [each.scale for each in mixers(found)] == [None, 0.125, 0.25 / 3][:num_layers]
+    assert family.config_from_hf(hf_fields(family, found)) == found
+
+
+def test_ministral3_has_an_interval_without_yarn() -> None:
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1000.0,
+        "llama_4_scaling_beta": 0.1,
+        "original_max_position_embeddings": 16,
+    }
+    found = read("Ministral3", head_dim=8, rms_norm_eps=1e-5, rope_parameters=rope)
+    assert hf_fields(find_family("ministral3"), found)["rope_parameters"] == rope
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
