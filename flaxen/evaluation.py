@@ -22,6 +22,7 @@ from flaxen.data.encode import Encoder
 from flaxen.data.opening import open_data
 from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.kernels.choice import choose_backend
+from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.model import Model
 from flaxen.models.staging import stage_params
 from flaxen.outputs import RequestOutput
@@ -40,11 +41,14 @@ from flaxen.weights.adapters.peft import load_adapter
 
 
 class Subject(NamedTuple):
-    """The model to evaluate."""
+    """The model to evaluate, and its memory."""
 
     model: Model
     tokenizer: Tokenizer
     logprobs: LogprobFn
+    weight_bytes: int  # of all its devices
+    # In which a sequence of the longest length fits; None: computed without a cache.
+    kv_cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ def load(args: EngineArgs, adapter: Path | None, on_progress: OnProgress) -> Sub
     )
     params = stage_params(params, model.placement)
     logprobs = make_logprobs(model, params, beside)
-    return Subject(model, tokenizer, logprobs)
+    return Subject(model, tokenizer, logprobs, num_bytes(params))
 
 
 def load_in_pages(args: EngineArgs, length: int | None, on_progress: OnProgress) -> Subject:
@@ -123,7 +127,13 @@ def load_in_pages(args: EngineArgs, length: int | None, on_progress: OnProgress)
     max_len = None if length is None else length + 2
     parts = build(replace(args, max_model_len=max_len), on_progress)
     model = replace(parts.model, max_position=parts.cache_plan.max_model_len - 2)
-    return Subject(model, parts.tokenizer, paged_logprobs(parts))
+    return Subject(
+        model,
+        parts.tokenizer,
+        paged_logprobs(parts),
+        num_bytes(parts.params),
+        parts.cache_plan.whole_bytes,
+    )
 
 
 def score_texts(subject: Subject, records: Records, *, stride: int | None) -> dict[str, Any]:

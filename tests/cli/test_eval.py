@@ -89,6 +89,10 @@ def test_perplexity_through_the_pages_of_a_kv_cache(
     assert paged["loss"] == pytest.approx(plain["loss"], abs=1e-5)
     assert 1e-7 < abs(rounded["loss"] - plain["loss"]) < 0.02
     assert (plain["kv_cache_dtype"], rounded["kv_cache_dtype"]) == (None, "int8")
+    assert plain["weight_bytes"] == paged["weight_bytes"] > 0
+    head_dim = 16
+    assert plain["kv_cache_bytes"] is None
+    assert rounded["kv_cache_bytes"] / paged["kv_cache_bytes"] == (head_dim + 2) / (4 * head_dim)
 
 
 def test_what_is_not_computed_through_pages_is_refused() -> None:
