@@ -18,7 +18,6 @@ import json
 import pydoc_data.topics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,22 +59,24 @@ def main() -> None:
     text = _python_text() if options.text is None else Path(options.text).read_text("utf-8")
     lines = text.splitlines(keepends=True)
     cut = len(lines) // 2
+    work = options.directory
+    work.mkdir(parents=True, exist_ok=True)
+    calibration, held_out = work / "calibration.txt", work / "held-out.txt"
+    calibration.write_text("".join(lines[:cut]), encoding="utf-8")
+    held_out.write_text("".join(lines[cut:])[: options.characters], encoding="utf-8")
     found = []
     print("| Weights | Perplexity | More than bfloat16 | MB of weights | MB of KV cache |")
     print("| --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as work:
-        calibration, held_out = Path(work, "calibration.txt"), Path(work, "held-out.txt")
-        calibration.write_text("".join(lines[:cut]), encoding="utf-8")
-        held_out.write_text("".join(lines[cut:])[: options.characters], encoding="utf-8")
-        for number, row in enumerate(ROWS):
-            model = options.model
-            if row.quantize is not None:
-                model = str(Path(work, f"quantized-{number}"))
+    for row in ROWS:
+        model = options.model
+        if row.quantize is not None:
+            model = str(work / "-".join(row.quantize).replace("--", ""))
+            if not Path(model).exists():
                 _quantize(options, model, row.quantize, calibration)
-            given = ["--data", str(held_out), "--sequence-length", str(options.sequence_length)]
-            result = json.loads(_flaxen("eval", model, *given, *row.options, "--json"))
-            found.append({**result, **row._asdict(), "model": options.model})
-            print(_line(found[-1], found[0]), flush=True)
+        given = ["--data", str(held_out), "--sequence-length", str(options.sequence_length)]
+        result = json.loads(_flaxen("eval", model, *given, *row.options, "--json"))
+        found.append({**result, **row._asdict(), "model": options.model})
+        print(_line(found[-1], found[0]), flush=True)
     name = f"Python {sys.version.split()[0]}" if options.text is None else Path(options.text).name
     figures = {
         "text": name,
@@ -93,6 +94,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--characters", type=int, default=80_000, help="of the text's second half")
     parser.add_argument("--samples", type=int, default=64, help="rows of calibration tokens")
     parser.add_argument("--sequence-length", type=int, default=512)
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("/tmp/flaxen-perplexity"),
+        help="where quantized checkpoints are kept; remove it after a change of the other options",
+    )
     parser.add_argument("--write", action="store_true", help="to benchmarks/results")
     return parser.parse_args()
 

@@ -35,17 +35,19 @@ def quantize(weight: np.ndarray, gram: np.ndarray, scheme: Scheme) -> Quantized:
     scales = np.empty((num_outputs, num_inputs // group), np.float32)
     for start in range(0, num_inputs, _BLOCK):
         end = min(start + _BLOCK, num_inputs)
-        errors = np.empty((num_outputs, end - start), np.float32)
+        block = np.ascontiguousarray(rest[:, start:end].T)  # a column lies in one piece
+        errors = np.empty_like(block)
         for column in range(start, end):
+            own = column - start
             if column % group == 0:
-                at = column // group
-                scales[:, at : at + 1] = scheme.scales(rest[:, column : column + group])
+                # Groups divide a block, or have all inputs, of which none has changed yet.
+                shared = rest if group == num_inputs else block[own : own + group].T
+                scales[:, column // group] = scheme.scales(shared)[:, 0]
             scale = scales[:, column // group]
-            numbers[:, column] = scheme.numbers(rest[:, column], scale)
-            error = (rest[:, column] - numbers[:, column] * scale) / factors[column, column]
-            rest[:, column:end] -= np.outer(error, factors[column, column:end])
-            errors[:, column - start] = error
-        rest[:, end:] -= errors @ factors[start:end, end:]
+            numbers[:, column] = scheme.numbers(block[own], scale)
+            errors[own] = (block[own] - numbers[:, column] * scale) / factors[column, column]
+            block[own:] -= np.outer(factors[column, column:end], errors[own])
+        rest[:, end:] -= errors.T @ factors[start:end, end:]
     return Quantized(numbers=numbers, scales=scales)
 
 
