@@ -172,6 +172,8 @@ def score_texts(subject: Subject, records: Records, *, stride: int | None) -> di
         "num_records": report.num_records,
         "num_bad": report.num_bad,
         "num_truncated": report.num_truncated,
+        "weight_bytes": subject.weight_bytes,
+        "kv_cache_bytes": subject.kv_cache_bytes,
     }
 
 
@@ -209,6 +211,7 @@ def score_questions(subject: Subject, records: Records) -> dict[str, Any]:
         "sequence_length": length,
         "num_bad": read.num_bad,
         "num_truncated": sum(was_cut for _, was_cut in encoded),
+        "weight_bytes": subject.weight_bytes,
     }
 
 

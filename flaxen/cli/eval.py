@@ -143,9 +143,7 @@ def evaluate(
         "task": task,
         "model": base,
         "adapter": str(directory) if directory else None,
-        "weight_bytes": subject.weight_bytes,
         "kv_cache_dtype": options.kv_cache_dtype,
-        "kv_cache_bytes": subject.kv_cache_bytes,
         **found,
     }
     print(json.dumps(result) if options.as_json else describe(result))
