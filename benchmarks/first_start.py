@@ -143,7 +143,7 @@ def _entry(checkout: Path) -> str:
 
 
 def _environment(cache: Path) -> dict[str, str]:
-    """This process's, with a directory for compiled programs that LLM and the command know."""
+    """This process's environment, with a directory of compiled programs for LLM and the command."""
     unset = ("FLAXEN_CACHE", "JAX_COMPILATION_CACHE_DIR", "PYTHONPATH", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     return {**kept, "XDG_CACHE_HOME": str(cache)}

@@ -34,7 +34,7 @@ class PooledPrompt:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended."""
+        """Whether the request has ended."""
         return self.finish is not None
 
     def add(self, event: TokenEvent) -> None:

@@ -107,7 +107,7 @@ def test_a_module_of_flax_linen_takes_its_variables() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_module_of_pytorch_is_updated_in_place(dtype: str) -> None:
-    """Its tied weights stay tied, and its dtype is kept."""
+    """Tied weights stay tied, and the dtype is kept."""
     torch = extra("torch")
     from tests.bridges.torch_models import make
 

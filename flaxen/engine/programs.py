@@ -31,7 +31,7 @@ class Program:
     has_embeds: bool = False
 
     def covers(self, needed: Program) -> bool:
-        """Whether it computes what another program computes: a step without adapters may be one
+        """Whether this program computes what another one does: a step without adapters may be one
         with adapters of which no sequence has any.
         """
         return (

@@ -30,7 +30,7 @@ class Loaded(Protocol):
 
     @property
     def engine(self) -> EngineClient:
-        """Its engine, which is closed when the model is unloaded."""
+        """The model's engine, which is closed when the model is unloaded."""
 
     @property
     def app(self) -> ASGIApp:
@@ -38,7 +38,7 @@ class Loaded(Protocol):
 
     @property
     def can_chat(self) -> bool:
-        """Whether it has a chat template."""
+        """Whether the model has a chat template."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -66,7 +66,7 @@ class ServingPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether it can be served."""
+        """Whether the model can be served."""
         return self.memory.fits and self.refusal is None
 
 

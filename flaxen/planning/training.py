@@ -73,7 +73,7 @@ class TrainingPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether it can be trained."""
+        """Whether the run fits the devices, and the compiler takes it."""
         return self.memory.fits and self.refusal is None
 
 

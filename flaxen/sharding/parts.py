@@ -36,7 +36,7 @@ class Box(NamedTuple):
         return None if any(a >= b for a, b in zip(start, stop, strict=True)) else Box(start, stop)
 
     def inside(self, other: Box) -> tuple[slice, ...]:
-        """This part as an index of another one that contains it."""
+        """The part as an index of another one that contains it."""
         return tuple(
             slice(start - first, stop - first)
             for start, stop, first in zip(self.start, self.stop, other.start, strict=True)

@@ -101,7 +101,7 @@ class OneSequence(nn.Module):
 
 
 class Mapped(nn.Module):
-    """Its layer sees one sequence, and is mapped over the batch."""
+    """The module's layer sees one sequence, and is mapped over the batch."""
 
     @nn.compact
     def __call__(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ run(engine, [Request(request_id="r", prompt_token_ids=(1, 2), sampling=sampling)
 
 
 def test_a_program_that_holds_an_engine_to_its_end_prints_nothing() -> None:
-    """Its __del__ comes when Python has taken the modules apart."""
+    """The executor's __del__ comes when Python has taken the modules apart."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120,

@@ -125,7 +125,7 @@ def test_a_seed_does_not_depend_on_the_replica() -> None:
 
 
 class SlowExecutor(FakeExecutor):
-    """Its device is done only after it was asked so many times."""
+    """The device of this engine is done only after it was asked so many times."""
 
     num_asks = 5
 

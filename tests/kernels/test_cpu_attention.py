@@ -169,7 +169,7 @@ def test_a_tokens_bits_are_its_own_sequences(
 
 @pairwise({"isa": ISAS, "num_threads": THREADS, "dtype": ["float32", "bfloat16"]})
 def test_threads_share_one_long_sequence(isa: str, num_threads: int, dtype: str) -> None:
-    """Its key blocks are split among them only if there is nothing else to do."""
+    """The key blocks of a row are split among them only if there is nothing else to do."""
     kv_len = 3000
     num_pages = -(-kv_len // 64)
     pages = normal("pages", num_pages, 2, 1, 64 * 32, dtype=dtype)

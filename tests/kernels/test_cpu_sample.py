@@ -70,7 +70,7 @@ def run(logits: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]
 
 
 def check(logits: np.ndarray, settings: Settings) -> int:
-    """That the kernel chooses as the reference does; how many rows were no close call."""
+    """Checks that the kernel chooses as the reference; returns how many rows were no close call."""
     tokens, finite = run(logits, settings)
     expected, expected_finite = map(np.asarray, _reference(logits, **settings))
     np.testing.assert_array_equal(finite, expected_finite)

@@ -43,7 +43,7 @@ class Collective(NamedTuple):
 
 
 def collectives(mesh: str) -> list[Collective]:
-    """Those between two devices or more, in the gradient of one microbatch."""
+    """The collectives between two devices or more, in the gradient of one microbatch."""
     model = on_mesh(mesh, MODEL)
     step = make(full(model, dtype=FLOAT32), next_token(model), name="sgd")
     state = start(step, params_on(model, PARAMS), 0)

@@ -59,7 +59,7 @@ def test_a_configuration_comes_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS if row.gguf is not None])
 def test_a_gguf_file_comes_back(tmp_path: Path, name: str) -> None:
-    """Its tensors have the names of llama.cpp's table, and it is the same model."""
+    """The file's tensors have the names of llama.cpp's table, and it is the same model."""
     directory = made(row_of(name).as_gguf()).directory
     source = open_checkpoint(directory)
     specs, family = source.model.param_specs, source.family

@@ -17,7 +17,7 @@ from tests.server.fakes import FakeEngine
 
 
 class EngineAhead(FakeEngine):
-    """Its client reads the first events at once, and the rest when all is done."""
+    """The client reads the first events at once, and the rest when all is done."""
 
     def submit(self, request: Request) -> AsyncIterator[TokenEvent]:
         return _behind(FakeEngine.submit(self, request))

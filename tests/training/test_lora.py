@@ -64,7 +64,7 @@ def test_an_adapter_depends_on_its_own_seed_alone() -> None:
 
 
 def test_muon_takes_the_adapters_of_a_stack_one_by_one() -> None:
-    """Its updates of a stack are those of each adapter alone, each a [I, R] nearly orthogonal."""
+    """Muon's updates of a stack are those of each adapter, each a nearly orthogonal [I, R]."""
     specs = lora(LORA, num_adapters=2).specs
     optimizer = make_optimizer(OptimizerConfig(name="muon", max_grad_norm=None))(specs)
     stack = initial_adapters(MODEL, LORA, [1, 2])

@@ -46,7 +46,7 @@ def test_a_key_that_is_not_whole_signs_nothing_and_trusts_nothing(tmp_path: Path
 
 
 def test_a_signature_of_any_text_is_refused(tmp_path: Path) -> None:
-    """It comes from a stranger's JSON."""
+    """The name comes from a stranger's JSON."""
     key = tmp_path / "key"
     assert sign("text", key) is not None
     for signature in ("\xe9\u4e16", "", None, 3, ["a"]):

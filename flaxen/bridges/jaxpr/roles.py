@@ -37,7 +37,7 @@ class _Derivation:
 
     @property
     def varies(self) -> bool:
-        """Whether it depends on the tokens."""
+        """Whether the value depends on the tokens."""
         return bool(self.origins)
 
     def joined(self, other: _Derivation) -> _Derivation:

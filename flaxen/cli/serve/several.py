@@ -69,7 +69,7 @@ class LoadedModel:
 
     @property
     def can_chat(self) -> bool:
-        """Whether it has a chat template."""
+        """Whether the model has a chat template."""
         tokenizer = self.parts.tokenizer
         return tokenizer.chat_template is not None or bool(tokenizer.named_templates)
 

@@ -38,7 +38,7 @@ class Norm:
             raise ValueError("the weight of a layer norm is not stored as a distance from 1")
 
     def param_specs(self, name: str, size: int, axis: str | None = "model") -> LayerSpecs:
-        """Its parameters: the weight `name`, and its bias.
+        """The norm's parameters: the weight `name`, and its bias.
 
         Args:
           name: of the weight.

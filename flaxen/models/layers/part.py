@@ -44,7 +44,7 @@ class Mixer(Protocol):
         """The rope that it uses and the size of the heads that it rotates; None for no rope."""
 
     def param_specs(self, model_dim: int) -> LayerSpecs:
-        """Its parameters, given D."""
+        """The part's parameters, given D."""
 
     def cache_spec(self) -> CacheSpec:
         """What it keeps of past tokens."""
@@ -80,7 +80,7 @@ class Mlp(Protocol):
     """The part of a layer that sees each token alone."""
 
     def param_specs(self, model_dim: int) -> LayerSpecs:
-        """Its parameters, given D."""
+        """The part's parameters, given D."""
 
     def __call__(
         self,

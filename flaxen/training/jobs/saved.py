@@ -54,7 +54,7 @@ class SavedState:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to save the next complete step."""
+        """Whether the time has come to save the next complete step."""
         return time.monotonic() - self._saved_s > self._spec.save_every_s
 
     def save(self) -> None:

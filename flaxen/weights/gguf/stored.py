@@ -88,7 +88,7 @@ def _q4_k(blocks: np.ndarray) -> WeightRows:
 
 
 def _q5_k(blocks: np.ndarray) -> WeightRows:
-    """Of each number, four bits lie as in Q4_K, and the fifth in one of 32 bytes: a bit for each
+    """Four bits of each number lie as in Q4_K, and the fifth in one of 32 bytes: a bit for each
     group.
     """
     packed = blocks[:, :, 48:].reshape(*blocks.shape[:2], 4, 1, 32)

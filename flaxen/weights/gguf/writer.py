@@ -35,7 +35,7 @@ class OutTensor:
 
     @property
     def num_bytes(self) -> int:
-        """Its size in the file."""
+        """The size of the tensor in the file."""
         return self.stored.shape[0] * row_bytes(self.kind, self.stored.shape)
 
 

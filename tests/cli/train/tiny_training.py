@@ -42,7 +42,7 @@ def write_texts(path: Path) -> Path:
 
 
 def arguments(model: Path, data: Path, output: Path, cache: Path, *more: object) -> list[str]:
-    """Those of `flaxen`, for a short run."""
+    """Arguments of `flaxen` for a short run."""
     fixed = ["--model", model, "--data", data, "--output-dir", output, "--compile-cache", cache]
     sizes = ["--batch-size", 2, "--sequence-length", 24, "--peak-flops", 1e9]
     constant = ["--set", "schedule.name=constant", "--set", "checkpoint.every=1"]
