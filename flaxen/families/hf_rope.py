@@ -18,6 +18,7 @@ _KNOWN = {
     "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings",
     "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
     "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor", "short_factor", "long_factor",
+    "finetuned",  # whether the model was trained with it
 }  # fmt: skip
 _HF_NAMES = {
     "original_max_position": "original_max_position_embeddings",

@@ -96,7 +96,7 @@ def test_yarn_rope_with_every_field() -> None:
     fields = {
         "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16,
         "beta_slow": 2, "attention_factor": 1.5, "mscale": 0.5, "mscale_all_dim": 0.25,
-        "truncate": False,
+        "truncate": False, "finetuned": True,
     }  # fmt: skip
     assert LLAMA({**SIZES, "rope_scaling": fields}).rope == RopeConfig(
         kind="yarn", factor=4, original_max_position=32, beta_fast=16, beta_slow=2,
