@@ -71,15 +71,23 @@ def kind_fields(config: DecoderConfig) -> dict[str, Any]:
 
 
 def ropes(fields: Mapping[str, Any], thetas: Mapping[str, float]) -> dict[str, RopeConfig] | None:
-    """The rope of each kind of layer, if rope_parameters tells them apart; else None.
+    """The rope of each kind of layer in rope_parameters; None without this field.
 
     Args:
       fields: those of config.json.
       thetas: of each kind, where its rope_theta is missing.
+
+    Raises:
+      ValueError: rope_parameters does not tell the kinds apart, or is not supported.
     """
     given = fields.get("rope_parameters")
-    if not isinstance(given, Mapping) or not given.keys() & thetas.keys():
+    if not given:
         return None
+    if not isinstance(given, Mapping) or not given.keys() <= thetas.keys():
+        raise ValueError(
+            f"rope_parameters must have an entry for each kind of layer ({', '.join(thetas)}), got "
+            f"{given!r}"
+        )
     shared = {name: value for name, value in fields.items() if name != "rope_scaling"}
     return {
         kind: rope_config({**shared, "rope_theta": theta, "rope_parameters": given.get(kind) or {}})

@@ -119,6 +119,11 @@ def test_an_epsilon_with_several_defaults_is_needed(name: str, fields: dict[str,
     ("name", "fields", "message"),
     [
         ("GptOss", {**EXPERTS, "sliding_window": 8}, "no rope_scaling, where versions of transf"),
+        (
+            "Olmo3",
+            {**EXPERTS, "num_local_experts": None, "rope_parameters": {"rope_theta": 1e3}},
+            "rope_parameters must have an entry for each kind of layer",
+        ),
         ("Llama4", {**LLAMA4, "layer_types": ["x"] * 4}, "layer_types has 'x', which is not"),
         ("Llama4", {**LLAMA4, "no_rope_layers": [1]}, "must have an entry for each of the 4"),
     ],
