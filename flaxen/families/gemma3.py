@@ -10,7 +10,7 @@ from typing import Any
 from flaxen.families import hf, hf_layers, hf_values, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import FULL, SLIDING
-from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.families.hf_rope import rope_fields
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
 from flaxen.models.rope_config import RopeConfig
@@ -55,7 +55,10 @@ def _ropes(fields: Mapping[str, Any]) -> dict[str, RopeConfig]:
         return nested
     local = hf.positive(fields, "rope_local_base_freq", _THETAS[SLIDING])
     theta = hf.positive(fields, "rope_theta", _THETAS[FULL])
-    return {FULL: rope_config({**fields, "rope_theta": theta}), SLIDING: RopeConfig(theta=local)}
+    return {
+        FULL: hf_layers.kind_rope({**fields, "rope_theta": theta}),
+        SLIDING: RopeConfig(theta=local),
+    }
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:

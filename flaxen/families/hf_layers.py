@@ -90,9 +90,16 @@ def ropes(fields: Mapping[str, Any], thetas: Mapping[str, float]) -> dict[str, R
         )
     shared = {name: value for name, value in fields.items() if name != "rope_scaling"}
     return {
-        kind: rope_config({**shared, "rope_theta": theta, "rope_parameters": given.get(kind) or {}})
+        kind: kind_rope({**shared, "rope_theta": theta, "rope_parameters": given.get(kind) or {}})
         for kind, theta in thetas.items()
     }
+
+
+def kind_rope(fields: Mapping[str, Any]) -> RopeConfig:
+    """The rope of one kind of layer, of several. transformers looks for `truncate` beside the
+    kinds, where no file has it, and so takes its default.
+    """
+    return replace(rope_config(fields), truncate=True)
 
 
 def nested_fields(ropes: Mapping[str, RopeConfig | None]) -> dict[str, dict[str, Any]]:

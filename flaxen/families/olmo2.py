@@ -60,7 +60,10 @@ def _ropes(fields: Mapping[str, Any]) -> dict[str, RopeConfig]:
     if nested is not None:
         return nested
     theta = hf.positive(fields, "rope_theta", _THETA)
-    return {FULL: rope_config({**fields, "rope_theta": theta}), SLIDING: RopeConfig(theta=theta)}
+    return {
+        FULL: hf_layers.kind_rope({**fields, "rope_theta": theta}),
+        SLIDING: RopeConfig(theta=theta),
+    }
 
 
 def olmo2_fields(config: DecoderConfig) -> dict[str, Any]:

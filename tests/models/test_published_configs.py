@@ -76,6 +76,14 @@ def test_gemma3_writes_the_scaling_of_both_ropes() -> None:
     assert hf_fields(find_family("gemma3_text"), found)["rope_parameters"] == ropes
 
 
+def test_the_range_of_yarn_is_rounded_where_ropes_differ_by_layer() -> None:
+    """As in transformers, which does not find `truncate` there."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    own = {"rms_norm_eps": 1e-5, "sliding_window": 8}
+    flat = read("Olmo3", **own, num_hidden_layers=4, rope_scaling=yarn | {"truncate": False})
+    assert flat == read("Olmo3", **own, num_hidden_layers=4, rope_scaling=yarn)
+
+
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_gpt2_divides_scores_by_the_number_of_the_layer(num_layers: int) -> None:
     fields = {"vocab_size": 64, "n_embd": 32, "n_layer": num_layers, "n_head": 2,
