@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flaxen.benchmark.ideal import CacheLayer, ModelCost
+from flaxen.benchmark.ideal import CacheLayer, ExpertsCost, ModelCost
 
 from .compare import Engine
 
@@ -266,7 +266,7 @@ def vllm_env(peers: Path, number_format: str) -> dict[str, str]:
 
 
 def num_params(config: Mapping[str, Any]) -> tuple[int, int]:
-    """The matrix elements of a Llama's layers, and of its unembedding; of all experts.
+    """The matrix elements of a Llama's layers with all experts, and of its unembedding.
 
     Args:
       config: of the model's directory, config.json.
@@ -280,18 +280,32 @@ def num_params(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def cost(engine: Engine, config: Mapping[str, Any]) -> ModelCost:
-    """What a step of a Llama must read and multiply as this engine holds it.
+    """What a step of a Llama or Mixtral must read and multiply as this engine holds it.
 
     Args:
       engine: for the bits of its numbers.
       config: of the model's directory, config.json.
     """
-    layer_params, unembed_params = num_params(config)
+    all_params, unembed_params = num_params(config)
+    num_experts = config.get("num_local_experts", 0)
+    expert_params = 3 * config["hidden_size"] * config["intermediate_size"] * num_experts
+    expert_params *= config["num_hidden_layers"]
+    layer_params = all_params - expert_params
+
+    def num_bytes(params: int) -> int:
+        return math.ceil(params * engine.weight_bits / 8)
+
+    experts = ExpertsCost(
+        num_bytes=num_bytes(expert_params),
+        num_params=expert_params,
+        share=config["num_experts_per_tok"] / num_experts if num_experts else 1,
+    )
     kv_size = config["num_key_value_heads"] * config["head_dim"]
     layer = CacheLayer(bytes_per_token=math.ceil(2 * kv_size * engine.cache_bits / 8), window=None)
     return ModelCost(
-        weight_bytes=math.ceil((layer_params + unembed_params) * engine.weight_bits / 8),
+        weight_bytes=num_bytes(layer_params + unembed_params),
         layer_params=layer_params,
         unembed_params=unembed_params,
         cache_layers=(layer,) * config["num_hidden_layers"],
+        experts=(experts,) if num_experts else (),
     )

@@ -160,7 +160,7 @@ def judge_limits(
                 ours=name,
                 against="weights + KV + 0.6",
                 reached=outcome.peak_rss_bytes / 1e9,
-                wanted=(costs[name].weight_bytes + outcome.engine.kv_bytes + MEMORY_MARGIN_BYTES)
+                wanted=(costs[name].held_bytes + outcome.engine.kv_bytes + MEMORY_MARGIN_BYTES)
                 / 1e9,
                 is_most=True,
             )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flaxen.benchmark.ideal import CacheLayer, ModelCost
+from flaxen.benchmark.ideal import CacheLayer, ExpertsCost, ModelCost
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.cache import CacheSpec, Sliding, State
 from flaxen.models.model import Model, Params, ParamSpec
@@ -24,8 +24,6 @@ class _Part(NamedTuple):
 def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
     """Counts matrices by their size in memory, so that quantized weights count their actual bytes.
 
-    Experts are not counted: how many of them a step needs depends on its tokens.
-
     Args:
       model: the model, for the shapes of parameters before packing.
       params: the parameters as the engine holds them.
@@ -41,6 +39,15 @@ def model_cost(model: Model, params: Params, cache_itemsize: int) -> ModelCost:
         layer_params=sum(map(math.prod, matrices)),
         unembed_params=sum(math.prod(part.spec.shape) for part in unembed),
         cache_layers=tuple(_cache_layer(spec, cache_itemsize) for spec in model.cache_specs),
+        experts=tuple(
+            ExpertsCost(
+                num_bytes=num_bytes(part.held),
+                num_params=math.prod(part.spec.shape),
+                share=part.spec.share,
+            )
+            for part in parts
+            if part.spec.role == "experts"
+        ),
     )
 
 

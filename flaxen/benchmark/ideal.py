@@ -4,7 +4,8 @@ Knows: the bytes a step must read and the products it must do. Deliberately does
 
 A step can't be faster than reading the weights and the past keys and values from memory, nor than
 computing its matrix products; the slower of the two counts. The arithmetic inside attention, the
-norms and the sampling are left out, so the ideal is a bound that no engine reaches.
+norms and the sampling are left out, so the ideal is a bound that no engine reaches. Of experts
+those are read that the tokens of a step use, if each token chooses at random.
 """
 
 from __future__ import annotations
@@ -26,14 +27,42 @@ class CacheLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsCost:
+    """The weights of experts, of which each token uses the same share."""
+
+    num_bytes: int
+    num_params: int
+    share: float  # k / E
+
+    def read_bytes(self, num_tokens: int) -> float:
+        """The bytes of the experts that at least one of the tokens uses: their expected value."""
+        return self.num_bytes * (1 - (1 - self.share) ** num_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCost:
     """What a step must read and multiply, independent of the engine."""
 
-    weight_bytes: int  # of the matrices, each read once in a step
-    layer_params: int  # matrix elements with which every token is multiplied
+    weight_bytes: int  # of the matrices without experts, each read once in a step
+    layer_params: int  # their elements with which every token is multiplied
     # Matrix elements with which only tokens that sample a successor are multiplied.
     unembed_params: int
     cache_layers: tuple[CacheLayer, ...]
+    experts: tuple[ExpertsCost, ...] = ()
+
+    def read_bytes(self, num_tokens: int) -> float:
+        """The bytes of weights that a step of so many tokens must read."""
+        return self.weight_bytes + sum(each.read_bytes(num_tokens) for each in self.experts)
+
+    @property
+    def params_of_token(self) -> float:
+        """The elements of matrices with which each token is multiplied."""
+        return self.layer_params + sum(each.num_params * each.share for each in self.experts)
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of all weights, also of experts that no token uses."""
+        return self.weight_bytes + sum(each.num_bytes for each in self.experts)
 
     def cache_bytes(self, num_tokens: int) -> int:
         """The bytes of the cache that decoding after `num_tokens` must read."""
@@ -64,8 +93,8 @@ def ideal(
     """
 
     def step_s(num_tokens: int, num_samples: int, cache_bytes: int) -> float:
-        flops = 2 * (cost.layer_params * num_tokens + cost.unembed_params * num_samples)
-        read_s = (cost.weight_bytes + cache_bytes) / limits.read_bytes_s
+        flops = 2 * (cost.params_of_token * num_tokens + cost.unembed_params * num_samples)
+        read_s = (cost.read_bytes(num_tokens) + cache_bytes) / limits.read_bytes_s
         return max(read_s, flops / limits.peak_flops)
 
     decode_s = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from flaxen.kernels.linear.packed import PackedLinear, pack
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.model import ParamSpec
+from tests.models.tiny_experts import MODEL as EXPERTS
 
 V, D, F, N, K, H = 48, 32, 64, 2, 1, 16
 LAYER = D * N * H + 2 * D * K * H + N * H * D + 3 * D * F  # elements of a layer's matrices
@@ -95,3 +97,17 @@ def test_a_definition_counts_by_what_its_parameters_do() -> None:
     assert cost.weight_bytes == 4 * (D + D * D + D * V)
     assert (cost.layer_params, cost.unembed_params) == (D * D, D * V)
     assert cost.cache_layers == (CacheLayer(bytes_per_token=2 * D * 4, window=None),)
+
+
+def test_experts_are_counted_by_the_share_of_their_tokens() -> None:
+    weights = params(EXPERTS.param_specs, lambda spec: jnp.zeros(spec.shape, jnp.bfloat16))
+    cost = model_cost(EXPERTS, weights, cache_itemsize=2)
+    assert [each.share for each in cost.experts] == [2 / 5] * 3 + [3 / 5] * 3
+    stacks = [
+        spec.shape
+        for layer in EXPERTS.param_specs["layers"]
+        for name, spec in layer.items()
+        if name.startswith("w_experts_")
+    ]
+    assert [each.num_bytes for each in cost.experts] == [2 * math.prod(shape) for shape in stacks]
+    assert cost.held_bytes - cost.weight_bytes == sum(each.num_bytes for each in cost.experts) > 0

@@ -1,8 +1,10 @@
 """The least time of a workload, on a model and a machine whose sums fit in the head."""
 
+from dataclasses import replace
+
 import pytest
 
-from flaxen.benchmark.ideal import CacheLayer, ModelCost, ideal
+from flaxen.benchmark.ideal import CacheLayer, ExpertsCost, ModelCost, ideal
 from flaxen.benchmark.limits import Limits
 
 # 100 bytes/s and 1,000 operations/s; 200 bytes of weights: a step takes 2 s to read.
@@ -47,3 +49,15 @@ def test_a_shared_prefix_is_computed_once() -> None:
     assert ideal(COST, LIMITS, prompts, [1, 1]).prefill_s == pytest.approx(
         2 * (50 * 102 + 10 * 2) / 1000
     )
+
+
+def test_of_experts_those_are_read_that_tokens_use() -> None:
+    experts = ExpertsCost(num_bytes=800, num_params=400, share=0.25)
+    cost = replace(COST, cache_layers=(), experts=(experts,))
+    assert cost.held_bytes == 1000
+    # One of four experts for one token; for two tokens 1 - 0.75^2 of them, as they may agree.
+    assert ideal(cost, LIMITS, [(1,)], [2]).decode_s == pytest.approx(2 + 2)
+    assert ideal(cost, LIMITS, [(1,), (2,)], [2, 2]).decode_s == pytest.approx(2 + 8 * 0.4375)
+    # A token is multiplied with its own experts alone.
+    long = ideal(cost, LIMITS, [tuple(range(100))], [1])
+    assert long.prefill_s == pytest.approx(2 * ((50 + 100) * 100 + 10) / 1000)
