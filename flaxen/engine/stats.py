@@ -93,9 +93,10 @@ def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
 
 
 def sum_by_expert(loads: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
-    """The sums of several engines' tokens of each expert; all have the same layers."""
+    """The sums of several engines' tokens of each expert; all have the same layers, or none yet."""
+    known = [each for each in loads if each]
     return tuple(
-        tuple(sum(each) for each in zip(*layer, strict=True)) for layer in zip(*loads, strict=True)
+        tuple(sum(each) for each in zip(*layer, strict=True)) for layer in zip(*known, strict=True)
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+from flaxen.engine.stats import sum_by_expert
 from flaxen.protocol import EngineClient, EngineStats
 
 # Of the moment; all other numbers of EngineStats are sums since the start.
@@ -45,14 +46,16 @@ class Counters:
     def ended(self) -> None:
         """The model's engine has stopped: its last numbers are kept, and the engine is not."""
         stats = self.stats()
-        self._past = replace(NOTHING, **{name: getattr(stats, name) for name in _SUMS})
+        sums = {name: getattr(stats, name) for name in _SUMS}
+        self._past = replace(NOTHING, **sums, expert_tokens=stats.expert_tokens)
         self._engine = None
 
     def stats(self) -> EngineStats:
         """The sums since the server's start, and the gauges of now."""
         now = NOTHING if self._engine is None else self._engine.stats()
         sums = {name: getattr(self._past, name) + getattr(now, name) for name in _SUMS}
-        return replace(now, **sums)
+        experts = sum_by_expert([self._past.expert_tokens, now.expert_tokens])
+        return replace(now, **sums, expert_tokens=experts)
 
 
 def add_stats(one: EngineStats, other: EngineStats) -> EngineStats:

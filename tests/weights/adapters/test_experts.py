@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.config import LoraLimits
@@ -105,3 +106,23 @@ def test_what_can_not_be_done_is_refused(tmp_path: Path) -> None:
     bad = {"wq": {"a": np.zeros((4, 2), np.float32), "b": np.zeros((3, 4), np.float32)}}
     with pytest.raises(ValueError, match="or with one axis of experts in front"):
         Adapter(config=LoraConfig(rank=3, targets=("wq",)), layers=(bad,))
+
+
+def test_routers_and_target_parameters_in_a_file_are_refused_by_name(tmp_path: Path) -> None:
+    """PEFT adapts both; here routers never are, and each expert is a module."""
+    save_adapter(tmp_path, adapter(), model=NAMED)
+    config, weights = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    fields, tensors = json.loads(config.read_text()), load_file(weights)
+    whole = {"target_parameters": ["mlp.experts.gate_up_proj"]}
+    config.write_text(json.dumps(fields | whole))
+    with pytest.raises(ValueError, match=r"target_parameters = \['mlp.experts.gate_up_proj'\] is "):
+        load_adapter(tmp_path, NAMED)
+    config.write_text(json.dumps(fields))
+    router = "base_model.model.model.layers.1.mlp.gate.lora_{}.weight"
+    pair = {
+        router.format("A"): np.ones((3, 24), np.float32),
+        router.format("B"): np.ones((5, 3), np.float32),
+    }
+    save_file(tensors | pair, weights)
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.gate\.lora_A"):
+        load_adapter(tmp_path, NAMED)
