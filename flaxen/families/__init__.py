@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from flaxen.families import (
     cohere,
@@ -50,7 +51,7 @@ from flaxen.families.family import Family, hf_fields
 
 __all__ = [
     "FAMILIES",
-    "GGUF_FAMILIES",
+    "GGUF_ARCHITECTURES",
     "Family",
     "UnknownFamilyError",
     "find_family",
@@ -110,14 +111,10 @@ FAMILIES: Mapping[str, Family] = {
     **{family.model_type: family for family in _ALL},
 }
 
-GGUF_FAMILIES: Mapping[str, Family] = {
-    # `general.architecture` of a GGUF file
-    **{each.gguf_architecture: each for each in _ALL if each.gguf_architecture is not None},
-    # Which of the families that share a name it is, `weights/gguf/model.py` finds out.
-    "llama": llama.FAMILY,
-    "mistral": mistral.FAMILY,
-    "olmo2": olmo2.OLMO2,
-    "olmo3": olmo2.OLMO3,
+GGUF_ARCHITECTURES: Mapping[str, tuple[Family, ...]] = {
+    # `general.architecture` of a GGUF file -> the families that share it
+    name: tuple(each for each in _ALL if name in (each.gguf_architecture, *each.gguf_aliases))
+    for name in sorted({each.gguf_architecture for each in _ALL if each.gguf_architecture})
 }
 
 
@@ -139,19 +136,21 @@ def find_family(architecture: str) -> Family:
     return FAMILIES[architecture]
 
 
-def find_gguf_family(architecture: str) -> Family:
+def find_gguf_family(architecture: str, keys: Mapping[str, Any]) -> Family:
     """The family of a GGUF file.
 
     Args:
-      architecture: as `weights/gguf/model.py` calls it.
+      architecture: its `general.architecture`.
+      keys: its metadata of that architecture, by what follows the name.
 
     Raises:
       UnknownFamilyError: its GGUF files are not read; the message lists those that are.
     """
-    if architecture not in GGUF_FAMILIES:
-        raise UnknownFamilyError(
-            f"GGUF files of the architecture {architecture!r} are not supported. Known are: "
-            f"{', '.join(GGUF_FAMILIES)}. Give the model's directory of safetensors, if flaxen "
-            "knows its family: docs/models.md"
-        )
-    return GGUF_FAMILIES[architecture]
+    for family in GGUF_ARCHITECTURES.get(architecture, ()):
+        if family.is_gguf(keys):
+            return family
+    raise UnknownFamilyError(
+        f"GGUF files of the architecture {architecture!r} are not supported. Known are: "
+        f"{', '.join(GGUF_ARCHITECTURES)}. Give the model's directory of safetensors, if flaxen "
+        "knows its family: docs/models.md"
+    )

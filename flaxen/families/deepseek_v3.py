@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.families import expert_fields, expert_tensors, hf, latent_tensors
+from flaxen.families import expert_fields, expert_tensors, hf, latent_gguf, latent_tensors
 from flaxen.families.family import Family
 from flaxen.families.latent_fields import latent_config, latent_fields
 from flaxen.families.rules import with_rules
@@ -58,6 +58,13 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=with_rules(expert_tensors.DEEPSEEK, *latent_tensors.HF_LATENT),
     gguf_architecture="deepseek2",
-    gguf_rules=with_rules(expert_tensors.GGUF_EXPERTS, *latent_tensors.GGUF_LATENT),
+    is_gguf=lambda keys: keys.get("expert_gating_func") == 2,
+    gguf_rules=latent_gguf.RULES,
+    gguf_variants=latent_gguf.VARIANTS,
+    gguf_fields=latent_gguf.FIELDS,
+    gguf_required=latent_gguf.REQUIRED,
+    gguf_implied=latent_gguf.implied,
+    gguf_keys=latent_gguf.keys,
+    gguf_biases=(),
     has_extra_layers=True,
 )

@@ -124,6 +124,37 @@ def grouped_fields(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def gguf_counts(name: str) -> dict[str, str]:
+    """The metadata keys of experts that all architectures have, and their fields.
+
+    Args:
+      name: the field of the number of experts.
+    """
+    return {"expert_count": name, "expert_used_count": "num_experts_per_tok"}
+
+
+# The same of the architectures with a bias for the choice, groups and shared experts.
+GGUF_GROUPED: Mapping[str, str] = {
+    **gguf_counts("n_routed_experts"),
+    "leading_dense_block_count": "first_k_dense_replace",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_count": "n_shared_experts",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_weights_norm": "norm_topk_prob",
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
+    "expert_gating_func": "gating",  # 1 is a softmax, 2 a sigmoid
+    "nextn_predict_layers": "num_nextn_predict_layers",
+}
+GGUF_GROUPED_DEFAULTS: Mapping[str, Any] = {
+    "first_k_dense_replace": 0,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
 def check_null(fields: Mapping[str, Any], names: Sequence[str]) -> None:
     """Refuses fields of features that the family's decoder does not have.
 

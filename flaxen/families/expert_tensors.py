@@ -5,6 +5,8 @@ Deliberately does not know any family, or how the rules are carried out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flaxen.families.rules import (
     Alternate,
     Rules,
@@ -130,11 +132,19 @@ _GGUF: Rules = (
     *(matrix(f"w_shared_{part}", f"{_BLOCK}{part}_shexp.weight") for part in _PARTS),
     matrix("w_shared_router", _BLOCK + "gate_inp_shexp.weight"),
 )
+# What some converters write in place of the stacks, by the end of a tensor's name.
+GGUF_VARIANTS: Mapping[str, Rules] = {
+    "ffn_gate.0.weight": one_by_one("blk.{layer}.ffn_{part}.{expert}.weight", "gate", "up", "down"),
+    "ffn_gate_up_exps.weight": (fused(GATE_UP, _BLOCK + "gate_up_exps.weight", axis=1),),
+}
 GGUF_EXPERTS: Rules = with_rules(GGUF, *_GGUF)
+# The norm before the experts has the name of one after attention.
+GGUF_EXPERTS_POST: Rules = with_rules(
+    GGUF_EXPERTS, as_is("mlp_norm", "blk.{layer}.post_attention_norm.weight")
+)
 GGUF_EXPERTS_INTERLEAVED: Rules = with_rules(GGUF_INTERLEAVED, *_GGUF)
 GGUF_GPT_OSS: Rules = with_rules(
-    GGUF_EXPERTS,
-    as_is("mlp_norm", "blk.{layer}.post_attention_norm.weight"),
+    GGUF_EXPERTS_POST,
     as_is("sinks", "blk.{layer}.attn_sinks.weight"),
     as_is("b_router", _BLOCK + "gate_inp.bias"),
     *(as_is(f"b_experts_{part}", f"{_BLOCK}{part}_exps.bias") for part in _PARTS),

@@ -13,6 +13,11 @@ from flaxen.families.differences import differences
 from flaxen.families.rules import Rules
 from flaxen.models.config import DecoderConfig
 
+GGUF_REQUIRED = (
+    "embedding_length", "feed_forward_length", "block_count", "attention.head_count",
+    "context_length",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -32,14 +37,29 @@ class Family:
     # The rules of checkpoints with some methods of quantization, where they differ.
     quantized_rules: Mapping[str, Rules] = field(default_factory=dict)
     gguf_architecture: str | None = None  # `general.architecture` of GGUF files; None: not read
+    gguf_aliases: tuple[str, ...] = ()  # other such names that are read
+    # Whether a file with such a name is of this family, given its metadata after the name: for
+    # families that share a name.
+    is_gguf: Callable[[Mapping[str, Any]], bool] = lambda keys: True
     gguf_rules: Rules = ()
-    # The metadata keys of that architecture beside those that all have, after its name, and the
-    # fields of config.json that they stand for.
+    # Rules of files that have a tensor whose name ends so, in place of the same parameters' above.
+    gguf_variants: Mapping[str, Rules] = field(default_factory=dict)
+    # The metadata keys of that architecture beside those that all have, or in place of these, after
+    # its name, and the fields of config.json that they stand for. A name that is no such field is
+    # for `gguf_implied`.
     gguf_fields: Mapping[str, str] = field(default_factory=dict)
+    gguf_share: str | None = None  # the field with the rotated share of a head; None: all of it is
+    gguf_lists: tuple[str, ...] = ()  # the keys with a value of its own for each layer
+    # Fields that say whether layers have a tensor, by the end of its name.
+    gguf_flags: Mapping[str, str] = field(default_factory=dict)
+    gguf_required: tuple[str, ...] = GGUF_REQUIRED  # the keys that must be numbers above 0
     # Whether the metadata lists the layers that slide.
     has_gguf_pattern: bool = False
-    # The fields that llama.cpp's code fixes for the architecture, given those of the metadata.
+    # The fields that llama.cpp's code fixes for the architecture, or that follow from those of the
+    # metadata, which it is given. Raises ValueError if they are not supported.
     gguf_implied: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}
+    # The inverse: keys that follow from the fields of config.json. None leaves a key out.
+    gguf_keys: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}
     # The layers whose biases llama.cpp reads for that architecture.
     gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
     # Whether files may have layers after the model's own, which predict further tokens: they are

@@ -61,6 +61,12 @@ GLM = Family(
     config_from_hf=glm_config,
     config_to_hf=config_to_hf,
     hf_rules=_RULES,
+    gguf_architecture="chatglm",
+    gguf_rules=with_rules(tensors.GGUF, tensors.GGUF_FUSED_GATE_UP),
+    gguf_share="partial_rotary_factor",
+    gguf_implied=lambda fields: {
+        "head_dim": fields["hidden_size"] // fields["num_attention_heads"]
+    },
 )
 GLM4 = Family(
     architecture="Glm4ForCausalLM",
@@ -74,5 +80,5 @@ GLM4 = Family(
     ),
     gguf_architecture="glm4",
     gguf_rules=with_rules(tensors.GGUF, tensors.GGUF_FUSED_GATE_UP),
-    gguf_fields={"rope.dimension_count": "partial_rotary_factor"},
+    gguf_share="partial_rotary_factor",
 )

@@ -47,6 +47,16 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the metadata may leave out."""
+    if fields.get("gating") not in (None, 2):
+        raise ValueError(
+            f"metadata glm4moe.expert_gating_func = {fields['gating']!r} is not supported: 2 "
+            "(sigmoid) is"
+        )
+    return {**expert_fields.GGUF_GROUPED_DEFAULTS, **fields}
+
+
 FAMILY = Family(
     architecture="Glm4MoeForCausalLM",
     model_type="glm4_moe",
@@ -54,6 +64,12 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=expert_tensors.DEEPSEEK,
     gguf_architecture="glm4moe",
-    gguf_rules=expert_tensors.GGUF_EXPERTS,
+    gguf_rules=expert_tensors.GGUF_EXPERTS_POST,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields=expert_fields.GGUF_GROUPED,
+    gguf_share="partial_rotary_factor",
+    gguf_flags={"use_qk_norm": "attn_q_norm.weight"},
+    gguf_implied=_implied,
+    gguf_keys=lambda fields: {"expert_gating_func": 2},
     has_extra_layers=True,
 )

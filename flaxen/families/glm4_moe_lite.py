@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flaxen.families import deepseek_v3, expert_fields, hf
-from flaxen.families.family import Family
 from flaxen.families.latent_fields import latent_config
 from flaxen.models.config import DecoderConfig
 
@@ -50,13 +50,11 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(
+FAMILY = replace(
+    deepseek_v3.FAMILY,
     architecture="Glm4MoeLiteForCausalLM",
     model_type="glm4_moe_lite",
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
-    hf_rules=deepseek_v3.FAMILY.hf_rules,
-    gguf_architecture="deepseek2",
-    gguf_rules=deepseek_v3.FAMILY.gguf_rules,
-    has_extra_layers=True,
+    is_gguf=lambda keys: False,  # its files are read as DeepSeek V3's
 )

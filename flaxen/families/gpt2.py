@@ -110,5 +110,13 @@ FAMILY = Family(
     hf_ignored=(".attn.bias", ".attn.masked_bias"),
     gguf_architecture="gpt2",
     gguf_rules=(*tensors.GGUF_QKV, as_is("positions", "position_embd.weight")),
+    gguf_fields={
+        "embedding_length": "n_embd",
+        "feed_forward_length": "n_inner",
+        "block_count": "n_layer",
+        "attention.head_count": "n_head",
+        "context_length": "n_positions",
+        "attention.layer_norm_epsilon": "layer_norm_epsilon",
+    },
     gguf_biases=("wq", "wk", "wv", "wo", "w_up", "w_down"),
 )

@@ -96,9 +96,9 @@ FAMILY = Family(
     gguf_architecture="gptneox",
     gguf_rules=tensors.GGUF_QKV,
     gguf_biases=("wq", "wk", "wv", "wo", "w_up", "w_down"),
+    gguf_share="rotary_pct",
     gguf_fields={
         "attention.layer_norm_epsilon": "layer_norm_eps",
-        "rope.dimension_count": "rotary_pct",
         "use_parallel_residual": "use_parallel_residual",
     },
     gguf_implied=lambda fields: {"head_dim": None},  # it is hidden_size / num_attention_heads

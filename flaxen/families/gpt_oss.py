@@ -71,6 +71,23 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the metadata does not say: every second layer slides, from the first on, and YaRN's
+    range is not rounded.
+    """
+    numbers = range(fields["num_hidden_layers"])
+    kinds = [hf_layers.FULL if i % 2 else hf_layers.SLIDING for i in numbers]
+    scaling = fields["rope_scaling"] or _NO_SCALING
+    if scaling["rope_type"] == "yarn":
+        scaling = {**scaling, "truncate": False}
+    return {
+        "layer_types": kinds,
+        **fields,
+        "intermediate_size": fields.get("expert_size", fields["intermediate_size"]),
+        "rope_scaling": scaling,
+    }
+
+
 FAMILY = Family(
     architecture="GptOssForCausalLM",
     model_type="gpt_oss",
@@ -80,6 +97,12 @@ FAMILY = Family(
     quantized_rules={"mxfp4": expert_tensors.GPT_OSS_MXFP4},
     gguf_architecture="gpt-oss",
     gguf_rules=expert_tensors.GGUF_GPT_OSS,
-    gguf_implied=lambda fields: {"rope_scaling": fields["rope_scaling"] or _NO_SCALING},
+    gguf_fields={
+        **expert_fields.gguf_counts("num_local_experts"),
+        "expert_feed_forward_length": "expert_size",
+        "attention.sliding_window": "sliding_window",
+    },
+    gguf_implied=_implied,
+    gguf_keys=lambda fields: {"expert_feed_forward_length": fields["intermediate_size"]},
     gguf_biases=_BIASES,
 )

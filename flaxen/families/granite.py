@@ -56,6 +56,21 @@ def _inverse(scale: float) -> float:
     return hf_values.argument(lambda value: 1 / value, scale, 1 / scale)
 
 
+GGUF_FIELDS = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+
+
+def gguf_implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The scalars of GGUF files that do not name them."""
+    scalars = dict.fromkeys(GGUF_FIELDS.values(), 1.0)
+    scalars["attention_multiplier"] = fields["head_dim"] ** -0.5
+    return {name: fields.get(name) or value for name, value in scalars.items()}
+
+
 FAMILY = Family(
     architecture="GraniteForCausalLM",
     model_type="granite",
@@ -64,10 +79,6 @@ FAMILY = Family(
     hf_rules=tensors.HF,
     gguf_architecture="granite",
     gguf_rules=tensors.GGUF_INTERLEAVED,
-    gguf_fields={
-        "attention.scale": "attention_multiplier",
-        "embedding_scale": "embedding_multiplier",
-        "residual_scale": "residual_multiplier",
-        "logit_scale": "logits_scaling",
-    },
+    gguf_fields=GGUF_FIELDS,
+    gguf_implied=gguf_implied,
 )

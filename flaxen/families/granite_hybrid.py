@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.expert_kernels.routing import RoutingSpec
-from flaxen.families import expert_fields, expert_tensors, hf, mamba2, state_fields
-from flaxen.families.family import Family
+from flaxen.families import expert_fields, expert_tensors, granite, hf, mamba2, state_fields
+from flaxen.families.family import GGUF_REQUIRED, Family
 from flaxen.families.rules import Split, TensorRule, matrix, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
@@ -124,6 +124,33 @@ def _mlp_fields(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that follow from those of the metadata. Without rope, llama.cpp's converter writes
+    any number for the longest sequence.
+    """
+    has_rope, longest = fields.get("has_rope", True), fields["max_position_embeddings"]
+    return {
+        "shared_intermediate_size": fields["intermediate_size"],
+        "num_local_experts": 0,
+        **fields,
+        **granite.gguf_implied(fields),
+        **state_fields.of_kv_heads(fields, "linear_attention"),
+        "position_embedding_type": "rope" if has_rope else None,
+        "max_position_embeddings": longest if has_rope else min(longest, mamba2.MAX_POSITION),
+        "mamba_d_head": fields["inner_size"] // fields["mamba_n_heads"],
+        "mamba_expand": fields["inner_size"] // fields["hidden_size"],
+    }
+
+
+def _keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse."""
+    return {
+        **state_fields.kv_heads(fields),
+        "rope.scaling.finetuned": fields["position_embedding_type"] == "rope",
+        "ssm.inner_size": fields["mamba_n_heads"] * fields["mamba_d_head"],
+    }
+
+
 _LAYER = "model.layers.{layer}."
 
 FAMILY = Family(
@@ -144,4 +171,24 @@ FAMILY = Family(
         ),
         *mamba2.mixer_rules(_LAYER + "mamba."),
     ),
+    gguf_architecture="granitehybrid",
+    gguf_rules=with_rules(expert_tensors.GGUF_EXPERTS_INTERLEAVED, *mamba2.GGUF_RULES),
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields={
+        **granite.GGUF_FIELDS,
+        **expert_fields.gguf_counts("num_local_experts"),
+        "expert_shared_feed_forward_length": "shared_intermediate_size",
+        "rope.scaling.finetuned": "has_rope",
+        "ssm.conv_kernel": "mamba_d_conv",
+        "ssm.state_size": "mamba_d_state",
+        "ssm.group_count": "mamba_n_groups",
+        "ssm.time_step_rank": "mamba_n_heads",
+        "ssm.inner_size": "inner_size",
+    },
+    gguf_lists=("attention.head_count_kv",),
+    gguf_flags={"mamba_conv_bias": "ssm_conv1d.bias"},
+    gguf_required=(*GGUF_REQUIRED, "ssm.inner_size", "ssm.time_step_rank"),
+    gguf_implied=_implied,
+    gguf_keys=_keys,
+    gguf_biases=("wo",),
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from flaxen.expert_kernels.routing import RoutingSpec
-from flaxen.families import expert_fields, expert_tensors, hf
+from flaxen.families import expert_fields, expert_tensors, granite, hf
 from flaxen.families.family import Family
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
@@ -79,6 +79,20 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=expert_tensors.GRANITE,
     gguf_architecture="granitemoe",
+    is_gguf=lambda keys: not keys.get("expert_shared_feed_forward_length"),
     gguf_rules=expert_tensors.GGUF_EXPERTS_INTERLEAVED,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields={**granite.GGUF_FIELDS, **expert_fields.gguf_counts("num_local_experts")},
+    gguf_implied=granite.gguf_implied,
+    gguf_biases=(),
 )
-SHARED = replace(FAMILY, architecture="GraniteMoeSharedForCausalLM", model_type="granitemoeshared")
+SHARED = replace(
+    FAMILY,
+    architecture="GraniteMoeSharedForCausalLM",
+    model_type="granitemoeshared",
+    is_gguf=lambda keys: bool(keys.get("expert_shared_feed_forward_length")),
+    gguf_fields={
+        **FAMILY.gguf_fields,
+        "expert_shared_feed_forward_length": "shared_intermediate_size",
+    },
+)

@@ -95,9 +95,9 @@ def _of_kind(hf: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeConfig:
     original = _original_max_position(hf, rope)
     if kind == "llama3":
         low, high = _positive(rope, "low_freq_factor"), _positive(rope, "high_freq_factor")
-        if low >= high:
+        if low > high:
             raise ValueError(
-                f"low_freq_factor must be below high_freq_factor, got {low:g} and {high:g}"
+                f"low_freq_factor must not be above high_freq_factor, got {low:g} and {high:g}"
             )
         return RopeConfig(
             kind="llama3",

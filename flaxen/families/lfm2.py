@@ -107,4 +107,23 @@ FAMILY = Family(
         matrix("w_out", _LAYER + "conv.out_proj.weight"),
         as_is("b_out", _LAYER + "conv.out_proj.bias"),
     ),
+    gguf_architecture="lfm2",
+    gguf_rules=with_rules(
+        tensors.GGUF,
+        as_is("final_norm", "token_embd_norm.weight"),
+        matrix("w_in", "blk.{layer}.shortconv.in_proj.weight"),
+        matrix("conv_weight", "blk.{layer}.shortconv.conv.weight"),
+        matrix("w_out", "blk.{layer}.shortconv.out_proj.weight"),
+    ),
+    gguf_fields={
+        "attention.layer_norm_rms_epsilon": "norm_eps",
+        "shortconv.l_cache": "conv_L_cache",
+    },
+    gguf_lists=("attention.head_count_kv",),
+    gguf_implied=lambda fields: {
+        **state_fields.of_kv_heads(fields, "conv"),
+        "block_auto_adjust_ff_dim": False,
+    },
+    gguf_keys=state_fields.kv_heads,
+    gguf_biases=(),
 )

@@ -41,6 +41,13 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
     gguf_architecture="llama",
+    gguf_aliases=("mistral3",),
+    is_gguf=lambda keys: (
+        not any(
+            keys.get(each)
+            for each in ("attention.sliding_window", "expert_count", "attention.temperature_scale")
+        )
+    ),
     gguf_rules=tensors.GGUF_INTERLEAVED,
     gguf_biases=("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"),
 )

@@ -22,6 +22,7 @@ from flaxen.models.layers.norm import Norm
 
 _CHUNKED = "chunked_attention"
 _FULL = "full_attention"
+_STEP = "interleave_moe_layer_step"
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -133,6 +134,29 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp fixes, whatever the metadata says: three layers of four see chunks and have
+    rope, and the model of 128 experts has no norms of heads.
+    """
+    if fields.get("attention_chunk_size") == 0:
+        raise ValueError(
+            "metadata llama4.attention.sliding_window = 0 is not supported: models without chunks "
+            "are not"
+        )
+    count, step = fields["num_hidden_layers"], hf.whole(fields, _STEP)
+    ropes = [int((number + 1) % 4 != 0) for number in range(count)]
+    return {
+        "attention_chunk_size": 8192,
+        "layer_types": [_CHUNKED if each else _FULL for each in ropes],
+        "no_rope_layers": ropes,
+        "moe_layers": list(range(step - 1, count, step)),
+        "use_qk_norm": fields.get("num_local_experts") != 128,
+        "attn_temperature_tuning": True,
+        "floor_scale": 8192,
+        "attn_scale": 0.1,
+    }
+
+
 FAMILY = Family(
     architecture="Llama4ForCausalLM",
     model_type="llama4_text",
@@ -141,4 +165,15 @@ FAMILY = Family(
     hf_rules=expert_tensors.LLAMA4,
     gguf_architecture="llama4",
     gguf_rules=expert_tensors.GGUF_EXPERTS,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields={
+        **expert_fields.gguf_counts("num_local_experts"),
+        "expert_feed_forward_length": "intermediate_size",
+        "feed_forward_length": "intermediate_size_mlp",
+        "interleave_moe_layer_step": _STEP,
+        "attention.sliding_window": "attention_chunk_size",
+    },
+    gguf_implied=_implied,
+    gguf_keys=lambda fields: {"interleave_moe_layer_step": fields["moe_layers"][0] + 1},
+    gguf_biases=(),
 )

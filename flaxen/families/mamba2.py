@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.families import hf, state_fields
+from flaxen.families import hf, state_fields, tensors
 from flaxen.families.family import Family
-from flaxen.families.rules import Rules, as_is, matrix, taps
+from flaxen.families.rules import (
+    ByGroup,
+    DropAxis,
+    NegatedExp,
+    Rules,
+    as_is,
+    matrix,
+    taps,
+    with_rules,
+)
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.block import LayerConfig
 from flaxen.models.layers.mamba2 import Mamba2
 from flaxen.models.layers.norm import Norm
 
 # The model has no longest sequence. This is a limit of our own, for the arrays of tokens.
-_MAX_POSITION = 2**17
+MAX_POSITION = 2**17
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -44,7 +53,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         layers=(layer,) * hf.num_layers(fields),
         final_norm=norm,
         tied_embeddings=hf.flag(fields, "tie_word_embeddings"),
-        max_position=hf.whole(fields, "max_position_embeddings", default=_MAX_POSITION),
+        max_position=hf.whole(fields, "max_position_embeddings", default=MAX_POSITION),
     )
 
 
@@ -100,6 +109,30 @@ def mixer_rules(prefix: str) -> Rules:
     )
 
 
+GGUF_RULES: Rules = (
+    matrix("w_in", "blk.{layer}.ssm_in.weight"),
+    matrix("conv_weight", "blk.{layer}.ssm_conv1d.weight"),
+    as_is("conv_bias", "blk.{layer}.ssm_conv1d.bias"),
+    as_is("a_log", "blk.{layer}.ssm_a", NegatedExp(), DropAxis()),
+    as_is("dt_bias", "blk.{layer}.ssm_dt.bias"),
+    as_is("skip", "blk.{layer}.ssm_d", DropAxis()),
+    as_is("gate_norm", "blk.{layer}.ssm_norm.weight", ByGroup("num_groups")),
+    matrix("w_out", "blk.{layer}.ssm_out.weight"),
+)
+_GGUF_REQUIRED = ("ssm.inner_size", "ssm.time_step_rank")
+
+
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that follow from those of the metadata. llama.cpp's converter writes any number
+    for the longest sequence.
+    """
+    return {
+        "expand": fields["inner_size"] // fields["hidden_size"],
+        "head_dim": fields["inner_size"] // fields["num_heads"],
+        "max_position_embeddings": min(fields["max_position_embeddings"], MAX_POSITION),
+    }
+
+
 FAMILY = Family(
     architecture="Mamba2ForCausalLM",
     model_type="mamba2",
@@ -112,4 +145,26 @@ FAMILY = Family(
         as_is("attn_norm", "backbone.layers.{layer}.norm.weight"),
         *mixer_rules("backbone.layers.{layer}.mixer."),
     ),
+    gguf_architecture="mamba2",
+    gguf_rules=with_rules(tensors.GGUF, *GGUF_RULES),
+    gguf_fields={
+        "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+        "attention.head_count": "attention_heads",  # 0
+        "feed_forward_length": "mlp_dim",  # 0
+        "ssm.conv_kernel": "conv_kernel",
+        "ssm.state_size": "state_size",
+        "ssm.group_count": "n_groups",
+        "ssm.time_step_rank": "num_heads",
+        "ssm.inner_size": "inner_size",
+    },
+    gguf_flags={"use_conv_bias": "ssm_conv1d.bias"},
+    gguf_required=("embedding_length", "block_count", "context_length", *_GGUF_REQUIRED),
+    gguf_implied=_implied,
+    gguf_keys=lambda fields: {
+        "attention.head_count": 0,
+        "attention.key_length": None,
+        "feed_forward_length": 0,
+        "ssm.inner_size": fields["num_heads"] * fields["head_dim"],
+    },
+    gguf_biases=(),
 )

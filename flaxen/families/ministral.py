@@ -40,6 +40,4 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
-    gguf_architecture="llama",
-    gguf_rules=tensors.GGUF_INTERLEAVED,
 )

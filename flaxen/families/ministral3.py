@@ -11,6 +11,7 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, Temperature
 
 _BETA = "llama_4_scaling_beta"
+_FACTOR = "mscale_all_dim"
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
@@ -49,6 +50,27 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     return {**fields, "rope_parameters": rope, "sliding_window": mixer.window}
 
 
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope of the metadata, with what llama.cpp takes for the factor on cosines."""
+    scaling = fields["rope_scaling"]
+    if scaling is None or scaling["rope_type"] != "yarn":
+        raise ValueError(f"mistral3 with {_BETA} needs rope.scaling.type = 'yarn', got {scaling}")
+    if factor := fields.get(_FACTOR):
+        scaling = {**scaling, "mscale": 1.0, _FACTOR: factor}
+    own = {"rope_theta": fields.get("rope_theta", 10_000.0), _BETA: fields[_BETA]}
+    return {"rope_parameters": scaling | own, "rope_scaling": None}
+
+
+def _keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse."""
+    rope = fields["rope_parameters"]
+    return {
+        "rope.freq_base": rope["rope_theta"],
+        "attention.temperature_scale": rope[_BETA],
+        "rope.scaling.yarn_log_multiplier": rope.get(_FACTOR),
+    }
+
+
 FAMILY = Family(
     architecture="Ministral3ForCausalLM",
     model_type="ministral3",
@@ -56,5 +78,13 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
     gguf_architecture="mistral3",
+    is_gguf=lambda keys: bool(keys.get("attention.temperature_scale")),
     gguf_rules=tensors.GGUF_INTERLEAVED,
+    gguf_fields={
+        "attention.temperature_scale": _BETA,
+        "rope.scaling.yarn_log_multiplier": _FACTOR,
+    },
+    gguf_implied=_implied,
+    gguf_keys=_keys,
+    gguf_biases=(),
 )

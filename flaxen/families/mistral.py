@@ -40,5 +40,8 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=tensors.HF,
     gguf_architecture="llama",
+    is_gguf=lambda keys: (
+        bool(keys.get("attention.sliding_window")) and not keys.get("expert_count")
+    ),
     gguf_rules=tensors.GGUF_INTERLEAVED,
 )

@@ -52,5 +52,9 @@ FAMILY = Family(
     config_to_hf=config_to_hf,
     hf_rules=expert_tensors.MIXTRAL,
     gguf_architecture="llama",
+    is_gguf=lambda keys: bool(keys.get("expert_count")),
     gguf_rules=expert_tensors.GGUF_EXPERTS_INTERLEAVED,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields=expert_fields.gguf_counts("num_local_experts"),
+    gguf_biases=(),
 )

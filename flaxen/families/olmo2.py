@@ -91,6 +91,7 @@ OLMO2 = Family(
     config_to_hf=olmo2_fields,
     hf_rules=tensors.HF_SANDWICH,
     gguf_architecture="olmo2",
+    is_gguf=lambda keys: not keys.get("attention.sliding_window"),
     gguf_rules=tensors.GGUF,
 )
 OLMO3 = Family(
@@ -100,6 +101,7 @@ OLMO3 = Family(
     config_to_hf=olmo3_fields,
     hf_rules=tensors.HF_SANDWICH,
     gguf_architecture="olmo2",
+    is_gguf=lambda keys: bool(keys.get("attention.sliding_window")),
     gguf_rules=tensors.GGUF,
     gguf_fields={"attention.sliding_window": "sliding_window"},
     has_gguf_pattern=True,

@@ -59,4 +59,8 @@ FAMILY = Family(
     hf_rules=expert_tensors.QWEN,
     gguf_architecture="olmoe",
     gguf_rules=expert_tensors.GGUF_EXPERTS,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields=expert_fields.gguf_counts("num_experts"),
+    gguf_implied=lambda fields: {"norm_topk_prob": False},
+    gguf_biases=(),
 )

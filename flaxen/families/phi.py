@@ -77,8 +77,6 @@ FAMILY = Family(
     gguf_architecture="phi2",
     gguf_rules=tensors.GGUF,
     gguf_biases=("wq", "wk", "wv", "wo", "w_up", "w_down"),
-    gguf_fields={
-        "attention.layer_norm_epsilon": "layer_norm_eps",
-        "rope.dimension_count": "partial_rotary_factor",
-    },
+    gguf_share="partial_rotary_factor",
+    gguf_fields={"attention.layer_norm_epsilon": "layer_norm_eps"},
 )

@@ -71,8 +71,6 @@ FAMILY = Family(
     ),
     gguf_architecture="phi3",
     gguf_rules=with_rules(tensors.GGUF_QKV, tensors.GGUF_FUSED_GATE_UP),
-    gguf_fields={
-        "attention.sliding_window": "sliding_window",
-        "rope.dimension_count": "partial_rotary_factor",
-    },
+    gguf_share="partial_rotary_factor",
+    gguf_fields={"attention.sliding_window": "sliding_window"},
 )

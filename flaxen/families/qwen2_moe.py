@@ -73,4 +73,15 @@ FAMILY = Family(
     hf_rules=expert_tensors.QWEN,
     gguf_architecture="qwen2moe",
     gguf_rules=expert_tensors.GGUF_EXPERTS,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields={
+        **expert_fields.gguf_counts("num_experts"),
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    },
+    gguf_implied=lambda fields: {
+        "norm_topk_prob": False,
+        "qkv_bias": fields["attention_bias"],
+        "attention_bias": None,
+    },
 )

@@ -69,4 +69,11 @@ FAMILY = Family(
     hf_rules=expert_tensors.QWEN,
     gguf_architecture="qwen3moe",
     gguf_rules=expert_tensors.GGUF_EXPERTS,
+    gguf_variants=expert_tensors.GGUF_VARIANTS,
+    gguf_fields={
+        **expert_fields.gguf_counts("num_experts"),
+        "expert_feed_forward_length": "moe_intermediate_size",
+    },
+    gguf_implied=lambda fields: {"norm_topk_prob": True},
+    gguf_biases=(),
 )

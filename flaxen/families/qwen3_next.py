@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf, state_fields
-from flaxen.families.family import Family
+from flaxen.families.family import GGUF_REQUIRED, Family
 from flaxen.families.hf_rope import rope_config
-from flaxen.families.rules import Split, TensorRule, as_is, matrix, taps, with_rules
+from flaxen.families.rules import (
+    NegatedExp,
+    PlusOne,
+    Regroup,
+    Split,
+    TensorRule,
+    as_is,
+    matrix,
+    taps,
+    with_rules,
+    with_steps,
+)
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
 from flaxen.models.layers.experts import Experts
@@ -115,6 +127,71 @@ def _expert_fields(config: DecoderConfig) -> dict[str, Any]:
 _ATTENTION = "model.layers.{layer}.self_attn."
 _NET = "model.layers.{layer}.linear_attn."
 
+_BLOCK = "blk.{layer}."
+_KEYS, _VALUES = ("num_key_heads", "key_dim"), ("num_value_heads", "value_dim")
+_GATED_RULE = TensorRule(  # each head's query, and its gate
+    params=_GATED,
+    tensors=(_ATTENTION + "q_proj.weight",),
+    steps=(Split((1, 1), groups="num_heads"),),
+    transposed=True,
+)
+_GGUF_RULES = with_rules(
+    with_steps(
+        expert_tensors.GGUF_EXPERTS_POST,
+        ("attn_norm", "mlp_norm", "q_norm", "k_norm", "final_norm"),
+        PlusOne(),
+    ),
+    replace(_GATED_RULE, tensors=(_BLOCK + "attn_q.weight",)),
+    # Queries, keys and values of all heads one after another, and the gates.
+    TensorRule(
+        params=("w_in",),
+        tensors=(_BLOCK + "attn_qkv.weight", _BLOCK + "attn_gate.weight"),
+        steps=(
+            Regroup(
+                shares=(_KEYS, _KEYS, _VALUES, _VALUES),
+                counts=(3, 1),
+                num_groups="num_key_heads",
+            ),
+        ),
+        transposed=True,
+    ),
+    matrix("w_ba", _BLOCK + "ssm_ba.weight"),
+    matrix("conv_weight", _BLOCK + "ssm_conv1d.weight"),
+    as_is("a_log", _BLOCK + "ssm_a", NegatedExp()),
+    as_is("dt_bias", _BLOCK + "ssm_dt.bias"),
+    as_is("gate_norm", _BLOCK + "ssm_norm.weight"),
+    matrix("w_out", _BLOCK + "ssm_out.weight"),
+)
+
+
+def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that llama.cpp fixes, or that follow from those of the metadata.
+
+    Raises:
+      ValueError: values are not of the size of keys, which llama.cpp takes them for.
+    """
+    size, num_heads = fields["linear_key_head_dim"], fields["linear_num_value_heads"]
+    if fields["inner_size"] != size * num_heads:
+        raise ValueError(
+            f"metadata qwen3next.ssm.inner_size = {fields['inner_size']} is not supported: it must "
+            f"be ssm.time_step_rank times ssm.state_size, {size * num_heads}"
+        )
+    recurrent = fields.get("recurrent_layers")
+    kinds = ["linear_attention" if each else "full_attention" for each in recurrent or ()]
+    return {
+        "linear_value_head_dim": size,
+        "norm_topk_prob": True,
+        "layer_types": kinds[: fields["num_hidden_layers"]] or None,
+    }
+
+
+def _keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse."""
+    width = fields["linear_num_value_heads"] * fields["linear_value_head_dim"]
+    recurrent = [kind == "linear_attention" for kind in fields["layer_types"]]
+    return {"ssm.inner_size": width, "attention.recurrent_layers": recurrent}
+
+
 FAMILY = Family(
     architecture="Qwen3NextForCausalLM",
     model_type="qwen3_next",
@@ -123,13 +200,7 @@ FAMILY = Family(
     hf_rules=(
         *with_rules(
             expert_tensors.QWEN,
-            # Each head's query, and its gate.
-            TensorRule(
-                params=_GATED,
-                tensors=(_ATTENTION + "q_proj.weight",),
-                steps=(Split((1, 1), groups="num_heads"),),
-                transposed=True,
-            ),
+            _GATED_RULE,
             TensorRule(
                 params=("bq", "b_attn_gate"),
                 tensors=(_ATTENTION + "q_proj.bias",),
@@ -144,4 +215,30 @@ FAMILY = Family(
         as_is("gate_norm", _NET + "norm.weight"),
         matrix("w_out", _NET + "out_proj.weight"),
     ),
+    gguf_architecture="qwen3next",
+    gguf_rules=_GGUF_RULES,
+    gguf_variants={
+        **expert_tensors.GGUF_VARIANTS,
+        "ssm_in.weight": (matrix("w_in", _BLOCK + "ssm_in.weight"),),
+    },
+    gguf_fields={
+        **expert_fields.gguf_counts("num_experts"),
+        "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+        "full_attention_interval": "full_attention_interval",
+        "attention.recurrent_layers": "recurrent_layers",
+        "nextn_predict_layers": "num_nextn_predict_layers",
+        "ssm.conv_kernel": "linear_conv_kernel_dim",
+        "ssm.state_size": "linear_key_head_dim",
+        "ssm.group_count": "linear_num_key_heads",
+        "ssm.time_step_rank": "linear_num_value_heads",
+        "ssm.inner_size": "inner_size",
+    },
+    gguf_share="partial_rotary_factor",
+    gguf_lists=("attention.recurrent_layers",),
+    gguf_required=(*GGUF_REQUIRED, "expert_count", "ssm.inner_size", "ssm.time_step_rank"),
+    gguf_implied=_implied,
+    gguf_keys=_keys,
+    gguf_biases=(),
+    has_extra_layers=True,
 )

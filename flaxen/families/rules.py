@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-Size = int | str  # a number, or the name of one: a whole-number field of the layer's parts
+# A number, or the name of one: a whole-number field of the layer's parts. Several names stand for
+# their product.
+Size = int | str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,35 @@ class PlusOne:
     """
 
 
-Step = Split | Concat | Stack | Interleave | ByHead | Alternate | DropAxis | PlusOne
+@dataclass(frozen=True)
+class NegatedExp:
+    """The tensor is -exp of the parameter: the decay of a state, as in GGUF files."""
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """Makes a vector of one row for each group, as in GGUF files of Mamba-2: [G, N / G] becomes
+    [N].
+    """
+
+    num_groups: Size
+
+
+@dataclass(frozen=True)
+class Regroup:
+    """Concatenates tensors of parts that lie one after another to one parameter, in which each
+    group has its own piece of every part, one after another.
+    """
+
+    shares: tuple[Size, ...]  # the sizes of the parts are proportional to these
+    counts: tuple[int, ...]  # how many of the parts each tensor has
+    num_groups: Size
+
+
+Step = (
+    Split | Concat | Stack | Interleave | ByHead | Alternate | DropAxis | PlusOne | NegatedExp
+    | ByGroup | Regroup
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,38 @@ def with_mixer(config: DecoderConfig, mixer: Mixer, kinds: Any, kind: str) -> De
     )
 
 
+def of_kv_heads(fields: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The fields that say which layers have attention, given those of a GGUF file, in which the
+    others have 0 heads of keys.
+
+    Args:
+      fields: with the list of each layer's heads, or a number for all.
+      kind: of the other layers.
+
+    Raises:
+      ValueError: layers with attention have different numbers of heads, or there are none.
+    """
+    given, count = fields["num_key_value_heads"], fields["num_hidden_layers"]
+    heads = given[:count] if isinstance(given, list) else [given] * count
+    numbers = set(heads) - {0}
+    if len(numbers) != 1 or len(heads) != count:
+        raise ValueError(
+            f"metadata attention.head_count_kv = {given!r} is not supported: it must have 0 or one "
+            f"number of heads for each of the {count} layers"
+        )
+    return {
+        "num_key_value_heads": numbers.pop(),
+        "layer_types": ["full_attention" if each else kind for each in heads],
+    }
+
+
+def kv_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse: the key with each layer's heads."""
+    num_heads, kinds = fields["num_key_value_heads"], fields["layer_types"]
+    heads = [num_heads if kind == "full_attention" else 0 for kind in kinds]
+    return {"attention.head_count_kv": heads}
+
+
 def limits(hf: Mapping[str, Any], name: str) -> tuple[float, float]:
     """Reads the least and the largest of some numbers; null and missing are 0 and infinity.
 

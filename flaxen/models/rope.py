@@ -60,15 +60,18 @@ def _llama3(rope: RopeConfig, base: np.ndarray) -> np.ndarray:
     """Stretches long wavelengths by `factor`, keeps short ones, and interpolates between.
 
     https://github.com/meta-llama/llama-models/blob/main/models/llama3/model.py
+    Llama 4 Scout has no wavelengths between: the two frequency factors are equal.
     """
     wavelength = 2 * np.pi / base
     longest = rope.original_max_position / rope.low_freq_factor
     shortest = rope.original_max_position / rope.high_freq_factor
+    stretched = np.where(wavelength > longest, base / rope.factor, base)
+    if longest == shortest:
+        return stretched.astype(np.float32)
     blend = (rope.original_max_position / wavelength - rope.low_freq_factor) / (
         rope.high_freq_factor - rope.low_freq_factor
     )
     blended = (1 - blend) * base / rope.factor + blend * base
-    stretched = np.where(wavelength > longest, base / rope.factor, base)
     between = (wavelength <= longest) & (wavelength >= shortest)
     return np.where(between, blended, stretched).astype(np.float32)
 

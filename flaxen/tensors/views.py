@@ -151,22 +151,6 @@ def transposed(tensor: StoredTensor) -> StoredTensor:
     )
 
 
-def shifted(tensor: StoredTensor, by: float) -> StoredTensor:
-    """Adds a number to each value, in float32."""
-
-    def read(start: int, stop: int) -> np.ndarray:
-        return tensor.read(start, stop).astype(np.float32) + np.float32(by)
-
-    return StoredTensor(
-        name=tensor.name,
-        shape=tensor.shape,
-        dtype=tensor.dtype,
-        num_bytes=tensor.num_bytes,
-        read=read,
-        row_unit=tensor.row_unit,
-    )
-
-
 def stacked(tensors: Sequence[StoredTensor]) -> StoredTensor:
     """Stacks tensors of one shape along a new first axis."""
 
@@ -203,26 +187,6 @@ def entry_of(tensor: StoredTensor, index: int) -> StoredTensor:
         dtype=tensor.dtype,
         num_bytes=tensor.num_bytes // tensor.shape[0],
         read=read,
-    )
-
-
-def without_axis(tensor: StoredTensor) -> StoredTensor:
-    """Drops the second axis, which must have the size 1."""
-    assert tensor.shape[1] == 1, f"{tensor.name} has the shape {tensor.shape}"
-    return _reshaped(tensor, (tensor.shape[0], *tensor.shape[2:]))
-
-
-def with_axis(tensor: StoredTensor) -> StoredTensor:
-    """The inverse: inserts a second axis of the size 1."""
-    return _reshaped(tensor, (tensor.shape[0], 1, *tensor.shape[1:]))
-
-
-def _reshaped(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
-    def read(start: int, stop: int) -> np.ndarray:
-        return tensor.read(start, stop).reshape(-1, *shape[1:])
-
-    return StoredTensor(
-        name=tensor.name, shape=shape, dtype=tensor.dtype, num_bytes=tensor.num_bytes, read=read
     )
 
 

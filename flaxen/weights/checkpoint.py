@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flaxen.families import Family, find_family, find_gguf_family
+from flaxen.families import Family
 from flaxen.families.rules import Rules, tensor_of
 from flaxen.hub.weight_files import check_is_model, read_json
 from flaxen.kernels.backend import Backend
@@ -28,7 +28,6 @@ from flaxen.tensors.quantized import methods
 from flaxen.tensors.quantized.floats import DTYPES as QUANTIZED_DTYPES
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.gguf import latent as gguf_latent
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.classifier import SCORE, decoder_head
@@ -165,7 +164,9 @@ def _open_huggingface(path: Path) -> Checkpoint:
     def ignored(name: str) -> bool:
         if quantization is not None and name.endswith(".bias") and _is_zero(tensors[name]):
             return True  # GPTQ's writers add one to every layer, whether the model has it or not
-        if family.has_extra_layers and _layer_number(rules, name) >= len(config.layers):
+        if family.has_extra_layers and (
+            name.startswith("mtp.") or _layer_number(rules, name) >= len(config.layers)
+        ):
             return True
         return config.tied_embeddings and name == tensor_of(rules, "unembed")
 
@@ -210,24 +211,23 @@ def _is_zero(tensor: StoredTensor) -> bool:
 def _open_gguf(path: Path) -> Checkpoint:
     file = read_gguf(path)
     try:
-        architecture = gguf_model.architecture(file)
-        is_latent = architecture == gguf_latent.ARCHITECTURE
-        if is_latent:
-            fields = gguf_latent.config_fields(file)
-            family = find_family(fields["architectures"][0])
-        else:
-            family = find_gguf_family(architecture)
-            fields = gguf_model.config_fields(file, family)
-        config = family.config_from_hf(fields)
+        family = gguf_model.family_of(file)
+        config = family.config_from_hf(gguf_model.config_fields(file, family))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    rules = gguf_model.rules_of(file, family)
+
+    def ignored(name: str) -> bool:
+        is_extra = family.has_extra_layers and _layer_number(rules, name) >= len(config.layers)
+        return is_extra or name == gguf_model.ROPE_FACTORS
+
     return _checkpoint(
         path,
         family,
         config,
-        gguf_latent.rules_for(file, family.gguf_rules) if is_latent else family.gguf_rules,
+        rules,
         tensors=file.tensors,
-        ignored=lambda name: name == gguf_model.ROPE_FACTORS,
+        ignored=ignored,
         rounds=True,
         quantized_by=None,
         make_tokenizer=lambda: Tokenizer.from_gguf(file.metadata),

@@ -16,10 +16,11 @@ from flaxen.weights.atomic import new_file
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.file_tensors import ParamRows, file_tensors, rows_of_sources, with_adapter
 from flaxen.weights.gguf.description import general_metadata, tokenizer_metadata
-from flaxen.weights.gguf.metadata import extra_tensors, model_metadata
+from flaxen.weights.gguf.metadata import check_params, extra_tensors, model_metadata
 from flaxen.weights.gguf.out_types import AUTO, OUT_TYPES, check_out_type, tensor_kind
 from flaxen.weights.gguf.writer import OutTensor, write_gguf
 from flaxen.weights.huggingface.export import write_directory
+from flaxen.weights.rules import place_rules
 
 OnProgress = Callable[[int, int], None]  # (bytes written, bytes in total)
 
@@ -98,13 +99,25 @@ def export_gguf(
         checkpoint.config,
     )
     rules = checkpoint.family.gguf_rules
+    check_params(checkpoint.family, config)
     stored = [*extra_tensors(config), *file_tensors(rules, specs, config.sizes, rows)]
     tables = {
         tensor_of(rules, name)
         for name, spec in specs.items()
         if name != "layers" and spec.role == "table"
     }
-    tensors = [_out_tensor(each, out_type, checkpoint, each.name in tables) for each in stored]
+    wide = {
+        name
+        for place in place_rules(rules, specs, config.sizes)
+        if all(spec.role == "vector" or spec.is_wide for spec in place.specs)
+        for name in place.shapes
+    }
+    tensors = [
+        _out_tensor(
+            each, out_type, checkpoint, is_table=each.name in tables, is_wide=each.name in wide
+        )
+        for each in stored
+    ]
     with new_file(path) as writing:
         metadata = model_metadata(checkpoint.family, config, stored)
         name = path.stem if adapters else checkpoint.name
@@ -122,9 +135,11 @@ def _rows(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> ParamRows:
 
 
 def _out_tensor(
-    stored: StoredTensor, out_type: str, checkpoint: Checkpoint, is_table: bool
+    stored: StoredTensor, out_type: str, checkpoint: Checkpoint, *, is_table: bool, is_wide: bool
 ) -> OutTensor:
     if out_type == AUTO and stored.blocks is not None:
         return OutTensor(stored=stored, kind=stored.blocks.kind)
     kind = OUT_TYPES[_NAMES[checkpoint.dtype.name] if out_type == AUTO else out_type]
+    if is_wide:  # also where it is a matrix: routers, and the taps of convolutions
+        kind = OUT_TYPES["f32"]
     return OutTensor(stored=stored, kind=tensor_kind(kind, stored.shape, is_table=is_table))

@@ -7,6 +7,7 @@ Deliberately does not know families, or the contents of files.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
@@ -14,11 +15,14 @@ import numpy as np
 
 from flaxen.families.rules import (
     Alternate,
+    ByGroup,
     ByHead,
     Concat,
     DropAxis,
     Interleave,
+    NegatedExp,
     PlusOne,
+    Regroup,
     Rules,
     Size,
     Split,
@@ -30,17 +34,23 @@ from flaxen.models.model import ParamSpec
 from flaxen.tensors.alternating import alternated, strided, strided_rows
 from flaxen.tensors.head_views import by_head, flat_heads
 from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.value_views import (
+    flat_rows,
+    in_rows,
+    log_of_negated,
+    mapped,
+    shifted,
+    with_axis,
+    without_axis,
+)
 from flaxen.tensors.views import (
     Range,
     joined,
     narrowed,
     reordered,
     rows_of,
-    shifted,
     stacked,
     unstacked,
-    with_axis,
-    without_axis,
 )
 
 Sizes = Mapping[str, int]  # the sizes of a layer, which rules use by name
@@ -88,6 +98,12 @@ def read_tensors(
                 found = [without_axis(each) for each in found]
             case PlusOne():
                 found = [shifted(each, -1) for each in found]
+            case NegatedExp():
+                found = [mapped(each, log_of_negated) for each in found]
+            case ByGroup():
+                found = [flat_rows(each) for each in found]
+            case Regroup():
+                found = [_regrouped(found, step, sizes)]
             case _:
                 assert_never(step)
     return found
@@ -121,6 +137,13 @@ def write_tensors(
                 found = [with_axis(each) for each in found]
             case PlusOne():
                 found = [shifted(each, 1) for each in found]
+            case NegatedExp():
+                found = [mapped(each, lambda values: -np.exp(values)) for each in found]
+            case ByGroup():
+                found = [in_rows(each, _number(step.num_groups, sizes)) for each in found]
+            case Regroup():
+                (whole,) = found
+                found = _by_part(whole, step, sizes)
             case _:
                 assert_never(step)
     return found
@@ -230,12 +253,28 @@ def _side_by_side(
     )
 
 
+def _regrouped(tensors: Sequence[StoredTensor], step: Regroup, sizes: Sizes) -> StoredTensor:
+    parts, shares = [], iter(step.shares)
+    for tensor, count in zip(tensors, step.counts, strict=True):
+        parts += _split(tensor, list(itertools.islice(shares, count)), 0, 1, sizes)
+    return _side_by_side(parts, 0, step.num_groups, sizes)
+
+
+def _by_part(whole: StoredTensor, step: Regroup, sizes: Sizes) -> list[StoredTensor]:
+    parts = iter(_split(whole, step.shares, 0, step.num_groups, sizes))
+    return [
+        _side_by_side(list(itertools.islice(parts, count)), 0, 1, sizes) for count in step.counts
+    ]
+
+
 def _bounds(size: int, shares: Sequence[Size], sizes: Sizes) -> list[tuple[int, int]]:
     """The begin and end of each part of an axis."""
     numbers = [_number(share, sizes) for share in shares]
-    unit, rest = divmod(size, sum(numbers))
-    assert not rest, f"an axis of {size} is not in the proportions {numbers}"
-    ends = [0, *itertools.accumulate(number * unit for number in numbers)]
+    whole = sum(numbers)
+    assert not any(number * size % whole for number in numbers), (
+        f"an axis of {size} is not in the proportions {numbers}"
+    )
+    ends = [0, *itertools.accumulate(number * size // whole for number in numbers)]
     return list(itertools.pairwise(ends))
 
 
@@ -246,5 +285,6 @@ def _halves(step: Interleave, sizes: Sizes) -> np.ndarray:
 
 
 def _number(size: Size, sizes: Sizes) -> int:
-    number: int = sizes[size] if isinstance(size, str) else size
-    return number
+    if isinstance(size, int):
+        return size
+    return math.prod(sizes[name] for name in ((size,) if isinstance(size, str) else size))

@@ -14,6 +14,7 @@ import jax
 from flaxen.families.rules import Rules
 from flaxen.models.model import ParamSpec
 from flaxen.tensors.tensor import StoredTensor
+from flaxen.tensors.value_views import in_rows
 from flaxen.weights.rules import Place, SizesOf, file_shape, place_rules, read_tensors
 
 
@@ -90,9 +91,19 @@ def _needed(place: Place, tensors: Mapping[str, StoredTensor]) -> dict[str, Stor
     for name, shape in place.shapes.items():
         if name not in tensors:
             raise ValueError(f"tensor {name} is missing: the configuration needs it")
-        if tensors[name].shape != shape:
+        if tensors[name].shape != shape and not _is_row(tensors[name], shape):
             raise ValueError(
                 f"tensor {name} has shape {list(tensors[name].shape)}, but the "
                 f"configuration needs {list(shape)}: the two do not belong together"
             )
-    return {name: tensors[name] for name in place.shapes}
+    return {name: _as_row(tensors[name], shape) for name, shape in place.shapes.items()}
+
+
+def _is_row(tensor: StoredTensor, shape: tuple[int, ...]) -> bool:
+    """Whether a vector has the numbers of the one row that is needed."""
+    return len(tensor.shape) == 1 and (1, *tensor.shape) == shape
+
+
+def _as_row(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
+    """A vector as the matrix of one row that is needed: ggml does not tell them apart."""
+    return tensor if tensor.shape == shape else in_rows(tensor, 1)

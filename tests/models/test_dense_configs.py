@@ -111,4 +111,4 @@ def test_what_is_refused(name: str, fields: dict[str, Any], message: str) -> Non
 
 def test_gguf_files_that_are_not_read_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"of the architecture 'bloom' are not supported\. Known"):
-        find_gguf_family("bloom")
+        find_gguf_family("bloom", {})

@@ -197,8 +197,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be above 0"),
     ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "needs low_freq_factor"),
     (
-        {"rope_scaling": {"type": "llama3", **LLAMA3, "low_freq_factor": 4}},
-        "low_freq_factor must be below high_freq_factor, got 4 and 4",
+        {"rope_scaling": {"type": "llama3", **LLAMA3, "low_freq_factor": 5}},
+        "low_freq_factor must not be above high_freq_factor, got 5 and 4",
     ),
     ({"rope_scaling": {"type": "yarn"}, "rope_theta": 1}, "yarn needs a rope_theta above 1, got 1"),
     ({"rope_scaling": {"type": "yarn", "beta_slow": 0}}, "beta_slow must be above 0, got 0"),

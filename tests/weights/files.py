@@ -82,7 +82,7 @@ def golden_tensors(case: str) -> dict[str, np.ndarray]:
 _SCALES = {  # the bytes of a block at which a float16 lies
     Kind.Q4_0: (0,), Kind.Q4_1: (0, 2), Kind.Q8_0: (0,), Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2),
     Kind.Q6_K: (208,), Kind.Q5_0: (0,), Kind.Q5_1: (0, 2), Kind.IQ4_NL: (0,), Kind.Q2_K: (80, 82),
-    Kind.Q3_K: (108,),
+    Kind.Q3_K: (108,), Kind.IQ4_XS: (0,),
 }  # fmt: skip
 
 

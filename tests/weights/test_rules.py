@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from flaxen.families import FAMILIES
 from flaxen.families.rules import (
+    ByGroup,
     Concat,
     Interleave,
+    NegatedExp,
     PlusOne,
+    Regroup,
     Rules,
     Split,
     Stack,
@@ -86,6 +89,8 @@ STEPS: list[tuple[tuple[Step, ...], list[tuple[int, ...]]]] = [
     ((Split(("heads", "kv_heads", "kv_heads")), Interleave("head")), [(48, 5)]),
     ((Stack(), Split((1, 1), axis=1)), [(8, 3)] * 3),
     ((Concat((1, 1)), Interleave("head"), Split((1, 3))), [(12, 5), (12, 5)]),
+    ((ByGroup("kv_heads"),), [(2, 7)]),
+    ((Regroup(("heads", ("heads", "kv_heads"), "kv_heads"), (2, 1), 2),), [(24, 5), (4, 5)]),
 ]
 
 
@@ -130,6 +135,22 @@ def test_plus_one_is_taken_off_and_put_on() -> None:
     (param,) = read((PlusOne(),), given)
     assert param.tolist() == [-0.5, 0, 0.25]
     assert_equal(write((PlusOne(),), param), [given])
+
+
+def test_a_decay_is_the_exponential_with_a_minus() -> None:
+    (param,) = read((NegatedExp(),), np.array([-1.0, -np.e], np.float32))
+    np.testing.assert_allclose(param, [0, 1], atol=1e-7)
+    (tensor,) = write((NegatedExp(),), np.array([0.0, 1.0], np.float32))
+    np.testing.assert_allclose(tensor, [-1, -np.e], rtol=1e-7)
+    with pytest.raises(ValueError, match=r"a decay must be below 0, got 0\.5: a damaged file"):
+        read((NegatedExp(),), np.array([-1.0, 0.5], np.float32))
+
+
+def test_parts_of_groups_are_regrouped() -> None:
+    a, b, c = random(4, 5), random(8, 5), random(4, 5)
+    step = Regroup((1, ("kv_heads",), 1), (2, 1), 2)
+    (param,) = read((step,), np.concatenate([a, b]), c)
+    np.testing.assert_array_equal(param, np.concatenate([a[:2], b[:4], c[:2], a[2:], b[4:], c[2:]]))
 
 
 def test_what_each_step_does() -> None:

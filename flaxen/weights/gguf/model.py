@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.families import Family
+from flaxen.families import Family, find_gguf_family
+from flaxen.families.rules import Rules, with_rules
 from flaxen.models.rope import rope_frequencies
 from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.gguf.reader import GgufFile
@@ -31,10 +32,6 @@ FIELDS: Mapping[str, str] = {  # metadata key, after the architecture -> config.
     "context_length": "max_position_embeddings",
     "rope.freq_base": "rope_theta",
 }
-_REQUIRED = (
-    "embedding_length", "feed_forward_length", "block_count", "attention.head_count",
-    "context_length",
-)  # fmt: skip
 _LAYER_NORM = "attention.layer_norm_epsilon"
 _RMS_NORM = "attention.layer_norm_rms_epsilon"
 _PARTIAL = "rope.dimension_count"  # the numbers of a head that are rotated
@@ -47,18 +44,28 @@ _READ_APART = {
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {  # fields, with values that have no effect
     "rope.scaling.finetuned": (True, False),
     "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (1.0,),
     "attention.causal": (True,),
     "expert_count": (0,),
     "expert_used_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "nextn_predict_layers": (0,),
     "tensor_data_layout": ("Meta AI original pth",),
+}
+_FLAGS: Mapping[str, tuple[str, ...]] = {  # fields, with the ends of names of tensors
+    "attention_bias": ("attn_q.bias", "attn_qkv.bias"),
+    "attention_out_bias": ("attn_output.bias",),
+    "mlp_bias": ("ffn_gate.bias",),
 }
 
 
-def architecture(file: GgufFile) -> str:
-    """The file's name of its family.
+def family_of(file: GgufFile) -> Family:
+    """The family of a file.
 
     Raises:
-      ValueError: the file has none, or is one part of several.
+      ValueError: the file names none that is known, or is one part of several.
     """
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str):
@@ -68,10 +75,28 @@ def architecture(file: GgufFile) -> str:
         raise ValueError(
             f"the file is one of {parts!r} parts: merge them with `llama-gguf-split --merge` first"
         )
-    # Only the window distinguishes these.
-    windowed = {"llama": "mistral", "olmo2": "olmo3"}
-    has_window = file.metadata.get(f"{name}.attention.sliding_window")
-    return windowed.get(name, name) if has_window else name
+    return find_gguf_family(name, _own_keys(file))
+
+
+def _own_keys(file: GgufFile) -> dict[str, Any]:
+    """The metadata of the file's architecture, by what follows its name."""
+    prefix = f"{file.metadata['general.architecture']}."
+    return {k[len(prefix) :]: v for k, v in file.metadata.items() if k.startswith(prefix)}
+
+
+def rules_of(file: GgufFile, family: Family) -> Rules:
+    """The family's rules, as converters of the file's age and options keep to them."""
+    rules, ends = family.gguf_rules, _ends(file)
+    for end, others in family.gguf_variants.items():
+        if end in ends:
+            rules = with_rules(rules, *others)
+    return rules
+
+
+def _ends(file: GgufFile) -> set[str]:
+    """What follows the layer's number in the names of the layers' tensors."""
+    names = (each for each in file.tensors if each.startswith("blk."))
+    return {name.removeprefix("blk.").partition(".")[2] for name in names}
 
 
 def config_fields(file: GgufFile, family: Family) -> dict[str, Any]:
@@ -79,40 +104,58 @@ def config_fields(file: GgufFile, family: Family) -> dict[str, Any]:
 
     Args:
       file: the file.
-      family: the family of its `architecture`.
+      family: its family.
 
     Raises:
       ValueError: a metadata key or value is not supported; the message names it.
     """
-    prefix = f"{file.metadata['general.architecture']}."
-    own = {k[len(prefix) :]: v for k, v in file.metadata.items() if k.startswith(prefix)}
-    known = {**family.gguf_fields, **FIELDS}
+    prefix, own = f"{file.metadata['general.architecture']}.", _own_keys(file)
+    known = {**FIELDS, **family.gguf_fields}
     for key, value in own.items():
         if key not in known and key not in _READ_APART and value not in _HARMLESS.get(key, ()):
             raise ValueError(
                 f"metadata {prefix}{key} = {value!r} is not supported, and leaving it out would "
                 "change the result"
             )
-    fields: dict[str, Any] = {
-        field: _one_for_all(prefix + key, own[key]) for key, field in known.items() if key in own
+    values = {
+        key: value if key in family.gguf_lists else _one_for_all(prefix + key, value)
+        for key, value in own.items()
+        if key in known
     }
-    for key in (*_REQUIRED, _LAYER_NORM if _LAYER_NORM in family.gguf_fields else _RMS_NORM):
-        value = fields.get(known[key])
+    for key in (
+        *family.gguf_required,
+        _LAYER_NORM if _LAYER_NORM in family.gguf_fields else _RMS_NORM,
+    ):
+        value = values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ValueError(f"metadata {prefix}{key} must be a number above 0, got {value!r}")
+    fields: dict[str, Any] = {known[key]: value for key, value in values.items()}
     if "token_embd.weight" in file.tensors:
         fields.setdefault("vocab_size", file.tensors["token_embd.weight"].shape[0])
-    fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
-    fields.setdefault("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
-    _check_heads(prefix, own, fields, family)
+    fields[known["block_count"]] -= _num_extra_layers(prefix, values)
+    num_heads = values.get("attention.head_count")
+    if isinstance(num_heads, int | float) and num_heads:
+        fields.setdefault("num_key_value_heads", num_heads)
+        fields.setdefault("head_dim", values["embedding_length"] // num_heads)
+        _check_heads(prefix, own, fields, family)
     fields |= _windows(prefix, own, fields, family)
     fields["tie_word_embeddings"] = "output.weight" not in file.tensors
-    first_biases = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
-    fields["attention_bias"] = any(name in file.tensors for name in first_biases)
-    fields["attention_out_bias"] = "blk.0.attn_output.bias" in file.tensors
-    fields["mlp_bias"] = "blk.0.ffn_gate.bias" in file.tensors
+    ends = _ends(file)
+    fields |= {field: bool(ends & set(names)) for field, names in _FLAGS.items()}
+    fields |= {field: end in ends for field, end in family.gguf_flags.items()}
     fields["rope_scaling"] = _rope_scaling(file, prefix, own, fields)
     return {**fields, **family.gguf_implied(fields)}
+
+
+def _num_extra_layers(prefix: str, values: Mapping[str, Any]) -> int:
+    """How many of the layers only predict further tokens."""
+    count, all_layers = values.get("nextn_predict_layers", 0), values["block_count"]
+    if type(count) is not int or not 0 <= count < all_layers:
+        raise ValueError(
+            f"metadata {prefix}nextn_predict_layers must be a whole number below block_count, "
+            f"{all_layers}, got {count!r}"
+        )
+    return count
 
 
 def _check_heads(
@@ -120,11 +163,10 @@ def _check_heads(
 ) -> None:
     """Makes a share of the rotated numbers, if the family has that, and refuses uneven heads."""
     head_dim = fields["head_dim"]
-    for key in ("attention.value_length", _PARTIAL):
-        count = own.get(key, head_dim)
-        if key in family.gguf_fields:
-            fields[family.gguf_fields[key]] = count / head_dim
-        elif count != head_dim:
+    if family.gguf_share is not None:
+        fields[family.gguf_share] = own.get(_PARTIAL, head_dim) / head_dim
+    for key in ("attention.value_length", *([] if family.gguf_share else [_PARTIAL])):
+        if key not in family.gguf_fields and own.get(key, head_dim) != head_dim:
             raise ValueError(
                 f"metadata {prefix}{key} = {own[key]!r} is not supported: it must be the head "
                 f"size, {head_dim}"
@@ -198,7 +240,7 @@ def _from_factors(file: GgufFile, fields: Mapping[str, Any]) -> dict[str, Any] |
     """Llama 3's rope scaling, from the table of divisors that GGUF files have instead of the rule.
 
     The longest wavelength is stretched by the whole factor. The rest of the rule is that of every
-    published Llama 3, and is checked against the table.
+    published Llama 3, or of Llama 4 Scout, and is checked against the table.
     """
     stored = file.tensors[ROPE_FACTORS]
     divisors = np.asarray(stored.read(0, stored.shape[0]), np.float32)
@@ -207,24 +249,25 @@ def _from_factors(file: GgufFile, fields: Mapping[str, Any]) -> dict[str, Any] |
         return None
     theta, head_dim = fields.get("rope_theta", 10_000.0), fields["head_dim"]
     plain, _ = rope_frequencies(RopeConfig(theta=theta), head_dim)
-    rope = RopeConfig(
-        kind="llama3",
-        theta=theta,
-        factor=factor,
-        original_max_position=8192,
-        low_freq_factor=1.0,
-        high_freq_factor=4.0,
-    )
-    scaled, _ = rope_frequencies(rope, head_dim)
-    if divisors.shape != plain.shape or not np.allclose(plain / scaled, divisors, rtol=1e-4):
-        raise ValueError(
-            f"the tensor {ROPE_FACTORS} does not hold Llama 3's scaling for {factor:g} times 8192 "
-            "tokens: other tables are not supported"
+    for high in (4.0, 1.0):
+        rope = RopeConfig(
+            kind="llama3",
+            theta=theta,
+            factor=factor,
+            original_max_position=8192,
+            low_freq_factor=1.0,
+            high_freq_factor=high,
         )
-    return {
-        "rope_type": rope.kind,
-        "factor": rope.factor,
-        "original_max_position_embeddings": rope.original_max_position,
-        "low_freq_factor": rope.low_freq_factor,
-        "high_freq_factor": rope.high_freq_factor,
-    }
+        scaled, _ = rope_frequencies(rope, head_dim)
+        if divisors.shape == plain.shape and np.allclose(plain / scaled, divisors, rtol=1e-4):
+            return {
+                "rope_type": rope.kind,
+                "factor": rope.factor,
+                "original_max_position_embeddings": rope.original_max_position,
+                "low_freq_factor": rope.low_freq_factor,
+                "high_freq_factor": rope.high_freq_factor,
+            }
+    raise ValueError(
+        f"the tensor {ROPE_FACTORS} does not hold Llama 3's scaling for {factor:g} times 8192 "
+        "tokens: other tables are not supported"
+    )

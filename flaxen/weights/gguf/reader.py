@@ -183,6 +183,9 @@ def _tensor(
     def stored(start: int, stop: int) -> WeightRows:
         return read_stored(kind, blocks(start, stop))
 
+    def entry(index: int) -> StoredTensor:
+        return _tensor(path, file_bytes, name, shape[1:], kind, offset + index * row_bytes)
+
     quantized = None
     if kind in LAYOUTS and len(shape) == 2:
         quantized = QuantizedRows(layout=LAYOUTS[kind], read=stored)
@@ -194,4 +197,5 @@ def _tensor(
         read=read,
         quantized=quantized,
         blocks=BlockRows(kind=kind, read=blocks),
+        entry=entry if len(shape) == 3 else None,
     )

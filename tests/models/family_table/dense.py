@@ -250,6 +250,7 @@ ROWS = (
     ),
     Row(
         name="glm",
+        gguf={"head_dim": 8},
         family="GLM-4 (2024)",
         model="GlmForCausalLM",
         features="interleaved rope over a part of a head; fused gate and up",
@@ -295,6 +296,7 @@ ROWS = (
     ),
     Row(
         name="gpt2",
+        gguf={"scale_attn_by_inverse_layer_idx": False},
         family="GPT-2",
         model="GPT2LMHeadModel",
         features="learned positions; layer norms; a plain MLP; fused projections",
@@ -341,6 +343,7 @@ ROWS = (
     ),
     Row(
         name="ministral3",
+        gguf={},
         family="Ministral 3",
         model="Ministral3ForCausalLM",
         features="yarn; queries that grow with their position",

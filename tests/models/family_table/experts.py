@@ -14,9 +14,19 @@ GRANITE = {
     "logits_scaling": 0.4,
 }
 
+SCOUT_ROPE = {  # without wavelengths between the short ones and the long ones
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 16.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 1.0,
+    "original_max_position_embeddings": 32,
+}
+
 ROWS = (
     Row(
         name="mixtral",
+        gguf={},
         family="Mixtral",
         model="MixtralForCausalLM",
         features="experts in each layer, chosen by softmax; one sliding window",
@@ -29,6 +39,7 @@ ROWS = (
     ),
     Row(
         name="qwen2_moe",
+        gguf={"mlp_only_layers": []},
         family="Qwen1.5-MoE, Qwen2-MoE",
         model="Qwen2MoeForCausalLM",
         features="experts in some layers, and shared experts behind a gate; biases on query, key "
@@ -44,6 +55,7 @@ ROWS = (
     ),
     Row(
         name="qwen3_moe",
+        gguf={"decoder_sparse_step": 1},
         family="Qwen3-MoE",
         model="Qwen3MoeForCausalLM",
         features="experts in some layers; a norm of each query and key head",
@@ -59,6 +71,7 @@ ROWS = (
     ),
     Row(
         name="olmoe",
+        gguf={},
         family="OLMoE",
         model="OlmoeForCausalLM",
         features="experts in each layer; norms over all query and key heads as one",
@@ -66,6 +79,7 @@ ROWS = (
     ),
     Row(
         name="granite_moe",
+        gguf={},
         family="Granite-MoE",
         model="GraniteMoeForCausalLM",
         features="experts in each layer; multipliers of embedding, scores, residuals and logits",
@@ -73,6 +87,7 @@ ROWS = (
     ),
     Row(
         name="granite_moe_shared",
+        gguf={},
         family="Granite-MoE with shared experts",
         model="GraniteMoeSharedForCausalLM",
         features="the same with shared experts",
@@ -80,6 +95,7 @@ ROWS = (
     ),
     Row(
         name="glm4_moe",
+        gguf={},
         family="GLM-4.5, GLM-4.6",
         model="Glm4MoeForCausalLM",
         features="experts chosen by sigmoid in groups, with a bias; shared experts; rope over a "
@@ -100,6 +116,7 @@ ROWS = (
     ),
     Row(
         name="gpt_oss",
+        gguf={},
         family="GPT-OSS",
         model="GptOssForCausalLM",
         features="experts with biases and clamped gates; sinks in attention; windows on some "
@@ -120,6 +137,13 @@ ROWS = (
     ),
     Row(
         name="llama4",
+        gguf={
+            "num_hidden_layers": 4,
+            "no_rope_layers": None,
+            "attention_chunk_size": 8192,
+            "floor_scale": 8192,
+            "rope_parameters": {**SCOUT_ROPE, "original_max_position_embeddings": 8192},
+        },
         family="Llama 4, text",
         model="Llama4ForCausalLM",
         features="experts whose inputs are scaled, and a shared one, in some layers; attention "
@@ -131,6 +155,7 @@ ROWS = (
             "intermediate_size_mlp": 56,
             "interleave_moe_layer_step": 2,
             "attention_chunk_size": 8,
+            "rope_parameters": SCOUT_ROPE,
             "no_rope_layers": [1, 0],
             "floor_scale": 4,
             "head_dim": 16,

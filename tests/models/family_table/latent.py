@@ -34,6 +34,7 @@ _GROUPS = {"n_group": 4, "topk_group": 2}
 ROWS = (
     Row(
         name="deepseek_v2",
+        gguf={"rope_parameters": {**_YARN, "mscale": 0.9}},
         family="DeepSeek V2",
         model="DeepseekV2ForCausalLM",
         features="latent attention; experts by softmax, in groups, beside shared ones; yarn",
@@ -47,6 +48,7 @@ ROWS = (
     ),
     Row(
         name="deepseek_v2_lite",
+        gguf={},
         family="DeepSeek V2 Lite",
         model="DeepseekV2ForCausalLM",
         features="queries that are not compressed, experts in every layer",
@@ -55,6 +57,7 @@ ROWS = (
     ),
     Row(
         name="deepseek_v3",
+        gguf={"attention_bias": False, "rope_parameters": {**_YARN, "mscale": 0.9}},
         family="DeepSeek V3, V3.1, R1",
         model="DeepseekV3ForCausalLM",
         features="latent attention; experts by sigmoid with a bias, in groups; biases",
@@ -76,6 +79,7 @@ ROWS = (
     ),
     Row(
         name="glm4_moe_lite",
+        gguf={"mlp_layer_types": ["dense", "sparse"], "rope_parameters": {**_YARN, "mscale": 0.9}},
         family="GLM-4-MoE-lite (GLM-4.7-Flash)",
         model="Glm4MoeLiteForCausalLM",
         features="DeepSeek V3's layers, with dense ones anywhere",

@@ -51,4 +51,6 @@ class Row:
     def as_gguf(self) -> Row:
         """The row that a GGUF file can say."""
         assert self.gguf is not None
+        if not self.gguf:
+            return self  # its checkpoint is made once for all tests
         return replace(self, name=f"{self.name}_gguf", fields={**self.fields, **self.gguf})

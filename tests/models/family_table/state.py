@@ -39,6 +39,7 @@ DELTA = {
 ROWS = (
     Row(
         name="lfm2_conv",
+        gguf={"conv_bias": False},
         family="LFM2",
         model="Lfm2ForCausalLM",
         features="gated short convolutions with attention between them; a norm of each head",
@@ -67,6 +68,7 @@ ROWS = (
     ),
     Row(
         name="mamba2_groups",
+        gguf={"use_bias": False},
         family="Mamba-2",
         model="Mamba2ForCausalLM",
         features="a state space alone, without attention or an MLP",
@@ -101,6 +103,7 @@ ROWS = (
     ),
     Row(
         name="granitemoehybrid_dense",
+        gguf={},
         family="Granite 4",
         model="GraniteMoeHybridForCausalLM",
         features="Mamba-2 with attention between; Granite's scalars; no positions",
@@ -112,6 +115,7 @@ ROWS = (
     ),
     Row(
         name="granitemoehybrid_rope_tied",
+        gguf={"attention_bias": False, "mamba_proj_bias": False},
         family="Granite 4",
         model="GraniteMoeHybridForCausalLM",
         features="rope, tied embeddings, biases",
@@ -128,6 +132,7 @@ ROWS = (
     ),
     Row(
         name="granitemoehybrid_experts",
+        gguf={},
         family="Granite 4",
         model="GraniteMoeHybridForCausalLM",
         features="experts with shared ones",
@@ -142,6 +147,7 @@ ROWS = (
     ),
     Row(
         name="qwen3_next_experts",
+        gguf={"linear_value_head_dim": 12},
         family="Qwen3-Next",
         model="Qwen3NextForCausalLM",
         features="gated delta nets with gated attention between; experts with gated shared ones",

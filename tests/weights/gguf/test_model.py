@@ -61,9 +61,10 @@ def llama3_divisors(rope: RopeConfig, head_dim: int) -> np.ndarray:
     return divisors
 
 
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_llama3_rope_is_known_by_its_table(tmp_path: Path, factor: float) -> None:
-    rope = RopeConfig(kind="llama3", theta=5e5, factor=factor, original_max_position=8192)
+@pytest.mark.parametrize(("factor", "high"), [(8.0, 4.0), (32.0, 4.0), (16.0, 1.0)])
+def test_llama3_rope_is_known_by_its_table(tmp_path: Path, factor: float, high: float) -> None:
+    rope = RopeConfig(kind="llama3", theta=5e5, factor=factor, original_max_position=8192,
+                      high_freq_factor=high)  # fmt: skip
     divisors = llama3_divisors(rope, 16)
     changes = {"llama.rope.freq_base": 5e5}
     tables = {"rope_freqs.weight": divisors}
@@ -105,7 +106,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"llama.embedding_length": 32.0}, "hidden_size must be a whole number above 0, got 32.0"),
     ({"llama.attention.scale": 0.5}, "llama.attention.scale = 0.5 is not supported"),
     ({"llama.logit_scale": 2.0}, "llama.logit_scale = 2.0 is not supported"),
-    ({"llama.expert_count": 8}, "llama.expert_count = 8 is not supported"),
+    ({"llama.expert_count": 8}, "the configuration has no num_experts_per_tok"),
+    ({"llama.expert_group_count": 4}, "llama.expert_group_count = 4 is not supported"),
+    ({"llama.expert_weights_scale": 2.5}, "llama.expert_weights_scale = 2.5 is not supported"),
+    ({"llama.nextn_predict_layers": 1}, "llama.nextn_predict_layers = 1 is not supported"),
+    ({"llama.rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor = 0.5 is not supported"),
     ({"llama.attention.causal": False}, "llama.attention.causal = False"),
     ({"llama.attention.value_length": 4}, "attention.value_length = 4.*the head size, 8"),
     ({"llama.rope.dimension_count": 4}, "rope.dimension_count = 4.*the head size, 8"),
