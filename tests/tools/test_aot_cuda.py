@@ -12,7 +12,8 @@ from tools.aot_cuda.programs import programs
 def test_programs_have_names_of_their_own_and_none_is_lowered_yet() -> None:
     names = [program.name for program in programs(jax.devices())]
     assert sorted(set(names)) == sorted(names)
-    assert any("tensor=2" in name for name in names)
+    for kind in ("", "experts, "):
+        assert any("tensor=2" in name for name in names if name.startswith(f"step gpu: {kind}"))
 
 
 def test_a_program_that_copies_the_pages_is_refused() -> None:

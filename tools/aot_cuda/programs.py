@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,11 +20,13 @@ from flaxen.engine.compiled_step import abstract_state, jit_step, lower_step, st
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.programs import Program
 from flaxen.engine.shapes import Shape
+from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear, linear
 from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
-from flaxen.models.config import uniform_decoder
+from flaxen.models.config import DecoderConfig, uniform_decoder
 from flaxen.models.decoder import decoder
+from flaxen.models.layers.experts import Experts
 from flaxen.models.layout import param_shardings
 from flaxen.models.params import is_spec
 from flaxen.sharding.mesh import make_mesh
@@ -80,7 +82,8 @@ def programs(devices: Sequence[jax.Device]) -> Iterator[AheadOfTime]:
     mesh = Placement(make_mesh(MeshShape(tensor=2), devices))
     for backend, placement in (*((each, None) for each in BACKENDS), (Backend.GPU, mesh)):
         for shape in (Shape(num_tokens=16, num_seqs=16), Shape(num_tokens=512, num_seqs=64)):
-            yield _serving_step(backend, devices[0], placement, shape)
+            for model in MODELS:
+                yield _serving_step(backend, devices[0], placement, shape, model)
 
 
 def amd_programs() -> Iterator[AheadOfTime]:
@@ -168,7 +171,7 @@ def _attend(
     return AheadOfTime(name=name, lower=lower)
 
 
-CONFIG = uniform_decoder(
+_DENSE = uniform_decoder(
     vocab_size=32_000,
     model_dim=1024,
     mlp_dim=2816,
@@ -180,15 +183,20 @@ CONFIG = uniform_decoder(
     qk_norm=True,
     max_position=MAX_LEN,
 )
+_EXPERTS = Experts(num_experts=8, mlp_dim=1408, routing=RoutingSpec(k=2))
+MODELS: dict[str, DecoderConfig] = {
+    "": _DENSE,
+    "experts, ": _DENSE.with_layers(lambda _, layer: replace(layer, mlp=_EXPERTS)),
+}
 
 
 def _serving_step(
-    backend: Backend, device: jax.Device, placement: Placement | None, shape: Shape
+    backend: Backend, device: jax.Device, placement: Placement | None, shape: Shape, kind: str
 ) -> AheadOfTime:
     """The engine's whole step: forward, unembedding, sampling."""
 
     def lower() -> jax.stages.Lowered:
-        model = decoder(CONFIG).on(backend, placement)
+        model = decoder(MODELS[kind]).on(backend, placement)
         config = EngineConfig(
             max_model_len=MAX_LEN,
             groups=tuple(
@@ -199,7 +207,9 @@ def _serving_step(
         )
         dtype = jnp.dtype(jnp.bfloat16)
         params = jax.tree.map(
-            lambda spec: _shape(*spec.shape, dtype=dtype), model.param_specs, is_leaf=is_spec
+            lambda spec: _shape(*spec.shape, dtype=jnp.float32 if spec.is_wide else dtype),
+            model.param_specs,
+            is_leaf=is_spec,
         )
         if placement is not None:
             params = jax.tree.map(
@@ -216,7 +226,7 @@ def _serving_step(
         return lower_step(jit_step(model, config), layout, Program(shape=shape), state, None)
 
     where = "one device" if placement is None else str(placement.shape)
-    name = f"step {backend.value}: {shape.num_tokens} tokens of {shape.num_seqs}, {where}"
+    name = f"step {backend.value}: {kind}{shape.num_tokens} tokens of {shape.num_seqs}, {where}"
     return AheadOfTime(name=name, lower=lower)
 
 
