@@ -20,7 +20,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models import attention_impls
-from flaxen.models.cache import Full, Sliding
+from flaxen.models.cache import Full, Latent, Sliding, State
 from flaxen.models.model import Params
 from flaxen.prepared import prepare
 from flaxen.protocol import Request
@@ -161,7 +161,13 @@ def test_a_cache_that_the_backend_has_not_is_refused() -> None:
     message = "int8 was asked for, .* tpu has no pages in it for heads of 16 with values of 16: use"
     with pytest.raises(ValueError, match=f"{message} auto, fp8$"):
         cache_dtype("int8", bfloat16, MODEL.on(Backend.TPU))
-    assert cache_dtype("bfloat16", bfloat16, MODEL.on(Backend.CPU)) == bfloat16
+    plain = MODEL.on(Backend.CPU)
+    latent = replace(plain, cache_specs=(*plain.cache_specs, Latent(rank=512, rope_dim=64)))
+    with pytest.raises(ValueError, match=r"no pages in it for heads of 576 with .* 512: use auto$"):
+        cache_dtype("int8", bfloat16, latent)
+    hybrid = replace(plain, cache_specs=(*plain.cache_specs, State(shapes=((2, 3),))))
+    assert cache_dtype("int8", bfloat16, hybrid) == jnp.int8
+    assert cache_dtype("bfloat16", bfloat16, plain) == bfloat16
     assert cache_dtype("fp8_e4m3", bfloat16, MODEL.on(Backend.CPU)) == jnp.float8_e4m3fn
 
 
