@@ -167,9 +167,12 @@ def cache_dtype(name: str, dtype: jnp.dtype, model: Model) -> jnp.dtype:
     for head_dim, value_dim in sizes:
         if not has_pages(head_dim, chosen, value_dim=value_dim, backend=model.backend):
             others = [each for each in ("int8", "fp8") if _has_all(sizes, each, model.backend)]
+            values = (
+                f"values of {value_dim}" if value_dim else "values that are a part of their keys"
+            )
             raise ValueError(
                 f"kv_cache_dtype {name} was asked for, but the backend {model.backend.value} has "
-                f"no pages in it for heads of {head_dim} with values of {value_dim}: use "
+                f"no pages in it for heads of {head_dim} with {values}: use "
                 f"{', '.join(['auto', *others])}"
             )
     return chosen
