@@ -203,7 +203,9 @@ def test_steps_along_rows_keep_quantized_rows(
         )
         for i, shape in enumerate(shapes)
     ]
-    by_rows = not any(isinstance(step, Stack) or getattr(step, "axis", 0) for step in steps)
+    by_rows = not any(
+        isinstance(step, Stack | ByGroup) or getattr(step, "axis", 0) for step in steps
+    )
     for param in read_tensors(steps, tensors, SIZES):
         assert (param.quantized is not None) == by_rows
         if param.quantized is None:

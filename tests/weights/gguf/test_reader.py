@@ -117,7 +117,7 @@ BAD: list[tuple[bytes, str]] = [
     (raw_gguf([], [("t", (1,), 0, 0), ("t", (1,), 0, 0)], bytes(4)), "the tensor t twice"),
     (raw_gguf([], [("t", (1,), 28, 0)], bytes(8)), "tensor t has type F64.*Supported are F32"),
     (raw_gguf([], [("t", (1,), 24, 0)], bytes(8)), "tensor t has type I8, which is not supported"),
-    (raw_gguf([], [("t", (256,), 15, 0)], bytes(512)), "tensor t has type Q8_K, which is not supp"),
+    (raw_gguf([], [("t", (256,), 9, 0)], bytes(512)), "tensor t has type Q8_1, which is not supp"),
     (raw_gguf([], [("t", (1,), 999, 0)]), "tensor t has type number 999"),
 ]
 
