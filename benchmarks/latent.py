@@ -5,13 +5,12 @@ latent's time has the products that make its queries and results (kernels/head_l
 attention does in its linear layers. The two run in turns, and the least time of each counts, since
 others may use the machine.
 
-    python benchmarks/latent.py [--seqs 1] [--context 2048] [--isa avx2]
+    python benchmarks/latent.py [--seqs 1] [--context 2048] [--isa avx2] [--write]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from report import report
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
@@ -113,11 +113,12 @@ def make_run(case: Case, num_seqs: int, context: int) -> Callable[[], float]:
 
 
 def main() -> None:
-    """Prints a table; the last line is JSON."""
+    """Prints a table; the last line is JSON, which --write keeps in the repository."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seqs", type=int, default=1)
     parser.add_argument("--context", type=int, default=2048, help="tokens of each sequence")
     parser.add_argument("--isa", choices=cpu_library.ISAS)
+    parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     cpu_library.start(isa=args.isa)
     runs = {case: make_run(case, args.seqs, args.context) for case in (FULL, LATENT)}
@@ -135,13 +136,20 @@ def main() -> None:
             f"{rate:7.1f} GB/s of its pages"
         )
     figures = {
-        "bytes_ratio": FULL.bytes_per_token / LATENT.bytes_per_token,
-        "speed_ratio": least[FULL] / least[LATENT],
+        "isa": cpu_library.isa(),
+        "num_seqs": args.seqs,
+        "context_tokens": args.context,
+        "full_bytes_per_token_and_layer": FULL.bytes_per_token,
+        "latent_bytes_per_token_and_layer": LATENT.bytes_per_token,
+        "bytes_ratio": round(FULL.bytes_per_token / LATENT.bytes_per_token, 2),
+        "full_us_per_layer": round(least[FULL] * 1e6, 1),
+        "latent_us_per_layer": round(least[LATENT] * 1e6, 1),
+        "speed_ratio": round(least[FULL] / least[LATENT], 2),
     }
     print(
         f"bytes {figures['bytes_ratio']:.1f} x fewer, decode {figures['speed_ratio']:.2f} x as fast"
     )
-    print(json.dumps(figures))
+    report("latent", figures, write=args.write)
 
 
 if __name__ == "__main__":

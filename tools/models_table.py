@@ -46,6 +46,10 @@ LoRA is whether adapters of PEFT are read and written by its names of modules. Q
 `--quantization`, and quantized checkpoints of Hugging Face. GGUF is the architecture by which \
 llama.cpp's files name it, where flaxen reads and writes these.
 
+Where layers keep a state (LFM2, Mamba-2, Granite 4, Qwen3-Next), no prefix is cached, and \
+`flaxen serve` says so: the state is that of a sequence's last token, so every prompt is computed \
+from its first ([decision 0221](decisions/0221-a-prefix-all-groups-agree-on.md)).
+
 [Adding a family](how-to/add-a-model.md) is one file and one row.
 """
 

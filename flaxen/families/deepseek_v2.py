@@ -66,7 +66,7 @@ def _routing(fields: Mapping[str, Any]) -> RoutingSpec:
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    routing = hf.first(config, Experts).routing
+    routing = hf.first(config, Experts, expert_fields.NO_EXPERTS).routing
     has_groups = routing.num_groups > 1
     return {
         **latent_fields(config),

@@ -106,9 +106,18 @@ def grouped_experts(fields: Mapping[str, Any]) -> Experts:
     )
 
 
+# What is written where no layer has experts.
+NO_EXPERTS = Experts(
+    num_experts=1,
+    mlp_dim=1,
+    routing=RoutingSpec(k=1, normalize=False),
+    shared=DenseMlp(mlp_dim=1),
+)
+
+
 def grouped_fields(config: DecoderConfig) -> dict[str, Any]:
     """The inverse of grouped_experts and first_dense."""
-    experts = hf.first(config, Experts)
+    experts = hf.first(config, Experts, NO_EXPERTS)
     routing = experts.routing
     assert experts.shared is not None
     return {

@@ -85,7 +85,16 @@ def _mixer(fields: Mapping[str, Any]) -> Mamba2:
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    mixer, attention = hf.first(config, Mamba2), hf.first(config, Attention)
+    unused = Mamba2(
+        num_heads=1,
+        head_dim=config.model_dim,
+        num_groups=1,
+        state_dim=1,
+        num_taps=4,
+        norm_eps=config.final_norm.eps,
+    )
+    mixer = hf.first(config, Mamba2, unused)
+    attention = hf.first(config, Attention, hf.NO_ATTENTION)
     return {
         **hf.decoder_fields(config),
         **_mlp_fields(config),

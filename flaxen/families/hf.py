@@ -41,6 +41,9 @@ ACTIVATION_NAMES: Mapping[Activation, str] = {
     "relu2": "relu2",
 }
 
+# What is written where no layer has attention.
+NO_ATTENTION = Attention(num_heads=1, num_kv_heads=1, head_dim=64, rope=None)
+
 # Fields that change the result and that the decoder does not support, with their harmless values.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "quantization": (None,),
@@ -107,7 +110,10 @@ def decoder_config(
     if "rope" not in own_attention:
         own_attention["rope"] = rope_config(hf)
     mixer = Attention(**own_attention)
-    dense = DenseMlp(**{"mlp_dim": whole(hf, "intermediate_size"), **(mlp or {})})
+    own_mlp = dict(mlp or {})
+    if "mlp_dim" not in own_mlp:
+        own_mlp["mlp_dim"] = whole(hf, "intermediate_size")
+    dense = DenseMlp(**own_mlp)
     count = num_layers(hf)
     return DecoderConfig(
         **{
@@ -152,7 +158,7 @@ def decoder_fields(config: DecoderConfig) -> dict[str, Any]:
     What a family has beside them it writes itself: biases, norms of heads, windows, other names,
     experts. A model of experts alone has their size for intermediate_size.
     """
-    mixer = first(config, Attention)
+    mixer = first(config, Attention, NO_ATTENTION)
     mlps = [layer.mlp for layer in config.layers]
     dense = [each for each in mlps if isinstance(each, DenseMlp)]
     mlp_dim = dense[0].mlp_dim if dense else first(config, Experts).mlp_dim
@@ -172,16 +178,18 @@ def decoder_fields(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def first(config: DecoderConfig, kind: type[Part]) -> Part:
-    """The first mixer or MLP of a kind in the layers.
+def first(config: DecoderConfig, kind: type[Part], default: Part | None = None) -> Part:
+    """The first mixer or MLP of a kind in the layers; the default where no layer has one.
 
     Raises:
-      ValueError: no layer has one.
+      ValueError: no layer has one, and there is no default.
     """
     for layer in config.layers:
         for part in (layer.mixer, layer.mlp):
             if isinstance(part, kind):
                 return part
+    if default is not None:
+        return default
     raise ValueError(f"the model has no layer with {kind.__name__}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, state_fields, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_rope import rope_config
 from flaxen.families.rules import as_is, matrix, taps, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
@@ -22,9 +23,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     """
     norm = Norm(eps=hf.positive(fields, "norm_eps", 1e-5))
     tied = {"tied": fields.get("tie_embedding", fields.get("tie_word_embeddings", True))}
+    theta = hf.positive(fields, "rope_theta", 1_000_000.0)
     config = hf.decoder_config(
         fields,
-        attention={"qk_norm": QkNorm(norm=norm)},
+        attention={
+            "qk_norm": QkNorm(norm=norm),
+            "rope": rope_config({**fields, "rope_theta": theta}),
+        },
         mlp={"mlp_dim": _mlp_dim(fields)},
         norm=norm,
         tied_embeddings=hf.flag(tied, "tied"),
@@ -40,7 +45,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    convolution = hf.first(config, ShortConv)
+    unused = ShortConv(num_channels=config.model_dim, num_taps=3)
+    convolution = hf.first(config, ShortConv, unused)
     fields = hf.decoder_fields(config)
     return {
         **fields,

@@ -145,6 +145,7 @@ FAMILY = Family(
         as_is("attn_norm", "backbone.layers.{layer}.norm.weight"),
         *mixer_rules("backbone.layers.{layer}.mixer."),
     ),
+    hf_prefix="backbone.",
     gguf_architecture="mamba2",
     gguf_rules=with_rules(tensors.GGUF, *GGUF_RULES),
     gguf_fields={

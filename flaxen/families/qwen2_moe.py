@@ -49,7 +49,7 @@ def _windows(fields: Mapping[str, Any]) -> tuple[int | None, ...]:
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    experts = hf.first(config, Experts)
+    experts = hf.first(config, Experts, expert_fields.NO_EXPERTS)
     assert experts.shared is not None
     return {
         **hf.decoder_fields(config),

@@ -45,7 +45,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    experts = hf.first(config, Experts)
+    experts = hf.first(config, Experts, expert_fields.NO_EXPERTS)
     window = hf.windows(config)[0]
     return {
         **hf.decoder_fields(config),

@@ -89,12 +89,19 @@ def _kinds(fields: Mapping[str, Any]) -> Any:
     ]
 
 
+# What is written where no layer has a net.
+_UNUSED = GatedDelta(
+    num_key_heads=1, num_value_heads=1, key_dim=1, value_dim=1, num_taps=4, norm_eps=1e-6
+)
+
+
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The inverse: the fields of config.json."""
-    net = hf.first(config, GatedDelta)
+    net = hf.first(config, GatedDelta, _UNUSED)
     return {
+        "partial_rotary_factor": 1.0,
         **hf.decoder_fields(config),
-        "attention_bias": bool(hf.first(config, Attention).biases),
+        "attention_bias": bool(hf.first(config, Attention, hf.NO_ATTENTION).biases),
         "layer_types": [
             "full_attention" if isinstance(layer.mixer, Attention) else "linear_attention"
             for layer in config.layers

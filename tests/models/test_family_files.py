@@ -57,6 +57,24 @@ def test_a_configuration_comes_back(name: str) -> None:
     assert again == config
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("qwen3_next_experts", "mtp.fc.weight"), ("deepseek_v3", "model.layers.2.eh_proj.weight")],
+)
+def test_layers_that_predict_further_tokens_are_not_read(
+    tmp_path: Path, name: str, tensor: str
+) -> None:
+    source = made(row_of(name)).directory
+    tensors = {**load_file(source / "model.safetensors"), tensor: np.ones((2, 2), np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        open_checkpoint(tmp_path).load_params(FLOAT32),
+        open_checkpoint(source).load_params(FLOAT32),
+    )
+
+
 @pytest.mark.parametrize("name", [row.name for row in ROWS if row.gguf is not None])
 def test_a_gguf_file_comes_back(tmp_path: Path, name: str) -> None:
     """The file's tensors have the names of llama.cpp's table, and it is the same model."""

@@ -122,16 +122,16 @@ def about_context(plan: CachePlan, max_num_seqs: int) -> Iterator[Fact]:
         yield Fact(label="KV cache", text=text, fields={"kv_cache_bytes": 0, "kv_cache_tokens": 0})
         return
     whole = int(plan.num_whole)
-    sequences = f"{whole:,} sequence{'' if whole == 1 else 's'}"
-    holds = (
-        f"{plan.num_tokens:,} tokens, or {sequences} of full length; {max_num_seqs} at most run "
-        "at once"
-    )
+    sequences = f"{whole:,} sequence{'' if whole == 1 else 's'} of full length"
+    holds = f"{plan.num_tokens:,} tokens, or {sequences}; {max_num_seqs} at most run at once"
     yield Fact(
         label="KV cache",
         text=f"{show_size(plan.num_bytes)}, {describe_pool(plan)}: {holds}",
         fields={"kv_cache_bytes": plan.num_bytes, "kv_cache_tokens": plan.num_tokens},
     )
+    if not all(group.keeps_tokens for group in plan.groups):
+        text = "not cached: some layers keep a state, that of a sequence's last token alone"
+        yield Fact(label="prefixes", text=text, fields={"has_prefixes": False})
 
 
 def about_steps(parts: Parts) -> Iterator[Fact]:

@@ -34,7 +34,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.memory.cache_plan import CachePlan, plan_cache
 from flaxen.memory.device_memory import DeviceMemory
-from flaxen.models.cache import Full
+from flaxen.models.cache import Full, State
 from flaxen.protocol import AdapterInfo
 from flaxen.server.stores import StoresConfig, open_stores
 from flaxen.sharding.shape import MeshShape
@@ -95,6 +95,15 @@ def test_a_context_that_is_cut_says_why_and_what_to_do() -> None:
         "run at once"
     )
     assert texts(plan(asked_bytes=180 * 2**20))[0] == "8,192 tokens, the model's own"
+
+
+def test_a_state_beside_which_no_prefix_is_cached_is_said() -> None:
+    assert len(texts(plan())) == 2
+    specs = [*_SPECS, State(shapes=((2, 8),))]
+    sizes = CacheSizes(specs=specs, page_size=16, itemsize=2, chunk=512, max_num_seqs=64)
+    *_, fact = about_context(plan_cache(sizes, 8192, asked_len=512, asked_bytes=None), 64)
+    assert (fact.label, fact.fields) == ("prefixes", {"has_prefixes": False})
+    assert fact.text.startswith("not cached: some layers keep a state")
 
 
 def test_the_reasons_of_a_pool_that_nobody_asked_for() -> None:
