@@ -189,8 +189,6 @@ def _adjust(
     num_seqs, vocab_size = logits.shape
     lines = jnp.arange(num_seqs)[:, None]
     has_bias = settings.has_bias[:, None]
-    biased_ids = jnp.where(has_bias, bias.ids, NO_TOKEN)
-    logits = logits.at[lines, _index(biased_ids)].add(bias.values, mode="drop")
     logits = jnp.where(has_bias & ~allows(bias.allowed, vocab_size), -jnp.inf, logits)
     if bitmask is not None:
         logits = jnp.where(allows(bitmask, vocab_size), logits, -jnp.inf)
@@ -203,30 +201,34 @@ def _adjust(
     tail = jnp.where(before >= settings.num_prompt_tokens[:, None], tail, NO_TOKEN - 1)
     head = words[..., :-1]
     completes = jnp.all((head == NO_TOKEN) | (head == tail[:, None, :]), axis=-1)
-    logits = logits.at[lines, jnp.where(completes, _index(words[..., -1]), vocab_size)].set(
-        -jnp.inf, mode="drop"
-    )
 
     # min_tokens: no stop id before that length.
     too_short = (lengths < settings.min_length)[:, None]
-    logits = logits.at[lines, jnp.where(too_short, _index(settings.stop_ids), vocab_size)].set(
-        -jnp.inf, mode="drop"
+
+    # All in one scatter, because XLA takes long to compile each, and runs it one index at a time.
+    # -inf stays -inf, whatever is added to it.
+    changes = (
+        (bias.ids, bias.values, has_bias),
+        (words[..., -1], -jnp.inf, completes),
+        (settings.stop_ids, -jnp.inf, too_short),
+    )
+    ids = [jnp.where(wanted & (each != NO_TOKEN), each, vocab_size) for each, _, wanted in changes]
+    values = [jnp.broadcast_to(value, each.shape) for each, value, _ in changes]
+    logits = logits.at[lines, jnp.concatenate(ids, axis=-1)].add(
+        jnp.concatenate(values, axis=-1), mode="drop"
     )
 
     # Penalties, https://arxiv.org/abs/1909.05858 (repetition) and OpenAI's API reference.
     position = jnp.arange(known.shape[-1])[None]
     is_known = position < lengths[:, None]
-    is_output = is_known & (position >= settings.num_prompt_tokens[:, None])
-    zeros = jnp.zeros((num_seqs, vocab_size))
-    counts = zeros.at[lines, known].add(is_output.astype(jnp.float32), mode="drop")
-    seen = zeros.at[lines, known].max(is_known.astype(jnp.float32), mode="drop") > 0
+    is_output = position >= settings.num_prompt_tokens[:, None]
+    # How often each token is in the prompt and in the output, by one scatter too.
+    kind, place = is_output.astype(jnp.int32), jnp.where(is_known, known, vocab_size)
+    both = jnp.zeros((num_seqs, 2, vocab_size)).at[lines, kind, place].add(1, mode="drop")
+    counts = both[:, 1]
+    seen = both[:, 0] + counts > 0
     repetition = settings.repetition_penalty[:, None]
     repeated = jnp.where(logits > 0, logits / repetition, logits * repetition)
     logits = jnp.where(seen & (repetition != 1), repeated, logits)
     logits = logits - settings.frequency_penalty[:, None] * counts
     return logits - settings.presence_penalty[:, None] * (counts > 0)
-
-
-def _index(token_ids: jax.Array) -> jax.Array:
-    """Indices for a scatter that drops NO_TOKEN: a negative index would count from the end."""
-    return jnp.where(token_ids == NO_TOKEN, jnp.iinfo(jnp.int32).max, token_ids)
