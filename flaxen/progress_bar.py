@@ -15,19 +15,24 @@ class ProgressBar:
 
     def __init__(self, wanted: bool | Callable[[int, int], None], total: int) -> None:
         self._call = wanted if callable(wanted) else None
-        self._bar = Progress(transient=True, disable=wanted is not True)
-        self._task = self._bar.add_task("generating", total=total)
         self._total = total
+        # Made only where it is shown: making it takes as long as a small model's layer.
+        self._bar = Progress(transient=True) if wanted is True else None
+        if self._bar is not None:
+            self._task = self._bar.add_task("generating", total=total)
 
     def __enter__(self) -> ProgressBar:
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def show(self, num_done: int) -> None:
         """Shows a number of prompts."""
-        self._bar.update(self._task, completed=num_done)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=num_done)
         if self._call is not None:
             self._call(num_done, self._total)

@@ -159,7 +159,8 @@ class DeviceState(DeviceCalls):
         return found
 
     def final_norm(self, number: int) -> jax.Array:
-        normed: jax.Array = self._final_norm(self._params, dict(self._hidden)[number])
+        # Bound parameters are fewer arguments, and the norm's own are not packed.
+        normed: jax.Array = self._final_norm(self._step_params, dict(self._hidden)[number])
         return normed
 
     def head(self, pooled: np.ndarray) -> jax.Array:
