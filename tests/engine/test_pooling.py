@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from flaxen.engine.core import Engine
 from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.engine.model_inputs import check_inputs
 from flaxen.engine.pooling import Pooler
-from flaxen.kernels.causal_attention import causal_attention
 from flaxen.protocol import FieldError, Pooling, Request, SamplingParams
 from tests.engine.fakes import POISON, SMALL, fake_engine
 from tests.engine.tiny import (
@@ -26,6 +23,7 @@ from tests.engine.tiny import (
     request,
     with_config,
 )
+from tests.models.golden import hidden_states
 
 
 def pooled(name: str, prompt: list[int], pooling: Pooling) -> Request:
@@ -84,20 +82,11 @@ def real() -> JaxExecutor:
 
 
 def test_a_vector_is_the_models_hidden_states(real: JaxExecutor) -> None:
-    def attend(spec, q, k, v, cache, sinks):  # type: ignore[no-untyped-def]
-        return causal_attention(q, k, v, window=spec.window, backend=MODEL.backend), None
-
     engine = make_engine(executor=real)
     for prompt in prompts([1, 5, 40, 100]):
         found = run(engine, pooled("l", prompt, "last"), pooled("m", prompt, "mean"))
-        hidden, _ = MODEL.forward(
-            PARAMS,
-            jnp.asarray([prompt]),
-            jnp.arange(len(prompt))[None],
-            Partial(attend),
-            (None,) * len(MODEL.cache_specs),
-        )
-        normed = np.asarray(MODEL.final_norm(PARAMS, hidden))[0]
+        hidden = hidden_states(MODEL, PARAMS, np.array(prompt))
+        normed = np.asarray(MODEL.final_norm(PARAMS, hidden))
         np.testing.assert_allclose(found["l"], normed[-1], rtol=0, atol=1e-4)
         np.testing.assert_allclose(found["m"], normed.mean(axis=0), rtol=0, atol=1e-4)
 
