@@ -4,11 +4,12 @@ bit, is the trainer's to the bit, and is transformers'.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxen.kernels import cpu_library
-from flaxen.models.params import plain_params
+from flaxen.weights.checkpoint import open_checkpoint
 from tests.engine.tiny import trace
 from tests.models.family_table import NAMES, row_of
 from tests.models.family_table.checkpoint import PROMPT, made
@@ -90,13 +91,14 @@ def test_cached_is_uncached(served: Served, alone: list[Trace]) -> None:
     assert found.num_cached_tokens >= 16 or served.keeps_states
 
 
-def test_trained_is_served(served: Served, alone: list[Trace]) -> None:
+def test_trained_is_served(name: str, served: Served, alone: list[Trace]) -> None:
     sequences = [
         (*prompt, *(each[0] for each in tokens))
         for prompt, (_, tokens) in zip(served.prompts, alone, strict=True)
     ]
     step, batch = training_step(served.model, sequences)
-    (_, logprobs), _ = step(plain_params(served.model.param_specs, served.params))
+    checkpoint = open_checkpoint(made(row_of(name)).directory)
+    (_, logprobs), _ = step(checkpoint.load_params(jnp.dtype("float32")))
     found = by_sequence(batch, logprobs)
     for sequence, (scores, tokens) in zip(sequences, alone, strict=True):
         expected = (*scores, *(each[1] for each in tokens))
