@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.install import environment
+from peers.install import TORCH, environment
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +31,7 @@ OURS = {
     "flaxen float32": ("float32", "none"),
 }
 PEERS = ("onnxruntime-int8", "onnxruntime", "sentence-transformers")
-PACKAGES = ("torch", "onnxruntime", "onnx", "sentence-transformers")
+PACKAGES = (TORCH, "onnxruntime", "onnx", "sentence-transformers")
 WORKER = Path(__file__).parent / "peers/workers/run_embeddings.py"
 
 
