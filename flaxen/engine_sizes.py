@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flaxen.engine.config import EngineConfig, LoraLimits
-from flaxen.engine.step_sizes import StepSizes, encoder_sizes, step_sizes
+from flaxen.engine.step_sizes import StepSizes, biased_sizes, encoder_sizes, step_sizes
 from flaxen.engine_args import EngineArgs
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model
@@ -41,9 +41,11 @@ def engine_sizes(
             asked_tokens=args.max_num_batched_tokens,
             compile_sizes=args.compile_sizes,
         )
-    if isinstance(source, Definition) and model.backend.pads_cheaply and not args.compile_sizes:
+    if args.compile_sizes or not model.backend.pads_cheaply:
+        return sizes
+    if isinstance(source, Definition):
         return _definition_sizes(sizes)
-    return sizes
+    return sizes if model.pads_with_zeros else biased_sizes(sizes)
 
 
 def engine_config(

@@ -7,7 +7,7 @@ Deliberately does not know JAX, memory, or how a step is padded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flaxen.kernels.backend import Backend
 
@@ -51,6 +51,17 @@ DEFAULTS: Mapping[Backend, StepSizes] = {
 # An encoder's padding is computed, since its biases make it differ from zeros: so its steps are
 # compiled for more sizes, of which the next one is at most half as large again.
 _ENCODER = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
+
+
+def biased_sizes(sizes: StepSizes) -> StepSizes:
+    """The sizes of a decoder with biases, whose padding the C++ kernels compute.
+
+    Args:
+      sizes: those of a decoder without them.
+    """
+    tokens = sizes.max_num_batched_tokens
+    smaller = tuple(size for size in (1, 16, 32, 64, 128, 256) if size < tokens)
+    return replace(sizes, compiled=(*smaller, tokens))
 
 
 def encoder_sizes(

@@ -72,6 +72,7 @@ def decoder(config: DecoderConfig) -> Model:
         ),
         num_experts=tuple(each for each in map(_num_experts, config.layers) if each),
         routed_forward_on=functools.partial(_routed_forward, config),
+        pads_with_zeros=not any(map(_has_biases, config.layers)),
     )
 
 
@@ -81,6 +82,14 @@ def _for_context(config: DecoderConfig, length: int) -> Model:
 
 def _num_experts(layer: LayerConfig) -> int:
     return layer.mlp.num_experts if isinstance(layer.mlp, Experts) else 0
+
+
+def _has_biases(layer: LayerConfig) -> bool:
+    """Whether a bias makes the padding of a layer's outputs differ from zeros. Those of queries,
+    keys and values don't: attention gives zeros for padding.
+    """
+    names = layer.param_specs(1).keys() - {"bq", "bk", "bv", "b_router_selection", "dt_bias"}
+    return any(name.startswith("b") or name.endswith("_bias") for name in names)
 
 
 def _forward(

@@ -235,6 +235,9 @@ class Model:
     # Whether its tokens see those after them: a prompt must be whole in one step, and no layer
     # keeps anything of past tokens.
     is_encoder: bool = False
+    # Whether the hidden states of padding are zeros, which the C++ kernels do not multiply. A bias
+    # makes them something else.
+    pads_with_zeros: bool = True
     # The classification head: from a pooled vector [D] to the logits of the labels [L], float32.
     head_on: Callable[[Backend, Params, jax.Array], jax.Array] | None = None
     # The experts of each layer that has some; () for a model without any.
