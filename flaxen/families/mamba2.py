@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, state_fields, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_refused import check_refused
 from flaxen.families.rules import (
     ByGroup,
     DropAxis,
@@ -32,7 +33,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.check_refused(fields)
+    check_refused(fields)
     norm = Norm(eps=hf.positive(fields, "layer_norm_epsilon", 1e-5))
     mixer = Mamba2(
         num_heads=hf.whole(fields, "num_heads"),
