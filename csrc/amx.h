@@ -1,8 +1,7 @@
 // AMX's tiles, or an emulation of them under FLAXEN_EMULATE, for machines that lack AMX.
 //
 // Included only by files that are compiled once for each instruction set, after simd.h.
-// Deliberately knows nothing of what is multiplied. The real instructions have never run: we have
-// no machine with AMX.
+// Deliberately knows nothing of what is multiplied.
 #pragma once
 
 namespace flaxen {
