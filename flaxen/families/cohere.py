@@ -77,6 +77,7 @@ COHERE = Family(
     hf_rules=tensors.HF,
     gguf_architecture="command-r",
     gguf_rules=tensors.GGUF,
+    gguf_unembeds=False,
     gguf_fields=_GGUF_FIELDS,
 )
 COHERE2 = Family(
@@ -87,5 +88,6 @@ COHERE2 = Family(
     hf_rules=tensors.HF,
     gguf_architecture="cohere2",
     gguf_rules=tensors.GGUF,
+    gguf_unembeds=False,
     gguf_fields={**_GGUF_FIELDS, "attention.sliding_window": "sliding_window"},
 )

@@ -62,6 +62,8 @@ class Family:
     gguf_keys: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda fields: {}
     # The layers whose biases llama.cpp reads for that architecture.
     gguf_biases: tuple[str, ...] = ("wq", "wk", "wv")
+    # Whether llama.cpp reads an unembedding for that architecture, or only takes the embedding.
+    gguf_unembeds: bool = True
     # Whether files may have layers after the model's own, which predict further tokens: they are
     # not read.
     has_extra_layers: bool = False

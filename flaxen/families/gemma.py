@@ -49,5 +49,6 @@ FAMILY = Family(
     hf_rules=tensors.HF,
     gguf_architecture="gemma",
     gguf_rules=tensors.GGUF_ONE_PLUS,
+    gguf_unembeds=False,
     gguf_implied=lambda fields: {"hidden_act": "gelu_pytorch_tanh"},
 )

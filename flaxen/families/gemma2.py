@@ -79,6 +79,7 @@ FAMILY = Family(
     hf_rules=tensors.HF_SANDWICH,
     gguf_architecture="gemma2",
     gguf_rules=tensors.GGUF_ONE_PLUS,
+    gguf_unembeds=False,
     gguf_fields={
         "attention.sliding_window": "sliding_window",
         "attn_logit_softcapping": "attn_logit_softcapping",

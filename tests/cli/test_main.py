@@ -127,7 +127,7 @@ def test_an_error_is_one_line_and_exit_code_2(
         (["serve", "m", "--kv-cache-size", "2 gigs"], "'2 gigs' is not a size"),
         (["serve", "m", "--max-body-size", "0"], "a size must be at least 1 byte, got '0'"),
         (["serve", "m", "--port", "70000"], "Invalid value for '--port'"),
-        (["serve"], "Missing argument 'MODEL'"),
+        (["serve"], "Missing argument 'MODEL...'"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["generate", "m", "-p", "a", "--max-tokens", "0"], "Invalid value for '--max-tokens'"),
     ],

@@ -152,7 +152,7 @@ RAW: list[tuple[str, str, bytes, dict[str, str], int, str, str]] = [
     ("GET", "/v1/completions", b"", {}, 405, "method_not_allowed", "takes POST only"),
     ("DELETE", "/v1/models/smollm2-135m", b"", {}, 405, "method_not_allowed",
      "takes GET, HEAD only"),
-    ("POST", "/v1/embeddings", b"{}", JSON, 404, "unknown_url", "no route"),
+    ("POST", "/v1/moderations", b"{}", JSON, 404, "unknown_url", "no route"),
     ("GET", "/v1/models/gpt-4", b"", {}, 404, "model_not_found", "use smollm2-135m"),
 ]  # fmt: skip
 

@@ -147,7 +147,7 @@ def test_a_size_or_dtype_that_the_kernel_has_not_is_refused() -> None:
         empty_pages(2, 24, 1, 8, f32)
     with pytest.raises(ValueError, match=r"even head dimension, got 7"):
         ops.empty_cache(2, 16, 1, 7, f32, backend=Backend.CPU)
-    with pytest.raises(ValueError, match=r"float32 and bfloat16, not float16"):
+    with pytest.raises(ValueError, match=r"float32 and bfloat16, and pages of int8 .*not float16"):
         empty_pages(2, 16, 1, 8, jnp.dtype("float16"))
 
 

@@ -76,11 +76,21 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
         size = size_of(by_name(params)[param])
         # Far enough for float32's rounding of the loss, near enough for a straight line.
         distance = min(3e-3 / slope, 1e-2 * max(size, 1))
-        (ahead, _), _ = step(moved(params, param, gradient, distance / slope))
-        (behind, _), _ = step(moved(params, param, gradient, -distance / slope))
-        found = (float(ahead) - float(behind)) / (2 * distance)
         # Without rope, a bias of the keys adds the same to all scores, and changes nothing.
-        np.testing.assert_allclose(found, slope, rtol=0.02, atol=1e-5 * whole, err_msg=param)
+        tolerance = 0.02 * slope + 1e-5 * whole
+        found = difference(step, params, param, gradient, distance, slope)
+        if abs(found - slope) > tolerance:  # another choice of experts lies on the way
+            found = difference(step, params, param, gradient, distance / 30, slope)
+        assert found == pytest.approx(slope, rel=0, abs=tolerance), param
+
+
+def difference(
+    step: Step, params: Params, param: str, gradient: Params, distance: float, slope: float
+) -> float:
+    """The slope of the loss between two points that lie `distance` to both sides."""
+    (ahead, _), _ = step(moved(params, param, gradient, distance / slope))
+    (behind, _), _ = step(moved(params, param, gradient, -distance / slope))
+    return (float(ahead) - float(behind)) / (2 * distance)
 
 
 @pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")

@@ -47,6 +47,11 @@ def check_params(family: Family, config: DecoderConfig) -> None:
     known |= {"b" + weight[1:] for weight in family.gguf_biases}
     names = dict.fromkeys(each for layer in config.layers for each in layer.param_specs(1))
     extra = [name for name in names if name not in known]
+    if not config.tied_embeddings and not family.gguf_unembeds:
+        raise ValueError(
+            f"the model has an unembedding of its own, and llama.cpp takes the embedding for "
+            f"{family.gguf_architecture}: export it as a directory of safetensors"
+        )
     if extra:
         of_weights = ", ".join("w" + name[1:] for name in extra)
         what = f"biases on {of_weights}" if set(extra) <= set(_BIASES) else ", ".join(extra)

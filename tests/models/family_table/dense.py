@@ -107,7 +107,7 @@ ROWS = (
     ),
     Row(
         name="gemma2",
-        gguf={"query_pre_attn_scalar": 16},
+        gguf={"query_pre_attn_scalar": 16, "tie_word_embeddings": True},
         family="Gemma 2",
         model="Gemma2ForCausalLM",
         features="norms before and after each part; softcaps of scores and logits; sliding windows "
@@ -236,7 +236,7 @@ ROWS = (
     ),
     Row(
         name="cohere2",
-        gguf={"layer_types": None, "num_hidden_layers": 4},
+        gguf={"layer_types": None, "num_hidden_layers": 4, "tie_word_embeddings": True},
         family="Command R7B, Command A",
         model="Cohere2ForCausalLM",
         features="Command R with sliding windows, and rope on these layers alone",
