@@ -75,9 +75,10 @@ class EvalOptions:
         ),
     ] = None
     batch_size: Annotated[int, _data_option(min=1, help="Rows computed at once.")] = 4
-    kv_cache_dtype: Annotated[
+    cache_dtype: Annotated[
         str | None,
         typer.Option(
+            "--kv-cache-dtype",
             help="Compute perplexity through the pages of a KV cache in this number format: auto, "
             "bfloat16, float32, int8 or fp8.",
             show_default="without a cache, as in training",
@@ -119,16 +120,15 @@ def evaluate(
     from flaxen import evaluation
 
     with show_progress(Console(stderr=True)) as on_progress:
-        if options.kv_cache_dtype is None:
+        if options.cache_dtype is None:
             subject = evaluation.load(args, directory, on_progress)
         else:
             evaluation.check_pages(task, directory)
-            args = replace(args, kv_cache_dtype=options.kv_cache_dtype)
+            args = replace(args, kv_cache_dtype=options.cache_dtype)
             subject = evaluation.load_in_pages(args, options.sequence_length, on_progress)
     announce(cpu)
-    length = evaluation.row_length(
-        options.sequence_length, subject.model.max_position, default=_LENGTH
-    )
+    longest = subject.model.max_position
+    length = evaluation.row_length(options.sequence_length, longest, default=_LENGTH)
     records = evaluation.Records(
         files=tuple(options.data),
         batch_size=options.batch_size,
@@ -143,7 +143,7 @@ def evaluate(
         "task": task,
         "model": base,
         "adapter": str(directory) if directory else None,
-        "kv_cache_dtype": options.kv_cache_dtype,
+        "kv_cache_dtype": options.cache_dtype,
         **found,
     }
     print(json.dumps(result) if options.as_json else describe(result))

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 Json = Any
+_MOST_SAID = 8  # changes in a message: a setting of each layer may have changed
 
 
 class Fact(NamedTuple):
@@ -27,7 +28,7 @@ def facts(settings: Mapping[str, Any], *, without: Collection[str] = ()) -> dict
     """Makes a fact for each nested setting, named with dots between the levels.
 
     Args:
-      settings: numbers, texts, sequences, paths and further mappings.
+      settings: numbers, texts, sequences, paths, and further mappings and sequences of them.
       without: names of settings, or of whole levels, that may change.
     """
     found: dict[str, Fact] = {}
@@ -37,6 +38,8 @@ def facts(settings: Mapping[str, Any], *, without: Collection[str] = ()) -> dict
             name = f"{prefix}{key}"
             if name in without:
                 continue
+            if _holds_mappings(value):
+                value = {str(number): each for number, each in enumerate(value)}
             if isinstance(value, Mapping):
                 add(f"{name}.", value)
                 continue
@@ -45,6 +48,11 @@ def facts(settings: Mapping[str, Any], *, without: Collection[str] = ()) -> dict
 
     add("", settings)
     return found
+
+
+def _holds_mappings(value: Any) -> bool:
+    is_sequence = isinstance(value, list | tuple) and len(value) > 0
+    return is_sequence and all(isinstance(each, Mapping) for each in value)
 
 
 def to_json(fingerprint: Fingerprint) -> Json:
@@ -78,7 +86,10 @@ def check_unchanged(saved: Json, now: Fingerprint, *, what: str, anew: str) -> N
         if name in saved and saved[name][0] != fact.value
     ]
     if changed:
+        said = "; ".join(changed[:_MOST_SAID])
+        if len(changed) > _MOST_SAID:
+            said += f"; and {len(changed) - _MOST_SAID} more"
         raise ValueError(
-            f"{what}, and what its state depends on has changed: {'; '.join(changed)}. Go on with "
+            f"{what}, and what its state depends on has changed: {said}. Go on with "
             f"what it began with, or {anew}"
         )

@@ -52,7 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 OWN = {
     "--json", "--prompt", "--prompts-file", "--max-tokens", "--api-key", "--data",
     "--chat-template", "--verbose", "--batch-size", "--sequence-length", "--seed", "--dtype",
-    "--definition", "--mesh",
+    "--definition", "--mesh", "--kv-cache-dtype",
 }  # fmt: skip
 
 
@@ -160,9 +160,9 @@ def test_adapters_defaults() -> None:
 def test_every_engine_argument_has_an_option_of_serve() -> None:
     fields = {field.name for field in dataclasses.fields(EngineArgs)}
     options = {field.name for group in groups(serve) for field in dataclasses.fields(group)}
-    # MODEL is in no group; what clients call it is the server's own matter; and the backend comes
-    # from the environment, as the instruction set does.
-    assert fields - options == {"model", "served_model_name", "backend"}
+    # MODEL is in no group; what clients call it is the server's own matter; the backend comes from
+    # the environment, as the instruction set does; and memory is divided among all models.
+    assert fields - options == {"model", "served_model_name", "backend", "memory_bytes"}
 
 
 def test_what_no_engine_argument_comes_of_is_known() -> None:

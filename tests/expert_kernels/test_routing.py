@@ -64,7 +64,7 @@ def test_weights_have_the_gradient_of_finite_differences(
     logits, bias = random(3, 5, 12), random(4, 12)
 
     def loss(logits: jax.Array) -> jax.Array:
-        weights = route(logits, bias, spec, backend=backend)[1]
+        weights = route(jnp.asarray(logits), bias, spec, backend=backend)[1]
         return jnp.sum(weights * jnp.arange(1.0, spec.k + 1)[None])
 
     check_grads(loss, (logits,), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)

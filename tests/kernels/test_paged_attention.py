@@ -92,7 +92,8 @@ def test_only_the_new_tokens_slots_are_written() -> None:
     case = CASES["mixed, small"]
     batch = make_batch(case)
     q, k, v, cache = make_inputs(case, 2, 2, 16)
-    _, (k_pages, _) = blocked.paged_attention(q, k, v, cache, batch)
+    _, pages = blocked.paged_attention(q, k, v, cache, batch)
+    k_pages = pages.keys
     changed = np.argwhere((np.asarray(k_pages) != np.asarray(cache[0])).any(axis=(2, 3)))
     expected, token = {}, 0
     for line, (q_len, kv_len) in enumerate(zip(case[0], case[1], strict=True)):

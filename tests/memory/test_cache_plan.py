@@ -110,7 +110,7 @@ def test_the_length_that_a_refusal_names_fits_and_a_page_more_does_not(
 
 def _page_bytes(spec: CacheSpec, num_layers: int, itemsize: int) -> int:
     if isinstance(spec, State):
-        return num_layers * spec.bytes_per_sequence(itemsize)
+        return num_layers * spec.bytes_per_sequence
     return num_layers * 16 * spec.bytes_per_token(itemsize)
 
 

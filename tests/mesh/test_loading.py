@@ -82,7 +82,7 @@ def test_any_rule_is_read_into_its_shards(rules: Rules, mesh: str) -> None:
     model, on = decoder(CONFIG), placement(mesh)
     params = random_params(model.param_specs)
     files = to_files(rules, model.param_specs, params)
-    found = find_sources(model.param_specs, rules, files, vars(CONFIG), ignored=lambda _: False)
+    found = find_sources(model.param_specs, rules, files, CONFIG.sizes, ignored=lambda _: False)
     form = Form(dtype=FLOAT32, placement=on)
     loaded = load_params(model.param_specs, found.params, form, round_to=None, on_progress=None)
     assert_placed(loaded, params, model, on)
@@ -93,7 +93,7 @@ def test_stacked_experts_are_read_into_their_shards() -> None:
     params = random_params(specs)
     rules = (matrix("w_up", "layers.{layer}.experts.{expert}.up", Stack()),)
     files = to_files(rules, specs, params)
-    sources = find_sources(specs, rules, files, {}, ignored=lambda _: False).params
+    sources = find_sources(specs, rules, files, lambda _: {}, ignored=lambda _: False).params
     form = Form(dtype=FLOAT32, placement=placement("tensor=2,fsdp=4"))
     loaded = load_params(specs, sources, form, round_to=None, on_progress=None)
     (layer,), (given,) = loaded["layers"], params["layers"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def _forward(
 def _backward(
     spec: RoutingSpec,
     saved: tuple[jax.Array, jax.Array, jax.Array | None],
-    cotangents: tuple[jax.Array, jax.Array],
+    cotangents: tuple[Any, jax.Array],  # integers have none
 ) -> tuple[jax.Array, jax.Array | None]:
     logits, ids, bias = saved
     _, pull_back = jax.vjp(lambda logits: reference.weights_of(logits, ids, spec), logits)

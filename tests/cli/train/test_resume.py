@@ -132,7 +132,10 @@ FILES = r"data\.files was texts\.jsonl \(contents [0-9a-f]{8}\) and is now texts
     ("change", "message"),
     [
         (another_fine_tune, WEIGHTS),
-        (lambda saved: change_config(saved.model, rms_norm_eps=0.1), r"norm_eps was .* is now 0.1"),
+        (
+            lambda saved: change_config(saved.model, rms_norm_eps=0.1),
+            r"final_norm\.eps was .* is now 0.1",
+        ),
         (another_template, r'model\.chat_template was "[0-9a-f]{16}" and is now "[0-9a-f]{16}"\.'),
         (another_record, FILES),
     ],
