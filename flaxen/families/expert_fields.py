@@ -60,13 +60,15 @@ def dense_layers(config: DecoderConfig) -> list[int]:
     return [i for i, layer in enumerate(config.layers) if not isinstance(layer.mlp, Experts)]
 
 
-def first_dense(fields: Mapping[str, Any]) -> Callable[[int], bool]:
-    """Which layers have experts: all but the first ones, by DeepSeek's first_k_dense_replace.
+def first_dense(
+    fields: Mapping[str, Any], name: str = "first_k_dense_replace"
+) -> Callable[[int], bool]:
+    """Which layers have experts: all but the first ones, by DeepSeek's field or another.
 
     Raises:
       ValueError: it is missing or no whole number.
     """
-    count = hf.natural(fields, "first_k_dense_replace")
+    count = hf.natural(fields, name)
     return lambda number: number >= count
 
 

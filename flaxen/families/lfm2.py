@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flaxen.families import hf, state_fields, tensors
@@ -21,6 +21,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
+    return convolutional(fields)
+
+
+def convolutional(fields: Mapping[str, Any], reads: Collection[str] = ()) -> DecoderConfig:
+    """The same for a family with this one's layers, which reads fields that this one refuses."""
     norm = Norm(eps=hf.positive(fields, "norm_eps", 1e-5))
     tied = {"tied": fields.get("tie_embedding", fields.get("tie_word_embeddings", True))}
     theta = hf.positive(fields, "rope_theta", 1_000_000.0)
@@ -33,6 +38,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         mlp={"mlp_dim": _mlp_dim(fields)},
         norm=norm,
         tied_embeddings=hf.flag(tied, "tied"),
+        reads=reads,
         refused=("sliding_window", "attention_bias", "mlp_bias"),
     )
     convolution = ShortConv(

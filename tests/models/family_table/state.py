@@ -67,6 +67,24 @@ ROWS = (
         without=("rms_norm_eps",),
     ),
     Row(
+        name="lfm2_moe",
+        family="LFM2-MoE",
+        model="Lfm2MoeForCausalLM",
+        features="the same with experts by sigmoid, with a bias, in all layers but the first",
+        fields={
+            "layer_types": ["full_attention", "conv"],
+            "conv_L_cache": 2,
+            "norm_eps": 1e-3,
+            "num_dense_layers": 1,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "routed_scaling_factor": 1.7,
+        },
+        without=("rms_norm_eps",),
+        seed=1,  # no choice of experts is so close that finite differences change it
+    ),
+    Row(
         name="mamba2_groups",
         gguf={"use_bias": False},
         family="Mamba-2",
