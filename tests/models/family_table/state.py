@@ -194,5 +194,6 @@ ROWS = (
             "num_experts": 0,
             "tie_word_embeddings": True,
         },
+        seed=1,  # its logits are as large as 30, and rounding differs from seed to seed
     ),
 )
