@@ -146,10 +146,10 @@ def test_another_family_is_sent_elsewhere(
 ) -> None:
     directory = write_small_tokenizer(copy_golden("qwen2_biases", tmp_path))
     fields = json.loads((directory / "config.json").read_text())
-    fields |= {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"}
+    fields |= {"architectures": ["BloomForCausalLM"], "model_type": "bloom"}
     (directory / "config.json").write_text(json.dumps(fields))
     found = error_of(["export", str(directory), str(tmp_path / "m.gguf")], capsys)
-    assert "'Gemma2ForCausalLM' is not supported" in found
+    assert "'BloomForCausalLM' is not supported" in found
     assert "llama.cpp's convert_hf_to_gguf.py knows more of them" in found
 
 

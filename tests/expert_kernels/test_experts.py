@@ -66,6 +66,7 @@ def test_gradients_equal_finite_differences() -> None:
     x, ids, weights = choices(7, 8, 3, 2)
 
     def loss(x: jax.Array, weights: jax.Array, stacks: tuple[jax.Array, ...]) -> jax.Array:
+        x, weights, stacks = jax.tree.map(jnp.asarray, (x, weights, stacks))
         out = experts(
             x,
             ids,
