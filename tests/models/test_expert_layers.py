@@ -98,9 +98,11 @@ def test_gradients_equal_finite_differences(backend: Backend) -> None:
             moved = {**params["layers"][2], name: params["layers"][2][name] + distance * along}
             return float(compiled({**params, "layers": (*params["layers"][:2], moved)}))
 
-        expected = (at(1e-2) - at(-1e-2)) / 2e-2
         found = float(jnp.sum(gradient["layers"][2][name] * direction))
-        assert found == pytest.approx(expected, rel=3e-2, abs=3e-2), name
+        slopes = [(at(step) - at(-step)) / (2 * step) for step in (1e-2, 3e-3)]
+        # Other experts may be chosen on the way, of which the shorter one has fewer.
+        close = [slope == pytest.approx(found, rel=3e-2, abs=3e-2) for slope in slopes]
+        assert any(close), (name, found, slopes)
     assert not jnp.any(gradient["layers"][2]["b_router_selection"])
 
 
