@@ -71,13 +71,17 @@ def router_losses(routings: Sequence[Routing], is_token: jax.Array) -> tuple[jax
       is_token: [B, T] whether a token is one, and no padding.
     """
     logits = jnp.stack([each.logits for each in routings])  # [L, B, T, E]
-    ids = jnp.stack([each.ids for each in routings])  # [L, B, T, k]
     num_experts = logits.shape[-1]
     weights = jnp.broadcast_to(is_token.astype(jnp.float32), logits.shape[:-1])
     weights = weights / jnp.maximum(weights.sum(), 1)
-    chosen = jax.nn.one_hot(ids, num_experts, dtype=jnp.float32)
-    share = jnp.einsum("lbt,lbtke->e", weights, chosen)
+    # How often each expert was chosen, [L, B, T, E]; layers may choose different numbers of them.
+    chosen = jnp.stack([_one_hot(each.ids, num_experts).sum(axis=-2) for each in routings])
+    share = jnp.einsum("lbt,lbte->e", weights, chosen)
     probability = jnp.einsum("lbt,lbte->e", weights, jax.nn.softmax(logits, axis=-1))
     balance = num_experts * jnp.sum(jax.lax.stop_gradient(share) * probability)
     z = jnp.sum(weights * jnp.square(jax.nn.logsumexp(logits, axis=-1)))
     return balance, z
+
+
+def _one_hot(ids: jax.Array, num_experts: int) -> jax.Array:
+    return jax.nn.one_hot(ids, num_experts, dtype=jnp.float32)

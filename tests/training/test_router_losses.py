@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ def test_settings_that_are_refused() -> None:
     with pytest.raises(ValueError, match="the method dpo has another: take them out"):
         TrainConfig(
             model="m",
-            data=DataConfig(train="x"),
+            data=DataConfig(files=(Path("x"),), batch_size=1, sequence_length=8),
             method="dpo",
             optimizer=OptimizerConfig(router_balance_loss=0.1),
         )
