@@ -58,9 +58,9 @@ def stand_in(
     return jnp.where(padding[:, None, None], jnp.nan, out), as_tokamax(cache)
 
 
-def as_tokamax(cache: tuple[jax.Array, jax.Array]) -> jax.Array:
+def as_tokamax(cache: KvPages) -> jax.Array:
     num_pages, page_size, K, H = cache[0].shape
-    pairs = jnp.stack(cache, axis=3).reshape(num_pages, page_size, 2 * K, H)
+    pairs = jnp.stack([cache.keys, cache.values], axis=3).reshape(num_pages, page_size, 2 * K, H)
     return jnp.pad(pairs, ((0, 0), (0, 0), (0, 0), (0, 128 - H)))
 
 
