@@ -108,7 +108,7 @@ def grouped_experts(fields: Mapping[str, Any]) -> Experts:
     )
 
 
-# What is written where no layer has experts.
+# These stand in config.json where no layer has experts.
 NO_EXPERTS = Experts(
     num_experts=1,
     mlp_dim=1,

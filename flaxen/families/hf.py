@@ -42,7 +42,7 @@ ACTIVATION_NAMES: Mapping[Activation, str] = {
     "relu2": "relu2",
 }
 
-# What is written where no layer has attention.
+# This attention stands in config.json where no layer has any.
 NO_ATTENTION = Attention(num_heads=1, num_kv_heads=1, head_dim=64, rope=None)
 
 

@@ -36,7 +36,7 @@ GGUF_LATENT: Rules = (
     matrix("w_uk", _BLOCK + "k_b.weight"),
     matrix("w_uv", _BLOCK + "v_b.weight"),
 )
-# As llama.cpp's converter wrote them before it knew the absorbed form.
+# llama.cpp's converter wrote these tensors before it knew the absorbed form.
 GGUF_LATENT_ONE: Rules = (
     *GGUF_LATENT[:-2],
     TensorRule(params=("w_uk", "w_uv"), tensors=(_BLOCK + "kv_b.weight",), steps=_STEPS),

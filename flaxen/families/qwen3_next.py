@@ -89,7 +89,7 @@ def _kinds(fields: Mapping[str, Any]) -> Any:
     ]
 
 
-# What is written where no layer has a net.
+# This delta net stands in config.json where no layer has one.
 _UNUSED = GatedDelta(
     num_key_heads=1, num_value_heads=1, key_dim=1, value_dim=1, num_taps=4, norm_eps=1e-6
 )

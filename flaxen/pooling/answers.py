@@ -44,7 +44,7 @@ def probabilities(
     if params.use_activation is False or pooling.activation == "none":
         return found
     if pooling.activation == "sigmoid":
-        # Of the larger side, so that nothing overflows.
+        # The exponential is that of the larger side, so that nothing overflows.
         small = np.exp(-np.abs(found))
         return np.where(found >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
     powers = np.exp(found - found.max())

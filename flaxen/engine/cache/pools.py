@@ -52,7 +52,7 @@ class Pools:
         """The share of the cache's bytes in pages that some sequence owns."""
         num_used = num_all = 0
         for group, pool in zip(self._groups, self.pools, strict=True):
-            # As of bfloat16. The size of a number matters only beside a State, which is float32.
+            # Numbers count as bfloat16: their size matters only beside a State, which is float32.
             size = page_bytes(group.spec, len(group.layers), self._page_size, 2)
             num_used += pool.num_used * size
             num_all += pool.num_pages * size

@@ -18,7 +18,7 @@ INPUT_MULTIPLE = 32  # inputs are padded with zeros to a multiple of this
 Leaf = Any  # an array; after a tree map, any type
 
 Format = Literal["float32", "bfloat16", "int8", "int4", "float8", "float4"]
-# As numbered in C++. float8 is e4m3 without infinities, float4 is e2m1.
+# The C++ code numbers the formats in this order. float8 is e4m3 without infinities, float4 is e2m1.
 FORMATS: tuple[Format, ...] = ("float32", "bfloat16", "int8", "int4", "float8", "float4")
 SCALE_DTYPES = ("float16", "float32", "uint8")  # as numbered in C++
 # What float4 stores for each four bits: twice the value, an integer.

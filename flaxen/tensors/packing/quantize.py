@@ -73,7 +73,7 @@ def _float8(rows: np.ndarray) -> WeightRows:
 
 
 def _float4(rows: np.ndarray) -> WeightRows:
-    """As the specification of MX says: the power of two of the largest value, less that of 6."""
+    """The scales of MX's specification: the power of two of the largest value, less that of 6."""
     groups = rows.reshape(rows.shape[0], -1, _GROUP)
     largest = np.abs(groups).max(axis=2)
     if not np.isfinite(largest).all():
