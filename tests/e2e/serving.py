@@ -23,13 +23,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 MODEL = "smollm2-135m"
 KEY = "sk-of-the-tests"
-PARIS = [{"role": "user", "content": "What is the capital of France?"}]  # answered in 8 tokens
+CAPITAL = [{"role": "user", "content": "What is the capital of Germany?"}]  # answered in 8 tokens
 END_OF_TURN = 2  # <|im_end|>, the model's end of sequence
 # Whose likeliest tokens are far ahead of the next, for 10 and 24 tokens: no rounding changes them.
 ONE_TWO = "One, two, three,"
 ONCE = "Once upon a time"
 
-_READY = re.compile(r"is served on (http://\S+)")
+_READY = re.compile(r" (?:is|are) served on (http://\S+)")
 _START_TIMEOUT_S = 300
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.serving import END_OF_TURN, MODEL, ONCE, PARIS, Server
+from tests.e2e.serving import CAPITAL, END_OF_TURN, MODEL, ONCE, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -104,7 +104,7 @@ CHATS: list[Row] = [
 def refused(server: Server, route: str, row: Row) -> None:
     """Sends one bad request, and checks what comes back."""
     changes, kind, code, param, words = row
-    good = {"prompt": "Hi"} if route == "completions" else {"messages": PARIS}
+    good = {"prompt": "Hi"} if route == "completions" else {"messages": CAPITAL}
     body = {"model": MODEL, "max_tokens": 2, **good, **changes}
     if "max_completion_tokens" in changes and "max_tokens" not in changes:
         del body["max_tokens"]

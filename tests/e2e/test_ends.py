@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import END_OF_TURN, IDS, ONCE, ONE_TWO, PARIS, Server, words
+from tests.e2e.serving import CAPITAL, END_OF_TURN, IDS, ONCE, ONE_TWO, Server, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_min_tokens_holds_back_every_kind_of_stop(server: Server) -> None:
     asked = {"max_tokens": 16, "return_token_ids": True}
-    (short,) = server.chat(PARIS, **asked).choices
+    (short,) = server.chat(CAPITAL, **asked).choices
     assert len(short.token_ids) == 8
-    (longer,) = server.chat(PARIS, min_tokens=12, **asked).choices
+    (longer,) = server.chat(CAPITAL, min_tokens=12, **asked).choices
     assert len(longer.token_ids) >= 12
     assert END_OF_TURN not in longer.token_ids[:11]
     comma = words(server, ",")
@@ -30,7 +30,7 @@ def test_min_tokens_holds_back_every_kind_of_stop(server: Server) -> None:
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_max_tokens(server: Server, field: str) -> None:
-    answer = server.chat(PARIS, **{field: 3})
+    answer = server.chat(CAPITAL, **{field: 3})
     assert answer.usage.completion_tokens == 3
     assert answer.choices[0].finish_reason == "length"
 
@@ -41,12 +41,12 @@ def test_completions_have_16_tokens_by_default(server: Server) -> None:
 
 def test_ignore_eos_and_skip_special_tokens(server: Server) -> None:
     asked = {"max_tokens": 16, "return_token_ids": True, "ignore_eos": True}
-    (hidden,) = server.chat(PARIS, **asked).choices
+    (hidden,) = server.chat(CAPITAL, **asked).choices
     assert len(hidden.token_ids) == 16
     assert END_OF_TURN in hidden.token_ids
     assert hidden.finish_reason == "length"
     assert "<|im_end|>" not in hidden.message.content
-    (shown,) = server.chat(PARIS, skip_special_tokens=False, **asked).choices
+    (shown,) = server.chat(CAPITAL, skip_special_tokens=False, **asked).choices
     assert shown.token_ids == hidden.token_ids
     assert "<|im_end|>" in shown.message.content
 
@@ -93,6 +93,6 @@ def test_stop_token_ids(server: Server, plain: Any) -> None:
 
 
 def test_stop_in_a_chat(server: Server) -> None:
-    (choice,) = server.chat(PARIS, stop=[" France"]).choices
+    (choice,) = server.chat(CAPITAL, stop=[" Germany"]).choices
     assert choice.message.content == "The capital of"
-    assert (choice.finish_reason, choice.stop_reason) == ("stop", " France")
+    assert (choice.finish_reason, choice.stop_reason) == ("stop", " Germany")

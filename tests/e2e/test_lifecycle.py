@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.serving import KEY, ONCE, ONE_TWO, PARIS, Server, serve
+from tests.e2e.serving import CAPITAL, KEY, ONCE, ONE_TWO, Server, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,7 +45,7 @@ def test_a_client_that_leaves_a_stream_frees_its_pages(server: Server) -> None:
         during = server.metrics()
         assert during["num_requests_running"] == 4
         assert during["kv_cache_usage_perc"] > 0
-        with server.chat(PARIS, stream=True, **ENDLESS) as second:
+        with server.chat(CAPITAL, stream=True, **ENDLESS) as second:
             parts = iter(second)
             next(parts)  # the role alone, before the first token
             next(parts)

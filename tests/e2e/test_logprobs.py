@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import ONE_TWO, PARIS, Server, words
+from tests.e2e.serving import CAPITAL, ONE_TWO, Server, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -28,9 +28,9 @@ def test_logprobs(server: Server, plain: Any) -> None:
         assert [len(top) for top in fewer.logprobs.top_logprobs] == [max(count, 1)] * 2
         assert fewer.logprobs.token_logprobs == found.token_logprobs[:2]
     assert server.complete(ONE_TWO, max_tokens=2).choices[0].logprobs is None
-    (chat,) = server.chat(PARIS, max_tokens=3, logprobs=True, top_logprobs=4).choices
+    (chat,) = server.chat(CAPITAL, max_tokens=3, logprobs=True, top_logprobs=4).choices
     assert [len(entry.top_logprobs) for entry in chat.logprobs.content] == [4] * 3
-    (bare,) = server.chat(PARIS, max_tokens=3, logprobs=True).choices
+    (bare,) = server.chat(CAPITAL, max_tokens=3, logprobs=True).choices
     assert [entry.top_logprobs for entry in bare.logprobs.content] == [[]] * 3
 
 
@@ -75,6 +75,6 @@ def test_prompt_logprobs(server: Server) -> None:
         best = next(entry for entry in entries.values() if entry["rank"] == 1)
         assert best["logprob"] >= own["logprob"]
         assert (own["rank"] == 1) == (own == best)
-    chat = server.chat(PARIS, max_tokens=1, prompt_logprobs=0)
+    chat = server.chat(CAPITAL, max_tokens=1, prompt_logprobs=0)
     assert len(chat.prompt_logprobs) == chat.usage.prompt_tokens
     assert {len(entries) for entries in chat.prompt_logprobs[1:]} == {1}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.serving import ONCE, PARIS, Server, serve
+from tests.e2e.serving import CAPITAL, ONCE, Server, serve
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_peak_memory_of_a_server(compile_cache: Path, tmp_path: Path) -> None:
         for _ in range(3):
             server.complete([ONCE] * 8, max_tokens=16, logprobs=5, temperature=1, top_p=0.9)
             server.complete("word " * 500, max_tokens=4)
-            server.chat(PARIS, max_tokens=8)
+            server.chat(CAPITAL, max_tokens=8)
         server.wait_until_idle()
         peak = peak_bytes(server)
     assert peak <= WEIGHT_BYTES + POOL_BYTES + OTHER_BYTES, f"{peak / MIB:.0f} MiB"

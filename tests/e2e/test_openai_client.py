@@ -11,7 +11,7 @@ import openai
 import pytest
 
 import flaxen
-from tests.e2e.serving import END_OF_TURN, KEY, MODEL, ONCE, ONE_TWO, PARIS, Server
+from tests.e2e.serving import CAPITAL, END_OF_TURN, KEY, MODEL, ONCE, ONE_TWO, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -88,9 +88,9 @@ def test_a_streamed_chat_is_the_whole_one(server: Server) -> None:
         "max_completion_tokens": 12, "n": 2, "temperature": 1.0, "seed": 3, "top_p": 0.9,
         "logprobs": True, "top_logprobs": 2,
     }  # fmt: skip
-    whole = server.chat(PARIS, **asked)
+    whole = server.chat(CAPITAL, **asked)
     options = {"include_usage": True, "continuous_usage_stats": True}
-    *chunks, last = server.chat(PARIS, stream=True, stream_options=options, **asked)
+    *chunks, last = server.chat(CAPITAL, stream=True, stream_options=options, **asked)
     assert last.choices == []
     assert last.usage.completion_tokens == whole.usage.completion_tokens
     counts = [chunk.usage.completion_tokens for chunk in chunks]
@@ -116,15 +116,15 @@ def test_text_arrives_while_it_is_generated(server: Server) -> None:
 
 
 def test_a_chat_ends_at_the_end_of_its_turn(server: Server) -> None:
-    answer = server.chat(PARIS, return_token_ids=True)  # no limit but the model's length
+    answer = server.chat(CAPITAL, return_token_ids=True)  # no limit but the model's length
     (choice,) = answer.choices
-    assert "Paris" in choice.message.content
+    assert "Berlin" in choice.message.content
     assert "<|im_end|>" not in choice.message.content
     assert (choice.finish_reason, choice.stop_reason) == ("stop", None)
     assert choice.token_ids[-1] == END_OF_TURN
     assert answer.object == "chat.completion"
     assert answer.model == MODEL
-    tokens = server.http.post("/tokenize", json={"messages": PARIS}).json()
+    tokens = server.http.post("/tokenize", json={"messages": CAPITAL}).json()
     assert answer.prompt_token_ids == tokens["tokens"]
     assert answer.usage.prompt_tokens == tokens["count"]
 
@@ -197,7 +197,7 @@ def test_every_route_but_health_wants_the_key(server: Server, path: str) -> None
 def test_every_post_wants_the_key(server: Server) -> None:
     stranger = server.openai.with_options(api_key="wrong")
     with pytest.raises(openai.AuthenticationError, match="API key is wrong"):
-        stranger.chat.completions.create(model=MODEL, messages=PARIS, max_tokens=1)
+        stranger.chat.completions.create(model=MODEL, messages=CAPITAL, max_tokens=1)
     with pytest.raises(openai.AuthenticationError, match="API key is wrong"):
         stranger.completions.create(model=MODEL, prompt="Hi", max_tokens=1)
     for path in ("/tokenize", "/detokenize"):
@@ -210,10 +210,10 @@ def test_metrics_count_what_was_done(server: Server) -> None:
     prompt = server.http.post("/tokenize", json={"prompt": ONCE * 10}).json()["tokens"]
     ended = server.complete([prompt], max_tokens=5, n=2, ignore_eos=True, cache_salt="metrics")
     again = server.complete([prompt], max_tokens=5, ignore_eos=True, cache_salt="metrics")
-    server.chat(PARIS)
+    server.chat(CAPITAL)
     after = server.wait_until_idle()
     grown = {name: after[name] - before[name] for name in after}
-    chat_tokens = server.http.post("/tokenize", json={"messages": PARIS}).json()["count"]
+    chat_tokens = server.http.post("/tokenize", json={"messages": CAPITAL}).json()["count"]
     assert grown["prompt_tokens_total"] == 3 * len(prompt) + chat_tokens
     assert grown["generation_tokens_total"] == 15 + 8
     assert grown["request_success_totallength"] == 3

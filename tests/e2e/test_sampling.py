@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import IDS, ONCE, ONE_TWO, PARIS, Server, ids, tops, words
+from tests.e2e.serving import CAPITAL, IDS, ONCE, ONE_TWO, Server, ids, tops, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -29,7 +29,7 @@ def test_n_is_as_many_answers_with_seeds_in_a_row(server: Server) -> None:
         seed = RANDOM["seed"] + choice.index
         alone = ids(server, ONE_TWO, max_tokens=6, top_k=20, temperature=1.0, seed=seed)
         assert choice.token_ids == alone
-    assert len(server.chat(PARIS, max_tokens=1, n=3).choices) == 3
+    assert len(server.chat(CAPITAL, max_tokens=1, n=3).choices) == 3
 
 
 def test_a_seed_gives_the_same_text_alone_and_among_15_others(server: Server) -> None:

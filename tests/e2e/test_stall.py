@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.serving import MODEL, PARIS, Server
+from tests.e2e.serving import CAPITAL, MODEL, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -36,13 +36,13 @@ def test_a_small_chat_is_not_behind_ten_huge_requests(
         assert answer.status_code in (400, 429, 503), answer.text
         return str(answer.json()["error"]["message"])
 
-    server.chat(PARIS, max_tokens=1)
+    server.chat(CAPITAL, max_tokens=1)
     with ThreadPoolExecutor(10) as pool:
         huge = [pool.submit(send, i) for i in range(10)]
         waits_s: list[float] = []
         while not waits_s or not all(each.done() for each in huge):
             begin = time.monotonic()
-            server.chat(PARIS, max_tokens=1)
+            server.chat(CAPITAL, max_tokens=1)
             waits_s.append(time.monotonic() - begin)
         messages = [each.result() for each in huge]
     assert any(words in message for message in messages), messages

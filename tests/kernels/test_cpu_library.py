@@ -38,8 +38,11 @@ def test_a_wider_instruction_set_multiplies_faster() -> None:
     cpu_library.start(isa=chosen)
     for isa, flops in found.items():  # a slow core makes 1 GHz, and a fast one not a thousand
         assert all(1e9 < each < 1e13 for each in flops.values()), (isa, flops)
-    for isa in {"amx", "avx512_bf16"} & found.keys():
-        assert found[isa]["bfloat16"] > 1.3 * found[isa]["float32"], found
+    # A processor with AMX may multiply bfloat16 in AVX-512 at half the rate of float32, so only the
+    # instruction set that is chosen by itself has to be faster.
+    widest = cpu_library.supported_isas()[0]
+    if widest in ("amx", "avx512_bf16"):
+        assert found[widest]["bfloat16"] > 1.3 * found[widest]["float32"], found
 
 
 def test_what_is_refused() -> None:

@@ -21,7 +21,7 @@ def assert_close(got: RequestOutput, expected: RequestOutput) -> None:
     """The same greedy tokens, and log-probabilities to 1e-5 of their size."""
     for one, other in zip(trace(got), trace(expected), strict=True):
         assert one[0] == other[0]
-        assert one[1] == pytest.approx(other[1], abs=1e-5)
+        assert one[1] == pytest.approx(other[1], rel=1e-5)
         assert [token for token, _ in one[3]] == [token for token, _ in other[3]]
 
 
