@@ -25,7 +25,7 @@ from flaxen.cli.merge import merge
 from flaxen.cli.models.listing import list_command
 from flaxen.cli.models.pull import pull
 from flaxen.cli.models.rm import rm
-from flaxen.cli.parity.command import parity
+from flaxen.cli.parity import parity
 from flaxen.cli.plan.command import plan
 from flaxen.cli.quantize import quantize
 from flaxen.cli.serve.command import serve

@@ -100,7 +100,7 @@ def assert_parity(
     model: Model, params: Params, adapter: Adapter | None = None, **args: Any
 ) -> None:
     """No bit of a log-probability differs between the trainer and any way of the server."""
-    from flaxen.cli.parity.compare import compare
+    from flaxen.parity.compare import compare
     from flaxen.weights.definition import Definition
     from tests.bridges.words import byte_tokenizer
 

@@ -28,7 +28,7 @@ from flaxen.cli.options import (
     StepSizeOptions,
     engine_args,
 )
-from flaxen.cli.parity.command import parity
+from flaxen.cli.parity import parity
 from flaxen.cli.plan.command import plan
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.command import serve

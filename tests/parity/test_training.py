@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from flaxen.cli.parity.compare import compare, differences
 from flaxen.kernels import cpu_library
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.decoder import decoder
+from flaxen.parity.compare import compare, differences
 from flaxen.weights.adapters.adapter import Adapter
 from tests.e2e.tiny_model import CONFIG, write_tiny_model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flaxen.cli.parity.prompts import PROMPTS, check_prompts, own_prompts, prompt_room
+from flaxen.parity.prompts import PROMPTS, check_prompts, own_prompts, prompt_room
 
 
 def encode(text: str) -> list[int]:

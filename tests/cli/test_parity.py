@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from flaxen.cli.main import main
-from flaxen.cli.parity.compare import has_transformers
 from flaxen.kernels import cpu_library
+from flaxen.parity.compare import has_transformers
 from tests.e2e.tiny_model import write_tiny_model
 
 needs_kernels = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")

@@ -1,7 +1,7 @@
 """Computes the log-probabilities of a model in the trainer and in every way of the server, and
 compares the bits.
 
-Deliberately does not know argv, or the output.
+Deliberately does not know argv or the output: `flaxen parity` prints what is found here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.cli.parity.prompts import CHUNK
 from flaxen.data.batch import Batch
 from flaxen.data.encode import TokenSequence
 from flaxen.data.pack import collate, pack
@@ -25,6 +24,7 @@ from flaxen.llm import LLM, LoraLimits
 from flaxen.models.adapters import Adapters, LoraConfig, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
+from flaxen.parity.prompts import CHUNK
 from flaxen.protocol import SamplingParams
 from flaxen.training.lora import initial_adapters
 from flaxen.training.loss import token_logprobs

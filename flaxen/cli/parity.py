@@ -17,11 +17,11 @@ from flaxen.cli.adapters import AdapterOptions
 from flaxen.cli.cpu import Cpu, announce, backend_name
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import ModelArgument, ModelOptions
-from flaxen.cli.parity.prompts import check_prompts, own_prompts, prompt_room
 from flaxen.cli.prompts import read_lines
+from flaxen.parity.prompts import check_prompts, own_prompts, prompt_room
 
 if TYPE_CHECKING:
-    from flaxen.cli.parity.compare import Compared
+    from flaxen.parity.compare import Compared
     from flaxen.weights.checkpoint import Checkpoint
     from flaxen.weights.definition import Definition
 
@@ -87,8 +87,8 @@ def _compare(
 ) -> tuple[list[Compared], Compared | None]:
     """Compares with each way of the server, and with transformers if it is installed."""
     from flaxen.build import open_named
-    from flaxen.cli.parity.compare import compare, contrast, has_transformers
     from flaxen.engine_args import EngineArgs
+    from flaxen.parity.compare import compare, contrast, has_transformers
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.checkpoint import Checkpoint
 

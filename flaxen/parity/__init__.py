@@ -1,0 +1,1 @@
+"""What `flaxen parity` compares: the log-probabilities of the trainer and of the server."""
