@@ -10,7 +10,8 @@ import jax
 from flaxen.benchmark.ideal import CacheLayer, ExpertsCost, ModelCost
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.cache import CacheSpec, Sliding, State
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 
 

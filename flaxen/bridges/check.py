@@ -19,9 +19,10 @@ from flaxen.bridges.finite import check_numbers, without_zeros
 from flaxen.bridges.signature import logits_of
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_attention import PagedBatch, has_pages
-from flaxen.models import attention_impls
+from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import Sliding, attention_only, head_sizes
-from flaxen.models.model import AttentionSpec, Model, Params, ParamSpec
+from flaxen.models.model import AttentionSpec, Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import compute_params, is_spec
 from flaxen.sharding.mesh import without_mesh
 
@@ -166,7 +167,7 @@ def _in_pieces(
 ) -> jax.Array:
     num_pages = -(-len(tokens) // _PAGE)
     cache = tuple(
-        attention_impls.empty_layer(spec, num_pages, _PAGE, dtype, backend=model.backend)
+        layer_cache.empty_layer(spec, num_pages, _PAGE, dtype, backend=model.backend)
         for spec in attention_only(model.cache_specs)
     )
     found, middle = [], len(tokens) // 2

@@ -35,7 +35,8 @@ from flaxen.bridges.traced import (
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models import attention_impls
-from flaxen.models.model import PACKED_ROLES, Matrix, Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import PACKED_ROLES, Matrix, ParamSpec
 from flaxen.sharding.mesh import without_mesh
 
 _PROBE = (1, 16)  # the shape of the trace that examines a definition

@@ -20,7 +20,8 @@ from flaxen.bridges.jaxpr.trace import Trace, abstract, make_trace
 from flaxen.bridges.signature import check_logits, logits_of
 from flaxen.kernels.backend import Backend
 from flaxen.models import attention_impls
-from flaxen.models.model import Attend, Cache, Params, ParamSpec
+from flaxen.models.model import Attend, Cache, Params
+from flaxen.models.param_spec import ParamSpec
 
 # apply(params, tokens[B, T], positions[B, T], None) -> logits[B, T, V]; in training, with a PRNG
 # key instead of None, -> (logits, {collection: its new value})

@@ -20,7 +20,7 @@ from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_attention import PagedBatch, page_axes
-from flaxen.models import attention_impls
+from flaxen.models import attention_impls, layer_cache
 from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import CacheSpec, State, head_sizes
 from flaxen.models.expert_load import expert_load
@@ -30,11 +30,11 @@ from flaxen.models.model import Model, Params
 
 def empty_cache(
     model: Model, groups: tuple[CacheGroup, ...], page_size: int, dtype: jnp.dtype
-) -> tuple[attention_impls.LayerCache, ...]:
+) -> tuple[layer_cache.LayerCache, ...]:
     """Makes the cache: each layer's pages, in the layout of the model's backend, or its states."""
     group_of = {layer: i for i, group in enumerate(groups) for layer in group.layers}
     return tuple(
-        attention_impls.empty_layer(
+        layer_cache.empty_layer(
             spec,
             groups[group_of[layer]].num_pages,
             page_size,

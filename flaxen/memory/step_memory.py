@@ -12,7 +12,8 @@ import jax
 
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.models.layout import param_sharding, vocab_placement
-from flaxen.models.model import Model, ParamSpec
+from flaxen.models.model import Model
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
 

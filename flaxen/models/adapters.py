@@ -15,7 +15,8 @@ import jax
 
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.weight import LinearWeight
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.staging import stack_layers
 

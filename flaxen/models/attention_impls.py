@@ -8,7 +8,6 @@ Deliberately does not know models, nor who runs them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -22,13 +21,12 @@ from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.paged_attention import (
     PagedBatch,
     Pages,
-    empty_cache,
     page_axes,
     paged_attention,
 )
-from flaxen.models.cache import CacheSpec, Paged, State, head_sizes, num_kv_heads
+from flaxen.models.layer_cache import LayerPages, LayerStates
 from flaxen.models.model import Attend, AttentionSpec, Recurrence
-from flaxen.models.sharded_attention import num_page_heads, over_pages, over_segments
+from flaxen.models.sharded_attention import over_pages, over_segments
 from flaxen.recurrences.sequences import Segments
 from flaxen.sharding.placement import Placement
 
@@ -36,7 +34,7 @@ from flaxen.sharding.placement import Placement
 def paged(
     batches: tuple[PagedBatch, ...], backend: Backend, placement: Placement | None = None
 ) -> Attend:
-    """Over one row of tokens [T] that mixes sequences, with a cache made of `empty_layer`.
+    """Attention over one row of tokens [T] that mixes sequences, in caches of `empty_layer`.
 
     Args:
       batches: which token belongs to which sequence and page, for each cache group.
@@ -44,96 +42,6 @@ def paged(
       placement: the mesh that the pages are laid over; None is one device.
     """
     return _Paged(batches=batches, backend=backend, placement=placement)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class LayerPages:
-    """The pages of one layer, and the cache group whose page tables name them."""
-
-    pages: Pages
-    group: int = field(metadata={"static": True})
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class LayerStates:
-    """The states of one layer, a slot for each sequence, and its cache group."""
-
-    states: tuple[jax.Array, ...]  # float32 [slots, ...], one for each shape of the cache spec
-    group: int = field(metadata={"static": True})
-
-
-LayerCache = LayerPages | LayerStates
-
-
-def empty_layer(
-    spec: CacheSpec,
-    num_pages: int,
-    page_size: int,
-    dtype: jnp.dtype,
-    *,
-    group: int = 0,
-    backend: Backend,
-    placement: Placement | None = None,
-) -> LayerCache:
-    """Makes the empty cache of one layer, as `paged` takes it.
-
-    Args:
-      spec: the layer's.
-      num_pages: how many pages, or slots of a State.
-      page_size: tokens.
-      dtype: of keys and values.
-      group: which of the batches has the layer's page table.
-      backend: what will read them.
-      placement: the mesh that they are laid over, within a jit; None is one device.
-
-    Raises:
-      ValueError: a size or dtype that the backend does not have.
-    """
-    if isinstance(spec, State):
-        states = tuple(jnp.zeros((num_pages, *shape), jnp.float32) for shape in spec.shapes)
-        if placement is not None:
-            states = tuple(_laid(each, (None,) * each.ndim, placement) for each in states)
-        return LayerStates(states=states, group=group)
-    num_heads, sizes = num_page_heads(num_kv_heads(spec), placement), head_sizes(spec)
-    pages = empty_cache(
-        *(num_pages, page_size, num_heads, sizes[0], dtype), value_dim=sizes[1], backend=backend
-    )
-    if placement is not None:
-        axes = page_axes(*sizes, backend=backend)
-        pages = jax.tree.map(lambda each: _laid(each, axes, placement), pages)
-    return LayerPages(pages=pages, group=group)
-
-
-def stored_head_dim(spec: Paged, page_size: int, dtype: jnp.dtype, *, backend: Backend) -> int:
-    """The numbers that a head's key takes in the pages, with its value: some kernels pad them.
-
-    Args:
-      spec: the layer's.
-      page_size: tokens.
-      dtype: of keys and values.
-      backend: what will read the pages.
-
-    Raises:
-      ValueError: as in `empty_layer`.
-    """
-    head_dim, value_dim = head_sizes(spec)
-    make = functools.partial(
-        empty_cache, 1, page_size, 1, head_dim, dtype, value_dim=value_dim, backend=backend
-    )
-    num_bytes: int = sum(
-        each.size * each.dtype.itemsize for each in jax.tree.leaves(jax.eval_shape(make))
-    )
-    return -(-num_bytes // (page_size * jnp.dtype(dtype).itemsize))
-
-
-def _laid(x: jax.Array, axes: tuple[str | None, ...], placement: Placement) -> jax.Array:
-    """An array of the pages on a mesh, with one for each pipeline stage if there are several."""
-    if (stages := placement.shape.pipeline) > 1:
-        x, axes = jnp.broadcast_to(x, (stages, *x.shape)), ("stages", *axes)
-    laid: jax.Array = jax.lax.with_sharding_constraint(x, placement.sharding(axes, x.shape))
-    return laid
 
 
 def causal(
@@ -150,7 +58,7 @@ def causal(
 
 
 def whole_prompts(batch: PagedBatch, num_tokens: int, backend: Backend) -> Attend:
-    """Over one row of tokens [T] that are all those of their sequences, without a cache.
+    """Attention over one row of tokens [T], all those of their sequences, without a cache.
 
     Args:
       batch: which token belongs to which sequence; its page table is not read.

@@ -21,17 +21,8 @@ from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.block import LayerConfig
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.part import Routing, Step, vector
-from flaxen.models.model import (
-    LAYER_INPUT,
-    Attend,
-    Cache,
-    InputEmbeds,
-    LayerForward,
-    Matrix,
-    Model,
-    Params,
-    ParamSpec,
-)
+from flaxen.models.model import LAYER_INPUT, Attend, Cache, InputEmbeds, LayerForward, Model, Params
+from flaxen.models.param_spec import Matrix, ParamSpec
 from flaxen.models.rope import rope_tables
 from flaxen.models.rope_config import RopeConfig
 

@@ -22,17 +22,8 @@ from flaxen.models.byte_linear import GeluName, byte_linear
 from flaxen.models.encoder_config import Activation, EncoderConfig
 from flaxen.models.head import apply_head, head_specs
 from flaxen.models.layers.mlp import ACTIVATIONS
-from flaxen.models.model import (
-    LAYER_INPUT,
-    Attend,
-    AttentionSpec,
-    Cache,
-    Init,
-    Matrix,
-    Model,
-    Params,
-    ParamSpec,
-)
+from flaxen.models.model import LAYER_INPUT, Attend, AttentionSpec, Cache, Model, Params
+from flaxen.models.param_spec import Init, Matrix, ParamSpec
 
 _SPEC = AttentionSpec(causal=False)
 _GELUS: Mapping[Activation, GeluName] = {"gelu": "gelu", "gelu_tanh": "gelu_tanh"}

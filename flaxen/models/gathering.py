@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.models.layout import factor_shardings, param_sharding
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
 

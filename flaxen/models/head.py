@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels.backend import Backend
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 
 DenseActivation = Literal["tanh", "relu"]
 _ACTIVATIONS: Mapping[DenseActivation, Callable[[jax.Array], jax.Array]] = {

@@ -16,9 +16,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrices
-from flaxen.models.attention_impls import stored_head_dim
 from flaxen.models.cache import CacheSpec, Latent, State
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.layer_cache import stored_head_dim
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.sharded_attention import num_page_heads
 from flaxen.sharding.placement import Placement

@@ -15,7 +15,8 @@ import numpy as np
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import LinearWeight, pack, unpack
-from flaxen.models.model import Matrix, Params, ParamSpec
+from flaxen.models.model import Params
+from flaxen.models.param_spec import Matrix, ParamSpec
 
 
 def compute_params(specs: Any, params: Params, *, dtype: jnp.dtype, backend: Backend) -> Params:

@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.lora import LoraWeight
 from flaxen.models.attention_impls import Staged, join_rows, split_rows
-from flaxen.models.model import Cache, InputEmbeds, Model, Params, ParamSpec
+from flaxen.models.model import Cache, InputEmbeds, Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
 

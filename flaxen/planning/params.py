@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.models.adapters import matrix_shape
 from flaxen.models.layout import param_sharding, stack_shardings, weight_shardings
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
 from flaxen.tensors.packing.arrays import array_dtype, array_scale_dtype

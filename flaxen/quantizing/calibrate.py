@@ -17,7 +17,8 @@ import numpy as np
 from flaxen.kernels.backend import Backend
 from flaxen.models.attention_impls import causal
 from flaxen.models.config import DecoderConfig
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.quantizing import gptq
 from flaxen.quantizing.observe import observed
 from flaxen.quantizing.schemes import Quantized, Scheme, round_to_nearest

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.models.layout import param_shardings
-from flaxen.models.model import Init, Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import Init, ParamSpec
 from flaxen.models.params import compute_params, is_spec
 from flaxen.training.layout import Layout
 from flaxen.training.trainable import Trainable

@@ -20,7 +20,8 @@ from flaxen.models.adapters import (
     with_adapters,
 )
 from flaxen.models.layout import adapter_shardings
-from flaxen.models.model import Matrix, Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import Matrix, ParamSpec
 from flaxen.training.layout import Layout
 from flaxen.training.trainable import Trainable
 

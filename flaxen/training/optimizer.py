@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import jax
 import optax
 
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 
 OptimizerName = Literal["adamw", "lion", "muon", "sgd"]

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flaxen.models.gathering import gathered, gathered_sharding
-from flaxen.models.model import Model, Params, ParamSpec, logprobs
+from flaxen.models.model import Model, Params, logprobs
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.sharding.placement import Placement
 from flaxen.training.layout import num_batch_parts

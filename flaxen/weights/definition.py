@@ -23,7 +23,8 @@ from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear, QuantizedLinear
 from flaxen.models.layout import param_sharding, param_shardings, weight_shardings
-from flaxen.models.model import Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import compute_params, is_spec, matrices
 from flaxen.sharding.parts import Box, assemble, own_boxes
 from flaxen.sharding.placement import Placement

@@ -25,7 +25,8 @@ from jax.sharding import NamedSharding
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import TILE
 from flaxen.models.layout import param_shardings, weight_shardings
-from flaxen.models.model import Params, ParamSpec
+from flaxen.models.model import Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.sharding.parts import Box, own_boxes
 from flaxen.sharding.placement import Placement
 from flaxen.tensors.packing import layout as layouts

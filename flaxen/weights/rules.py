@@ -30,7 +30,7 @@ from flaxen.families.rules import (
     Step,
     TensorRule,
 )
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from flaxen.tensors.alternating import alternated, strided, strided_rows
 from flaxen.tensors.head_views import by_head, flat_heads
 from flaxen.tensors.tensor import StoredTensor

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flaxen.families.rules import Rules
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.tensors.value_views import in_rows
 from flaxen.weights.rules import Place, SizesOf, file_shape, place_rules, read_tensors

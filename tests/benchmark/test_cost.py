@@ -16,7 +16,7 @@ from flaxen.benchmark.ideal import CacheLayer
 from flaxen.kernels.linear.packed import PackedLinear, pack
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from tests.models.tiny_experts import MODEL as EXPERTS
 
 V, D, F, N, K, H = 48, 32, 64, 2, 1, 16

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.kernels.paged_attention import PagedBatch
-from flaxen.models import attention_impls
+from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model
 
@@ -24,7 +24,7 @@ def paged_scores(
     pages = -(-max(map(len, prompts)) // PAGE)
     num_tokens = sum(map(len, prompts))
     cache: tuple[Any, ...] = tuple(
-        attention_impls.empty_layer(
+        layer_cache.empty_layer(
             spec, len(prompts) * pages, PAGE, jnp.dtype("float32"), backend=model.backend
         )
         for spec in attention_only(model.cache_specs)

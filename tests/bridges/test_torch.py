@@ -19,7 +19,7 @@ from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.paged_attention import PagedBatch
-from flaxen.models import attention_impls
+from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import attention_only
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.definition import Definition
@@ -86,7 +86,7 @@ def test_a_step_is_the_kernel_calls_of_our_decoder(
         model = source.model.on(Backend.CPU)
         params = source.load_params(dtype, backend=Backend.CPU)
         cache = tuple(
-            attention_impls.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
+            layer_cache.empty_layer(spec, 16, 16, dtype, backend=Backend.CPU)
             for spec in attention_only(model.cache_specs)
         )
         one_each = PagedBatch(

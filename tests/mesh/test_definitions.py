@@ -20,7 +20,7 @@ from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
 from flaxen.models.logits import logits
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from flaxen.outputs import RequestOutput
 from flaxen.sharding.placement import Placement
 from flaxen.training.full import full

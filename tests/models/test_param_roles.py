@@ -15,7 +15,8 @@ from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
-from flaxen.models.model import Matrix, Model, ParamSpec
+from flaxen.models.model import Model
+from flaxen.models.param_spec import Matrix, ParamSpec
 from flaxen.models.params import compute_params, is_spec, plain_params
 from flaxen.training.full import full, initial_params
 from flaxen.training.metrics import flops_per_token

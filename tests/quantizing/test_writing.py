@@ -16,7 +16,7 @@ from flaxen.families import find_family
 from flaxen.kernels.backend import Backend
 from flaxen.models.attention_impls import causal
 from flaxen.models.decoder import decoder
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.quantizing.calibrate import Texts, input_sizes, quantize_layers, round_layers
 from flaxen.quantizing.schemes import choose_scheme

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from flaxen.models.model import Matrix, ParamSpec
+from flaxen.models.param_spec import Matrix, ParamSpec
 from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 
 RNG = np.random.default_rng(0)

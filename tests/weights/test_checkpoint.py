@@ -16,7 +16,7 @@ import tokenizers
 from flaxen.hub.resolve import resolve
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
-from flaxen.models.model import ParamSpec
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.rope_config import RopeConfig
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.models.features import features

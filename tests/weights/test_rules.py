@@ -32,7 +32,8 @@ from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import unpack
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
-from flaxen.models.model import Params, ParamSpec
+from flaxen.models.model import Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.tensors.packing.layout import Layout, WeightRows
 from flaxen.tensors.tensor import QuantizedRows, StoredTensor
 from flaxen.tensors.views import in_memory

@@ -22,7 +22,8 @@ from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.models.cache import attention_only
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
-from flaxen.models.model import Matrix, Model, Params, ParamSpec
+from flaxen.models.model import Model, Params
+from flaxen.models.param_spec import Matrix, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.rope_config import RopeConfig
 from flaxen.protocol import ModelInfo

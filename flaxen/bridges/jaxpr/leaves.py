@@ -15,7 +15,8 @@ import numpy as np
 
 from flaxen.bridges.jaxpr.views import view
 from flaxen.kernels.linear import LinearWeight, LoraWeight
-from flaxen.models.model import Params, ParamSpec
+from flaxen.models.model import Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.params import matrices
 
 

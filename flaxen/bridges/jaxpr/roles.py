@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from flaxen.bridges.jaxpr.trace import scan_parts, shape_of
 from flaxen.models.attention import attend_p
-from flaxen.models.model import Role
+from flaxen.models.param_spec import Role
 
 # The origin of an array that varies with the tokens but comes from no parameter.
 _ELSEWHERE, _ONE_HOT = -1, -2

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.kernels.linear import LinearWeight, LoraWeight, unpack
-from flaxen.models.model import Matrix
+from flaxen.models.param_spec import Matrix
 
 Axes = tuple[int, ...]
 

@@ -19,7 +19,8 @@ from flaxen.kernels.linear import linear
 from flaxen.kernels.rms_norm import rms_norm
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.layers.part import FusedNorm, LayerSpecs, Routing, vector, weight
-from flaxen.models.model import Init, Params, ParamSpec
+from flaxen.models.model import Params
+from flaxen.models.param_spec import Init, ParamSpec
 
 _SHARED = "shared_"  # begins the names of the shared experts' parameters, after w_ or b_
 

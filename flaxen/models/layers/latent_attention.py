@@ -23,7 +23,8 @@ from flaxen.kernels.rope import apply_rope
 from flaxen.models.cache import CacheSpec, Latent
 from flaxen.models.layers.norm import Norm
 from flaxen.models.layers.part import FusedNorm, LayerSpecs, Step, bias, weight
-from flaxen.models.model import AttentionSpec, Params, ParamSpec
+from flaxen.models.model import AttentionSpec, Params
+from flaxen.models.param_spec import ParamSpec
 from flaxen.models.rope_config import RopeConfig
 
 

@@ -12,7 +12,8 @@ import jax
 
 from flaxen.kernels.backend import Backend
 from flaxen.models.cache import CacheSpec
-from flaxen.models.model import Attend, Init, Matrix, Params, ParamSpec
+from flaxen.models.model import Attend, Params
+from flaxen.models.param_spec import Init, Matrix, ParamSpec
 from flaxen.models.rope_config import RopeConfig
 
 LayerSpecs = dict[str, ParamSpec]  # the parameters of one layer, or of a part of it, by name

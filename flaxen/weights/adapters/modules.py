@@ -15,7 +15,8 @@ import numpy as np
 from flaxen.families.rules import Interleave, Split, TensorRule, tensor_of
 from flaxen.families.tensors import HF
 from flaxen.models.adapters import LORA_TARGETS, matrices, matrix_shape, target_paths
-from flaxen.models.model import Model, ParamSpec
+from flaxen.models.model import Model
+from flaxen.models.param_spec import ParamSpec
 from flaxen.tensors.views import in_memory
 from flaxen.weights.rules import read_tensors
 
