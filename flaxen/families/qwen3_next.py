@@ -171,6 +171,9 @@ _GGUF_RULES = with_rules(
 )
 
 
+_SIZES = ("ssm.inner_size", "ssm.state_size", "ssm.time_step_rank")
+
+
 def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that llama.cpp fixes, or that follow from those of the metadata.
 
@@ -183,8 +186,13 @@ def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
             f"metadata qwen3next.ssm.inner_size = {fields['inner_size']} is not supported: it must "
             f"be ssm.time_step_rank times ssm.state_size, {size * num_heads}"
         )
-    recurrent = fields.get("recurrent_layers")
-    kinds = ["linear_attention" if each else "full_attention" for each in recurrent or ()]
+    recurrent = fields.get("recurrent_layers", [])
+    if not isinstance(recurrent, list):
+        raise ValueError(
+            f"metadata qwen3next.attention.recurrent_layers = {recurrent!r} is not supported: only "
+            "a list with a truth value for each layer is"
+        )
+    kinds = ["linear_attention" if each else "full_attention" for each in recurrent]
     return {
         "linear_value_head_dim": size,
         "norm_topk_prob": True,
@@ -243,7 +251,7 @@ FAMILY = Family(
     },
     gguf_share="partial_rotary_factor",
     gguf_lists=("attention.recurrent_layers",),
-    gguf_required=(*GGUF_REQUIRED, "expert_count", "ssm.inner_size", "ssm.time_step_rank"),
+    gguf_required=(*GGUF_REQUIRED, "expert_count", *_SIZES),
     gguf_implied=_implied,
     gguf_keys=_keys,
     gguf_biases=(),

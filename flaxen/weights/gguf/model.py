@@ -6,6 +6,7 @@ they matter. Deliberately does not know families, which read the fields.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ _LAYER_NORM = "attention.layer_norm_epsilon"
 _RMS_NORM = "attention.layer_norm_rms_epsilon"
 _PARTIAL = "rope.dimension_count"  # the numbers of a head that are rotated
 _PATTERN = "attention.sliding_window_pattern"  # a list, or the number of layers that repeat
+_WHOLE = ("block_count", "attention.key_length", _PARTIAL)
 _READ_APART = {
     "attention.value_length", _PARTIAL, _PATTERN, "rope.scaling.type", "rope.scaling.factor",
     "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast",
@@ -122,13 +124,7 @@ def config_fields(file: GgufFile, family: Family) -> dict[str, Any]:
         for key, value in own.items()
         if key in known
     }
-    for key in (
-        *family.gguf_required,
-        _LAYER_NORM if _LAYER_NORM in family.gguf_fields else _RMS_NORM,
-    ):
-        value = values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"metadata {prefix}{key} must be a number above 0, got {value!r}")
+    _check_numbers(prefix, own, values, family)
     fields: dict[str, Any] = {known[key]: value for key, value in values.items()}
     if "token_embd.weight" in file.tensors:
         fields.setdefault("vocab_size", file.tensors["token_embd.weight"].shape[0])
@@ -145,6 +141,30 @@ def config_fields(file: GgufFile, family: Family) -> dict[str, Any]:
     fields |= {field: end in ends for field, end in family.gguf_flags.items()}
     fields["rope_scaling"] = _rope_scaling(file, prefix, own, fields)
     return {**fields, **family.gguf_implied(fields)}
+
+
+def _check_numbers(
+    prefix: str, own: Mapping[str, Any], values: Mapping[str, Any], family: Family
+) -> None:
+    """Refuses values that this module computes with, if they are not numbers above 0.
+
+    The others are checked as the fields of config.json that they become.
+    """
+    norm = _LAYER_NORM if _LAYER_NORM in family.gguf_fields else _RMS_NORM
+    for key in (*family.gguf_required, norm):
+        value = values.get(key)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
+            raise ValueError(f"metadata {prefix}{key} must be a number above 0, got {value!r}")
+    for key in _WHOLE:
+        value = own.get(key, 1)
+        if type(value) is not int or value < 1:
+            raise ValueError(
+                f"metadata {prefix}{key} must be a whole number above 0, got {value!r}"
+            )
 
 
 def _num_extra_layers(prefix: str, values: Mapping[str, Any]) -> int:

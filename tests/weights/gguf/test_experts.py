@@ -217,3 +217,19 @@ def test_what_is_refused(tmp_path: Path, name: str, changes: dict[str, Any], mes
     path = write_gguf(tmp_path / "m.gguf", {**tiny.metadata, **changes}, tiny.tensors)
     with pytest.raises(ValueError, match=message):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("attention.recurrent_layers", True, "recurrent_layers = True is not supported: only a"),
+        ("ssm.state_size", 0, "qwen3next.ssm.state_size must be a number above 0, got 0"),
+    ],
+)
+def test_metadata_of_states_is_checked(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    tiny = Tiny("qwen3_next")
+    metadata = {**tiny.metadata, f"qwen3next.{key}": value}
+    with pytest.raises(ValueError, match=message):
+        open_checkpoint(write_gguf(tmp_path / "m.gguf", metadata, tiny.tensors))

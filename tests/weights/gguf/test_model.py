@@ -100,6 +100,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"llama.embedding_length": None}, "llama.embedding_length must be a number above 0, got None"),
     ({"llama.feed_forward_length": 0}, "llama.feed_forward_length must be a number above 0, got 0"),
     ({"llama.block_count": True}, "llama.block_count must be a number above 0, got True"),
+    ({"llama.block_count": 2.5}, "llama.block_count must be a whole number above 0, got 2.5"),
+    (
+        {"llama.embedding_length": np.inf},
+        "llama.embedding_length must be a number above 0, got inf",
+    ),
+    ({"llama.attention.key_length": "8"}, "key_length must be a whole number above 0, got '8'"),
+    ({"llama.rope.dimension_count": 0}, "dimension_count must be a whole number above 0, got 0"),
     ({"llama.context_length": None}, "llama.context_length must be a number above 0"),
     ({"llama.attention.head_count": "4"}, "head_count must be a number above 0, got '4'"),
     ({"llama.attention.layer_norm_rms_epsilon": None}, "rms_epsilon must be a number above 0"),
