@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flaxen.families import hf
-from flaxen.families.encoder_family import (
-    EncoderFamily,
-    activation,
-    check_encoder,
-    norm_eps,
-)
+from flaxen.families.encoder_family import EncoderFamily, activation, check_encoder, norm_eps
+from flaxen.families.hf_values import whole
 from flaxen.families.rules import Rules, as_is, matrix
 from flaxen.models.encoder_config import EncoderConfig
 from flaxen.models.head import HeadConfig
@@ -50,15 +46,15 @@ def config_from_hf(fields: Mapping[str, Any]) -> EncoderConfig:
     """
     check_encoder(fields)
     return EncoderConfig(
-        vocab_size=hf.whole(fields, "vocab_size"),
-        model_dim=hf.whole(fields, "hidden_size"),
-        mlp_dim=hf.whole(fields, "intermediate_size"),
+        vocab_size=whole(fields, "vocab_size"),
+        model_dim=whole(fields, "hidden_size"),
+        mlp_dim=whole(fields, "intermediate_size"),
         num_layers=hf.num_layers(fields),
-        num_heads=hf.whole(fields, "num_attention_heads"),
+        num_heads=whole(fields, "num_attention_heads"),
         norm_eps=norm_eps(fields, 1e-12),
         activation=activation(fields, "hidden_act"),
-        max_position=hf.whole(fields, "max_position_embeddings"),
-        num_token_types=hf.whole(fields, "type_vocab_size", default=2),
+        max_position=whole(fields, "max_position_embeddings"),
+        num_token_types=whole(fields, "type_vocab_size", default=2),
     )
 
 

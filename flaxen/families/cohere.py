@@ -11,6 +11,7 @@ from flaxen.families import hf, hf_layers, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import FULL, SLIDING
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import positive
 from flaxen.models.config import DecoderConfig
 
 
@@ -32,7 +33,7 @@ def cohere2_config(fields: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _config(fields: Mapping[str, Any], theta: float, refused: tuple[str, ...]) -> DecoderConfig:
-    theta = hf.positive(fields, "rope_theta", theta)
+    theta = positive(fields, "rope_theta", theta)
     return hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={
@@ -42,7 +43,7 @@ def _config(fields: Mapping[str, Any], theta: float, refused: tuple[str, ...]) -
         mlp={"activation": hf.activation(fields, "hidden_act", "silu")},
         norm=hf.layer_norm(fields, "layer_norm_eps", bias=False),
         layer={"order": "parallel"},
-        logit_scale=hf.positive(fields, "logit_scale", 0.0625),
+        logit_scale=positive(fields, "logit_scale", 0.0625),
         reads=("hidden_act", "logit_scale"),
         refused=("mlp_bias", *refused),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf, latent_gguf, latent_tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import positive, require_present, whole
 from flaxen.families.latent_fields import latent_config, latent_fields
 from flaxen.families.rules import with_rules
 from flaxen.models.config import DecoderConfig
@@ -25,22 +26,22 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_experts_per_tok", "n_routed_experts", "moe_intermediate_size")
+    require_present(fields, "num_experts_per_tok", "n_routed_experts", "moe_intermediate_size")
     expert_fields.check_null(fields, ("mlp_bias", "norm_topk_prob"))
     if fields.get("scoring_func") not in (None, "softmax"):
         raise ValueError(
             f"scoring_func = {fields['scoring_func']!r} is not supported in DeepSeek V2, whose "
             "experts are chosen by a softmax: is this a DeepseekV3ForCausalLM?"
         )
-    mlp_dim = hf.whole(fields, "moe_intermediate_size")
+    mlp_dim = whole(fields, "moe_intermediate_size")
     experts = Experts(
-        num_experts=hf.whole(fields, "n_routed_experts"),
+        num_experts=whole(fields, "n_routed_experts"),
         mlp_dim=mlp_dim,
         routing=_routing(fields),
-        shared=DenseMlp(mlp_dim=mlp_dim * hf.whole(fields, "n_shared_experts", default=2)),
+        shared=DenseMlp(mlp_dim=mlp_dim * whole(fields, "n_shared_experts", default=2)),
     )
     config = latent_config(fields, reads=("n_routed_experts",))
-    step = hf.whole(fields, "moe_layer_freq", default=1)
+    step = whole(fields, "moe_layer_freq", default=1)
     is_late = expert_fields.first_dense({"first_k_dense_replace": 0, **fields})
     return expert_fields.with_experts(
         config, experts, lambda number: is_late(number) and number % step == 0
@@ -56,11 +57,11 @@ def _routing(fields: Mapping[str, Any]) -> RoutingSpec:
         )
     has_groups = method == "group_limited_greedy"
     return RoutingSpec(
-        k=hf.whole(fields, "num_experts_per_tok"),
+        k=whole(fields, "num_experts_per_tok"),
         normalize=False,
-        scale=hf.positive(fields, "routed_scaling_factor", 1.0),
-        num_groups=hf.whole(fields, "n_group") if has_groups else 1,
-        groups_used=hf.whole(fields, "topk_group") if has_groups else 1,
+        scale=positive(fields, "routed_scaling_factor", 1.0),
+        num_groups=whole(fields, "n_group") if has_groups else 1,
+        groups_used=whole(fields, "topk_group") if has_groups else 1,
     )
 
 

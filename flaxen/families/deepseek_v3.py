@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxen.families import expert_fields, expert_tensors, hf, latent_gguf, latent_tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, require_present, whole
 from flaxen.families.latent_fields import latent_config, latent_fields
 from flaxen.families.rules import with_rules
 from flaxen.models.config import DecoderConfig
@@ -23,15 +24,15 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "n_routed_experts", "moe_intermediate_size", "num_experts_per_tok")
+    require_present(fields, "n_routed_experts", "moe_intermediate_size", "num_experts_per_tok")
     if fields.get("scoring_func") not in (None, "sigmoid"):
         raise ValueError(
             f"scoring_func = {fields['scoring_func']!r} is not supported in DeepSeek V3, whose "
             "experts are chosen by a sigmoid: is this a DeepseekV2ForCausalLM?"
         )
-    interleaved = fields.get("rope_interleave") is None or hf.flag(fields, "rope_interleave")
+    interleaved = fields.get("rope_interleave") is None or flag(fields, "rope_interleave")
     config = latent_config(fields, interleaved=interleaved, reads=("n_routed_experts",))
-    step = hf.whole(fields, "moe_layer_freq", default=1)
+    step = whole(fields, "moe_layer_freq", default=1)
     is_late = expert_fields.first_dense(fields)
     return expert_fields.with_experts(
         config,

@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf
 from flaxen.families.encoder_family import EncoderFamily, activation, check_encoder
+from flaxen.families.hf_values import whole
 from flaxen.families.rules import as_is, matrix
 from flaxen.models.encoder_config import EncoderConfig
 from flaxen.models.head import HeadConfig
@@ -23,14 +24,14 @@ def config_from_hf(fields: Mapping[str, Any]) -> EncoderConfig:
     """
     check_encoder(fields, harmless=("sinusoidal_pos_embds",))
     return EncoderConfig(
-        vocab_size=hf.whole(fields, "vocab_size"),
-        model_dim=hf.whole(fields, "dim"),
-        mlp_dim=hf.whole(fields, "hidden_dim"),
+        vocab_size=whole(fields, "vocab_size"),
+        model_dim=whole(fields, "dim"),
+        mlp_dim=whole(fields, "hidden_dim"),
         num_layers=_num_layers(fields),
-        num_heads=hf.whole(fields, "n_heads"),
+        num_heads=whole(fields, "n_heads"),
         norm_eps=1e-12,
         activation=activation(fields, "activation"),
-        max_position=hf.whole(fields, "max_position_embeddings"),
+        max_position=whole(fields, "max_position_embeddings"),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flaxen.families import hf
+from flaxen.families.hf_values import whole
 from flaxen.families.rules import Rules
 from flaxen.models.encoder_config import Activation, EncoderConfig
 from flaxen.models.head import HeadConfig
@@ -74,7 +74,7 @@ def num_labels(fields: Mapping[str, Any]) -> int:
     """
     labels = fields.get("id2label")
     if labels is None:
-        return hf.whole(fields, "num_labels", default=2)
+        return whole(fields, "num_labels", default=2)
     if not isinstance(labels, dict) or not labels:
         raise ValueError(f"id2label must name each label by its number, got {labels!r}")
     return len(labels)

@@ -10,6 +10,7 @@ from typing import Any
 from flaxen.families import hf, hf_layers, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import FULL, SLIDING
+from flaxen.families.hf_values import require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 
@@ -22,7 +23,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "sliding_window", "rms_norm_eps")
+    require_present(fields, "num_key_value_heads", "sliding_window", "rms_norm_eps")
     config = hf.decoder_config(
         fields,
         attention={"qk_norm": QkNorm(norm=hf.rms_norm(fields))},
@@ -39,7 +40,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
             )
         return config
     kinds = hf_layers.layer_kinds(fields, pattern=4)
-    window = hf.whole(fields, "sliding_window")
+    window = whole(fields, "sliding_window")
     return hf_layers.with_kinds(config, kinds, {FULL: {"rope": None}, SLIDING: {"window": window}})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import hf
+from flaxen.families.hf_values import flag, natural, positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.mlp import DenseMlp
@@ -38,7 +39,7 @@ def sparse_steps(fields: Mapping[str, Any]) -> Callable[[int], bool]:
     Raises:
       ValueError: mlp_only_layers is no list of numbers.
     """
-    step = hf.whole(fields, "decoder_sparse_step", default=1)
+    step = whole(fields, "decoder_sparse_step", default=1)
     dense = numbers(fields, "mlp_only_layers")
     return lambda number: number not in dense and (number + 1) % step == 0
 
@@ -68,7 +69,7 @@ def first_dense(
     Raises:
       ValueError: it is missing or no whole number.
     """
-    count = hf.natural(fields, name)
+    count = natural(fields, name)
     return lambda number: number >= count
 
 
@@ -78,16 +79,16 @@ def grouped_sigmoid(fields: Mapping[str, Any]) -> RoutingSpec:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group")
+    require_present(fields, "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group")
     return RoutingSpec(
-        k=hf.whole(fields, "num_experts_per_tok"),
+        k=whole(fields, "num_experts_per_tok"),
         score="sigmoid",
-        normalize=hf.flag(fields, "norm_topk_prob"),
+        normalize=flag(fields, "norm_topk_prob"),
         epsilon=1e-20,
-        scale=hf.positive(fields, "routed_scaling_factor"),
-        num_groups=hf.whole(fields, "n_group", default=1),
-        groups_used=hf.whole(fields, "topk_group", default=1),
-        group_best=2 if hf.whole(fields, "n_group", default=1) > 1 else 1,
+        scale=positive(fields, "routed_scaling_factor"),
+        num_groups=whole(fields, "n_group", default=1),
+        groups_used=whole(fields, "topk_group", default=1),
+        group_best=2 if whole(fields, "n_group", default=1) > 1 else 1,
     )
 
 
@@ -97,10 +98,10 @@ def grouped_experts(fields: Mapping[str, Any]) -> Experts:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    mlp_dim = hf.whole(fields, "moe_intermediate_size")
-    num_shared = hf.whole(fields, "n_shared_experts", default=1)
+    mlp_dim = whole(fields, "moe_intermediate_size")
+    num_shared = whole(fields, "n_shared_experts", default=1)
     return Experts(
-        num_experts=hf.whole(fields, "n_routed_experts"),
+        num_experts=whole(fields, "n_routed_experts"),
         mlp_dim=mlp_dim,
         routing=grouped_sigmoid(fields),
         selection_bias=True,

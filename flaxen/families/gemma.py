@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import require_present, whole
 from flaxen.models.config import DecoderConfig
 
 
@@ -16,13 +17,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "head_dim", "num_key_value_heads")
+    require_present(fields, "head_dim", "num_key_value_heads")
     return hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={"biases": hf.attention_biases(fields)},
         mlp={"activation": _activation(fields)},
         norm=hf.rms_norm(fields, one_plus=True),
-        embed_scale=hf.whole(fields, "hidden_size") ** 0.5,
+        embed_scale=whole(fields, "hidden_size") ** 0.5,
         reads=("hidden_act", "hidden_activation"),
         refused=("mlp_bias", "sliding_window", "layer_types"),
     )

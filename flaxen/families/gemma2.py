@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.families import hf, hf_layers, hf_values, tensors
+from flaxen.families import hf, hf_layers, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import SLIDING
+from flaxen.families.hf_values import optional, positive, query_scalar, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 
@@ -20,21 +21,21 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "head_dim", "num_key_value_heads", "query_pre_attn_scalar",
-                       "attn_logit_softcapping", "final_logit_softcapping")  # fmt: skip
+    require_present(fields, "head_dim", "num_key_value_heads", "query_pre_attn_scalar",
+                    "attn_logit_softcapping", "final_logit_softcapping")  # fmt: skip
     kinds = hf_layers.layer_kinds(fields, pattern=2)
     config = hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={
             "biases": hf.attention_biases(fields),
-            "scale": hf.positive(fields, "query_pre_attn_scalar") ** -0.5,
-            "softcap": hf_values.optional(fields, "attn_logit_softcapping"),
+            "scale": positive(fields, "query_pre_attn_scalar") ** -0.5,
+            "softcap": optional(fields, "attn_logit_softcapping"),
         },
         mlp={"activation": hf.activation(fields, "hidden_activation", "gelu_pytorch_tanh")},
         norm=hf.rms_norm(fields, one_plus=True),
         layer={"order": "sandwich"},
-        embed_scale=hf.whole(fields, "hidden_size") ** 0.5,
-        logit_softcap=hf_values.optional(fields, "final_logit_softcapping"),
+        embed_scale=whole(fields, "hidden_size") ** 0.5,
+        logit_softcap=optional(fields, "final_logit_softcapping"),
         reads=("hidden_act", "hidden_activation", "attn_logit_softcapping",
                "final_logit_softcapping"),
         refused=("mlp_bias",),
@@ -52,7 +53,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         **hf_layers.kind_fields(config),
         "hidden_activation": fields["hidden_act"],
         "attention_bias": hf.has_bias(config, "wq"),
-        "query_pre_attn_scalar": hf_values.query_scalar(mixer.scale, mixer.head_dim),
+        "query_pre_attn_scalar": query_scalar(mixer.scale, mixer.head_dim),
         "attn_logit_softcapping": mixer.softcap,
         "final_logit_softcapping": config.logit_softcap,
     }

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flaxen.families import hf, hf_layers, hf_values, tensors
+from flaxen.families import hf, hf_layers, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import FULL, SLIDING
 from flaxen.families.hf_rope import rope_fields
+from flaxen.families.hf_values import optional, positive, query_scalar, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
 from flaxen.models.rope_config import RopeConfig
@@ -24,22 +25,22 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "head_dim", "num_key_value_heads", "query_pre_attn_scalar")
+    require_present(fields, "head_dim", "num_key_value_heads", "query_pre_attn_scalar")
     kinds = hf_layers.layer_kinds(fields, pattern=6)
     norm, ropes = hf.rms_norm(fields, one_plus=True), _ropes(fields)
     config = hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={
             "biases": hf.attention_biases(fields),
-            "scale": hf.positive(fields, "query_pre_attn_scalar") ** -0.5,
+            "scale": positive(fields, "query_pre_attn_scalar") ** -0.5,
             "qk_norm": QkNorm(norm=norm),
             "rope": ropes[FULL],
         },
         mlp={"activation": hf.activation(fields, "hidden_activation", "gelu_pytorch_tanh")},
         norm=norm,
         layer={"order": "sandwich"},
-        embed_scale=hf.whole(fields, "hidden_size") ** 0.5,
-        logit_softcap=hf_values.optional(fields, "final_logit_softcapping"),
+        embed_scale=whole(fields, "hidden_size") ** 0.5,
+        logit_softcap=optional(fields, "final_logit_softcapping"),
         reads=("hidden_act", "hidden_activation", "final_logit_softcapping"),
         refused=("mlp_bias",),
     )
@@ -53,8 +54,8 @@ def _ropes(fields: Mapping[str, Any]) -> dict[str, RopeConfig]:
     nested = hf_layers.ropes(fields, _THETAS)
     if nested is not None:
         return nested
-    local = hf.positive(fields, "rope_local_base_freq", _THETAS[SLIDING])
-    theta = hf.positive(fields, "rope_theta", _THETAS[FULL])
+    local = positive(fields, "rope_local_base_freq", _THETAS[SLIDING])
+    theta = positive(fields, "rope_theta", _THETAS[FULL])
     return {
         FULL: hf_layers.kind_rope({**fields, "rope_theta": theta}),
         SLIDING: RopeConfig(theta=local),
@@ -75,7 +76,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         **rope,
         "hidden_activation": fields["hidden_act"],
         "attention_bias": hf.has_bias(config, "wq"),
-        "query_pre_attn_scalar": hf_values.query_scalar(mixer.scale, mixer.head_dim),
+        "query_pre_attn_scalar": query_scalar(mixer.scale, mixer.head_dim),
         "final_logit_softcapping": config.logit_softcap,
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag, require_present
 from flaxen.families.rules import as_is, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.block import Order
@@ -30,8 +31,8 @@ def glm4_config(fields: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _config(fields: Mapping[str, Any], order: Order) -> DecoderConfig:
-    hf.require_present(fields, "head_dim", "num_key_value_heads", "attention_bias", "rms_norm_eps")
-    has_biases = hf.flag(fields, "attention_bias")
+    require_present(fields, "head_dim", "num_key_value_heads", "attention_bias", "rms_norm_eps")
+    has_biases = flag(fields, "attention_bias")
     return hf.decoder_config(
         fields,
         attention={

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag, require_present
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
 
@@ -18,13 +19,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm", "rms_norm_eps")
-    has_norms = hf.flag(fields, "use_qk_norm")
+    require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm", "rms_norm_eps")
+    has_norms = flag(fields, "use_qk_norm")
     config = hf.decoder_config(
         fields,
         attention={
             "rope": rope_config(fields, default_partial=0.5),
-            "biases": ("wq", "wk", "wv") if hf.flag(fields, "attention_bias") else (),
+            "biases": ("wq", "wk", "wv") if flag(fields, "attention_bias") else (),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields)) if has_norms else None,
         },
         reads=("n_routed_experts", "num_local_experts", "partial_rotary_factor"),

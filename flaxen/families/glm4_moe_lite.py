@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from flaxen.families import deepseek_v3, expert_fields, hf
+from flaxen.families import deepseek_v3, expert_fields
+from flaxen.families.hf_values import flag
 from flaxen.families.latent_fields import latent_config
 from flaxen.models.config import DecoderConfig
 
@@ -19,7 +20,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    interleaved = fields.get("rope_interleave") is None or hf.flag(fields, "rope_interleave")
+    interleaved = fields.get("rope_interleave") is None or flag(fields, "rope_interleave")
     config = latent_config(
         fields, interleaved=interleaved, reads=("n_routed_experts", "num_local_experts")
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, whole
 from flaxen.families.rules import Rules, Split, TensorRule, as_is
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
@@ -54,9 +55,9 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    shared = {usual: hf.whole(fields, name) for name, usual in _NAMES.items()}
-    shared["intermediate_size"] = hf.whole(fields, "n_inner", default=4 * shared["hidden_size"])
-    is_scaled = hf.flag({"scale_attn_weights": True, **fields}, "scale_attn_weights")
+    shared = {usual: whole(fields, name) for name, usual in _NAMES.items()}
+    shared["intermediate_size"] = whole(fields, "n_inner", default=4 * shared["hidden_size"])
+    is_scaled = flag({"scale_attn_weights": True, **fields}, "scale_attn_weights")
     scale = None if is_scaled else 1.0
     config = hf.decoder_config(
         {"tie_word_embeddings": True, **fields, **shared},
@@ -73,11 +74,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         norm=hf.layer_norm(fields, "layer_norm_epsilon", bias=True),
         learned_positions=True,
     )
-    if not hf.flag(fields, "scale_attn_by_inverse_layer_idx"):
+    if not flag(fields, "scale_attn_by_inverse_layer_idx"):
         return config
     mixer = hf.first(config, Attention)
-    whole = mixer.head_dim**-0.5 if scale is None else scale
-    scales = [scale, *(whole / number for number in range(2, len(config.layers) + 1))]
+    base = mixer.head_dim**-0.5 if scale is None else scale
+    scales = [scale, *(base / number for number in range(2, len(config.layers) + 1))]
     return config.with_layers(
         lambda number, layer: replace(layer, mixer=replace(mixer, scale=scales[number]))
     )

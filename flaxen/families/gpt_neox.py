@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag
 from flaxen.families.rules import Split, TensorRule, renamed, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.mlp import DenseMlp
@@ -50,8 +51,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     rope = rope_config(
         {**fields, "rope_theta": theta}, default_partial=0.25, partial_name="rotary_pct"
     )
-    has_biases = hf.flag({"attention_bias": True, **fields}, "attention_bias")
-    is_parallel = hf.flag({"use_parallel_residual": True, **fields}, "use_parallel_residual")
+    has_biases = flag({"attention_bias": True, **fields}, "attention_bias")
+    is_parallel = flag({"use_parallel_residual": True, **fields}, "use_parallel_residual")
     return hf.decoder_config(
         {**fields, "num_key_value_heads": None},
         attention={

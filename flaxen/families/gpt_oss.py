@@ -9,6 +9,7 @@ from flaxen.expert_kernels.experts import ExpertsSpec, Gate
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf, hf_layers
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 
@@ -22,16 +23,16 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "sliding_window", "rms_norm_eps")
+    require_present(fields, "num_key_value_heads", "head_dim", "sliding_window", "rms_norm_eps")
     if fields.get("rope_scaling") is None and fields.get("rope_parameters") is None:
         raise ValueError(
             "the configuration has no rope_scaling, where versions of transformers take YaRN or no "
             f"scaling: add it, {_NO_SCALING} for none"
         )
     kinds = hf_layers.layer_kinds(fields, pattern=2)
-    has_biases = fields.get("attention_bias") is None or hf.flag(fields, "attention_bias")
+    has_biases = fields.get("attention_bias") is None or flag(fields, "attention_bias")
     config = hf.decoder_config(
-        {**fields, "rope_theta": hf.positive(fields, "rope_theta", 150_000.0)},
+        {**fields, "rope_theta": positive(fields, "rope_theta", 150_000.0)},
         attention={"biases": _BIASES if has_biases else (), "has_sinks": True},
         # The windows are those of the kinds of layers alone.
         windows=hf.layer_windows({**fields, "use_sliding_window": True, "layer_types": kinds}),
@@ -39,14 +40,14 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         refused=("mlp_bias", "use_sliding_window"),
     )
     gate = Gate(
-        alpha=hf.positive(fields, "swiglu_alpha", 1.702),
-        limit=hf.positive(fields, "swiglu_limit", 7.0),
+        alpha=positive(fields, "swiglu_alpha", 1.702),
+        limit=positive(fields, "swiglu_limit", 7.0),
         offset=1.0,
     )
     experts = Experts(
-        num_experts=hf.whole(fields, "num_local_experts"),
-        mlp_dim=hf.whole(fields, "intermediate_size"),
-        routing=RoutingSpec(k=hf.whole(fields, "num_experts_per_tok")),
+        num_experts=whole(fields, "num_local_experts"),
+        mlp_dim=whole(fields, "intermediate_size"),
+        routing=RoutingSpec(k=whole(fields, "num_experts_per_tok")),
         spec=ExpertsSpec(gate=gate),
         has_biases=True,
         router_bias=True,

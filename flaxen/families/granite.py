@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, hf_values, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, positive
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 
@@ -17,20 +18,20 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    mlp_has = hf.flag(fields, "mlp_bias")
+    mlp_has = flag(fields, "mlp_bias")
     return hf.decoder_config(
         fields,
         attention={
             "biases": hf.attention_biases(fields),
-            "scale": hf.positive(fields, "attention_multiplier", 1.0),
+            "scale": positive(fields, "attention_multiplier", 1.0),
         },
         mlp={
             "activation": hf.activation(fields, "hidden_act", "silu"),
             "biases": ("w_gate", "w_up", "w_down") if mlp_has else (),
         },
-        layer={"residual_scale": hf.positive(fields, "residual_multiplier", 1.0)},
-        embed_scale=hf.positive(fields, "embedding_multiplier", 1.0),
-        logit_scale=1 / hf.positive(fields, "logits_scaling", 1.0),
+        layer={"residual_scale": positive(fields, "residual_multiplier", 1.0)},
+        embed_scale=positive(fields, "embedding_multiplier", 1.0),
+        logit_scale=1 / positive(fields, "logits_scaling", 1.0),
         reads=("hidden_act", "attention_multiplier", "residual_multiplier",
                "embedding_multiplier", "logits_scaling"),
         refused=("sliding_window", "layer_types"),

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, granite, hf, mamba2, state_fields
 from flaxen.families.family import GGUF_REQUIRED, Family
+from flaxen.families.hf_values import flag, positive, require_present, whole
 from flaxen.families.rules import Split, TensorRule, matrix, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
@@ -29,19 +30,19 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     # The number of experts is 8 where it is missing.
-    hf.require_present(fields, "num_local_experts", "position_embedding_type")
+    require_present(fields, "num_local_experts", "position_embedding_type")
     positions = fields["position_embedding_type"]
     if positions not in (None, "rope", "nope"):
         raise ValueError(f"position_embedding_type must be rope, nope or null, got {positions!r}")
-    embed, residual, logits, attention = (hf.positive(fields, each, 1.0) for each in _SCALARS)
-    has_biases = hf.flag(fields, "attention_bias")
+    embed, residual, logits, attention = (positive(fields, each, 1.0) for each in _SCALARS)
+    has_biases = flag(fields, "attention_bias")
     own: dict[str, Any] = {"scale": attention}
     if positions != "rope":
         own["rope"] = None
     config = hf.decoder_config(
         fields,
         attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else (), **own},
-        mlp={"mlp_dim": hf.whole(fields, "shared_intermediate_size")},
+        mlp={"mlp_dim": whole(fields, "shared_intermediate_size")},
         layer={"residual_scale": residual},
         embed_scale=embed,
         logit_scale=1 / logits,
@@ -54,30 +55,30 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     if not fields["num_local_experts"]:
         return config
     experts = Experts(
-        num_experts=hf.whole(fields, "num_local_experts"),
-        mlp_dim=hf.whole(fields, "intermediate_size"),
-        routing=RoutingSpec(k=hf.whole(fields, "num_experts_per_tok")),
-        shared=DenseMlp(mlp_dim=hf.whole(fields, "shared_intermediate_size")),
+        num_experts=whole(fields, "num_local_experts"),
+        mlp_dim=whole(fields, "intermediate_size"),
+        routing=RoutingSpec(k=whole(fields, "num_experts_per_tok")),
+        shared=DenseMlp(mlp_dim=whole(fields, "shared_intermediate_size")),
     )
     return expert_fields.with_experts(config, experts)
 
 
 def _mixer(fields: Mapping[str, Any]) -> Mamba2:
-    num_heads = hf.whole(fields, "mamba_n_heads", default=128)
-    width = hf.whole(fields, "mamba_expand", default=2) * hf.whole(fields, "hidden_size")
+    num_heads = whole(fields, "mamba_n_heads", default=128)
+    width = whole(fields, "mamba_expand", default=2) * whole(fields, "hidden_size")
     head_dim = fields.get("mamba_d_head")
     mixer = Mamba2(
         num_heads=num_heads,
         head_dim=width // num_heads
         if head_dim in (None, "auto")
-        else hf.whole(fields, "mamba_d_head"),
-        num_groups=hf.whole(fields, "mamba_n_groups", default=1),
-        state_dim=hf.whole(fields, "mamba_d_state", default=256),
-        num_taps=hf.whole(fields, "mamba_d_conv", default=4),
+        else whole(fields, "mamba_d_head"),
+        num_groups=whole(fields, "mamba_n_groups", default=1),
+        state_dim=whole(fields, "mamba_d_state", default=256),
+        num_taps=whole(fields, "mamba_d_conv", default=4),
         norm_eps=hf.rms_norm(fields).eps,
         dt_limit=state_fields.limits(fields, "time_step_limit"),
-        has_conv_bias=hf.flag({"mamba_conv_bias": True, **fields}, "mamba_conv_bias"),
-        has_bias=hf.flag(fields, "mamba_proj_bias"),
+        has_conv_bias=flag({"mamba_conv_bias": True, **fields}, "mamba_conv_bias"),
+        has_bias=flag(fields, "mamba_proj_bias"),
     )
     mamba2.check_width(mixer, width)
     return mixer

@@ -11,6 +11,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, granite, hf
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.experts import Experts
@@ -30,28 +31,26 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, *_MULTIPLIERS)
-    has_biases = hf.flag(fields, "attention_bias")
+    require_present(fields, *_MULTIPLIERS)
+    has_biases = flag(fields, "attention_bias")
     config = hf.decoder_config(
         fields,
         attention={
             "biases": ("wq", "wk", "wv", "wo") if has_biases else (),
-            "scale": hf.positive(fields, "attention_multiplier"),
+            "scale": positive(fields, "attention_multiplier"),
         },
-        layer={"residual_scale": hf.positive(fields, "residual_multiplier")},
+        layer={"residual_scale": positive(fields, "residual_multiplier")},
         reads=("num_local_experts", *_MULTIPLIERS),
         refused=("mlp_bias", "sliding_window", "use_sliding_window", "layer_types"),
-        embed_scale=hf.positive(fields, "embedding_multiplier"),
-        logit_scale=1 / hf.positive(fields, "logits_scaling"),
+        embed_scale=positive(fields, "embedding_multiplier"),
+        logit_scale=1 / positive(fields, "logits_scaling"),
     )
     shared_dim = fields.get("shared_intermediate_size") or 0
     experts = Experts(
-        num_experts=hf.whole(fields, "num_local_experts"),
-        mlp_dim=hf.whole(fields, "intermediate_size"),
-        routing=RoutingSpec(k=hf.whole(fields, "num_experts_per_tok")),
-        shared=DenseMlp(mlp_dim=hf.whole(fields, "shared_intermediate_size"))
-        if shared_dim
-        else None,
+        num_experts=whole(fields, "num_local_experts"),
+        mlp_dim=whole(fields, "intermediate_size"),
+        routing=RoutingSpec(k=whole(fields, "num_experts_per_tok")),
+        shared=DenseMlp(mlp_dim=whole(fields, "shared_intermediate_size")) if shared_dim else None,
     )
     return expert_fields.with_experts(config, experts)
 

@@ -6,13 +6,13 @@ and bookkeeping are ignored. Deliberately does not know any family, nor files.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from flaxen.families.hf_refused import check_refused
 from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.families.hf_values import flag, natural, positive, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.block import LayerConfig
@@ -268,63 +268,3 @@ def num_layers(hf: Mapping[str, Any]) -> int:
     if count > _MAX_LAYERS:
         raise ValueError(f"num_hidden_layers must be at most {_MAX_LAYERS}, got {count}")
     return count
-
-
-def whole(hf: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    """Reads a whole number above 0; null counts as missing."""
-    value = hf.get(name)
-    if value is None and default is not None:
-        return default
-    _check_present(hf, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
-    return value
-
-
-def natural(hf: Mapping[str, Any], name: str) -> int:
-    """Reads a whole number of at least 0.
-
-    Raises:
-      ValueError: it is missing or anything else.
-    """
-    _check_present(hf, name)
-    value = hf[name]
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
-    return value
-
-
-def _check_present(hf: Mapping[str, Any], name: str) -> None:
-    if hf.get(name) is None:
-        raise ValueError(
-            f"the configuration has no {name}: add it, as the model can't be built without"
-        )
-
-
-def flag(hf: Mapping[str, Any], name: str) -> bool:
-    """Reads a boolean; null and missing are False."""
-    value = hf.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
-    return value
-
-
-def require_present(hf: Mapping[str, Any], *names: str) -> None:
-    """Refuses a config.json without a field; null counts as present."""
-    for name in names:
-        if name not in hf:
-            raise ValueError(
-                f"the configuration has no {name}, whose default is not the same everywhere: add it"
-            )
-
-
-def positive(hf: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    """Reads a finite number above 0; null counts as missing."""
-    value = hf.get(name, default)
-    if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a number above 0, got {value!r}")
-    return float(value)

@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxen.families import hf
 from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.families.hf_values import whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.block import LayerConfig
@@ -33,7 +34,7 @@ def layer_kinds(fields: Mapping[str, Any], *, pattern: int) -> tuple[str, ...]:
     """
     count, kinds = hf.num_layers(fields), fields.get("layer_types")
     if kinds is None:
-        every = hf.whole(fields, "sliding_window_pattern", default=pattern)
+        every = whole(fields, "sliding_window_pattern", default=pattern)
         return tuple(SLIDING if (i + 1) % every else FULL for i in range(count))
     if not isinstance(kinds, list | tuple) or len(kinds) != count:
         raise ValueError(
@@ -61,7 +62,7 @@ def with_kinds(
 
 def sliding_window(fields: Mapping[str, Any], kinds: tuple[str, ...]) -> int | None:
     """The window of the layers that slide; None if none does."""
-    return hf.whole(fields, "sliding_window") if SLIDING in kinds else None
+    return whole(fields, "sliding_window") if SLIDING in kinds else None
 
 
 def kind_fields(config: DecoderConfig) -> dict[str, Any]:

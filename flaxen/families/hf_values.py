@@ -1,4 +1,7 @@
-"""Numbers of config.json, read and found again. Deliberately does not know any family."""
+"""Single values of config.json: read and checked, or found again as they were read.
+
+Deliberately does not know any family, nor what a field means.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,70 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flaxen.families import hf
+
+def whole(fields: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
+    """Reads a whole number above 0; null counts as missing."""
+    value = fields.get(name)
+    if value is None and default is not None:
+        return default
+    _check_present(fields, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+    return value
+
+
+def natural(fields: Mapping[str, Any], name: str) -> int:
+    """Reads a whole number of at least 0.
+
+    Raises:
+      ValueError: it is missing or anything else.
+    """
+    _check_present(fields, name)
+    value = fields[name]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+    return value
+
+
+def _check_present(fields: Mapping[str, Any], name: str) -> None:
+    if fields.get(name) is None:
+        raise ValueError(
+            f"the configuration has no {name}: add it, as the model can't be built without"
+        )
+
+
+def flag(fields: Mapping[str, Any], name: str) -> bool:
+    """Reads a boolean; null and missing are False."""
+    value = fields.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def require_present(fields: Mapping[str, Any], *names: str) -> None:
+    """Refuses a config.json without a field; null counts as present."""
+    for name in names:
+        if name not in fields:
+            raise ValueError(
+                f"the configuration has no {name}, whose default is not the same everywhere: add it"
+            )
+
+
+def positive(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """Reads a finite number above 0; null counts as missing."""
+    value = fields.get(name, default)
+    if value is None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    return float(value)
 
 
 def optional(fields: Mapping[str, Any], name: str) -> float | None:
     """Reads a number above 0; null and missing are None."""
-    return None if fields.get(name) is None else hf.positive(fields, name)
+    return None if fields.get(name) is None else positive(fields, name)
 
 
 def argument(function: Callable[[float], float], value: float, guess: float) -> float:

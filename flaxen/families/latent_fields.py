@@ -12,6 +12,7 @@ from typing import Any
 
 from flaxen.families import hf
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 from flaxen.models.layers.latent_attention import LatentAttention
@@ -34,30 +35,30 @@ def latent_config(
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
-    rope_dim = hf.whole(fields, "qk_rope_head_dim")
+    require_present(fields, "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    rope_dim = whole(fields, "qk_rope_head_dim")
     config = hf.decoder_config({**fields, "head_dim": rope_dim}, **shared)
-    num_heads = hf.whole(fields, "num_attention_heads")
-    if hf.whole(fields, "num_key_value_heads", default=num_heads) != num_heads:
+    num_heads = whole(fields, "num_attention_heads")
+    if whole(fields, "num_key_value_heads", default=num_heads) != num_heads:
         raise ValueError(
             f"num_key_value_heads = {fields['num_key_value_heads']} is not supported: latent "
             f"attention makes keys and values of each of its {num_heads} query heads, so the two "
             "numbers are equal"
         )
     rope = replace(rope_config({**fields, "head_dim": rope_dim}), interleaved=interleaved)
-    nope_dim = hf.whole(fields, "qk_nope_head_dim")
+    nope_dim = whole(fields, "qk_nope_head_dim")
     has_rank = fields.get("q_lora_rank") is not None
     mixer = LatentAttention(
         num_heads=num_heads,
-        q_rank=hf.whole(fields, "q_lora_rank") if has_rank else None,
-        kv_rank=hf.whole(fields, "kv_lora_rank"),
+        q_rank=whole(fields, "q_lora_rank") if has_rank else None,
+        kv_rank=whole(fields, "kv_lora_rank"),
         nope_dim=nope_dim,
         rope_dim=rope_dim,
-        value_dim=hf.whole(fields, "v_head_dim"),
+        value_dim=whole(fields, "v_head_dim"),
         rope=rope,
         latent_norm=_NORM,
         scale=_scale(rope, nope_dim + rope_dim),
-        has_biases=hf.flag(fields, "attention_bias"),
+        has_biases=flag(fields, "attention_bias"),
     )
     return config.with_layers(lambda _, layer: replace(layer, mixer=mixer))
 

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.families import hf, state_fields, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag, positive, whole
 from flaxen.families.rules import as_is, matrix, taps, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
@@ -26,9 +27,9 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 def convolutional(fields: Mapping[str, Any], reads: Collection[str] = ()) -> DecoderConfig:
     """The same for a family with this one's layers, which reads fields that this one refuses."""
-    norm = Norm(eps=hf.positive(fields, "norm_eps", 1e-5))
+    norm = Norm(eps=positive(fields, "norm_eps", 1e-5))
     tied = {"tied": fields.get("tie_embedding", fields.get("tie_word_embeddings", True))}
-    theta = hf.positive(fields, "rope_theta", 1_000_000.0)
+    theta = positive(fields, "rope_theta", 1_000_000.0)
     config = hf.decoder_config(
         fields,
         attention={
@@ -37,14 +38,14 @@ def convolutional(fields: Mapping[str, Any], reads: Collection[str] = ()) -> Dec
         },
         mlp={"mlp_dim": _mlp_dim(fields)},
         norm=norm,
-        tied_embeddings=hf.flag(tied, "tied"),
+        tied_embeddings=flag(tied, "tied"),
         reads=reads,
         refused=("sliding_window", "attention_bias", "mlp_bias"),
     )
     convolution = ShortConv(
         num_channels=config.model_dim,
-        num_taps=hf.whole(fields, "conv_L_cache", default=3),
-        has_bias=hf.flag(fields, "conv_bias"),
+        num_taps=whole(fields, "conv_L_cache", default=3),
+        has_bias=flag(fields, "conv_bias"),
     )
     return state_fields.with_mixer(config, convolution, _kinds(fields), "conv")
 
@@ -82,14 +83,14 @@ def _kinds(fields: Mapping[str, Any]) -> Any:
 def _mlp_dim(fields: Mapping[str, Any]) -> int:
     """F, which older files give before it is multiplied and rounded up."""
     name = "intermediate_size" if fields.get("block_ff_dim") is None else "block_ff_dim"
-    size = hf.whole(fields, name)
+    size = whole(fields, name)
     adjusts = fields.get("block_auto_adjust_ff_dim", True)
-    if not hf.flag({"block_auto_adjust_ff_dim": adjusts}, "block_auto_adjust_ff_dim"):
+    if not flag({"block_auto_adjust_ff_dim": adjusts}, "block_auto_adjust_ff_dim"):
         return size
     size = 2 * size // 3
     if fields.get("block_ffn_dim_multiplier", 1) is not None:
-        size = int(hf.positive(fields, "block_ffn_dim_multiplier", 1.0) * size)
-        multiple = hf.whole(fields, "block_multiple_of", default=256)
+        size = int(positive(fields, "block_ffn_dim_multiplier", 1.0) * size)
+        multiple = whole(fields, "block_multiple_of", default=256)
         size = -(-size // multiple) * multiple
     return size
 

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf, lfm2
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, positive, require_present, whole
 from flaxen.families.rules import as_is, matrix, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
@@ -19,20 +20,20 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_dense_layers", "use_expert_bias", "norm_topk_prob")
+    require_present(fields, "num_dense_layers", "use_expert_bias", "norm_topk_prob")
     adjusts = {"block_auto_adjust_ff_dim": False}
     config = lfm2.convolutional({**fields, **adjusts}, reads=("num_experts",))
     experts = Experts(
-        num_experts=hf.whole(fields, "num_experts"),
-        mlp_dim=hf.whole(fields, "moe_intermediate_size"),
+        num_experts=whole(fields, "num_experts"),
+        mlp_dim=whole(fields, "moe_intermediate_size"),
         routing=RoutingSpec(
-            k=hf.whole(fields, "num_experts_per_tok"),
+            k=whole(fields, "num_experts_per_tok"),
             score="sigmoid",
-            normalize=hf.flag(fields, "norm_topk_prob"),
+            normalize=flag(fields, "norm_topk_prob"),
             epsilon=1e-6,
-            scale=hf.positive(fields, "routed_scaling_factor", 1.0),
+            scale=positive(fields, "routed_scaling_factor", 1.0),
         ),
-        selection_bias=hf.flag(fields, "use_expert_bias"),
+        selection_bias=flag(fields, "use_expert_bias"),
     )
     is_late = expert_fields.first_dense(fields, "num_dense_layers")
     return expert_fields.with_experts(config, experts, is_late)

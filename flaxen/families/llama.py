@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag
 from flaxen.models.config import DecoderConfig
 
 
@@ -16,7 +17,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    has_biases, mlp_has = hf.flag(fields, "attention_bias"), hf.flag(fields, "mlp_bias")
+    has_biases, mlp_has = (
+        flag(fields, "attention_bias"),
+        flag(fields, "mlp_bias"),
+    )
     return hf.decoder_config(
         fields,
         attention={"biases": ("wq", "wk", "wv", "wo") if has_biases else ()},

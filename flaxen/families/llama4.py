@@ -13,6 +13,7 @@ from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.families.hf_values import flag, positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm, Temperature
 from flaxen.models.layers.block import LayerConfig
@@ -31,25 +32,25 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm", "rms_norm_eps",
-                       "attention_chunk_size")  # fmt: skip
-    theta = hf.positive(fields, "rope_theta", 500_000.0)
+    require_present(fields, "num_key_value_heads", "head_dim", "use_qk_norm", "rms_norm_eps",
+                    "attention_chunk_size")  # fmt: skip
+    theta = positive(fields, "rope_theta", 500_000.0)
     config = hf.decoder_config(
         fields,
         attention={
             "rope": rope_config({**fields, "rope_theta": theta}, interleaved=True),
-            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
         },
-        mlp={"mlp_dim": hf.whole(fields, "intermediate_size_mlp")},
+        mlp={"mlp_dim": whole(fields, "intermediate_size_mlp")},
         reads=("num_local_experts", "attention_chunk_size", "no_rope_layers"),
         refused=("mlp_bias", "sliding_window", "use_sliding_window"),
     )
-    dim = hf.whole(fields, "intermediate_size")
+    dim = whole(fields, "intermediate_size")
     experts = Experts(
-        num_experts=hf.whole(fields, "num_local_experts"),
+        num_experts=whole(fields, "num_local_experts"),
         mlp_dim=dim,
         routing=RoutingSpec(
-            k=hf.whole(fields, "num_experts_per_tok"), score="sigmoid", normalize=False
+            k=whole(fields, "num_experts_per_tok"), score="sigmoid", normalize=False
         ),
         spec=ExpertsSpec(scales_inputs=True),
         shared=DenseMlp(mlp_dim=dim),
@@ -64,7 +65,7 @@ def _completed(fields: Mapping[str, Any]) -> dict[str, Any]:
     of transformers have it.
     """
     count = hf.num_layers(fields)
-    interval = hf.whole(fields, "no_rope_layer_interval", default=4)
+    interval = whole(fields, "no_rope_layer_interval", default=4)
     ropes = expert_fields.numbers(fields, "no_rope_layers") or tuple(
         int((number + 1) % interval != 0) for number in range(count)
     )
@@ -75,7 +76,7 @@ def _completed(fields: Mapping[str, Any]) -> dict[str, Any]:
             f"layer_types and no_rope_layers must have an entry for each of the {count} layers, "
             f"got {kinds!r} and {list(ropes)}"
         )
-    step = hf.whole(fields, "interleave_moe_layer_step", default=1)
+    step = whole(fields, "interleave_moe_layer_step", default=1)
     sparse: Sequence[int] = range(step - 1, count, step)
     if fields.get("moe_layers") is not None:
         sparse = expert_fields.numbers(fields, "moe_layers")
@@ -93,16 +94,16 @@ def _with_attention(fields: Mapping[str, Any], number: int, layer: LayerConfig) 
         raise ValueError(
             f"layer_types has {kind!r}, which is not supported: only {_CHUNKED} and {_FULL} are"
         )
-    chunk = hf.whole(fields, "attention_chunk_size") if kind == _CHUNKED else None
+    chunk = whole(fields, "attention_chunk_size") if kind == _CHUNKED else None
     if fields["no_rope_layers"][number]:
         norm = Norm(eps=layer.norm.eps, has_weight=False)
-        qk_norm = QkNorm(norm=norm, after_rope=True) if hf.flag(fields, "use_qk_norm") else None
+        qk_norm = QkNorm(norm=norm, after_rope=True) if flag(fields, "use_qk_norm") else None
         return replace(layer, mixer=replace(mixer, chunk=chunk, qk_norm=qk_norm))
     temperature = None
     if fields["attn_temperature_tuning"]:
         temperature = Temperature(
-            interval=hf.whole(fields, "floor_scale", default=8192),
-            scale=hf.positive(fields, "attn_scale", 0.1),
+            interval=whole(fields, "floor_scale", default=8192),
+            scale=positive(fields, "attn_scale", 0.1),
             offset=1,
         )
     return replace(layer, mixer=replace(mixer, rope=None, chunk=chunk, temperature=temperature))
@@ -143,7 +144,7 @@ def _implied(fields: Mapping[str, Any]) -> dict[str, Any]:
             "metadata llama4.attention.sliding_window = 0 is not supported: models without chunks "
             "are not"
         )
-    count, step = fields["num_hidden_layers"], hf.whole(fields, _STEP)
+    count, step = fields["num_hidden_layers"], whole(fields, _STEP)
     ropes = [int((number + 1) % 4 != 0) for number in range(count)]
     return {
         "attention_chunk_size": 8192,

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.families import hf, state_fields, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_refused import check_refused
+from flaxen.families.hf_values import flag, positive, whole
 from flaxen.families.rules import (
     ByGroup,
     DropAxis,
@@ -34,27 +35,27 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     check_refused(fields)
-    norm = Norm(eps=hf.positive(fields, "layer_norm_epsilon", 1e-5))
+    norm = Norm(eps=positive(fields, "layer_norm_epsilon", 1e-5))
     mixer = Mamba2(
-        num_heads=hf.whole(fields, "num_heads"),
-        head_dim=hf.whole(fields, "head_dim"),
-        num_groups=hf.whole(fields, "n_groups"),
-        state_dim=hf.whole(fields, "state_size"),
-        num_taps=hf.whole(fields, "conv_kernel"),
+        num_heads=whole(fields, "num_heads"),
+        head_dim=whole(fields, "head_dim"),
+        num_groups=whole(fields, "n_groups"),
+        state_dim=whole(fields, "state_size"),
+        num_taps=whole(fields, "conv_kernel"),
         norm_eps=norm.eps,
         dt_limit=state_fields.limits(fields, "time_step_limit"),
-        has_conv_bias=hf.flag({"use_conv_bias": True, **fields}, "use_conv_bias"),
-        has_bias=hf.flag(fields, "use_bias"),
+        has_conv_bias=flag({"use_conv_bias": True, **fields}, "use_conv_bias"),
+        has_bias=flag(fields, "use_bias"),
     )
-    check_width(mixer, hf.whole(fields, "expand", default=2) * hf.whole(fields, "hidden_size"))
+    check_width(mixer, whole(fields, "expand", default=2) * whole(fields, "hidden_size"))
     layer = LayerConfig(mixer=mixer, mlp=None, norm=norm)
     return DecoderConfig(
-        vocab_size=hf.whole(fields, "vocab_size"),
-        model_dim=hf.whole(fields, "hidden_size"),
+        vocab_size=whole(fields, "vocab_size"),
+        model_dim=whole(fields, "hidden_size"),
         layers=(layer,) * hf.num_layers(fields),
         final_norm=norm,
-        tied_embeddings=hf.flag(fields, "tie_word_embeddings"),
-        max_position=hf.whole(fields, "max_position_embeddings", default=MAX_POSITION),
+        tied_embeddings=flag(fields, "tie_word_embeddings"),
+        max_position=whole(fields, "max_position_embeddings", default=MAX_POSITION),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, Temperature
 
@@ -21,14 +22,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     # transformers has defaults for these that are of one published model.
-    hf.require_present(fields, "head_dim", "num_key_value_heads", "rope_parameters",
-                       "rms_norm_eps")  # fmt: skip
+    require_present(fields, "head_dim", "num_key_value_heads", "rope_parameters", "rms_norm_eps")
     rope = dict(fields["rope_parameters"])
-    beta = hf.positive(rope, _BETA)
-    interval = hf.whole(rope, "original_max_position_embeddings")
+    beta = positive(rope, _BETA)
+    interval = whole(rope, "original_max_position_embeddings")
     for name in (_BETA, "max_position_embeddings"):
         rope.pop(name, None)
-    window = None if fields.get("sliding_window") is None else hf.whole(fields, "sliding_window")
+    window = None if fields.get("sliding_window") is None else whole(fields, "sliding_window")
     return hf.decoder_config(
         {**fields, "rope_parameters": rope},
         attention={"window": window, "temperature": Temperature(interval=interval, scale=beta)},

@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import require_present, whole
 from flaxen.models.config import DecoderConfig
 
 
@@ -17,10 +18,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     # Both have had defaults other than "none" in transformers, so a guess could be wrong.
-    hf.require_present(fields, "sliding_window", "num_key_value_heads")
+    require_present(fields, "sliding_window", "num_key_value_heads")
     window: int | None = None
     if fields["sliding_window"] is not None:
-        window = hf.whole(fields, "sliding_window")
+        window = whole(fields, "sliding_window")
     return hf.decoder_config(
         fields,
         windows=(window,) * hf.num_layers(fields),

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
+from flaxen.families.hf_values import positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 
@@ -18,18 +19,18 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "sliding_window", "num_key_value_heads", "rms_norm_eps")
-    window = None if fields["sliding_window"] is None else hf.whole(fields, "sliding_window")
+    require_present(fields, "sliding_window", "num_key_value_heads", "rms_norm_eps")
+    window = None if fields["sliding_window"] is None else whole(fields, "sliding_window")
     config = hf.decoder_config(
-        {**fields, "rope_theta": hf.positive(fields, "rope_theta", 1_000_000.0)},
+        {**fields, "rope_theta": positive(fields, "rope_theta", 1_000_000.0)},
         windows=(window,) * hf.num_layers(fields),
         reads=("num_local_experts",),
         refused=("attention_bias", "mlp_bias", "layer_types", "use_sliding_window"),
     )
     experts = Experts(
-        num_experts=hf.whole(fields, "num_local_experts"),
-        mlp_dim=hf.whole(fields, "intermediate_size"),
-        routing=RoutingSpec(k=hf.whole(fields, "num_experts_per_tok")),
+        num_experts=whole(fields, "num_local_experts"),
+        mlp_dim=whole(fields, "intermediate_size"),
+        routing=RoutingSpec(k=whole(fields, "num_experts_per_tok")),
     )
     return expert_fields.with_experts(config, experts)
 

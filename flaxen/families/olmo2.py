@@ -12,6 +12,7 @@ from flaxen.families import hf, hf_layers, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import FULL, SLIDING
 from flaxen.families.hf_rope import rope_config, rope_fields
+from flaxen.families.hf_values import positive, require_present
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 from flaxen.models.rope_config import RopeConfig
@@ -39,7 +40,7 @@ def olmo3_config(fields: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _config(fields: Mapping[str, Any], rope: RopeConfig, refused: tuple[str, ...]) -> DecoderConfig:
-    hf.require_present(fields, "rms_norm_eps")
+    require_present(fields, "rms_norm_eps")
     return hf.decoder_config(
         fields,
         attention={
@@ -59,7 +60,7 @@ def _ropes(fields: Mapping[str, Any]) -> dict[str, RopeConfig]:
     nested = hf_layers.ropes(fields, {FULL: _THETA, SLIDING: _THETA})
     if nested is not None:
         return nested
-    theta = hf.positive(fields, "rope_theta", _THETA)
+    theta = positive(fields, "rope_theta", _THETA)
     return {
         FULL: hf_layers.kind_rope({**fields, "rope_theta": theta}),
         SLIDING: RopeConfig(theta=theta),

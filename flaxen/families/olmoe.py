@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 from flaxen.models.layers.experts import Experts
@@ -19,21 +20,22 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "norm_topk_prob", "rms_norm_eps")
+    require_present(fields, "norm_topk_prob", "rms_norm_eps")
     config = hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields), over="whole"),
         },
         reads=("num_experts",),
         refused=("mlp_bias", "sliding_window", "use_sliding_window", "layer_types"),
     )
     experts = Experts(
-        num_experts=hf.whole(fields, "num_experts"),
-        mlp_dim=hf.whole(fields, "intermediate_size"),
+        num_experts=whole(fields, "num_experts"),
+        mlp_dim=whole(fields, "intermediate_size"),
         routing=RoutingSpec(
-            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+            k=whole(fields, "num_experts_per_tok"),
+            normalize=flag(fields, "norm_topk_prob"),
         ),
     )
     return expert_fields.with_experts(config, experts)

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag
 from flaxen.families.rules import as_is, renamed, with_rules
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention, QkNorm
@@ -33,7 +34,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     norm = hf.layer_norm(fields, "layer_norm_eps", bias=True)
-    qk_norm = QkNorm(norm=norm) if hf.flag(fields, "qk_layernorm") else None
+    qk_norm = QkNorm(norm=norm) if flag(fields, "qk_layernorm") else None
     return hf.decoder_config(
         fields,
         attention={

@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import require_present, whole
 from flaxen.families.rules import Split, TensorRule, with_rules
 from flaxen.models.config import DecoderConfig
 
@@ -18,10 +19,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "rms_norm_eps")
+    require_present(fields, "rms_norm_eps")
     window: int | None = None
     if fields.get("sliding_window") is not None:
-        window = hf.whole(fields, "sliding_window")
+        window = whole(fields, "sliding_window")
     return hf.decoder_config(
         fields,
         attention={"rope": rope_config(_renamed(fields), default_partial=1.0), "window": window},

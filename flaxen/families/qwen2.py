@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import require_present
 from flaxen.models.config import DecoderConfig
 
 
@@ -16,7 +17,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads")
+    require_present(fields, "num_key_value_heads")
     return hf.decoder_config(
         fields,
         attention={"biases": ("wq", "wk", "wv")},

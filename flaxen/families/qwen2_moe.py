@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layers.mlp import DenseMlp
@@ -19,8 +20,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "norm_topk_prob")
-    has_biases = fields.get("qkv_bias") is None or hf.flag(fields, "qkv_bias")
+    require_present(fields, "num_key_value_heads", "norm_topk_prob")
+    has_biases = fields.get("qkv_bias") is None or flag(fields, "qkv_bias")
     config = hf.decoder_config(
         fields,
         attention={"biases": ("wq", "wk", "wv") if has_biases else ()},
@@ -29,12 +30,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         refused=("attention_bias", "mlp_bias"),
     )
     experts = Experts(
-        num_experts=hf.whole(fields, "num_experts"),
-        mlp_dim=hf.whole(fields, "moe_intermediate_size"),
+        num_experts=whole(fields, "num_experts"),
+        mlp_dim=whole(fields, "moe_intermediate_size"),
         routing=RoutingSpec(
-            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+            k=whole(fields, "num_experts_per_tok"),
+            normalize=flag(fields, "norm_topk_prob"),
         ),
-        shared=DenseMlp(mlp_dim=hf.whole(fields, "shared_expert_intermediate_size")),
+        shared=DenseMlp(mlp_dim=whole(fields, "shared_expert_intermediate_size")),
         shared_gate=True,
     )
     return expert_fields.with_experts(config, experts, expert_fields.sparse_steps(fields))
@@ -42,8 +44,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 def _windows(fields: Mapping[str, Any]) -> tuple[int | None, ...]:
     """Each layer's window: without layer_types, transformers gives one to every second layer."""
-    if hf.flag(fields, "use_sliding_window"):
-        hf.require_present(fields, "layer_types")
+    if flag(fields, "use_sliding_window"):
+        require_present(fields, "layer_types")
     return hf.layer_windows(fields)
 
 

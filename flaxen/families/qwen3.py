@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, require_present
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 
@@ -18,11 +19,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
       ValueError: a field is missing or not supported.
     """
     # transformers' head_dim is 128 where it is missing, whatever the hidden size: don't guess.
-    hf.require_present(fields, "num_key_value_heads", "head_dim")
+    require_present(fields, "num_key_value_heads", "head_dim")
     return hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields)),
         },
         windows=hf.layer_windows(fields),

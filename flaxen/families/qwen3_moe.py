@@ -8,6 +8,7 @@ from typing import Any
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import QkNorm
 from flaxen.models.layers.experts import Experts
@@ -19,12 +20,12 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "norm_topk_prob")
-    window = hf.whole(fields, "sliding_window") if hf.flag(fields, "use_sliding_window") else None
+    require_present(fields, "num_key_value_heads", "head_dim", "norm_topk_prob")
+    window = whole(fields, "sliding_window") if flag(fields, "use_sliding_window") else None
     config = hf.decoder_config(
         fields,
         attention={
-            "biases": ("wq", "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "biases": ("wq", "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
             "qk_norm": QkNorm(norm=hf.rms_norm(fields)),
         },
         windows=(window,) * hf.num_layers(fields),
@@ -34,10 +35,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     # transformers writes the number under its newer name too.
     name = "num_experts" if fields.get("num_experts") is not None else "num_local_experts"
     experts = Experts(
-        num_experts=hf.whole(fields, name),
-        mlp_dim=hf.whole(fields, "moe_intermediate_size"),
+        num_experts=whole(fields, name),
+        mlp_dim=whole(fields, "moe_intermediate_size"),
         routing=RoutingSpec(
-            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+            k=whole(fields, "num_experts_per_tok"),
+            normalize=flag(fields, "norm_topk_prob"),
         ),
     )
     return expert_fields.with_experts(config, experts, expert_fields.sparse_steps(fields))

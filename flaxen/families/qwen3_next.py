@@ -10,6 +10,7 @@ from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.families import expert_fields, expert_tensors, hf, state_fields
 from flaxen.families.family import GGUF_REQUIRED, Family
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag, require_present, whole
 from flaxen.families.rules import (
     NegatedExp,
     PlusOne,
@@ -37,13 +38,13 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads", "head_dim", "num_experts")
+    require_present(fields, "num_key_value_heads", "head_dim", "num_experts")
     norm = hf.rms_norm(fields, one_plus=True)
     config = hf.decoder_config(
         fields,
         attention={
             "rope": rope_config(fields, default_partial=0.25),
-            "biases": (*_GATED, "wk", "wv", "wo") if hf.flag(fields, "attention_bias") else (),
+            "biases": (*_GATED, "wk", "wv", "wo") if flag(fields, "attention_bias") else (),
             "qk_norm": QkNorm(norm=norm),
             "is_gated": True,
         },
@@ -52,11 +53,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
         refused=("mlp_bias", "sliding_window"),
     )
     net = GatedDelta(
-        num_key_heads=hf.whole(fields, "linear_num_key_heads"),
-        num_value_heads=hf.whole(fields, "linear_num_value_heads"),
-        key_dim=hf.whole(fields, "linear_key_head_dim"),
-        value_dim=hf.whole(fields, "linear_value_head_dim"),
-        num_taps=hf.whole(fields, "linear_conv_kernel_dim", default=4),
+        num_key_heads=whole(fields, "linear_num_key_heads"),
+        num_value_heads=whole(fields, "linear_num_value_heads"),
+        key_dim=whole(fields, "linear_key_head_dim"),
+        value_dim=whole(fields, "linear_value_head_dim"),
+        num_taps=whole(fields, "linear_conv_kernel_dim", default=4),
         norm_eps=norm.eps,
     )
     config = state_fields.with_mixer(config, net, _kinds(fields), "linear_attention")
@@ -66,14 +67,15 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _experts(fields: Mapping[str, Any]) -> Experts:
-    hf.require_present(fields, "norm_topk_prob")
+    require_present(fields, "norm_topk_prob")
     return Experts(
-        num_experts=hf.whole(fields, "num_experts"),
-        mlp_dim=hf.whole(fields, "moe_intermediate_size"),
+        num_experts=whole(fields, "num_experts"),
+        mlp_dim=whole(fields, "moe_intermediate_size"),
         routing=RoutingSpec(
-            k=hf.whole(fields, "num_experts_per_tok"), normalize=hf.flag(fields, "norm_topk_prob")
+            k=whole(fields, "num_experts_per_tok"),
+            normalize=flag(fields, "norm_topk_prob"),
         ),
-        shared=DenseMlp(mlp_dim=hf.whole(fields, "shared_expert_intermediate_size")),
+        shared=DenseMlp(mlp_dim=whole(fields, "shared_expert_intermediate_size")),
         shared_gate=True,
     )
 
@@ -82,7 +84,7 @@ def _kinds(fields: Mapping[str, Any]) -> Any:
     """The field layer_types; without it, every few layers have attention."""
     if fields.get("layer_types") is not None:
         return fields["layer_types"]
-    interval = hf.whole(fields, "full_attention_interval", default=4)
+    interval = whole(fields, "full_attention_interval", default=4)
     return [
         "linear_attention" if (number + 1) % interval else "full_attention"
         for number in range(hf.num_layers(fields))

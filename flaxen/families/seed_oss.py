@@ -7,6 +7,7 @@ from typing import Any
 
 from flaxen.families import hf, tensors
 from flaxen.families.family import Family
+from flaxen.families.hf_values import flag, require_present
 from flaxen.families.rules import as_is, with_rules
 from flaxen.models.config import DecoderConfig
 
@@ -23,7 +24,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "attention_bias", "head_dim", "num_key_value_heads")
+    require_present(fields, "attention_bias", "head_dim", "num_key_value_heads")
     return hf.decoder_config(
         fields,
         attention={"biases": _biases(fields, "attention_bias", "attention_out_bias")},
@@ -39,7 +40,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _biases(fields: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
-    return tuple(name for key in keys if hf.flag(fields, key) for name in _BIASES[key])
+    return tuple(name for key in keys if flag(fields, key) for name in _BIASES[key])
 
 
 FAMILY = Family(

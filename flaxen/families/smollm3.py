@@ -10,6 +10,7 @@ from flaxen.families import hf, hf_layers, tensors
 from flaxen.families.family import Family
 from flaxen.families.hf_layers import FULL, SLIDING
 from flaxen.families.hf_rope import rope_config
+from flaxen.families.hf_values import flag, positive, require_present, whole
 from flaxen.models.config import DecoderConfig
 from flaxen.models.layers.attention import Attention
 
@@ -20,8 +21,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     Raises:
       ValueError: a field is missing or not supported.
     """
-    hf.require_present(fields, "num_key_value_heads")
-    theta, mlp_has = hf.positive(fields, "rope_theta", 2_000_000.0), hf.flag(fields, "mlp_bias")
+    require_present(fields, "num_key_value_heads")
+    theta, mlp_has = (
+        positive(fields, "rope_theta", 2_000_000.0),
+        flag(fields, "mlp_bias"),
+    )
     config = hf.decoder_config(
         {"tie_word_embeddings": True, **fields},
         attention={
@@ -39,8 +43,8 @@ def config_from_hf(fields: Mapping[str, Any]) -> DecoderConfig:
     if fields.get("layer_types") is not None:
         kinds = list(hf_layers.layer_kinds(fields, pattern=1))
     window: int | None = None
-    if hf.flag(fields, "use_sliding_window") and SLIDING in kinds:
-        window = hf.whole(fields, "sliding_window")
+    if flag(fields, "use_sliding_window") and SLIDING in kinds:
+        window = whole(fields, "sliding_window")
     config = hf_layers.with_kinds(config, tuple(kinds), {SLIDING: {"window": window}})
     return config.with_layers(
         lambda i, layer: layer if has_rope[i] else replace(layer, mixer=_without_rope(layer.mixer))
@@ -56,7 +60,7 @@ def _has_rope(fields: Mapping[str, Any]) -> list[bool]:
     """Whether each layer has rope: a 1 in no_rope_layers says that it has."""
     count, given = hf.num_layers(fields), fields.get("no_rope_layers")
     if given is None:
-        interval = hf.whole(fields, "no_rope_layer_interval", default=4)
+        interval = whole(fields, "no_rope_layer_interval", default=4)
         return [bool((i + 1) % interval) for i in range(count)]
     if not isinstance(given, list | tuple) or len(given) < count or {*given} - {0, 1}:
         raise ValueError(
