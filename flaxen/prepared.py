@@ -39,20 +39,14 @@ from flaxen.models.staging import stage_params
 from flaxen.protocol import PoolingInfo
 from flaxen.sharding.mesh import make_mesh, replicas
 from flaxen.sharding.placement import Placement
-from flaxen.sharding.processes import (
-    Processes,
-    check_alike,
-    check_mesh,
-    least_of_all,
-    this_process,
-)
+from flaxen.sharding.processes import Processes, check_alike, check_mesh, least_of_all, this_process
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.definition import Definition
+from flaxen.weights.form import Form
 from flaxen.weights.huggingface.generation_config import sampling_defaults
 from flaxen.weights.opening import AnySource, OpenedModel, open_model
-from flaxen.weights.params import Form
 from flaxen.weights.runner import choose_pooling
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)

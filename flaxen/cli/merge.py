@@ -78,8 +78,8 @@ def _merge_definition(named: Named, code: str | None, directory: Path, dtype: st
     from flaxen.weights.adapters.peft import load_adapter
     from flaxen.weights.definition import Definition
     from flaxen.weights.definition_files import save_definition
+    from flaxen.weights.form import DTYPES
     from flaxen.weights.opening import open_model
-    from flaxen.weights.params import DTYPES
 
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not supported: use {', '.join(DTYPES)}")

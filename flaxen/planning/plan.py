@@ -26,7 +26,7 @@ from flaxen.sharding.shape import MeshShape, check_serving
 from flaxen.sharding.topologies import compile_devices, has_compiler
 from flaxen.tensors.packing.layout import Layout
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.params import Form, layouts_of
+from flaxen.weights.form import Form, layout_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def _layouts(
     if not isinstance(opened.source, Checkpoint):
         return requested_layouts(model, args.quantization)
     form = Form(dtype=dtype, backend=model.backend, quantization=args.quantization)
-    return layouts_of(opened.source.sources.params, form)
+    return [layout_of(source, form) for source in opened.source.sources.params]
 
 
 def largest_mesh(model: Model, num_devices: int) -> MeshShape:

@@ -28,6 +28,7 @@ from flaxen.tensors.quantized import methods
 from flaxen.tensors.quantized.floats import DTYPES as QUANTIZED_DTYPES
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
+from flaxen.weights.form import Form, num_bytes
 from flaxen.weights.gguf import model as gguf_model
 from flaxen.weights.gguf.reader import read_gguf
 from flaxen.weights.huggingface.classifier import SCORE, decoder_head
@@ -38,7 +39,7 @@ from flaxen.weights.huggingface.pooling import (
     read_embedding,
 )
 from flaxen.weights.huggingface.tables import fit_names, fit_tables
-from flaxen.weights.params import Form, load_params, num_bytes
+from flaxen.weights.params import load_params
 from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import Sources, find_sources
 

@@ -35,7 +35,7 @@ from flaxen.tensors.packing.pack import Packing, Quantization, quantized_layout
 from flaxen.tensors.packing.quantize import quantize
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.params import Form
+from flaxen.weights.form import Form
 from flaxen.weights.reference import Reference
 
 

@@ -23,9 +23,10 @@ from flaxen.tensors.packing.pack import Quantization
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.checkpoint import model_name, stored_dtype
+from flaxen.weights.form import Form, num_bytes
 from flaxen.weights.huggingface.architecture import architecture
 from flaxen.weights.huggingface.pooling import read_classification, read_embedding
-from flaxen.weights.params import Form, load_params, num_bytes
+from flaxen.weights.params import load_params
 from flaxen.weights.safetensors import ALL_DTYPES, read_tensors
 from flaxen.weights.sources import Sources, find_sources
 

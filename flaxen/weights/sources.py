@@ -15,6 +15,7 @@ from flaxen.families.rules import Rules
 from flaxen.models.param_spec import ParamSpec
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.tensors.value_views import in_rows
+from flaxen.tensors.views import entry_of, transposed
 from flaxen.weights.rules import Place, SizesOf, file_shape, place_rules, read_tensors
 
 
@@ -27,11 +28,18 @@ class Source:
     transposed: bool  # stored is [..., out, in], the decoder takes [..., in, out]
 
     @property
-    def rows_are_outputs(self) -> bool:
-        """Whether the parameter can be packed and its stored rows are outputs."""
+    def matrix(self) -> StoredTensor:
+        """The tensor of a parameter that can be packed, as [out, in]."""
         assert self.spec.matrix is not None
         outputs_first = self.spec.matrix.outputs == (0,)
-        return outputs_first != self.transposed
+        rows_are_outputs = outputs_first != self.transposed
+        return self.stored if rows_are_outputs else transposed(self.stored)
+
+    @property
+    def experts(self) -> list[StoredTensor]:
+        """The weights of a stack, each as [out, in]."""
+        entries = [entry_of(self.stored, index) for index in range(self.stored.shape[0])]
+        return entries if self.transposed else [transposed(each) for each in entries]
 
 
 class Sources(NamedTuple):

@@ -23,21 +23,9 @@ from flaxen.tensors.packing.memory import WeightMemory
 from flaxen.tensors.packing.pack import Packing
 from flaxen.tensors.packing.quantize import quantize
 from flaxen.tensors.tensor import StoredTensor, row_ranges
-from flaxen.tensors.views import entry_of, transposed
 
 Floats = Callable[[StoredTensor, int, int], np.ndarray]  # reads rows, rounded as they should be
 _PIECE = 1 << 17  # values read at once
-
-
-def experts_of(stored: StoredTensor, *, is_transposed: bool) -> list[StoredTensor]:
-    """The weights of a stack as [out, in].
-
-    Args:
-      stored: [E, out, in], or [E, in, out].
-      is_transposed: whether it is the first.
-    """
-    entries = [entry_of(stored, index) for index in range(stored.shape[0])]
-    return entries if is_transposed else [transposed(each) for each in entries]
 
 
 def stack_layout(experts: list[StoredTensor], choose: Callable[[StoredTensor], Layout]) -> Layout:

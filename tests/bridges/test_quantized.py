@@ -17,7 +17,7 @@ from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.logits import logits
 from flaxen.models.params import plain_params
 from flaxen.weights.definition import Definition
-from flaxen.weights.params import Form
+from flaxen.weights.form import Form
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 
 FLOAT32 = jnp.dtype("float32")

@@ -28,7 +28,8 @@ from flaxen.models.model import Model, Params
 from flaxen.sharding.parts import Box, box_of
 from flaxen.sharding.placement import Placement
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.params import Form, load_params, num_bytes
+from flaxen.weights.form import Form, num_bytes
+from flaxen.weights.params import load_params
 from flaxen.weights.rules import place_rules
 from flaxen.weights.shards import read_parts
 from flaxen.weights.sources import find_sources

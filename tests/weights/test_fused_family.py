@@ -15,8 +15,9 @@ from flaxen.families import FAMILIES, Family
 from flaxen.families.rules import Split, TensorRule, with_rules
 from flaxen.families.tensors import HF
 from flaxen.models.decoder import decoder
+from flaxen.weights.form import Form
 from flaxen.weights.huggingface.export import export_huggingface
-from flaxen.weights.params import Form, load_params
+from flaxen.weights.params import load_params
 from flaxen.weights.safetensors import read_tensors
 from flaxen.weights.sources import find_sources
 from tests.extras import extra

@@ -37,7 +37,8 @@ from flaxen.models.param_spec import ParamSpec
 from flaxen.tensors.packing.layout import Layout, WeightRows
 from flaxen.tensors.tensor import QuantizedRows, StoredTensor
 from flaxen.tensors.views import in_memory
-from flaxen.weights.params import Form, load_params
+from flaxen.weights.form import Form
+from flaxen.weights.params import load_params
 from flaxen.weights.rules import place_rules, read_tensors, scopes, write_tensors
 from flaxen.weights.sources import find_sources
 

@@ -23,8 +23,8 @@ from flaxen.models.model import Params
 from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.atomic import new_directory
 from flaxen.weights.file_tensors import ParamRows, file_tensors, rows_of_params
+from flaxen.weights.form import DTYPES
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
-from flaxen.weights.params import DTYPES
 from flaxen.weights.safetensors_writer import write_safetensors
 
 _MAX_SHARD_BYTES = 4 << 30

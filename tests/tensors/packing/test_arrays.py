@@ -19,8 +19,8 @@ from flaxen.sharding.parts import Box
 from flaxen.tensors.packing.arrays import fill_parts, put_parts
 from flaxen.tensors.packing.pack import Quantization
 from flaxen.weights.checkpoint import open_checkpoint
+from flaxen.weights.form import Form
 from flaxen.weights.gguf.reader import read_gguf
-from flaxen.weights.params import Form
 from tests.mesh.meshes import placement
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.tensors.packing.test_pack import STORED, assert_same_bits, llama
