@@ -19,14 +19,14 @@ from flaxen.build import Parts
 from flaxen.data.stopping import StoppedError
 from flaxen.data.validate import JobMethod, validate_file
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from flaxen.job_routes.fine_tuning.job_worker import JobWorker
+from flaxen.job_routes.fine_tuning.trainer import FineTunedModel, JobProgress, TrainingJob
+from flaxen.job_routes.fine_tuning.tuned_models import FineTunedModels
+from flaxen.job_routes.mount import mount_fine_tuning
+from flaxen.job_routes.stores import Stores
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.protocol import AdapterSource, EngineClient, EngineClosedError
 from flaxen.server.config import ServerConfig
-from flaxen.server.fine_tuning.job_worker import JobWorker
-from flaxen.server.fine_tuning.trainer import FineTunedModel, JobProgress, TrainingJob
-from flaxen.server.fine_tuning.tuned_models import FineTunedModels
-from flaxen.server.mount import mount_fine_tuning
-from flaxen.server.stores import Stores
 from flaxen.training.jobs.plan import Hyperparameters
 from flaxen.training.jobs.spec import (
     Base,

@@ -26,11 +26,11 @@ from flaxen.cli.sizes import show_size
 if TYPE_CHECKING:
     from flaxen.build import Parts
     from flaxen.engine.config import LoraLimits
+    from flaxen.job_routes.stores import Stores
     from flaxen.memory.cache_plan import CachePlan
     from flaxen.memory.device_memory import DeviceMemory
     from flaxen.protocol import AdapterInfo, EngineClient, ModelInfo
     from flaxen.server.config import ServerConfig
-    from flaxen.server.stores import Stores
     from flaxen.text.tokenizer import Tokenizer
 
 _LABEL_WIDTH = 13

@@ -17,7 +17,7 @@ import typer
 from flaxen.cli.sizes import parse_size, parse_size_option
 
 if TYPE_CHECKING:
-    from flaxen.server.stores import Stores
+    from flaxen.job_routes.stores import Stores
 
 _option = partial(typer.Option, rich_help_panel="Fine-tuning")
 _DEFAULT_SHARE = 0.2
@@ -105,9 +105,9 @@ class FineTuningOptions:
         if self.data_dir is None:
             yield None
             return
-        from flaxen.server.files.config import FilesConfig
-        from flaxen.server.fine_tuning.config import FineTuningConfig
-        from flaxen.server.stores import StoresConfig, open_stores
+        from flaxen.job_routes.files.config import FilesConfig
+        from flaxen.job_routes.fine_tuning.config import FineTuningConfig
+        from flaxen.job_routes.stores import StoresConfig, open_stores
 
         config = StoresConfig(
             data_dir=self.data_dir,

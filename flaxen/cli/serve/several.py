@@ -53,7 +53,7 @@ from flaxen.server.metrics import Metrics, ServerMetrics
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from flaxen.server.stores import Stores
+    from flaxen.job_routes.stores import Stores
 
 logger = logging.getLogger("flaxen.server")
 _LONGEST_WAIT_S = 3600.0  # for a model, where requests have no limit of their own

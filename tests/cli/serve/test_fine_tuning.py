@@ -11,7 +11,7 @@ import pytest
 
 from flaxen.cli.main import main
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
-from flaxen.server.stores import StoresConfig, open_stores
+from flaxen.job_routes.stores import StoresConfig, open_stores
 
 
 @pytest.mark.parametrize(
