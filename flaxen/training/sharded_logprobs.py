@@ -1,9 +1,9 @@
 """Log-probabilities of packed batches on a mesh: tokens stay where they are, and so does the
 vocabulary.
 
-On one device the tokens of all rows are ordered together (`loss`). On a mesh each device orders its
-own, because to order all would gather the hidden states; and no device has a token's logits of the
-whole vocabulary. Deliberately does not know losses.
+On one device the tokens of all rows are ordered together (`chunked_logprobs`). On a mesh each
+device orders its own, because to order all would gather the hidden states; and no device has a
+token's logits of the whole vocabulary. Deliberately does not know losses.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flaxen.cli.serve.announcement import describe_context, describe_pool
+from flaxen.cli.serve.context import describe_context, describe_pool
 from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.planned_models import MemoryPlan, PlannedModel
 from flaxen.cli.sizes import show_size

@@ -15,7 +15,6 @@ from flaxen.cli.cpu import Cpu
 from flaxen.cli.serve.announcement import (
     about_adapters,
     about_address,
-    about_context,
     about_fine_tuning,
     about_memory,
     is_public,
@@ -23,6 +22,7 @@ from flaxen.cli.serve.announcement import (
     print_ready,
     show_count,
 )
+from flaxen.cli.serve.context import about_context
 from flaxen.cli.serve.devices import about_computing, about_mesh
 from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.logs import LogFormat, logging_to
