@@ -210,7 +210,7 @@ def write_adapters(model: str, directory: Path) -> None:
     from adapters import random_adapter
 
     from flaxen.kernels.choice import choose_backend
-    from flaxen.weights.adapters.peft import save_adapter
+    from flaxen.weights.adapters.peft_writer import save_adapter
     from flaxen.weights.opening import open_model
 
     opened = open_model(model, backend=choose_backend())

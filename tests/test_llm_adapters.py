@@ -12,7 +12,7 @@ from flaxen import LLM, AsyncLLM, SamplingParams
 from flaxen.engine.config import LoraLimits
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.test_llm import GREEDY, SIZES, model
 
 __all__ = ["model"]  # the fixture

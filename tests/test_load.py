@@ -15,7 +15,7 @@ from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import PackedLinear
 from flaxen.weights.adapters.adapter import merge_adapter
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.models.golden import GOLDENS, expected, logits_of
 from tests.weights.adapters.made import random_adapter

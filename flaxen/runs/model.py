@@ -38,7 +38,7 @@ from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import from_stack
 from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.modules import file_targets
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 from flaxen.weights.definition_files import is_definition, save_definition

@@ -18,7 +18,8 @@ from flaxen.models.model import Model, Params
 from flaxen.training.jobs.run import run_job
 from flaxen.training.jobs.spec import Base, adapter_directory
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.bridges.test_function import Layer, Weights, make_weights, transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.data.tiny_text import make_tokenizer

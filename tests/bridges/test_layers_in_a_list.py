@@ -29,7 +29,8 @@ from flaxen.training.loss import next_token
 from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from flaxen.training.step import make_step, start
 from flaxen.weights.adapters.adapter import merge_adapter
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity, counting_batches, needs_kernels
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer

@@ -24,7 +24,8 @@ from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params, is_spec
 from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_into_definition
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.definition import Definition
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter

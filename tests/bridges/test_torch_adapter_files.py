@@ -23,7 +23,8 @@ from flaxen.models import attention_impls
 from flaxen.models.adapters import lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.torch_models import make

@@ -14,7 +14,7 @@ from flaxen.cli.main import main
 from flaxen.engine.config import LoraLimits
 from flaxen.hub.places import Places
 from flaxen.weights.adapters.base import base_reference
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.test_llm import SIZES, model
 from tests.weights.adapters.made import random_adapter

@@ -16,7 +16,7 @@ from flaxen.cli.main import main
 from flaxen.evaluation import check_pages
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.data.tiny_text import write_jsonl
 from tests.models.golden import GOLDENS, logits_of

@@ -17,7 +17,7 @@ import pytest
 from flaxen.cli.exporting import check_room
 from flaxen.cli.main import main
 from flaxen.weights.adapters.adapter import merge_adapter
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.weights.adapters.made import random_adapter
 from tests.weights.files import copy_golden

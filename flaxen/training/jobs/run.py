@@ -35,7 +35,7 @@ from flaxen.training.optimizer import OptimizerConfig, ScheduleConfig, make_opti
 from flaxen.training.state import TrainState
 from flaxen.training.step import Sums, TrainStep, make_step, start
 from flaxen.weights.adapters.adapter import from_stack
-from flaxen.weights.adapters.peft import save_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 
 _REMAT_ABOVE = 1024  # longer rows (in tokens) rematerialise: less memory, more time
 _MAX_WARMUP = 10  # steps

@@ -17,6 +17,7 @@ from flaxen.families.tensors import HF
 from flaxen.models.adapters import expert_stacks
 from flaxen.models.model import Model
 from flaxen.weights.adapters.adapter import Adapter, Layer
+from flaxen.weights.adapters.modules import Modules, adapted_modules
 
 _WEIGHT = ".weight"
 
@@ -47,6 +48,14 @@ def experts_of(model: Model) -> list[dict[str, Expert]]:
             for index in range(layer[rule.params[0]].shape[0])
         }
         for number, layer in enumerate(expert_stacks(model))
+    ]
+
+
+def modules_with_experts(model: Model) -> Modules:
+    """The modules of all targets, with one for each expert."""
+    return [
+        {**layer, **{target: each.module for target, each in experts.items()}}
+        for layer, experts in zip(adapted_modules(model), experts_of(model), strict=True)
     ]
 
 

@@ -93,6 +93,19 @@ def decoder_modules(model: Model) -> list[dict[str, tuple[str, Rows]]]:
     ]
 
 
+def places_in_modules(model: Model | None, modules: Modules) -> Sequence[Mapping[str, Rows]]:
+    """For each layer: where each target's outputs are in its module.
+
+    A target that is alone in its module has no place: any of a definition, or of a decoder with the
+    usual names of modules, for which there is no model.
+    """
+    if model is None or not model.has_layers:
+        return [{} for _ in modules]
+    return [
+        {target: place for target, (_, place) in layer.items()} for layer in decoder_modules(model)
+    ]
+
+
 def _of_rule(
     rule: TensorRule, layer: Mapping[str, ParamSpec], number: int, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, tuple[str, Rows]]]:

@@ -21,7 +21,8 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.models.golden import logits_of
 from tests.models.test_expert_layers import TOKENS
 from tests.models.tiny_experts import MODEL, params_for

@@ -13,18 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxen.families.rules import (
-    Interleave,
-    Split,
-    TensorRule,
-    matrix,
-    with_rules,
-)
+from flaxen.families.rules import Interleave, Split, TensorRule, matrix, with_rules
 from flaxen.families.tensors import HF
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig
 from flaxen.weights.adapters.adapter import Adapter, check_adapter, from_stack, merge_adapter
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from tests.engine.tiny import MODEL, PARAMS, pack_params
 from tests.models.golden import GOLDENS

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.patterns import match_patterns
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.engine.tiny import MODEL, PARAMS
 from tests.weights.adapters.made import random_adapter
 

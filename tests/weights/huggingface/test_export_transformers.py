@@ -16,7 +16,8 @@ import pytest
 from flaxen.hub.resolve import resolve
 from flaxen.models.model import Params
 from flaxen.weights.adapters.adapter import merge_adapter
-from flaxen.weights.adapters.peft import load_adapter, save_adapter
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
 from flaxen.weights.file_tensors import rows_of_params, with_adapter
 from flaxen.weights.huggingface.export import export_huggingface, write_directory
