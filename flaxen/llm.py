@@ -9,11 +9,11 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from flaxen.batch_run import run_batch
 from flaxen.build import OnProgress, Parts, build
 from flaxen.compile_cache import CompileCache, choose_compile_cache
-from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.models.model import Model, Params
@@ -27,11 +27,11 @@ from flaxen.outputs import (
 )
 from flaxen.pooled import PooledPrompt, PooledTasks
 from flaxen.pooling.params import PoolingParams
-from flaxen.progress_bar import ProgressBar
 from flaxen.prompts import (
     Prompt,
     as_prompts,
     chat_prompt,
+    for_each_prompt,
     make_request,
     model_template,
     prompt_text,
@@ -54,9 +54,6 @@ __all__ = [
     "RequestOutput",
     "build",
 ]
-
-
-Collected = TypeVar("Collected", RequestOutput, PooledPrompt)
 
 
 class LLM:
@@ -174,8 +171,8 @@ class LLM:
         """
         listed = as_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        samplings = _each(default, len(listed), "sampling params")
-        adapters = _each(adapter or self._adapter, len(listed), "adapters")
+        samplings = for_each_prompt(default, len(listed), "sampling params")
+        adapters = for_each_prompt(adapter or self._adapter, len(listed), "adapters")
         outputs: dict[str, RequestOutput] = {}
         checked = []
         for prompt, sampling, name in zip(listed, samplings, adapters, strict=True):
@@ -185,7 +182,7 @@ class LLM:
             outputs[request.request_id] = RequestOutput.of(
                 request, prompt_text(prompt), self.tokenizer
             )
-        return self._run(checked, outputs, use_tqdm)
+        return run_batch(self.engine, checked, outputs, use_tqdm)
 
     def chat(
         self,
@@ -280,7 +277,8 @@ class LLM:
     def _pooled(self, use_tqdm: bool | Callable[[int, int], None]) -> PooledTasks:
         def run(requests: list[Request]) -> list[PooledPrompt]:
             prompts = {each.request_id: PooledPrompt(request=each) for each in requests}
-            return self._run([self.engine.check(each) for each in requests], prompts, use_tqdm)
+            checked = [self.engine.check(each) for each in requests]
+            return run_batch(self.engine, checked, prompts, use_tqdm)
 
         return PooledTasks(
             tokenizer=self.tokenizer,
@@ -289,48 +287,9 @@ class LLM:
             run=run,
         )
 
-    def _run(
-        self,
-        requests: list[CheckedRequest],
-        outputs: dict[str, Collected],
-        use_tqdm: bool | Callable[[int, int], None],
-    ) -> list[Collected]:
-        engine = self.engine
-        todo = list(reversed(requests))
-        num_done = 0
-        with ProgressBar(use_tqdm, len(requests)) as bar:
-            try:
-                while num_done < len(requests):
-                    while todo and engine.has_room(todo[-1].request.sampling.n):
-                        engine.add(todo.pop())
-                    for event in engine.step():
-                        output = outputs[event.request_id]
-                        output.add(event)
-                        num_done += output.finished
-                    bar.show(num_done)
-            except BaseException:  # also Ctrl-C: no request of this call may stay in the engine
-                for request_id in outputs:
-                    engine.abort(request_id)
-                while engine.has_work:
-                    engine.step()
-                raise
-        return list(outputs.values())
-
 
 def _rank(adapter: Adapter | str | Path) -> int:
     """The rank of an adapter, before the model is there to read it for."""
     if isinstance(adapter, Adapter):
         return adapter.config.rank
     return highest_rank(Path(os.path.expanduser(adapter)))
-
-
-def _each(given: Any, num: int, what: str) -> list[Any]:
-    """A list with one item for each prompt, from one item for all or such a list."""
-    if given is None or isinstance(given, str | SamplingParams):
-        return [given] * num
-    listed = list(given)
-    if len(listed) != num:
-        raise ValueError(
-            f"{num} prompts came with {len(listed)} {what}: give one for all, or one for each"
-        )
-    return listed

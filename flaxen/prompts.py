@@ -26,6 +26,27 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return listed
 
 
+def for_each_prompt(given: Any, num: int, what: str) -> list[Any]:
+    """Makes a list with one item for each prompt, of one item for all or of such a list.
+
+    Args:
+      given: sampling parameters, the name of an adapter or None; or a list of these.
+      num: the number of prompts.
+      what: the items' name, for the message.
+
+    Raises:
+      ValueError: the list has another length.
+    """
+    if given is None or isinstance(given, str | SamplingParams):
+        return [given] * num
+    listed = list(given)
+    if len(listed) != num:
+        raise ValueError(
+            f"{num} prompts came with {len(listed)} {what}: give one for all, or one for each"
+        )
+    return listed
+
+
 def prompt_text(prompt: Prompt) -> str | None:
     """The text of a prompt; None for token ids."""
     given = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
