@@ -17,7 +17,7 @@ from flaxen.model_pool.forwarding import Forwarding, forward, forward_to_first
 from flaxen.model_pool.metrics import PoolCollector
 from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.slot import ModelLoadError
-from flaxen.server.app import ADAPTER_ROUTES, ROUTES, add_guard, empty_app
+from flaxen.server.app import ADAPTER_ROUTES, ALIASES, INVOCATIONS, ROUTES, add_guard, empty_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, handle_error
 from flaxen.server.metrics import ServerMetrics
@@ -51,19 +51,24 @@ def create_pool_app(
         ("GET", "/v1/models"): functools.partial(info.list_models, pool),
         ("GET", "/v1/models/{name:path}"): functools.partial(info.get_model, pool),
         ("GET", "/health"): functools.partial(info.health, pool),
+        ("GET", "/load"): functools.partial(info.load, pool),
         ("GET", "/version"): info.version,
         ("GET", "/metrics"): functools.partial(info.metrics, metrics),
         ("GET", "/"): functools.partial(info.home, pool, config),
         ("GET", "/docs"): reference_page,
     }
-    for (method, path), handler in own.items():
-        add_route(app, method, path, handler)
     forwarding = Forwarding(pool=pool, config=config)
-    for method, path in (*ROUTES, *more_routes):
-        if (method, path) not in own:
-            add_route(app, method, path, functools.partial(forward, forwarding))
-    for method, path in ADAPTER_ROUTES if has_adapter_routes else ():
-        add_route(app, method, path, functools.partial(forward_to_first, forwarding))
+    # A request without a body names no model.
+    first = functools.partial(forward_to_first, forwarding)
+    named = functools.partial(forward, forwarding)
+    routes: dict[tuple[str, str], Handler] = {
+        route: named if route[0] == "POST" else first for route in (*ROUTES, *more_routes)
+    }
+    routes |= {**own, INVOCATIONS: named}
+    routes |= dict.fromkeys(ADAPTER_ROUTES if has_adapter_routes else (), first)
+    routes |= {alias: routes[route] for alias, route in ALIASES.items() if route in routes}
+    for (method, path), handler in routes.items():
+        add_route(app, method, path, handler)
     add_guard(app, config)
     return app
 

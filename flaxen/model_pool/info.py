@@ -15,6 +15,7 @@ from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.served_model import ModelState
 from flaxen.model_pool.slot import Slot
 from flaxen.server.config import ServerConfig
+from flaxen.server.info import load_of
 from flaxen.server.metrics import ServerMetrics
 from flaxen.server.pages.routes import ShownModel, home_page
 
@@ -41,6 +42,11 @@ async def health(pool: ModelPool, http: Request) -> Response:
     counts = Counter(slot.state for slot in pool.slots)
     models = {state.value: counts[state] for state in ModelState}
     return JSONResponse({"status": "ok", "models": models})
+
+
+async def load(pool: ModelPool, http: Request) -> Response:
+    """Answers GET /load."""
+    return load_of(pool.stats())
 
 
 async def version(http: Request) -> Response:

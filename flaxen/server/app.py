@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 
 from flaxen.protocol import (
     EngineBusyError,
@@ -26,14 +25,13 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, handle_error
 from flaxen.server.generation import chat, completions, tokenize
 from flaxen.server.guard import Guard
+from flaxen.server.invocations import Handler, invoke
 from flaxen.server.metrics import Metrics
 from flaxen.server.pages import routes as pages
 from flaxen.server.renderer import ChatRenderer
 from flaxen.server.routing import add_route
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
-
-Handler = Callable[[Context, Request], Awaitable[Response]]
 
 Routes = Mapping[tuple[str, str], Handler]  # by method and path
 NO_ROUTES: Routes = MappingProxyType({})
@@ -44,12 +42,26 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/v1/models/{name:path}"): info.get_model,
     ("POST", "/tokenize"): tokenize.tokenize,
     ("POST", "/detokenize"): tokenize.detokenize,
+    ("GET", "/tokenizer_info"): info.tokenizer_info,
     ("GET", "/health"): info.health,
+    ("GET", "/load"): info.load,
     ("GET", "/version"): info.version,
     ("GET", "/metrics"): info.metrics,
     ("GET", "/"): pages.home,
     ("GET", "/docs"): pages.reference,
 }
+
+# Other paths of routes: llama.cpp's without /v1, and those that SageMaker asks for.
+ALIASES: dict[tuple[str, str], tuple[str, str]] = {
+    ("POST", "/completions"): ("POST", "/v1/completions"),
+    ("POST", "/chat/completions"): ("POST", "/v1/chat/completions"),
+    ("POST", "/embeddings"): ("POST", "/v1/embeddings"),
+    ("GET", "/models"): ("GET", "/v1/models"),
+    ("GET", "/v1/health"): ("GET", "/health"),
+    ("GET", "/ping"): ("GET", "/health"),
+    ("POST", "/ping"): ("GET", "/health"),
+}
+INVOCATIONS = ("POST", "/invocations")
 
 ADAPTER_ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/load_lora_adapter"): adapters.load,
@@ -112,6 +124,8 @@ def create_model_app(
     )
     app = empty_app()
     routes = {**ROUTES, **({} if adapter_files is None else ADAPTER_ROUTES), **more_routes}
+    routes |= {alias: routes[route] for alias, route in ALIASES.items() if route in routes}
+    routes[INVOCATIONS] = functools.partial(invoke, routes)
     for (method, path), handler in routes.items():
         add_route(app, method, path, functools.partial(handler, context))
     return app

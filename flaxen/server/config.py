@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,7 @@ class ServerConfig:
     api_keys: tuple[str, ...] = ()  # any of these keys gives access; () requires none
     served_model_names: tuple[str, ...] = ()  # the first is the main one; () is the engine's name
     cors_origins: tuple[str, ...] = ()  # origins whose pages may call the server; "*" for any
+    root_path: str = ""  # the path under which a proxy serves all of this, such as "/llm"
     max_body_bytes: int = 4 * 2**20  # the most bytes of a request's JSON
     max_prompts: int = 128  # the most prompts in one completions request
     max_n: int = 128  # the most sequences for each prompt
@@ -46,6 +50,11 @@ class ServerConfig:
                 raise ValueError(
                     f"a served model name or CORS origin must be printable text, got {value!r}"
                 )
+        if self.root_path and not _ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(
+                "root_path must be a path such as /llm, without a slash at its end, "
+                f"got {self.root_path!r}"
+            )
         for name, low in (
             ("max_body_bytes", 1),
             ("max_prompts", 1),

@@ -16,8 +16,9 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, as_api_error, error_response, invalid
 from flaxen.server.request_log import RequestLog
 
-# A browser can send no key, so the pages for people need none: they say nothing that it protects.
-_OPEN_PATHS = ("/health", "/", "/docs")
+# What watches a server has no key. Nor has a browser, so the pages for people need none: they say
+# nothing that it protects.
+OPEN_PATHS = ("/health", "/v1/health", "/ping", "/", "/docs")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -37,6 +38,7 @@ class Guard:
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
         self._keys = [key.encode() for key in config.api_keys]
+        self._root_path = config.root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +50,9 @@ class Guard:
         state = scope.setdefault("state", {})
         # A route may replace this by the id in the request's body.
         state["request_id"] = asked_id if valid else uuid.uuid4().hex
-        log = state["log"] = RequestLog(method=scope["method"], path=scope["path"])
+        scope["root_path"] = self._root_path
+        path = _route_path(scope)
+        log = state["log"] = RequestLog(method=scope["method"], path=path)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,7 +63,8 @@ class Guard:
         try:
             if asked_id is not None:
                 check_request_id(asked_id, "x-request-id")
-            self._check_key(scope["path"], headers.get("authorization"))
+            if path not in OPEN_PATHS:
+                self._check_key(headers)
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             # Routes handle their own errors: one that arrives here is the guard's own, or a bug.
@@ -69,19 +74,32 @@ class Guard:
         finally:
             log.write(state["request_id"])
 
-    def _check_key(self, path: str, authorization: str | None) -> None:
-        if not self._keys or path in _OPEN_PATHS:
+    def _check_key(self, headers: Headers) -> None:
+        if not self._keys:
             return
-        scheme, _, given = (authorization or "").partition(" ")
+        authorization, plain = headers.get("authorization"), headers.get("x-api-key")
+        scheme, _, bearer = (authorization or "").partition(" ")
+        given = (bearer if scheme.lower() == "bearer" else "", plain or "")
         # Header bytes are Latin-1. Every key is compared, each in constant time, so that the
         # duration reveals nothing about the keys.
-        found = [hmac.compare_digest(given.strip().encode("latin-1"), key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(found):
+        found = [
+            hmac.compare_digest(each.strip().encode("latin-1"), key)
+            for each in given
+            for key in self._keys
+        ]
+        if not any(found):
             raise ApiError(
                 401,
-                ("the API key is missing" if not authorization else "the API key is wrong")
-                + ": send a valid one as 'Authorization: Bearer KEY'",
+                ("the API key is wrong" if authorization or plain else "the API key is missing")
+                + ": send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
                 code="invalid_api_key",
                 type="authentication_error",
                 headers={"www-authenticate": "Bearer"},
             )
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below the server's root path, which a proxy may have cut off or not."""
+    path: str = scope["path"]
+    root: str = scope["root_path"]
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path

@@ -1,4 +1,4 @@
-"""The read-only routes: models, health, version, metrics. Deliberately reads no bodies."""
+"""The read-only routes: models, health, load, version, tokenizer, metrics. They read no bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen import __version__
-from flaxen.protocol import AdapterInfo
+from flaxen.protocol import AdapterInfo, EngineStats
 from flaxen.server.context import Context
 
 
@@ -32,6 +32,44 @@ async def health(context: Context, http: HttpRequest) -> Response:
     """Answers GET /health: 503 as soon as the engine accepts no more requests."""
     context.engine.check_health()
     return JSONResponse({"status": "ok"})
+
+
+async def load(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /load, as in vLLM."""
+    return load_of(context.engine.stats())
+
+
+def load_of(stats: EngineStats) -> Response:
+    """The answer of GET /load: how many sequences the engine has to compute."""
+    return JSONResponse({"server_load": stats.num_running + stats.num_waiting})
+
+
+async def tokenizer_info(context: Context, http: HttpRequest) -> Response:
+    """Answers GET /tokenizer_info: what vLLM tells of a tokenizer_config.json."""
+    tokenizer = context.tokenizer
+    added = tokenizer.parts.backend.get_added_tokens_decoder()
+    described = {
+        str(token_id): {
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "normalized": token.normalized,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "special": token.special,
+        }
+        for token_id, token in sorted(added.items())
+    }
+    return JSONResponse(
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # transformers' name of what this is
+            "model_max_length": context.engine.info.max_model_len,
+            **tokenizer.special_tokens,
+            "bos_token": tokenizer.bos_token,
+            "eos_token": tokenizer.eos_token,
+            "added_tokens_decoder": described,
+            "chat_template": tokenizer.chat_template,
+        }
+    )
 
 
 async def version(context: Context, http: HttpRequest) -> Response:

@@ -19,7 +19,8 @@ from flaxen.server.usage import Usage
 
 logger = logging.getLogger("flaxen.server")
 
-_QUIET_PATHS = ("/health", "/metrics")  # asked for every few seconds by what watches the server
+# Asked for every few seconds by what watches the server.
+_QUIET_PATHS = ("/health", "/v1/health", "/ping", "/load", "/metrics")
 _POLLED = "/v1/fine_tuning/jobs/"  # by a client that waits for its job, which has lines of its own
 _MAX_PATH_CHARS = 200
 _MAX_ERROR_CHARS = 500

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flaxen.model_pool.app import create_pool_app
-from flaxen.server.app import ROUTES
+from flaxen.server.app import ALIASES, INVOCATIONS, ROUTES
 from flaxen.server.config import ServerConfig
 from tests.model_pool.fake_models import Fakes
 from tests.server.clients import events, get, http_client, openai_client, post, run
@@ -158,7 +158,8 @@ def test_the_guard_is_around_all_models(keys: tuple[str, ...]) -> None:
 
 def test_every_route_of_one_model_is_there_too() -> None:
     _, app = make()
-    for method, path in ROUTES:
+    aliases = [alias for alias, route in ALIASES.items() if route in ROUTES]
+    for method, path in (*ROUTES, *aliases, INVOCATIONS):
         answer = (get if method == "GET" else post)(app, path.replace("{name:path}", "a"))
         assert answer.status_code in (200, 415), path
     assert post(app, "/v1/nothing").status_code == 404

@@ -10,24 +10,31 @@ import openai
 import pytest
 
 from flaxen import __version__
-from flaxen.server.app import ROUTES, create_app
+from flaxen.server.app import ALIASES, INVOCATIONS, ROUTES, create_app
 from flaxen.server.config import ServerConfig
-from tests.server.clients import get, http_client, make_app, openai_client, post, run
-from tests.server.fakes import FakeEngine, byte_tokenizer
+from flaxen.server.guard import OPEN_PATHS
+from tests.server.clients import events, get, http_client, make_app, openai_client, post, run
+from tests.server.fakes import TEMPLATE, FakeEngine, byte_tokenizer
 
 OK = {"prompt": "a", "max_tokens": 1}
+# Applications for tests of many cases: each has a process for its chat template.
+KEYED = make_app(api_keys=("right", "second"))
+SMALL = make_app(max_body_bytes=100)
+BODY_PATHS = [path for method, path in (*ROUTES, INVOCATIONS) if method == "POST"]
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [route for route in ROUTES if route[1] not in ("/health", "/", "/docs")]
+    ("method", "path"),
+    [route for route in (*ROUTES, *ALIASES, INVOCATIONS) if route[1] not in OPEN_PATHS],
 )
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer", "Basic right", "Bearer r\xe9"])
 def test_routes_want_the_key(method: str, path: str, header: str | None) -> None:
     headers = {} if header is None else {b"authorization": header.encode("latin-1")}
+    if header == "Bearer":  # the same for the other header
+        headers = {b"x-api-key": b"r\xe9"}
 
     async def send() -> Any:
-        app = make_app(api_keys=("right", "second"))
-        async with http_client(app) as client:
+        async with http_client(KEYED) as client:
             return await client.request(method, path, headers=headers)
 
     answer = run(send())
@@ -42,7 +49,74 @@ def test_health_needs_no_key_and_any_key_opens() -> None:
     app = make_app(api_keys=("right", "second"))
     assert get(app, "/health").status_code == 200
     assert get(app, "/version", authorization="Bearer second").status_code == 200
+    assert get(app, "/v1/health").json() == get(app, "/ping").json() == {"status": "ok"}
+    assert post(app, "/ping").status_code == 200
     assert get(app, "/nothing").status_code == 401
+
+
+def test_the_key_may_come_as_anthropics_clients_send_it() -> None:
+    app = make_app(api_keys=("right", "second"))
+    assert get(app, "/version", **{"x-api-key": "second"}).status_code == 200
+    # Many clients always send a bearer, and have something in it.
+    sent = {"x-api-key": "right", "authorization": "Bearer unused"}
+    assert get(app, "/version", **sent).status_code == 200
+    answer = get(app, "/version", **{"x-api-key": "wrong"})
+    assert answer.status_code == 401
+    assert "'x-api-key: KEY'" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/llm/a"])
+def test_a_proxy_may_cut_off_the_root_path_or_leave_it(prefix: str) -> None:
+    app = make_app(root_path="/llm/a", api_keys=("right",))
+    assert get(app, f"{prefix}/health").status_code == 200
+    assert get(app, f"{prefix}/v1/models").status_code == 401
+    answer = get(app, f"{prefix}/v1/models", authorization="Bearer right")
+    assert answer.json()["data"][0]["id"] == "fake/model"
+    page = get(app, f"{prefix}/").text
+    assert 'href="/llm/a/docs"' in page
+    assert "http://flaxen/llm/a/v1" in page
+    assert get(app, "/llm/ab/health").status_code == 401
+    assert get(app, "/llm/a/llm/a/health").status_code == 401
+
+
+def test_aliases_answer_as_their_routes() -> None:
+    app = make_app()
+    assert get(app, "/models").json() == get(app, "/v1/models").json()
+    assert post(app, "/completions", OK).json()["choices"][0]["text"] == "a"
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    assert post(app, "/chat/completions", chat).json()["object"] == "chat.completion"
+    assert post(app, "/embeddings", {"input": "a"}).status_code == 404  # as /v1/embeddings here
+
+
+def test_invocations_are_told_apart_by_their_fields() -> None:
+    app = make_app()
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    assert post(app, "/invocations", chat).json()["object"] == "chat.completion"
+    assert post(app, "/invocations", OK).json()["object"] == "text_completion"
+    *_, done = events(post(app, "/invocations", OK | {"stream": True}))
+    assert done == "[DONE]"
+    for body in ({}, {"input": "a"}, {"query": "a"}):  # this server has no route for the latter
+        error = post(app, "/invocations", body).json()["error"]
+        assert "must have messages, prompt, input, text_1 or query" in error["message"]
+
+
+def test_load_is_the_number_of_open_sequences() -> None:
+    engine = FakeEngine()
+    app = make_app(engine)
+    assert get(app, "/load").json() == {"server_load": 2}  # the fake says that two wait
+    engine.open.add("one")
+    assert get(app, "/load").json() == {"server_load": 3}
+
+
+def test_what_is_told_of_a_tokenizer() -> None:
+    told = get(make_app(), "/tokenizer_info").json()
+    assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (told["bos_token"], told["eos_token"]) == ("<s>", "</s>")
+    assert told["model_max_length"] == 4096
+    assert told["chat_template"] == TEMPLATE
+    tokens = told["added_tokens_decoder"]
+    assert {key: each["content"] for key, each in tokens.items()} == {"256": "<s>", "257": "</s>"}
+    assert tokens["256"]["special"] is True
 
 
 def test_official_client_raises_its_own_errors() -> None:
@@ -94,7 +168,7 @@ def test_unknown_routes_and_methods() -> None:
     assert "takes POST only" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", [path for method, path in ROUTES if method == "POST"])
+@pytest.mark.parametrize("path", BODY_PATHS)
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_too_large(path: str, declared: bool) -> None:
     async def chunks() -> AsyncIterator[bytes]:
@@ -103,7 +177,7 @@ def test_a_body_too_large(path: str, declared: bool) -> None:
 
     content = b" " * 200 if declared else chunks()
     answer = post(
-        make_app(max_body_bytes=100),
+        SMALL,
         path,
         content=content,
         headers={"content-type": "application/json"},

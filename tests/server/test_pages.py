@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flaxen.server.app import ROUTES, create_app
+from flaxen.server.app import ALIASES, INVOCATIONS, ROUTES, create_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.generation.bodies import (
     ChatBody,
@@ -26,6 +26,7 @@ from flaxen.server.pages.reference import make_reference
 from tests.server.clients import get, http_client, make_app, run
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
+ALL = [route for route in (*ROUTES, *ALIASES, INVOCATIONS) if route[1] != "/embeddings"]
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
 
 
@@ -111,7 +112,7 @@ def test_the_reference_has_every_route_and_field() -> None:
     text = DOCS.read_text()
     told = {word for code in re.findall(r"`+([^`]+)`+", text) for word in re.findall(r"\w+", code)}
     assert set(fields()) - told == set()
-    routes = [f"{verb} {path}`".replace(":path", "") for verb, path in ROUTES]
+    routes = [f"{verb} {path}`".replace(":path", "") for verb, path in ALL]
     assert [route for route in routes if f"`{route}" not in text] == []
 
 
@@ -119,7 +120,7 @@ def test_the_page_is_the_reference_with_the_routes_that_are_there() -> None:
     page = get(make_app(), "/docs").text
     [routes, *_] = code(page)
     assert routes.split() == [
-        part.replace(":path", "") for method, path in ROUTES for part in (method, path)
+        part.replace(":path", "") for method, path in ALL for part in (method, path)
     ]
     for heading in re.findall(r"^## (.*)$", DOCS.read_text(), re.M):
         assert f">{heading.replace(chr(39), '&#39;')}</a>" in page

@@ -81,6 +81,15 @@ class ServerOptions:
             show_default="none",
         ),
     ] = field(default_factory=list)
+    root_path: Annotated[
+        str,
+        _server_option(
+            metavar="PATH",
+            help="Path under which a proxy serves all of this, such as /llm; the proxy may cut it "
+            "off or leave it.",
+            show_default="none",
+        ),
+    ] = ""
     drain_s: Annotated[
         float,
         _server_option(
@@ -241,6 +250,7 @@ def server_config(
         api_keys=tuple(server.api_keys),
         served_model_names=tuple(server.served_model_names),
         cors_origins=tuple(server.cors_origins),
+        root_path=server.root_path,
         max_body_bytes=limits.max_body_bytes,
         max_prompts=limits.max_prompts,
         max_n=limits.max_n,

@@ -68,6 +68,7 @@ def home_page(http: Request, models: Sequence[ShownModel], *, has_key: bool) -> 
     )
     return _page(
         "home.html",
+        root=http.scope.get("root_path", ""),
         title="flaxen" if has_key or len(models) > 1 else first.name,
         models=() if has_key else models,
         version=__version__,
@@ -93,6 +94,7 @@ async def reference_page(http: Request) -> Response:
     made = read_reference()
     return _page(
         "reference.html",
+        root=http.scope.get("root_path", ""),
         title="flaxen: the server's reference",
         routes=tuple(dict.fromkeys(routes)),
         sections=made.sections,
@@ -103,7 +105,8 @@ async def reference_page(http: Request) -> Response:
 def _url(http: Request) -> str:
     """The server's URL as the client knows it; a host that is not one is left out."""
     host = http.headers.get("host", "")
-    return f"{http.url.scheme}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}"
+    root = http.scope.get("root_path", "")
+    return f"{http.url.scheme}://{host if _HOST.fullmatch(host) else 'HOST:PORT'}{root}"
 
 
 @functools.cache
