@@ -1,4 +1,4 @@
-"""Admits waiting sequences: first come, first served, while there are rows, pages and tokens.
+"""Admits waiting sequences, in their queue's order, while there are rows, pages and tokens.
 
 Deliberately does not know: what running sequences compute, which are preempted.
 """
@@ -25,7 +25,7 @@ class Admission:
     """Moves sequences from waiting to running.
 
     Args:
-      waiting: the waiting sequences, in order of arrival.
+      waiting: the waiting sequences, in the order in which they are admitted.
       running: the running sequences.
       pools: the pools of pages.
       adapter_slots: the slots of adapters.

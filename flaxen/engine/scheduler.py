@@ -15,8 +15,8 @@ Invariants:
     sequence owns nothing.
   - The sequence that was admitted first always gets what it needs, so that none starves: pages are
     taken from the most recently admitted ones, and waiting sequences are admitted first come, first
-    served. Only a sequence that waits for an adapter's slot is overtaken, and not for ever
-    (`adapters/slots.SlotQueue`).
+    served. A sequence is only overtaken by those of a lower priority, and while it waits for an
+    adapter's slot, which is not for ever (`adapters/slots.SlotQueue`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Scheduler:
         return len(self._waiting)
 
     def waiting(self) -> tuple[Sequence, ...]:
-        """All waiting sequences, in order of arrival. Safe to call from any thread."""
+        """All waiting sequences, in any order. Safe to call from any thread."""
         return self._waiting.snapshot()
 
     @property

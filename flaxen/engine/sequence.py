@@ -24,6 +24,7 @@ class Sequence:
     tokens: list[int]  # the prompt, then all output tokens that have reached the host
     num_prompt_tokens: int
     cache_salt: str = ""
+    priority: int = 0  # lower ones are admitted first
     adapter: ServedAdapter | None = None
     arrival_s: float = 0.0  # on the engine's monotonic clock
     seed: int = 0  # of this sequence; sampling.seed is the request's
@@ -91,6 +92,7 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         tokens=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
         cache_salt=request.cache_salt,
+        priority=request.priority,
         adapter=checked.adapter,
         arrival_s=arrival_s,
         seed=seed,

@@ -141,13 +141,14 @@ class Request:
     """One prompt and how to continue it.
 
     Raises:
-      FieldError: the prompt is empty or the timeout is not above 0.
+      FieldError: the prompt is empty, the priority is no number or the timeout is not above 0.
     """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     cache_salt: str = ""  # requests share cached prefixes only with the same salt
+    priority: int = 0  # requests of lower numbers are taken from the queue first
     # Seconds from submission after which the request ends with TIMEOUT.
     timeout_s: float | None = None
     adapter: str | None = None  # the name of an adapter of the engine; None is the base model
@@ -162,6 +163,12 @@ class Request:
             len(self.prompt_token_ids) > 0,
             "prompt_token_ids",
             "the prompt is empty: give at least one token",
+        )
+        _require(
+            _is_int(self.priority),
+            "priority",
+            f"priority must be a whole number, got {self.priority!r}: 0 is the usual one, and "
+            "lower ones come first",
         )
         _require(
             self.timeout_s is None or (_is_number(self.timeout_s) and self.timeout_s > 0),

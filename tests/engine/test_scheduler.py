@@ -27,8 +27,9 @@ def scheduler(
 
 
 def sequence(
-    prompt: range, max_tokens: int | None = 16, salt: str = "", prompt_logprobs: int | None = None
-) -> Sequence:
+    prompt: range, max_tokens: int | None = 16, salt: str = "", prompt_logprobs: int | None = None,
+    priority: int = 0,
+) -> Sequence:  # fmt: skip
     return Sequence(
         request_id=f"r{prompt}",
         index=0,
@@ -37,6 +38,7 @@ def sequence(
         tokens=list(prompt),
         num_prompt_tokens=len(prompt),
         cache_salt=salt,
+        priority=priority,
     )
 
 
@@ -225,3 +227,43 @@ def test_the_first_step_is_stamped() -> None:
     assert a.first_scheduled_s is None
     s.schedule()
     assert a.first_scheduled_s == 7.0
+
+
+def test_lower_priorities_are_admitted_first_and_equal_ones_in_order_of_arrival() -> None:
+    s = scheduler(max_num_seqs=1)
+    waiting = {
+        name: sequence(range(start, start + 4), max_tokens=1, priority=priority)
+        for start, (name, priority) in zip(
+            range(0, 50, 10),
+            [("a", 0), ("b", 5), ("c", -1), ("d", 0), ("e", -1)],
+            strict=True,
+        )
+    }
+    for each in waiting.values():
+        s.add(each)
+    admitted = []
+    while s.has_work:
+        plan = s.schedule()
+        deliver(s, plan)
+        for item in plan.items:
+            admitted += [name for name, each in waiting.items() if each is item.sequence]
+            s.end(item.sequence)
+    assert "".join(admitted) == "ceadb"
+
+
+def test_a_preempted_sequence_waits_behind_lower_priorities_only() -> None:
+    s = scheduler(num_pages=4, max_model_len=16)
+    first, second = sequence(range(4)), sequence(range(10, 14))
+    s.add(first)
+    s.add(second)
+    while not (plan := s.schedule()).preempted:
+        deliver(s, plan)
+    assert plan.preempted == [second]
+    urgent, later = sequence(range(20, 24), priority=-1), sequence(range(30, 34))
+    s.add(later)
+    s.add(urgent)
+    deliver(s, plan)
+    s.end(first)
+    assert [item.sequence for item in s.schedule().items] == [urgent]  # the others have no room
+    s.end(urgent)
+    assert next(item.sequence for item in s.schedule().items) is second

@@ -20,8 +20,11 @@ _T = TypeVar("_T")
 _TOKENIZER = byte_tokenizer()
 
 
-def make_app(engine: EngineClient | None = None, **config: Any) -> Any:
-    return create_app(engine or FakeEngine(), _TOKENIZER, ServerConfig(**config))
+def make_app(
+    engine: EngineClient | None = None, *, template: str | None = None, **config: Any
+) -> Any:
+    tokenizer = _TOKENIZER if template is None else byte_tokenizer(template)
+    return create_app(engine or FakeEngine(), tokenizer, ServerConfig(**config))
 
 
 def http_client(app: Any, **headers: str) -> httpx.AsyncClient:

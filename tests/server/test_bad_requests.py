@@ -160,8 +160,6 @@ CHATS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"messages": HELLO, "audio": {}}, "unsupported_parameter", "audio", "text only"),
     ({"messages": HELLO, "reasoning_effort": "low"}, "unsupported_parameter", "reasoning_effort",
      "chat_template_kwargs"),
-    ({"messages": HELLO, "continue_final_message": True}, "unsupported_parameter",
-     "continue_final_message", "not supported"),
     ({"messages": HELLO, "chat_template": "x"}, "unknown_parameter", "chat_template", "unknown"),
     ({"messages": HELLO, "chat_template_kwargs": {"messages": []}}, "invalid_value",
      "chat_template_kwargs", "may not set 'messages'"),

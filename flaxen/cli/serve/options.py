@@ -90,6 +90,20 @@ class ServerOptions:
             show_default="none",
         ),
     ] = ""
+    tokens_as_ids: Annotated[
+        bool,
+        _server_option(
+            "--return-tokens-as-token-ids",
+            help="Name tokens in logprobs as token_id:7, unless a request says otherwise.",
+        ),
+    ] = False
+    force_usage: Annotated[
+        bool,
+        _server_option(
+            "--enable-force-include-usage",
+            help="End every stream with its usage, as if it was asked for.",
+        ),
+    ] = False
     drain_s: Annotated[
         float,
         _server_option(
@@ -251,6 +265,8 @@ def server_config(
         served_model_names=tuple(server.served_model_names),
         cors_origins=tuple(server.cors_origins),
         root_path=server.root_path,
+        tokens_as_ids=server.tokens_as_ids,
+        force_usage=server.force_usage,
         max_body_bytes=limits.max_body_bytes,
         max_prompts=limits.max_prompts,
         max_n=limits.max_n,

@@ -47,6 +47,7 @@ class Asked:
     model: str  # the name to answer with
     adapter: str | None  # the adapter that the name means
     timeout_s: float | None
+    tokens_as_ids: bool  # whether logprobs name tokens as "token_id:7"
 
     def request(self, index: int, prompt: Prompt, sampling: SamplingParams) -> Request:
         """Makes the engine's request for one of the body's prompts."""
@@ -55,6 +56,7 @@ class Asked:
             prompt_token_ids=prompt.token_ids,
             sampling=sampling,
             cache_salt=self.common.cache_salt or "",
+            priority=self.common.priority or 0,
             timeout_s=self.timeout_s,
             adapter=self.adapter,
         )
@@ -114,7 +116,9 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
         await streams.close()
     if whole is None:
         return Response(status_code=499)
-    return JSONResponse(envelope.fields() | whole | {"usage": usage.json()})
+    # Clients of vLLM read these without asking whether they are there.
+    empty = {"service_tier": None, "kv_transfer_params": None}
+    return JSONResponse(envelope.fields() | whole | {"usage": usage.json()} | empty)
 
 
 def _generation_log(
@@ -133,16 +137,18 @@ def _generation_log(
 
 def _read_common(context: Context, http: HttpRequest, common: CommonBody, id_prefix: str) -> Asked:
     model, adapter = context.find_model(common.model)
+    config, as_ids = context.config, common.return_tokens_as_token_ids
     answer_id = _answer_id(http, id_prefix, common.request_id)
     asked = Asked(
         common=common,
-        options=stream_options(common),
+        options=stream_options(common, force_usage=config.force_usage),
         answer_id=answer_id,
         # The client chooses the answer's id (x-request-id), and may choose one twice.
         engine_id=f"{answer_id}-{uuid.uuid4().hex[:12]}",
         model=model,
         adapter=adapter,
-        timeout_s=context.config.request_timeout_s,
+        timeout_s=config.request_timeout_s,
+        tokens_as_ids=config.tokens_as_ids if as_ids is None else as_ids,
     )
     if common.cache_salt == "":  # an empty salt would separate nothing
         raise invalid("cache_salt must not be empty: leave it out to share prefixes", "cache_salt")

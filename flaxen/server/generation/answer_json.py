@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from flaxen import __version__
 from flaxen.protocol import TokenEvent, TokenLogprobs
 from flaxen.server.generation.bodies import StreamOptions
 from flaxen.server.sse import to_json
 from flaxen.server.usage import Usage
+
+_FINGERPRINT = f"flaxen-{__version__}"  # of what computes, as OpenAI's API tells it
 
 
 @dataclass(kw_only=True)
@@ -50,6 +53,7 @@ class Envelope:
             "object": self.object,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": _FINGERPRINT,
         }
 
 

@@ -57,6 +57,8 @@ class CommonBody(BaseModel):
     skip_special_tokens: bool | None = None
     prompt_logprobs: Whole | None = None
     cache_salt: str | None = None
+    priority: Whole | None = None
+    truncate_prompt_tokens: Whole | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
@@ -93,6 +95,7 @@ class ChatBody(BaseModel):
     logprobs: bool | None = None
     top_logprobs: Whole | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
 
@@ -107,6 +110,7 @@ class TokenizeBody(BaseModel):
     messages: list[Any] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 

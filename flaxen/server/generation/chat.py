@@ -16,10 +16,12 @@ from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer import Asked, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
 from flaxen.server.generation.bodies import ChatBody
+from flaxen.server.generation.continuing import check_open
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, chat_prompt, fit_max_tokens
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
+from flaxen.server.generation.truncation import truncate
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
@@ -62,7 +64,9 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         template_kwargs=body.chat_template_kwargs or {},
         add_special_tokens=bool(body.add_special_tokens),
         context=context,
+        continues=check_open(body.continue_final_message, body.add_generation_prompt),
     )
+    prompt = truncate(prompt, common.truncate_prompt_tokens, max_tokens, context)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = sampling_params(
         common,
@@ -80,14 +84,14 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         logprobs=logprobs,
         prompt_logprobs=common.prompt_logprobs,
         with_token_ids=bool(common.return_token_ids),
-        tokens_as_ids=bool(common.return_tokens_as_token_ids),
+        tokens_as_ids=asked.tokens_as_ids,
     )
     return [asked.request(0, prompt, sampling)], view
 
 
 async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
     sequences = [WholeSequence() for _ in range(view.n)]
-    whole: dict[str, Any] = {}
+    whole: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_ids": None}
     async for _, event in streams.events():
         if event.prompt_logprobs is not None:
             whole["prompt_logprobs"] = prompt_logprobs(
@@ -104,16 +108,14 @@ async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dic
 
 
 def _whole_choice(view: _ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
-    choice: dict[str, Any] = {
+    return {
         "index": index,
         "message": {"role": "assistant", "content": "".join(sequence.texts), "refusal": None},
         "logprobs": view.described(sequence.logprobs),
         "finish_reason": sequence.finish_reason,
         "stop_reason": sequence.stop_reason,
+        "token_ids": sequence.token_ids if view.with_token_ids else None,
     }
-    if view.with_token_ids:
-        choice["token_ids"] = sequence.token_ids
-    return choice
 
 
 async def _stream(

@@ -21,6 +21,7 @@ from flaxen.server.generation.logprobs import completion_logprobs, prompt_logpro
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens, read_prompts
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
 from flaxen.server.generation.text_offset import OffsetWriter, ScoredTokens
+from flaxen.server.generation.truncation import truncate
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
@@ -92,6 +93,9 @@ async def _parse(
     # The engine always samples a token; _without_output drops it if only prompt logprobs are
     # requested.
     num_new = 1 if only_prompt_logprobs else max_tokens
+    room = num_new or default  # of the answer
+    most = common.truncate_prompt_tokens
+    prompts = [truncate(prompt, most, room, context) for prompt in prompts]
     # Prompt logprobs are needed for echo, for the field prompt_logprobs, or for both.
     counts = [common.prompt_logprobs, body.logprobs if body.echo else None]
     num_prompt_logprobs = max((count for count in counts if count is not None), default=None)
@@ -116,7 +120,7 @@ async def _parse(
         logprobs=body.logprobs,
         prompt_logprobs=common.prompt_logprobs,
         with_token_ids=bool(common.return_token_ids),
-        tokens_as_ids=bool(common.return_tokens_as_token_ids),
+        tokens_as_ids=asked.tokens_as_ids,
     )
     pairs = zip(prompts, samplings, strict=True)
     return [asked.request(i, prompt, sampling) for i, (prompt, sampling) in enumerate(pairs)], view
@@ -154,6 +158,9 @@ def _whole_choice(
         "logprobs": None,
         "finish_reason": "length" if view.only_prompt_logprobs else sequence.finish_reason,
         "stop_reason": None if view.only_prompt_logprobs else sequence.stop_reason,
+        "token_ids": sequence.token_ids if view.with_token_ids else None,
+        "prompt_token_ids": list(prompt.token_ids) if view.with_token_ids else None,
+        "prompt_logprobs": None,
     }
     if view.logprobs is not None:
         offsets = OffsetWriter(prompt, view.samplings[prompt_index], view.tokenizer)
@@ -169,9 +176,6 @@ def _whole_choice(
         choice["prompt_logprobs"] = prompt_logprobs(
             prompt_entries, num_top=view.prompt_logprobs, tokenizer=view.tokenizer
         )
-    if view.with_token_ids:
-        choice["prompt_token_ids"] = list(prompt.token_ids)
-        choice["token_ids"] = sequence.token_ids
     return choice
 
 

@@ -84,13 +84,9 @@ _VLLM = {
     "use_beam_search": Rule(_bool(False), _NO_BEAMS),
     "length_penalty": Rule(_number(1), f"it belongs to beam search, and {_NO_BEAMS}"),
     "early_stopping": Rule(_bool(False), f"it belongs to beam search, and {_NO_BEAMS}"),
-    "priority": Rule(_number(0), "requests are served in the order in which they come"),
     "detokenize": Rule(_bool(True), "the answer is always text; return_token_ids adds its tokens"),
     # No spaces are ever added there, which is what both values mean with today's tokenizers.
     "spaces_between_special_tokens": Rule(_is(bool), "it must be true or false"),
-    "truncate_prompt_tokens": Rule(
-        _never, "a prompt is never cut: send its end, or start the server with a longer length"
-    ),
     "logits_processors": Rule(_empty, _NO_PLUGINS),
     "vllm_xargs": Rule(_empty, _NO_PLUGINS),
     "kv_transfer_params": Rule(_empty, "keys and values are not moved between servers"),
@@ -129,9 +125,6 @@ CHAT = {
     ),
     "verbosity": Rule(_one_of("medium"), "the model has no such control"),
     "web_search_options": Rule(_never, "this server does not search the web"),
-    "continue_final_message": Rule(
-        _bool(False), "it is not supported; /v1/completions continues any text"
-    ),
     "echo": Rule(_bool(False), "chat answers hold the answer only; /v1/completions can echo"),
     "documents": Rule(_empty, "it is not supported: put the documents' text into a message"),
     "mm_processor_kwargs": Rule(_empty, _TEXT_ONLY),
@@ -141,16 +134,14 @@ CHAT = {
     ),
 }
 
-TOKENIZE = {
-    name: CHAT[name]
-    for name in ("tools", "continue_final_message", "mm_processor_kwargs", "media_io_kwargs")
-}
+TOKENIZE = {name: CHAT[name] for name in ("tools", "mm_processor_kwargs", "media_io_kwargs")}
 
 STREAM_OPTIONS = {
     "include_obfuscation": Rule(_bool(False), "this server does not pad its events"),
 }
 
 # Histories from other servers contain fields of those servers' answers, and clients' own notes.
+_CONTINUE = "continue_final_message of the body continues the last message"
 _NOT_THIS_ROLE = "only a message of role 'assistant' has it"
 MESSAGE = {
     "type": Rule(_one_of("text", "message"), "a message has no other type"),
@@ -168,8 +159,8 @@ MESSAGE = {
     "reasoning_details": Rule(_is(list), "it must be a list"),
     "thinking_blocks": Rule(_is(list), "it must be a list"),
     "provider_specific_fields": Rule(_is(dict), "it must be an object"),
-    "prefix": Rule(_bool(False), "it is not supported; /v1/completions continues any text"),
-    "partial": Rule(_bool(False), "it is not supported; /v1/completions continues any text"),
+    "prefix": Rule(_bool(False), _CONTINUE),
+    "partial": Rule(_bool(False), _CONTINUE),
 }
 
 PART = {

@@ -39,7 +39,7 @@ def completion_logprobs(
       token_ids: the tokens.
       entries: one for each token; None for the first token of a prompt, which has no
           log-probability.
-      num_top: how many of the likeliest tokens to list; the token itself is always listed.
+      num_top: how many of the likeliest tokens to list; the token itself is always listed, first.
       offsets: where each token begins in the text.
     """
     tokens: list[str] = []
@@ -54,8 +54,8 @@ def completion_logprobs(
             continue
         values.append(_finite(entry.logprob))
         top: dict[str, float] = {}
-        for top_id, logprob in (*entry.top[:num_top], (entry.token_id, entry.logprob)):
-            # Two tokens may have equal text: the likelier one, which comes first, is kept.
+        for top_id, logprob in ((entry.token_id, entry.logprob), *entry.top[:num_top]):
+            # Two tokens may have equal text: the token itself or the likelier one is kept.
             top.setdefault(token_text(tokenizer, top_id, as_ids), _finite(logprob))
         tops.append(top)
     return {
@@ -69,7 +69,9 @@ def completion_logprobs(
 def chat_logprobs(
     entries: Sequence[TokenLogprobs], *, num_top: int, tokenizer: Tokenizer, as_ids: bool
 ) -> dict[str, Any]:
-    """The `logprobs` of /v1/chat/completions."""
+    """The `logprobs` of /v1/chat/completions: `num_top` tokens of each position, of which the
+    sampled one is the first, as in vLLM.
+    """
 
     def describe(token_id: int, logprob: float) -> dict[str, Any]:
         return {
@@ -80,7 +82,7 @@ def chat_logprobs(
 
     content = [
         describe(entry.token_id, entry.logprob)
-        | {"top_logprobs": [describe(*top) for top in entry.top[:num_top]]}
+        | {"top_logprobs": [describe(*top) for top in _sampled_first(entry, num_top)]}
         for entry in entries
     ]
     return {"content": content, "refusal": None}
@@ -96,7 +98,7 @@ def prompt_logprobs(
             described.append(None)
             continue
         ranked = [(i, lp, rank) for rank, (i, lp) in enumerate(entry.top[:num_top], start=1)]
-        # The token itself comes last; if it is also among the likeliest, both entries are equal.
+        # If the token itself is also among the likeliest, both entries are equal.
         described.append(
             {
                 str(token_id): {
@@ -105,12 +107,17 @@ def prompt_logprobs(
                     "decoded_token": token_text(tokenizer, token_id),
                 }
                 for token_id, logprob, rank in (
-                    *ranked,
                     (entry.token_id, entry.logprob, entry.rank),
+                    *ranked,
                 )
             }
         )
     return described
+
+
+def _sampled_first(entry: TokenLogprobs, count: int) -> list[tuple[int, float]]:
+    others = [top for top in entry.top[:count] if top[0] != entry.token_id]
+    return [(entry.token_id, entry.logprob), *others][:count]
 
 
 def _finite(logprob: float) -> float:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
+from flaxen.server.generation.continuing import cut_at_mark, mark_end
 from flaxen.server.generation.messages import check_size, read_messages
 from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.lanes import deadline
@@ -84,8 +85,17 @@ async def chat_prompt(
     template_kwargs: Mapping[str, Any],
     add_special_tokens: bool,
     context: Context,
+    continues: bool = False,
 ) -> Prompt:
     """Renders the messages with the model's chat template, and tokenizes the result.
+
+    Args:
+      messages: as they were sent.
+      add_generation_prompt: whether the assistant's next message is begun.
+      template_kwargs: more variables for the template.
+      add_special_tokens: whether the tokenizer adds its own to those that the template wrote.
+      context: the server's parts.
+      continues: whether the last message stays open, so that the answer continues it.
 
     Raises:
       ApiError: 400, the messages are invalid, there is no template, or it refuses them; 429 and
@@ -107,11 +117,14 @@ async def chat_prompt(
                 "chat_template_kwargs",
             )
     check_size(messages, context.config.max_messages)
+    read = read_messages(messages, with_tools=shows_tool_calls(context.tokenizer.chat_template))
     text = await template.render(
-        read_messages(messages, with_tools=shows_tool_calls(context.tokenizer.chat_template)),
-        add_generation_prompt=add_generation_prompt,
+        mark_end(read) if continues else read,
+        add_generation_prompt=add_generation_prompt and not continues,
         variables=template_kwargs,
     )
+    if continues:
+        text = cut_at_mark(text)
     # The template has written all special tokens; adding more would change the prompt.
     [token_ids] = await encode([text], add_special_tokens, context)
     if not token_ids:

@@ -93,15 +93,19 @@ def check_logprobs(count: int | None, name: str, context: Context) -> None:
         raise invalid(f"{name} must be in [0, {limit}] on this server, got {shorten(count)}", name)
 
 
-def stream_options(common: CommonBody) -> StreamOptions:
+def stream_options(common: CommonBody, *, force_usage: bool = False) -> StreamOptions:
     """Returns the stream options, after checking the fields that they depend on.
+
+    Args:
+      common: the body.
+      force_usage: include the usage also where it is not asked for.
 
     Raises:
       ApiError: 400, there are options without stream=true, or continuous usage without usage.
     """
     options = common.stream_options
     if options is None:
-        return StreamOptions()
+        return StreamOptions(include_usage=force_usage)
     if not common.stream and (options.include_usage or options.continuous_usage_stats):
         raise invalid("stream_options needs stream=true: remove it", "stream_options")
     if options.continuous_usage_stats and not options.include_usage:
@@ -109,7 +113,7 @@ def stream_options(common: CommonBody) -> StreamOptions:
             "stream_options.continuous_usage_stats needs stream_options.include_usage=true",
             "stream_options.continuous_usage_stats",
         )
-    return options
+    return options.model_copy(update={"include_usage": options.include_usage or force_usage})
 
 
 def _logit_bias(biases: Mapping[str, float] | None, vocab_size: int) -> dict[int, float] | None:

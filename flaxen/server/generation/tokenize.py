@@ -10,6 +10,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.bodies import DetokenizeBody, TokenizeBody
+from flaxen.server.generation.continuing import check_open
 from flaxen.server.generation.logprobs import token_text
 from flaxen.server.generation.prompts import chat_prompt, encode, run_by_length
 from flaxen.server.generation.sampling_fields import check_token_ids
@@ -30,10 +31,11 @@ async def tokenize(context: Context, http: HttpRequest) -> Response:
             template_kwargs=body.chat_template_kwargs or {},
             add_special_tokens=bool(body.add_special_tokens),
             context=context,
+            continues=check_open(body.continue_final_message, body.add_generation_prompt),
         )
         tokens = list(prompt.token_ids)
     else:
-        for name in ("add_generation_prompt", "chat_template_kwargs"):
+        for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
             if getattr(body, name) is not None:
                 raise invalid(f"{name} needs messages: a prompt has no template", name)
         assert body.prompt is not None

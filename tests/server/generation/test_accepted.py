@@ -92,13 +92,10 @@ def test_what_has_no_effect_is_accepted_by_completions(body: dict[str, Any]) -> 
     ("path", "body", "why"),
     [
         *((path, body, why) for path in GOOD for body, why in [
-            ({"priority": 1}, "in the order in which they come"),
-            ({"priority": False}, "in the order in which they come"),
             ({"length_penalty": 0.5}, "beam search is not supported"),
             ({"use_beam_search": True}, "beam search is not supported"),
             ({"early_stopping": True}, "beam search is not supported"),
             ({"detokenize": False}, "the answer is always text"),
-            ({"truncate_prompt_tokens": 5}, "a prompt is never cut"),
             ({"logits_processors": ["x"]}, "runs nothing that a request names"),
             ({"vllm_xargs": {"a": 1}}, "runs nothing that a request names"),
             ({"kv_transfer_params": {"a": 1}}, "not moved between servers"),

@@ -1,0 +1,165 @@
+"""vLLM's fields of requests and answers, and the options of the server that stand for some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flaxen.protocol import Request, TokenEvent, TokenLogprobs
+from tests.server.clients import events, make_app, post
+from tests.server.fakes import FakeEngine
+
+COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "Hi"}]
+GOOD: dict[str, dict[str, Any]] = {
+    COMPLETION: {"prompt": "Hi", "max_tokens": 2},
+    CHAT: {"messages": HELLO, "max_tokens": 2},
+}
+ENGINE = FakeEngine(max_model_len=64)
+APP = make_app(ENGINE)
+
+
+def asked(path: str, **body: Any) -> Request:
+    """What the engine is asked for by a body."""
+    answer = post(APP, path, GOOD[path] | body)
+    assert answer.status_code == 200, answer.text
+    return ENGINE.requests[-1]
+
+
+def error_of(path: str, **body: Any) -> tuple[str, str]:
+    answer = post(APP, path, GOOD[path] | body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    return error["param"], error["message"]
+
+
+def test_what_was_not_asked_for_is_null() -> None:
+    answer = post(APP, CHAT, GOOD[CHAT]).json()
+    (choice,) = answer.pop("choices")
+    nulls = {"prompt_logprobs", "prompt_token_ids", "kv_transfer_params", "service_tier"}
+    assert {key for key, value in answer.items() if value is None} == nulls
+    assert choice["token_ids"] is choice["stop_reason"] is choice["logprobs"] is None
+    assert answer["system_fingerprint"].startswith("flaxen-")
+
+    answer = post(APP, COMPLETION, GOOD[COMPLETION]).json()
+    (choice,) = answer.pop("choices")
+    nulls = {"kv_transfer_params", "service_tier"}
+    assert {key for key, value in answer.items() if value is None} == nulls
+    nulls = {"token_ids", "prompt_token_ids", "prompt_logprobs", "logprobs", "stop_reason"}
+    assert {key for key, value in choice.items() if value is None} == nulls
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_the_priority_reaches_the_engine(path: str) -> None:
+    assert asked(path).priority == 0
+    assert asked(path, priority=-3.0).priority == -3
+    assert error_of(path, priority=False)[0] == "priority"
+
+
+def test_a_prompt_is_cut_to_its_last_tokens() -> None:
+    assert asked(COMPLETION, prompt="abcdef", truncate_prompt_tokens=2).prompt_token_ids == (
+        ord("e"), ord("f"),
+    )  # fmt: skip
+    whole = asked(CHAT).prompt_token_ids
+    assert asked(CHAT, truncate_prompt_tokens=5).prompt_token_ids == whole[-5:]
+    assert asked(CHAT, truncate_prompt_tokens=60).prompt_token_ids == whole
+    both = {"prompt": [[1, 2, 3], [4]], "truncate_prompt_tokens": 2, "echo": True}
+    texts = [
+        each["text"] for each in post(APP, COMPLETION, GOOD[COMPLETION] | both).json()["choices"]
+    ]
+    assert texts == ["\x02\x03ab", "\x04ab"]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10, None])
+def test_minus_1_leaves_room_for_the_answer(max_tokens: int | None) -> None:
+    request = asked(COMPLETION, prompt="x" * 100, truncate_prompt_tokens=-1, max_tokens=max_tokens)
+    assert len(request.prompt_token_ids) == 64 - (max_tokens or 1)
+    assert request.sampling.max_tokens == (max_tokens or 1)
+
+
+@pytest.mark.parametrize("most", [0, -2, 65])
+def test_a_limit_of_the_prompt_out_of_range(most: int) -> None:
+    param, message = error_of(COMPLETION, truncate_prompt_tokens=most)
+    assert param == "truncate_prompt_tokens"
+    assert f"in [1, 64], the model's length, or -1 for what fits, got {most}" in message
+
+
+def prompt_of(*messages: dict[str, Any], **body: Any) -> str:
+    request = asked(CHAT, messages=list(messages), **body)
+    return bytes(i if i < 256 else ord("/") for i in request.prompt_token_ids).decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "rendered"),
+    [("The ", "The "), ("", ""), (None, ""), ([{"type": "text", "text": "a b"}], "a b")],
+)
+def test_the_last_message_is_continued(content: Any, rendered: str) -> None:
+    last = {"role": "assistant", "content": content}
+    said = prompt_of({"role": "user", "content": "Hi"}, last, continue_final_message=True)
+    assert said == f"[user]Hi/[assistant]{rendered}"
+    # The same for /tokenize, and explicitly without the next turn's header.
+    body = {"messages": [last], "continue_final_message": True, "add_generation_prompt": False}
+    answer = post(APP, "/tokenize", body).json()
+    assert bytes(answer["tokens"]).decode() == f"[assistant]{rendered}"
+
+
+def test_what_a_last_message_is_not_continued_with() -> None:
+    param, message = error_of(CHAT, continue_final_message=True, add_generation_prompt=True)
+    assert (param, "contradict each other" in message) == ("continue_final_message", True)
+    hidden = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    app = make_app(FakeEngine(), template=hidden)
+    body = {
+        "messages": [*HELLO, {"role": "assistant", "content": "a"}],
+        "continue_final_message": True,
+    }
+    error = post(app, CHAT, body).json()["error"]
+    assert error["param"] == "continue_final_message"
+    assert "does not show the text of the last message" in error["message"]
+
+
+def test_options_of_the_server_stand_for_fields() -> None:
+    app = make_app(tokens_as_ids=True, force_usage=True)
+    body = GOOD[COMPLETION] | {"logprobs": 0}
+    (choice,) = post(app, COMPLETION, body).json()["choices"]
+    assert choice["logprobs"]["tokens"] == ["token_id:97", "token_id:98"]
+    own = body | {"return_tokens_as_token_ids": False}
+    assert post(app, COMPLETION, own).json()["choices"][0]["logprobs"]["tokens"] == ["a", "b"]
+    for path in GOOD:
+        for options in ({}, {"stream_options": {"include_usage": False}}):
+            *chunks, last, done = events(post(app, path, GOOD[path] | {"stream": True} | options))
+            assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 2)
+            assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+            assert done == "[DONE]"
+
+
+class _Unlikely(FakeEngine):
+    """Samples the third likeliest token."""
+
+    def _event(self, request: Request, *rest: Any) -> TokenEvent:
+        event = FakeEngine._event(self, request, *rest)
+        token_id = event.token_ids[0]
+        top = tuple((ord(name), -0.1 * k) for k, name in enumerate("xyz", start=1))
+        scored = TokenLogprobs(token_id=token_id, logprob=-2.0, rank=4, top=top)
+        return TokenEvent(
+            request_id=event.request_id,
+            index=event.index,
+            token_ids=event.token_ids,
+            text=event.text,
+            logprobs=(scored,),
+            finish=event.finish,
+        )
+
+
+def test_the_sampled_token_is_the_first_of_the_likeliest() -> None:
+    app = make_app(_Unlikely())
+    body = GOOD[CHAT] | {"logprobs": True}
+    for count, tokens in ((0, []), (1, ["a"]), (3, ["a", "x", "y"])):
+        answer = post(app, CHAT, body | {"top_logprobs": count}).json()
+        first = answer["choices"][0]["logprobs"]["content"][0]
+        assert [top["token"] for top in first["top_logprobs"]] == tokens
+    answer = post(app, COMPLETION, GOOD[COMPLETION] | {"logprobs": 2}).json()
+    tops = answer["choices"][0]["logprobs"]["top_logprobs"]
+    assert [list(top) for top in tops] == [["a", "x", "y"], ["b", "x", "y"]]
