@@ -216,15 +216,15 @@ def _start(
     stack: contextlib.ExitStack, parts: Parts, config: ServerConfig, lora: LoraOptions
 ) -> tuple[AsyncEngine, FastAPI]:
     """Starts the engine's thread, which ends with the stack, and makes the application."""
+    from flaxen.cli.serve.more_routes import MORE_ROUTES
     from flaxen.engine.async_engine import AsyncEngine
-    from flaxen.pooling_routes.routes import ROUTES
     from flaxen.server.app import create_app
 
     engine = stack.enter_context(AsyncEngine(parts.engine))
     lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
     files = lora.files(parts.model)
     return engine, create_app(
-        engine, parts.tokenizer, config, adapter_files=files, more_routes=ROUTES
+        engine, parts.tokenizer, config, adapter_files=files, more_routes=MORE_ROUTES
     )
 
 

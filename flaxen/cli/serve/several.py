@@ -34,6 +34,7 @@ from flaxen.cli.serve.devices import about_computing
 from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.given import Given
 from flaxen.cli.serve.logs import LogFormat
+from flaxen.cli.serve.more_routes import MORE_ROUTES
 from flaxen.cli.serve.named_models import NamedModel, check_distinct
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.serve.planned_models import Asked, MemoryPlan, PlannedModel, plan_models
@@ -45,7 +46,6 @@ from flaxen.model_pool.app import create_pool_app
 from flaxen.model_pool.counters import Counters
 from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.served_model import ServedModel
-from flaxen.pooling_routes.routes import ROUTES
 from flaxen.server.app import create_model_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.metrics import Metrics, ServerMetrics
@@ -196,7 +196,9 @@ def pool_models(
         wait_s=config.request_timeout_s or _LONGEST_WAIT_S,
     )
     can_load = wanted[0].lora.lora_dir is not None
-    app = create_pool_app(pool, config, metrics, has_adapter_routes=can_load, more_routes=ROUTES)
+    app = create_pool_app(
+        pool, config, metrics, has_adapter_routes=can_load, more_routes=MORE_ROUTES
+    )
     return Pooled(pool=pool, app=app, plan=plan)
 
 
@@ -242,7 +244,7 @@ def load_model(
             config,
             metrics=metrics,
             adapter_files=files,
-            more_routes=ROUTES,
+            more_routes=MORE_ROUTES,
         )
     except BaseException:  # whatever it was, the engine's thread must not stay; it is raised again
         engine.stop()

@@ -75,10 +75,23 @@ class Route(Generic[_Body, _View]):
     parse: Callable[[Context, _Body, Asked], Awaitable[tuple[list[Request], _View]]]
     collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
     stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]]
+    # From a body as it was sent to one whose fields are all at the top.
+    flatten: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
-async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]) -> Response:
-    """Answers a request of the route.
+@dataclass(frozen=True, kw_only=True)
+class ReadRequest(Generic[_View]):
+    """A body that was read and checked: what the engine is asked for, one for each prompt."""
+
+    asked: Asked
+    requests: list[Request]
+    view: _View
+
+
+async def read_request(
+    context: Context, http: HttpRequest, route: Route[_Body, _View]
+) -> ReadRequest[_View]:
+    """Reads a request of the route.
 
     Raises:
       ApiError: 400, the body is invalid or exceeds a limit; and other errors of its parts.
@@ -90,23 +103,35 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
             "/v1/embeddings, /v1/score, /v1/rerank, /classify or /pooling",
             "model",
         )
-    given = await read_json(http, context.config, context.bodies)
+    given = route.flatten(await read_json(http, context.config, context.bodies))
     body, common = parse_two(
         route.body, fields_without_effect.drop_from_body(given, route.without_effect)
     )
     asked = _read_common(context, http, common, route.id_prefix)
     requests, view = await route.parse(context, body, asked)
+    return ReadRequest(asked=asked, requests=requests, view=view)
+
+
+async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]) -> Response:
+    """Answers a request of the route.
+
+    Raises:
+      ApiError: as in `read_request`; and what the engine refuses.
+    """
+    read = await read_request(context, http, route)
+    asked, requests, view = read.asked, read.requests, read.view
     usage = Usage(num_prompt=sum(len(request.prompt_token_ids) for request in requests))
     timing = Timing()
     log: RequestLog = http.state.log
     log.generation = _generation_log(asked, requests, usage, timing)
     streams = await start(context, requests, route.field_names, timing)
 
-    kind = route.chunk_object if common.stream else route.object
+    streams_answer = bool(asked.common.stream)
+    kind = route.chunk_object if streams_answer else route.object
     envelope = Envelope(
         id=asked.answer_id, object=kind, model=asked.model, created=int(time.time())
     )
-    if common.stream:
+    if streams_answer:
         writer = ChunkWriter(envelope, usage, asked.options)
         events = route.stream(view, streams, writer)
         return EventStreamResponse(events, streams.close, log.noted)

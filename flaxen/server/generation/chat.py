@@ -28,7 +28,7 @@ from flaxen.text.tokenizer import Tokenizer
 
 async def create(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/chat/completions."""
-    return await answer(context, http, _ROUTE)
+    return await answer(context, http, ROUTE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ async def _stream(
         yield writer.last()
 
 
-_ROUTE = Route(
+ROUTE = Route(
     id_prefix="chatcmpl",
     object="chat.completion",
     chunk_object="chat.completion.chunk",

@@ -31,7 +31,7 @@ _DEFAULT_MAX_TOKENS = 16
 
 async def create(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/completions."""
-    return await answer(context, http, _ROUTE)
+    return await answer(context, http, ROUTE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ def _without_output(event: TokenEvent) -> TokenEvent:
     )
 
 
-_ROUTE = Route(
+ROUTE = Route(
     id_prefix="cmpl",
     object="text_completion",
     chunk_object="text_completion",
