@@ -80,6 +80,7 @@ def paged_attention(
     cache = write_pages(k, v, cache, batch)
     page_size, K = cache.keys.shape[1:3]
     V = value_dim if v is None else v.shape[2]
+    assert V is not None, "values that are a part of the keys have a size of their own"
     if KEY_BLOCK % page_size:
         raise ValueError(f"the page size must divide {KEY_BLOCK}, got {page_size}")
     pages_per_block = KEY_BLOCK // page_size
@@ -103,50 +104,16 @@ def paged_attention(
         low = first_seen(first, window, chunk) // KEY_BLOCK
         high = jnp.max(position_g) // KEY_BLOCK + 1
 
-        def attend_block(
-            b: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            maximum, total, acc = state
+        def attend_block(b: jax.Array, softmax: _Softmax) -> _Softmax:
             pages = jax.lax.dynamic_slice_in_dim(table_g, b * pages_per_block, pages_per_block, 1)
-            keys = cache.keys[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, H)
-            values = keys[..., :V]
-            if cache.values is not None:
-                values = cache.values[pages].astype(q.dtype).reshape(group, KEY_BLOCK, K, V)
             slots = b * KEY_BLOCK + jnp.arange(KEY_BLOCK)
             seen = sees(position_g[:, :, None], slots[None, None], window, chunk)
-            # Slots that no token sees may have old values of another sequence, even NaN, and 0 *
-            # NaN is NaN.
-            values = jnp.where(jnp.any(seen, axis=1)[:, :, None, None], values, 0)
-            scores = jnp.einsum(
-                "gKrH,gsKH->gKrs", q_g, keys, preferred_element_type=jnp.float32
-            ).reshape(group, K, block, N // K, KEY_BLOCK)
-            scores = scores * (H**-0.5 if scale is None else scale)
-            if cache.key_scales is not None:
-                scores = scores * _of_slots(cache.key_scales[pages])[:, :, None, None]
-            if softcap is not None:
-                scores = softcap * jnp.tanh(scores / softcap)
-            scores = jnp.where(seen[:, None, :, None, :], scores, -jnp.inf)
-            scores = scores.reshape(group, K, -1, KEY_BLOCK)
-            new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
-            weights = jnp.exp(scores - new_maximum[..., None])
-            rescale = jnp.exp(maximum - new_maximum)
-            total = total * rescale + jnp.sum(weights, axis=-1)
-            if cache.value_scales is not None:
-                scales = _of_slots(cache.value_scales[pages])
-                scales = jnp.where(jnp.any(seen, axis=1)[:, None], scales, 0)  # as of the values
-                weights = weights * scales[:, :, None]
-            acc = acc * rescale[..., None] + jnp.einsum(
-                "gKrs,gsKH->gKrH", weights.astype(q.dtype), values,
-                preferred_element_type=jnp.float32,
-            )  # fmt: skip
-            return new_maximum, total, acc
+            keys = _key_block(cache, pages, jnp.any(seen, axis=1), V, q.dtype)
+            scores = _scores(q_g, keys, seen, H**-0.5 if scale is None else scale, softcap)
+            return _with_block(softmax, scores, keys)
 
-        shape = (group, K, block * (N // K))
-        state = (jnp.full(shape, _UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, V)))
-        if sinks is not None:  # a sink is a score without a value, before all keys
-            by_row = jnp.tile(sinks.reshape(1, K, N // K), (group, 1, block))
-            state = (by_row, jnp.ones(shape), state[2])
-        _, total, acc = jax.lax.fori_loop(low, high, attend_block, state)
+        softmax = _before_keys((group, K, block * (N // K)), V, sinks)
+        _, total, acc = jax.lax.fori_loop(low, high, attend_block, softmax)
         acc = acc / jnp.where(total == 0, 1, total)[..., None]  # 0 only for padding
         acc = acc.reshape(group, K, block, N // K, V).transpose(0, 2, 1, 3, 4)
         return jax.lax.dynamic_update_slice_in_dim(out, acc.astype(q.dtype), g * group, axis=0)
@@ -165,6 +132,92 @@ def paged_attention(
     first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
     blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
     return out[blocks, in_sequence % block].reshape(T, N, V), cache
+
+
+class _KeyBlock(NamedTuple):
+    """For each query block of a group, one of its sequence's key blocks."""
+
+    keys: jax.Array  # [group, slots, K, H]
+    values: jax.Array  # [group, slots, K, V]
+    key_scales: jax.Array | None  # [group, K, slots] float32
+    value_scales: jax.Array | None
+
+
+def _key_block(
+    cache: KvPages, pages: jax.Array, is_seen: jax.Array, V: int, dtype: jnp.dtype
+) -> _KeyBlock:
+    """Reads pages [group, pages] in a dtype.
+
+    Slots that no token sees, where is_seen [group, slots] is False, have zeros: there may be old
+    values of another sequence, even NaN, and 0 * NaN is NaN.
+    """
+    group, K = pages.shape[0], cache.keys.shape[2]
+    keys = cache.keys[pages].astype(dtype).reshape(group, KEY_BLOCK, K, -1)
+    values = keys[..., :V]
+    if cache.values is not None:
+        values = cache.values[pages].astype(dtype).reshape(group, KEY_BLOCK, K, V)
+    values = jnp.where(is_seen[:, :, None, None], values, 0)
+    key_scales = None if cache.key_scales is None else _of_slots(cache.key_scales[pages])
+    value_scales = None
+    if cache.value_scales is not None:
+        value_scales = jnp.where(is_seen[:, None], _of_slots(cache.value_scales[pages]), 0)
+    return _KeyBlock(keys, values, key_scales, value_scales)
+
+
+def _scores(
+    q: jax.Array, keys: _KeyBlock, seen: jax.Array, scale: float, softcap: float | None
+) -> jax.Array:
+    """The scores [group, K, rows, slots] of queries [group, K, rows, H], -inf where unseen.
+
+    A block's rows are those of its tokens, each with all heads that share a key; seen is
+    [group, tokens, slots].
+    """
+    group, K = q.shape[:2]
+    block = seen.shape[1]
+    scores = jnp.einsum(
+        "gKrH,gsKH->gKrs", q, keys.keys, preferred_element_type=jnp.float32
+    ).reshape(group, K, block, -1, KEY_BLOCK)
+    scores = scores * scale
+    if keys.key_scales is not None:
+        scores = scores * keys.key_scales[:, :, None, None]
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(seen[:, None, :, None, :], scores, -jnp.inf)
+    return scores.reshape(group, K, -1, KEY_BLOCK)
+
+
+class _Softmax(NamedTuple):
+    """A softmax over the key blocks so far, for rows of queries."""
+
+    maximum: jax.Array  # [group, K, rows], of the scores
+    total: jax.Array  # [group, K, rows], of the weights
+    acc: jax.Array  # [group, K, rows, V], the weighted values
+
+
+def _before_keys(shape: tuple[int, int, int], V: int, sinks: jax.Array | None) -> _Softmax:
+    """The softmax before any key: of nothing, or of sinks [N], scores without a value."""
+    group, K, rows = shape
+    acc = jnp.zeros((*shape, V))
+    if sinks is None:
+        return _Softmax(jnp.full(shape, _UNSEEN), jnp.zeros(shape), acc)
+    heads = sinks.size // K
+    by_row = jnp.tile(sinks.reshape(1, K, heads), (group, 1, rows // heads))
+    return _Softmax(by_row, jnp.ones(shape), acc)
+
+
+def _with_block(softmax: _Softmax, scores: jax.Array, keys: _KeyBlock) -> _Softmax:
+    """The softmax with the scores of one more key block."""
+    maximum = jnp.maximum(softmax.maximum, jnp.max(scores, axis=-1))
+    weights = jnp.exp(scores - maximum[..., None])
+    rescale = jnp.exp(softmax.maximum - maximum)
+    total = softmax.total * rescale + jnp.sum(weights, axis=-1)
+    if keys.value_scales is not None:
+        weights = weights * keys.value_scales[:, :, None]
+    acc = softmax.acc * rescale[..., None] + jnp.einsum(
+        "gKrs,gsKH->gKrH", weights.astype(keys.values.dtype), keys.values,
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    return _Softmax(maximum, total, acc)
 
 
 def _of_slots(scales: jax.Array) -> jax.Array:
