@@ -21,10 +21,11 @@ from flaxen.models.model import Model, Params
 from flaxen.models.staging import stage_params
 from flaxen.runs.given import definition_of
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.training.evaluate import Perplexity, make_logprobs, perplexity
+from flaxen.training.evaluate import LogprobFn, Perplexity, make_logprobs, perplexity
 from flaxen.training.layout import over
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.checkpoint import Checkpoint
 from flaxen.weights.definition import Definition
 
 
@@ -86,9 +87,8 @@ def evaluate(
             "definition names the code of a directory, and the model is a definition itself: leave "
             "definition out"
         )
-    name = str(model) if given is None else given.name
     args = EngineArgs(
-        model=name,
+        model=str(model) if given is None else given.name,
         definition=definition,
         device=device,
         backend=backend,
@@ -109,23 +109,34 @@ def evaluate(
         sequence_length=sequence_length or min(LONGEST_ROW, longest),
         shuffle=False,
     )
-    if isinstance(adapter, str | Path):
-        adapter = load_adapter(Path(os.path.expanduser(adapter)), opened.model)
-    elif adapter is not None:
-        check_adapter(adapter, opened.model)
-    shape = args.mesh_shape
-    chosen = choose_backend(backend, device, num_devices=shape.num_devices)
-    on_mesh = over(opened.model, chosen, shape)
-    weights = opened.load_params(
-        compute_dtype(dtype, chosen, opened),
-        backend=chosen,
-        quantization=args.quantization,
-        placement=on_mesh.placement,
-    )
-    weights = stage_params(weights, on_mesh.placement)
-    logprobs = make_logprobs(on_mesh, weights, adapter)
+    logprobs = _logprobs(opened, args, _adapter_of(adapter, opened.model))
     batches = open_data(
         config, opened.make_tokenizer(), vocab_size=opened.model.vocab_size, sources=sources
     )
     with contextlib.closing(batches):
         return perplexity(batches, logprobs)
+
+
+def _adapter_of(given: Adapter | str | Path | None, model: Model) -> Adapter | None:
+    """The adapter that was given or is in a directory, checked against the model."""
+    if isinstance(given, str | Path):
+        return load_adapter(Path(os.path.expanduser(given)), model)
+    if given is not None:
+        check_adapter(given, model)
+    return given
+
+
+def _logprobs(
+    opened: Checkpoint | Definition, args: EngineArgs, adapter: Adapter | None
+) -> LogprobFn:
+    """Loads the weights, and makes what computes the log-probabilities of a batch with them."""
+    shape = args.mesh_shape
+    backend = choose_backend(args.backend, args.device, num_devices=shape.num_devices)
+    model = over(opened.model, backend, shape)
+    weights = opened.load_params(
+        compute_dtype(args.dtype, backend, opened),
+        backend=backend,
+        quantization=args.quantization,
+        placement=model.placement,
+    )
+    return make_logprobs(model, stage_params(weights, model.placement), adapter)

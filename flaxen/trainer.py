@@ -123,6 +123,15 @@ def train(
         places=Places(offline=offline),
         on_progress=lambda what, done, total: None,
     )
+    return _run(opened, progress, on_metrics)
+
+
+def _run(
+    opened: OpenedRun,
+    progress: bool | None,
+    on_metrics: Callable[[Mapping[str, Any]], None] | None,
+) -> TrainResult:
+    """Trains until the end, or until the step in which Ctrl-C comes: then KeyboardInterrupt."""
     records: list[Any] = []
     with _show(progress, opened) as show:
 

@@ -75,7 +75,8 @@ def sha256(data: bytes) -> str:
 def run_hub() -> Iterator[Hub]:
     """Yields a hub without repositories."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.hub = hub
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -87,102 +88,112 @@ def run_hub() -> Iterator[Hub]:
         server.server_close()
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Server(ThreadingHTTPServer):
+    """Answers for a hub, which its handlers find here."""
 
-        def do_GET(self) -> None:
-            self._answer()
+    hub: Hub
 
-        def do_HEAD(self) -> None:
-            self._answer()
 
-        def _answer(self) -> None:
-            token = self.headers.get("Authorization")
-            hub.asked.append(Asked(self.command, self.path, self.headers.get("Range"), token))
-            path = self.path.partition("?")[0]
-            if match := re.fullmatch(r"/api/models/(.+?)(/revision/(.+))?", path):
-                self._info(match[1], match[3] or "main")
-            elif match := re.fullmatch(r"/cdn/(.+?)/resolve/([^/]+)/(.+)", path):
-                self._large(match[3], hub.repos[match[1]][_revision(hub, match[1], match[2])])
-            elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
-                self._file(match[1], match[2], match[3], token)
-            else:
-                self._refuse(404, "EntryNotFound")
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
 
-        def _info(self, repo: str, revision: str) -> None:
-            found = self._found(repo, revision)
-            if found is None:
-                return
-            siblings = [_sibling(name, data) for name, data in found.items()]
-            gated = "manual" if repo in hub.gated else False
-            info = {"id": repo, "sha": commit_of(found), "siblings": siblings, "gated": gated}
-            self._send(200, json.dumps(info).encode())
+    @property
+    def _hub(self) -> Hub:
+        return self.server.hub
 
-        def _file(self, repo: str, revision: str, name: str, token: str | None) -> None:
-            found = self._found(repo, revision)
-            if found is None:
-                return
-            if repo in hub.gated and token != f"Bearer {TOKEN}":
-                return self._refuse(401 if token is None else 403, "GatedRepo")
-            if name not in found:
-                return self._refuse(404, "EntryNotFound")
-            data = found[name]
-            headers = {"X-Repo-Commit": commit_of(found)}
-            if len(data) < LARGE:
-                return self._send(
-                    200, _sent(hub, name, data), ETag=f'"{git_sha1(data)}"', **headers
-                )
-            port = self.server.server_address[1]
-            self._send(
-                302,
-                b"",
-                Location=f"http://localhost:{port}/cdn/{repo}/resolve/{revision}/{name}",
-                **headers | {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256(data)}"'},
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        token = self.headers.get("Authorization")
+        self._hub.asked.append(Asked(self.command, self.path, self.headers.get("Range"), token))
+        path = self.path.partition("?")[0]
+        if match := re.fullmatch(r"/api/models/(.+?)(/revision/(.+))?", path):
+            self._info(match[1], match[3] or "main")
+        elif match := re.fullmatch(r"/cdn/(.+?)/resolve/([^/]+)/(.+)", path):
+            self._large(
+                match[3], self._hub.repos[match[1]][_revision(self._hub, match[1], match[2])]
             )
+        elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
+            self._file(match[1], match[2], match[3], token)
+        else:
+            self._refuse(404, "EntryNotFound")
 
-        def _found(self, repo: str, revision: str) -> dict[str, bytes] | None:
-            if repo not in hub.repos:
-                self._refuse(401, "RepoNotFound")
-                return None
-            name = _revision(hub, repo, revision)
-            if name not in hub.repos[repo]:
-                self._refuse(404, "RevisionNotFound")
-                return None
-            return hub.repos[repo][name]
+    def _info(self, repo: str, revision: str) -> None:
+        found = self._found(repo, revision)
+        if found is None:
+            return
+        siblings = [_sibling(name, data) for name, data in found.items()]
+        gated = "manual" if repo in self._hub.gated else False
+        info = {"id": repo, "sha": commit_of(found), "siblings": siblings, "gated": gated}
+        self._send(200, json.dumps(info).encode())
 
-        def _large(self, name: str, files: Mapping[str, bytes]) -> None:
-            data = _sent(hub, name, files[name])
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-            start = int(asked[1]) if asked and not hub.ignores_ranges else 0
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(data) - start))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            self.end_headers()
-            rest = data[start:]
-            if hub.breaks:
-                rest = rest[: hub.breaks.pop(0)]
-                self.close_connection = True
-            with suppress(ConnectionError):  # the client has gone
-                self.wfile.write(rest)
+    def _file(self, repo: str, revision: str, name: str, token: str | None) -> None:
+        found = self._found(repo, revision)
+        if found is None:
+            return
+        if repo in self._hub.gated and token != f"Bearer {TOKEN}":
+            return self._refuse(401 if token is None else 403, "GatedRepo")
+        if name not in found:
+            return self._refuse(404, "EntryNotFound")
+        data = found[name]
+        headers = {"X-Repo-Commit": commit_of(found)}
+        if len(data) < LARGE:
+            return self._send(
+                200, _sent(self._hub, name, data), ETag=f'"{git_sha1(data)}"', **headers
+            )
+        port = self.server.server_address[1]
+        self._send(
+            302,
+            b"",
+            Location=f"http://localhost:{port}/cdn/{repo}/resolve/{revision}/{name}",
+            **headers | {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256(data)}"'},
+        )
 
-        def _refuse(self, status: int, code: str) -> None:
-            self._send(status, b"", **{"X-Error-Code": code, "X-Error-Message": code})
+    def _found(self, repo: str, revision: str) -> dict[str, bytes] | None:
+        if repo not in self._hub.repos:
+            self._refuse(401, "RepoNotFound")
+            return None
+        name = _revision(self._hub, repo, revision)
+        if name not in self._hub.repos[repo]:
+            self._refuse(404, "RevisionNotFound")
+            return None
+        return self._hub.repos[repo][name]
 
-        def _send(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+    def _large(self, name: str, files: Mapping[str, bytes]) -> None:
+        data = _sent(self._hub, name, files[name])
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        start = int(asked[1]) if asked and not self._hub.ignores_ranges else 0
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        rest = data[start:]
+        if self._hub.breaks:
+            rest = rest[: self._hub.breaks.pop(0)]
+            self.close_connection = True
+        with suppress(ConnectionError):  # the client has gone
+            self.wfile.write(rest)
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
+    def _refuse(self, status: int, code: str) -> None:
+        self._send(status, b"", **{"X-Error-Code": code, "X-Error-Message": code})
 
-    return Handler
+    def _send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
 
 
 def _revision(hub: Hub, repo: str, revision: str) -> str:

@@ -11,13 +11,7 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 
 from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.compiled_step import (
-    StepState,
-    abstract_state,
-    jit_step,
-    lower_step,
-    step_layout,
-)
+from flaxen.engine.compiled_step import StepState, abstract_state, jit_step, lower_step, step_layout
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.programs import Program
 from flaxen.engine.shapes import smallest_shape, step_shapes
@@ -125,12 +119,11 @@ def plan_serving(
         chunk=steps.max_num_batched_tokens,
         max_num_seqs=steps.max_num_seqs,
     )
-    wanted_len = asked.max_model_len or model.max_position
     device = _device_memory(model, params, hardware, asked, steps, dtype.itemsize)
     plan = ServingPlan(
         num_replicas=num_replicas,
         memory=_first_memory(device, sizes.least_bytes(asked.max_model_len or 1), asked),
-        max_model_len=wanted_len,
+        max_model_len=asked.max_model_len or model.max_position,
         max_num_seqs=steps.max_num_seqs,
     )
     if not plan.memory.fits:

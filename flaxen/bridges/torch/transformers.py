@@ -13,12 +13,13 @@ import transformers
 from flaxen.bridges.sharding import ShardingRule
 from flaxen.bridges.torch.attention import (
     ATTENTION,
+    Windows,
     no_mask,
     our_attention,
     register,
     set_attention,
 )
-from flaxen.bridges.torch.bridge import from_torch
+from flaxen.bridges.torch.bridge import Call, from_torch
 from flaxen.bridges.torch.masks import find_windows
 from flaxen.bridges.torch.plans import plan_axes
 from flaxen.kernels.choice import AUTO
@@ -57,15 +58,7 @@ def from_transformers(
     """
     config = module.config.get_text_config()
     name, own = type(module).__name__, config._attn_implementation
-    if getattr(module.config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"{name} was loaded with quantization_config, which is not supported: load the weights "
-            "before quantization, and quantize them here"
-        )
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"{name} has an encoder and a decoder: only decoder-only models can be served"
-        )
+    _refuse_form(module, name)
     _refuse_recurrent(module, name)
     _refuse_rope_of_the_step(module, name)
     module.eval()
@@ -75,11 +68,31 @@ def from_transformers(
             each.padding_idx = None
     if module._can_set_experts_implementation():
         module.set_experts_implementation("batched_mm")
-
     try:
         windows = find_windows(module, name)
     finally:
         set_attention(module, own)
+    known = max_position or getattr(config, "max_position_embeddings", None)
+    model, params = from_torch(
+        module,
+        max_position=known or _ANY,
+        call=_call_with(windows, config, name),
+        checks=checks,
+        windows=tuple(_windows_named(config)),
+        axes=plan_axes(module),
+        sharding=sharding,
+        backend=backend,
+    )
+    if known is None:
+        raise ValueError(
+            f"{name}'s configuration does not say how long it can go: give max_position"
+        )
+    return model, params
+
+
+def _call_with(windows: Windows, config: transformers.PretrainedConfig, name: str) -> Call:
+    """Makes the function that calls a module of a class, with our attention while it is traced."""
+    own = config._attn_implementation
 
     def call(
         module: torch.nn.Module, tokens: torch.Tensor, positions: torch.Tensor
@@ -102,22 +115,7 @@ def from_transformers(
             set_attention(module, own)
         return scores
 
-    known = max_position or getattr(config, "max_position_embeddings", None)
-    model, params = from_torch(
-        module,
-        max_position=known or _ANY,
-        call=call,
-        checks=checks,
-        windows=tuple(_windows_named(config)),
-        axes=plan_axes(module),
-        sharding=sharding,
-        backend=backend,
-    )
-    if known is None:
-        raise ValueError(
-            f"{name}'s configuration does not say how long it can go: give max_position"
-        )
-    return model, params
+    return call
 
 
 def _windows_named(config: transformers.PretrainedConfig) -> Iterator[int]:
@@ -126,6 +124,19 @@ def _windows_named(config: transformers.PretrainedConfig) -> Iterator[int]:
         is_length = "window" in name or "chunk" in name
         if is_length and isinstance(value, int) and not isinstance(value, bool):
             yield value
+
+
+def _refuse_form(module: transformers.PreTrainedModel, name: str) -> None:
+    """Refuses a module that is quantized, or is not only a decoder."""
+    if getattr(module.config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{name} was loaded with quantization_config, which is not supported: load the weights "
+            "before quantization, and quantize them here"
+        )
+    if module.config.get_text_config().is_encoder_decoder:
+        raise ValueError(
+            f"{name} has an encoder and a decoder: only decoder-only models can be served"
+        )
 
 
 def _refuse_recurrent(module: transformers.PreTrainedModel, name: str) -> None:

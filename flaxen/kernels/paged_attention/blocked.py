@@ -125,13 +125,7 @@ def paged_attention(
         num_groups = (ends[-1] + group - 1) // group
         out = jax.lax.fori_loop(0, num_groups, attend_group, out)
 
-    # From query blocks back to tokens.
-    tokens = jnp.arange(T)
-    sequences = batch.token_sequences(T)
-    in_sequence = tokens - batch.cu_q_lens[sequences]
-    first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
-    blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
-    return out[blocks, in_sequence % block].reshape(T, N, V), cache
+    return _of_tokens(out, batch, ends, T).reshape(T, N, V), cache
 
 
 class _KeyBlock(NamedTuple):
@@ -251,3 +245,13 @@ def _query_blocks(batch: PagedBatch, T: int, block: int, group: int) -> _QueryBl
     first_positions = batch.kv_lens[owners] - q_lens[owners] + offsets
     positions = jnp.where(is_token, first_positions[:, None] + lanes, -1)
     return _QueryBlocks(batch.cu_q_lens[owners] + offsets, owners, positions, ends)
+
+
+def _of_tokens(out: jax.Array, batch: PagedBatch, ends: jax.Array, T: int) -> jax.Array:
+    """The rows [T, ...] of the tokens, from those of query blocks [blocks, block, ...]."""
+    num_blocks, block = out.shape[:2]
+    sequences = batch.token_sequences(T)
+    in_sequence = jnp.arange(T) - batch.cu_q_lens[sequences]
+    first_block = jnp.where(sequences > 0, ends[sequences - 1], 0)
+    blocks = jnp.minimum(first_block + in_sequence // block, num_blocks - 1)
+    return out[blocks, in_sequence % block]
