@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from flaxen.protocol import STEP_TOKEN_BOUNDS
 
 
 @dataclass(slots=True)
@@ -18,3 +21,11 @@ class Counters:
     num_adapter_loads: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_prompts: int = 0  # prompts whose first token is sampled; only used here
+    step_sizes: list[int] = field(default_factory=lambda: [0] * (len(STEP_TOKEN_BOUNDS) + 1))
+    sum_step_tokens: int = 0
+
+    def count_step(self, num_tokens: int) -> None:
+        """Counts a step with so many prompt tokens and generated ones."""
+        self.step_sizes[bisect_left(STEP_TOKEN_BOUNDS, num_tokens)] += 1
+        self.sum_step_tokens += num_tokens

@@ -105,6 +105,7 @@ class SequenceOutput:
             num_output_tokens=len(sequence.tokens) - sequence.num_prompt_tokens,
             num_cached_tokens=sequence.num_cached_tokens or 0,
             queue_s=max(0.0, first - sequence.arrival_s) if first is not None else 0.0,
+            num_preemptions=sequence.num_preemptions,
         )
         return self._event(token_ids, text, logprobs, end)
 

@@ -89,6 +89,7 @@ class Running:
         if samples:
             if end == sequence.num_prompt_tokens:
                 self._counters.num_prompt_tokens += end
+                self._counters.num_prompts += sequence.pooling is None
             sequence.num_in_flight += 1 + num_drafts
         samples_token = samples and sequence.pooling is None  # a pooled sequence has no next token
         return Scheduled(

@@ -117,13 +117,16 @@ class Scheduler:
         Returns:
           The plan; it has no items if nothing can be computed before tokens in flight arrive.
         """
-        plan = StepPlan()
+        plan, num_prompts = StepPlan(), self.counters.num_prompts
         allowed = self.config.max_num_batched_tokens
         budget = self._schedule_running(plan, allowed, drafts)
         if self._waiting and not plan.preempted:  # else nobody has a page to spare
             budget = self._admission.admit(plan, budget)
         if plan.items:
             num_held, num_allocated = self.pools.count_step(allowed - budget)
+            # A decoding sequence computes the token before the one that it gets, and so stands for
+            # one; a prompt's first token comes on top.
+            self.counters.count_step(allowed - budget + self.counters.num_prompts - num_prompts)
             self.counters.sum_slots_held += num_held
             self.counters.sum_slots_allocated += num_allocated
         return plan
@@ -265,6 +268,7 @@ class Scheduler:
             latest = self._running.remove_latest()
             self._requeue(latest)
             plan.preempted.append(latest)
+            latest.num_preemptions += 1
             self.counters.num_preemptions += 1
             if latest is sequence:
                 return False

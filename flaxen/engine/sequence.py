@@ -59,6 +59,7 @@ class Sequence:
     adapter_slot: int = NO_SLOT  # the slot of its adapter, while running
     num_cached_tokens: int | None = None  # prompt tokens found by the first prefix cache lookup
     first_scheduled_s: float | None = None
+    num_preemptions: int = 0
     ended: bool = False
 
     @property

@@ -7,8 +7,10 @@ from dataclasses import fields
 
 from flaxen.engine.adapters.slots import AdapterSlots
 from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
+from flaxen.engine.cache.groups import most_pages
+from flaxen.engine.config import EngineConfig
 from flaxen.engine.scheduler import Scheduler
-from flaxen.protocol import AdapterInfo, EngineStats, FinishReason
+from flaxen.protocol import AdapterInfo, CacheInfo, EngineStats, FinishReason
 
 
 def engine_stats(
@@ -53,6 +55,35 @@ def engine_stats(
         num_draft_tokens=scheduler.counters.num_draft_tokens,
         num_accepted_tokens=scheduler.counters.num_accepted_tokens,
         expert_tokens=expert_tokens,
+        num_deferred=_num_deferred(scheduler),
+        step_sizes=tuple(scheduler.counters.step_sizes),
+        sum_step_tokens=scheduler.counters.sum_step_tokens,
+        cache=_cache_info(scheduler.config),
+    )
+
+
+def _num_deferred(scheduler: Scheduler) -> int:
+    """Waiting sequences whose adapter needs a slot while none is free."""
+    slots = scheduler.adapter_slots
+    if not slots.num_slots or slots.has_room():
+        return 0
+    needed = (each.adapter for each in scheduler.waiting())
+    return sum(adapter is not None and not slots.holds(adapter) for adapter in needed)
+
+
+def _cache_info(config: EngineConfig) -> CacheInfo | None:
+    if not config.groups:
+        return None
+    chunk, length = config.max_num_batched_tokens, config.max_model_len
+    num_whole = min(
+        group.num_pages / most_pages(group.spec, length, chunk, config.page_size)
+        for group in config.groups
+    )
+    return CacheInfo(
+        page_size=config.page_size,
+        num_tokens=int(num_whole * length),
+        num_whole=num_whole,
+        has_prefixes=config.enable_prefix_caching,
     )
 
 
@@ -88,6 +119,8 @@ def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
         running_adapters=_union(each.running_adapters for each in replicas),
         waiting_adapters=_union(each.waiting_adapters for each in replicas),
         expert_tokens=sum_by_expert([each.expert_tokens for each in replicas]),
+        step_sizes=sum_by_size([each.step_sizes for each in replicas]),
+        cache=replicas[0].cache,
         replicas=tuple(replicas),
     )
 
@@ -98,6 +131,12 @@ def sum_by_expert(loads: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[tuple[i
     return tuple(
         tuple(sum(each) for each in zip(*layer, strict=True)) for layer in zip(*known, strict=True)
     )
+
+
+def sum_by_size(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The sums of several engines' steps of each size; () counts none."""
+    known = [each for each in counts if each]
+    return tuple(sum(each) for each in zip(*known, strict=True))
 
 
 def _union(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

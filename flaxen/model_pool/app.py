@@ -44,7 +44,7 @@ def create_pool_app(
       has_adapter_routes: whether clients may load adapters of the first model.
       more_routes: methods and paths that the models' applications have beside the usual ones.
     """
-    metrics.registry.register(PoolCollector(pool))
+    metrics.registry.register(PoolCollector(pool, metrics.prefix))
     app = empty_app()
     app.add_exception_handler(ModelLoadError, _load_failed)
     own: dict[tuple[str, str], Handler] = {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from flaxen.engine.stats import sum_by_expert
+from flaxen.engine.stats import sum_by_expert, sum_by_size
 from flaxen.protocol import EngineClient, EngineStats
 
 # Of the moment; all other numbers of EngineStats are sums since the start.
-_GAUGES = ("num_running", "num_waiting", "num_pages", "num_used_pages")
+_GAUGES = ("num_running", "num_waiting", "num_pages", "num_used_pages", "num_deferred")
 NOTHING = EngineStats(
     num_running=0,
     num_waiting=0,
@@ -47,7 +47,8 @@ class Counters:
         """The model's engine has stopped: its last numbers are kept, and the engine is not."""
         stats = self.stats()
         sums = {name: getattr(stats, name) for name in _SUMS}
-        self._past = replace(NOTHING, **sums, expert_tokens=stats.expert_tokens)
+        experts, sizes = stats.expert_tokens, stats.step_sizes
+        self._past = replace(NOTHING, **sums, expert_tokens=experts, step_sizes=sizes)
         self._engine = None
 
     def stats(self) -> EngineStats:
@@ -55,7 +56,8 @@ class Counters:
         now = NOTHING if self._engine is None else self._engine.stats()
         sums = {name: getattr(self._past, name) + getattr(now, name) for name in _SUMS}
         experts = sum_by_expert([self._past.expert_tokens, now.expert_tokens])
-        return replace(now, **sums, expert_tokens=experts)
+        sizes = sum_by_size([self._past.step_sizes, now.step_sizes])
+        return replace(now, **sums, expert_tokens=experts, step_sizes=sizes)
 
 
 def add_stats(one: EngineStats, other: EngineStats) -> EngineStats:

@@ -13,25 +13,31 @@ _LABELS = ("model_name",)
 
 
 class PoolCollector(Collector):
-    """Reads the pool's state at each scrape."""
+    """Reads the pool's state at each scrape.
 
-    def __init__(self, pool: ModelPool) -> None:
-        self._pool = pool
+    Args:
+      pool: the models.
+      prefix: what the metrics' names begin with.
+    """
+
+    def __init__(self, pool: ModelPool, prefix: str) -> None:
+        self._pool, self._prefix = pool, prefix
 
     def collect(self) -> Iterator[Metric]:
+        prefix = self._prefix
         loaded = GaugeMetricFamily(
-            "flaxen:model_loaded", "Whether the model is in memory.", labels=_LABELS
+            f"{prefix}:model_loaded", "Whether the model is in memory.", labels=_LABELS
         )
         waiting = GaugeMetricFamily(
-            "flaxen:model_requests_waiting",
+            f"{prefix}:model_requests_waiting",
             "Requests that wait for the model to be loaded.",
             labels=_LABELS,
         )
         loads = CounterMetricFamily(
-            "flaxen:model_loads", "Times the model was loaded.", labels=_LABELS
+            f"{prefix}:model_loads", "Times the model was loaded.", labels=_LABELS
         )
         failed = CounterMetricFamily(
-            "flaxen:model_load_failures", "Times a load of the model failed.", labels=_LABELS
+            f"{prefix}:model_load_failures", "Times a load of the model failed.", labels=_LABELS
         )
         for slot in self._pool.slots:
             name = [slot.model.name]
@@ -41,6 +47,8 @@ class PoolCollector(Collector):
             failed.add_metric(name, slot.num_failed_loads)
         yield from (loaded, waiting, loads, failed)
         used = "Bytes of weights and KV caches of the models in memory."
-        yield GaugeMetricFamily("flaxen:models_memory_bytes", used, self._pool.used_bytes)
+        yield GaugeMetricFamily(f"{prefix}:models_memory_bytes", used, self._pool.used_bytes)
         most = "Bytes that the models in memory may take together."
-        yield GaugeMetricFamily("flaxen:models_memory_limit_bytes", most, self._pool.budget_bytes)
+        yield GaugeMetricFamily(
+            f"{prefix}:models_memory_limit_bytes", most, self._pool.budget_bytes
+        )

@@ -5,7 +5,14 @@ HTTP, models, tokenizers. Standard library only.
 """
 
 from flaxen.protocol.adapters import AdapterInfo, AdapterSource, AdapterWeights
-from flaxen.protocol.client import EngineClient, EngineStats, ModelInfo, TokenEvents
+from flaxen.protocol.client import (
+    STEP_TOKEN_BOUNDS,
+    CacheInfo,
+    EngineClient,
+    EngineStats,
+    ModelInfo,
+    TokenEvents,
+)
 from flaxen.protocol.errors import (
     EngineBrokenError,
     EngineBusyError,
@@ -22,9 +29,11 @@ from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
 
 __all__ = [
     "MAX_SEED",
+    "STEP_TOKEN_BOUNDS",
     "AdapterInfo",
     "AdapterSource",
     "AdapterWeights",
+    "CacheInfo",
     "EmbedSpan",
     "EngineBrokenError",
     "EngineBusyError",

@@ -32,6 +32,21 @@ class ModelInfo:
     pooling: PoolingInfo | None = None
 
 
+# Bounds of the histogram of steps by their tokens; a step is counted at the first that it is not
+# above.
+STEP_TOKEN_BOUNDS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheInfo:
+    """The sizes of an engine's KV cache."""
+
+    page_size: int  # tokens of a page
+    num_tokens: int  # that fit in all
+    num_whole: float  # sequences of full length that fit at once
+    has_prefixes: bool  # whether prefixes are found in it
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineStats:
     """Counters since the start, and current gauges."""
@@ -59,6 +74,12 @@ class EngineStats:
     num_adapter_loads: int = 0  # copies from host memory to the device
     num_draft_tokens: int = 0  # verified
     num_accepted_tokens: int = 0  # the accepted ones of these
+    num_deferred: int = 0  # of the waiting sequences, those that wait for their adapter's slot
+    # Steps by their tokens, prompt tokens and generated ones, in the buckets of STEP_TOKEN_BOUNDS,
+    # and one for larger ones; () if none are counted.
+    step_sizes: tuple[int, ...] = ()
+    sum_step_tokens: int = 0  # the tokens of all steps
+    cache: CacheInfo | None = None  # None: the model keeps nothing
     # The tokens that each expert got, for each layer that has experts.
     expert_tokens: tuple[tuple[int, ...], ...] = ()
     replicas: tuple[EngineStats, ...] = ()  # of each data replica; () if there is one engine

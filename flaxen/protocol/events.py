@@ -58,6 +58,7 @@ class Finish:
     num_cached_tokens: int  # prompt tokens found in the prefix cache
     pooled: tuple[float, ...] | None = None  # the vector, if the request asked for pooling
     queue_s: float  # seconds from submission to its first step
+    num_preemptions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ from flaxen.server.errors import ApiError, handle_error
 from flaxen.server.generation import chat, completions, tokenize
 from flaxen.server.guard import Guard
 from flaxen.server.invocations import Handler, invoke
-from flaxen.server.metrics import Metrics
+from flaxen.server.metrics import Metrics, ServerMetrics
 from flaxen.server.pages import routes as pages
 from flaxen.server.renderer import ChatRenderer
 from flaxen.server.routing import add_route
@@ -119,7 +119,7 @@ def create_model_app(
         tokenizer=tokenizer,
         chat_template=renderer,
         config=config,
-        metrics=metrics or Metrics(engine, model_name),
+        metrics=metrics or Metrics(engine, model_name, ServerMetrics(config.metrics_prefix)),
         adapter_files=adapter_files,
     )
     app = empty_app()

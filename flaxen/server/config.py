@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -30,6 +31,7 @@ class ServerConfig:
     max_logprobs: int = 20  # the most top logprobs; the engine's own limit also applies
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
     request_timeout_s: float | None = 3600.0  # seconds from submission to the last token
+    metrics_prefix: str = "flaxen"  # what the names of metrics begin with
     tokens_as_ids: bool = False  # whether logprobs name tokens as "token_id:7" where not asked
     force_usage: bool = False  # whether every stream tells its usage, also where not asked
     drain_s: float = 30.0  # seconds that open requests get to finish after a signal
@@ -56,6 +58,11 @@ class ServerConfig:
             raise ValueError(
                 "root_path must be a path such as /llm, without a slash at its end, "
                 f"got {self.root_path!r}"
+            )
+        if not _PREFIX.fullmatch(self.metrics_prefix):
+            raise ValueError(
+                "metrics_prefix must be letters, digits and _, such as vllm, "
+                f"got {self.metrics_prefix!r}"
             )
         for name, low in (
             ("max_body_bytes", 1),

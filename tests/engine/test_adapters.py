@@ -16,7 +16,7 @@ from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.models.adapters import LoraConfig
-from flaxen.protocol import AdapterInfo, Request, SamplingParams
+from flaxen.protocol import AdapterInfo, CacheInfo, Request, SamplingParams
 from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, add, fake_engine, run_out
 
@@ -57,11 +57,17 @@ def test_adapters_and_the_base_run_together() -> None:
     stats = engine.stats()
     assert (stats.max_loras, stats.num_adapter_loads) == (2, 2)
     assert (stats.running_adapters, stats.waiting_adapters) == (("a1", "a2"), ("a1", "a3"))
+    assert (stats.num_waiting, stats.num_deferred) == (2, 1)  # a1 has a slot, and waits for room
     run_out(engine, ends)
     expected = [said(alpha) for alpha in (0, 1, 2, 3, 1)]
     assert [ends.tokens[f"r{i}", 0] for i in range(5)] == expected
     assert engine.stats().num_adapter_loads >= 3
     assert engine.stats().running_adapters == ()
+    stats = engine.stats()
+    assert stats.num_deferred == 0
+    assert sum(stats.step_sizes) == stats.num_steps
+    assert stats.sum_step_tokens == 5 * (9 + 4) - 8  # two pages were found in the cache
+    assert stats.cache == CacheInfo(page_size=4, num_tokens=96, num_whole=1.5, has_prefixes=True)
 
 
 def test_where_adapters_are() -> None:

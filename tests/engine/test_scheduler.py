@@ -7,7 +7,7 @@ from flaxen.engine.pace import Pace
 from flaxen.engine.plan import StepPlan
 from flaxen.engine.scheduler import Scheduler
 from flaxen.engine.sequence import Sequence
-from flaxen.protocol import SamplingParams
+from flaxen.protocol import STEP_TOKEN_BOUNDS, SamplingParams
 from tests.engine.groups import full
 
 
@@ -267,3 +267,25 @@ def test_a_preempted_sequence_waits_behind_lower_priorities_only() -> None:
     assert [item.sequence for item in s.schedule().items] == [urgent]  # the others have no room
     s.end(urgent)
     assert next(item.sequence for item in s.schedule().items) is second
+
+
+def test_steps_are_counted_by_their_prompt_tokens_and_generated_ones() -> None:
+    s = scheduler(max_num_batched_tokens=16)
+    a, b = sequence(range(20), max_tokens=3), sequence(range(50, 51), max_tokens=2)
+    s.add(a)
+    s.add(b)
+    sizes = []
+    while s.has_work:
+        before = s.counters.sum_step_tokens
+        plan = s.schedule()
+        sizes.append(s.counters.sum_step_tokens - before)
+        deliver(s, plan)
+        for each in (a, b):
+            if each.num_tokens == each.max_num_tokens and not each.ended:
+                s.end(each)
+    # The 16 tokens that fit; the other 4 and a first token, and b's prompt and first token; two
+    # more of a and one of b.
+    assert sizes == [16, 4 + 1 + 1 + 1, 2, 1]
+    assert sum(sizes) == 20 + 3 + 1 + 2
+    counts = dict(zip((*STEP_TOKEN_BOUNDS, None), s.counters.step_sizes, strict=True))
+    assert {bound: count for bound, count in counts.items() if count} == {1: 1, 8: 2, 16: 1}

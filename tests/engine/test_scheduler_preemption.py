@@ -199,3 +199,10 @@ def test_after_a_reset_all_that_ran_is_computed_again_in_order() -> None:
     assert [item.sequence for item in plan.items] == [a, b, c]
     assert parts(plan) == [(0, 7, True, True), (0, 7, True, True), (0, 6, True, True)]
     s.pools.check_invariants()
+
+
+def test_preemptions_of_a_sequence_are_counted() -> None:
+    s = scheduler(num_pages=4, max_model_len=16)
+    a, b = sequence(range(4)), sequence(range(100, 104))
+    run_out_of_pages(s, a, b)
+    assert (a.num_preemptions, b.num_preemptions, s.counters.num_preemptions) == (0, 1, 1)

@@ -21,6 +21,8 @@ from flaxen.server.config import ServerConfig
         ({"cors_origins": ("a\n",)}, "CORS origin"),
         ({"root_path": "llm"}, "root_path must be a path such as /llm, .* got 'llm'"),
         ({"root_path": "/llm/"}, "without a slash at its end"),
+        ({"metrics_prefix": "a-b"}, "metrics_prefix must be letters, digits and _, .* got 'a-b'"),
+        ({"metrics_prefix": ""}, "metrics_prefix must"),
         ({"max_body_bytes": 0}, "max_body_bytes must be a whole number of at least 1, got 0"),
         ({"max_prompts": 0}, "max_prompts must"),
         ({"max_n": True}, "max_n must .* got True"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flaxen.protocol import EngineStats
+from flaxen.protocol import STEP_TOKEN_BOUNDS, CacheInfo, EngineStats
 from tests.server.clients import get, make_app, post
 from tests.server.fakes import STOP, FakeEngine
 
@@ -113,3 +113,99 @@ def test_the_load_of_each_expert_has_its_layer_and_number() -> None:
     assert value(samples, name, layer="1", expert="2") == 0
     dense = scrape(make_app(FakeEngine(), served_model_names=("main",)))
     assert not [each for each, _ in dense if each.startswith("flaxen:expert")]
+
+
+class _Counting(FakeEngine):
+    """Waits for adapters' slots, and has counted two steps."""
+
+    def stats(self) -> EngineStats:
+        sizes = [0] * (len(STEP_TOKEN_BOUNDS) + 1)
+        sizes[1], sizes[-1] = 1, 1
+        return replace(
+            FakeEngine.stats(self),
+            num_deferred=1,
+            step_sizes=tuple(sizes),
+            sum_step_tokens=20_005,
+            cache=CacheInfo(page_size=16, num_tokens=1000, num_whole=2.5, has_prefixes=True),
+        )
+
+
+def test_steps_the_cache_and_why_requests_wait() -> None:
+    samples = scrape(make_app(_Counting(), served_model_names=("main",)))
+    steps = "flaxen:iteration_tokens_total"
+    buckets = [(str(float(bound)), 0 if bound == 1 else 1) for bound in STEP_TOKEN_BOUNDS]
+    for bound, count in (*buckets, ("+Inf", 2)):
+        assert value(samples, f"{steps}_bucket", le=bound) == count
+    assert value(samples, f"{steps}_count") == 2
+    assert value(samples, f"{steps}_sum") == 20_005
+    waiting = "flaxen:num_requests_waiting_by_reason"
+    assert value(samples, waiting, reason="capacity") == 1
+    assert value(samples, waiting, reason="deferred") == 1
+    sizes = {
+        "block_size": "16", "num_gpu_blocks": "8", "kv_cache_size_tokens": "1000",
+        "kv_cache_max_concurrency": "2.5", "enable_prefix_caching": "True", "engine": "0",
+    }  # fmt: skip
+    assert value(samples, "flaxen:cache_config_info", **sizes) == 1
+
+
+def test_a_request_is_measured() -> None:
+    engine = FakeEngine(step_s=0.01)
+    app = make_app(engine, served_model_names=("main",))
+    body = {"prompt": [[1, 2, 3], [4]], "n": 2, "max_tokens": 5}
+    assert post(app, "/v1/completions", body).status_code == 200
+    samples = scrape(app)
+    sums = {
+        "request_prompt_tokens": 8, "request_generation_tokens": 20, "request_params_n": 4,
+        "request_params_max_tokens": 20, "request_max_num_generation_tokens": 10,
+        "request_num_preemptions": 0,
+    }  # fmt: skip
+    assert {name: value(samples, f"flaxen:{name}_sum") for name in sums} == sums
+    counts = dict.fromkeys(sums, 4) | {
+        "request_params_n": 2, "request_max_num_generation_tokens": 2,
+        "request_inference_time_seconds": 4, "request_prefill_time_seconds": 4,
+        "request_decode_time_seconds": 4,
+    }  # fmt: skip
+    assert {name: value(samples, f"flaxen:{name}_count") for name in counts} == counts
+    # The fake says that each sequence waited for 0.25 s, which is longer than all took.
+    assert value(samples, "flaxen:request_inference_time_seconds_sum") == 0
+    assert value(samples, "flaxen:request_decode_time_seconds_sum") >= 4 * 4 * 0.01
+
+
+def test_a_request_that_found_no_room_is_counted() -> None:
+    app = make_app(FakeEngine(max_waiting=0), served_model_names=("main",))
+    name = "flaxen:admission_rejections_total"
+    assert value(scrape(app), name, reason="queue_full") == 0
+    assert post(app, "/v1/completions", {"prompt": "a"}).status_code == 429
+    assert value(scrape(app), name, reason="queue_full") == 1
+
+
+# The series that vLLM's own tests ask for, and that its dashboards show.
+VLLM = {
+    "num_requests_running", "num_requests_waiting", "num_requests_waiting_by_reason",
+    "kv_cache_usage_perc", "prefix_cache_queries_total", "prefix_cache_hits_total",
+    "num_preemptions_total", "prompt_tokens_total", "generation_tokens_total",
+    "cache_config_info", "request_success_total", "admission_rejections_total",
+}  # fmt: skip
+VLLM_HISTOGRAMS = (
+    "iteration_tokens_total", "request_prompt_tokens", "request_generation_tokens",
+    "request_params_n", "request_params_max_tokens", "request_max_num_generation_tokens",
+    "time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
+    "request_queue_time_seconds", "request_inference_time_seconds", "request_prefill_time_seconds",
+    "request_decode_time_seconds", "request_num_preemptions",
+)  # fmt: skip
+# As versions 2 and 3 of Prometheus ask.
+ACCEPTED = (
+    "text/plain",
+    "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;q=0.3",
+)
+
+
+@pytest.mark.parametrize("accept", ACCEPTED)
+def test_dashboards_of_vllm_find_its_series(accept: str) -> None:
+    page = get(make_app(_Counting(), metrics_prefix="vllm"), "/metrics", accept=accept).text
+    ends = ("_sum", "_count", "_bucket")
+    names = VLLM | {f"{each}{end}" for each in VLLM_HISTOGRAMS for end in ends}
+    found = {line.partition("{")[0] for line in page.splitlines()}
+    assert {f"vllm:{name}" for name in names} - found == set()
+    assert not [name for name in found if name.startswith("flaxen:")]

@@ -104,6 +104,14 @@ class ServerOptions:
             help="End every stream with its usage, as if it was asked for.",
         ),
     ] = False
+    metrics_prefix: Annotated[
+        str,
+        _server_option(
+            metavar="NAME",
+            help="What the names in /metrics begin with; vllm for dashboards that were made for "
+            "it.",
+        ),
+    ] = "flaxen"
     drain_s: Annotated[
         float,
         _server_option(
@@ -265,6 +273,7 @@ def server_config(
         served_model_names=tuple(server.served_model_names),
         cors_origins=tuple(server.cors_origins),
         root_path=server.root_path,
+        metrics_prefix=server.metrics_prefix,
         tokens_as_ids=server.tokens_as_ids,
         force_usage=server.force_usage,
         max_body_bytes=limits.max_body_bytes,

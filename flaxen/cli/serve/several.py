@@ -183,7 +183,7 @@ def pool_models(
     Raises:
       ValueError: two models or adapters have the same name.
     """
-    metrics = ServerMetrics()
+    metrics = ServerMetrics(config.metrics_prefix)
     models = [
         _served(each, own, config, metrics, stays=stays and index == 0)
         for index, (each, own) in enumerate(zip(plan.models, wanted, strict=True))

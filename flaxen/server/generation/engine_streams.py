@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from flaxen.protocol import (
+    EngineBusyError,
     EngineClient,
     FieldError,
     Finish,
@@ -21,7 +22,7 @@ from flaxen.protocol import (
 )
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, internal, invalid, wrong_field
-from flaxen.server.metrics import Metrics
+from flaxen.server.metrics import Ended, Metrics
 from flaxen.server.request_log import Timing
 
 
@@ -90,7 +91,9 @@ class EngineStreams:
         self._timing = timing
         timing.start_s = time.monotonic()
         self._last: dict[tuple[int, int], float] = {}  # the time of a sequence's latest tokens
+        self._first: dict[tuple[int, int], float] = {}  # the time of a sequence's first tokens
         self._started: set[int] = set()  # requests with a first token
+        self._most_tokens = [0] * len(self._requests)  # of the sequences that ended, by request
         self._open = {(i, j) for i, r in enumerate(self._requests) for j in range(r.sampling.n)}
         try:
             for request in self._requests:
@@ -99,6 +102,8 @@ class EngineStreams:
             # All or nothing: requests queued before the refusal must not run on unread.
             for request in self._requests[: len(self._streams)]:
                 engine.abort(request.request_id)
+            if isinstance(error, EngineBusyError):
+                metrics.rejected("queue_full")
             if isinstance(error, FieldError):
                 raise wrong_field(error, field_names) from None
             if isinstance(error, ValueError) and not isinstance(error, UnknownAdapterError):
@@ -125,7 +130,7 @@ class EngineStreams:
         for i in {i for i, _ in self._open}:
             self._engine.abort(self._requests[i].request_id)
         for _ in self._open:
-            self._finished(FinishReason.ABORT, now, None)
+            self._finished(FinishReason.ABORT, now)
         self._open.clear()
         for reader in self._readers:
             reader.cancel()
@@ -172,14 +177,31 @@ class EngineStreams:
                 self._metrics.first_token(now - self._timing.start_s)
             if sequence in self._last:
                 self._metrics.next_token(now - self._last[sequence])
+            self._first.setdefault(sequence, now)
             self._last[sequence] = now
         if event.finish is not None:
             self._open.discard(sequence)
-            self._finished(event.finish.reason, now, event.finish.queue_s)
+            self._finished(event.finish.reason, now)
+            self._ended(i, sequence, event.finish, now)
 
-    def _finished(self, reason: FinishReason, now: float, queue_s: float | None) -> None:
+    def _finished(self, reason: FinishReason, now: float) -> None:
         self._timing.reasons.append(reason)
-        self._metrics.finished(reason, now - self._timing.start_s, queue_s)
+        self._metrics.finished(reason, now - self._timing.start_s)
+
+    def _ended(self, i: int, sequence: tuple[int, int], finish: Finish, now: float) -> None:
+        sampling, start_s = self._requests[i].sampling, self._timing.start_s
+        first = self._first.get(sequence)
+        self._metrics.ended(
+            Ended(
+                finish=finish,
+                max_tokens=sampling.max_tokens,
+                total_s=now - start_s,
+                first_s=None if first is None else first - start_s,
+            )
+        )
+        self._most_tokens[i] = max(self._most_tokens[i], finish.num_output_tokens)
+        if not any((i, j) in self._open for j in range(sampling.n)):
+            self._metrics.request_ended(sampling.n, self._most_tokens[i])
 
     def _early_end(self, request: Request, finish: Finish) -> ApiError:
         if finish.reason is FinishReason.IMPOSSIBLE:
