@@ -89,7 +89,8 @@ def quantize_layers(
         for x, beside, each in zip(inputs, shared, texts, strict=True):
             for name, gram in _grams(run, like, names, layer, x, beside, each.segment_ids).items():
                 grams[name] = grams.get(name, 0) + np.asarray(gram, np.float64)
-        quantized = {name: _quantize(number, name, layer, grams, scheme) for name in names}
+        known = _known_inputs(number, grams)
+        quantized = {name: _quantize(_rows(layer[name]), known.get(name), scheme) for name in names}
         values = {name: jnp.asarray(each.values.T) for name, each in quantized.items()}
         inputs = [
             _forward(run, like, {**layer, **values}, x, beside, each.segment_ids)
@@ -112,16 +113,22 @@ def round_layers(
     return found
 
 
-def _quantize(
-    number: int, name: str, layer: Params, grams: Mapping[str, np.ndarray], scheme: Scheme
-) -> Quantized:
-    weight = _rows(layer[name])
-    if name not in grams:  # met no plain product that could be observed
+def _known_inputs(number: int, grams: Mapping[str, np.ndarray]) -> dict[str, gptq.Inputs]:
+    """The inputs of each weight; weights of the same inputs (query, key and value) share them."""
+    found: dict[str, gptq.Inputs] = {}
+    for name, gram in grams.items():
+        same = (inputs for other, inputs in found.items() if np.array_equal(grams[other], gram))
+        try:
+            found[name] = next(same, None) or gptq.inputs_of(gram)
+        except ValueError as error:
+            raise ValueError(f"{name} of layer {number}: {error}") from None
+    return found
+
+
+def _quantize(weight: np.ndarray, inputs: gptq.Inputs | None, scheme: Scheme) -> Quantized:
+    if inputs is None:  # the weight met no plain product that could be observed
         return round_to_nearest(weight, scheme)
-    try:
-        return gptq.quantize(weight, grams[name], scheme)
-    except ValueError as error:
-        raise ValueError(f"{name} of layer {number}: {error}") from None
+    return gptq.quantize(weight, inputs, scheme)
 
 
 def _rows(weight: jax.Array) -> np.ndarray:

@@ -6,62 +6,80 @@ https://arxiv.org/abs/2210.17323. Deliberately does not know models, nor where i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from flaxen.quantizing.schemes import Quantized, Scheme
 
-_BLOCK = 128  # columns whose errors are added to the later columns at once
+_BLOCK = 64  # columns whose errors are added to the later columns at once
 DAMPING = 0.01  # of the mean diagonal: what is added to it, so that the inverse exists
 
 
-def quantize(weight: np.ndarray, gram: np.ndarray, scheme: Scheme) -> Quantized:
-    """Quantizes a weight so that its products with the calibration inputs change little.
+class Inputs(NamedTuple):
+    """What is known of the inputs of a weight, or of several that have the same inputs."""
+
+    energies: np.ndarray  # float32 [in]: the sum of each input's squares
+    order: np.ndarray  # [in]: the inputs from the largest energy to the smallest
+    # float32 [in, in], in this order: the upper Cholesky factor of the inverse of the damped gram
+    # matrix. Row i says how the inputs after i make good an error of i.
+    factors: np.ndarray
+
+
+def inputs_of(gram: np.ndarray) -> Inputs:
+    """Inverts the gram matrix of a weight's inputs.
 
     Args:
-      weight: float32 [out, in].
       gram: float64 [in, in]: the sum of x xᵀ over the inputs x that the weight was multiplied with.
-      scheme: whose groups divide `in`.
 
     Raises:
       ValueError: the inputs are not finite.
     """
-    num_outputs, num_inputs = weight.shape
-    factors = _inverse_factors(gram)
-    group = scheme.group or num_inputs
-    rest = weight.astype(np.float32)  # a copy: later columns change
-    unused = np.diag(gram) == 0
-    rest[:, unused] = 0  # inputs that are always zero
-    numbers = np.empty_like(rest)
-    scales = np.empty((num_outputs, num_inputs // group), np.float32)
-    for start in range(0, num_inputs, _BLOCK):
-        end = min(start + _BLOCK, num_inputs)
-        block = np.ascontiguousarray(rest[:, start:end].T)  # a column lies in one piece
-        errors = np.empty_like(block)
-        for column in range(start, end):
-            own = column - start
-            if column % group == 0:
-                # Groups divide a block, or have all inputs, of which none has changed yet.
-                shared = rest if group == num_inputs else block[own : own + group].T
-                scales[:, column // group] = scheme.scales(shared)[:, 0]
-            scale = scales[:, column // group]
-            numbers[:, column] = scheme.numbers(block[own], scale)
-            errors[own] = (block[own] - numbers[:, column] * scale) / factors[column, column]
-            block[own:] -= np.outer(factors[column, column:end], errors[own])
-        rest[:, end:] -= errors.T @ factors[start:end, end:]
-    return Quantized(numbers=numbers, scales=scales)
-
-
-def _inverse_factors(gram: np.ndarray) -> np.ndarray:
-    """The upper Cholesky factor of the inverse of the damped gram matrix, float32 [in, in]."""
     if not np.isfinite(gram).all():
         raise ValueError(
             "the inputs of a weight are not finite on the calibration texts: the model's weights "
             "are damaged, or the texts are not for it"
         )
-    damped = gram.astype(np.float64)
+    energies = np.diag(gram)
+    order = np.argsort(-energies, kind="stable")
+    damped = gram[np.ix_(order, order)]
     diagonal = np.diag(damped).copy()
     diagonal[diagonal == 0] = 1
     np.fill_diagonal(damped, diagonal + DAMPING * float(diagonal.mean()))
-    inverse = np.linalg.inv(damped)
-    factors: np.ndarray = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    return factors.astype(np.float32)
+    # With rows and columns from the last to the first, G = L Lᵀ; then R = L⁻¹, from the last to the
+    # first again, is upper, and Rᵀ R = G⁻¹.
+    lower = np.linalg.cholesky(damped[::-1, ::-1])
+    factors = np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)
+    return Inputs(energies.astype(np.float32), order, factors)
+
+
+def quantize(weight: np.ndarray, inputs: Inputs, scheme: Scheme) -> Quantized:
+    """Quantizes a weight so that its products with the calibration inputs change little.
+
+    Columns of large inputs go first, since all later ones can make good their errors. The scales
+    are chosen before, so that this order tears no group apart.
+
+    Args:
+      weight: float32 [out, in].
+      inputs: of the weight.
+      scheme: whose groups divide `in`.
+    """
+    num_inputs = weight.shape[1]
+    order, factors = inputs.order, inputs.factors
+    used = np.where(inputs.energies == 0, np.float32(0), weight)  # 0 for inputs that are always 0
+    found = Quantized(numbers=np.empty_like(used), scales=scheme.scales(used, inputs.energies))
+    # Transposed, a column lies in one piece.
+    rest = np.ascontiguousarray(used.T[order])
+    scales = np.ascontiguousarray(found.spread_scales.T[order])
+    numbers = np.empty_like(rest)
+    for start in range(0, num_inputs, _BLOCK):
+        end = min(start + _BLOCK, num_inputs)
+        errors = np.empty_like(rest[start:end])
+        for column in range(start, end):
+            numbers[column] = scheme.numbers(rest[column], scales[column])
+            error = (rest[column] - numbers[column] * scales[column]) / factors[column, column]
+            rest[column + 1 : end] -= np.outer(factors[column, column + 1 : end], error)
+            errors[column - start] = error
+        rest[end:] -= factors[start:end, end:].T @ errors
+    found.numbers[:, order] = numbers.T
+    return found
