@@ -22,7 +22,13 @@ from flaxen.tensors.tensor import StoredTensor
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.config import lora_config, read_config
 from flaxen.weights.adapters.experts import experts_of, modules_with_experts, together
-from flaxen.weights.adapters.modules import Modules, Rows, places_in_modules, tensor_names
+from flaxen.weights.adapters.modules import (
+    Modules,
+    Rows,
+    adapted_modules,
+    places_in_modules,
+    tensor_names,
+)
 from flaxen.weights.adapters.selection import Strength, module_strengths, select_modules
 from flaxen.weights.safetensors import file_tensors
 
@@ -43,7 +49,7 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
     fields = read_config(directory / ADAPTER_CONFIG)
     stored = _read_tensors(directory)
     path = directory / ADAPTER_WEIGHTS
-    known = modules_with_experts(model)
+    known: Modules = modules_with_experts(model)
     held = {
         module
         for layer in known
@@ -52,6 +58,9 @@ def load_adapter(directory: Path, model: Model, *, max_rank: int | None = None) 
     }
     if stored and not held:
         raise ValueError(f"{path}: {_strange_names(stored, known)}")
+    if held.isdisjoint(each.module for layer in experts_of(model) for each in layer.values()):
+        # Experts are no modules in transformers 5: there "down_proj" names the other ones alone.
+        known = adapted_modules(model)
     targets = tuple(
         dict.fromkeys(target for layer in known for target in layer if layer[target] in held)
     )

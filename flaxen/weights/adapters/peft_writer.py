@@ -56,6 +56,11 @@ def save_adapter(
     config = adapter.config
     modules, is_ours = _modules_of(adapter, model)
     names = {name for layer in modules for name in layer.values()}
+    short = last_names(modules)
+    experts = [] if model is None else experts_of(model)
+    is_plain = is_ours and not any(
+        each.module.split(".")[-1] in short for layer in experts for each in layer.values()
+    )
     tensors, ranks = _file_tensors(adapter, modules, model)
     fields = {
         "peft_type": "LORA",
@@ -64,9 +69,9 @@ def save_adapter(
         "r": config.rank,
         "lora_alpha": config.alpha,
         "use_rslora": config.use_rslora,
-        # Full names for a definition, and for experts: the last part may also be that of a module
-        # without an adapter.
-        "target_modules": last_names(modules) if is_ours and not has_experts else sorted(names),
+        # Full names for a definition, and where experts have the same last part: it may also be
+        # that of a module without an adapter.
+        "target_modules": short if is_plain else sorted(names),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,

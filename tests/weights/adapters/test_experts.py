@@ -21,11 +21,13 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
+from flaxen.weights.adapters.modules import file_targets
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.models.golden import logits_of
 from tests.models.test_expert_layers import TOKENS
 from tests.models.tiny_experts import MODEL, params_for
+from tests.weights.adapters.made import random_adapter
 
 NAMED = replace(MODEL, module_rules=expert_tensors.QWEN)
 CONFIG = LoraConfig(rank=3, alpha=6.0, targets=("wq", "w_experts_gate", "w_experts_down"))
@@ -91,6 +93,21 @@ def test_a_file_has_a_module_for_each_expert(tmp_path: Path) -> None:
         for name, pair in one.items():
             np.testing.assert_array_equal(pair["a"], other[name]["a"])
             np.testing.assert_array_equal(pair["b"], other[name]["b"])
+
+
+def test_adapters_beside_experts_are_written_and_read(tmp_path: Path) -> None:
+    """With full names, and as PEFT's with transformers 5, which has no modules of experts."""
+    given = random_adapter(NAMED, targets=file_targets(NAMED))
+    assert any("w_down" in layer for layer in given.layers)
+    save_adapter(tmp_path, given, model=NAMED)
+    config = tmp_path / "adapter_config.json"
+    fields = json.loads(config.read_text())
+    assert all("layers." in name for name in fields["target_modules"])
+    short = sorted({name.split(".")[-1] for name in fields["target_modules"]})
+    for named in (fields["target_modules"], short):
+        config.write_text(json.dumps(fields | {"target_modules": named}))
+        found = load_adapter(tmp_path, NAMED)
+        jax.tree.map(np.testing.assert_array_equal, found.layers, given.layers)
 
 
 def test_what_can_not_be_done_is_refused(tmp_path: Path) -> None:
