@@ -18,7 +18,7 @@ from flaxen.server.request_log import RequestLog
 
 # What watches a server has no key. Nor has a browser, so the pages for people need none: they say
 # nothing that it protects.
-OPEN_PATHS = ("/health", "/v1/health", "/ping", "/", "/docs")
+OPEN_PATHS = ("/health", "/v1/health", "/ping", "/", "/docs", "/openapi.json")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 

@@ -32,9 +32,9 @@ from flaxen.server.schema import STRICT, Whole, Wholes, shorten
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
-_SAMPLING = "sampling_params"
+SAMPLING = "sampling_params"
 # The fields beside sampling_params; all others belong into it.
-_OUTER = frozenset(
+OUTER = frozenset(
     {
         "request_id",
         "model",
@@ -47,7 +47,7 @@ _OUTER = frozenset(
         "kv_transfer_params",
     }
 )
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     **COMPLETION,
     "features": Rule(lambda value: value == {}, "the model reads tokens only"),
     # The text is only made for stop strings.
@@ -82,27 +82,27 @@ def flatten(body: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ApiError: 400, sampling_params is no object, or a field is on the wrong side.
     """
-    outer = {name: value for name, value in body.items() if name != _SAMPLING}
-    inner = body.get(_SAMPLING)
+    outer = {name: value for name, value in body.items() if name != SAMPLING}
+    inner = body.get(SAMPLING)
     if inner is None:
         inner = {}
     if not isinstance(inner, dict):
         raise invalid(
-            f"{_SAMPLING} must be an object, got {shorten(inner)}", _SAMPLING, "invalid_type"
+            f"{SAMPLING} must be an object, got {shorten(inner)}", SAMPLING, "invalid_type"
         )
     for name in outer:
-        if name not in _OUTER:
+        if name not in OUTER:
             param = name[:80]
             raise invalid(
-                f"unknown field {param!r}: what says how to sample goes into {_SAMPLING}",
+                f"unknown field {param!r}: what says how to sample goes into {SAMPLING}",
                 param,
                 "unknown_parameter",
             )
     for name in inner:
-        if name in _OUTER:
+        if name in OUTER:
             raise invalid(
-                f"{_SAMPLING}.{name} is not there: {name} stands beside {_SAMPLING}",
-                f"{_SAMPLING}.{name}",
+                f"{SAMPLING}.{name} is not there: {name} stands beside {SAMPLING}",
+                f"{SAMPLING}.{name}",
                 "unknown_parameter",
             )
     if inner.get("stop") and inner.get("detokenize") is False:
@@ -212,7 +212,7 @@ ROUTE = Route(
     object="tokens",
     chunk_object="tokens.chunk",
     body=GenerateBody,
-    without_effect=_WITHOUT_EFFECT,
+    without_effect=WITHOUT_EFFECT,
     field_names={"prompt_token_ids": "token_ids"},
     parse=_parse,
     collect=_collect,

@@ -216,6 +216,7 @@ def _start(
     stack: contextlib.ExitStack, parts: Parts, config: ServerConfig, lora: LoraOptions
 ) -> tuple[AsyncEngine, FastAPI]:
     """Starts the engine's thread, which ends with the stack, and makes the application."""
+    from flaxen.api_description.routes import add_description
     from flaxen.cli.serve.more_routes import MORE_ROUTES
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.server.app import create_app
@@ -223,9 +224,9 @@ def _start(
     engine = stack.enter_context(AsyncEngine(parts.engine))
     lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
     files = lora.files(parts.model)
-    return engine, create_app(
-        engine, parts.tokenizer, config, adapter_files=files, more_routes=MORE_ROUTES
-    )
+    app = create_app(engine, parts.tokenizer, config, adapter_files=files, more_routes=MORE_ROUTES)
+    add_description(app, config)
+    return engine, app
 
 
 def _say_ready(served: Served, server: ServerOptions, start_s: float, url: str) -> None:

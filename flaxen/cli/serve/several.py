@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from flaxen.api_description.routes import add_description
 from flaxen.build import OnProgress, Parts, build
 from flaxen.cli.cpu import Cpu
 from flaxen.cli.progress import show_progress
@@ -199,6 +200,7 @@ def pool_models(
     app = create_pool_app(
         pool, config, metrics, has_adapter_routes=can_load, more_routes=MORE_ROUTES
     )
+    add_description(app, config)
     return Pooled(pool=pool, app=app, plan=plan)
 
 

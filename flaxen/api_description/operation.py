@@ -1,0 +1,37 @@
+"""What is told of one route. Contains no logic of a route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+TEXT = "text/plain"
+# The errors of a route that reads a body: see docs/server.md.
+BODY_ERRORS = (400, 404, 408, 413, 415, 429, 500, 503)
+ENGINE_ERRORS = (*BODY_ERRORS, 504)  # of one that computes
+
+
+def ref(name: str) -> Schema:
+    """A reference to one of the document's schemas."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """A route: what it does, what it reads, what it answers.
+
+    The answer is one of `answers`, by content type; errors are OpenAI's JSON.
+    """
+
+    summary: str
+    body: Schema | None = None  # None: the body is not read
+    body_type: str = JSON
+    answers: Mapping[str, Schema] = field(default_factory=dict)
+    errors: tuple[int, ...] = (500,)
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    is_open: bool = False  # whether it needs no key

@@ -1,0 +1,225 @@
+"""What is told of each route, by method and path. Bodies and answers are made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flaxen.api_description.answers import EVENT_STREAM
+from flaxen.api_description.bodies import Schemas
+from flaxen.api_description.operation import (
+    BODY_ERRORS,
+    ENGINE_ERRORS,
+    EVENTS,
+    JSON,
+    TEXT,
+    Operation,
+    Schema,
+    ref,
+)
+from flaxen.job_routes.fine_tuning.job_schema import JobBody
+from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
+from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
+from flaxen.server.app import ALIASES, INVOCATIONS
+from flaxen.server.generation import fields_without_effect as without_effect
+from flaxen.server.generation.bodies import (
+    ChatBody,
+    CommonBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+)
+from flaxen.server.schema import LoadAdapterBody, UnloadAdapterBody
+from flaxen.token_routes import generate
+
+Route = tuple[str, str]  # method and path
+
+_TEXT: Mapping[str, Schema] = {TEXT: {"type": "string"}}
+_PAGE: Mapping[str, Schema] = {"text/html": {"type": "string"}}
+_JOB = "/v1/fine_tuning/jobs/{job_id}"
+_PAGING: Mapping[str, Schema] = {
+    "after": {"type": "string"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+}
+_STORED = (400, 404, 409, 429, 500)  # the errors of what is stored
+
+
+def _json(name: str) -> Mapping[str, Schema]:
+    return {JSON: ref(name)}
+
+
+def _streamed(name: str) -> Mapping[str, Schema]:
+    return {JSON: ref(name), EVENTS: EVENT_STREAM}
+
+
+def make_operations(schemas: Schemas) -> dict[Route, Operation]:
+    """All routes that a server may have, by method and path as they are in its table."""
+    found = {**_generating(schemas), **_pooling(schemas), **_telling(schemas), **_storing(schemas)}
+    return found | {alias: found[route] for alias, route in ALIASES.items()}
+
+
+def _generating(schemas: Schemas) -> dict[Route, Operation]:
+    completion = schemas.body(CommonBody, CompletionBody, without_effect=without_effect.COMPLETION)
+    chat = schemas.body(CommonBody, ChatBody, without_effect=without_effect.CHAT)
+    tokens = schemas.body(CommonBody, generate.GenerateBody, without_effect=generate.WITHOUT_EFFECT)
+    tokens = schemas.nested(generate.OUTER, generate.SAMPLING, tokens)
+
+    def operation(summary: str, body: Schema, answers: Mapping[str, Schema]) -> Operation:
+        return Operation(summary=summary, body=body, answers=answers, errors=ENGINE_ERRORS)
+
+    rendered = ref("RenderedRequest")
+    return {
+        ("POST", "/v1/completions"): operation(
+            "Continues prompts.", completion, _streamed("Completion")
+        ),
+        ("POST", "/v1/chat/completions"): operation(
+            "Answers messages.", chat, _streamed("ChatCompletion")
+        ),
+        ("POST", "/v1/completions/render"): operation(
+            "The token ids of prompts.", completion, {JSON: {"type": "array", "items": rendered}}
+        ),
+        ("POST", "/v1/chat/completions/render"): operation(
+            "The token ids of messages.", chat, {JSON: rendered}
+        ),
+        ("POST", "/inference/v1/generate"): operation(
+            "Continues token ids by token ids.", tokens, _streamed("GeneratedTokens")
+        ),
+        INVOCATIONS: operation(
+            "Answers as the route that the body's fields are of.",
+            {"type": "object"},
+            {JSON: {"type": "object"}, EVENTS: EVENT_STREAM},
+        ),
+    }
+
+
+def _pooling(schemas: Schemas) -> dict[Route, Operation]:
+    inputs = schemas.body(PoolingBody, InputBody)
+
+    def operation(summary: str, body: Schema, answer: str) -> Operation:
+        return Operation(summary=summary, body=body, answers=_json(answer), errors=ENGINE_ERRORS)
+
+    score = operation("Scores of pairs of texts.", schemas.body(PoolingBody, ScoreBody), "Scores")
+    rerank = operation(
+        "Documents by how well they go with a query.",
+        schemas.reranked(PoolingBody, RerankBody),
+        "Ranking",
+    )
+    return {
+        ("POST", "/v1/embeddings"): operation("Embeddings of texts.", inputs, "Embeddings"),
+        ("POST", "/pooling"): operation("What the model gives of texts.", inputs, "Pooled"),
+        ("POST", "/classify"): operation("The labels' scores of texts.", inputs, "Labels"),
+        **dict.fromkeys([("POST", "/v1/score"), ("POST", "/score")], score),
+        **dict.fromkeys([("POST", f"{v}/rerank") for v in ("/v1", "/v2", "")], rerank),
+    }
+
+
+def _telling(schemas: Schemas) -> dict[Route, Operation]:
+    def operation(summary: str, answer: str, *errors: int, is_open: bool = False) -> Operation:
+        return Operation(
+            summary=summary, answers=_json(answer), errors=(*errors, 500), is_open=is_open
+        )
+
+    return {
+        ("GET", "/v1/models"): operation("The models and adapters.", "Models"),
+        ("GET", "/v1/models/{name:path}"): operation("One of them.", "Model", 404),
+        ("POST", "/tokenize"): Operation(
+            summary="The token ids of a text or of messages.",
+            body=schemas.body(
+                TokenizeBody,
+                without_effect=without_effect.TOKENIZE,
+                forms={"prompt": {"type": "string"}},
+            ),
+            answers=_json("Tokens"),
+            errors=BODY_ERRORS,
+        ),
+        ("POST", "/detokenize"): Operation(
+            summary="The text of token ids.",
+            body=schemas.body(DetokenizeBody),
+            answers=_json("Prompt"),
+            errors=BODY_ERRORS,
+        ),
+        ("GET", "/tokenizer_info"): operation("The special tokens.", "TokenizerInfo"),
+        ("GET", "/health"): operation("Whether requests are taken.", "Health", 503, is_open=True),
+        ("GET", "/load"): operation("How many sequences there are to compute.", "Load"),
+        ("GET", "/version"): operation("The server's version.", "Version"),
+        ("GET", "/metrics"): Operation(
+            summary="Prometheus.",
+            answers={**_TEXT, "application/openmetrics-text": {"type": "string"}},
+        ),
+        ("GET", "/"): Operation(summary="A page for people.", answers=_PAGE, is_open=True),
+        ("GET", "/docs"): Operation(summary="The reference.", answers=_PAGE, is_open=True),
+        ("GET", "/openapi.json"): Operation(
+            summary="This description.", answers={JSON: {"type": "object"}}, is_open=True
+        ),
+    }
+
+
+def _storing(schemas: Schemas) -> dict[Route, Operation]:
+    def operation(summary: str, answer: str) -> Operation:
+        return Operation(summary=summary, answers=_json(answer), errors=_STORED)
+
+    def page(summary: str, answer: str, **query: Schema) -> Operation:
+        return Operation(
+            summary=summary, answers=_json(answer), errors=_STORED, query={**_PAGING, **query}
+        )
+
+    upload: Schema = {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "purpose": {"const": "fine-tune"},
+        },
+    }
+    return {
+        ("POST", "/v1/load_lora_adapter"): Operation(
+            summary="Loads an adapter.",
+            body=schemas.body(LoadAdapterBody),
+            answers=_TEXT,
+            errors=BODY_ERRORS,
+        ),
+        ("POST", "/v1/unload_lora_adapter"): Operation(
+            summary="Unloads an adapter.",
+            body=schemas.body(UnloadAdapterBody),
+            answers=_TEXT,
+            errors=BODY_ERRORS,
+        ),
+        ("POST", "/v1/files"): Operation(
+            summary="Uploads a file.",
+            body=upload,
+            body_type="multipart/form-data",
+            answers=_json("File"),
+            errors=(400, 408, 413, 415, 500, 507),
+        ),
+        ("GET", "/v1/files"): page(
+            "The files.",
+            "Files",
+            limit={"type": "integer", "minimum": 1, "maximum": 10_000},
+            purpose={"type": "string"},
+            order={"enum": ["asc", "desc"]},
+        ),
+        ("GET", "/v1/files/{file_id}"): operation("A file.", "File"),
+        ("GET", "/v1/files/{file_id}/content"): Operation(
+            summary="A file's bytes.",
+            answers={"application/octet-stream": {"type": "string"}},
+            errors=_STORED,
+        ),
+        ("DELETE", "/v1/files/{file_id}"): operation("Deletes a file.", "Deleted"),
+        ("POST", "/v1/fine_tuning/jobs"): Operation(
+            summary="Creates a job.",
+            body=schemas.body(JobBody),
+            answers=_json("FineTuningJob"),
+            errors=BODY_ERRORS,
+        ),
+        ("GET", "/v1/fine_tuning/jobs"): page("The jobs.", "FineTuningJobs"),
+        ("GET", _JOB): operation("A job.", "FineTuningJob"),
+        ("POST", f"{_JOB}/cancel"): operation("Ends a job.", "FineTuningJob"),
+        ("POST", f"{_JOB}/pause"): operation("Lets a job rest.", "FineTuningJob"),
+        ("POST", f"{_JOB}/resume"): operation("Lets it go on.", "FineTuningJob"),
+        ("GET", f"{_JOB}/events"): page("What a job tells.", "FineTuningEvents"),
+        ("GET", f"{_JOB}/checkpoints"): page("Its models.", "FineTuningCheckpoints"),
+        ("DELETE", "/v1/models/{name:path}"): Operation(
+            summary="Deletes a model that a job made.",
+            answers=_json("Deleted"),
+            errors=(*_STORED, 403),
+        ),
+    }
