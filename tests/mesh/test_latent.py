@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine.step import empty_cache, page_shardings
-from flaxen.kernels.paged_attention import PagedBatch
-from flaxen.models import attention_impls
 from flaxen.models.layout import check_layout, device_specs
-from flaxen.models.model import Model
-from tests.engine.groups import groups
 from tests.engine.test_latent import MODEL, PARAMS
+from tests.mesh.both_forwards import served, trained
 from tests.mesh.meshes import on_mesh, placed, placement
 
 IDS = jnp.asarray(np.random.default_rng(0).integers(3, 300, (2, 50)))
-
-
-def served(model: Model, params: Any) -> jax.Array:
-    """The logits of a sequence in two chunks, over pages."""
-    own = groups(model.cache_specs, 4)
-    shardings = page_shardings(model)
-
-    def make() -> Any:
-        return empty_cache(model, own, 16, jnp.dtype("float32"))
-
-    cache = jax.jit(make, out_shardings=shardings)()
-
-    @jax.jit
-    def step(params: Any, ids: jax.Array, positions: jax.Array, batch: Any, cache: Any) -> Any:
-        attend = attention_impls.paged((batch,) * len(own), model.backend, model.placement)
-        hidden, cache = model.forward(params, ids, positions, attend, cache)
-        return model.unembed(params, hidden), cache
-
-    outs = []
-    for first, last in ((0, 25), (25, 50)):
-        batch = PagedBatch(
-            jnp.asarray([last], jnp.int32),
-            jnp.arange(4, dtype=jnp.int32)[None],
-            jnp.asarray([0, last - first], jnp.int32),
-        )
-        logits, cache = step(params, IDS[0, first:last], jnp.arange(first, last), batch, cache)
-        outs.append(logits)
-    return jnp.concatenate(outs)
-
-
-def trained(model: Model, params: Any) -> Any:
-    """A loss over two packed rows, and its gradient."""
-    segments = jnp.asarray([[1] * 20 + [2] * 30, [1] * 44 + [0] * 6])
-    positions = jnp.broadcast_to(jnp.arange(50), (2, 50))
-
-    def loss(params: Any) -> jax.Array:
-        attend = attention_impls.causal(segments, model.backend, model.placement)
-        cache = (None,) * len(model.cache_specs)
-        hidden, _ = model.forward(params, IDS, positions, attend, cache)
-        return jnp.mean(jnp.sin(model.unembed(params, hidden)))
-
-    return jax.jit(jax.value_and_grad(loss))(params)
+SEGMENTS = jnp.asarray([[1] * 20 + [2] * 30, [1] * 44 + [0] * 6])
 
 
 def test_a_mesh_computes_what_one_device_does() -> None:
@@ -68,7 +21,7 @@ def test_a_mesh_computes_what_one_device_does() -> None:
     assert device_specs(model)[0] == MODEL.cache_specs[0]
     w_uk = params["layers"][0]["w_uk"]
     assert w_uk.addressable_shards[0].data.shape == (2, 10, 24)
-    expected, found = served(MODEL, PARAMS), served(model, params)
+    expected, found = served(MODEL, PARAMS, IDS[0]), served(model, params, IDS[0])
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
-    expected, found = trained(MODEL, PARAMS), trained(model, params)
+    expected, found = trained(MODEL, PARAMS, IDS, SEGMENTS), trained(model, params, IDS, SEGMENTS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, expected)
