@@ -82,12 +82,10 @@ def transformers(peers: Path) -> None:
     smollm2 = peers / "models/smollm2-135m"
     if not (smollm2 / "model.safetensors").exists():
         run(python, SCRIPTS / "huggingface.py", gguf, smollm2)
-    random = peers / "models/llama-1b-rand"
-    if not (random / "model.safetensors").exists():
-        run(python, SCRIPTS / "random_llama.py", smollm2, random)
-    experts = peers / "models/moe-1b-rand"
-    if not (experts / "model.safetensors").exists():
-        run(python, SCRIPTS / "random_mixtral.py", smollm2, experts)
+    for name in ("llama-1b-rand", "moe-1b-rand"):
+        random = peers / "models" / name
+        if not (random / "model.safetensors").exists():
+            run(python, SCRIPTS / "random_model.py", name, smollm2, random)
 
 
 def peft(peers: Path) -> None:
