@@ -4,8 +4,8 @@ Knows: the bytes a step must read and the products it must do. Deliberately does
 
 A step can't be faster than reading the weights and the past keys and values from memory, nor than
 computing its matrix products; the slower of the two counts. The arithmetic inside attention, the
-norms and the sampling are left out, so the ideal is a bound that no engine reaches. Of experts
-those are read that the tokens of a step use, if each token chooses at random.
+norms and the sampling are left out, so the ideal is a bound that no engine reaches. A step reads
+the experts that its tokens use, if each token chooses at random.
 """
 
 from __future__ import annotations

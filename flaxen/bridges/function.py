@@ -206,8 +206,8 @@ def _head_dim(spec: ParamSpec, run: Run) -> int:
 
 
 def _matrices(uses: Sequence[Use], num_leaves: int) -> list[Matrix | None]:
-    """For each parameter how it is packed, if it is only ever multiplied in one way; else None. A
-    tied embedding may also be looked up.
+    """The packing of each parameter that is only ever multiplied in one way; None for the others.
+    A tied embedding may also be looked up.
     """
     found: list[Matrix | None] = []
     for leaf in range(num_leaves):

@@ -146,7 +146,7 @@ def _top(
     """The largest values and their places, as `jax.lax.top_k`.
 
     On a mesh each device finds the largest of its own part of the vocabulary, and only these are
-    gathered. Of equal values the first counts, as in the whole, because the parts are in order.
+    gathered. Among equal values the first counts, as in the whole, because the parts are in order.
 
     Args:
       table: [S, V].

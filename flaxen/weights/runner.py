@@ -11,7 +11,7 @@ from flaxen.weights.encoder_checkpoint import EncoderCheckpoint
 from flaxen.weights.opening import AnySource
 
 RUNNERS = ("auto", "generate", "pooling")
-# As in vLLM: a decoder's last token has seen the whole prompt.
+# A decoder's last token has seen the whole prompt; vLLM takes it too.
 _OF_A_DECODER = PoolingInfo(task="embed", pooling="last")
 
 

@@ -26,7 +26,7 @@ _DTYPES: Mapping[str, np.dtype] = {
 }
 
 
-# Those of arrays that are no weights too.
+# All dtypes of the format, also of arrays that are no weights.
 ALL_DTYPES: Mapping[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
     "BF16": np.dtype(ml_dtypes.bfloat16),

@@ -166,7 +166,7 @@ def _serve_one(
 
 @contextlib.contextmanager
 def _errors(log_format: LogFormat) -> Iterator[None]:
-    """In JSON, an error that ends the command is a line of the log too."""
+    """Writes an error that ends the command into the log too, where that is JSON."""
     try:
         yield
     except (ValueError, OSError, EngineClosedError) as error:

@@ -34,7 +34,8 @@ def route(
 ) -> tuple[Int32[Array, "*B k"], Float[Array, "*B k"]]:
     """Each token's experts, best first, and their weights: int32 and float32 [..., k].
 
-    Of equal scores the first expert's is the better one. Weights are differentiable by the logits.
+    Among equal scores the first expert's is the better one. The weights have gradients by the
+    logits.
 
     Args:
       logits: [..., E], computed with in float32.

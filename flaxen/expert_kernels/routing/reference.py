@@ -16,7 +16,7 @@ def route(
 ) -> tuple[jax.Array, jax.Array]:
     """Each token's experts, best first, and their weights: int32 and float32 [T, k].
 
-    Of equal scores the first expert's is the better one, as torch.topk gives on a CPU for few
+    Among equal scores the first expert's is the better one, as in torch.topk on a CPU with few
     experts (it promises no order). A bias is added to the scores for the choice alone.
 
     Args:

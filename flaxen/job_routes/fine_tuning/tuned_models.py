@@ -23,8 +23,8 @@ class FineTunedModels:
         self._jobs, self._trainer = jobs, trainer
 
     def serve_all(self) -> None:
-        """At the server's start: serves the models, and removes leftovers of deleted ones and ended
-        jobs.
+        """Serves the models when the server starts, and removes leftovers of deleted ones and of
+        ended jobs.
         """
         for job_id in self._jobs.ended_ids():
             self._trainer.remove_state(job_id)

@@ -40,7 +40,7 @@ def _forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, _Kept]:
 
 
 def _backward(kept: _Kept, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """In float32, as the reference's."""
+    """The gradients, whose sums are float32 as the reference's are."""
     x, weight = kept
     x_bar = jnp.einsum("...NO,NIO->...NI", cotangent, weight, preferred_element_type=jnp.float32)
     weight_bar = jnp.einsum("...NI,...NO->NIO", x, cotangent, preferred_element_type=jnp.float32)

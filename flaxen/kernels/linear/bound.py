@@ -68,7 +68,7 @@ def bind(params: Any) -> Any:
 
 
 def expand(params: Any) -> Any:
-    """In a trace: turns a bound tree back into the model's own; other trees are unchanged."""
+    """Turns a bound tree back into the model's own, in a trace; other trees are unchanged."""
     if isinstance(params, tuple):
         return tuple(expand(each) for each in params)
     if isinstance(params, dict):

@@ -18,7 +18,7 @@ class KvPages(NamedTuple):
     value_scales: Float[Array, "pages page_size K 1"] | None = None
 
 
-# Those of the C++ kernel and of the TPU's.
+# The layouts of the C++ kernel, of the TPU's kernel, and of tokamax.
 CpuPages = Num[Array, "pages planes K words"]
 TpuPages = Float[Array, "pages K page_size lanes"]
 TokamaxPages = Float[Array, "pages page_size keys_values lanes"]

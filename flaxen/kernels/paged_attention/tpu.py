@@ -222,7 +222,7 @@ def _query_block(num_heads: int, lanes: int) -> int:
 
 
 def _key_block(page_size: int, token_bytes: int) -> int:
-    """Depends on nothing of the batch, so that a token's sums have one order."""
+    """The tokens of a key block: as many in every batch, so that a token's sums have one order."""
     block = _KEY_BLOCK
     while block > max(LANES, page_size) and block * token_bytes > _BUFFER_BYTES:
         block //= 2

@@ -29,8 +29,8 @@ _SHARED = "shared_"  # begins the names of the shared experts' parameters, after
 class Experts:
     """The weighted sum of a token's k best of E gated MLPs, https://arxiv.org/abs/2401.04088.
 
-    The router and what it decides are float32. Of equal scores the first expert's is the better
-    one. No token is dropped.
+    The router and what it decides are float32. Among equal scores the first expert's is the
+    better one. No token is dropped.
 
     Raises:
       ValueError: a size is not above 0, or the routing does not fit the number of experts.

@@ -43,7 +43,8 @@ def gated_delta(
     *,
     backend: Backend,
 ) -> tuple[Float[Array, "*T N P"], Any]:
-    """For each token and value head, with q and k of unit length and q divided by sqrt(H):
+    """The gated delta rule. For each token and value head, with q and k of unit length and q
+    divided by sqrt(H):
 
     S = exp(-exp(a_log) * softplus(a + dt_bias)) * S;  S += k (sigmoid(b) * (v - k S));  out = q S.
 

@@ -42,7 +42,8 @@ def state_space(
     dt_limit: tuple[float, float] = (0.0, float("inf")),
     backend: Backend,
 ) -> tuple[Float[Array, "*T N P"], Any]:
-    """For each token and head, with dt = softplus(dt + dt_bias) within its limits:
+    """Mamba-2's state space. For each token and head, with dt = softplus(dt + dt_bias) within its
+    limits:
 
     S = exp(-exp(a_log) * dt) * S + b (dt * x);  out = c S + skip * x.
 

@@ -231,7 +231,7 @@ def fit_max_tokens(
 
 
 def _too_long(message: str, param: str) -> ApiError:
-    # Its values are counts: the log may have the message.
+    # The message has counts and nothing of the prompt, so the log may have it.
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 

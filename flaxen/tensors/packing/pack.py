@@ -149,7 +149,7 @@ class Packing:
         if self._layout.scale_dtype is not None:
             self.write(start, quantize(floats, self._layout))
         elif is_bfloat16:
-            # As integers, because NumPy transposes arrays of a foreign dtype one number at a time.
+            # They are written as integers: NumPy transposes a foreign dtype one number at a time.
             bits = np.ascontiguousarray(floats.view(np.uint16))
             self.write(start, WeightRows(bits.view(np.uint32)))
         else:

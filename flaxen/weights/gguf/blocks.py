@@ -107,7 +107,7 @@ def read_rows(kind: int, data: np.ndarray) -> np.ndarray:
 def _from_library(kind: int, data: np.ndarray) -> np.ndarray:
     from gguf import GGMLQuantizationType, dequantize
 
-    # As one wide row, because the package processes groups of rows, and small groups are slow.
+    # All blocks are one wide row: the package processes groups of rows, and small groups are slow.
     flat = dequantize(data.reshape(1, -1), GGMLQuantizationType(kind))
     return flat.reshape(data.shape[0], -1)
 

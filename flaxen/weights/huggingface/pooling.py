@@ -85,9 +85,9 @@ def read_classification(
 ) -> PoolingInfo:
     """How a classification model's logits become scores.
 
-    As in vLLM: what sentence-transformers wrote into config.json; or else by `problem_type`: a
-    sigmoid for several labels at once, nothing for a regression; or else a sigmoid for one label
-    and a softmax over several.
+    The order is vLLM's. What sentence-transformers wrote into config.json goes first. Then
+    `problem_type` decides: a sigmoid for several labels at once, nothing for a regression. Without
+    both it is a sigmoid for one label, and a softmax over several.
 
     Args:
       fields: of config.json.
