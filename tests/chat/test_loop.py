@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
@@ -168,7 +167,7 @@ def test_counts_are_shown_where_they_are_known() -> None:
 def test_ctrl_c_stops_the_answer_and_keeps_what_came() -> None:
     def interrupt(i: int) -> None:
         if i == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     model = Model(interrupt)
@@ -183,7 +182,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came() -> None:
 def test_ctrl_c_before_the_answer_begins_leaves_the_message_out() -> None:
     def interrupt(i: int) -> None:
         if len(model.asked) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     model = Model(interrupt)
     model.pieces = ["", "I was "]
@@ -196,7 +195,7 @@ def test_ctrl_c_before_the_answer_begins_leaves_the_message_out() -> None:
 def test_a_second_ctrl_c_ends_the_chat() -> None:
     def interrupt(i: int) -> None:
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread, at once
 
     model = Model(interrupt)
     with pytest.raises(KeyboardInterrupt):
