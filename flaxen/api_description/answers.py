@@ -41,6 +41,7 @@ _ENVELOPE: dict[str, Schema] = {
     "service_tier": {"type": "null"},
     "kv_transfer_params": {"type": "null"},
     "usage": ref("Usage"),
+    "weights_version": _COUNT,
 }
 _PROMPT_LOGPROBS = _or_null(_list_of(_or_null({"type": "object"})))
 

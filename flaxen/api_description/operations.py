@@ -147,6 +147,9 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
         ),
         ("GET", "/"): Operation(summary="A page for people.", answers=_PAGE, is_open=True),
         ("GET", "/docs"): Operation(summary="The reference.", answers=_PAGE, is_open=True),
+        ("POST", "/reset_prefix_cache"): Operation(
+            summary="Forgets all cached prefixes.", answers=_TEXT, errors=(500, 503)
+        ),
         ("GET", "/openapi.json"): Operation(
             summary="This description.", answers={JSON: {"type": "object"}}, is_open=True
         ),

@@ -103,6 +103,7 @@ class Admission:
         if sequence.num_cached_tokens is None:  # its first admission
             sequence.num_cached_tokens = sequence.num_computed_tokens
             sequence.first_scheduled_s = self._clock()
+            sequence.weights_version = self._pools.weights_version
             if self._looks_up(sequence):
                 self._counters.num_prefix_queries += sequence.num_prompt_tokens
                 self._counters.num_prefix_hits += sequence.num_cached_tokens

@@ -132,9 +132,12 @@ class AsyncEngine(EngineClient):
     def adapters(self) -> tuple[AdapterInfo, ...]:
         return self._engine.known_adapters()
 
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Any, version: int | None = None) -> None:
         """Like Engine.set_params, between two steps. Blocks meanwhile: not for a coroutine."""
-        self._call_between_steps(functools.partial(self._engine.set_params, params))
+        self._call_between_steps(functools.partial(self._engine.set_params, params, version))
+
+    def reset_prefix_cache(self) -> None:
+        self._call_between_steps(self._engine.reset_prefix_cache)
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
         """Like Engine.set_adapter_stack, between two steps. Blocks until it is done."""

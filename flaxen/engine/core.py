@@ -177,8 +177,13 @@ class Engine(SteppedEngine):
     def warm_up(self) -> bool:
         return self._executor.warm_up()
 
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Any, version: int | None = None) -> None:
         self._executor.set_params(params)
+        if version is None:
+            version = self._scheduler.pools.weights_version + 1
+        self._scheduler.drop_prefix_cache(weights_version=version)
+
+    def reset_prefix_cache(self) -> None:
         self._scheduler.drop_prefix_cache()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:

@@ -106,6 +106,7 @@ class SequenceOutput:
             num_cached_tokens=sequence.num_cached_tokens or 0,
             queue_s=max(0.0, first - sequence.arrival_s) if first is not None else 0.0,
             num_preemptions=sequence.num_preemptions,
+            weights_version=sequence.weights_version,
         )
         return self._event(token_ids, text, logprobs, end)
 

@@ -100,11 +100,12 @@ class ReplicatedEngine(SteppedEngine):
     def warm_up(self) -> bool:
         return any(each.warm_up() for each in self._replicas)
 
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Any, version: int | None = None) -> None:
         """Sets the parameters, as SteppedEngine says; each replica has its own copy.
 
         Args:
           params: a sequence of parameters, one for each replica, on its devices.
+          version: as SteppedEngine says.
         """
         if not isinstance(params, Sequence) or len(params) != len(self._replicas):
             raise ValueError(
@@ -112,7 +113,12 @@ class ReplicatedEngine(SteppedEngine):
                 f"of {len(self._replicas)}, or use a mesh with data=1"
             )
         for replica, own in zip(self._replicas, params, strict=True):
-            replica.set_params(own)
+            replica.set_params(own, version)
+        self._choice.forget()
+
+    def reset_prefix_cache(self) -> None:
+        for replica in self._replicas:
+            replica.reset_prefix_cache()
         self._choice.forget()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:

@@ -184,12 +184,15 @@ class Scheduler:
         self.pools.reset_cache()
         self.adapter_slots.reset()
 
-    def drop_prefix_cache(self) -> None:
+    def drop_prefix_cache(self, *, weights_version: int | None = None) -> None:
         """Invalidates all cached pages for sequences that are admitted from now on.
 
         Running sequences keep their pages, and pages that they fill later are not shared either.
+
+        Args:
+          weights_version: that of the weights from now on; None: the same.
         """
-        self.pools.invalidate_all(self._waiting)
+        self.pools.invalidate_all(self._waiting, weights_version=weights_version)
 
     def invalidate(self, sequence: Sequence) -> None:
         """Invalidates the cached pages that a sequence may have filled.

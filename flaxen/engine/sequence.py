@@ -60,6 +60,7 @@ class Sequence:
     num_cached_tokens: int | None = None  # prompt tokens found by the first prefix cache lookup
     first_scheduled_s: float | None = None
     num_preemptions: int = 0
+    weights_version: int = 0  # at its first step
     ended: bool = False
 
     @property

@@ -59,6 +59,7 @@ def engine_stats(
         step_sizes=tuple(scheduler.counters.step_sizes),
         sum_step_tokens=scheduler.counters.sum_step_tokens,
         cache=_cache_info(scheduler.config),
+        weights_version=scheduler.pools.weights_version,
     )
 
 
@@ -121,6 +122,7 @@ def sum_stats(replicas: Sequence[EngineStats]) -> EngineStats:
         expert_tokens=sum_by_expert([each.expert_tokens for each in replicas]),
         step_sizes=sum_by_size([each.step_sizes for each in replicas]),
         cache=replicas[0].cache,
+        weights_version=replicas[0].weights_version,
         replicas=tuple(replicas),
     )
 

@@ -83,7 +83,7 @@ class SteppedEngine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Any, version: int | None = None) -> None:
         """Serves other parameters from the next step on, by reference, without copying them.
 
         The prefix cache is invalidated; running sequences keep their keys and values. A caller that
@@ -91,10 +91,16 @@ class SteppedEngine(abc.ABC):
 
         Args:
           params: parameters with the same tree, shapes and dtypes.
+          version: a number for them, which is part of each page's hash, and which each sequence
+              ends with; None is one more than before. At the start it is 0.
 
         Raises:
           ValueError: the tree, a shape or a dtype differs.
         """
+
+    @abc.abstractmethod
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prefixes; running sequences keep what they have."""
 
     @abc.abstractmethod
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:

@@ -80,6 +80,7 @@ class EngineStats:
     step_sizes: tuple[int, ...] = ()
     sum_step_tokens: int = 0  # the tokens of all steps
     cache: CacheInfo | None = None  # None: the model keeps nothing
+    weights_version: int = 0  # of the weights that compute now
     # The tokens that each expert got, for each layer that has experts.
     expert_tokens: tuple[tuple[int, ...], ...] = ()
     replicas: tuple[EngineStats, ...] = ()  # of each data replica; () if there is one engine
@@ -174,6 +175,16 @@ class EngineClient(abc.ABC):
           UnknownAdapterError: no adapter has this name.
           ValueError: the adapter can't be served.
           OSError: the adapter can't be read.
+        """
+
+    @abc.abstractmethod
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prefixes, between two steps. Blocks meanwhile: not for a coroutine.
+
+        Running requests keep what they have.
+
+        Raises:
+          EngineClosedError: the engine is draining or has stopped.
         """
 
     @abc.abstractmethod

@@ -59,6 +59,8 @@ class Finish:
     pooled: tuple[float, ...] | None = None  # the vector, if the request asked for pooling
     queue_s: float  # seconds from submission to its first step
     num_preemptions: int = 0
+    # Of the weights at its first step; those of later tokens may be newer.
+    weights_version: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from flaxen.protocol import (
     EngineClosedError,
     UnknownAdapterError,
 )
-from flaxen.server import info
+from flaxen.server import control, info
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.adapters import routes as adapters
 from flaxen.server.config import ServerConfig
@@ -62,6 +62,10 @@ ALIASES: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/ping"): ("GET", "/health"),
 }
 INVOCATIONS = ("POST", "/invocations")
+
+DEV_ROUTES: dict[tuple[str, str], Handler] = {
+    ("POST", "/reset_prefix_cache"): control.reset_prefix_cache,
+}
 
 ADAPTER_ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/load_lora_adapter"): adapters.load,
@@ -123,7 +127,12 @@ def create_model_app(
         adapter_files=adapter_files,
     )
     app = empty_app()
-    routes = {**ROUTES, **({} if adapter_files is None else ADAPTER_ROUTES), **more_routes}
+    routes = {
+        **ROUTES,
+        **({} if adapter_files is None else ADAPTER_ROUTES),
+        **(DEV_ROUTES if config.dev_mode else {}),
+        **more_routes,
+    }
     routes |= {alias: routes[route] for alias, route in ALIASES.items() if route in routes}
     routes[INVOCATIONS] = functools.partial(invoke, routes)
     for (method, path), handler in routes.items():

@@ -31,6 +31,7 @@ class ServerConfig:
     max_logprobs: int = 20  # the most top logprobs; the engine's own limit also applies
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
     request_timeout_s: float | None = 3600.0  # seconds from submission to the last token
+    dev_mode: bool = False  # whether there are routes that change the server for everybody
     metrics_prefix: str = "flaxen"  # what the names of metrics begin with
     tokens_as_ids: bool = False  # whether logprobs name tokens as "token_id:7" where not asked
     force_usage: bool = False  # whether every stream tells its usage, also where not asked

@@ -15,6 +15,7 @@ class Usage:
     num_prompt: int
     num_output: int = 0
     num_cached: int = 0
+    weights_version: int | None = None  # the oldest of the sequences that ended; None: none did
 
     def count(self, event: TokenEvent) -> None:
         """Adds an event's tokens."""
@@ -23,6 +24,10 @@ class Usage:
         # cached.
         if event.finish is not None and event.index == 0:
             self.num_cached += event.finish.num_cached_tokens
+        if event.finish is not None:
+            version = event.finish.weights_version
+            oldest = self.weights_version
+            self.weights_version = version if oldest is None else min(version, oldest)
 
     def json(self) -> dict[str, Any]:
         """OpenAI's `usage`."""

@@ -13,14 +13,21 @@ from flaxen.api_description.document import make_document
 from flaxen.api_description.routes import add_description
 from flaxen.cli.serve.more_routes import MORE_ROUTES
 from flaxen.job_routes import mount
-from flaxen.server.app import ADAPTER_ROUTES, ALIASES, INVOCATIONS, ROUTES, create_app
+from flaxen.server.app import (
+    ADAPTER_ROUTES,
+    ALIASES,
+    DEV_ROUTES,
+    INVOCATIONS,
+    ROUTES,
+    create_app,
+)
 from flaxen.server.config import ServerConfig
 from tests.server.clients import get, post
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
 ROUTES_OF_ALL = [
-    *ROUTES, *MORE_ROUTES, *ALIASES, INVOCATIONS, *ADAPTER_ROUTES, *mount._FILES, *mount._JOBS,
-    ("GET", "/openapi.json"),
+    *ROUTES, *MORE_ROUTES, *ALIASES, INVOCATIONS, *ADAPTER_ROUTES, *DEV_ROUTES,
+    *mount._FILES, *mount._JOBS, ("GET", "/openapi.json"),
 ]  # fmt: skip
 HELLO = [{"role": "user", "content": "Hi"}]
 

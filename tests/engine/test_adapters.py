@@ -127,13 +127,17 @@ def test_other_parameters_leave_all_prefixes_behind() -> None:
     add(engine, ask("runs", None, max_tokens=8))
     engine.step()
     engine.set_params(3)
+    assert engine.stats().weights_version == 1
     add(engine, ask("new", None))
     add(engine, ask("new a1", "a1"))
     ends = Ends()
     events = drain(engine)
     ends.take(events)
-    cached = {e.request_id: e.finish.num_cached_tokens for e in events if e.finish is not None}
+    ended = {e.request_id: e.finish for e in events if e.finish is not None}
+    cached = {name: finish.num_cached_tokens for name, finish in ended.items()}
     assert cached == {"runs": 8, "new": 0, "new a1": 0}
+    versions = {name: finish.weights_version for name, finish in ended.items()}
+    assert versions == {"runs": 0, "new": 1, "new a1": 1}
     assert ends.tokens["new", 0] == said(2)  # steps of 3
     assert ends.tokens["new a1", 0] == said(3)
     with pytest.raises(ValueError, match="the fake's parameters"):
@@ -141,6 +145,23 @@ def test_other_parameters_leave_all_prefixes_behind() -> None:
     add(engine, ask("again", None))
     run_out(engine, ends)
     assert ends.tokens["again", 0] == said(2)  # those it had
+    assert engine.stats().weights_version == 1
+    engine.set_params(4, version=70)
+    assert engine.stats().weights_version == 70
+
+
+def test_forgotten_prefixes_are_computed_again() -> None:
+    engine = engine_with(1)
+
+    def num_cached(name: str) -> int:
+        add(engine, ask(name, None))
+        (finish,) = [e.finish for e in drain(engine) if e.finish is not None]
+        return finish.num_cached_tokens
+
+    assert (num_cached("first"), num_cached("second")) == (0, 8)
+    engine.reset_prefix_cache()
+    assert (num_cached("third"), num_cached("fourth")) == (0, 8)
+    assert engine.stats().weights_version == 0
 
 
 def test_a_step_that_was_planned_before_the_last_end_is_no_work() -> None:
@@ -221,6 +242,7 @@ def test_from_other_threads() -> None:
         assert [token async for event in stream for token in event.token_ids] == said(1)
         with pytest.raises(ValueError, match="the fake's parameters"):
             await asyncio.to_thread(engine.set_params, "other")
+        await asyncio.to_thread(engine.reset_prefix_cache)
         await asyncio.to_thread(engine.set_adapter_stack, ("x",), [weights(7)], None)
         stream = engine.submit(ask("t", "x"))
         assert [token async for event in stream for token in event.token_ids] == said(8)

@@ -152,7 +152,13 @@ def test_nothing_is_registered_without_prefix_caching() -> None:
 
 def test_a_hash_depends_on_all_that_keys_depend_on() -> None:
     root = root_hash("")
-    parents = [root, root_hash("a"), root_hash("", adapter="a"), root_hash("", epoch=1)]
+    parents = [
+        root,
+        root_hash("a"),
+        root_hash("", adapter="a"),
+        root_hash("", epoch=1),
+        root_hash("", weights_version=1),
+    ]
     parents += [page_hash(root, [1, 2]), page_hash(root, [2, 1])]
     hashes = [page_hash(parent, ids) for parent in parents for ids in ([1, 2], [3, 4], [1, 2, 3])]
     assert len(set(hashes)) == len(hashes)

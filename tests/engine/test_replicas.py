@@ -195,7 +195,8 @@ def test_adapters_are_loaded_once_for_all_replicas() -> None:
 
 def test_parameters_are_given_for_each_replica_and_a_trainers_adapters_are_refused() -> None:
     engine = two()
-    engine.set_params([2, 2])
+    engine.set_params([2, 2], version=9)
+    assert [each.weights_version for each in engine.stats().replicas] == [9, 9]
     add(engine, ask("a", prompt(0), max_tokens=2))
     assert run_out(engine).tokens["a", 0] == [13, 15]
     with pytest.raises(ValueError, match="2 data replicas need their own parameters each"):

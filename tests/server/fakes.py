@@ -101,6 +101,7 @@ class FakeEngine(EngineClient):
         self.aborted: list[str] = []
         self.ended: list[str] = []  # streams whose generator was left, in whichever way
         self.closed = False
+        self.num_resets = 0  # of the prefix cache
         self.known: dict[str, AdapterWeights] = {}  # adapters in memory
         self.sources: dict[str, AdapterSource] = {}  # of registered ones
         self._says = says
@@ -212,6 +213,10 @@ class FakeEngine(EngineClient):
         if name not in self.known:
             raise UnknownAdapterError(f"there is no adapter {name!r}")
         return self.known[name]
+
+    def reset_prefix_cache(self) -> None:
+        self.check_health()
+        self.num_resets += 1
 
     def adapters(self) -> tuple[AdapterInfo, ...]:
         return tuple(

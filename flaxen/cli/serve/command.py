@@ -114,7 +114,7 @@ def serve(
             make_args=make_args,
         )
         if len(named) > 1:
-            refuse_for_several(model_options, template, mesh, processes)
+            refuse_for_several(server, model_options, template, mesh, processes)
             check_address(server)
             from flaxen.cli.serve.several import serve_several
 

@@ -112,6 +112,13 @@ class ServerOptions:
             "it.",
         ),
     ] = "flaxen"
+    dev_mode: Annotated[
+        bool,
+        _server_option(
+            "--server-dev-mode",
+            help="Add routes that change the server for everybody: /reset_prefix_cache.",
+        ),
+    ] = False
     drain_s: Annotated[
         float,
         _server_option(
@@ -273,6 +280,7 @@ def server_config(
         served_model_names=tuple(server.served_model_names),
         cors_origins=tuple(server.cors_origins),
         root_path=server.root_path,
+        dev_mode=server.dev_mode,
         metrics_prefix=server.metrics_prefix,
         tokens_as_ids=server.tokens_as_ids,
         force_usage=server.force_usage,

@@ -15,6 +15,7 @@ import typer
 from flaxen.cli.options import ChatTemplateOptions, MeshOptions, ModelOptions
 from flaxen.cli.processes import ProcessOptions
 from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.sizes import parse_size_option
 
 _option = partial(typer.Option, rich_help_panel="Several models")
@@ -66,6 +67,7 @@ class PoolOptions:
 
 
 def refuse_for_several(
+    server: ServerOptions,
     model_options: ModelOptions,
     template: ChatTemplateOptions,
     mesh: MeshOptions,
@@ -77,7 +79,9 @@ def refuse_for_several(
       ValueError: one of them was given.
     """
     reason = None
-    if template.chat_template is not None:
+    if server.dev_mode:
+        reason = "--server-dev-mode changes one model"
+    elif template.chat_template is not None:
         reason = "--chat-template belongs to one model"
     elif model_options.definition is not None:
         reason = "--definition belongs to one model"

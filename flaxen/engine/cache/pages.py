@@ -20,15 +20,19 @@ from collections.abc import Iterable, Sequence
 from flaxen.protocol import EmbedSpan
 
 
-def root_hash(cache_salt: str, *, adapter: str = "", epoch: int = 0) -> bytes:
-    """The parent hash of a first page: sequences share pages only if all three arguments are equal.
+def root_hash(
+    cache_salt: str, *, adapter: str = "", epoch: int = 0, weights_version: int = 0
+) -> bytes:
+    """The parent hash of a first page: sequences share pages only if all arguments are equal.
 
     Args:
       cache_salt: the request's; keeps tenants apart.
       adapter: the key of the adapter that computed the pages; "" is the base model.
       epoch: how often the pages under this salt were invalidated.
+      weights_version: that of the model's weights.
     """
-    return hashlib.sha256(repr((adapter, cache_salt, epoch)).encode()).digest()
+    root = (adapter, cache_salt, epoch, weights_version)
+    return hashlib.sha256(repr(root).encode()).digest()
 
 
 def page_hash(parent: bytes, token_ids: Iterable[int], contents: bytes = b"") -> bytes:

@@ -234,8 +234,22 @@ class Pools:
         """Invalidates all cached pages under a cache salt."""
         self._prefixes.invalidate(salt, waiting)
 
-    def invalidate_all(self, waiting: Iterable[Sequence]) -> None:
-        """Invalidates all cached pages."""
+    @property
+    def weights_version(self) -> int:
+        """The version of the weights that compute new pages; part of each page's hash."""
+        return self._prefixes.weights_version
+
+    def invalidate_all(
+        self, waiting: Iterable[Sequence], *, weights_version: int | None = None
+    ) -> None:
+        """Invalidates all cached pages.
+
+        Args:
+          waiting: the waiting sequences.
+          weights_version: that of the weights that compute pages from now on; None: the same.
+        """
+        if weights_version is not None:
+            self._prefixes.weights_version = weights_version
         self._prefixes.invalidate_all(waiting)
         self.reset_cache()
 

@@ -22,6 +22,7 @@ class Prefixes:
 
     def __init__(self, page_size: int, *, is_enabled: bool) -> None:
         self._page_size, self._is_enabled = page_size, is_enabled
+        self.weights_version = 0
         self._num_drops = 0
         self._num_invalidated: Counter[str] = Counter()  # by cache salt
 
@@ -52,4 +53,9 @@ class Prefixes:
         salt, adapter = sequence.cache_salt, sequence.adapter
         # Neither number ever decreases, so their sum identifies the root.
         epoch = self._num_drops + self._num_invalidated[salt]
-        return root_hash(salt, adapter="" if adapter is None else adapter.key, epoch=epoch)
+        return root_hash(
+            salt,
+            adapter="" if adapter is None else adapter.key,
+            epoch=epoch,
+            weights_version=self.weights_version,
+        )

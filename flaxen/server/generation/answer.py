@@ -143,7 +143,8 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
         return Response(status_code=499)
     # Clients of vLLM read these without asking whether they are there.
     empty = {"service_tier": None, "kv_transfer_params": None}
-    return JSONResponse(envelope.fields() | whole | {"usage": usage.json()} | empty)
+    counted = {"usage": usage.json(), "weights_version": usage.weights_version}
+    return JSONResponse(envelope.fields() | whole | counted | empty)
 
 
 def _generation_log(

@@ -69,6 +69,8 @@ class ChunkWriter:
     def chunk(self, choice: dict[str, Any], **more: Any) -> str:
         """Makes a chunk of one choice; `more` are fields besides `choices`."""
         text = self._head + to_json(choice) + "]"
+        if choice.get("finish_reason") is not None:
+            more["weights_version"] = self.usage.weights_version
         if self._continuous:
             more["usage"] = self.usage.json()
         elif self.wants_usage:

@@ -10,6 +10,7 @@ import pytest
 from flaxen.cli.options import ChatTemplateOptions, MeshOptions, ModelOptions
 from flaxen.cli.processes import ProcessOptions
 from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.serve.pool_options import (
     LoadAtStart,
     PoolOptions,
@@ -30,6 +31,7 @@ def test_a_single_model_has_no_order_of_loading() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"server": ServerOptions(dev_mode=True)}, "--server-dev-mode changes one model"),
         ({"template": ChatTemplateOptions(chat_template="x")}, "--chat-template belongs to one"),
         ({"model_options": ModelOptions(definition="x.py:f")}, "--definition belongs to one model"),
         ({"mesh": MeshOptions(mesh="tensor=2")}, "divided over several devices can't take turns"),
@@ -41,6 +43,7 @@ def test_a_single_model_has_no_order_of_loading() -> None:
 )
 def test_options_of_a_single_model_are_refused(given: dict[str, Any], message: str) -> None:
     nothing = {
+        "server": ServerOptions(),
         "model_options": ModelOptions(),
         "template": ChatTemplateOptions(),
         "mesh": MeshOptions(),

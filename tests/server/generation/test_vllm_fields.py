@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flaxen.protocol import Request, TokenEvent, TokenLogprobs
 from tests.server.clients import events, make_app, post
-from tests.server.fakes import FakeEngine
+from tests.server.fakes import STOP, FakeEngine
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -163,3 +164,23 @@ def test_the_sampled_token_is_the_first_of_the_likeliest() -> None:
     answer = post(app, COMPLETION, GOOD[COMPLETION] | {"logprobs": 2}).json()
     tops = answer["choices"][0]["logprobs"]["top_logprobs"]
     assert [list(top) for top in tops] == [["a", "x", "y"], ["b", "x", "y"]]
+
+
+def test_each_answer_has_the_version_of_its_weights() -> None:
+    ends = {0: replace(STOP, weights_version=7)}
+    app = make_app(FakeEngine(ends=ends))
+    for path in GOOD:
+        assert post(app, path, GOOD[path]).json()["weights_version"] == 7
+        *chunks, last, _ = events(post(app, path, GOOD[path] | {"stream": True}))
+        assert [each.get("weights_version") for each in chunks] == [None] * len(chunks)
+        assert last["weights_version"] == 7
+
+
+def test_prefixes_are_forgotten_in_dev_mode_only() -> None:
+    engine = FakeEngine()
+    assert post(make_app(engine), "/reset_prefix_cache").status_code == 404
+    app = make_app(engine, dev_mode=True)
+    answer = post(app, "/reset_prefix_cache")
+    assert (answer.status_code, answer.content, engine.num_resets) == (200, b"", 1)
+    engine.closed = True
+    assert post(app, "/reset_prefix_cache").status_code == 503
