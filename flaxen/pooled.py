@@ -55,7 +55,7 @@ class PooledPrompt:
         return self.finish.pooled
 
     def output(self, outputs: Output) -> PooledRequestOutput[Output]:
-        """The caller's output."""
+        """What the caller gets for the prompt, around the given outputs."""
         assert self.finish is not None
         return PooledRequestOutput(
             request_id=self.request.request_id,

@@ -34,7 +34,7 @@ _DOCUMENT = {
         {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
     ]
 }
-# Fields whose class reads more than it can say.
+# Fields that may have more forms than the types of their classes say.
 _FORMS: Mapping[str, Schema] = {
     "prompt": _PROMPTS,
     "input": _PROMPTS,

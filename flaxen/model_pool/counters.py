@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from flaxen.engine.stats import sum_by_expert, sum_by_size
 from flaxen.protocol import EngineClient, EngineStats
 
-# Of the moment; all other numbers of EngineStats are sums since the start.
+# These numbers are of the moment; all others of EngineStats are sums since the start.
 _GAUGES = ("num_running", "num_waiting", "num_pages", "num_used_pages", "num_deferred")
 NOTHING = EngineStats(
     num_running=0,
@@ -52,7 +52,7 @@ class Counters:
         self._engine = None
 
     def stats(self) -> EngineStats:
-        """The sums since the server's start, and the gauges of now."""
+        """The sums since the server started, and the present values of the gauges."""
         now = NOTHING if self._engine is None else self._engine.stats()
         sums = {name: getattr(self._past, name) + getattr(now, name) for name in _SUMS}
         experts = sum_by_expert([self._past.expert_tokens, now.expert_tokens])

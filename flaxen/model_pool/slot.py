@@ -50,7 +50,7 @@ class Slot:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a request may use it at once."""
+        """Whether the model is loaded, and a request may use it at once."""
         if self.loaded is None or self.is_leaving:
             return False
         try:

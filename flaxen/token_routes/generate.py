@@ -33,7 +33,7 @@ from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
 
 SAMPLING = "sampling_params"
-# The fields beside sampling_params; all others belong into it.
+# The fields that stand beside sampling_params; all others belong in it.
 OUTER = frozenset(
     {
         "request_id",

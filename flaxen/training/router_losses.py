@@ -40,7 +40,7 @@ class RouterLosses:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is any."""
+        """Whether a loss has a weight, so that it must be computed."""
         return self.balance > 0 or self.z > 0
 
     def check(self, model: Model) -> None:

@@ -193,9 +193,9 @@ def check_address(server: ServerOptions) -> None:
 def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerOptions) -> Parts:
     from flaxen.build import build
 
-    # While the weights are read, which leaves the interpreter to others.
+    # The server is imported while the weights are read, which leaves the interpreter to others.
     threading.Thread(target=_import_server, name="flaxen-imports", daemon=True).start()
-    # Bars are for readers only: quiet is quiet, and JSON is for programs.
+    # No bar with --quiet, nor beside a log in JSON, which programs read.
     shows = not server.quiet and server.log_format is LogFormat.TEXT
     with show_progress(Console(stderr=True, quiet=not shows)) as on_progress:
         parts = build(

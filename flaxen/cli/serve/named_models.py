@@ -63,7 +63,7 @@ def name_models(given: Sequence[str], served_model_names: Sequence[str]) -> list
 
 def _read(given: str) -> NamedModel:
     names, equals, model = given.partition("=")
-    # A file may have such a name, too.
+    # The path of a file may have an equals sign too.
     if not equals or os.path.exists(os.path.expanduser(given)):
         return NamedModel(model=given, names=())
     found = tuple(name.strip() for name in names.split(","))

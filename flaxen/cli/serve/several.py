@@ -142,7 +142,7 @@ def _with_base(named: NamedModel, lora: LoraOptions, given: Given) -> Wanted:
 
 @contextlib.contextmanager
 def _progress(server: ServerOptions) -> Iterator[OnProgress]:
-    """Bars are for readers only: quiet is quiet, and JSON is for programs."""
+    """Yields what shows a bar while models load: none with --quiet, nor beside a log in JSON."""
     shows = not server.quiet and server.log_format is LogFormat.TEXT
     with show_progress(Console(stderr=True, quiet=not shows)) as report:
         yield report
