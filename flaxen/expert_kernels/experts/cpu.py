@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,17 @@ Biases = tuple[Operand, Operand, Operand]
 _WIDE = jnp.dtype(jnp.float32)
 
 
+class _Operands(NamedTuple):
+    """The arrays that `reference.experts` takes, in its order."""
+
+    x: jax.Array
+    ids: jax.Array
+    weights: jax.Array
+    layers: Layers
+    biases: Biases
+    residual: Operand
+
+
 def experts(
     x: jax.Array,
     ids: jax.Array,
@@ -42,43 +54,30 @@ def experts(
     out_dtype: jnp.dtype,
 ) -> jax.Array:
     """Like `reference.experts`; plain stacks, and all adapters, are multiplied by XLA."""
-    arguments = (x, ids, weights, layers, biases, residual, spec, out_dtype)
+    operands = _Operands(x, ids, weights, layers, biases, residual)
     if all(isinstance(each, PackedLinear) for each in layers):
-        return _packed(*arguments)
+        return _packed(operands, spec, out_dtype)
     bases = [each.base if isinstance(each, LoraWeight) else each for each in layers]
     if all(isinstance(each, PackedLinear) for each in bases):
-        return reference.experts(*arguments, grouped=grouped_linear)
-    return reference.experts(*arguments)
+        return reference.experts(*operands, spec, out_dtype, grouped=grouped_linear)
+    return _reference(operands, spec, out_dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _packed(
-    x: jax.Array,
-    ids: jax.Array,
-    weights: jax.Array,
-    layers: Layers,
-    biases: Biases,
-    residual: Operand,
-    spec: ExpertsSpec,
-    out_dtype: jnp.dtype,
-) -> jax.Array:
-    return _call(x, ids, weights, layers, biases, residual, spec, out_dtype)
+def _reference(operands: _Operands, spec: ExpertsSpec, out_dtype: jnp.dtype) -> jax.Array:
+    return reference.experts(*operands, spec, out_dtype)
 
 
-def _call(
-    x: jax.Array,
-    ids: jax.Array,
-    weights: jax.Array,
-    layers: Layers,
-    biases: Biases,
-    residual: Operand,
-    spec: ExpertsSpec,
-    out_dtype: jnp.dtype,
-) -> jax.Array:
-    operands = [] if residual is None else [residual]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _packed(operands: _Operands, spec: ExpertsSpec, out_dtype: jnp.dtype) -> jax.Array:
+    return _call(operands, spec, out_dtype)
+
+
+def _call(operands: _Operands, spec: ExpertsSpec, out_dtype: jnp.dtype) -> jax.Array:
+    x, ids, weights, layers, biases, residual = operands
+    arrays = [] if residual is None else [residual]
     fields: list[int] = []
     for layer, bias in zip(layers, biases, strict=True):
-        operands += [*weight_leaves(layer), *([] if bias is None else [bias])]
+        arrays += [*weight_leaves(layer), *([] if bias is None else [bias])]
         fields += [*weight_fields(layer)[:-3], int(bias is not None), 0, 0]
     gate = spec.gate
     out = jax.ShapeDtypeStruct((x.shape[0], layers[2].shape[2]), out_dtype)
@@ -86,7 +85,7 @@ def _call(
         x,
         ids,
         weights,
-        *operands,
+        *arrays,
         layers=np.array(fields, np.int64),
         num_experts=np.int64(layers[0].shape[0]),
         has_residual=np.bool_(residual is not None),
@@ -97,37 +96,25 @@ def _call(
     return found
 
 
-_Saved = tuple[jax.Array, jax.Array, jax.Array, Layers, Biases, Operand]
-
-
 def _forward(
-    x: jax.Array,
-    ids: jax.Array,
-    weights: jax.Array,
-    layers: Layers,
-    biases: Biases,
-    residual: Operand,
-    spec: ExpertsSpec,
-    out_dtype: jnp.dtype,
-) -> tuple[jax.Array, _Saved]:
-    saved = (x, ids, weights, layers, biases, residual)
-    return derivatives.call(_call, reference.experts, saved, (spec, out_dtype)), saved
+    operands: _Operands, spec: ExpertsSpec, out_dtype: jnp.dtype
+) -> tuple[jax.Array, _Operands]:
+    return derivatives.call(_call, _reference, (operands,), (spec, out_dtype)), operands
 
 
 def _backward(
-    spec: ExpertsSpec, out_dtype: jnp.dtype, saved: _Saved, cotangent: jax.Array
-) -> tuple[object, ...]:
-    x, ids, weights, layers, biases, residual = saved
-
+    spec: ExpertsSpec, out_dtype: jnp.dtype, saved: _Operands, cotangent: jax.Array
+) -> tuple[_Operands]:
     def run(x: jax.Array, weights: jax.Array, layers: Layers, biases: Biases) -> jax.Array:
         return reference.experts(
-            x, ids, weights, layers, biases, None, spec, _WIDE, grouped=grouped_linear
+            x, saved.ids, weights, layers, biases, None, spec, _WIDE, grouped=grouped_linear
         )
 
-    _, pull_back = jax.vjp(run, x, weights, layers, biases)
+    _, pull_back = jax.vjp(run, saved.x, saved.weights, saved.layers, saved.biases)
     x_bar, weights_bar, layers_bar, biases_bar = pull_back(cotangent.astype(_WIDE))
-    residual_bar = None if residual is None else cotangent.astype(residual.dtype)
-    return x_bar, None, weights_bar, layers_bar, biases_bar, residual_bar
+    residual_bar = None if saved.residual is None else cotangent.astype(saved.residual.dtype)
+    bars: Any = (x_bar, None, weights_bar, layers_bar, biases_bar, residual_bar)
+    return (_Operands(*bars),)
 
 
 _packed.defvjp(_forward, _backward)
