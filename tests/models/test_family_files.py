@@ -1,5 +1,5 @@
 """Each row of the table of families from its directory to parameters and back, to the bit, also by
-GGUF's names.
+GGUF's names; and its adapters.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flaxen.families import FAMILIES, Family, find_family, hf_fields
+from flaxen.weights.adapters.modules import file_targets
+from flaxen.weights.adapters.peft import load_adapter
+from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
 from flaxen.weights.file_tensors import file_tensors, rows_of_params
 from flaxen.weights.gguf.metadata import extra_tensors, model_metadata
@@ -24,6 +27,7 @@ from flaxen.weights.huggingface.export import export_huggingface
 from tests.extras import extra
 from tests.models.family_table import NAMES, ROWS, row_of
 from tests.models.family_table.checkpoint import made
+from tests.weights.adapters.made import random_adapter
 from tests.weights.files import write_gguf
 
 FLOAT32 = jnp.dtype("float32")
@@ -55,6 +59,20 @@ def test_a_configuration_comes_back(name: str) -> None:
     theirs = config_type(**written).to_dict()
     again = family.config_from_hf({**theirs, "architectures": given["architectures"]})
     assert again == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_come_back(tmp_path: Path, name: str) -> None:
+    """As the same products: a module that joins several targets joins their ranks."""
+    model = open_checkpoint(made(row_of(name)).directory).model
+    given = random_adapter(model, targets=file_targets(model))
+    save_adapter(tmp_path / "adapter", given, model=model)
+    found = load_adapter(tmp_path / "adapter", model)
+    for own, its in zip(given.layers, found.layers, strict=True):
+        for target, pair in own.items():
+            product = its[target]["a"] @ its[target]["b"] * found.config.scale
+            expected = pair["a"] @ pair["b"] * given.config.scale
+            np.testing.assert_allclose(product, expected, atol=1e-5, err_msg=target)
 
 
 @pytest.mark.parametrize(
