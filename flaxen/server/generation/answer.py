@@ -23,6 +23,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer_json import ChunkWriter, Envelope
+from flaxen.server.generation.beam_fields import beam_search
 from flaxen.server.generation.bodies import CommonBody, StreamOptions, parse_two
 from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
@@ -124,7 +125,8 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     timing = Timing()
     log: RequestLog = http.state.log
     log.generation = _generation_log(asked, requests, usage, timing)
-    streams = await start(context, requests, route.field_names, timing)
+    search = beam_search(asked.common, requests, context)
+    streams = await start(context, requests, route.field_names, timing, engine=search)
 
     streams_answer = bool(asked.common.stream)
     kind = route.chunk_object if streams_answer else route.object

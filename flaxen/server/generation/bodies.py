@@ -59,6 +59,8 @@ class CommonBody(BaseModel):
     cache_salt: str | None = None
     priority: Whole | None = None
     truncate_prompt_tokens: Whole | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Protocol
 
 from flaxen.protocol import (
     EngineBusyError,
-    EngineClient,
     FieldError,
     Finish,
     FinishReason,
@@ -26,11 +26,21 @@ from flaxen.server.metrics import Ended, Metrics
 from flaxen.server.request_log import Timing
 
 
+class Submits(Protocol):
+    """What computes requests: an engine, or a search over one. Methods as in EngineClient."""
+
+    def submit(self, request: Request) -> TokenEvents: ...
+
+    def abort(self, request_id: str) -> None: ...
+
+
 async def start(
     context: Context,
     requests: Sequence[Request],
     field_names: Mapping[str, str],
     timing: Timing,
+    *,
+    engine: Submits | None = None,
 ) -> EngineStreams:
     """Submits the engine's requests of one HTTP request, for one model or adapter.
 
@@ -39,6 +49,7 @@ async def start(
       requests: at least one; all with the same number of sequences.
       field_names: as in EngineStreams.
       timing: as in EngineStreams.
+      engine: computes the requests; None is the context's.
 
     Raises:
       ApiError: 400, too many sequences for one request; 404 or 500, the adapter was deleted or
@@ -54,7 +65,8 @@ async def start(
         )
     held = await context.hold_adapter(requests[0].adapter)
     names = {"adapter": "model", **field_names}
-    streams = EngineStreams(context.engine, context.metrics, requests, names, timing)
+    engine = engine or context.engine
+    streams = EngineStreams(engine, context.metrics, requests, names, timing)
     del held  # the engine's requests hold it from here on
     return streams
 
@@ -63,7 +75,7 @@ class EngineStreams:
     """All sequences of one HTTP request. The creator must await `close`.
 
     Args:
-      engine: the engine.
+      engine: computes the requests.
       metrics: the metrics to update.
       requests: the engine requests, one for each prompt.
       field_names: maps the engine's field names to the client's, where these differ, for errors.
@@ -77,7 +89,7 @@ class EngineStreams:
 
     def __init__(
         self,
-        engine: EngineClient,
+        engine: Submits,
         metrics: Metrics,
         requests: Sequence[Request],
         field_names: Mapping[str, str],

@@ -58,7 +58,6 @@ _NO_TOOLS = "tool calls are not supported yet"
 # The same for fields of messages: a template that shows tool calls decides how.
 NO_TOOLS = f"{_NO_TOOLS} where the model's chat template does not show them"
 _NO_STRUCTURE = "structured output is not supported yet: only {'type': 'text'} is"
-_NO_BEAMS = "beam search is not supported"
 _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
 # Marks the end of a prefix to cache, for servers without automatic prefix caching.
@@ -81,9 +80,7 @@ _OPENAI = {
 
 # Clients made for vLLM send its fields with their default values.
 _VLLM = {
-    "use_beam_search": Rule(_bool(False), _NO_BEAMS),
-    "length_penalty": Rule(_number(1), f"it belongs to beam search, and {_NO_BEAMS}"),
-    "early_stopping": Rule(_bool(False), f"it belongs to beam search, and {_NO_BEAMS}"),
+    "early_stopping": Rule(_bool(False), "a beam search ends when its beams have"),
     "detokenize": Rule(_bool(True), "the answer is always text; return_token_ids adds its tokens"),
     # No spaces are ever added there, which is what both values mean with today's tokenizers.
     "spaces_between_special_tokens": Rule(_is(bool), "it must be true or false"),
