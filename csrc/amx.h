@@ -11,6 +11,20 @@ constexpr int kTileRows = 16;
 constexpr int kTileRowBytes = 64;
 constexpr int kTileBytes = kTileRows * kTileRowBytes;  // 16 x 16 float32, or 16 x 32 bfloat16
 
+// Vectors take subnormal numbers for zero, and give zero for them, as tiles always do, while an object
+// of this type lives.
+class FlushSubnormals {
+ public:
+  FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kOfResults | kOfInputs); }
+  ~FlushSubnormals() { _mm_setcsr(before_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+
+ private:
+  static constexpr unsigned kOfResults = 0x8000, kOfInputs = 0x40;
+  const unsigned before_;
+};
+
 #if defined(FLAXEN_EMULATE)
 
 // TDPBF16PS as in Intel's manual: the even and the odd products are summed separately, by fused
@@ -40,8 +54,10 @@ inline void emulated_multiply(float* sums, const float* a, const float* b) {
         uint32_t pair;
         std::memcpy(&pair, a + r * kTile + p, 4);
         const u32v weights = load<u32v>(b + p * kTile + v * W);
-        even += first_of_pairs(weights) * splat(bf16_to_f32(static_cast<uint16_t>(pair)));
-        odd += second_of_pairs(weights) * splat(bf16_to_f32(static_cast<uint16_t>(pair >> 16)));
+        add_product(even, first_of_pairs(weights),
+                    splat(bf16_to_f32(static_cast<uint16_t>(pair))));
+        add_product(odd, second_of_pairs(weights),
+                    splat(bf16_to_f32(static_cast<uint16_t>(pair >> 16))));
       }
       float* at = sums + r * kTile + v * W;
       store(at, load<f32v>(at) + (even + odd));

@@ -26,7 +26,7 @@ void parallel_for(int64_t num_tasks, const Body& body) {
 // Scratch memory of the calling thread, 64-byte aligned and kept for its next call; `slot` numbers
 // the blocks that one kernel uses at the same time. The contents are undefined.
 enum class Slot {
-  activations, sums, tile, rows, scores, pages, batch, adapters, values, blocks,
+  activations, tile_inputs, sums, tile, rows, scores, pages, batch, adapters, values, blocks,
   expert_order, expert_rows, expert_hidden, expert_outputs, num_slots
 };
 void* scratch(Slot slot, size_t num_bytes);
