@@ -1,4 +1,4 @@
-"""Few rows of quantized weights: where AMX exists they take another way than many, to the same bits."""
+"""Few rows of quantized weights take another way than many where AMX exists, to the same bits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_few_tiny_rows_have_the_bits_of_many(isa: str, kind: str) -> None:
 def test_weights_of_several_formats_have_the_bits_of_many(isa: str) -> None:
     """Side by side in a call; with a bfloat16 weight among them all go through tiles."""
     x = activations(40, 100, "bfloat16")
-    mixed = [packed(kind, 100, 50) for kind in ("int8, per channel", "float4", "float8, per channel")]
+    kinds = ("int8, per channel", "float4", "float8, per channel")
+    mixed = [packed(kind, 100, 50) for kind in kinds]
     for weights in (tuple(mixed), (*mixed, packed("bfloat16", 100, 50))):
         none = (None,) * len(weights)
         many, few = linears(x, weights, none), linears(x[2:5], weights, none)
