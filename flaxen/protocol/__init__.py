@@ -26,6 +26,7 @@ from flaxen.protocol.events import Finish, FinishReason, TokenEvent, TokenLogpro
 from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
 from flaxen.protocol.pooling import PoolingInfo
 from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
+from flaxen.protocol.structured import StructuredOutputs, StructureKind
 
 __all__ = [
     "MAX_SEED",
@@ -51,6 +52,8 @@ __all__ = [
     "Request",
     "RequestIdInUseError",
     "SamplingParams",
+    "StructureKind",
+    "StructuredOutputs",
     "TokenEvent",
     "TokenEvents",
     "TokenLogprobs",
