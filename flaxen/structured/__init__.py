@@ -1,0 +1,9 @@
+"""From the structure that an output must have to a grammar, which says which tokens may come next.
+
+`GrammarCompiler` makes them, through llguidance, whose parser and masks are Rust. Deliberately does
+not know: JAX, engines, HTTP.
+"""
+
+from flaxen.structured.compiler import GrammarCompiler
+
+__all__ = ["GrammarCompiler"]
