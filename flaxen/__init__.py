@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flaxen.models.encode import encode
     from flaxen.models.logits import logits
     from flaxen.models.model import Model
-    from flaxen.protocol import SamplingParams
+    from flaxen.protocol import SamplingParams, StructuredOutputs
     from flaxen.trainer import train
     from flaxen.weights.definition import Definition
 
@@ -36,6 +36,7 @@ __all__ = [
     "Definition",
     "Model",
     "SamplingParams",
+    "StructuredOutputs",
     "__version__",
     "attend",
     "attend_torch",
@@ -57,6 +58,7 @@ _HOMES = {
     "LLM": "flaxen.llm",
     "AsyncLLM": "flaxen.async_llm",
     "SamplingParams": "flaxen.protocol",
+    "StructuredOutputs": "flaxen.protocol",
     "load": "flaxen.loading",
     "load_tokenizer": "flaxen.loading",
     "encode": "flaxen.models.encode",

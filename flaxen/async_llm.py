@@ -5,6 +5,7 @@ Deliberately does not know: HTTP, argv, how an engine works.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from flaxen.engine_args import EngineArgs
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
+from flaxen.structured import GrammarCompiler
 from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.definition import Definition
@@ -47,6 +49,9 @@ class AsyncLLM:
         self.tokenizer = parts.tokenizer
         self.info = parts.info
         self.engine = AsyncEngine(parts.engine)
+        self._grammars = GrammarCompiler(
+            self.tokenizer, self.info.vocab_size, self.info.eos_token_ids
+        )
         self._template = model_template(parts.tokenizer)
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -86,11 +91,16 @@ class AsyncLLM:
           adapter: the name of a loaded adapter; None is the base model.
 
         Raises:
-          ValueError: the request is invalid.
+          ValueError: the request is invalid, or the structure of its output can't be done.
           EngineBusyError: the queue is full.
           EngineClosedError: after `shutdown`.
         """
-        request = make_request(self.tokenizer, prompt, sampling_params, request_id, adapter)
+        structure, make_grammar = sampling_params.structured_outputs, None
+        if structure is not None:
+            make_grammar = await asyncio.to_thread(self._grammars.compile, structure)
+        request = make_request(
+            self.tokenizer, prompt, sampling_params, request_id, adapter, make_grammar
+        )
         output = RequestOutput.of(request, prompt_text(prompt), self.tokenizer)
         events = self.engine.submit(request)
         try:

@@ -154,6 +154,7 @@ def _build(
                 cache_dtype=prepared.cache_dtype,
                 bad_word_ids=functools.partial(bad_word_ids, tokenizer),
                 on_compiled=functools.partial(report, "compile"),
+                plans_grammars=not compile_all,
                 through=through,
             )
             for model, own in zip(prepared.models, params, strict=True)

@@ -37,6 +37,7 @@ from flaxen.prompts import (
     prompt_text,
 )
 from flaxen.protocol import Request, SamplingParams
+from flaxen.structured import GrammarCompiler
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters import peft
@@ -95,6 +96,9 @@ class LLM:
         self.engine = self._parts.engine
         self.info = self._parts.info
         self._ids = itertools.count()
+        self._grammars = GrammarCompiler(
+            self.tokenizer, self.info.vocab_size, self.info.eos_token_ids
+        )
         self._template: ChatTemplate | None = None  # made when it is first needed
         self._adapter: str | None = None  # the name of the adapter of prompts that name none
         if adapter is not None:
@@ -167,7 +171,8 @@ class LLM:
           and a message; the others are not affected.
 
         Raises:
-          ValueError: a prompt or its parameters are invalid; no prompt was started then.
+          ValueError: a prompt or its parameters are invalid, or a structure can't be done; no
+            prompt was started then.
         """
         listed = as_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params
@@ -177,7 +182,9 @@ class LLM:
         checked = []
         for prompt, sampling, name in zip(listed, samplings, adapters, strict=True):
             request_id = f"llm-{next(self._ids)}"
-            request = make_request(self.tokenizer, prompt, sampling, request_id, name)
+            structure = sampling.structured_outputs
+            make_grammar = None if structure is None else self._grammars.compile(structure)
+            request = make_request(self.tokenizer, prompt, sampling, request_id, name, make_grammar)
             checked.append(self.engine.check(request))
             outputs[request.request_id] = RequestOutput.of(
                 request, prompt_text(prompt), self.tokenizer

@@ -5,11 +5,11 @@ Deliberately does not know: engines, HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from flaxen.protocol import Request, SamplingParams
+from flaxen.protocol import Grammar, Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
@@ -76,6 +76,7 @@ def make_request(
     sampling: SamplingParams,
     request_id: str,
     adapter: str | None = None,
+    make_grammar: Callable[[], Grammar] | None = None,
 ) -> Request:
     """Makes a request from text or token ids, for an adapter or the base model.
 
@@ -85,7 +86,11 @@ def make_request(
     given = given_prompt(prompt)
     ids = tokenizer.encode(given) if isinstance(given, str) else given
     return Request(
-        request_id=request_id, prompt_token_ids=tuple(ids), sampling=sampling, adapter=adapter
+        request_id=request_id,
+        prompt_token_ids=tuple(ids),
+        sampling=sampling,
+        adapter=adapter,
+        grammar=make_grammar,
     )
 
 

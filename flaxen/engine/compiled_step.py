@@ -17,7 +17,13 @@ import numpy as np
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.programs import Program
 from flaxen.engine.rows import Rows, empty_rows
-from flaxen.engine.step import empty_cache, page_shardings, run_step
+from flaxen.engine.step import (
+    empty_cache,
+    page_shardings,
+    run_forward,
+    run_sample,
+    run_step,
+)
 from flaxen.engine.step_input import StepLayout
 from flaxen.engine.step_needs import NO_NEEDS
 from flaxen.engine.step_options import Lora, StepOptions
@@ -63,6 +69,35 @@ def jit_step(model: Model, config: EngineConfig) -> Any:
         static_argnums=0,
         donate_argnums=(3, 4),
         out_shardings=(whole, page_shardings(model), whole, whole, whole),
+        compiler_options=compiler_options(model.backend, enforce_eager=config.enforce_eager),
+    )
+
+
+def jit_forward(model: Model, config: EngineConfig) -> Any:
+    """`run_forward` as a jit, for steps whose sampling waits for grammars.
+
+    It takes the number of tokens, the parameters, the rows' tokens, the cache, the packed step and
+    its options; the tokens and the cache are donated.
+    """
+    whole = None if model.placement is None else model.placement.replicated
+    return jax.jit(
+        functools.partial(run_forward, model, step_layout(config)),
+        static_argnums=0,
+        donate_argnums=(2, 3),
+        out_shardings=(whole, page_shardings(model), whole, whole, whole),
+        compiler_options=compiler_options(model.backend, enforce_eager=config.enforce_eager),
+    )
+
+
+def jit_sample(model: Model, config: EngineConfig) -> Any:
+    """`run_sample` as a jit. It takes the parameters, the rows and their tokens, which are donated,
+    the packed step, its last hidden states, needs and bitmasks.
+    """
+    whole = None if model.placement is None else model.placement.replicated
+    return jax.jit(
+        functools.partial(run_sample, model, step_layout(config), num_top_tokens(model, config)),
+        donate_argnums=2,
+        out_shardings=whole,
         compiler_options=compiler_options(model.backend, enforce_eager=config.enforce_eager),
     )
 
@@ -131,3 +166,40 @@ def lower_step(
         StepOptions(lora if program.has_adapters else None),
     )
     return lowered
+
+
+def lower_parts(
+    forward: Any,
+    sample: Any,
+    layout: StepLayout,
+    program: Program,
+    state: StepState,
+    lora: Lora | None,
+) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+    """Lowers the two parts of a step with grammars: `jit_forward` and `jit_sample`.
+
+    Args:
+      forward, sample: the two jits.
+      layout, program, state, lora: as in `lower_step`.
+    """
+    packed = layout.pack([], program.shape.num_seqs)
+    first: jax.stages.Lowered = forward.lower(
+        program.shape.num_tokens,
+        state.params,
+        state.tokens,
+        state.cache,
+        packed,
+        StepOptions(lora if program.has_adapters else None),
+    )
+    last = first.out_info[2]
+    num_words = state.rows.bias.allowed.shape[-1]
+    second: jax.stages.Lowered = sample.lower(
+        state.params,
+        state.rows,
+        state.tokens,
+        packed,
+        jax.ShapeDtypeStruct(last.shape, last.dtype, sharding=last.sharding),
+        NO_NEEDS,
+        np.zeros((program.shape.num_seqs, num_words), np.uint32),
+    )
+    return first, second

@@ -31,6 +31,7 @@ from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.step_events import StepEvents
+from flaxen.engine.step_grammars import grammar_bitmasks, has_grammar
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
@@ -120,7 +121,7 @@ class Engine(SteppedEngine):
         return CheckedRequest(
             request=request,
             adapter=adapter,
-            grammars=grammar_states(request, self.info.vocab_size),
+            grammars=grammar_states(request),
             row_settings=self._executor.row_settings(request),
         )
 
@@ -167,6 +168,8 @@ class Engine(SteppedEngine):
                 logprobs = compute_prompt_logprobs(self._executor, previous.plan, previous.handle)
                 self._observe(previous)
                 self._events.process(previous.plan, previous.handle, result, logprobs)
+                previous = None
+            self._sample()
         except Exception as error:  # from the device: it can't be told which sequence caused it
             self._fail_steps([previous, self._in_flight], error)
         except BaseException as error:  # Ctrl-C: perhaps only half a step was dispatched
@@ -225,6 +228,20 @@ class Engine(SteppedEngine):
                 self._executor.load(item.sequence, item.row)
         self._in_flight.handle = self._executor.dispatch(plan)
         self._num_steps += 1
+
+    def _sample(self) -> None:
+        """Lets the dispatched step sample, if grammars decide what: now that they have the tokens
+        of the step before, and while the device computes the logits.
+        """
+        if self._in_flight is None or not has_grammar(self._in_flight.plan.items):
+            return
+        plan = self._in_flight.plan
+        bitmasks = grammar_bitmasks(
+            plan.items,
+            self.info.vocab_size,
+            lambda sequence, error: self._events.fail(sequence, f"the grammar failed: {error!r}"),
+        )
+        self._executor.sample(plan, self._in_flight.handle, bitmasks)
 
     def _observe(self, done: _InFlight) -> None:
         """Reports the duration of a step to the pace."""

@@ -72,10 +72,28 @@ class DeviceCalls(abc.ABC):
         program: Program,
         packed: np.ndarray,
         needs: BatchNeeds,
-        grammar_bitmask: np.ndarray | None,
         prompt_embeds: InputEmbeds | None,
     ) -> StepOutput:
         """Starts a step, packed by `StepLayout.pack`, and does not wait for it."""
+
+    @abc.abstractmethod
+    def forward(
+        self, program: Program, packed: np.ndarray, prompt_embeds: InputEmbeds | None
+    ) -> None:
+        """Starts the part of a step before sampling; `sample` must follow."""
+
+    @abc.abstractmethod
+    def sample(
+        self, packed: np.ndarray, needs: BatchNeeds, grammar_bitmask: np.ndarray
+    ) -> StepOutput:
+        """Starts the rest of the step that `forward` began.
+
+        Args:
+          packed: the same as for `forward`, as far as it has sequences, or a little longer: each
+            of its lines is sampled, so it should not have many more.
+          needs: what the sampling of any sequence needs.
+          grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`.
+        """
 
     @abc.abstractmethod
     def prompt_logprobs(self, hidden: np.ndarray, targets: np.ndarray) -> Logprobs:

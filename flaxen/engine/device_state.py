@@ -19,7 +19,10 @@ from flaxen.engine.adapters.stack import AdapterStack
 from flaxen.engine.compiled_step import (
     StepState,
     jit_empty_state,
+    jit_forward,
+    jit_sample,
     jit_step,
+    lower_parts,
     lower_step,
     num_top_tokens,
     step_layout,
@@ -30,7 +33,7 @@ from flaxen.engine.device_calls import DeviceCalls, StepOutput
 from flaxen.engine.params import check_same
 from flaxen.engine.programs import Program
 from flaxen.engine.rows import RowBias, Rows, RowSettings, load_bias, load_row
-from flaxen.engine.sampling import BatchNeeds, Logprobs
+from flaxen.engine.sampling import BatchNeeds, Logprobs, Sampled
 from flaxen.engine.step import prompt_logprobs, shapes_of
 from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import bind
@@ -62,6 +65,8 @@ class DeviceState(DeviceCalls):
         # What all devices of a mesh have alike; without a mesh there is nothing to say.
         whole = None if model.placement is None else model.placement.replicated
         self._step = jit_step(model, config)
+        self._forward, self._sample = jit_forward(model, config), jit_sample(model, config)
+        self._begun: Any = None  # what `sample` needs of `forward`
         self._empty_state = jit_empty_state(model, config, cache_dtype)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1), out_shardings=whole)
         self._load_bias = jax.jit(load_bias, donate_argnums=0, out_shardings=whole)
@@ -84,7 +89,14 @@ class DeviceState(DeviceCalls):
     def compile(self, program: Program) -> None:
         """Compiles a program, as DeviceCalls says; a call of `_step` finds it in JAX's cache."""
         state, lora = self._abstract_state, self._abstract_adapters
-        lower_step(self._step, self._layout, program, state, lora).compile()
+        if not program.has_grammar:
+            lower_step(self._step, self._layout, program, state, lora).compile()
+            return
+        forward, sample = lower_parts(
+            self._forward, self._sample, self._layout, program, state, lora
+        )
+        forward.compile()
+        sample.compile()
 
     def finish(self) -> None:
         tokens, self._tokens = self._tokens, None
@@ -135,7 +147,6 @@ class DeviceState(DeviceCalls):
         program: Program,
         packed: np.ndarray,
         needs: BatchNeeds,
-        grammar_bitmask: np.ndarray | None,
         prompt_embeds: InputEmbeds | None,
     ) -> StepOutput:
         lora = self._adapters.arrays if program.has_adapters else None
@@ -148,8 +159,36 @@ class DeviceState(DeviceCalls):
             self._cache,
             packed,
             needs,
-            StepOptions(lora, grammar_bitmask, prompt_embeds),
+            StepOptions(lora, prompt_embeds),
         )
+        return self._output(sampled, hidden, load)
+
+    def forward(
+        self, program: Program, packed: np.ndarray, prompt_embeds: InputEmbeds | None
+    ) -> None:
+        lora = self._adapters.arrays if program.has_adapters else None
+        self._tokens, self._cache, last, hidden, load = self._forward(
+            program.shape.num_tokens,
+            self._step_params,
+            self._tokens,
+            self._cache,
+            packed,
+            StepOptions(lora, prompt_embeds),
+        )
+        self._begun = last, hidden, load
+
+    def sample(
+        self, packed: np.ndarray, needs: BatchNeeds, grammar_bitmask: np.ndarray
+    ) -> StepOutput:
+        last, hidden, load = self._begun
+        if len(packed) < last.shape[1]:
+            last = jax.lax.slice_in_dim(last, 0, len(packed), axis=1)
+        self._tokens, sampled = self._sample(
+            self._step_params, self._rows, self._tokens, packed, last, needs, grammar_bitmask
+        )
+        return self._output(sampled, hidden, load)
+
+    def _output(self, sampled: Sampled, hidden: jax.Array, load: jax.Array | None) -> StepOutput:
         self._num_steps += 1
         self._hidden.append((self._num_steps, hidden))
         return StepOutput(self._num_steps, sampled, hidden, load)

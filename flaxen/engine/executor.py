@@ -93,7 +93,20 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def dispatch(self, plan: StepPlan) -> Any:
-        """Starts a step without waiting for it, and returns a handle for `fetch`."""
+        """Starts a step without waiting for it, and returns a handle for `fetch`.
+
+        If a sequence that samples has a grammar, the step samples only when `sample` is called.
+        """
+
+    @abc.abstractmethod
+    def sample(self, plan: StepPlan, handle: Any, bitmasks: np.ndarray) -> None:
+        """Lets a step with grammars sample, before the next one is dispatched.
+
+        Args:
+          plan: the step's plan.
+          handle: what `dispatch` returned.
+          bitmasks: the tokens that are allowed, a line for each item; as in `step_grammars`.
+        """
 
     def is_done(self, handle: Any) -> bool:
         """Whether `fetch` would not wait. Only several engines on one thread ask."""

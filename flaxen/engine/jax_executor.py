@@ -27,10 +27,11 @@ from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.programs import Program, Programs, plan_programs
 from flaxen.engine.results import step_result, to_host, token_logprobs
 from flaxen.engine.rows import RowSettings, row_bias, row_settings, with_seed
+from flaxen.engine.sampling import BatchNeeds
 from flaxen.engine.sequence import Sequence
-from flaxen.engine.shapes import step_shapes
+from flaxen.engine.shapes import fewest_seqs, step_shapes
 from flaxen.engine.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
-from flaxen.engine.step_options import grammar_bitmask, prompt_embeds
+from flaxen.engine.step_options import prompt_embeds
 from flaxen.models.expert_load import by_layer
 from flaxen.models.model import Model, Params
 from flaxen.protocol import AdapterWeights, Request, SamplingParams, TokenLogprobs
@@ -41,10 +42,17 @@ _LOGPROB_ROWS = 64  # prompt tokens with log-probabilities in one call
 
 @dataclass(kw_only=True, slots=True)
 class _Handle:
-    output: StepOutput
+    sampling: StepOutput | None  # None until a step with grammars samples
     starts: list[int]  # of each item's tokens in the step
-    wants_logprobs: bool
+    packed: np.ndarray
+    needs: BatchNeeds
     normed: np.ndarray | None = None  # the hidden states after the final norm, once asked for
+
+    @property
+    def output(self) -> StepOutput:
+        """The results of the step."""
+        assert self.sampling is not None, "the step has not sampled"
+        return self.sampling
 
 
 class JaxExecutor(Executor):
@@ -62,6 +70,7 @@ class JaxExecutor(Executor):
       cache_dtype: of the KV pool.
       bad_word_ids: gives the token sequences of a request's bad words.
       on_compiled: called with (programs ready, programs planned) after each.
+      plans_grammars: whether the programs of steps with grammars are compiled in advance too.
       through: gets the calls on this process's devices, and returns those to make: other processes
         may have to make them too.
     """
@@ -78,6 +87,7 @@ class JaxExecutor(Executor):
         cache_dtype: jnp.dtype,
         bad_word_ids: Callable[[tuple[str, ...]], tuple[tuple[int, ...], ...]],
         on_compiled: Callable[[int, int], None] | None = None,
+        plans_grammars: bool = False,
         through: Callable[[DeviceCalls], DeviceCalls] = lambda calls: calls,
     ) -> None:
         self.vocab_size = model.vocab_size
@@ -89,7 +99,9 @@ class JaxExecutor(Executor):
         self._at_exit = functools.partial(_finish_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
         adapted, pads = config.lora is not None, model.backend.pads_cheaply
-        first, later = plan_programs(self._shapes, has_adapters=adapted, may_pad=pads)
+        first, later = plan_programs(
+            self._shapes, has_adapters=adapted, may_pad=pads, has_grammars=plans_grammars
+        )
         self._programs = Programs((*first, *later), may_pad=pads, on_compiled=on_compiled)
         self._programs.compile_several(len(first), self._calls.compile)
         self._run_once(first)
@@ -103,7 +115,7 @@ class JaxExecutor(Executor):
         self._calls.compile_adapter_load()
         for program in programs:
             packed = self._layout.pack([], program.shape.num_seqs)
-            self._calls.step(program, packed, NO_NEEDS, None, None)
+            self._calls.step(program, packed, NO_NEEDS, None)
 
     def __del__(self) -> None:
         if self._device is not None:
@@ -158,21 +170,26 @@ class JaxExecutor(Executor):
         needs = batch_needs(plan.items)
         program = self._programs.choose(exact_program(self._shapes, plan.items))
         shape = program.shape
-        run = functools.partial(
-            self._calls.step,
-            program,
-            self._layout.pack(plan.items, shape.num_seqs),
-            needs,
-            grammar_bitmask(plan.items, shape.num_seqs, self.vocab_size),
-            prompt_embeds(plan.items, shape.num_tokens, self._model.embed_dim),
-        )
+        packed = self._layout.pack(plan.items, shape.num_seqs)
+        embeds = prompt_embeds(plan.items, shape.num_tokens, self._model.embed_dim)
+        run: Callable[[], StepOutput | None]
+        if program.has_grammar:
+            run = functools.partial(self._calls.forward, program, packed, embeds)
+        else:
+            run = functools.partial(self._calls.step, program, packed, needs, embeds)
         if self._programs.is_ready(program):
             output = run()
         else:
             started_s = time.perf_counter()
             output = self._programs.compile(program, run)
             log_wait(program, plan.items, time.perf_counter() - started_s)
-        return _Handle(output=output, starts=list(ends), wants_logprobs=bool(needs.logprobs))
+        return _Handle(sampling=output, starts=list(ends), packed=packed, needs=needs)
+
+    def sample(self, plan: StepPlan, handle: _Handle, bitmasks: np.ndarray) -> None:
+        num_seqs = fewest_seqs(self._shapes, len(plan.items))
+        lines = np.zeros((num_seqs, bitmasks.shape[1]), bitmasks.dtype)
+        lines[: len(bitmasks)] = bitmasks
+        handle.sampling = self._calls.sample(handle.packed[:num_seqs], handle.needs, lines)
 
     def is_done(self, handle: _Handle) -> bool:
         tokens: Any = handle.output.sampled.tokens  # JAX's types do not have `is_ready`
@@ -182,7 +199,8 @@ class JaxExecutor(Executor):
         load = handle.output.expert_load
         if load is not None:  # replaced, not changed: another thread may be reading it
             self._expert_load = self._expert_load + np.asarray(load)
-        return step_result(plan.items, handle.output.sampled, has_logprobs=handle.wants_logprobs)
+        has_logprobs = bool(handle.needs.logprobs)
+        return step_result(plan.items, handle.output.sampled, has_logprobs=has_logprobs)
 
     def expert_load(self) -> tuple[tuple[int, ...], ...]:
         return by_layer(self._model, self._expert_load) if self._model.num_experts else ()

@@ -43,7 +43,7 @@ class Program:
 
 
 def plan_programs(
-    shapes: Sequence[Shape], *, has_adapters: bool, may_pad: bool
+    shapes: Sequence[Shape], *, has_adapters: bool, may_pad: bool, has_grammars: bool = False
 ) -> tuple[tuple[Program, ...], tuple[Program, ...]]:
     """Plans what is compiled before the first request, and what after that, both in order.
 
@@ -54,6 +54,8 @@ def plan_programs(
           every step, with or without adapters, alone or with others; what comes later only runs
           faster. Otherwise they are the ones of a single request without an adapter: the largest
           shape and the smallest.
+      has_grammars: whether those of steps with grammars are compiled too, after all others, where
+          a step may be padded. Otherwise the first step that needs one waits for it.
     """
     kinds = (False, True) if has_adapters else (False,)
     if may_pad:
@@ -61,6 +63,10 @@ def plan_programs(
     else:
         first = [Program(shape=shape) for shape in dict.fromkeys((shapes[0], shapes[-1]))]
     later = [Program(shape=shape, has_adapters=kind) for kind in kinds for shape in shapes]
+    if has_grammars and may_pad:
+        later += [
+            Program(shape=shape, has_adapters=has_adapters, has_grammar=True) for shape in shapes
+        ]
     return tuple(first), tuple(each for each in later if each not in first)
 
 
@@ -83,16 +89,19 @@ class Programs:
         self._may_pad, self._on_compiled = may_pad, on_compiled
         self._lock = threading.Lock()  # guards the next two
         self._left = deque(planned)
+        self._planned = frozenset(self._left)
         self._started: dict[Program, Future[None]] = {}
         self._num_planned, self._num_done = len(self._left), 0
 
     def choose(self, exact: Program) -> Program:
         """The program that a step runs: the cheapest of those that are compiled and cover it, or
-        else its own, for which it waits.
+        else its own, for which it waits. With grammars it also waits for one that nobody plans,
+        because the next steps would be padded for ever.
         """
         with self._lock:
             ready = [each for each in self._started if self._started[each].done()]
-        if exact in ready or not self._may_pad:
+        is_unplanned = exact.has_grammar and exact not in self._planned
+        if exact in ready or not self._may_pad or is_unplanned:
             return exact
         return min((each for each in ready if each.covers(exact)), default=exact)
 

@@ -20,6 +20,7 @@ from flaxen.sharding.placement import Placement
 from flaxen.token_sampling import row_sum
 from flaxen.token_sampling import sample as choose
 
+_FORBIDDEN = -1e30  # the logit of a token that a bitmask forbids
 OK = 0  # a row's status; otherwise the value of a RowFailure
 
 
@@ -28,7 +29,7 @@ class BatchNeeds(NamedTuple):
     all batches.
     """
 
-    adjust: jax.Array  # bool: bias, penalties, bad words, min_tokens or a bitmask
+    adjust: jax.Array  # bool: bias, penalties, bad words or min_tokens
     logprobs: jax.Array  # bool
 
 
@@ -74,8 +75,8 @@ def sample(
       needs: what any row of the batch needs.
       num_top: K, the number of likeliest tokens to report.
       backend: what computes.
-      bitmask: uint32 [S, ceil(V / 32)], read if `needs.adjust`: bit v % 32 of number v // 32 allows
-          token v. None allows all.
+      bitmask: uint32 [S, ceil(V / 32)]: bit v % 32 of number v // 32 allows token v. None allows
+          all.
       placement: the mesh over which the vocabulary is divided; None if each device has all of it.
     """
     settings = RowSettings(*(field[row_ids] for field in rows.settings))
@@ -103,10 +104,16 @@ def sample(
         is_finite = finite & jnp.isfinite(row_sum(logits, num_parts))
         return sample_rows(adjusted)[0], is_finite, jnp.max(adjusted, axis=-1) > -jnp.inf
 
+    def sample_unadjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
+        if bitmask is None:
+            return *sample_rows(logits), jnp.ones_like(finite)
+        # A finite number, so that the sampler itself still sees whether the logits are finite: its
+        # probability is 0 too.
+        masked = jnp.where(allows(bitmask, logits.shape[-1]), logits, _FORBIDDEN)
+        return *sample_rows(masked), jnp.any(bitmask, axis=-1)
+
     # Everything is in the branch, because a cond that returned logits would copy them.
-    tokens, finite, possible = jax.lax.cond(
-        needs.adjust, sample_adjusted, lambda: (*sample_rows(logits), jnp.ones_like(finite))
-    )
+    tokens, finite, possible = jax.lax.cond(needs.adjust, sample_adjusted, sample_unadjusted)
     impossible, broken = RowFailure.NO_TOKEN_ALLOWED.value, RowFailure.NOT_FINITE.value
     status = jnp.where(finite, jnp.where(possible, OK, impossible), broken)
     logprobs = jax.lax.cond(

@@ -36,7 +36,7 @@ class Sequence:
     row_settings: Any = None  # from the executor: the settings of its row, without seed and tokens
 
     # If True, no step is planned for it before all sampled tokens have reached the host, because a
-    # mask or a drafter depends on them.
+    # drafter or a vector depends on them.
     waits_for_tokens: bool = False
     draft_token_ids: tuple[int, ...] = ()  # proposed to follow its known tokens
 
@@ -104,5 +104,5 @@ def sequence_of(checked: CheckedRequest, index: int, seed: int, arrival_s: float
         row_settings=checked.row_settings,
         prompt_embeds=request.prompt_embeds,
         pooling=request.pooling,
-        waits_for_tokens=bool(checked.grammars) or request.pooling is not None,
+        waits_for_tokens=request.pooling is not None,
     )

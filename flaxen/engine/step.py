@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 
 from flaxen.engine.cache.groups import CacheGroup
@@ -102,6 +101,36 @@ def run_step(
       The updated tokens and cache, the samples [S, K + 1], all tokens' hidden states [T, D], and
       the load of the experts, or None. Samples of sequences that do not sample are meaningless.
     """
+    tokens, cache, last, hidden, load = run_forward(
+        model, layout, num_tokens, params, tokens, cache, packed, options
+    )
+    if not model.generates:
+        return tokens, cache, no_samples(layout.unpack(packed), num_top), hidden, load
+    tokens, sampled = run_sample(
+        model, layout, num_top, params, rows, tokens, packed, last, needs, None
+    )
+    return tokens, cache, sampled, hidden, load
+
+
+def run_forward(
+    model: Model,
+    layout: StepLayout,
+    num_tokens: int,
+    params: Params,
+    tokens: jax.Array,
+    cache: tuple[Any, ...],
+    packed: jax.Array,
+    options: StepOptions,
+) -> tuple[jax.Array, tuple[Any, ...], jax.Array, jax.Array, jax.Array | None]:
+    """Computes the hidden states of a step: all of it before sampling.
+
+    Args:
+      model, layout, num_tokens, params, tokens, cache, packed, options: as in `run_step`.
+
+    Returns:
+      The updated tokens and cache, the hidden states where the step samples [K + 1, S, D] (zeros
+      where it does not), all tokens' hidden states [T, D], and the load of the experts, or None.
+    """
     params = expand(params)
     step = layout.unpack(packed)
     batches = step.paged_batches()
@@ -124,12 +153,38 @@ def run_step(
         load = expert_load(model, routings, ids >= 0)
     else:
         hidden, cache = model.forward(adapted, ids, positions, attend, cache)
-    if not model.generates:
-        return tokens, cache, no_samples(step, num_top), hidden, load
     where = sampled_positions(step, batch)
     last = jnp.where(where.is_active[:, None], hidden[where.token], 0)
+    return tokens, cache, last.reshape(-1, step.row.shape[0], last.shape[-1]), hidden, load
+
+
+def run_sample(
+    model: Model,
+    layout: StepLayout,
+    num_top: int,
+    params: Params,
+    rows: Rows,
+    tokens: jax.Array,
+    packed: jax.Array,
+    last: jax.Array,
+    needs: BatchNeeds,
+    grammar_bitmask: jax.Array | None,
+) -> tuple[jax.Array, Sampled]:
+    """Samples the tokens of a step.
+
+    Args:
+      model, layout, num_top, params, rows, tokens, packed, needs: as in `run_step`.
+      last: the hidden states where the step samples [K + 1, S, D], from `run_forward`.
+      grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`; None allows all tokens.
+
+    Returns:
+      The updated tokens, and the samples [S, K + 1].
+    """
+    step = layout.unpack(packed)
+    where = sampled_positions(step, step.paged_batches()[0])
+    last = last.reshape(-1, last.shape[-1])
     sampled = sample(
-        model.unembed(params, last),
+        model.unembed(expand(params), last),
         jnp.all(jnp.isfinite(last), axis=-1) & where.is_active,
         rows._replace(tokens=tokens),
         jnp.minimum(where.row, layout.num_rows - 1),
@@ -137,13 +192,13 @@ def run_step(
         needs,
         num_top,
         model.backend,
-        _at_each_position(options.grammar_bitmask, step),
+        _at_each_position(grammar_bitmask, step),
         placement=vocab_placement(model),
     )
     # An index out of range is dropped.
     target = jnp.where(where.is_active, where.row, layout.num_rows)
     tokens = tokens.at[target, where.position].set(sampled.tokens, mode="drop")
-    return tokens, cache, _by_sequence(sampled, step), hidden, load
+    return tokens, _by_sequence(sampled, step)
 
 
 def no_samples(step: StepInput, num_top: int) -> Sampled:
@@ -155,7 +210,7 @@ def no_samples(step: StepInput, num_top: int) -> Sampled:
     return Sampled(ids, ids, logprobs)
 
 
-def _at_each_position(bitmask: jax.Array | np.ndarray | None, step: StepInput) -> jax.Array | None:
+def _at_each_position(bitmask: jax.Array | None, step: StepInput) -> jax.Array | None:
     """The sequences' bitmasks [S, ceil(V / 32)], repeated for all sampled positions.
 
     A sequence with a grammar has no drafts, so it only samples at its first position.

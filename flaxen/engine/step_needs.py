@@ -14,7 +14,8 @@ from flaxen.engine.plan import Scheduled
 from flaxen.engine.programs import Program
 from flaxen.engine.sampling import BatchNeeds
 from flaxen.engine.shapes import Shape, smallest_shape
-from flaxen.engine.step_options import has_grammar, has_prompt_embeds
+from flaxen.engine.step_grammars import has_grammar
+from flaxen.engine.step_options import has_prompt_embeds
 
 _LOG = logging.getLogger("flaxen.engine")
 
@@ -40,8 +41,7 @@ def batch_needs(items: Sequence[Scheduled]) -> BatchNeeds:
             continue
         s = item.sequence.sampling
         adjust |= bool(
-            item.sequence.grammar is not None
-            or s.logit_bias
+            s.logit_bias
             or s.allowed_token_ids is not None
             or s.bad_words
             or s.min_tokens

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from flaxen.engine.grammar import num_mask_words
 from flaxen.engine.plan import Scheduled
 from flaxen.models.adapters import Adapters
 from flaxen.models.model import InputEmbeds
@@ -24,27 +23,7 @@ class StepOptions(NamedTuple):
     """Optional inputs of a step. Each combination of them is compiled separately."""
 
     lora: Lora | None = None
-    # [S, ceil(V / 32)] uint32, as in `sampling.sample`; a NumPy array until the step is dispatched.
-    grammar_bitmask: jax.Array | np.ndarray | None = None
     prompt_embeds: InputEmbeds | None = None  # of the T tokens
-
-
-def has_grammar(items: Sequence[Scheduled]) -> bool:
-    """Whether a sequence that samples has a grammar."""
-    return any(item.samples and item.sequence.grammar is not None for item in items)
-
-
-def grammar_bitmask(
-    items: Sequence[Scheduled], num_seqs: int, vocab_size: int
-) -> np.ndarray | None:
-    """The bitmasks of S sequences, on the host; None if no sequence has a grammar."""
-    if not has_grammar(items):
-        return None
-    bitmask = np.full((num_seqs, num_mask_words(vocab_size)), 0xFFFF_FFFF, np.uint32)
-    for line, item in zip(bitmask, items, strict=False):
-        if item.sequence.grammar is not None:
-            line[:] = item.sequence.grammar.bitmask
-    return bitmask
 
 
 def has_prompt_embeds(items: Sequence[Scheduled]) -> bool:

@@ -23,6 +23,12 @@ def validate_inputs(request: Request) -> None:
             f"grammar must be a function that makes a sequence's grammar, got a "
             f"{type(request.grammar).__name__}: give its class, or a lambda that makes one",
         )
+    if request.sampling.structured_outputs is not None and request.grammar is None:
+        raise FieldError(
+            "structured_outputs",
+            "structured_outputs needs the request's grammar, which is made of it: give "
+            "GrammarCompiler.compile(structured_outputs), or use LLM or the server, which do",
+        )
     if request.prompt_embeds and request.sampling.prompt_logprobs is not None:
         raise FieldError(
             "prompt_logprobs",

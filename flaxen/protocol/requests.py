@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from flaxen.protocol.errors import FieldError
 from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
+from flaxen.protocol.structured import StructuredOutputs
 
 MAX_SEED = 2**63 - 1
 
@@ -58,6 +59,8 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None  # how many of the likeliest tokens to report for each sampled token
     prompt_logprobs: int | None = None  # the same for each prompt token
+    # What the output must look like. An engine follows the request's grammar, which is made of it.
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop", "bad_words"):
@@ -88,6 +91,12 @@ class SamplingParams:
             self.max_tokens is None or self.min_tokens <= self.max_tokens,
             "min_tokens",
             f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}",
+        )
+        structure = self.structured_outputs
+        _require(
+            structure is None or isinstance(structure, StructuredOutputs),
+            "structured_outputs",
+            f"structured_outputs must be a StructuredOutputs, got a {type(structure).__name__}",
         )
         for name in ("stop", "bad_words"):
             for word in getattr(self, name):

@@ -13,6 +13,7 @@ from flaxen.engine.core import Engine
 from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.sequence import Sequence
+from flaxen.engine.step_grammars import has_grammar
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     AdapterWeights,
@@ -106,31 +107,46 @@ class FakeExecutor(Executor):
         for item in plan.items:
             computed = self._known_and_drafts(item)[: item.start + item.num_tokens]
             self._memory.write(item.sequence.pages, item.start, computed)
-        result = StepResult(tokens=[], failures=[], logprobs=[])
         for item in plan.items:
-            tokens, failure = self._sample(item)
+            expected = self._known_and_drafts(item)[: item.start + item.num_tokens]
+            self._memory.check(item.sequence.pages, item.start, expected)
+        result = StepResult(tokens=[], failures=[], logprobs=[])
+        if not has_grammar(plan.items):
+            self._sample_all(plan, result, [None] * len(plan.items))
+        return result
+
+    def sample(self, plan: StepPlan, handle: StepResult, bitmasks: np.ndarray) -> None:
+        assert has_grammar(plan.items)
+        assert not handle.tokens, "it has sampled"
+        self._sample_all(plan, handle, list(bitmasks))
+
+    def _sample_all(
+        self, plan: StepPlan, result: StepResult, bitmasks: list[np.ndarray | None]
+    ) -> None:
+        for item, bitmask in zip(plan.items, bitmasks, strict=True):
+            tokens, failure = self._sample(item, bitmask)
             wanted = item.sequence.sampling.logprobs
             result.tokens.append(tokens)
             result.failures.append(failure)
             result.logprobs.append(
                 [] if wanted is None else [by_hand(token, wanted) for token in tokens]
             )
-        return result
 
     def _known_and_drafts(self, item: Scheduled) -> list[int]:
         return [*self._rows[item.row], *item.sequence.draft_token_ids[: item.num_drafts]]
 
-    def _sample(self, item: Scheduled) -> tuple[list[int], RowFailure | None]:
+    def _sample(
+        self, item: Scheduled, bitmask: np.ndarray | None
+    ) -> tuple[list[int], RowFailure | None]:
         known, expected = self._rows[item.row], self._known_and_drafts(item)
         end = item.start + item.num_tokens
-        self._memory.check(item.sequence.pages, item.start, expected[:end])
         if not item.samples:
             return [], None
         assert end == len(expected), "sampled, but not after the last token"
         step, tokens = self._distance(item.sequence), list[int]()
         for draft in (*expected[len(known) :], None):
             last, is_poisoned = known[-1], self._poison in known
-            token = self._allowed(item.sequence, (last + step) % VOCAB_SIZE)
+            token = self._allowed(bitmask, (last + step) % VOCAB_SIZE)
             known.append(last if token is None else token)
             if last == self._dead_end or token is None:
                 return tokens, RowFailure.NO_TOKEN_ALLOWED
@@ -141,13 +157,13 @@ class FakeExecutor(Executor):
                 break
         return tokens, None
 
-    def _allowed(self, sequence: Sequence, token_id: int) -> int | None:
-        """The token itself, or the next one that the sequence's grammar allows."""
-        if sequence.grammar is None:
+    def _allowed(self, bitmask: np.ndarray | None, token_id: int) -> int | None:
+        """The token itself, or the next one that the bitmask allows; None allows all."""
+        if bitmask is None:
             return token_id
         for candidate in range(token_id, token_id + VOCAB_SIZE):
             word, bit = divmod(candidate % VOCAB_SIZE, 32)
-            if int(sequence.grammar.bitmask[word]) >> bit & 1:
+            if int(bitmask[word]) >> bit & 1:
                 return candidate % VOCAB_SIZE
         return None
 
@@ -161,6 +177,7 @@ class FakeExecutor(Executor):
         return self._step + int(weights.config.alpha)
 
     def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
+        assert len(handle.tokens) == len(plan.items), "fetched before it sampled"
         return handle
 
     def prompt_logprobs(
@@ -189,7 +206,7 @@ class FaultyExecutor(Executor):
     ) -> None:
         self.vocab_size = inner.vocab_size
         self.counts = dict.fromkeys(
-            ("load", "load_adapter", "dispatch", "fetch", "prompt_logprobs", "reset"), 0
+            ("load", "load_adapter", "dispatch", "sample", "fetch", "prompt_logprobs", "reset"), 0
         )
         self._inner, self._breaks = inner, breaks
         self._error = error or RuntimeError("the device is on fire")
@@ -228,6 +245,10 @@ class FaultyExecutor(Executor):
     def dispatch(self, plan: StepPlan) -> Any:
         self._call("dispatch")
         return self._inner.dispatch(plan)
+
+    def sample(self, plan: StepPlan, handle: Any, bitmasks: np.ndarray) -> None:
+        self._call("sample")
+        self._inner.sample(plan, handle, bitmasks)
 
     def fetch(self, plan: StepPlan, handle: Any) -> StepResult:
         self._call("fetch")

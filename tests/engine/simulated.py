@@ -82,6 +82,9 @@ class SimulatedExecutor(Executor):
         self._idle_s = max(self._idle_s, self._clock()) + seconds
         return self._idle_s
 
+    def sample(self, plan: StepPlan, handle: float, bitmasks: np.ndarray) -> None:
+        raise NotImplementedError("nobody simulates grammars")
+
     def fetch(self, plan: StepPlan, handle: float) -> StepResult:
         self._clock.now = max(self._clock(), handle) + _HOST_S
         tokens = [[_TOKEN] if item.samples else [] for item in plan.items]

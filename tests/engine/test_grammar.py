@@ -112,11 +112,11 @@ def test_a_grammar_that_fails_ends_its_sequence_alone() -> None:
 
 
 def test_a_grammar_that_fails_at_once_is_refused() -> None:
-    def fails(tokens: list[int]) -> Iterable[int]:
+    def fails() -> Rule:
         raise ValueError("not a grammar")
 
     with pytest.raises(ValueError, match="not a grammar"):
-        fake_engine().check(ruled(request("r", [3]), fails))
+        fake_engine().check(replace(request("r", [3]), grammar=fails))
 
 
 def test_a_grammar_that_is_made_already_is_refused() -> None:

@@ -42,6 +42,16 @@ def test_the_first_programs_cover_every_step() -> None:
             assert any(each.covers(needed) for each in first)
 
 
+def test_programs_with_grammars_are_planned_last_and_where_steps_are_padded() -> None:
+    first, later = plan_programs(SHAPES, has_adapters=True, may_pad=True, has_grammars=True)
+    assert not any(each.has_grammar for each in first)
+    assert later[-3:] == tuple(
+        replace(program(size, has_adapters=True), has_grammar=True) for size in (1, 16, 512)
+    )
+    _, unpadded = plan_programs(SHAPES, has_adapters=True, may_pad=False, has_grammars=True)
+    assert not any(each.has_grammar for each in unpadded)
+
+
 def test_without_padding_the_first_programs_are_a_single_requests() -> None:
     first, later = plan_programs(SHAPES, has_adapters=True, may_pad=False)
     assert first == (program(1), program(512))
@@ -65,6 +75,15 @@ def test_a_step_that_nothing_covers_waits_for_its_own_program() -> None:
     assert programs.choose(needed) == needed
     with_grammar = replace(program(16), has_grammar=True)
     assert programs.choose(with_grammar) == with_grammar
+
+
+def test_a_program_with_a_grammar_is_padded_only_until_its_own_is_compiled() -> None:
+    large = replace(program(512), has_grammar=True)
+    small = replace(program(16), has_grammar=True)
+    for planned, chosen in (([small], large), ([], small)):
+        programs = Programs(planned, may_pad=True)
+        programs.compile(large, lambda: None)
+        assert programs.choose(small) == chosen
 
 
 def test_without_padding_each_step_runs_its_own_program() -> None:

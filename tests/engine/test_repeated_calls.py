@@ -85,5 +85,5 @@ def test_another_process_computes_the_same() -> None:
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
     assert other.names == {
         "compile", "compile_adapter_load", "load_row", "load_bias", "load_adapter", "step",
-        "prompt_logprobs", "final_norm", CLOSE,
+        "forward", "sample", "prompt_logprobs", "final_norm", CLOSE,
     }  # fmt: skip

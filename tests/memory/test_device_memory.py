@@ -139,7 +139,7 @@ def test_a_step_takes_no_more_than_the_estimate() -> None:
     step = jax.jit(partial(run_step, model, layout, 20, num_tokens), donate_argnums=(2, 3))
     compiled = step.lower(
         params, rows._replace(tokens=jnp.zeros((0, 0), jnp.int32)), rows.tokens, cache, packed,
-        NO_NEEDS, StepOptions(None),
+        NO_NEEDS, StepOptions(),
     ).compile()  # fmt: skip
     measured = compiled.memory_analysis().temp_size_in_bytes
     assert estimate / 20 < measured < estimate

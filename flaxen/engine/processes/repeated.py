@@ -73,12 +73,22 @@ class RepeatedCalls(DeviceCalls):
         program: Program,
         packed: np.ndarray,
         needs: BatchNeeds,
-        grammar_bitmask: np.ndarray | None,
         prompt_embeds: InputEmbeds | None,
     ) -> StepOutput:
-        arguments = [_as_numbers(program), packed, needs, grammar_bitmask, prompt_embeds]
-        self._send("step", arguments)
-        return self._own.step(program, packed, needs, grammar_bitmask, prompt_embeds)
+        self._send("step", [_as_numbers(program), packed, needs, prompt_embeds])
+        return self._own.step(program, packed, needs, prompt_embeds)
+
+    def forward(
+        self, program: Program, packed: np.ndarray, prompt_embeds: InputEmbeds | None
+    ) -> None:
+        self._send("forward", [_as_numbers(program), packed, prompt_embeds])
+        self._own.forward(program, packed, prompt_embeds)
+
+    def sample(
+        self, packed: np.ndarray, needs: BatchNeeds, grammar_bitmask: np.ndarray
+    ) -> StepOutput:
+        self._send("sample", [packed, needs, grammar_bitmask])
+        return self._own.sample(packed, needs, grammar_bitmask)
 
     def prompt_logprobs(self, hidden: np.ndarray, targets: np.ndarray) -> Logprobs:
         self._send("prompt_logprobs", [hidden, targets])
@@ -129,7 +139,8 @@ def follow(calls: DeviceCalls, next_message: Callable[[], tuple[str, Any]]) -> N
                 program = _as_program(arguments)
                 compiling[program] = pool.submit(calls.compile, program)
                 continue
-            if name == "step" and (pending := compiling.pop(_as_program(arguments[0]), None)):
+            needed = _as_program(arguments[0]) if name in ("step", "forward") else None
+            if needed is not None and (pending := compiling.pop(needed, None)):
                 pending.result()
             make[name](*arguments)
 
@@ -142,16 +153,20 @@ def _calls(calls: DeviceCalls) -> Mapping[str, Callable[..., object]]:
         "load_bias": lambda row, bias: calls.load_bias(row, RowBias(*bias)),
         "compile_adapter_load": calls.compile_adapter_load,
         "load_adapter": calls.load_adapter,
-        "step": lambda program, packed, needs, bitmask, embeds: calls.step(
-            _as_program(program),
-            packed,
-            BatchNeeds(*needs),
-            bitmask,
-            None if embeds is None else InputEmbeds(*embeds),
+        "step": lambda program, packed, needs, embeds: calls.step(
+            _as_program(program), packed, BatchNeeds(*needs), _as_embeds(embeds)
         ),
+        "forward": lambda program, packed, embeds: calls.forward(
+            _as_program(program), packed, _as_embeds(embeds)
+        ),
+        "sample": lambda packed, needs, bitmask: calls.sample(packed, BatchNeeds(*needs), bitmask),
         "prompt_logprobs": calls.prompt_logprobs,
         "final_norm": calls.final_norm,
     }
+
+
+def _as_embeds(arrays: list[Any] | None) -> InputEmbeds | None:
+    return None if arrays is None else InputEmbeds(*arrays)
 
 
 def _as_numbers(program: Program) -> list[int | bool]:
