@@ -30,6 +30,7 @@ from flaxen.server.metrics import Metrics, ServerMetrics
 from flaxen.server.pages import routes as pages
 from flaxen.server.renderer import ChatRenderer
 from flaxen.server.routing import add_route
+from flaxen.structured import GrammarCompiler
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
@@ -125,6 +126,7 @@ def create_model_app(
         config=config,
         metrics=metrics or Metrics(engine, model_name, ServerMetrics(config.metrics_prefix)),
         adapter_files=adapter_files,
+        grammars=GrammarCompiler(tokenizer, engine.info.vocab_size, engine.info.eos_token_ids),
     )
     app = empty_app()
     routes = {

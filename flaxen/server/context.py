@@ -13,6 +13,7 @@ from flaxen.server.errors import ApiError
 from flaxen.server.lanes import Lane
 from flaxen.server.metrics import Metrics
 from flaxen.server.renderer import ChatRenderer
+from flaxen.structured import GrammarCompiler
 from flaxen.text.tokenizer import Tokenizer
 
 _MAX_NAMED = 20  # the most adapters that an error lists
@@ -20,7 +21,7 @@ _MAX_NAMED = 20  # the most adapters that an error lists
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """One server's engine, tokenizer, chat template, limits, metrics and threads."""
+    """One server's engine, tokenizer, chat template, grammars, limits, metrics and threads."""
 
     engine: EngineClient
     tokenizer: Tokenizer
@@ -28,6 +29,11 @@ class Context:
     config: ServerConfig
     metrics: Metrics
     adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
+    grammars: GrammarCompiler
+    # One thread: grammars compile in milliseconds, but a hostile one must not take two processors.
+    grammar_lane: Lane = field(
+        default_factory=lambda: Lane("a grammar", num_threads=1, max_waiting=256)
+    )
     bodies: Lane = field(default_factory=body_lane)
     # Threads for texts whose tokenization would block the event loop, and for very long texts.
     long_texts: Lane = field(

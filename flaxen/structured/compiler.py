@@ -142,8 +142,8 @@ def _compile(structure: StructuredOutputs, vocabulary: Vocabulary, caps: Caps | 
         case "regex":
             grammar = llguidance.LLMatcher.grammar_from_regex(text)
         case "choice":
-            # An enumeration of strings, and not of JSON's: each is a literal.
-            choices = " | ".join(vocabulary.literal(each) for each in json.loads(text))
+            # As they are: the text of a special token is written out too.
+            choices = " | ".join(json.dumps(each, ensure_ascii=False) for each in json.loads(text))
             grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {choices}")
         case "grammar":
             is_gbnf = "::=" in text

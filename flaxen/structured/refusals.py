@@ -29,6 +29,11 @@ _REASONS: tuple[tuple[str, str], ...] = (
         r"(?:Resource|URI reference) '(.*?)'",
         r"$ref or $id leads to '\1', which is not in the schema: copy it into $defs",
     ),
+    (r"Pointer '(.*?)' does not exist", r"$ref leads to '\1', which is not in the schema"),
+    (
+        r"intersection stack level",
+        "allOf and $ref lead to each other too deeply: write the schema without one of them",
+    ),
     (
         r"circular references with sibling keys",
         "a $ref that leads back to itself has other keywords beside it: move them behind the $ref",

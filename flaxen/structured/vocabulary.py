@@ -92,6 +92,22 @@ class _Source:
         self.tokens, self.special_token_ids = tokens, special
         self.eos_token_id, self.bos_token_id = eos_token_id, tokenizer.bos_token_id
         self._tokenizer = tokenizer
+        texts = [re.escape(tokens[i].decode("utf-8", "replace")) for i in special]
+        self._special = re.compile("|".join(texts)) if texts else None
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._tokenizer.encode(text.decode("utf-8", "replace"), add_special_tokens=False)
+        """The ids of a text in which the spelling of a special token is text like any other."""
+        ids: list[int] = []
+        for part in self._split(text.decode("utf-8", "replace")):
+            ids += self._tokenizer.encode(part, add_special_tokens=False)
+        return ids
+
+    def _split(self, text: str) -> list[str]:
+        """The parts of a text, none of which has the whole spelling of a special token."""
+        if self._special is None:
+            return [text]
+        parts, begin = [], 0
+        for found in self._special.finditer(text):
+            parts.append(text[begin : found.start() + 1])
+            begin = found.start() + 1
+        return [*parts, text[begin:]]

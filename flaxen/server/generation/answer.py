@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from flaxen.protocol import Request, SamplingParams
+from flaxen.protocol import Grammar, Request, SamplingParams, StructuredOutputs
 from flaxen.server.body import read_json
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
@@ -28,6 +28,7 @@ from flaxen.server.generation.bodies import CommonBody, StreamOptions, parse_two
 from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
 from flaxen.server.generation.sampling_fields import check_logprobs, stream_options
+from flaxen.server.generation.structured_fields import grammar_of, read_structure
 from flaxen.server.guard import check_request_id
 from flaxen.server.request_log import GenerationLog, RequestLog, Timing
 from flaxen.server.sse import EventStreamResponse, unless_disconnected
@@ -49,13 +50,16 @@ class Asked:
     adapter: str | None  # the adapter that the name means
     timeout_s: float | None
     tokens_as_ids: bool  # whether logprobs name tokens as "token_id:7"
+    structure: StructuredOutputs | None = None  # what the answer must look like
+    make_grammar: Callable[[], Grammar] | None = None  # the same, for each sequence
 
     def request(self, index: int, prompt: Prompt, sampling: SamplingParams) -> Request:
         """Makes the engine's request for one of the body's prompts."""
         return Request(
             request_id=f"{self.engine_id}-{index}",
             prompt_token_ids=prompt.token_ids,
-            sampling=sampling,
+            sampling=replace(sampling, structured_outputs=self.structure),
+            grammar=self.make_grammar,
             cache_salt=self.common.cache_salt or "",
             priority=self.common.priority or 0,
             timeout_s=self.timeout_s,
@@ -108,7 +112,7 @@ async def read_request(
     body, common = parse_two(
         route.body, fields_without_effect.drop_from_body(given, route.without_effect)
     )
-    asked = _read_common(context, http, common, route.id_prefix)
+    asked = await _read_common(context, http, common, route.id_prefix)
     requests, view = await route.parse(context, body, asked)
     return ReadRequest(asked=asked, requests=requests, view=view)
 
@@ -163,10 +167,13 @@ def _generation_log(
     )
 
 
-def _read_common(context: Context, http: HttpRequest, common: CommonBody, id_prefix: str) -> Asked:
+async def _read_common(
+    context: Context, http: HttpRequest, common: CommonBody, id_prefix: str
+) -> Asked:
     model, adapter = context.find_model(common.model)
     config, as_ids = context.config, common.return_tokens_as_token_ids
     answer_id = _answer_id(http, id_prefix, common.request_id)
+    structure, where = read_structure(common)
     asked = Asked(
         common=common,
         options=stream_options(common, force_usage=config.force_usage),
@@ -177,6 +184,8 @@ def _read_common(context: Context, http: HttpRequest, common: CommonBody, id_pre
         adapter=adapter,
         timeout_s=config.request_timeout_s,
         tokens_as_ids=config.tokens_as_ids if as_ids is None else as_ids,
+        structure=structure,
+        make_grammar=await grammar_of(structure, where, context),
     )
     if common.cache_salt == "":  # an empty salt would separate nothing
         raise invalid("cache_salt must not be empty: leave it out to share prefixes", "cache_salt")

@@ -241,4 +241,9 @@ def _forbids(request: Request) -> str | None:
     sampling = request.sampling
     if sampling.allowed_token_ids is not None:
         return "allowed_token_ids"
-    return "logit_bias" if sampling.logit_bias else "bad_words" if sampling.bad_words else None
+    for name in ("logit_bias", "bad_words"):
+        if getattr(sampling, name):
+            return name
+    # A grammar that has come to its end allows only the end, which comes too early.
+    is_early = sampling.min_tokens > 0 and request.grammar is not None
+    return "min_tokens" if is_early else None

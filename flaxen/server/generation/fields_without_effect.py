@@ -50,14 +50,9 @@ def _never(value: Any) -> bool:
     return False
 
 
-def _is_text_format(value: Any) -> bool:
-    return isinstance(value, dict) and _given(value) == {"type": "text"}
-
-
 _NO_TOOLS = "tool calls are not supported yet"
 # The same for fields of messages: a template that shows tool calls decides how.
 NO_TOOLS = f"{_NO_TOOLS} where the model's chat template does not show them"
-_NO_STRUCTURE = "structured output is not supported yet: only {'type': 'text'} is"
 _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
 # Marks the end of a prefix to cache, for servers without automatic prefix caching.
@@ -75,7 +70,6 @@ _OPENAI = {
     "metadata": Rule(_is(dict), "it must be an object"),
     "store": Rule(_bool(False), "this server stores no completions"),
     "service_tier": Rule(_one_of("auto", "default"), "this server has one tier only"),
-    "response_format": Rule(_is_text_format, _NO_STRUCTURE),
 }
 
 # Clients made for vLLM send its fields with their default values.
@@ -84,6 +78,9 @@ _VLLM = {
     "detokenize": Rule(_bool(True), "the answer is always text; return_token_ids adds its tokens"),
     # No spaces are ever added there, which is what both values mean with today's tokenizers.
     "spaces_between_special_tokens": Rule(_is(bool), "it must be true or false"),
+    "guided_decoding_backend": Rule(
+        _one_of("auto", "guidance"), "grammars are followed by llguidance alone"
+    ),
     "logits_processors": Rule(_empty, _NO_PLUGINS),
     "vllm_xargs": Rule(_empty, _NO_PLUGINS),
     "kv_transfer_params": Rule(_empty, "keys and values are not moved between servers"),
