@@ -34,8 +34,9 @@ from flaxen.server.generation.sampling_fields import (
 )
 from flaxen.server.metrics import Metrics
 from flaxen.server.schema import parse
+from flaxen.structured import GrammarCompiler
 from tests.server.clients import events, make_app, post
-from tests.server.fakes import FakeEngine, byte_tokenizer
+from tests.server.fakes import END, VOCAB_SIZE, FakeEngine, byte_tokenizer
 
 ENGINE = FakeEngine(max_model_len=40)
 APP = make_app(ENGINE)
@@ -45,6 +46,7 @@ CONTEXT = Context(
     chat_template=None,
     config=ServerConfig(),
     metrics=Metrics(ENGINE, "m"),
+    grammars=GrammarCompiler(byte_tokenizer(), VOCAB_SIZE, (END,)),
 )
 
 odd_text = st.text(max_size=8) | st.sampled_from(

@@ -105,7 +105,6 @@ def test_what_has_no_effect_is_accepted_by_completions(body: dict[str, Any]) -> 
             ({"routed_experts_prompt_start": 5}, "experts are not returned"),
             ({"return_token_offsets": True}, "only logprobs of /v1/completions"),
             ({"return_mm_kwargs": 1}, "must be true or false"),
-            ({"response_format": {"type": "json_object"}}, "structured output"),
             ({"prompt_cache_retention": "24h"}, "kept in memory only"),
         ]),
         (CHAT, {"include_reasoning": False}, "can't be left out"),

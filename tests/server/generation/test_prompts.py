@@ -13,6 +13,7 @@ from flaxen.server.context import Context
 from flaxen.server.errors import ApiError
 from flaxen.server.generation.prompts import read_prompts
 from flaxen.server.metrics import Metrics
+from flaxen.structured import GrammarCompiler
 from flaxen.text.tokenizer import Tokenizer
 from tests.server.clients import run
 from tests.server.fakes import FakeEngine
@@ -40,6 +41,7 @@ def context_of(tokenizer: Any) -> Context:
         chat_template=None,
         config=ServerConfig(),
         metrics=Metrics(engine, "m"),
+        grammars=GrammarCompiler(cast(Tokenizer, tokenizer), 1, (0,)),
     )
 
 
