@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from flaxen import LLM, AsyncLLM, SamplingParams
+from flaxen import LLM, AsyncLLM, SamplingParams, StructuredOutputs
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import chat_prompt, make_request, model_template
 from flaxen.protocol import EngineClosedError
@@ -123,7 +124,7 @@ def test_parameters_for_all_or_for_each(llm: LLM, alone: dict[str, list[int]]) -
 def test_one_bad_prompt_and_none_is_started(llm: LLM, prompts: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         llm.generate(prompts, GREEDY)
-    assert not llm.engine.has_work
+    assert llm.engine.stats().num_running == 0
 
 
 def test_one_that_fails_does_so_alone(llm: LLM, alone: dict[str, list[int]]) -> None:
@@ -203,7 +204,7 @@ def test_an_interrupt_leaves_an_engine_that_works(llm: LLM, alone: dict[str, lis
     with pytest.raises(KeyboardInterrupt):
         llm.generate(TEXTS * 2, GREEDY, use_tqdm=interrupt)
     stats = llm.engine.stats()
-    assert not llm.engine.has_work
+    assert llm.engine.stats().num_running == 0
     assert (stats.num_running, stats.num_waiting, stats.num_used_pages) == (0, 0, 0)
     assert stats.num_aborted > before.num_aborted
     assert ids_of(llm.generate(TEXTS, GREEDY)) == [alone[text] for text in TEXTS]
@@ -317,3 +318,25 @@ def test_chat_streams(served: AsyncLLM, llm: LLM) -> None:
     output = asyncio.run(body())
     (expected,) = llm.generate("user: hi\nbot?:", GREEDY)
     assert ids_of([output]) == ids_of([expected])
+
+
+def test_an_output_has_the_structure_that_is_asked_for(llm: LLM, served: AsyncLLM) -> None:
+    choice = StructuredOutputs(choice=["yes", "no"])
+    asked = replace(GREEDY, max_tokens=5, ignore_eos=False, structured_outputs=choice)
+    outputs = llm.generate(TEXTS, [asked, GREEDY] * 4)
+    assert {output.outputs[0].text for output in outputs[::2]} <= {"yes", "no"}
+    assert [output.outputs[0].finish_reason for output in outputs] == ["stop", "length"] * 4
+    plain = llm.generate(TEXTS[1::2], GREEDY)
+    assert ids_of(outputs[1::2]) == ids_of(plain)
+    assert ids_of([asyncio.run(last_of(served, TEXTS[0], asked, "s"))]) == ids_of(outputs[:1])
+    (talk,) = llm.chat([{"role": "user", "content": "hi"}], asked, mark="?")
+    assert talk.outputs[0].text in ("yes", "no")
+
+
+def test_a_structure_that_can_not_be_done_is_refused(llm: LLM, served: AsyncLLM) -> None:
+    asked = replace(GREEDY, structured_outputs=StructuredOutputs(json={"uniqueItems": True}))
+    with pytest.raises(ValueError, match='the keyword "uniqueItems" is not supported'):
+        llm.generate(["one", "two"], asked)
+    with pytest.raises(ValueError, match='the keyword "uniqueItems" is not supported'):
+        asyncio.run(last_of(served, "one", asked, "s"))
+    assert llm.engine.stats().num_running == 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
+from flaxen.engine.executor import StepResult
 from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.engine.plan import StepPlan
 from flaxen.protocol import FieldError, Request
 from tests.engine.drafters import Knowing
-from tests.engine.fakes import SMALL, VOCAB_SIZE, fake_engine, run_out
+from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, fake_engine, run_out
 from tests.engine.grammars import Rule
 from tests.engine.groups import full
 from tests.engine.tiny import (
@@ -70,6 +73,55 @@ def test_a_checked_request_that_is_added_again_begins_its_grammar_anew() -> None
     for _ in range(2):
         engine.add(checked)
         assert run_out(engine).tokens == {("r", i): [200, 100, 200] for i in range(2)}
+
+
+def test_a_sequence_with_a_grammar_takes_as_many_steps_as_one_without() -> None:
+    steps = {}
+    for name, allowed in (("plain", None), ("ruled", alternating)):
+        engine = fake_engine()
+        asked = request(name, [3], logprobs=None)
+        add_all(engine, asked if allowed is None else ruled(asked, allowed))
+        run_out(engine)
+        steps[name] = engine.stats().num_steps
+    assert steps["ruled"] == steps["plain"]
+
+
+def test_a_grammar_is_asked_while_the_step_is_on_the_device() -> None:
+    """The next step is dispatched before the grammar takes the token of the one before."""
+    calls: list[str] = []
+
+    class Noted(FakeExecutor):
+        def dispatch(self, plan: StepPlan) -> StepResult:
+            calls.append("dispatch")
+            return FakeExecutor.dispatch(self, plan)
+
+        def sample(self, plan: StepPlan, handle: StepResult, bitmasks: np.ndarray) -> None:
+            calls.append("sample")
+            FakeExecutor.sample(self, plan, handle, bitmasks)
+
+    def noted(tokens: list[int]) -> Iterable[int]:
+        calls.append(f"{len(tokens)} tokens")
+        return range(10, 20)
+
+    engine = fake_engine(executor=Noted(SMALL))
+    add_all(engine, ruled(request("r", [3], max_tokens=2, logprobs=None), noted))
+    engine.step()
+    assert calls == ["dispatch", "0 tokens", "sample"]
+    engine.step()  # Rule asks too when it takes a token
+    assert calls[3:] == ["dispatch", "0 tokens", "1 tokens", "sample"]
+
+
+def test_a_grammar_that_fails_while_it_is_asked_ends_its_sequence_alone() -> None:
+    class Stuck(Rule):
+        def fill_bitmask(self, bitmask: memoryview) -> None:
+            raise RuntimeError("too ambiguous")
+
+    engine = fake_engine()
+    stuck = replace(request("r", [3], logprobs=None), grammar=lambda: Stuck(multiples_of_7))
+    add_all(engine, stuck, ruled(request("s", [3], logprobs=None), multiples_of_7))
+    ends = run_out(engine)
+    assert ends.reasons == {("r", 0): "error", ("s", 0): "length"}
+    assert "the grammar failed: RuntimeError('too ambiguous')" in str(ends.errors[("r", 0)])
 
 
 def test_a_grammar_goes_on_after_preemption() -> None:

@@ -9,6 +9,7 @@ import pytest
 from flaxen.engine.core import Engine
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import Request
+from tests.engine.grammars import Rule
 from tests.engine.lora import LORA_SHAPE, adapted, make_adapter
 from tests.engine.tiny import ONE_SHAPE, make_engine, prompts, request, run, trace
 from tests.mesh.meshes import mesh_engine
@@ -68,3 +69,15 @@ def test_adapters_are_divided_with_their_layers() -> None:
         found.append(run(engine, batch))
     for got, expected in zip(*found, strict=True):
         assert_close(got, expected)
+
+
+def test_a_grammar_forbids_the_same_on_a_mesh(engine: Engine) -> None:
+    ruled = [
+        replace(each, grammar=lambda: Rule(lambda tokens: range(len(tokens) % 3, 300, 7)))
+        for each in requests()[::3]
+    ]
+    found = run(engine, ruled)
+    for got, expected in zip(found, run(make_engine(), ruled), strict=True):
+        assert_close(got, expected)
+    for got, one in zip(found, ruled, strict=True):
+        assert trace(got) == trace(run(engine, [one])[0])

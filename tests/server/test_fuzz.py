@@ -32,6 +32,7 @@ from flaxen.server.generation.sampling_fields import (
     sampling_params,
     stream_options,
 )
+from flaxen.server.generation.structured_fields import read_structure
 from flaxen.server.metrics import Metrics
 from flaxen.server.schema import parse
 from flaxen.structured import GrammarCompiler
@@ -95,6 +96,17 @@ likely = st.fixed_dictionaries(
         ),
         "return_token_ids": st.booleans(),
         "chat_template_kwargs": st.dictionaries(odd_text, values, max_size=2),
+        "response_format": st.fixed_dictionaries(
+            {
+                "type": st.sampled_from(
+                    ["text", "json_object", "json_schema", "structural_tag", "x"]
+                )
+            },
+            optional={"json_schema": st.fixed_dictionaries({}, optional={"schema": values})},
+        ),
+        "structured_outputs": st.dictionaries(
+            st.sampled_from(["json", "regex", "choice", "grammar", "x"]), values, max_size=2
+        ),
     },
 )
 bodies = st.builds(
@@ -150,6 +162,7 @@ def read_fields(path: str, fields: dict[str, Any]) -> None:
 
 def read_common(common: CommonBody, *, logprobs: int | None, max_tokens: int | None) -> None:
     stream_options(common)
+    read_structure(common)
     check_logprobs(logprobs, "logprobs", CONTEXT)
     check_logprobs(common.prompt_logprobs, "prompt_logprobs", CONTEXT)
     sampling = sampling_params(
