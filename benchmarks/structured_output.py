@@ -1,7 +1,8 @@
 """How fast answers with a structure are, beside the same without: 16 streams of SmolLM2-135M.
 
 Each round generates the same number of tokens without a structure, for a JSON schema and for a
-grammar, one after the other, all sampled with one seed. Neither can end before the tokens do. About two minutes on two cores. Ends with one JSON line.
+grammar, one after the other, all sampled with one seed. Neither can end before the tokens do. About
+two minutes on two cores. Ends with one JSON line.
 
     python benchmarks/structured_output.py [--write] [ROUNDS]
 """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxen.engine.adapters.store import ServedAdapter
-from flaxen.engine.grammar import GrammarState
 from flaxen.protocol import Request
+from flaxen.structured.states import GrammarState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

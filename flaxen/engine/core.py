@@ -19,7 +19,6 @@ from flaxen.engine.adapters.store import AdapterStore
 from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.config import EngineConfig
 from flaxen.engine.executor import Executor
-from flaxen.engine.grammar import grammar_states
 from flaxen.engine.open_requests import OpenRequests
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.engine.pace import Pace
@@ -31,7 +30,7 @@ from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.step_events import StepEvents
-from flaxen.engine.step_grammars import grammar_bitmasks, has_grammar
+from flaxen.engine.step_grammars import deciding_grammars, has_grammar
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
@@ -44,6 +43,7 @@ from flaxen.protocol import (
     RequestIdInUseError,
     TokenEvent,
 )
+from flaxen.structured.states import fill_bitmasks, grammar_states
 from flaxen.text.tokenizer import Tokenizer
 
 
@@ -236,11 +236,10 @@ class Engine(SteppedEngine):
         if self._in_flight is None or not has_grammar(self._in_flight.plan.items):
             return
         plan = self._in_flight.plan
-        bitmasks = grammar_bitmasks(
-            plan.items,
-            self.info.vocab_size,
-            lambda sequence, error: self._events.fail(sequence, f"the grammar failed: {error!r}"),
-        )
+        grammars = deciding_grammars(plan.items)
+        bitmasks, failures = fill_bitmasks(grammars, self.info.vocab_size)
+        for index, error in failures.items():
+            self._events.fail(plan.items[index].sequence, f"the grammar failed: {error!r}")
         self._executor.sample(plan, self._in_flight.handle, bitmasks)
 
     def _observe(self, done: _InFlight) -> None:

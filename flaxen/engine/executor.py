@@ -105,7 +105,7 @@ class Executor(abc.ABC):
         Args:
           plan: the step's plan.
           handle: what `dispatch` returned.
-          bitmasks: the tokens that are allowed, a line for each item; as in `step_grammars`.
+          bitmasks: the tokens that are allowed, a line for each item, from `fill_bitmasks`.
         """
 
     def is_done(self, handle: Any) -> bool:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine.grammar import num_mask_words
 from flaxen.engine.validate import MAX_LOGIT_BIAS
 from flaxen.protocol import FieldError, SamplingParams
+from flaxen.structured.states import num_mask_words
 
 MAX_STOP_IDS = 64  # including EOS ids
 MAX_BAD_WORDS = 128  # token sequences

@@ -7,8 +7,8 @@ from typing import Any
 
 from flaxen.engine.adapters.store import ServedAdapter
 from flaxen.engine.checked import CheckedRequest
-from flaxen.engine.grammar import GrammarState
 from flaxen.protocol import EmbedSpan, Pooling, SamplingParams
+from flaxen.structured.states import GrammarState
 
 NO_SLOT = -1
 NO_PAGE = -1

@@ -1,11 +1,11 @@
-"""A sequence's grammar, and the bitmask of the tokens that it allows next.
+"""The grammars of an engine's sequences, and the bitmasks of the tokens that they allow next.
 
-Deliberately does not know: what a grammar is made from, how the bitmask is applied, JAX.
+Deliberately does not know: what a grammar is made from, how bitmasks are applied, JAX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
@@ -49,6 +49,33 @@ def grammar_states(request: Request) -> tuple[GrammarState, ...]:
     if request.grammar is None:
         return ()
     return tuple(GrammarState(request.grammar) for _ in range(request.sampling.n))
+
+
+def fill_bitmasks(
+    grammars: Sequence[GrammarState | None], vocab_size: int
+) -> tuple[np.ndarray, dict[int, Exception]]:
+    """Asks grammars, whose tokens have all been accepted, for what may come next.
+
+    They are asked while the device computes a step, because only its sampling needs them.
+
+    Args:
+      grammars: one for each sequence of the step; None allows all tokens.
+      vocab_size: V.
+
+    Returns:
+      A line for each, [len(grammars), ceil(V / 32)] uint32, and what those raised that failed, by
+      their index; their lines allow all tokens.
+    """
+    bitmasks = np.full((len(grammars), num_mask_words(vocab_size)), 0xFFFF_FFFF, np.uint32)
+    failures: dict[int, Exception] = {}
+    for index, grammar in enumerate(grammars):
+        if grammar is not None:
+            try:
+                grammar.fill(bitmasks[index])
+            except Exception as error:  # whatever it is, it is this grammar's own
+                bitmasks[index] = 0xFFFF_FFFF
+                failures[index] = error
+    return bitmasks, failures
 
 
 def num_mask_words(vocab_size: int) -> int:
