@@ -239,7 +239,7 @@ class Engine(SteppedEngine):
         grammars = deciding_grammars(plan.items)
         bitmasks, failures = fill_bitmasks(grammars, self.info.vocab_size)
         for index, error in failures.items():
-            self._events.fail(plan.items[index].sequence, f"the grammar failed: {error!r}")
+            self._events.give_up(plan.items[index].sequence, str(error))
         self._executor.sample(plan, self._in_flight.handle, bitmasks)
 
     def _observe(self, done: _InFlight) -> None:

@@ -122,7 +122,10 @@ class StepEvents:
         self.num_generated += 1
         self.add(sequence, output.push(token_id, logprobs))
         if sequence.grammar is not None and not sequence.ended:
-            sequence.grammar.accept(token_id)
+            try:
+                sequence.grammar.accept(token_id)
+            except RuntimeError as error:
+                self.give_up(sequence, str(error))
 
     def add(self, sequence: Sequence, event: TokenEvent) -> None:
         """Adds an event. A sequence's last event ends it; the last sequence's ends the request."""
@@ -132,6 +135,11 @@ class StepEvents:
         self._scheduler.end(sequence)
         self._drafts.drop([sequence])
         self._requests.end(sequence, event.finish.reason)
+
+    def give_up(self, sequence: Sequence, error: str) -> None:
+        """Ends a sequence whose grammar can't be followed any further: its pages are good."""
+        output = self._requests.output(sequence)
+        self.add(sequence, output.finish(FinishReason.IMPOSSIBLE, error=error))
 
     def fail(self, sequence: Sequence, error: str) -> None:
         """Ends a sequence that failed, and invalidates the pages that it filled."""

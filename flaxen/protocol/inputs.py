@@ -24,7 +24,11 @@ class Grammar(Protocol):
         """
 
     def accept_token(self, token_id: int) -> None:
-        """Takes the token that was sampled, which is one of those that were allowed."""
+        """Takes the token that was sampled, which is one of those that were allowed.
+
+        Raises:
+          RuntimeError: the grammar can't be followed any further, which ends the sequence.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -142,9 +142,10 @@ def _compile(structure: StructuredOutputs, vocabulary: Vocabulary, caps: Caps | 
         case "regex":
             grammar = llguidance.LLMatcher.grammar_from_regex(text)
         case "choice":
-            # As they are: the text of a special token is written out too.
+            # As they are: the text of a special token is written out too. A terminal, because a
+            # rule may have some thousand alternatives only.
             choices = " | ".join(json.dumps(each, ensure_ascii=False) for each in json.loads(text))
-            grammar = llguidance.LLMatcher.grammar_from_lark(f"start: {choices}")
+            grammar = llguidance.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
         case "grammar":
             is_gbnf = "::=" in text
             grammar = llguidance.LLMatcher.grammar_from_lark(
@@ -170,10 +171,12 @@ def _compile(structure: StructuredOutputs, vocabulary: Vocabulary, caps: Caps | 
 
 
 def _limits() -> llguidance.LLParserLimits:
-    """The bounds of what one grammar may take: of time to compile and to make one mask, and of
-    memory, some 2 kB for each state.
+    """The bounds of one grammar: of its memory, some 2 kB for each state, and of the time that a
+    mask takes, some 30 ms where a grammar is as ambiguous as it may be.
     """
-    return llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+    return llguidance.LLParserLimits(
+        max_lexer_states=50_000, step_max_items=10_000, verbose_errors=False
+    )
 
 
 def _schema_text(schema: dict[str, Any], structure: StructuredOutputs) -> str:

@@ -64,4 +64,5 @@ class MatchedGrammar:
     def _check(self) -> None:
         # After an error a matcher would allow the end, in the middle of the output.
         if self._matcher.is_error():
-            raise RuntimeError(f"the grammar can't be followed: {self._matcher.get_error()}")
+            error = " ".join(self._matcher.get_error().split()).removesuffix(" <non-verbose/>")
+            raise RuntimeError(f"the grammar can't be followed: {error}")

@@ -120,8 +120,8 @@ def test_a_grammar_that_fails_while_it_is_asked_ends_its_sequence_alone() -> Non
     stuck = replace(request("r", [3], logprobs=None), grammar=lambda: Stuck(multiples_of_7))
     add_all(engine, stuck, ruled(request("s", [3], logprobs=None), multiples_of_7))
     ends = run_out(engine)
-    assert ends.reasons == {("r", 0): "error", ("s", 0): "length"}
-    assert "the grammar failed: RuntimeError('too ambiguous')" in str(ends.errors[("r", 0)])
+    assert ends.reasons == {("r", 0): "impossible", ("s", 0): "length"}
+    assert ends.errors[("r", 0)] == "too ambiguous"
 
 
 def test_a_grammar_goes_on_after_preemption() -> None:
@@ -159,8 +159,8 @@ def test_a_grammar_that_fails_ends_its_sequence_alone() -> None:
     engine = fake_engine()
     add_all(engine, ruled(request("r", [3], logprobs=None), fails), request("s", [3]))
     ends = run_out(engine)
-    assert ends.reasons == {("r", 0): "error", ("s", 0): "length"}
-    assert "no such state" in str(ends.errors[("r", 0)])
+    assert ends.reasons == {("r", 0): "impossible", ("s", 0): "length"}
+    assert ends.errors[("r", 0)] == "no such state"
 
 
 def test_a_grammar_that_fails_at_once_is_refused() -> None:

@@ -228,6 +228,18 @@ def test_what_can_not_be_done_is_refused_by_its_keyword(
     assert error.value.field == f"structured_outputs.{kind}"
 
 
+def test_as_many_choices_as_fit_into_a_text() -> None:
+    texts = [f"number {i}" for i in range(3000)]
+    assert walk(COMPILER, 0, choice=texts) in texts
+
+
+def test_a_grammar_that_is_too_ambiguous_is_given_up() -> None:
+    alike = " | ".join(f'"a" /x/ "{i}"' for i in range(3000))
+    grammar = COMPILER.compile(StructuredOutputs(grammar=f"start: {alike}"))()
+    with pytest.raises(RuntimeError, match=r"the grammar can't be followed: .* has 3000 items"):
+        grammar.accept_token(ord("a"))
+
+
 def test_a_text_that_is_too_long_is_refused() -> None:
     with pytest.raises(FieldError, match="regex has 1000001 characters; 1000000 may be"):
         COMPILER.compile(StructuredOutputs(regex="a" * 1_000_001))
