@@ -19,6 +19,7 @@ from flaxen.kernels.paged_attention import has_pages
 from flaxen.memory.device_memory import check_utilization
 from flaxen.models.cache import attention_only, head_sizes
 from flaxen.models.model import Model
+from flaxen.protocol import LogprobsMode
 from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
 from flaxen.tensors.packing.pack import QUANTIZATIONS, Quantization
 from flaxen.weights.definition import Definition
@@ -86,6 +87,7 @@ class EngineArgs:
     max_waiting: int = 4096  # sequences
     max_unread_bytes: int = 2**28  # the most bytes of unread events in all
     max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"  # a LogprobsMode
     # A token's bits depend on its own sequence alone, whatever is beside it in a step.
     batch_invariant: bool = False
     enforce_eager: bool = False  # on a GPU: no CUDA graphs
@@ -136,6 +138,11 @@ class EngineArgs:
             raise ValueError(
                 f"quantization {self.quantization!r} is not supported: use one of "
                 f"{', '.join(QUANTIZATIONS)}"
+            )
+        if self.logprobs_mode not in list(LogprobsMode):
+            raise ValueError(
+                f"logprobs_mode {self.logprobs_mode!r} is not supported: use one of "
+                f"{', '.join(LogprobsMode)}"
             )
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
             size = getattr(self, name)

@@ -12,7 +12,7 @@ from flaxen.engine.step_sizes import StepSizes, biased_sizes, encoder_sizes, ste
 from flaxen.engine_args import EngineArgs
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model
-from flaxen.protocol import PoolingInfo
+from flaxen.protocol import LogprobsMode, PoolingInfo
 from flaxen.weights.definition import Definition
 from flaxen.weights.opening import AnySource
 
@@ -68,6 +68,7 @@ def engine_config(
         max_waiting=args.max_waiting,
         max_unread_bytes=args.max_unread_bytes,
         max_logprobs=args.max_logprobs,
+        logprobs_mode=LogprobsMode(args.logprobs_mode),
         compile_sizes=sizes.compiled,
         lora=lora,
         batch_invariant=args.batch_invariant,

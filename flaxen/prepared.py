@@ -112,7 +112,7 @@ def prepare(
             plan,
             f"{checkpoint.name} {models[0].param_specs} {backend} {args.mesh_shape} {dtype} "
             f"{cached} {args.quantization} {sizes} {args.page_size} {args.max_logprobs} "
-            f"{args.enforce_eager} {lora}",
+            f"{args.logprobs_mode} {args.enforce_eager} {lora}",
         )
     return Prepared(
         args=args,

@@ -65,7 +65,13 @@ def jit_step(model: Model, config: EngineConfig) -> Any:
     """
     whole = None if model.placement is None else model.placement.replicated
     return jax.jit(
-        functools.partial(run_step, model, step_layout(config), num_top_tokens(model, config)),
+        functools.partial(
+            run_step,
+            model,
+            step_layout(config),
+            num_top_tokens(model, config),
+            mode=config.logprobs_mode,
+        ),
         static_argnums=0,
         donate_argnums=(3, 4),
         out_shardings=(whole, page_shardings(model), whole, whole, whole),
@@ -95,7 +101,13 @@ def jit_sample(model: Model, config: EngineConfig) -> Any:
     """
     whole = None if model.placement is None else model.placement.replicated
     return jax.jit(
-        functools.partial(run_sample, model, step_layout(config), num_top_tokens(model, config)),
+        functools.partial(
+            run_sample,
+            model,
+            step_layout(config),
+            num_top_tokens(model, config),
+            mode=config.logprobs_mode,
+        ),
         donate_argnums=2,
         out_shardings=whole,
         compiler_options=compiler_options(model.backend, enforce_eager=config.enforce_eager),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from flaxen.engine.cache.groups import CacheGroup, most_pages
+from flaxen.protocol import LogprobsMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class EngineConfig:
     max_waiting: int = 4096  # the most waiting sequences
     max_unread_bytes: int = 2**28  # the most bytes of unread events in total
     max_logprobs: int = 20  # the most that logprobs and prompt_logprobs may ask for
+    logprobs_mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS  # what logprobs of output tokens are
     compile_sizes: tuple[int, ...] = ()  # numbers of tokens of compiled steps; () chooses them
     lora: LoraLimits | None = None  # None: no adapters are served
     batch_invariant: bool = False  # promised: a token's bits depend on its own sequence alone

@@ -15,8 +15,9 @@ import numpy as np
 
 from flaxen.engine.programs import Program
 from flaxen.engine.rows import RowBias, RowSettings
-from flaxen.engine.sampling import BatchNeeds, Logprobs, Sampled
+from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.models.model import InputEmbeds
+from flaxen.token_sampling.logprobs import Logprobs
 from flaxen.weights.adapters.adapter import Adapter
 
 

@@ -33,11 +33,12 @@ from flaxen.engine.device_calls import DeviceCalls, StepOutput
 from flaxen.engine.params import check_same
 from flaxen.engine.programs import Program
 from flaxen.engine.rows import RowBias, Rows, RowSettings, load_bias, load_row
-from flaxen.engine.sampling import BatchNeeds, Logprobs, Sampled
+from flaxen.engine.sampling import BatchNeeds, Sampled
 from flaxen.engine.step import prompt_logprobs, shapes_of
 from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import InputEmbeds, Model, Params
+from flaxen.token_sampling.logprobs import Logprobs
 from flaxen.weights.adapters.adapter import Adapter
 
 

@@ -5,14 +5,16 @@ Deliberately does not know: the computation, what ends a sequence.
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from flaxen.engine.executor import RowFailure, StepResult
 from flaxen.engine.plan import Scheduled
 from flaxen.engine.rows import NO_TOKEN
-from flaxen.engine.sampling import OK, Logprobs, Sampled
+from flaxen.engine.sampling import OK, Sampled
 from flaxen.engine.top_tokens import TopTokens
 from flaxen.protocol import TokenLogprobs
+from flaxen.token_sampling.logprobs import Logprobs
 
 
 def step_result(items: list[Scheduled], sampled: Sampled, *, has_logprobs: bool) -> StepResult:
@@ -55,7 +57,7 @@ def _until_failure(tokens: list[int], status: list[int]) -> tuple[list[int], Row
 
 def to_host(logprobs: Logprobs) -> Logprobs:
     """Waits for the arrays and copies them to NumPy."""
-    return Logprobs(*map(np.asarray, logprobs))  # type: ignore[arg-type]  # NumPy's
+    return jax.tree.map(np.asarray, logprobs)  # type: ignore[no-any-return]
 
 
 def token_logprobs(
@@ -73,4 +75,5 @@ def token_logprobs(
         logprobs.top_ids[at][:num_top].tobytes(), logprobs.top_logprobs[at][:num_top].tobytes()
     )
     logprob, rank = float(logprobs.logprob[at]), int(logprobs.rank[at])
-    return TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)
+    kept = None if logprobs.kept_mass is None else float(logprobs.kept_mass[at])
+    return TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top, kept_mass=kept)

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from flaxen.engine.executor import RowFailure
 from flaxen.engine.rows import NO_TOKEN, RowBias, Rows, RowSettings, allows
 from flaxen.kernels.backend import Backend
-from flaxen.models.model import logprobs
+from flaxen.protocol import LogprobsMode
 from flaxen.sharding.placement import Placement
 from flaxen.token_sampling import row_sum
 from flaxen.token_sampling import sample as choose
+from flaxen.token_sampling.logprobs import Filters, Logprobs, no_logprobs, report_logprobs
 
 _FORBIDDEN = -1e30  # the logit of a token that a bitmask forbids
 OK = 0  # a row's status; otherwise the value of a RowFailure
@@ -41,15 +41,6 @@ class Sampled(NamedTuple):
     logprobs: Logprobs
 
 
-class Logprobs(NamedTuple):
-    """Log-probabilities; zeros if the batch needs none."""
-
-    logprob: jax.Array  # [S] float32, of the sampled token
-    rank: jax.Array  # [S] int32, 1 is the likeliest
-    top_ids: jax.Array  # [S, K] int32, likeliest first
-    top_logprobs: jax.Array  # [S, K] float32
-
-
 def sample(
     logits: jax.Array,
     finite: jax.Array,
@@ -62,6 +53,7 @@ def sample(
     bitmask: jax.Array | None = None,
     *,
     placement: Placement | None = None,
+    mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
 ) -> Sampled:
     """Samples the next token of each sequence.
 
@@ -78,6 +70,7 @@ def sample(
       bitmask: uint32 [S, ceil(V / 32)]: bit v % 32 of number v // 32 allows token v. None allows
           all.
       placement: the mesh over which the vocabulary is divided; None if each device has all of it.
+      mode: what is reported as log-probabilities.
     """
     settings = RowSettings(*(field[row_ids] for field in rows.settings))
     num_parts = 1 if placement is None else placement.shape.tensor
@@ -96,9 +89,12 @@ def sample(
             backend=backend,
         )
 
-    def sample_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
+    def adjust() -> jax.Array:
         bias = RowBias(*(field[row_ids] for field in rows.bias))
-        adjusted = _adjust(logits, settings, bias, rows.tokens[row_ids], lengths, bitmask)
+        return _adjust(logits, settings, bias, rows.tokens[row_ids], lengths, bitmask)
+
+    def sample_adjusted() -> tuple[jax.Array, jax.Array, jax.Array]:
+        adjusted = adjust()
         # Adjusting forbids tokens with -inf, so the model's own logits show whether they are
         # finite.
         is_finite = finite & jnp.isfinite(row_sum(logits, num_parts))
@@ -116,72 +112,26 @@ def sample(
     tokens, finite, possible = jax.lax.cond(needs.adjust, sample_adjusted, sample_unadjusted)
     impossible, broken = RowFailure.NO_TOKEN_ALLOWED.value, RowFailure.NOT_FINITE.value
     status = jnp.where(finite, jnp.where(possible, OK, impossible), broken)
+
+    def report() -> Logprobs:
+        changed = logits
+        if mode.is_processed:
+            changed = jax.lax.cond(needs.adjust, adjust, lambda: _masked(logits, bitmask))
+        filters = Filters(*(getattr(settings, name) for name in Filters._fields))
+        return report_logprobs(logits, changed, filters, tokens, num_top, mode, backend, placement)
+
     logprobs = jax.lax.cond(
         needs.logprobs,
-        lambda: compute_logprobs(logits, tokens, num_top, backend, placement),
-        lambda: _no_logprobs(logits.shape[0], num_top),
+        report,
+        lambda: no_logprobs(logits.shape[0], num_top, mode),
     )
     return Sampled(tokens, status.astype(jnp.int32), logprobs)
 
 
-def compute_logprobs(
-    logits: jax.Array,
-    tokens: jax.Array,
-    num_top: int,
-    backend: Backend,
-    placement: Placement | None = None,
-) -> Logprobs:
-    """The log-probabilities of the tokens [S] and of the likeliest tokens.
-
-    Args:
-      logits: float32 [S, V].
-      tokens: [S].
-      num_top: K.
-      backend: what computes.
-      placement: as in `sample`.
-    """
-    table = logprobs(logits, backend)
-    chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
-    rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
-    top_logprobs, top_ids = _top(table, num_top, placement)
-    return Logprobs(chosen[:, 0], rank, top_ids, top_logprobs)
-
-
-def _top(
-    table: jax.Array, num_top: int, placement: Placement | None
-) -> tuple[jax.Array, jax.Array]:
-    """The largest values and their places, as `jax.lax.top_k`.
-
-    On a mesh each device finds the largest of its own part of the vocabulary, and only these are
-    gathered. Among equal values the first counts, as in the whole, because the parts are in order.
-
-    Args:
-      table: [S, V].
-      num_top: K.
-      placement: as in `sample`.
-    """
-    if placement is None:
-        return jax.lax.top_k(table, num_top)
-
-    def of_part(part: jax.Array) -> tuple[jax.Array, jax.Array]:
-        values, places = jax.lax.top_k(part, min(num_top, part.shape[-1]))
-        return values, places + jax.lax.axis_index("tensor") * part.shape[-1]
-
-    divided = P(None, "tensor")
-    values, places = jax.shard_map(
-        of_part, mesh=placement.mesh, in_specs=divided, out_specs=divided
-    )(table)
-    top_values, which = jax.lax.top_k(values, num_top)
-    return top_values, jnp.take_along_axis(places, which, axis=-1)
-
-
-def _no_logprobs(num_rows: int, num_top: int) -> Logprobs:
-    return Logprobs(
-        jnp.zeros(num_rows),
-        jnp.zeros(num_rows, jnp.int32),
-        jnp.zeros((num_rows, num_top), jnp.int32),
-        jnp.zeros((num_rows, num_top)),
-    )
+def _masked(logits: jax.Array, bitmask: jax.Array | None) -> jax.Array:
+    if bitmask is None:
+        return logits
+    return jnp.where(allows(bitmask, logits.shape[-1]), logits, -jnp.inf)
 
 
 def _adjust(

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
-from flaxen.engine.sampling import OK, BatchNeeds, Logprobs, Sampled, compute_logprobs, sample
+from flaxen.engine.sampling import OK, BatchNeeds, Sampled, sample
 from flaxen.engine.speculative.verify import keep_verified, sampled_positions, write_drafts
 from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.engine.step_options import StepOptions
@@ -25,6 +25,8 @@ from flaxen.models.cache import CacheSpec, State, head_sizes
 from flaxen.models.expert_load import expert_load
 from flaxen.models.layout import vocab_placement
 from flaxen.models.model import Model, Params
+from flaxen.protocol import LogprobsMode
+from flaxen.token_sampling.logprobs import Logprobs, compute_logprobs
 
 
 def empty_cache(
@@ -80,6 +82,8 @@ def run_step(
     packed: jax.Array,
     needs: BatchNeeds,
     options: StepOptions,
+    *,
+    mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
 ) -> tuple[jax.Array, tuple[Any, ...], Sampled, jax.Array, jax.Array | None]:
     """Computes one whole step.
 
@@ -96,6 +100,7 @@ def run_step(
       packed: the step, packed by `layout`.
       needs: what any sequence of the step needs.
       options: inputs that only some steps have.
+      mode: what is reported as log-probabilities; static.
 
     Returns:
       The updated tokens and cache, the samples [S, K + 1], all tokens' hidden states [T, D], and
@@ -107,7 +112,7 @@ def run_step(
     if not model.generates:
         return tokens, cache, no_samples(layout.unpack(packed), num_top), hidden, load
     tokens, sampled = run_sample(
-        model, layout, num_top, params, rows, tokens, packed, last, needs, None
+        model, layout, num_top, params, rows, tokens, packed, last, needs, None, mode=mode
     )
     return tokens, cache, sampled, hidden, load
 
@@ -169,11 +174,13 @@ def run_sample(
     last: jax.Array,
     needs: BatchNeeds,
     grammar_bitmask: jax.Array | None,
+    *,
+    mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS,
 ) -> tuple[jax.Array, Sampled]:
     """Samples the tokens of a step.
 
     Args:
-      model, layout, num_top, params, rows, tokens, packed, needs: as in `run_step`.
+      model, layout, num_top, params, rows, tokens, packed, needs, mode: as in `run_step`.
       last: the hidden states where the step samples [K + 1, S, D], from `run_forward`.
       grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`; None allows all tokens.
 
@@ -194,6 +201,7 @@ def run_sample(
         model.backend,
         _at_each_position(grammar_bitmask, step),
         placement=vocab_placement(model),
+        mode=mode,
     )
     # An index out of range is dropped.
     target = jnp.where(where.is_active, where.row, layout.num_rows)

@@ -83,6 +83,7 @@ class _PackedLogprobs:
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     logprobs: array[float] = field(default_factory=lambda: array("d"))
     ranks: array[int] = field(default_factory=lambda: array("i"))
+    kept_masses: list[float | None] = field(default_factory=list)
     num_tops: array[int] = field(default_factory=lambda: array("i"))
     top_ids: bytearray = field(default_factory=bytearray)
     top_logprobs: bytearray = field(default_factory=bytearray)
@@ -92,6 +93,7 @@ class _PackedLogprobs:
         self.token_ids.append(token.token_id)
         self.logprobs.append(token.logprob)
         self.ranks.append(token.rank)
+        self.kept_masses.append(token.kept_mass)
         self.num_tops.append(len(token.top))
         self.top_ids += ids
         self.top_logprobs += logprobs
@@ -102,10 +104,11 @@ class _PackedLogprobs:
             TopTokens(bytes(self.top_ids[4 * i : 4 * j]), bytes(self.top_logprobs[4 * i : 4 * j]))
             for i, j in ends
         ]
-        columns = zip(self.token_ids, self.logprobs, self.ranks, tops, strict=True)
+        masses = self.kept_masses
+        columns = zip(self.token_ids, self.logprobs, self.ranks, tops, masses, strict=True)
         return tuple(
-            TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top)
-            for token_id, logprob, rank, top in columns
+            TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top, kept_mass=mass)
+            for token_id, logprob, rank, top, mass in columns
         )
 
 

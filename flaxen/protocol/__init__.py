@@ -22,7 +22,13 @@ from flaxen.protocol.errors import (
     RequestIdInUseError,
     UnknownAdapterError,
 )
-from flaxen.protocol.events import Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.protocol.events import (
+    Finish,
+    FinishReason,
+    LogprobsMode,
+    TokenEvent,
+    TokenLogprobs,
+)
 from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
 from flaxen.protocol.pooling import PoolingInfo
 from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
@@ -45,6 +51,7 @@ __all__ = [
     "Finish",
     "FinishReason",
     "Grammar",
+    "LogprobsMode",
     "ModelInfo",
     "Pooling",
     "PoolingInfo",

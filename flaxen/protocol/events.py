@@ -32,18 +32,35 @@ class FinishReason(enum.StrEnum):
         return outside.get(self, self.value)
 
 
+class LogprobsMode(enum.StrEnum):
+    """What an engine reports as log-probabilities of output tokens, with vLLM's names."""
+
+    RAW_LOGPROBS = "raw_logprobs"  # of the model's own distribution
+    RAW_LOGITS = "raw_logits"  # the model's own logits
+    # Of what is sampled from: after bias, penalties, masks, temperature and filters.
+    PROCESSED_LOGPROBS = "processed_logprobs"
+    PROCESSED_LOGITS = "processed_logits"  # the logits of that; minus infinity where dropped
+
+    @property
+    def is_processed(self) -> bool:
+        """Whether it is about what is sampled from."""
+        return self in (LogprobsMode.PROCESSED_LOGPROBS, LogprobsMode.PROCESSED_LOGITS)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprobs:
     """The log-probability of one token and of the likeliest tokens at its position.
 
     Values are natural logarithms under the model's own distribution, before temperature,
-    penalties and filters.
+    penalties and filters; of output tokens they are what the engine's LogprobsMode says.
     """
 
     token_id: int
     logprob: float
     rank: int  # 1 is the most likely
     top: Sequence[tuple[int, float]]  # (token id, logprob), most likely first
+    # The share of the probability that top_k, top_p and min_p kept; None if the mode is raw.
+    kept_mass: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Samples a token for each row of logits: the argmax, or a sample of what the filters keep.
 
-Deliberately does not know: log-probabilities, penalties and other changes of the logits.
+Deliberately does not know: penalties and other changes of the logits. `logprobs.py` reports the
+log-probabilities of what was sampled.
 """
 
 from __future__ import annotations

@@ -53,19 +53,35 @@ def perturbed(
     num_parts: int = 1,
     mass_sum: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Logits divided by the temperature, plus Gumbel noise; -inf where the filters drop a token:
-    [S, V].
+    """What `filtered` gives, plus Gumbel noise: [S, V].
 
     The argmax of a row is a sample of its distribution, https://arxiv.org/abs/1611.01144, section
     2. The noise depends on the row's key (seed, position) and the token id, never on the batch.
     Rounding can only change a sample if the two largest values are within rounding error, whereas
     inverting a cumulative sum has a boundary at every token.
     """
+    filters = top_k, top_p, min_p
+    kept = filtered(logits, temperature, *filters, num_parts, mass_sum)
+    return kept + _gumbel(seed, position, logits.shape[-1])
+
+
+def filtered(
+    logits: jax.Array,
+    temperature: jax.Array,
+    top_k: jax.Array,
+    top_p: jax.Array,
+    min_p: jax.Array,
+    num_parts: int = 1,
+    mass_sum: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """Logits divided by the temperature, of which the largest is 0; -inf where the filters drop a
+    token: [S, V]. Rows whose temperature is 0 are divided by 1.
+    """
     is_random = temperature > 0
     divisor = jnp.where(is_random, temperature, 1)
     # The largest logit becomes 0, so that no temperature makes it infinite.
     logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / divisor[:, None]
-    logits = jax.lax.cond(
+    kept: jax.Array = jax.lax.cond(
         jnp.any(is_random & ((top_k > 0) | (top_p < 1) | (min_p > 0))),
         lambda x: filter_top_p(
             filter_top_k(filter_min_p(x, min_p), top_k, num_parts), top_p, num_parts, mass_sum
@@ -73,7 +89,7 @@ def perturbed(
         lambda x: x,
         logits,
     )
-    return logits + _gumbel(seed, position, logits.shape[-1])
+    return kept
 
 
 def _argmax(logits: jax.Array) -> jax.Array:

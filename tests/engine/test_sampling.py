@@ -20,11 +20,11 @@ from flaxen.engine.sampling import (
     OK,
     BatchNeeds,
     Sampled,
-    compute_logprobs,
     sample,
 )
 from flaxen.engine.sequence import Sequence
 from flaxen.kernels.backend import Backend
+from flaxen.token_sampling.logprobs import compute_logprobs
 from tests.engine.fakes import chi_square, sequence_of, spelled
 
 EOS = (2,)
@@ -212,7 +212,7 @@ def test_logprobs_are_the_models_own() -> None:
 def test_no_logprobs_where_none_are_wanted() -> None:
     needs = ALL._replace(logprobs=np.bool_(False))
     found = draw([sequence_of([1])] * 2, np.ones((2, 30), np.float32), needs=needs)
-    assert not any(field.any() for field in found.logprobs)
+    assert not any(field.any() for field in jax.tree.leaves(found.logprobs))
 
 
 def test_a_row_is_its_own_wherever_it_is() -> None:

@@ -16,12 +16,13 @@ FINISH = Finish(
 FLOATS = st.floats(max_value=0, width=32)
 PAIRS = st.lists(st.tuples(st.integers(0, 2**31 - 1), FLOATS), max_size=4)
 SCORES = st.builds(
-    lambda token_id, logprob, pairs: TokenLogprobs(
-        token_id=token_id, logprob=logprob, rank=1, top=tuple(pairs)
+    lambda token_id, logprob, pairs, kept: TokenLogprobs(
+        token_id=token_id, logprob=logprob, rank=1, top=tuple(pairs), kept_mass=kept
     ),
     st.integers(0, 2**31 - 1),
     FLOATS,
     PAIRS,
+    st.none() | st.floats(0, 1),
 )
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from flaxen.engine.compiled_step import abstract_state, jit_step, lower_step, step_layout
 from flaxen.engine.programs import Program
-from flaxen.engine.sampling import compute_logprobs
 from flaxen.engine.shapes import Shape
 from flaxen.engine.step import shapes_of
 from flaxen.kernels.backend import Backend
+from flaxen.token_sampling.logprobs import compute_logprobs
 from tests.engine.tiny import MODEL_CONFIG, ONE_SHAPE, PARAMS
 from tests.mesh.meshes import on_mesh, placed, placement
 

@@ -48,6 +48,8 @@ def error_of(body: dict[str, Any]) -> tuple[str, str, str]:
         (CHAT, {"messages": HELLO}),
         (COMPLETION, {"prompt": "Hi", "logprobs": 0}),
         (COMPLETION, {"prompt": [1, 2, 3], "max_tokens": None}),
+        (CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}),
+        (COMPLETION, {"prompt": "Hi", "structured_outputs": {"choice": ["a", "b"]}}),
     ],
     ids=str,
 )
@@ -66,6 +68,7 @@ def test_what_is_rendered_is_computed_as_the_request_itself(
     again = asked(GENERATE, rendered)
     for name in ("prompt_token_ids", "sampling", "priority", "cache_salt", "adapter"):
         assert getattr(again, name) == getattr(whole, name), name
+    assert (again.grammar is None) == (whole.grammar is None)
 
 
 def test_each_prompt_is_rendered() -> None:

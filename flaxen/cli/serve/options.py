@@ -16,6 +16,7 @@ import typer
 from flaxen.cli import panels
 from flaxen.cli.serve.logs import LogFormat
 from flaxen.cli.sizes import parse_size, parse_size_option
+from flaxen.protocol import LogprobsMode
 
 if TYPE_CHECKING:
     from flaxen.server.config import ServerConfig
@@ -250,6 +251,15 @@ class ServingOptions:
             rich_help_panel=panels.ENGINE,
         ),
     ] = parse_size("256MiB")
+    logprobs_mode: Annotated[
+        LogprobsMode,
+        typer.Option(
+            help="What logprobs of answers are: of the model's own distribution (raw), or of what "
+            "is sampled from, after penalties, temperature and filters (processed); as "
+            "log-probabilities, or as logits.",
+            rich_help_panel=panels.ENGINE,
+        ),
+    ] = LogprobsMode.RAW_LOGPROBS
     seed: Annotated[
         int,
         typer.Option(

@@ -17,9 +17,10 @@ from flaxen.engine.device_calls import DeviceCalls, StepOutput
 from flaxen.engine.processes.channel import CLOSE
 from flaxen.engine.programs import Program
 from flaxen.engine.rows import RowBias, RowSettings
-from flaxen.engine.sampling import BatchNeeds, Logprobs
+from flaxen.engine.sampling import BatchNeeds
 from flaxen.engine.shapes import Shape
 from flaxen.models.model import InputEmbeds
+from flaxen.token_sampling.logprobs import Logprobs
 from flaxen.weights.adapters.adapter import Adapter
 
 

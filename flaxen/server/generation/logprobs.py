@@ -58,11 +58,14 @@ def completion_logprobs(
             # Two tokens may have equal text: the token itself or the likelier one is kept.
             top.setdefault(token_text(tokenizer, top_id, as_ids), _finite(logprob))
         tops.append(top)
+    masses = [None if entry is None else entry.kept_mass for entry in entries]
+    told = {} if set(masses) <= {None} else {"kept_mass": masses}
     return {
         "tokens": tokens,
         "token_logprobs": values,
         "top_logprobs": tops,
         "text_offset": list(offsets),
+        **told,
     }
 
 
@@ -83,6 +86,7 @@ def chat_logprobs(
     content = [
         describe(entry.token_id, entry.logprob)
         | {"top_logprobs": [describe(*top) for top in _sampled_first(entry, num_top)]}
+        | ({} if entry.kept_mass is None else {"kept_mass": entry.kept_mass})
         for entry in entries
     ]
     return {"content": content, "refusal": None}

@@ -184,3 +184,26 @@ def test_prefixes_are_forgotten_in_dev_mode_only() -> None:
     assert (answer.status_code, answer.content, engine.num_resets) == (200, b"", 1)
     engine.closed = True
     assert post(app, "/reset_prefix_cache").status_code == 503
+
+
+class _Filtering(FakeEngine):
+    """Keeps half of the probability of each token's distribution."""
+
+    def _event(self, request: Request, *rest: Any) -> TokenEvent:
+        event = FakeEngine._event(self, request, *rest)
+        kept = tuple(replace(each, kept_mass=0.5) for each in event.logprobs or ())
+        return replace(event, logprobs=kept)
+
+
+def test_the_kept_mass_is_told_where_there_is_one() -> None:
+    for engine, masses in ((FakeEngine(), [None] * 2), (_Filtering(), [0.5] * 2)):
+        app = make_app(engine)
+        body = GOOD[CHAT] | {"logprobs": True}
+        content = post(app, CHAT, body).json()["choices"][0]["logprobs"]["content"]
+        assert [entry.get("kept_mass") for entry in content] == masses
+        whole = post(app, COMPLETION, GOOD[COMPLETION] | {"logprobs": 1}).json()
+        logprobs = whole["choices"][0]["logprobs"]
+        assert logprobs.get("kept_mass", [None] * 2) == masses
+        echoed = post(app, COMPLETION, GOOD[COMPLETION] | {"logprobs": 1, "echo": True}).json()
+        logprobs = echoed["choices"][0]["logprobs"]
+        assert logprobs.get("kept_mass", [None] * 5) == [None] * 3 + masses
