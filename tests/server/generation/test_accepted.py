@@ -43,7 +43,8 @@ BOTH = [
     {"priority": 0}, {"priority": 0.0}, {"length_penalty": 1.0}, {"length_penalty": 1},
     {"use_beam_search": False}, {"early_stopping": False}, {"detokenize": True},
     {"spaces_between_special_tokens": True}, {"spaces_between_special_tokens": False},
-    {"logits_processors": []}, {"vllm_xargs": {}}, {"kv_transfer_params": {}},
+    {"logprob_token_ids": []}, {"logits_processors": []}, {"vllm_xargs": {}},
+    {"kv_transfer_params": {}},
     {"ec_transfer_params": {}, "session_id": "s", "stream_interval": 1, "watermarking": False},
     {"thinking_token_budget": -1, "routed_experts_prompt_start": 0, "return_mm_kwargs": True},
     {"return_token_offsets": False},
@@ -92,6 +93,7 @@ def test_what_has_no_effect_is_accepted_by_completions(body: dict[str, Any]) -> 
     ("path", "body", "why"),
     [
         *((path, body, why) for path in GOOD for body, why in [
+            ({"logprob_token_ids": [5]}, "of the likeliest tokens only"),
             ({"early_stopping": True}, "ends when its beams have"),
             ({"detokenize": False}, "the answer is always text"),
             ({"logits_processors": ["x"]}, "runs nothing that a request names"),
