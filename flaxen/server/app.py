@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from flaxen.output_parsers.table import choose_formats
 from flaxen.protocol import (
     EngineBusyError,
     EngineClient,
@@ -31,7 +32,7 @@ from flaxen.server.pages import routes as pages
 from flaxen.server.renderer import ChatRenderer
 from flaxen.server.routing import add_route
 from flaxen.structured import GrammarCompiler
-from flaxen.text.chat import ChatTemplate
+from flaxen.text.chat import TOOLS_TEMPLATE, ChatTemplate
 from flaxen.text.tokenizer import Tokenizer
 
 Routes = Mapping[tuple[str, str], Handler]  # by method and path
@@ -119,12 +120,19 @@ def create_model_app(
     if tokenizer.chat_template is not None or tokenizer.named_templates:
         renderer = ChatRenderer(lambda timeout_s: ChatTemplate.of(tokenizer, timeout_s=timeout_s))
     model_name = (config.served_model_names or (engine.info.name,))[0]
+    templates = (tokenizer.chat_template, tokenizer.named_templates.get(TOOLS_TEMPLATE))
+    formats = choose_formats(
+        "\n".join(filter(None, templates)),
+        tool_parser=config.tool_call_parser,
+        reasoning_parser=config.reasoning_parser,
+    )
     context = Context(
         engine=engine,
         tokenizer=tokenizer,
         chat_template=renderer,
         config=config,
         metrics=metrics or Metrics(engine, model_name, ServerMetrics(config.metrics_prefix)),
+        formats=formats,
         adapter_files=adapter_files,
         grammars=GrammarCompiler(tokenizer, engine.info.vocab_size, engine.info.eos_token_ids),
     )

@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from flaxen.output_parsers.table import choose_formats
+
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -15,7 +17,8 @@ class ServerConfig:
     """The configuration of the HTTP server.
 
     Raises:
-      ValueError: a limit is out of range, or a name or key is empty or has invalid characters.
+      ValueError: a limit is out of range, a name or key is empty or has invalid characters, or
+          there is no parser of a name.
     """
 
     api_keys: tuple[str, ...] = ()  # any of these keys gives access; () requires none
@@ -30,6 +33,8 @@ class ServerConfig:
     max_stop: int = 16  # the most stop strings
     max_logprobs: int = 20  # the most top logprobs; the engine's own limit also applies
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
+    tool_call_parser: str | None = None  # how the model writes calls; None: as its template says
+    reasoning_parser: str | None = None  # likewise, for reasoning
     request_timeout_s: float | None = 3600.0  # seconds from submission to the last token
     dev_mode: bool = False  # whether there are routes that change the server for everybody
     metrics_prefix: str = "flaxen"  # what the names of metrics begin with
@@ -38,6 +43,9 @@ class ServerConfig:
     drain_s: float = 30.0  # seconds that open requests get to finish after a signal
 
     def __post_init__(self) -> None:
+        choose_formats(
+            None, tool_parser=self.tool_call_parser, reasoning_parser=self.reasoning_parser
+        )
         for name in ("api_keys", "served_model_names", "cors_origins"):
             values = getattr(self, name)
             if isinstance(values, str) or not all(isinstance(value, str) for value in values):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
+from flaxen.output_parsers.table import Formats, choose_formats
 from flaxen.protocol import EngineClient, UnknownAdapterError
 from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.body import body_lane
@@ -28,6 +29,10 @@ class Context:
     chat_template: ChatRenderer | None  # None: the model has no template
     config: ServerConfig
     metrics: Metrics
+    # How the model writes tool calls and reasoning.
+    formats: Formats = field(
+        default_factory=lambda: choose_formats(None, tool_parser=None, reasoning_parser=None)
+    )
     adapter_files: AdapterFiles | None = None  # None: clients can't load adapters
     grammars: GrammarCompiler
     # One thread: grammars compile in milliseconds, but a hostile one must not take two processors.
@@ -59,6 +64,14 @@ class Context:
           ApiError: 404, no such model.
         """
         return self.find_model(name)[0]
+
+    @functools.cached_property
+    def special_texts(self) -> frozenset[str]:
+        """The texts of the tokenizer's special tokens."""
+        token_ids = self.tokenizer.special_token_ids
+        return frozenset(
+            self.tokenizer.token_bytes(i).decode("utf-8", "replace") for i in token_ids
+        )
 
     async def hold_adapter(self, name: str | None) -> object:
         """Loads an adapter's weights and keeps them in memory for as long as the result exists.

@@ -97,7 +97,8 @@ def _wanted(problem: ErrorDetails) -> str:
     nothing is decided by its words."""
     if problem["type"] in ("model_type", "model_attributes_type"):
         return "an object"
-    return problem["msg"].removeprefix("Input should be ")
+    message = problem["msg"].removeprefix("Input should be ")
+    return message.replace("String should match pattern", "a text that matches")
 
 
 def shorten(value: object) -> str:

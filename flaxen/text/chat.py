@@ -17,6 +17,7 @@ from typing import Any
 from flaxen.text.chat_forms import render_form
 from flaxen.text.chat_messages import joined_parts, template_message
 from flaxen.text.chat_process import TemplateProcess, TemplateTimeoutError
+from flaxen.text.mentions import mentions
 from flaxen.text.tokenizer import Tokenizer
 
 # Variables of a template that callers give as arguments of `render`, not among its variables.
@@ -27,7 +28,7 @@ RESERVED_VARIABLES = (
 GENERATION_BEGINS, GENERATION_ENDS = "flaxen_generation_begins", "flaxen_generation_ends"
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 _PROBE = "flaxen-probe"
-_TOOLS_TEMPLATE = "tool_use"  # the name that transformers gives to a template for tools
+TOOLS_TEMPLATE = "tool_use"  # the name that transformers gives to a template for tools
 
 
 class ChatTemplate:
@@ -90,7 +91,7 @@ class ChatTemplate:
             bos_token=tokenizer.bos_token,
             eos_token=tokenizer.eos_token,
             special_tokens=tokenizer.special_tokens,
-            tools_source=tokenizer.named_templates.get(_TOOLS_TEMPLATE),
+            tools_source=tokenizer.named_templates.get(TOOLS_TEMPLATE),
             names=tokenizer.named_templates,
             timeout_s=timeout_s,
         )
@@ -103,8 +104,7 @@ class ChatTemplate:
           variable: its name.
           with_tools: whether tools are given.
         """
-        source = (self._tools_source if with_tools else None) or self._source or ""
-        return re.search(rf"\b{re.escape(variable)}\b", source) is not None
+        return mentions((self._tools_source if with_tools else None) or self._source, variable)
 
     def render(
         self,

@@ -141,6 +141,8 @@ class FakeEngine(EngineClient):
                         finish = _finish(reason, error=reason.value)
                     elif output[k] in sampling.stop_token_ids:
                         finish = _finish(FinishReason.STOP, stop_reason=output[k])
+                    elif output[k] == END:
+                        finish = _finish(FinishReason.STOP)
                     elif k + 1 == sampling.max_tokens:
                         finish = _finish(FinishReason.LENGTH)
                     if finish is not None:
@@ -175,7 +177,7 @@ class FakeEngine(EngineClient):
             request_id=request.request_id,
             index=index,
             token_ids=(token_id,),
-            text=decoder.decode(bytes([token_id])),
+            text=decoder.decode(b"" if token_id == END else bytes([token_id]), finish is not None),
             logprobs=None if sampling.logprobs is None else (likely(token_id, sampling.logprobs),),
             prompt_logprobs=prompt,
             finish=finish,

@@ -33,6 +33,7 @@ from flaxen.server.generation.sampling_fields import (
     stream_options,
 )
 from flaxen.server.generation.structured_fields import read_structure
+from flaxen.server.generation.tools import read_tools
 from flaxen.server.metrics import Metrics
 from flaxen.server.schema import parse
 from flaxen.structured import GrammarCompiler
@@ -156,7 +157,8 @@ def read_fields(path: str, fields: dict[str, Any]) -> None:
         read_common(common, logprobs=body.logprobs, max_tokens=body.max_tokens)
     else:
         chat, common = parse_two(ChatBody, no_effect.drop_from_body(fields, no_effect.CHAT))
-        read_messages(chat.messages, with_tools=bool(chat.add_generation_prompt))
+        read_messages(chat.messages)
+        read_tools(chat.tools, chat.tool_choice, parallel_tool_calls=chat.parallel_tool_calls)
         read_common(common, logprobs=chat.top_logprobs, max_tokens=chat.max_completion_tokens)
 
 

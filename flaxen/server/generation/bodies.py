@@ -8,9 +8,9 @@ Deliberately does not know limits or engines.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from flaxen.server.schema import STRICT, Whole, Wholes, parse
 
@@ -97,6 +97,33 @@ class CompletionBody(BaseModel):
     add_special_tokens: bool | None = None
 
 
+class FunctionBody(BaseModel):
+    """A function that the model may call."""
+
+    model_config = STRICT
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # a JSON schema
+    strict: bool | None = None
+    cache_control: dict[str, Any] | None = None  # has no effect, as in messages
+
+
+class ToolBody(BaseModel):
+    """A tool; functions are the only kind there is."""
+
+    model_config = STRICT
+
+    type: Literal["function"]
+    function: FunctionBody
+    cache_control: dict[str, Any] | None = None
+
+    def described(self) -> dict[str, Any]:
+        """The tool as the chat template gets it."""
+        function = self.function.model_dump(exclude_none=True, exclude={"cache_control"})
+        return {"type": "function", "function": function}
+
+
 class ChatBody(BaseModel):
     """The fields that only /v1/chat/completions has."""
 
@@ -111,6 +138,12 @@ class ChatBody(BaseModel):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
+    tools: list[ToolBody] | None = Field(default=None, max_length=1024)
+    tool_choice: Any = None  # read in tools.py
+    parallel_tool_calls: bool | None = None
+    documents: list[Any] | None = None
+    reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
 
 
 class TokenizeBody(BaseModel):
@@ -125,6 +158,7 @@ class TokenizeBody(BaseModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[ToolBody] | None = Field(default=None, max_length=1024)
     return_token_strs: bool | None = None
 
 

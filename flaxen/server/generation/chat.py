@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -16,14 +16,23 @@ from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer import Asked, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
 from flaxen.server.generation.bodies import ChatBody
+from flaxen.server.generation.chat_prompts import chat_prompt, template_source
 from flaxen.server.generation.continuing import check_open
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
-from flaxen.server.generation.prompts import Prompt, asked_max_tokens, chat_prompt, fit_max_tokens
+from flaxen.server.generation.message import Message, MessageForm
+from flaxen.server.generation.message_form import answer_form
+from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens
+from flaxen.server.generation.reasoning import effort_variables
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
+from flaxen.server.generation.structured_fields import grammar_of
+from flaxen.server.generation.tools import ToolUse, read_tools
 from flaxen.server.generation.truncation import truncate
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
+
+# While a long call is held back, an empty delta after so many events shows that the answer goes on.
+_MOST_HELD = 64
 
 
 async def create(context: Context, http: HttpRequest) -> Response:
@@ -37,6 +46,7 @@ class _ChatView:
 
     tokenizer: Tokenizer
     prompt: Prompt
+    message: MessageForm
     n: int
     logprobs: int | None  # the number of top logprobs; None for no logprobs
     prompt_logprobs: int | None
@@ -58,14 +68,27 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs logprobs=true", "top_logprobs")
     max_tokens, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
+    tools = read_tools(body.tools, body.tool_choice, parallel_tool_calls=body.parallel_tool_calls)
     prompt = await chat_prompt(
         body.messages,
         add_generation_prompt=body.add_generation_prompt is not False,
-        template_kwargs=body.chat_template_kwargs or {},
+        template_kwargs=_template_variables(body, tools, context),
         add_special_tokens=bool(body.add_special_tokens),
         context=context,
+        tools=tools,
+        documents=body.documents,
         continues=check_open(body.continue_final_message, body.add_generation_prompt),
     )
+    form = answer_form(
+        context,
+        prompt,
+        tools,
+        content=asked.structure,
+        include_reasoning=body.include_reasoning is not False,
+    )
+    if form.structure != asked.structure:
+        make_grammar = await grammar_of(form.structure, form.structure_field, context)
+        asked = replace(asked, structure=form.structure, make_grammar=make_grammar)
     prompt = truncate(prompt, common.truncate_prompt_tokens, max_tokens, context)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = sampling_params(
@@ -77,9 +100,12 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         logprobs=logprobs,
         prompt_logprobs=common.prompt_logprobs,
     )
+    if form.shows_special_tokens:
+        sampling = replace(sampling, skip_special_tokens=False)
     view = _ChatView(
         tokenizer=context.tokenizer,
         prompt=prompt,
+        message=form.message,
         n=sampling.n,
         logprobs=logprobs,
         prompt_logprobs=common.prompt_logprobs,
@@ -87,6 +113,14 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
         tokens_as_ids=asked.tokens_as_ids,
     )
     return [asked.request(0, prompt, sampling)], view
+
+
+def _template_variables(body: ChatBody, tools: ToolUse, context: Context) -> dict[str, Any]:
+    given = body.chat_template_kwargs or {}
+    formats = context.formats
+    reasons = formats.reasoning is not None or formats.tools.thoughts is not None
+    source = template_source(context, tools)
+    return {**given, **effort_variables(body.reasoning_effort, given, source, reasons=reasons)}
 
 
 async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
@@ -108,11 +142,12 @@ async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dic
 
 
 def _whole_choice(view: _ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
+    message = Message(view.message)
     return {
         "index": index,
-        "message": {"role": "assistant", "content": "".join(sequence.texts), "refusal": None},
+        "message": message.whole("".join(sequence.texts)),
         "logprobs": view.described(sequence.logprobs),
-        "finish_reason": sequence.finish_reason,
+        "finish_reason": message.finish_reason(sequence.finish_reason),
         "stop_reason": sequence.stop_reason,
         "token_ids": sequence.token_ids if view.with_token_ids else None,
     }
@@ -122,36 +157,40 @@ async def _stream(
     view: _ChatView, streams: EngineStreams, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
     needs_tokens = view.with_token_ids or view.logprobs is not None
+    num_held = 0  # events since the last chunk
     for index in range(view.n):
-        opening: dict[str, Any] = {
-            "index": index,
-            "delta": {"role": "assistant", "content": ""},
-            "logprobs": None,
-            "finish_reason": None,
-        }
+        opening = _delta(index, {"role": "assistant", "content": ""})
         if view.with_token_ids and index == 0:
             yield writer.chunk(opening, prompt_token_ids=list(view.prompt.token_ids))
         else:
             yield writer.chunk(opening)
+    messages = [Message(view.message) for _ in range(view.n)]
     async for _, event in streams.events():
         writer.usage.count(event)
-        finish = event.finish
-        if not (event.text or finish or (event.token_ids and needs_tokens)):
-            continue  # half a character or a possible stop string: it comes with the next event
-        choice: dict[str, Any] = {
-            "index": event.index,
-            "delta": {"content": event.text} if event.text else {},
-            "logprobs": view.described(event.logprobs) if event.logprobs else None,
-            "finish_reason": None,
-        }
+        message, finish = messages[event.index], event.finish
+        deltas = message.push(event.text, is_last=finish is not None)
+        if not (deltas or finish or (event.token_ids and needs_tokens)):
+            num_held = (num_held + 1) % _MOST_HELD
+            if num_held:
+                continue  # text that is held back: it comes with a later event
+        *before, last = deltas or [{}]
+        for delta in before:
+            yield writer.chunk(_delta(event.index, delta))
+        choice = _delta(event.index, last)
+        # The event's tokens come with the last of its deltas.
+        choice["logprobs"] = view.described(event.logprobs) if event.logprobs else None
         if finish is not None:
-            choice["finish_reason"] = finish.reason.wire_name
+            choice["finish_reason"] = message.finish_reason(finish.reason.wire_name)
             choice["stop_reason"] = finish.stop_reason
         if view.with_token_ids:
             choice["token_ids"] = list(event.token_ids)
         yield writer.chunk(choice)
     if writer.wants_usage:
         yield writer.last()
+
+
+def _delta(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 ROUTE = Route(

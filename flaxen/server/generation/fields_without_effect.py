@@ -50,9 +50,7 @@ def _never(value: Any) -> bool:
     return False
 
 
-_NO_TOOLS = "tool calls are not supported yet"
-# The same for fields of messages: a template that shows tool calls decides how.
-NO_TOOLS = f"{_NO_TOOLS} where the model's chat template does not show them"
+_NEWER_TOOLS = "it was replaced by tools and tool_choice: send those"
 _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
 # Marks the end of a prefix to cache, for servers without automatic prefix caching.
@@ -90,7 +88,7 @@ _VLLM = {
     "ec_transfer_params": Rule(_empty, _TEXT_ONLY),
     "session_id": Rule(_is(str), "it must be a string"),
     "stream_interval": Rule(_number(1), "each token is sent as it comes"),
-    "thinking_token_budget": Rule(_number(-1), "thoughts are not told from the answer"),
+    "thinking_token_budget": Rule(_number(-1), "the length of thoughts is not bounded"),
     "watermarking": Rule(_bool(False), "this server puts no marks into texts"),
     "routed_experts_prompt_start": Rule(_number(0), "the chosen experts are not returned"),
     "return_token_offsets": Rule(_bool(False), "only logprobs of /v1/completions have offsets"),
@@ -106,24 +104,14 @@ COMPLETION = {
 CHAT = {
     **_OPENAI,
     **_VLLM,
-    "tools": Rule(_empty, _NO_TOOLS),
-    "tool_choice": Rule(_one_of("none", "auto"), _NO_TOOLS),
-    "parallel_tool_calls": Rule(_is(bool), "it must be true or false"),
-    "functions": Rule(_empty, _NO_TOOLS),
-    "function_call": Rule(_one_of("none", "auto"), _NO_TOOLS),
+    "functions": Rule(_empty, _NEWER_TOOLS),
+    "function_call": Rule(_one_of("none", "auto"), _NEWER_TOOLS),
     "modalities": Rule(lambda value: value == ["text"], "the model answers in text only"),
     "audio": Rule(_never, "the model answers in text only"),
     "prediction": Rule(_never, "predicted output is not supported"),
-    "reasoning_effort": Rule(
-        _never, "it is not supported; a template's own switch goes into chat_template_kwargs"
-    ),
-    "include_reasoning": Rule(
-        _bool(True), "thoughts are not told from the answer, so they can't be left out"
-    ),
     "verbosity": Rule(_one_of("medium"), "the model has no such control"),
     "web_search_options": Rule(_never, "this server does not search the web"),
     "echo": Rule(_bool(False), "chat answers hold the answer only; /v1/completions can echo"),
-    "documents": Rule(_empty, "it is not supported: put the documents' text into a message"),
     "mm_processor_kwargs": Rule(_empty, _TEXT_ONLY),
     "media_io_kwargs": Rule(_empty, _TEXT_ONLY),
     "return_prompt_text": Rule(
@@ -131,7 +119,7 @@ CHAT = {
     ),
 }
 
-TOKENIZE = {name: CHAT[name] for name in ("tools", "mm_processor_kwargs", "media_io_kwargs")}
+TOKENIZE = {name: CHAT[name] for name in ("mm_processor_kwargs", "media_io_kwargs")}
 
 STREAM_OPTIONS = {
     "include_obfuscation": Rule(_bool(False), "this server does not pad its events"),
@@ -143,8 +131,8 @@ _NOT_THIS_ROLE = "only a message of role 'assistant' has it"
 MESSAGE = {
     "type": Rule(_one_of("text", "message"), "a message has no other type"),
     "id": Rule(_is(str), "it must be a string"),
-    "tool_calls": Rule(_empty, f"{_NOT_THIS_ROLE}, and {NO_TOOLS}"),
-    "tool_call_id": Rule(_never, f"only a message of role 'tool' has it, and {NO_TOOLS}"),
+    "tool_calls": Rule(_empty, _NOT_THIS_ROLE),
+    "tool_call_id": Rule(_never, "only a message of role 'tool' has it"),
     "function_call": Rule(_never, "it was replaced by tool_calls: send a list of calls there"),
     "refusal": Rule(_empty, "a refusal is a message's content here"),
     "audio": Rule(_never, _TEXT_ONLY),

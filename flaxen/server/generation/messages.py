@@ -9,19 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.generation.fields_without_effect import MESSAGE, NO_TOOLS, PART, drop_inside
+from flaxen.server.generation.fields_without_effect import MESSAGE, PART, drop_inside
 from flaxen.server.schema import shorten
 from flaxen.text.tool_calls import read_tool_calls
 
 # `developer` is OpenAI's newer name for `system`; templates only know the older one.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant",
+    "tool": "tool",
+}  # fmt: skip
 _FIELDS = ("role", "content", "name")
 # Fields of some roles only; the template decides what it shows.
 _MORE_FIELDS = {
     "assistant": ("reasoning", "reasoning_content", "tool_calls"),
     "tool": ("tool_call_id",),
 }
-_TOOL_FIELDS = ("tool_calls", "tool_call_id")
 # The field with a part's text; in histories of the Responses API parts have other types.
 _TEXT_OF_PART = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal",
@@ -53,24 +55,19 @@ def check_size(messages: list[Any], max_messages: int) -> None:
         )
 
 
-def read_messages(messages: list[Any], *, with_tools: bool = False) -> list[dict[str, Any]]:
+def read_messages(messages: list[Any]) -> list[dict[str, Any]]:
     """Checks the messages. A content is a string or a list of text parts; an assistant's may be
     None.
-
-    Args:
-      messages: the messages as they were sent.
-      with_tools: whether the template shows tool calls; then messages may have them and their
-          results.
 
     Raises:
       ApiError: 400 with the wrong place as its param.
     """
     if not messages:
         raise invalid("messages must hold at least one message, got none", "messages")
-    return [_read_message(each, f"messages[{i}]", with_tools) for i, each in enumerate(messages)]
+    return [_read_message(each, f"messages[{i}]") for i, each in enumerate(messages)]
 
 
-def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
+def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise invalid(
             f"{where} must be an object with role and content, got {shorten(message)}",
@@ -79,7 +76,7 @@ def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
         )
     role = message.get("role")
     more = _MORE_FIELDS.get(role, ()) if isinstance(role, str) else ()
-    known = (*_FIELDS, *(name for name in more if with_tools or name not in _TOOL_FIELDS))
+    known = (*_FIELDS, *more)
     rules = {name: rule for name, rule in MESSAGE.items() if name not in known}
     fields = drop_inside(message, rules, f"{where}.")
     for name in fields:
@@ -90,7 +87,7 @@ def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
                 param,
                 "unknown_parameter",
             )
-    read: dict[str, Any] = {"role": _read_role(role, f"{where}.role", with_tools)}
+    read: dict[str, Any] = {"role": _read_role(role, f"{where}.role")}
     content = fields.pop("content", None)
     if content is not None or role != "assistant":  # an assistant's answer may have no text
         content = _read_content(content, f"{where}.content")
@@ -107,17 +104,9 @@ def _read_message(message: Any, where: str, with_tools: bool) -> dict[str, Any]:
     return fields | read | {"content": content}
 
 
-def _read_role(role: Any, where: str, with_tools: bool) -> str:
-    if role == "tool" and with_tools:
-        return "tool"
+def _read_role(role: Any, where: str) -> str:
     if not isinstance(role, str) or role not in _ROLES:
-        known = (*_ROLES, "tool") if with_tools else _ROLES
-        is_tool = role in ("tool", "function") and not with_tools
-        raise invalid(
-            f"{where} must be one of {', '.join(known)}, got {shorten(role)}"
-            + (f": {NO_TOOLS}" if is_tool else ""),
-            where,
-        )
+        raise invalid(f"{where} must be one of {', '.join(_ROLES)}, got {shorten(role)}", where)
     return _ROLES[role]
 
 

@@ -1,24 +1,19 @@
 """Tokenizes the prompt of a body, and determines how many tokens the answer may have.
 
-Knows: OpenAI's four forms of a prompt, chat templates, the model's length.
-Deliberately does not know sampling.
+Knows: OpenAI's four forms of a prompt, the model's length. Deliberately does not know sampling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError, invalid
-from flaxen.server.generation.continuing import cut_at_mark, mark_end
-from flaxen.server.generation.messages import check_size, read_messages
 from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.lanes import deadline
 from flaxen.server.schema import shorten, whole
-from flaxen.text.chat import RESERVED_VARIABLES
-from flaxen.text.tool_calls import shows_tool_calls
 
 _T = TypeVar("_T")
 
@@ -76,60 +71,6 @@ async def read_prompts(value: Any, *, add_special_tokens: bool, context: Context
         Prompt(token_ids=tuple(token_ids), text=text)
         for token_ids, text in zip(encoded, texts, strict=True)
     ]
-
-
-async def chat_prompt(
-    messages: list[Any],
-    *,
-    add_generation_prompt: bool,
-    template_kwargs: Mapping[str, Any],
-    add_special_tokens: bool,
-    context: Context,
-    continues: bool = False,
-) -> Prompt:
-    """Renders the messages with the model's chat template, and tokenizes the result.
-
-    Args:
-      messages: as they were sent.
-      add_generation_prompt: whether the assistant's next message is begun.
-      template_kwargs: more variables for the template.
-      add_special_tokens: whether the tokenizer adds its own to those that the template wrote.
-      context: the server's parts.
-      continues: whether the last message stays open, so that the answer continues it.
-
-    Raises:
-      ApiError: 400, the messages are invalid, there is no template, or it refuses them; 429 and
-          503, as in ChatRenderer.
-    """
-    template = context.chat_template
-    if template is None:
-        raise invalid(
-            "this model has no chat template, so it can't read messages: use /v1/completions",
-            "messages",
-            "no_chat_template",
-        )
-    if template.missing:
-        raise invalid(template.missing, "messages", "no_chat_template")
-    for name in template_kwargs:
-        if name in RESERVED_VARIABLES:
-            raise invalid(
-                f"chat_template_kwargs may not set {name!r}: the server sets it itself",
-                "chat_template_kwargs",
-            )
-    check_size(messages, context.config.max_messages)
-    read = read_messages(messages, with_tools=shows_tool_calls(context.tokenizer.chat_template))
-    text = await template.render(
-        mark_end(read) if continues else read,
-        add_generation_prompt=add_generation_prompt and not continues,
-        variables=template_kwargs,
-    )
-    if continues:
-        text = cut_at_mark(text)
-    # The template has written all special tokens; adding more would change the prompt.
-    [token_ids] = await encode([text], add_special_tokens, context)
-    if not token_ids:
-        raise invalid("the messages render to an empty prompt", "messages")
-    return Prompt(token_ids=tuple(token_ids), text=text)
 
 
 async def encode(

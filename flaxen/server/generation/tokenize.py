@@ -10,10 +10,12 @@ from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.bodies import DetokenizeBody, TokenizeBody
+from flaxen.server.generation.chat_prompts import chat_prompt
 from flaxen.server.generation.continuing import check_open
 from flaxen.server.generation.logprobs import token_text
-from flaxen.server.generation.prompts import chat_prompt, encode, run_by_length
+from flaxen.server.generation.prompts import encode, run_by_length
 from flaxen.server.generation.sampling_fields import check_token_ids
+from flaxen.server.generation.tools import read_tools
 from flaxen.server.schema import parse
 
 
@@ -32,10 +34,13 @@ async def tokenize(context: Context, http: HttpRequest) -> Response:
             add_special_tokens=bool(body.add_special_tokens),
             context=context,
             continues=check_open(body.continue_final_message, body.add_generation_prompt),
+            tools=read_tools(body.tools, None, parallel_tool_calls=None),
         )
         tokens = list(prompt.token_ids)
     else:
-        for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
+        for name in (
+            "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "tools",
+        ):  # fmt: skip
             if getattr(body, name) is not None:
                 raise invalid(f"{name} needs messages: a prompt has no template", name)
         assert body.prompt is not None

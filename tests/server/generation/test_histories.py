@@ -11,7 +11,7 @@ import pytest
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from flaxen.text.chat import ChatTemplate
-from tests.server.clients import make_app, post
+from tests.server.clients import post
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
 CHAT = "/v1/chat/completions"
@@ -183,10 +183,12 @@ def test_what_is_wrong_is_named(
     assert why in error["message"]
 
 
-def test_calls_are_refused_where_the_template_does_not_show_them() -> None:
-    app = make_app()
-    for message, param in ((call("{}"), "tool_calls"), (SUNNY, "tool_call_id"),
-                           ({"role": "tool", "content": "a"}, "role")):  # fmt: skip
-        error = post(app, CHAT, {"messages": [HI, message]}).json()["error"]
-        assert error["param"] == f"messages[1].{param}"
-        assert "where the model's chat template does not show them" in error["message"]
+def test_a_template_that_shows_no_calls_gets_them_as_texts() -> None:
+    prompt = Server("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}").prompt(
+        HI, call('{"city": "SF"}') | {"content": "I look."}, SUNNY
+    )
+    assert prompt == (
+        "[user]Hi[assistant]I look.\n<tool_call>\n"
+        '{"name": "weather", "arguments": {"city": "SF"}}\n</tool_call>'
+        "[user]<tool_response>\nsunny\n</tool_response>"
+    )

@@ -1,0 +1,95 @@
+"""The message of an answer, whole or in deltas, from the generated text.
+
+A whole message is its deltas put together, so that both are equal. Deliberately does not know:
+formats of models, requests, logprobs.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flaxen.output_parsers.events import Content, Event, Reasoning, ToolCall
+from flaxen.output_parsers.parser import Parser, Reader
+
+_SHORT_ID = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessageForm:
+    """How the answers of one request are read, and what is shown of them."""
+
+    readers: tuple[Reader, ...] = ()  # () leaves the whole text as content
+    shows_reasoning: bool = True
+    one_call: bool = False  # leaves further calls out
+    short_ids: bool = False  # some templates take ids of 9 letters and digits only
+
+
+class Message:
+    """The message of one sequence. Final."""
+
+    def __init__(self, form: MessageForm) -> None:
+        self._form = form
+        self._parser = Parser(form.readers)
+        self._num_calls = 0
+
+    def push(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
+        """The deltas that are certain with the next piece of the text.
+
+        Args:
+          text: the piece, perhaps empty.
+          is_last: no more comes: what was held back is given too.
+        """
+        events = self._parser.push(text)
+        if is_last:
+            events += self._parser.finish()
+        return [delta for event in events for delta in self._deltas(event)]
+
+    def whole(self, text: str) -> dict[str, Any]:
+        """The message of a text that has come at once. In place of `push`."""
+        texts: dict[str, str] = {}
+        calls: list[dict[str, Any]] = []
+        for delta in self.push(text, is_last=True):
+            for name, value in delta.items():
+                if name != "tool_calls":
+                    texts[name] = texts.get(name, "") + value
+                elif "id" in value[0]:
+                    calls.append({key: each for key, each in value[0].items() if key != "index"})
+                else:
+                    calls[-1]["function"]["arguments"] += value[0]["function"]["arguments"]
+        empty = None if calls or texts else ""
+        message = {"role": "assistant", "content": texts.pop("content", empty), "refusal": None}
+        return message | texts | ({"tool_calls": calls} if calls else {})
+
+    def finish_reason(self, reason: str | None) -> str | None:
+        """The finish reason, by its name without calls: "stop" is "tool_calls" behind calls."""
+        return "tool_calls" if reason == "stop" and self._num_calls else reason
+
+    def _deltas(self, event: Event) -> Sequence[dict[str, Any]]:
+        match event:
+            case Content(text):
+                return [{"content": text}]
+            case Reasoning(text):
+                # The first name is vLLM's, the second that of DeepSeek's API, which many copied.
+                shown = {"reasoning": text, "reasoning_content": text}
+                return [shown] if self._form.shows_reasoning else []
+            case ToolCall(name, arguments, call_id):
+                index = self._num_calls
+                if index and self._form.one_call:
+                    return []
+                self._num_calls += 1
+                call_id = call_id or _new_id(is_short=self._form.short_ids)
+                function = {"name": name, "arguments": ""}
+                head = {"index": index, "id": call_id, "type": "function", "function": function}
+                rest = {"index": index, "function": {"arguments": arguments}}
+                return [{"tool_calls": [head]}, {"tool_calls": [rest]}]
+
+
+def _new_id(*, is_short: bool) -> str:
+    if is_short:
+        return "".join(random.choices(string.ascii_letters + string.digits, k=_SHORT_ID))
+    return f"call_{uuid.uuid4().hex[:24]}"
