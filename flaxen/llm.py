@@ -203,6 +203,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers one or several conversations, using the model's chat template.
 
+        Further arguments are the template's variables; `tools` and `chat_template_kwargs` are
+        vLLM's.
+
         Raises:
           ValueError: as in `generate`; or the model has no chat template, or the template refuses
               the messages.

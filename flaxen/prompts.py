@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+from flaxen.output_parsers.described_tools import with_described_tools
 from flaxen.protocol import Grammar, Request, SamplingParams
 from flaxen.text.chat import ChatTemplate
+from flaxen.text.chat_messages import template_message
 from flaxen.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Mapping[str, Any]  # text, token ids, or {"prompt_token_ids": ids}
@@ -122,13 +124,29 @@ def chat_prompt(
     tokenizer: Tokenizer,
     template: ChatTemplate,
     messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **template_variables: Any,
 ) -> list[int]:
     """Renders a conversation and returns its token ids.
 
+    Args:
+      tokenizer: the model's tokenizer.
+      template: its chat template.
+      messages: in OpenAI's format.
+      tools: likewise. A template that shows no tools gets them in the messages.
+      chat_template_kwargs: variables of the template; vLLM's name for them.
+      **template_variables: the same.
+
     Raises:
       ValueError: the model has no chat template, or the template refuses the messages.
     """
-    text = template.render(list(messages), **template_variables)
+    given: Sequence[Mapping[str, Any]] = messages
+    if tools and not template.mentions("tools", with_tools=True):
+        read = [template_message(i, message) for i, message in enumerate(given)]
+        given, tools = with_described_tools(read, tools), None
+    variables = {**(chat_template_kwargs or {}), **template_variables}
+    text = template.render(list(given), tools=tools or None, **variables)
     # The text already has its special tokens.
     return tokenizer.encode(text, add_special_tokens=False)

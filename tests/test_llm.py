@@ -178,6 +178,24 @@ def test_a_chat_template_is_given(model: str) -> None:
     assert ids_of([one]) == ids_of(other.generate("<hi>", GREEDY))
 
 
+def test_a_chat_takes_tools_and_variables() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    talk = [{"role": "user", "content": "hi"}]
+
+    def prompt(source: str, **more: Any) -> str:
+        tokenizer = byte_tokenizer(source)
+        template = model_template(tokenizer)
+        text = tokenizer.decode(chat_prompt(tokenizer, template, talk, tools=tools, **more))
+        template.close()
+        return text
+
+    shows = "{{ tools | length }}{{ mark }}{{ messages[0].content }}"
+    assert prompt(shows, chat_template_kwargs={"mark": "?"}) == prompt(shows, mark="?") == "1?hi"
+    described = prompt("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert described.startswith("You can call functions.")
+    assert described.endswith("hi")
+
+
 def test_a_model_without_a_template_can_not_chat() -> None:
     tokenizer = byte_tokenizer(None)
     with pytest.raises(ValueError, match="the model has no chat template"):

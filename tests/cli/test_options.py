@@ -38,6 +38,7 @@ from flaxen.cli.serve.options import (
     ServingOptions,
     server_config,
 )
+from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.train.command import train
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
@@ -141,15 +142,19 @@ def test_prompts_keep_a_pace_where_somebody_waits_for_each_token() -> None:
 
 
 def test_server_defaults() -> None:
-    found = server_config(ServerOptions(), RequestLimitOptions(), engine_sequences=10_000)
+    found = server_config(
+        ServerOptions(), RequestLimitOptions(), ParserOptions(), engine_sequences=10_000
+    )
     assert found == ServerConfig()
 
 
 def test_a_request_asks_for_no_more_sequences_than_the_engine_holds() -> None:
     server, limits = ServerOptions(), RequestLimitOptions(max_sequences=9, request_timeout_s=0)
-    assert server_config(server, limits, engine_sequences=5).max_sequences == 5
-    assert server_config(server, limits, engine_sequences=50).max_sequences == 9
-    assert server_config(server, limits, engine_sequences=5).request_timeout_s is None
+    assert server_config(server, limits, ParserOptions(), engine_sequences=5).max_sequences == 5
+    assert server_config(server, limits, ParserOptions(), engine_sequences=50).max_sequences == 9
+    assert (
+        server_config(server, limits, ParserOptions(), engine_sequences=5).request_timeout_s is None
+    )
 
 
 def test_adapters_defaults() -> None:

@@ -49,6 +49,7 @@ from flaxen.cli.serve.options import (
     ServingOptions,
     server_config,
 )
+from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.serve.pool_options import PoolOptions, refuse_for_several
 from flaxen.cli.serve.running import run_app
 from flaxen.protocol import EngineClosedError
@@ -69,6 +70,7 @@ def serve(
     model: ModelsArgument,
     server: ServerOptions,
     limits: RequestLimitOptions,
+    parsers: ParserOptions,
     model_options: ModelOptions,
     context: ContextOptions,
     steps: StepSizeOptions,
@@ -95,9 +97,10 @@ def serve(
         # The cheap checks come first: a bad option must not wait for the weights.
         named = name_models(model, server.served_model_names)
         pool.check(len(named))
+        parsers.check(len(named))
         processes.check()
         engine_sequences = serving.max_waiting + (steps.max_num_seqs or 0)
-        config = server_config(server, limits, engine_sequences=engine_sequences)
+        config = server_config(server, limits, parsers, engine_sequences=engine_sequences)
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
             processes.refuse("--data-dir", "fine-tuning trains on the weights of one process")

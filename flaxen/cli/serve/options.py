@@ -15,6 +15,7 @@ import typer
 
 from flaxen.cli import panels
 from flaxen.cli.serve.logs import LogFormat
+from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.sizes import parse_size, parse_size_option
 from flaxen.protocol import LogprobsMode
 
@@ -270,18 +271,23 @@ class ServingOptions:
 
 
 def server_config(
-    server: ServerOptions, limits: RequestLimitOptions, *, engine_sequences: int
+    server: ServerOptions,
+    limits: RequestLimitOptions,
+    parsers: ParserOptions,
+    *,
+    engine_sequences: int,
 ) -> ServerConfig:
     """Makes the configuration of the HTTP server.
 
     Args:
       server: the options of the server.
       limits: the options of request limits.
+      parsers: the options of parsers.
       engine_sequences: the most sequences in the engine, running and waiting. A larger request
           would get the misleading answer that the queue is full now.
 
     Raises:
-      ValueError: a value is out of its range.
+      ValueError: a value is out of its range, or there is no parser of that name.
     """
     from flaxen.server.config import ServerConfig
 
@@ -294,6 +300,8 @@ def server_config(
         metrics_prefix=server.metrics_prefix,
         tokens_as_ids=server.tokens_as_ids,
         force_usage=server.force_usage,
+        tool_call_parser=parsers.tool_call_parser,
+        reasoning_parser=parsers.reasoning_parser,
         max_body_bytes=limits.max_body_bytes,
         max_prompts=limits.max_prompts,
         max_n=limits.max_n,

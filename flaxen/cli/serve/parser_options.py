@@ -1,0 +1,55 @@
+"""The option group of `flaxen serve` for how a model writes tool calls and reasoning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+
+_option = partial(typer.Option, rich_help_panel="Tools and reasoning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParserOptions:
+    """The parsers of answers, by vLLM's names."""
+
+    tool_call_parser: Annotated[
+        str | None,
+        _option(
+            metavar="NAME",
+            help="How the model writes tool calls, such as hermes, llama3_json or mistral; a wrong "
+            "name lists all.",
+            show_default="as its chat template says",
+        ),
+    ] = None
+    reasoning_parser: Annotated[
+        str | None,
+        _option(
+            metavar="NAME",
+            help="How the model writes its reasoning, such as qwen3 or deepseek_r1.",
+            show_default="as its chat template says",
+        ),
+    ] = None
+    enable_auto_tool_choice: Annotated[
+        bool,
+        _option(
+            "--enable-auto-tool-choice",
+            help="Accepted because vLLM needs it; here a model may call tools always.",
+        ),
+    ] = False
+
+    def check(self, num_models: int) -> None:
+        """Checks what only a server with one model takes.
+
+        Raises:
+          ValueError: a parser is named for several models.
+        """
+        for name in ("tool_call_parser", "reasoning_parser"):
+            if num_models > 1 and getattr(self, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"{option} belongs to one model: leave it out, as chat templates say it "
+                    "usually, or start a server for each model"
+                )
