@@ -139,6 +139,7 @@ def _build(
         vocab_size=prepared.models[0].vocab_size,
         max_model_len=config.max_model_len,
         max_logprobs=config.max_logprobs,
+        logprobs_mode=config.logprobs_mode,
         eos_token_ids=tokenizer.eos_token_ids,
         created=int(time.time()),
         default_sampling=prepared.default_sampling,

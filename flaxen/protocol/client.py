@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flaxen.protocol.adapters import AdapterInfo, AdapterSource, AdapterWeights
-from flaxen.protocol.events import TokenEvent
+from flaxen.protocol.events import LogprobsMode, TokenEvent
 from flaxen.protocol.pooling import PoolingInfo
 from flaxen.protocol.requests import Request
 
@@ -28,6 +28,7 @@ class ModelInfo:
     created: int  # seconds since 1970
     # Defaults of SamplingParams, for requests that do not set them.
     default_sampling: Mapping[str, Any] = field(default_factory=dict)
+    logprobs_mode: LogprobsMode = LogprobsMode.RAW_LOGPROBS  # of output tokens
     # How the model pools, if it answers with vectors and not with text; None: it generates.
     pooling: PoolingInfo | None = None
 

@@ -42,6 +42,11 @@ class LogprobsMode(enum.StrEnum):
     PROCESSED_LOGITS = "processed_logits"  # the logits of that; minus infinity where dropped
 
     @property
+    def is_logits(self) -> bool:
+        """Whether it is logits, which are no log-probabilities."""
+        return self in (LogprobsMode.RAW_LOGITS, LogprobsMode.PROCESSED_LOGITS)
+
+    @property
     def is_processed(self) -> bool:
         """Whether it is about what is sampled from."""
         return self in (LogprobsMode.PROCESSED_LOGPROBS, LogprobsMode.PROCESSED_LOGITS)

@@ -40,6 +40,13 @@ def beam_search(
         if common.length_penalty not in (None, 1):
             raise invalid("length_penalty needs use_beam_search=true", "length_penalty")
         return None
+    mode = context.engine.info.logprobs_mode
+    if mode.is_logits:
+        raise invalid(
+            f"this server reports logits (--logprobs-mode {mode}), and a beam search adds up "
+            "log-probabilities: leave use_beam_search out",
+            "use_beam_search",
+        )
     if common.stream:
         raise invalid("a beam search can't be streamed: set stream=false", "stream")
     for name, neutral in _OF_SAMPLING.items():

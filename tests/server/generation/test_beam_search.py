@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flaxen.protocol import Request, TokenEvent, TokenLogprobs
+from flaxen.protocol import LogprobsMode, Request, TokenEvent, TokenLogprobs
 from tests.server.clients import make_app, post
 from tests.server.fakes import END, ERROR, FakeEngine
 
@@ -153,3 +153,11 @@ def test_what_it_is_not_combined_with(body: dict[str, Any], param: str) -> None:
 def test_values_that_say_nothing_are_accepted() -> None:
     neutral = {"top_p": 1.0, "top_k": 0, "stop": [], "logit_bias": {}, "temperature": 0.0}
     assert complete(**neutral, n=2, max_tokens=2)["choices"]
+
+
+def test_logits_are_not_added_up() -> None:
+    engine = TableEngine()
+    engine.info = replace(engine.info, logprobs_mode=LogprobsMode.RAW_LOGITS)
+    error = post(make_app(engine), "/v1/completions", PROMPT).json()["error"]
+    assert error["param"] == "use_beam_search"
+    assert "--logprobs-mode raw_logits" in error["message"]
