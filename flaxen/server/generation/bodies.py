@@ -144,6 +144,7 @@ class ChatBody(BaseModel):
     documents: list[Any] | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
+    thinking_token_budget: Whole | None = None
 
 
 class TokenizeBody(BaseModel):

@@ -23,7 +23,7 @@ from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.message import Message, MessageForm
 from flaxen.server.generation.message_form import answer_form
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens
-from flaxen.server.generation.reasoning import effort_variables
+from flaxen.server.generation.reasoning import effort_variables, with_budget
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
 from flaxen.server.generation.structured_fields import grammar_of
 from flaxen.server.generation.tools import ToolUse, read_tools
@@ -89,6 +89,8 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
     if form.structure != asked.structure:
         make_grammar = await grammar_of(form.structure, form.structure_field, context)
         asked = replace(asked, structure=form.structure, make_grammar=make_grammar)
+    budgeted = with_budget(asked.make_grammar, body.thinking_token_budget, form, context.tokenizer)
+    asked = replace(asked, make_grammar=budgeted)
     prompt = truncate(prompt, common.truncate_prompt_tokens, max_tokens, context)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = sampling_params(

@@ -88,7 +88,7 @@ _VLLM = {
     "ec_transfer_params": Rule(_empty, _TEXT_ONLY),
     "session_id": Rule(_is(str), "it must be a string"),
     "stream_interval": Rule(_number(1), "each token is sent as it comes"),
-    "thinking_token_budget": Rule(_number(-1), "the length of thoughts is not bounded"),
+    "thinking_token_budget": Rule(_number(-1), "only chats tell thoughts from the answer"),
     "watermarking": Rule(_bool(False), "this server puts no marks into texts"),
     "routed_experts_prompt_start": Rule(_number(0), "the chosen experts are not returned"),
     "return_token_offsets": Rule(_bool(False), "only logprobs of /v1/completions have offsets"),
@@ -103,7 +103,7 @@ COMPLETION = {
 
 CHAT = {
     **_OPENAI,
-    **_VLLM,
+    **{name: rule for name, rule in _VLLM.items() if name != "thinking_token_budget"},
     "functions": Rule(_empty, _NEWER_TOOLS),
     "function_call": Rule(_one_of("none", "auto"), _NEWER_TOOLS),
     "modalities": Rule(lambda value: value == ["text"], "the model answers in text only"),

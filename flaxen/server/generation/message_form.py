@@ -27,6 +27,8 @@ class AnswerForm:
     message: MessageForm
     structure: StructuredOutputs | None  # of the whole output, reasoning and markers included
     structure_field: str  # the field that asks for it, for errors
+    thoughts: Thoughts | None  # how the model reasons before it; None if it does not
+    is_open: bool  # the prompt has opened the reasoning
     shows_special_tokens: bool  # some of its markers are special tokens
 
 
@@ -62,7 +64,7 @@ def answer_form(
     readers: list[Reader] = []
     markers: list[str] = []
     if content is not None and structure is None:
-        structure = content  # it holds from the first token on: there is no reasoning
+        structure, thoughts = content, None  # from the first token on: there is no reasoning
     elif reasoning is not None:
         readers.append(reasoning.reader(is_open=is_open))
         markers += (*reasoning.begins, *reasoning.ends)
@@ -78,6 +80,8 @@ def answer_form(
         ),
         structure=structure,
         structure_field=field,
+        thoughts=thoughts,
+        is_open=is_open,
         shows_special_tokens=not context.special_texts.isdisjoint(markers),
     )
 

@@ -1,20 +1,63 @@
-"""What a `reasoning_effort` means for the chat template: how much the model may think.
+"""What the body's fields say of how much the model may think: by its chat template, or by tokens.
 
 Deliberately does not know: how reasoning is told from the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from flaxen.output_parsers.thinking_budget import ThinkingBudget
+from flaxen.protocol import Grammar
 from flaxen.server.errors import invalid
+from flaxen.server.generation.message_form import AnswerForm
 from flaxen.server.schema import shorten
 from flaxen.text.mentions import mentions
+from flaxen.text.tokenizer import Tokenizer
+
+MakeGrammar = Callable[[], Grammar]
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # The switches of templates, which turn reasoning on and off.
 _SWITCHES = ("enable_thinking", "thinking")
+
+
+def with_budget(
+    make_grammar: MakeGrammar | None, budget: int | None, form: AnswerForm, tokenizer: Tokenizer
+) -> MakeGrammar | None:
+    """The grammars of answers whose reasoning ends in time.
+
+    Args:
+      make_grammar: those that the answers have besides; None for none.
+      budget: the body's `thinking_token_budget`; None or -1 bounds nothing.
+      form: of the answers.
+      tokenizer: the model's.
+
+    Raises:
+      ApiError: 400, the budget is below -1, or the answers have no reasoning.
+    """
+    if budget is None or budget == -1:
+        return make_grammar
+    field = "thinking_token_budget"
+    if budget < -1:
+        raise invalid(f"{field} must be at least 0, or -1 for none, got {budget}", field)
+    thoughts = form.thoughts
+    if thoughts is None:
+        raise invalid(
+            f"{field} is refused: nothing is known of how this model marks its reasoning "
+            "(--reasoning-parser)",
+            field,
+            "unsupported_parameter",
+        )
+    return lambda: ThinkingBudget(
+        None if make_grammar is None else make_grammar(),
+        budget=budget,
+        begin="" if form.is_open else thoughts.begin,
+        end=thoughts.end,
+        end_ids=tokenizer.encode(thoughts.end, add_special_tokens=False),
+        token_bytes=tokenizer.token_bytes,
+    )
 
 
 def effort_variables(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from typing import Any
 
 import pytest
@@ -260,6 +261,23 @@ def test_reasoning_that_the_prompt_opened() -> None:
     says = THINKS.removeprefix("<think>")
     message = Server(says, REASONS + "{{ '<think>\n' }}").choice()["message"]
     assert (message["reasoning"], message["content"]) == ("They greet.", "Hello.")
+
+
+def test_reasoning_has_a_budget() -> None:
+    server = Server(THINKS, REASONS)
+    server.choice(thinking_token_budget=2)
+    make_grammar = server.engine.requests[-1].grammar
+    assert make_grammar is not None
+    grammar, mask = make_grammar(), memoryview(array("I", [0] * 9))
+    for byte in b"<think>ab":
+        grammar.accept_token(byte)
+    grammar.fill_bitmask(mask)
+    assert list(mask) == [0, 1 << ord("<") - 32, *[0] * 7]
+    server.choice(thinking_token_budget=-1)
+    assert server.engine.requests[-1].grammar is None
+    assert "at least 0" in server.error(thinking_token_budget=-2)["message"]
+    error = Server().error(thinking_token_budget=2)
+    assert (error["param"], error["code"]) == ("thinking_token_budget", "unsupported_parameter")
 
 
 def test_a_structure_holds_behind_reasoning() -> None:
