@@ -19,7 +19,8 @@ from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.slot import ModelLoadError
 from flaxen.server.app import ADAPTER_ROUTES, ALIASES, INVOCATIONS, ROUTES, add_guard, empty_app
 from flaxen.server.config import ServerConfig
-from flaxen.server.errors import ApiError, handle_error
+from flaxen.server.error_answers import handle_error
+from flaxen.server.errors import ApiError
 from flaxen.server.metrics import ServerMetrics
 from flaxen.server.pages.routes import reference_page
 from flaxen.server.routing import add_route

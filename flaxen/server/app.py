@@ -23,7 +23,8 @@ from flaxen.server.adapter_files import AdapterFiles
 from flaxen.server.adapters import routes as adapters
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
-from flaxen.server.errors import ApiError, handle_error
+from flaxen.server.error_answers import handle_error
+from flaxen.server.errors import ApiError
 from flaxen.server.generation import chat, completions, tokenize
 from flaxen.server.guard import Guard
 from flaxen.server.invocations import Handler, invoke

@@ -1,14 +1,11 @@
-"""Turns errors into OpenAI's JSON with a status code. Deliberately does not know any route."""
+"""The errors that clients are told of, with their status codes.
+
+Deliberately does not know any route, or the form in which clients are told.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
 
 from flaxen.protocol import (
     EngineBusyError,
@@ -117,48 +114,3 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ReaderTooSlowError):
         return ApiError(408, str(error), code="reader_too_slow")
     return internal(error)
-
-
-def error_body(error: ApiError) -> dict[str, Any]:
-    """The JSON from which the `openai` clients read errors."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "param": error.param,
-            "code": error.code,
-        }
-    }
-
-
-def error_response(error: ApiError) -> Response:
-    """The HTTP response for an error."""
-    return JSONResponse(error_body(error), status_code=error.status, headers=error.headers)
-
-
-async def handle_error(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler: every error of a route leaves through here, and is noted for
-    the request's line of the log.
-    """
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it; 499 appears in the log
-    api_error = _router_error(request, error) or as_api_error(error)
-    request.state.log.error = api_error
-    return error_response(api_error)
-
-
-def _router_error(request: Request, error: Exception) -> ApiError | None:
-    """The error for a path or method that has no route."""
-    if not isinstance(error, HTTPException):
-        return None
-    where = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        message = f"there is no route {where}: GET /docs lists them"
-        return ApiError(404, message, code="unknown_url")
-    if error.status_code == 405:
-        named = Headers(error.headers).get("allow", "")
-        allowed = ", ".join(sorted(named.split(", ")))  # the router has a set
-        message = f"the route of {where} takes {allowed or 'another method'} only"
-        headers = {"allow": allowed}
-        return ApiError(405, message, code="method_not_allowed", headers=headers)
-    return None

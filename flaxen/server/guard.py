@@ -13,7 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flaxen.server.config import ServerConfig
-from flaxen.server.errors import ApiError, as_api_error, error_response, invalid
+from flaxen.server.error_answers import error_response
+from flaxen.server.errors import ApiError, as_api_error, invalid
 from flaxen.server.request_log import RequestLog
 
 # What watches a server has no key. Nor has a browser, so the pages for people need none: they say
@@ -70,7 +71,7 @@ class Guard:
             # Routes handle their own errors: one that arrives here is the guard's own, or a bug.
             log.error = as_api_error(error)
             if not log.status:
-                await error_response(log.error)(scope, receive, send_with_id)
+                await error_response(log.error, path)(scope, receive, send_with_id)
         finally:
             log.write(state["request_id"])
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from flaxen.protocol import Request, TokenLogprobs
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.generation.answer import Asked, Route, answer
+from flaxen.server.generation.answer import Asked, BodyForm, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.fields_without_effect import COMPLETION, Rule
@@ -207,15 +207,18 @@ async def _stream(
         yield writer.last()
 
 
-ROUTE = Route(
+BODY = BodyForm(
     id_prefix="generate-tokens",
-    object="tokens",
-    chunk_object="tokens.chunk",
     body=GenerateBody,
     without_effect=WITHOUT_EFFECT,
     field_names={"prompt_token_ids": "token_ids"},
     parse=_parse,
+    flatten=flatten,
+)
+ROUTE = Route(
+    reads=BODY,
+    object="tokens",
+    chunk_object="tokens.chunk",
     collect=_collect,
     stream=_stream,
-    flatten=flatten,
 )

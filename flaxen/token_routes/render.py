@@ -22,7 +22,7 @@ from flaxen.server.generation.prompts import run_by_length
 
 async def completions(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/completions/render: a list, with one body for each prompt."""
-    read = await read_request(context, http, completions_route.ROUTE)
+    read = await read_request(context, http, completions_route.BODY)
     num_tokens = sum(len(request.prompt_token_ids) for request in read.requests)
 
     def answer() -> Response:
@@ -33,7 +33,7 @@ async def completions(context: Context, http: HttpRequest) -> Response:
 
 async def chat(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/chat/completions/render: one body."""
-    read = await read_request(context, http, chat_route.ROUTE)
+    read = await read_request(context, http, chat_route.BODY)
     [request] = read.requests
 
     def answer() -> Response:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from flaxen.server.body import decode_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
-from flaxen.server.errors import ApiError, error_body
+from flaxen.server.error_answers import error_body
+from flaxen.server.errors import ApiError
 from flaxen.server.generation import fields_without_effect as no_effect
 from flaxen.server.generation.bodies import (
     ChatBody,

@@ -1,8 +1,9 @@
-"""From a request body to its answer, whole or streamed, for both generation routes.
+"""From a request body to its answer, whole or streamed, for the routes that generate.
 
-A `Route` describes what differs between the routes: the fields, how they become engine requests,
-and how events become choices. Deliberately does not know prompts, sampling, or the contents of a
-choice.
+A `BodyForm` describes what differs between the routes' requests: the fields, and how they become
+engine requests. A `Route` has how events become choices too. Other APIs have answers of their own:
+they use `read_request` and `begin`. Deliberately does not know prompts, sampling, or the contents
+of a choice.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from flaxen.server.generation.sampling_fields import check_logprobs, stream_opti
 from flaxen.server.generation.structured_fields import grammar_of, read_structure
 from flaxen.server.guard import check_request_id
 from flaxen.server.request_log import GenerationLog, RequestLog, Timing
-from flaxen.server.sse import EventStreamResponse, unless_disconnected
+from flaxen.server.sse import DATA_EVENTS, EventStreamResponse, unless_disconnected
 from flaxen.server.usage import Usage
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -68,20 +69,27 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Route(Generic[_Body, _View]):
-    """The values and functions in which a route differs. A view holds what its answer needs."""
+class BodyForm(Generic[_Body, _View]):
+    """How a route's bodies are read. A view holds what its answer needs."""
 
     id_prefix: str  # the prefix of answer ids
-    object: str  # the `object` of a whole answer
-    chunk_object: str
     body: type[_Body]  # the fields besides the common ones
     without_effect: Mapping[str, fields_without_effect.Rule]
     field_names: Mapping[str, str]  # the engine's field names -> the route's, where they differ
     parse: Callable[[Context, _Body, Asked], Awaitable[tuple[list[Request], _View]]]
-    collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
-    stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]]
     # From a body as it was sent to one whose fields are all at the top.
     flatten: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(Generic[_Body, _View]):
+    """The values and functions in which a route with OpenAI's choices differs."""
+
+    reads: BodyForm[_Body, _View]
+    object: str  # the `object` of a whole answer
+    chunk_object: str
+    collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
+    stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +102,9 @@ class ReadRequest(Generic[_View]):
 
 
 async def read_request(
-    context: Context, http: HttpRequest, route: Route[_Body, _View]
+    context: Context, http: HttpRequest, form: BodyForm[_Body, _View]
 ) -> ReadRequest[_View]:
-    """Reads a request of the route.
+    """Reads a request whose body has this form.
 
     Raises:
       ApiError: 400, the body is invalid or exceeds a limit; and other errors of its parts.
@@ -108,13 +116,32 @@ async def read_request(
             "/v1/embeddings, /v1/score, /v1/rerank, /classify or /pooling",
             "model",
         )
-    given = route.flatten(await read_json(http, context.config, context.bodies))
+    given = form.flatten(await read_json(http, context.config, context.bodies))
     body, common = parse_two(
-        route.body, fields_without_effect.drop_from_body(given, route.without_effect)
+        form.body, fields_without_effect.drop_from_body(given, form.without_effect)
     )
-    asked = await _read_common(context, http, common, route.id_prefix)
-    requests, view = await route.parse(context, body, asked)
+    asked = await _read_common(context, http, common, form.id_prefix)
+    requests, view = await form.parse(context, body, asked)
     return ReadRequest(asked=asked, requests=requests, view=view)
+
+
+async def begin(
+    context: Context,
+    http: HttpRequest,
+    read: ReadRequest[_View],
+    field_names: Mapping[str, str],
+) -> tuple[EngineStreams, Usage]:
+    """Submits what was read, and notes it for the log. The caller must await the streams' `close`.
+
+    Raises:
+      ApiError and others: as in `engine_streams.start`.
+    """
+    usage = Usage(num_prompt=sum(len(request.prompt_token_ids) for request in read.requests))
+    timing = Timing()
+    log: RequestLog = http.state.log
+    log.generation = _generation_log(read.asked, read.requests, usage, timing)
+    search = beam_search(read.asked.common, read.requests, context)
+    return await start(context, read.requests, field_names, timing, engine=search), usage
 
 
 async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]) -> Response:
@@ -123,14 +150,9 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     Raises:
       ApiError: as in `read_request`; and what the engine refuses.
     """
-    read = await read_request(context, http, route)
-    asked, requests, view = read.asked, read.requests, read.view
-    usage = Usage(num_prompt=sum(len(request.prompt_token_ids) for request in requests))
-    timing = Timing()
-    log: RequestLog = http.state.log
-    log.generation = _generation_log(asked, requests, usage, timing)
-    search = beam_search(asked.common, requests, context)
-    streams = await start(context, requests, route.field_names, timing, engine=search)
+    read = await read_request(context, http, route.reads)
+    asked, view = read.asked, read.view
+    streams, usage = await begin(context, http, read, route.reads.field_names)
 
     streams_answer = bool(asked.common.stream)
     kind = route.chunk_object if streams_answer else route.object
@@ -140,7 +162,7 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     if streams_answer:
         writer = ChunkWriter(envelope, usage, asked.options)
         events = route.stream(view, streams, writer)
-        return EventStreamResponse(events, streams.close, log.noted)
+        return EventStreamResponse(events, streams.close, http.state.log.noted, DATA_EVENTS)
     try:
         whole = await unless_disconnected(http.receive, route.collect(view, streams, usage))
     finally:

@@ -13,7 +13,7 @@ from flaxen.protocol import Request, TokenLogprobs
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
-from flaxen.server.generation.answer import Asked, Route, answer
+from flaxen.server.generation.answer import Asked, BodyForm, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
 from flaxen.server.generation.bodies import ChatBody
 from flaxen.server.generation.chat_prompts import chat_prompt, template_source
@@ -41,8 +41,8 @@ async def create(context: Context, http: HttpRequest) -> Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ChatView:
-    """Everything that is needed to write the answer."""
+class ChatView:
+    """Everything that is needed to write the answer of a chat."""
 
     tokenizer: Tokenizer
     prompt: Prompt
@@ -62,23 +62,18 @@ class _ChatView:
         )
 
 
-async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Request], _ChatView]:
+async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Request], ChatView]:
+    """What a chat asks of the engine, and what its answer needs.
+
+    Raises:
+      ApiError: 400, a value is invalid or exceeds a limit; and as in `chat_prompt`.
+    """
     common = asked.common
     check_logprobs(body.top_logprobs, "top_logprobs", context)
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs logprobs=true", "top_logprobs")
     max_tokens, field = asked_max_tokens(body.max_tokens, body.max_completion_tokens)
-    tools = read_tools(body.tools, body.tool_choice, parallel_tool_calls=body.parallel_tool_calls)
-    prompt = await chat_prompt(
-        body.messages,
-        add_generation_prompt=body.add_generation_prompt is not False,
-        template_kwargs=_template_variables(body, tools, context),
-        add_special_tokens=bool(body.add_special_tokens),
-        context=context,
-        tools=tools,
-        documents=body.documents,
-        continues=check_open(body.continue_final_message, body.add_generation_prompt),
-    )
+    prompt, tools = await read_prompt(context, body)
     form = answer_form(
         context,
         prompt,
@@ -104,7 +99,7 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
     )
     if form.shows_special_tokens:
         sampling = replace(sampling, skip_special_tokens=False)
-    view = _ChatView(
+    view = ChatView(
         tokenizer=context.tokenizer,
         prompt=prompt,
         message=form.message,
@@ -117,6 +112,26 @@ async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[R
     return [asked.request(0, prompt, sampling)], view
 
 
+async def read_prompt(context: Context, body: ChatBody) -> tuple[Prompt, ToolUse]:
+    """The prompt that a chat is for the model, and the tools that the answer may call.
+
+    Raises:
+      ApiError: 400, the tools are invalid; and as in `chat_prompt`.
+    """
+    tools = read_tools(body.tools, body.tool_choice, parallel_tool_calls=body.parallel_tool_calls)
+    prompt = await chat_prompt(
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt is not False,
+        template_kwargs=_template_variables(body, tools, context),
+        add_special_tokens=bool(body.add_special_tokens),
+        context=context,
+        tools=tools,
+        documents=body.documents,
+        continues=check_open(body.continue_final_message, body.add_generation_prompt),
+    )
+    return prompt, tools
+
+
 def _template_variables(body: ChatBody, tools: ToolUse, context: Context) -> dict[str, Any]:
     given = body.chat_template_kwargs or {}
     formats = context.formats
@@ -125,7 +140,7 @@ def _template_variables(body: ChatBody, tools: ToolUse, context: Context) -> dic
     return {**given, **effort_variables(body.reasoning_effort, given, source, reasons=reasons)}
 
 
-async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
+async def _collect(view: ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
     sequences = [WholeSequence() for _ in range(view.n)]
     whole: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_ids": None}
     async for _, event in streams.events():
@@ -143,7 +158,7 @@ async def _collect(view: _ChatView, streams: EngineStreams, usage: Usage) -> dic
     return whole
 
 
-def _whole_choice(view: _ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
+def _whole_choice(view: ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
     message = Message(view.message)
     return {
         "index": index,
@@ -156,7 +171,7 @@ def _whole_choice(view: _ChatView, index: int, sequence: WholeSequence) -> dict[
 
 
 async def _stream(
-    view: _ChatView, streams: EngineStreams, writer: ChunkWriter
+    view: ChatView, streams: EngineStreams, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
     needs_tokens = view.with_token_ids or view.logprobs is not None
     num_held = 0  # events since the last chunk
@@ -195,14 +210,17 @@ def _delta(index: int, delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
-ROUTE = Route(
+BODY = BodyForm(
     id_prefix="chatcmpl",
-    object="chat.completion",
-    chunk_object="chat.completion.chunk",
     body=ChatBody,
     without_effect=fields_without_effect.CHAT,
     field_names={"prompt_token_ids": "messages", "logprobs": "top_logprobs"},
-    parse=_parse,
+    parse=parse,
+)
+ROUTE = Route(
+    reads=BODY,
+    object="chat.completion",
+    chunk_object="chat.completion.chunk",
     collect=_collect,
     stream=_stream,
 )

@@ -13,7 +13,7 @@ from flaxen.protocol import Request, SamplingParams, TokenEvent, TokenLogprobs
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
 from flaxen.server.generation import fields_without_effect
-from flaxen.server.generation.answer import Asked, Route, answer
+from flaxen.server.generation.answer import Asked, BodyForm, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
 from flaxen.server.generation.bodies import CompletionBody
 from flaxen.server.generation.engine_streams import EngineStreams
@@ -233,14 +233,17 @@ def _without_output(event: TokenEvent) -> TokenEvent:
     )
 
 
-ROUTE = Route(
+BODY = BodyForm(
     id_prefix="cmpl",
-    object="text_completion",
-    chunk_object="text_completion",
     body=CompletionBody,
     without_effect=fields_without_effect.COMPLETION,
     field_names={"prompt_token_ids": "prompt"},
     parse=_parse,
+)
+ROUTE = Route(
+    reads=BODY,
+    object="text_completion",
+    chunk_object="text_completion",
     collect=_collect,
     stream=_stream,
 )

@@ -10,7 +10,7 @@ import random
 import string
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flaxen.output_parsers.events import Content, Event, Reasoning, ToolCall
@@ -29,16 +29,20 @@ class MessageForm:
     short_ids: bool = False  # some templates take ids of 9 letters and digits only
 
 
-class Message:
-    """The message of one sequence. Final."""
+class ShownEvents:
+    """What one sequence's answer shows, and in which order. Final.
+
+    Args:
+      form: how the answer is read, and what of it is shown. Each call that is shown has an id.
+    """
 
     def __init__(self, form: MessageForm) -> None:
         self._form = form
         self._parser = Parser(form.readers)
-        self._num_calls = 0
+        self.num_calls = 0  # so far
 
-    def push(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
-        """The deltas that are certain with the next piece of the text.
+    def push(self, text: str, *, is_last: bool) -> list[Event]:
+        """The events that are certain with the next piece of the text.
 
         Args:
           text: the piece, perhaps empty.
@@ -47,6 +51,31 @@ class Message:
         events = self._parser.push(text)
         if is_last:
             events += self._parser.finish()
+        return [shown for event in events for shown in self._shown(event)]
+
+    def _shown(self, event: Event) -> Sequence[Event]:
+        match event:
+            case Reasoning():
+                return [event] if self._form.shows_reasoning else []
+            case ToolCall():
+                if self.num_calls and self._form.one_call:
+                    return []
+                self.num_calls += 1
+                return [replace(event, id=event.id or _new_id(is_short=self._form.short_ids))]
+            case Content():
+                return [event]
+
+
+class Message:
+    """The message of one sequence, as OpenAI's chats have it. Final."""
+
+    def __init__(self, form: MessageForm) -> None:
+        self._events = ShownEvents(form)
+        self._num_calls = 0
+
+    def push(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
+        """The deltas that are certain with the next piece of the text, as `ShownEvents.push`."""
+        events = self._events.push(text, is_last=is_last)
         return [delta for event in events for delta in self._deltas(event)]
 
     def whole(self, text: str) -> dict[str, Any]:
@@ -75,14 +104,10 @@ class Message:
                 return [{"content": text}]
             case Reasoning(text):
                 # The first name is vLLM's, the second that of DeepSeek's API, which many copied.
-                shown = {"reasoning": text, "reasoning_content": text}
-                return [shown] if self._form.shows_reasoning else []
+                return [{"reasoning": text, "reasoning_content": text}]
             case ToolCall(name, arguments, call_id):
                 index = self._num_calls
-                if index and self._form.one_call:
-                    return []
                 self._num_calls += 1
-                call_id = call_id or _new_id(is_short=self._form.short_ids)
                 function = {"name": name, "arguments": ""}
                 head = {"index": index, "id": call_id, "type": "function", "function": function}
                 rest = {"index": index, "function": {"arguments": arguments}}
