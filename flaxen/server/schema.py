@@ -60,6 +60,7 @@ def parse(
     fields: Mapping[str, Any],
     *,
     context: Mapping[str, Any] | None = None,
+    where: str = "",
 ) -> _Body:
     """Checks the fields' names and types. An unknown field that is null counts as not given.
 
@@ -67,6 +68,7 @@ def parse(
       body_class: the fields that there are.
       fields: the JSON object.
       context: this server's limits, for validators that ask for them.
+      where: the object's place in the body, as "input[0].", for errors.
 
     Raises:
       ApiError: 400 with the first wrong field as its param.
@@ -77,7 +79,7 @@ def parse(
         return body_class.model_validate(given, context=context)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
-    param = _param(problem["loc"])
+    param = where + _param(problem["loc"])
     if problem["type"] == "extra_forbidden":
         raise invalid(
             f"unknown field {param!r}: this server would have to ignore it, and refuses instead; "
