@@ -6,7 +6,8 @@ Contains no logic of a route.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -26,6 +27,7 @@ from flaxen.server.pages.routes import reference_page
 from flaxen.server.routing import add_route
 
 Handler = Callable[[Request], Awaitable[Response]]
+NO_OWN_ROUTES: Mapping[tuple[str, str], Handler] = MappingProxyType({})
 
 
 def create_pool_app(
@@ -35,6 +37,7 @@ def create_pool_app(
     *,
     has_adapter_routes: bool,
     more_routes: Iterable[tuple[str, str]] = (),
+    own_routes: Mapping[tuple[str, str], Handler] = NO_OWN_ROUTES,
 ) -> FastAPI:
     """Returns the server of several models as an ASGI application. The caller closes the pool.
 
@@ -44,6 +47,7 @@ def create_pool_app(
       metrics: those of all models.
       has_adapter_routes: whether clients may load adapters of the first model.
       more_routes: methods and paths that the models' applications have beside the usual ones.
+      own_routes: routes of a room above the server that need no model.
     """
     metrics.registry.register(PoolCollector(pool, metrics.prefix))
     app = empty_app()
@@ -65,7 +69,7 @@ def create_pool_app(
     routes: dict[tuple[str, str], Handler] = {
         route: named if route[0] == "POST" else first for route in (*ROUTES, *more_routes)
     }
-    routes |= {**own, INVOCATIONS: named}
+    routes |= {**own, **own_routes, INVOCATIONS: named}
     routes |= dict.fromkeys(ADAPTER_ROUTES if has_adapter_routes else (), first)
     routes |= {alias: routes[route] for alias, route in ALIASES.items() if route in routes}
     for (method, path), handler in routes.items():

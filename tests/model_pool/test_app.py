@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
+from starlette.responses import Response
 
 from flaxen.model_pool.app import create_pool_app
 from flaxen.server.app import ALIASES, INVOCATIONS, ROUTES
@@ -176,6 +178,19 @@ def test_routes_that_only_some_servers_have_reach_the_models_too() -> None:
     # The model was loaded for it, and this fake's application has no such route.
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
     assert fakes.log == ["+a"]
+
+
+def test_routes_that_need_no_model_load_none() -> None:
+    async def handler(http: Request) -> Response:
+        return Response(http.path_params["name"])
+
+    fakes = Fakes()
+    app = create_pool_app(
+        fakes.pool(fakes.model("a")), fakes.config, fakes.metrics, has_adapter_routes=False,
+        own_routes={("GET", "/v1/kept/{name}"): handler},
+    )  # fmt: skip
+    assert get(app, "/v1/kept/x").text == "x"
+    assert fakes.log == []
 
 
 def test_a_client_that_leaves_while_its_model_is_loaded_waits_no_longer() -> None:
