@@ -91,6 +91,22 @@ _MODEL = _object(
     max_model_len=_COUNT,
 )
 
+_ITEM = _object(id=_STRING, type=_STRING, status=_STRING)
+_RESPONSE = _object(
+    id=_STRING,
+    object=_constant("response"),
+    created_at=_COUNT,
+    status={
+        "enum": ["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"],
+    },
+    model=_STRING,
+    output=_list_of(_ITEM),
+    error=_or_null(_object(code=_STRING, message=_STRING)),
+    incomplete_details=_or_null(_object(reason=_STRING)),
+    usage=_or_null(_object(input_tokens=_COUNT, output_tokens=_COUNT, total_tokens=_COUNT)),
+    previous_response_id=_or_null(_STRING),
+)
+
 ANSWERS: Mapping[str, Schema] = {
     "Error": _object(
         error=_object(
@@ -182,6 +198,9 @@ ANSWERS: Mapping[str, Schema] = {
     "FineTuningJobs": _listed(_JOB),
     "FineTuningEvents": _listed(_object(id=_STRING, message=_STRING, level=_STRING)),
     "FineTuningCheckpoints": _listed(_object(id=_STRING, step_number=_COUNT)),
+    "Response": _RESPONSE,
+    "ResponseItems": _listed(_ITEM),
+    "InputTokens": _object(object=_constant("response.input_tokens"), input_tokens=_COUNT),
     "Deleted": _object(id=_STRING, object=_STRING, deleted={"const": True}),
 }
 
@@ -190,4 +209,9 @@ EVENT_STREAM: Schema = {
     "type": "string",
     "description": "Server-sent events, with stream=true: each is a part of the answer as JSON, "
     "the last is [DONE].",
+}
+NAMED_EVENTS: Schema = {
+    "type": "string",
+    "description": "Server-sent events, with stream=true: each has a name, which is the type in "
+    "its JSON; the last one says how the response ended.",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flaxen.api_description.answers import EVENT_STREAM
+from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
 from flaxen.api_description.bodies import Schemas
 from flaxen.api_description.operation import (
     BODY_ERRORS,
@@ -19,6 +19,8 @@ from flaxen.api_description.operation import (
 from flaxen.job_routes.fine_tuning.job_schema import JobBody
 from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
 from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
+from flaxen.responses_routes import bodies as responses
+from flaxen.responses_routes.bodies import ResponseBody
 from flaxen.server.app import ALIASES, INVOCATIONS
 from flaxen.server.generation import fields_without_effect as without_effect
 from flaxen.server.generation.bodies import (
@@ -35,6 +37,7 @@ Route = tuple[str, str]  # method and path
 
 _TEXT: Mapping[str, Schema] = {TEXT: {"type": "string"}}
 _PAGE: Mapping[str, Schema] = {"text/html": {"type": "string"}}
+_RESPONSE = "/v1/responses/{response_id}"
 _JOB = "/v1/fine_tuning/jobs/{job_id}"
 _PAGING: Mapping[str, Schema] = {
     "after": {"type": "string"},
@@ -53,7 +56,13 @@ def _streamed(name: str) -> Mapping[str, Schema]:
 
 def make_operations(schemas: Schemas) -> dict[Route, Operation]:
     """All routes that a server may have, by method and path as they are in its table."""
-    found = {**_generating(schemas), **_pooling(schemas), **_telling(schemas), **_storing(schemas)}
+    found = {
+        **_generating(schemas),
+        **_responses(schemas),
+        **_pooling(schemas),
+        **_telling(schemas),
+        **_storing(schemas),
+    }
     return found | {alias: found[route] for alias, route in ALIASES.items()}
 
 
@@ -87,6 +96,47 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
             "Answers as the route that the body's fields are of.",
             {"type": "object"},
             {JSON: {"type": "object"}, EVENTS: EVENT_STREAM},
+        ),
+    }
+
+
+def _responses(schemas: Schemas) -> dict[Route, Operation]:
+    items: Schema = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+    body = schemas.body(
+        CommonBody,
+        ResponseBody,
+        without_effect=responses.WITHOUT_EFFECT,
+        forms={
+            "input": {"anyOf": [{"type": "string"}, items]},
+            "response_format": {"type": "null"},  # of other routes: here it is text.format
+        },
+    )
+    events: Mapping[str, Schema] = {JSON: ref("Response"), EVENTS: NAMED_EVENTS}
+
+    def operation(summary: str, answers: Mapping[str, Schema], **query: Schema) -> Operation:
+        return Operation(summary=summary, answers=answers, errors=(400, 404, 500), query=query)
+
+    whole: Schema = {"type": "integer", "minimum": 0}
+    return {
+        ("POST", "/v1/responses"): Operation(
+            summary="Makes a response.", body=body, answers=events, errors=ENGINE_ERRORS
+        ),
+        ("POST", "/v1/responses/input_tokens"): Operation(
+            summary="The number of tokens of an input.",
+            body=body,
+            answers=_json("InputTokens"),
+            errors=BODY_ERRORS,
+        ),
+        ("GET", _RESPONSE): operation(
+            "A response.", events, stream={"type": "boolean"}, starting_after=whole
+        ),
+        ("DELETE", _RESPONSE): operation("Deletes a response.", _json("Deleted")),
+        ("POST", f"{_RESPONSE}/cancel"): operation("Ends a response.", _json("Response")),
+        ("GET", f"{_RESPONSE}/input_items"): operation(
+            "What a response was asked.",
+            _json("ResponseItems"),
+            order={"enum": ["asc", "desc"]},
+            **_PAGING,
         ),
     }
 

@@ -11,8 +11,9 @@ import pytest
 
 from flaxen.api_description.document import make_document
 from flaxen.api_description.routes import add_description
-from flaxen.cli.serve.more_routes import MORE_ROUTES
+from flaxen.cli.serve.more_routes import more_routes
 from flaxen.job_routes import mount
+from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import (
     ADAPTER_ROUTES,
     ALIASES,
@@ -25,6 +26,7 @@ from flaxen.server.config import ServerConfig
 from tests.server.clients import get, post
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
+MORE_ROUTES = more_routes(Responses())
 ROUTES_OF_ALL = [
     *ROUTES, *MORE_ROUTES, *ALIASES, INVOCATIONS, *ADAPTER_ROUTES, *DEV_ROUTES,
     *mount._FILES, *mount._JOBS, ("GET", "/openapi.json"),

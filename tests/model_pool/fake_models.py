@@ -10,7 +10,7 @@ from typing import Any
 from flaxen.model_pool.counters import Counters
 from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.served_model import ServedModel
-from flaxen.server.app import create_model_app
+from flaxen.server.app import Routes, create_model_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.metrics import Metrics, ServerMetrics
 from tests.server.fakes import FakeEngine, byte_tokenizer
@@ -38,6 +38,7 @@ class Fakes:
     faults: dict[str, Exception] = field(default_factory=dict)  # in place of the next loads
     gates: dict[str, threading.Event] = field(default_factory=dict)  # that a load waits for
     step_s: float = 0.0
+    more_routes: Routes = field(default_factory=dict)
     chats: bool = False  # a chat template is a process, which takes a while to start
 
     def model(self, name: str, num_bytes: int = 1, **fields: Any) -> ServedModel:
@@ -59,7 +60,9 @@ class Fakes:
             engine = _Logged(lambda: self.log.append(f"-{name}"), step_s=self.step_s)
             self.engines[name] = engine
             tokenizer = _TOKENIZER if self.chats else _WITHOUT_CHAT
-            app = create_model_app(engine, tokenizer, config, metrics=metrics)
+            app = create_model_app(
+                engine, tokenizer, config, metrics=metrics, more_routes=self.more_routes
+            )
             return LoadedFake(engine=engine, app=app)
 
         given = {"adapters": (), "stays": False, "root": name, "max_model_len": 4096, **fields}

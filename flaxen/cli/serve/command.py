@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.engine.config import LoraLimits
     from flaxen.engine_args import EngineArgs
+    from flaxen.job_routes.stores import Stores
     from flaxen.server.config import ServerConfig
 
 logger = logging.getLogger("flaxen.server")
@@ -157,7 +158,7 @@ def _serve_one(
         cpu = given.machine.set_up(num_devices, num_local_devices)
         start_s = time.perf_counter()
         parts = _build(args, lora.limits(), server)
-        engine, app = _start(stack, parts, config, lora)
+        engine, app = _start(stack, parts, config, lora, stores)
         if stores is not None:
             from flaxen.fine_tuning import add_jobs
 
@@ -216,18 +217,23 @@ def _import_server() -> None:
 
 
 def _start(
-    stack: contextlib.ExitStack, parts: Parts, config: ServerConfig, lora: LoraOptions
+    stack: contextlib.ExitStack,
+    parts: Parts,
+    config: ServerConfig,
+    lora: LoraOptions,
+    stores: Stores | None,
 ) -> tuple[AsyncEngine, FastAPI]:
     """Starts the engine's thread, which ends with the stack, and makes the application."""
     from flaxen.api_description.routes import add_description
-    from flaxen.cli.serve.more_routes import MORE_ROUTES
+    from flaxen.cli.serve.more_routes import more_routes, open_responses
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.server.app import create_app
 
     engine = stack.enter_context(AsyncEngine(parts.engine))
     lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
     files = lora.files(parts.model)
-    app = create_app(engine, parts.tokenizer, config, adapter_files=files, more_routes=MORE_ROUTES)
+    routes = more_routes(open_responses(stores))
+    app = create_app(engine, parts.tokenizer, config, adapter_files=files, more_routes=routes)
     add_description(app, config)
     return engine, app
 

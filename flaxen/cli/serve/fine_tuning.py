@@ -38,15 +38,16 @@ class FineTuningOptions:
         _option(
             metavar="DIR",
             file_okay=False,
-            help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs and models there.",
-            show_default="neither is served",
+            help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs, models and "
+            "responses there.",
+            show_default="neither is served, and responses are kept in memory",
         ),
     ] = None
     database_url: Annotated[
         str | None,
         _option(
             envvar="FLAXEN_DATABASE_URL",
-            help="Database that lists jobs and files, as postgresql+psycopg://USER:PASSWORD@HOST/"
+            help="Database of jobs, files and responses, as postgresql+psycopg://USER:PASSWORD@HOST/"
             "NAME; each server needs one of its own.",
             show_default="SQLite in --data-dir",
         ),

@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flaxen.pooling_routes import routes as pooling
+from flaxen.responses_routes import routes as responses_routes
+from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import Routes
 from flaxen.token_routes import routes as tokens
 
-MORE_ROUTES: Routes = {**pooling.ROUTES, **tokens.ROUTES}
+if TYPE_CHECKING:
+    from flaxen.job_routes.stores import Stores
+
+_OF_ANY_SERVER: Routes = {**pooling.ROUTES, **tokens.ROUTES}
+
+
+def open_responses(stores: Stores | None) -> Responses:
+    """The responses of a server: in its database, or in memory where it has none."""
+    if stores is None:
+        return Responses()
+    from flaxen.responses_routes.database import DatabaseStore
+
+    return Responses(store=DatabaseStore(stores.database))
+
+
+def more_routes(responses: Responses) -> Routes:
+    """The routes of a server of one model."""
+    return {**_OF_ANY_SERVER, **responses_routes.all_routes(responses)}
+
+
+def model_routes(responses: Responses) -> Routes:
+    """The routes of each model of a server of several."""
+    return {**_OF_ANY_SERVER, **responses_routes.model_routes(responses)}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from flaxen.api_description.routes import add_description
-from flaxen.build import OnProgress, Parts, build
+from flaxen.build import OnProgress
 from flaxen.cli.cpu import Cpu
 from flaxen.cli.progress import show_progress
 from flaxen.cli.serve.about_models import about_models
@@ -34,20 +34,22 @@ from flaxen.cli.serve.announcement import (
 from flaxen.cli.serve.devices import about_computing
 from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.given import Given
+from flaxen.cli.serve.loaded_model import LoadedModel, load_model
 from flaxen.cli.serve.logs import LogFormat
-from flaxen.cli.serve.more_routes import MORE_ROUTES
+from flaxen.cli.serve.more_routes import model_routes, open_responses
 from flaxen.cli.serve.named_models import NamedModel, check_distinct
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.serve.planned_models import Asked, MemoryPlan, PlannedModel, plan_models
 from flaxen.cli.serve.pool_options import LoadAtStart, PoolOptions, divide_adapters
 from flaxen.cli.serve.running import run_app
-from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine_args import EngineArgs
 from flaxen.model_pool.app import create_pool_app
 from flaxen.model_pool.counters import Counters
 from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.served_model import ServedModel
-from flaxen.server.app import create_model_app
+from flaxen.responses_routes.responses import Responses
+from flaxen.responses_routes.routes import model_free_routes
+from flaxen.server.app import Routes
 from flaxen.server.config import ServerConfig
 from flaxen.server.metrics import Metrics, ServerMetrics
 
@@ -58,21 +60,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flaxen.server")
 _LONGEST_WAIT_S = 3600.0  # for a model, where requests have no limit of their own
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model in memory: what a pool asks of it, and its parts."""
-
-    engine: AsyncEngine
-    app: FastAPI
-    parts: Parts
-
-    @property
-    def can_chat(self) -> bool:
-        """Whether the model has a chat template."""
-        tokenizer = self.parts.tokenizer
-        return tokenizer.chat_template is not None or bool(tokenizer.named_templates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +102,8 @@ def serve_several(named: Sequence[NamedModel], given: Given, options: PoolOption
                 stays=stays,
                 report=report,
             )
-            pooled = pool_models(plan, models, given.config, stays=stays)
+            responses = open_responses(stores)
+            pooled = pool_models(plan, models, given.config, responses, stays=stays)
             load_at_start(pooled.pool, which)
         if stores is not None:
             _add_jobs(stack, pooled, given, stores)
@@ -171,7 +159,12 @@ def _say_ready(
 
 
 def pool_models(
-    plan: MemoryPlan, wanted: Sequence[Wanted], config: ServerConfig, *, stays: bool
+    plan: MemoryPlan,
+    wanted: Sequence[Wanted],
+    config: ServerConfig,
+    responses: Responses,
+    *,
+    stays: bool,
 ) -> Pooled:
     """Makes the pool of several models and its application. Nothing is loaded yet.
 
@@ -179,14 +172,15 @@ def pool_models(
       plan: the models, and the memory of each.
       wanted: the same models, with their names and adapters.
       config: of the server.
+      responses: those of the whole server.
       stays: whether the first model is never unloaded.
 
     Raises:
       ValueError: two models or adapters have the same name.
     """
-    metrics = ServerMetrics(config.metrics_prefix)
+    metrics, routes = ServerMetrics(config.metrics_prefix), model_routes(responses)
     models = [
-        _served(each, own, config, metrics, stays=stays and index == 0)
+        _served(each, own, config, metrics, routes, stays=stays and index == 0)
         for index, (each, own) in enumerate(zip(plan.models, wanted, strict=True))
     ]
     check_distinct(name for each in models for name in (*each.names, *each.adapters))
@@ -198,7 +192,12 @@ def pool_models(
     )
     can_load = wanted[0].lora.lora_dir is not None
     app = create_pool_app(
-        pool, config, metrics, has_adapter_routes=can_load, more_routes=MORE_ROUTES
+        pool,
+        config,
+        metrics,
+        has_adapter_routes=can_load,
+        more_routes=routes,
+        own_routes=model_free_routes(responses),
     )
     add_description(app, config)
     return Pooled(pool=pool, app=app, plan=plan)
@@ -209,11 +208,13 @@ def _served(
     wanted: Wanted,
     config: ServerConfig,
     metrics: ServerMetrics,
+    routes: Routes,
     *,
     stays: bool,
 ) -> ServedModel:
     counters, names, lora = Counters(), wanted.names or (planned.name,), wanted.lora
     own_config = replace(config, served_model_names=names)
+    own_metrics = Metrics(counters, names[0], metrics)
     return ServedModel(
         names=names,
         adapters=tuple(name for name, _ in lora.named_paths()),
@@ -223,36 +224,8 @@ def _served(
         num_bytes=planned.num_bytes,
         stays=stays,
         counters=counters,
-        load=partial(load_model, planned, lora, own_config, Metrics(counters, names[0], metrics)),
+        load=partial(load_model, planned, lora, own_config, own_metrics, routes),
     )
-
-
-def load_model(
-    planned: PlannedModel,
-    lora: LoraOptions,
-    config: ServerConfig,
-    metrics: Metrics,
-    on_progress: OnProgress | None = None,
-) -> LoadedModel:
-    """Loads a model and starts its engine. Raises what `build` raises."""
-    parts = build(planned.args, on_progress, compile_all=False, lora=planned.lora)
-    engine = AsyncEngine(parts.engine)
-    try:
-        lora.load_modules(engine, parts.model, config.served_model_names)
-        files = lora.files(parts.model)
-        app = create_model_app(
-            engine,
-            parts.tokenizer,
-            config,
-            metrics=metrics,
-            adapter_files=files,
-            more_routes=MORE_ROUTES,
-        )
-    except BaseException:  # whatever it was, the engine's thread must not stay; it is raised again
-        engine.stop()
-        raise
-    gc.freeze()  # long-lived objects are excluded from garbage collection
-    return LoadedModel(engine=engine, app=app, parts=parts)
 
 
 def load_at_start(pool: ModelPool, which: LoadAtStart) -> None:

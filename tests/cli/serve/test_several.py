@@ -18,6 +18,7 @@ from flaxen.cli.serve.planned_models import Asked, plan_models
 from flaxen.cli.serve.pool_options import LoadAtStart
 from flaxen.cli.serve.several import Pooled, Wanted, load_at_start, pool_models
 from flaxen.engine_args import EngineArgs
+from flaxen.responses_routes.responses import Responses
 from flaxen.server.config import ServerConfig
 from tests.e2e.tiny_model import write_tiny_model
 from tests.server.clients import http_client, run
@@ -47,7 +48,7 @@ def pooled(directories: list[Path], *, takes_turns: bool) -> Pooled:
     if takes_turns:
         budget = int(1.9 * plan.models[0].weight_bytes)
         plan = plan_models(asked, budget_bytes=budget, **options)
-    return pool_models(plan, wanted, ServerConfig(), stays=False)
+    return pool_models(plan, wanted, ServerConfig(), Responses(), stays=False)
 
 
 async def ask(client: Any, model: str) -> list[int]:

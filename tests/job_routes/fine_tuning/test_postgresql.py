@@ -1,4 +1,4 @@
-"""The same jobs and files in PostgreSQL, where it and its driver are installed."""
+"""The same jobs, files and responses in PostgreSQL, where it and its driver are installed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from flaxen.job_routes.storage.directory import ID_FILE
 from flaxen.job_routes.storage.tables import open_database
+from flaxen.responses_routes.database import DatabaseStore
+from flaxen.responses_routes.stored import StoredResponse
 from tests.extras import extra
 from tests.job_routes.fine_tuning.serving import GOOD, MODEL, serving
+from tests.responses_routes.serving import Server
 from tests.server.clients import openai_client, run
 
 extra("psycopg")
@@ -85,6 +89,30 @@ def test_jobs_and_files_in_postgresql(url: str, tmp_path: Path) -> None:
         left = [each.name for each in served.engine.adapters()]
         assert left == [f"{row['model_name']}:ckpt-step-2"]
         assert served.files.list() == ([], False)
+
+
+def test_responses_in_postgresql(url: str, tmp_path: Path) -> None:
+    async def work(database: sa.Engine) -> None:
+        store = DatabaseStore(database)
+        server = Server("A \x00 é.", store=store)
+        running = {"id": f"resp_{1:032x}", "status": "queued", "created_at": 2**33}
+        await store.put(StoredResponse(response=running, items=[]))
+        async with openai_client(server.app) as client:
+            made = await client.responses.create(model="fake/model", input="ü \x00")
+            last = await client.responses.create(
+                model="fake/model", input="And?", previous_response_id=made.id
+            )
+            again = DatabaseStore(database)  # the table is there already
+            assert (await client.responses.retrieve(made.id)).output_text == "A \x00 é."
+            ended = await again.get(running["id"])
+            assert ended is not None
+            assert ended.response["status"] == "failed"
+            assert await again.delete(last.id)
+            assert not await again.delete(last.id)
+
+    database = open_database(url, tmp_path)
+    run(work(database))
+    database.dispose()
 
 
 def test_a_database_has_one_data_directory_and_it_never_learns_the_password(

@@ -1,0 +1,5 @@
+"""The server's routes of OpenAI's Responses API: /v1/responses and what is below it.
+
+They stand on the parts of the chat route. Deliberately does not know: templates, formats of models,
+engines.
+"""

@@ -1,0 +1,170 @@
+"""The fields of the bodies of /v1/responses, and what the server can't do of them.
+
+The sampling fields are those of the routes that generate. Deliberately does not know items, tools
+or limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from flaxen.server.errors import invalid
+from flaxen.server.generation.fields_without_effect import CHAT, Rule
+from flaxen.server.schema import STRICT, Whole, whole
+
+LOGPROBS = "message.output_text.logprobs"
+# Reasoning is in its item in plain text, so a client that keeps its own history has it anyway.
+INCLUDES = (LOGPROBS, "reasoning.encrypted_content")
+_MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512  # OpenAI's
+
+
+class TextOptions(BaseModel):
+    """OpenAI's `text`."""
+
+    model_config = STRICT
+
+    format: dict[str, Any] | None = None  # read by text_format.py
+    verbosity: Literal["medium"] | None = None  # the model has no such control
+
+
+class ReasoningOptions(BaseModel):
+    """OpenAI's `reasoning`. Fields with one value are those that have no effect with it."""
+
+    model_config = STRICT
+
+    effort: str | None = None
+    summary: Literal["auto"] | None = None  # reasoning is shown whole
+    generate_summary: Literal["auto"] | None = None  # its older name
+    context: Literal["auto"] | None = None  # the chat template decides
+    mode: Literal["standard"] | None = None
+
+
+class ResponseBody(BaseModel):
+    """The fields that only /v1/responses has."""
+
+    model_config = STRICT
+
+    input: Any  # read in items.py
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    tools: list[Any] | None = None  # read in tools.py
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: Whole | None = None  # of tools that a server runs itself: there are none
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    max_output_tokens: Whole | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    top_logprobs: Whole | None = None
+    include: list[str] | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    background: bool | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
+
+
+def _nothing(value: Any) -> bool:
+    return False
+
+
+def _is(wanted: Any) -> Any:
+    return lambda value: type(value) is type(wanted) and value == wanted
+
+
+def _holds_at_most(**allowed: Any) -> Any:
+    """Whether an object has no other fields, with no other values; null counts as not there."""
+
+    def check(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            each is None or each == allowed.get(name) for name, each in value.items()
+        )
+
+    return check
+
+
+_ONE = "a response is one answer: send several requests"
+_TOKEN_IDS = "responses have no token ids: /v1/chat/completions has"
+WITHOUT_EFFECT: Mapping[str, Rule] = {
+    **{
+        name: CHAT[name]
+        for name in (
+            "service_tier", "prompt_cache_retention", "mm_processor_kwargs", "vllm_xargs",
+            "kv_transfer_params",
+        )
+    },
+    "conversation": Rule(
+        _nothing, "there are no conversations here: previous_response_id continues a response"
+    ),
+    "prompt": Rule(_nothing, "there are no stored prompts here: send instructions and input"),
+    "context_management": Rule(
+        lambda value: value == [], "contexts are not compacted: truncation='auto' drops old turns"
+    ),
+    "moderation": Rule(_nothing, "this server judges no texts"),
+    "access_programs": Rule(_nothing, "there are none here"),
+    "image": Rule(_holds_at_most(context_compression="auto"), "the model reads text only"),
+    "background_options": Rule(
+        _holds_at_most(completion_window="soonest"), "each response runs as soon as it can"
+    ),
+    "prompt_cache_options": Rule(
+        _holds_at_most(mode="implicit", prewarm=False),
+        "prefixes are cached by themselves, for as long as there is room",
+    ),
+    "stream_options": Rule(
+        _holds_at_most(include_obfuscation=False), "this server does not pad its events"
+    ),
+    "n": Rule(lambda value: whole(value) == 1 and value is not True, _ONE),
+    "best_of": Rule(lambda value: whole(value) == 1 and value is not True, _ONE),
+    "prompt_logprobs": Rule(_nothing, "responses have none: /v1/chat/completions has"),
+    "truncate_prompt_tokens": Rule(_nothing, "truncation='auto' drops old turns"),
+    "return_token_ids": Rule(_is(False), _TOKEN_IDS),
+    "return_tokens_as_token_ids": Rule(_is(False), _TOKEN_IDS),
+}  # fmt: skip
+
+
+def check_body(body: ResponseBody) -> None:
+    """Checks what no type says.
+
+    Raises:
+      ApiError: 400, a field has a value that is not supported, or two contradict each other.
+    """
+    includes = body.include or []
+    for i, name in enumerate(includes):
+        if name not in INCLUDES:
+            raise invalid(
+                f"include[{i}] = {name[:80]!r} is refused: this server can include "
+                f"{' and '.join(INCLUDES)}",
+                f"include[{i}]",
+                "unsupported_parameter",
+            )
+    if body.top_logprobs and LOGPROBS not in includes:
+        raise invalid(f"top_logprobs needs include=[{LOGPROBS!r}]", "top_logprobs")
+    if body.background and body.store is False:
+        raise invalid(
+            "background=true needs store=true: a response that nobody waits for is asked for later",
+            "background",
+        )
+    if body.max_tool_calls is not None and body.max_tool_calls < 1:
+        raise invalid(
+            f"max_tool_calls must be at least 1, got {body.max_tool_calls}", "max_tool_calls"
+        )
+    _check_metadata(body.metadata or {})
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if len(metadata) > _MAX_METADATA:
+        raise invalid(
+            f"metadata must hold at most {_MAX_METADATA} pairs, got {len(metadata)}", "metadata"
+        )
+    for key, value in metadata.items():
+        if len(key) > _MAX_KEY_CHARS or len(value) > _MAX_VALUE_CHARS:
+            raise invalid(
+                f"a key of metadata has at most {_MAX_KEY_CHARS} characters and a value "
+                f"{_MAX_VALUE_CHARS}, got {len(key)} and {len(value)}",
+                "metadata",
+            )

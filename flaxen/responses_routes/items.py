@@ -1,0 +1,227 @@
+"""Reads the items of an `input`: messages, reasoning, calls of functions and their results.
+
+What is read has the form in which items are stored and answered: each has a type and an id, and
+the texts of messages are parts. Deliberately does not know chat messages.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from flaxen.server.errors import invalid
+from flaxen.server.schema import STRICT, parse, shorten
+from flaxen.text.tool_calls import read_tool_calls
+
+Item = dict[str, Any]
+
+_Status = Literal["in_progress", "completed", "incomplete"]
+_TEXT_PARTS = {
+    "input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal",
+}  # fmt: skip
+
+
+class _Message(BaseModel):
+    model_config = STRICT
+
+    type: str | None = None
+    id: str | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Any
+    status: _Status | None = None
+    phase: Literal["commentary", "final_answer"] | None = None
+
+
+class _Reasoning(BaseModel):
+    model_config = STRICT
+
+    type: str
+    id: str | None = None
+    summary: list[Any] | None = None
+    content: list[Any] | None = None
+    encrypted_content: str | None = None
+    status: _Status | None = None
+
+
+class _Call(BaseModel):
+    model_config = STRICT
+
+    type: str
+    id: str | None = None
+    call_id: str
+    name: str
+    arguments: str
+    status: _Status | None = None
+
+
+class _Result(BaseModel):
+    model_config = STRICT
+
+    type: str
+    id: str | None = None
+    call_id: str
+    output: Any
+    status: _Status | None = None
+
+
+class _Part(BaseModel):
+    model_config = STRICT
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None  # of texts that another server wrote
+    logprobs: list[Any] | None = None
+    prompt_cache_breakpoint: dict[str, Any] | None = None  # prefixes are cached without it
+
+
+def new_id(prefix: str) -> str:
+    """A new, random id, as "msg_…"."""
+    return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def read_items(given: Any) -> list[Item]:
+    """Reads an `input`: a text, which is a user's message, or a list of items.
+
+    Raises:
+      ApiError: 400 with the wrong place as its param.
+    """
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise invalid(
+            f"input must be a string or a list of items, got {shorten(given)}",
+            "input",
+            "invalid_type",
+        )
+    if not given:
+        raise invalid("input must hold at least one item, got none", "input")
+    return [_read_item(item, f"input[{i}]") for i, item in enumerate(given)]
+
+
+def _read_item(item: Any, where: str) -> Item:
+    if not isinstance(item, dict):
+        raise invalid(f"{where} must be an item, got {shorten(item)}", where, "invalid_type")
+    kind = item.get("type") or "message"
+    read = _READERS.get(kind) if isinstance(kind, str) else None
+    if read is None:
+        raise invalid(
+            f"{where} of type {shorten(kind)} is refused: this server reads {', '.join(_READERS)}",
+            f"{where}.type",
+            "unsupported_value",
+        )
+    return read(item, where)
+
+
+def _read_message(item: Mapping[str, Any], where: str) -> Item:
+    message = parse(_Message, item, where=f"{where}.")
+    content = message.content
+    if isinstance(content, str):
+        kind = "output_text" if message.role == "assistant" else "input_text"
+        content = [{"type": kind, "text": content}]
+    return {
+        "id": message.id or new_id("msg"),
+        "type": "message",
+        "status": "completed",
+        "role": message.role,
+        "content": _read_parts(content, f"{where}.content"),
+    }
+
+
+def _read_reasoning(item: Mapping[str, Any], where: str) -> Item:
+    reasoning = parse(_Reasoning, item, where=f"{where}.")
+    read: Item = {"id": reasoning.id or new_id("rs"), "type": "reasoning", "status": "completed"}
+    for name, kind in (("summary", "summary_text"), ("content", "reasoning_text")):
+        parts = getattr(reasoning, name) or []
+        for i, part in enumerate(parts):
+            text = part.get("text") if isinstance(part, dict) else None
+            if not isinstance(text, str) or part.get("type") != kind:
+                place = f"{where}.{name}[{i}]"
+                raise invalid(
+                    f"{place} must be {{'type': '{kind}', 'text': …}}, got {shorten(part)}", place
+                )
+        read[name] = [{"type": kind, "text": part["text"]} for part in parts]
+    if reasoning.encrypted_content and not (read["content"] or read["summary"]):
+        raise invalid(
+            f"{where}.encrypted_content is refused: only the server that encrypted it can read it. "
+            "Leave the item out",
+            f"{where}.encrypted_content",
+            "unsupported_parameter",
+        )
+    return read
+
+
+def _read_call(item: Mapping[str, Any], where: str) -> Item:
+    call = parse(_Call, item, where=f"{where}.")
+    try:
+        read_tool_calls([{"name": call.name, "arguments": call.arguments}], where)
+    except ValueError as error:
+        raise invalid(str(error), f"{where}.arguments") from None
+    return {
+        "id": call.id or new_id("fc"),
+        "type": "function_call",
+        "status": "completed",
+        "call_id": call.call_id,
+        "name": call.name,
+        "arguments": call.arguments,
+    }
+
+
+def _read_result(item: Mapping[str, Any], where: str) -> Item:
+    result = parse(_Result, item, where=f"{where}.")
+    output = result.output
+    return {
+        "id": result.id or new_id("fco"),
+        "type": "function_call_output",
+        "status": "completed",
+        "call_id": result.call_id,
+        "output": output if isinstance(output, str) else _read_parts(output, f"{where}.output"),
+    }
+
+
+def _read_parts(parts: Any, where: str) -> list[Item]:
+    if not isinstance(parts, list):
+        raise invalid(
+            f"{where} must be a string or a list of parts, got {shorten(parts)}",
+            where,
+            "invalid_type",
+        )
+    return [_read_part(part, f"{where}[{i}]") for i, part in enumerate(parts)]
+
+
+def _read_part(given: Any, where: str) -> Item:
+    kind = given.get("type") if isinstance(given, dict) else None
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+        raise invalid(
+            f"{where} must be a part of type {', '.join(_TEXT_PARTS)}, as the model reads text "
+            f"only, got {shorten(kind if isinstance(given, dict) else given)}",
+            where,
+        )
+    part, name = parse(_Part, given, where=f"{where}."), _TEXT_PARTS[kind]
+    text = getattr(part, name)
+    if text is None:
+        raise invalid(f"{where}.{name} must be a string, got {shorten(given)}", f"{where}.{name}")
+    if kind == "output_text":
+        return {
+            "type": kind,
+            "text": text,
+            "annotations": part.annotations or [],
+            "logprobs": part.logprobs or [],
+        }
+    return {"type": "input_text" if kind == "text" else kind, name: text}
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], str], Item]] = {
+    "message": _read_message,
+    "reasoning": _read_reasoning,
+    "function_call": _read_call,
+    "function_call_output": _read_result,
+}
+
+
+def text_of(parts: Sequence[Item]) -> list[str]:
+    """The texts of read parts."""
+    return [part[_TEXT_PARTS.get(part["type"], "text")] for part in parts]
