@@ -16,6 +16,15 @@ from tests.server.fakes import FakeEngine, byte_tokenizer
 
 COMPLETION, CHAT, GENERATE = "/v1/completions", "/v1/chat/completions", "/inference/v1/generate"
 HELLO = [{"role": "user", "content": "Hi"}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "parameters": {"type": "object", "properties": {"word": {"type": "string"}}},
+        },
+    }
+]
 SAMPLING: dict[str, Any] = {
     "n": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "seed": 3,
     "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.5,
@@ -49,6 +58,7 @@ def error_of(body: dict[str, Any]) -> tuple[str, str, str]:
         (COMPLETION, {"prompt": "Hi", "logprobs": 0}),
         (COMPLETION, {"prompt": [1, 2, 3], "max_tokens": None}),
         (CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}),
+        (CHAT, {"messages": HELLO, "tools": TOOLS, "tool_choice": "required"}),
         (COMPLETION, {"prompt": "Hi", "structured_outputs": {"choice": ["a", "b"]}}),
     ],
     ids=str,
