@@ -95,6 +95,7 @@ def _as_chat(body: ResponseBody, items: list[Item]) -> ChatBody:
         "top_logprobs": body.top_logprobs if with_logprobs else None,
         "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
         "chat_template_kwargs": body.chat_template_kwargs,
+        "thinking_token_budget": body.thinking_token_budget,
     }
     return parse(ChatBody, fields)
 

@@ -66,7 +66,8 @@ class ResponseBody(BaseModel):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None  # vLLM's
+    chat_template_kwargs: dict[str, Any] | None = None  # vLLM's, as the next one
+    thinking_token_budget: Whole | None = None
 
 
 def _nothing(value: Any) -> bool:

@@ -115,6 +115,13 @@ def test_an_effort_goes_to_the_template() -> None:
     assert error["param"] == "reasoning.effort"
 
 
+def test_a_budget_of_reasoning_is_that_of_chats() -> None:
+    server = Server()
+    server.create(thinking_token_budget=3)
+    assert server.engine.requests[-1].grammar is not None
+    assert server.error(thinking_token_budget=-2)["param"] == "thinking_token_budget"
+
+
 def test_input_tokens_are_counted_without_an_answer() -> None:
     server = Server()
     answer = post(server.app, f"{PATH}/input_tokens", {"input": "Hi", "tools": [TOOL]})
