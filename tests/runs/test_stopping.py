@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import threading
@@ -52,7 +51,7 @@ def _kill_at(step: int, number: int) -> Callable[[object], None]:
     def on_metrics(record: object) -> None:
         assert isinstance(record, dict)
         if record["step"] == step:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # to this thread, at once
 
     return on_metrics
 
@@ -90,7 +89,7 @@ def test_the_command_says_how_to_go_on(
         metrics = output / "metrics.jsonl"
         while not (metrics.exists() and metrics.stat().st_size):
             time.sleep(0.01)
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)  # to this thread, at once
 
     thread = threading.Thread(target=send)
     thread.start()
