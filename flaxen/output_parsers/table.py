@@ -179,6 +179,11 @@ class Formats:
     tools: ToolFormat
     reasoning: ReasoningFormat | None
 
+    @property
+    def reasons(self) -> bool:
+        """Whether answers may have reasoning."""
+        return self.reasoning is not None or self.tools.thoughts is not None
+
 
 def choose_formats(
     template: str | None, *, tool_parser: str | None, reasoning_parser: str | None

@@ -134,9 +134,7 @@ async def read_prompt(context: Context, body: ChatBody) -> tuple[Prompt, ToolUse
 
 def _template_variables(body: ChatBody, tools: ToolUse, context: Context) -> dict[str, Any]:
     given = body.chat_template_kwargs or {}
-    formats = context.formats
-    reasons = formats.reasoning is not None or formats.tools.thoughts is not None
-    source = template_source(context, tools)
+    source, reasons = template_source(context, tools), context.formats.reasons
     return {**given, **effort_variables(body.reasoning_effort, given, source, reasons=reasons)}
 
 

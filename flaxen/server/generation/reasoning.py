@@ -20,7 +20,7 @@ MakeGrammar = Callable[[], Grammar]
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # The switches of templates, which turn reasoning on and off.
-_SWITCHES = ("enable_thinking", "thinking")
+SWITCHES = ("enable_thinking", "thinking")
 
 
 def with_budget(
@@ -84,13 +84,13 @@ def effort_variables(
     variables: dict[str, Any] = {}
     if mentions(template, "reasoning_effort"):
         variables["reasoning_effort"] = effort
-    for name in _SWITCHES:
+    for name in SWITCHES:
         if mentions(template, name):
             variables[name] = effort != "none"
     if not variables and (effort != "none" or reasons):
         raise invalid(
             f"reasoning_effort = {effort!r} is refused: the model's chat template has no variable "
-            f"for it ({', '.join(('reasoning_effort', *_SWITCHES))}); leave it out",
+            f"for it ({', '.join(('reasoning_effort', *SWITCHES))}); leave it out",
             "reasoning_effort",
             "unsupported_parameter",
         )

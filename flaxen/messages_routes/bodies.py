@@ -1,0 +1,148 @@
+"""The bodies of /v1/messages and /v1/messages/count_tokens, and the chats that they ask for.
+
+Deliberately does not know: limits, engines, the blocks of messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, field_validator
+
+from flaxen.messages_routes.messages import chat_messages
+from flaxen.messages_routes.thinking import thinking_fields
+from flaxen.messages_routes.tools import tool_fields
+from flaxen.server.context import Context
+from flaxen.server.errors import invalid
+from flaxen.server.generation.fields_without_effect import Rule, drop
+from flaxen.server.schema import STRICT, Whole, parse, shorten
+
+# Fields of Anthropic's API for what this server does not have, by the values without effect.
+_WITHOUT_EFFECT = {
+    "metadata": Rule(lambda value: isinstance(value, dict), "it must be an object"),
+    "service_tier": Rule(
+        lambda value: value in ("auto", "standard_only"), "this server has one tier only"
+    ),
+    "cache_control": Rule(
+        lambda value: isinstance(value, dict),
+        "it must be an object (prefixes are cached with or without it)",
+    ),
+    "speed": Rule(lambda value: value == "standard", "there is one speed only"),
+    "mcp_servers": Rule(lambda value: value == [], "this server calls no other one"),
+    "container": Rule(lambda value: False, "this server runs no code"),
+    "inference_geo": Rule(lambda value: False, "this server is in one place"),
+    "context_management": Rule(
+        lambda value: isinstance(value, dict) and not _edits(value),
+        "the conversation is not changed by this server: send it as the model shall see it",
+    ),
+}
+
+
+class MessagesBody(BaseModel):
+    """The fields of both routes; those that only say how to answer are None to count tokens."""
+
+    model_config = STRICT
+
+    model: str
+    messages: list[Any]
+    max_tokens: Whole | None = None
+    system: Any = None
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Whole | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    thinking: Any = None
+    output_config: dict[str, Any] | None = None
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, value: float | None) -> float | None:
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError("a number from 0 to 1")
+        return value
+
+
+def chat_body(fields: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The body of the chat that a body of /v1/messages asks for.
+
+    Args:
+      fields: as they were sent.
+      context: has the model's template, which says whether it can think.
+
+    Raises:
+      ApiError: 400 with the wrong field as its param; the message names it.
+    """
+    body = read_body(fields)
+    if body.max_tokens is None:
+        raise invalid(
+            "the field 'max_tokens' is required", "max_tokens", "missing_required_parameter"
+        )
+    if body.max_tokens < 1:
+        raise invalid(
+            f"max_tokens must be at least 1, got {shorten(body.max_tokens)}", "max_tokens"
+        )
+    chat = {
+        **prompt_fields(body, context),
+        "model": body.model,
+        "max_tokens": body.max_tokens,
+        "stream": body.stream,
+        "stop": body.stop_sequences,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+    }
+    return {name: value for name, value in chat.items() if value is not None}
+
+
+def read_body(fields: dict[str, Any]) -> MessagesBody:
+    """Checks the names and types of the fields.
+
+    Raises:
+      ApiError: 400, as in `chat_body`.
+    """
+    return parse(MessagesBody, drop(fields, _WITHOUT_EFFECT))
+
+
+def prompt_fields(body: MessagesBody, context: Context) -> dict[str, Any]:
+    """The fields of the chat's body that make its prompt.
+
+    Raises:
+      ApiError: 400, as in `chat_body`.
+    """
+    config = dict(body.output_config or {})
+    effort, form = config.pop("effort", None), config.pop("format", None)
+    for name in config:
+        param = f"output_config.{name[:80]}"
+        raise invalid(f"unknown field {param!r}", param, "unknown_parameter")
+    messages = chat_messages(body.system, body.messages)
+    continues = messages[-1]["role"] == "assistant"
+    fields = {
+        **thinking_fields(body.thinking, effort, body.max_tokens, context),
+        **tool_fields(body.tools, body.tool_choice),
+        "messages": messages,
+        "response_format": None if form is None else _response_format(form),
+    }
+    if continues:
+        fields |= {"continue_final_message": True, "add_generation_prompt": False}
+    return fields
+
+
+def _response_format(form: Any) -> dict[str, Any]:
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        raise invalid(
+            "output_config.format must be {'type': 'json_schema', 'schema': …}, got "
+            f"{shorten(form)}",
+            "output_config.format",
+        )
+    schema = {"name": "output", "schema": form.get("schema"), "strict": True}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _edits(context_management: dict[str, Any]) -> list[Any]:
+    """The changes that are asked for; to keep all thinking changes nothing."""
+    edits = context_management.get("edits") or []
+    kept = [edit for edit in edits if not (isinstance(edit, dict) and edit.get("keep") == "all")]
+    return kept + [name for name in context_management if name != "edits"]

@@ -1,0 +1,118 @@
+"""What the fields `thinking` and `output_config.effort` mean for a chat.
+
+Deliberately does not know: how thoughts are told from the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxen.server.context import Context
+from flaxen.server.errors import ApiError, invalid
+from flaxen.server.generation.reasoning import SWITCHES
+from flaxen.server.schema import shorten, whole
+from flaxen.text.mentions import mentions
+
+_FIELDS = {
+    "enabled": ("type", "budget_tokens", "display"),
+    "adaptive": ("type", "display"),
+    "disabled": ("type",),
+}
+_DISPLAYS = (None, "summarized", "omitted")
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_DEFAULT_EFFORT = "high"
+_MIN_BUDGET = 1024  # Anthropic's
+
+
+def thinking_fields(
+    thinking: Any, effort: Any, max_tokens: int | None, context: Context
+) -> dict[str, Any]:
+    """The chat's `chat_template_kwargs` and `include_reasoning`.
+
+    Args:
+      thinking: the body's field. Without it the model does not think where its template has a
+          switch for that, and otherwise thinks unseen (decision 0326).
+      effort: the body's `output_config.effort`.
+      max_tokens: the body's; None where tokens are counted.
+      context: has the model's template and formats.
+
+    Raises:
+      ApiError: 400, a value is not one that there is, or the model can't do it.
+    """
+    template = context.tokenizer.chat_template
+    kind = _kind(thinking)
+    switches = [name for name in SWITCHES if mentions(template, name)]
+    if kind == "enabled":
+        _check_budget(thinking.get("budget_tokens"), max_tokens)
+        if not (context.formats.reasons or switches):
+            raise _refused("thinking.type = 'enabled'", "thinking", "the model has no reasoning")
+    if kind == "disabled" and context.formats.reasons and not switches:
+        raise _refused(
+            "thinking.type = 'disabled'", "thinking", "the model's reasoning can't be turned off"
+        )
+    thinks = kind in ("enabled", "adaptive")
+    variables: dict[str, Any] = dict.fromkeys(switches, thinks)
+    return {
+        "chat_template_kwargs": variables | _effort_variables(effort, template),
+        "include_reasoning": thinks and thinking.get("display") != "omitted",
+    }
+
+
+def _kind(thinking: Any) -> str | None:
+    """The type of thinking; None where the field is not given.
+
+    Raises:
+      ApiError: 400, it has another form.
+    """
+    if thinking is None:
+        return None
+    kind = thinking.get("type") if isinstance(thinking, dict) else None
+    if (
+        not isinstance(kind, str)
+        or kind not in _FIELDS
+        or not set(thinking) <= set(_FIELDS[kind])
+        or thinking.get("display") not in _DISPLAYS
+    ):
+        raise invalid(
+            "thinking must be {'type': 'enabled', 'budget_tokens': …}, {'type': 'adaptive'}, each "
+            "with display ('summarized' or 'omitted') if wanted, or {'type': 'disabled'}, got "
+            f"{shorten(thinking)}",
+            "thinking",
+        )
+    return kind
+
+
+def _check_budget(budget: Any, max_tokens: int | None) -> None:
+    """A budget is a target, not a limit, as in Anthropic's API: max_tokens is the limit."""
+    budget = whole(budget)
+    is_number = isinstance(budget, int) and not isinstance(budget, bool)
+    if not is_number or budget < _MIN_BUDGET or (max_tokens is not None and budget >= max_tokens):
+        most = "" if max_tokens is None else f" and below max_tokens ({shorten(max_tokens)})"
+        raise invalid(
+            f"thinking.budget_tokens must be a whole number of at least {_MIN_BUDGET}{most}, got "
+            f"{shorten(budget)}",
+            "thinking.budget_tokens",
+        )
+
+
+def _effort_variables(effort: Any, template: str | None) -> dict[str, Any]:
+    if effort is None:
+        return {}
+    if not isinstance(effort, str) or effort not in _EFFORTS:
+        raise invalid(
+            f"output_config.effort must be one of {', '.join(_EFFORTS)}, got {shorten(effort)}",
+            "output_config.effort",
+        )
+    if mentions(template, "reasoning_effort"):
+        return {"reasoning_effort": effort}
+    if effort != _DEFAULT_EFFORT:
+        raise _refused(
+            f"output_config.effort = {effort!r}",
+            "output_config.effort",
+            "the model's chat template has no variable for it",
+        )
+    return {}
+
+
+def _refused(what: str, param: str, why: str) -> ApiError:
+    return invalid(f"{what} is refused: {why}; leave it out", param, "unsupported_parameter")

@@ -1,0 +1,92 @@
+"""From Anthropic's tools and tool_choice to those of a chat.
+
+Deliberately does not know: how a model is told of tools.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxen.server.errors import invalid
+from flaxen.server.generation.fields_without_effect import Rule, drop_inside
+from flaxen.server.schema import shorten
+
+_WITHOUT_EFFECT = {
+    "cache_control": Rule(
+        lambda value: isinstance(value, dict),
+        "it must be an object (prefixes are cached with or without it)",
+    ),
+    "eager_input_streaming": Rule(
+        lambda value: isinstance(value, bool), "it must be true or false"
+    ),
+    "defer_loading": Rule(lambda value: value is False, "all tools are shown to the model"),
+    "allowed_callers": Rule(lambda value: value == ["direct"], "this server runs no code"),
+    "input_examples": Rule(lambda value: value == [], "put examples into the description"),
+}
+_FIELDS = ("name", "description", "input_schema", "type", "strict")
+_MODES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def tool_fields(tools: list[Any] | None, choice: Any) -> dict[str, Any]:
+    """The chat's `tools`, `tool_choice` and `parallel_tool_calls`.
+
+    Raises:
+      ApiError: 400, a tool or the choice is invalid; or a tool is one that a server runs.
+    """
+    read = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools or ())]
+    fields: dict[str, Any] = {"tools": read or None}
+    if choice is None:
+        return fields
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    known = ("type", *(("name",) if kind == "tool" else ()))
+    known += ("disable_parallel_tool_use",) if kind != "none" else ()
+    one_call = choice.get("disable_parallel_tool_use") if isinstance(choice, dict) else None
+    is_known = kind == "tool" and isinstance(choice.get("name"), str)
+    if (
+        not (is_known or (isinstance(kind, str) and kind in _MODES))
+        or not set(choice) <= set(known)
+        or not (one_call is None or isinstance(one_call, bool))
+    ):
+        raise invalid(
+            "tool_choice must be {'type': 'auto'}, {'type': 'any'} or {'type': 'tool', 'name': …}, "
+            "each with disable_parallel_tool_use (true or false) if wanted, or {'type': 'none'}, "
+            f"got {shorten(choice)}",
+            "tool_choice",
+        )
+    named = {"type": "function", "function": {"name": choice.get("name")}}
+    return fields | {
+        "tool_choice": named if kind == "tool" else _MODES[kind],
+        "parallel_tool_calls": False if one_call else None,
+    }
+
+
+def _tool(tool: Any, where: str) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        raise invalid(f"{where} must be an object, got {shorten(tool)}", where)
+    kind = tool.get("type")
+    if kind is not None and kind != "custom":
+        raise invalid(
+            f"{where}.type = {shorten(kind)} is refused: this server runs no tools of its own; "
+            "send tools with an input_schema, which the client runs",
+            f"{where}.type",
+            "unsupported_parameter",
+        )
+    fields = drop_inside(tool, _WITHOUT_EFFECT, f"{where}.")
+    for name in fields:
+        if name not in _FIELDS:
+            param = f"{where}.{name[:80]}"
+            raise invalid(
+                f"unknown field {param!r}: a tool has {', '.join(_FIELDS)}",
+                param,
+                "unknown_parameter",
+            )
+    schema = fields.get("input_schema")
+    if not isinstance(schema, dict):
+        raise invalid(
+            f"{where}.input_schema must be a JSON schema, which is an object, got "
+            f"{shorten(schema)}",
+            f"{where}.input_schema",
+        )
+    function = {"name": fields.get("name"), "parameters": schema}
+    given = {key: fields[key] for key in ("description", "strict") if fields.get(key) is not None}
+    return {"type": "function", "function": function | given}
