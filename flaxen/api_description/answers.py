@@ -151,6 +151,23 @@ ANSWERS: Mapping[str, Schema] = {
         prompt_logprobs=_PROMPT_LOGPROBS,
         **_ENVELOPE,
     ),
+    "Message": _object(
+        id=_STRING,
+        type=_constant("message"),
+        role=_constant("assistant"),
+        model=_STRING,
+        content=_list_of({"type": "object", "required": ["type"]}),
+        stop_reason=_STRING,
+        stop_sequence=_or_null(_STRING),
+        usage=_object(
+            input_tokens=_COUNT,
+            cache_creation_input_tokens=_COUNT,
+            cache_read_input_tokens=_COUNT,
+            output_tokens=_COUNT,
+        ),
+    ),
+    "MessagesError": _object(type=_constant("error"), error=_object(type=_STRING, message=_STRING)),
+    "CountedTokens": _object(input_tokens=_COUNT),
     "RenderedRequest": _object(
         request_id=_STRING,
         model=_STRING,

@@ -34,6 +34,25 @@ _DOCUMENT = {
         {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
     ]
 }
+# Of messages in blocks: a string, or a list of blocks of many kinds.
+BLOCK_MESSAGES: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"enum": ["user", "assistant", "system"]},
+            "content": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "object", "required": ["type"]}},
+                ]
+            },
+        },
+        "additionalProperties": False,
+    },
+}
 # Fields that may have more forms than the types of their classes say.
 _FORMS: Mapping[str, Schema] = {
     "prompt": _PROMPTS,

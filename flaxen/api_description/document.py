@@ -92,5 +92,5 @@ def _responses(operation: Operation, config: ServerConfig) -> dict[str, Any]:
     statuses = {400, *operation.errors}  # an x-request-id that is none is a 400 everywhere
     if config.api_keys and not operation.is_open:
         statuses.add(401)
-    error = {"description": "an error", "content": {JSON: {"schema": ref("Error")}}}
+    error = {"description": "an error", "content": {JSON: {"schema": ref(operation.error)}}}
     return found | {str(status): error for status in sorted(statuses)}

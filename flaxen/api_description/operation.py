@@ -25,7 +25,8 @@ def ref(name: str) -> Schema:
 class Operation:
     """A route: what it does, what it reads, what it answers.
 
-    The answer is one of `answers`, by content type; errors are OpenAI's JSON.
+    The answer is one of `answers`, by content type; errors are OpenAI's JSON, unless
+    `error` names another schema.
     """
 
     summary: str
@@ -33,5 +34,6 @@ class Operation:
     body_type: str = JSON
     answers: Mapping[str, Schema] = field(default_factory=dict)
     errors: tuple[int, ...] = (500,)
+    error: str = "Error"
     query: Mapping[str, Schema] = field(default_factory=dict)
     is_open: bool = False  # whether it needs no key

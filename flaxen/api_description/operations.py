@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
-from flaxen.api_description.bodies import Schemas
+from flaxen.api_description.bodies import BLOCK_MESSAGES, Schemas
 from flaxen.api_description.operation import (
     BODY_ERRORS,
     ENGINE_ERRORS,
@@ -17,6 +17,7 @@ from flaxen.api_description.operation import (
     ref,
 )
 from flaxen.job_routes.fine_tuning.job_schema import JobBody
+from flaxen.messages_routes import bodies as messages
 from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
 from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
 from flaxen.responses_routes import bodies as responses
@@ -72,11 +73,29 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
     tokens = schemas.body(CommonBody, generate.GenerateBody, without_effect=generate.WITHOUT_EFFECT)
     tokens = schemas.nested(generate.OUTER, generate.SAMPLING, tokens)
 
-    def operation(summary: str, body: Schema, answers: Mapping[str, Schema]) -> Operation:
-        return Operation(summary=summary, body=body, answers=answers, errors=ENGINE_ERRORS)
+    def operation(
+        summary: str, body: Schema, answers: Mapping[str, Schema], error: str = "Error"
+    ) -> Operation:
+        return Operation(
+            summary=summary, body=body, answers=answers, errors=ENGINE_ERRORS, error=error
+        )
 
     rendered = ref("RenderedRequest")
+    turns = {"messages": BLOCK_MESSAGES}
+    counted = schemas.body(messages.PromptBody, without_effect=messages.WITHOUT_EFFECT, forms=turns)
+    answered = schemas.body(
+        messages.PromptBody,
+        messages.AnswerBody,
+        without_effect=messages.WITHOUT_EFFECT,
+        forms=turns,
+    )
     return {
+        ("POST", "/v1/messages"): operation(
+            "Answers messages.", answered, _streamed("Message"), "MessagesError"
+        ),
+        ("POST", "/v1/messages/count_tokens"): operation(
+            "Counts the tokens of messages.", counted, _json("CountedTokens"), "MessagesError"
+        ),
         ("POST", "/v1/completions"): operation(
             "Continues prompts.", completion, _streamed("Completion")
         ),

@@ -21,7 +21,7 @@ _FIELDS: dict[str, dict[str, type]] = {
     "tool_result": {"tool_use_id": str},
 }
 _MORE_FIELDS = {"tool_result": ("content", "is_error")}
-_JSON_TYPES = {str: "a string", dict: "an object"}
+_JSON_TYPES: dict[type, str] = {str: "a string", dict: "an object"}
 _CACHE_CONTROL = Rule(
     lambda value: isinstance(value, dict),
     "it must be an object (prefixes are cached with or without it)",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field
 
 from flaxen.messages_routes.messages import chat_messages
 from flaxen.messages_routes.thinking import thinking_fields
@@ -18,7 +18,7 @@ from flaxen.server.generation.fields_without_effect import Rule, drop
 from flaxen.server.schema import STRICT, Whole, parse, shorten
 
 # Fields of Anthropic's API for what this server does not have, by the values without effect.
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "metadata": Rule(lambda value: isinstance(value, dict), "it must be an object"),
     "service_tier": Rule(
         lambda value: value in ("auto", "standard_only"), "this server has one tier only"
@@ -38,31 +38,31 @@ _WITHOUT_EFFECT = {
 }
 
 
-class MessagesBody(BaseModel):
-    """The fields of both routes; those that only say how to answer are None to count tokens."""
+class PromptBody(BaseModel):
+    """The fields that make the prompt, which both routes have."""
 
     model_config = STRICT
 
     model: str
-    messages: list[Any]
-    max_tokens: Whole | None = None
+    messages: list[Any]  # read in messages.py
     system: Any = None
-    stream: bool | None = None
-    stop_sequences: list[str] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Whole | None = None
-    tools: list[Any] | None = None
+    tools: list[Any] | None = None  # read in tools.py
     tool_choice: Any = None
-    thinking: Any = None
+    thinking: Any = None  # read in thinking.py
     output_config: dict[str, Any] | None = None
 
-    @field_validator("temperature")
-    @classmethod
-    def _check_temperature(cls, value: float | None) -> float | None:
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError("a number from 0 to 1")
-        return value
+
+class AnswerBody(BaseModel):
+    """The fields that say how to answer."""
+
+    model_config = STRICT
+
+    max_tokens: Whole = Field(ge=1)
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+    top_p: float | None = None
+    top_k: Whole | None = None
 
 
 def chat_body(fields: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -75,39 +75,30 @@ def chat_body(fields: dict[str, Any], context: Context) -> dict[str, Any]:
     Raises:
       ApiError: 400 with the wrong field as its param; the message names it.
     """
-    body = read_body(fields)
-    if body.max_tokens is None:
-        raise invalid(
-            "the field 'max_tokens' is required", "max_tokens", "missing_required_parameter"
-        )
-    if body.max_tokens < 1:
-        raise invalid(
-            f"max_tokens must be at least 1, got {shorten(body.max_tokens)}", "max_tokens"
-        )
+    given = drop(fields, WITHOUT_EFFECT)
+    names = AnswerBody.model_fields
+    body = parse(PromptBody, {name: each for name, each in given.items() if name not in names})
+    answer = parse(AnswerBody, {name: each for name, each in given.items() if name in names})
     chat = {
-        **prompt_fields(body, context),
+        **prompt_fields(body, answer.max_tokens, context),
         "model": body.model,
-        "max_tokens": body.max_tokens,
-        "stream": body.stream,
-        "stop": body.stop_sequences,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
+        "max_tokens": answer.max_tokens,
+        "stream": answer.stream,
+        "stop": answer.stop_sequences,
+        "temperature": answer.temperature,
+        "top_p": answer.top_p,
+        "top_k": answer.top_k,
     }
     return {name: value for name, value in chat.items() if value is not None}
 
 
-def read_body(fields: dict[str, Any]) -> MessagesBody:
-    """Checks the names and types of the fields.
-
-    Raises:
-      ApiError: 400, as in `chat_body`.
-    """
-    return parse(MessagesBody, drop(fields, _WITHOUT_EFFECT))
-
-
-def prompt_fields(body: MessagesBody, context: Context) -> dict[str, Any]:
+def prompt_fields(body: PromptBody, max_tokens: int | None, context: Context) -> dict[str, Any]:
     """The fields of the chat's body that make its prompt.
+
+    Args:
+      body: the fields.
+      max_tokens: the answer's; None where tokens are counted.
+      context: as in `chat_body`.
 
     Raises:
       ApiError: 400, as in `chat_body`.
@@ -120,7 +111,7 @@ def prompt_fields(body: MessagesBody, context: Context) -> dict[str, Any]:
     messages = chat_messages(body.system, body.messages)
     continues = messages[-1]["role"] == "assistant"
     fields = {
-        **thinking_fields(body.thinking, effort, body.max_tokens, context),
+        **thinking_fields(body.thinking, effort, max_tokens, context),
         **tool_fields(body.tools, body.tool_choice),
         "messages": messages,
         "response_format": None if form is None else _response_format(form),

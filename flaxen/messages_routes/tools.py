@@ -24,7 +24,14 @@ _WITHOUT_EFFECT = {
     "input_examples": Rule(lambda value: value == [], "put examples into the description"),
 }
 _FIELDS = ("name", "description", "input_schema", "type", "strict")
-_MODES = {"auto": "auto", "any": "required", "none": "none"}
+_ONE_CALL = {"type": str, "disable_parallel_tool_use": bool}
+# The fields of a tool_choice by its type, and their types.
+_CHOICES: dict[str, dict[str, type]] = {
+    "auto": _ONE_CALL,
+    "any": _ONE_CALL,
+    "tool": {**_ONE_CALL, "name": str},
+    "none": {"type": str},
+}
 
 
 def tool_fields(tools: list[Any] | None, choice: Any) -> dict[str, Any]:
@@ -38,14 +45,14 @@ def tool_fields(tools: list[Any] | None, choice: Any) -> dict[str, Any]:
     if choice is None:
         return fields
     kind = choice.get("type") if isinstance(choice, dict) else None
-    known = ("type", *(("name",) if kind == "tool" else ()))
-    known += ("disable_parallel_tool_use",) if kind != "none" else ()
-    one_call = choice.get("disable_parallel_tool_use") if isinstance(choice, dict) else None
-    is_known = kind == "tool" and isinstance(choice.get("name"), str)
+    known = _CHOICES.get(kind, {}) if isinstance(kind, str) else {}
     if (
-        not (is_known or (isinstance(kind, str) and kind in _MODES))
-        or not set(choice) <= set(known)
-        or not (one_call is None or isinstance(one_call, bool))
+        not known
+        or any(
+            name not in known or not isinstance(value, known[name])
+            for name, value in choice.items()
+        )
+        or (kind == "tool" and "name" not in choice)
     ):
         raise invalid(
             "tool_choice must be {'type': 'auto'}, {'type': 'any'} or {'type': 'tool', 'name': …}, "
@@ -54,10 +61,9 @@ def tool_fields(tools: list[Any] | None, choice: Any) -> dict[str, Any]:
             "tool_choice",
         )
     named = {"type": "function", "function": {"name": choice.get("name")}}
-    return fields | {
-        "tool_choice": named if kind == "tool" else _MODES[kind],
-        "parallel_tool_calls": False if one_call else None,
-    }
+    mode: Any = {"any": "required", "tool": named}.get(str(kind), kind)
+    one_call = choice.get("disable_parallel_tool_use")
+    return fields | {"tool_choice": mode, "parallel_tool_calls": False if one_call else None}
 
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_a_coding_agent_s_request_is_answered() -> None:
     [
         ({"model": ...}, "the field 'model' is required"),
         ({"max_tokens": ...}, "the field 'max_tokens' is required"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens must be greater than or equal to 1, got 0"),
         ({"messages": []}, "at least one message"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role must be one of"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content must be"),
