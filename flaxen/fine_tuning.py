@@ -1,4 +1,4 @@
-"""Fine-tuning beside serving: connects stores, worker and routes to the serving engine.
+"""Jobs beside serving: connects stores, workers and routes to the serving engine.
 
 Jobs train on the engine's own weights, and the engine serves the results. Deliberately does not
 know: options, the job list, file storage, training.
@@ -19,10 +19,12 @@ from flaxen.build import Parts
 from flaxen.data.stopping import StoppedError
 from flaxen.data.validate import JobMethod, validate_file
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from flaxen.job_routes.batches.asking import Asking
+from flaxen.job_routes.batches.batch_worker import BatchWorker
 from flaxen.job_routes.fine_tuning.job_worker import JobWorker
 from flaxen.job_routes.fine_tuning.trainer import FineTunedModel, JobProgress, TrainingJob
 from flaxen.job_routes.fine_tuning.tuned_models import FineTunedModels
-from flaxen.job_routes.mount import mount_fine_tuning
+from flaxen.job_routes.mount import mount_jobs
 from flaxen.job_routes.stores import Stores
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.protocol import AdapterSource, EngineClient, EngineClosedError
@@ -50,8 +52,10 @@ def add_jobs(
     parts: Parts,
     *,
     share: float,
-) -> Iterator[None]:
-    """Adds the routes of files and jobs to an application, and runs jobs during the block.
+) -> Iterator[BatchWorker]:
+    """Adds the routes of files, jobs and batches to an application, and runs jobs during the block.
+
+    The server runs what is given, on its event loop: it answers the batches.
 
     Args:
       app: the server's application, not serving yet.
@@ -78,16 +82,20 @@ def add_jobs(
     models = FineTunedModels(stores.jobs, trainer)
     models.serve_all()
     is_closing = functools.partial(_is_closing, engine)
+    batches = BatchWorker(
+        stores.batches, stores.files, Asking(app, config).ask, stores.config.batches
+    )
     with JobWorker(stores.jobs, stores.files, trainer, is_closing=is_closing) as worker:
-        mount_fine_tuning(
+        mount_jobs(
             app,
             config,
             stores,
             models,
             base_models=config.served_model_names or (engine.info.name,),
             on_change=worker.wake,
+            on_batch=batches.wake,
         )
-        yield
+        yield batches
 
 
 def _is_closing(engine: EngineClient) -> bool:

@@ -1,4 +1,4 @@
-"""Adds the routes of files and fine-tuning to an application, and joins the two rooms.
+"""Adds the routes of files, fine-tuning and batches to an application, and joins these rooms.
 
 Contains no logic of a route.
 """
@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
+from flaxen.job_routes.batches import routes as batches
+from flaxen.job_routes.batches.context import Batches
 from flaxen.job_routes.files import routes as files
 from flaxen.job_routes.files.context import Files
 from flaxen.job_routes.fine_tuning import routes, tuned_models_routes
@@ -43,9 +46,18 @@ _JOBS: dict[tuple[str, str], Callable[[FineTuning, ServerConfig, Request], Await
     # After the route of the same name, which exists if clients may load adapters.
     ("POST", "/v1/unload_lora_adapter"): tuned_models_routes.unload,
 }
+_BATCH = "/v1/batches/{batch_id}"
+_BATCHES: dict[tuple[str, str], Callable[[Batches, ServerConfig, Request], Awaitable[Response]]] = {
+    ("POST", "/v1/batches"): batches.create,
+    ("GET", "/v1/batches"): batches.list_batches,
+    ("GET", _BATCH): batches.retrieve,
+    ("POST", f"{_BATCH}/cancel"): batches.cancel,
+}
+# What a batch may ask, where the application has it.
+_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 
 
-def mount_fine_tuning(
+def mount_jobs(
     app: FastAPI,
     config: ServerConfig,
     stores: Stores,
@@ -53,8 +65,9 @@ def mount_fine_tuning(
     *,
     base_models: tuple[str, ...],
     on_change: Callable[[], None],
+    on_batch: Callable[[], None],
 ) -> None:
-    """Adds the routes of files and fine-tuning to an application of `create_app`.
+    """Adds the routes of files, fine-tuning and batches to an application of `create_app`.
 
     Args:
       app: the application.
@@ -63,12 +76,13 @@ def mount_fine_tuning(
       models: the models that jobs made.
       base_models: the names of the model that jobs may adapt.
       on_change: called after a job was created or changed its status.
+      on_batch: called after a batch was created or cancelled.
     """
     changing_files = asyncio.Lock()
     uploaded = Files(
         config=stores.config.files,
         store=stores.files,
-        job_that_needs=stores.jobs.uses_file,
+        user_of=functools.partial(_user_of, stores),
         changing=changing_files,
     )
     fine_tuning = FineTuning(
@@ -80,7 +94,26 @@ def mount_fine_tuning(
         on_change=on_change,
         changing_files=changing_files,
     )
+    there = {route.path for route in app.routes if isinstance(route, Route)}
+    batched = Batches(
+        config=stores.config.batches,
+        store=stores.batches,
+        files=stores.files,
+        endpoints=tuple(path for path in _ENDPOINTS if path in there),
+        on_change=on_batch,
+        changing_files=changing_files,
+    )
     for (method, path), handler in _FILES.items():
         add_route(app, method, path, functools.partial(handler, uploaded))
     for (method, path), job_handler in _JOBS.items():
         add_route(app, method, path, functools.partial(job_handler, fine_tuning, config))
+    for (method, path), batch_handler in _BATCHES.items():
+        add_route(app, method, path, functools.partial(batch_handler, batched, config))
+
+
+def _user_of(stores: Stores, file_id: str) -> str | None:
+    """What needs a file and has not ended; None if nothing does."""
+    if (job_id := stores.jobs.uses_file(file_id)) is not None:
+        return f"the fine-tuning job {job_id}"
+    batch_id = stores.batches.uses_file(file_id)
+    return None if batch_id is None else f"the batch {batch_id}"

@@ -1,4 +1,4 @@
-"""Opens the data directory, its database, and the stores of files and jobs.
+"""Opens the data directory, its database, and the stores of files, jobs and batches.
 
 Deliberately does not know routes or training.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from flaxen.job_routes.batches.batch_store import BatchStore
+from flaxen.job_routes.batches.config import BatchesConfig
 from flaxen.job_routes.files.config import FilesConfig
 from flaxen.job_routes.files.store import FileStore
 from flaxen.job_routes.fine_tuning.config import FineTuningConfig
@@ -29,6 +31,7 @@ class StoresConfig:
     database_url: str | None = None  # SQLAlchemy's URL; None is SQLite in data_dir
     files: FilesConfig = field(default_factory=FilesConfig)
     fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
+    batches: BatchesConfig = field(default_factory=BatchesConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class Stores:
     database: sa.Engine
     files: FileStore
     jobs: JobStore
+    batches: BatchStore
 
     @property
     def jobs_directory(self) -> Path:
@@ -72,4 +76,10 @@ def open_stores(config: StoresConfig) -> Iterator[Stores]:
                 f"the data directory {directory} can't be used: {error}. Choose another "
                 "--data-dir, one that this user may write"
             ) from error
-        yield Stores(config=config, database=database, files=files, jobs=JobStore(database))
+        yield Stores(
+            config=config,
+            database=database,
+            files=files,
+            jobs=JobStore(database),
+            batches=BatchStore(database),
+        )

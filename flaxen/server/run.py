@@ -15,8 +15,8 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -50,6 +50,7 @@ def run(
     uds: str | None = None,
     drain_s: float = 30.0,
     on_ready: Callable[[str], None] | None = None,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
     """Serves until SIGTERM or SIGINT, then drains, closes the engine and returns.
 
@@ -62,6 +63,7 @@ def run(
       port: TCP port; 0 takes a free one.
       uds: path of a Unix socket to listen on, in place of host and port.
       on_ready: called with the server's URL once it accepts connections.
+      beside: work that runs beside the requests, from then on until the first signal.
 
     Returns:
       The exit code: 0, or 1 if the engine broke.
@@ -70,7 +72,9 @@ def run(
       OSError: the address can't be listened on.
     """
     with listen(host, port, uds) as listener:
-        return asyncio.run(serve(app, engine, listener, drain_s=drain_s, on_ready=on_ready))
+        return asyncio.run(
+            serve(app, engine, listener, drain_s=drain_s, on_ready=on_ready, beside=beside)
+        )
 
 
 async def serve(
@@ -80,6 +84,7 @@ async def serve(
     *,
     drain_s: float,
     on_ready: Callable[[str], None] | None = None,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
     """Like `run`, on a listening socket, in a running event loop of the main thread."""
     config = uvicorn.Config(
@@ -114,13 +119,19 @@ async def serve(
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(signalled.wait())
     breaking = asyncio.create_task(_until_broken(engine))
+    working: asyncio.Task[None] | None = None
     try:
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if server.started and on_ready is not None:
             on_ready(url_of(listener))
+        if server.started and beside is not None:
+            working = asyncio.create_task(beside())
         await asyncio.wait((serving, stopping, breaking), return_when=asyncio.FIRST_COMPLETED)
         broke = breaking.done()
+        if working is not None:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
         # The listener stays open while the engine drains, and the routes answer 503.
         began_s, num_aborted = time.monotonic(), engine.stats().num_aborted
         await engine.close(drain_s if signalled.is_set() else 0.0)

@@ -159,13 +159,16 @@ def _serve_one(
         start_s = time.perf_counter()
         parts = _build(args, lora.limits(), server)
         engine, app = _start(stack, parts, config, lora, stores)
+        batches = None
         if stores is not None:
             from flaxen.fine_tuning import add_jobs
 
             share = given.fine_tuning.fine_tuning_share
-            stack.enter_context(add_jobs(app, config, stores, engine, parts, share=share))
+            jobs = add_jobs(app, config, stores, engine, parts, share=share)
+            batches = stack.enter_context(jobs)
         served = Served(parts=parts, config=config, cpu=cpu, engine=engine, stores=stores)
-        return run_app(app, engine, server, partial(_say_ready, served, server, start_s))
+        say_ready = partial(_say_ready, served, server, start_s)
+        return run_app(app, engine, server, say_ready, batches)
 
 
 @contextlib.contextmanager

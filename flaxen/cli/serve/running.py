@@ -10,13 +10,18 @@ from flaxen.cli.serve.options import ServerOptions
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from flaxen.job_routes.batches.batch_worker import BatchWorker
     from flaxen.server.run import Drained
 
 
 def run_app(
-    app: FastAPI, engine: Drained, server: ServerOptions, on_ready: Callable[[str], None]
+    app: FastAPI,
+    engine: Drained,
+    server: ServerOptions,
+    on_ready: Callable[[str], None],
+    batches: BatchWorker | None = None,
 ) -> int:
-    """Serves until a signal; returns the exit code."""
+    """Serves until a signal, and answers batches; returns the exit code."""
     from flaxen.server.run import run
 
     return run(
@@ -27,4 +32,5 @@ def run_app(
         uds=server.socket_path,
         drain_s=server.drain_s,
         on_ready=on_ready,
+        beside=None if batches is None else batches.run,
     )

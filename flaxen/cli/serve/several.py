@@ -56,6 +56,7 @@ from flaxen.server.metrics import Metrics, ServerMetrics
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from flaxen.job_routes.batches.batch_worker import BatchWorker
     from flaxen.job_routes.stores import Stores
 
 logger = logging.getLogger("flaxen.server")
@@ -105,10 +106,9 @@ def serve_several(named: Sequence[NamedModel], given: Given, options: PoolOption
             responses = open_responses(stores)
             pooled = pool_models(plan, models, given.config, responses, stays=stays)
             load_at_start(pooled.pool, which)
-        if stores is not None:
-            _add_jobs(stack, pooled, given, stores)
+        batches = None if stores is None else _add_jobs(stack, pooled, given, stores)
         say_ready = partial(_say_ready, pooled, cpu, given, stores, start_s)
-        return run_app(pooled.app, pooled.pool, given.server, say_ready)
+        return run_app(pooled.app, pooled.pool, given.server, say_ready, batches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,8 +248,12 @@ def load_at_start(pool: ModelPool, which: LoadAtStart) -> None:
         pool.load_at_start(slot)
 
 
-def _add_jobs(stack: contextlib.ExitStack, pooled: Pooled, given: Given, stores: Stores) -> None:
-    """Lets clients fine-tune the first model, which is in memory and stays there."""
+def _add_jobs(
+    stack: contextlib.ExitStack, pooled: Pooled, given: Given, stores: Stores
+) -> BatchWorker:
+    """Lets clients fine-tune the first model, which is in memory and stays there, and send batches
+    to all.
+    """
     from flaxen.fine_tuning import add_jobs
 
     first = pooled.pool.slots[0]
@@ -257,7 +261,8 @@ def _add_jobs(stack: contextlib.ExitStack, pooled: Pooled, given: Given, stores:
     assert isinstance(loaded, LoadedModel), "it was loaded at the start"
     own = replace(given.config, served_model_names=first.model.names)
     share = given.fine_tuning.fine_tuning_share
-    stack.enter_context(add_jobs(pooled.app, own, stores, loaded.engine, loaded.parts, share=share))
+    jobs = add_jobs(pooled.app, own, stores, loaded.engine, loaded.parts, share=share)
+    return stack.enter_context(jobs)
 
 
 def reclaim_memory() -> None:

@@ -16,6 +16,6 @@ class Files:
 
     config: FilesConfig
     store: FileStore
-    job_that_needs: Callable[[str], str | None]  # file id -> the id of an active job that needs it
+    user_of: Callable[[str], str | None]  # file id -> what needs it and has not ended
     # Held while a file is deleted and while a job is created, so that no new job loses its file.
     changing: asyncio.Lock

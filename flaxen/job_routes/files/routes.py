@@ -17,7 +17,7 @@ from flaxen.job_routes.storage.pages import Row, UnknownIdError
 from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.schema import shorten
 
-PURPOSE = "fine-tune"
+PURPOSES = ("fine-tune", "batch")
 _FIELDS = ("file", "purpose")
 
 
@@ -63,10 +63,10 @@ async def _create(context: Files, http: Request) -> Response:
             raise invalid(
                 "the field 'purpose' is required", "purpose", code="missing_required_parameter"
             )
-        if purpose != PURPOSE:
+        if purpose not in PURPOSES:
             raise invalid(
-                f"purpose must be {PURPOSE!r}, the only one this server has a use for, got "
-                f"{shorten(purpose)}",
+                f"purpose must be {' or '.join(map(repr, PURPOSES))}, which this server has a use "
+                f"for, got {shorten(purpose)}",
                 "purpose",
             )
         row = await asyncio.to_thread(writer.commit, form.filename, purpose)
@@ -116,12 +116,11 @@ async def delete(context: Files, http: Request) -> Response:
     """Answers DELETE /v1/files/{file_id}; a file that an active job needs is kept."""
     row = await _find(context, http)
     async with context.changing:
-        user = await asyncio.to_thread(context.job_that_needs, row["id"])
+        user = await asyncio.to_thread(context.user_of, row["id"])
         if user is not None:
             raise ApiError(
                 409,
-                f"the file is needed by the fine-tuning job {user}: cancel the job first, or wait "
-                "for its end",
+                f"the file is needed by {user}: cancel that first, or wait for its end",
                 code="file_in_use",
             )
         try:

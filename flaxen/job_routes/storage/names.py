@@ -25,6 +25,11 @@ def new_job_name() -> str:
     return f"ftjob-{_random()}"
 
 
+def new_batch_name() -> str:
+    """A new, random batch id. Nothing on disk has it."""
+    return f"batch_{_random()}"
+
+
 def is_file_name(name: str) -> bool:
     """Whether a name is a file id."""
     return _FILE.fullmatch(name) is not None

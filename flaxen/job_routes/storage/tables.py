@@ -1,4 +1,4 @@
-"""The tables of files and fine-tuning jobs, and the connection to their database.
+"""The tables of files, fine-tuning jobs and batches, and the connection to their database.
 
 Portable SQL only: SQLite by default, PostgreSQL by URL. Deliberately does not know what a job does.
 """
@@ -72,6 +72,38 @@ checkpoints = sa.Table(
     sa.Column("model_name", sa.Text, nullable=False),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.UniqueConstraint("job_id", "step"),
+)
+
+batches = sa.Table(
+    "flaxen_batches",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(32), nullable=False, index=True),
+    sa.Column("changed_at", sa.JSON, nullable=False),  # the times of its statuses, by their names
+    sa.Column("endpoint", sa.String(64), nullable=False),
+    sa.Column("input_file", sa.String(64), nullable=False),
+    sa.Column("output_file", sa.String(64)),
+    sa.Column("error_file", sa.String(64)),
+    sa.Column("num_requests", sa.Integer, nullable=False, default=0),
+    sa.Column("num_completed", sa.Integer, nullable=False, default=0),
+    sa.Column("num_failed", sa.Integer, nullable=False, default=0),
+    sa.Column("errors", sa.JSON),  # what is wrong with the input file
+    sa.Column("metadata", sa.JSON),
+)
+
+# The answers of a batch that has not ended, so that a restarted server goes on behind them.
+batch_results = sa.Table(
+    "flaxen_batch_results",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("batch_id", sa.String(64), nullable=False, index=True),
+    sa.Column("line", sa.Integer, nullable=False),  # of the input file, from 1
+    sa.Column("is_error", sa.Boolean, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),  # the line of the output file
+    sa.UniqueConstraint("batch_id", "line"),
 )
 
 deleted_models = sa.Table(

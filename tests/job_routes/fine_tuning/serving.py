@@ -20,7 +20,7 @@ from flaxen.job_routes.fine_tuning.job_store import JobStore
 from flaxen.job_routes.fine_tuning.job_worker import JobWorker
 from flaxen.job_routes.fine_tuning.trainer import FineTunedModel, JobProgress, TrainingJob
 from flaxen.job_routes.fine_tuning.tuned_models import FineTunedModels
-from flaxen.job_routes.mount import mount_fine_tuning
+from flaxen.job_routes.mount import mount_jobs
 from flaxen.job_routes.stores import StoresConfig, open_stores
 from flaxen.models.adapters import LoraConfig
 from flaxen.protocol import AdapterSource, EngineClient
@@ -171,8 +171,14 @@ def serving(
     ):
         models = FineTunedModels(stores.jobs, trainer)
         models.serve_all()
-        mount_fine_tuning(
-            app, server_config, stores, models, base_models=(MODEL,), on_change=worker.wake
+        mount_jobs(
+            app,
+            server_config,
+            stores,
+            models,
+            base_models=(MODEL,),
+            on_change=worker.wake,
+            on_batch=lambda: None,
         )
         yield Served(
             app=app,

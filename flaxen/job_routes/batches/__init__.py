@@ -1,0 +1,1 @@
+"""Batches: files of requests that are answered beside others, and their results (decision 0327)."""
