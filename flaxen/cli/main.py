@@ -28,6 +28,7 @@ from flaxen.cli.models.rm import rm
 from flaxen.cli.parity import parity
 from flaxen.cli.plan.command import plan
 from flaxen.cli.quantize import quantize
+from flaxen.cli.run_batch.command import run_batch
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
 from flaxen.protocol import EngineClosedError
@@ -52,6 +53,7 @@ for _name, _command in (
     ("serve", serve),
     ("chat", chat),
     ("generate", generate),
+    ("run-batch", run_batch),
     ("pull", pull),
     ("list", list_command),
     ("rm", rm),

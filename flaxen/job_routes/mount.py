@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flaxen.job_routes.batches import routes as batches
+from flaxen.job_routes.batches.batch_lines import ENDPOINTS
 from flaxen.job_routes.batches.context import Batches
 from flaxen.job_routes.files import routes as files
 from flaxen.job_routes.files.context import Files
@@ -53,8 +54,6 @@ _BATCHES: dict[tuple[str, str], Callable[[Batches, ServerConfig, Request], Await
     ("GET", _BATCH): batches.retrieve,
     ("POST", f"{_BATCH}/cancel"): batches.cancel,
 }
-# What a batch may ask, where the application has it.
-_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 
 
 def mount_jobs(
@@ -99,7 +98,7 @@ def mount_jobs(
         config=stores.config.batches,
         store=stores.batches,
         files=stores.files,
-        endpoints=tuple(path for path in _ENDPOINTS if path in there),
+        endpoints=tuple(path for path in ENDPOINTS if path in there),
         on_change=on_batch,
         changing_files=changing_files,
     )

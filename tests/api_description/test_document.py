@@ -11,7 +11,7 @@ import pytest
 
 from flaxen.api_description.document import make_document
 from flaxen.api_description.routes import add_description
-from flaxen.cli.serve.more_routes import more_routes
+from flaxen.cli.more_routes import more_routes
 from flaxen.job_routes import mount
 from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import (

@@ -228,7 +228,7 @@ def _start(
 ) -> tuple[AsyncEngine, FastAPI]:
     """Starts the engine's thread, which ends with the stack, and makes the application."""
     from flaxen.api_description.routes import add_description
-    from flaxen.cli.serve.more_routes import more_routes, open_responses
+    from flaxen.cli.more_routes import more_routes, open_responses
     from flaxen.engine.async_engine import AsyncEngine
     from flaxen.server.app import create_app
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from flaxen.api_description.routes import add_description
 from flaxen.build import OnProgress
 from flaxen.cli.cpu import Cpu
+from flaxen.cli.more_routes import model_routes, open_responses
 from flaxen.cli.progress import show_progress
 from flaxen.cli.serve.about_models import about_models
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
@@ -36,7 +37,6 @@ from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.given import Given
 from flaxen.cli.serve.loaded_model import LoadedModel, load_model
 from flaxen.cli.serve.logs import LogFormat
-from flaxen.cli.serve.more_routes import model_routes, open_responses
 from flaxen.cli.serve.named_models import NamedModel, check_distinct
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.serve.planned_models import Asked, MemoryPlan, PlannedModel, plan_models

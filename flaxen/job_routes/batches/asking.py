@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -31,17 +31,24 @@ class Asking:
     Args:
       app: the application, with its guard.
       config: has the keys, of which one is used.
+      check: raises if nothing will be answered any more.
     """
 
-    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, config: ServerConfig, *, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._app, self._check = app, check
         headers = [(b"content-type", b"application/json")]
         if config.api_keys:
             headers.append((b"x-api-key", config.api_keys[0].encode()))
         self._headers = headers
 
     async def ask(self, request: BatchRequest) -> Answered:
-        """Answers a request; where too many wait, it waits and tries again."""
+        """Answers a request; where too many wait, it waits and tries again.
+
+        Raises:
+          What `check` raises.
+        """
         body = request.body
         if request.url in _WITH_PRIORITY and body.get("priority") is None:
             body = {**body, "priority": _PRIORITY}
@@ -49,6 +56,7 @@ class Asking:
             answered = await self._ask(request.url, body)
             if answered.status not in _RETRIED:
                 return answered
+            self._check()
             await asyncio.sleep(_RETRY_S)
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Answered:

@@ -17,6 +17,8 @@ from flaxen.server.errors import ApiError
 from flaxen.server.schema import shorten
 from flaxen.server.sse import to_json
 
+# What a batch may ask, where the application has it.
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 _FIELDS = ("custom_id", "method", "url", "body")
 _MAX_ERRORS = 100  # the most lines that are told to be wrong
 

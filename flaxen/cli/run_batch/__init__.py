@@ -1,0 +1,1 @@
+"""`flaxen run-batch`: a command with several files."""
