@@ -27,7 +27,7 @@ _MIN_BUDGET = 1024  # Anthropic's
 def thinking_fields(
     thinking: Any, effort: Any, max_tokens: int | None, context: Context
 ) -> dict[str, Any]:
-    """The chat's `chat_template_kwargs` and `include_reasoning`.
+    """The chat's `chat_template_kwargs`, `thinking_token_budget` and `include_reasoning`.
 
     Args:
       thinking: the body's field. Without it the model does not think where its template has a
@@ -40,11 +40,11 @@ def thinking_fields(
       ApiError: 400, a value is not one that there is, or the model can't do it.
     """
     template = context.tokenizer.chat_template
-    kind = _kind(thinking)
+    kind, budget = _kind(thinking), None
     switches = [name for name in SWITCHES if mentions(template, name)]
     if kind == "enabled":
-        _check_budget(thinking.get("budget_tokens"), max_tokens)
-        if not (context.formats.reasons or switches):
+        budget = _read_budget(thinking.get("budget_tokens"), max_tokens)
+        if not context.formats.reasons:
             raise _refused("thinking.type = 'enabled'", "thinking", "the model has no reasoning")
     if kind == "disabled" and context.formats.reasons and not switches:
         raise _refused(
@@ -54,6 +54,7 @@ def thinking_fields(
     variables: dict[str, Any] = dict.fromkeys(switches, thinks)
     return {
         "chat_template_kwargs": variables | _effort_variables(effort, template),
+        "thinking_token_budget": budget,
         "include_reasoning": thinks and thinking.get("display") != "omitted",
     }
 
@@ -82,8 +83,8 @@ def _kind(thinking: Any) -> str | None:
     return kind
 
 
-def _check_budget(budget: Any, max_tokens: int | None) -> None:
-    """A budget is a target, not a limit, as in Anthropic's API: max_tokens is the limit."""
+def _read_budget(budget: Any, max_tokens: int | None) -> int:
+    """The most tokens of reasoning; one too high to leave any for the answer is refused."""
     budget = whole(budget)
     is_number = isinstance(budget, int) and not isinstance(budget, bool)
     if not is_number or budget < _MIN_BUDGET or (max_tokens is not None and budget >= max_tokens):
@@ -93,6 +94,8 @@ def _check_budget(budget: Any, max_tokens: int | None) -> None:
             f"{shorten(budget)}",
             "thinking.budget_tokens",
         )
+    count: int = budget
+    return count
 
 
 def _effort_variables(effort: Any, template: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import pytest
 
+from flaxen.output_parsers.thinking_budget import ThinkingBudget
 from tests.messages_routes.serving import ALWAYS_THINKS, HELLO, THINKS, Server
 from tests.server.clients import get, post, run
 
@@ -119,6 +120,23 @@ def test_thoughts_are_a_block_if_they_are_asked_for() -> None:
 def test_thinking_is_the_switch_of_the_template(thinking: Any, thinks: bool) -> None:
     prompt = Server("x", THINKS).prompt(thinking=thinking, max_tokens=2000)
     assert prompt.endswith(f"thinks={thinks}")
+
+
+def test_a_budget_bounds_the_thoughts() -> None:
+    server = Server("x", THINKS)
+    server.message(thinking=ENABLED, max_tokens=2000)
+    make_grammar = server.engine.requests[-1].grammar
+    assert make_grammar is not None
+    assert isinstance(make_grammar(), ThinkingBudget)
+    server.message(thinking={"type": "adaptive"})
+    assert server.engine.requests[-1].grammar is None
+
+
+def test_an_answer_in_the_form_of_a_schema_has_a_structure() -> None:
+    server = Server("{}")
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    server.message(output_config={"format": form})
+    assert server.engine.requests[-1].grammar is not None
 
 
 def test_what_a_model_can_not_do_about_thinking_is_refused() -> None:
