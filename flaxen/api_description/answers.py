@@ -81,6 +81,17 @@ _JOB = _object(
     model=_STRING,
     training_file=_STRING,
 )
+_BATCH = _object(
+    id=_STRING,
+    object=_constant("batch"),
+    created_at=_COUNT,
+    status=_STRING,
+    endpoint=_STRING,
+    input_file_id=_STRING,
+    output_file_id=_or_null(_STRING),
+    error_file_id=_or_null(_STRING),
+    request_counts=_object(total=_COUNT, completed=_COUNT, failed=_COUNT),
+)
 _MODEL = _object(
     id=_STRING,
     object=_constant("model"),
@@ -211,6 +222,8 @@ ANSWERS: Mapping[str, Schema] = {
     "Version": _object(version=_STRING),
     "File": _FILE,
     "Files": _listed(_FILE),
+    "Batch": _BATCH,
+    "Batches": _listed(_BATCH),
     "FineTuningJob": _JOB,
     "FineTuningJobs": _listed(_JOB),
     "FineTuningEvents": _listed(_object(id=_STRING, message=_STRING, level=_STRING)),

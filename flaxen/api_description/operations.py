@@ -16,6 +16,8 @@ from flaxen.api_description.operation import (
     Schema,
     ref,
 )
+from flaxen.job_routes.batches.routes import BatchBody
+from flaxen.job_routes.files.routes import PURPOSES
 from flaxen.job_routes.fine_tuning.job_schema import JobBody
 from flaxen.messages_routes import bodies as messages
 from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
@@ -40,6 +42,7 @@ _TEXT: Mapping[str, Schema] = {TEXT: {"type": "string"}}
 _PAGE: Mapping[str, Schema] = {"text/html": {"type": "string"}}
 _RESPONSE = "/v1/responses/{response_id}"
 _JOB = "/v1/fine_tuning/jobs/{job_id}"
+_BATCH = "/v1/batches/{batch_id}"
 _PAGING: Mapping[str, Schema] = {
     "after": {"type": "string"},
     "limit": {"type": "integer", "minimum": 1, "maximum": 100},
@@ -239,7 +242,7 @@ def _storing(schemas: Schemas) -> dict[Route, Operation]:
         "required": ["file", "purpose"],
         "properties": {
             "file": {"type": "string", "contentMediaType": "application/octet-stream"},
-            "purpose": {"const": "fine-tune"},
+            "purpose": {"enum": list(PURPOSES)},
         },
     }
     return {
@@ -276,6 +279,15 @@ def _storing(schemas: Schemas) -> dict[Route, Operation]:
             errors=_STORED,
         ),
         ("DELETE", "/v1/files/{file_id}"): operation("Deletes a file.", "Deleted"),
+        ("POST", "/v1/batches"): Operation(
+            summary="Answers a file of requests.",
+            body=schemas.body(BatchBody),
+            answers=_json("Batch"),
+            errors=BODY_ERRORS,
+        ),
+        ("GET", "/v1/batches"): page("The batches.", "Batches"),
+        ("GET", _BATCH): operation("A batch.", "Batch"),
+        ("POST", f"{_BATCH}/cancel"): operation("Ends a batch.", "Batch"),
         ("POST", "/v1/fine_tuning/jobs"): Operation(
             summary="Creates a job.",
             body=schemas.body(JobBody),

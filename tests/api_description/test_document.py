@@ -29,7 +29,7 @@ from tests.server.fakes import FakeEngine, byte_tokenizer
 MORE_ROUTES = more_routes(Responses())
 ROUTES_OF_ALL = [
     *ROUTES, *MORE_ROUTES, *ALIASES, INVOCATIONS, *ADAPTER_ROUTES, *DEV_ROUTES,
-    *mount._FILES, *mount._JOBS, ("GET", "/openapi.json"),
+    *mount._FILES, *mount._JOBS, *mount._BATCHES, ("GET", "/openapi.json"),
 ]  # fmt: skip
 HELLO = [{"role": "user", "content": "Hi"}]
 

@@ -38,9 +38,9 @@ class FineTuningOptions:
         _option(
             metavar="DIR",
             file_okay=False,
-            help="Serve /v1/files and /v1/fine_tuning/jobs, and keep files, jobs, models and "
-            "responses there.",
-            show_default="neither is served, and responses are kept in memory",
+            help="Serve /v1/files, /v1/fine_tuning/jobs and /v1/batches, and keep files, jobs, "
+            "batches, models and responses there.",
+            show_default="none is served, and responses are kept in memory",
         ),
     ] = None
     database_url: Annotated[
