@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.generation.fields_without_effect import Rule, drop_inside
+from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop_inside
 from flaxen.server.schema import shorten
 
 # The fields that a block must have, and their types.
@@ -22,10 +22,6 @@ _FIELDS: dict[str, dict[str, type]] = {
 }
 _MORE_FIELDS = {"tool_result": ("content", "is_error")}
 _JSON_TYPES: dict[type, str] = {str: "a string", dict: "an object"}
-_CACHE_CONTROL = Rule(
-    lambda value: isinstance(value, dict),
-    "it must be an object (prefixes are cached with or without it)",
-)
 _WITHOUT_EFFECT: dict[str, dict[str, Rule]] = {
     "text": {"citations": Rule(lambda value: value == [], "the model cites nothing")},
     "thinking": {"signature": Rule(lambda value: isinstance(value, str), "it must be a string")},
@@ -87,7 +83,7 @@ def _read_block(block: Any, where: str, kinds: Sequence[str]) -> dict[str, Any]:
             f"there, got {shorten(kind if isinstance(block, dict) else block)}",
             where,
         )
-    rules = {"cache_control": _CACHE_CONTROL, **_WITHOUT_EFFECT[kind]}
+    rules = {"cache_control": CACHE_CONTROL, **_WITHOUT_EFFECT[kind]}
     fields = drop_inside(block, rules, f"{where}.")
     wanted = _FIELDS[kind]
     for name, json_type in wanted.items():

@@ -14,7 +14,7 @@ from flaxen.messages_routes.thinking import thinking_fields
 from flaxen.messages_routes.tools import tool_fields
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
-from flaxen.server.generation.fields_without_effect import Rule, drop
+from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop
 from flaxen.server.schema import STRICT, Whole, parse, shorten
 
 # Fields of Anthropic's API for what this server does not have, by the values without effect.
@@ -23,10 +23,7 @@ WITHOUT_EFFECT = {
     "service_tier": Rule(
         lambda value: value in ("auto", "standard_only"), "this server has one tier only"
     ),
-    "cache_control": Rule(
-        lambda value: isinstance(value, dict),
-        "it must be an object (prefixes are cached with or without it)",
-    ),
+    "cache_control": CACHE_CONTROL,
     "speed": Rule(lambda value: value == "standard", "there is one speed only"),
     "mcp_servers": Rule(lambda value: value == [], "this server calls no other one"),
     "container": Rule(lambda value: False, "this server runs no code"),
@@ -135,5 +132,7 @@ def _response_format(form: Any) -> dict[str, Any]:
 def _edits(context_management: dict[str, Any]) -> list[Any]:
     """The changes that are asked for; to keep all thinking changes nothing."""
     edits = context_management.get("edits") or []
+    if not isinstance(edits, list):
+        return [edits]
     kept = [edit for edit in edits if not (isinstance(edit, dict) and edit.get("keep") == "all")]
     return kept + [name for name in context_management if name != "edits"]

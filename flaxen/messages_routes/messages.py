@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flaxen.messages_routes.blocks import read_blocks, result_text, text_block
@@ -54,7 +54,7 @@ class _Block:
 
     kind: str
     fields: dict[str, Any]
-    where: str = field(compare=False)
+    where: str
 
 
 def _system(system: Any) -> list[dict[str, Any]]:

@@ -8,14 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.errors import invalid
-from flaxen.server.generation.fields_without_effect import Rule, drop_inside
+from flaxen.server.generation.fields_without_effect import CACHE_CONTROL, Rule, drop_inside
 from flaxen.server.schema import shorten
 
 _WITHOUT_EFFECT = {
-    "cache_control": Rule(
-        lambda value: isinstance(value, dict),
-        "it must be an object (prefixes are cached with or without it)",
-    ),
+    "cache_control": CACHE_CONTROL,
     "eager_input_streaming": Rule(
         lambda value: isinstance(value, bool), "it must be true or false"
     ),

@@ -135,6 +135,7 @@ def test_a_coding_agent_s_request_is_answered() -> None:
         ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"container": "c"}, "container"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
+        ({"context_management": {"edits": 5}}, "context_management"),
         ({"output_config": {"other": 1}}, "output_config.other"),
         ({"output_config": {"format": {"type": "text"}}}, "output_config.format must be"),
         ({"seed": 1}, "unknown field 'seed'"),

@@ -54,7 +54,7 @@ _NEWER_TOOLS = "it was replaced by tools and tool_choice: send those"
 _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
 # Marks the end of a prefix to cache, for servers without automatic prefix caching.
-_CACHE_CONTROL = Rule(_is(dict), "it must be an object (prefixes are cached with or without it)")
+CACHE_CONTROL = Rule(_is(dict), "it must be an object (prefixes are cached with or without it)")
 
 _OPENAI = {
     "user": Rule(_is(str), "it must be a string"),
@@ -137,7 +137,7 @@ MESSAGE = {
     "refusal": Rule(_empty, "a refusal is a message's content here"),
     "audio": Rule(_never, _TEXT_ONLY),
     "annotations": Rule(_empty, _TEXT_ONLY),
-    "cache_control": _CACHE_CONTROL,
+    "cache_control": CACHE_CONTROL,
     "reasoning": Rule(_empty, _NOT_THIS_ROLE),
     "reasoning_content": Rule(_empty, _NOT_THIS_ROLE),
     # Copies of the reasoning in another server's format; templates use `reasoning_content`.
@@ -152,7 +152,7 @@ PART = {
     "id": Rule(_is(str), "it must be a string"),
     "index": Rule(_whole, "it must be a whole number"),
     "logprobs": Rule(_is(list), "it must be a list"),
-    "cache_control": _CACHE_CONTROL,
+    "cache_control": CACHE_CONTROL,
     "annotations": Rule(_empty, _TEXT_ONLY),
     "citations": Rule(_empty, _TEXT_ONLY),
 }

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from flaxen.job_routes.batches.config import BatchesConfig
 from flaxen.job_routes.fine_tuning.tuned_models import FineTunedModels
 from flaxen.job_routes.mount import mount_jobs
 from flaxen.job_routes.stores import StoresConfig, open_stores
+from flaxen.pooling_routes.routes import ROUTES
+from flaxen.protocol import PoolingInfo, Request, TokenEvent
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from tests.job_routes.fine_tuning.serving import FakeTrainer
 from tests.server.clients import openai_client, run
-from tests.server.fakes import FakeEngine, byte_tokenizer
+from tests.server.fakes import STOP, FakeEngine, byte_tokenizer
 
 CHAT = "/v1/chat/completions"
 
@@ -62,10 +65,15 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    directory: Path, *, api_keys: tuple[str, ...] = (), step_s: float = 0.0, **limits: Any
+    directory: Path,
+    *,
+    api_keys: tuple[str, ...] = (),
+    step_s: float = 0.0,
+    engine: FakeEngine | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Served]:
-    engine, config = FakeEngine(step_s=step_s), ServerConfig(api_keys=api_keys)
-    app = create_app(engine, byte_tokenizer(), config)
+    engine, config = engine or FakeEngine(step_s=step_s), ServerConfig(api_keys=api_keys)
+    app = create_app(engine, byte_tokenizer(), config, more_routes=ROUTES)
     settings = StoresConfig(data_dir=directory, batches=BatchesConfig(**limits))
     with open_stores(settings) as stores:
         worker = BatchWorker(
@@ -242,7 +250,7 @@ def test_what_can_not_be_created_is_refused(tmp_path: Path) -> None:
             with pytest.raises(openai.BadRequestError, match="completion_window"):
                 await served.create([chat("a")], extra_body={"completion_window": "1h"})
             with pytest.raises(openai.BadRequestError, match="endpoint must be"):
-                await served.create([chat("a")], "/v1/embeddings")
+                await served.create([chat("a")], "/v1/files")
             with pytest.raises(openai.NotFoundError):
                 await client.batches.retrieve("batch_1")
             many = await served.ended((await served.create([chat("a"), chat("b")])).id)
@@ -261,5 +269,29 @@ def test_a_file_that_a_batch_needs_is_kept(tmp_path: Path) -> None:
                 await served.client.files.delete(batch.input_file_id)
             await served.ended(batch.id)
             assert (await served.client.files.delete(batch.input_file_id)).deleted
+
+    run(work())
+
+
+class Embedding(FakeEngine):
+    """Gives each prompt the same vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = replace(self.info, pooling=PoolingInfo(task="embed", pooling="last"))
+
+    async def _run(self, request: Request) -> AsyncIterator[TokenEvent]:
+        finish = replace(STOP, pooled=(0.0, 1.0), num_prompt_tokens=len(request.prompt_token_ids))
+        yield TokenEvent(request_id=request.request_id, index=0, finish=finish)
+
+
+def test_embeddings_are_made_in_a_batch(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, engine=Embedding()) as served:
+            url, body = "/v1/embeddings", {"model": "fake/model", "input": "Hi"}
+            line = {"custom_id": "a", "method": "POST", "url": url, "body": body}
+            batch = await served.ended((await served.create([line], url)).id)
+            [result] = await served.lines(batch.output_file_id)
+            assert result["response"]["body"]["data"][0]["embedding"] == [0.0, 1.0]
 
     run(work())
