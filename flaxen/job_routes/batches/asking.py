@@ -21,7 +21,8 @@ from flaxen.server.config import ServerConfig
 # Requests with lower numbers come first, and clients' own have 0 unless they say otherwise.
 _PRIORITY = 1000
 _WITH_PRIORITY = ("/v1/chat/completions", "/v1/completions")
-_RETRIED = (429, 503)  # the queue is full or the server busy: later it may not be
+# The codes of errors that may be over later.
+_RETRIED = ("aborted", "busy", "queue_full", "unavailable")
 _RETRY_S = 1.0
 
 
@@ -32,12 +33,18 @@ class Asking:
       app: the application, with its guard.
       config: has the keys, of which one is used.
       check: raises if nothing will be answered any more.
+      retry_s: the seconds until a request is tried again that found no place.
     """
 
     def __init__(
-        self, app: ASGIApp, config: ServerConfig, *, check: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        config: ServerConfig,
+        *,
+        check: Callable[[], None] = lambda: None,
+        retry_s: float = _RETRY_S,
     ) -> None:
-        self._app, self._check = app, check
+        self._app, self._check, self._retry_s = app, check, retry_s
         headers = [(b"content-type", b"application/json")]
         if config.api_keys:
             headers.append((b"x-api-key", config.api_keys[0].encode()))
@@ -54,10 +61,10 @@ class Asking:
             body = {**body, "priority": _PRIORITY}
         while True:
             answered = await self._ask(request.url, body)
-            if answered.status not in _RETRIED:
+            if answered.status == 200 or answered.body["error"]["code"] not in _RETRIED:
                 return answered
             self._check()
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(self._retry_s)
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Answered:
         scope = {

@@ -77,7 +77,7 @@ async def serving(
     settings = StoresConfig(data_dir=directory, batches=BatchesConfig(**limits))
     with open_stores(settings) as stores:
         worker = BatchWorker(
-            stores.batches, stores.files, Asking(app, config).ask, settings.batches
+            stores.batches, stores.files, Asking(app, config, retry_s=0.01).ask, settings.batches
         )
         mount_jobs(
             app,
@@ -157,6 +157,16 @@ def test_as_many_requests_run_at_once_as_are_allowed(tmp_path: Path) -> None:
                 most = max(most, len(served.engine.open))
                 await asyncio.sleep(0.005)
             assert most == 3
+
+    run(work())
+
+
+def test_a_full_queue_is_waited_out(tmp_path: Path) -> None:
+    async def work() -> None:
+        engine = FakeEngine(step_s=0.01, max_waiting=2)
+        async with serving(tmp_path, engine=engine) as served:
+            batch = await served.create([chat(str(i), max_tokens=2) for i in range(12)])
+            assert (await served.ended(batch.id)).request_counts.completed == 12
 
     run(work())
 
