@@ -28,7 +28,7 @@ from flaxen.cli.models.rm import rm
 from flaxen.cli.parity import parity
 from flaxen.cli.plan.command import plan
 from flaxen.cli.quantize import quantize
-from flaxen.cli.run_batch.command import run_batch
+from flaxen.cli.run_batch import run_batch
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
 from flaxen.protocol import EngineClosedError

@@ -1,4 +1,5 @@
-"""Answers requests through an application that nothing listens for.
+"""What `flaxen run-batch` does: answers a file of requests through an application that nothing
+listens for.
 
 Deliberately does not know options.
 """
@@ -11,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flaxen.cli.more_routes import MORE_ROUTES
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.job_routes.batches.asking import Asking
 from flaxen.job_routes.batches.batch_lines import (
@@ -23,7 +23,7 @@ from flaxen.job_routes.batches.batch_lines import (
     read_request,
     result_line,
 )
-from flaxen.server.app import create_app
+from flaxen.server.app import Routes, create_app
 from flaxen.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -53,15 +53,22 @@ def read_requests(path: Path) -> list[BatchRequest]:
     return found
 
 
-async def answer_all(parts: Parts, requests: Sequence[BatchRequest]) -> list[Result]:
+async def answer_all(
+    parts: Parts, requests: Sequence[BatchRequest], more_routes: Routes
+) -> list[Result]:
     """Answers the requests, many at once. Returns the results in the same order.
+
+    Args:
+      parts: of the engine.
+      requests: to the server's own routes, or to `more_routes`.
+      more_routes: those of rooms above the server.
 
     Raises:
       EngineClosedError: the engine broke.
     """
     config = ServerConfig(request_timeout_s=None)
     with AsyncEngine(parts.engine) as engine:
-        app = create_app(engine, parts.tokenizer, config, more_routes=MORE_ROUTES)
+        app = create_app(engine, parts.tokenizer, config, more_routes=more_routes)
         asking = Asking(app, config, check=engine.check_health)
         turns = asyncio.Semaphore(_AT_ONCE)
 

@@ -69,13 +69,14 @@ def run_batch(
     defaults: GenerationConfigOptions,
 ) -> None:
     """Answer a file of requests as a server would, and write the results into another."""
-    from flaxen.cli.run_batch.answering import answer_all, read_requests, write_results
+    from flaxen.batch_file import answer_all, read_requests, write_results
+    from flaxen.cli.more_routes import MORE_ROUTES
 
     requests = read_requests(files.input_file)  # a bad line must not wait for the weights
     groups = (model_options, runner, context, steps, batch, models, machine, template, defaults)
     args = engine_args(model, *groups)
     machine.set_up(1, None)
-    results = asyncio.run(answer_all(_build(args), requests))
+    results = asyncio.run(answer_all(_build(args), requests, MORE_ROUTES))
     num_failed = write_results(files.output_file, results)
     print(f"{len(results)} requests were answered, {num_failed} with an error", file=sys.stderr)
 

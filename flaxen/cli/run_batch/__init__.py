@@ -1,1 +1,0 @@
-"""`flaxen run-batch`: a command with several files."""
