@@ -94,7 +94,10 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
     )
     return {
         ("POST", "/v1/messages"): operation(
-            "Answers messages.", answered, _streamed("Message"), "MessagesError"
+            "Answers messages in blocks.",
+            answered,
+            {JSON: ref("Message"), EVENTS: NAMED_EVENTS},
+            "MessagesError",
         ),
         ("POST", "/v1/messages/count_tokens"): operation(
             "Counts the tokens of messages.", counted, _json("CountedTokens"), "MessagesError"
