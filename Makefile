@@ -11,7 +11,7 @@ READY := .venv/.ready
 EXTRAS ?= dev
 # Processes that test at once. A file stays in one: its servers and models are made once.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Without bytecode, which is a sixth of the disk: Python writes that of what it imports.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 

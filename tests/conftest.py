@@ -15,8 +15,19 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 share_compile_cache()
 
-from hypothesis import settings  # noqa: E402 (the environment comes first)
+import pytest  # noqa: E402 (the environment comes first)
+from hypothesis import settings  # noqa: E402
 
 # No deadline: the machine that runs the tests is shared, and a compile may fall into any example.
 settings.register_profile("flaxen", deadline=None, print_blob=True)
 settings.load_profile("flaxen")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files with slow tests first.
+
+    With `--no-loadscope-reorder` pytest-xdist hands files out in this order. A long file that came
+    last would keep one process busy alone.
+    """
+    slow_files = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow_files)
