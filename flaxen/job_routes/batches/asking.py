@@ -20,7 +20,7 @@ from flaxen.server.config import ServerConfig
 
 # Requests with lower numbers come first, and clients' own have 0 unless they say otherwise.
 _PRIORITY = 1000
-_WITH_PRIORITY = ("/v1/chat/completions", "/v1/completions")
+_WITH_PRIORITY = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 # The codes of errors that may be over later.
 _RETRIED = ("aborted", "busy", "queue_full", "unavailable")
 _RETRY_S = 1.0

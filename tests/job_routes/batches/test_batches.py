@@ -13,14 +13,15 @@ from typing import Any
 import openai
 import pytest
 
+from flaxen.cli.more_routes import more_routes
 from flaxen.job_routes.batches.asking import Asking
 from flaxen.job_routes.batches.batch_worker import BatchWorker
 from flaxen.job_routes.batches.config import BatchesConfig
 from flaxen.job_routes.fine_tuning.tuned_models import FineTunedModels
 from flaxen.job_routes.mount import mount_jobs
 from flaxen.job_routes.stores import StoresConfig, open_stores
-from flaxen.pooling_routes.routes import ROUTES
 from flaxen.protocol import PoolingInfo, Request, TokenEvent
+from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from tests.job_routes.fine_tuning.serving import FakeTrainer
@@ -73,7 +74,7 @@ async def serving(
     **limits: Any,
 ) -> AsyncIterator[Served]:
     engine, config = engine or FakeEngine(step_s=step_s), ServerConfig(api_keys=api_keys)
-    app = create_app(engine, byte_tokenizer(), config, more_routes=ROUTES)
+    app = create_app(engine, byte_tokenizer(), config, more_routes=more_routes(Responses()))
     settings = StoresConfig(data_dir=directory, batches=BatchesConfig(**limits))
     with open_stores(settings) as stores:
         worker = BatchWorker(
@@ -129,6 +130,20 @@ def test_a_batch_has_the_routes_own_answers(tmp_path: Path) -> None:
             assert output.purpose == "batch_output"
             listed = await served.client.batches.list()
             assert [each.id for each in listed.data] == [batch.id]
+
+    run(work())
+
+
+def test_responses_are_made_in_a_batch(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path) as served:
+            url, body = "/v1/responses", {"input": "Hi", "max_output_tokens": 3, "store": False}
+            line = {"custom_id": "a", "method": "POST", "url": url, "body": body}
+            batch = await served.ended((await served.create([line], url)).id)
+            [result] = await served.lines(batch.output_file_id)
+            [item] = result["response"]["body"]["output"]
+            assert item["content"][0]["text"] == "abc"
+            assert [each.priority for each in served.engine.requests] == [1000]
 
     run(work())
 
