@@ -93,9 +93,14 @@ def ids(server: Server, prompt: Any, **body: Any) -> list[int]:
 
 
 def tops(choice: Any) -> list[dict[int, float]]:
-    """The likeliest tokens at each place and their log-probabilities, likeliest first."""
+    """The likeliest tokens at each place and their log-probabilities, likeliest first, which the
+    answer begins with the token that was sampled.
+    """
     return [
-        {int(name.removeprefix("token_id:")): value for name, value in top.items()}
+        {
+            int(name.removeprefix("token_id:")): value
+            for name, value in sorted(top.items(), key=lambda each: -each[1])
+        }
         for top in choice.logprobs.top_logprobs
     ]
 
