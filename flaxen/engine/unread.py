@@ -83,17 +83,18 @@ class _PackedLogprobs:
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     logprobs: array[float] = field(default_factory=lambda: array("d"))
     ranks: array[int] = field(default_factory=lambda: array("i"))
-    kept_masses: list[float | None] = field(default_factory=list)
+    kept_masses: dict[int, float] = field(default_factory=dict)  # by place: none in most modes
     num_tops: array[int] = field(default_factory=lambda: array("i"))
     top_ids: bytearray = field(default_factory=bytearray)
     top_logprobs: bytearray = field(default_factory=bytearray)
 
     def add(self, token: TokenLogprobs) -> None:
         ids, logprobs = TopTokens.of(token.top).packed
+        if token.kept_mass is not None:
+            self.kept_masses[len(self.token_ids)] = token.kept_mass
         self.token_ids.append(token.token_id)
         self.logprobs.append(token.logprob)
         self.ranks.append(token.rank)
-        self.kept_masses.append(token.kept_mass)
         self.num_tops.append(len(token.top))
         self.top_ids += ids
         self.top_logprobs += logprobs
@@ -104,7 +105,7 @@ class _PackedLogprobs:
             TopTokens(bytes(self.top_ids[4 * i : 4 * j]), bytes(self.top_logprobs[4 * i : 4 * j]))
             for i, j in ends
         ]
-        masses = self.kept_masses
+        masses = map(self.kept_masses.get, range(len(self.token_ids)))
         columns = zip(self.token_ids, self.logprobs, self.ranks, tops, masses, strict=True)
         return tuple(
             TokenLogprobs(token_id=token_id, logprob=logprob, rank=rank, top=top, kept_mass=mass)
