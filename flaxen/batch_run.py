@@ -15,7 +15,7 @@ from flaxen.protocol import TokenEvent
 
 
 class Collected(Protocol):
-    """What is made of a request's events."""
+    """Collects the events of one request into the output that a caller of `LLM` gets."""
 
     @property
     def finished(self) -> bool:

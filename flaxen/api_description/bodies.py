@@ -34,7 +34,7 @@ _DOCUMENT = {
         {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
     ]
 }
-# Of messages in blocks: a string, or a list of blocks of many kinds.
+# The content of Anthropic's messages is a string, or a list of blocks of many kinds.
 BLOCK_MESSAGES: Schema = {
     "type": "array",
     "minItems": 1,

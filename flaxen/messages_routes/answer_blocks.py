@@ -15,7 +15,7 @@ _UNSIGNED = "unsigned"  # clients drop thoughts whose signature is empty, and se
 
 
 class BlockEvents:
-    """From what an answer shows to content_block_start, _delta and _stop. Final."""
+    """Makes the events content_block_start, _delta and _stop of what an answer shows."""
 
     def __init__(self) -> None:
         self._index = -1

@@ -142,8 +142,8 @@ def _compile(structure: StructuredOutputs, vocabulary: Vocabulary, caps: Caps | 
         case "regex":
             grammar = llguidance.LLMatcher.grammar_from_regex(text)
         case "choice":
-            # As they are: the text of a special token is written out too. A terminal, because a
-            # rule may have some thousand alternatives only.
+            # Choices are matched as texts, also where one is the text of a special token. They are
+            # one terminal, because a rule may have some thousand alternatives only.
             choices = " | ".join(json.dumps(each, ensure_ascii=False) for each in json.loads(text))
             grammar = llguidance.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
         case "grammar":
