@@ -21,7 +21,7 @@ _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
-# What is told of a route that has no entry in `operations`.
+# Describes a route that has no entry in `operations`.
 _UNKNOWN = Operation(summary="See docs/server.md.", errors=(400, 404, 409, 413, 429, 500, 503))
 
 

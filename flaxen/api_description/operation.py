@@ -1,4 +1,4 @@
-"""What is told of one route. Contains no logic of a route."""
+"""The description of one route, without any logic of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of each route, by method and path. Bodies and answers are made elsewhere."""
+"""Describes each route, by method and path. Bodies and answers are made elsewhere."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class LogprobsMode(enum.StrEnum):
 
     RAW_LOGPROBS = "raw_logprobs"  # of the model's own distribution
     RAW_LOGITS = "raw_logits"  # the model's own logits
-    # Of what is sampled from: after bias, penalties, masks, temperature and filters.
+    # The values that tokens are sampled from: after bias, penalties, masks, temperature, filters.
     PROCESSED_LOGPROBS = "processed_logprobs"
     PROCESSED_LOGITS = "processed_logits"  # the logits of that; minus infinity where dropped
 
@@ -81,7 +81,7 @@ class Finish:
     pooled: tuple[float, ...] | None = None  # the vector, if the request asked for pooling
     queue_s: float  # seconds from submission to its first step
     num_preemptions: int = 0
-    # Of the weights at its first step; those of later tokens may be newer.
+    # The version of the weights at the first step; later tokens may come of newer weights.
     weights_version: int = 0
 
 

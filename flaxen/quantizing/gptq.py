@@ -17,7 +17,7 @@ DAMPING = 0.01  # of the mean diagonal: what is added to it, so that the inverse
 
 
 class Inputs(NamedTuple):
-    """What is known of the inputs of a weight, or of several that have the same inputs."""
+    """Statistics of the inputs of a weight, or of several weights that have the same inputs."""
 
     energies: np.ndarray  # float32 [in]: the sum of each input's squares
     order: np.ndarray  # [in]: the inputs from the largest energy to the smallest

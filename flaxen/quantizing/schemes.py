@@ -14,7 +14,7 @@ import numpy as np
 
 GROUPS = (128, 64, 32)  # inputs that share a scale: what vLLM's kernels have
 FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
-# Of the scale that reaches a group's largest number: those that are tried with four bits.
+# The shares of the largest scale (which reaches a group's largest number) that 4 bits try.
 _PARTS = (1.05, 1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 
 

@@ -83,7 +83,7 @@ class SimulatedExecutor(Executor):
         return self._idle_s
 
     def sample(self, plan: StepPlan, handle: float, bitmasks: np.ndarray) -> None:
-        raise NotImplementedError("nobody simulates grammars")
+        raise NotImplementedError("the simulated device has no grammars: use the real one")
 
     def fetch(self, plan: StepPlan, handle: float) -> StepResult:
         self._clock.now = max(self._clock(), handle) + _HOST_S

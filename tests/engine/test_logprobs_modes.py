@@ -1,4 +1,4 @@
-"""What is reported in each mode, against a plain NumPy re-implementation."""
+"""Log-probabilities in each mode are those of a plain NumPy re-implementation."""
 
 from __future__ import annotations
 
