@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flaxen.api_description.document import make_document
 from flaxen.server.config import ServerConfig
 from flaxen.server.routing import add_route
 
@@ -16,6 +15,9 @@ def add_description(app: FastAPI, config: ServerConfig) -> None:
     """Adds the route. It tells of those that the application has when it is asked, each once."""
 
     async def describe(http: Request) -> Response:
+        # It describes every room of routes, also those that this server does without: 20 MB.
+        from flaxen.api_description.document import make_document
+
         routes = [
             (method, route.path)
             for route in app.routes

@@ -10,9 +10,10 @@ Deliberately does not know: grammars, schemas.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from flaxen.structured.vocabulary import Bitmask, Vocabulary
+if TYPE_CHECKING:  # it imports llguidance, which servers without structures do without
+    from flaxen.structured.vocabulary import Bitmask, Vocabulary
 
 _DIGITS, _SPACES = b"0123456789", b" \t\r\n"
 _QUOTE, _BACKSLASH, _COMMA = b'"'[0], b"\\"[0], b","[0]

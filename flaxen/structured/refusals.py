@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from flaxen.protocol import FieldError, StructuredOutputs
+
 # The matcher's errors have no codes: only their words tell them apart. One that is not here is
 # passed on as it is.
 _REASONS: tuple[tuple[str, str], ...] = (
@@ -48,3 +50,8 @@ def reason(error: str) -> str:
         if found := re.search(pattern, line, re.IGNORECASE):
             return found.expand(words)
     return line
+
+
+def refused(structure: StructuredOutputs, problem: str) -> FieldError:
+    """The error of a structure that can't be done, which names the field of the request."""
+    return FieldError(f"structured_outputs.{structure.kind}", f"{structure.kind} {problem}")
