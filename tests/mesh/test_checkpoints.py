@@ -160,11 +160,14 @@ TWO = [Processes(index=index, count=2, of=lambda device: device.id // 2) for ind
 
 def save_by_two(directory: Path, state: Any, step: int = 7) -> None:
     """Saves as two processes do, each with half of the devices, and with arrays of its own: JAX
-    makes the list of an array's shards when it is first asked, by one thread.
+    makes the list of an array's shards when it is first asked, by one thread. Neither saves before
+    both have opened the directory: in a run, the first step makes each wait for the other.
     """
+    opened = threading.Barrier(len(TWO), timeout=60)
 
     def save(processes: Processes, own: Any) -> None:
         with Checkpoints(directory, processes=processes) as checkpoints:
+            opened.wait()
             checkpoints.save(step, own, {"at": 3})
 
     def copy(leaf: Any) -> Any:
