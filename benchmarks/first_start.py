@@ -209,9 +209,9 @@ def write_adapters(model: str, directory: Path) -> None:
     """Writes two random adapters in PEFT's format, with this checkout's flaxen."""
     from adapters import random_adapter
 
+    from flaxen.definitions.opening import open_model
     from flaxen.kernels.choice import choose_backend
     from flaxen.weights.adapters.peft_writer import save_adapter
-    from flaxen.weights.opening import open_model
 
     opened = open_model(model, backend=choose_backend())
     for seed, name in enumerate(("one", "two")):

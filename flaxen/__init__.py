@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flaxen.bridges.torch.attend import attend_torch
     from flaxen.bridges.torch.bridge import from_torch
     from flaxen.bridges.torch.transformers import from_transformers
+    from flaxen.definitions.definition import Definition
     from flaxen.evaluator import evaluate
     from flaxen.llm import LLM
     from flaxen.loading import load, load_tokenizer
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from flaxen.models.model import Model
     from flaxen.protocol import SamplingParams, StructuredOutputs
     from flaxen.trainer import train
-    from flaxen.weights.definition import Definition
 
 __version__ = "0.1.0"
 __all__ = [
@@ -68,7 +68,7 @@ _HOMES = {
     "lora_targets": "flaxen.models.adapters",
     "train": "flaxen.trainer",
     "evaluate": "flaxen.evaluator",
-    "Definition": "flaxen.weights.definition",
+    "Definition": "flaxen.definitions.definition",
     "Model": "flaxen.models.model",
     "from_function": "flaxen.bridges.function",
     "from_linen": "flaxen.bridges.flax.linen",

@@ -13,6 +13,7 @@ from typing import Any
 
 from flaxen.build import OnProgress, build
 from flaxen.compile_cache import CompileCache, choose_compile_cache
+from flaxen.definitions.definition import Definition
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
@@ -22,7 +23,6 @@ from flaxen.protocol import SamplingParams
 from flaxen.structured import GrammarCompiler
 from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
-from flaxen.weights.definition import Definition
 
 
 class AsyncLLM:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from flaxen.definitions.definition import Definition
 from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.engine.device_calls import DeviceCalls
@@ -34,7 +35,6 @@ from flaxen.sharding.processes import this_process
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.bad_words import bad_word_ids
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.definition import Definition
 
 __all__ = ["OnProgress", "Parts", "build", "follow_process_0", "open_named"]
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.opening import IMPLS, AnySource
+from flaxen.definitions.runner import RUNNERS
 from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
@@ -22,10 +25,7 @@ from flaxen.models.model import Model
 from flaxen.protocol import LogprobsMode
 from flaxen.sharding.shape import MeshShape, check_serving, combine_mesh
 from flaxen.tensors.packing.pack import QUANTIZATIONS, Quantization
-from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.generation_config import AUTO
-from flaxen.weights.opening import IMPLS, AnySource
-from flaxen.weights.runner import RUNNERS
 
 KV_CACHE_DTYPES = {
     "auto": None,  # that of compute

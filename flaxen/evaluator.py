@@ -15,6 +15,7 @@ from flaxen.data.config import DataConfig
 from flaxen.data.fit import LONGEST_ROW
 from flaxen.data.memory import Data, read_data
 from flaxen.data.opening import open_data
+from flaxen.definitions.definition import Definition
 from flaxen.engine_args import EngineArgs, compute_dtype
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.models.model import Model, Params
@@ -26,7 +27,6 @@ from flaxen.training.layout import over
 from flaxen.weights.adapters.adapter import Adapter, check_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.definition import Definition
 
 
 def evaluate(

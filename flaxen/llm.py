@@ -14,6 +14,7 @@ from typing import Any
 from flaxen.batch_run import run_batch
 from flaxen.build import OnProgress, Parts, build
 from flaxen.compile_cache import CompileCache, choose_compile_cache
+from flaxen.definitions.definition import Definition
 from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.models.model import Model, Params
@@ -43,7 +44,6 @@ from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.base import highest_rank
-from flaxen.weights.definition import Definition
 
 __all__ = [
     "LLM",

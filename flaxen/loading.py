@@ -11,6 +11,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.files import is_definition
+from flaxen.definitions.opening import AnySource, open_model
 from flaxen.hub.places import Places
 from flaxen.hub.resolve import resolve
 from flaxen.hub.run_directory import model_in
@@ -31,9 +34,6 @@ from flaxen.weights.adapters.adapter import (
 )
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import is_definition
-from flaxen.weights.opening import AnySource, open_model
 from flaxen.weights.reference import parse_reference
 
 

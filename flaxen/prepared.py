@@ -16,6 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.opening import AnySource, OpenedModel, open_model
+from flaxen.definitions.runner import choose_pooling
 from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.engine_args import (
@@ -43,11 +46,8 @@ from flaxen.sharding.processes import Processes, check_alike, check_mesh, least_
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.given_template import with_template
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.definition import Definition
 from flaxen.weights.form import Form
 from flaxen.weights.huggingface.generation_config import sampling_defaults
-from flaxen.weights.opening import AnySource, OpenedModel, open_model
-from flaxen.weights.runner import choose_pooling
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.data.memory import Data, read_data
+from flaxen.definitions.definition import Definition
 from flaxen.hub.places import Places
 from flaxen.kernels.device import AUTO, use_device
 from flaxen.models.model import Model, Params
@@ -30,7 +31,6 @@ from flaxen.runs.stopping import Stop, stop_at_signals
 from flaxen.sharding.processes import Processes, this_process
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.training.settings import make_config, take_mesh
-from flaxen.weights.definition import Definition
 
 
 def train(

@@ -86,7 +86,7 @@ class Named(NamedTuple):
     @property
     def is_definition(self) -> bool:
         """Whether the model is a definition of the user's own."""
-        from flaxen.weights.definition_files import is_definition
+        from flaxen.definitions.files import is_definition
 
         return self.source is None or is_definition(self.source)
 
@@ -102,9 +102,9 @@ def find_named(model: str | None, options: SourceOptions, models: ModelsDirOptio
     Raises:
       ValueError: a model or adapter is not found.
     """
+    from flaxen.definitions.user_definition import refuse_a_file_without_name
     from flaxen.hub.resolve import resolve
     from flaxen.hub.run_directory import model_in
-    from flaxen.weights.user_definition import refuse_a_file_without_name
 
     places = Places(models_dir=models.models_dir, offline=options.offline)
     own = None if model is None else adapter_as_model(model)

@@ -73,13 +73,13 @@ def merge(
 def _merge_definition(named: Named, code: str | None, directory: Path, dtype: str) -> None:
     import jax.numpy as jnp
 
+    from flaxen.definitions.definition import Definition
+    from flaxen.definitions.files import save_definition
+    from flaxen.definitions.opening import open_model
     from flaxen.kernels.backend import Backend
     from flaxen.weights.adapters.adapter import merge_into_definition
     from flaxen.weights.adapters.peft import load_adapter
-    from flaxen.weights.definition import Definition
-    from flaxen.weights.definition_files import save_definition
     from flaxen.weights.form import DTYPES
-    from flaxen.weights.opening import open_model
 
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} is not supported: use {', '.join(DTYPES)}")

@@ -21,9 +21,9 @@ from flaxen.cli.prompts import read_lines
 from flaxen.parity.prompts import check_prompts, own_prompts, prompt_room
 
 if TYPE_CHECKING:
+    from flaxen.definitions.definition import Definition
     from flaxen.parity.compare import Compared
     from flaxen.weights.checkpoint import Checkpoint
-    from flaxen.weights.definition import Definition
 
 
 @dataclass(frozen=True, kw_only=True)

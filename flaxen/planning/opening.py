@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.files import is_definition
+from flaxen.definitions.opening import open_model
 from flaxen.engine_args import EngineArgs
 from flaxen.hub.config_file import CONFIG, find_config
 from flaxen.hub.run_directory import CHECKPOINTS
@@ -16,10 +19,7 @@ from flaxen.kernels.backend import Backend
 from flaxen.models.decoder import decoder
 from flaxen.models.model import Model
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import is_definition
 from flaxen.weights.huggingface.config import read_quantized_config
-from flaxen.weights.opening import open_model
 from flaxen.weights.reference import parse_reference
 
 

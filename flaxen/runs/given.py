@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from flaxen.definitions.definition import Definition
 from flaxen.models.model import Model, Params
 from flaxen.text.tokenizer import Tokenizer
-from flaxen.weights.definition import Definition
 
 
 def definition_of(

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.build import OnProgress
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.files import is_definition, save_definition
+from flaxen.definitions.opening import open_model
 from flaxen.engine_args import compute_dtype
 from flaxen.families import Family
 from flaxen.hub.places import Places
@@ -40,11 +43,8 @@ from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.modules import file_targets
 from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import is_definition, save_definition
 from flaxen.weights.huggingface.config import read_config
 from flaxen.weights.huggingface.export import export_huggingface
-from flaxen.weights.opening import open_model
 from flaxen.weights.reference import parse_reference
 
 
@@ -227,7 +227,7 @@ def write_results(
 ) -> None:
     """Writes the result: adapters, or the whole model.
 
-    A definition has no Hugging Face format: it is written as `weights.definition_files` says.
+    A definition has no Hugging Face format: it is written as `definitions.files` says.
 
     Args:
       config: the run's configuration.

@@ -20,6 +20,7 @@ from flaxen.data.iterate import DataIterator
 from flaxen.data.lines import RecordSource
 from flaxen.data.opening import open_data, open_pairs
 from flaxen.data.token_store import TokenStore
+from flaxen.definitions.definition import Definition
 from flaxen.hub.places import Places
 from flaxen.hub.run_directory import ADAPTER, CHECKPOINTS, MODEL
 from flaxen.models.model import Model, Params
@@ -40,7 +41,6 @@ from flaxen.training.optimizer import make_optimizer, make_schedule
 from flaxen.training.router_losses import RouterLosses
 from flaxen.training.state import TrainState
 from flaxen.training.step import TrainStep, make_step, start
-from flaxen.weights.definition import Definition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.bridges.update import update_module
+from flaxen.definitions.definition import Definition
 from flaxen.models.model import Params
 from flaxen.runs.model import with_params, write_results
 from flaxen.runs.opening import OpenedRun
@@ -21,7 +22,6 @@ from flaxen.runs.stages import to_saved
 from flaxen.training.metrics import MetricsRecord
 from flaxen.training.state import TrainState
 from flaxen.weights.adapters.adapter import Adapter, from_stack
-from flaxen.weights.definition import Definition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

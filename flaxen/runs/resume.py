@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from flaxen.checkpoints.identity import digest_of_arrays, digest_of_files, text_digests
 from flaxen.data.iterate import DataIterator
+from flaxen.definitions.definition import Definition
 from flaxen.runs.model import Subject
 from flaxen.training.config import TrainConfig
 from flaxen.training.fingerprint import Fact, Fingerprint, facts
 from flaxen.weights.atomic import set_aside, sync
 from flaxen.weights.checkpoint import Checkpoint
-from flaxen.weights.definition import Definition
 
 # Settings that may change when a run resumes: its end, its output, its memory use. The model and
 # the files are compared by their contents, and the dtype by what "auto" means.

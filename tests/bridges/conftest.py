@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxen.weights.torch.checkpoint import is_installed
+from flaxen.definitions.torch.checkpoint import is_installed
 from tests.extras import IS_CI
 
 _LEFT_OUT = [] if is_installed() or IS_CI else ["test_torch*.py", "test_three_ways_example.py"]

@@ -12,6 +12,7 @@ import pytest
 
 import flaxen
 from examples import plain_jax
+from flaxen.definitions.definition import Definition
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
@@ -19,7 +20,6 @@ from flaxen.models.adapters import LoraConfig, lora_targets, with_adapters
 from flaxen.models.attention import attend
 from flaxen.models.cache import attention_cache
 from flaxen.training.lora import initial_adapters
-from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 

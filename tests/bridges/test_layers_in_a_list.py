@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.definitions.definition import Definition
 from flaxen.engine.config import LoraLimits
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
@@ -31,7 +32,6 @@ from flaxen.training.step import make_step, start
 from flaxen.weights.adapters.adapter import merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
-from flaxen.weights.definition import Definition
 from tests.bridges.training import assert_parity, counting_batches, needs_kernels
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 from tests.training.tiny import Repeated

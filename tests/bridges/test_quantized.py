@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.definitions.definition import Definition
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.logits import logits
 from flaxen.models.params import plain_params
-from flaxen.weights.definition import Definition
 from flaxen.weights.form import Form
 from tests.bridges.words import VOCAB_SIZE, byte_tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 
 import flaxen
 from flaxen.cli.main import main
-from flaxen.weights.user_definition import find_definition
+from flaxen.definitions.user_definition import find_definition
 from tests.cli.tiny_definition import write_definition
 from tests.e2e.serving import ids, serve
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 pytest.importorskip("flax")
 
 import flaxen
+from flaxen.definitions.definition import Definition
 from flaxen.engine.config import LoraLimits
 from flaxen.hub.weight_files import ADAPTER_WEIGHTS
 from flaxen.kernels.backend import Backend
@@ -26,7 +27,6 @@ from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_into_definition
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
-from flaxen.weights.definition import Definition
 from tests.bridges.linen_model import Transformer
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import byte_tokenizer

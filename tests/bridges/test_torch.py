@@ -16,14 +16,14 @@ import torch
 import flaxen
 from flaxen.bridges.torch.bridge import from_torch
 from flaxen.bridges.torch.transformers import from_transformers
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.torch.checkpoint import open_torch
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.kernels.paged_attention import PagedBatch
 from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import attention_only
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.definition import Definition
-from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.paged import paged_scores
 from tests.bridges.torch_models import Own, make
 from tests.bridges.training import assert_parity, needs_kernels, train_definition

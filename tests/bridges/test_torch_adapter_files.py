@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import flaxen
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.definitions.torch.checkpoint import open_torch
 from flaxen.engine.config import LoraLimits
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.kernels.choice import choose_backend
@@ -26,7 +27,6 @@ from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.torch_models import make
 from tests.bridges.training import assert_parity, needs_kernels, train_adapter
 from tests.bridges.words import save_tokenizer

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flaxen.cli.main import main
+from flaxen.definitions.torch.checkpoint import open_torch
 from flaxen.kernels.choice import choose_backend
-from flaxen.weights.torch.checkpoint import open_torch
 from tests.bridges.torch_models import make
 from tests.bridges.words import save_tokenizer
 

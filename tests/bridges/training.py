@@ -100,8 +100,8 @@ def assert_parity(
     model: Model, params: Params, adapter: Adapter | None = None, **args: Any
 ) -> None:
     """No bit of a log-probability differs between the trainer and any way of the server."""
+    from flaxen.definitions.definition import Definition
     from flaxen.parity.compare import compare
-    from flaxen.weights.definition import Definition
     from tests.bridges.words import byte_tokenizer
 
     rng = np.random.default_rng(7)

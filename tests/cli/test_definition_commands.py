@@ -11,9 +11,9 @@ import pytest
 import flaxen
 from flaxen.cli.main import main
 from flaxen.cli.train.command import told_apart
+from flaxen.definitions.user_definition import find_definition
 from flaxen.kernels.backend import Backend
 from flaxen.weights.adapters.peft import load_adapter
-from flaxen.weights.user_definition import find_definition
 from tests.cli.tiny_definition import MAX_POSITION, write_definition
 from tests.compile_cache import shared_directory
 

@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 import flaxen
+from flaxen.definitions.definition import Definition
 from flaxen.models.model import Model, Params
-from flaxen.weights.definition import Definition
 from tests.bridges.linen_model import Transformer as LinenTransformer
 from tests.extras import extra
 from tests.mesh.meshes import placement

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 import flaxen
+from flaxen.definitions.files import save_definition
 from flaxen.models.layout import param_shardings
 from flaxen.weights.checkpoint import open_checkpoint
-from flaxen.weights.definition_files import save_definition
 from flaxen.weights.huggingface.export import export_huggingface
 from tests.bridges.words import byte_tokenizer
 from tests.mesh.definitions import definition

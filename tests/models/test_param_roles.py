@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.definitions.definition import Definition
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import PackedLinear
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets
@@ -21,7 +22,6 @@ from flaxen.models.params import compute_params, is_spec, plain_params
 from flaxen.training.full import full, initial_params
 from flaxen.training.metrics import flops_per_token
 from flaxen.training.optimizer import OptimizerConfig, make_optimizer
-from flaxen.weights.definition import Definition
 from tests.models.features import with_features
 
 CONFIG = uniform_decoder(

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from flaxen.weights.signing import is_signed, key_file, sign
+from flaxen.definitions.signing import is_signed, key_file, sign
 
 
 def _no_home() -> Path:

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import flaxen
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.files import open_definition, save_definition
+from flaxen.definitions.opening import open_model
+from flaxen.definitions.user_definition import find_definition
 from flaxen.hub.weight_files import DESCRIPTION
 from flaxen.kernels.backend import Backend
-from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import open_definition, save_definition
-from flaxen.weights.opening import open_model
-from flaxen.weights.user_definition import find_definition
 from tests.cli.tiny_definition import write_definition
 
 BFLOAT16 = jnp.dtype("bfloat16")

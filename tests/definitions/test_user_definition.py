@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from flaxen.cli.main import main
-from flaxen.weights.definition import Definition
-from flaxen.weights.user_definition import find_definition, likely_names
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.user_definition import find_definition, likely_names
 
 _MAKE = """
 import flaxen
-from flaxen.weights.definition import Definition
+from flaxen.definitions.definition import Definition
 
 def make():
     return Definition(model=None, params={}, tokenizer="none", name=NAME)

@@ -5,10 +5,10 @@ Deliberately does not know engines.
 
 from __future__ import annotations
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.opening import AnySource
 from flaxen.protocol import PoolingInfo
-from flaxen.weights.definition import Definition
 from flaxen.weights.encoder_checkpoint import EncoderCheckpoint
-from flaxen.weights.opening import AnySource
 
 RUNNERS = ("auto", "generate", "pooling")
 # A decoder's last token has seen the whole prompt; vLLM takes it too.

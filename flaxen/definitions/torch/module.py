@@ -18,8 +18,8 @@ import torch
 import transformers
 
 from flaxen.bridges.torch.bridge import first_line
+from flaxen.definitions.torch.misfits import INTEGERS, compared, on_meta, refuse, reported
 from flaxen.tensors.tensor import StoredTensor
-from flaxen.weights.torch.misfits import INTEGERS, compared, on_meta, refuse, reported
 
 # dtypes that a class may have besides weights: masks and integer tables.
 DTYPES: Mapping[str, np.dtype] = {

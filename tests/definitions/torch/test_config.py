@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import flaxen
+from flaxen.definitions.torch.checkpoint import open_torch, torch_advice
+from flaxen.definitions.torch.config import check_runs_through_torch
 from flaxen.kernels.backend import Backend
-from flaxen.weights.torch.checkpoint import open_torch, torch_advice
-from flaxen.weights.torch.config import check_runs_through_torch
 
 METHODS = (
     "awq", "gptq", "bitsandbytes", "fp8", "compressed-tensors", "mxfp4", "hqq", "torchao", "quanto",

@@ -10,6 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.files import is_definition, open_definition
+from flaxen.definitions.torch.checkpoint import is_installed, open_torch, torch_advice
+from flaxen.definitions.user_definition import find_definition
 from flaxen.families import UnknownFamilyError
 from flaxen.hub.places import Places
 from flaxen.hub.pull import OnDownload
@@ -17,11 +21,7 @@ from flaxen.hub.resolve import resolve
 from flaxen.hub.run_directory import model_in
 from flaxen.kernels.backend import Backend
 from flaxen.weights.checkpoint import Checkpoint, open_checkpoint
-from flaxen.weights.definition import Definition
-from flaxen.weights.definition_files import is_definition, open_definition
 from flaxen.weights.encoder_checkpoint import EncoderCheckpoint, is_encoder, open_encoder
-from flaxen.weights.torch.checkpoint import is_installed, open_torch, torch_advice
-from flaxen.weights.user_definition import find_definition
 
 IMPLS = ("auto", "flaxen", "torch")
 

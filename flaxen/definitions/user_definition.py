@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flaxen.weights.definition import Definition
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.user_file import import_user_module, run_user_file, user_errors
 from flaxen.weights.reference import Reference, parse_reference
-from flaxen.weights.user_file import import_user_module, run_user_file, user_errors
 
 _NEAR_PLACE = re.compile(r"(?P<file>.+\.py)(:.*)?")
 _WANTED = "write a function without arguments that returns a flaxen.Definition"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.torch.config import check_runs_through_torch
 from flaxen.hub.weight_files import read_json
 from flaxen.kernels.backend import Backend
-from flaxen.weights.definition import Definition
 from flaxen.weights.safetensors import read_tensors
-from flaxen.weights.torch.config import check_runs_through_torch
 
 
 def is_installed() -> bool:
@@ -62,7 +62,7 @@ def open_torch(path: Path, backend: Backend) -> Definition:
         raise ValueError(str(error)) from None
 
     from flaxen.bridges.torch.transformers import from_transformers
-    from flaxen.weights.torch.module import DTYPES, load_module
+    from flaxen.definitions.torch.module import DTYPES, load_module
 
     tensors = read_tensors(path, DTYPES)
     try:

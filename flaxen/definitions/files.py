@@ -20,17 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from flaxen.definitions.definition import Definition
+from flaxen.definitions.signing import is_signed, key_file, sign
+from flaxen.definitions.user_definition import find_definition, make_definition
 from flaxen.hub.resolve import resolve
 from flaxen.hub.weight_files import DESCRIPTION, SINGLE, read_json
 from flaxen.models.model import Params
 from flaxen.text.tokenizer import Tokenizer
 from flaxen.weights.atomic import new_directory
-from flaxen.weights.definition import Definition
 from flaxen.weights.huggingface.tokenizer import write_tokenizer
 from flaxen.weights.reference import Reference, source_digest
 from flaxen.weights.safetensors_writer import Leaf, write_in_turn
-from flaxen.weights.signing import is_signed, key_file, sign
-from flaxen.weights.user_definition import find_definition, make_definition
 
 _FORMAT, _VERSION = "flaxen-definition", 1
 _REMEDY = "--definition FILE.py:NAME (in Python definition=)"
