@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from report import report
 
+from flaxen.attention_kernels.paged_attention import empty_cache, paged_attention
 from flaxen.benchmark.limits import measure_limits
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
+from flaxen.kernels.paged_batch import PagedBatch
 
 HEADS = {"SmolLM2-135M": (9, 3, 64), "Llama-1B": (32, 8, 64)}  # N, K, H
 PAGE_SIZE = 16

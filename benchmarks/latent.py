@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from report import report
 
+from flaxen.attention_kernels.paged_attention import empty_cache, paged_attention
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.head_linear import head_linear
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
+from flaxen.kernels.paged_batch import PagedBatch
 
 DTYPE = jnp.dtype("bfloat16")
 PAGE_SIZE = 16

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
+from flaxen.attention_kernels.paged_attention import has_pages
 from flaxen.definitions.definition import Definition
 from flaxen.definitions.opening import IMPLS, AnySource
 from flaxen.definitions.runner import RUNNERS
@@ -18,7 +19,6 @@ from flaxen.hub.places import Places
 from flaxen.kernels import choice
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import check_device
-from flaxen.kernels.paged_attention import has_pages
 from flaxen.memory.device_memory import check_utilization
 from flaxen.models.cache import attention_only, head_sizes
 from flaxen.models.model import Model

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from flaxen.attention_kernels.paged_attention import has_pages
 from flaxen.bridges.finite import check_numbers, without_zeros
 from flaxen.bridges.signature import logits_of
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch, has_pages
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import Sliding, attention_only, head_sizes
 from flaxen.models.model import AttentionSpec, Model, Params

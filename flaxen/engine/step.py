@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from flaxen.attention_kernels.paged_attention import page_axes
 from flaxen.engine.cache.groups import CacheGroup
 from flaxen.engine.rows import Rows
 from flaxen.engine.sampling import OK, BatchNeeds, Sampled, sample
@@ -18,7 +19,7 @@ from flaxen.engine.speculative.verify import keep_verified, sampled_positions, w
 from flaxen.engine.step_input import StepInput, StepLayout
 from flaxen.engine.step_options import StepOptions
 from flaxen.kernels.linear.bound import expand
-from flaxen.kernels.paged_attention import PagedBatch, page_axes
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls, layer_cache
 from flaxen.models.adapters import with_adapters
 from flaxen.models.cache import CacheSpec, State, head_sizes

@@ -19,7 +19,7 @@ import numpy as np
 
 from flaxen.engine.plan import Scheduled
 from flaxen.engine.sequence import NO_SLOT
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 
 # The fields of StepInput with one number for each sequence, in the packed order.
 _COLUMNS = ("row", "start", "num_tokens", "samples", "adapter_slot", "num_draft_tokens")

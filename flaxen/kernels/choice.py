@@ -6,17 +6,22 @@ Deliberately does not know any op.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+
 import jax
+from packaging.version import Version
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.device import use_device
-from flaxen.kernels.paged_attention import tpu_tokamax
 
 AUTO = "auto"
 # GPU_INVARIANT is asked for by an option of its own.
 BACKENDS = (AUTO, *(each.value for each in Backend if each is not Backend.GPU_INVARIANT))
 
+# The version that was tried; it needs Python 3.12 and jax 0.11.1.
+_OLDEST_TOKAMAX = "0.0.17"
 # JAX's names of the platforms that it computes on. Of any other we know nothing.
 _PLATFORMS = {
     "cpu": Backend.CPU,
@@ -69,7 +74,7 @@ def choose_backend(
             raise ValueError(f"the backend cpu was asked for, but {cpu_library.missing_reason()}")
         has = Backend.REFERENCE
     if has is Backend.TPU:
-        has_tokamax = tpu_tokamax.is_installed() if has_tokamax is None else has_tokamax
+        has_tokamax = is_tokamax_installed() if has_tokamax is None else has_tokamax
         return _choose_for_tpu(name, has_tokamax=has_tokamax)
     if name in (AUTO, has.value):
         return has
@@ -79,6 +84,13 @@ def choose_backend(
         f"the backend {name} was asked for, but JAX computes on {platform} here: use auto, "
         f"{has.value} or reference"
     )
+
+
+def is_tokamax_installed() -> bool:
+    """Whether tokamax is there, in a version that has the op."""
+    if importlib.util.find_spec("tokamax") is None:
+        return False
+    return Version(importlib.metadata.version("tokamax")) >= Version(_OLDEST_TOKAMAX)
 
 
 def _choose_for_tpu(name: str, *, has_tokamax: bool) -> Backend:

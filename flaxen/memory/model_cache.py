@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from flaxen.attention_kernels.paged_attention import check_page_size
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.step_sizes import StepSizes
 from flaxen.kernels.device import memory_limit
-from flaxen.kernels.paged_attention import check_page_size
 from flaxen.memory.cache_plan import CachePlan, plan_cache
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION, DeviceMemory
 from flaxen.memory.free_memory import free_bytes

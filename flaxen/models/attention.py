@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from flaxen.attention_kernels.causal_attention import causal_attention
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.causal_attention import causal_attention
 
 attend_p = Primitive("flaxen_attend")
 

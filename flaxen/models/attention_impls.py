@@ -15,15 +15,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from flaxen.attention_kernels.bidirectional_attention import bidirectional_attention
+from flaxen.attention_kernels.causal_attention import causal_attention
+from flaxen.attention_kernels.paged_attention import Pages, page_axes, paged_attention
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.bidirectional_attention import bidirectional_attention
-from flaxen.kernels.causal_attention import causal_attention
-from flaxen.kernels.paged_attention import (
-    PagedBatch,
-    Pages,
-    page_axes,
-    paged_attention,
-)
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models.layer_cache import LayerPages, LayerStates
 from flaxen.models.model import Attend, AttentionSpec, Recurrence
 from flaxen.models.sharded_attention import over_pages, over_segments

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from flaxen.attention_kernels.paged_attention import Pages, empty_cache, page_axes
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import Pages, empty_cache, page_axes
 from flaxen.models.cache import CacheSpec, Paged, State, head_sizes, num_kv_heads
 from flaxen.models.sharded_attention import num_page_heads
 from flaxen.sharding.placement import Placement

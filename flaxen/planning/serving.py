@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
+from flaxen.attention_kernels.paged_attention import check_page_size
 from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.compiled_step import StepState, abstract_state, jit_step, lower_step, step_layout
 from flaxen.engine.config import EngineConfig
@@ -17,7 +18,6 @@ from flaxen.engine.programs import Program
 from flaxen.engine.shapes import smallest_shape, step_shapes
 from flaxen.engine.step_sizes import StepSizes, step_sizes
 from flaxen.engine_args import EngineArgs, cache_dtype
-from flaxen.kernels.paged_attention import check_page_size
 from flaxen.memory.cache_plan import CachePlan, plan_cache
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION, DeviceMemory, check_utilization
 from flaxen.memory.step_memory import step_bytes

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.kernels import cpu_library, derivatives
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 
 # State, one token's inputs and the op's parameters -> the new state and the token's output.
 Update = Callable[[jax.Array, Any, Any], tuple[jax.Array, jax.Array]]

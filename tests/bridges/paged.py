@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import attention_only
 from flaxen.models.model import Model

@@ -20,7 +20,7 @@ from flaxen.definitions.definition import Definition
 from flaxen.definitions.torch.checkpoint import open_torch
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls, layer_cache
 from flaxen.models.cache import attention_only
 from flaxen.weights.checkpoint import open_checkpoint

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from flaxen import token_sampling as sampling
+from flaxen.attention_kernels import causal_attention as causal
 from flaxen.kernels import activation as activation_op
-from flaxen.kernels import causal_attention as causal
 from flaxen.kernels import layer_norm as layer_norm_op
 from flaxen.kernels import linear as layers
 from flaxen.kernels import log_softmax as softmax

@@ -54,7 +54,8 @@ def test_the_kernels_on_what_the_machine_lacks(lacking: str, library: Path) -> N
     # linear has code for bfloat16 and for AMX; everything else runs AVX-512's there.
     chosen = f"{lacking} and (bits or equals) and not filters"
     pattern = "test_cpu_*.py" if lacking == "avx512" else "test_cpu_linear*.py"
-    files = sorted(str(path) for path in Path(__file__).parent.glob(pattern))
+    rooms = (ROOT / "tests" / room for room in ("kernels", "attention_kernels"))
+    files = sorted(str(path) for room in rooms for path in room.glob(pattern))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files],
         env={**os.environ, "FLAXEN_TEST_LIBRARY": str(library)},

@@ -15,7 +15,7 @@ from flaxen.kernels.linear.quantized import QuantizedLinear
 from flaxen.kernels.log_softmax import log_softmax
 from flaxen.kernels.log_softmax.gpu_invariant import row_sum
 from flaxen.kernels.rms_norm import rms_norm
-from tests.kernels.paged_batches import normal
+from tests.kernels.arrays import normal
 
 INVARIANT = Backend.GPU_INVARIANT
 

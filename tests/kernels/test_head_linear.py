@@ -11,7 +11,7 @@ import pytest
 
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.head_linear import head_linear
-from tests.kernels.paged_batches import as_f32, normal
+from tests.kernels.arrays import as_f32, normal
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 SIZES = [(3, 24, 7), (2, 5, 64), (1, 33, 150)]

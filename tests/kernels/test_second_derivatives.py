@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxen.attention_kernels.causal_attention import reference as attention_reference
 from flaxen.kernels import cpu_library
 from flaxen.kernels.activation import reference as activation_reference
-from flaxen.kernels.causal_attention import reference as attention_reference
 from flaxen.kernels.layer_norm import reference as layer_norm_reference
 from flaxen.kernels.linear import reference
 from flaxen.kernels.rms_norm import reference as norm_reference

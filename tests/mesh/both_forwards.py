@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.engine.step import empty_cache, page_shardings
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls
 from flaxen.models.model import Model
 from tests.engine.groups import groups

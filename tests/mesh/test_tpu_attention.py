@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.kernels.paged_attention import reference, tpu
+from flaxen.attention_kernels.paged_attention import reference, tpu
 from flaxen.models.sharded_attention import num_page_heads, over_pages
-from tests.kernels.paged_batches import make_batch, make_inputs
+from tests.attention_kernels.paged_batches import make_batch, make_inputs
 from tests.mesh.meshes import placement
 
 LENGTHS = [(5, 5), (1, 40), (17, 60)]

@@ -11,7 +11,7 @@ import pytest
 
 from flaxen.engine.step import empty_cache
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls
 from flaxen.models.config import DecoderConfig
 from flaxen.models.decoder import decoder

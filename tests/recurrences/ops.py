@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.gated_delta import Gates, gated_delta
 from flaxen.recurrences.gated_delta import state_shape as delta_shape
 from flaxen.recurrences.sequences import Segments
@@ -19,7 +19,7 @@ from flaxen.recurrences.short_convolution import short_convolution
 from flaxen.recurrences.short_convolution import state_shape as convolution_shape
 from flaxen.recurrences.state_space import Dynamics, state_space
 from flaxen.recurrences.state_space import state_shape as space_shape
-from tests.kernels.paged_batches import normal
+from tests.kernels.arrays import normal
 
 
 class Op(NamedTuple):

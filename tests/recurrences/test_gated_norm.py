@@ -10,7 +10,7 @@ import pytest
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.recurrences.gated_norm import gated_norm
-from tests.kernels.paged_batches import normal
+from tests.kernels.arrays import normal
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 
 EPS = 1e-5

@@ -9,9 +9,9 @@ import pytest
 
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.sequences import Segments
-from tests.kernels.paged_batches import normal
+from tests.kernels.arrays import normal
 from tests.kernels.pairwise import ISAS, THREADS, pairwise
 from tests.recurrences.ops import OPS, Server, in_training, jitted
 

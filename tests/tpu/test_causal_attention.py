@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from flaxen.attention_kernels.causal_attention import causal_attention
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.causal_attention import causal_attention
 
 
 @pytest.mark.parametrize(

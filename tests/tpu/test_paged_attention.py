@@ -8,7 +8,8 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from flaxen.kernels.paged_attention import PagedBatch, tpu
+from flaxen.attention_kernels.paged_attention import tpu
+from flaxen.kernels.paged_batch import PagedBatch
 
 T, S, MAX_PAGES, NUM_PAGES = 96, 32, 64, 256
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
+from flaxen.attention_kernels.paged_attention import empty_cache, paged_attention
 from flaxen.engine.cache.groups import CacheGroup, group_layers
 from flaxen.engine.compiled_step import abstract_state, jit_step, lower_step, step_layout
 from flaxen.engine.config import EngineConfig
@@ -23,7 +24,7 @@ from flaxen.engine.shapes import Shape
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear, linear
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models.config import DecoderConfig, uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.layers.experts import Experts

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxen.attention_kernels.causal_attention import causal_attention
+from flaxen.attention_kernels.paged_attention import empty_cache, paged_attention
 from flaxen.kernels.backend import Backend
-from flaxen.kernels.causal_attention import causal_attention
 from flaxen.kernels.linear import linear
 from flaxen.kernels.linear.quantized import QuantizedLinear, unpack
-from flaxen.kernels.paged_attention import PagedBatch, empty_cache, paged_attention
+from flaxen.kernels.paged_batch import PagedBatch
 
 from .figures import say
 from .subjects import find_backend

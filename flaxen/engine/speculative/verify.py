@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from flaxen.engine.rows import NO_TOKEN
 from flaxen.engine.step_input import StepInput
-from flaxen.kernels.paged_attention import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 
 
 class Samples(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.gated_delta import cpu, reference
 from flaxen.recurrences.gated_delta.reference import Gates
 from flaxen.recurrences.sequences import Segments, check_states

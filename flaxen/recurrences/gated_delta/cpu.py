@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.gated_delta import reference
 from flaxen.recurrences.gated_delta.reference import Gates
 from flaxen.recurrences.sequences import Segments, native, with_gradient

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Float
 
 from flaxen.kernels.backend import Backend, find_implementation
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.sequences import Segments, check_states
 from flaxen.recurrences.short_convolution import cpu, reference
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.sequences import Segments, native, with_gradient
 from flaxen.recurrences.state_space import reference
 from flaxen.recurrences.state_space.reference import Dynamics

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxen.kernels.paged_attention.batch import PagedBatch
+from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.recurrences.sequences import Segments, over_sequences
 
 
