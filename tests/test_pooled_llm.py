@@ -82,8 +82,8 @@ def test_options_of_an_embedding(made: dict[str, tuple[Path, Any]]) -> None:
         PoolingParams(dimensions=0)
     with pytest.raises(ValueError, match="the model has no prompt 'query': it has none"):
         llm.embed("a", pooling_params=PoolingParams(prompt_name="query"))
-    with pytest.raises(ValueError, match="use_activation is of labels' scores"):
-        llm.embed("a", pooling_params=PoolingParams(use_activation=True))
+    with pytest.raises(ValueError, match="use_activation and normalize mean the same"):
+        llm.embed("a", pooling_params=PoolingParams(use_activation=True, normalize=False))
 
 
 def test_long_prompts_are_refused_or_cut_as_asked(made: dict[str, tuple[Path, Any]]) -> None:

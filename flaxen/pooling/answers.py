@@ -30,8 +30,7 @@ def embedding(vector: Sequence[float], pooling: PoolingInfo, params: PoolingPara
                 "lower it",
             )
         found = found[: params.dimensions]
-    wants_unit = pooling.normalize if params.normalize is None else params.normalize
-    return _unit(found) if wants_unit else found
+    return _unit(found) if params.wants_unit(pooling) else found
 
 
 def probabilities(

@@ -41,12 +41,12 @@ def input_ids(
             raise FieldError(
                 "prompt_name", "a prompt can't be put before token ids: give the text instead"
             )
-        return list(given if most is None else given[:most])
+        return params.cut(given, info)
     name = pooling.default_prompt if name is None else name
     text = given if name is None else pooling.prompts[name] + given
     if most is None:
         return tokenizer.encode(text, add_special_tokens)
-    return tokenizer.encode_within(text, most, add_special_tokens)
+    return tokenizer.encode_within(text, most, add_special_tokens, side=params.truncation_side)
 
 
 def pair_ids(
@@ -61,6 +61,7 @@ def pair_ids(
     Raises:
       ValueError: a text is not valid Unicode.
     """
-    ids, types = tokenizer.encode_pair(*pair, params.max_tokens(info))
+    most, side = params.max_tokens(info), params.truncation_side
+    ids, types = tokenizer.encode_pair(*pair, most, side)
     stride = pooling.token_type_stride
     return [token + kind * stride for token, kind in zip(ids, types, strict=True)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flaxen.protocol import FieldError, ModelInfo, PoolingInfo
 from flaxen.protocol.pooling import PoolingTask
+from flaxen.text.tokenizer import Side
 
 MODEL_LENGTH = -1  # of truncate_prompt_tokens
 
@@ -20,10 +22,11 @@ class PoolingParams:
 
     dimensions: int | None = None  # cuts an embedding to its first numbers (Matryoshka)
     normalize: bool | None = None  # whether embeddings get the length 1
-    use_activation: bool | None = None  # whether logits become probabilities
-    # Cuts inputs to so many tokens, from the end; -1: to the model's length. None: refuses longer
-    # ones.
+    # Whether logits become probabilities; of embeddings the same as normalize, as in vLLM.
+    use_activation: bool | None = None
+    # Cuts inputs to so many tokens; -1: to the model's length. None: refuses longer ones.
     truncate_prompt_tokens: int | None = None
+    truncation_side: Side = "right"
     prompt_name: str | None = None  # which of the model's prompts to put before each text
 
     def __post_init__(self) -> None:
@@ -63,11 +66,11 @@ class PoolingParams:
                 "dimensions and normalize are of embeddings, and this model gives labels' scores: "
                 "leave them out",
             )
-        if task == "embed" and self.use_activation is not None:
+        both = {self.normalize, self.use_activation} - {None}
+        if task == "embed" and len(both) > 1:
             raise FieldError(
                 "use_activation",
-                "use_activation is of labels' scores, and this model gives embeddings: leave it "
-                "out, or say normalize",
+                "use_activation and normalize mean the same of embeddings, and differ: give one",
             )
         allowed = pooling.dimensions
         if self.dimensions is not None and allowed and self.dimensions not in allowed:
@@ -77,6 +80,18 @@ class PoolingParams:
                 f"was trained, got {self.dimensions}",
             )
         return pooling
+
+    def wants_unit(self, pooling: PoolingInfo) -> bool:
+        """Whether embeddings get the length 1."""
+        asked = self.use_activation if self.normalize is None else self.normalize
+        return pooling.normalize if asked is None else asked
+
+    def cut(self, ids: Sequence[int], info: ModelInfo) -> list[int]:
+        """The ids without those that are too many."""
+        most = self.max_tokens(info)
+        if most is None or len(ids) <= most:
+            return list(ids)
+        return list(ids[:most] if self.truncation_side == "right" else ids[-most:])
 
     def max_tokens(self, info: ModelInfo) -> int | None:
         """The tokens to which an input is cut; None if it is not."""

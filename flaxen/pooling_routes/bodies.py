@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flaxen.pooling.params import PoolingParams
+from flaxen.pooling_routes.encoding import ByteOrder, NumberFormat
 from flaxen.protocol import FieldError
 from flaxen.server.errors import invalid
 from flaxen.server.schema import STRICT, Whole, parse
@@ -22,6 +23,7 @@ class CommonBody(BaseModel):
     request_id: str | None = None
     user: str | None = None  # OpenAI's, for its own statistics: without effect
     truncate_prompt_tokens: Whole | None = None
+    truncation_side: Literal["left", "right"] | None = None
     dimensions: Whole | None = None
     normalize: bool | None = None
     use_activation: bool | None = None
@@ -39,6 +41,7 @@ class CommonBody(BaseModel):
                 normalize=self.normalize,
                 use_activation=self.use_activation,
                 truncate_prompt_tokens=self.truncate_prompt_tokens,
+                truncation_side=self.truncation_side or "right",
                 prompt_name=self.prompt_name,
             )
         except FieldError as error:
@@ -50,18 +53,60 @@ class InputBody(BaseModel):
 
     model_config = STRICT
 
-    input: Any  # read in inputs.py: a text, texts, ids, or lists of ids
-    encoding_format: Literal["float", "base64"] | None = None
+    input: Any = None  # read in inputs.py: a text, texts, ids, or lists of ids
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
+    embed_dtype: NumberFormat | None = None
+    endianness: ByteOrder | None = None
     add_special_tokens: bool | None = None
+    task: Literal["embed", "classify"] | None = None
+    # A chat in place of the input, written by the model's template.
+    messages: list[Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+_Texts = str | list[str] | None
 
 
 class ScoreBody(BaseModel):
-    """The fields of /v1/score: one text or several, and those that they are compared with."""
+    """The fields of /v1/score: one text or several, and those that they are compared with. Each
+    side has the names that vLLM had for it over time.
+    """
 
     model_config = STRICT
 
-    text_1: str | list[str]
-    text_2: str | list[str]
+    text_1: _Texts = None
+    queries: _Texts = None
+    data_1: _Texts = None
+    text_2: _Texts = None
+    documents: _Texts = None
+    items: _Texts = None
+    data_2: _Texts = None
+
+    def first(self) -> tuple[list[str], str]:
+        """What is compared, and its field's name.
+
+        Raises:
+          ApiError: 400, it is not there, or there twice.
+        """
+        return self._side("text_1", "queries", "data_1")
+
+    def second(self) -> tuple[list[str], str]:
+        """What the first side is compared with, and its field's name; raises as `first`."""
+        return self._side("text_2", "documents", "items", "data_2")
+
+    def _side(self, *names: str) -> tuple[list[str], str]:
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise invalid(
+                f"give one of {', '.join(names)}, which mean the same; got "
+                f"{' and '.join(given) or 'none'}",
+                given[-1] if given else names[0],
+            )
+        [name] = given
+        texts = getattr(self, name)
+        return [texts] if isinstance(texts, str) else texts, name
 
 
 class RerankBody(BaseModel):
@@ -73,6 +118,7 @@ class RerankBody(BaseModel):
     documents: list[Any]  # texts, or objects with a text
     top_n: Whole | None = None
     return_documents: bool | None = None
+    max_tokens_per_doc: Whole | None = None  # cuts longer documents; 0 does not
 
 
 def split(fields: Mapping[str, Any]) -> tuple[CommonBody, dict[str, Any]]:

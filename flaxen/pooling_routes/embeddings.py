@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen.pooling.answers import embedding, probabilities
 from flaxen.pooling_routes.bodies import InputBody
-from flaxen.pooling_routes.inputs import read_inputs
+from flaxen.pooling_routes.encoding import bytes_answer, to_base64
+from flaxen.pooling_routes.inputs import read_body
 from flaxen.pooling_routes.run import Asked, read, vectors
 from flaxen.protocol import FieldError
 from flaxen.protocol.pooling import PoolingTask
@@ -36,8 +35,11 @@ async def classify(context: Context, http: HttpRequest) -> Response:
     if found is None:
         return Response(status_code=499)
     asked, body, values, answer_id, usage = found
-    if body.encoding_format == "base64":
-        raise invalid("encoding_format base64 is of embeddings: leave it out", "encoding_format")
+    if body.encoding_format not in (None, "float"):
+        raise invalid(
+            f"encoding_format {body.encoding_format} is of embeddings: leave it out",
+            "encoding_format",
+        )
     data = [
         {
             "index": i,
@@ -62,10 +64,15 @@ async def _answer(
     if found is None:
         return Response(status_code=499)
     asked, body, values, answer_id, usage = found
+    form = body.embed_dtype or "float32", body.endianness or "little"
+    if body.encoding_format in ("bytes", "bytes_only"):
+        with_metadata = body.encoding_format == "bytes"
+        envelope = asked.envelope(answer_id, usage)
+        return bytes_answer(envelope, values, *form, with_metadata=with_metadata)
     in_base64 = body.encoding_format == "base64"
     data = [
-        {"index": i, "object": object_name, key: _base64(each) if in_base64 else each.tolist()}
-        for i, each in enumerate(values)
+        {"index": i, "object": object_name, key: to_base64(v, *form) if in_base64 else v.tolist()}
+        for i, v in enumerate(values)
     ]
     return JSONResponse(asked.envelope(answer_id, usage, data=data))
 
@@ -74,11 +81,19 @@ async def _pooled(
     context: Context, http: HttpRequest, task: PoolingTask | None, prefix: str
 ) -> tuple[Asked, InputBody, list[np.ndarray], str, Usage] | None:
     """The embedding or the probabilities of each input; None if the client has gone."""
-    asked = await read(context, http, task)
-    body = parse(InputBody, asked.own)
-    inputs = await read_inputs(
-        context, asked, body.input, add_special_tokens=body.add_special_tokens is not False
-    )
+    asked, own = await read(context, http, task)
+    body = parse(InputBody, own)
+    if body.task not in (None, asked.pooling.task):
+        raise invalid(
+            f"Unsupported task: {body.task!r}: {asked.model} does {asked.pooling.task}", "task"
+        )
+    if body.encoding_format in (None, "float") and (body.embed_dtype or body.endianness):
+        raise invalid(
+            "embed_dtype and endianness say how numbers become bytes: set encoding_format to "
+            "base64, bytes or bytes_only",
+            "embed_dtype" if body.embed_dtype else "endianness",
+        )
+    inputs = await read_body(context, asked, body)
     pooled = await vectors(context, http, asked, inputs, field="input", prefix=prefix)
     if pooled is None:
         return None
@@ -89,8 +104,3 @@ async def _pooled(
     except FieldError as error:
         raise invalid(str(error), error.field) from None
     return asked, body, values, answer_id, usage
-
-
-def _base64(values: np.ndarray) -> str:
-    """The numbers as little-endian float32, as OpenAI's clients read them."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from flaxen.pooling_routes import embeddings, scores
+from flaxen.pooling_routes import cohere, embeddings, scores
 from flaxen.server.app import Routes
 
 ROUTES: Routes = {
     ("POST", "/v1/embeddings"): embeddings.embed,
+    ("POST", "/v2/embed"): cohere.embed,
     ("POST", "/pooling"): embeddings.pool,
     ("POST", "/classify"): embeddings.classify,
     ("POST", "/v1/score"): scores.score,

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
 from flaxen.pooling.params import PoolingParams, pooling_of
-from flaxen.pooling_routes.bodies import CommonBody, split
+from flaxen.pooling_routes.bodies import split
 from flaxen.protocol import FieldError, PoolingInfo, Request
 from flaxen.protocol.pooling import PoolingTask
 from flaxen.server.body import read_json
@@ -32,14 +33,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A body whose common fields are resolved for this server."""
+    """What a body asks for, resolved for this server."""
 
-    common: CommonBody
-    own: dict[str, Any]  # the other fields
     params: PoolingParams
     pooling: PoolingInfo
     model: str  # the name to answer with
     adapter: str | None
+    request_id: str | None = None
 
     def envelope(self, answer_id: str, usage: Usage, **fields: Any) -> dict[str, Any]:
         """The answer's JSON."""
@@ -53,7 +53,9 @@ class Asked:
         }
 
 
-async def read(context: Context, http: HttpRequest, task: PoolingTask | None) -> Asked:
+async def read(
+    context: Context, http: HttpRequest, task: PoolingTask | None
+) -> tuple[Asked, dict[str, Any]]:
     """Reads a body, and checks that the model does what its route asks for.
 
     Args:
@@ -61,20 +63,37 @@ async def read(context: Context, http: HttpRequest, task: PoolingTask | None) ->
       http: the request.
       task: what the route needs; None takes what the model does.
 
+    Returns:
+      What the common fields ask for, and the other fields.
+
     Raises:
       ApiError: 400, the body is invalid, or the model can't; 404, there is no such model.
     """
     context.engine.check_health()
     common, own = split(await read_json(http, context.config, context.bodies))
-    model, adapter = context.find_model(common.model)
-    params, info = common.params(), context.engine.info
+    asked = ask(context, common.model, common.params(), task)
+    return replace(asked, request_id=common.request_id), own
+
+
+def ask(
+    context: Context,
+    model_name: str | None,
+    params: PoolingParams,
+    task: PoolingTask | None,
+    field_names: Mapping[str, str] = MappingProxyType({}),
+) -> Asked:
+    """The options of a body, checked against the model that it names.
+
+    Args and errors are those of `read`; `field_names` are the body's names of params' fields, where
+    they differ.
+    """
+    model, adapter = context.find_model(model_name)
+    info = context.engine.info
     try:
         pooling = params.check(info, task or pooling_of(info).task)
     except FieldError as error:
-        raise invalid(str(error), error.field) from None
-    return Asked(
-        common=common, own=own, params=params, pooling=pooling, model=model, adapter=adapter
-    )
+        raise invalid(str(error), field_names.get(error.field, error.field)) from None
+    return Asked(params=params, pooling=pooling, model=model, adapter=adapter)
 
 
 async def tokenized(work: Callable[[], _T], num_chars: int, context: Context) -> _T:
@@ -118,10 +137,10 @@ async def vectors(
     """
     if not all(inputs):
         raise invalid(f"{field} holds an empty text: give at least one token", field)
-    if asked.common.request_id is not None:
-        check_request_id(asked.common.request_id, "request_id")
+    if asked.request_id is not None:
+        check_request_id(asked.request_id, "request_id")
         if "x-request-id" not in http.headers:
-            http.state.request_id = asked.common.request_id
+            http.state.request_id = asked.request_id
     answer_id = f"{prefix}-{http.state.request_id}"
     requests = _requests(context, asked, inputs, f"{answer_id}-{uuid.uuid4().hex[:12]}", field)
     usage, timing = Usage(num_prompt=sum(map(len, inputs))), Timing()

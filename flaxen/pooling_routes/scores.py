@@ -24,20 +24,18 @@ Scored = tuple[list[float], str, Usage]  # the scores, the answer's id, the toke
 
 async def score(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/score."""
-    asked = await _read(context, http)
-    body = parse(ScoreBody, asked.own)
-    firsts, seconds = (
-        [each] if isinstance(each, str) else each for each in (body.text_1, body.text_2)
-    )
+    asked, own = await _read(context, http)
+    body = parse(ScoreBody, own)
+    (firsts, name), (seconds, field) = body.first(), body.second()
     if len(firsts) == 1:
         firsts = firsts * len(seconds)
     if len(firsts) != len(seconds):
         raise invalid(
-            f"text_1 has {len(firsts)} texts and text_2 {len(seconds)}: give one text for all of "
-            "text_2, or as many as these",
-            "text_1",
+            f"{name} has {len(firsts)} texts and {field} {len(seconds)}: give one text for all of "
+            f"{field}, or as many as these",
+            name,
         )
-    found = await _scores(context, http, asked, list(zip(firsts, seconds, strict=True)), "text_2")
+    found = await _scores(context, http, asked, list(zip(firsts, seconds, strict=True)), field)
     if found is None:
         return Response(status_code=499)
     scores, answer_id, usage = found
@@ -47,12 +45,23 @@ async def score(context: Context, http: HttpRequest) -> Response:
 
 async def rerank(context: Context, http: HttpRequest) -> Response:
     """Answers POST /v1/rerank: the documents by how well they go with the query, best first."""
-    asked = await _read(context, http)
-    body = parse(RerankBody, asked.own)
+    asked, own = await _read(context, http)
+    body = parse(RerankBody, own)
     documents = [_text(each) for each in body.documents]
     if body.top_n is not None and body.top_n < 0:
         raise invalid(f"top_n must be at least 0, got {shorten(body.top_n)}: 0 is all", "top_n")
-    pairs = [(body.query, each) for each in documents]
+    most = body.max_tokens_per_doc
+    if most is not None and most < 0:
+        raise invalid(
+            f"max_tokens_per_doc must be a non-negative integer, got {shorten(most)}: 0 cuts "
+            "nothing",
+            "max_tokens_per_doc",
+        )
+    shown = documents
+    if most:
+        num_chars, cut = sum(map(len, documents)), context.tokenizer.cut
+        shown = await tokenized(lambda: [cut(each, most) for each in documents], num_chars, context)
+    pairs = [(body.query, each) for each in shown]
     found = await _scores(context, http, asked, pairs, "documents", prefix="rerank")
     if found is None:
         return Response(status_code=499)
@@ -68,15 +77,15 @@ async def rerank(context: Context, http: HttpRequest) -> Response:
     return JSONResponse(whole)
 
 
-async def _read(context: Context, http: HttpRequest) -> Asked:
-    asked = await read(context, http, None)
+async def _read(context: Context, http: HttpRequest) -> tuple[Asked, dict[str, Any]]:
+    asked, own = await read(context, http, None)
     if asked.pooling.task == "classify" and not asked.pooling.scores_pairs:
         raise invalid(
             f"{asked.model} has {len(asked.pooling.labels)} labels, and a score needs a model with "
             "one, or one of embeddings: use /classify",
             "model",
         )
-    return asked
+    return asked, own
 
 
 async def _scores(

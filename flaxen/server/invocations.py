@@ -16,12 +16,14 @@ from flaxen.server.errors import invalid
 
 Handler = Callable[[Context, Request], Awaitable[Response]]
 
-# The route that is meant by a body with a field. `input` is of a model that pools: what for, its
-# task says.
+# The route that is meant by a body with a field. `input` is of a model that pools, and so may be
+# `messages`: what for, its task says.
 _BY_FIELD = {
     "messages": "/v1/chat/completions",
     "prompt": "/v1/completions",
     "text_1": "/v1/score",
+    "queries": "/v1/score",
+    "data_1": "/v1/score",
     "query": "/v1/rerank",
 }
 _BY_TASK = {"embed": "/v1/embeddings", "classify": "/classify"}
@@ -43,8 +45,8 @@ async def invoke(
     body = await read_json(http, context.config, context.bodies)
     http.scope[DECODED_BODY] = body
     path = next((path for field, path in _BY_FIELD.items() if field in body), None)
-    if path is None and "input" in body:
-        pooling = context.engine.info.pooling
+    pooling = context.engine.info.pooling
+    if ("input" in body and path is None) or ("messages" in body and pooling is not None):
         path = "/v1/embeddings" if pooling is None else _BY_TASK[pooling.task]
     handler = handlers.get(("POST", path or ""))
     if handler is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import tokenizers
 
@@ -20,6 +21,7 @@ from flaxen.text.parts import TokenizerParts
 from flaxen.text.token_bytes import spelling_of
 from flaxen.text.turn_end import find_turn_end
 
+Side = Literal["left", "right"]  # where a text that is too long is cut
 _SHORT_TEXT = 2_000  # characters; takes a millisecond, less than a batch's overhead
 
 
@@ -129,32 +131,54 @@ class Tokenizer:
         return self._prefix + ids + self._suffix if add_special_tokens else ids
 
     def encode_within(
-        self, text: str, max_tokens: int, add_special_tokens: bool = True
+        self,
+        text: str,
+        max_tokens: int,
+        add_special_tokens: bool = True,
+        side: Side = "right",
     ) -> list[int]:
-        """Like `encode`, with the text's last tokens left out if there are more than `max_tokens`.
+        """Like `encode`, with the text's last tokens left out if there are more than `max_tokens`;
+        or its first ones, if `side` is left.
 
         The special tokens around it stay, as far as they fit.
         """
         ids = self.encode(text, add_special_tokens)
-        if len(ids) <= max_tokens or not add_special_tokens:
-            return ids[:max_tokens]
+        if len(ids) <= max_tokens:
+            return ids
+        if not add_special_tokens:
+            return ids[:max_tokens] if side == "right" else ids[len(ids) - max_tokens :]
         around = len(self._prefix) + len(self._suffix)
         around += self._backend.num_special_tokens_to_add(is_pair=False)
         encoding = self._encoding(text, False)
-        encoding.truncate(max(0, max_tokens - around))
+        encoding.truncate(max(0, max_tokens - around), direction=side)
         cut = self._backend.post_process(encoding).ids
         return (self._prefix + cut + self._suffix)[:max_tokens]
 
+    def cut(self, text: str, max_tokens: int) -> str:
+        """The beginning of a text that its first `max_tokens` tokens are of."""
+        offsets = self.offsets(text, add_special_tokens=False)
+        return text if len(offsets) <= max_tokens else text[: offsets[max_tokens - 1][1]]
+
+    def offsets(self, text: str, add_special_tokens: bool = True) -> list[tuple[int, int]]:
+        """Where each token of `encode` begins and ends in the text, in characters. Tokens that are
+        added are empty: those before it at 0, those behind it at the end.
+        """
+        found = list(self._encoding(text, add_special_tokens, with_offsets=True).offsets)
+        if not add_special_tokens:
+            return found
+        end = (len(text), len(text))
+        return [(0, 0)] * len(self._prefix) + found + [end] * len(self._suffix)
+
     def encode_pair(
-        self, first: str, second: str, max_tokens: int | None = None
+        self, first: str, second: str, max_tokens: int | None = None, side: Side = "right"
     ) -> tuple[list[int], list[int]]:
         """Tokenizes a pair of texts as one input, as a cross-encoder reads it.
 
         Args:
           first: one text.
           second: the other one.
-          max_tokens: leaves out the last tokens of the longer text if there are more; None for no
-              limit.
+          max_tokens: leaves out tokens of the longer text if there are more; None for no limit.
+          side: which of them: "right" is the last ones, "left" the first.
 
         Returns:
           The ids and, for each, its type: 0 or 1.
@@ -164,19 +188,20 @@ class Tokenizer:
             around = self._backend.num_special_tokens_to_add(is_pair=True)
             lengths = _cut_longest(len(one), len(other), max(0, max_tokens - around))
             for encoding, length in zip((one, other), lengths, strict=True):
-                encoding.truncate(length)
+                encoding.truncate(length, direction=side)
         both = self._backend.post_process(one, other)
         return both.ids[:max_tokens], both.type_ids[:max_tokens]
 
-    def _encoding(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+    def _encoding(
+        self, text: str, add_special_tokens: bool, *, with_offsets: bool = False
+    ) -> tokenizers.Encoding:
         try:
             if len(text) <= _SHORT_TEXT:
                 return self._backend.encode(text, add_special_tokens=add_special_tokens)
             # A batch of one text: unlike `encode`, this call lets Python's other threads run. A
             # text of megabytes takes seconds, and `encode` would stop a whole server for that time.
-            [encoding] = self._backend.encode_batch_fast(
-                [text], add_special_tokens=add_special_tokens
-            )
+            encode = self._backend.encode_batch if with_offsets else self._backend.encode_batch_fast
+            [encoding] = encode([text], add_special_tokens=add_special_tokens)
             return encoding
         except TypeError as exc:
             # For a str that can't be encoded as UTF-8 the library's error is "must be str".
@@ -199,6 +224,12 @@ class Tokenizer:
     def token(self, token_id: int) -> str:
         """The text of one token alone, with its leading space; "" if no token has the id."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def spelling(self, token_id: int) -> str:
+        """The token as the vocabulary writes it, such as "Ġthe" or "▁the"; "" if no token has
+        the id.
+        """
+        return self._backend.id_to_token(token_id) or ""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of one token, perhaps half a character; b"" if no token has the id."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -27,6 +29,12 @@ from tests.server.fakes import FakeEngine, byte_tokenizer
 
 pytest.importorskip("torch")
 
+HELLO = [{"role": "user", "content": "the sky"}, {"role": "user", "content": "is blue"}]
+TEMPLATE = (
+    "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}fish"
+    "{% endif %}"
+)
+
 
 class Served:
     """A model behind an application, and the same in Python."""
@@ -41,7 +49,8 @@ class Served:
         self.llm = LLM(directory, **options)
         parts = build(EngineArgs(model=str(directory), served_model_name="it", **options))
         self.engine = AsyncEngine(parts.engine)
-        self.app = create_app(self.engine, parts.tokenizer, ServerConfig(), more_routes=ROUTES)
+        tokenizer = parts.tokenizer.with_chat_template(TEMPLATE)
+        self.app = create_app(self.engine, tokenizer, ServerConfig(), more_routes=ROUTES)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return post(self.app, path, body)
@@ -95,6 +104,106 @@ def test_embeddings_have_openais_shape_and_the_numbers_of_llm(embedder: Served) 
         np.testing.assert_array_equal(numbers, np.asarray(vector, np.float32))
 
 
+@pytest.mark.parametrize("order", ["little", "big", "native"])
+def test_embeddings_as_bytes(order: str, embedder: Served) -> None:
+    texts = ["the sky is blue", "fish"]
+    expected = [each["embedding"] for each in embedder.ok("/v1/embeddings", input=texts)["data"]]
+    for name, sign, tolerance in (("float32", "f4", 0), ("float16", "f2", 1e-3)):
+        asked = {"input": texts, "embed_dtype": name, "endianness": order}
+        dtype = {"little": "<", "big": ">", "native": "="}[order] + sign
+        answer = embedder.post("/v1/embeddings", encoding_format="bytes", **asked)
+        told = json.loads(answer.headers["metadata"])
+        assert (told["model"], told["usage"]["prompt_tokens"]) == ("it", 9)
+        packed = embedder.ok("/v1/embeddings", encoding_format="base64", **asked)["data"]
+        for item, numbers, text in zip(told["data"], expected, packed, strict=True):
+            assert item["shape"] == [48]
+            part = answer.content[item["start"] : item["end"]]
+            np.testing.assert_allclose(np.frombuffer(part, dtype), numbers, atol=tolerance)
+            assert base64.b64decode(text["embedding"]) == part
+        bare = embedder.post("/v1/embeddings", encoding_format="bytes_only", **asked)
+        assert (bare.content, "metadata" in bare.headers) == (answer.content, False)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "fp8_e4m3", "fp8_e5m2"])
+def test_embeddings_in_short_formats(name: str, embedder: Served) -> None:
+    dtype = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}.get(name, name)
+    [data] = embedder.ok(
+        "/v1/embeddings", input="fish", encoding_format="base64", embed_dtype=name
+    )["data"]
+    found = np.frombuffer(base64.b64decode(data["embedding"]), getattr(ml_dtypes, dtype))
+    [whole] = embedder.ok("/v1/embeddings", input="fish")["data"]
+    np.testing.assert_array_equal(found, np.asarray(whole["embedding"], np.float32).astype(dtype))
+
+
+def test_a_chat_is_embedded_as_its_template_writes_it(embedder: Served) -> None:
+    for asked, text in (
+        ({}, "the sky is blue "),
+        ({"add_generation_prompt": True}, "the sky is blue fish"),
+        ({"continue_final_message": True, "add_special_tokens": True}, "the sky is blue"),
+        ({"truncate_prompt_tokens": 2}, "the sky"),
+    ):
+        special = "add_special_tokens" in asked
+        found = embedder.ok("/v1/embeddings", messages=HELLO, **asked)
+        same = embedder.ok("/v1/embeddings", input=text, add_special_tokens=special)
+        assert found["data"] == same["data"]
+        assert found["usage"] == same["usage"]
+
+
+def test_cohere_has_the_same_embeddings(embedder: Served) -> None:
+    texts = ["the sky is blue", "fish"]
+    types = ["float", "base64", "binary", "ubinary"]
+    answer = embedder.ok("/v2/embed", model="it", texts=texts, embedding_types=types)
+    same = embedder.ok("/v1/embeddings", input=texts)
+    expected = np.asarray([each["embedding"] for each in same["data"]], np.float32)
+    assert answer["texts"] == texts
+    assert answer["meta"]["billed_units"]["input_tokens"] == same["usage"]["prompt_tokens"]
+    found = answer["embeddings"]
+    np.testing.assert_array_equal(np.asarray(found["float"], np.float32), expected)
+    for i, row in enumerate(expected):
+        assert base64.b64decode(found["base64"][i]) == row.tobytes()
+        bits = "".join(f"{byte:08b}" for byte in found["ubinary"][i])
+        assert bits == "".join("1" if number >= 0 else "0" for number in row)
+        assert [byte + 128 for byte in found["binary"][i]] == found["ubinary"][i]
+    assert list(embedder.ok("/v2/embed", texts=texts)["embeddings"]) == ["float"]
+
+
+def test_cohere_cuts_texts_at_either_end(embedder: Served) -> None:
+    def embedded(**asked: Any) -> Any:
+        return embedder.ok("/v2/embed", texts=["the deep sea"], **asked)["embeddings"]["float"]
+
+    for truncate, side in (("END", "right"), ("START", "left"), (None, "right")):
+        same = embedder.ok(
+            "/v1/embeddings",
+            input="the deep sea",
+            truncate_prompt_tokens=4,
+            truncation_side=side,
+        )
+        asked = {} if truncate is None else {"truncate": truncate}
+        assert embedded(max_tokens=4, **asked) == [same["data"][0]["embedding"]]
+    whole = embedder.ok("/v2/embed", texts=["a b " * 50])
+    assert whole["meta"]["billed_units"]["input_tokens"] == 70
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "texts"),
+        ({"texts": []}, "texts"),
+        ({"texts": ["a"], "images": ["b"]}, "images"),
+        ({"texts": ["a"], "input_type": "query"}, "input_type"),
+        ({"texts": ["a"], "output_dimension": 0}, "output_dimension"),
+        ({"texts": ["a"], "output_dimension": 49}, "output_dimension"),
+        ({"texts": ["a"], "output_dimension": 5, "embedding_types": ["binary"]}, "embedding_types"),
+        ({"texts": ["a"], "max_tokens": 71}, "max_tokens"),
+        ({"texts": ["a b c " * 40], "truncate": "NONE"}, "texts"),
+    ],
+)
+def test_what_cohere_refuses(body: dict[str, Any], param: str, embedder: Served) -> None:
+    response = embedder.post("/v2/embed", **body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
 def test_the_four_forms_of_an_input(embedder: Served) -> None:
     ids = embedder.llm.tokenizer.encode("the sky")
     forms = ["the sky", ["the sky"], ids, [ids, ids]]
@@ -109,7 +218,12 @@ def test_options(embedder: Served) -> None:
     for body, params in (
         ({"dimensions": 5}, PoolingParams(dimensions=5)),
         ({"normalize": False}, PoolingParams(normalize=False)),
+        ({"use_activation": False}, PoolingParams(normalize=False)),
         ({"truncate_prompt_tokens": 4}, PoolingParams(truncate_prompt_tokens=4)),
+        (
+            {"truncate_prompt_tokens": 4, "truncation_side": "left"},
+            PoolingParams(truncate_prompt_tokens=4, truncation_side="left"),
+        ),
     ):
         [data] = embedder.ok("/v1/embeddings", input="the deep sea", **body)["data"]
         [expected] = embedder.llm.embed("the deep sea", pooling_params=params)
@@ -131,10 +245,14 @@ def test_options(embedder: Served) -> None:
         ({"input": "a", "dimensions": 0}, "dimensions", "dimensions must be at least 1, got 0"),
         ({"input": "a", "truncate_prompt_tokens": 71}, "truncate_prompt_tokens", "lower it"),
         ({"input": "a", "prompt_name": "query"}, "prompt_name", "has no prompt 'query'"),
-        ({"input": "a", "use_activation": True}, "use_activation", "is of labels' scores"),
+        ({"input": "a", "use_activation": True, "normalize": False}, "use_activation", "differ"),
+        ({"input": "a", "task": "classify"}, "task", "Unsupported task: 'classify': it does embed"),
+        ({"input": "a", "embed_dtype": "float16"}, "embed_dtype", "set encoding_format"),
+        ({"input": "a", "add_generation_prompt": True}, "add_generation_prompt", "needs messages"),
+        ({"input": "a", "messages": HELLO}, "messages", "either input or messages"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float"),
         ({"input": "a", "sparse": True}, "sparse", "sparse"),
-        ({}, "input", "input"),
+        ({}, "input", "input must be a string"),
     ],
 )
 def test_a_bad_body_is_a_400_that_names_its_field(
@@ -172,6 +290,9 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
     for model in (scorer, embedder):
         expected = [each.outputs.score for each in model.llm.score("the sky", documents)]
         answer = model.ok("/v1/score", text_1="the sky", text_2=documents)
+        for first, second in (("queries", "documents"), ("data_1", "data_2"), ("queries", "items")):
+            same = model.ok("/v1/score", **{first: "the sky", second: documents})
+            assert same["data"] == answer["data"]
         found = [(each["index"], each["object"]) for each in answer["data"]]
         assert found == [(0, "score"), (1, "score"), (2, "score")]
         assert [each["score"] for each in answer["data"]] == pytest.approx(expected, abs=1e-6)
@@ -187,6 +308,13 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
     bare = scorer.ok("/rerank", query="the sky", documents=objects, return_documents=False)
     assert len(bare["results"]) == 3
     assert "document" not in bare["results"][0]
+    long = {"query": "the sky", "documents": ["the deep sea is blue"]}
+    short = scorer.ok("/rerank", **long, max_tokens_per_doc=2)
+    first = scorer.ok("/rerank", query="the sky", documents=["the deep"])
+    assert short["results"][0]["relevance_score"] == first["results"][0]["relevance_score"]
+    assert short["results"][0]["document"]["text"] == "the deep sea is blue"
+    whole = scorer.ok("/rerank", **long, max_tokens_per_doc=0)
+    assert whole["results"] == scorer.ok("/rerank", **long)["results"]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +323,12 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
         ("/v1/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1"),
         ("/score", {"text_1": "a", "text_2": []}, "text_2"),
         ("/score", {"text_1": "a"}, "text_2"),
+        ("/score", {"text_1": "a", "queries": "a", "text_2": "b"}, "queries"),
+        (
+            "/rerank",
+            {"query": "a", "documents": ["b"], "max_tokens_per_doc": -1},
+            "max_tokens_per_doc",
+        ),
         ("/rerank", {"query": "a", "documents": []}, "documents"),
         ("/rerank", {"query": "a", "documents": [3]}, "documents"),
         ("/rerank", {"query": "a", "documents": ["b"], "top_n": -1}, "top_n"),
