@@ -183,6 +183,7 @@ ANSWERS: Mapping[str, Schema] = {
         request_id=_STRING,
         model=_STRING,
         token_ids=_IDS,
+        token_offsets=_or_null(_list_of(_list_of(_COUNT))),
         sampling_params={"type": "object"},
         stream={"type": "boolean"},
         stream_options=_or_null({"type": "object"}),
@@ -191,6 +192,13 @@ ANSWERS: Mapping[str, Schema] = {
     ),
     "Embeddings": _pooled(_object(index=_COUNT, object=_STRING, embedding={})),
     "Pooled": _pooled(_object(index=_COUNT, object=_STRING, data={})),
+    "CohereEmbeddings": _object(
+        id=_STRING,
+        embeddings={"type": "object"},
+        texts=_list_of(_STRING),
+        meta={"type": "object"},
+        response_type=_constant("embeddings_by_type"),
+    ),
     "Labels": _pooled(
         _object(index=_COUNT, label=_STRING, probs=_list_of({"type": "number"}), num_classes=_COUNT)
     ),

@@ -11,6 +11,7 @@ Schema = Mapping[str, Any]
 JSON = "application/json"
 EVENTS = "text/event-stream"
 TEXT = "text/plain"
+BYTES = "application/octet-stream"
 # The errors of a route that reads a body: see docs/server.md.
 BODY_ERRORS = (400, 404, 408, 413, 415, 429, 500, 503)
 ENGINE_ERRORS = (*BODY_ERRORS, 504)  # of one that computes

@@ -8,6 +8,7 @@ from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
 from flaxen.api_description.bodies import BLOCK_MESSAGES, Schemas
 from flaxen.api_description.operation import (
     BODY_ERRORS,
+    BYTES,
     ENGINE_ERRORS,
     EVENTS,
     JSON,
@@ -22,6 +23,7 @@ from flaxen.job_routes.fine_tuning.job_schema import JobBody
 from flaxen.messages_routes import bodies as messages
 from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
 from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
+from flaxen.pooling_routes.cohere import EmbedBody
 from flaxen.responses_routes import bodies as responses
 from flaxen.responses_routes.bodies import ResponseBody
 from flaxen.server.app import ALIASES, INVOCATIONS
@@ -35,6 +37,7 @@ from flaxen.server.generation.bodies import (
 )
 from flaxen.server.schema import LoadAdapterBody, UnloadAdapterBody
 from flaxen.token_routes import generate
+from flaxen.token_routes.derender import DerenderBody, DerenderChatBody
 
 Route = tuple[str, str]  # method and path
 
@@ -114,6 +117,16 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
         ("POST", "/v1/chat/completions/render"): operation(
             "The token ids of messages.", chat, {JSON: rendered}
         ),
+        ("POST", "/v1/completions/derender"): operation(
+            "Prompts' answers, of generated tokens.",
+            schemas.body(DerenderBody),
+            {JSON: {"type": "object"}},
+        ),
+        ("POST", "/v1/chat/completions/derender"): operation(
+            "A chat's answer, of generated tokens.",
+            schemas.body(DerenderChatBody),
+            {JSON: {"type": "object"}},
+        ),
         ("POST", "/inference/v1/generate"): operation(
             "Continues token ids by token ids.", tokens, _streamed("GeneratedTokens")
         ),
@@ -172,6 +185,10 @@ def _pooling(schemas: Schemas) -> dict[Route, Operation]:
     def operation(summary: str, body: Schema, answer: str) -> Operation:
         return Operation(summary=summary, body=body, answers=_json(answer), errors=ENGINE_ERRORS)
 
+    def numbers(summary: str, answer: str) -> Operation:
+        answers = {JSON: ref(answer), BYTES: {"type": "string"}}
+        return Operation(summary=summary, body=inputs, answers=answers, errors=ENGINE_ERRORS)
+
     score = operation("Scores of pairs of texts.", schemas.body(PoolingBody, ScoreBody), "Scores")
     rerank = operation(
         "Documents by how well they go with a query.",
@@ -179,8 +196,11 @@ def _pooling(schemas: Schemas) -> dict[Route, Operation]:
         "Ranking",
     )
     return {
-        ("POST", "/v1/embeddings"): operation("Embeddings of texts.", inputs, "Embeddings"),
-        ("POST", "/pooling"): operation("What the model gives of texts.", inputs, "Pooled"),
+        ("POST", "/v1/embeddings"): numbers("Embeddings of texts.", "Embeddings"),
+        ("POST", "/v2/embed"): operation(
+            "Embeddings of texts, as Cohere has them.", schemas.body(EmbedBody), "CohereEmbeddings"
+        ),
+        ("POST", "/pooling"): numbers("What the model gives of texts.", "Pooled"),
         ("POST", "/classify"): operation("The labels' scores of texts.", inputs, "Labels"),
         **dict.fromkeys([("POST", "/v1/score"), ("POST", "/score")], score),
         **dict.fromkeys([("POST", f"{v}/rerank") for v in ("/v1", "/v2", "")], rerank),
@@ -278,7 +298,7 @@ def _storing(schemas: Schemas) -> dict[Route, Operation]:
         ("GET", "/v1/files/{file_id}"): operation("A file.", "File"),
         ("GET", "/v1/files/{file_id}/content"): Operation(
             summary="A file's bytes.",
-            answers={"application/octet-stream": {"type": "string"}},
+            answers={BYTES: {"type": "string"}},
             errors=_STORED,
         ),
         ("DELETE", "/v1/files/{file_id}"): operation("Deletes a file.", "Deleted"),

@@ -39,6 +39,7 @@ OUTER = frozenset(
         "request_id",
         "model",
         "token_ids",
+        "token_offsets",
         "features",
         "stream",
         "stream_options",
@@ -50,6 +51,7 @@ OUTER = frozenset(
 WITHOUT_EFFECT = {
     **COMPLETION,
     "features": Rule(lambda value: value == {}, "the model reads tokens only"),
+    "token_offsets": Rule(lambda value: isinstance(value, list), "it must be a list"),
     # The text is only made for stop strings.
     "detokenize": Rule(lambda value: isinstance(value, bool), "it must be true or false"),
     "skip_clone": Rule(lambda value: isinstance(value, bool), "it must be true or false"),
@@ -142,7 +144,7 @@ async def _parse(
     if not body.token_ids:
         raise invalid("token_ids is empty: give at least one token", "token_ids")
     prompt = Prompt(token_ids=tuple(body.token_ids), text=None)
-    prompt = truncate(prompt, common.truncate_prompt_tokens, body.max_tokens, context)
+    prompt = truncate(prompt, common, body.max_tokens, context)
     sampling = sampling_params(
         common,
         context,

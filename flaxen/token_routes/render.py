@@ -17,7 +17,8 @@ from flaxen.server.context import Context
 from flaxen.server.generation import chat as chat_route
 from flaxen.server.generation import completions as completions_route
 from flaxen.server.generation.answer import Asked, read_request
-from flaxen.server.generation.prompts import run_by_length
+from flaxen.server.generation.prompts import Prompt, run_by_length
+from flaxen.text.tokenizer import Tokenizer
 
 
 async def completions(context: Context, http: HttpRequest) -> Response:
@@ -26,7 +27,8 @@ async def completions(context: Context, http: HttpRequest) -> Response:
     num_tokens = sum(len(request.prompt_token_ids) for request in read.requests)
 
     def answer() -> Response:
-        return JSONResponse([_body(read.asked, request) for request in read.requests])
+        pairs = zip(read.requests, read.view.prompts, strict=True)
+        return JSONResponse([_body(context, read.asked, *pair) for pair in pairs])
 
     return await run_by_length(answer, num_tokens, context)
 
@@ -37,17 +39,21 @@ async def chat(context: Context, http: HttpRequest) -> Response:
     [request] = read.requests
 
     def answer() -> Response:
-        return JSONResponse(_body(read.asked, request))
+        return JSONResponse(_body(context, read.asked, request, read.view.prompt))
 
     return await run_by_length(answer, len(request.prompt_token_ids), context)
 
 
-def _body(asked: Asked, request: Request) -> dict[str, Any]:
+def _body(context: Context, asked: Asked, request: Request, prompt: Prompt) -> dict[str, Any]:
     options = asked.common.stream_options
+    offsets = None
+    if asked.common.return_token_offsets and prompt.text is not None:
+        offsets = _offsets(context.tokenizer, prompt)
     return {
         "request_id": asked.answer_id,
         "model": asked.model,
         "token_ids": list(request.prompt_token_ids),
+        "token_offsets": offsets,
         "features": None,  # images and sounds, which there are none of
         "sampling_params": sampling_json(request.sampling),
         "stream": bool(asked.common.stream),
@@ -56,6 +62,15 @@ def _body(asked: Asked, request: Request) -> dict[str, Any]:
         "priority": request.priority,
         "kv_transfer_params": None,
     }
+
+
+def _offsets(tokenizer: Tokenizer, prompt: Prompt) -> list[tuple[int, int]]:
+    """Where each token begins and ends in the prompt's text; added ones are empty."""
+    assert prompt.text is not None
+    offsets = tokenizer.offsets(prompt.text)
+    if len(offsets) == len(prompt.token_ids):
+        return offsets
+    return tokenizer.offsets(prompt.text, add_special_tokens=False)  # the template wrote them
 
 
 def sampling_json(sampling: SamplingParams) -> dict[str, Any]:

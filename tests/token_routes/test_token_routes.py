@@ -43,6 +43,24 @@ def asked(path: str, body: dict[str, Any]) -> Request:
     return ENGINE.requests[-1]
 
 
+def test_rendered_tokens_tell_their_places_in_the_text() -> None:
+    body = {"prompt": ["é!", "a"], "return_token_offsets": True}
+    first, second = post(APP, f"{COMPLETION}/render", body).json()
+    assert first["token_offsets"] == [[0, 0], [0, 1], [0, 1], [1, 2]]
+    assert second["token_offsets"] == [[0, 0], [0, 1]]
+    [ids] = post(APP, f"{COMPLETION}/render", body | {"prompt": [1, 2]}).json()
+    assert ids["token_offsets"] is None  # it has no text
+    chat = {"messages": HELLO, "return_token_offsets": True}
+    found = post(APP, f"{CHAT}/render", chat).json()
+    end = len("[user]Hi</s>[assistant]")
+    assert found["token_offsets"][-1] == [end - 1, end]
+    assert len(found["token_offsets"]) == len(found["token_ids"])
+    assert post(APP, f"{CHAT}/render", {"messages": HELLO}).json()["token_offsets"] is None
+    assert post(APP, GENERATE, found).status_code == 200
+    refused = post(APP, CHAT, chat)
+    assert refused.json()["error"]["param"] == "return_token_offsets"
+
+
 def error_of(body: dict[str, Any]) -> tuple[str, str, str]:
     answer = post(APP, GENERATE, body)
     assert answer.status_code == 400, answer.text
