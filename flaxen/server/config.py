@@ -39,7 +39,7 @@ class ServerConfig:
     dev_mode: bool = False  # whether there are routes that change the server for everybody
     metrics_prefix: str = "flaxen"  # what the names of metrics begin with
     tokens_as_ids: bool = False  # whether logprobs name tokens as "token_id:7" where not asked
-    force_usage: bool = False  # whether every stream tells its usage, also where not asked
+    force_usage: bool = False  # whether all chunks of streams tell the usage, also where not asked
     drain_s: float = 30.0  # seconds that open requests get to finish after a signal
 
     def __post_init__(self) -> None:

@@ -278,12 +278,11 @@ def test_version() -> None:
 
 def test_tokenize_and_back() -> None:
     answer = post(make_app(), "/tokenize", {"prompt": "é", "return_token_strs": True}).json()
-    replacement = "\N{REPLACEMENT CHARACTER}"
     assert answer == {
         "count": 3,
         "max_model_len": 4096,
         "tokens": [256, 0xC3, 0xA9],
-        "token_strs": ["<s>", replacement, replacement],
+        "token_strs": ["<s>", "Ã", "©"],
     }
     assert post(make_app(), "/detokenize", {"tokens": answer["tokens"]}).json()["prompt"] == "<s>é"
     body = {"prompt": "", "add_special_tokens": False}

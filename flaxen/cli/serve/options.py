@@ -103,7 +103,7 @@ class ServerOptions:
         bool,
         _server_option(
             "--enable-force-include-usage",
-            help="End every stream with its usage, as if it was asked for.",
+            help="Put the usage into every chunk of every stream, whatever is asked for.",
         ),
     ] = False
     metrics_prefix: Annotated[

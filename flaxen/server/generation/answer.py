@@ -152,6 +152,12 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     """
     read = await read_request(context, http, route.reads)
     asked, view = read.asked, read.view
+    if asked.common.return_token_offsets:
+        raise invalid(
+            "return_token_offsets is of /render: here logprobs of /v1/completions have text_offset",
+            "return_token_offsets",
+            "unsupported_parameter",
+        )
     streams, usage = await begin(context, http, read, route.reads.field_names)
 
     streams_answer = bool(asked.common.stream)

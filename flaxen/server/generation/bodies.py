@@ -59,10 +59,12 @@ class CommonBody(BaseModel):
     cache_salt: str | None = None
     priority: Whole | None = None
     truncate_prompt_tokens: Whole | None = None
+    truncation_side: Literal["left", "right"] | None = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    return_token_offsets: bool | None = None
 
     # What the answer must look like, read in structured_fields.py.
     response_format: dict[str, Any] | None = None

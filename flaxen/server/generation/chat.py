@@ -86,7 +86,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         asked = replace(asked, structure=form.structure, make_grammar=make_grammar)
     budgeted = with_budget(asked.make_grammar, body.thinking_token_budget, form, context.tokenizer)
     asked = replace(asked, make_grammar=budgeted)
-    prompt = truncate(prompt, common.truncate_prompt_tokens, max_tokens, context)
+    prompt = truncate(prompt, common, max_tokens, context)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = sampling_params(
         common,

@@ -94,8 +94,7 @@ async def _parse(
     # requested.
     num_new = 1 if only_prompt_logprobs else max_tokens
     room = num_new or default  # of the answer
-    most = common.truncate_prompt_tokens
-    prompts = [truncate(prompt, most, room, context) for prompt in prompts]
+    prompts = [truncate(prompt, common, room, context) for prompt in prompts]
     # Prompt logprobs are needed for echo, for the field prompt_logprobs, or for both.
     counts = [common.prompt_logprobs, body.logprobs if body.echo else None]
     num_prompt_logprobs = max((count for count in counts if count is not None), default=None)

@@ -91,7 +91,7 @@ _VLLM = {
     "thinking_token_budget": Rule(_number(-1), "only chats tell thoughts from the answer"),
     "watermarking": Rule(_bool(False), "this server puts no marks into texts"),
     "routed_experts_prompt_start": Rule(_number(0), "the chosen experts are not returned"),
-    "return_token_offsets": Rule(_bool(False), "only logprobs of /v1/completions have offsets"),
+    "return_assistant_tokens_mask": Rule(_bool(False), "which tokens are answers is not told"),
     "return_mm_kwargs": Rule(_is(bool), "it must be true or false"),  # a field of another route
 }
 

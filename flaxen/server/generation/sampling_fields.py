@@ -82,7 +82,9 @@ def check_token_ids(token_ids: Sequence[int], vocab_size: int, where: str) -> No
         return
     wrong = next(token_id for token_id in token_ids if not 0 <= token_id < vocab_size)
     raise invalid(
-        f"{where} must hold token ids in [0, {vocab_size - 1}], got {shorten(wrong)}", where
+        f"{where} must hold token ids in [0, {vocab_size - 1}], got {shorten(wrong)}, which is out "
+        "of vocabulary",
+        where,
     )
 
 
@@ -98,36 +100,39 @@ def stream_options(common: CommonBody, *, force_usage: bool = False) -> StreamOp
 
     Args:
       common: the body.
-      force_usage: include the usage also where it is not asked for.
+      force_usage: put the usage into every chunk, whatever is asked for, as vLLM's option does.
 
     Raises:
-      ApiError: 400, there are options without stream=true, or continuous usage without usage.
+      ApiError: 400, there are options without stream=true.
     """
     options = common.stream_options
-    if options is None:
-        return StreamOptions(include_usage=force_usage)
-    if not common.stream and (options.include_usage or options.continuous_usage_stats):
+    if options is not None and not common.stream:
         raise invalid("stream_options needs stream=true: remove it", "stream_options")
-    if options.continuous_usage_stats and not options.include_usage:
-        raise invalid(
-            "stream_options.continuous_usage_stats needs stream_options.include_usage=true",
-            "stream_options.continuous_usage_stats",
-        )
-    return options.model_copy(update={"include_usage": options.include_usage or force_usage})
+    if force_usage:
+        return StreamOptions(include_usage=True, continuous_usage_stats=True)
+    if options is None:
+        return StreamOptions()
+    # Asking for the usage of every chunk asks for usage, unless the client says otherwise.
+    included = options.include_usage
+    if included is None:
+        included = options.continuous_usage_stats
+    continuous = bool(included and options.continuous_usage_stats)
+    return StreamOptions(include_usage=included, continuous_usage_stats=continuous)
 
 
 def _logit_bias(biases: Mapping[str, float] | None, vocab_size: int) -> dict[int, float] | None:
     if not biases:
         return None
-    read: dict[int, float] = {}
-    for key, bias in biases.items():
-        # At most 10 digits: int() is slow for very long strings, and no vocabulary is so large.
-        token_id = int(key) if key.isascii() and key.isdigit() and len(key) <= 10 else -1
-        if not 0 <= token_id < vocab_size:
-            raise invalid(
-                f"logit_bias must map token ids in [0, {vocab_size - 1}] as strings, "
-                f"got the key {shorten(key)}",
-                "logit_bias",
-            )
-        read[token_id] = bias
-    return read
+    wrong = [key for key in biases if not _is_token_id(key, vocab_size)]
+    if wrong:
+        raise invalid(
+            f"logit_bias must map token ids in [0, {vocab_size - 1}], as strings, because the "
+            f"vocabulary has {vocab_size} tokens; got the keys {shorten(wrong)}",
+            "logit_bias",
+        )
+    return {int(key): bias for key, bias in biases.items()}
+
+
+def _is_token_id(key: str, vocab_size: int) -> bool:
+    # At most 10 digits: int() is slow for very long strings, and no vocabulary is so large.
+    return key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocab_size

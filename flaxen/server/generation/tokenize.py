@@ -12,7 +12,6 @@ from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.bodies import DetokenizeBody, TokenizeBody
 from flaxen.server.generation.chat_prompts import chat_prompt
 from flaxen.server.generation.continuing import check_open
-from flaxen.server.generation.logprobs import token_text
 from flaxen.server.generation.prompts import encode, run_by_length
 from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.generation.tools import read_tools
@@ -49,7 +48,7 @@ async def tokenize(context: Context, http: HttpRequest) -> Response:
     def answer() -> Response:
         strings = None
         if body.return_token_strs:
-            strings = [token_text(context.tokenizer, token_id) for token_id in tokens]
+            strings = [context.tokenizer.spelling(token_id) for token_id in tokens]
         return JSONResponse(
             {
                 "count": len(tokens),

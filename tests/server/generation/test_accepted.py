@@ -48,8 +48,7 @@ BOTH = [
     {"ec_transfer_params": {}, "session_id": "s", "stream_interval": 1, "watermarking": False},
     {"thinking_token_budget": -1, "routed_experts_prompt_start": 0, "return_mm_kwargs": True},
     {"return_token_offsets": False},
-    {"stream_options": {}}, {"stream_options": {"include_usage": False}},
-    {"stream_options": {"include_usage": None, "x": None}},
+    {"stream": True, "stream_options": {}}, {"stream": True, "stream_options": {"x": None}},
     *({name: None} for name in (
         "request_id", "stream_options", "truncate_prompt_tokens", "guided_json", "guided_regex",
         "guided_choice", "guided_grammar", "guided_decoding_backend", "structured_outputs",
@@ -105,7 +104,7 @@ def test_what_has_no_effect_is_accepted_by_completions(body: dict[str, Any]) -> 
             ({"stream_interval": 5}, "each token is sent as it comes"),
             ({"watermarking": True}, "puts no marks into texts"),
             ({"routed_experts_prompt_start": 5}, "experts are not returned"),
-            ({"return_token_offsets": True}, "only logprobs of /v1/completions"),
+            ({"return_token_offsets": True}, "is of /render"),
             ({"return_mm_kwargs": 1}, "must be true or false"),
             ({"prompt_cache_retention": "24h"}, "kept in memory only"),
         ]),

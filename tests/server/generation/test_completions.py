@@ -134,6 +134,11 @@ def test_usage_in_a_stream() -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks = stream(app, prompt="x", max_tokens=2, stream_options=options)
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks[:-1]] == [1, 2, 2]
+    options = {"continuous_usage_stats": True}  # implies include_usage, unless that is false
+    assert stream(app, prompt="x", max_tokens=2, stream_options=options)[0]["usage"] is not None
+    options["include_usage"] = False
+    for chunk in stream(app, prompt="x", max_tokens=2, stream_options=options)[:-1]:
+        assert "usage" not in chunk
 
 
 def test_half_a_character_waits_for_the_other() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flaxen.protocol import Request, TokenEvent, TokenLogprobs
 from tests.server.clients import events, make_app, post
-from tests.server.fakes import STOP, FakeEngine
+from tests.server.fakes import BOS, STOP, FakeEngine
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -58,10 +58,12 @@ def test_the_priority_reaches_the_engine(path: str) -> None:
     assert error_of(path, priority=False)[0] == "priority"
 
 
-def test_a_prompt_is_cut_to_its_last_tokens() -> None:
+def test_a_prompt_is_cut_to_its_last_or_first_tokens() -> None:
     assert asked(COMPLETION, prompt="abcdef", truncate_prompt_tokens=2).prompt_token_ids == (
         ord("e"), ord("f"),
     )  # fmt: skip
+    first = asked(COMPLETION, prompt="abcdef", truncate_prompt_tokens=2, truncation_side="right")
+    assert first.prompt_token_ids == (BOS, ord("a"))
     whole = asked(CHAT).prompt_token_ids
     assert asked(CHAT, truncate_prompt_tokens=5).prompt_token_ids == whole[-5:]
     assert asked(CHAT, truncate_prompt_tokens=60).prompt_token_ids == whole
@@ -132,7 +134,7 @@ def test_options_of_the_server_stand_for_fields() -> None:
         for options in ({}, {"stream_options": {"include_usage": False}}):
             *chunks, last, done = events(post(app, path, GOOD[path] | {"stream": True} | options))
             assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 2)
-            assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+            assert [chunk["usage"]["completion_tokens"] for chunk in chunks][-2:] == [1, 2]
             assert done == "[DONE]"
 
 
