@@ -15,11 +15,11 @@ import numpy as np
 from report import report
 
 from flaxen.build import Parts, build
-from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.models.adapters import LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.protocol import Request, SamplingParams
+from flaxen.scheduling.config import LoraLimits
 from flaxen.weights.adapters.adapter import Adapter
 
 NUM_STREAMS, NUM_ADAPTERS, RANK = 16, 8, 16

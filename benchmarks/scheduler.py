@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 from report import report
 
-from flaxen.engine.cache.groups import CacheGroup
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.plan import Scheduled
-from flaxen.engine.scheduler import Scheduler
-from flaxen.engine.sequence import Sequence
 from flaxen.models.cache import Full
 from flaxen.protocol import SamplingParams
+from flaxen.scheduling.cache.groups import CacheGroup
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.plan import Scheduled
+from flaxen.scheduling.scheduler import Scheduler
+from flaxen.scheduling.sequence import Sequence
 
 SIZES = (16, 256, 4096)
 PAGE_SIZE = 16

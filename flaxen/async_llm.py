@@ -15,11 +15,11 @@ from flaxen.build import OnProgress, build
 from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.definitions.definition import Definition
 from flaxen.engine.async_engine import AsyncEngine
-from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.outputs import RequestOutput
 from flaxen.prompts import Prompt, chat_prompt, make_request, model_template, prompt_text
 from flaxen.protocol import SamplingParams
+from flaxen.scheduling.config import LoraLimits
 from flaxen.structured import GrammarCompiler
 from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.progress_bar import ProgressBar
 from flaxen.protocol import TokenEvent
+from flaxen.scheduling.checked import CheckedRequest
 
 
 class Collected(Protocol):

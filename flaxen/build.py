@@ -17,20 +17,20 @@ import jax
 import jax.numpy as jnp
 
 from flaxen.definitions.definition import Definition
-from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
-from flaxen.engine.device_calls import DeviceCalls
-from flaxen.engine.device_state import DeviceState
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.processes.connecting import following, leading
-from flaxen.engine.processes.repeated import RepeatedCalls, follow
 from flaxen.engine.replicas import ReplicatedEngine
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine_args import EngineArgs
+from flaxen.execution.device_calls import DeviceCalls
+from flaxen.execution.device_state import DeviceState
+from flaxen.execution.jax_executor import JaxExecutor
+from flaxen.execution.processes.connecting import following, leading
+from flaxen.execution.processes.repeated import RepeatedCalls, follow
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model, Params
 from flaxen.prepared import OnProgress, Prepared, load, open_named, prepare
 from flaxen.protocol import ModelInfo
+from flaxen.scheduling.config import LoraLimits
 from flaxen.sharding.processes import this_process
 from flaxen.sharding.shape import MeshShape
 from flaxen.text.bad_words import bad_word_ids

@@ -67,7 +67,7 @@ class EngineArgs:
     served_model_name: str | None = None  # None: the model's name
     # Tokens; None: the model's, or fewer if the KV cache is smaller.
     max_model_len: int | None = None
-    # None: the backend's own, in engine/step_sizes.py.
+    # None: the backend's own, in execution/step_sizes.py.
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     # Target for the time between two tokens of a sequence while prompts are computed. 0: no target;

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from flaxen.definitions.definition import Definition
 from flaxen.definitions.opening import AnySource
-from flaxen.engine.config import EngineConfig, LoraLimits
-from flaxen.engine.step_sizes import StepSizes, biased_sizes, encoder_sizes, step_sizes
 from flaxen.engine_args import EngineArgs
+from flaxen.execution.step_sizes import StepSizes, biased_sizes, encoder_sizes, step_sizes
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model
 from flaxen.protocol import LogprobsMode, PoolingInfo
+from flaxen.scheduling.config import EngineConfig, LoraLimits
 
 
 def engine_sizes(

@@ -15,7 +15,6 @@ from flaxen.batch_run import run_batch
 from flaxen.build import OnProgress, Parts, build
 from flaxen.compile_cache import CompileCache, choose_compile_cache
 from flaxen.definitions.definition import Definition
-from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.models.model import Model, Params
 from flaxen.outputs import (
@@ -38,6 +37,7 @@ from flaxen.prompts import (
     prompt_text,
 )
 from flaxen.protocol import Request, SamplingParams
+from flaxen.scheduling.config import LoraLimits
 from flaxen.structured import GrammarCompiler
 from flaxen.text.chat import ChatTemplate
 from flaxen.text.tokenizer import Tokenizer

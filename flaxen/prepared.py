@@ -19,8 +19,6 @@ import jax.numpy as jnp
 from flaxen.definitions.definition import Definition
 from flaxen.definitions.opening import AnySource, OpenedModel, open_model
 from flaxen.definitions.runner import choose_pooling
-from flaxen.engine.config import EngineConfig, LoraLimits
-from flaxen.engine.step_sizes import StepSizes
 from flaxen.engine_args import (
     EngineArgs,
     cache_dtype,
@@ -29,6 +27,7 @@ from flaxen.engine_args import (
     compute_dtype,
 )
 from flaxen.engine_sizes import engine_config, engine_sizes, longest_asked
+from flaxen.execution.step_sizes import StepSizes
 from flaxen.hub.pull import OnDownload
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
@@ -40,6 +39,7 @@ from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined
 from flaxen.models.staging import stage_params
 from flaxen.protocol import PoolingInfo
+from flaxen.scheduling.config import EngineConfig, LoraLimits
 from flaxen.sharding.mesh import make_mesh, replicas
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.processes import Processes, check_alike, check_mesh, least_of_all, this_process

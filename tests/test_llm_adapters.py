@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from flaxen import LLM, AsyncLLM, SamplingParams
-from flaxen.engine.config import LoraLimits
 from flaxen.models.adapters import LoraConfig, adapter_shapes
+from flaxen.scheduling.config import LoraLimits
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
 from tests.test_llm import GREEDY, SIZES, model

@@ -16,8 +16,8 @@ from flaxen.cli import panels
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
-    from flaxen.engine.config import LoraLimits
     from flaxen.hub.places import Places
+    from flaxen.scheduling.config import LoraLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def check_directory(option: str, directory: Path) -> None:
 
 def limits_for(directory: Path | None) -> LoraLimits | None:
     """The limits of an engine that serves one adapter; None without one."""
-    from flaxen.engine.config import LoraLimits
+    from flaxen.scheduling.config import LoraLimits
     from flaxen.weights.adapters.base import highest_rank
 
     if directory is None:

@@ -19,8 +19,8 @@ from flaxen.cli.interrupt import ignore_signals
 from flaxen.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from flaxen.engine.config import LoraLimits
     from flaxen.engine_args import EngineArgs
+    from flaxen.scheduling.config import LoraLimits
 
 _option = partial(typer.Option, rich_help_panel=panels.ENGINE)
 _AUTO = "auto"

@@ -1,1 +1,4 @@
-"""The engine, from requests to token events: scheduler, KV cache, compiled step, sampling, loop."""
+"""From requests to token events: the loop that plans steps, has them run and reads their results.
+
+Deliberately does not know JAX, or how a step is computed.
+"""

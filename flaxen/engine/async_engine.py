@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import functools
 import logging
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,9 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 from flaxen.engine.background_compiler import BackgroundCompiler
-from flaxen.engine.checked import CheckedRequest
-from flaxen.engine.event_stream import EventStream
+from flaxen.engine.event_stream import EventStream, call_soon
 from flaxen.engine.stepped import SteppedEngine
+from flaxen.engine.unread_limit import UnreadLimit
 from flaxen.protocol import (
     AdapterInfo,
     AdapterSource,
@@ -32,12 +30,12 @@ from flaxen.protocol import (
     EngineClient,
     EngineClosedError,
     EngineStats,
-    ReaderTooSlowError,
     Request,
     RequestIdInUseError,
     TokenEvent,
     UnknownAdapterError,
 )
+from flaxen.scheduling.checked import CheckedRequest
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +51,7 @@ class AsyncEngine(EngineClient):
     def __init__(self, engine: SteppedEngine, *, compile_after_s: float = 1.0) -> None:
         self.info = engine.info
         self._engine = engine
+        self._unread_limit = UnreadLimit(engine.config.max_unread_bytes)
         self._changed = threading.Condition()  # guards all below
         # Requests that the engine does not have yet: those that arrive during a step wait for its
         # end.
@@ -60,8 +59,6 @@ class AsyncEngine(EngineClient):
         self._aborted: list[EventStream] = []
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # run between two steps
         self._streams: dict[str, EventStream] = {}
-        # Also of requests that have ended.
-        self._readers: weakref.WeakSet[EventStream] = weakref.WeakSet()
         self._num_open = 0  # sequences that have not ended, over all streams
         self._refuses: EngineClosedError | None = None  # why requests are refused
         self._stopping = False
@@ -91,9 +88,9 @@ class AsyncEngine(EngineClient):
                     f"the queue is full: {self._num_open} sequences run or wait, and at most "
                     f"{capacity} may; try again later"
                 )
-            stream = EventStream(request, self._abort, self._bound_unread)
+            stream = EventStream(request, self._abort, self._unread_limit.enforce)
             self._streams[request.request_id] = stream
-            self._readers.add(stream)
+            self._unread_limit.add(stream)
             self._num_open += request.sampling.n
             self._added.append((checked, time.monotonic()))
             self._changed.notify()
@@ -167,21 +164,6 @@ class AsyncEngine(EngineClient):
             num_waiting=stats.num_waiting + sum(each.request.sampling.n for each in left),
             waiting_adapters=tuple(sorted({*stats.waiting_adapters, *names})),
         )
-
-    def _bound_unread(self) -> None:
-        """Ends the request whose reader is furthest behind, if too much is unread in total."""
-        most = self._engine.config.max_unread_bytes
-        with self._changed:
-            readers = [(stream.num_unread_bytes, stream) for stream in self._readers]
-        if sum(num_bytes for num_bytes, _ in readers) <= most:
-            return
-        num_bytes, worst = max(readers, key=lambda each: each[0])
-        error = ReaderTooSlowError(
-            f"{num_bytes} bytes of this answer wait to be read, and all that wait together may be "
-            f"{most} bytes: read faster, or ask for fewer tokens, sequences or logprobs at once"
-        )
-        _call(worst.loop, functools.partial(worst.fail, error))
-        self._abort(worst)  # no effect if it has ended and was only not read yet
 
     def check_health(self) -> None:
         if self._refuses is not None:
@@ -271,13 +253,13 @@ class AsyncEngine(EngineClient):
                     if not stream.num_running:
                         del self._streams[event.request_id]
         for loop, batch in batches.items():
-            _call(loop, functools.partial(_put_all, batch))
+            call_soon(loop, functools.partial(_put_all, batch))
 
     def _fail(self, request_id: str, error: Exception) -> None:
         with self._changed:
             stream = self._streams.pop(request_id)
             self._num_open -= stream.num_running
-        _call(stream.loop, functools.partial(stream.put, error))
+        call_soon(stream.loop, functools.partial(stream.put, error))
 
     def _break(self, error: Exception) -> None:
         _LOG.critical("the engine broke; every open request fails", exc_info=error)
@@ -295,8 +277,3 @@ class AsyncEngine(EngineClient):
 def _put_all(batch: list[tuple[EventStream, TokenEvent]]) -> None:
     for stream, event in batch:
         stream.put(event)
-
-
-def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the reader's event loop is closed
-        loop.call_soon_threadsafe(callback)

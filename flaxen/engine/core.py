@@ -15,22 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flaxen.engine.adapters.store import AdapterStore
-from flaxen.engine.checked import CheckedRequest
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import Executor
 from flaxen.engine.open_requests import OpenRequests
 from flaxen.engine.outputs import SequenceOutput
-from flaxen.engine.pace import Pace
-from flaxen.engine.plan import StepPlan
 from flaxen.engine.prompt_logprobs import compute_prompt_logprobs
-from flaxen.engine.scheduler import Scheduler
-from flaxen.engine.sequence import sequence_of
 from flaxen.engine.speculative.drafter import Drafter
 from flaxen.engine.speculative.drafts import Drafts
 from flaxen.engine.stats import adapter_infos, engine_stats
 from flaxen.engine.step_events import StepEvents
-from flaxen.engine.step_grammars import deciding_grammars, has_grammar
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.validate import validate
 from flaxen.protocol import (
@@ -43,6 +34,15 @@ from flaxen.protocol import (
     RequestIdInUseError,
     TokenEvent,
 )
+from flaxen.scheduling.adapters.store import AdapterStore
+from flaxen.scheduling.checked import CheckedRequest
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.executor import Executor
+from flaxen.scheduling.pace import Pace
+from flaxen.scheduling.plan import StepPlan
+from flaxen.scheduling.scheduler import Scheduler
+from flaxen.scheduling.sequence import sequence_of
+from flaxen.scheduling.step_grammars import deciding_grammars, has_grammar
 from flaxen.structured.states import fill_bitmasks, grammar_states
 from flaxen.text.tokenizer import Tokenizer
 

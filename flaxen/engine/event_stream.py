@@ -1,6 +1,6 @@
 """The event stream of one request for one reader: an async iterator that can be closed.
 
-Everything except `num_unread_bytes` runs in the reader's event loop.
+Everything runs in the reader's event loop, except what says that any thread may call it.
 
 Deliberately does not know: engines, other requests.
 """
@@ -8,6 +8,8 @@ Deliberately does not know: engines, other requests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import final
 
@@ -61,8 +63,14 @@ class EventStream:
             self._next_look_bytes = self._unread.num_bytes + _LOOK_BYTES
             self._on_behind()
 
-    def fail(self, error: Exception) -> None:
-        """Discards the unread events; the reader gets the error instead."""
+    def cut_off(self, error: Exception) -> None:
+        """Ends the request early and discards the unread events; the reader gets the error instead.
+        Safe to call from any thread.
+        """
+        call_soon(self.loop, functools.partial(self._fail, error))
+        self._abort(self)  # no effect if it has ended and was only not read yet
+
+    def _fail(self, error: Exception) -> None:
         if self._num_open:
             self._unread.clear()
             self._error = error
@@ -94,3 +102,11 @@ class EventStream:
         if self._num_open:
             self._num_open = 0
             self._abort(self)
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    """Runs a callback in a reader's event loop, unless that is closed. Safe to call from any
+    thread.
+    """
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(callback)

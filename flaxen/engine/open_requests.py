@@ -11,8 +11,8 @@ from typing import final
 
 from flaxen.engine.deadlines import Deadlines
 from flaxen.engine.outputs import SequenceOutput
-from flaxen.engine.sequence import Sequence
 from flaxen.protocol import FinishReason
+from flaxen.scheduling.sequence import Sequence
 
 
 @dataclass(slots=True)

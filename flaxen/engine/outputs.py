@@ -5,10 +5,10 @@ Deliberately does not know: steps, pages, other sequences.
 
 from __future__ import annotations
 
-from flaxen.engine.executor import RowFailure
 from flaxen.engine.pooling import Pooler
-from flaxen.engine.sequence import Sequence
 from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.scheduling.executor import RowFailure
+from flaxen.scheduling.sequence import Sequence
 from flaxen.text.detokenize import Detokenizer
 from flaxen.text.tokenizer import Tokenizer
 

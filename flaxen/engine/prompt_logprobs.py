@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxen.engine.executor import Executor
-from flaxen.engine.plan import Scheduled, StepPlan
-from flaxen.engine.sequence import Sequence
 from flaxen.protocol import TokenLogprobs
+from flaxen.scheduling.executor import Executor
+from flaxen.scheduling.plan import Scheduled, StepPlan
+from flaxen.scheduling.sequence import Sequence
 
 PromptLogprobs = dict[Sequence, list[TokenLogprobs] | Exception]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from flaxen.engine.cache.pages import extend_hashes, root_hash
-from flaxen.engine.checked import CheckedRequest
+from flaxen.scheduling.cache.pages import extend_hashes, root_hash
+from flaxen.scheduling.checked import CheckedRequest
 
 # Tokens that an answer is expected to have at most: a limit of tens of thousands is seldom reached.
 _EXPECTED_TOKENS = 256

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
-from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.core import Engine
 from flaxen.engine.replica_choice import ReplicaChoice
 from flaxen.engine.stats import sum_stats
@@ -24,6 +23,7 @@ from flaxen.protocol import (
     RequestIdInUseError,
     TokenEvent,
 )
+from flaxen.scheduling.checked import CheckedRequest
 
 
 @final

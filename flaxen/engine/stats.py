@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
-from flaxen.engine.adapters.slots import AdapterSlots
-from flaxen.engine.adapters.store import AdapterStore, ServedAdapter
-from flaxen.engine.cache.groups import most_pages
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.scheduler import Scheduler
 from flaxen.protocol import AdapterInfo, CacheInfo, EngineStats, FinishReason
+from flaxen.scheduling.adapters.slots import AdapterSlots
+from flaxen.scheduling.adapters.store import AdapterStore, ServedAdapter
+from flaxen.scheduling.cache.groups import most_pages
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.scheduler import Scheduler
 
 
 def engine_stats(

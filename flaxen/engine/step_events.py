@@ -11,15 +11,15 @@ from typing import Any, final
 
 import numpy as np
 
-from flaxen.engine.executor import Executor, RowFailure, StepResult
 from flaxen.engine.open_requests import OpenRequests
 from flaxen.engine.outputs import SequenceOutput
-from flaxen.engine.plan import Scheduled, StepPlan
 from flaxen.engine.prompt_logprobs import PromptLogprobs, collect
-from flaxen.engine.scheduler import Scheduler
-from flaxen.engine.sequence import Sequence
 from flaxen.engine.speculative.drafts import Drafts
 from flaxen.protocol import FinishReason, TokenEvent, TokenLogprobs
+from flaxen.scheduling.executor import Executor, RowFailure, StepResult
+from flaxen.scheduling.plan import Scheduled, StepPlan
+from flaxen.scheduling.scheduler import Scheduler
+from flaxen.scheduling.sequence import Sequence
 
 
 @final

@@ -8,10 +8,10 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-from flaxen.engine.adapters.store import AdapterStore
-from flaxen.engine.checked import CheckedRequest
-from flaxen.engine.config import EngineConfig
 from flaxen.protocol import AdapterInfo, EngineStats, ModelInfo, Request, TokenEvent
+from flaxen.scheduling.adapters.store import AdapterStore
+from flaxen.scheduling.checked import CheckedRequest
+from flaxen.scheduling.config import EngineConfig
 
 
 class SteppedEngine(abc.ABC):

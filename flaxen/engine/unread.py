@@ -13,8 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
-from flaxen.engine.top_tokens import TopTokens
-from flaxen.protocol import Finish, TokenEvent, TokenLogprobs
+from flaxen.protocol import Finish, TokenEvent, TokenLogprobs, TopTokens
 
 _NUM_APART = 8  # events of a sequence that are kept separately
 _EVENT_BYTES = 512  # approximate fixed size of an event

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from numbers import Integral
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.validate_inputs import validate_inputs
 from flaxen.protocol import FieldError, ModelInfo, Request
+from flaxen.scheduling.config import MAX_LOGIT_BIAS, EngineConfig
 
 MAX_WORD_CHARS = 1000  # the most characters of a stop string or bad word
 MAX_BAD_WORDS = 128
-MAX_LOGIT_BIAS = 1024
 
 
 def validate(

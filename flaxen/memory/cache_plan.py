@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from flaxen.engine.cache.groups import CacheGroup, most_pages
-from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.memory.device_memory import DeviceMemory
 from flaxen.models.cache import State
+from flaxen.scheduling.cache.groups import CacheGroup, most_pages
+from flaxen.scheduling.cache.sizes import CacheSizes
 
 TYPICAL_LEN = 512  # tokens: what all sequences have room for at once, if no size is given
 FREE_SHARE = Fraction(1, 2)  # of the free memory: the most that is taken if no size is given

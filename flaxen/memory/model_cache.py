@@ -8,8 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from flaxen.attention_kernels.paged_attention import check_page_size
-from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.step_sizes import StepSizes
+from flaxen.execution.step_sizes import StepSizes
 from flaxen.kernels.device import memory_limit
 from flaxen.memory.cache_plan import CachePlan, plan_cache
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION, DeviceMemory
@@ -17,6 +16,7 @@ from flaxen.memory.free_memory import free_bytes
 from flaxen.memory.step_memory import step_bytes
 from flaxen.models.layout import page_specs
 from flaxen.models.model import Model
+from flaxen.scheduling.cache.sizes import CacheSizes
 
 
 def plan_model_cache(

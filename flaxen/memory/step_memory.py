@@ -10,7 +10,7 @@ import math
 
 import jax
 
-from flaxen.engine.step_sizes import StepSizes
+from flaxen.execution.step_sizes import StepSizes
 from flaxen.models.layout import param_sharding, vocab_placement
 from flaxen.models.model import Model
 from flaxen.models.param_spec import ParamSpec

@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 
 from flaxen.attention_kernels.paged_attention import check_page_size
-from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.compiled_step import StepState, abstract_state, jit_step, lower_step, step_layout
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.programs import Program
-from flaxen.engine.shapes import smallest_shape, step_shapes
-from flaxen.engine.step_sizes import StepSizes, step_sizes
 from flaxen.engine_args import EngineArgs, cache_dtype
+from flaxen.execution.compiled_step import (
+    StepState,
+    abstract_state,
+    jit_step,
+    lower_step,
+    step_layout,
+)
+from flaxen.execution.programs import Program
+from flaxen.execution.shapes import smallest_shape, step_shapes
+from flaxen.execution.step_sizes import StepSizes, step_sizes
 from flaxen.memory.cache_plan import CachePlan, plan_cache
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION, DeviceMemory, check_utilization
 from flaxen.memory.step_memory import step_bytes
@@ -29,6 +33,8 @@ from flaxen.planning.params import device_bytes
 from flaxen.planning.roofline import Times, Work, step_times
 from flaxen.planning.step_work import Load, step_work
 from flaxen.planning.targets import Hardware
+from flaxen.scheduling.cache.sizes import CacheSizes
+from flaxen.scheduling.config import EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True)

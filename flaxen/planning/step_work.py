@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flaxen.engine.shapes import Shape
+from flaxen.execution.shapes import Shape
 from flaxen.models.cache import Paged, Sliding, State, numbers_per_key
 from flaxen.models.layout import device_specs, vocab_placement
 from flaxen.models.model import Model, Params

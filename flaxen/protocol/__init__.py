@@ -33,6 +33,7 @@ from flaxen.protocol.inputs import EmbedSpan, Grammar, Pooling
 from flaxen.protocol.pooling import PoolingInfo
 from flaxen.protocol.requests import MAX_SEED, Request, SamplingParams
 from flaxen.protocol.structured import StructuredOutputs, StructureKind
+from flaxen.protocol.top_tokens import TopTokens
 
 __all__ = [
     "MAX_SEED",
@@ -64,5 +65,6 @@ __all__ = [
     "TokenEvent",
     "TokenEvents",
     "TokenLogprobs",
+    "TopTokens",
     "UnknownAdapterError",
 ]

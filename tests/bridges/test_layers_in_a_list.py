@@ -17,11 +17,11 @@ import pytest
 
 import flaxen
 from flaxen.definitions.definition import Definition
-from flaxen.engine.config import LoraLimits
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
 from flaxen.models.adapters import LoraConfig, lora_targets
 from flaxen.models.model import Model, Params
+from flaxen.scheduling.config import LoraLimits
 from flaxen.training.full import full
 from flaxen.training.jobs.plan import Hyperparameters
 from flaxen.training.jobs.run import Base, JobCallbacks, JobSpec, adapter_directory, run_job

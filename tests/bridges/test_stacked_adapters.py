@@ -15,7 +15,6 @@ pytest.importorskip("flax")
 
 import flaxen
 from flaxen.definitions.definition import Definition
-from flaxen.engine.config import LoraLimits
 from flaxen.hub.weight_files import ADAPTER_WEIGHTS
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import choose_backend
@@ -23,6 +22,7 @@ from flaxen.models import attention_impls
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.models.params import compute_params, is_spec
+from flaxen.scheduling.config import LoraLimits
 from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_into_definition
 from flaxen.weights.adapters.peft import load_adapter

@@ -17,12 +17,12 @@ import flaxen
 from flaxen.bridges.torch.transformers import from_transformers
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.definitions.torch.checkpoint import open_torch
-from flaxen.engine.config import LoraLimits
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.kernels.choice import choose_backend
 from flaxen.models import attention_impls
 from flaxen.models.adapters import lora_targets, with_adapters
 from flaxen.models.model import Model, Params
+from flaxen.scheduling.config import LoraLimits
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter

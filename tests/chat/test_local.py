@@ -11,7 +11,7 @@ import pytest
 from flaxen.chat.answers import Answer, AnswerError, Cut, Ending, Message
 from flaxen.chat.local import local_answer
 from tests.engine.fakes import SMALL, FakeExecutor, FaultyExecutor, fake_engine
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 from tests.server.fakes import byte_tokenizer
 
 CONFIG = replace(SMALL, groups=full(64))

@@ -11,8 +11,8 @@ import pytest
 from flaxen import LLM, SamplingParams
 from flaxen.cli.adapters import AdapterOptions, limits_for
 from flaxen.cli.main import main
-from flaxen.engine.config import LoraLimits
 from flaxen.hub.places import Places
+from flaxen.scheduling.config import LoraLimits
 from flaxen.weights.adapters.base import base_reference
 from flaxen.weights.adapters.peft_writer import save_adapter
 from flaxen.weights.checkpoint import open_checkpoint

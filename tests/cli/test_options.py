@@ -40,8 +40,8 @@ from flaxen.cli.serve.options import (
 )
 from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.train.command import train
-from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
+from flaxen.scheduling.config import LoraLimits
 from flaxen.server.config import ServerConfig
 
 COMMANDS: dict[str, Callable[..., None]] = {

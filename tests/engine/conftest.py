@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.models.decoder import decoder
 from tests.engine.fakes import POISON
 from tests.engine.tiny import EOS_ID, MODEL_CONFIG, ONE_SHAPE, PARAMS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxen.engine.config import EngineConfig
+from flaxen.scheduling.config import EngineConfig
 
 
 class FakeMemory:

@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.executor import Executor, RowFailure, StepResult
-from flaxen.engine.plan import Scheduled, StepPlan
-from flaxen.engine.sequence import Sequence
-from flaxen.engine.step_grammars import has_grammar
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     AdapterWeights,
@@ -23,9 +18,14 @@ from flaxen.protocol import (
     TokenEvent,
     TokenLogprobs,
 )
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.executor import Executor, RowFailure, StepResult
+from flaxen.scheduling.plan import Scheduled, StepPlan
+from flaxen.scheduling.sequence import Sequence
+from flaxen.scheduling.step_grammars import has_grammar
 from flaxen.text.tokenizer import Tokenizer
 from tests.engine.fake_memory import FakeMemory
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 
 VOCAB_SIZE = 300
 EOS_ID = 2

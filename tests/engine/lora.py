@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.models.adapters import LORA_TARGETS, LoraConfig, adapter_shapes
 from flaxen.models.model import Model
 from flaxen.protocol import Request
+from flaxen.scheduling.config import EngineConfig, LoraLimits
 from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.tiny import MODEL, ONE_SHAPE, request
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.executor import Executor, StepResult
-from flaxen.engine.plan import Scheduled, StepPlan
-from flaxen.engine.sequence import Sequence
 from flaxen.protocol import AdapterWeights, ModelInfo, Request, SamplingParams, TokenLogprobs
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.executor import Executor, StepResult
+from flaxen.scheduling.plan import Scheduled, StepPlan
+from flaxen.scheduling.sequence import Sequence
 from tests.engine.fakes import EOS_ID, VOCAB_SIZE, FakeClock, add, by_hand
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 
 CONFIG = EngineConfig(
     max_model_len=9000, groups=full(4000), max_num_seqs=64, max_num_batched_tokens=512

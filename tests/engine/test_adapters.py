@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from flaxen.engine.async_engine import AsyncEngine
-from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.models.adapters import LoraConfig
 from flaxen.protocol import AdapterInfo, CacheInfo, Request, SamplingParams
+from flaxen.scheduling.config import LoraLimits
 from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, add, fake_engine, run_out
 

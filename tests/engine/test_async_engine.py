@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 
 from flaxen.engine.async_engine import AsyncEngine
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.executor import StepResult
-from flaxen.engine.plan import StepPlan
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     EngineBusyError,
@@ -24,8 +21,11 @@ from flaxen.protocol import (
     SamplingParams,
     TokenEvent,
 )
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.executor import StepResult
+from flaxen.scheduling.plan import StepPlan
 from tests.engine.fakes import SMALL, FakeExecutor, FaultyExecutor, fake_engine
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 
 LONG = replace(SMALL, max_model_len=4096, groups=full(4096))  # room for an output without end
 

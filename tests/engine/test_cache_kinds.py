@@ -9,7 +9,7 @@ import pytest
 from flaxen.models.cache import CacheSpec, Latent, Sliding, State
 from flaxen.protocol import Request, SamplingParams
 from tests.engine.fakes import SMALL, Ends, fake_engine, run_out
-from tests.engine.groups import FULL, groups
+from tests.scheduling.groups import FULL, groups
 
 LATENT, STATE = Latent(rank=4, rope_dim=2), State(shapes=((2, 3),))
 SLIDING = Sliding(num_kv_heads=1, head_dim=2, window=10)

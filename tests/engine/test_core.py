@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.outputs import CompletionOutput, RequestOutput
 from flaxen.protocol import Request
 from tests.engine.fakes import POISON, add

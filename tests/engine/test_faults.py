@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import Request, SamplingParams
+from flaxen.scheduling.config import EngineConfig
 from tests.engine.fakes import (
     POISON,
     VOCAB_SIZE,
@@ -25,8 +25,8 @@ from tests.engine.fakes import (
     fake_engine,
     run_out,
 )
-from tests.engine.groups import full
 from tests.engine.tiny import make_engine, request, run, trace
+from tests.scheduling.groups import full
 
 NAMES = ("load", "dispatch", "fetch")
 

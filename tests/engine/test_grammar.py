@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.executor import StepResult
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.plan import StepPlan
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.protocol import FieldError, Request
+from flaxen.scheduling.executor import StepResult
+from flaxen.scheduling.plan import StepPlan
 from tests.engine.drafters import Knowing
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, fake_engine, run_out
 from tests.engine.grammars import Rule
-from tests.engine.groups import full
 from tests.engine.tiny import (
     EOS_ID,
     ONE_SHAPE,
@@ -27,6 +26,7 @@ from tests.engine.tiny import (
     run,
     trace,
 )
+from tests.scheduling.groups import full
 
 Allowed = Callable[[list[int]], Iterable[int]]
 

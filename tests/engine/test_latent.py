@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.step import empty_cache
+from flaxen.execution.jax_executor import JaxExecutor
+from flaxen.execution.step import empty_cache
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models import attention_impls
@@ -30,8 +29,9 @@ from flaxen.models.layout import page_specs
 from flaxen.models.model import Model, logprobs
 from flaxen.models.params import compute_params, is_spec
 from flaxen.models.rope_config import RopeConfig
-from tests.engine.groups import groups
+from flaxen.scheduling.cache.sizes import CacheSizes
 from tests.engine.tiny import EOS_ID, ONE_SHAPE, make_engine, request, run, trace
+from tests.scheduling.groups import groups
 
 _ROPE = RopeConfig(interleaved=True)
 _LATENT = LatentAttention(

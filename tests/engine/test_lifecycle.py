@@ -21,7 +21,7 @@ from tests.engine.fakes import (
     fake_engine,
     run_out,
 )
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 
 CROWDED = replace(SMALL, groups=full(20))
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.results import to_host, token_logprobs
-from flaxen.engine.sampling import BatchNeeds, sample
-from flaxen.engine.sequence import Sequence
+from flaxen.execution.jax_executor import JaxExecutor
+from flaxen.execution.results import to_host, token_logprobs
+from flaxen.execution.sampling import BatchNeeds, sample
 from flaxen.kernels.backend import Backend
 from flaxen.protocol import LogprobsMode, TokenLogprobs
+from flaxen.scheduling.sequence import Sequence
 from flaxen.token_sampling.logprobs import Logprobs
 from tests.engine.fakes import add, sequence_of
-from tests.engine.test_sampling import adjusted, load
 from tests.engine.tiny import make_engine, request, with_config
+from tests.execution.test_sampling import adjusted, load
 
 V, NUM_TOP = 40, 5
 PROMPT = [20, 30, 40, 50, 60]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flaxen.engine.executor import RowFailure
 from flaxen.engine.outputs import SequenceOutput
 from flaxen.outputs import Logprob, RequestOutput
 from flaxen.protocol import Finish, FinishReason, Request, SamplingParams, TokenEvent, TokenLogprobs
+from flaxen.scheduling.executor import RowFailure
 from tests.engine.fakes import by_hand, sequence_of
 from tests.server.fakes import END, byte_tokenizer
 

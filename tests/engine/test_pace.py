@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from flaxen.engine.pace import Pace
-from flaxen.engine.plan import StepPlan
-from flaxen.engine.scheduler import Scheduler
-from flaxen.engine.step_time import StepTime
+from flaxen.scheduling.pace import Pace
+from flaxen.scheduling.plan import StepPlan
+from flaxen.scheduling.scheduler import Scheduler
+from flaxen.scheduling.step_time import StepTime
 from tests.engine.fakes import SMALL
 from tests.engine.simulated import (
     ZEN3,
@@ -23,7 +23,7 @@ from tests.engine.simulated import (
     percentile,
     simulate,
 )
-from tests.engine.test_scheduler import deliver, parts, scheduler, sequence
+from tests.scheduling.test_scheduler import deliver, parts, scheduler, sequence
 
 FIXED_S, TOKEN_S, SCORED_S = 0.01, 0.002, 0.005
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.model_inputs import check_inputs
 from flaxen.engine.pooling import Pooler
+from flaxen.execution.jax_executor import JaxExecutor
+from flaxen.execution.model_inputs import check_inputs
 from flaxen.protocol import FieldError, Pooling, Request, SamplingParams
 from tests.engine.fakes import POISON, SMALL, fake_engine
 from tests.engine.tiny import (

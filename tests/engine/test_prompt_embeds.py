@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
-from flaxen.engine.model_inputs import check_inputs
+from flaxen.execution.jax_executor import JaxExecutor
+from flaxen.execution.model_inputs import check_inputs
 from flaxen.protocol import EmbedSpan, FieldError, Request
 from tests.engine.fakes import SMALL, Ends, fake_engine, run_out
 from tests.engine.tiny import (

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from flaxen.engine.adapters.store import AdapterStore
-from flaxen.engine.config import LoraLimits
 from flaxen.engine.core import Engine
 from flaxen.protocol import AdapterSource
+from flaxen.scheduling.adapters.store import AdapterStore
+from flaxen.scheduling.config import LoraLimits
 from flaxen.weights.adapters.adapter import Adapter
 from tests.engine.fakes import Ends, add, fake_engine, run_out
 from tests.engine.test_adapters import CONFIG, ask, said, weights

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from flaxen.engine.async_engine import AsyncEngine
-from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
-from flaxen.engine.executor import StepResult
-from flaxen.engine.plan import StepPlan
 from flaxen.engine.replica_choice import ReplicaChoice
 from flaxen.engine.replicas import ReplicatedEngine
 from flaxen.protocol import EngineBusyError, RequestIdInUseError
+from flaxen.scheduling.config import EngineConfig, LoraLimits
+from flaxen.scheduling.executor import StepResult
+from flaxen.scheduling.plan import StepPlan
 from tests.engine.fakes import SMALL, Ends, FakeExecutor, FaultyExecutor, add, fake_engine, run_out
 from tests.engine.test_adapters import weights
 from tests.engine.test_async_engine import ask, read, with_engine

@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 
 from flaxen.engine.async_engine import AsyncEngine
-from flaxen.engine.config import EngineConfig
 from flaxen.protocol import ReaderTooSlowError, Request, SamplingParams
+from flaxen.scheduling.config import EngineConfig
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.metrics import Metrics
 from flaxen.server.request_log import Timing
 from tests.engine.fakes import SMALL, VOCAB_SIZE, FakeExecutor, by_hand, fake_engine
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 
 CONFIG = replace(SMALL, max_model_len=1024, groups=full(2048), max_num_seqs=8)
 NUM_OUT, NUM_TOP = 500, 20

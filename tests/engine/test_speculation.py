@@ -12,7 +12,7 @@ from flaxen.engine.core import Engine
 from flaxen.protocol import Request, SamplingParams
 from tests.engine.drafters import Scripted
 from tests.engine.fakes import EOS_ID, POISON, SMALL, Ends, fake_engine, run_out
-from tests.engine.groups import full
+from tests.scheduling.groups import full
 
 K = 3
 CONFIG = replace(SMALL, num_spec_tokens=K)

@@ -8,12 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import Request
+from flaxen.scheduling.config import EngineConfig
 from tests.engine.drafters import Knowing
 from tests.engine.tiny import (
     EOS_ID,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxen.engine.top_tokens import TopTokens
 from flaxen.engine.unread import Unread
-from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs
+from flaxen.protocol import Finish, FinishReason, TokenEvent, TokenLogprobs, TopTokens
 
 FINISH = Finish(
     reason=FinishReason.STOP, num_prompt_tokens=2, num_output_tokens=3, num_cached_tokens=0,

@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine.cache.groups import CacheGroup
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.executor import Executor
-from flaxen.engine.jax_executor import JaxExecutor
 from flaxen.engine.stepped import SteppedEngine
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.packed import pack
 from flaxen.models import attention_impls
@@ -24,9 +21,12 @@ from flaxen.models.decoder import decoder
 from flaxen.models.model import Model, Params, logprobs
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo, Request, SamplingParams
+from flaxen.scheduling.cache.groups import CacheGroup
+from flaxen.scheduling.config import EngineConfig
+from flaxen.scheduling.executor import Executor
 from flaxen.text.tokenizer import Tokenizer
 from tests.engine.fakes import add, spelled
-from tests.engine.groups import groups
+from tests.scheduling.groups import groups
 
 MODEL_CONFIG = uniform_decoder(
     vocab_size=300,

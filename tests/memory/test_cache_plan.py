@@ -6,9 +6,9 @@ import functools
 
 import pytest
 
-from flaxen.engine.cache.sizes import CacheSizes
 from flaxen.memory.cache_plan import CachePlan, PoolReason, plan_cache
 from flaxen.models.cache import CacheSpec, Full, Latent, Sliding, State
+from flaxen.scheduling.cache.sizes import CacheSizes
 
 SIZES = CacheSizes(
     specs=[Full(num_kv_heads=1, head_dim=8)] * 2, page_size=16, itemsize=2, chunk=32, max_num_seqs=4

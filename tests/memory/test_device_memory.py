@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import pytest
 
 from flaxen.build import device_errors
-from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.rows import empty_rows
-from flaxen.engine.step import empty_cache, run_step
-from flaxen.engine.step_input import StepLayout
-from flaxen.engine.step_needs import NO_NEEDS
-from flaxen.engine.step_options import StepOptions
-from flaxen.engine.step_sizes import StepSizes
+from flaxen.execution.rows import empty_rows
+from flaxen.execution.step import empty_cache, run_step
+from flaxen.execution.step_input import StepLayout
+from flaxen.execution.step_needs import NO_NEEDS
+from flaxen.execution.step_options import StepOptions
+from flaxen.execution.step_sizes import StepSizes
 from flaxen.kernels.backend import Backend
 from flaxen.memory.cache_plan import CachePlan, PoolReason, plan_cache
 from flaxen.memory.device_memory import DeviceMemory
@@ -26,6 +25,7 @@ from flaxen.models.cache import Full, Sliding, attention_only
 from flaxen.models.config import uniform_decoder
 from flaxen.models.decoder import decoder
 from flaxen.models.params import is_spec
+from flaxen.scheduling.cache.sizes import CacheSizes
 from tests.mesh.meshes import placement
 
 GIB = 2**30

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.step import empty_cache, page_shardings
+from flaxen.execution.step import empty_cache, page_shardings
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls
 from flaxen.models.model import Model
-from tests.engine.groups import groups
+from tests.scheduling.groups import groups
 
 _PAGE_SIZE = 16  # tokens
 # The programs run once, for a few tokens: most of the time would go into making them faster.

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
 from flaxen.models.model import Model, Params
 from flaxen.models.pipeline import pipelined
 from flaxen.models.staging import stage_params
+from flaxen.scheduling.config import EngineConfig
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import parse_mesh

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.compiled_step import abstract_state, jit_step, lower_step, step_layout
-from flaxen.engine.programs import Program
-from flaxen.engine.shapes import Shape
-from flaxen.engine.step import shapes_of
+from flaxen.execution.compiled_step import abstract_state, jit_step, lower_step, step_layout
+from flaxen.execution.programs import Program
+from flaxen.execution.shapes import Shape
+from flaxen.execution.step import shapes_of
 from flaxen.kernels.backend import Backend
 from flaxen.token_sampling.logprobs import compute_logprobs
 from tests.engine.tiny import MODEL_CONFIG, ONE_SHAPE, PARAMS

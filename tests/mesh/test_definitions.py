@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import flaxen
 from flaxen.bridges.sharding import metadata_axes, param_names
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import param_shardings
 from flaxen.models.logits import logits
@@ -27,12 +27,12 @@ from flaxen.training.full import full
 from flaxen.training.loss import next_token
 from tests.bridges.training import counting_batches
 from tests.engine.fakes import spelled
-from tests.engine.groups import groups
 from tests.engine.tiny import EOS_ID, ONE_SHAPE, make_engine, request, run, trace
 from tests.extras import extra
 from tests.mesh.definitions import NAMES, definition
 from tests.mesh.meshes import placement
 from tests.mesh.training import FLOAT32, Steps, assert_same, model_on, run_steps
+from tests.scheduling.groups import groups
 from tests.training.tiny import copy, make
 
 

@@ -21,13 +21,13 @@ from flaxen.protocol import Request
 from flaxen.training.full import full, initial_params
 from flaxen.training.lora import initial_adapters, lora
 from flaxen.training.loss import next_token
-from tests.engine.groups import groups
 from tests.engine.lora import LORA, adapted, make_adapter
 from tests.engine.tiny import MODEL, MODEL_CONFIG, ONE_SHAPE, make_engine, prompts, run, trace
 from tests.mesh.meshes import mesh_executor, on_mesh, placed, placement
 from tests.mesh.test_serving import assert_close
 from tests.mesh.training import FLOAT32, Steps, assert_same, model_on, run_steps
 from tests.models.features import with_features
+from tests.scheduling.groups import groups
 from tests.training.tiny import copy, make, random_batch
 
 DEEP = decoder(with_features(MODEL_CONFIG, num_layers=4, windows=(None, 24) * 2))

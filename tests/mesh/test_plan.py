@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.device_state import DeviceState
 from flaxen.engine_args import EngineArgs
+from flaxen.execution.device_state import DeviceState
 from flaxen.kernels.backend import Backend
 from flaxen.models.model import Model
 from flaxen.planning.params import param_shapes

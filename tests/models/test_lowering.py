@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.step import empty_cache
+from flaxen.execution.step import empty_cache
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls
@@ -20,8 +20,8 @@ from flaxen.models.layers.latent_attention import LatentAttention
 from flaxen.models.layers.mlp import DenseMlp
 from flaxen.models.model import Params
 from flaxen.models.rope_config import RopeConfig
-from tests.engine.groups import groups
 from tests.models.mixers import CONV, DELTA, MAMBA, NORM, params_of
+from tests.scheduling.groups import groups
 
 LATENT = LatentAttention(
     num_heads=2, q_rank=None, kv_rank=16, nope_dim=8, rope_dim=4, value_dim=8, rope=RopeConfig()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.step_sizes import biased_sizes, step_sizes
+from flaxen.execution.step_sizes import biased_sizes, step_sizes
 from flaxen.kernels.backend import Backend
 from flaxen.models import attention_impls
 from flaxen.models.config import uniform_decoder

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.config import EngineConfig, LoraLimits
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LORA_TARGETS
 from flaxen.protocol import Request
+from flaxen.scheduling.config import EngineConfig, LoraLimits
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from tests.engine.lora import adapted, make_adapter
 from tests.engine.tiny import (

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
+from flaxen.scheduling.config import EngineConfig
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,

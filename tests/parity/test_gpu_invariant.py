@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from tests.engine.fakes import spelled
 from tests.engine.tiny import (

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.cache.groups import page_bytes
-from flaxen.engine.compiled_step import jit_empty_state
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.compiled_step import jit_empty_state
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.layout import page_specs
+from flaxen.scheduling.cache.groups import page_bytes
+from flaxen.scheduling.config import EngineConfig
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,

@@ -7,13 +7,13 @@ from dataclasses import replace
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.cache.groups import CacheGroup
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.cache import Full
+from flaxen.scheduling.cache.groups import CacheGroup
+from flaxen.scheduling.config import EngineConfig
 from tests.engine.tiny import (
     EOS_ID,
     MODEL,

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models import attention_impls
@@ -22,9 +21,10 @@ from flaxen.models.model import Model, Params, logprobs
 from flaxen.models.params import compute_params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo
-from tests.engine.groups import groups
+from flaxen.scheduling.config import EngineConfig
 from tests.engine.tiny import prompts, request, run, trace
 from tests.models.mixers import ALONE, MODEL, params_of
+from tests.scheduling.groups import groups
 
 pytestmark = pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.params import compute_params

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
-from flaxen.engine.shapes import Shape
+from flaxen.execution.shapes import Shape
 from flaxen.kernels.backend import Backend
 from flaxen.models.cache import Full, Sliding
 from flaxen.models.model import Model

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import FieldError, ModelInfo, Request, SamplingParams, StructuredOutputs
 from flaxen.structured import GrammarCompiler

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.training.grpo import GrpoConfig, grpo
 from flaxen.training.lora import initial_adapters, lora
 from flaxen.training.rollouts import SampledCompletion

@@ -16,11 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from flaxen.attention_kernels.paged_attention import empty_cache, paged_attention
-from flaxen.engine.cache.groups import CacheGroup, group_layers
-from flaxen.engine.compiled_step import abstract_state, jit_step, lower_step, step_layout
-from flaxen.engine.config import EngineConfig
-from flaxen.engine.programs import Program
-from flaxen.engine.shapes import Shape
+from flaxen.execution.compiled_step import abstract_state, jit_step, lower_step, step_layout
+from flaxen.execution.programs import Program
+from flaxen.execution.shapes import Shape
 from flaxen.expert_kernels.routing import RoutingSpec
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear import QuantizedLinear, linear
@@ -30,6 +28,8 @@ from flaxen.models.decoder import decoder
 from flaxen.models.layers.experts import Experts
 from flaxen.models.layout import param_shardings
 from flaxen.models.params import is_spec
+from flaxen.scheduling.cache.groups import CacheGroup, group_layers
+from flaxen.scheduling.config import EngineConfig
 from flaxen.sharding.mesh import make_mesh
 from flaxen.sharding.placement import Placement
 from flaxen.sharding.shape import MeshShape

@@ -18,12 +18,12 @@ import numpy as np
 
 from flaxen.benchmark.cost import model_cost
 from flaxen.benchmark.ideal import ModelCost
-from flaxen.engine.cache.groups import page_bytes
 from flaxen.engine.core import Engine
-from flaxen.engine.step_sizes import StepSizes
+from flaxen.execution.step_sizes import StepSizes
 from flaxen.memory.step_memory import step_bytes
 from flaxen.models.model import Model, Params
 from flaxen.protocol import Request, SamplingParams
+from flaxen.scheduling.cache.groups import page_bytes
 
 from .figures import rounded, say
 from .subjects import find_backend, make_engine, make_model, num_products, random_params

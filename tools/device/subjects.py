@@ -12,10 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.choice import AUTO, choose_backend
 from flaxen.kernels.linear.quantized import QuantizedLinear
@@ -27,6 +25,8 @@ from flaxen.models.param_spec import Matrix, ParamSpec
 from flaxen.models.params import is_spec
 from flaxen.models.rope_config import RopeConfig
 from flaxen.protocol import ModelInfo
+from flaxen.scheduling.cache.sizes import CacheSizes
+from flaxen.scheduling.config import EngineConfig
 
 _ROPE = RopeConfig(theta=500_000.0)
 # The published sizes of Llama 3.2 1B and 3.1 8B.

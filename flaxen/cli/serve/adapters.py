@@ -17,10 +17,10 @@ from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
 from flaxen.cli.serve.options import ServerOptions
 
 if TYPE_CHECKING:
-    from flaxen.engine.config import LoraLimits
     from flaxen.hub.places import Places
     from flaxen.models.model import Model
     from flaxen.protocol import EngineClient
+    from flaxen.scheduling.config import LoraLimits
     from flaxen.server.adapter_files import AdapterFiles
 
 
@@ -137,7 +137,7 @@ class LoraOptions:
 
     def limits(self) -> LoraLimits | None:
         """The engine's limits of adapters."""
-        from flaxen.engine.config import LoraLimits
+        from flaxen.scheduling.config import LoraLimits
 
         if not self.enable_lora:
             return None

@@ -25,9 +25,9 @@ from flaxen.cli.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxen.build import Parts
-    from flaxen.engine.config import LoraLimits
     from flaxen.job_routes.stores import Stores
     from flaxen.protocol import AdapterInfo, EngineClient, ModelInfo
+    from flaxen.scheduling.config import LoraLimits
     from flaxen.server.config import ServerConfig
     from flaxen.text.tokenizer import Tokenizer
 

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
 
     from flaxen.build import Parts
     from flaxen.engine.async_engine import AsyncEngine
-    from flaxen.engine.config import LoraLimits
     from flaxen.engine_args import EngineArgs
     from flaxen.job_routes.stores import Stores
+    from flaxen.scheduling.config import LoraLimits
     from flaxen.server.config import ServerConfig
 
 logger = logging.getLogger("flaxen.server")

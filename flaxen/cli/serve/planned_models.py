@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flaxen.cli.sizes import show_size
-from flaxen.engine.config import LoraLimits
 from flaxen.engine_args import EngineArgs
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION
 from flaxen.memory.free_memory import free_bytes
 from flaxen.model_pool.budget import Division, MemoryNeed, divide_budget
 from flaxen.prepared import Prepared, prepare
+from flaxen.scheduling.config import LoraLimits
 
 if TYPE_CHECKING:
     from flaxen.prepared import OnProgress

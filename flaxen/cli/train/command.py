@@ -88,7 +88,7 @@ def train(
 @contextlib.contextmanager
 def _together(mesh: MeshShape) -> Iterator[None]:
     """In the block, all processes of the mesh end if one of them does."""
-    from flaxen.engine.processes.connecting import together
+    from flaxen.execution.processes.connecting import together
     from flaxen.sharding.processes import check_mesh, this_process
 
     processes = this_process()

@@ -1,1 +1,1 @@
-"""Draft tokens: proposed by a drafter, verified by the step that computes them."""
+"""Draft tokens, proposed by a drafter. The step that computes them verifies them."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flaxen.engine.sequence import Sequence
 from flaxen.engine.speculative.drafter import Drafter, propose
+from flaxen.scheduling.sequence import Sequence
 
 
 class Drafts:

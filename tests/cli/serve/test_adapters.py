@@ -10,8 +10,8 @@ import pytest
 
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
 from flaxen.cli.serve.options import ServerOptions
-from flaxen.engine.config import LoraLimits
 from flaxen.hub.places import Places
+from flaxen.scheduling.config import LoraLimits
 
 
 def options(**given: Any) -> LoraOptions:

@@ -28,8 +28,6 @@ from flaxen.cli.serve.fact import Fact
 from flaxen.cli.serve.logs import LogFormat, logging_to
 from flaxen.cli.serve.weights import about_weights, count_params
 from flaxen.cli.sizes import show_size
-from flaxen.engine.cache.sizes import CacheSizes
-from flaxen.engine.config import LoraLimits
 from flaxen.job_routes.stores import StoresConfig, open_stores
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.weight import num_bytes
@@ -37,6 +35,8 @@ from flaxen.memory.cache_plan import CachePlan, plan_cache
 from flaxen.memory.device_memory import DeviceMemory
 from flaxen.models.cache import Full, State
 from flaxen.protocol import AdapterInfo
+from flaxen.scheduling.cache.sizes import CacheSizes
+from flaxen.scheduling.config import LoraLimits
 from flaxen.sharding.shape import MeshShape
 from flaxen.tensors.packing.pack import Quantization
 from flaxen.weights.checkpoint import open_checkpoint

@@ -11,18 +11,18 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.core import Engine
-from flaxen.engine.jax_executor import JaxExecutor
+from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels.backend import Backend
 from flaxen.models.cache import Full, Latent, State
 from flaxen.models.model import Model, Params
 from flaxen.outputs import RequestOutput
 from flaxen.protocol import ModelInfo
+from flaxen.scheduling.config import EngineConfig
 from flaxen.weights.checkpoint import open_checkpoint
-from tests.engine.groups import groups
 from tests.engine.tiny import request, run, trace
 from tests.models.family_table.checkpoint import NUM_GREEDY, PROMPT, Made
+from tests.scheduling.groups import groups
 
 _BUDGET = 48  # tokens of a step: a whole prompt with its continuation
 _NUM_PAGES = 7  # less than what four sequences come to need

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from flaxen.engine.config import EngineConfig
 from flaxen.engine.validate import validate
 from flaxen.protocol import FieldError, Finish, FinishReason, Request
-from tests.engine.groups import full
+from flaxen.scheduling.config import EngineConfig
+from tests.scheduling.groups import full
 from tests.server.clients import events, make_app, post
 from tests.server.fakes import STOP, FakeEngine
 

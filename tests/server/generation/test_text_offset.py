@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxen.engine.checked import CheckedRequest
 from flaxen.engine.outputs import SequenceOutput
-from flaxen.engine.sequence import sequence_of
 from flaxen.protocol import Request, SamplingParams, TokenEvent
+from flaxen.scheduling.checked import CheckedRequest
+from flaxen.scheduling.sequence import sequence_of
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.generation.prompts import Prompt

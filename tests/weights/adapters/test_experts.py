@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from flaxen.engine.adapters.stack import AdapterStack
-from flaxen.engine.config import LoraLimits
+from flaxen.execution.adapter_stack import AdapterStack
 from flaxen.families import expert_tensors
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
 from flaxen.models.adapters import LoraConfig, adapter_shapes, lora_targets, with_adapters
+from flaxen.scheduling.config import LoraLimits
 from flaxen.training.lora import initial_adapters
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.modules import file_targets

@@ -1,1 +1,0 @@
-"""LoRA adapters in the engine: the store of loaded ones, and the slots of those in use."""
