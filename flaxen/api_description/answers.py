@@ -100,6 +100,9 @@ _MODEL = _object(
     root=_STRING,
     parent=_or_null(_STRING),
     max_model_len=_COUNT,
+    type=_constant("model"),
+    display_name=_STRING,
+    created_at=_STRING,
 )
 
 _ITEM = _object(id=_STRING, type=_STRING, status=_STRING)
@@ -210,7 +213,7 @@ ANSWERS: Mapping[str, Schema] = {
         usage=ref("Usage"),
     ),
     "Model": _MODEL,
-    "Models": _object(object=_constant("list"), data=_list_of(_MODEL)),
+    "Models": _listed(_MODEL),
     "Tokens": _object(
         count=_COUNT,
         max_model_len=_COUNT,

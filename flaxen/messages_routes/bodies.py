@@ -24,6 +24,7 @@ WITHOUT_EFFECT = {
         lambda value: value in ("auto", "standard_only"), "this server has one tier only"
     ),
     "cache_control": CACHE_CONTROL,
+    "diagnostics": Rule(lambda value: isinstance(value, dict), "it must be an object"),
     "speed": Rule(lambda value: value == "standard", "there is one speed only"),
     "mcp_servers": Rule(lambda value: value == [], "this server calls no other one"),
     "container": Rule(lambda value: False, "this server runs no code"),

@@ -20,7 +20,6 @@ _FIELDS = {
 }
 _DISPLAYS = (None, "summarized", "omitted")
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_DEFAULT_EFFORT = "high"
 _MIN_BUDGET = 1024  # Anthropic's
 
 
@@ -32,7 +31,8 @@ def thinking_fields(
     Args:
       thinking: the body's field. Without it the model does not think where its template has a
           switch for that, and otherwise thinks unseen (decision 0326).
-      effort: the body's `output_config.effort`.
+      effort: the body's `output_config.effort`; it changes nothing where the template has no
+          variable for it.
       max_tokens: the body's; None where tokens are counted.
       context: has the model's template and formats.
 
@@ -106,15 +106,8 @@ def _effort_variables(effort: Any, template: str | None) -> dict[str, Any]:
             f"output_config.effort must be one of {', '.join(_EFFORTS)}, got {shorten(effort)}",
             "output_config.effort",
         )
-    if mentions(template, "reasoning_effort"):
-        return {"reasoning_effort": effort}
-    if effort != _DEFAULT_EFFORT:
-        raise _refused(
-            f"output_config.effort = {effort!r}",
-            "output_config.effort",
-            "the model's chat template has no variable for it",
-        )
-    return {}
+    # Agents send one to every model. It is no limit but advice, which other models do without.
+    return {"reasoning_effort": effort} if mentions(template, "reasoning_effort") else {}
 
 
 def _refused(what: str, param: str, why: str) -> ApiError:

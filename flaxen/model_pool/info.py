@@ -15,7 +15,7 @@ from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.served_model import ModelState
 from flaxen.model_pool.slot import Slot
 from flaxen.server.config import ServerConfig
-from flaxen.server.info import load_of
+from flaxen.server.info import load_of, model_json, models_json
 from flaxen.server.metrics import ServerMetrics
 from flaxen.server.pages.routes import ShownModel, home_page
 
@@ -23,7 +23,7 @@ from flaxen.server.pages.routes import ShownModel, home_page
 async def list_models(pool: ModelPool, http: Request) -> Response:
     """Answers GET /v1/models: all models and their adapters, in memory or not."""
     data = [model for slot in pool.slots for model in _models(slot)]
-    return JSONResponse({"object": "list", "data": data})
+    return JSONResponse(models_json(data))
 
 
 async def get_model(pool: ModelPool, http: Request) -> Response:
@@ -33,7 +33,7 @@ async def get_model(pool: ModelPool, http: Request) -> Response:
     known = {model["id"]: model for model in _models(slot)}
     # "base:adapter" is a name of the adapter too.
     adapter = name.partition(":")[2]
-    return JSONResponse(known.get(name) or known[adapter] | {"id": name})
+    return JSONResponse(known.get(name) or known[adapter] | {"id": name, "display_name": name})
 
 
 async def health(pool: ModelPool, http: Request) -> Response:
@@ -78,16 +78,8 @@ def _models(slot: Slot) -> Iterator[dict[str, Any]]:
     status: dict[str, Any] = {"value": slot.state.value}
     if slot.error is not None:
         status["error"] = slot.error
-    described = {
-        "object": "model",
-        "created": model.created,
-        "owned_by": "flaxen",
-        "root": model.root,
-        "parent": None,
-        "max_model_len": model.max_model_len,
-        "status": status,
-    }
+    shared = {"created": model.created, "max_model_len": model.max_model_len}
     for name in model.names:
-        yield {"id": name} | described
+        yield model_json(name, root=model.root, parent=None, **shared) | {"status": status}
     for name in slot.adapters:
-        yield {"id": name} | described | {"root": name, "parent": model.name}
+        yield model_json(name, root=name, parent=model.name, **shared) | {"status": status}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -16,7 +17,7 @@ async def list_models(context: Context, http: HttpRequest) -> Response:
     """Answers GET /v1/models."""
     models = [_model(context, name) for name in context.model_names]
     models += [_adapter(context, adapter, adapter.name) for adapter in context.engine.adapters()]
-    return JSONResponse({"object": "list", "data": models})
+    return JSONResponse(models_json(models))
 
 
 async def get_model(context: Context, http: HttpRequest) -> Response:
@@ -83,20 +84,54 @@ async def metrics(context: Context, http: HttpRequest) -> Response:
     return Response(page, headers={"content-type": content_type})
 
 
-def _model(context: Context, name: str) -> dict[str, Any]:
-    info = context.engine.info
+def models_json(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer of GET /v1/models, of all models: OpenAI's fields, then Anthropic's."""
+    ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]}
+    return {"object": "list", "data": models, "has_more": False, **ends}
+
+
+def model_json(
+    name: str, *, created: int, root: str, parent: str | None, max_model_len: int
+) -> dict[str, Any]:
+    """One model: OpenAI's fields, vLLM's, and those that Anthropic's clients read.
+
+    Args:
+      name: what clients call it.
+      created: when it was opened, in seconds since 1970.
+      root: its own name.
+      parent: the name of the model that it adapts; None for a base model.
+      max_model_len: the most tokens of a request, prompt and answer together.
+    """
     return {
         "id": name,
         "object": "model",
-        "created": info.created,
+        "created": created,
         "owned_by": "flaxen",
-        "root": info.name,
-        "parent": None,
-        "max_model_len": info.max_model_len,
+        "root": root,
+        "parent": parent,
+        "max_model_len": max_model_len,
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
     }
 
 
+def _model(context: Context, name: str) -> dict[str, Any]:
+    info = context.engine.info
+    return model_json(
+        name,
+        created=info.created,
+        root=info.name,
+        parent=None,
+        max_model_len=info.max_model_len,
+    )
+
+
 def _adapter(context: Context, adapter: AdapterInfo, name: str) -> dict[str, Any]:
-    base = _model(context, name)
-    parent = context.model_names[0]
-    return base | {"created": adapter.created, "root": adapter.name, "parent": parent}
+    return model_json(
+        name,
+        created=adapter.created,
+        root=adapter.name,
+        parent=context.model_names[0],
+        max_model_len=context.engine.info.max_model_len,
+    )

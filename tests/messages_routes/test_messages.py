@@ -148,8 +148,26 @@ def test_what_a_model_can_not_do_about_thinking_is_refused() -> None:
     assert "below max_tokens (1000)" in server.error(thinking=ENABLED)
     assert "at least 1024" in server.error(thinking=ENABLED | {"budget_tokens": 5}, max_tokens=9)
     assert "thinking must be" in server.error(thinking={"type": "between_tools"})
-    assert "no variable" in server.error(output_config={"effort": "low"})
-    assert server.message(output_config={"effort": "high"})["content"]
+    assert "effort must be one of" in server.error(output_config={"effort": "least"})
+
+
+def test_effort_is_the_variable_of_a_template_that_has_one() -> None:
+    asked = {"output_config": {"effort": "medium"}, "thinking": {"type": "adaptive"}}
+    template = THINKS + "{{ reasoning_effort }}"
+    assert Server("x", template).prompt(**asked).endswith("thinks=Truemedium")
+    assert Server("x", THINKS).prompt(**asked).endswith("thinks=True")
+
+
+def test_models_are_listed_for_the_official_client() -> None:
+    async def work() -> None:
+        async with Server("x", served_model_names=("a", "b")).client() as client:
+            models = [model async for model in client.models.list()]
+            assert [model.id for model in models] == ["a", "b"]
+            assert models[0] == await client.models.retrieve("a")
+            assert (models[0].type, models[0].display_name) == ("model", "a")
+            assert models[0].created_at.timestamp() == models[0].created
+
+    run(work())
 
 
 def test_streams_have_the_events_of_the_official_client() -> None:
