@@ -20,7 +20,7 @@ from flaxen.responses_routes.items import Item, read_items
 from flaxen.responses_routes.messages import to_messages, turn_starts
 from flaxen.responses_routes.stored import ResponseStore
 from flaxen.responses_routes.text_format import with_response_format
-from flaxen.responses_routes.tools import flat, nested_choice, nested_tool
+from flaxen.responses_routes.tools import flat, nested_choice, nested_tools, offered
 from flaxen.server.context import Context
 from flaxen.server.errors import ApiError
 from flaxen.server.generation import chat
@@ -87,7 +87,7 @@ def _as_chat(body: ResponseBody, items: list[Item]) -> ChatBody:
     with_logprobs = LOGPROBS in (body.include or ())
     fields = {
         "messages": to_messages(items, body.instructions),
-        "tools": [nested_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or ())],
+        "tools": nested_tools(offered(body.tools)),
         "tool_choice": nested_choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
         "max_completion_tokens": body.max_output_tokens,

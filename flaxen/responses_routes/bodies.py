@@ -106,6 +106,7 @@ WITHOUT_EFFECT: Mapping[str, Rule] = {
     "context_management": Rule(
         lambda value: value == [], "contexts are not compacted: truncation='auto' drops old turns"
     ),
+    "client_metadata": Rule(lambda value: isinstance(value, dict), "it must be an object"),
     "moderation": Rule(_nothing, "this server judges no texts"),
     "access_programs": Rule(_nothing, "there are none here"),
     "image": Rule(_holds_at_most(context_compression="auto"), "the model reads text only"),

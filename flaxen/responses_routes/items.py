@@ -1,4 +1,4 @@
-"""Reads the items of an `input`: messages, reasoning, calls of functions and their results.
+"""Reads the items of an `input`: messages, reasoning, calls of tools and their results.
 
 What is read has the form in which items are stored and answered: each has a type and an id, and
 the texts of messages are parts. Deliberately does not know chat messages.
@@ -53,7 +53,20 @@ class _Call(BaseModel):
     id: str | None = None
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
+    status: _Status | None = None
+
+
+class _CustomCall(BaseModel):
+    model_config = STRICT
+
+    type: str
+    id: str | None = None
+    call_id: str
+    name: str
+    namespace: str | None = None
+    input: str
     status: _Status | None = None
 
 
@@ -160,13 +173,24 @@ def _read_call(item: Mapping[str, Any], where: str) -> Item:
         read_tool_calls([{"name": call.name, "arguments": call.arguments}], where)
     except ValueError as error:
         raise invalid(str(error), f"{where}.arguments") from None
+    return _call(call, "fc", {"arguments": call.arguments})
+
+
+def _read_custom_call(item: Mapping[str, Any], where: str) -> Item:
+    call = parse(_CustomCall, item, where=f"{where}.")
+    return _call(call, "ctc", {"input": call.input})
+
+
+def _call(call: _Call | _CustomCall, prefix: str, given: Item) -> Item:
+    space = {} if call.namespace is None else {"namespace": call.namespace}
     return {
-        "id": call.id or new_id("fc"),
-        "type": "function_call",
+        "id": call.id or new_id(prefix),
+        "type": call.type,
         "status": "completed",
         "call_id": call.call_id,
         "name": call.name,
-        "arguments": call.arguments,
+        **space,
+        **given,
     }
 
 
@@ -174,8 +198,8 @@ def _read_result(item: Mapping[str, Any], where: str) -> Item:
     result = parse(_Result, item, where=f"{where}.")
     output = result.output
     return {
-        "id": result.id or new_id("fco"),
-        "type": "function_call_output",
+        "id": result.id or new_id("fco" if result.type == "function_call_output" else "ctco"),
+        "type": result.type,
         "status": "completed",
         "call_id": result.call_id,
         "output": output if isinstance(output, str) else _read_parts(output, f"{where}.output"),
@@ -219,6 +243,8 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str], Item]] = {
     "reasoning": _read_reasoning,
     "function_call": _read_call,
     "function_call_output": _read_result,
+    "custom_tool_call": _read_custom_call,
+    "custom_tool_call_output": _read_result,
 }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from flaxen.responses_routes.items import Item, text_of
+from flaxen.responses_routes.tools import full_name
+from flaxen.server.generation.custom_tools import arguments_of
 
 Message = dict[str, Any]
 
@@ -34,11 +36,15 @@ def to_messages(items: Sequence[Item], instructions: str | None) -> list[Message
                 turn = _turn(messages, "reasoning_content", "content", "tool_calls")
                 parts = item.get("content") or item.get("summary") or ()
                 turn["reasoning_content"] = "\n".join(text_of(parts))
-            case "function_call":
-                function = {"name": item["name"], "arguments": item["arguments"]}
+            case "function_call" | "custom_tool_call" as kind:
+                is_custom = kind == "custom_tool_call"
+                function = {
+                    "name": full_name(item["name"], item.get("namespace")),
+                    "arguments": arguments_of(item["input"]) if is_custom else item["arguments"],
+                }
                 call = {"id": item["call_id"], "type": "function", "function": function}
                 _turn(messages).setdefault("tool_calls", []).append(call)
-            case "function_call_output":
+            case "function_call_output" | "custom_tool_call_output":
                 output = item["output"]
                 content = output if isinstance(output, str) else _content(output)
                 messages.append(

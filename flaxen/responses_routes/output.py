@@ -6,15 +6,19 @@ not know: the engine, the response around the items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flaxen.output_parsers.events import ToolCall
 from flaxen.responses_routes.items import Item, new_id
+from flaxen.server.generation.custom_tools import input_of
 
 Event = dict[str, Any]
 MakeEvent = Callable[..., Event]  # from a type and its fields to an event with its number
+# Of calls: the prefix of ids, the item's type, the field of what is called with, its events.
+_FUNCTION = ("fc", "function_call", "arguments", "response.function_call_arguments")
+_CUSTOM = ("ctc", "custom_tool_call", "input", "response.custom_tool_call_input")
 
 
 @dataclass(kw_only=True)
@@ -62,27 +66,34 @@ class Output:
         """Adds a piece of reasoning."""
         return self._add("reasoning_text", delta, ())
 
-    def call(self, call: ToolCall) -> list[Event]:
-        """Adds a whole call, which has an id."""
+    def call(self, call: ToolCall, tool: Mapping[str, str], *, is_custom: bool) -> list[Event]:
+        """Adds a whole call.
+
+        Args:
+          call: it has an id.
+          tool: the tool's name, and its namespace if it is in one.
+          is_custom: it takes a text in place of arguments.
+        """
         events = self.end_item("completed")
-        index = len(self._ended)
+        prefix, kind, name, event = _CUSTOM if is_custom else _FUNCTION
+        index, value = len(self._ended), input_of(call.arguments) if is_custom else call.arguments
         item: Item = {
-            "id": new_id("fc"),
-            "type": "function_call",
+            "id": new_id(prefix),
+            "type": kind,
             "status": "in_progress",
-            "arguments": "",
+            name: "",
             "call_id": call.id,
-            "name": call.name,
+            **tool,
         }
         place = {"item_id": item["id"], "output_index": index}
         events.append(self._make_event("response.output_item.added", output_index=index, item=item))
-        ended = {**item, "status": "completed", "arguments": call.arguments}
+        ended = {**item, "status": "completed", name: value}
         self._ended.append(ended)
-        name = "response.function_call_arguments"
+        whole = {name: value} if is_custom else {"name": tool["name"], name: value}
         return [
             *events,
-            self._make_event(f"{name}.delta", **place, delta=call.arguments),
-            self._make_event(f"{name}.done", **place, name=call.name, arguments=call.arguments),
+            self._make_event(f"{event}.delta", **place, delta=value),
+            self._make_event(f"{event}.done", **place, **whole),
             self._make_event("response.output_item.done", output_index=index, item=ended),
         ]
 

@@ -15,7 +15,7 @@ from flaxen.responses_routes.asking import View
 from flaxen.responses_routes.items import new_id
 from flaxen.responses_routes.output import Event, Output
 from flaxen.responses_routes.reasoning_tokens import ReasoningTokens
-from flaxen.responses_routes.tools import described
+from flaxen.responses_routes.tools import described, offered, places
 from flaxen.server.errors import ApiError
 from flaxen.server.generation.answer import Asked
 from flaxen.server.generation.message import ShownEvents
@@ -39,6 +39,8 @@ class ResponseWriter:
         self._fields = _fields(self.id, asked, view)
         self._number = 0
         self._shown = ShownEvents(view.chat.message)
+        self._custom = view.chat.message.custom
+        self._places = places(offered(view.body.tools))
         self._output = Output(self._event)
         self._waiting: list[TokenLogprobs] = []  # of tokens whose text has not come yet
         self._reasoning = ReasoningTokens()
@@ -111,7 +113,8 @@ class ResponseWriter:
                 return self._output.reasoning(text)
             case parsed.ToolCall():
                 self._take_waiting()
-                return self._output.call(event)
+                tool = self._places.get(event.name, {"name": event.name})
+                return self._output.call(event, tool, is_custom=event.name in self._custom)
 
     def _take_waiting(self) -> list[TokenLogprobs]:
         taken, self._waiting = self._waiting, []
@@ -168,7 +171,7 @@ def _fields(response_id: str, asked: Asked, view: View) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "text": {"format": (text and text.format) or {"type": "text"}, "verbosity": "medium"},
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
-        "tools": described(body),
+        "tools": described(body.tools),
         "top_logprobs": body.top_logprobs or 0,
         "top_p": sampling.top_p,
         "truncation": body.truncation or "disabled",

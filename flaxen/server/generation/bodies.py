@@ -99,31 +99,40 @@ class CompletionBody(BaseModel):
     add_special_tokens: bool | None = None
 
 
+_TOOL_NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
+
+
 class FunctionBody(BaseModel):
     """A function that the model may call."""
 
     model_config = STRICT
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")
+    name: str = Field(pattern=_TOOL_NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None  # a JSON schema
     strict: bool | None = None
     cache_control: dict[str, Any] | None = None  # has no effect, as in messages
 
 
-class ToolBody(BaseModel):
-    """A tool; functions are the only kind there is."""
+class CustomBody(BaseModel):
+    """A tool whose input is a text."""
 
     model_config = STRICT
 
-    type: Literal["function"]
-    function: FunctionBody
-    cache_control: dict[str, Any] | None = None
+    name: str = Field(pattern=_TOOL_NAME)
+    description: str | None = None
+    format: dict[str, Any] | None = None  # read in custom_tools.py
 
-    def described(self) -> dict[str, Any]:
-        """The tool as the chat template gets it."""
-        function = self.function.model_dump(exclude_none=True, exclude={"cache_control"})
-        return {"type": "function", "function": function}
+
+class ToolBody(BaseModel):
+    """A tool; the field that is named as its type says what it is."""
+
+    model_config = STRICT
+
+    type: Literal["function", "custom"]
+    function: FunctionBody | None = None
+    custom: CustomBody | None = None
+    cache_control: dict[str, Any] | None = None
 
 
 class ChatBody(BaseModel):

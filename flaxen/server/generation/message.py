@@ -15,6 +15,7 @@ from typing import Any
 
 from flaxen.output_parsers.events import Content, Event, Reasoning, ToolCall
 from flaxen.output_parsers.parser import Parser, Reader
+from flaxen.server.generation.custom_tools import input_of
 
 _SHORT_ID = 9
 
@@ -26,6 +27,7 @@ class MessageForm:
     readers: tuple[Reader, ...] = ()  # () leaves the whole text as content
     shows_reasoning: bool = True
     one_call: bool = False  # leaves further calls out
+    custom: frozenset[str] = frozenset()  # the names of tools whose input is a text
     short_ids: bool = False  # some templates take ids of 9 letters and digits only
 
 
@@ -71,6 +73,7 @@ class Message:
 
     def __init__(self, form: MessageForm) -> None:
         self._events = ShownEvents(form)
+        self._custom = form.custom
         self._num_calls = 0
 
     def push(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
@@ -89,7 +92,9 @@ class Message:
                 elif "id" in value[0]:
                     calls.append({key: each for key, each in value[0].items() if key != "index"})
                 else:
-                    calls[-1]["function"]["arguments"] += value[0]["function"]["arguments"]
+                    kind = calls[-1]["type"]
+                    for field, piece in value[0][kind].items():
+                        calls[-1][kind][field] += piece
         empty = None if calls or texts else ""
         message = {"role": "assistant", "content": texts.pop("content", empty), "refusal": None}
         return message | texts | ({"tool_calls": calls} if calls else {})
@@ -108,9 +113,12 @@ class Message:
             case ToolCall(name, arguments, call_id):
                 index = self._num_calls
                 self._num_calls += 1
-                function = {"name": name, "arguments": ""}
-                head = {"index": index, "id": call_id, "type": "function", "function": function}
-                rest = {"index": index, "function": {"arguments": arguments}}
+                kind, field, text = "function", "arguments", arguments
+                if name in self._custom:
+                    kind, field, text = "custom", "input", input_of(arguments)
+                tool = {"name": name, field: ""}
+                head = {"index": index, "id": call_id, "type": kind, kind: tool}
+                rest = {"index": index, kind: {field: text}}
                 return [{"tool_calls": [head]}, {"tool_calls": [rest]}]
 
 

@@ -76,6 +76,7 @@ def answer_form(
             readers=tuple(readers),
             shows_reasoning=include_reasoning,
             one_call=tools.one_call,
+            custom=tools.custom,
             short_ids=style.short_ids,
         ),
         structure=structure,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from flaxen.server.errors import invalid
+from flaxen.server.generation.custom_tools import arguments_of
 from flaxen.server.generation.fields_without_effect import MESSAGE, PART, drop_inside
 from flaxen.server.schema import shorten
 from flaxen.text.tool_calls import read_tool_calls
@@ -94,7 +95,7 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
     calls = fields.pop("tool_calls", None)
     if calls:
         try:
-            read["tool_calls"] = read_tool_calls(calls, f"{where}.tool_calls")
+            read["tool_calls"] = read_tool_calls(_as_functions(calls), f"{where}.tool_calls")
         except ValueError as error:
             raise invalid(str(error), f"{where}.tool_calls") from None
     for name, value in fields.items():
@@ -102,6 +103,20 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
             param = f"{where}.{name}"
             raise invalid(f"{param} must be a string, got {shorten(value)}", param, "invalid_type")
     return fields | read | {"content": content}
+
+
+def _as_functions(calls: Any) -> Any:
+    """Calls with those of custom tools as calls of functions; what is none stays as it is."""
+    return [_as_function(call) for call in calls] if isinstance(calls, list) else calls
+
+
+def _as_function(call: Any) -> Any:
+    custom = call.get("custom") if isinstance(call, dict) else None
+    if not isinstance(custom, dict) or not isinstance(custom.get("input"), str):
+        return call
+    kept = {name: value for name, value in call.items() if name != "custom"}
+    function = {"name": custom.get("name"), "arguments": arguments_of(custom["input"])}
+    return {**kept, "type": "function", "function": function}
 
 
 def _read_role(role: Any, where: str) -> str:

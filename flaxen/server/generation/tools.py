@@ -11,7 +11,8 @@ from typing import Any
 
 from flaxen.output_parsers.tools import Tools
 from flaxen.server.errors import invalid
-from flaxen.server.generation.bodies import ToolBody
+from flaxen.server.generation.bodies import CustomBody, ToolBody
+from flaxen.server.generation.custom_tools import as_function
 from flaxen.server.schema import shorten
 
 _MODES = ("none", "auto", "required")
@@ -24,6 +25,7 @@ class ToolUse:
     described: tuple[dict[str, Any], ...] = ()  # as the chat template gets them
     schemas: Tools = field(default_factory=dict)  # of the arguments, by name
     strict: frozenset[str] = frozenset()  # the names of those whose arguments must be valid
+    custom: frozenset[str] = frozenset()  # the names of those whose input is a text
     must_call: bool = False
     one_call: bool = False  # an answer has at most one
 
@@ -44,7 +46,8 @@ def read_tools(
     Raises:
       ApiError: 400 with the wrong place as its param.
     """
-    given = [tool.described() for tool in tools or ()]
+    tools = tools or ()
+    given = [_described(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
     names = [tool["function"]["name"] for tool in given]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -58,9 +61,33 @@ def read_tools(
         described=tuple(used),
         schemas={function["name"]: function.get("parameters", {}) for function in functions},
         strict=frozenset(each["name"] for each in functions if each.get("strict")),
+        custom=frozenset(tool.custom.name for tool in tools if tool.custom is not None),
         must_call=mode == "required",
         one_call=is_named or parallel_tool_calls is False,
     )
+
+
+def _described(tool: ToolBody, where: str) -> dict[str, Any]:
+    """The tool as the chat template gets it.
+
+    Raises:
+      ApiError: 400, it has not the one field that is named as its type.
+    """
+    given = {"function": tool.function, "custom": tool.custom}
+    body = given.pop(tool.type)
+    if body is None:
+        param = f"{where}.{tool.type}"
+        raise invalid(f"the field {param!r} is required", param, "missing_required_parameter")
+    for name, other in given.items():
+        if other is not None:
+            param = f"{where}.{name}"
+            raise invalid(f"{param} must be left out of a tool of type {tool.type!r}", param)
+    if isinstance(body, CustomBody):
+        place = f"{where}.custom.format"
+        function = as_function(body.name, body.description, body.format, place)
+    else:
+        function = body.model_dump(exclude_none=True, exclude={"cache_control"})
+    return {"type": "function", "function": function}
 
 
 def _read_choice(choice: Any, names: Sequence[str]) -> tuple[str, frozenset[str] | None, bool]:
@@ -75,7 +102,7 @@ def _read_choice(choice: Any, names: Sequence[str]) -> tuple[str, frozenset[str]
             raise invalid("tool_choice 'required' needs tools", "tool_choice")
         return mode, None, False
     kind = choice.get("type") if isinstance(choice, Mapping) else None
-    if kind == "function":
+    if kind in ("function", "custom"):
         return "required", _named([choice], names, "tool_choice"), True
     if kind == "allowed_tools" and isinstance(choice.get("allowed_tools"), Mapping):
         allowed = choice["allowed_tools"]
@@ -85,7 +112,8 @@ def _read_choice(choice: Any, names: Sequence[str]) -> tuple[str, frozenset[str]
     raise invalid(
         "tool_choice must be 'none', 'auto', 'required', {'type': 'function', 'function': {'name': "
         "…}} or {'type': 'allowed_tools', 'allowed_tools': {'mode': …, 'tools': [{'type': "
-        f"'function', 'function': {{'name': …}}}}]}}}}, got {shorten(choice)}",
+        "'function', 'function': {'name': …}}]}} (with 'custom' in place of 'function' for such "
+        f"tools), got {shorten(choice)}",
         "tool_choice",
     )
 
@@ -93,8 +121,9 @@ def _read_choice(choice: Any, names: Sequence[str]) -> tuple[str, frozenset[str]
 def _named(choices: Sequence[Any], names: Sequence[str], where: str) -> frozenset[str]:
     found = set()
     for choice in choices:
-        function = choice.get("function") if isinstance(choice, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
+        kind = choice.get("type") if isinstance(choice, Mapping) else None
+        tool = choice.get(kind) if isinstance(kind, str) else None
+        name = tool.get("name") if isinstance(tool, Mapping) else None
         if not isinstance(name, str) or name not in names:
             known = ", ".join(names[:20]) or "there are none"
             raise invalid(f"{where} must name one of tools ({known}), got {shorten(name)}", where)

@@ -328,7 +328,9 @@ def test_calls_and_results_go_round() -> None:
     ("body", "param", "message"),
     [
         ({"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
-        ({"tools": [{"type": "custom"}]}, "tools[0].type", "must be 'function', got 'custom'"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].custom", "is required"),
+        ({"tools": [{"type": "mcp"}]}, "tools[0].type", "'function' or 'custom', got 'mcp'"),
+        ({"tools": [tool() | {"custom": {"name": "f"}}]}, "tools[0].custom", "must be left out"),
         ({"tools": [tool(name="a b")]}, "tools[0].function.name", "matches '^[A-Za-z0-9_.\\-]{1,"),
         ({"tools": [tool(), tool()]}, "tools", "'f' twice"),
         ({"tools": [tool(parameters=[])]}, "tools[0].function.parameters", "got []"),
