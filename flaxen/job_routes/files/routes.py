@@ -17,7 +17,8 @@ from flaxen.job_routes.storage.pages import Row, UnknownIdError
 from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.schema import shorten
 
-PURPOSES = ("fine-tune", "batch")
+# Jobs and batches read files of the first two; the others, which OpenAI has too, are only kept.
+PURPOSES = ("fine-tune", "batch", "assistants", "evals", "user_data", "vision")
 _FIELDS = ("file", "purpose")
 
 
@@ -65,8 +66,7 @@ async def _create(context: Files, http: Request) -> Response:
             )
         if purpose not in PURPOSES:
             raise invalid(
-                f"purpose must be {' or '.join(map(repr, PURPOSES))}, which this server has a use "
-                f"for, got {shorten(purpose)}",
+                f"purpose must be one of {', '.join(PURPOSES)}, got {shorten(purpose)}",
                 "purpose",
             )
         row = await asyncio.to_thread(writer.commit, form.filename, purpose)

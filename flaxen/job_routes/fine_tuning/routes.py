@@ -162,17 +162,17 @@ async def _change_status(
     context: FineTuning, http: Request, status: str, of: Collection[str], message: str
 ) -> Response:
     """Changes the job's status. The trainer sees it between two steps, and stops or continues."""
+    job_id = (await _find(context, http))["id"]
+    change = functools.partial(context.jobs.change_status, of=of, messages=[message])
+    while not await asyncio.to_thread(change, job_id, status):
+        row = await _find(context, http)
+        if row["status"] not in of:  # else it has become one that may change just now
+            raise invalid(
+                f"the job is {row['status']}: only a job that is {' or '.join(of)} becomes "
+                f"{shorten(status)}",
+                code="invalid_status",
+            )
     row = await _find(context, http)
-    moved = await asyncio.to_thread(
-        context.jobs.change_status, row["id"], status, of=of, messages=[message]
-    )
-    row = await _find(context, http)
-    if not moved:
-        raise invalid(
-            f"the job is {row['status']}: only a job that is {' or '.join(of)} becomes "
-            f"{shorten(status)}",
-            code="invalid_status",
-        )
     logger.info(
         "fine-tuning job %(job_id)s is %(job_status)s",
         {"job_id": row["id"], "job_status": row["status"]},

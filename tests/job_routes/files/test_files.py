@@ -45,6 +45,9 @@ def test_the_official_client_uploads_lists_reads_and_deletes(served: Served) -> 
         async with openai_client(served.app) as client:
             first = await client.files.create(file=("a.jsonl", GOOD), purpose="fine-tune")
             second = await client.files.create(file=("b.jsonl", b"x"), purpose="fine-tune")
+            third = await client.files.create(file=("c.txt", b"x"), purpose="user_data")
+            assert [f.id async for f in client.files.list(purpose="user_data")] == [third.id]
+            await client.files.delete(third.id)
             assert (first.object, first.bytes, first.filename) == ("file", len(GOOD), "a.jsonl")
             assert first.purpose == "fine-tune"
             assert first.status == "processed"
@@ -105,7 +108,7 @@ def test_all_files_together_are_limited_and_deleting_makes_room(served: Served) 
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"purpose": "assistants"}, "purpose", "purpose must be 'fine-tune'"),
+        ({"purpose": "other"}, "purpose", "purpose must be one of fine-tune, batch, assistants"),
         ({"expires_after[seconds]": "3600"}, "expires_after[seconds]", "unknown field"),
         ({"purpose": "x" * 2000}, "purpose", "larger than 1024 bytes"),
     ],

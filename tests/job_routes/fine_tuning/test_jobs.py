@@ -225,6 +225,23 @@ def test_an_error_names_a_file_by_its_id_and_not_its_path(served: Served) -> Non
     assert served.wait_for(job["id"], "failed")["error"]["message"] == f"{file_id}:3: too long"
 
 
+def test_a_job_that_is_queued_in_the_meantime_is_paused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.trainer.may_step.clear()
+    job = create(served).json()["id"]
+    served.wait_for(job, "running")
+    change, before = served.jobs.change_status, iter([False])
+
+    def change_later(*args: Any, **values: Any) -> bool:
+        return next(before, True) and change(*args, **values)
+
+    monkeypatch.setattr(served.jobs, "change_status", change_later)
+    answer = post(served.app, f"/v1/fine_tuning/jobs/{job}/pause")
+    assert (answer.status_code, answer.json()["status"]) == (200, "paused")
+    served.trainer.may_step.set()
+
+
 def test_a_job_pauses_resumes_and_is_cancelled(served: Served) -> None:
     served.trainer.may_step.clear()
     running = create(served).json()["id"]
