@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 
 from flaxen.protocol import Request, SamplingParams
 from flaxen.responses_routes.bodies import LOGPROBS, WITHOUT_EFFECT, ResponseBody, check_body
-from flaxen.responses_routes.history import conversation
+from flaxen.responses_routes.history import conversation, with_referenced
 from flaxen.responses_routes.items import Item, read_items
 from flaxen.responses_routes.messages import to_messages, turn_starts
 from flaxen.responses_routes.stored import ResponseStore
@@ -74,7 +74,7 @@ async def _parse(
     store: ResponseStore, context: Context, body: ResponseBody, asked: Asked
 ) -> tuple[list[Request], View]:
     check_body(body)
-    items = read_items(body.input)
+    items = await with_referenced(store, read_items(body.input))
     past = await conversation(store, body.previous_response_id)
     asked_chat = _as_chat(body, [*past, *items])
     if body.truncation == "auto":

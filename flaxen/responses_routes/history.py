@@ -1,11 +1,11 @@
-"""The conversation that a response continues: the items of all responses before it.
+"""The items that a response continues: those of all responses before it, and single ones.
 
 Deliberately does not know stores' places, chat messages.
 """
 
 from __future__ import annotations
 
-from flaxen.responses_routes.items import Item
+from flaxen.responses_routes.items import Item, response_of
 from flaxen.responses_routes.stored import ResponseStore, StoredResponse
 from flaxen.server.errors import ApiError, invalid
 
@@ -40,3 +40,28 @@ async def conversation(store: ResponseStore, last_id: str | None) -> list[Item]:
     if turns and not turns[0].is_ended:
         raise invalid(f"the response {last_id} has not ended yet: wait for it", _PARAM)
     return [item for turn in reversed(turns) for item in (*turn.items, *turn.response["output"])]
+
+
+async def with_referenced(store: ResponseStore, items: list[Item]) -> list[Item]:
+    """The items of an input, with kept ones in place of the references to them.
+
+    Raises:
+      ApiError: 404, a reference means nothing that is kept.
+    """
+    found: dict[str, Item] = {}
+    for item in items:
+        item_id = item["id"]
+        if item["type"] != "item_reference" or item_id in found:
+            continue
+        response_id = response_of(item_id)
+        stored = None if response_id is None else await store.get(response_id)
+        found |= {} if stored is None else {each["id"]: each for each in stored.response["output"]}
+        if item_id not in found:
+            raise ApiError(
+                404,
+                f"the item {item_id[:80]!r} is not kept here: send it whole, as clients do with "
+                f"store=false. This server keeps {store.kept}",
+                param="input",
+                code="not_found",
+            )
+    return [found[item["id"]] if item["type"] == "item_reference" else item for item in items]

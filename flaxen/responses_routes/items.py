@@ -6,6 +6,7 @@ the texts of messages are parts. Deliberately does not know chat messages.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from flaxen.text.tool_calls import read_tool_calls
 
 Item = dict[str, Any]
 
+_OUTPUT_ID = re.compile(r"[a-z]+_([0-9a-f]{32})[0-9a-f]{1,8}")
 _Status = Literal["in_progress", "completed", "incomplete"]
 _TEXT_PARTS = {
     "input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal",
@@ -80,6 +82,13 @@ class _Result(BaseModel):
     status: _Status | None = None
 
 
+class _Reference(BaseModel):
+    model_config = STRICT
+
+    type: str
+    id: str
+
+
 class _Part(BaseModel):
     model_config = STRICT
 
@@ -94,6 +103,17 @@ class _Part(BaseModel):
 def new_id(prefix: str) -> str:
     """A new, random id, as "msg_…"."""
     return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def output_id(prefix: str, response_id: str, number: int) -> str:
+    """The id of an item of a response: it begins with that of the response, to be found by it."""
+    return f"{prefix}_{response_id.partition('_')[2]}{number:x}"
+
+
+def response_of(item_id: str) -> str | None:
+    """The id of the response that an item would be of; None if no response has such items."""
+    found = _OUTPUT_ID.fullmatch(item_id)
+    return None if found is None else f"resp_{found[1]}"
 
 
 def read_items(given: Any) -> list[Item]:
@@ -206,6 +226,11 @@ def _read_result(item: Mapping[str, Any], where: str) -> Item:
     }
 
 
+def _read_reference(item: Mapping[str, Any], where: str) -> Item:
+    reference = parse(_Reference, item, where=f"{where}.")
+    return {"type": reference.type, "id": reference.id}  # history.py finds what it means
+
+
 def _read_parts(parts: Any, where: str) -> list[Item]:
     if not isinstance(parts, list):
         raise invalid(
@@ -245,6 +270,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str], Item]] = {
     "function_call_output": _read_result,
     "custom_tool_call": _read_custom_call,
     "custom_tool_call_output": _read_result,
+    "item_reference": _read_reference,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flaxen.output_parsers.events import ToolCall
-from flaxen.responses_routes.items import Item, new_id
+from flaxen.responses_routes.items import Item, output_id
 from flaxen.server.generation.custom_tools import input_of
 
 Event = dict[str, Any]
@@ -46,10 +46,12 @@ class Output:
     """The items of one response. Final.
 
     Args:
+      response_id: the id of the response.
       make_event: numbers the events.
     """
 
-    def __init__(self, make_event: MakeEvent) -> None:
+    def __init__(self, response_id: str, make_event: MakeEvent) -> None:
+        self._response_id = response_id
         self._make_event = make_event
         self._ended: list[Item] = []
         self._open: _Open | None = None
@@ -78,7 +80,7 @@ class Output:
         prefix, kind, name, event = _CUSTOM if is_custom else _FUNCTION
         index, value = len(self._ended), input_of(call.arguments) if is_custom else call.arguments
         item: Item = {
-            "id": new_id(prefix),
+            "id": self._new_id(prefix),
             "type": kind,
             "status": "in_progress",
             name: "",
@@ -136,9 +138,9 @@ class Output:
     def _begin(self, kind: str) -> list[Event]:
         item: Item
         if kind == "output_text":
-            item = {"id": new_id("msg"), "type": "message", "role": "assistant"}
+            item = {"id": self._new_id("msg"), "type": "message", "role": "assistant"}
         else:
-            item = {"id": new_id("rs"), "type": "reasoning", "summary": []}
+            item = {"id": self._new_id("rs"), "type": "reasoning", "summary": []}
         self._open = _Open(item=item, kind=kind)
         index, empty = len(self._ended), {**item, "status": "in_progress", "content": []}
         return [
@@ -147,6 +149,9 @@ class Output:
                 "response.content_part.added", **self._place(item, index), part=self._open.part()
             ),
         ]
+
+    def _new_id(self, prefix: str) -> str:
+        return output_id(prefix, self._response_id, len(self._ended))
 
     def _place(self, item: Item, index: int) -> dict[str, Any]:
         return {"item_id": item["id"], "output_index": index, "content_index": 0}

@@ -41,7 +41,7 @@ class ResponseWriter:
         self._shown = ShownEvents(view.chat.message)
         self._custom = view.chat.message.custom
         self._places = places(offered(view.body.tools))
-        self._output = Output(self._event)
+        self._output = Output(self.id, self._event)
         self._waiting: list[TokenLogprobs] = []  # of tokens whose text has not come yet
         self._reasoning = ReasoningTokens()
         self._changed: dict[str, Any] = {}  # fields that are known at the end

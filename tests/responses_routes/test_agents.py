@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.responses_routes.serving import TEMPLATE, Server
+from tests.responses_routes.serving import PATH, TEMPLATE, Server
+from tests.server.clients import post
 
 SHELL = {
     "type": "function",
@@ -119,3 +120,20 @@ def test_a_tool_of_a_namespace_is_called_by_both_names() -> None:
         {"type": "input_text", "text": "Refused."}]}  # fmt: skip
     prompt = server.prompt(input=[call, output], tools=[SPACE, SHELL])
     assert prompt == ("mcp__docs__look_up f [assistant]<mcp__docs__look_up x>[tool]Refused.")
+
+
+def test_items_may_be_named_in_place_of_sent() -> None:
+    server = Server()
+    output = server.create(tools=[SHELL])["output"]
+    named = [{"type": "item_reference", "id": item["id"]} for item in output]
+    result = {
+        "type": "function_call_output", "call_id": output[-1]["call_id"], "output": "ok",
+    }  # fmt: skip
+    asked = [{"role": "user", "content": "Hi"}, *named, result]
+    whole = [{"role": "user", "content": "Hi"}, *output, result]
+    assert server.prompt(input=asked, tools=[SHELL]) == server.prompt(input=whole, tools=[SHELL])
+    unkept = server.create(tools=[SHELL], store=False)["output"][0]["id"]
+    for item_id in (unkept, named[0]["id"][:-1], "msg_1"):
+        answer = post(server.app, PATH, {"input": [{"type": "item_reference", "id": item_id}]})
+        assert answer.status_code == 404
+        assert "is not kept here: send it whole" in answer.json()["error"]["message"]

@@ -80,7 +80,7 @@ def test_the_template_gets_the_tools_that_may_be_called(choice: Any, shown: str)
         ({"input": 3}, "input", "a string or a list of items"),
         ({"input": []}, "input", "at least one item"),
         ({"input": ["Hi"]}, "input[0]", "must be an item"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "item_reference"),
+        ({"input": [{"type": "item_reference"}]}, "input[0].id", "is required"),
         ({"input": [{"type": ["message"]}]}, "input[0].type", "this server reads message"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role", "'user'"),
         ({"input": [{"role": "user"}]}, "input[0].content", "required"),
