@@ -220,7 +220,27 @@ ANSWERS: Mapping[str, Schema] = {
         tokens=_IDS,
         token_strs=_or_null(_list_of(_STRING)),
     ),
+    "ContentTokens": _object(tokens=_list_of({"type": ["integer", "object"]})),
     "Prompt": _object(prompt=_STRING),
+    # response_fields chooses among these.
+    "Continued": {
+        "type": "object",
+        "properties": {
+            "content": _STRING,
+            "tokens": _IDS,
+            "stop": {"const": True},
+            "stop_type": {"enum": ["limit", "word", "eos"]},
+            "tokens_predicted": _COUNT,
+            "tokens_evaluated": _COUNT,
+            "generation_settings": {"type": "object"},
+            "timings": {"type": "object"},
+        },
+    },
+    "Props": _object(
+        default_generation_settings=_object(n_ctx=_COUNT, params={"type": "object"}),
+        model_alias=_STRING,
+        chat_template=_STRING,
+    ),
     "TokenizerInfo": _object(
         tokenizer_class=_STRING,
         bos_token=_or_null(_STRING),

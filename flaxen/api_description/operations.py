@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
 from flaxen.api_description.bodies import BLOCK_MESSAGES, Schemas
+from flaxen.api_description.llama_cpp import llama_cpp_operations
 from flaxen.api_description.operation import (
     BODY_ERRORS,
     BYTES,
@@ -32,6 +33,7 @@ from flaxen.server.generation.bodies import (
     ChatBody,
     CommonBody,
     CompletionBody,
+    ContentBody,
     DetokenizeBody,
     TokenizeBody,
 )
@@ -67,6 +69,7 @@ def make_operations(schemas: Schemas) -> dict[Route, Operation]:
         **_generating(schemas),
         **_responses(schemas),
         **_pooling(schemas),
+        **llama_cpp_operations(schemas),
         **_telling(schemas),
         **_storing(schemas),
     }
@@ -207,7 +210,17 @@ def _pooling(schemas: Schemas) -> dict[Route, Operation]:
     }
 
 
+def _tokenized(schemas: Schemas) -> Schema:
+    return schemas.body(
+        TokenizeBody,
+        without_effect=without_effect.TOKENIZE,
+        forms={"prompt": {"type": "string"}},
+    )
+
+
 def _telling(schemas: Schemas) -> dict[Route, Operation]:
+    content = schemas.body(ContentBody, without_effect=without_effect.TOKENIZE_CONTENT)
+
     def operation(summary: str, answer: str, *errors: int, is_open: bool = False) -> Operation:
         return Operation(
             summary=summary, answers=_json(answer), errors=(*errors, 500), is_open=is_open
@@ -218,12 +231,8 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
         ("GET", "/v1/models/{name:path}"): operation("One of them.", "Model", 404),
         ("POST", "/tokenize"): Operation(
             summary="The token ids of a text or of messages.",
-            body=schemas.body(
-                TokenizeBody,
-                without_effect=without_effect.TOKENIZE,
-                forms={"prompt": {"type": "string"}},
-            ),
-            answers=_json("Tokens"),
+            body={"anyOf": [_tokenized(schemas), content]},
+            answers={JSON: {"anyOf": [ref("Tokens"), ref("ContentTokens")]}},
             errors=BODY_ERRORS,
         ),
         ("POST", "/detokenize"): Operation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flaxen.llama_cpp_routes.routes import ROUTES as LLAMA_CPP
 from flaxen.messages_routes import routes as messages
 from flaxen.pooling_routes import routes as pooling
 from flaxen.responses_routes import routes as responses_routes
@@ -14,7 +15,7 @@ from flaxen.token_routes import routes as tokens
 if TYPE_CHECKING:
     from flaxen.job_routes.stores import Stores
 
-_OF_ANY_SERVER: Routes = {**pooling.ROUTES, **tokens.ROUTES, **messages.ROUTES}
+_OF_ANY_SERVER: Routes = {**pooling.ROUTES, **tokens.ROUTES, **messages.ROUTES, **LLAMA_CPP}
 
 
 def open_responses(stores: Stores | None) -> Responses:

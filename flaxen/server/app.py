@@ -59,6 +59,7 @@ ALIASES: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/completions"): ("POST", "/v1/completions"),
     ("POST", "/chat/completions"): ("POST", "/v1/chat/completions"),
     ("POST", "/embeddings"): ("POST", "/v1/embeddings"),
+    ("POST", "/responses"): ("POST", "/v1/responses"),
     ("GET", "/models"): ("GET", "/v1/models"),
     ("GET", "/v1/health"): ("GET", "/health"),
     ("GET", "/ping"): ("GET", "/health"),

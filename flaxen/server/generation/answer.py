@@ -30,6 +30,7 @@ from flaxen.server.generation.engine_streams import EngineStreams, start
 from flaxen.server.generation.prompts import Prompt
 from flaxen.server.generation.sampling_fields import check_logprobs, stream_options
 from flaxen.server.generation.structured_fields import grammar_of, read_structure
+from flaxen.server.generation.timings import timings_json
 from flaxen.server.guard import check_request_id
 from flaxen.server.request_log import GenerationLog, RequestLog, Timing
 from flaxen.server.sse import DATA_EVENTS, EventStreamResponse, unless_disconnected
@@ -54,6 +55,13 @@ class Asked:
     structure: StructuredOutputs | None = None  # what the answer must look like
     make_grammar: Callable[[], Grammar] | None = None  # the same, for each sequence
 
+    @property
+    def cache_salt(self) -> str:
+        """What the pages of the prompt are kept under."""
+        if self.common.cache_prompt is False:
+            return self.engine_id  # no other request has it
+        return self.common.cache_salt or ""
+
     def request(self, index: int, prompt: Prompt, sampling: SamplingParams) -> Request:
         """Makes the engine's request for one of the body's prompts."""
         return Request(
@@ -61,7 +69,7 @@ class Asked:
             prompt_token_ids=prompt.token_ids,
             sampling=replace(sampling, structured_outputs=self.structure),
             grammar=self.make_grammar,
-            cache_salt=self.common.cache_salt or "",
+            cache_salt=self.cache_salt,
             priority=self.common.priority or 0,
             timeout_s=self.timeout_s,
             adapter=self.adapter,
@@ -159,6 +167,7 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
             "unsupported_parameter",
         )
     streams, usage = await begin(context, http, read, route.reads.field_names)
+    timing = streams.timing if asked.common.timings_per_token else None
 
     streams_answer = bool(asked.common.stream)
     kind = route.chunk_object if streams_answer else route.object
@@ -166,7 +175,7 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
         id=asked.answer_id, object=kind, model=asked.model, created=int(time.time())
     )
     if streams_answer:
-        writer = ChunkWriter(envelope, usage, asked.options)
+        writer = ChunkWriter(envelope, usage, asked.options, timing)
         events = route.stream(view, streams, writer)
         return EventStreamResponse(events, streams.close, http.state.log.noted, DATA_EVENTS)
     try:
@@ -177,7 +186,9 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
         return Response(status_code=499)
     # Clients of vLLM read these without asking whether they are there.
     empty = {"service_tier": None, "kv_transfer_params": None}
-    counted = {"usage": usage.json(), "weights_version": usage.weights_version}
+    counted: dict[str, Any] = {"usage": usage.json(), "weights_version": usage.weights_version}
+    if timing is not None:
+        counted["timings"] = timings_json(usage, timing)
     return JSONResponse(envelope.fields() | whole | counted | empty)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from flaxen import __version__
 from flaxen.protocol import TokenEvent, TokenLogprobs
 from flaxen.server.generation.bodies import StreamOptions
+from flaxen.server.generation.timings import timings_json
+from flaxen.server.request_log import Timing
 from flaxen.server.sse import to_json
 from flaxen.server.usage import Usage
 
@@ -58,13 +60,23 @@ class Envelope:
 
 
 class ChunkWriter:
-    """Writes the chunks of one stream as JSON. The constant part is encoded once."""
+    """Writes the chunks of one stream as JSON. The constant part is encoded once.
 
-    def __init__(self, envelope: Envelope, usage: Usage, options: StreamOptions) -> None:
+    Args:
+      envelope: what each chunk begins with.
+      usage: counted by who reads the events.
+      options: which usage is told, and where.
+      timing: if not None, each chunk after the first tokens tells their times.
+    """
+
+    def __init__(
+        self, envelope: Envelope, usage: Usage, options: StreamOptions, timing: Timing | None
+    ) -> None:
         self._head = to_json(envelope.fields())[:-1] + ',"choices":['
         self.usage = usage
         self._continuous = bool(options.continuous_usage_stats)
         self.wants_usage = bool(options.include_usage)
+        self._timing = timing
 
     def chunk(self, choice: dict[str, Any], **more: Any) -> str:
         """Makes a chunk of one choice; `more` are fields besides `choices`."""
@@ -75,8 +87,14 @@ class ChunkWriter:
             more["usage"] = self.usage.json()
         elif self.wants_usage:
             more["usage"] = None  # as in OpenAI's API, null in all but the last chunk
+        more |= self._timings()
         return text + "," + to_json(more)[1:] if more else text + "}"
 
     def last(self) -> str:
         """Makes the last chunk, with the usage and no choice."""
-        return self._head + '],"usage":' + to_json(self.usage.json()) + "}"
+        return self._head + "]," + to_json({"usage": self.usage.json(), **self._timings()})[1:]
+
+    def _timings(self) -> dict[str, Any]:
+        if self._timing is None or self._timing.first_s is None:
+            return {}
+        return {"timings": timings_json(self.usage, self._timing)}

@@ -66,6 +66,10 @@ class CommonBody(BaseModel):
     return_tokens_as_token_ids: bool | None = None
     return_token_offsets: bool | None = None
 
+    # llama.cpp's.
+    cache_prompt: bool | None = None  # false: nothing that another request computed is used
+    timings_per_token: bool | None = None
+
     # What the answer must look like, read in structured_fields.py.
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
@@ -76,6 +80,8 @@ class CommonBody(BaseModel):
     guided_grammar: str | None = None
     guided_whitespace_pattern: str | None = None
     structural_tag: str | dict[str, Any] | None = None
+    grammar: str | None = None
+    json_schema: str | dict[str, Any] | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -172,6 +178,17 @@ class TokenizeBody(BaseModel):
     chat_template_kwargs: dict[str, Any] | None = None
     tools: list[ToolBody] | None = Field(default=None, max_length=1024)
     return_token_strs: bool | None = None
+
+
+class ContentBody(BaseModel):
+    """The fields of /tokenize as llama.cpp has them."""
+
+    model_config = STRICT
+
+    model: str | None = None
+    content: str
+    add_special: bool | None = None
+    with_pieces: bool | None = None
 
 
 class DetokenizeBody(BaseModel):

@@ -79,7 +79,7 @@ class EngineStreams:
       metrics: the metrics to update.
       requests: the engine requests, one for each prompt.
       field_names: maps the engine's field names to the client's, where these differ, for errors.
-      timing: filled in here, for the log.
+      timing: filled in here, for the log and the answer.
 
     Raises:
       ApiError: 400, the engine refuses a request as invalid.
@@ -100,7 +100,7 @@ class EngineStreams:
         self._requests = tuple(requests)
         self._readers: list[asyncio.Task[None]] = []
         self._streams: list[TokenEvents] = []
-        self._timing = timing
+        self.timing = timing
         timing.start_s = time.monotonic()
         self._last: dict[tuple[int, int], float] = {}  # the time of a sequence's latest tokens
         self._first: dict[tuple[int, int], float] = {}  # the time of a sequence's first tokens
@@ -183,10 +183,10 @@ class EngineStreams:
     def _observe(self, i: int, event: TokenEvent) -> None:
         now, sequence = time.monotonic(), (i, event.index)
         if event.token_ids:
-            self._timing.tokens(len(event.token_ids), now)
+            self.timing.tokens(len(event.token_ids), now)
             if i not in self._started:
                 self._started.add(i)
-                self._metrics.first_token(now - self._timing.start_s)
+                self._metrics.first_token(now - self.timing.start_s)
             if sequence in self._last:
                 self._metrics.next_token(now - self._last[sequence])
             self._first.setdefault(sequence, now)
@@ -197,11 +197,11 @@ class EngineStreams:
             self._ended(i, sequence, event.finish, now)
 
     def _finished(self, reason: FinishReason, now: float) -> None:
-        self._timing.reasons.append(reason)
-        self._metrics.finished(reason, now - self._timing.start_s)
+        self.timing.reasons.append(reason)
+        self._metrics.finished(reason, now - self.timing.start_s)
 
     def _ended(self, i: int, sequence: tuple[int, int], finish: Finish, now: float) -> None:
-        sampling, start_s = self._requests[i].sampling, self._timing.start_s
+        sampling, start_s = self._requests[i].sampling, self.timing.start_s
         first = self._first.get(sequence)
         self._metrics.ended(
             Ended(

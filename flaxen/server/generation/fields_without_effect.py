@@ -1,4 +1,4 @@
-"""Fields of OpenAI and vLLM that this server does not support, accepted with values without effect.
+"""Fields of OpenAI, vLLM and llama.cpp that are not supported, accepted where they change nothing.
 
 Knows: each such field, the values that change nothing here, and why others are refused.
 Deliberately does not know the supported fields.
@@ -95,15 +95,39 @@ _VLLM = {
     "return_mm_kwargs": Rule(_is(bool), "it must be true or false"),  # a field of another route
 }
 
+# Clients made for llama.cpp send its samplers with the values that turn them off.
+LLAMA_CPP = {
+    "id_slot": Rule(_whole, "it must be a whole number (any place computes the same)"),
+    "return_progress": Rule(_bool(False), "nothing is told before the first token"),
+    "samplers": Rule(_never, "the order is fixed: temperature, top_k, top_p, min_p"),
+    "mirostat": Rule(_number(0), "it is not supported"),
+    "typical_p": Rule(_number(1), "it is not supported"),
+    "top_n_sigma": Rule(_number(-1), "it is not supported"),
+    "xtc_probability": Rule(_number(0), "it is not supported"),
+    "dry_multiplier": Rule(_number(0), "it is not supported"),
+    "dynatemp_range": Rule(_number(0), "it is not supported"),
+    "lora": Rule(_empty, "an adapter is chosen by its name, in model"),
+    # Without the samplers that they belong to, these change nothing.
+    **{
+        name: Rule(lambda value: True, "")
+        for name in (
+            "mirostat_tau", "mirostat_eta", "xtc_threshold", "dynatemp_exponent", "dry_base",
+            "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers",
+        )
+    },
+}  # fmt: skip
+
 COMPLETION = {
     **_OPENAI,
     **_VLLM,
+    **LLAMA_CPP,
     "suffix": Rule(_empty, "inserting text is not supported"),
 }
 
 CHAT = {
     **_OPENAI,
     **{name: rule for name, rule in _VLLM.items() if name != "thinking_token_budget"},
+    **LLAMA_CPP,
     "functions": Rule(_empty, _NEWER_TOOLS),
     "function_call": Rule(_one_of("none", "auto"), _NEWER_TOOLS),
     "modalities": Rule(lambda value: value == ["text"], "the model answers in text only"),
@@ -120,6 +144,9 @@ CHAT = {
 }
 
 TOKENIZE = {name: CHAT[name] for name in ("mm_processor_kwargs", "media_io_kwargs")}
+TOKENIZE_CONTENT = {
+    "parse_special": Rule(_bool(True), "texts of special tokens always become these tokens"),
+}
 
 STREAM_OPTIONS = {
     "include_obfuscation": Rule(_bool(False), "this server does not pad its events"),

@@ -1,4 +1,4 @@
-"""The fields that say what an answer must look like: OpenAI's `response_format`, and vLLM's.
+"""The fields that say what an answer must look like: OpenAI's `response_format`, and others.
 
 Knows: every name that they have, and which of them mean the same. Deliberately does not know: how a
 structure becomes a grammar, sampling.
@@ -19,7 +19,7 @@ from flaxen.server.schema import shorten
 
 _COMPILE_S = 30.0  # including the wait for a turn
 _FORMATS = "text, json_object, json_schema or structural_tag"
-# vLLM's older names, and the fields of structured_outputs that took their place.
+# vLLM's older names and llama.cpp's, and the fields of structured_outputs that they mean.
 _GUIDED = {
     "guided_json": "json",
     "guided_regex": "regex",
@@ -27,6 +27,8 @@ _GUIDED = {
     "guided_grammar": "grammar",
     "guided_json_object": "json_object",
     "structural_tag": "structural_tag",
+    "grammar": "grammar",
+    "json_schema": "json",
 }
 _STRUCTURE_FIELDS = frozenset(
     (*_GUIDED.values(), "whitespace_pattern", "disable_any_whitespace",

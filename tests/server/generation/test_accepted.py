@@ -156,7 +156,7 @@ def test_whole_numbers_with_a_point_of_one_route_each() -> None:
         assert post(APP, COMPLETION, {"prompt": prompt}).status_code == 200
         assert [i for r in ENGINE.requests[num_before:] for i in r.prompt_token_ids] == [72, 105]
     answer = post(APP, "/detokenize", {"tokens": [72.0, 105.0]})
-    assert answer.json() == {"prompt": "Hi"}
+    assert answer.json() == {"prompt": "Hi", "content": "Hi"}
 
 
 @pytest.mark.parametrize("value", [1.5, "1", True, 1e-9])
