@@ -36,8 +36,8 @@ class ReasoningOptions(BaseModel):
     model_config = STRICT
 
     effort: str | None = None
-    summary: Literal["auto"] | None = None  # reasoning is shown whole
-    generate_summary: Literal["auto"] | None = None  # its older name
+    summary: Literal["auto", "detailed"] | None = None  # reasoning is shown whole
+    generate_summary: Literal["auto", "detailed"] | None = None  # its older name
     context: Literal["auto"] | None = None  # the chat template decides
     mode: Literal["standard"] | None = None
 

@@ -153,7 +153,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"prompt_cache_options": {"mode": "implicit"}}, {"conversation": None}, {"prompt": None},
     {"include": ["reasoning.encrypted_content"]}, {"include": []}, {"top_logprobs": 0},
     {"text": {"format": {"type": "text"}, "verbosity": "medium"}}, {"text": {}},
-    {"reasoning": {"summary": "auto", "generate_summary": "auto", "mode": "standard"}},
+    {"reasoning": {"summary": "detailed", "generate_summary": "auto", "mode": "standard"}},
     {"reasoning": {"context": "auto"}}, {"tools": []}, {"n": 1}, {"max_tool_calls": 3.0},
     {"unknown": None}, {"return_token_ids": False}, {"stream_options": {}},
 ]  # fmt: skip
@@ -189,7 +189,7 @@ def test_values_without_effect_are_accepted(body: dict[str, Any]) -> None:
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
         ({"metadata": {"a": "b" * 513}}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
+        ({"reasoning": {"summary": "concise"}}, "reasoning.summary"),
         ({"reasoning": {"effort": "most"}}, "reasoning.effort"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"truncation": "most"}, "truncation"),
