@@ -261,6 +261,13 @@ ANSWERS: Mapping[str, Schema] = {
     "FineTuningCheckpoints": _listed(_object(id=_STRING, step_number=_COUNT)),
     "Response": _RESPONSE,
     "ResponseItems": _listed(_ITEM),
+    "CompactedResponse": _object(
+        id=_STRING,
+        object=_constant("response.compaction"),
+        created_at=_COUNT,
+        output=_list_of(_object(id=_STRING, type=_STRING, encrypted_content=_STRING)),
+        usage=_object(input_tokens=_COUNT, output_tokens=_COUNT, total_tokens=_COUNT),
+    ),
     "InputTokens": _object(object=_constant("response.input_tokens"), input_tokens=_COUNT),
     "Deleted": _object(id=_STRING, object=_STRING, deleted={"const": True}),
 }

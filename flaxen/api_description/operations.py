@@ -27,6 +27,7 @@ from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
 from flaxen.pooling_routes.cohere import EmbedBody
 from flaxen.responses_routes import bodies as responses
 from flaxen.responses_routes.bodies import ResponseBody
+from flaxen.responses_routes.compacting import COMPACT_WITHOUT_EFFECT, CompactBody
 from flaxen.server.app import ALIASES, INVOCATIONS
 from flaxen.server.generation import fields_without_effect as without_effect
 from flaxen.server.generation.bodies import (
@@ -143,12 +144,13 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
 
 def _responses(schemas: Schemas) -> dict[Route, Operation]:
     items: Schema = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+    given: Schema = {"anyOf": [{"type": "string"}, items]}
     body = schemas.body(
         CommonBody,
         ResponseBody,
         without_effect=responses.WITHOUT_EFFECT,
         forms={
-            "input": {"anyOf": [{"type": "string"}, items]},
+            "input": given,
             "response_format": {"type": "null"},  # of other routes: here it is text.format
         },
     )
@@ -161,6 +163,14 @@ def _responses(schemas: Schemas) -> dict[Route, Operation]:
     return {
         ("POST", "/v1/responses"): Operation(
             summary="Makes a response.", body=body, answers=events, errors=ENGINE_ERRORS
+        ),
+        ("POST", "/v1/responses/compact"): Operation(
+            summary="Summarizes a conversation in one item.",
+            body=schemas.body(
+                CompactBody, without_effect=COMPACT_WITHOUT_EFFECT, forms={"input": given}
+            ),
+            answers=_json("CompactedResponse"),
+            errors=ENGINE_ERRORS,
         ),
         ("POST", "/v1/responses/input_tokens"): Operation(
             summary="The number of tokens of an input.",

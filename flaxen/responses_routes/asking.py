@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
@@ -50,9 +51,19 @@ class View:
 
 
 async def read_response_request(
-    context: Context, http: HttpRequest, store: ResponseStore
+    context: Context,
+    http: HttpRequest,
+    store: ResponseStore,
+    *,
+    flatten: Callable[[dict[str, Any]], dict[str, Any]] = with_response_format,
 ) -> ReadRequest[View]:
     """Reads a request.
+
+    Args:
+      context: the server's parts.
+      http: the request.
+      store: the responses that are kept.
+      flatten: makes the fields of a response of the body that was sent.
 
     Raises:
       ApiError: 400, the body is invalid or exceeds a limit; 404, the response that it continues is
@@ -64,7 +75,7 @@ async def read_response_request(
         without_effect=WITHOUT_EFFECT,
         field_names=FIELD_NAMES,
         parse=functools.partial(_parse, store),
-        flatten=with_response_format,
+        flatten=flatten,
     )
     with _naming_fields():
         return await read_request(context, http, form)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from flaxen.server.errors import invalid
+from flaxen.responses_routes.summaries import read_summary
+from flaxen.server.errors import ApiError, invalid
 from flaxen.server.schema import STRICT, parse, shorten
 from flaxen.text.tool_calls import read_tool_calls
 
@@ -80,6 +81,15 @@ class _Result(BaseModel):
     call_id: str
     output: Any
     status: _Status | None = None
+
+
+class _Compaction(BaseModel):
+    model_config = STRICT
+
+    type: str
+    id: str | None = None
+    encrypted_content: str
+    created_by: str | None = None
 
 
 class _Reference(BaseModel):
@@ -178,12 +188,7 @@ def _read_reasoning(item: Mapping[str, Any], where: str) -> Item:
                 )
         read[name] = [{"type": kind, "text": part["text"]} for part in parts]
     if reasoning.encrypted_content and not (read["content"] or read["summary"]):
-        raise invalid(
-            f"{where}.encrypted_content is refused: only the server that encrypted it can read it. "
-            "Leave the item out",
-            f"{where}.encrypted_content",
-            "unsupported_parameter",
-        )
+        raise _secret(where)
     return read
 
 
@@ -224,6 +229,24 @@ def _read_result(item: Mapping[str, Any], where: str) -> Item:
         "call_id": result.call_id,
         "output": output if isinstance(output, str) else _read_parts(output, f"{where}.output"),
     }
+
+
+def _read_compaction(item: Mapping[str, Any], where: str) -> Item:
+    compaction = parse(_Compaction, item, where=f"{where}.")
+    content = compaction.encrypted_content
+    if read_summary(content) is None:
+        raise _secret(where)
+    item_id = compaction.id or new_id("cmp")
+    return {"id": item_id, "type": "compaction", "encrypted_content": content}
+
+
+def _secret(where: str) -> ApiError:
+    return invalid(
+        f"{where}.encrypted_content is refused: only the server that encrypted it can read it. "
+        "Leave the item out",
+        f"{where}.encrypted_content",
+        "unsupported_parameter",
+    )
 
 
 def _read_reference(item: Mapping[str, Any], where: str) -> Item:
@@ -270,6 +293,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], str], Item]] = {
     "function_call_output": _read_result,
     "custom_tool_call": _read_custom_call,
     "custom_tool_call_output": _read_result,
+    "compaction": _read_compaction,
     "item_reference": _read_reference,
 }
 

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from flaxen.responses_routes.items import Item, text_of
+from flaxen.responses_routes.summaries import read_summary
 from flaxen.responses_routes.tools import full_name
 from flaxen.server.generation.custom_tools import arguments_of
 
 Message = dict[str, Any]
+_SUMMARY = "Summary of the conversation so far:"
 
 
 def to_messages(items: Sequence[Item], instructions: str | None) -> list[Message]:
@@ -36,6 +38,9 @@ def to_messages(items: Sequence[Item], instructions: str | None) -> list[Message
                 turn = _turn(messages, "reasoning_content", "content", "tool_calls")
                 parts = item.get("content") or item.get("summary") or ()
                 turn["reasoning_content"] = "\n".join(text_of(parts))
+            case "compaction":
+                summary = read_summary(item["encrypted_content"])
+                messages.append({"role": "user", "content": f"{_SUMMARY}\n{summary}"})
             case "function_call" | "custom_tool_call" as kind:
                 is_custom = kind == "custom_tool_call"
                 function = {

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flaxen.responses_routes import creating, kept
+from flaxen.responses_routes import compacting, creating, kept
 from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import Routes
 from flaxen.server.context import Context
@@ -21,6 +21,7 @@ def model_routes(responses: Responses) -> Routes:
     """The routes that need a model."""
     return {
         ("POST", "/v1/responses"): functools.partial(creating.create, responses),
+        ("POST", "/v1/responses/compact"): functools.partial(compacting.compact, responses),
         ("POST", "/v1/responses/input_tokens"): functools.partial(
             creating.count_input_tokens, responses
         ),
