@@ -150,15 +150,9 @@ def _adjust(
     if bitmask is not None:
         logits = jnp.where(allows(bitmask, vocab_size), logits, -jnp.inf)
 
-    # Bad words: the last token of one is forbidden if the output ends with the tokens before it.
+    # The last token of a bad word is forbidden if it would complete the word.
     words = settings.bad_words
-    length = words.shape[-1]
-    before = lengths[:, None] - (length - 1) + jnp.arange(length - 1)[None]
-    tail = jnp.take_along_axis(known, jnp.maximum(before, 0), axis=-1)
-    tail = jnp.where(before >= settings.num_prompt_tokens[:, None], tail, NO_TOKEN - 1)
-    head = words[..., :-1]
-    completes = jnp.all((head == NO_TOKEN) | (head == tail[:, None, :]), axis=-1)
-
+    completes = _completes(words, known, lengths, settings.num_prompt_tokens)
     # min_tokens: no stop id before that length.
     too_short = (lengths < settings.min_length)[:, None]
 
@@ -174,8 +168,29 @@ def _adjust(
     logits = logits.at[lines, jnp.concatenate(ids, axis=-1)].add(
         jnp.concatenate(values, axis=-1), mode="drop"
     )
+    return _penalised(logits, settings, known, lengths)
 
-    # Penalties, https://arxiv.org/abs/1909.05858 (repetition) and OpenAI's API reference.
+
+def _completes(
+    words: jax.Array, known: jax.Array, lengths: jax.Array, num_prompt_tokens: jax.Array
+) -> jax.Array:
+    """Whether the output ends with all tokens of a bad word but its last, bool [S, words]."""
+    length = words.shape[-1]
+    before = lengths[:, None] - (length - 1) + jnp.arange(length - 1)[None]
+    tail = jnp.take_along_axis(known, jnp.maximum(before, 0), axis=-1)
+    tail = jnp.where(before >= num_prompt_tokens[:, None], tail, NO_TOKEN - 1)
+    head = words[..., :-1]
+    return jnp.all((head == NO_TOKEN) | (head == tail[:, None, :]), axis=-1)
+
+
+def _penalised(
+    logits: jax.Array, settings: RowSettings, known: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """Applies the penalties: https://arxiv.org/abs/1909.05858 (repetition), and as in OpenAI's API
+    reference.
+    """
+    num_seqs, vocab_size = logits.shape
+    lines = jnp.arange(num_seqs)[:, None]
     position = jnp.arange(known.shape[-1])[None]
     is_known = position < lengths[:, None]
     is_output = position >= settings.num_prompt_tokens[:, None]
