@@ -206,6 +206,7 @@ ANSWERS: Mapping[str, Schema] = {
         _object(index=_COUNT, label=_STRING, probs=_list_of({"type": "number"}), num_classes=_COUNT)
     ),
     "Scores": _pooled(_object(index=_COUNT, object=_constant("score"), score={"type": "number"})),
+    "RankedText": _object(index=_COUNT, score={"type": "number"}),
     "Ranking": _object(
         id=_STRING,
         model=_STRING,

@@ -15,6 +15,9 @@ _STRINGS = {"type": "array", "items": {"type": "string"}}
 _IDS = {"type": "array", "items": {"type": "integer"}}
 # A text, texts, token ids, or lists of these.
 _PROMPTS = {"anyOf": [{"type": "string"}, _STRINGS, _IDS, {"type": "array", "items": _IDS}]}
+# The same, and texts beside lists of ids.
+_TEXT_OR_IDS = {"anyOf": [{"type": "string"}, _IDS]}
+_INPUTS = {"anyOf": [{"type": "string"}, _IDS, {"type": "array", "items": _TEXT_OR_IDS}]}
 _PART = {
     "type": "object",
     "required": ["type"],
@@ -56,7 +59,7 @@ BLOCK_MESSAGES: Schema = {
 # Fields that may have more forms than the types of their classes say.
 _FORMS: Mapping[str, Schema] = {
     "prompt": _PROMPTS,
-    "input": _PROMPTS,
+    "input": _INPUTS,
     "stop": {"anyOf": [{"type": "string"}, _STRINGS, _NULL]},
     "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
 }

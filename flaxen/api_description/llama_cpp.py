@@ -13,7 +13,7 @@ from flaxen.api_description.operation import (
     Schema,
     ref,
 )
-from flaxen.llama_cpp_routes import bodies
+from flaxen.llama_cpp_routes import bodies, infill
 from flaxen.server.generation import fields_without_effect as without_effect
 from flaxen.server.generation.bodies import ChatBody, CommonBody
 
@@ -30,6 +30,12 @@ def llama_cpp_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
     fields = body["properties"]
     named = {theirs: fields[ours] for theirs, ours in bodies.NAMES.items()}
     body = {**body, "properties": {**fields, **named}}
+    gap = schemas.body(infill.InfillBody)
+    filled = {
+        **body,
+        "properties": {**body["properties"], **gap["properties"]},
+        "required": gap["required"],
+    }
     continued = ref("Continued")
     whole: Schema = {"anyOf": [continued, {"type": "array", "items": continued}]}
     chat = schemas.body(CommonBody, ChatBody, without_effect=without_effect.CHAT)
@@ -44,6 +50,12 @@ def llama_cpp_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
             summary="Continues prompts.",
             body=body,
             answers={JSON: whole, EVENTS: EVENT_STREAM},
+            errors=ENGINE_ERRORS,
+        ),
+        ("POST", "/infill"): Operation(
+            summary="Fills a gap between two texts.",
+            body=filled,
+            answers={JSON: continued, EVENTS: EVENT_STREAM},
             errors=ENGINE_ERRORS,
         ),
         ("POST", "/apply-template"): Operation(

@@ -203,10 +203,12 @@ def _pooling(schemas: Schemas) -> dict[Route, Operation]:
         return Operation(summary=summary, body=inputs, answers=answers, errors=ENGINE_ERRORS)
 
     score = operation("Scores of pairs of texts.", schemas.body(PoolingBody, ScoreBody), "Scores")
-    rerank = operation(
-        "Documents by how well they go with a query.",
-        schemas.reranked(PoolingBody, RerankBody),
-        "Ranking",
+    listed: Schema = {"type": "array", "items": ref("RankedText")}
+    rerank = Operation(
+        summary="Documents by how well they go with a query.",
+        body=schemas.reranked(PoolingBody, RerankBody),
+        answers={JSON: {"anyOf": [ref("Ranking"), listed]}},
+        errors=ENGINE_ERRORS,
     )
     return {
         ("POST", "/v1/embeddings"): numbers("Embeddings of texts.", "Embeddings"),

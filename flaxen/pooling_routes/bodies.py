@@ -110,14 +110,16 @@ class ScoreBody(BaseModel):
 
 
 class RerankBody(BaseModel):
-    """The fields of /v1/rerank."""
+    """The fields of /v1/rerank; `texts` are documents as Text Embeddings Inference calls them."""
 
     model_config = STRICT
 
     query: str
-    documents: list[Any]  # texts, or objects with a text
+    documents: list[Any] | None = None  # texts, or objects with a text
+    texts: list[str] | None = None
     top_n: Whole | None = None
     return_documents: bool | None = None
+    return_text: bool | None = None
     max_tokens_per_doc: Whole | None = None  # cuts longer documents; 0 does not
 
 

@@ -91,27 +91,29 @@ async def read_inputs(
     return ids
 
 
-def _listed(value: Any) -> list[str] | list[list[int]]:
-    """The inputs as a list.
+def _listed(value: Any) -> list[str | list[int]]:
+    """The inputs as a list; texts and lists of ids may stand beside each other.
 
     Raises:
-      ApiError: 400, they have none of the four forms.
+      ApiError: 400, they have none of these forms.
     """
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
-        if all(isinstance(each, str) for each in value):
-            return value
-        if all(_is_id(each) for each in value):
+        if value and all(_is_id(each) for each in value):
             return [[whole(each) for each in value]]
-        if all(isinstance(each, list) and all(map(_is_id, each)) for each in value):
-            return [[whole(each) for each in ids] for ids in value]
+        if all(map(_is_input, value)):
+            return [each if isinstance(each, str) else list(map(whole, each)) for each in value]
     raise invalid(
         "input must be a string, a list of strings, a list of token ids or a list of such lists, "
         f"got {shorten(value)}",
         "input",
         "invalid_type",
     )
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(map(_is_id, value)))
 
 
 def _is_id(value: Any) -> bool:

@@ -44,10 +44,16 @@ async def score(context: Context, http: HttpRequest) -> Response:
 
 
 async def rerank(context: Context, http: HttpRequest) -> Response:
-    """Answers POST /v1/rerank: the documents by how well they go with the query, best first."""
+    """Answers POST /v1/rerank: the documents by how well they go with the query, best first.
+
+    Documents that are called `texts` get the answer of Text Embeddings Inference: a list.
+    """
     asked, own = await _read(context, http)
     body = parse(RerankBody, own)
-    documents = [_text(each) for each in body.documents]
+    if (body.documents is None) == (body.texts is None):
+        raise invalid("give either documents or texts, and not both", "documents")
+    field = "texts" if body.documents is None else "documents"
+    documents = [_text(each) for each in body.documents or body.texts or ()]
     if body.top_n is not None and body.top_n < 0:
         raise invalid(f"top_n must be at least 0, got {shorten(body.top_n)}: 0 is all", "top_n")
     most = body.max_tokens_per_doc
@@ -62,19 +68,28 @@ async def rerank(context: Context, http: HttpRequest) -> Response:
         num_chars, cut = sum(map(len, documents)), context.tokenizer.cut
         shown = await tokenized(lambda: [cut(each, most) for each in documents], num_chars, context)
     pairs = [(body.query, each) for each in shown]
-    found = await _scores(context, http, asked, pairs, "documents", prefix="rerank")
+    found = await _scores(context, http, asked, pairs, field, prefix="rerank")
     if found is None:
         return Response(status_code=499)
     scores, answer_id, usage = found
     order = sorted(range(len(scores)), key=lambda i: -scores[i])  # equal ones in the given order
+    best = order[: body.top_n or None]
+    if body.texts is not None:
+        texts = documents if body.return_text else None
+        return JSONResponse([_ranked_text(i, scores[i], texts) for i in best])
     results = []
-    for i in order[: body.top_n or None]:
+    for i in best:
         result: dict[str, Any] = {"index": i, "relevance_score": scores[i]}
         if body.return_documents is not False:
             result["document"] = {"text": documents[i]}
         results.append(result)
     whole = {"id": answer_id, "model": asked.model, "results": results, "usage": usage.json()}
     return JSONResponse(whole)
+
+
+def _ranked_text(index: int, score: float, texts: list[str] | None) -> dict[str, Any]:
+    told = {"index": index, "score": score}
+    return told if texts is None else {**told, "text": texts[index]}
 
 
 async def _read(context: Context, http: HttpRequest) -> tuple[Asked, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from flaxen.llama_cpp_routes.routes import ROUTES
 from flaxen.protocol import Finish, FinishReason, Request
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
+from flaxen.text.tokenizer import Tokenizer
 from tests.server.clients import events, get, post
-from tests.server.fakes import BOS, FakeEngine, byte_tokenizer
+from tests.server.fakes import BOS, VOCAB_SIZE, FakeEngine, byte_tokenizer
 
 COMPLETION, CHAT = "/completion", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -223,6 +225,31 @@ def test_a_chat_as_a_text_and_its_tokens() -> None:
     for path in ("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"):
         # "</s>" is one token.
         assert answer_of(path, {"messages": HELLO}) == {"input_tokens": len(text) - 3}
+
+
+def test_a_gap_between_two_texts_is_filled() -> None:
+    tokenizer = byte_tokenizer()
+    marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"]
+    tokenizer.parts.backend.add_special_tokens(marks)
+    engine = FakeEngine()
+    engine.info = replace(engine.info, vocab_size=VOCAB_SIZE + len(marks))
+    app = create_app(engine, Tokenizer(tokenizer.parts), ServerConfig(), more_routes=ROUTES)
+    before, behind, gap, between = range(VOCAB_SIZE, VOCAB_SIZE + len(marks))
+    body: dict[str, Any] = {"input_prefix": "a", "prompt": "b", "input_suffix": "c"}
+    found = post(app, "/infill", body | {"n_predict": 2})
+    assert found.json()["content"] == "ab"
+    asked = engine.requests[-1]
+    assert asked.prompt_token_ids == (BOS, before, 97, 98, behind, 99, gap)
+    assert (asked.sampling.max_tokens, asked.sampling.stop) == (2, ("<|file_sep|>",))
+    extra = {"input_extra": [{"filename": "f", "text": "x"}], "stop": ["!"], "n_predict": 1}
+    assert post(app, "/infill", body | extra).status_code == 200
+    ids = (BOS, between, *b"f\nx\n", between, before, 97, 98, behind, 99, gap)
+    assert engine.requests[-1].prompt_token_ids == ids
+    assert engine.requests[-1].sampling.stop == ("!",)
+    wrong = post(app, "/infill", body | {"input_extra": [{"filename": "f"}]})
+    assert wrong.json()["error"]["param"] == "input_extra[0].text"
+    refused = post(APP, "/infill", body)  # a model without such tokens
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
 
 
 def test_props() -> None:

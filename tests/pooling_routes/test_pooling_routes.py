@@ -308,6 +308,11 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
     bare = scorer.ok("/rerank", query="the sky", documents=objects, return_documents=False)
     assert len(bare["results"]) == 3
     assert "document" not in bare["results"][0]
+    scores = [(each["index"], each["relevance_score"]) for each in bare["results"]]
+    listed = scorer.ok("/rerank", query="the sky", texts=documents)
+    assert listed == [{"index": i, "score": score} for i, score in scores]
+    [best] = scorer.ok("/rerank", query="the sky", texts=documents, return_text=True, top_n=1)
+    assert best == {**listed[0], "text": documents[listed[0]["index"]]}
     long = {"query": "the sky", "documents": ["the deep sea is blue"]}
     short = scorer.ok("/rerank", **long, max_tokens_per_doc=2)
     first = scorer.ok("/rerank", query="the sky", documents=["the deep"])
@@ -331,6 +336,9 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
         ),
         ("/rerank", {"query": "a", "documents": []}, "documents"),
         ("/rerank", {"query": "a", "documents": [3]}, "documents"),
+        ("/rerank", {"query": "a"}, "documents"),
+        ("/rerank", {"query": "a", "documents": ["b"], "texts": ["b"]}, "documents"),
+        ("/rerank", {"query": "a", "texts": []}, "texts"),
         ("/rerank", {"query": "a", "documents": ["b"], "top_n": -1}, "top_n"),
         ("/v1/embeddings", {"input": "a"}, "model"),
         ("/v1/completions", {"prompt": "a"}, "model"),
