@@ -118,7 +118,7 @@ def _start(outcome: ServerOutcome, groups: dict[str, Group], timeout_s: float, l
         outcome.error = f"it can't be started: {error}"
         return
     groups[server.name] = group
-    while not _is_healthy(server.url):
+    while not is_healthy(server.url):
         if group.has_ended or time.monotonic() > start_s + timeout_s:
             outcome.error = f"it did not start. The end of {group.log}:\n{group.log_tail()}"
             groups.pop(server.name).end()
@@ -128,7 +128,7 @@ def _start(outcome: ServerOutcome, groups: dict[str, Group], timeout_s: float, l
     group.pause()
 
 
-def _is_healthy(url: str) -> bool:
+def is_healthy(url: str) -> bool:
     try:
         with urllib.request.urlopen(url + "/health", timeout=5) as response:
             return bool(response.status == 200)

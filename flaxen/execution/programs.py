@@ -59,7 +59,11 @@ def plan_programs(
     """
     kinds = (False, True) if has_adapters else (False,)
     if may_pad:
-        first = [Program(shape=shape, has_adapters=has_adapters) for shape in shapes[-2:]]
+        small = shapes[max(0, min(1, len(shapes) - 2))]  # of a few sequences
+        first = [
+            Program(shape=shape, has_adapters=has_adapters)
+            for shape in dict.fromkeys((small, shapes[-1]))
+        ]
     else:
         first = [Program(shape=shape) for shape in dict.fromkeys((shapes[0], shapes[-1]))]
     later = [Program(shape=shape, has_adapters=kind) for kind in kinds for shape in shapes]

@@ -39,8 +39,9 @@ DEFAULTS: Mapping[Backend, StepSizes] = {
     Backend.REFERENCE: StepSizes(
         max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16, 64, 256, 1024, 4096)
     ),
-    # Padding costs almost nothing (decision 0043): one stream, several, many.
-    Backend.CPU: StepSizes(max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16)),
+    # One stream, several, many, a short prompt. Padding costs what its zeros take to read and write
+    # (decision 0332).
+    Backend.CPU: StepSizes(max_num_seqs=64, max_num_batched_tokens=512, compiled=(1, 16, 64, 128)),
     Backend.GPU: _GPU,
     Backend.GPU_INVARIANT: _GPU,
     Backend.TPU: _TPU,

@@ -36,6 +36,18 @@ def test_the_first_programs_cover_every_step() -> None:
     first, later = plan_programs(SHAPES, has_adapters=True, may_pad=True)
     assert first == (program(16, has_adapters=True), program(512, has_adapters=True))
     assert [each.has_adapters for each in later] == [False, False, False, True]
+    first, _ = plan_programs(
+        [shape(n) for n in (1, 16, 64, 128, 512)], has_adapters=False, may_pad=True
+    )
+    assert first == (program(16), program(512))
+    for number in (1, 2):
+        first, later = plan_programs(SHAPES[:number], has_adapters=False, may_pad=True)
+        assert [each.shape for each in first] == SHAPES[:number]
+        assert later == ()
+
+
+def test_the_first_programs_cover_adapters_too() -> None:
+    first, _ = plan_programs(SHAPES, has_adapters=True, may_pad=True)
     for size in SHAPES:
         for kind in (False, True):
             needed = Program(shape=size, has_adapters=kind)
