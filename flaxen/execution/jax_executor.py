@@ -100,7 +100,10 @@ class JaxExecutor(Executor):
         atexit.register(self._at_exit)
         adapted, pads = config.lora is not None, model.backend.pads_cheaply
         first, later = plan_programs(
-            self._shapes, has_adapters=adapted, may_pad=pads, has_grammars=plans_grammars
+            self._shapes,
+            has_adapters=adapted,
+            may_pad=pads,
+            has_grammars=plans_grammars and model.generates,  # else it has no tokens to choose
         )
         self._programs = Programs((*first, *later), may_pad=pads, on_compiled=on_compiled)
         self._programs.compile_several(len(first), self._calls.compile)

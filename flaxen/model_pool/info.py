@@ -33,7 +33,7 @@ async def get_model(pool: ModelPool, http: Request) -> Response:
     known = {model["id"]: model for model in _models(slot)}
     # "base:adapter" is a name of the adapter too.
     adapter = name.partition(":")[2]
-    return JSONResponse(known.get(name) or known[adapter] | {"id": name, "display_name": name})
+    return JSONResponse(known.get(name) or known[adapter] | {"id": name})
 
 
 async def health(pool: ModelPool, http: Request) -> Response:

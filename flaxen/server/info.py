@@ -111,7 +111,7 @@ def model_json(
         "parent": parent,
         "max_model_len": max_model_len,
         "type": "model",
-        "display_name": name,
+        "display_name": root,
         "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -13,6 +14,7 @@ from flaxen.engine.core import Engine
 from flaxen.execution.jax_executor import JaxExecutor
 from flaxen.kernels import cpu_library
 from flaxen.kernels.backend import Backend
+from flaxen.models.model import Model
 from flaxen.protocol import Request
 from tests.engine.fakes import spelled
 from tests.engine.lora import LORA, adapted, make_adapter
@@ -34,16 +36,21 @@ CONFIG = replace(SHAPES, lora=LORA, enable_prefix_caching=False)
 LOGGER = "flaxen.engine"
 
 
-def cpu_engine(counts: list[tuple[int, int]]) -> Engine:
-    executor = JaxExecutor(
-        MODEL.on(Backend.CPU),
+def cpu_executor(counts: list[tuple[int, int]], model: Model = MODEL, **more: Any) -> JaxExecutor:
+    return JaxExecutor(
+        model.on(Backend.CPU),
         pack_params(PARAMS),
         CONFIG,
         eos_ids=(EOS_ID,),
         cache_dtype=jnp.dtype("float32"),
         bad_word_ids=spelled,
         on_compiled=lambda *each: counts.append(each),
+        **more,
     )
+
+
+def cpu_engine(counts: list[tuple[int, int]]) -> Engine:
+    executor = cpu_executor(counts)
     engine = make_engine(CONFIG, executor=executor)
     engine.adapters.load("a", make_adapter(1))
     return engine
@@ -56,6 +63,13 @@ def burst(name: str) -> list[Request]:
         adapted(f"{name}{i}", prompt, "a" if i % 2 else None, max_tokens=longer.get(i, 6))
         for i, prompt in enumerate(prompts([3, 20, 5, 30]))
     ]
+
+
+@pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
+def test_a_model_that_generates_nothing_has_no_programs_of_grammars() -> None:
+    counts: list[tuple[int, int]] = []
+    cpu_executor(counts, replace(MODEL, generates=False), plans_grammars=True)
+    assert counts == [(1, 6), (2, 6)]
 
 
 @pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")

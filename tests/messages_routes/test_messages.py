@@ -164,7 +164,7 @@ def test_models_are_listed_for_the_official_client() -> None:
             models = [model async for model in client.models.list()]
             assert [model.id for model in models] == ["a", "b"]
             assert models[0] == await client.models.retrieve("a")
-            assert (models[0].type, models[0].display_name) == ("model", "a")
+            assert (models[0].type, models[0].display_name) == ("model", "fake/model")
             assert models[0].created_at.timestamp() == models[0].created
 
     run(work())

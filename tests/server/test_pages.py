@@ -26,7 +26,8 @@ from flaxen.server.pages.reference import make_reference
 from tests.server.clients import get, http_client, make_app, run
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
-ALL = [route for route in (*ROUTES, *ALIASES, INVOCATIONS) if route[1] != "/embeddings"]
+ELSEWHERE = ("/embeddings", "/responses")  # aliases of routes of other rooms
+ALL = [route for route in (*ROUTES, *ALIASES, INVOCATIONS) if route[1] not in ELSEWHERE]
 DOCS = Path(__file__).parents[2] / "docs" / "server.md"
 
 
