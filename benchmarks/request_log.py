@@ -18,10 +18,10 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from flaxen.cli.serve.logs import LogFormat, logging_to
 from flaxen.protocol import FinishReason
 from flaxen.server.request_log import GenerationLog, RequestLog, Timing
 from flaxen.server.usage import Usage
+from flaxen.serving.logs import LogFormat, logging_to
 from tests.server.clients import http_client, make_app
 
 _NUM_REQUESTS = 1000

@@ -14,7 +14,6 @@ import tokenizers
 
 from flaxen import LLM, SamplingParams
 from flaxen.build import Parts, build
-from flaxen.cli.serve.announcement import about_steps
 from flaxen.definitions.definition import Definition
 from flaxen.engine_args import EngineArgs, cache_dtype, check_batch_invariance
 from flaxen.kernels.backend import Backend
@@ -25,6 +24,7 @@ from flaxen.models.cache import Full, Latent, Sliding, State
 from flaxen.models.model import Params
 from flaxen.prepared import prepare
 from flaxen.protocol import Request
+from flaxen.serving.announcement.facts import about_steps
 from tests.engine.tiny import MODEL, request, run
 
 GOLDEN = Path(__file__).parent / "models" / "goldens" / "llama_tied_biases"

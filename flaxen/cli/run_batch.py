@@ -69,15 +69,13 @@ def run_batch(
     defaults: GenerationConfigOptions,
 ) -> None:
     """Answer a file of requests as a server would, and write the results into another."""
-    from flaxen.batch_file import answer_all, read_requests, write_results
-    from flaxen.cli.more_routes import more_routes
-    from flaxen.responses_routes.responses import Responses
+    from flaxen.serving.batch_file import answer_all, read_requests, write_results
 
     requests = read_requests(files.input_file)  # a bad line must not wait for the weights
     groups = (model_options, runner, context, steps, batch, models, machine, template, defaults)
     args = engine_args(model, *groups)
     machine.set_up(1, None)
-    results = asyncio.run(answer_all(_build(args), requests, more_routes(Responses())))
+    results = asyncio.run(answer_all(_build(args), requests))
     num_failed = write_results(files.output_file, results)
     print(f"{len(results)} requests were answered, {num_failed} with an error", file=sys.stderr)
 

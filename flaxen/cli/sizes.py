@@ -1,4 +1,4 @@
-"""Reads and writes sizes such as 2GiB."""
+"""Reads sizes such as 2GiB."""
 
 from __future__ import annotations
 
@@ -44,11 +44,3 @@ def parse_size_option(text: str | int) -> int:
         return parse_size(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def show_size(num_bytes: int) -> str:
-    """Writes a size for readers: "92.6 MiB"."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if num_bytes >= _UNITS[unit.lower()]:
-            return f"{num_bytes / _UNITS[unit.lower()]:.1f} {unit}".replace(".0 ", " ")
-    return f"{num_bytes} bytes"

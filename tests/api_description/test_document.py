@@ -11,7 +11,6 @@ import pytest
 
 from flaxen.api_description.document import make_document
 from flaxen.api_description.routes import add_description
-from flaxen.cli.more_routes import more_routes
 from flaxen.job_routes import mount
 from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import (
@@ -23,6 +22,7 @@ from flaxen.server.app import (
     create_app,
 )
 from flaxen.server.config import ServerConfig
+from flaxen.serving.more_routes import more_routes
 from tests.server.clients import get, post
 from tests.server.fakes import FakeEngine, byte_tokenizer
 

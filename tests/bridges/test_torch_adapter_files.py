@@ -15,7 +15,6 @@ from safetensors.numpy import load_file
 
 import flaxen
 from flaxen.bridges.torch.transformers import from_transformers
-from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.definitions.torch.checkpoint import open_torch
 from flaxen.hub.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from flaxen.kernels.choice import choose_backend
@@ -23,6 +22,7 @@ from flaxen.models import attention_impls
 from flaxen.models.adapters import lora_targets, with_adapters
 from flaxen.models.model import Model, Params
 from flaxen.scheduling.config import LoraLimits
+from flaxen.serving.adapters import ServedAdapters
 from flaxen.weights.adapters.adapter import Adapter, merge_adapter
 from flaxen.weights.adapters.peft import load_adapter
 from flaxen.weights.adapters.peft_writer import save_adapter
@@ -169,13 +169,10 @@ def test_a_server_of_a_definition_loads_the_files_of_our_decoder(tmp_path: Path)
     save_tokenizer(tmp_path / "base")
     decoder = open_checkpoint(tmp_path / "base").model
     save_adapter(tmp_path / "files" / "one", random_adapter(decoder))
-    options = LoraOptions(
-        enable_lora=True,
-        max_loras=2,
-        max_lora_rank=4,
-        lora_modules=[f"start={tmp_path / 'files' / 'one'}"],
-        allow_runtime_lora_updating=True,
-        lora_dir=tmp_path / "files",
+    adapters = ServedAdapters(
+        limits=LoraLimits(max_loras=2, max_lora_rank=4),
+        at_start=(("start", tmp_path / "files" / "one"),),
+        directory=tmp_path / "files",
     )
     sampling = flaxen.SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
     sizes: dict[str, Any] = {"dtype": "float32", "max_num_seqs": 2}
@@ -186,10 +183,10 @@ def test_a_server_of_a_definition_loads_the_files_of_our_decoder(tmp_path: Path)
         return list(last.outputs[0].token_ids)
 
     async def ask() -> list[list[int]]:
-        llm = flaxen.AsyncLLM(str(tmp_path / "base"), impl="torch", lora=options.limits(), **sizes)
+        llm = flaxen.AsyncLLM(str(tmp_path / "base"), impl="torch", lora=adapters.limits, **sizes)
         model = open_torch(tmp_path / "base", choose_backend()).model
-        options.load_modules(llm.engine, model, ("base",))
-        files = options.files(model)
+        adapters.load(llm.engine, model, ("base",))
+        files = adapters.files(model)
         assert files is not None
         llm.engine.load_adapter("later", files.read(tmp_path / "files" / "one"))
         said = [await say(llm, name) for name in (None, "start", "later")]

@@ -32,11 +32,11 @@ from flaxen.cli.parity import parity
 from flaxen.cli.plan.command import plan
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.command import serve
+from flaxen.cli.serve.given import server_config
 from flaxen.cli.serve.options import (
     RequestLimitOptions,
     ServerOptions,
     ServingOptions,
-    server_config,
 )
 from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.train.command import train

@@ -1,6 +1,6 @@
-"""The option group of adapters, and loading adapters at the start.
+"""The option group of adapters.
 
-Imports the engine and the server only when they are needed, so that --help is fast.
+Imports the engine only when it is needed, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import typer
 
 from flaxen.cli.adapters import adapter_as_model, base_of, check_directory
 from flaxen.cli.serve.options import ServerOptions
+from flaxen.serving.adapters import ServedAdapters
 
 if TYPE_CHECKING:
     from flaxen.hub.places import Places
-    from flaxen.models.model import Model
-    from flaxen.protocol import EngineClient
     from flaxen.scheduling.config import LoraLimits
-    from flaxen.server.adapter_files import AdapterFiles
-
 
 _lora_option = partial(typer.Option, rich_help_panel="LoRA adapters")
 
@@ -147,33 +144,11 @@ class LoraOptions:
             max_cpu_loras=self.max_cpu_loras,
         )
 
-    def load_modules(self, engine: EngineClient, model: Model, base_names: tuple[str, ...]) -> None:
-        """Loads the adapters of --lora-modules.
-
-        Raises:
-          ValueError: an adapter can't be read or served, or has the base model's name.
-        """
-        from flaxen.weights.adapters.peft import load_adapter
-
-        for name, path in self.named_paths():
-            if name in base_names:
-                raise ValueError(
-                    f"the adapter {path} can't be called {name!r}, which is its base model's name: "
-                    "choose another by --lora-modules NAME=DIR, or by --served-model-name where "
-                    "MODEL is the adapter"
-                )
-            adapter = load_adapter(path, model, max_rank=self.max_lora_rank)
-            engine.load_adapter(name, adapter)
-
-    def files(self, model: Model) -> AdapterFiles | None:
-        """The adapters that clients may load; None if they may not."""
-        from flaxen.server.adapter_files import AdapterFiles
-        from flaxen.weights.adapters.peft import load_adapter
-
-        if self.lora_dir is None:
-            return None
-        read = partial(load_adapter, model=model, max_rank=self.max_lora_rank)
-        return AdapterFiles(directory=self.lora_dir, read=read)
+    def served(self) -> ServedAdapters:
+        """The adapters of one model, as a server takes them."""
+        return ServedAdapters(
+            limits=self.limits(), at_start=tuple(self.named_paths()), directory=self.lora_dir
+        )
 
 
 def serve_adapter(

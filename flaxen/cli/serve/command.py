@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import sys
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
 from flaxen.cli.machine import MachineOptions, ModelsDirOptions, find_places
 from flaxen.cli.options import (
@@ -28,41 +24,20 @@ from flaxen.cli.options import (
     engine_args,
 )
 from flaxen.cli.processes import ProcessOptions, follow
-from flaxen.cli.progress import show_progress
 from flaxen.cli.sampling import GenerationConfigOptions
 from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
-from flaxen.cli.serve.announcement import (
-    Served,
-    about,
-    is_public,
-    log_ready,
-    print_ready,
-    ready_line,
-)
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
-from flaxen.cli.serve.given import Given
-from flaxen.cli.serve.logs import LogFormat, logging_to
+from flaxen.cli.serve.given import Given, server_config
 from flaxen.cli.serve.named_models import ModelsArgument, NamedModel, name_models
-from flaxen.cli.serve.options import (
-    RequestLimitOptions,
-    ServerOptions,
-    ServingOptions,
-    server_config,
-)
+from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions, ServingOptions
 from flaxen.cli.serve.parser_options import ParserOptions
-from flaxen.cli.serve.pool_options import PoolOptions, refuse_for_several
-from flaxen.cli.serve.running import run_app
+from flaxen.cli.serve.pool_options import PoolOptions, refuse_for_several, want_models
 from flaxen.protocol import EngineClosedError
+from flaxen.serving.announcement.facts import is_public
+from flaxen.serving.logs import LogFormat, logging_to
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from flaxen.build import Parts
-    from flaxen.engine.async_engine import AsyncEngine
     from flaxen.engine_args import EngineArgs
-    from flaxen.job_routes.stores import Stores
-    from flaxen.scheduling.config import LoraLimits
-    from flaxen.server.config import ServerConfig
 
 logger = logging.getLogger("flaxen.server")
 
@@ -119,10 +94,7 @@ def serve(
         )
         if len(named) > 1:
             refuse_for_several(server, model_options, template, mesh, processes)
-            check_address(server)
-            from flaxen.cli.serve.several import serve_several
-
-            code = serve_several(named, given, pool)
+            code = _serve_several(named, given, pool)
         else:
             code = _serve_one(named[0], given, mesh, processes, pool.models_memory)
     raise typer.Exit(code)
@@ -143,32 +115,31 @@ def _serve_one(
     server = replace(given.server, served_model_names=list(named.names))
     model, server, lora = serve_adapter(named.model, server, given.lora, given.places)
     lora.check()
-    config = replace(given.config, served_model_names=tuple(server.served_model_names))
     args = given.make_args(model, memory_bytes=memory_bytes)
     num_devices = mesh.num_devices
     num_local_devices = processes.num_local_devices(num_devices)
+    set_up = partial(given.machine.set_up, num_devices, num_local_devices)
     if not processes.process_id:  # the others listen on nothing
         check_address(server)
     if processes.start():
-        given.machine.set_up(num_devices, num_local_devices)
+        set_up()
         follow(args, lora.limits())
         return 0
-    with contextlib.ExitStack() as stack:
-        stores = stack.enter_context(given.fine_tuning.open_stores(lora.max_lora_rank))
-        cpu = given.machine.set_up(num_devices, num_local_devices)
-        start_s = time.perf_counter()
-        parts = _build(args, lora.limits(), server)
-        engine, app = _start(stack, parts, config, lora, stores)
-        batches = None
-        if stores is not None:
-            from flaxen.fine_tuning import add_jobs
+    from flaxen.serving.one import serve_one
 
-            share = given.fine_tuning.fine_tuning_share
-            jobs = add_jobs(app, config, stores, engine, parts, share=share)
-            batches = stack.enter_context(jobs)
-        served = Served(parts=parts, config=config, cpu=cpu, engine=engine, stores=stores)
-        say_ready = partial(_say_ready, served, server, start_s)
-        return run_app(app, engine, server, say_ready, batches)
+    server_args = given.server_args(server.served_model_names, lora.max_lora_rank, set_up)
+    return serve_one(args, lora.served(), server_args)
+
+
+def _serve_several(named: Sequence[NamedModel], given: Given, pool: PoolOptions) -> int:
+    """Serves several models. Returns the exit code."""
+    check_address(given.server)
+    wanted = want_models(named, given, pool)
+    from flaxen.serving.several import serve_several
+
+    set_up = partial(given.machine.set_up, 1, None)
+    server_args = given.server_args((), given.lora.max_lora_rank, set_up)
+    return serve_several(wanted, server_args, memory_bytes=pool.models_memory, which=pool.at_start)
 
 
 @contextlib.contextmanager
@@ -195,57 +166,3 @@ def check_address(server: ServerOptions) -> None:
             "use the server. Give --api-key KEY (or FLAXEN_API_KEY), or --host 127.0.0.1",
             {"host": server.host},
         )
-
-
-def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerOptions) -> Parts:
-    from flaxen.build import build
-
-    # The server is imported while the weights are read, which leaves the interpreter to others.
-    threading.Thread(target=_import_server, name="flaxen-imports", daemon=True).start()
-    # No bar with --quiet, nor beside a log in JSON, which programs read.
-    shows = not server.quiet and server.log_format is LogFormat.TEXT
-    with show_progress(Console(stderr=True, quiet=not shows)) as on_progress:
-        parts = build(
-            args,
-            on_progress,
-            compile_all=False,  # AsyncEngine compiles the rest
-            lora=lora,
-        )
-    gc.freeze()  # long-lived objects are excluded from garbage collection
-    return parts
-
-
-def _import_server() -> None:
-    import flaxen.server.app  # noqa: F401
-
-
-def _start(
-    stack: contextlib.ExitStack,
-    parts: Parts,
-    config: ServerConfig,
-    lora: LoraOptions,
-    stores: Stores | None,
-) -> tuple[AsyncEngine, FastAPI]:
-    """Starts the engine's thread, which ends with the stack, and makes the application."""
-    from flaxen.api_description.routes import add_description
-    from flaxen.cli.more_routes import more_routes, open_responses
-    from flaxen.engine.async_engine import AsyncEngine
-    from flaxen.server.app import create_app
-
-    engine = stack.enter_context(AsyncEngine(parts.engine))
-    lora.load_modules(engine, parts.model, config.served_model_names or (parts.info.name,))
-    files = lora.files(parts.model)
-    routes = more_routes(open_responses(stores))
-    app = create_app(engine, parts.tokenizer, config, adapter_files=files, more_routes=routes)
-    add_description(app, config)
-    return engine, app
-
-
-def _say_ready(served: Served, server: ServerOptions, start_s: float, url: str) -> None:
-    """Says what is served and why, and that it is ready."""
-    seconds = round(time.perf_counter() - start_s, 3)
-    facts = () if server.quiet else tuple(about(served, url))
-    if server.log_format is LogFormat.TEXT:
-        print_ready(Console(stderr=True), facts, ready_line(served.name, url, seconds))
-    else:
-        log_ready(logger, facts, served.name, url, seconds)

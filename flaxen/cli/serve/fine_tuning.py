@@ -1,12 +1,10 @@
-"""The option group of fine-tuning, and its stores.
+"""The option group of fine-tuning.
 
-Imports JAX and the web framework only when they are needed, so that --help is fast.
+Imports the web framework only when it is needed, so that --help is fast.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ import typer
 from flaxen.cli.sizes import parse_size, parse_size_option
 
 if TYPE_CHECKING:
-    from flaxen.job_routes.stores import Stores
+    from flaxen.job_routes.stores import StoresConfig
 
 _option = partial(typer.Option, rich_help_panel="Fine-tuning")
 _DEFAULT_SHARE = 0.2
@@ -93,24 +91,19 @@ class FineTuningOptions:
             if self.data_dir is None and is_given:
                 raise ValueError(f"{name} needs --data-dir, where files and models are kept")
 
-    @contextlib.contextmanager
-    def open_stores(self, max_rank: int) -> Iterator[Stores | None]:
-        """Opens the stores of files and jobs for the block; None without --data-dir.
+    def stores(self, max_rank: int) -> StoresConfig | None:
+        """The configuration of the stores of files and jobs; None without --data-dir.
 
-        Called before the weights are read, so that errors are reported at once.
-
-        Raises:
-          ValueError: another server uses the data directory, it or the database can't be used, or
-              the two do not belong together.
+        Args:
+          max_rank: the largest rank of an adapter.
         """
         if self.data_dir is None:
-            yield None
-            return
+            return None
         from flaxen.job_routes.files.config import FilesConfig
         from flaxen.job_routes.fine_tuning.config import FineTuningConfig
-        from flaxen.job_routes.stores import StoresConfig, open_stores
+        from flaxen.job_routes.stores import StoresConfig
 
-        config = StoresConfig(
+        return StoresConfig(
             data_dir=self.data_dir,
             database_url=self.database_url,
             files=FilesConfig(
@@ -118,5 +111,3 @@ class FineTuningOptions:
             ),
             fine_tuning=FineTuningConfig(max_lora_rank=max_rank),
         )
-        with open_stores(config) as stores:
-            yield stores

@@ -6,8 +6,7 @@ Deliberately does not know how models are found or loaded.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -70,17 +69,3 @@ def _read(given: str) -> NamedModel:
     if not model or not all(found):
         raise ValueError(f"{given!r} is not NAME=MODEL or NAME,ALIAS=MODEL: a part of it is empty")
     return NamedModel(model=model, names=found)
-
-
-def check_distinct(names: Iterable[str]) -> None:
-    """Refuses models and adapters of which two have the same name.
-
-    Raises:
-      ValueError: a name is there twice.
-    """
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"two models or adapters would be called {twice[0]!r}: name one of them otherwise, as "
-            "NAME=MODEL"
-        )

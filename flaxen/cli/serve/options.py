@@ -9,18 +9,14 @@ import enum
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flaxen.cli import panels
-from flaxen.cli.serve.logs import LogFormat
-from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.sizes import parse_size, parse_size_option
 from flaxen.protocol import LogprobsMode
-
-if TYPE_CHECKING:
-    from flaxen.server.config import ServerConfig
+from flaxen.serving.logs import LogFormat
 
 _SERVER = "Server"
 _server_option = partial(typer.Option, rich_help_panel=_SERVER)
@@ -268,48 +264,3 @@ class ServingOptions:
             rich_help_panel=panels.ENGINE,
         ),
     ] = 0
-
-
-def server_config(
-    server: ServerOptions,
-    limits: RequestLimitOptions,
-    parsers: ParserOptions,
-    *,
-    engine_sequences: int,
-) -> ServerConfig:
-    """Makes the configuration of the HTTP server.
-
-    Args:
-      server: the options of the server.
-      limits: the options of request limits.
-      parsers: the options of parsers.
-      engine_sequences: the most sequences in the engine, running and waiting. A larger request
-          would get the misleading answer that the queue is full now.
-
-    Raises:
-      ValueError: a value is out of its range, or there is no parser of that name.
-    """
-    from flaxen.server.config import ServerConfig
-
-    return ServerConfig(
-        api_keys=tuple(server.api_keys),
-        served_model_names=tuple(server.served_model_names),
-        cors_origins=tuple(server.cors_origins),
-        root_path=server.root_path,
-        dev_mode=server.dev_mode,
-        metrics_prefix=server.metrics_prefix,
-        tokens_as_ids=server.tokens_as_ids,
-        force_usage=server.force_usage,
-        tool_call_parser=parsers.tool_call_parser,
-        reasoning_parser=parsers.reasoning_parser,
-        max_body_bytes=limits.max_body_bytes,
-        max_prompts=limits.max_prompts,
-        max_n=limits.max_n,
-        max_sequences=min(limits.max_sequences, engine_sequences),
-        max_messages=limits.max_messages,
-        max_stop=limits.max_stop,
-        max_logprobs=limits.max_logprobs,
-        body_timeout_s=limits.body_timeout_s,
-        request_timeout_s=limits.request_timeout_s or None,
-        drain_s=server.drain_s,
-    )

@@ -5,28 +5,26 @@ Imports the engine only when it is needed, so that --help is fast.
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flaxen.cli.options import ChatTemplateOptions, MeshOptions, ModelOptions
 from flaxen.cli.processes import ProcessOptions
-from flaxen.cli.serve.adapters import LoraOptions
+from flaxen.cli.serve.adapters import LoraOptions, serve_adapter
+from flaxen.cli.serve.given import Given
+from flaxen.cli.serve.named_models import NamedModel
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.sizes import parse_size_option
+from flaxen.serving.load_at_start import LoadAtStart
+
+if TYPE_CHECKING:
+    from flaxen.serving.planned_models import Wanted
 
 _option = partial(typer.Option, rich_help_panel="Several models")
-
-
-class LoadAtStart(enum.StrEnum):
-    """Which models are loaded before the server answers."""
-
-    FIRST = "first"
-    ALL = "all"
-    NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,11 @@ class PoolOptions:
             show_default="first",
         ),
     ] = None
+
+    @property
+    def at_start(self) -> LoadAtStart:
+        """Which models to load before the server answers."""
+        return self.load_at_start or LoadAtStart.FIRST
 
     def check(self, num_models: int) -> None:
         """Refuses what has no effect.
@@ -137,3 +140,32 @@ def divide_adapters(
         )
         for index in modules
     ]
+
+
+def want_models(named: Sequence[NamedModel], given: Given, pool: PoolOptions) -> list[Wanted]:
+    """The models to serve, each with its adapters, or as the base model of an adapter.
+
+    Raises:
+      ValueError: an option of adapters can't be served, or contradicts --load-at-start.
+    """
+    from flaxen.serving.planned_models import Wanted
+
+    has_jobs = given.fine_tuning.data_dir is not None
+    stays = has_jobs or given.lora.allow_runtime_lora_updating
+    if stays and pool.at_start is LoadAtStart.NONE:
+        raise ValueError(
+            f"--load-at-start none and {'--data-dir' if has_jobs else '--lora-dir'} contradict "
+            "each other: adapters that clients make or load are the first model's, which stays in "
+            "memory for them. Leave --load-at-start out"
+        )
+    given.lora.check()
+    divided = divide_adapters(
+        given.lora, [each.names or (each.model,) for each in named], has_jobs=has_jobs
+    )
+    wanted = []
+    for each, own in zip(named, divided, strict=True):
+        server = replace(given.server, served_model_names=list(each.names))
+        model, server, lora = serve_adapter(each.model, server, own, given.places)
+        names = tuple(server.served_model_names)
+        wanted.append(Wanted(args=given.make_args(model), names=names, adapters=lora.served()))
+    return wanted

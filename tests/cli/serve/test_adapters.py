@@ -29,8 +29,9 @@ def test_modules(tmp_path: Path) -> None:
     (tmp_path / "c=d").mkdir()
     for directory in (tmp_path, tmp_path / "c=d"):
         (directory / "adapter_config.json").touch()
-    found = options(lora_modules=[f"a={tmp_path}", f"ft:b={tmp_path}/c=d"]).named_paths()
-    assert found == [("a", tmp_path), ("ft:b", tmp_path / "c=d")]
+    found = options(lora_modules=[f"a={tmp_path}", f"ft:b={tmp_path}/c=d"]).served()
+    assert found.at_start == (("a", tmp_path), ("ft:b", tmp_path / "c=d"))
+    assert found.limits == LoraLimits()
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,6 @@ def test_modules(tmp_path: Path) -> None:
 def test_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         options(**given).check()
-
-
-def test_a_module_may_not_have_the_base_models_name(tmp_path: Path) -> None:
-    model: Any = None  # not reached
-    engine: Any = None
-    (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(ValueError, match="can't be called 'base', which is its base model's"):
-        options(lora_modules=[f"base={tmp_path}"]).load_modules(engine, model, ("base",))
 
 
 def test_an_adapter_as_model_is_served_beside_its_base(tmp_path: Path) -> None:

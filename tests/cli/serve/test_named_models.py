@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flaxen.cli.serve.named_models import NamedModel, check_distinct, name_models
+from flaxen.cli.serve.named_models import NamedModel, name_models
 
 
 def test_names_stand_before_their_model() -> None:
@@ -39,9 +39,3 @@ def test_a_file_with_such_a_name_is_a_file(tmp_path: Path) -> None:
 def test_refused(given: list[str], served: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         name_models(given, served)
-
-
-def test_names_are_distinct() -> None:
-    check_distinct(["a", "b"])
-    with pytest.raises(ValueError, match="two models or adapters would be called 'a': name one"):
-        check_distinct(["a", "b", "a"])

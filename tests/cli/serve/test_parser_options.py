@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions, server_config
+from flaxen.cli.serve.given import server_config
+from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions
 from flaxen.cli.serve.parser_options import ParserOptions
 
 

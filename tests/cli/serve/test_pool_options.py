@@ -12,11 +12,11 @@ from flaxen.cli.processes import ProcessOptions
 from flaxen.cli.serve.adapters import LoraOptions
 from flaxen.cli.serve.options import ServerOptions
 from flaxen.cli.serve.pool_options import (
-    LoadAtStart,
     PoolOptions,
     divide_adapters,
     refuse_for_several,
 )
+from flaxen.serving.load_at_start import LoadAtStart
 
 NAMES = [("a", "gpt-4"), ("b",)]
 

@@ -13,7 +13,6 @@ from typing import Any
 import openai
 import pytest
 
-from flaxen.cli.more_routes import more_routes
 from flaxen.job_routes.batches.asking import Asking
 from flaxen.job_routes.batches.batch_worker import BatchWorker
 from flaxen.job_routes.batches.config import BatchesConfig
@@ -24,6 +23,7 @@ from flaxen.protocol import PoolingInfo, Request, TokenEvent
 from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
+from flaxen.serving.more_routes import more_routes
 from tests.job_routes.fine_tuning.serving import FakeTrainer
 from tests.server.clients import openai_client, run
 from tests.server.fakes import STOP, FakeEngine, byte_tokenizer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flaxen.cli.serve.context import describe_context, describe_pool
-from flaxen.cli.serve.fact import Fact
-from flaxen.cli.serve.planned_models import MemoryPlan, PlannedModel
-from flaxen.cli.sizes import show_size
 from flaxen.model_pool.pool import ModelPool
 from flaxen.model_pool.slot import Slot
+from flaxen.serving.announcement.context import describe_context, describe_pool
+from flaxen.serving.fact import Fact
+from flaxen.serving.planned_models import MemoryPlan, PlannedModel
+from flaxen.serving.sizes import show_size
 
 
 def about_models(pool: ModelPool, plan: MemoryPlan) -> Iterator[Fact]:

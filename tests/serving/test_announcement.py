@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from flaxen.cli.cpu import Cpu
-from flaxen.cli.serve.announcement import (
-    about_adapters,
-    about_address,
-    about_fine_tuning,
-    about_memory,
-    is_public,
-    log_ready,
-    print_ready,
-    show_count,
-)
-from flaxen.cli.serve.context import about_context
-from flaxen.cli.serve.devices import about_computing, about_mesh
-from flaxen.cli.serve.fact import Fact
-from flaxen.cli.serve.logs import LogFormat, logging_to
-from flaxen.cli.serve.weights import about_weights, count_params
-from flaxen.cli.sizes import show_size
 from flaxen.job_routes.stores import StoresConfig, open_stores
 from flaxen.kernels.backend import Backend
 from flaxen.kernels.linear.weight import num_bytes
@@ -37,6 +19,21 @@ from flaxen.models.cache import Full, State
 from flaxen.protocol import AdapterInfo
 from flaxen.scheduling.cache.sizes import CacheSizes
 from flaxen.scheduling.config import LoraLimits
+from flaxen.serving.announcement.context import about_context
+from flaxen.serving.announcement.facts import (
+    about_adapters,
+    about_address,
+    about_fine_tuning,
+    about_memory,
+    about_mesh,
+    is_public,
+    show_count,
+)
+from flaxen.serving.announcement.ready import log_ready, print_ready
+from flaxen.serving.announcement.weights import about_weights, count_params
+from flaxen.serving.fact import Fact
+from flaxen.serving.logs import LogFormat, logging_to
+from flaxen.serving.sizes import show_size
 from flaxen.sharding.shape import MeshShape
 from flaxen.tensors.packing.pack import Quantization
 from flaxen.weights.checkpoint import open_checkpoint
@@ -133,20 +130,6 @@ def test_the_memory_of_a_device() -> None:
     )
 
 
-def test_what_computes() -> None:
-    (kernels,) = about_computing(Cpu(isa="avx2", num_threads=2))
-    assert (kernels.label, kernels.text) == ("kernels", "avx2, 2 threads")
-    (missing,) = about_computing(
-        Cpu(isa="xla", num_threads=4, missing_reason="there is no compiler")
-    )
-    assert "slower path: there is no compiler" in missing.text
-    (device,) = about_computing(Cpu(isa="xla", num_threads=4, accelerator="NVIDIA H100 (gpu)"))
-    assert (device.label, device.text) == ("device", "NVIDIA H100 (gpu)")
-    assert device.fields == {"device": "NVIDIA H100 (gpu)"}
-    unused = Cpu(isa="avx2", num_threads=2, overlooked="this machine has an NVIDIA GPU, which")
-    assert [each.label for each in about_computing(unused)] == ["kernels", "unused"]
-
-
 def test_adapters() -> None:
     assert about_adapters(None, ()).text == "off (--enable-lora)"
     known = AdapterInfo(name="a", rank=8, created=0, is_on_device=False)
@@ -205,7 +188,7 @@ def test_lines_are_not_wrapped() -> None:
 def test_json_has_one_line_of_facts_and_one_that_it_is_ready(facts: tuple[Fact, ...]) -> None:
     stream = io.StringIO()
     with logging_to(stream, LogFormat.JSON, "info" if facts else "warning"):
-        log_ready(logging.getLogger("flaxen.server"), facts, "m", "http://h:1", 2.0)
+        log_ready(facts, "m", "http://h:1", 2.0)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["x"] for line in lines[:-1]] == ([1] if facts else [])
     ready = lines[-1]

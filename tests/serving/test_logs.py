@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
-from flaxen.cli.serve.logs import BackgroundHandler, JsonFormatter, LogFormat, logging_to
+from flaxen.serving.logs import BackgroundHandler, JsonFormatter, LogFormat, logging_to
 
 _logger = logging.getLogger("flaxen.test")
 

@@ -23,8 +23,10 @@ from flaxen.job_routes.batches.batch_lines import (
     read_request,
     result_line,
 )
-from flaxen.server.app import Routes, create_app
+from flaxen.responses_routes.responses import Responses
+from flaxen.server.app import create_app
 from flaxen.server.config import ServerConfig
+from flaxen.serving.more_routes import more_routes
 
 if TYPE_CHECKING:
     from flaxen.build import Parts
@@ -53,22 +55,20 @@ def read_requests(path: Path) -> list[BatchRequest]:
     return found
 
 
-async def answer_all(
-    parts: Parts, requests: Sequence[BatchRequest], more_routes: Routes
-) -> list[Result]:
+async def answer_all(parts: Parts, requests: Sequence[BatchRequest]) -> list[Result]:
     """Answers the requests, many at once. Returns the results in the same order.
 
     Args:
       parts: of the engine.
-      requests: to the server's own routes, or to `more_routes`.
-      more_routes: those of rooms above the server.
+      requests: to the routes of a server.
 
     Raises:
       EngineClosedError: the engine broke.
     """
     config = ServerConfig(request_timeout_s=None)
     with AsyncEngine(parts.engine) as engine:
-        app = create_app(engine, parts.tokenizer, config, more_routes=more_routes)
+        routes = more_routes(Responses())
+        app = create_app(engine, parts.tokenizer, config, more_routes=routes)
         asking = Asking(app, config, check=engine.check_health)
         turns = asyncio.Semaphore(_AT_ONCE)
 

@@ -6,17 +6,17 @@ Deliberately does not know options, nor when a model is loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flaxen.cli.sizes import show_size
 from flaxen.engine_args import EngineArgs
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.memory.device_memory import DEFAULT_UTILIZATION
 from flaxen.memory.free_memory import free_bytes
 from flaxen.model_pool.budget import Division, MemoryNeed, divide_budget
 from flaxen.prepared import Prepared, prepare
-from flaxen.scheduling.config import LoraLimits
+from flaxen.serving.adapters import ServedAdapters
+from flaxen.serving.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxen.prepared import OnProgress
@@ -26,19 +26,19 @@ _FREE_SHARE = 0.8  # of the free memory: steps, programs and tokenizers need som
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A model that is to be served."""
+class Wanted:
+    """A model that is to be served, with its names and adapters."""
 
     args: EngineArgs
-    lora: LoraLimits | None
+    names: tuple[str, ...] = ()  # (): its own
+    adapters: ServedAdapters = field(default_factory=ServedAdapters)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedModel:
     """A model whose memory is decided."""
 
-    args: EngineArgs  # with its part of the memory
-    lora: LoraLimits | None
+    wanted: Wanted  # its arguments have its part of the memory
     name: str  # its own
     weight_bytes: int
     cache_plan: CachePlan
@@ -60,7 +60,7 @@ class MemoryPlan:
 
 
 def plan_models(
-    asked: Sequence[Asked],
+    wanted: Sequence[Wanted],
     *,
     budget_bytes: int | None,
     stays: bool,
@@ -70,7 +70,7 @@ def plan_models(
     """Opens the models and divides the memory among them.
 
     Args:
-      asked: at least one.
+      wanted: at least one.
       budget_bytes: the memory for all; None chooses it.
       stays: whether the first model is never unloaded.
       report: as in `build`.
@@ -79,32 +79,32 @@ def plan_models(
     Raises:
       ValueError: a model can't be served, or the memory is too small for one.
     """
-    alone = [_alone(each, report) for each in asked]
-    budget, reason = _budget(budget_bytes, alone, asked[0].args, measure_free)
+    alone = [_alone(each, report) for each in wanted]
+    budget, reason = _budget(budget_bytes, alone, wanted[0].args, measure_free)
     needs = [_need(each) for each in alone]
     division: Division = divide_budget(budget, needs, stays=stays)
     models = tuple(
-        _planned(replace(each.args, memory_bytes=num_bytes), one.lora, report)
-        for each, one, num_bytes in zip(alone, asked, division.num_bytes, strict=True)
+        _planned(replace(one, args=replace(each.args, memory_bytes=num_bytes)), report)
+        for each, one, num_bytes in zip(alone, wanted, division.num_bytes, strict=True)
     )
     return MemoryPlan(
         models=models, budget_bytes=budget, reason=reason, fits_at_once=division.fits_at_once
     )
 
 
-def _alone(asked: Asked, report: OnProgress) -> Prepared:
+def _alone(wanted: Wanted, report: OnProgress) -> Prepared:
     """The model as if there were enough memory. What was asked for several models holds as far as
     this one can: one that was made for fewer tokens has its own length, an encoder has no KV cache.
     """
-    args = replace(asked.args, memory_bytes=_UNLIMITED)
+    args, lora = replace(wanted.args, memory_bytes=_UNLIMITED), wanted.adapters.limits
     if args.max_model_len is None and args.kv_cache_bytes is None:
-        return prepare(args, report, asked.lora, None)
-    own = prepare(replace(args, max_model_len=None, kv_cache_bytes=None), report, asked.lora, None)
+        return prepare(args, report, lora, None)
+    own = prepare(replace(args, max_model_len=None, kv_cache_bytes=None), report, lora, None)
     if args.max_model_len is not None:
         args = replace(args, max_model_len=min(args.max_model_len, own.cache_plan.model_len))
     if not own.cache_plan.groups:
         args = replace(args, kv_cache_bytes=None)
-    return prepare(args, report, asked.lora, None)
+    return prepare(args, report, lora, None)
 
 
 def _need(prepared: Prepared) -> MemoryNeed:
@@ -118,12 +118,11 @@ def _need(prepared: Prepared) -> MemoryNeed:
     )
 
 
-def _planned(args: EngineArgs, lora: LoraLimits | None, report: OnProgress) -> PlannedModel:
-    prepared = prepare(args, report, lora, None)
+def _planned(wanted: Wanted, report: OnProgress) -> PlannedModel:
+    prepared = prepare(wanted.args, report, wanted.adapters.limits, None)
     return PlannedModel(
-        args=args,
-        lora=lora,
-        name=args.served_model_name or prepared.checkpoint.name,
+        wanted=wanted,
+        name=wanted.args.served_model_name or prepared.checkpoint.name,
         weight_bytes=prepared.weight_bytes,
         cache_plan=prepared.cache_plan,
     )

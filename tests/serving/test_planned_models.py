@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flaxen.cli.serve.planned_models import Asked, MemoryPlan, plan_models
 from flaxen.engine_args import EngineArgs
 from flaxen.memory.cache_plan import PoolReason
+from flaxen.serving.planned_models import MemoryPlan, Wanted, plan_models
 from tests.e2e.tiny_model import write_tiny_model
 
 MIB = 2**20
@@ -26,9 +26,9 @@ def directories(tmp_path_factory: Any) -> list[Path]:
 def planned(
     directories: list[Path], budget: int | None = None, stays: bool = False, **args: Any
 ) -> MemoryPlan:
-    asked = [Asked(args=EngineArgs(model=str(each), **args), lora=None) for each in directories]
+    wanted = [Wanted(args=EngineArgs(model=str(each), **args)) for each in directories]
     return plan_models(
-        asked,
+        wanted,
         budget_bytes=budget,
         stays=stays,
         report=lambda *_: None,
@@ -85,10 +85,10 @@ def test_too_little_memory_names_the_model(directories: list[Path]) -> None:
 
 
 def test_a_system_that_does_not_tell_its_memory_asks_for_a_size(directories: list[Path]) -> None:
-    asked = [Asked(args=EngineArgs(model=str(directories[0])), lora=None)]
+    wanted = [Wanted(args=EngineArgs(model=str(directories[0])))]
     with pytest.raises(ValueError, match=r"does not say how much memory is free: say with"):
         plan_models(
-            asked,
+            wanted,
             budget_bytes=None,
             stays=False,
             report=lambda *_: None,

@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import pytest
 
-from flaxen.cli.serve.about_models import about_models
-from flaxen.cli.serve.adapters import LoraOptions
-from flaxen.cli.serve.planned_models import Asked, plan_models
-from flaxen.cli.serve.pool_options import LoadAtStart
-from flaxen.cli.serve.several import Pooled, Wanted, load_at_start, pool_models
 from flaxen.engine_args import EngineArgs
 from flaxen.responses_routes.responses import Responses
 from flaxen.server.config import ServerConfig
+from flaxen.serving.announcement.models import about_models
+from flaxen.serving.load_at_start import LoadAtStart, load_at_start
+from flaxen.serving.planned_models import Wanted, plan_models
+from flaxen.serving.several import Pooled, check_distinct, pool_models
 from tests.e2e.tiny_model import write_tiny_model
 from tests.server.clients import http_client, run
 
@@ -35,20 +34,15 @@ def directories(tmp_path_factory: Any) -> list[Path]:
 def pooled(directories: list[Path], *, takes_turns: bool) -> Pooled:
     """Two models, in memory for one or for both."""
     wanted = [
-        Wanted(
-            args=EngineArgs(model=str(each), max_num_seqs=2, max_num_batched_tokens=32),
-            names=(),
-            lora=LoraOptions(),
-        )
+        Wanted(args=EngineArgs(model=str(each), max_num_seqs=2, max_num_batched_tokens=32))
         for each in directories
     ]
-    asked = [Asked(args=each.args, lora=None) for each in wanted]
     options: Any = {"stays": False, "report": lambda *_: None}
-    plan = plan_models(asked, budget_bytes=2**30, **options)
+    plan = plan_models(wanted, budget_bytes=2**30, **options)
     if takes_turns:
         budget = int(1.9 * plan.models[0].weight_bytes)
-        plan = plan_models(asked, budget_bytes=budget, **options)
-    return pool_models(plan, wanted, ServerConfig(), Responses(), stays=False)
+        plan = plan_models(wanted, budget_bytes=budget, **options)
+    return pool_models(plan, ServerConfig(), Responses(), stays=False)
 
 
 async def ask(client: Any, model: str) -> list[int]:
@@ -118,3 +112,9 @@ def test_the_start_loads_what_was_asked_for(directories: list[Path]) -> None:
     with pytest.raises(ValueError, match=text):
         load_at_start(several.pool, LoadAtStart.ALL)
     asyncio.run(several.pool.close())
+
+
+def test_names_are_distinct() -> None:
+    check_distinct(["a", "b"])
+    with pytest.raises(ValueError, match="two models or adapters would be called 'a': name one"):
+        check_distinct(["a", "b", "a"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flaxen.cli.serve.options import ServerOptions
+from flaxen.serving.server_args import ServerArgs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def run_app(
     app: FastAPI,
     engine: Drained,
-    server: ServerOptions,
+    server: ServerArgs,
     on_ready: Callable[[str], None],
-    batches: BatchWorker | None = None,
+    batches: BatchWorker | None,
 ) -> int:
     """Serves until a signal, and answers batches; returns the exit code."""
     from flaxen.server.run import run
@@ -29,8 +29,8 @@ def run_app(
         engine,
         host=server.host,
         port=server.port,
-        uds=server.socket_path,
-        drain_s=server.drain_s,
+        uds=server.uds,
+        drain_s=server.config.drain_s,
         on_ready=on_ready,
         beside=None if batches is None else batches.run,
     )

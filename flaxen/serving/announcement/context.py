@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flaxen.cli.serve.fact import Fact
-from flaxen.cli.sizes import show_size
+from flaxen.serving.fact import Fact
+from flaxen.serving.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxen.memory.cache_plan import CachePlan

@@ -1,27 +1,20 @@
-"""What `flaxen serve` says when it is ready: the model, the memory, the addresses, and why.
+"""The facts about a server: the model, the memory, the addresses, and the reasons.
 
-A fact is a line for a reader and fields for a program. Deliberately does not know how the parts
-were made, nor options beyond their names.
+Deliberately does not know how the parts were made, nor options beyond their names.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.text import Text
-
-from flaxen.cli.cpu import Cpu
-from flaxen.cli.serve.context import about_context
-from flaxen.cli.serve.devices import about_computing, about_mesh
-from flaxen.cli.serve.fact import Fact
-from flaxen.cli.sizes import show_size
+from flaxen.serving.announcement.context import about_context
+from flaxen.serving.fact import Fact
+from flaxen.serving.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxen.build import Parts
@@ -29,9 +22,8 @@ if TYPE_CHECKING:
     from flaxen.protocol import AdapterInfo, EngineClient, ModelInfo
     from flaxen.scheduling.config import LoraLimits
     from flaxen.server.config import ServerConfig
+    from flaxen.sharding.shape import MeshShape
     from flaxen.text.tokenizer import Tokenizer
-
-_LABEL_WIDTH = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +32,7 @@ class Served:
 
     parts: Parts
     config: ServerConfig
-    cpu: Cpu
+    computing: Sequence[Fact]  # what computes
     engine: EngineClient
     stores: Stores | None  # of fine-tuning; None: it is off
 
@@ -61,7 +53,7 @@ def about(served: Served, url: str) -> Iterator[Fact]:
     yield from about_model(parts, served.names)
     yield from about_template(parts.tokenizer, parts.info)
     yield from about_pooling(parts.info)
-    yield from about_computing(served.cpu)
+    yield from served.computing
     yield from about_mesh(parts.mesh)
     yield from about_context(parts.cache_plan, config.max_num_seqs)
     yield from about_steps(parts)
@@ -73,7 +65,7 @@ def about(served: Served, url: str) -> Iterator[Fact]:
 
 def about_model(parts: Parts, names: Sequence[str]) -> Iterator[Fact]:
     """The model and its number formats."""
-    from flaxen.cli.serve.weights import about_weights, count_params
+    from flaxen.serving.announcement.weights import about_weights, count_params
 
     num_params, family = count_params(parts.model), parts.family or "a definition"
     texts = [" = ".join(names), f"{family}, {show_count(num_params)} parameters"]
@@ -106,6 +98,22 @@ def about_pooling(info: ModelInfo) -> Iterator[Fact]:
     else:
         text = f"{len(pooling.labels)} labels ({pooling.activation})"
     yield Fact(label="answers", text=text, fields={"task": pooling.task})
+
+
+def about_mesh(mesh: MeshShape) -> Iterator[Fact]:
+    """The devices that the model is divided over, if there are several."""
+    if mesh.num_devices == 1:
+        return
+    from flaxen.sharding.processes import this_process
+
+    num_processes = this_process().count
+    text = f"{mesh}, {mesh.num_devices} devices"
+    if num_processes > 1:
+        text += f" of {num_processes} processes; they end together"
+    if mesh.data > 1:
+        text += f": {mesh.data} replicas of the model, each with a KV cache of its own"
+    fields = {"mesh": mesh.sizes(), "num_processes": num_processes, "num_replicas": mesh.data}
+    yield Fact(label="mesh", text=text, fields=fields)
 
 
 def about_steps(parts: Parts) -> Iterator[Fact]:
@@ -190,38 +198,3 @@ def show_count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return str(number)
-
-
-def ready_line(name: str, url: str, seconds: float, *, is_one: bool = True) -> str:
-    """The last line, from which programs that start a server read the URL."""
-    return f"{name} {'is' if is_one else 'are'} served on {url} (ready in {seconds:.1f} s)"
-
-
-def print_ready(console: Console, facts: Sequence[Fact], line: str) -> None:
-    """Prints one line for each fact, with dim labels on a terminal, and the line after them."""
-    for fact in facts:
-        text = Text(f"{fact.label:<{_LABEL_WIDTH}}", style="dim")
-        text.append(fact.text, style="not dim")
-        console.print(text, soft_wrap=True, highlight=False)
-    console.out(line, highlight=False)  # without wrapping: programs read the URL from it
-
-
-def log_ready(
-    logger: logging.Logger,
-    facts: Sequence[Fact],
-    name: str,
-    url: str,
-    seconds: float,
-    *,
-    is_one: bool = True,
-) -> None:
-    """Logs the fields of all facts as one line, and that the server is ready as another."""
-    fields = {key: value for fact in facts for key, value in fact.fields.items()}
-    if facts:
-        logger.info("configuration", extra=fields)
-    # At any level: programs that start a server wait for this line.
-    line = ready_line(name, url, seconds, is_one=is_one)
-    extra = {"model": name, "url": url, "seconds": seconds}
-    logger.handle(
-        logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None, extra=extra)
-    )

@@ -1,4 +1,4 @@
-"""The routes of the rooms above the server, which commands add to the server's own."""
+"""The routes of the rooms above the server, which are added to the server's own."""
 
 from __future__ import annotations
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flaxen.build import OnProgress, Parts, build
-from flaxen.cli.serve.adapters import LoraOptions
-from flaxen.cli.serve.planned_models import PlannedModel
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.server.app import Routes, create_model_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.metrics import Metrics
+from flaxen.serving.planned_models import PlannedModel
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,18 +37,18 @@ class LoadedModel:
 
 def load_model(
     planned: PlannedModel,
-    lora: LoraOptions,
     config: ServerConfig,
     metrics: Metrics,
     routes: Routes,
     on_progress: OnProgress | None = None,
 ) -> LoadedModel:
     """Loads a model and starts its engine. Raises what `build` raises."""
-    parts = build(planned.args, on_progress, compile_all=False, lora=planned.lora)
+    wanted, adapters = planned.wanted, planned.wanted.adapters
+    parts = build(wanted.args, on_progress, compile_all=False, lora=adapters.limits)
     engine = AsyncEngine(parts.engine)
     try:
-        lora.load_modules(engine, parts.model, config.served_model_names)
-        files = lora.files(parts.model)
+        adapters.load(engine, parts.model, config.served_model_names)
+        files = adapters.files(parts.model)
         app = create_model_app(
             engine,
             parts.tokenizer,

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flaxen.cli.serve.fact import Fact
-from flaxen.cli.sizes import show_size
 from flaxen.kernels.linear import LinearWeight
 from flaxen.kernels.linear.weight import num_bytes
 from flaxen.models.model import Model, Params
 from flaxen.models.params import is_spec
+from flaxen.serving.fact import Fact
+from flaxen.serving.sizes import show_size
 
 
 def count_params(model: Model) -> int:
