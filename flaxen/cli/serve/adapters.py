@@ -35,13 +35,14 @@ class LoraOptions:
         ),
     ] = False
     max_loras: Annotated[
-        int,
+        int | None,
         _lora_option(
             min=1,
             help="Most adapters that run at once. The others wait in the host's memory for one of "
             "these slots, all of which have room for the largest rank and all targets.",
+            show_default="8, or --max-cpu-loras if that is less",
         ),
-    ] = 8
+    ] = None
     max_lora_rank: Annotated[int, _lora_option(min=1, help="Largest rank of an adapter.")] = 16
     max_cpu_loras: Annotated[
         int | None,
@@ -139,7 +140,7 @@ class LoraOptions:
         if not self.enable_lora:
             return None
         return LoraLimits(
-            max_loras=self.max_loras,
+            max_loras=self.max_loras or min(8, self.max_cpu_loras or 8),
             max_lora_rank=self.max_lora_rank,
             max_cpu_loras=self.max_cpu_loras,
         )

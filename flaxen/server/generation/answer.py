@@ -32,6 +32,7 @@ from flaxen.server.generation.sampling_fields import check_logprobs, stream_opti
 from flaxen.server.generation.structured_fields import grammar_of, read_structure
 from flaxen.server.generation.timings import timings_json
 from flaxen.server.guard import check_request_id
+from flaxen.server.load_header import load_header
 from flaxen.server.request_log import GenerationLog, RequestLog, Timing
 from flaxen.server.sse import DATA_EVENTS, EventStreamResponse, unless_disconnected
 from flaxen.server.usage import Usage
@@ -189,7 +190,8 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     counted: dict[str, Any] = {"usage": usage.json(), "weights_version": usage.weights_version}
     if timing is not None:
         counted["timings"] = timings_json(usage, timing)
-    return JSONResponse(envelope.fields() | whole | counted | empty)
+    headers = load_header(http.headers, context.engine.stats())
+    return JSONResponse(envelope.fields() | whole | counted | empty, headers=headers)
 
 
 def _generation_log(

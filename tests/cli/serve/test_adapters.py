@@ -23,6 +23,10 @@ def test_limits() -> None:
     assert options(enable_lora=False).limits() is None
     found = options(max_loras=2, max_lora_rank=4, max_cpu_loras=3).limits()
     assert found == LoraLimits(max_loras=2, max_lora_rank=4, max_cpu_loras=3)
+    for most, slots in ((None, 8), (2, 2), (20, 8)):
+        found = options(max_cpu_loras=most).limits()
+        assert found is not None
+        assert found.max_loras == slots
 
 
 def test_modules(tmp_path: Path) -> None:
