@@ -7,7 +7,7 @@ from numbers import Integral
 
 from flaxen.engine.validate_inputs import validate_inputs
 from flaxen.protocol import FieldError, ModelInfo, Request
-from flaxen.scheduling.config import MAX_LOGIT_BIAS, EngineConfig
+from flaxen.scheduling.config import MAX_LOGIT_BIAS, MAX_LOGPROB_IDS, EngineConfig
 
 MAX_WORD_CHARS = 1000  # the most characters of a stop string or bad word
 MAX_BAD_WORDS = 128
@@ -61,6 +61,13 @@ def validate(
         asked = getattr(sampling, name)
         if asked is not None and asked > config.max_logprobs:
             raise FieldError(name, f"{name} must be at most {config.max_logprobs}, got {asked}")
+    most = min(config.max_logprobs, info.vocab_size, MAX_LOGPROB_IDS)
+    if len(sampling.logprob_token_ids) > most:
+        raise FieldError(
+            "logprob_token_ids",
+            f"logprob_token_ids must hold at most {most} ids, got "
+            f"{len(sampling.logprob_token_ids)}",
+        )
     for name in ("stop", "bad_words"):
         for word in getattr(sampling, name):
             if len(word) > MAX_WORD_CHARS:
@@ -77,7 +84,7 @@ def validate(
                 "supported",
             )
     _check_ids("prompt_token_ids", "the prompt", request.prompt_token_ids, info.vocab_size)
-    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias", "logprob_token_ids"):
         _check_ids(name, name, getattr(sampling, name) or (), info.vocab_size)
 
 

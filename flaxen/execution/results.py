@@ -29,7 +29,7 @@ def step_result(items: list[Scheduled], sampled: Sampled, *, has_logprobs: bool)
     result = StepResult(tokens=[], failures=[], logprobs=[])
     for line, item in enumerate(items):
         found, failure = _until_failure(tokens[line], status[line]) if item.samples else ([], None)
-        num_top = item.sequence.sampling.logprobs
+        num_top = item.sequence.sampling.num_logprobs
         logprobs: list[TokenLogprobs] = []
         if arrays is not None and num_top is not None:
             logprobs = [

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxen.protocol import FieldError, SamplingParams
-from flaxen.scheduling.config import MAX_LOGIT_BIAS
+from flaxen.scheduling.config import MAX_LOGIT_BIAS, MAX_LOGPROB_IDS
 from flaxen.structured.states import num_mask_words
 
 MAX_STOP_IDS = 64  # including EOS ids
@@ -40,6 +40,7 @@ class RowSettings(NamedTuple):
     stop_ids: jax.Array  # [R, MAX_STOP_IDS] int32, padded with NO_TOKEN
     bad_words: jax.Array  # [R, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS] int32, right-aligned
     has_bias: jax.Array  # [R] bool
+    logprob_ids: jax.Array  # [R, MAX_LOGPROB_IDS] int32, padded with NO_TOKEN
 
 
 class RowBias(NamedTuple):
@@ -86,6 +87,7 @@ def empty_rows(num_rows: int, max_len: int, vocab_size: int) -> Rows:
         stop_ids=zeros(i32, MAX_STOP_IDS),
         bad_words=zeros(i32, MAX_BAD_WORDS, MAX_BAD_WORD_TOKENS),
         has_bias=zeros(jnp.dtype("bool")),
+        logprob_ids=zeros(i32, MAX_LOGPROB_IDS),
     )
     bias = RowBias(
         zeros(i32, MAX_LOGIT_BIAS),
@@ -145,6 +147,8 @@ def row_settings(
             f"bad_words gives {len(bad_words)} token sequences, and at most {MAX_BAD_WORDS} are "
             "supported",
         )
+    logprob_ids = np.full(MAX_LOGPROB_IDS, NO_TOKEN, np.int32)
+    logprob_ids[: len(sampling.logprob_token_ids)] = sampling.logprob_token_ids
     words = _no_bad_words()
     if bad_words:
         words = words.copy()
@@ -170,6 +174,7 @@ def row_settings(
         "stop_ids": stop_ids,
         "bad_words": words,
         "has_bias": np.bool_(_has_bias(sampling)),
+        "logprob_ids": logprob_ids,
     }
     return RowSettings(**values)
 

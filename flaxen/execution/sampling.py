@@ -18,7 +18,13 @@ from flaxen.scheduling.executor import RowFailure
 from flaxen.sharding.placement import Placement
 from flaxen.token_sampling import row_sum
 from flaxen.token_sampling import sample as choose
-from flaxen.token_sampling.logprobs import Filters, Logprobs, no_logprobs, report_logprobs
+from flaxen.token_sampling.logprobs import (
+    Filters,
+    Logprobs,
+    Wanted,
+    no_logprobs,
+    report_logprobs,
+)
 
 _FORBIDDEN = -1e30  # the logit of a token that a bitmask forbids
 OK = 0  # a row's status; otherwise the value of a RowFailure
@@ -118,7 +124,8 @@ def sample(
         if mode.is_processed:
             changed = jax.lax.cond(needs.adjust, adjust, lambda: _masked(logits, bitmask))
         filters = Filters(*(getattr(settings, name) for name in Filters._fields))
-        return report_logprobs(logits, changed, filters, tokens, num_top, mode, backend, placement)
+        found = Wanted(tokens, num_top, settings.logprob_ids)
+        return report_logprobs(logits, changed, filters, found, mode, backend, placement)
 
     logprobs = jax.lax.cond(
         needs.logprobs,

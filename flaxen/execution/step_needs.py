@@ -49,7 +49,7 @@ def batch_needs(items: Sequence[Scheduled]) -> BatchNeeds:
             or s.frequency_penalty
             or s.repetition_penalty != 1
         )
-        logprobs |= s.logprobs is not None
+        logprobs |= s.num_logprobs is not None
     return BatchNeeds(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
 
 

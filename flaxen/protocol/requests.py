@@ -59,6 +59,8 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None  # how many of the likeliest tokens to report for each sampled token
     prompt_logprobs: int | None = None  # the same for each prompt token
+    # Reports these tokens for each sampled one, in this order and in place of the likeliest.
+    logprob_token_ids: tuple[int, ...] = ()
     # What the output must look like. An engine follows the request's grammar, which is made of it.
     structured_outputs: StructuredOutputs | None = None
 
@@ -66,7 +68,9 @@ class SamplingParams:
         for name in ("stop", "bad_words"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
-        for name in ("stop", "stop_token_ids", "bad_words", "allowed_token_ids"):
+        for name in (
+            "stop", "stop_token_ids", "bad_words", "allowed_token_ids", "logprob_token_ids",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is None and name == "allowed_token_ids":
                 continue
@@ -105,7 +109,7 @@ class SamplingParams:
                     name,
                     f"{name} must hold strings that are not empty, got {word!r}",
                 )
-        for name in ("stop_token_ids", "allowed_token_ids"):
+        for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
             for token_id in getattr(self, name) or ():  # may be a whole vocabulary
                 if not _is_int(token_id):
                     raise FieldError(name, f"{name} must hold token ids, got {token_id!r}")
@@ -125,6 +129,11 @@ class SamplingParams:
                 "logit_bias",
                 f"logit_bias of token {token_id} must be in [-100, 100], got {bias!r}",
             )
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many tokens are reported for each sampled one; None: not even that one."""
+        return len(self.logprob_token_ids) or self.logprobs
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         """Checks a number's range; `above` excludes `low` itself."""

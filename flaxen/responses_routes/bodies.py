@@ -123,6 +123,7 @@ WITHOUT_EFFECT: Mapping[str, Rule] = {
     "n": Rule(lambda value: whole(value) == 1 and value is not True, _ONE),
     "best_of": Rule(lambda value: whole(value) == 1 and value is not True, _ONE),
     "prompt_logprobs": Rule(_nothing, "responses have none: /v1/chat/completions has"),
+    "logprob_token_ids": Rule(_nothing, "responses have none: /v1/chat/completions has"),
     "truncate_prompt_tokens": Rule(_nothing, "truncation='auto' drops old turns"),
     "truncation_side": Rule(_nothing, "truncation='auto' drops old turns"),
     "return_token_offsets": Rule(_is(False), _TOKEN_IDS),

@@ -9,6 +9,7 @@ from flaxen.protocol import LogprobsMode
 from flaxen.scheduling.cache.groups import CacheGroup, most_pages
 
 MAX_LOGIT_BIAS = 1024  # entries of a request's logit_bias, for which each row has room
+MAX_LOGPROB_IDS = 128  # of logprob_token_ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,6 +123,7 @@ class _TokensView:
     request_id: str
     n: int
     logprobs: int | None
+    names_tokens: bool  # logprobs are also told of the tokens that the request named
     prompt_logprobs: int | None
 
     def described(self, entries: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
@@ -131,7 +132,7 @@ class _TokensView:
         """
         if self.logprobs is None:
             return None
-        num_top = max(1, self.logprobs)
+        num_top = None if self.names_tokens else max(1, self.logprobs)
         return chat_logprobs(entries, num_top=num_top, tokenizer=self.tokenizer, as_ids=True)
 
 
@@ -159,6 +160,7 @@ async def _parse(
         request_id=asked.answer_id,
         n=sampling.n,
         logprobs=body.logprobs,
+        names_tokens=bool(common.logprob_token_ids),
         prompt_logprobs=common.prompt_logprobs,
     )
     return [asked.request(0, prompt, sampling)], view

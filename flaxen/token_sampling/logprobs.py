@@ -38,6 +38,16 @@ class Filters(NamedTuple):
     min_p: jax.Array
 
 
+class Wanted(NamedTuple):
+    """Which log-probabilities are reported of each row."""
+
+    tokens: jax.Array  # [S] int32, the sampled ones
+    num_top: int  # K, how many of the likeliest
+    # [S, N] int32: tokens that are reported in place of the likeliest, padded with -1, of which the
+    # first K count; a row without any has the likeliest. None: no row has any.
+    named: jax.Array | None = None
+
+
 def compute_logprobs(
     logits: jax.Array,
     tokens: jax.Array,
@@ -54,15 +64,15 @@ def compute_logprobs(
       backend: what computes.
       placement: the mesh over which the vocabulary is divided; None if each device has all of it.
     """
-    return _describe(log_softmax(logits, backend=backend), tokens, num_top, placement, None)
+    table = log_softmax(logits, backend=backend)
+    return _describe(table, Wanted(tokens, num_top), placement, None)
 
 
 def report_logprobs(
     logits: jax.Array,
     changed: jax.Array,
     filters: Filters,
-    tokens: jax.Array,
-    num_top: int,
+    wanted: Wanted,
     mode: LogprobsMode,
     backend: Backend,
     placement: Placement | None = None,
@@ -73,13 +83,14 @@ def report_logprobs(
       logits: float32 [S, V], from the model.
       changed: the same after bias, penalties and masks; only read if the mode is processed.
       filters: of the rows.
-      tokens, num_top, backend, placement: as in `compute_logprobs`.
+      wanted: of which tokens.
       mode: what is reported.
+      backend, placement: as in `compute_logprobs`.
     """
     if mode is LogprobsMode.RAW_LOGPROBS:
-        return compute_logprobs(logits, tokens, num_top, backend, placement)
+        return _describe(log_softmax(logits, backend=backend), wanted, placement, None)
     if mode is LogprobsMode.RAW_LOGITS:
-        return _describe(logits, tokens, num_top, placement, None)
+        return _describe(logits, wanted, placement, None)
     num_parts = 1 if placement is None else placement.shape.tensor
     is_random = filters.temperature > 0
     # Where the largest logit is 0, as the sampler has it.
@@ -91,7 +102,7 @@ def report_logprobs(
     mass = jnp.exp(total - jax.nn.logsumexp(scaled, axis=-1))
     is_logits = mode is LogprobsMode.PROCESSED_LOGITS
     table = kept + largest / divisor if is_logits else kept - total[:, None]
-    return _describe(table, tokens, num_top, placement, mass)
+    return _describe(table, wanted, placement, mass)
 
 
 def no_logprobs(num_rows: int, num_top: int, mode: LogprobsMode) -> Logprobs:
@@ -107,15 +118,24 @@ def no_logprobs(num_rows: int, num_top: int, mode: LogprobsMode) -> Logprobs:
 
 def _describe(
     table: jax.Array,
-    tokens: jax.Array,
-    num_top: int,
+    wanted: Wanted,
     placement: Placement | None,
     kept_mass: jax.Array | None,
 ) -> Logprobs:
-    """The values of the tokens [S] and of the likeliest tokens in a table [S, V]."""
-    chosen = jnp.take_along_axis(table, tokens[:, None], axis=-1)
+    """The values of the wanted tokens in a table [S, V]."""
+    chosen = jnp.take_along_axis(table, wanted.tokens[:, None], axis=-1)
     rank = 1 + jnp.sum(table > chosen, axis=-1, dtype=jnp.int32)
-    top_logprobs, top_ids = _top(table, num_top, placement)
+    top_logprobs, top_ids = _top(table, wanted.num_top, placement)
+    if wanted.named is not None:
+        num = min(wanted.num_top, wanted.named.shape[-1])
+        named = wanted.named[:, :num]
+        there = jnp.maximum(named, 0)
+        has_any = wanted.named[:, :1] >= 0
+        values = jnp.take_along_axis(table, there, axis=-1)
+        top_ids = top_ids.at[:, :num].set(jnp.where(has_any, there, top_ids[:, :num]))
+        top_logprobs = top_logprobs.at[:, :num].set(
+            jnp.where(has_any, values, top_logprobs[:, :num])
+        )
     return Logprobs(chosen[:, 0], rank, top_ids, top_logprobs, kept_mass)
 
 

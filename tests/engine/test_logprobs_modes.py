@@ -31,6 +31,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 2.0, "allowed_token_ids": (3, 5, 8, 13, 21), "top_k": 2},
     {"temperature": 0, "top_k": 1, "logit_bias": {7: 3.0}},
     {},
+    {"temperature": 0.7, "top_k": 4, "logprob_token_ids": (9, 0, 33)},
 ]
 SEQUENCES: list[Sequence] = [sequence_of([1, 2, 3], **each) for each in SETTINGS]
 LOGITS = np.random.default_rng(0).normal(size=(len(SETTINGS), V)).astype(np.float32) * 2
@@ -86,6 +87,12 @@ def test_each_mode_reports_its_own_table(mode: LogprobsMode) -> None:
         entry = token_logprobs(found, (row,), token_id, NUM_TOP)
         assert entry.logprob == pytest.approx(table[token_id], abs=1e-5)
         assert entry.rank == 1 + int(np.sum(table > table[token_id] + 1e-6))
+        named = SEQUENCES[row].sampling.logprob_token_ids
+        if named:
+            assert [i for i, _ in entry.top[: len(named)]] == list(named)
+            told = [value for _, value in entry.top[: len(named)]]
+            np.testing.assert_allclose(told, table[list(named)], atol=1e-5)
+            continue
         likeliest = np.sort(table)[::-1][:NUM_TOP]
         np.testing.assert_allclose([value for _, value in entry.top], likeliest, atol=1e-5)
         finite = [(i, value) for i, value in entry.top if np.isfinite(value)]
@@ -114,6 +121,21 @@ def reported_by(engine: Engine, **sampling: Any) -> list[TokenLogprobs]:
     while engine.has_work:
         events += engine.step()
     return [entry for event in events for entry in event.logprobs or ()]
+
+
+def test_an_engine_tells_the_named_tokens_in_place_of_the_likeliest(executor: JaxExecutor) -> None:
+    engine = make_engine(executor=executor)
+    likeliest = reported_by(engine, temperature=0, seed=1)
+    [first, second] = [token_id for token_id, _ in likeliest[0].top]
+    ids = (second, first, second)
+    named = reported_by(engine, temperature=0, seed=1, logprob_token_ids=ids)
+    values = dict(likeliest[0].top)
+    assert list(named[0].top) == [(token_id, values[token_id]) for token_id in ids]
+    assert [entry.logprob for entry in named] == [entry.logprob for entry in likeliest]
+    with pytest.raises(ValueError, match="logprob_token_ids must hold at most"):
+        reported_by(engine, logprob_token_ids=range(engine.info.max_logprobs + 1))
+    with pytest.raises(ValueError, match="logprob_token_ids holds token id 100000"):
+        reported_by(engine, logprob_token_ids=(100_000,))
 
 
 def test_an_engine_reports_what_its_mode_says(executor: JaxExecutor) -> None:

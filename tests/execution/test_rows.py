@@ -41,7 +41,7 @@ def test_settings_of_a_sequence() -> None:
         [5, 6, 7, 8], 3, ((7,), (1, 2, 3)), seed=2**40 + 3,
         temperature=0.5, top_k=4, top_p=0.25, min_p=0.125,
         presence_penalty=1, frequency_penalty=-1, repetition_penalty=2, min_tokens=9,
-        max_tokens=20, stop_token_ids=(4, 2, 4),
+        max_tokens=20, stop_token_ids=(4, 2, 4), logprob_token_ids=(9, 5),
     )  # fmt: skip
     found = settings_of(sequence, (2, 3))
     assert found.temperature == 0.5
@@ -51,6 +51,7 @@ def test_settings_of_a_sequence() -> None:
     assert found.seed.tolist() == [3, 256]
     assert (found.num_prompt_tokens, found.min_length) == (3, 12)
     assert found.stop_ids[:4].tolist() == [2, 3, 4, NO_TOKEN]
+    assert found.logprob_ids[:3].tolist() == [9, 5, NO_TOKEN]
     assert found.bad_words[0, -2:].tolist() == [NO_TOKEN, 7]
     assert found.bad_words[1, -4:].tolist() == [NO_TOKEN, 1, 2, 3]
     assert (found.bad_words[2:] == NO_TOKEN).all()

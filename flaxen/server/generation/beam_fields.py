@@ -25,6 +25,7 @@ _OF_SAMPLING = {
     "bad_words": [],
     "min_tokens": 0,
     "prompt_logprobs": None,
+    "logprob_token_ids": [],
 }
 
 

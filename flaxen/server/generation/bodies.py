@@ -56,6 +56,7 @@ class CommonBody(BaseModel):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     prompt_logprobs: Whole | None = None
+    logprob_token_ids: Wholes | None = None
     cache_salt: str | None = None
     priority: Whole | None = None
     truncate_prompt_tokens: Whole | None = None

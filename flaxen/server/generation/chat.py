@@ -49,6 +49,7 @@ class ChatView:
     message: MessageForm
     n: int
     logprobs: int | None  # the number of top logprobs; None for no logprobs
+    names_tokens: bool  # the top logprobs are those of tokens that the request named
     prompt_logprobs: int | None
     with_token_ids: bool
     tokens_as_ids: bool
@@ -57,8 +58,9 @@ class ChatView:
         """The `logprobs` of a choice."""
         if self.logprobs is None:
             return None
+        num_top = None if self.names_tokens else self.logprobs
         return chat_logprobs(
-            entries, num_top=self.logprobs, tokenizer=self.tokenizer, as_ids=self.tokens_as_ids
+            entries, num_top=num_top, tokenizer=self.tokenizer, as_ids=self.tokens_as_ids
         )
 
 
@@ -105,6 +107,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         message=form.message,
         n=sampling.n,
         logprobs=logprobs,
+        names_tokens=bool(common.logprob_token_ids),
         prompt_logprobs=common.prompt_logprobs,
         with_token_ids=bool(common.return_token_ids),
         tokens_as_ids=asked.tokens_as_ids,

@@ -66,7 +66,7 @@ class _CompletionView:
         return completion_logprobs(
             scored.token_ids,
             scored.entries,
-            num_top=self.logprobs or 0,
+            num_top=None if self.samplings[0].logprob_token_ids else self.logprobs or 0,
             offsets=scored.offsets,
             tokenizer=self.tokenizer,
             as_ids=self.tokens_as_ids,

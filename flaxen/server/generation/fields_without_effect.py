@@ -72,9 +72,6 @@ _OPENAI = {
 
 # Clients made for vLLM send its fields with their default values.
 _VLLM = {
-    "logprob_token_ids": Rule(
-        _empty, "log-probabilities are told of the likeliest tokens only: logprobs says how many"
-    ),
     "early_stopping": Rule(_bool(False), "a beam search ends when its beams have"),
     "detokenize": Rule(_bool(True), "the answer is always text; return_token_ids adds its tokens"),
     # No spaces are ever added there, which is what both values mean with today's tokenizers.

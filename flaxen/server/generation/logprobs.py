@@ -28,7 +28,7 @@ def completion_logprobs(
     token_ids: Sequence[int],
     entries: Sequence[TokenLogprobs | None],
     *,
-    num_top: int,
+    num_top: int | None,
     offsets: Sequence[int],
     tokenizer: Tokenizer,
     as_ids: bool,
@@ -39,7 +39,8 @@ def completion_logprobs(
       token_ids: the tokens.
       entries: one for each token; None for the first token of a prompt, which has no
           log-probability.
-      num_top: how many of the likeliest tokens to list; the token itself is always listed, first.
+      num_top: how many tokens to list; None: all that the request named. The token itself is
+          always listed, first.
       offsets: where each token begins in the text.
     """
     tokens: list[str] = []
@@ -70,10 +71,10 @@ def completion_logprobs(
 
 
 def chat_logprobs(
-    entries: Sequence[TokenLogprobs], *, num_top: int, tokenizer: Tokenizer, as_ids: bool
+    entries: Sequence[TokenLogprobs], *, num_top: int | None, tokenizer: Tokenizer, as_ids: bool
 ) -> dict[str, Any]:
     """The `logprobs` of /v1/chat/completions: `num_top` tokens of each position, of which the
-    sampled one is the first, as in vLLM.
+    sampled one is the first, as in vLLM; with None those that the request named.
     """
 
     def describe(token_id: int, logprob: float) -> dict[str, Any]:
@@ -119,7 +120,9 @@ def prompt_logprobs(
     return described
 
 
-def _sampled_first(entry: TokenLogprobs, count: int) -> list[tuple[int, float]]:
+def _sampled_first(entry: TokenLogprobs, count: int | None) -> list[tuple[int, float]]:
+    if count is None:
+        return list(entry.top)
     others = [top for top in entry.top[:count] if top[0] != entry.token_id]
     return [(entry.token_id, entry.logprob), *others][:count]
 

@@ -17,7 +17,8 @@ from flaxen.server.schema import shorten
 # Fields with the same name and meaning in SamplingParams.
 _SAME = ("n", "temperature", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty",
          "repetition_penalty", "stop", "bad_words", "min_tokens", "stop_token_ids", "ignore_eos",
-         "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens")  # fmt: skip
+         "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens",
+         "logprob_token_ids")  # fmt: skip
 
 
 def sampling_params(
@@ -58,6 +59,10 @@ def sampling_params(
             values[name] = tuple(
                 dict.fromkeys(values[name])
             )  # a client may repeat an id a million times
+    if values["logprob_token_ids"]:
+        if logprobs is None:
+            raise invalid("logprob_token_ids needs logprobs", "logprob_token_ids")
+        check_token_ids(values["logprob_token_ids"], vocab_size, "logprob_token_ids")
     values["logit_bias"] = _logit_bias(common.logit_bias, vocab_size)
     given = {name: value for name, value in values.items() if value is not None}
     sampling: dict[str, Any] = {

@@ -93,7 +93,6 @@ def test_what_has_no_effect_is_accepted_by_completions(body: dict[str, Any]) -> 
     ("path", "body", "why"),
     [
         *((path, body, why) for path in GOOD for body, why in [
-            ({"logprob_token_ids": [5]}, "of the likeliest tokens only"),
             ({"early_stopping": True}, "ends when its beams have"),
             ({"detokenize": False}, "the answer is always text"),
             ({"logits_processors": ["x"]}, "runs nothing that a request names"),

@@ -168,6 +168,47 @@ def test_the_sampled_token_is_the_first_of_the_likeliest() -> None:
     assert [list(top) for top in tops] == [["a", "x", "y"], ["b", "x", "y"]]
 
 
+def test_the_named_tokens_are_told_in_place_of_the_likeliest() -> None:
+    engine = _Unlikely()
+    app = make_app(engine)
+    named = {"logprob_token_ids": [120, 121, 122]}  # what the engine tells of
+    body = GOOD[CHAT] | {"logprobs": True} | named
+    first = post(app, CHAT, body).json()["choices"][0]["logprobs"]["content"][0]
+    assert engine.requests[-1].sampling.logprob_token_ids == (120, 121, 122)
+    assert (first["token"], first["logprob"]) == ("a", -2.0)
+    assert [top["token"] for top in first["top_logprobs"]] == ["x", "y", "z"]
+    answer = post(app, COMPLETION, GOOD[COMPLETION] | {"logprobs": 0} | named).json()
+    assert list(answer["choices"][0]["logprobs"]["top_logprobs"][0]) == ["a", "x", "y", "z"]
+    for path in GOOD:
+        assert error_of(path, **named)[0] == "logprob_token_ids"  # without logprobs
+        wrong = {"logprobs": 1 if path == COMPLETION else True, "logprob_token_ids": [258]}
+        assert error_of(path, **wrong)[0] == "logprob_token_ids"
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("JSON", 'JSON {"named_metrics": {"kv_cache_usage_perc": 0.5, "num_requests_waiting": 3}}'),
+        (
+            "text",
+            "TEXT named_metrics.kv_cache_usage_perc=0.5, named_metrics.num_requests_waiting=3",
+        ),
+        ("BIN", None),
+        (None, None),
+    ],
+)
+def test_a_load_balancer_is_told_how_busy_the_server_is(
+    form: str | None, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine()
+    busy = replace(engine.stats(), kv_cache_usage=0.5, num_waiting=3)
+    monkeypatch.setattr(engine, "stats", lambda: busy)
+    headers = {} if form is None else {"endpoint-load-metrics-format": form}
+    for path, body in GOOD.items():
+        answer = post(make_app(engine), path, body, headers=headers)
+        assert answer.headers.get("endpoint-load-metrics") == told
+
+
 def test_each_answer_has_the_version_of_its_weights() -> None:
     ends = {0: replace(STOP, weights_version=7)}
     app = make_app(FakeEngine(ends=ends))
