@@ -41,6 +41,7 @@ from flaxen.server.generation.bodies import (
 from flaxen.server.schema import LoadAdapterBody, UnloadAdapterBody
 from flaxen.token_routes import generate
 from flaxen.token_routes.derender import DerenderBody, DerenderChatBody
+from flaxen.token_routes.scoring import ScoringBody
 
 Route = tuple[str, str]  # method and path
 
@@ -130,6 +131,11 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
             "A chat's answer, of generated tokens.",
             schemas.body(DerenderChatBody),
             {JSON: {"type": "object"}},
+        ),
+        ("POST", "/generative_scoring"): operation(
+            "How likely texts go on with one of some tokens.",
+            schemas.body(CommonBody, ScoringBody, without_effect=without_effect.COMPLETION),
+            _json("Scores"),
         ),
         ("POST", "/inference/v1/generate"): operation(
             "Continues token ids by token ids.", tokens, _streamed("GeneratedTokens")

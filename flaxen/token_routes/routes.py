@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flaxen.server.app import Routes
-from flaxen.token_routes import derender, generate, render
+from flaxen.token_routes import derender, generate, render, scoring
 
 ROUTES: Routes = {
     ("POST", "/v1/completions/render"): render.completions,
@@ -11,4 +11,5 @@ ROUTES: Routes = {
     ("POST", "/v1/completions/derender"): derender.completions,
     ("POST", "/v1/chat/completions/derender"): derender.chat,
     ("POST", "/inference/v1/generate"): generate.create,
+    ("POST", "/generative_scoring"): scoring.create,
 }
