@@ -154,6 +154,7 @@ class ChatBody(BaseModel):
     top_logprobs: Whole | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    echo: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     tools: list[ToolBody] | None = Field(default=None, max_length=1024)

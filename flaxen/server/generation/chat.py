@@ -22,6 +22,7 @@ from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.message import Message, MessageForm
 from flaxen.server.generation.message_form import answer_form
+from flaxen.server.generation.messages import read_messages
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens
 from flaxen.server.generation.reasoning import effort_variables, with_budget
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
@@ -49,6 +50,7 @@ class ChatView:
     message: MessageForm
     n: int
     logprobs: int | None  # the number of top logprobs; None for no logprobs
+    echoed: str  # the text of the last message, which the answer begins with
     names_tokens: bool  # the top logprobs are those of tokens that the request named
     prompt_logprobs: int | None
     with_token_ids: bool
@@ -107,6 +109,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         message=form.message,
         n=sampling.n,
         logprobs=logprobs,
+        echoed=_echoed(body),
         names_tokens=bool(common.logprob_token_ids),
         prompt_logprobs=common.prompt_logprobs,
         with_token_ids=bool(common.return_token_ids),
@@ -141,6 +144,17 @@ def _template_variables(body: ChatBody, tools: ToolUse, context: Context) -> dic
     return {**given, **effort_variables(body.reasoning_effort, given, source, reasons=reasons)}
 
 
+def _echoed(body: ChatBody) -> str:
+    """The last message's text, if the body asks for it and it is the assistant's; else ""."""
+    if not body.echo:
+        return ""
+    last = read_messages(body.messages)[-1]
+    if last["role"] != "assistant":
+        return ""
+    content = last["content"] or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
 async def _collect(view: ChatView, streams: EngineStreams, usage: Usage) -> dict[str, Any]:
     sequences = [WholeSequence() for _ in range(view.n)]
     whole: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_ids": None}
@@ -161,9 +175,12 @@ async def _collect(view: ChatView, streams: EngineStreams, usage: Usage) -> dict
 
 def _whole_choice(view: ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
     message = Message(view.message)
+    whole = message.whole("".join(sequence.texts))
+    if view.echoed:
+        whole["content"] = view.echoed + (whole["content"] or "")
     return {
         "index": index,
-        "message": message.whole("".join(sequence.texts)),
+        "message": whole,
         "logprobs": view.described(sequence.logprobs),
         "finish_reason": message.finish_reason(sequence.finish_reason),
         "stop_reason": sequence.stop_reason,
@@ -177,7 +194,7 @@ async def _stream(
     needs_tokens = view.with_token_ids or view.logprobs is not None
     num_held = 0  # events since the last chunk
     for index in range(view.n):
-        opening = _delta(index, {"role": "assistant", "content": ""})
+        opening = _delta(index, {"role": "assistant", "content": view.echoed})
         if view.with_token_ids and index == 0:
             yield writer.chunk(opening, prompt_token_ids=list(view.prompt.token_ids))
         else:

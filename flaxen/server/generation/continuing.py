@@ -23,8 +23,8 @@ def check_open(continues: bool | None, add_generation_prompt: bool | None) -> bo
     """
     if continues and add_generation_prompt:
         raise invalid(
-            f"{FIELD} and add_generation_prompt contradict each other: one continues the last "
-            "message, the other begins a new one. Leave one of them out",
+            f"Cannot set both `{FIELD}` and `add_generation_prompt` to True. One continues the "
+            "last message, the other begins a new one: leave one of them out",
             FIELD,
         )
     return bool(continues)

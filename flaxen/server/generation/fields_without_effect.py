@@ -132,7 +132,6 @@ CHAT = {
     "prediction": Rule(_never, "predicted output is not supported"),
     "verbosity": Rule(_one_of("medium"), "the model has no such control"),
     "web_search_options": Rule(_never, "this server does not search the web"),
-    "echo": Rule(_bool(False), "chat answers hold the answer only; /v1/completions can echo"),
     "mm_processor_kwargs": Rule(_empty, _TEXT_ONLY),
     "media_io_kwargs": Rule(_empty, _TEXT_ONLY),
     "return_prompt_text": Rule(

@@ -111,7 +111,6 @@ def test_what_has_no_effect_is_accepted_by_completions(body: dict[str, Any]) -> 
         (CHAT, {"thinking_token_budget": 5}, "how this model marks its reasoning"),
         (CHAT, {"return_prompt_text": True}, "return_token_ids adds the prompt's tokens"),
         (CHAT, {"documents": [{"text": "a"}]}, "put their text into a message"),
-        (CHAT, {"echo": True}, "hold the answer only"),
         (CHAT, {"mm_processor_kwargs": {"a": 1}}, "reads text only"),
     ],
     ids=str,

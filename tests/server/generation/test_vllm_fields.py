@@ -107,9 +107,25 @@ def test_the_last_message_is_continued(content: Any, rendered: str) -> None:
     assert bytes(answer["tokens"]).decode() == f"[assistant]{rendered}"
 
 
+@pytest.mark.parametrize(
+    ("content", "echoed"),
+    [("So: ", "So: "), ([{"type": "text", "text": "So: "}], "So: "), (None, "")],
+)
+def test_the_message_that_an_answer_continues_is_echoed(content: Any, echoed: str) -> None:
+    messages = [*HELLO, {"role": "assistant", "content": content}]
+    body = GOOD[CHAT] | {"messages": messages, "continue_final_message": True, "echo": True}
+    whole = post(APP, CHAT, body).json()["choices"][0]["message"]["content"]
+    assert whole == f"{echoed}ab"
+    chunks = events(post(APP, CHAT, body | {"stream": True}))[:-1]
+    parts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+    assert "".join(parts) == whole
+    mine = post(APP, CHAT, GOOD[CHAT] | {"echo": True}).json()
+    assert mine["choices"][0]["message"]["content"] == "ab"  # the last message is the user's
+
+
 def test_what_a_last_message_is_not_continued_with() -> None:
     param, message = error_of(CHAT, continue_final_message=True, add_generation_prompt=True)
-    assert (param, "contradict each other" in message) == ("continue_final_message", True)
+    assert (param, "Cannot set both" in message) == ("continue_final_message", True)
     hidden = (
         "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
     )
