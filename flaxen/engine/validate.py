@@ -35,8 +35,9 @@ def validate(
         if num_prompt > config.max_model_len:
             raise FieldError(
                 "prompt_token_ids",
-                f"the prompt has {num_prompt} tokens, and the model takes {config.max_model_len}: "
-                "shorten it, or cut it with truncate_prompt_tokens (-1 is the model's length)",
+                f"the prompt has {num_prompt} tokens, and the model takes {config.max_model_len}. "
+                "Please reduce the length of the input prompt, or cut it with "
+                "truncate_prompt_tokens (-1 is the model's length)",
             )
     elif num_prompt >= config.max_model_len:
         raise FieldError(

@@ -243,7 +243,11 @@ def test_options(embedder: Served) -> None:
         ({"input": [80]}, "input", r"input must hold token ids in \[0, 79\], got 80"),
         ({"input": "a", "dimensions": 49}, "dimensions", "the model's embeddings have 48"),
         ({"input": "a", "dimensions": 0}, "dimensions", "dimensions must be at least 1, got 0"),
-        ({"input": "a", "truncate_prompt_tokens": 71}, "truncate_prompt_tokens", "lower it"),
+        (
+            {"input": "a", "truncate_prompt_tokens": 71},
+            "truncate_prompt_tokens",
+            "smaller truncation size",
+        ),
         ({"input": "a", "prompt_name": "query"}, "prompt_name", "has no prompt 'query'"),
         ({"input": "a", "use_activation": True, "normalize": False}, "use_activation", "differ"),
         ({"input": "a", "task": "classify"}, "task", "Unsupported task: 'classify': it does embed"),
