@@ -31,12 +31,18 @@ def with_described_tools(
     written = [_written(message) for message in messages]
     if not tools:
         return written
-    lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    lines = "\n".join(_described(tool["function"]) for tool in tools)
     introduction = _INTRODUCTION.format(tools=lines)
     if written and written[0]["role"] == "system":
         own = _joined(written[0].get("content"))
         return [{**written[0], "content": f"{own}\n\n{introduction}"}, *written[1:]]
     return [{"role": "system", "content": introduction}, *written]
+
+
+def _described(function: Mapping[str, Any]) -> str:
+    """A function as the model reads it: `strict` is a word to the server."""
+    told = {name: value for name, value in function.items() if name != "strict"}
+    return json.dumps(told, ensure_ascii=False)
 
 
 def _written(message: Mapping[str, Any]) -> dict[str, Any]:

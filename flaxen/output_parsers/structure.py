@@ -16,6 +16,12 @@ from flaxen.protocol import StructuredOutputs
 
 Format = dict[str, Any]  # a format of a structural tag
 _ANY_OBJECT = {"type": "object"}
+# What may allow, or ask for, properties that are not in `properties`.
+_OF_OTHERS = frozenset(
+    ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames",
+     "minProperties", "allOf", "anyOf", "oneOf", "not", "if", "$ref", "$dynamicRef",
+     "dependentRequired", "dependentSchemas", "dependencies")
+)  # fmt: skip
 _NUMBERS = "[0-9]{1,3}"
 _BREAKS = "\\n{0,2}"  # between reasoning and a call
 
@@ -125,8 +131,14 @@ def _call(layout: Layout, name: str, schema: Mapping[str, Any], is_strict: bool)
 
 
 def _object(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema, which as that of a tool's arguments is of an object."""
-    return {"type": "object", **schema}
+    """The schema, which as that of a tool's arguments is of an object, with the listed ones alone
+    unless it says more of others: a small model would make up arguments to the token limit.
+    """
+    made: dict[str, Any] = {"type": "object", **schema}
+    listed, needed = schema.get("properties"), schema.get("required") or ()
+    if not isinstance(listed, Mapping) or _OF_OTHERS & schema.keys():
+        return made
+    return made | {"additionalProperties": False} if set(needed) <= listed.keys() else made
 
 
 def _sequence(elements: list[Format]) -> Format:

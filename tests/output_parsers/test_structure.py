@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -163,3 +164,27 @@ def test_a_structure_of_the_content_comes_behind_reasoning(
 )
 def test_what_a_tag_can_not_say_does_not_come_behind_reasoning(content: StructuredOutputs) -> None:
     assert behind_thoughts(content, thoughts_of(TOOL_FORMATS["hermes"]), is_open=True) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_closed"),
+    [
+        ({"properties": {"a": {}}}, True),
+        ({"properties": {"a": {}}, "required": ["a"]}, True),
+        ({"properties": {}}, True),
+        ({"properties": {"a": {}}, "required": ["b"]}, False),
+        ({"properties": {"a": {}}, "additionalProperties": True}, False),
+        ({"properties": {"a": {}}, "allOf": [{"required": ["b"]}]}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_arguments_are_those_that_are_listed(schema: dict[str, Any], is_closed: bool) -> None:
+    layout = TOOL_FORMATS["hermes"].layout
+    assert layout is not None
+    for structure in (
+        required_calls(layout, {"f": schema}, one_call=True, thoughts=None, is_open=False),
+        strict_calls(layout, {"f": schema}, {"f"}, one_call=True),
+    ):
+        assert structure is not None
+        assert ('"additionalProperties": false' in structure.text) == is_closed

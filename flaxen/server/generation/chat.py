@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from flaxen.protocol import Request, TokenLogprobs
 from flaxen.server.context import Context
-from flaxen.server.errors import invalid
+from flaxen.server.errors import ApiError, invalid
 from flaxen.server.generation import fields_without_effect
 from flaxen.server.generation.answer import Asked, BodyForm, Route, answer
 from flaxen.server.generation.answer_json import ChunkWriter, WholeSequence
@@ -21,7 +21,7 @@ from flaxen.server.generation.continuing import check_open
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.message import Message, MessageForm
-from flaxen.server.generation.message_form import answer_form
+from flaxen.server.generation.message_form import AnswerForm, answer_form
 from flaxen.server.generation.messages import read_messages
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens
 from flaxen.server.generation.reasoning import effort_variables, with_budget
@@ -86,8 +86,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         include_reasoning=body.include_reasoning is not False,
     )
     if form.structure != asked.structure:
-        make_grammar = await grammar_of(form.structure, form.structure_field, context)
-        asked = replace(asked, structure=form.structure, make_grammar=make_grammar)
+        asked = await _with_structure(context, asked, form)
     budgeted = with_budget(asked.make_grammar, body.thinking_token_budget, form, context.tokenizer)
     asked = replace(asked, make_grammar=budgeted)
     prompt = truncate(prompt, common, max_tokens, context)
@@ -116,6 +115,21 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         tokens_as_ids=asked.tokens_as_ids,
     )
     return [asked.request(0, prompt, sampling)], view
+
+
+async def _with_structure(context: Context, asked: Asked, form: AnswerForm) -> Asked:
+    """The same with the structure of the answer's form.
+
+    Raises:
+      ApiError: 400, it can't be followed, and was asked for; and as in `grammar_of`.
+    """
+    try:
+        make_grammar = await grammar_of(form.structure, form.structure_field, context)
+    except ApiError as error:
+        if form.is_help and error.status == 400:
+            return asked
+        raise
+    return replace(asked, structure=form.structure, make_grammar=make_grammar)
 
 
 async def read_prompt(context: Context, body: ChatBody) -> tuple[Prompt, ToolUse]:

@@ -27,6 +27,7 @@ class AnswerForm:
     message: MessageForm
     structure: StructuredOutputs | None  # of the whole output, reasoning and markers included
     structure_field: str  # the field that asks for it, for errors
+    is_help: bool  # nobody asked for the structure: where it can't be followed, there is none
     thoughts: Thoughts | None  # how the model reasons before it; None if it does not
     is_open: bool  # the prompt has opened the reasoning
     shows_special_tokens: bool  # some of its markers are special tokens
@@ -53,12 +54,12 @@ def answer_form(
       ApiError: 400, a tool's schema is nested too deeply.
     """
     reasoning = context.formats.reasoning
-    style = _style(context, tools)
+    style, is_help = _style(context, tools), _is_help(context, tools)
     is_open = reasoning is not None and reasoning.opened_by(prompt.text or "")
     thoughts = style.thoughts if reasoning is None else reasoning.thoughts
-    structure, field = _calls(style, tools, thoughts, is_open), "tools"
+    structure, field = _calls(style, tools, thoughts, is_open, is_help=is_help), "tools"
     if content is not None and not tools.must_call:
-        structure, field = content, "response_format"
+        structure, field, is_help = content, "response_format", False
         if thoughts is not None:
             structure = behind_thoughts(content, thoughts, is_open=is_open)
     readers: list[Reader] = []
@@ -81,6 +82,7 @@ def answer_form(
         ),
         structure=structure,
         structure_field=field,
+        is_help=is_help,
         thoughts=thoughts,
         is_open=is_open,
         shows_special_tokens=not context.special_texts.isdisjoint(markers),
@@ -96,8 +98,15 @@ def _style(context: Context, tools: ToolUse) -> ToolFormat:
     return HERMES if tools.must_call and style.layout is None else style
 
 
+def _is_help(context: Context, tools: ToolUse) -> bool:
+    """Whether calls get a structure that nobody asked for: a model that was not trained to call
+    tools begins calls well, and then writes arguments that are none (decision 0323).
+    """
+    return describes_tools(context, tools) and not (tools.must_call or tools.strict)
+
+
 def _calls(
-    style: ToolFormat, tools: ToolUse, thoughts: Thoughts | None, is_open: bool
+    style: ToolFormat, tools: ToolUse, thoughts: Thoughts | None, is_open: bool, *, is_help: bool
 ) -> StructuredOutputs | None:
     """The structure of the calls of an answer; None where nothing is asked of it."""
     if style.layout is None or not tools:
@@ -105,7 +114,8 @@ def _calls(
     schemas, one_call = tools.schemas, tools.one_call
     try:
         if not tools.must_call:
-            return strict_calls(style.layout, schemas, tools.strict, one_call=one_call)
+            strict = schemas if is_help else tools.strict
+            return strict_calls(style.layout, schemas, strict, one_call=one_call)
         return required_calls(
             style.layout, schemas, one_call=one_call, thoughts=thoughts, is_open=is_open
         )

@@ -227,6 +227,21 @@ def test_strict_tools_have_a_structure_whether_they_are_called_or_not() -> None:
     assert "triggered_tags" in structure.text
 
 
+def test_described_tools_are_called_as_they_must_be_where_that_can_be_followed() -> None:
+    server = Server(CALLS, "{% for m in messages %}{{ m.content }}{% endfor %}")
+    followed = tool("f", parameters={"required": ["a"]})
+    server.choice(tools=[followed])
+    structure = server.engine.requests[-1].sampling.structured_outputs
+    assert structure is not None
+    assert "triggered_tags" in structure.text
+    schema = {"properties": {"a": {"type": "array", "uniqueItems": True}}}
+    server.choice(tools=[followed, tool("g", parameters=schema)])
+    request = server.engine.requests[-1]
+    assert (request.sampling.structured_outputs, request.grammar) == (None, None)
+    strict = tool("g", parameters=schema, strict=True)
+    assert server.error(tools=[followed, strict])["param"] == "tools"
+
+
 def test_a_stream_goes_on_while_a_long_call_is_held_back() -> None:
     long = '<tool_call>{"name": "f", "arguments": {"a": "' + "x" * 200 + '"}}</tool_call>'
     deltas = [each["delta"] for each in Server(long).deltas(tools=TOOLS)]
