@@ -22,7 +22,7 @@ PROMPT = json.dumps({"model": MODEL, "prompt": "hello world, how are you? " * 30
     ("path", "body", "words"),
     [
         ("/v1/chat/completions", CHAT, "messages must hold at most 2048 messages"),
-        ("/v1/completions", PROMPT, "and the model's length is 1024"),
+        ("/v1/completions", PROMPT, "maximum context length is 1024 tokens"),
     ],
     ids=["chats", "prompts"],
 )

@@ -116,7 +116,7 @@ def test_an_error_has_its_code_and_field(caplog: pytest.LogCaptureFixture) -> No
     assert (wrong["status"], wrong["code"], wrong["param"]) == (400, "invalid_value", "temperature")
     assert "error" not in wrong  # the message quotes the body
     assert long["code"] == "context_length_exceeded"
-    assert "above the model's length of 4096" in long["error"]
+    assert "this model's maximum context length is 4096 tokens, and" in long["error"]
     assert (unknown["status"], unknown["code"]) == (404, "model_not_found")
     assert "'gpt-4' is not served here" in unknown["error"]
 

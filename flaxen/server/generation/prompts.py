@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 _LONG_TEXT = 20_000
 # More characters take so long that shorter texts must not wait for them.
 _HUGE_TEXT = 400_000
+# Agents and LiteLLM look for these words of OpenAI's, and then shorten the conversation.
+_LENGTH = "this model's maximum context length"
 _TOKENIZE_S = 30.0  # including the wait for a turn
 
 
@@ -155,8 +157,8 @@ def fit_max_tokens(
     room = length - num_prompt
     if room < 1:
         raise _too_long(
-            f"the prompt has {num_prompt} tokens, and the model's length is {length} for prompt "
-            "and output together: shorten the prompt",
+            f"{_LENGTH} is {length} tokens, for prompt and output together, and the prompt has "
+            f"{num_prompt}: shorten the prompt",
             prompt_field,
         )
     if asked is None:
@@ -164,8 +166,8 @@ def fit_max_tokens(
         return min(room, int(own) if default is None else default)
     if asked > room:
         raise _too_long(
-            f"the prompt has {num_prompt} tokens and {field} is {shorten(asked)}, together above "
-            f"the model's length of {length}: ask for at most {room}, or shorten the prompt",
+            f"{_LENGTH} is {length} tokens, and the prompt has {num_prompt} and {field} is "
+            f"{shorten(asked)}: ask for at most {room}, or shorten the prompt",
             field,
         )
     return asked
