@@ -174,21 +174,29 @@ class AsyncEngine(EngineClient):
         deadline = time.monotonic() + drain_s
         while self._streams and self._thread.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        await asyncio.to_thread(self.stop)
+        for thread in self._stop_threads():
+            # Not a method of this engine: a worker may hold what it called a moment longer, and
+            # whoever drops the engine next wants its memory back.
+            await asyncio.to_thread(thread.join)
+        atexit.unregister(self.stop)
 
     def stop(self) -> None:
         """Aborts open requests, and waits until the thread has ended.
 
         That takes until the current step or compilation is done.
         """
+        for thread in self._stop_threads():
+            thread.join()
+        atexit.unregister(self.stop)
+
+    def _stop_threads(self) -> tuple[threading.Thread, ...]:
+        """Aborts open requests, and returns the threads, which then end by themselves."""
         self._refuse_requests()
         with self._changed:
             self._stopping = True
             self._aborted += self._streams.values()
             self._changed.notify()
-        self._compiler.stop()
-        self._thread.join()
-        atexit.unregister(self.stop)
+        return self._compiler.stop(), self._thread
 
     def _refuse_requests(self) -> None:
         with self._changed:

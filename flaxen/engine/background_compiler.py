@@ -41,10 +41,10 @@ class BackgroundCompiler:
         self._thread = threading.Thread(target=self._run, name="flaxen-compile", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Waits until the thread has ended, which takes until the current program is compiled."""
+    def stop(self) -> threading.Thread:
+        """Returns the thread, which ends once the current program is compiled."""
         self._stopping.set()
-        self._thread.join()
+        return self._thread
 
     def _run(self) -> None:
         self._stopping.wait(self._after_s)

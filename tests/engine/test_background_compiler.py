@@ -42,7 +42,7 @@ def test_all_are_compiled_and_the_thread_ends() -> None:
     programs = Programs()
     compiler = BackgroundCompiler(programs.compile_next, lambda: False, after_s=0)
     until(lambda: programs.num_left == 0)
-    compiler.stop()
+    compiler.stop().join()
 
 
 def test_stop_waits_for_the_one_that_is_compiled_and_for_no_more() -> None:
@@ -50,7 +50,7 @@ def test_stop_waits_for_the_one_that_is_compiled_and_for_no_more() -> None:
     programs.may_go.clear()
     compiler = BackgroundCompiler(programs.compile_next, lambda: False, after_s=0)
     assert programs.is_in_one.wait(5)
-    stopping = threading.Thread(target=compiler.stop)
+    stopping = threading.Thread(target=lambda: compiler.stop().join())
     stopping.start()
     assert stopping.is_alive()
     programs.may_go.set()
@@ -65,13 +65,13 @@ def test_requests_go_first_but_not_for_ever() -> None:
     compiler = BackgroundCompiler(programs.compile_next, lambda: True, after_s=0, patience_s=0.1)
     until(lambda: programs.num_left == 0)
     assert time.monotonic() - begin_s > 0.1
-    compiler.stop()
+    compiler.stop().join()
 
 
 def test_nothing_is_compiled_before_its_time() -> None:
     programs = Programs()
     compiler = BackgroundCompiler(programs.compile_next, lambda: False, after_s=60)
-    compiler.stop()
+    compiler.stop().join()
     assert programs.num_left == 3
 
 
@@ -80,7 +80,7 @@ def test_a_failure_is_logged_and_ends_it(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.ERROR):
         compiler = BackgroundCompiler(programs.compile_next, lambda: False, after_s=0)
         until(lambda: "no longer compiled in advance" in caplog.text)
-        compiler.stop()
+        compiler.stop().join()
     assert "no memory" in caplog.text
 
 
