@@ -45,16 +45,7 @@ from flaxen.weights.adapters import peft
 from flaxen.weights.adapters.adapter import Adapter
 from flaxen.weights.adapters.base import highest_rank
 
-__all__ = [
-    "LLM",
-    "CompletionOutput",
-    "EngineArgs",
-    "LoraLimits",
-    "PoolingParams",
-    "Prompt",
-    "RequestOutput",
-    "build",
-]
+__all__ = ["LLM", "CompletionOutput", "LoraLimits", "PoolingParams", "Prompt", "RequestOutput"]
 
 
 class LLM:

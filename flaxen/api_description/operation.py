@@ -16,10 +16,21 @@ BYTES = "application/octet-stream"
 BODY_ERRORS = (400, 404, 408, 413, 415, 429, 500, 503)
 ENGINE_ERRORS = (*BODY_ERRORS, 504)  # of one that computes
 
+PLAIN: Mapping[str, Schema] = {TEXT: {"type": "string"}}
+PAGING: Mapping[str, Schema] = {
+    "after": {"type": "string"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+}
+
 
 def ref(name: str) -> Schema:
     """A reference to one of the document's schemas."""
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def json_of(name: str) -> Mapping[str, Schema]:
+    """An answer of JSON that is one of the document's schemas."""
+    return {JSON: ref(name)}
 
 
 @dataclass(frozen=True, kw_only=True)

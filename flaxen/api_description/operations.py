@@ -13,14 +13,14 @@ from flaxen.api_description.operation import (
     ENGINE_ERRORS,
     EVENTS,
     JSON,
-    TEXT,
+    PAGING,
+    PLAIN,
     Operation,
     Schema,
+    json_of,
     ref,
 )
-from flaxen.job_routes.batches.routes import BatchBody
-from flaxen.job_routes.files.routes import PURPOSES
-from flaxen.job_routes.fine_tuning.job_schema import JobBody
+from flaxen.api_description.stored import stored_operations
 from flaxen.messages_routes import bodies as messages
 from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
 from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
@@ -38,27 +38,14 @@ from flaxen.server.generation.bodies import (
     DetokenizeBody,
     TokenizeBody,
 )
-from flaxen.server.schema import LoadAdapterBody, UnloadAdapterBody
 from flaxen.token_routes import generate
 from flaxen.token_routes.derender import DerenderBody, DerenderChatBody
 from flaxen.token_routes.scoring import ScoringBody
 
 Route = tuple[str, str]  # method and path
 
-_TEXT: Mapping[str, Schema] = {TEXT: {"type": "string"}}
 _PAGE: Mapping[str, Schema] = {"text/html": {"type": "string"}}
 _RESPONSE = "/v1/responses/{response_id}"
-_JOB = "/v1/fine_tuning/jobs/{job_id}"
-_BATCH = "/v1/batches/{batch_id}"
-_PAGING: Mapping[str, Schema] = {
-    "after": {"type": "string"},
-    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
-}
-_STORED = (400, 404, 409, 429, 500)  # the errors of what is stored
-
-
-def _json(name: str) -> Mapping[str, Schema]:
-    return {JSON: ref(name)}
 
 
 def _streamed(name: str) -> Mapping[str, Schema]:
@@ -73,7 +60,7 @@ def make_operations(schemas: Schemas) -> dict[Route, Operation]:
         **_pooling(schemas),
         **llama_cpp_operations(schemas),
         **_telling(schemas),
-        **_storing(schemas),
+        **stored_operations(schemas),
     }
     return found | {alias: found[route] for alias, route in ALIASES.items()}
 
@@ -108,7 +95,7 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
             "MessagesError",
         ),
         ("POST", "/v1/messages/count_tokens"): operation(
-            "Counts the tokens of messages.", counted, _json("CountedTokens"), "MessagesError"
+            "Counts the tokens of messages.", counted, json_of("CountedTokens"), "MessagesError"
         ),
         ("POST", "/v1/completions"): operation(
             "Continues prompts.", completion, _streamed("Completion")
@@ -135,7 +122,7 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
         ("POST", "/generative_scoring"): operation(
             "How likely texts go on with one of some tokens.",
             schemas.body(CommonBody, ScoringBody, without_effect=without_effect.COMPLETION),
-            _json("Scores"),
+            json_of("Scores"),
         ),
         ("POST", "/inference/v1/generate"): operation(
             "Continues token ids by token ids.", tokens, _streamed("GeneratedTokens")
@@ -175,25 +162,25 @@ def _responses(schemas: Schemas) -> dict[Route, Operation]:
             body=schemas.body(
                 CompactBody, without_effect=COMPACT_WITHOUT_EFFECT, forms={"input": given}
             ),
-            answers=_json("CompactedResponse"),
+            answers=json_of("CompactedResponse"),
             errors=ENGINE_ERRORS,
         ),
         ("POST", "/v1/responses/input_tokens"): Operation(
             summary="The number of tokens of an input.",
             body=body,
-            answers=_json("InputTokens"),
+            answers=json_of("InputTokens"),
             errors=BODY_ERRORS,
         ),
         ("GET", _RESPONSE): operation(
             "A response.", events, stream={"type": "boolean"}, starting_after=whole
         ),
-        ("DELETE", _RESPONSE): operation("Deletes a response.", _json("Deleted")),
-        ("POST", f"{_RESPONSE}/cancel"): operation("Ends a response.", _json("Response")),
+        ("DELETE", _RESPONSE): operation("Deletes a response.", json_of("Deleted")),
+        ("POST", f"{_RESPONSE}/cancel"): operation("Ends a response.", json_of("Response")),
         ("GET", f"{_RESPONSE}/input_items"): operation(
             "What a response was asked.",
-            _json("ResponseItems"),
+            json_of("ResponseItems"),
             order={"enum": ["asc", "desc"]},
-            **_PAGING,
+            **PAGING,
         ),
     }
 
@@ -202,7 +189,7 @@ def _pooling(schemas: Schemas) -> dict[Route, Operation]:
     inputs = schemas.body(PoolingBody, InputBody)
 
     def operation(summary: str, body: Schema, answer: str) -> Operation:
-        return Operation(summary=summary, body=body, answers=_json(answer), errors=ENGINE_ERRORS)
+        return Operation(summary=summary, body=body, answers=json_of(answer), errors=ENGINE_ERRORS)
 
     def numbers(summary: str, answer: str) -> Operation:
         answers = {JSON: ref(answer), BYTES: {"type": "string"}}
@@ -241,7 +228,7 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
 
     def operation(summary: str, answer: str, *errors: int, is_open: bool = False) -> Operation:
         return Operation(
-            summary=summary, answers=_json(answer), errors=(*errors, 500), is_open=is_open
+            summary=summary, answers=json_of(answer), errors=(*errors, 500), is_open=is_open
         )
 
     return {
@@ -256,7 +243,7 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
         ("POST", "/detokenize"): Operation(
             summary="The text of token ids.",
             body=schemas.body(DetokenizeBody),
-            answers=_json("Prompt"),
+            answers=json_of("Prompt"),
             errors=BODY_ERRORS,
         ),
         ("GET", "/tokenizer_info"): operation("The special tokens.", "TokenizerInfo"),
@@ -265,95 +252,14 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
         ("GET", "/version"): operation("The server's version.", "Version"),
         ("GET", "/metrics"): Operation(
             summary="Prometheus.",
-            answers={**_TEXT, "application/openmetrics-text": {"type": "string"}},
+            answers={**PLAIN, "application/openmetrics-text": {"type": "string"}},
         ),
         ("GET", "/"): Operation(summary="A page for people.", answers=_PAGE, is_open=True),
         ("GET", "/docs"): Operation(summary="The reference.", answers=_PAGE, is_open=True),
         ("POST", "/reset_prefix_cache"): Operation(
-            summary="Forgets all cached prefixes.", answers=_TEXT, errors=(500, 503)
+            summary="Forgets all cached prefixes.", answers=PLAIN, errors=(500, 503)
         ),
         ("GET", "/openapi.json"): Operation(
             summary="This description.", answers={JSON: {"type": "object"}}, is_open=True
-        ),
-    }
-
-
-def _storing(schemas: Schemas) -> dict[Route, Operation]:
-    def operation(summary: str, answer: str) -> Operation:
-        return Operation(summary=summary, answers=_json(answer), errors=_STORED)
-
-    def page(summary: str, answer: str, **query: Schema) -> Operation:
-        return Operation(
-            summary=summary, answers=_json(answer), errors=_STORED, query={**_PAGING, **query}
-        )
-
-    upload: Schema = {
-        "type": "object",
-        "required": ["file", "purpose"],
-        "properties": {
-            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
-            "purpose": {"enum": list(PURPOSES)},
-        },
-    }
-    return {
-        ("POST", "/v1/load_lora_adapter"): Operation(
-            summary="Loads an adapter.",
-            body=schemas.body(LoadAdapterBody),
-            answers=_TEXT,
-            errors=BODY_ERRORS,
-        ),
-        ("POST", "/v1/unload_lora_adapter"): Operation(
-            summary="Unloads an adapter.",
-            body=schemas.body(UnloadAdapterBody),
-            answers=_TEXT,
-            errors=BODY_ERRORS,
-        ),
-        ("POST", "/v1/files"): Operation(
-            summary="Uploads a file.",
-            body=upload,
-            body_type="multipart/form-data",
-            answers=_json("File"),
-            errors=(400, 408, 413, 415, 500, 507),
-        ),
-        ("GET", "/v1/files"): page(
-            "The files.",
-            "Files",
-            limit={"type": "integer", "minimum": 1, "maximum": 10_000},
-            purpose={"type": "string"},
-            order={"enum": ["asc", "desc"]},
-        ),
-        ("GET", "/v1/files/{file_id}"): operation("A file.", "File"),
-        ("GET", "/v1/files/{file_id}/content"): Operation(
-            summary="A file's bytes.",
-            answers={BYTES: {"type": "string"}},
-            errors=_STORED,
-        ),
-        ("DELETE", "/v1/files/{file_id}"): operation("Deletes a file.", "Deleted"),
-        ("POST", "/v1/batches"): Operation(
-            summary="Answers a file of requests.",
-            body=schemas.body(BatchBody),
-            answers=_json("Batch"),
-            errors=BODY_ERRORS,
-        ),
-        ("GET", "/v1/batches"): page("The batches.", "Batches"),
-        ("GET", _BATCH): operation("A batch.", "Batch"),
-        ("POST", f"{_BATCH}/cancel"): operation("Ends a batch.", "Batch"),
-        ("POST", "/v1/fine_tuning/jobs"): Operation(
-            summary="Creates a job.",
-            body=schemas.body(JobBody),
-            answers=_json("FineTuningJob"),
-            errors=BODY_ERRORS,
-        ),
-        ("GET", "/v1/fine_tuning/jobs"): page("The jobs.", "FineTuningJobs"),
-        ("GET", _JOB): operation("A job.", "FineTuningJob"),
-        ("POST", f"{_JOB}/cancel"): operation("Ends a job.", "FineTuningJob"),
-        ("POST", f"{_JOB}/pause"): operation("Lets a job rest.", "FineTuningJob"),
-        ("POST", f"{_JOB}/resume"): operation("Lets it go on.", "FineTuningJob"),
-        ("GET", f"{_JOB}/events"): page("What a job tells.", "FineTuningEvents"),
-        ("GET", f"{_JOB}/checkpoints"): page("Its models.", "FineTuningCheckpoints"),
-        ("DELETE", "/v1/models/{name:path}"): Operation(
-            summary="Deletes a model that a job made.",
-            answers=_json("Deleted"),
-            errors=(*_STORED, 403),
         ),
     }

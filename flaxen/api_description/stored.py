@@ -1,0 +1,105 @@
+"""Describes the routes of what a server stores: files, batches, jobs and adapters."""
+
+from __future__ import annotations
+
+from flaxen.api_description.bodies import Schemas
+from flaxen.api_description.operation import (
+    BODY_ERRORS,
+    BYTES,
+    PAGING,
+    PLAIN,
+    Operation,
+    Schema,
+    json_of,
+)
+from flaxen.job_routes.batches.routes import BatchBody
+from flaxen.job_routes.files.routes import PURPOSES
+from flaxen.job_routes.fine_tuning.job_schema import JobBody
+from flaxen.server.schema import LoadAdapterBody, UnloadAdapterBody
+
+_JOB = "/v1/fine_tuning/jobs/{job_id}"
+_BATCH = "/v1/batches/{batch_id}"
+_STORED = (400, 404, 409, 429, 500)  # the errors of what is stored
+
+
+def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
+    """The routes of files, batches, jobs and adapters, by method and path."""
+
+    def operation(summary: str, answer: str) -> Operation:
+        return Operation(summary=summary, answers=json_of(answer), errors=_STORED)
+
+    def page(summary: str, answer: str, **query: Schema) -> Operation:
+        return Operation(
+            summary=summary, answers=json_of(answer), errors=_STORED, query={**PAGING, **query}
+        )
+
+    upload: Schema = {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "purpose": {"enum": list(PURPOSES)},
+        },
+    }
+    return {
+        ("POST", "/v1/load_lora_adapter"): Operation(
+            summary="Loads an adapter.",
+            body=schemas.body(LoadAdapterBody),
+            answers=PLAIN,
+            errors=BODY_ERRORS,
+        ),
+        ("POST", "/v1/unload_lora_adapter"): Operation(
+            summary="Unloads an adapter.",
+            body=schemas.body(UnloadAdapterBody),
+            answers=PLAIN,
+            errors=BODY_ERRORS,
+        ),
+        ("POST", "/v1/files"): Operation(
+            summary="Uploads a file.",
+            body=upload,
+            body_type="multipart/form-data",
+            answers=json_of("File"),
+            errors=(400, 408, 413, 415, 500, 507),
+        ),
+        ("GET", "/v1/files"): page(
+            "The files.",
+            "Files",
+            limit={"type": "integer", "minimum": 1, "maximum": 10_000},
+            purpose={"type": "string"},
+            order={"enum": ["asc", "desc"]},
+        ),
+        ("GET", "/v1/files/{file_id}"): operation("A file.", "File"),
+        ("GET", "/v1/files/{file_id}/content"): Operation(
+            summary="A file's bytes.",
+            answers={BYTES: {"type": "string"}},
+            errors=_STORED,
+        ),
+        ("DELETE", "/v1/files/{file_id}"): operation("Deletes a file.", "Deleted"),
+        ("POST", "/v1/batches"): Operation(
+            summary="Answers a file of requests.",
+            body=schemas.body(BatchBody),
+            answers=json_of("Batch"),
+            errors=BODY_ERRORS,
+        ),
+        ("GET", "/v1/batches"): page("The batches.", "Batches"),
+        ("GET", _BATCH): operation("A batch.", "Batch"),
+        ("POST", f"{_BATCH}/cancel"): operation("Ends a batch.", "Batch"),
+        ("POST", "/v1/fine_tuning/jobs"): Operation(
+            summary="Creates a job.",
+            body=schemas.body(JobBody),
+            answers=json_of("FineTuningJob"),
+            errors=BODY_ERRORS,
+        ),
+        ("GET", "/v1/fine_tuning/jobs"): page("The jobs.", "FineTuningJobs"),
+        ("GET", _JOB): operation("A job.", "FineTuningJob"),
+        ("POST", f"{_JOB}/cancel"): operation("Ends a job.", "FineTuningJob"),
+        ("POST", f"{_JOB}/pause"): operation("Lets a job rest.", "FineTuningJob"),
+        ("POST", f"{_JOB}/resume"): operation("Lets it go on.", "FineTuningJob"),
+        ("GET", f"{_JOB}/events"): page("What a job tells.", "FineTuningEvents"),
+        ("GET", f"{_JOB}/checkpoints"): page("Its models.", "FineTuningCheckpoints"),
+        ("DELETE", "/v1/models/{name:path}"): Operation(
+            summary="Deletes a model that a job made.",
+            answers=json_of("Deleted"),
+            errors=(*_STORED, 403),
+        ),
+    }
