@@ -105,9 +105,11 @@ class Schemas:
         }
         return _object(properties, required)
 
-    def reranked(self, *classes: type[BaseModel]) -> Schema:
+    def reranked(
+        self, *classes: type[BaseModel], without_effect: Mapping[str, Rule] | None = None
+    ) -> Schema:
         """The schema of a body with documents."""
-        return self.body(*classes, forms=_MORE_FORMS)
+        return self.body(*classes, without_effect=without_effect, forms=_MORE_FORMS)
 
     def nested(self, outer: frozenset[str], inner: str, flat: Schema) -> Schema:
         """The schema of a body whose fields but `outer` stand in the object `inner`.

@@ -22,8 +22,13 @@ from flaxen.api_description.operation import (
 )
 from flaxen.api_description.stored import stored_operations
 from flaxen.messages_routes import bodies as messages
+from flaxen.pooling_routes.bodies import (
+    RERANK_WITHOUT_EFFECT,
+    InputBody,
+    RerankBody,
+    ScoreBody,
+)
 from flaxen.pooling_routes.bodies import CommonBody as PoolingBody
-from flaxen.pooling_routes.bodies import InputBody, RerankBody, ScoreBody
 from flaxen.pooling_routes.cohere import EmbedBody
 from flaxen.responses_routes import bodies as responses
 from flaxen.responses_routes.bodies import ResponseBody
@@ -199,7 +204,7 @@ def _pooling(schemas: Schemas) -> dict[Route, Operation]:
     listed: Schema = {"type": "array", "items": ref("RankedText")}
     rerank = Operation(
         summary="Documents by how well they go with a query.",
-        body=schemas.reranked(PoolingBody, RerankBody),
+        body=schemas.reranked(PoolingBody, RerankBody, without_effect=RERANK_WITHOUT_EFFECT),
         answers={JSON: {"anyOf": [ref("Ranking"), listed]}},
         errors=ENGINE_ERRORS,
     )

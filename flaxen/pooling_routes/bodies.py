@@ -11,6 +11,7 @@ from flaxen.pooling.params import PoolingParams
 from flaxen.pooling_routes.encoding import ByteOrder, NumberFormat
 from flaxen.protocol import FieldError
 from flaxen.server.errors import invalid
+from flaxen.server.generation.fields_without_effect import Rule
 from flaxen.server.schema import STRICT, Whole, parse
 
 
@@ -107,6 +108,13 @@ class ScoreBody(BaseModel):
         [name] = given
         texts = getattr(self, name)
         return [texts] if isinstance(texts, str) else texts, name
+
+
+# Fields of Text Embeddings Inference, which its clients send with their defaults.
+RERANK_WITHOUT_EFFECT = {
+    "raw_scores": Rule(lambda value: value is False, "use_activation = false gives raw scores"),
+    "truncate": Rule(lambda value: value is False, "truncate_prompt_tokens = -1 cuts long texts"),
+}
 
 
 class RerankBody(BaseModel):

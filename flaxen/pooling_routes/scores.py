@@ -12,10 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from flaxen.pooling.answers import probabilities, similarity
 from flaxen.pooling.inputs import input_ids, pair_ids
-from flaxen.pooling_routes.bodies import RerankBody, ScoreBody
+from flaxen.pooling_routes.bodies import RERANK_WITHOUT_EFFECT, RerankBody, ScoreBody
 from flaxen.pooling_routes.run import Asked, read, tokenized, vectors
 from flaxen.server.context import Context
 from flaxen.server.errors import invalid
+from flaxen.server.generation.fields_without_effect import drop
 from flaxen.server.schema import parse, shorten
 from flaxen.server.usage import Usage
 
@@ -49,7 +50,7 @@ async def rerank(context: Context, http: HttpRequest) -> Response:
     Documents that are called `texts` get the answer of Text Embeddings Inference: a list.
     """
     asked, own = await _read(context, http)
-    body = parse(RerankBody, own)
+    body = parse(RerankBody, drop(own, RERANK_WITHOUT_EFFECT))
     if (body.documents is None) == (body.texts is None):
         raise invalid("give either documents or texts, and not both", "documents")
     field = "texts" if body.documents is None else "documents"
