@@ -48,7 +48,7 @@ _PROMPT_LOGPROBS = _or_null(_list_of(_or_null({"type": "object"})))
 
 def _listed(item: Schema) -> Schema:
     """A page of a list."""
-    ends = {"first_id": _or_null(_STRING), "last_id": _or_null(_STRING)}
+    ends = {"first_id": _STRING, "last_id": _STRING}
     more: Schema = {"type": "boolean"}
     return _object(object=_constant("list"), data=_list_of(item), **ends, has_more=more)
 

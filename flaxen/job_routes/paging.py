@@ -69,8 +69,8 @@ async def as_page(
         {
             "object": "list",
             "data": [to_json(row) for row in rows],
-            "first_id": rows[0]["id"] if rows else None,
-            "last_id": rows[-1]["id"] if rows else None,
+            "first_id": rows[0]["id"] if rows else "",  # a string in OpenAI's schema
+            "last_id": rows[-1]["id"] if rows else "",
             "has_more": has_more,
         }
     )

@@ -123,8 +123,8 @@ async def list_input_items(responses: Responses, http: HttpRequest) -> Response:
         {
             "object": "list",
             "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
+            "first_id": page[0]["id"] if page else "",  # a string in OpenAI's schema
+            "last_id": page[-1]["id"] if page else "",
             "has_more": start + limit < len(items),
         }
     )

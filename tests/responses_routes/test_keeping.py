@@ -110,6 +110,8 @@ def test_input_items_are_all_that_was_asked() -> None:
     assert (part["data"], part["has_more"]) == (whole["data"][:3], True)
     rest = page(f"?order=asc&after={part['last_id']}")
     assert (rest["data"], rest["has_more"]) == (whole["data"][3:], False)
+    nothing = page(f"?order=asc&after={whole['last_id']}")
+    assert (nothing["data"], nothing["first_id"], nothing["last_id"]) == ([], "", "")
     for query, param in (("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"),
                          ("order=up", "order"), ("after=x", "after"), ("x=1", "x")):  # fmt: skip
         assert page(f"?{query}")["error"]["param"] == param

@@ -41,6 +41,9 @@ def stored(served: Served) -> list[Path]:
 
 
 def test_the_official_client_uploads_lists_reads_and_deletes(served: Served) -> None:
+    listed = get(served.app, "/v1/files").json()
+    assert (listed["data"], listed["first_id"], listed["last_id"]) == ([], "", "")
+
     async def work() -> None:
         async with openai_client(served.app) as client:
             first = await client.files.create(file=("a.jsonl", GOOD), purpose="fine-tune")
