@@ -154,9 +154,9 @@ def check_body(body: ResponseBody) -> None:
             "background=true needs store=true: a response that nobody waits for is asked for later",
             "background",
         )
-    if body.max_tool_calls is not None and body.max_tool_calls < 1:
+    if body.max_tool_calls is not None and body.max_tool_calls < 0:
         raise invalid(
-            f"max_tool_calls must be at least 1, got {body.max_tool_calls}", "max_tool_calls"
+            f"max_tool_calls must be at least 0, got {body.max_tool_calls}", "max_tool_calls"
         )
     _check_metadata(body.metadata or {})
 

@@ -155,6 +155,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"text": {"format": {"type": "text"}, "verbosity": "medium"}}, {"text": {}},
     {"reasoning": {"summary": "detailed", "generate_summary": "auto", "mode": "standard"}},
     {"reasoning": {"context": "auto"}}, {"tools": []}, {"n": 1}, {"max_tool_calls": 3.0},
+    {"max_tool_calls": 0},
     {"unknown": None}, {"return_token_ids": False}, {"stream_options": {}},
 ]  # fmt: skip
 
@@ -185,7 +186,7 @@ def test_values_without_effect_are_accepted(body: dict[str, Any]) -> None:
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"top_logprobs": 21, "include": ["message.output_text.logprobs"]}, "top_logprobs"),
         ({"background": True, "store": False}, "background"),
-        ({"max_tool_calls": 0}, "max_tool_calls"),
+        ({"max_tool_calls": -1}, "max_tool_calls"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
         ({"metadata": {"a": "b" * 513}}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata.a"),
