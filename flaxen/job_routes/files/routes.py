@@ -18,7 +18,7 @@ from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.schema import shorten
 
 # Jobs and batches read files of the first two; the others, which OpenAI has too, are only kept.
-PURPOSES = ("fine-tune", "batch", "assistants", "evals", "user_data", "vision")
+PURPOSES = ("fine-tune", "batch", "assistants", "user_data", "vision")
 _FIELDS = ("file", "purpose")
 
 
@@ -147,6 +147,4 @@ def _file(row: Row) -> dict[str, Any]:
         "filename": row["filename"],
         "purpose": row["purpose"],
         "status": "processed",
-        "status_details": None,
-        "expires_at": None,
     }
