@@ -32,17 +32,17 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
 TEXTS = ["the sky is blue", "fish", "the deep sea is not red and the fish is blue " * 3]
 
 
-def served(directory: Path, **options: Any) -> LLM:
+def served(directory: Path, backend: str = "reference", **options: Any) -> LLM:
     return LLM(
-        directory, dtype="float32", backend="reference", max_num_batched_tokens=64,
+        directory, dtype="float32", backend=backend, max_num_batched_tokens=64,
         compile_sizes=(64,), **options,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_a_decoders_head_is_transformers(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "backend"), [("llama", "reference"), ("qwen3", "cpu")])
+def test_a_decoders_head_is_transformers(name: str, backend: str, tmp_path: Path) -> None:
     model = encoders.make(HEADS[name])
-    llm = served(encoders.save(model, tmp_path))
+    llm = served(encoders.save(model, tmp_path), backend)
     outputs = llm.classify(TEXTS, pooling_params=PoolingParams(use_activation=False))
     for output in outputs:
         with torch.no_grad():

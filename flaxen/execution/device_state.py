@@ -200,7 +200,7 @@ class DeviceState(DeviceCalls):
 
     def final_norm(self, number: int) -> jax.Array:
         # Bound parameters are fewer arguments, and the norm's own are not packed.
-        normed: jax.Array = self._final_norm(self._step_params, dict(self._hidden)[number])
+        normed: jax.Array = self._final_norm(self._params, dict(self._hidden)[number])
         return normed
 
     def head(self, pooled: np.ndarray) -> jax.Array:
