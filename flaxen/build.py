@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from flaxen.execution.processes.connecting import following, leading
 from flaxen.execution.processes.repeated import RepeatedCalls, follow
 from flaxen.memory.cache_plan import CachePlan
 from flaxen.models.model import Model, Params
+from flaxen.other_weights import read_weights
 from flaxen.prepared import OnProgress, Prepared, load, open_named, prepare
 from flaxen.protocol import ModelInfo
 from flaxen.scheduling.config import LoraLimits
@@ -54,6 +56,9 @@ class Parts:
     cache_plan: CachePlan  # the KV cache's size and the longest sequence, with the reasons
     family: str | None  # as `model_type` of config.json; None for a definition
     num_file_bytes: int | None  # of the weights in their files; None for a definition
+    # Reads other weights of the model by their path, for `engine.set_params`; raises ValueError and
+    # OSError as `other_weights`.
+    read_weights: Callable[[str], Any]
 
 
 def build(
@@ -176,6 +181,7 @@ def _build(
         cache_plan=prepared.cache_plan,
         family=None if isinstance(checkpoint, Definition) else checkpoint.family.model_type,
         num_file_bytes=None if isinstance(checkpoint, Definition) else checkpoint.num_file_bytes,
+        read_weights=functools.partial(_read_weights, prepared),
     )
 
 
@@ -195,6 +201,11 @@ def _calls_of_all_processes() -> Iterator[Callable[[DeviceCalls], DeviceCalls]]:
         )
     with leading(processes) as leader:
         yield functools.partial(RepeatedCalls, send=leader.send)
+
+
+def _read_weights(prepared: Prepared, model: str) -> Any:
+    params = read_weights(prepared, model)
+    return params if len(params) > 1 else params[0]
 
 
 def _engine(

@@ -227,7 +227,12 @@ def load(
         )
         tokenizer = with_template(checkpoint.make_tokenizer(), prepared.args.chat_template)
         params = loading.result()
-    return tokenizer, [_placed(params, prepared, each.placement) for each in prepared.models]
+    return tokenizer, placed(prepared, params)
+
+
+def placed(prepared: Prepared, params: Params) -> list[Params]:
+    """The parameters of each data replica, from those that were loaded."""
+    return [_placed(params, prepared, each.placement) for each in prepared.models]
 
 
 def _placed(params: Params, prepared: Prepared, placement: Placement | None) -> Params:

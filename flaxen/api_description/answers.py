@@ -104,6 +104,8 @@ _MODEL = _object(
     display_name=_STRING,
     created_at=_STRING,
 )
+_BASE_ONLY = {"weights_version": _COUNT}
+_MODEL = {**_MODEL, "properties": {**_MODEL["properties"], **_BASE_ONLY}}
 
 _ITEM = _object(id=_STRING, type=_STRING, status=_STRING)
 _RESPONSE = _object(

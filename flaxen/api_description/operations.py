@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
 from flaxen.api_description.bodies import BLOCK_MESSAGES, Schemas
+from flaxen.api_description.control import control_operations
 from flaxen.api_description.llama_cpp import llama_cpp_operations
 from flaxen.api_description.operation import (
     BODY_ERRORS,
@@ -64,6 +65,7 @@ def make_operations(schemas: Schemas) -> dict[Route, Operation]:
         **_responses(schemas),
         **_pooling(schemas),
         **llama_cpp_operations(schemas),
+        **control_operations(schemas),
         **_telling(schemas),
         **stored_operations(schemas),
     }
@@ -261,9 +263,6 @@ def _telling(schemas: Schemas) -> dict[Route, Operation]:
         ),
         ("GET", "/"): Operation(summary="A page for people.", answers=_PAGE, is_open=True),
         ("GET", "/docs"): Operation(summary="The reference.", answers=_PAGE, is_open=True),
-        ("POST", "/reset_prefix_cache"): Operation(
-            summary="Forgets all cached prefixes.", answers=PLAIN, errors=(500, 503)
-        ),
         ("GET", "/openapi.json"): Operation(
             summary="This description.", answers={JSON: {"type": "object"}}, is_open=True
         ),

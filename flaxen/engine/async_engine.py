@@ -11,14 +11,14 @@ import functools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from flaxen.engine.arrivals import Arrivals
 from flaxen.engine.background_compiler import BackgroundCompiler
-from flaxen.engine.event_stream import EventStream, call_soon
+from flaxen.engine.between_steps import BetweenSteps
+from flaxen.engine.event_stream import EventStream, call_soon, put_all
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.unread_limit import UnreadLimit
 from flaxen.protocol import (
@@ -35,7 +35,6 @@ from flaxen.protocol import (
     TokenEvent,
     UnknownAdapterError,
 )
-from flaxen.scheduling.checked import CheckedRequest
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,11 +52,10 @@ class AsyncEngine(EngineClient):
         self._engine = engine
         self._unread_limit = UnreadLimit(engine.config.max_unread_bytes)
         self._changed = threading.Condition()  # guards all below
-        # Requests that the engine does not have yet: those that arrive during a step wait for its
-        # end.
-        self._added: deque[tuple[CheckedRequest, float]] = deque()
+        self._arrivals = Arrivals()
         self._aborted: list[EventStream] = []
-        self._calls: list[tuple[Callable[[], None], Future[None]]] = []  # run between two steps
+        self._between: BetweenSteps[SteppedEngine] = BetweenSteps()
+        self._is_frozen = False  # whether requests that have begun wait too
         self._streams: dict[str, EventStream] = {}
         self._num_open = 0  # sequences that have not ended, over all streams
         self._refuses: EngineClosedError | None = None  # why requests are refused
@@ -92,7 +90,7 @@ class AsyncEngine(EngineClient):
             self._streams[request.request_id] = stream
             self._unread_limit.add(stream)
             self._num_open += request.sampling.n
-            self._added.append((checked, time.monotonic()))
+            self._arrivals.add(checked, time.monotonic())
             self._changed.notify()
         return stream
 
@@ -106,6 +104,7 @@ class AsyncEngine(EngineClient):
         """Ends a stream's request early, but not a later request with the same id."""
         with self._changed:
             if self._streams.get(stream.request_id) is stream:
+                self._arrivals.let_in(stream.request_id)
                 self._aborted.append(stream)
                 self._changed.notify()
 
@@ -131,30 +130,61 @@ class AsyncEngine(EngineClient):
 
     def set_params(self, params: Any, version: int | None = None) -> None:
         """Like Engine.set_params, between two steps. Blocks meanwhile: not for a coroutine."""
-        self._call_between_steps(functools.partial(self._engine.set_params, params, version))
+        self.between_steps(lambda engine: engine.set_params(params, version))
 
     def reset_prefix_cache(self) -> None:
-        self._call_between_steps(self._engine.reset_prefix_cache)
+        self.between_steps(lambda engine: engine.reset_prefix_cache())
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
-        """Like Engine.set_adapter_stack, between two steps. Blocks until it is done."""
-        self._call_between_steps(
-            functools.partial(self._engine.set_adapter_stack, names, stack, scales)
-        )
+        """Like Engine.set_adapter_stack, between two steps. Blocks meanwhile."""
+        self.between_steps(lambda engine: engine.set_adapter_stack(names, stack, scales))
 
-    def _call_between_steps(self, call: Callable[[], None]) -> None:
-        done: Future[None] = Future()
+    def between_steps(self, call: Callable[[SteppedEngine], None]) -> None:
+        """Calls something with the engine, between two steps. Blocks until it is done."""
         with self._changed:
             if self._refuses is not None:
                 raise self._refusal()
-            self._calls.append((call, done))
+            done = self._between.ask(call)
             self._changed.notify()
         done.result()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether requests that arrive now wait until `release`."""
+        return self._arrivals.are_held
+
+    def hold(self, reason: str, *, aborts: bool = False, freezes: bool = False) -> None:
+        """Lets requests that arrive from now on wait. Blocks until the others rest.
+
+        Args:
+          reason: what `release` is called with.
+          aborts: end the others early, as `abort` does; if False, they run to their ends.
+          freezes: in place of that, they stay as they are after the current step.
+        """
+        with self._changed:
+            self._arrivals.hold(reason)
+            self._aborted += self._streams.values() if aborts else ()
+
+        def set_frozen(engine: SteppedEngine) -> None:
+            self._is_frozen = freezes
+
+        self.between_steps(set_frozen)
+        with self._changed:
+            resting = self._between.wait()
+            self._changed.notify()
+        resting.result()
+
+    def release(self, reason: str) -> None:
+        """Ends a `hold`; after the last one all requests go on."""
+        with self._changed:
+            self._arrivals.release(reason)
+            self._is_frozen &= self._arrivals.are_held
+            self._changed.notify()
 
     def stats(self) -> EngineStats:
         """Like Engine.stats; requests that the engine does not have yet count as waiting."""
         with self._changed:
-            added = [checked for checked, _ in self._added]
+            added = self._arrivals.requests()
         stats = self._engine.stats()
         # A request that was added since is already in those statistics.
         left = [each for each in added if not self._engine.is_open(each.request.request_id)]
@@ -172,7 +202,10 @@ class AsyncEngine(EngineClient):
     async def close(self, drain_s: float = 0.0) -> None:
         self._refuse_requests()
         deadline = time.monotonic() + drain_s
-        while self._streams and self._thread.is_alive() and time.monotonic() < deadline:
+        # What a pause holds would not end meanwhile.
+        while self._streams and not self.is_held and self._thread.is_alive():
+            if time.monotonic() > deadline:
+                break
             await asyncio.sleep(0.02)
         for thread in self._stop_threads():
             # Not a method of this engine: a worker may hold what it called a moment longer, and
@@ -194,6 +227,7 @@ class AsyncEngine(EngineClient):
         self._refuse_requests()
         with self._changed:
             self._stopping = True
+            self._arrivals.let_in()
             self._aborted += self._streams.values()
             self._changed.notify()
         return self._compiler.stop(), self._thread
@@ -214,36 +248,40 @@ class AsyncEngine(EngineClient):
         try:
             while True:
                 with self._changed:
-                    while not (
-                        self._added or self._aborted or self._calls or self._engine.has_work
-                    ):
+                    while not (self._arrivals or self._aborted or self._between or self._runs):
+                        self._between.rest()
                         if self._stopping:
                             return
                         self._changed.wait()
-                    num_added = len(self._added)
+                    num_added = len(self._arrivals)
                     aborted, self._aborted = self._aborted, []
-                    calls, self._calls = self._calls, []
+                    calls = self._between.take()
                 for call, done in calls:
                     try:
-                        done.set_result(call())
+                        call(self._engine)
+                        done.set_result(None)
                     except Exception as error:  # the caller's error
                         done.set_exception(error)
                 self._take(num_added, aborted)
                 if self._engine.has_work:
-                    self._hand_out(self._engine.step())
+                    self._hand_out(self._engine.step(plans=not self._is_frozen))
         except Exception as error:  # a bug of ours: no caller may wait for ever
             self._break(error)
 
+    @property
+    def _runs(self) -> bool:
+        return self._engine.has_work and not self._is_frozen
+
     def _take(self, num_added: int, aborted: list[EventStream]) -> None:
         for _ in range(num_added):
-            checked, arrival_s = self._added[0]  # only this thread removes any
+            checked, arrival_s = self._arrivals.first()  # only this thread removes any
             try:
                 self._engine.add(checked, arrival_s)
             # The state changed since the check.
             except (UnknownAdapterError, EngineBusyError) as error:
                 self._fail(checked.request.request_id, error)
             with self._changed:
-                self._added.popleft()
+                self._arrivals.remove_first()
         for stream in aborted:
             if self._streams.get(stream.request_id) is stream:  # otherwise it has ended since
                 self._engine.abort(stream.request_id)
@@ -261,7 +299,7 @@ class AsyncEngine(EngineClient):
                     if not stream.num_running:
                         del self._streams[event.request_id]
         for loop, batch in batches.items():
-            call_soon(loop, functools.partial(_put_all, batch))
+            call_soon(loop, functools.partial(put_all, batch))
 
     def _fail(self, request_id: str, error: Exception) -> None:
         with self._changed:
@@ -274,14 +312,7 @@ class AsyncEngine(EngineClient):
         with self._changed:
             self._refuses = EngineBrokenError(f"the engine broke: {error!r}")
             broken = list(self._streams)
-            self._added.clear()  # nobody will take them any more
-            calls, self._calls = self._calls, []
-        for _, done in calls:
-            done.set_exception(self._refusal())
+            self._arrivals.clear()  # nobody will take them any more
+            self._between.fail(self._refusal)
         for request_id in broken:
             self._fail(request_id, self._refusal())
-
-
-def _put_all(batch: list[tuple[EventStream, TokenEvent]]) -> None:
-    for stream, event in batch:
-        stream.put(event)

@@ -158,11 +158,12 @@ class Engine(SteppedEngine):
     def abort(self, request_id: str) -> None:
         self._end_all(request_id, FinishReason.ABORT, "aborted by the client")
 
-    def step(self) -> list[TokenEvent]:
+    def step(self, *, plans: bool = True) -> list[TokenEvent]:
         self._end_overdue()
         previous, self._in_flight = self._in_flight, None
         try:
-            self._dispatch()
+            if plans:
+                self._dispatch()
             if previous is not None:
                 result = self._executor.fetch(previous.plan, previous.handle)
                 logprobs = compute_prompt_logprobs(self._executor, previous.plan, previous.handle)
@@ -180,14 +181,27 @@ class Engine(SteppedEngine):
     def warm_up(self) -> bool:
         return self._executor.warm_up()
 
-    def set_params(self, params: Any, version: int | None = None) -> None:
-        self._executor.set_params(params)
+    def set_params(
+        self, params: Any, version: int | None = None, *, are_owned: bool = False
+    ) -> None:
+        self._executor.set_params(params, are_owned=are_owned)
         if version is None:
             version = self._scheduler.pools.weights_version + 1
         self._scheduler.drop_prefix_cache(weights_version=version)
 
     def reset_prefix_cache(self) -> None:
         self._scheduler.drop_prefix_cache()
+
+    def sleep(self, *, keeps_weights: bool) -> None:
+        assert self._in_flight is None, "the last step was not waited for"
+        self._scheduler.reset()
+        self._executor.sleep(keeps_weights=keeps_weights)
+
+    def wake_weights(self) -> None:
+        self._executor.wake_weights()
+
+    def wake_cache(self) -> None:
+        self._executor.reset()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
         if self._in_flight and not (self._requests or self._events.are_left):

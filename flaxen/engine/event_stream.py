@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import final
 
 from flaxen.engine.unread import Unread
@@ -110,3 +110,9 @@ def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> 
     """
     with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(callback)
+
+
+def put_all(batch: Iterable[tuple[EventStream, TokenEvent]]) -> None:
+    """Puts events of one event loop, there."""
+    for stream, event in batch:
+        stream.put(event)

@@ -82,15 +82,16 @@ class ReplicatedEngine(SteppedEngine):
         for each in self._replicas:
             each.abort(request_id)
 
-    def step(self) -> list[TokenEvent]:
-        """Steps the replicas that would not wait for their device, or the one that is next."""
+    def step(self, *, plans: bool = True) -> list[TokenEvent]:
+        """Steps the replicas that would not wait for their device, or the one that is next; without
+        plans all of them."""
         busy = [each for each in self._turns if each.has_work]
-        ready = [each for each in busy if each.is_ready] or busy[:1]
+        ready = [each for each in busy if each.is_ready or not plans] or busy[:1]
         events: list[TokenEvent] = []
         for replica in ready:
             self._turns.remove(replica)
             self._turns.append(replica)
-            events += replica.step()
+            events += replica.step(plans=plans)
         for request_id in {each.request_id for each in events if each.finish is not None}:
             if not self.is_open(request_id):
                 self._choice.ended(request_id)
@@ -100,12 +101,14 @@ class ReplicatedEngine(SteppedEngine):
     def warm_up(self) -> bool:
         return any(each.warm_up() for each in self._replicas)
 
-    def set_params(self, params: Any, version: int | None = None) -> None:
+    def set_params(
+        self, params: Any, version: int | None = None, *, are_owned: bool = False
+    ) -> None:
         """Sets the parameters, as SteppedEngine says; each replica has its own copy.
 
         Args:
           params: a sequence of parameters, one for each replica, on its devices.
-          version: as SteppedEngine says.
+          version, are_owned: as SteppedEngine says.
         """
         if not isinstance(params, Sequence) or len(params) != len(self._replicas):
             raise ValueError(
@@ -113,13 +116,26 @@ class ReplicatedEngine(SteppedEngine):
                 f"of {len(self._replicas)}, or use a mesh with data=1"
             )
         for replica, own in zip(self._replicas, params, strict=True):
-            replica.set_params(own, version)
+            replica.set_params(own, version, are_owned=are_owned)
         self._choice.forget()
 
     def reset_prefix_cache(self) -> None:
         for replica in self._replicas:
             replica.reset_prefix_cache()
         self._choice.forget()
+
+    def sleep(self, *, keeps_weights: bool) -> None:
+        for replica in self._replicas:
+            replica.sleep(keeps_weights=keeps_weights)
+        self._choice.forget()
+
+    def wake_weights(self) -> None:
+        for replica in self._replicas:
+            replica.wake_weights()
+
+    def wake_cache(self) -> None:
+        for replica in self._replicas:
+            replica.wake_cache()
 
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:
         raise ValueError(

@@ -73,8 +73,12 @@ class SteppedEngine(abc.ABC):
         """Ends a request and frees what it owns; an unknown id is ignored."""
 
     @abc.abstractmethod
-    def step(self) -> list[TokenEvent]:
-        """Dispatches the next step, then returns the events of the one before it."""
+    def step(self, *, plans: bool = True) -> list[TokenEvent]:
+        """Dispatches the next step, then returns the events of the one before it.
+
+        Args:
+          plans: False dispatches none: afterwards nothing runs, and requests rest as they are.
+        """
 
     @abc.abstractmethod
     def warm_up(self) -> bool:
@@ -83,7 +87,9 @@ class SteppedEngine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def set_params(self, params: Any, version: int | None = None) -> None:
+    def set_params(
+        self, params: Any, version: int | None = None, *, are_owned: bool = False
+    ) -> None:
         """Serves other parameters from the next step on, by reference, without copying them.
 
         The prefix cache is invalidated; running sequences keep their keys and values. A caller that
@@ -93,6 +99,8 @@ class SteppedEngine(abc.ABC):
           params: parameters with the same tree, shapes and dtypes.
           version: a number for them, which is part of each page's hash, and which each sequence
               ends with; None is one more than before. At the start it is 0.
+          are_owned: whether nobody else has them or will donate them, as those of the start: then
+              nothing is compiled again.
 
         Raises:
           ValueError: the tree, a shape or a dtype differs.
@@ -101,6 +109,26 @@ class SteppedEngine(abc.ABC):
     @abc.abstractmethod
     def reset_prefix_cache(self) -> None:
         """Forgets all cached prefixes; running sequences keep what they have."""
+
+    @abc.abstractmethod
+    def sleep(self, *, keeps_weights: bool) -> None:
+        """Frees the memory of the KV cache, after a `step` without a plan, until `wake_cache`.
+
+        Running sequences are preempted, and computed again later. Until all is awake, no step may
+        be planned.
+
+        Args:
+          keeps_weights: if True, `wake_weights` has them again, and an accelerator's move to the
+              host's memory; if False they are freed, and need `set_params`.
+        """
+
+    @abc.abstractmethod
+    def wake_weights(self) -> None:
+        """Moves weights that `sleep` has kept back to where they compute."""
+
+    @abc.abstractmethod
+    def wake_cache(self) -> None:
+        """Makes a new, empty KV cache."""
 
     @abc.abstractmethod
     def set_adapter_stack(self, names: tuple[str, ...], stack: Any, scales: Any) -> None:

@@ -41,10 +41,13 @@ class AdapterStack:
         self._given: tuple[Adapters, jax.Array] | None = None
         self.reset()
 
+    def free(self) -> None:
+        """Frees the slots, until `reset`; a trainer's stack stays."""
+        self._own: tuple[Adapters, jax.Array] | None = None
+
     def reset(self) -> None:
         """Makes new, empty slots; a trainer's stack stays."""
-        # Frees the old one first, or there would be two for a moment.
-        self._own: tuple[Adapters, jax.Array] | None = None
+        self.free()  # else there would be two for a moment
         limits = self._limits
         if limits is None or self._given is not None:
             return

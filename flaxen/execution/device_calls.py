@@ -109,8 +109,16 @@ class DeviceCalls(abc.ABC):
         """The logits [L] of the model's classification head for a pooled vector [D]."""
 
     @abc.abstractmethod
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Any, are_owned: bool) -> None:
         """Uses other parameters, as in Executor."""
+
+    @abc.abstractmethod
+    def sleep(self, keeps_weights: bool) -> None:
+        """Frees KV pool, rows, slots of adapters and weights, as in Executor."""
+
+    @abc.abstractmethod
+    def wake_weights(self) -> None:
+        """Moves weights back to the device, as in Executor."""
 
     @abc.abstractmethod
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:

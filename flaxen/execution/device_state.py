@@ -31,7 +31,7 @@ from flaxen.execution.compiled_step import (
 from flaxen.execution.device_calls import DeviceCalls, StepOutput
 from flaxen.execution.params import check_same
 from flaxen.execution.programs import Program
-from flaxen.execution.rows import RowBias, Rows, RowSettings, load_bias, load_row
+from flaxen.execution.rows import RowBias, RowSettings, load_bias, load_row
 from flaxen.execution.sampling import BatchNeeds, Sampled
 from flaxen.execution.step import prompt_logprobs, shapes_of
 from flaxen.execution.step_options import StepOptions
@@ -60,14 +60,15 @@ class DeviceState(DeviceCalls):
         self, model: Model, params: Params, config: EngineConfig, cache_dtype: jnp.dtype
     ) -> None:
         self._params = params
+        self._param_shapes = shapes_of(params)
         # The parameters as the compiled step takes them. Nobody donates them while this holds them.
-        self._step_params = bind(params) if model.backend.packs_weights else params
+        self._bind = bind if model.backend.packs_weights else lambda params: params
+        self._step_params = self._bind(params)
         self._layout = step_layout(config)
         # What all devices of a mesh have alike; without a mesh there is nothing to say.
         whole = None if model.placement is None else model.placement.replicated
         self._step = jit_step(model, config)
         self._forward, self._sample = jit_forward(model, config), jit_sample(model, config)
-        self._begun: Any = None  # what `sample` needs of `forward`
         self._empty_state = jit_empty_state(model, config, cache_dtype)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1), out_shardings=whole)
         self._load_bias = jax.jit(load_bias, donate_argnums=0, out_shardings=whole)
@@ -81,6 +82,8 @@ class DeviceState(DeviceCalls):
         self._num_steps = 0
         self._hidden: deque[tuple[int, jax.Array]] = deque(maxlen=2)  # of the last steps
         self._reset_state()
+        # Where the devices' memory is the host's, weights need not be moved there.
+        self._is_on_host = next(iter(self._tokens.devices())).platform == "cpu"
         # Taken once: a thread compiles from them while steps and `reset` replace the arrays.
         self._abstract_state: StepState = shapes_of(
             StepState(self._step_params, self._rows, self._tokens, self._cache)
@@ -107,13 +110,19 @@ class DeviceState(DeviceCalls):
         self._adapters.reset()
         self._reset_state()
 
-    def _reset_state(self) -> None:
+    def _free_state(self) -> None:
         self._hidden.clear()
-        self._cache: tuple[Any, ...] = ()  # else there would be two for a moment
+        self._cache: tuple[Any, ...] = ()
+        self._rows: Any = None  # Rows, unless it sleeps
+        self._begun: Any = None  # what `sample` needs of `forward`
+        self._tokens = None
+
+    def _reset_state(self) -> None:
+        self._free_state()  # else there would be two for a moment
         # One call, not one an array: the memory is filled while the host goes on to compile.
         self._cache, rows = self._empty_state()
         self._tokens = rows.tokens
-        self._rows: Rows = without_tokens(rows)
+        self._rows = without_tokens(rows)
 
     def load_row(self, row: int, settings: RowSettings, known: np.ndarray) -> None:
         loaded, self._tokens = self._load_row(
@@ -137,11 +146,25 @@ class DeviceState(DeviceCalls):
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
         return self._adapters.serve_stack(stack, scales)
 
-    def set_params(self, params: Any) -> None:
-        check_same(self._params, params)
+    def set_params(self, params: Any, are_owned: bool) -> None:
+        check_same(self._param_shapes, params)
         _wait_for(self._tokens)
-        # Not bound: who trains them donates them, and XLA must know which step still reads them.
-        self._params = self._step_params = params
+        # Who trains them donates them: then they are not bound, and XLA must know which step still
+        # reads them.
+        self._params, self._step_params = params, self._bind(params) if are_owned else params
+
+    def sleep(self, keeps_weights: bool) -> None:
+        _wait_for(self._tokens)
+        self._free_state()
+        self._adapters.free()
+        if not keeps_weights:
+            self._params = self._step_params = None
+        elif not self._is_on_host:
+            self._params, self._step_params = _moved(self._params, "pinned_host"), None
+
+    def wake_weights(self) -> None:
+        if not self._is_on_host:
+            self._params = self._step_params = _moved(self._params, "device")
 
     def step(
         self,
@@ -206,6 +229,13 @@ class DeviceState(DeviceCalls):
     def head(self, pooled: np.ndarray) -> jax.Array:
         logits: jax.Array = self._head(self._params, pooled)
         return logits
+
+
+def _moved(params: Params, memory_kind: str) -> Params:
+    """The parameters in another memory of their devices."""
+    kinds = jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind(memory_kind), params)
+    moved: Params = jax.device_put(params, kinds)
+    return moved
 
 
 def _wait_for(tokens: Any) -> None:

@@ -164,9 +164,16 @@ class JaxExecutor(Executor):
         self._programs.forget()
         return rank
 
-    def set_params(self, params: Any) -> None:
-        self._calls.set_params(params)
-        self._programs.forget()
+    def set_params(self, params: Any, *, are_owned: bool) -> None:
+        self._calls.set_params(params, are_owned)
+        if not are_owned:
+            self._programs.forget()
+
+    def sleep(self, *, keeps_weights: bool) -> None:
+        self._calls.sleep(keeps_weights)
+
+    def wake_weights(self) -> None:
+        self._calls.wake_weights()
 
     def dispatch(self, plan: StepPlan) -> _Handle:
         ends = accumulate((item.num_tokens for item in plan.items), initial=0)

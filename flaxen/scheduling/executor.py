@@ -88,8 +88,22 @@ class Executor(abc.ABC):
         """
 
     @abc.abstractmethod
-    def set_params(self, params: Any) -> None:
-        """Uses other parameters, by reference. Raises ValueError if they do not fit the model."""
+    def set_params(self, params: Any, *, are_owned: bool) -> None:
+        """Uses other parameters, by reference, as in SteppedEngine.
+
+        Raises:
+          ValueError: they do not fit the model.
+        """
+
+    @abc.abstractmethod
+    def sleep(self, *, keeps_weights: bool) -> None:
+        """Frees the memory of its state, and of the weights, or moves these to the host. Then
+        `reset` makes new state, and `wake_weights` or `set_params` brings weights.
+        """
+
+    @abc.abstractmethod
+    def wake_weights(self) -> None:
+        """Moves weights that `sleep` has kept back to the device."""
 
     @abc.abstractmethod
     def dispatch(self, plan: StepPlan) -> Any:

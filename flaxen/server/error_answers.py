@@ -28,6 +28,16 @@ _ANTHROPIC_TYPES = {
 }
 
 
+# The routes that only --server-dev-mode adds.
+DEV_PATHS = frozenset(
+    f"/{name}"
+    for name in (
+        *("reset_prefix_cache", "pause", "resume", "is_paused"),
+        *("sleep", "wake_up", "is_sleeping", "update_weights_from_disk"),
+    )
+)
+
+
 def error_body(error: ApiError) -> dict[str, Any]:
     """The JSON from which the `openai` clients read errors."""
     return {
@@ -74,9 +84,11 @@ def _router_error(request: Request, error: Exception) -> ApiError | None:
     """The error for a path or method that has no route."""
     if not isinstance(error, HTTPException):
         return None
-    where = f"{request.method} {request.url.path}"
+    path = request.url.path
+    where = f"{request.method} {path}"
     if error.status_code == 404:
-        message = f"there is no route {where}: GET /docs lists them"
+        hint = "start the server with --server-dev-mode" if path in DEV_PATHS else None
+        message = f"there is no route {where}: {hint or 'GET /docs lists them'}"
         return ApiError(404, message, code="unknown_url")
     if error.status_code == 405:
         named = Headers(error.headers).get("allow", "")

@@ -118,13 +118,14 @@ def model_json(
 
 def _model(context: Context, name: str) -> dict[str, Any]:
     info = context.engine.info
-    return model_json(
+    described = model_json(
         name,
         created=info.created,
         root=info.name,
         parent=None,
         max_model_len=info.max_model_len,
     )
+    return described | {"weights_version": context.engine.stats().weights_version}
 
 
 def _adapter(context: Context, adapter: AdapterInfo, name: str) -> dict[str, Any]:

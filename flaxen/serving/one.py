@@ -6,11 +6,12 @@ import contextlib
 import gc
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from flaxen.serving.adapters import ServedAdapters
-from flaxen.serving.announcement.facts import Served, about
+from flaxen.serving.announcement.facts import Served, about, about_model
 from flaxen.serving.announcement.ready import say_ready
 from flaxen.serving.running import run_app
 from flaxen.serving.server_args import ServerArgs
@@ -36,7 +37,7 @@ def serve_one(args: EngineArgs, adapters: ServedAdapters, server: ServerArgs) ->
         computing = server.set_up()
         start_s = time.perf_counter()
         parts = _build(args, adapters.limits, server)
-        engine, app = _start(stack, parts, server, adapters, stores)
+        engine, app = _start(stack, parts, server, adapters, stores, args.model)
         batches = None
         if stores is not None:
             from flaxen.serving.jobs import add_jobs
@@ -44,9 +45,16 @@ def serve_one(args: EngineArgs, adapters: ServedAdapters, server: ServerArgs) ->
             share = server.fine_tuning_share
             jobs = add_jobs(app, server.config, stores, engine, parts, share=share)
             batches = stack.enter_context(jobs)
+        names = server.config.served_model_names or (parts.info.name,)
         served = Served(
-            parts=parts, config=server.config, computing=computing, engine=engine, stores=stores
+            parts=replace(parts, params=None),  # the engine alone has them, and may free them
+            config=server.config,
+            computing=computing,
+            engine=engine,
+            stores=stores,
+            about_model=tuple(about_model(parts, names)),
         )
+        del parts
         on_ready = partial(say_ready, server, start_s, served.name, partial(about, served))
         return run_app(app, engine, server, on_ready, batches)
 
@@ -77,6 +85,7 @@ def _start(
     server: ServerArgs,
     adapters: ServedAdapters,
     stores: Stores | None,
+    source: str,
 ) -> tuple[AsyncEngine, FastAPI]:
     """Starts the engine's thread, which ends with the stack, and makes the application."""
     from flaxen.api_description.routes import add_description
@@ -89,6 +98,11 @@ def _start(
     adapters.load(engine, parts.model, config.served_model_names or (parts.info.name,))
     files = adapters.files(parts.model)
     routes = more_routes(open_responses(stores))
+    if config.dev_mode:
+        from flaxen.control_routes.routes import control_routes
+        from flaxen.engine.control import EngineControl
+
+        routes = {**routes, **control_routes(EngineControl(engine, parts.read_weights, source))}
     app = create_app(engine, parts.tokenizer, config, adapter_files=files, more_routes=routes)
     add_description(app, config)
     return engine, app

@@ -11,6 +11,7 @@ import pytest
 
 from flaxen.api_description.document import make_document
 from flaxen.api_description.routes import add_description
+from flaxen.control_routes.routes import control_routes
 from flaxen.job_routes import mount
 from flaxen.responses_routes.responses import Responses
 from flaxen.server.app import (
@@ -27,9 +28,10 @@ from tests.server.clients import get, post
 from tests.server.fakes import FakeEngine, byte_tokenizer
 
 MORE_ROUTES = more_routes(Responses())
+NOBODY: Any = None  # the engine that is controlled: no route is called
 ROUTES_OF_ALL = [
     *ROUTES, *MORE_ROUTES, *ALIASES, INVOCATIONS, *ADAPTER_ROUTES, *DEV_ROUTES,
-    *mount._FILES, *mount._JOBS, *mount._BATCHES, ("GET", "/openapi.json"),
+    *control_routes(NOBODY), *mount._FILES, *mount._JOBS, *mount._BATCHES, ("GET", "/openapi.json"),
 ]  # fmt: skip
 HELLO = [{"role": "user", "content": "Hi"}]
 

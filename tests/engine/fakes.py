@@ -58,7 +58,8 @@ class FakeExecutor(Executor):
         dead_end: int | None = None,  # after it, no token may be sampled
     ) -> None:
         self._config, self._poison, self._dead_end = config, poison, dead_end
-        self.num_resets, self.num_checks, self._step = 0, 0, 1
+        self.num_resets, self.num_checks = 0, 0
+        self._step = 1
         self.reset()
 
     def reset(self) -> None:
@@ -98,7 +99,14 @@ class FakeExecutor(Executor):
         self.adapter_slots = dict(enumerate(stack or ()))
         return 1
 
-    def set_params(self, params: Any) -> None:
+    def sleep(self, *, keeps_weights: bool) -> None:
+        del self._memory, self._rows  # whoever uses them before `reset` fails
+        if not keeps_weights:
+            del self._step
+
+    def wake_weights(self) -> None: ...
+
+    def set_params(self, params: Any, *, are_owned: bool) -> None:
         if not isinstance(params, int):
             raise ValueError("the fake's parameters are what it adds to a token")
         self._step = params
@@ -239,8 +247,14 @@ class FaultyExecutor(Executor):
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
         return self._inner.set_adapter_stack(stack, scales)
 
-    def set_params(self, params: Any) -> None:
-        self._inner.set_params(params)
+    def set_params(self, params: Any, *, are_owned: bool) -> None:
+        self._inner.set_params(params, are_owned=are_owned)
+
+    def sleep(self, *, keeps_weights: bool) -> None:
+        self._inner.sleep(keeps_weights=keeps_weights)
+
+    def wake_weights(self) -> None:
+        self._inner.wake_weights()
 
     def dispatch(self, plan: StepPlan) -> Any:
         self._call("dispatch")

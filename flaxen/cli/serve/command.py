@@ -80,6 +80,8 @@ def serve(
         if fine_tuning.data_dir is not None:  # jobs make adapters
             lora = replace(lora, enable_lora=True)
             processes.refuse("--data-dir", "fine-tuning trains on the weights of one process")
+        if server.dev_mode:
+            _check_dev_mode(fine_tuning, processes)
         of_engine = (model_options, runner, context, steps, batch, serving, mesh)
         groups = (*of_engine, models, machine, template, defaults)
         make_args = partial(_engine_args, groups, max_logprobs=limits.max_logprobs)
@@ -140,6 +142,17 @@ def _serve_several(named: Sequence[NamedModel], given: Given, pool: PoolOptions)
     set_up = partial(given.machine.set_up, 1, None)
     server_args = given.server_args((), given.lora.max_lora_rank, set_up)
     return serve_several(wanted, server_args, memory_bytes=pool.models_memory, which=pool.at_start)
+
+
+def _check_dev_mode(fine_tuning: FineTuningOptions, processes: ProcessOptions) -> None:
+    """Refuses options beside which the weights can be neither freed nor replaced."""
+    option = "--server-dev-mode"
+    processes.refuse(option, "the weights of several processes can't be replaced yet")
+    if fine_tuning.data_dir is not None:
+        raise ValueError(
+            f"{option} can't be used with --data-dir: jobs train on the weights that it lets "
+            "clients free and replace. Leave one of them out"
+        )
 
 
 @contextlib.contextmanager

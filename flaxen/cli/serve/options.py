@@ -114,7 +114,8 @@ class ServerOptions:
         bool,
         _server_option(
             "--server-dev-mode",
-            help="Add routes that change the server for everybody: /reset_prefix_cache.",
+            help="Add routes that change the server for everybody: /reset_prefix_cache, /pause, "
+            "/sleep, /update_weights_from_disk and others.",
         ),
     ] = False
     drain_s: Annotated[

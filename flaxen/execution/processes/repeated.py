@@ -103,8 +103,14 @@ class RepeatedCalls(DeviceCalls):
         self._send("head", [pooled])
         return self._own.head(pooled)
 
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Any, are_owned: bool) -> None:
         raise _refuse("other parameters")
+
+    def sleep(self, keeps_weights: bool) -> None:
+        raise _refuse("sleep")
+
+    def wake_weights(self) -> None:
+        raise _refuse("sleep")
 
     def set_adapter_stack(self, stack: Any, scales: Any) -> int:
         raise _refuse("a trainer's adapters")
@@ -116,7 +122,7 @@ class RepeatedCalls(DeviceCalls):
 def _refuse(what: str) -> ValueError:
     return ValueError(
         f"{what} can't be given to an engine that runs on several processes, because only this "
-        "process has them: sample on one process"
+        "process would know of it: use one process"
     )
 
 

@@ -35,6 +35,7 @@ class Served:
     computing: Sequence[Fact]  # what computes
     engine: EngineClient
     stores: Stores | None  # of fine-tuning; None: it is off
+    about_model: tuple[Fact, ...]  # as of `about_model`
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,7 +51,7 @@ class Served:
 def about(served: Served, url: str) -> Iterator[Fact]:
     """All facts about a server that listens on a URL."""
     parts, config = served.parts, served.parts.engine.config
-    yield from about_model(parts, served.names)
+    yield from served.about_model
     yield from about_template(parts.tokenizer, parts.info)
     yield from about_pooling(parts.info)
     yield from served.computing
