@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import httpx
 import jax
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from flaxen.build import Parts, build
 from flaxen.control_routes.routes import control_routes
@@ -295,8 +297,13 @@ def test_bad_weights_leave_the_old_ones(directories: list[Path], tmp_path: Path)
 
             await refused("there is no file or directory", tmp_path / "nothing")
             shape = json.loads((directories[1] / "config.json").read_text())
-            wide = _changed(directories[1], tmp_path / "wide", shape | {"intermediate_size": 96})
-            await refused("down", wide)
+            narrow = _changed(
+                directories[1], tmp_path / "narrow", shape | {"intermediate_size": 96}
+            )
+            await refused("gate_proj.weight has shape [128, 64]", narrow)
+            weights = narrow / "model.safetensors"
+            save_file({name: _first_96(each) for name, each in load_file(weights).items()}, weights)
+            await refused("w_down'] has the shape [96, 64]", narrow)
             theta = shape | {"rope_theta": 5e5}
             await refused("rope", _changed(directories[1], tmp_path / "theta", theta))
             cut = _changed(directories[1], tmp_path / "cut", shape)
@@ -307,6 +314,11 @@ def test_bad_weights_leave_the_old_ones(directories: list[Path], tmp_path: Path)
             await refused("flush_cache", directories[1], flush_cache=False)
 
     run(work())
+
+
+def _first_96(array: np.ndarray) -> np.ndarray:
+    """The array with 96 in place of each size of 128."""
+    return np.ascontiguousarray(array[tuple(slice(96 if n == 128 else n) for n in array.shape)])
 
 
 def _changed(source: Path, target: Path, config: dict[str, Any]) -> Path:

@@ -230,7 +230,7 @@ class EngineStreams:
             )
         return ApiError(
             503,
-            "the request was cut short: the server is shutting down",
+            "the request was cut short: the server is shutting down, or was paused",
             code="aborted",
             type="server_error",
         )
