@@ -5,8 +5,10 @@ Deliberately does not know: engines, who wrote the files.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,13 +24,13 @@ def read_weights(prepared: Prepared, model: str) -> list[Params]:
 
     Args:
       prepared: the model as it was prepared.
-      model: the path of the files, which are opened anew.
+      model: the path of the files, which are opened anew; or what the model itself was named as.
 
     Raises:
       ValueError: they are not there, are damaged, or are another model's.
       OSError: they can't be read.
     """
-    if not Path(model).exists():
+    if model != prepared.args.model and not Path(model).exists():
         raise ValueError(f"there is no file or directory {model!r} on the server's machine")
     found, form = open_named(replace(prepared.args, model=model)).source, prepared.form
     _check_same_model(prepared.checkpoint, found)
@@ -48,13 +50,24 @@ def _check_same_model(served: AnySource, found: AnySource) -> None:
                 f"{given.get(name, 'of none')}, and the served one's {have.get(name, 'is none')}"
             )
     if isinstance(served, Checkpoint) and isinstance(found, Checkpoint):
-        for field in fields(served.config):
-            old, new = (getattr(each.config, field.name) for each in (served, found))
-            if old != new:
-                raise ValueError(
-                    f"{found.name} is not the model that is served: the {field.name} of its "
-                    f"config.json is {new}, and the served one's {old}"
-                )
+        for path, old, new in _differences("", served.config, found.config):
+            raise ValueError(
+                f"{found.name} is not the model that is served: its configuration has {new!r} as "
+                f"{path.removeprefix('.')}, and the served one's has {old!r}"
+            )
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(the path in a configuration, the value of one, the other's) where two differ."""
+    if type(old) is type(new) and is_dataclass(old):
+        for each in fields(old):
+            values = (getattr(config, each.name) for config in (old, new))
+            yield from _differences(f"{path}.{each.name}", *values)
+    elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        for index, values in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{path}[{index}]", *values)
+    elif old != new:
+        yield path, old, new
 
 
 def _shapes(model: Model) -> dict[str, list[int]]:

@@ -40,12 +40,18 @@ class EngineControl:
       engine: the engine.
       read_weights: reads weights from a path, for `SteppedEngine.set_params`.
       source: where those come from that it has.
+      reclaim: returns freed memory to the system.
     """
 
     def __init__(
-        self, engine: AsyncEngine, read_weights: Callable[[str], Any], source: str
+        self,
+        engine: AsyncEngine,
+        read_weights: Callable[[str], Any],
+        source: str,
+        reclaim: Callable[[], None],
     ) -> None:
         self._engine, self._read_weights, self._source = engine, read_weights, source
+        self._reclaim = reclaim
         self._has_weights = True  # perhaps asleep
         self._one_at_a_time = threading.Lock()
         self._asleep: set[Tag] = set()
@@ -82,6 +88,7 @@ class EngineControl:
             self._engine.between_steps(lambda engine: engine.sleep(keeps_weights=keeps_weights))
             self._asleep |= set(Tag)
             self._has_weights &= keeps_weights
+            self._reclaim()
 
     def wake_up(self, tags: Collection[Tag]) -> None:
         """Brings parts back. Once none sleeps, requests go on.

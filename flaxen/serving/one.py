@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from flaxen.serving.adapters import ServedAdapters
 from flaxen.serving.announcement.facts import Served, about, about_model
 from flaxen.serving.announcement.ready import say_ready
+from flaxen.serving.reclaim import reclaim_memory
 from flaxen.serving.running import run_app
 from flaxen.serving.server_args import ServerArgs
 
@@ -102,7 +103,8 @@ def _start(
         from flaxen.control_routes.routes import control_routes
         from flaxen.engine.control import EngineControl
 
-        routes = {**routes, **control_routes(EngineControl(engine, parts.read_weights, source))}
+        control = EngineControl(engine, parts.read_weights, source, reclaim_memory)
+        routes = {**routes, **control_routes(control)}
     app = create_app(engine, parts.tokenizer, config, adapter_files=files, more_routes=routes)
     add_description(app, config)
     return engine, app

@@ -6,8 +6,6 @@ Deliberately does not know how memory is divided, nor when a model is loaded or 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +31,7 @@ from flaxen.serving.load_at_start import LoadAtStart, load_at_start
 from flaxen.serving.loaded_model import LoadedModel, load_model
 from flaxen.serving.more_routes import model_routes, open_responses
 from flaxen.serving.planned_models import MemoryPlan, PlannedModel, Wanted, plan_models
+from flaxen.serving.reclaim import reclaim_memory
 from flaxen.serving.running import run_app
 from flaxen.serving.server_args import ServerArgs
 
@@ -188,12 +187,3 @@ def _add_jobs(
     share = server.fine_tuning_share
     jobs = add_jobs(pooled.app, own, stores, loaded.engine, loaded.parts, share=share)
     return stack.enter_context(jobs)
-
-
-def reclaim_memory() -> None:
-    """Frees what an unloaded model leaves in cycles, and returns the memory to the system."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such function
-        ctypes.CDLL(None).malloc_trim(0)

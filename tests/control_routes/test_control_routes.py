@@ -26,6 +26,7 @@ from flaxen.engine_args import EngineArgs
 from flaxen.server.app import DEV_ROUTES, create_app
 from flaxen.server.config import ServerConfig
 from flaxen.server.error_answers import DEV_PATHS
+from flaxen.serving.reclaim import reclaim_memory
 from tests.e2e.tiny_model import write_tiny_model
 from tests.server.clients import http_client, make_app, post
 from tests.server.fakes import FakeEngine, byte_tokenizer
@@ -94,7 +95,7 @@ async def serving(directory: Path, **args: Any) -> AsyncIterator[Server]:
     tokenizer, read_weights = parts.tokenizer, parts.read_weights
     with AsyncEngine(parts.engine, compile_after_s=60) as engine:
         del parts  # with the weights: the engine alone has them
-        routes = control_routes(EngineControl(engine, read_weights, str(directory)))
+        routes = control_routes(EngineControl(engine, read_weights, str(directory), reclaim_memory))
         config = ServerConfig(dev_mode=True)
         app = create_app(engine, tokenizer, config, more_routes=routes)
         async with http_client(app) as client:

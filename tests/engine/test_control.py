@@ -28,7 +28,9 @@ def controlled(
 ) -> None:
     async def work() -> None:
         with AsyncEngine(fake_engine(LONG, SlowExecutor()), compile_after_s=60) as engine:
-            await asyncio.wait_for(test(engine, EngineControl(engine, read_weights, "two")), 60)
+            await asyncio.wait_for(
+                test(engine, EngineControl(engine, read_weights, "two", lambda: None)), 60
+            )
 
     asyncio.run(work())
 
