@@ -100,7 +100,6 @@ CHATS: list[Row] = [
      "must be text, json_object, json_schema or structural_tag"),
     ({"chat_template_kwargs": {"bos_token": "x"}}, BAD, "invalid_value", "chat_template_kwargs",
      "may not set 'bos_token'"),
-    ({"echo": True}, BAD, "unsupported_parameter", "echo", "hold the answer only"),
 ]  # fmt: skip
 
 

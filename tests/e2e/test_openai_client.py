@@ -178,7 +178,7 @@ def test_tokenize_and_back(server: Server) -> None:
     assert tokens["token_strs"][-1] == "<|im_end|>"
     assert tokens["max_model_len"] == 1024
     back = server.http.post("/detokenize", json={"tokens": tokens["tokens"]}).json()
-    assert back == {"prompt": text}
+    assert back == {"prompt": text, "content": text}  # vLLM's name and llama.cpp's
 
 
 def test_version(server: Server) -> None:
