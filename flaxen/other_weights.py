@@ -64,8 +64,8 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
             values = (getattr(config, each.name) for config in (old, new))
             yield from _differences(f"{path}.{each.name}", *values)
     elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
-        for index, values in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{path}[{index}]", *values)
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{path}[{index}]", *pair)
     elif old != new:
         yield path, old, new
 
