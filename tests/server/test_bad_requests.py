@@ -33,7 +33,7 @@ COMPLETIONS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"prompt": [-1]}, "invalid_value", "prompt", "got -1"),
     ({"prompt": [10**400]}, "invalid_value", "prompt", "got 1000.*\\.\\.\\."),
     ({"prompt": "", "add_special_tokens": False}, "invalid_value", "prompt", "prompt is empty"),
-    ({"prompt": "a" * 63}, "context_length_exceeded", "prompt", "has 64 tokens.*length is 64"),
+    ({"prompt": "a" * 63}, "context_length_exceeded", "prompt", "is 64 tokens.*prompt has 64"),
     ({"prompt": "a", "max_tokens": 63}, "context_length_exceeded", "max_tokens", "at most 62"),
     ({"prompt": "a", "max_tokens": 0}, "invalid_value", "max_tokens", "at least 1 without echo"),
     ({"prompt": "a", "max_tokens": -1}, "invalid_value", "max_tokens", "at least 1, got -1"),
