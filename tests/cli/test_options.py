@@ -158,8 +158,9 @@ def test_a_request_asks_for_no_more_sequences_than_the_engine_holds() -> None:
 
 
 def test_adapters_defaults() -> None:
-    for field in dataclasses.fields(LoraLimits):
-        assert defaults(LoraOptions)[field.name] == field.default
+    assert LoraOptions(enable_lora=True).limits() == LoraLimits()
+    few = LoraOptions(enable_lora=True, max_cpu_loras=2).limits()
+    assert few == LoraLimits(max_loras=2, max_cpu_loras=2)
 
 
 def test_every_engine_argument_has_an_option_of_serve() -> None:
