@@ -20,7 +20,7 @@ from flaxen.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerForm:
-    """What is told of each answer of a request."""
+    """The options of a request that decide which fields its answers have."""
 
     tokenizer: Tokenizer
     model: str

@@ -86,7 +86,7 @@ class ScoreBody(BaseModel):
     data_2: _Texts = None
 
     def first(self) -> tuple[list[str], str]:
-        """What is compared, and its field's name.
+        """Returns the texts that are compared, and the name of the field that has them.
 
         Raises:
           ApiError: 400, it is not there, or there twice.

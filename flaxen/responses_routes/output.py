@@ -16,7 +16,7 @@ from flaxen.server.generation.custom_tools import input_of
 
 Event = dict[str, Any]
 MakeEvent = Callable[..., Event]  # from a type and its fields to an event with its number
-# Of calls: the prefix of ids, the item's type, the field of what is called with, its events.
+# A call has a prefix of its id, a type of its item, a field for its arguments, and an event.
 _FUNCTION = ("fc", "function_call", "arguments", "response.function_call_arguments")
 _CUSTOM = ("ctc", "custom_tool_call", "input", "response.custom_tool_call_input")
 

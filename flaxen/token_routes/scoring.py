@@ -26,7 +26,7 @@ from flaxen.server.generation.sampling_fields import check_token_ids
 from flaxen.server.schema import STRICT, Wholes
 from flaxen.server.sse import unless_disconnected
 
-# Of the fields that other routes share, those that say nothing about an answer's text.
+# A request may have these fields, which it shares with other routes: none changes a score.
 _SHARED = frozenset({"model", "request_id", "cache_salt", "priority"})
 
 
@@ -45,7 +45,7 @@ class ScoringBody(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class _Labels:
-    """What is made of the log-probabilities."""
+    """How scores are made of the log-probabilities."""
 
     apply_softmax: bool
 

@@ -54,7 +54,7 @@ def text(value: str, **more: Any) -> dict[str, Any]:
             [text("found", cache_control={"type": "ephemeral"})],
             {"tool_choice": "auto", "parallel_tool_calls": True, "top_p": 1, "user": "u"},
         ),
-        # As frameworks put it together, with nulls for what was not chosen.
+        # Frameworks send null for each option that the user did not choose.
         (
             [text(SYSTEM)],
             [text("found")],
