@@ -57,20 +57,15 @@ class _Call(BaseModel):
     call_id: str
     name: str
     namespace: str | None = None
+    status: _Status | None = None
+
+
+class _FunctionCall(_Call):
     arguments: str
-    status: _Status | None = None
 
 
-class _CustomCall(BaseModel):
-    model_config = STRICT
-
-    type: str
-    id: str | None = None
-    call_id: str
-    name: str
-    namespace: str | None = None
+class _CustomCall(_Call):
     input: str
-    status: _Status | None = None
 
 
 class _Result(BaseModel):
@@ -193,7 +188,7 @@ def _read_reasoning(item: Mapping[str, Any], where: str) -> Item:
 
 
 def _read_call(item: Mapping[str, Any], where: str) -> Item:
-    call = parse(_Call, item, where=f"{where}.")
+    call = parse(_FunctionCall, item, where=f"{where}.")
     try:
         read_tool_calls([{"name": call.name, "arguments": call.arguments}], where)
     except ValueError as error:
@@ -206,7 +201,7 @@ def _read_custom_call(item: Mapping[str, Any], where: str) -> Item:
     return _call(call, "ctc", {"input": call.input})
 
 
-def _call(call: _Call | _CustomCall, prefix: str, given: Item) -> Item:
+def _call(call: _Call, prefix: str, given: Item) -> Item:
     space = {} if call.namespace is None else {"namespace": call.namespace}
     return {
         "id": call.id or new_id(prefix),
