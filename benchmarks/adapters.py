@@ -92,6 +92,8 @@ def main() -> None:
         EngineArgs(model=args.model, dtype=args.dtype, max_model_len=256, max_num_seqs=NUM_STREAMS),
         lora=LoraLimits(max_loras=NUM_ADAPTERS, max_lora_rank=RANK),
     )
+    while parts.engine.warm_up():
+        pass
     for index in range(NUM_ADAPTERS):
         parts.engine.adapters.load(f"adapter-{index}", random_adapter(parts.model, index))
 

@@ -37,6 +37,7 @@ def main() -> None:
         engines[impl] = LLM(args.model, impl=impl, max_num_seqs=NUM_STREAMS, max_model_len=256)
         engines[impl].generate([prompts[0]], SamplingParams(temperature=0, max_tokens=1))
         starts[impl] = time.perf_counter() - began
+        engines[impl].warm_up()
     speeds: dict[str, list[float]] = {impl: [] for impl in IMPLS}
     for number in range(args.rounds + 1):
         for impl in IMPLS:

@@ -54,6 +54,7 @@ def run_ours(name: str, work: Path) -> dict[str, Any]:
 
     dtype, quantization = OURS[name]
     llm = flaxen.LLM("minilm", dtype=dtype, quantization=quantization)
+    llm.warm_up()
     found: dict[str, Any] = {}
     for size, batches in json.loads((work / "inputs.json").read_text()).items():
         first = llm.embed(batches[0])[0].outputs.embedding

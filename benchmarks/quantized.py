@@ -107,7 +107,7 @@ def main() -> None:
         for name in names
     }  # fmt: skip
     for llm in engines.values():
-        seconds_a_token(llm)  # compiles
+        llm.warm_up()
     times: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(args.rounds):
         for name in names[:: 1 if round_ % 2 == 0 else -1]:

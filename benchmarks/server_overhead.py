@@ -50,6 +50,7 @@ def main() -> None:
         max_num_seqs=engines.MAX_NUM_SEQS,
         kv_cache_bytes=engines.KV_GIB["bf16"] << 30,
     )
+    engine.warm_up()
     runs: dict[str, list[Figures]] = {"offline": []}
     groups: dict[str, Group] = {}
     try:

@@ -64,6 +64,7 @@ def main() -> None:
     numbers = [each for each in sys.argv[1:] if each != "--write"]
     rounds = int(numbers[0]) if numbers else 5
     llm = LLM("smollm2-135m")
+    llm.warm_up()
     speeds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for round_ in range(rounds + 1):
         for kind, structure in KINDS.items():

@@ -44,7 +44,7 @@ class AsyncLLM:
         definition = model if isinstance(model, Definition) else None
         name = definition.name if definition is not None else str(model)
         args = EngineArgs(model=name, **engine_args)
-        parts = build(args, on_progress, lora=lora, definition=definition)
+        parts = build(args, on_progress, compiles_beside=True, lora=lora, definition=definition)
         self._model = parts.model
         self.tokenizer = parts.tokenizer
         self.info = parts.info

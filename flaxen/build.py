@@ -65,7 +65,7 @@ def build(
     args: EngineArgs,
     on_progress: OnProgress | None = None,
     *,
-    compile_all: bool = True,
+    compiles_beside: bool = False,
     lora: LoraLimits | None = None,
     definition: Definition | None = None,
 ) -> Parts:
@@ -78,9 +78,9 @@ def build(
       args: the arguments.
       definition: a model in memory (args.model is then only its name); None reads files.
       on_progress: called with (stage, done, total).
-      compile_all: False leaves the step shapes that a single request does not need to
-          `Engine.warm_up`; until then, the first step that needs one waits for it. Through XLA,
-          where each takes seconds, they are always left to it.
+      compiles_beside: whether an AsyncEngine will compile, beside the requests of a server, what
+          the first ones do not need. If not, a step compiles its own program once it was padded to
+          another for long enough, and `Engine.warm_up` compiles all before that.
       lora: how many adapters are served with the model; None for none.
 
     Raises:
@@ -89,7 +89,7 @@ def build(
     """
     report = on_progress or (lambda stage, done, total: None)
     with _without_collection(), _calls_of_all_processes() as through:
-        return _build(args, report, compile_all, lora, definition, through)
+        return _build(args, report, compiles_beside, lora, definition, through)
 
 
 def follow_process_0(
@@ -131,7 +131,7 @@ def _without_collection() -> Iterator[None]:
 def _build(
     args: EngineArgs,
     report: OnProgress,
-    compile_all: bool,
+    compiles_beside: bool,
     lora: LoraLimits | None,
     definition: Definition | None,
     through: Callable[[DeviceCalls], DeviceCalls],
@@ -160,15 +160,12 @@ def _build(
                 cache_dtype=prepared.cache_dtype,
                 bad_word_ids=functools.partial(bad_word_ids, tokenizer),
                 on_compiled=functools.partial(report, "compile"),
-                plans_grammars=not compile_all,
+                compiles_beside=compiles_beside,
                 through=through,
             )
             for model, own in zip(prepared.models, params, strict=True)
         ]
     engine = _engine(prepared, executors, info, tokenizer)
-    # Through XLA each shape takes seconds: it is compiled when a step first needs it.
-    while compile_all and prepared.backend.pads_cheaply and engine.warm_up():
-        pass
     return Parts(
         engine=engine,
         tokenizer=tokenizer,

@@ -114,6 +114,14 @@ class LLM:
         """The model's tokenizer."""
         return self._parts.tokenizer
 
+    def warm_up(self) -> None:
+        """Compiles every program of the step now, as before a measurement.
+
+        Without it a step is padded to another program until its own is worth the wait.
+        """
+        while self.engine.warm_up():
+            pass
+
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model's generation_config.json sets; dataclasses.replace changes fields."""
         return SamplingParams(**self.info.default_sampling)

@@ -98,6 +98,9 @@ def bench(
         start_s = time.perf_counter()
         parts = build(args, on_progress)
         startup_s = time.perf_counter() - start_s
+        # Through XLA each takes seconds, and the requests that warm up compile those they need.
+        while parts.model.backend.pads_cheaply and parts.engine.warm_up():
+            pass
         announce(cpu)
         console.print(f"{parts.info.name} in {parts.dtype.name} was ready after {startup_s:.1f} s")
         warmup, chosen = _workloads(parts, names, loaded, options.reps)

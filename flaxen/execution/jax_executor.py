@@ -59,7 +59,7 @@ class JaxExecutor(Executor):
     """Makes device calls of plans.
 
     When it is made, it compiles the first programs of `plan_programs`, and runs each once. The
-    others are compiled by `warm_up`, or when a step first needs them.
+    others are compiled by `warm_up`, or when a step needs them (`Programs.choose`).
 
     Args:
       model: the model; its backend runs the steps.
@@ -70,7 +70,8 @@ class JaxExecutor(Executor):
       cache_dtype: of the KV pool.
       bad_word_ids: gives the token sequences of a request's bad words.
       on_compiled: called with (programs ready, programs planned) after each.
-      plans_grammars: whether the programs of steps with grammars are compiled in advance too.
+      compiles_beside: whether a thread calls `warm_up` beside the steps. Then the programs of steps
+        with grammars are planned too.
       through: gets the calls on this process's devices, and returns those to make: other processes
         may have to make them too.
     """
@@ -87,7 +88,7 @@ class JaxExecutor(Executor):
         cache_dtype: jnp.dtype,
         bad_word_ids: Callable[[tuple[str, ...]], tuple[tuple[int, ...], ...]],
         on_compiled: Callable[[int, int], None] | None = None,
-        plans_grammars: bool = False,
+        compiles_beside: bool = False,
         through: Callable[[DeviceCalls], DeviceCalls] = lambda calls: calls,
     ) -> None:
         self.vocab_size = model.vocab_size
@@ -103,9 +104,14 @@ class JaxExecutor(Executor):
             self._shapes,
             has_adapters=adapted,
             may_pad=pads,
-            has_grammars=plans_grammars and model.generates,  # else it has no tokens to choose
+            has_grammars=compiles_beside and model.generates,  # else it has no tokens to choose
         )
-        self._programs = Programs((*first, *later), may_pad=pads, on_compiled=on_compiled)
+        self._programs = Programs(
+            (*first, *later),
+            may_pad=pads,
+            are_compiled_beside=compiles_beside,
+            on_compiled=on_compiled,
+        )
         self._programs.compile_several(len(first), self._calls.compile)
         self._run_once(first)
 

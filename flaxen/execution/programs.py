@@ -7,7 +7,7 @@ Deliberately does not know JAX, or what a program computes.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,6 +16,10 @@ from typing import TypeVar
 from flaxen.execution.shapes import Shape
 
 Result = TypeVar("Result")
+
+# Padded tokens after which a step waits for its own program: computing them took about as long as
+# a compilation (decision 0336).
+_MAX_PADDING = 8192
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -80,6 +84,8 @@ class Programs:
     Args:
       planned: those to compile in advance, in order.
       may_pad: whether a step may run a larger program that covers it.
+      are_compiled_beside: whether a thread calls `compile_next` beside the steps. If so, a step
+        never waits for a program where another covers it.
       on_compiled: called with (compiled, planned) after each of the planned ones.
     """
 
@@ -88,9 +94,12 @@ class Programs:
         planned: Iterable[Program],
         *,
         may_pad: bool,
+        are_compiled_beside: bool = False,
         on_compiled: Callable[[int, int], None] | None = None,
     ) -> None:
         self._may_pad, self._on_compiled = may_pad, on_compiled
+        self._are_compiled_beside = are_compiled_beside
+        self._padding: Counter[Program] = Counter()  # tokens, since the steps needed each
         self._lock = threading.Lock()  # guards the next two
         self._left = deque(planned)
         self._planned = frozenset(self._left)
@@ -100,14 +109,19 @@ class Programs:
     def choose(self, exact: Program) -> Program:
         """The program that a step runs: the cheapest of those that are compiled and cover it, or
         else its own, for which it waits. With grammars it also waits for one that nobody plans,
-        because the next steps would be padded for ever.
+        because the next steps would be padded for ever. Where no thread compiles beside the steps,
+        it waits for one that they were padded for long enough. Only one thread may call this.
         """
         with self._lock:
             ready = [each for each in self._started if self._started[each].done()]
         is_unplanned = exact.has_grammar and exact not in self._planned
         if exact in ready or not self._may_pad or is_unplanned:
             return exact
-        return min((each for each in ready if each.covers(exact)), default=exact)
+        chosen = min((each for each in ready if each.covers(exact)), default=exact)
+        self._padding[exact] += chosen.shape.num_tokens - exact.shape.num_tokens
+        if self._padding[exact] > _MAX_PADDING and not self._are_compiled_beside:
+            return exact
+        return chosen
 
     def is_ready(self, program: Program) -> bool:
         """Whether the program is compiled."""

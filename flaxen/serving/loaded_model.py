@@ -44,7 +44,7 @@ def load_model(
 ) -> LoadedModel:
     """Loads a model and starts its engine. Raises what `build` raises."""
     wanted, adapters = planned.wanted, planned.wanted.adapters
-    parts = build(wanted.args, on_progress, compile_all=False, lora=adapters.limits)
+    parts = build(wanted.args, on_progress, compiles_beside=True, lora=adapters.limits)
     engine = AsyncEngine(parts.engine)
     try:
         adapters.load(engine, parts.model, config.served_model_names)

@@ -66,12 +66,7 @@ def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerArgs) -> Par
     # The server is imported while the weights are read, which leaves the interpreter to others.
     threading.Thread(target=_import_server, name="flaxen-imports", daemon=True).start()
     with server.progress() as on_progress:
-        parts = build(
-            args,
-            on_progress,
-            compile_all=False,  # AsyncEngine compiles the rest
-            lora=lora,
-        )
+        parts = build(args, on_progress, compiles_beside=True, lora=lora)
     gc.freeze()  # long-lived objects are excluded from garbage collection
     return parts
 

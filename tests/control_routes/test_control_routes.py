@@ -90,7 +90,7 @@ class Server:
 async def serving(directory: Path, **args: Any) -> AsyncIterator[Server]:
     parts: Parts = build(
         EngineArgs(model=str(directory), max_num_seqs=4, max_num_batched_tokens=64, **args),
-        compile_all=False,
+        compiles_beside=True,
     )
     tokenizer, read_weights = parts.tokenizer, parts.read_weights
     with AsyncEngine(parts.engine, compile_after_s=60) as engine:

@@ -81,6 +81,16 @@ def test_a_step_runs_the_cheapest_program_that_is_compiled_and_covers_it() -> No
     assert programs.choose(program(1, has_adapters=True)) == small
 
 
+def test_a_step_that_was_padded_for_long_enough_waits_for_its_own_program() -> None:
+    programs = make(program(512))
+    chosen = [programs.choose(program(64)) for _ in range(20)]
+    assert chosen == [program(512)] * 18 + [program(64)] * 2  # 448 tokens each, 8192 at most
+    assert programs.choose(program(128)) == program(512)  # each counts its own
+    beside = Programs((), may_pad=True, are_compiled_beside=True)
+    beside.compile(program(512), lambda: None)
+    assert {beside.choose(program(64)) for _ in range(100)} == {program(512)}
+
+
 def test_a_step_that_nothing_covers_waits_for_its_own_program() -> None:
     programs = make(program(512), program(1, has_adapters=True))
     needed = program(16, has_adapters=True)

@@ -68,7 +68,7 @@ def burst(name: str) -> list[Request]:
 @pytest.mark.skipif(not cpu_library.is_built(), reason="the library was not built")
 def test_a_model_that_generates_nothing_has_no_programs_of_grammars() -> None:
     counts: list[tuple[int, int]] = []
-    cpu_executor(counts, replace(MODEL, generates=False), plans_grammars=True)
+    cpu_executor(counts, replace(MODEL, generates=False), compiles_beside=True)
     assert counts == [(1, 6), (2, 6)]
 
 

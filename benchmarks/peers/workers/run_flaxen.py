@@ -21,6 +21,8 @@ def load(model: str, args: dict[str, Any]) -> tuple[Generate, dict[str, str]]:
     if "compile_cache" in args:
         use_compile_cache(Path(args.pop("compile_cache")))
     parts = build(EngineArgs(model=model, offline=True, **args))
+    while parts.model.backend.pads_cheaply and parts.engine.warm_up():
+        pass
 
     def generate(prompts: list[list[int]], num_outputs: list[int]) -> tuple[float, int]:
         # It raises where a request ends with other than the tokens asked for.
