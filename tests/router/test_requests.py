@@ -164,7 +164,7 @@ def test_prompts_are_one_message_of_the_user() -> None:
 def test_what_no_signal_reads_is_named() -> None:
     parts = [{"type": "file", "file": {}}, {"type": "video_url"}, {"type": "input_audio"}]
     chat = read_request("chat", {"messages": [{"role": "user", "content": parts}]})
-    assert (chat.unread, chat.modalities) == (("file",), {"video", "audio"})
+    assert (chat.unread, set(chat.modalities)) == (("file",), {"video", "audio"})
     items = [{"type": "mcp_call"}, {"role": "user", "content": [{"type": "input_file"}]}]
     assert read_request("responses", {"input": items}).unread == ("input_file", "mcp_call")
     text = {"type": "document", "source": {"type": "text", "data": "law"}}
