@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from flaxen.router.signals.words import lower_words
 
-_KEPT_WORDS = 1 << 14  # texts repeat their words
+_KEPT_PHRASES = 1 << 14  # texts repeat their words
 
 
 class Fuzzy:
@@ -17,33 +17,38 @@ class Fuzzy:
     """
 
     def __init__(self, keywords: Sequence[str], max_edits: int) -> None:
-        self._keywords = [keyword.lower() for keyword in keywords]
-        self._sizes = sorted({1, *(len(lower_words(keyword)) or 1 for keyword in keywords)})
         self._max_edits = max_edits
-        self._near = lru_cache(_KEPT_WORDS)(self._find_near)
+        # By the number of words of a phrase and its length: the keywords that may be near to it.
+        self._candidates: dict[int, dict[int, list[tuple[int, str]]]] = {1: {}}
+        for index, keyword in enumerate(map(str.lower, keywords)):
+            for size in {1, len(lower_words(keyword)) or 1}:
+                by_length = self._candidates.setdefault(size, {})
+                for length in range(len(keyword) - max_edits, len(keyword) + max_edits + 1):
+                    by_length.setdefault(length, []).append((index, keyword))
+        self._near = lru_cache(_KEPT_PHRASES)(self._find_near)
 
     def search(self, text: str) -> set[int]:
         """The indices of the keywords that are near to something in a text."""
         words = lower_words(text)
-        phrases: set[str] = set()
-        for size in self._sizes:
-            phrases.update(" ".join(words[i : i + size]) for i in range(len(words) - size + 1))
-        longest = max(map(len, self._keywords)) + self._max_edits
-        near = [self._near(phrase) for phrase in phrases if len(phrase) <= longest]
-        return {index for indices in near for index in indices}
+        found: set[int] = set()
+        for size, by_length in self._candidates.items():
+            phrases = words if size == 1 else _phrases(words, size)
+            for phrase in set(phrases):
+                if len(phrase) in by_length:
+                    found.update(self._near(size, phrase))
+        return found
 
-    def _find_near(self, phrase: str) -> tuple[int, ...]:
-        return tuple(
-            index
-            for index, keyword in enumerate(self._keywords)
-            if is_near(keyword, phrase, self._max_edits)
-        )
+    def _find_near(self, size: int, phrase: str) -> list[int]:
+        candidates = self._candidates[size][len(phrase)]
+        return [i for i, keyword in candidates if is_near(keyword, phrase, self._max_edits)]
+
+
+def _phrases(words: Sequence[str], size: int) -> list[str]:
+    return [" ".join(words[i : i + size]) for i in range(len(words) - size + 1)]
 
 
 def is_near(one: str, other: str, max_edits: int) -> bool:
     """Whether at most so many insertions, deletions and replacements make one text the other."""
-    if abs(len(one) - len(other)) > max_edits:
-        return False
     # One of max_edits + 1 parts is in the other text unchanged, if so few edits do.
     step = len(one) // (max_edits + 1)
     if step and not any(one[i * step : (i + 1) * step] in other for i in range(max_edits + 1)):

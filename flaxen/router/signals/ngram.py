@@ -27,8 +27,10 @@ class Ngrams:
         self._sizes: list[int] = []
         self._keywords_with: dict[str, list[tuple[int, int]]] = {}  # by n-gram: index and count
         for index, keyword in enumerate(keywords):
-            grams = self._grams(self._folded(keyword))
-            self._sizes.append(grams.total())
+            padded = self._padded(self._folded(keyword))
+            size = len(padded) - arity + 1
+            self._sizes.append(size)
+            grams = Counter(padded[start : start + arity] for start in range(size))
             for gram, count in grams.items():
                 self._keywords_with.setdefault(gram, []).append((index, count))
         self._similar = lru_cache(_KEPT_WORDS)(self._find_similar)
@@ -46,12 +48,16 @@ class Ngrams:
 
     def similarities(self, word: str) -> dict[int, float]:
         """The similarities, in (0, 1], of the keywords that share an n-gram with a word."""
-        grams = self._grams(word)
-        size = grams.total()
+        padded = self._padded(word)
+        size = len(padded) - self._arity + 1
+        seen: dict[str, int] = {}
         shared: dict[int, int] = {}
-        for gram, count in grams.items():
-            for index, its_count in self._keywords_with.get(gram, ()):
-                shared[index] = shared.get(index, 0) + min(count, its_count)
+        for start in range(size):
+            gram = padded[start : start + self._arity]
+            if gram in self._keywords_with:
+                seen[gram] = seen.get(gram, 0) + 1
+                for index, count in self._keywords_with[gram]:
+                    shared[index] = shared.get(index, 0) + (seen[gram] <= count)
         result = {}
         for index, same in shared.items():
             num_all = size + self._sizes[index] - same
@@ -62,10 +68,9 @@ class Ngrams:
         similarities = self.similarities(word).items()
         return tuple(index for index, similarity in similarities if similarity >= self._threshold)
 
-    def _grams(self, text: str) -> Counter[str]:
+    def _padded(self, text: str) -> str:
         pad = " " * (self._arity - 1)
-        padded = f"{pad}{text}{pad}"
-        return Counter(padded[i : i + self._arity] for i in range(len(text) + self._arity - 1))
+        return f"{pad}{text}{pad}"
 
     def _folded(self, text: str) -> str:
         return text if self._is_case_sensitive else text.lower()

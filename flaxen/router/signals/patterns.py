@@ -11,7 +11,9 @@ from typing import Any
 
 from flaxen.router.signals.extra import load_extra
 
-MAX_COUNT = 1_000  # where a count ends, so that it stays linear whatever the pattern looks ahead to
+# A pattern may look ahead to the end of the text for each match, which would be quadratic. So a
+# count ends at some number, and a match that is counted ends within some bytes.
+MAX_COUNT, _REACH = 1_000, 1 << 16
 # The bytes of patterns in one filter: RE2 refuses one whose literals fill more memory than 8 MiB.
 _FILTER_BYTES = 1 << 15
 
@@ -45,13 +47,18 @@ class Pattern:
         """How often it matches without overlaps, at most MAX_COUNT, and the number of characters
         that were looked at for that."""
         data = as_bytes(text)
-        number, end = 0, len(data)
-        for match in self._compiled.finditer(data):
-            number += 1
-            if number == MAX_COUNT:
-                end = match.end()
-                break
-        return number, len(data[:end].decode("utf-8", "ignore"))
+        number = start = 0
+        while start <= len(data) and number < MAX_COUNT:
+            end = min(start + _REACH, len(data))
+            match = self._compiled.search(data, start, end)
+            if match is not None:
+                number += 1
+                start = max(match.end(), start + 1)
+            elif end < len(data):
+                start = end - _REACH // 2
+            else:
+                return number, len(text)
+        return number, len(data[:start].decode("utf-8", "ignore"))
 
 
 class Patterns:
@@ -111,8 +118,9 @@ def _compile(source: str) -> Any:
     try:
         return re2.compile(source, _options(re2))
     except re2.error as error:
+        shown = source.removeprefix("(?i)")
         raise ValueError(
-            f"the regular expression {source!r} can't be used: {_message(error)}. The syntax is "
+            f"the regular expression {shown!r} can't be used: {_message(error)}. The syntax is "
             "RE2's, which has no look-around and no back references"
         ) from error
 
