@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flaxen.router.request import RoutedRequest
 from flaxen.router.signals.checks import check_choice, check_name, check_texts
 from flaxen.router.signals.found import NOT_MATCHED, Found
 from flaxen.router.signals.patterns import Pattern
@@ -67,8 +68,8 @@ def find_events(rules: Sequence[EventRule], settings: SignalSettings) -> Finder:
         for rule in rules
     ]
 
-    def find_one(index: int, text: str) -> Found:
-        found = [what for what, words in wanted[index] if any(word.is_in(text) for word in words)]
+    def find_one(index: int, text: str, lower: str) -> Found:
+        found = [what for what, words in wanted[index] if any(word.is_in(lower) for word in words)]
         if rules[index].temporal and urgent.is_in(text):
             found.append("temporal")
         if not found:
@@ -80,4 +81,9 @@ def find_events(rules: Sequence[EventRule], settings: SignalSettings) -> Finder:
             reason=f"found {', '.join(found)}",
         )
 
-    return lambda request: [find_one(i, request.evaluation_text) for i in range(len(rules))]
+    def find(request: RoutedRequest) -> list[Found]:
+        text = request.evaluation_text
+        lower = text.lower()
+        return [find_one(i, text, lower) for i in range(len(rules))]
+
+    return find

@@ -109,8 +109,9 @@ def find_keywords(rules: Sequence[KeywordRule], settings: SignalSettings) -> Fin
             index, keyword = owners[pattern]
             candidates.setdefault(index, set()).add(keyword)
         nothing: frozenset[int] = frozenset()
+        lower = text.lower() if candidates else ""
         return [
-            matcher.find(text, candidates.get(index, nothing))
+            matcher.find(text, lower, candidates.get(index, nothing))
             for index, matcher in enumerate(matchers)
         ]
 
@@ -135,12 +136,14 @@ class _Matcher:
         self._search = _search(rule)
         self._nothing = Found(matched=rule.operator == "NOR", reason="found no keyword")
 
-    def find(self, text: str, candidates: AbstractSet[int]) -> Found:
-        """What the rule finds in a text whose candidates are the keywords found by patterns."""
+    def find(self, text: str, lower: str, candidates: AbstractSet[int]) -> Found:
+        """What the rule finds in a text, and the same in lower case if patterns found keywords in
+        it, which are the candidates."""
         matched = set(candidates)
         if self._words:
             # A pattern says that the characters are there; where words begin is asked here.
-            matched = {index for index in matched if self._words[index].is_in(text)}
+            read = text if self._rule.case_sensitive else lower
+            matched = {index for index in matched if self._words[index].is_in(read)}
         keywords = self._rule.keywords
         if self._search is not None and len(matched) < len(keywords):
             matched |= self._search(text)

@@ -164,15 +164,26 @@ def _of_pattern(pattern: Pattern, text: str, feature: str) -> float:
 
 def _keyword_count(source: StructureSource) -> Callable[[str], int]:
     words = [Literal(word, is_case_sensitive=source.case_sensitive) for word in source.keywords]
-    return lambda text: sum(1 for word in words for _ in word.occurrences(text))
+
+    def count(text: str) -> int:
+        folded = _fold(text, source)
+        return sum(1 for word in words for _ in word.occurrences(folded))
+
+    return count
 
 
 def _sequence(source: StructureSource) -> Callable[[str], int]:
-    def fold(text: str) -> str:
-        return text if source.case_sensitive else text.lower()
+    sequences = [[_fold(marker, source) for marker in sequence] for sequence in source.sequences]
 
-    sequences = [[fold(marker) for marker in sequence] for sequence in source.sequences]
-    return lambda text: int(any(_follow(fold(text), sequence) for sequence in sequences))
+    def is_there(text: str) -> int:
+        folded = _fold(text, source)
+        return int(any(_follow(folded, sequence) for sequence in sequences))
+
+    return is_there
+
+
+def _fold(text: str, source: StructureSource) -> str:
+    return text if source.case_sensitive else text.lower()
 
 
 def _follow(text: str, markers: Sequence[str]) -> bool:

@@ -19,32 +19,35 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 class Literal:
-    """A text that is found as a word, or as several, not inside of one.
+    """A text that is found as a word, or as several, not inside of one, whatever its case.
 
     A side of it that is a letter, a digit or `_` must not touch another of these in the text. In
     scripts without spaces between words, and beside them, it may stand anywhere.
     """
 
     def __init__(self, text: str, *, is_case_sensitive: bool = False) -> None:
-        self.text = text
-        self._pattern = re.compile(re.escape(text), 0 if is_case_sensitive else re.IGNORECASE)
+        self._text = text if is_case_sensitive else text.lower()
         self._has_left_border = _is_of_word(text[0])
         self._has_right_border = _is_of_word(text[-1])
 
     def occurrences(self, text: str) -> Iterator[int]:
-        """Where it stands in a text, from the left, without overlaps: linear in the text."""
-        start = 0
-        while found := self._pattern.search(text, start):
-            first, end = found.span()
+        """Where it stands in a text, from the left, without overlaps: linear in the text.
+
+        Args:
+          text: in lower case, unless this is case sensitive. Several are looked for in one text.
+        """
+        first = text.find(self._text)
+        while first >= 0:
+            end = first + len(self._text)
             blocked = (self._has_left_border and first and _is_of_word(text[first - 1])) or (
                 self._has_right_border and end < len(text) and _is_of_word(text[end])
             )
             if not blocked:
                 yield first
-            start = first + 1 if blocked else end
+            first = text.find(self._text, first + 1 if blocked else end)
 
     def is_in(self, text: str) -> bool:
-        """Whether it stands anywhere in a text."""
+        """Whether it stands anywhere in a text, which is as for occurrences."""
         return next(self.occurrences(text), None) is not None
 
 
