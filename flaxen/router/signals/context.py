@@ -36,13 +36,13 @@ class ContextRule:
     """
 
     name: str
-    min_tokens: str = ""
-    max_tokens: str = ""
+    min_tokens: str | int = ""
+    max_tokens: str | int = ""
     description: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if not self.min_tokens.strip() and not self.max_tokens.strip():
+        if not f"{self.min_tokens}{self.max_tokens}".strip():
             raise ValueError("give min_tokens, max_tokens or both: without them every request is")
         low, high = self.bounds
         if low > high:
@@ -54,8 +54,11 @@ class ContextRule:
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest number of tokens."""
-        high = read_count(self.max_tokens, "max_tokens") if self.max_tokens.strip() else _GREATEST
-        return read_count(self.min_tokens or "0", "min_tokens"), high
+        low, high = str(self.min_tokens).strip(), str(self.max_tokens).strip()
+        return (
+            read_count(low, "min_tokens") if low else 0,
+            read_count(high, "max_tokens") if high else _GREATEST,
+        )
 
 
 def read_count(text: str, what: str) -> int:

@@ -21,8 +21,8 @@ class JailbreakRule:
     """Whether the text, or with include_history the whole conversation, attacks the model's rules.
 
     Attributes:
-      method: "" or "classifier", or "contrastive": the similarity to attacks (jailbreak_patterns)
-        less that to harmless texts (benign_patterns). "hybrid" stands for "classifier".
+      method: "" or "classifier"; "contrastive": the similarity to attacks (jailbreak_patterns)
+        less that to harmless texts (benign_patterns); or "hybrid": the surer of both.
       direction: request, or response for what the model answers.
     """
 
@@ -40,19 +40,20 @@ class JailbreakRule:
         check_choice(self.method, "method", ("", "classifier", "contrastive", "hybrid"))
         check_choice(self.direction, "direction", ("request", "response"))
         check_texts(self.benign_patterns, "benign_patterns", at_least=0)
+        if self.method in ("contrastive", "hybrid"):
+            check_texts(self.jailbreak_patterns, "jailbreak_patterns")
         if self.method == "contrastive":
             check_range(self.threshold, "threshold", 0, 2)
-            check_texts(self.jailbreak_patterns, "jailbreak_patterns")
             return
         if not 0 < self.threshold <= 1:
             raise ValueError(
                 f"threshold is the risk from which a text matches: above 0, up to 1, got "
                 f"{self.threshold}"
             )
-        if self.jailbreak_patterns or self.benign_patterns:
+        if self.method != "hybrid" and (self.jailbreak_patterns or self.benign_patterns):
             raise ValueError(
-                "jailbreak_patterns and benign_patterns are for method contrastive: give it, or "
-                "remove them"
+                "jailbreak_patterns and benign_patterns are for the methods contrastive and "
+                "hybrid: give one of them, or remove the patterns"
             )
 
 

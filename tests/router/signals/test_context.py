@@ -35,18 +35,18 @@ def test_a_band_without_requests_is_refused(rule: dict[str, str], message: str) 
         finder("context", rule)
 
 
-def matches(number: int, *rules: dict[str, str]) -> list[bool | None]:
+def matches(number: int, *rules: dict[str, Any]) -> list[bool | None]:
     """Which bands a request is in whose only word counts so many tokens."""
     settings = SignalSettings(count_tokens=lambda text: number - 4 if text == "word" else 0)
     return [result.matched for result in finder("context", *rules, settings=settings)(of("word"))]
 
 
 def test_both_bounds_belong_to_a_band() -> None:
-    bands = [
+    bands: list[dict[str, Any]] = [
         {"max_tokens": "99"},
         {"min_tokens": "100", "max_tokens": "200"},
         {"min_tokens": "201"},
-        {"min_tokens": "150", "max_tokens": "150"},
+        {"min_tokens": 150, "max_tokens": " 150 "},
     ]
     assert matches(99, *bands) == [True, False, False, False]
     assert matches(100, *bands) == [False, True, False, False]

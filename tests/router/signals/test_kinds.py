@@ -84,7 +84,7 @@ def test_previews_show_kinds_by_the_reference_s_names() -> None:
         ("complexity", {"hard": {}}, "candidates and image_candidates must have at least 1"),
         ("jailbreak", {"threshold": 0.0}, "above 0, up to 1, got 0.0"),
         ("jailbreak", {"method": "contrastive"}, "jailbreak_patterns must have at least 1"),
-        ("jailbreak", {"jailbreak_patterns": ["x"]}, "are for method contrastive"),
+        ("jailbreak", {"jailbreak_patterns": ["x"]}, "are for the methods contrastive and"),
         ("jailbreak", {"direction": "both"}, "direction 'both' is not known"),
         ("pii", {"threshold": 2.0}, "threshold must be from 0 to 1"),
         ("kb", {"match": "all"}, "match 'all' is not known"),
@@ -109,6 +109,13 @@ def test_a_rule_that_says_nothing_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         learned(collection, **fields)
+
+
+def test_a_hybrid_of_patterns_and_classifier_has_patterns() -> None:
+    patterns = {"jailbreak_patterns": ["ignore your rules"]}
+    assert learned("jailbreak", method="hybrid", **patterns).threshold == 0.5
+    with pytest.raises(ValueError, match="jailbreak_patterns must have at least 1"):
+        learned("jailbreak", method="hybrid")
 
 
 def test_differences_of_cosines_may_reach_two() -> None:
