@@ -65,6 +65,8 @@ class KeywordRule:
         if self.method == "regex":
             for keyword in self.keywords:
                 check_pattern(ignoring_case(keyword, self.case_sensitive))
+        if self.method == "bm25":
+            Bm25(self.keywords, self.bm25_threshold)  # refuses a keyword without a word that counts
         if self.fuzzy_match:
             self._check_fuzzy()
         if self.case_sensitive and self.method == "bm25":

@@ -14,7 +14,7 @@ from flaxen.router.signals import extra
 from flaxen.router.signals.bm25 import Bm25
 from flaxen.router.signals.fuzzy import is_near
 from flaxen.router.signals.ngram import Ngrams
-from flaxen.router.signals.patterns import Patterns
+from flaxen.router.signals.patterns import Pattern, Patterns
 from tests.router.signals.rules import finder, found, of, with_messages
 
 
@@ -96,6 +96,17 @@ def test_many_patterns_are_found_as_each_alone() -> None:
     assert patterns.found("yz") == {3_001}
     assert patterns.found("") == set()
     assert Patterns([]).found("word1end") == set()
+
+
+MIXED = ("(?i)ab", "(?i)a.?c", "b+c", "(?i)[cd]", "^a", "c$", "(?i)ä", "(?i)ab.{0,2}d", "e?")
+EACH = [Pattern(source) for source in MIXED]
+TOGETHER = Patterns(MIXED)
+
+
+@given(st.text("abcdABCD äÄ\n", max_size=12))
+def test_patterns_are_found_together_as_each_alone(text: str) -> None:
+    alone = {index for index, pattern in enumerate(EACH) if pattern.is_in(text)}
+    assert TOGETHER.found(text) == alone
 
 
 def test_half_a_surrogate_pair_hides_nothing() -> None:
