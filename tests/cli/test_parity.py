@@ -113,9 +113,10 @@ def test_the_portable_path_in_a_process_of_its_own(command: list[str], tmp_path:
 
 @pytest.mark.slow
 @needs_kernels
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_smollm2(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["parity", "smollm2-135m", "--dtype", dtype, "--json"]) == 0
+def test_smollm2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the contrast, which takes longer than all else. Other dtypes: tests/parity."""
+    monkeypatch.setattr("flaxen.parity.compare.has_transformers", lambda: False)
+    assert main(["parity", "smollm2-135m", "--dtype", "bfloat16", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     num_prompt = found["ways"][0]["num_tokens"]
     assert num_prompt > 400

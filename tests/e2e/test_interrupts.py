@@ -1,4 +1,4 @@
-"""Ctrl-C at fifty moments of the commands' lives: each ends cleanly, and none is lost."""
+"""Ctrl-C at many moments of the commands' lives: each ends cleanly, and none is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def commands(model: Path, directory: Path) -> dict[str, list[str]]:
     }
 
 
-NUM_MOMENTS = {"serve": 24, "generate": 12, "train": 8, "eval": 6}  # fifty
+NUM_MOMENTS = {"serve": 10, "generate": 6, "train": 5, "eval": 4}  # each starts a process
 
 
 def start(arguments: list[str], directory: Path) -> subprocess.Popen[str]:
@@ -85,6 +85,8 @@ def interrupt(arguments: list[str], directory: Path, after_s: float) -> tuple[in
 def test_ctrl_c_at_any_moment(name: str, tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     arguments = [name, *commands(model, tmp_path)[name]]
+    if name != "serve":
+        life(arguments, tmp_path / "first")  # fills the cache, so that the others take as long
     life_s = life(arguments, tmp_path / "whole")
     moments = [life_s * (i + 1) / NUM_MOMENTS[name] for i in range(NUM_MOMENTS[name])]
     with ThreadPoolExecutor(2) as pool:
