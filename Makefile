@@ -12,6 +12,14 @@ EXTRAS ?= dev
 # Processes that test at once. A file stays in one: its servers and models are made once.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Rooms whose tests compare within a tolerance, or what C++ computes: XLA compiles for them as fast as
+# it can, which is half of their time. All others compile as users do (decision 0337).
+QUICK := $(addprefix tests/,attention_kernels expert_kernels kernels mesh models quantizing \
+	recurrences tensors weights)
+QUICK_XLA := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+# All tests, with options of pytest; the second half runs where the first failed, too.
+run_tests = $(PYTEST) $(QUICK:%=--ignore=%) $(1); failed=$$?; \
+	$(QUICK_XLA) $(PYTEST) $(QUICK) $(1) && exit $$failed
 # Without bytecode, which is a sixth of the disk: Python writes that of what it imports.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
@@ -28,13 +36,13 @@ wheel: $(BIN)/pip ## dist/flaxen-*.whl, which runs on Python 3.11 to 3.13 and on
 	$(BIN)/pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
 
 test: $(READY) ## every test, the slow ones included
-	$(PYTEST)
+	$(call run_tests)
 
 test-emulated: $(READY) ## AVX-512 and AMX on machines that lack them: ten minutes or more
 	FLAXEN_TEST_EMULATED=1 $(BIN)/python -m pytest -q tests/kernels/test_emulated.py
 
 test-fast: $(READY) ## the tests that neither load the real model nor start processes
-	$(PYTEST) -m "not slow"
+	$(call run_tests,-m "not slow")
 
 check: $(READY) ## lint, format, types, the import rule, file sizes, the index of decisions
 	$(BIN)/ruff check .
@@ -54,7 +62,7 @@ bench-scheduler: $(READY) ## the scheduler's time for a step, without a model
 	$(BIN)/python benchmarks/scheduler.py
 
 e2e: $(READY) ## only the tests that load the real model or start processes
-	$(PYTEST) -m slow
+	$(call run_tests,-m slow)
 
 # XLA's compiler for NVIDIA's GPUs, which works without one, in the version of the installed JAX.
 build/aot-cuda/.ready: $(READY)
