@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from flaxen.router.signals.authz import RoleBinding, find_roles
@@ -47,7 +47,7 @@ class Cost(enum.Enum):
     LEARNED = "learned"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SignalKind:
     """One kind of signals.
 
@@ -67,6 +67,7 @@ class SignalKind:
     condition: str
     rule: type[Any]
     prepare: Prepare | None = None
+    _: KW_ONLY
     named_by: str = "name"
     labels: str = ""
     ignores_case: bool = False
@@ -91,62 +92,33 @@ _SHOWN_AS = {
 }
 
 KINDS: tuple[SignalKind, ...] = (
-    SignalKind(collection="keywords", condition="keyword", rule=KeywordRule, prepare=find_keywords),
+    SignalKind("keywords", "keyword", KeywordRule, find_keywords),
+    SignalKind("structure", "structure", StructureRule, find_structures),
+    SignalKind("conversation", "conversation", ConversationRule, one_by_one(find_conversation)),
+    SignalKind("context", "context", ContextRule, find_contexts),
+    SignalKind("language", "language", LanguageRule, find_languages),
+    SignalKind("metadata", "metadata", MetadataRule, one_by_one(find_metadata), ignores_case=True),
+    SignalKind("role_bindings", "authz", RoleBinding, find_roles, named_by="role"),
+    SignalKind("events", "event", EventRule, find_events),
     SignalKind(
-        collection="structure", condition="structure", rule=StructureRule, prepare=find_structures
-    ),
-    SignalKind(
-        collection="conversation",
-        condition="conversation",
-        rule=ConversationRule,
-        prepare=one_by_one(find_conversation),
-    ),
-    SignalKind(collection="context", condition="context", rule=ContextRule, prepare=find_contexts),
-    SignalKind(
-        collection="language", condition="language", rule=LanguageRule, prepare=find_languages
-    ),
-    SignalKind(
-        collection="metadata",
-        condition="metadata",
-        rule=MetadataRule,
-        prepare=one_by_one(find_metadata),
+        "input_modality",
+        "input_modality",
+        InputModalityRule,
+        one_by_one(find_input_modality),
         ignores_case=True,
     ),
-    SignalKind(
-        collection="role_bindings",
-        condition="authz",
-        rule=RoleBinding,
-        prepare=find_roles,
-        named_by="role",
-    ),
-    SignalKind(collection="events", condition="event", rule=EventRule, prepare=find_events),
-    SignalKind(
-        collection="input_modality",
-        condition="input_modality",
-        rule=InputModalityRule,
-        prepare=one_by_one(find_input_modality),
-        ignores_case=True,
-    ),
-    SignalKind(
-        collection="modality", condition="modality", rule=ModalityRule, prepare=find_modalities
-    ),
-    SignalKind(collection="embeddings", condition="embedding", rule=EmbeddingRule),
-    SignalKind(collection="domains", condition="domain", rule=DomainRule),
-    SignalKind(collection="fact_check", condition="fact_check", rule=FactCheckRule),
-    SignalKind(collection="user_feedbacks", condition="user_feedback", rule=UserFeedbackRule),
-    SignalKind(collection="reasks", condition="reask", rule=ReaskRule),
-    SignalKind(collection="preferences", condition="preference", rule=PreferenceRule),
-    SignalKind(collection="complexity", condition="complexity", rule=ComplexityRule),
-    SignalKind(collection="jailbreak", condition="jailbreak", rule=JailbreakRule),
-    SignalKind(collection="pii", condition="pii", rule=PiiRule),
-    SignalKind(collection="kb", condition="kb", rule=KnowledgeBaseRule),
-    SignalKind(collection="safety", condition="safety", rule=SafetyRule, ignores_case=True),
-    SignalKind(
-        collection="classifiers",
-        condition="classifier",
-        rule=ClassifierRule,
-        labels="labels",
-        ignores_case=True,
-    ),
-    SignalKind(collection="hallucination", condition="", rule=HallucinationRule),
+    SignalKind("modality", "modality", ModalityRule, find_modalities),
+    SignalKind("embeddings", "embedding", EmbeddingRule),
+    SignalKind("domains", "domain", DomainRule),
+    SignalKind("fact_check", "fact_check", FactCheckRule),
+    SignalKind("user_feedbacks", "user_feedback", UserFeedbackRule),
+    SignalKind("reasks", "reask", ReaskRule),
+    SignalKind("preferences", "preference", PreferenceRule),
+    SignalKind("complexity", "complexity", ComplexityRule),
+    SignalKind("jailbreak", "jailbreak", JailbreakRule),
+    SignalKind("pii", "pii", PiiRule),
+    SignalKind("kb", "kb", KnowledgeBaseRule),
+    SignalKind("safety", "safety", SafetyRule, ignores_case=True),
+    SignalKind("classifiers", "classifier", ClassifierRule, labels="labels", ignores_case=True),
+    SignalKind("hallucination", "", HallucinationRule),
 )
