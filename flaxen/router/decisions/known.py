@@ -17,8 +17,9 @@ from flaxen.router.decisions.bounds import (
 )
 from flaxen.router.decisions.projections import Mapping as ScoreMapping
 from flaxen.router.decisions.projections import Partition, Projections, Score, ScoreInput
-from flaxen.router.decisions.tree import PROJECTION, Leaf, Predicate, SignalKey
+from flaxen.router.decisions.tree import PROJECTION, Leaf, SignalKey
 from flaxen.router.signals.found import Found, unknown
+from flaxen.router.signals.predicate import Predicate
 
 Find = Callable[[SignalKey], Found | None]
 
@@ -209,13 +210,15 @@ def _of_partition(
     return Found(matched=True, confidence=1 / total, value=found.value, reason=found.reason)
 
 
-def _may_hold(predicate: Predicate, score: Range) -> int:
+def _may_hold(predicate: Predicate | None, score: Range) -> int:
     """Which of true and false a predicate can be over a range."""
-    if not predicate.may_hold(score.low, score.high):
-        return FALSE
-    if predicate.holds(score.low) and predicate.holds(score.high):
+    if predicate is None or (predicate.holds(score.low) and predicate.holds(score.high)):
         return TRUE
-    return TRUE | FALSE
+    is_above = predicate.gt is None or score.high > predicate.gt
+    is_above &= predicate.gte is None or score.high >= predicate.gte
+    is_below = predicate.lt is None or score.low < predicate.lt
+    is_below &= predicate.lte is None or score.low <= predicate.lte
+    return TRUE | FALSE if is_above and is_below else FALSE
 
 
 def _confidences(mapping: ScoreMapping, index: int, score: Range) -> tuple[float, float]:
@@ -228,6 +231,6 @@ def _confidences(mapping: ScoreMapping, index: int, score: Range) -> tuple[float
 def _confidence(mapping: ScoreMapping, index: int, score: float) -> float:
     """A logistic curve of the score's distance to the nearest bound of an output's range."""
     within = mapping.outputs[index].within
-    bounds = [bound for bound in (within.low, within.high) if math.isfinite(bound)]
-    distance = min((abs(score - bound) for bound in bounds), default=1.0)
+    bounds = [] if within is None else within.bounds
+    distance = min((abs(score - bound) for _, bound in bounds), default=1.0)
     return 1 / (1 + math.exp(-mapping.slope * distance))

@@ -5,9 +5,10 @@ Deliberately does not know: requests; `known.py` computes these of what signals 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from flaxen.router.decisions.tree import PROJECTION, Predicate, SignalKey
+from flaxen.router.decisions.tree import PROJECTION, SignalKey
+from flaxen.router.signals.predicate import Predicate
 
 DEFAULT_SLOPE = 12.0  # of the logistic curve of a mapping's confidence, as in the reference
 
@@ -54,10 +55,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A name for a range of a score."""
+    """A name for a range of a score; None is the whole of it."""
 
     name: str
-    within: Predicate = field(default_factory=Predicate)
+    within: Predicate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,9 @@ class Ranking:
                 default=None,
             )
             for index, place in enumerate(self.standings):
-                if place.may_be_in:
+                # One with a tier that is in makes tiers the order.
+                is_possible = mode == _BY_TIER or self._decisions[index].tier == 0
+                if place.may_be_in and is_possible:
                     best = self._key(index, mode, place.high)
                     if bar is None or best <= bar:
                         found.setdefault(index, (mode, best))

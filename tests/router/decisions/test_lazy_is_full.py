@@ -20,8 +20,9 @@ from flaxen.router.decisions.projections import (
     ScoreInput,
 )
 from flaxen.router.decisions.ranking import Rules, Strategy
-from flaxen.router.decisions.tree import And, Leaf, Node, Not, Or, Predicate, SignalKey
+from flaxen.router.decisions.tree import And, Leaf, Node, Not, Or, SignalKey
 from flaxen.router.signals.found import Found
+from flaxen.router.signals.predicate import Predicate
 
 KEYS = [SignalKey("keyword", name) for name in "abc"] + [
     SignalKey("domain", name) for name in "defg"

@@ -16,8 +16,9 @@ from flaxen.router.decisions.projections import (
     Score,
     ScoreInput,
 )
-from flaxen.router.decisions.tree import Leaf, Predicate, SignalKey
+from flaxen.router.decisions.tree import Leaf, SignalKey
 from flaxen.router.signals.found import Found, unknown
+from flaxen.router.signals.predicate import Predicate
 
 A, B, C = (SignalKey("domain", name) for name in "abc")
 NO = Found(matched=False)

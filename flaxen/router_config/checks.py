@@ -1,0 +1,68 @@
+"""What the dataclasses of a configuration check alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+
+def check_at_least(what: str, value: float | None, least: float) -> None:
+    """Raises ValueError if a number is given and too small."""
+    if value is not None and value < least:
+        raise ValueError(f"{what} must be at least {least:g}, got {value:g}")
+
+
+def check_between(what: str, value: float | None, low: float, high: float) -> None:
+    """Raises ValueError if a number is given and not from low to high."""
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{what} must be from {low:g} to {high:g}, got {value:g}")
+
+
+def check_named(what: str, value: str) -> None:
+    """Raises ValueError if a name is blank."""
+    if not value.strip():
+        raise ValueError(f"{what} must not be blank: give a name")
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None if all are different."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(what: str, text: str) -> float:
+    """The seconds of a duration as Go writes it: `300s`, `1m30s`, `250ms`.
+
+    Raises:
+      ValueError: it is none.
+    """
+    total, number, unit = 0.0, "", ""
+    for character in f"{text.strip()} ":
+        if unit and (character.isdigit() or character in ". "):
+            if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
+                break
+            total += float(number) * _UNITS[unit]
+            number = unit = ""
+        if character.isdigit() or character == ".":
+            number += character
+        else:
+            unit += character.strip()
+    if number or unit or not text.strip() or not math.isfinite(total):
+        raise ValueError(f"{what} must be a duration such as 300s, 1m30s or 250ms, got {text!r}")
+    return total
+
+
+def to_seconds(what: str, value: int | str) -> float:
+    """The seconds of a duration: as text, or as nanoseconds.
+
+    Raises:
+      ValueError: it is none.
+    """
+    return value / 1e9 if isinstance(value, int) else seconds(what, value)

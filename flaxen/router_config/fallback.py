@@ -1,0 +1,51 @@
+"""What happens when a model does not answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flaxen.router_config.checks import check_at_least, to_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitBreaker:
+    """When a model that fails is left alone, and for how long."""
+
+    consecutive_failures: int = 5
+    cooldown_period: int | str = "30s"
+    half_open_probes: int = 1
+
+    def __post_init__(self) -> None:
+        check_at_least("consecutive_failures", self.consecutive_failures, 1)
+        check_at_least("half_open_probes", self.half_open_probes, 1)
+        _ = self.cooldown_s
+
+    @property
+    def cooldown_s(self) -> float:
+        return to_seconds("cooldown_period", self.cooldown_period)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
+    """What happens when a model fails before its first byte: others of the decision are tried."""
+
+    version: int = 1
+    enabled: bool = True
+    max_attempts: int = 3
+    total_timeout: int | str = "300s"
+    per_attempt_timeout: int | str = "300s"
+    retryable_status_codes: tuple[int, ...] = (429, 500, 502, 503, 504)
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+
+    def __post_init__(self) -> None:
+        check_at_least("max_attempts", self.max_attempts, 1)
+        if min(self.total_s, self.per_attempt_s) <= 0:
+            raise ValueError("total_timeout and per_attempt_timeout must be above 0s")
+
+    @property
+    def total_s(self) -> float:
+        return to_seconds("total_timeout", self.total_timeout)
+
+    @property
+    def per_attempt_s(self) -> float:
+        return to_seconds("per_attempt_timeout", self.per_attempt_timeout)
