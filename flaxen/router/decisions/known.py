@@ -47,9 +47,9 @@ class Known:
         self._projections = projections
         self._find = find
         self._found: dict[SignalKey, Found | None] = {}
-        self._partition_of = projections.partition_of()
-        self._score_of = projections.score_of()
-        self._mapping_of = projections.mapping_of()
+        self._partition_of = projections.partition_of
+        self._score_of = projections.score_of
+        self._mapping_of = projections.mapping_of
 
     def give(self, found: Mapping[SignalKey, Found]) -> None:
         """Takes what models found."""

@@ -6,6 +6,7 @@ Deliberately does not know: requests; `known.py` computes these of what signals 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from flaxen.router.decisions.tree import PROJECTION, SignalKey
 from flaxen.router.signals.predicate import Predicate
@@ -80,14 +81,17 @@ class Projections:
     scores: tuple[Score, ...] = ()
     mappings: tuple[Mapping, ...] = ()
 
+    @cached_property
     def partition_of(self) -> dict[SignalKey, Partition]:
         """The partition of each member."""
         return {member: part for part in self.partitions for member in part.members}
 
+    @cached_property
     def score_of(self) -> dict[str, Score]:
         """The scores by name."""
         return {score.name: score for score in self.scores}
 
+    @cached_property
     def mapping_of(self) -> dict[str, tuple[Mapping, int]]:
         """For each output its mapping, and its place there."""
         return {
@@ -100,14 +104,14 @@ class Projections:
         """The signals that a key stands for: itself, the members of its partition, or what the
         score behind a projection's output reads."""
         if key.kind != PROJECTION:
-            partition = self.partition_of().get(key)
+            partition = self.partition_of.get(key)
             return {key} if partition is None else set(partition.members)
-        mapping, _ = self.mapping_of()[key.name]
+        mapping, _ = self.mapping_of[key.name]
         return self._inputs_of_score(mapping.source)
 
     def _inputs_of_score(self, name: str) -> set[SignalKey]:
         found: set[SignalKey] = set()
-        for term in self.score_of()[name].inputs:
+        for term in self.score_of[name].inputs:
             if term.key.kind != PROJECTION or term.source == "confidence":
                 found |= self.inputs_of(term.key)
             else:

@@ -59,23 +59,14 @@ _BY_PRIORITY, _BY_CONFIDENCE, _BY_TIER = range(3)
 
 def standing(rules: Rules, bounds: Bounds) -> Standing:
     """The place of a decision whose tree has these bounds."""
-    lows: list[float] = []
-    highs: list[float] = []
-    if bounds.may_be & TRUE:
-        lows.append(bounds.low)
-        highs.append(bounds.high)
-    counts_unknown = rules.on_unknown != "no_match"
-    if bounds.may_be & UNKNOWN and counts_unknown:
-        confidence = 1.0 if rules.on_unknown == "fail_request" else 0.0
-        lows.append(confidence)
-        highs.append(confidence)
+    counts_unknown = bounds.may_be & UNKNOWN and rules.on_unknown != "no_match"
     may_be_out = bounds.may_be & FALSE or (bounds.may_be & UNKNOWN and not counts_unknown)
-    return Standing(
-        is_in=not may_be_out,
-        may_be_in=bool(lows),
-        low=min(lows, default=0.0),
-        high=max(highs, default=0.0),
-    )
+    low, high = (bounds.low, bounds.high) if bounds.may_be & TRUE else (1.0, 0.0)
+    if counts_unknown:
+        confidence = 1.0 if rules.on_unknown == "fail_request" else 0.0
+        low, high = min(low, confidence), max(high, confidence)
+    may_be_in = bool(bounds.may_be & TRUE or counts_unknown)
+    return Standing(not may_be_out, may_be_in, low, high)
 
 
 class Ranking:
