@@ -24,8 +24,8 @@ def check_names(file: File, served: Collection[str] | None, problems: Problems) 
     _unique((r.name for r in file.recipes), ("recipes",), problems)
     if is_there(file.routing) and any(recipe.name == DEFAULT for recipe in file.recipes):
         problems.add(0, ("recipes",), f"{DEFAULT!r} is the recipe of routing: rename this one")
-    _check_entrypoints(file, problems)
     known = models_of(file) | set(served or ())
+    _check_entrypoints(file, known, problems)
     if known or served is not None:
         _check_models(file, known, problems)
 
@@ -106,10 +106,12 @@ def _check_refs(
             )
 
 
-def _check_entrypoints(file: File, problems: Problems) -> None:
-    recipes = {recipe.name for recipe in file.recipes} | {DEFAULT}
+def _check_entrypoints(file: File, models: set[str], problems: Problems) -> None:
+    recipes = {recipe.name for recipe in file.recipes}
+    if is_there(file.routing):
+        recipes.add(DEFAULT)
     loras = {lora.name for card in file.routing.modelCards for lora in card.loras}
-    taken = dict.fromkeys(models_of(file), "a model") | dict.fromkeys(loras, "an adapter")
+    taken = dict.fromkeys(models, "a model") | dict.fromkeys(loras, "an adapter")
     taken |= dict.fromkeys(file.global_.router.auto_names, "a name of the default recipe")
     for index, entrypoint in enumerate(file.entrypoints):
         path: Path = ("entrypoints", index)

@@ -81,7 +81,7 @@ def _checked(file: File, item: Item, served: Collection[str] | None) -> RouterCo
     entrypoints = {name: e.recipe for e in file.entrypoints for name in e.model_names}
     if DEFAULT in recipes:
         entrypoints |= dict.fromkeys(file.global_.router.auto_names, DEFAULT)
-    models = models_of(file)
+    models = models_of(file) | set(served or ())
     return RouterConfig(
         listeners=file.listeners,
         providers=file.providers,

@@ -5,24 +5,23 @@ They are in the package vllm-sr, which is no dependency: where it is installed, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from flaxen.router.decisions.deciding import Deciding
 from flaxen.router.decisions.known import Find
-from flaxen.router.decisions.tree import SignalKey
 from flaxen.router.request import RoutedRequest
-from flaxen.router.signals.found import NOT_MATCHED, Found
-from flaxen.router.signals.kinds import KINDS
+from flaxen.router.signals.finding import FreeSignals
+from flaxen.router.signals.found import NOT_MATCHED
 from flaxen.router.signals.settings import SignalSettings
 from flaxen.router_config.load import load_config
-from flaxen.router_config.recipe import Recipe
 from tests.router.signals.test_probes import assets, materialize, read
 
 
 def test_decisions_without_a_model_are_as_its_probes_expect() -> None:
     """Where the free signals decide, they decide as expected, and they do in 63 of 315 variants."""
     config = load_config((assets() / "config.yaml").read_text("utf-8"))
-    finders = {name: finder(recipe) for name, recipe in config.recipes.items()}
+    free = {
+        name: FreeSignals(recipe.routing.signals.rules, SignalSettings())
+        for name, recipe in config.recipes.items()
+    }
     probes = read("probes.yaml")
     wrong: list[str] = []
     num_decided = num_variants = 0
@@ -31,9 +30,8 @@ def test_decisions_without_a_model_are_as_its_probes_expect() -> None:
         for variant in decision["variants"]:
             num_variants += 1
             request = materialize(variant, probes["fixtures"]["images"])
-            deciding = Deciding(
-                recipe.rules, finders[recipe.name](request), "priority", recipe.projections
-            )
+            find = finder(free[recipe.name], request)
+            deciding = Deciding(recipe.rules, find, "priority", recipe.projections)
             if deciding.advance():
                 continue
             num_decided += 1
@@ -44,30 +42,12 @@ def test_decisions_without_a_model_are_as_its_probes_expect() -> None:
     assert (num_decided, num_variants) == (63, 315)
 
 
-def finder(recipe: Recipe) -> Callable[[RoutedRequest], Find]:
-    """Finds the free signals of a recipe, and what learned ones say where there is nothing to
+def finder(free: FreeSignals, request: RoutedRequest) -> Find:
+    """Finds the free signals of a request, and what learned ones say where there is nothing to
     read: no answer that feedback could be of, and no earlier turn that could be repeated."""
-    rules = recipe.routing.signals.rules
-    free = {
-        kind.condition: (
-            [getattr(rule, kind.named_by) for rule in rules[kind.collection]],
-            kind.prepare(rules[kind.collection], SignalSettings()),
-        )
-        for kind in KINDS
-        if kind.prepare is not None and kind.collection in rules
+    find = free.of(request)
+    is_empty = {
+        "user_feedback": not request.has_assistant_reply,
+        "reask": not request.prior_user,
     }
-
-    def of_request(request: RoutedRequest) -> Find:
-        def find(key: SignalKey) -> Found | None:
-            if key.kind in free:
-                names, find_all = free[key.kind]
-                return find_all(request)[names.index(key.name)]
-            is_empty = {
-                "user_feedback": not request.has_assistant_reply,
-                "reask": not request.prior_user,
-            }
-            return NOT_MATCHED if is_empty.get(key.kind) else None
-
-        return find
-
-    return of_request
+    return lambda key: NOT_MATCHED if is_empty.get(key.kind) else find(*key)

@@ -270,10 +270,24 @@ def test_names_that_two_have_or_nobody() -> None:
     )
 
 
+def test_a_recipe_that_is_empty_is_none() -> None:
+    text = "version: v0.3\nentrypoints: [{model_names: [a], recipe: default}]"
+    assert problems(text) == [
+        (2, "entrypoints[0].recipe", "there is no recipe 'default': remove it")
+    ]
+    assert load_config("version: v0.3").entrypoints == {}
+
+
 def test_models_are_checked_against_those_that_are_served_too() -> None:
     text = below_start("decisions: [{name: d, modelRefs: [{model: other}]}]")
     assert one(text)[1] == "routing.decisions[0].modelRefs[0].model"
     load_config(text, served=["other"])
+    entrypoint = f"{text}\nentrypoints: [{{model_names: [other], recipe: default}}]"
+    assert problems(entrypoint, served=["other"]) == [
+        (13, "entrypoints[0]", "'other' is a model too: give it another name")
+    ]
+    # A model that is called as an alias is the model.
+    assert "auto" not in load_config(text, served=["other", "auto"]).entrypoints
     without = "version: v0.3\nrouting: {decisions: [{name: d, modelRefs: [{model: other}]}]}"
     load_config(without)  # nobody has said which there are
     assert problems(without, served=[])[0][1] == "routing.decisions[0].modelRefs[0].model"
