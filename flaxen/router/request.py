@@ -30,7 +30,8 @@ class Message:
     """One message of a conversation.
 
     Attributes:
-      role: user, assistant, system, developer or tool (the result of a call).
+      role: user, assistant, system, developer or tool (the result of a call), or as the client
+        has it.
       text: its parts of text, joined by a space.
       num_images, num_audio, num_videos: how many parts of these kinds it has.
       tool_calls: the calls that it makes (assistant).
@@ -73,8 +74,8 @@ class RoutedRequest:
       previous_response_id, conversation_id: the response or the conversation on the server that
         this one continues; "" if none. Its messages are not in `messages`.
       user: the end user, as the client names them; "" if it does not.
-      unread: the types of parts whose contents no text signal reads (files, token ids, items of
-        unknown types), sorted, each once. A decision over such a request says so.
+      unread: what no text signal reads (files, token ids, items of unknown types, messages of
+        unknown roles), by its type, sorted, each once. A decision over such a request says so.
     """
 
     api: str

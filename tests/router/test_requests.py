@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flaxen.router.request import Message, RoutedRequest, ToolCall
 from flaxen.router.requests.readers import READERS, read_request
@@ -171,6 +174,8 @@ def test_what_no_signal_reads_is_named() -> None:
     pdf = {"type": "document", "source": {"type": "base64", "data": "AAAA"}}
     found = read_request("messages", {"messages": [{"role": "user", "content": [text, pdf]}]})
     assert (found.current_user, found.unread) == ("law", ("document",))
+    critic = read_request("chat", {"messages": [{"role": "critic", "content": "bad"}]})
+    assert (critic.evaluation_text, critic.unread) == ("", ("role critic",))
 
 
 def test_what_a_response_continues() -> None:
@@ -238,6 +243,7 @@ def test_functions_of_older_clients_are_tools() -> None:
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
             r"messages\[0\]\.content\[0\] of type text must have a text, got None",
         ),
+        ("chat", {"messages": [{"content": "a"}]}, r"messages\[0\] must have a role, such as user"),
         ("chat", {"tool_choice": "any"}, "tool_choice must be auto, none, required or a tool"),
         ("chat", {"max_tokens": True}, "max_tokens must be a whole number of at least 1, got True"),
         ("chat", {"metadata": {"a": 1}}, r"metadata\.a must be a text, got 1"),
@@ -257,3 +263,49 @@ def test_what_cannot_be_read_is_refused(api: str, body: dict[str, Any], sentence
 def test_every_api_has_a_reader_that_reads_nothing_too() -> None:
     for api in READERS:
         assert read_request(api, {}) == RoutedRequest(api=api, model="")
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "chat": CHAT,
+    "responses": RESPONSES,
+    "messages": MESSAGES,
+    "completions": {"prompt": ["a", [1]]},
+    "embeddings": {"input": "a"},
+}
+VALUES: list[Any] = [
+    None,
+    "",
+    "x",
+    -1,
+    True,
+    [],
+    {},
+    [None],
+    [[]],
+    {"type": []},
+    [{"type": "text"}],
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(BODIES)), st.data())
+def test_a_body_is_read_or_refused(api: str, data: st.DataObject) -> None:
+    body = json.loads(json.dumps(BODIES[api]))
+    place = data.draw(st.sampled_from(list(places(body))))
+    place[0][place[1]] = data.draw(st.sampled_from(VALUES))
+    try:
+        request = read_request(api, body)
+    except ValueError:  # any other error would not be the client's
+        return
+    assert all(isinstance(message.text, str) for message in request.messages)
+    assert request.num_tool_bytes >= 0
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """All values inside a value, each as what it stands in and its key or index there."""
+    keys = list(value) if isinstance(value, dict) else []
+    if isinstance(value, list):
+        keys = list(range(len(value)))
+    for key in keys:
+        yield value, key
+        yield from places(value[key])

@@ -38,14 +38,14 @@ def read_chat(body: Json, headers: Mapping[str, str]) -> RoutedRequest:
 
 
 def _message(message: Json, name: str, unread: set[str]) -> Message:
-    role = fields.text_field(message, "role")
+    role = fields.role_of(message, name, unread)
     content = read_content(message.get("content"), f"{name}.content")
     unread |= content.unread
     calls = fields.object_list(message, "tool_calls")
     if message.get("function_call") is not None:
         calls.append({"function": message["function_call"]})
     return content.message(
-        "tool" if role == "function" else role,
+        role,
         tuple(_call(call, name) for call in calls),
         fields.text_field(message, "tool_call_id"),
     )

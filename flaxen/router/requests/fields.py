@@ -15,6 +15,7 @@ Json = Mapping[str, Any]
 _MAX_METADATA = 32  # pairs, as in the public reference; so are the lengths, in bytes
 _MAX_METADATA_KEY = 128
 _MAX_METADATA_VALUE = 1024
+_ROLES = ("user", "assistant", "system", "developer", "tool")
 _TOOL_CHOICES = ("auto", "none", "required")
 
 
@@ -64,6 +65,30 @@ def object_field(body: Json, name: str) -> Json | None:
       ValueError: it is something else.
     """
     return None if body.get(name) is None else as_object(body[name], name)
+
+
+def type_of(item: Json, default: str) -> str:
+    """The type of a part or an item, or what one without a type is.
+
+    Raises:
+      ValueError: it is no text.
+    """
+    return text_field(item, "type") or default
+
+
+def role_of(message: Json, name: str, unread: set[str]) -> str:
+    """The role of a message. One that no signal knows is added to what is unread.
+
+    Raises:
+      ValueError: it has none; `name` says where.
+    """
+    role = text_field(message, "role")
+    if not role:
+        raise ValueError(f"{name} must have a role, such as user")
+    role = "tool" if role == "function" else role
+    if role not in _ROLES:
+        unread.add(f"role {role}")
+    return role
 
 
 def max_tokens(body: Json, *names: str) -> int | None:

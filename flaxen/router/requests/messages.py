@@ -56,7 +56,7 @@ def _choice(choice: Json | None) -> str:
 
 def _add(message: Json, name: str, messages: list[Message], unread: set[str]) -> None:
     """Adds the results of tools in one message, and the rest of it."""
-    role = fields.text_field(message, "role")
+    role = fields.role_of(message, name, unread)
     content = message.get("content")
     if isinstance(content, str):
         messages.append(Message(role=role, text=content))
@@ -64,7 +64,7 @@ def _add(message: Json, name: str, messages: list[Message], unread: set[str]) ->
     rest, calls, num_before = Content(), [], len(messages)
     for index, block in enumerate(fields.object_list(message, "content")):
         where = f"{name}.content[{index}]"
-        kind = block.get("type", "text")
+        kind = fields.type_of(block, "text")
         if kind == "tool_use":
             calls.append(_call(block))
         elif kind == "tool_result":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flaxen.router.request import Message, ToolCall
-from flaxen.router.requests.fields import as_object
+from flaxen.router.requests.fields import as_object, type_of
 
 # The types of parts by what they bring. A part without a type is text, as in the reference.
 _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -37,7 +37,7 @@ class Content:
             self.texts.append(part)
             return
         part = as_object(part, name)
-        kind = part.get("type", "text")
+        kind = type_of(part, "text")
         if kind in _TEXT:
             text = part.get(_TEXT[kind])
             if not isinstance(text, str):
@@ -50,7 +50,7 @@ class Content:
         elif kind in _VIDEOS:
             self.num_videos += 1
         else:
-            self.unread.add(str(kind))
+            self.unread.add(kind)
 
     @property
     def is_empty(self) -> bool:

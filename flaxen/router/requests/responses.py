@@ -52,11 +52,11 @@ def read_responses(body: Json, headers: Mapping[str, str]) -> RoutedRequest:
 
 def _add(item: Json, name: str, messages: list[Message], unread: set[str]) -> None:
     """Adds the message of one item of input."""
-    kind = item.get("type", "message")
+    kind = fields.type_of(item, "message")
     if kind == "message":
         content = read_content(item.get("content"), f"{name}.content")
         unread |= content.unread
-        messages.append(content.message(fields.text_field(item, "role")))
+        messages.append(content.message(fields.role_of(item, name, unread)))
     elif kind in _CALLS:
         call = ToolCall(
             id=fields.text_field(item, "call_id"),
@@ -72,7 +72,7 @@ def _add(item: Json, name: str, messages: list[Message], unread: set[str]) -> No
         unread |= content.unread
         messages.append(content.message("tool", tool_call_id=fields.text_field(item, "call_id")))
     elif kind not in _SILENT:
-        unread.add(str(kind))
+        unread.add(kind)
 
 
 def _conversation(value: object) -> str:
