@@ -115,29 +115,22 @@ class _Converter:
         return {**merged, **found}
 
 
-def expand(item: Item, environment: Mapping[str, str]) -> Item:
+def expand(item: Item, environment: Mapping[str, str], problems: Problems, path: Path = ()) -> Item:
     """The same with the environment's values in its texts.
 
     `${NAME}` and `$NAME` are a variable's value, `${NAME:-text}` has a text for one that is unset
     or empty, `${NAME-text}` for one that is unset, and `$$` is a dollar.
 
-    Raises:
-      ConfigError: a variable is not set and has no text.
+    Args:
+      problems: gets variables that are not set and have no text.
     """
-    problems = Problems()
-    expanded = _expand(item, environment, (), problems)
-    problems.raise_any()
-    return expanded
-
-
-def _expand(item: Item, environment: Mapping[str, str], path: Path, problems: Problems) -> Item:
     value = item.value
     if isinstance(value, dict):
-        below = {k: _expand(v, environment, (*path, k), problems) for k, v in value.items()}
+        below = {k: expand(v, environment, problems, (*path, k)) for k, v in value.items()}
         return Item(item.line, below)
     if isinstance(value, list):
         children = enumerate(value)
-        return Item(item.line, [_expand(v, environment, (*path, i), problems) for i, v in children])
+        return Item(item.line, [expand(v, environment, problems, (*path, i)) for i, v in children])
     if value is None or "$" not in value:
         return item
 

@@ -18,10 +18,10 @@ from flaxen.router_config.checking import (
 from flaxen.router_config.file import File
 from flaxen.router_config.items import Item, expand, parse_items
 from flaxen.router_config.located import Located
-from flaxen.router_config.migration import is_old, migrate
+from flaxen.router_config.migration import migrate
 from flaxen.router_config.names import Names
 from flaxen.router_config.plugins import Plugin
-from flaxen.router_config.problems import ConfigError, Path
+from flaxen.router_config.problems import ConfigError, Path, Problems
 from flaxen.router_config.reachable import unreachable
 from flaxen.router_config.reading import Reader
 from flaxen.router_config.recipe import Recipe
@@ -54,14 +54,14 @@ def load_config(
     Raises:
       ConfigError: with all that is wrong, each with line, key and remedy.
     """
-    try:
-        item = expand(parse_items(text), environment or {})
-        is_migrated = is_old(item)
-        item = migrate(item) if is_migrated else item
-        file = _READER.read(File, item)
-        return dataclasses.replace(_checked(file, item, served), is_migrated=is_migrated)
-    except ConfigError as error:
-        raise ConfigError(error.problems, name) from None
+    problems = Problems()
+    with problems.collecting():
+        given = expand(parse_items(text), environment or {}, problems)
+        item = migrate(given)
+        config = _checked(_READER.read(File, item), item, served)
+    if problems.found:
+        raise ConfigError(problems.found, name)
+    return dataclasses.replace(config, is_migrated=item != given)
 
 
 def _checked(file: File, item: Item, served: Collection[str] | None) -> RouterConfig:

@@ -115,15 +115,20 @@ def is_old(file: Item) -> bool:
 
 
 def migrate(file: Item) -> Item:
-    """The same as a file of v0.3.
+    """The same as a file of v0.3 as it is now: the first ones named models as older files do.
 
     Raises:
       ConfigError: a key has no place there, or two keys have the same.
     """
-    assert isinstance(file.value, dict)
+    if not isinstance(file.value, dict):
+        return file  # its reader says what is wrong
     problems = Problems()
-    old = dict(file.value)
-    new = {key: _copy(old.pop(key)) for key in _KEPT if key in old}
+    if not is_old(file):
+        renewed = {key: _deep_copy(value) for key, value in file.value.items()}
+        move_models({}, renewed, problems)
+        return Item(file.line, renewed)
+    old = {key: _deep_copy(value) for key, value in file.value.items()}
+    new = {key: old.pop(key) for key in _KEPT if key in old}
     new["version"] = Item(old.pop("version", file).line, "v0.3")
     routing = _below(new, "routing", file.line)
     for key in ("signals", "decisions"):
@@ -152,9 +157,14 @@ def migrate(file: Item) -> Item:
 _NO_PLACE = "this key of an older version has no place in v0.3: remove it"
 
 
-def _copy(item: Item) -> Item:
-    """A mapping that may be added to, with the same values."""
-    return Item(item.line, dict(item.value)) if isinstance(item.value, dict) else item
+def _deep_copy(item: Item) -> Item:
+    """A copy that may be changed."""
+    value = item.value
+    if isinstance(value, dict):
+        return Item(item.line, {key: _deep_copy(below) for key, below in value.items()})
+    if isinstance(value, list):
+        return Item(item.line, [_deep_copy(below) for below in value])
+    return item
 
 
 def _below(values: dict[str, Item], key: str, line: int) -> dict[str, Item]:

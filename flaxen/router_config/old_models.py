@@ -13,6 +13,7 @@ _TO_CARD = (
     "loras",
     "modality",
     "tags",
+    "quality_score",
 )
 _RENAMED = {"model_id": "provider_model_id"}
 _RATING = "vllm-sr/operator-rating@1.0.0"  # the reference's benchmark of a bare quality_score
@@ -20,57 +21,60 @@ _DEFAULTS = {"default_model": "model", "default_reasoning_effort": "reasoning_ef
 
 
 def move_models(old: dict[str, Item], new: dict[str, Item], problems: Problems) -> None:
-    """Moves the models of an old file to their places in a new one.
+    """Moves the models of an older file to their places in a new one.
 
     Args:
       old: the top of the file; what is moved is taken out.
-      new: the new file, with the `providers` that the old one had.
+      new: the new file, with the `providers` and `routing` that the old one had. What is of the
+        wrong form in them stays, so that its reader says so.
       problems: gets what has no place.
     """
-    providers = _mapping(new.pop("providers", None))
-    defaults = _mapping(providers.get("defaults"))
-    for key, renamed in _DEFAULTS.items():
-        for source in (old, providers):
+    given = new.get("providers")
+    providers = _mapping(given)
+    families: dict[str, Item] = {}
+    defaults = providers.get("defaults")
+    values = _mapping(defaults)
+    for source in (old, providers, values):
+        families |= _mapping(source.pop("reasoning_families", None))
+        for key, renamed in _DEFAULTS.items():
             if key in source:
-                defaults.setdefault(renamed, source.pop(key))
-    families = _mapping(old.pop("reasoning_families", None))
-    families |= _mapping(providers.pop("reasoning_families", None))
+                values.setdefault(renamed, source.pop(key))
+    if values:
+        providers["defaults"] = Item(_line(defaults, values), values)
     servers = _servers(old, problems)
     models, cards, records = [], [], []
     for item, path in _old_models(old, providers):
         if not isinstance(item.value, dict):
-            models.append(item)  # its reader says what is wrong
+            models.append(item)
             continue
         model = {_RENAMED.get(key, key): value for key, value in item.value.items()}
         name = model.get("name", Item(item.line, ""))
         card = {key: model.pop(key) for key in _TO_CARD if key in model}
         if card:
             cards.append(Item(item.line, {"name": name, **card}))
-        if "quality_score" in model:
-            records.append(_rating(name, model.pop("quality_score")))
         if "reasoning_family" in model:
             family = model.pop("reasoning_family")
             known = families.get(str(family.value))
             model["reasoning"] = known or Item(family.line, {"family": family})
         _move_servers(model, servers, path, problems)
         models.append(Item(item.line, model))
-    line = models[0].line if models else 1
-    if defaults:
-        providers["defaults"] = Item(line, defaults)
     if models:
-        providers["models"] = Item(line, models)
+        providers["models"] = Item(_line(providers.get("models"), models[0]), models)
     if providers:
-        new["providers"] = Item(line, providers)
-    _extend(new, "routing", "modelCards", cards)
+        new["providers"] = Item(_line(given, providers), providers)
+    _add_cards(new, cards)
+    for item in _listed(_mapping(new.get("routing")).get("modelCards")):
+        if isinstance(item.value, dict) and "quality_score" in item.value:
+            name = item.value.get("name", Item(item.line, ""))
+            records.append(_rating(name, item.value.pop("quality_score")))
     _extend(new, "evaluation", "records", records)
 
 
 def _old_models(old: dict[str, Item], providers: dict[str, Item]) -> list[tuple[Item, Path]]:
     """The models of `providers.models` and of `model_config`, whose keys are the names."""
     found: list[tuple[Item, Path]] = []
-    listed = providers.get("models")
-    if listed is not None and isinstance(listed.value, list):
-        found += [(item, ("providers", "models", i)) for i, item in enumerate(listed.value)]
+    for index, item in enumerate(_listed(providers.get("models"))):
+        found.append((item, ("providers", "models", index)))
     for name, item in _mapping(old.pop("model_config", None)).items():
         value = {"name": Item(item.line, name), **_mapping(item)}
         found.append((Item(item.line, value), ("model_config", name)))
@@ -82,8 +86,7 @@ def _servers(old: dict[str, Item], problems: Problems) -> dict[str, Item]:
     profiles = _mapping(old.pop("provider_profiles", None))
     endpoints = old.pop("vllm_endpoints", None)
     found: dict[str, Item] = {}
-    listed = endpoints.value if endpoints is not None else None
-    for index, item in enumerate(listed if isinstance(listed, list) else []):
+    for index, item in enumerate(_listed(endpoints)):
         values = _mapping(item)
         path: Path = ("vllm_endpoints", index)
         profile = values.pop("provider_profile", None)
@@ -113,13 +116,12 @@ def _move_servers(
     preferred = model.pop("preferred_endpoints", None)
     access_key = model.pop("access_key", None)
     refs: list[Item] = []
-    if endpoints is not None and isinstance(endpoints.value, list):
-        for item in endpoints.value:
-            values = _server(_mapping(item))
-            if access_key is not None:
-                values.setdefault("api_key", access_key)
-            refs.append(Item(item.line, values))
-    for item in preferred.value if preferred and isinstance(preferred.value, list) else []:
+    for item in [*_listed(endpoints), *_listed(model.pop("backend_refs", None))]:
+        values = _server(_mapping(item))
+        if access_key is not None:
+            values.setdefault("api_key", access_key)
+        refs.append(Item(item.line, values))
+    for item in _listed(preferred):
         if str(item.value) in servers:
             refs.append(servers[str(item.value)])
         else:
@@ -138,15 +140,44 @@ def _rating(name: Item, score: Item) -> Item:
     return Item(score.line, values)
 
 
+def _add_cards(new: dict[str, Item], cards: list[Item]) -> None:
+    """Adds cards of models; one that is there already gets the fields that it has not."""
+    there = {
+        str(card.value["name"].value): card.value
+        for card in _listed(_mapping(new.get("routing")).get("modelCards"))
+        if isinstance(card.value, dict) and "name" in card.value
+    }
+    more = []
+    for card in cards:
+        fields = _mapping(card)
+        known = there.get(str(fields["name"].value))
+        if known is None:
+            more.append(card)
+        else:
+            known |= {key: value for key, value in fields.items() if key not in known}
+    _extend(new, "routing", "modelCards", more)
+
+
 def _extend(new: dict[str, Item], key: str, inner: str, items: list[Item]) -> None:
     """Adds items to a list below a key."""
     if not items:
         return
     values = _mapping(new.get(key))
-    listed = values.get(inner)
-    before = listed.value if listed is not None and isinstance(listed.value, list) else []
-    values[inner] = Item(items[0].line, [*before, *items])
-    new[key] = Item(items[0].line, values)
+    before = _listed(values.get(inner))
+    values[inner] = Item(_line(values.get(inner), items[0]), [*before, *items])
+    new[key] = Item(_line(new.get(key), items[0]), values)
+
+
+def _line(item: Item | None, instead: Item | dict[str, Item]) -> int:
+    """The line of an item, or if there is none that of what comes to its place."""
+    if item is not None:
+        return item.line
+    return instead.line if isinstance(instead, Item) else next(iter(instead.values())).line
+
+
+def _listed(item: Item | None) -> list[Item]:
+    """The values of a list; none if it is no list."""
+    return item.value if item is not None and isinstance(item.value, list) else []
 
 
 def _mapping(item: Item | None) -> dict[str, Item]:

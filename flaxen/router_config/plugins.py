@@ -202,6 +202,11 @@ REFUSED_PLUGINS = {
     "response_jailbreak": "this router reads no answers; decide by a jailbreak signal instead",
     "tool_selection": "tools are not chosen by similarity; use the plugin tools with a list",
 }
+# Of v0.1.
+OLD_PLUGINS = {
+    "jailbreak": "block by a decision with a jailbreak condition and the plugin fast_response",
+    "pii": "block or reroute by a decision with a pii condition",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

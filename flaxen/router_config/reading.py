@@ -20,6 +20,7 @@ from flaxen.router_config.items import Item, plain
 from flaxen.router_config.problems import Path, Problems, error_at
 
 _TRUE, _FALSE = ("true", "True", "TRUE", "yes", "on"), ("false", "False", "FALSE", "no", "off")
+_MOST_NAMES = 12  # more are no help in an error
 T = TypeVar("T")
 
 
@@ -152,7 +153,9 @@ def suggestion(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     if near:
         return f"did you mean {near[0]}?"
-    return f"give one of {', '.join(sorted(known))}, or remove it" if known else "remove it"
+    if len(known) > _MOST_NAMES or not known:
+        return "remove it"
+    return f"give one of {', '.join(sorted(known))}, or remove it"
 
 
 @lru_cache(maxsize=512)

@@ -168,3 +168,30 @@ def test_servers_that_nobody_declared() -> None:
     text = "decisions: []\nmodel_config:\n  m:\n    preferred_endpoints: [x]\n"
     with pytest.raises(ConfigError, match=r"line 4: model_config\.m: there is no endpoint 'x'"):
         load_config(text)
+
+
+def test_the_first_files_of_v03_named_models_as_older_ones_do() -> None:
+    head, tail = NEW.split("providers:\n")
+    first = """\
+providers:
+  defaults:
+    default_model: small
+    default_reasoning_effort: high
+    reasoning_families: {qwen: {type: chat_template_kwargs, parameter: thinking}}
+  models:
+    - name: small
+      reasoning_family: qwen
+      backend_refs: [{name: primary, endpoint: "a:8000", protocol: http, weight: 2, api_key: k}]
+      pricing: {prompt_per_1m: 0.5}
+    - name: large
+      backend_refs: [{name: b, endpoint: "b:8000", weight: 1}]
+      provider_model_id: org/large
+      reasoning_family: gpt
+      description: Large.
+"""
+    routing = tail[tail.index("routing:") :].replace(
+        "{name: large, description: Large.}", "{name: large, quality_score: 0.9}"
+    )
+    migrated = load_config(head + first + routing)
+    assert migrated.is_migrated
+    assert dataclasses.replace(migrated, is_migrated=False) == load_config(NEW)
