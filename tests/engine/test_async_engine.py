@@ -31,7 +31,9 @@ LONG = replace(SMALL, max_model_len=4096, groups=full(4096))  # room for an outp
 
 
 class SlowExecutor(FakeExecutor):
-    """Takes a millisecond a step, or waits for `gate` where there is one."""
+    """Takes `step_s` seconds a step, or waits for `gate` where there is one."""
+
+    step_s = 0.001
 
     def __init__(self, config: EngineConfig = LONG, gate: threading.Event | None = None) -> None:
         FakeExecutor.__init__(self, config, poison=None)
@@ -39,7 +41,7 @@ class SlowExecutor(FakeExecutor):
 
     def fetch(self, plan: StepPlan, handle: StepResult) -> StepResult:
         if self._gate is None:
-            time.sleep(0.001)
+            time.sleep(self.step_s)
         else:
             assert self._gate.wait(30)
         return handle
@@ -232,7 +234,7 @@ def test_close_lets_the_open_ones_run_then_ends_the_rest() -> None:
         short = engine.submit(ask("short", [7]))
         endless = engine.submit(ask("endless", [7], max_tokens=None))
         began = time.monotonic()
-        closing = asyncio.create_task(engine.close(drain_s=1.0))
+        closing = asyncio.create_task(engine.close(drain_s=2.0))
         await asyncio.sleep(0)
         with pytest.raises(EngineClosedError, match="the engine is shutting down: it takes no req"):
             engine.submit(ask("late", [7]))
@@ -241,7 +243,7 @@ def test_close_lets_the_open_ones_run_then_ends_the_rest() -> None:
         assert (await read(short))[1] == ["length"]
         assert (await read(endless))[1] == ["abort"]
         await closing
-        assert time.monotonic() - began >= 1.0
+        assert time.monotonic() - began >= 2.0
         assert (engine.stats().num_finished, engine.stats().num_aborted) == (1, 1)
 
     with_engine(test, SlowExecutor(replace(LONG, max_num_seqs=2)), replace(LONG, max_num_seqs=2))

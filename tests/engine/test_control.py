@@ -14,7 +14,8 @@ from tests.engine.fakes import fake_engine
 from tests.engine.test_async_engine import LONG, SlowExecutor, ask, read, until
 
 WEIGHTS = {"two": 2, "three": 3}  # what the fake adds to a token
-MANY = 400  # tokens, and milliseconds
+MANY = 400  # tokens
+SLOW_S = 0.02  # of a step, while a test does something before the last of them
 
 
 def read_weights(source: str) -> int:
@@ -25,9 +26,12 @@ def read_weights(source: str) -> int:
 
 def controlled(
     test: Callable[[AsyncEngine, EngineControl], Coroutine[Any, Any, None]],
+    executor: SlowExecutor | None = None,
 ) -> None:
+    executor = executor or SlowExecutor()
+
     async def work() -> None:
-        with AsyncEngine(fake_engine(LONG, SlowExecutor()), compile_after_s=60) as engine:
+        with AsyncEngine(fake_engine(LONG, executor), compile_after_s=60) as engine:
             await asyncio.wait_for(
                 test(engine, EngineControl(engine, read_weights, "two", lambda: None)), 60
             )
@@ -42,13 +46,17 @@ def counted(step: int, num: int, start: int = 5) -> list[int]:
 @pytest.mark.parametrize("sleeps", [False, True])
 @pytest.mark.parametrize("mode", list(PauseMode))
 def test_requests_end_wait_or_are_aborted(mode: PauseMode, sleeps: bool) -> None:
+    executor = SlowExecutor()
+
     async def test(engine: AsyncEngine, control: EngineControl) -> None:
+        executor.step_s = 0 if mode is PauseMode.WAIT else SLOW_S
         first = asyncio.create_task(read(engine.submit(ask("first", [5], max_tokens=MANY))))
         await until(lambda: engine.stats().num_generated_tokens > 3)
         if sleeps:
             await asyncio.to_thread(control.sleep, mode, keeps_weights=True)
         else:
             await asyncio.to_thread(control.pause, mode)
+        executor.step_s = 0
         made = engine.stats().num_generated_tokens
         if mode is not PauseMode.KEEP:
             await first
@@ -72,10 +80,12 @@ def test_requests_end_wait_or_are_aborted(mode: PauseMode, sleeps: bool) -> None
         assert (len(tokens) == MANY) is (mode is not PauseMode.ABORT)
         assert not control.is_paused
 
-    controlled(test)
+    controlled(test, executor)
 
 
 def test_weights_change_between_requests_or_within_a_paused_one() -> None:
+    executor = SlowExecutor()
+
     async def test(engine: AsyncEngine, control: EngineControl) -> None:
         first = asyncio.create_task(read(engine.submit(ask("first", [5], max_tokens=MANY))))
         await until(lambda: engine.stats().num_generated_tokens > 3)
@@ -83,9 +93,11 @@ def test_weights_change_between_requests_or_within_a_paused_one() -> None:
         version = await asyncio.to_thread(control.update_weights, "three", 7, **update)
         assert (await first)[0] == counted(1, MANY)
         assert version == engine.stats().weights_version == 7
+        executor.step_s = SLOW_S
         second = asyncio.create_task(read(engine.submit(ask("second", [5], max_tokens=MANY))))
         await until(lambda: engine.stats().num_generated_tokens > MANY + 3)
         await asyncio.to_thread(control.pause, PauseMode.KEEP)
+        executor.step_s = 0
         num = engine.stats().num_generated_tokens - MANY
         assert await asyncio.to_thread(control.update_weights, "two", None, **update) == 8
         assert control.is_paused
@@ -101,7 +113,7 @@ def test_weights_change_between_requests_or_within_a_paused_one() -> None:
             ["length"],
         )
 
-    controlled(test)
+    controlled(test, executor)
 
 
 def test_weights_that_were_freed_come_from_where_they_came_last() -> None:

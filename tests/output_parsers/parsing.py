@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,14 +32,11 @@ def parse(readers: Sequence[Reader], pieces: Iterable[str]) -> tuple[Event, ...]
 
 
 def join(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Joins neighbouring pieces of content, and of reasoning."""
+    """Joins neighbouring pieces of content, and of reasoning, in time linear in their length."""
     joined: list[Event] = []
-    for event in events:
-        last = joined[-1] if joined else None
-        if isinstance(event, Content) and isinstance(last, Content):
-            joined[-1] = Content(last.text + event.text)
-        elif isinstance(event, Reasoning) and isinstance(last, Reasoning):
-            joined[-1] = Reasoning(last.text + event.text)
+    for kind, group in itertools.groupby(events, type):
+        if kind in (Content, Reasoning):
+            joined.append(kind("".join(event.text for event in group)))
         else:
-            joined.append(event)
+            joined += group
     return tuple(joined)
