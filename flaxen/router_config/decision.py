@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flaxen.router.checks import check_at_least, check_named
+from flaxen.router.selection.algorithms import Algorithm
 from flaxen.router.signals.predicate import Predicate
-from flaxen.router_config.algorithms import Algorithm
-from flaxen.router_config.checks import check_at_least, check_named
 from flaxen.router_config.plugins import Plugin
 
 Mode = Literal["", "apply", "observe", "bypass"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flaxen.router_config.checks import check_at_least, to_seconds
+from flaxen.router.checks import check_at_least, to_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

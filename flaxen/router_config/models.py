@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router_config.checks import check_at_least, check_between, check_named, seconds
+from flaxen.router.checks import check_at_least, check_between, check_named, seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router_config.checks import check_at_least, check_between, check_named
+from flaxen.router.checks import check_at_least, check_between, check_named
 
 
 @dataclass(frozen=True, kw_only=True)

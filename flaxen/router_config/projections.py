@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from flaxen.router.checks import check_named
 from flaxen.router.signals.predicate import Predicate
-from flaxen.router_config.checks import check_named
 
 
 @dataclass(frozen=True, kw_only=True)

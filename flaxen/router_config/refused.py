@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flaxen.router.selection.algorithms import REFUSED as REFUSED_ALGORITHMS
+from flaxen.router.selection.algorithms import Algorithm, Confidence
 from flaxen.router.signals.complexity import ComplexityRule
-from flaxen.router_config.algorithms import REFUSED as REFUSED_ALGORITHMS
-from flaxen.router_config.algorithms import Algorithm, Confidence
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.file import File
 from flaxen.router_config.models import (

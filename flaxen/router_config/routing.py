@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router_config.checks import check_named
+from flaxen.router.checks import check_named
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.fallback import Fallback
 from flaxen.router_config.models import ModelCard

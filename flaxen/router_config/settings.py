@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flaxen.router.checks import check_at_least, check_between
 from flaxen.router.signals.settings import Identity
-from flaxen.router_config.checks import check_at_least, check_between
 from flaxen.router_config.decision import CandidateSet
 from flaxen.router_config.fallback import Fallback
 from flaxen.router_config.signal_settings import ModelCatalog

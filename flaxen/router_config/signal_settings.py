@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flaxen.router.checks import check_at_least, check_between
 from flaxen.router.signals.embedded import PrototypeScoring
-from flaxen.router_config.checks import check_at_least, check_between
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flaxen.router_config.checks import seconds
+from flaxen.router.checks import seconds
 from flaxen.router_config.items import Item, expand, parse_items, plain
 from flaxen.router_config.problems import Problems
 

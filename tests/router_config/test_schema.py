@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from flaxen.router.selection.algorithms import Algorithm
 from flaxen.router.signals.kinds import KINDS
-from flaxen.router_config.algorithms import Algorithm
 from flaxen.router_config.file import File
 from flaxen.router_config.plugins import PLUGINS, REFUSED_PLUGINS, Plugin
 from flaxen.router_config.refused import REFUSED

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flaxen.router_config.checks import check_at_least, check_between, first_twice
+from flaxen.router.checks import check_at_least, check_between, first_twice
 
 FACTORS = ("quality", "latency", "cost", "load")
 # Algorithms whose settings stand in a block of their name.

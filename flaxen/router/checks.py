@@ -1,4 +1,4 @@
-"""What the dataclasses of a configuration check alike."""
+"""What the dataclasses of the router's configuration check alike."""
 
 from __future__ import annotations
 
