@@ -10,6 +10,7 @@ import pytest
 
 from flaxen.engine.async_engine import AsyncEngine
 from flaxen.engine.core import Engine
+from flaxen.engine.stepped import SteppedEngine
 from flaxen.protocol import (
     FieldError,
     FinishReason,
@@ -105,11 +106,11 @@ def _busy(engine: AsyncEngine) -> Iterator[None]:
     """The engine's thread is between two steps, and takes nothing before the block ends."""
     entered, left = threading.Event(), threading.Event()
 
-    def wait() -> None:
+    def wait(_: SteppedEngine) -> None:
         entered.set()
         left.wait()
 
-    caller = threading.Thread(target=engine._call_between_steps, args=(wait,))
+    caller = threading.Thread(target=engine.between_steps, args=(wait,))
     caller.start()
     entered.wait()
     yield

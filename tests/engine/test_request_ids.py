@@ -34,7 +34,7 @@ def test_a_broken_engine_says_that_it_broke_and_nothing_waits_in_it(
         with pytest.raises(EngineBrokenError, match="on fire"):
             engine.check_health()
         await asyncio.sleep(0)
-        assert not engine._added
+        assert not engine._arrivals.requests()
 
     broken = FaultyExecutor(FakeExecutor(LONG), lambda name, n: name in ("dispatch", "reset"))
     with caplog.at_level(logging.CRITICAL):
