@@ -20,6 +20,7 @@ from flaxen.execution.step import empty_cache, page_shardings, run_forward, run_
 from flaxen.execution.step_input import StepLayout
 from flaxen.execution.step_needs import NO_NEEDS
 from flaxen.execution.step_options import Lora, StepOptions
+from flaxen.kernels.awaited_mask import NO_TICKET
 from flaxen.kernels.compiling import compiler_options
 from flaxen.models.model import Model, Params
 from flaxen.scheduling.config import EngineConfig
@@ -74,7 +75,7 @@ def jit_step(model: Model, config: EngineConfig) -> Any:
 
 
 def jit_forward(model: Model, config: EngineConfig) -> Any:
-    """`run_forward` as a jit, for steps whose sampling waits for grammars.
+    """`run_forward` as a jit, for steps with grammars where a step can't await their masks.
 
     It takes the number of tokens, the parameters, the rows' tokens, the cache, the packed step and
     its options; the tokens and the cache are donated.
@@ -160,7 +161,7 @@ def lower_step(
     Args:
       step: what `jit_step` made.
       layout: that of the same engine.
-      program: its shape, and whether it has adapters.
+      program: its shape, and whether it has adapters, and a grammar's mask to await.
       state: shapes are enough, with the places where the arrays will be.
       lora: the stack of adapters and their scales, or their shapes; for programs with adapters.
     """
@@ -169,7 +170,10 @@ def lower_step(
         *state,
         layout.pack([], program.shape.num_seqs),
         NO_NEEDS,
-        StepOptions(lora if program.has_adapters else None),
+        StepOptions(
+            lora if program.has_adapters else None,
+            mask_ticket=NO_TICKET if program.has_grammar else None,
+        ),
     )
     return lowered
 
@@ -182,7 +186,7 @@ def lower_parts(
     state: StepState,
     lora: Lora | None,
 ) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
-    """Lowers the two parts of a step with grammars: `jit_forward` and `jit_sample`.
+    """Lowers the two parts of a step with grammars, `jit_forward` and `jit_sample`.
 
     Args:
       forward, sample: the two jits.

@@ -79,21 +79,23 @@ class DeviceCalls(abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, program: Program, packed: np.ndarray, prompt_embeds: InputEmbeds | None
+        self,
+        program: Program,
+        packed: np.ndarray,
+        needs: BatchNeeds,
+        prompt_embeds: InputEmbeds | None,
     ) -> None:
-        """Starts the part of a step before sampling; `sample` must follow."""
+        """Starts a step whose sampling waits for a mask. `sample` must follow, and nothing before
+        that needs a computation.
+        """
 
     @abc.abstractmethod
-    def sample(
-        self, packed: np.ndarray, needs: BatchNeeds, grammar_bitmask: np.ndarray
-    ) -> StepOutput:
-        """Starts the rest of the step that `forward` began.
+    def sample(self, grammar_bitmask: np.ndarray) -> StepOutput:
+        """Lets the step sample that `forward` began.
 
         Args:
-          packed: the same as for `forward`, as far as it has sequences, or a little longer: each
-            of its lines is sampled, so it should not have many more.
-          needs: what the sampling of any sequence needs.
-          grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`.
+          grammar_bitmask: [S, ceil(V / 32)] uint32, as in `sampling.sample`: a line for each
+            sequence of the step, and perhaps a few more.
         """
 
     @abc.abstractmethod

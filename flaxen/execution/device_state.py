@@ -35,6 +35,7 @@ from flaxen.execution.rows import RowBias, RowSettings, load_bias, load_row
 from flaxen.execution.sampling import BatchNeeds, Sampled
 from flaxen.execution.step import prompt_logprobs, shapes_of
 from flaxen.execution.step_options import StepOptions
+from flaxen.kernels.awaited_mask import Tickets, can_await
 from flaxen.kernels.linear.bound import bind
 from flaxen.models.model import InputEmbeds, Model, Params
 from flaxen.scheduling.config import EngineConfig
@@ -54,7 +55,10 @@ class DeviceState(DeviceCalls):
       cache_dtype: of the KV pool.
     """
 
-    _tokens: Any = None  # those of the rows; None if `__init__` failed before it made them
+    # None if `__init__` failed before it made them.
+    _tokens: Any = None  # those of the rows
+    # Of steps that wait on the device for the masks of grammars; None if such steps are two parts.
+    _tickets: Tickets | None = None
 
     def __init__(
         self, model: Model, params: Params, config: EngineConfig, cache_dtype: jnp.dtype
@@ -68,6 +72,8 @@ class DeviceState(DeviceCalls):
         # What all devices of a mesh have alike; without a mesh there is nothing to say.
         whole = None if model.placement is None else model.placement.replicated
         self._step = jit_step(model, config)
+        if can_await(model.backend) and model.placement is None:
+            self._tickets = Tickets()
         self._forward, self._sample = jit_forward(model, config), jit_sample(model, config)
         self._empty_state = jit_empty_state(model, config, cache_dtype)
         self._load_row = jax.jit(load_row, donate_argnums=(0, 1), out_shardings=whole)
@@ -93,7 +99,7 @@ class DeviceState(DeviceCalls):
     def compile(self, program: Program) -> None:
         """Compiles a program, as DeviceCalls says; a call of `_step` finds it in JAX's cache."""
         state, lora = self._abstract_state, self._abstract_adapters
-        if not program.has_grammar:
+        if self._tickets is not None or not program.has_grammar:
             lower_step(self._step, self._layout, program, state, lora).compile()
             return
         forward, sample = lower_parts(
@@ -103,6 +109,7 @@ class DeviceState(DeviceCalls):
         sample.compile()
 
     def finish(self) -> None:
+        self._close_tickets()
         tokens, self._tokens = self._tokens, None
         _wait_for(tokens)
 
@@ -110,11 +117,16 @@ class DeviceState(DeviceCalls):
         self._adapters.reset()
         self._reset_state()
 
+    def _close_tickets(self) -> None:
+        if self._tickets is not None:
+            self._tickets.close()
+
     def _free_state(self) -> None:
+        self._close_tickets()  # of a step for which nobody made masks
         self._hidden.clear()
         self._cache: tuple[Any, ...] = ()
         self._rows: Any = None  # Rows, unless it sleeps
-        self._begun: Any = None  # what `sample` needs of `forward`
+        self._begun: tuple[Any, ...] = ()  # what `sample` needs of `forward`
         self._tokens = None
 
     def _reset_state(self) -> None:
@@ -172,6 +184,7 @@ class DeviceState(DeviceCalls):
         packed: np.ndarray,
         needs: BatchNeeds,
         prompt_embeds: InputEmbeds | None,
+        mask_ticket: np.uint32 | None = None,  # whose mask its sampling awaits
     ) -> StepOutput:
         lora = self._adapters.arrays if program.has_adapters else None
         # NumPy's arrays as they are: the call itself puts them, and sooner than device_put would.
@@ -183,13 +196,21 @@ class DeviceState(DeviceCalls):
             self._cache,
             packed,
             needs,
-            StepOptions(lora, prompt_embeds),
+            StepOptions(lora, prompt_embeds, mask_ticket),
         )
         return self._output(sampled, hidden, load)
 
     def forward(
-        self, program: Program, packed: np.ndarray, prompt_embeds: InputEmbeds | None
+        self,
+        program: Program,
+        packed: np.ndarray,
+        needs: BatchNeeds,
+        prompt_embeds: InputEmbeds | None,
     ) -> None:
+        if self._tickets is not None:
+            ticket = self._tickets.open()
+            self._begun = ticket, self.step(program, packed, needs, prompt_embeds, ticket)
+            return
         lora = self._adapters.arrays if program.has_adapters else None
         self._tokens, self._cache, last, hidden, load = self._forward(
             program.shape.num_tokens,
@@ -199,12 +220,15 @@ class DeviceState(DeviceCalls):
             packed,
             StepOptions(lora, prompt_embeds),
         )
-        self._begun = last, hidden, load
+        self._begun = packed, needs, last, hidden, load
 
-    def sample(
-        self, packed: np.ndarray, needs: BatchNeeds, grammar_bitmask: np.ndarray
-    ) -> StepOutput:
-        last, hidden, load = self._begun
+    def sample(self, grammar_bitmask: np.ndarray) -> StepOutput:
+        if self._tickets is not None:
+            ticket, output = self._begun
+            self._tickets.publish(ticket, grammar_bitmask)
+            return output  # type: ignore[no-any-return]
+        packed, needs, last, hidden, load = self._begun
+        packed = packed[: len(grammar_bitmask)]  # of what is padded, each line would be sampled
         if len(packed) < last.shape[1]:
             last = jax.lax.slice_in_dim(last, 0, len(packed), axis=1)
         self._tokens, sampled = self._sample(

@@ -26,7 +26,13 @@ from flaxen.execution.results import step_result, to_host, token_logprobs
 from flaxen.execution.rows import RowSettings, row_bias, row_settings, with_seed
 from flaxen.execution.sampling import BatchNeeds
 from flaxen.execution.shapes import fewest_seqs, step_shapes
-from flaxen.execution.step_needs import NO_NEEDS, batch_needs, exact_program, log_wait
+from flaxen.execution.step_needs import (
+    NO_NEEDS,
+    batch_needs,
+    exact_program,
+    is_read_again,
+    log_wait,
+)
 from flaxen.execution.step_options import prompt_embeds
 from flaxen.models.expert_load import by_layer
 from flaxen.models.model import Model, Params
@@ -42,10 +48,10 @@ _LOGPROB_ROWS = 64  # prompt tokens with log-probabilities in one call
 
 @dataclass(kw_only=True, slots=True)
 class _Handle:
-    sampling: StepOutput | None  # None until a step with grammars samples
     starts: list[int]  # of each item's tokens in the step
-    packed: np.ndarray
     needs: BatchNeeds
+    sampling: StepOutput | None = None  # None until a step with grammars samples
+    held_back: Callable[[], object] | None = None  # starts it, if it has not been started
     normed: np.ndarray | None = None  # the hidden states after the final norm, once asked for
 
     @property
@@ -77,6 +83,7 @@ class JaxExecutor(Executor):
     """
 
     _device: DeviceCalls | None = None  # None if `__init__` failed before it made it
+    _is_read_again = False  # the last step that was dispatched
 
     def __init__(
         self,
@@ -188,24 +195,36 @@ class JaxExecutor(Executor):
         shape = program.shape
         packed = self._layout.pack(plan.items, shape.num_seqs)
         embeds = prompt_embeds(plan.items, shape.num_tokens, self._model.embed_dim)
-        run: Callable[[], StepOutput | None]
-        if program.has_grammar:
-            run = functools.partial(self._calls.forward, program, packed, embeds)
+        handle = _Handle(starts=list(ends), needs=needs)
+        call: Callable[..., StepOutput | None]
+        call = self._calls.forward if program.has_grammar else self._calls.step
+        run = functools.partial(call, program, packed, needs, embeds)
+        start = functools.partial(self._start, program, plan, run)
+        if program.has_grammar and self._is_read_again:
+            handle.held_back = start  # what reads the last step would be computed after this one
         else:
-            run = functools.partial(self._calls.step, program, packed, needs, embeds)
+            handle.sampling = start()
+        self._is_read_again = is_read_again(plan.items)
+        return handle
+
+    def _start(
+        self, program: Program, plan: StepPlan, run: Callable[[], StepOutput | None]
+    ) -> StepOutput | None:
+        """Starts a step, after its program is compiled."""
         if self._programs.is_ready(program):
-            output = run()
-        else:
-            started_s = time.perf_counter()
-            output = self._programs.compile(program, run)
-            log_wait(program, plan.items, time.perf_counter() - started_s)
-        return _Handle(sampling=output, starts=list(ends), packed=packed, needs=needs)
+            return run()
+        started_s = time.perf_counter()
+        output = self._programs.compile(program, run)
+        log_wait(program, plan.items, time.perf_counter() - started_s)
+        return output
 
     def sample(self, plan: StepPlan, handle: _Handle, bitmasks: np.ndarray) -> None:
+        if handle.held_back is not None:
+            handle.held_back()
         num_seqs = fewest_seqs(self._shapes, len(plan.items))
         lines = np.zeros((num_seqs, bitmasks.shape[1]), bitmasks.dtype)
         lines[: len(bitmasks)] = bitmasks
-        handle.sampling = self._calls.sample(handle.packed[:num_seqs], handle.needs, lines)
+        handle.sampling = self._calls.sample(lines)
 
     def is_done(self, handle: _Handle) -> bool:
         tokens: Any = handle.output.sampled.tokens  # JAX's types do not have `is_ready`

@@ -17,6 +17,7 @@ from flaxen.execution.sampling import OK, BatchNeeds, Sampled, sample
 from flaxen.execution.step_input import StepInput, StepLayout
 from flaxen.execution.step_options import StepOptions
 from flaxen.execution.verify import keep_verified, sampled_positions, write_drafts
+from flaxen.kernels.awaited_mask import awaited_mask
 from flaxen.kernels.linear.bound import expand
 from flaxen.kernels.paged_batch import PagedBatch
 from flaxen.models import attention_impls, layer_cache
@@ -27,6 +28,7 @@ from flaxen.models.layout import vocab_placement
 from flaxen.models.model import Model, Params
 from flaxen.protocol import LogprobsMode
 from flaxen.scheduling.cache.groups import CacheGroup
+from flaxen.structured.states import num_mask_words
 from flaxen.token_sampling.logprobs import Logprobs, compute_logprobs
 
 
@@ -112,8 +114,12 @@ def run_step(
     )
     if not model.generates:
         return tokens, cache, no_samples(layout.unpack(packed), num_top), hidden, load
+    bitmask = None
+    if options.mask_ticket is not None:
+        shape = packed.shape[0], num_mask_words(model.vocab_size)
+        bitmask = awaited_mask(jnp.asarray(options.mask_ticket), last, shape)
     tokens, sampled = run_sample(
-        model, layout, num_top, params, rows, tokens, packed, last, needs, None, mode=mode
+        model, layout, num_top, params, rows, tokens, packed, last, needs, bitmask, mode=mode
     )
     return tokens, cache, sampled, hidden, load
 

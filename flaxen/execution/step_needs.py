@@ -53,6 +53,13 @@ def batch_needs(items: Sequence[Scheduled]) -> BatchNeeds:
     return BatchNeeds(*map(np.bool_, (adjust, logprobs)))  # type: ignore[arg-type]
 
 
+def is_read_again(items: Sequence[Scheduled]) -> bool:
+    """Whether a step's results take another computation once they are there: to pool hidden states,
+    or for the log-probabilities of prompts.
+    """
+    return any(item.num_scored or item.sequence.pooling is not None for item in items)
+
+
 def log_wait(program: Program, items: Sequence[Scheduled], seconds: float) -> None:
     """Logs that requests waited for a program to be compiled."""
     values = {

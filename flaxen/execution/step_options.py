@@ -24,6 +24,8 @@ class StepOptions(NamedTuple):
 
     lora: Lora | None = None
     prompt_embeds: InputEmbeds | None = None  # of the T tokens
+    # uint32 scalar: the sampling awaits this ticket's mask [S, ceil(V / 32)].
+    mask_ticket: jax.Array | np.uint32 | None = None
 
 
 def has_prompt_embeds(items: Sequence[Scheduled]) -> bool:

@@ -46,6 +46,7 @@ _TARGETS = (
     "short_convolution",
     "recurrence",
     "gated_norm",
+    "awaited_mask",
 )
 # The loaded library, if any. JAX knows kernels by name, so a process can only have one.
 _loaded: list[ctypes.CDLL] = []
@@ -88,11 +89,11 @@ def start(
                 f"the C++ kernels are loaded already: give the path of {path} to the first call, "
                 "before anything is computed"
             )
-    library = _loaded[0]
-    if isa is not None and not library.flaxen_choose_isa(isa.encode()):
+    loaded = _loaded[0]
+    if isa is not None and not loaded.flaxen_choose_isa(isa.encode()):
         raise ValueError(f"this machine has no {isa}: leave the CPU ISA unset to use its best")
     if num_threads is not None:
-        library.flaxen_set_num_threads(num_threads)
+        loaded.flaxen_set_num_threads(num_threads)
 
 
 def kernel(
@@ -109,11 +110,22 @@ def kernel(
     Raises:
       RuntimeError: the library was not built.
     """
-    _library()
+    library()
     call: Callable[..., Any] = jax.ffi.ffi_call(
         f"flaxen_{name}", outs, vmap_method=vmap_method, **options
     )
     return call
+
+
+def library() -> ctypes.CDLL:
+    """The library, for its functions that are not kernels.
+
+    Raises:
+      RuntimeError: the library was not built.
+    """
+    if not _loaded:
+        start()
+    return _loaded[0]
 
 
 def isa() -> str:
@@ -122,7 +134,7 @@ def isa() -> str:
     Raises:
       RuntimeError: the library was not built.
     """
-    return str(_library().flaxen_chosen_isa().decode())
+    return str(library().flaxen_chosen_isa().decode())
 
 
 def num_threads() -> int:
@@ -131,17 +143,17 @@ def num_threads() -> int:
     Raises:
       RuntimeError: the library was not built.
     """
-    return int(_library().flaxen_num_threads())
+    return int(library().flaxen_num_threads())
 
 
 def supported_isas() -> tuple[str, ...]:
     """The instruction sets that the library and this machine have, best first; () without one."""
     if not is_built():
         return ()
-    library = _library()
-    chosen = library.flaxen_chosen_isa()
-    supported = tuple(isa for isa in ISAS if library.flaxen_choose_isa(isa.encode()))
-    library.flaxen_choose_isa(chosen)
+    loaded = library()
+    chosen = loaded.flaxen_chosen_isa()
+    supported = tuple(isa for isa in ISAS if loaded.flaxen_choose_isa(isa.encode()))
+    loaded.flaxen_choose_isa(chosen)
     return supported
 
 
@@ -152,7 +164,7 @@ def peak_flops(dtype: str) -> float:
     Raises:
       RuntimeError: the library was not built.
     """
-    return float(_library().flaxen_peak_flops(int(dtype == "bfloat16")))
+    return float(library().flaxen_peak_flops(int(dtype == "bfloat16")))
 
 
 def missing_reason() -> str:
@@ -164,24 +176,18 @@ def missing_reason() -> str:
     )
 
 
-def _library() -> ctypes.CDLL:
-    if not _loaded:
-        start()
-    return _loaded[0]
-
-
 def _load(path: Path | None) -> ctypes.CDLL:
     """Loads the library and registers its kernels with JAX."""
     if path is None:
         raise RuntimeError(missing_reason())
-    library = ctypes.CDLL(str(path))
-    library.flaxen_chosen_isa.restype = ctypes.c_char_p
-    library.flaxen_peak_flops.restype = ctypes.c_double
+    loaded = ctypes.CDLL(str(path))
+    loaded.flaxen_chosen_isa.restype = ctypes.c_char_p
+    loaded.flaxen_peak_flops.restype = ctypes.c_double
     for name in _TARGETS:
-        handler = jax.ffi.pycapsule(getattr(library, f"flaxen_{name}"))
+        handler = jax.ffi.pycapsule(getattr(loaded, f"flaxen_{name}"))
         jax.ffi.register_ffi_target(f"flaxen_{name}", handler, platform="cpu")
-    library.flaxen_set_num_threads(len(os.sched_getaffinity(0)))
-    return library
+    loaded.flaxen_set_num_threads(len(os.sched_getaffinity(0)))
+    return loaded
 
 
 @functools.cache

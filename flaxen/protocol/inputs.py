@@ -13,7 +13,10 @@ Pooling = Literal["last", "mean", "cls"]
 
 
 class Grammar(Protocol):
-    """Says which tokens may come next in one sequence, as the sequence goes on."""
+    """Says which tokens may come next in one sequence, as the sequence goes on.
+
+    It must not compute with JAX: the step waits for it, and XLA's CPU lets nothing pass the step.
+    """
 
     def fill_bitmask(self, bitmask: memoryview) -> None:
         """Allows tokens: bit v % 32 of number v // 32 is token v's.

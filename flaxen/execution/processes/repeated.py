@@ -80,16 +80,18 @@ class RepeatedCalls(DeviceCalls):
         return self._own.step(program, packed, needs, prompt_embeds)
 
     def forward(
-        self, program: Program, packed: np.ndarray, prompt_embeds: InputEmbeds | None
+        self,
+        program: Program,
+        packed: np.ndarray,
+        needs: BatchNeeds,
+        prompt_embeds: InputEmbeds | None,
     ) -> None:
-        self._send("forward", [_as_numbers(program), packed, prompt_embeds])
-        self._own.forward(program, packed, prompt_embeds)
+        self._send("forward", [_as_numbers(program), packed, needs, prompt_embeds])
+        self._own.forward(program, packed, needs, prompt_embeds)
 
-    def sample(
-        self, packed: np.ndarray, needs: BatchNeeds, grammar_bitmask: np.ndarray
-    ) -> StepOutput:
-        self._send("sample", [packed, needs, grammar_bitmask])
-        return self._own.sample(packed, needs, grammar_bitmask)
+    def sample(self, grammar_bitmask: np.ndarray) -> StepOutput:
+        self._send("sample", [grammar_bitmask])
+        return self._own.sample(grammar_bitmask)
 
     def prompt_logprobs(self, hidden: np.ndarray, targets: np.ndarray) -> Logprobs:
         self._send("prompt_logprobs", [hidden, targets])
@@ -163,10 +165,10 @@ def _calls(calls: DeviceCalls) -> Mapping[str, Callable[..., object]]:
         "step": lambda program, packed, needs, embeds: calls.step(
             _as_program(program), packed, BatchNeeds(*needs), _as_embeds(embeds)
         ),
-        "forward": lambda program, packed, embeds: calls.forward(
-            _as_program(program), packed, _as_embeds(embeds)
+        "forward": lambda program, packed, needs, embeds: calls.forward(
+            _as_program(program), packed, BatchNeeds(*needs), _as_embeds(embeds)
         ),
-        "sample": lambda packed, needs, bitmask: calls.sample(packed, BatchNeeds(*needs), bitmask),
+        "sample": calls.sample,
         "prompt_logprobs": calls.prompt_logprobs,
         "final_norm": calls.final_norm,
     }
