@@ -17,6 +17,10 @@ import numpy.typing as npt
 
 from flaxen.text.tokenizer import Tokenizer
 
+# Tokens of letters alone, which a matcher allows at once where a terminal takes any of them. They
+# are a quarter of a vocabulary, and llguidance's own sets begin with longer lists of characters.
+_LETTERS = "[A-Za-z]+"
+
 Bitmask = npt.NDArray[np.uint32]  # [ceil(V / 32)]: bit v % 32 of number v // 32 is token v's
 
 
@@ -48,7 +52,10 @@ class Vocabulary:
         }
         source = _Source(tokenizer, self._tokens, sorted(self._special.values()), eos_token_ids[0])
         self.for_matchers = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(source), n_vocab=vocab_size, eos_token=list(eos_token_ids)
+            llguidance.TokenizerWrapper(source),
+            n_vocab=vocab_size,
+            eos_token=list(eos_token_ids),
+            slices=[_LETTERS, *llguidance.LLTokenizer.general_slices()],
         )
         self.num_words = -(-vocab_size // 32)  # of a bitmask
 
