@@ -14,10 +14,10 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Rooms whose tests compare within a tolerance, or what C++ computes: XLA compiles for them as fast as
 # it can, which is half of their time. All others compile as users do (decision 0337).
-QUICK := $(addprefix tests/,attention_kernels expert_kernels kernels mesh models quantizing \
-	recurrences tensors weights)
+QUICK := $(addprefix tests/,attention_kernels engine execution expert_kernels kernels mesh models \
+	quantizing recurrences tensors weights)
 QUICK_XLA := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
-# All tests, with options of pytest; the second half runs where the first failed, too.
+# All tests, with options of pytest; the second part also runs where the first failed.
 run_tests = $(PYTEST) $(QUICK:%=--ignore=%) $(1); failed=$$?; \
 	$(QUICK_XLA) $(PYTEST) $(QUICK) $(1) && exit $$failed
 # Without bytecode, which is a sixth of the disk: Python writes that of what it imports.

@@ -1,14 +1,8 @@
-"""Pages that a window has passed belong to others: attention must not see what is in them. And
-pages that nobody has used yet take no memory.
-"""
+"""Pages that a window has passed belong to others: attention must not see what is in them."""
 
 from __future__ import annotations
 
-import functools
-import resource
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,25 +50,3 @@ def test_what_lies_in_freed_pages_is_never_seen(name: str) -> None:
     found = attend(q, k, v, poisoned, batch._replace(page_table=jnp.asarray(table)))
     np.testing.assert_array_equal(found, expected)
     assert np.isfinite(np.asarray(found)).all()
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the memory in use is read from /proc")
-def test_pages_take_memory_only_when_they_are_written_to() -> None:
-    if not cpu_library.is_built():
-        pytest.skip("the library was not built")
-    sizes = (2048, PAGE_SIZE, 2, 1024, jnp.dtype("bfloat16"))  # 256 MiB in each of two layers
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def write(layers: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(layer.at[7].set(i) for i, layer in enumerate(layers))
-
-    before = resident_bytes()
-    layers = jax.jit(lambda: (cpu_pages.empty_pages(*sizes), cpu_pages.empty_pages(*sizes)))()
-    layers = jax.block_until_ready(write(layers))
-    assert sum(layer.nbytes for layer in layers) == 512 << 20
-    assert resident_bytes() - before < 64 << 20
-    assert [float(layer[7].max()) for layer in layers] == [0, 1]  # each layer has its own
