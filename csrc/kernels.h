@@ -235,7 +235,7 @@ struct Scores {
 // scale for each token and head (stored_pages.inc).
 enum class PageFormat { plain, int8, fp8_e4m3 };
 
-// Ragged attention over pages; see flaxen/kernels/paged_attention/cpu.py for the page layout.
+// Ragged attention over pages; see flaxen/attention_kernels/paged_attention/cpu.py for the page layout.
 struct AttentionCall {
   const void* q;  // [T, N, H]
   const void* k;  // [T, K, H]
