@@ -24,6 +24,10 @@ def check_names(file: File, served: Collection[str] | None, problems: Problems) 
     _unique((r.name for r in file.recipes), ("recipes",), problems)
     if is_there(file.routing) and any(recipe.name == DEFAULT for recipe in file.recipes):
         problems.add(0, ("recipes",), f"{DEFAULT!r} is the recipe of routing: rename this one")
+    priced = [model.pricing.currency for model in file.providers.models if model.pricing]
+    if len(set(priced)) > 1:
+        text = f"prices in {' and '.join(sorted(set(priced)))} can't be compared: give one currency"
+        problems.add(0, ("providers", "models"), text)
     known = models_of(file) | set(served or ())
     _check_entrypoints(file, known, problems)
     if known or served is not None:

@@ -7,18 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flaxen.router.checks import check_named
+from flaxen.router.selection.requirements import CandidateRequirements
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.fallback import Fallback
 from flaxen.router_config.models import ModelCard
 from flaxen.router_config.projections import ProjectionsShape
-
-
-@dataclass(frozen=True, kw_only=True)
-class CandidateRequirements:
-    """What a model must declare, to be chosen for a request that needs it."""
-
-    capabilities: Literal["", "declared"] = ""
-    context: Literal["", "known_limits"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +53,7 @@ class RecipeRouting:
     """What a recipe decides by."""
 
     strategy: Literal["priority", "confidence"] = "priority"
-    candidate_requirements: CandidateRequirements = CandidateRequirements()
+    candidate_requirements: CandidateRequirements = field(default_factory=CandidateRequirements)
     data_policy: DataPolicy = DataPolicy()
     model_bindings: Mapping[str, ModelBinding] = field(default_factory=dict)
     signals: Signals = Signals()

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from flaxen.router.checks import check_at_least, check_between, first_twice
 
-FACTORS = ("quality", "latency", "cost", "load")
+# The last is this router's own: the tokens of the prompt that a model's cache has.
+FACTORS = ("quality", "latency", "cost", "load", "cached_prefix")
 # Algorithms whose settings stand in a block of their name.
 _BLOCKS = ("confidence", "latency_aware", "multi_factor", "fusion", "workflows")
 _WITHOUT_BLOCK = ("static", "weighted", "knn")
@@ -58,6 +59,11 @@ class Confidence:
 
     def __post_init__(self) -> None:
         check_between("threshold", self.threshold, 0, 1)
+        if self.threshold is None and self.confidence_method == "avg_logprob":
+            raise ValueError(
+                "confidence_method avg_logprob needs a threshold from 0 to 1: without one every "
+                "first answer is accepted, and no other model is ever asked"
+            )
         check_at_least("max_response_bytes", self.max_response_bytes, 1)
 
 
@@ -80,7 +86,7 @@ class LatencyAware:
 class Priority:
     """A factor of a lexicographic objective; models within the tolerance of the best are equal."""
 
-    factor: Literal["quality", "latency", "cost", "load"]
+    factor: Literal["quality", "latency", "cost", "load", "cached_prefix"]
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -110,6 +116,7 @@ class Weights:
     latency: float = 0.0
     cost: float = 0.0
     load: float = 0.0
+    cached_prefix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in FACTORS:
@@ -167,11 +174,16 @@ class MultiFactor:
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """How a decision chooses among its models, by type, with the block of that name."""
+    """How a decision chooses among its models, by type, with the block of that name.
+
+    Attributes:
+      on_error: what happens where the algorithm can't compare the models: the request fails (fail),
+        or the first model answers, and the reason says so (skip, fallback, or nothing).
+    """
 
     type: str = "static"
     minimum_candidates: int = 1
-    on_error: str = ""
+    on_error: Literal["", "skip", "fallback", "fail"] = ""
     confidence: Confidence | None = None
     latency_aware: LatencyAware | None = None
     multi_factor: MultiFactor | None = None
@@ -190,5 +202,6 @@ class Algorithm:
             raise ValueError(
                 f"the block {other[0]} is for type {other[0]}, and this is {self.type}: remove it"
             )
-        if self.type == "latency_aware" and self.latency_aware is None:
-            raise ValueError("type latency_aware needs the block latency_aware")
+        for name in ("latency_aware", "confidence"):
+            if self.type == name and getattr(self, name) is None:
+                raise ValueError(f"type {name} needs the block {name}")
