@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +10,11 @@ from flaxen.router.request import RoutedRequest
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.selected import Cause, Excluded
 from flaxen.router.signals.context import num_tokens
+from flaxen.router.signals.settings import CountTokens
 
 # Capabilities that say that a model takes a modality.
 _SAYS = {"image": ("vision", "multimodal"), "audio": ("audio",), "video": ("video",)}
+Split = tuple[list[Candidate], list[Excluded]]  # what can answer, and what can't
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +40,24 @@ def split(
     requirements: CandidateRequirements,
     facts: Facts,
     failed: Mapping[str, str],
-) -> tuple[list[Candidate], list[Excluded]]:
+) -> Split:
     """The candidates that can answer a request, in their order, and the others, each with the first
     reason against it: what never changes comes before what may pass.
 
     Args:
       failed: why models failed this request already, by `model`.
     """
+    counts: dict[CountTokens | None, int] = {}  # candidates may share a tokenizer
+
+    def num_prompt(candidate: Candidate) -> int:
+        if candidate.count_tokens not in counts:
+            counts[candidate.count_tokens] = num_prompt_tokens(request, candidate)
+        return counts[candidate.count_tokens]
+
     pool, excluded = [], []
     for candidate in candidates:
-        against = next(_reasons(request, candidate, requirements, facts, failed), None)
+        reasons = _reasons(request, candidate, requirements, facts, failed, num_prompt)
+        against = next(reasons, None)
         if against is None:
             pool.append(candidate)
         else:
@@ -66,13 +76,15 @@ def _reasons(
     requirements: CandidateRequirements,
     facts: Facts,
     failed: Mapping[str, str],
+    num_prompt: Callable[[Candidate], int],
 ) -> Iterator[tuple[Cause, str]]:
     live = facts.of(candidate)
     if live.denied:
         yield "authorization", live.denied
     must_declare = requirements.capabilities == "declared"
     yield from _incapable(request, candidate, must_declare)
-    yield from _too_long(request, candidate, requirements.context == "known_limits")
+    knows_limits = requirements.context == "known_limits"
+    yield from _too_long(request, candidate, knows_limits, num_prompt)
     if candidate.model in failed:
         yield "failed", f"it failed this request: {failed[candidate.model]}"
     if live.is_open:
@@ -101,7 +113,10 @@ def _incapable(
 
 
 def _too_long(
-    request: RoutedRequest, candidate: Candidate, must_declare: bool
+    request: RoutedRequest,
+    candidate: Candidate,
+    must_declare: bool,
+    num_prompt: Callable[[Candidate], int],
 ) -> Iterator[tuple[Cause, str]]:
     """Limits of a candidate that a request is over."""
     most, window = candidate.max_output_tokens, candidate.context_window
@@ -113,6 +128,6 @@ def _too_long(
     if most is not None and wanted > most:
         yield "output", f"the answer may have {wanted} tokens, and its are at most {most} long"
     if window is not None:
-        needed = num_prompt_tokens(request, candidate) + wanted
+        needed = num_prompt(candidate) + wanted
         if needed > window:
             yield "context", f"the request needs {needed} tokens, and its context has {window}"

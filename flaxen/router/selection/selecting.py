@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flaxen.router.request import RoutedRequest
@@ -17,7 +17,7 @@ from flaxen.router.selection.ranking import (
     by_score,
     by_weight,
 )
-from flaxen.router.selection.requirements import CandidateRequirements, split
+from flaxen.router.selection.requirements import CandidateRequirements, Split, split
 from flaxen.router.selection.selected import Excluded, NoModelError, Selected, UnrankedError
 from flaxen.router.selection.sticking import Hold, Session, Stickiness, hold, price
 
@@ -59,16 +59,20 @@ def select(
         raise NoModelError(f"{kind} asks several models, and one request goes to one")
     if not candidates:
         raise NoModelError("the decision names no models")
-    failed = failed or {}
+
+    def sort_out(some: Sequence[Candidate]) -> Split:
+        return split(request, some, policy.requirements, facts, failed or {})
+
+    able = sort_out(candidates)
     held = session and hold(request, session, policy.stickiness)
     released = ""
     if session is not None and held:
-        kept, released = _held(request, session, held, candidates, policy, facts, failed)
-        if kept is not None and not _only_observes(policy, held):
+        kept, released = _held(session, held, candidates, able, sort_out)
+        if kept is not None and (held.must or policy.stickiness.mode != "observe"):
             return kept
         if kept is not None:
             released = f"if it applied, {kept.model} would be kept: {held.reason}"
-    selected, compares = _choose(request, candidates, policy, facts, failed)
+    selected, compares = _choose(request, candidates, able, policy.algorithm, facts)
     if released:
         return replace(selected, reason=f"{selected.reason}; {released}")
     if session is None:
@@ -78,39 +82,32 @@ def select(
     return _priced(request, selected, compares, session, policy.stickiness, facts)
 
 
-def _only_observes(policy: Policy, held: Hold) -> bool:
-    return policy.stickiness.mode == "observe" and not held.must
-
-
 def _held(
-    request: RoutedRequest,
     session: Session,
     held: Hold,
     candidates: Sequence[Candidate],
-    policy: Policy,
-    facts: Facts,
-    failed: Mapping[str, str],
+    able: Split,
+    sort_out: Callable[[Sequence[Candidate]], Split],
 ) -> tuple[Selected | None, str]:
     """The session's model; or None, and why it was not kept."""
-    own = [each for each in candidates if each.model == session.candidate.model]
-    if not own and not held.anywhere:
-        return None, f"{session.candidate.model} is not kept, as the decision does not name it"
-    pool, out = split(request, own or [session.candidate], policy.requirements, facts, failed)
-    others = [each for each in candidates if each not in own]
-    able, out_of_others = split(request, others, policy.requirements, facts, failed)
-    if not pool and held.must:
+    model = session.candidate.model
+    named = [each for each in candidates if each.model == model]
+    if not named and not held.anywhere:
+        return None, f"{model} is not kept, as the decision does not name it"
+    own, out = sort_out(named or [session.candidate])
+    if not own and held.must:
         raise NoModelError(f"no other model can answer: {held.reason}", out)
-    if not pool:
-        return None, f"{session.candidate.model} is not kept: {out[0].reason}"
-    same = [each for each in pool if each.name == session.candidate.name]
-    candidate = (same or pool)[0]
-    rest = [] if held.must else [each for each in (*pool, *able) if each != candidate]
+    if not own:
+        return None, f"{model} is not kept: {out[0].reason}"
+    candidate = next((each for each in own if each.name == session.candidate.name), own[0])
+    pool, excluded = able
+    rest = () if held.must else (each for each in pool if each != candidate)
     return Selected(
         candidate=candidate,
         method=SESSION,
         reason=held.reason,
         order=(candidate, *rest),
-        excluded=tuple(out_of_others),
+        excluded=tuple(excluded),
         kept=held.reason,
     ), ""
 
@@ -118,18 +115,17 @@ def _held(
 def _choose(
     request: RoutedRequest,
     candidates: Sequence[Candidate],
-    policy: Policy,
+    able: Split,
+    algorithm: Algorithm,
     facts: Facts,
-    failed: Mapping[str, str],
 ) -> tuple[Selected, bool]:
     """The algorithm's choice, whatever the session; and whether its scores say how much better one
     candidate is than another."""
-    algorithm = policy.algorithm
-    pool, excluded = split(request, candidates, policy.requirements, facts, failed)
+    pool, excluded = able
     # A model that failed this request counted before it did.
     num_able = len(pool) + sum(each.cause == "failed" for each in excluded)
     if not pool or num_able < algorithm.minimum_candidates:
-        least = max(algorithm.minimum_candidates, 1)
+        least = algorithm.minimum_candidates
         raise NoModelError(f"{len(pool)} candidates can answer, of at least {least}", excluded)
     if len(candidates) == 1 and algorithm.type != "multi_factor":
         method, ranking = SINGLE, _as_declared(pool, "the only candidate")

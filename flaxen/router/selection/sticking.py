@@ -33,7 +33,7 @@ class Session:
     """What is known of the session that a request continues.
 
     Attributes:
-      candidate: the model of its last answer.
+      candidate: the model of its last answer, or of the response that the request continues.
       num_turns, num_switches: its answers so far, and how often their model changed.
       idle_s: the seconds since the last answer.
       history_tokens: the tokens of the last prompt and its answer.

@@ -83,6 +83,18 @@ def test_the_context_is_counted_by_the_models_own_tokenizer() -> None:
     assert _excluded(replace(ASKED, max_tokens=2), replace(by_words, context_window=7)) is not None
 
 
+def test_a_tokenizer_that_candidates_share_counts_once() -> None:
+    counted = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return 1
+
+    adapters = [candidate(name, count_tokens=count, context_window=7) for name in "abc"]
+    assert split(ASKED, adapters, CandidateRequirements(), Facts(), {}) == (adapters, [])
+    assert counted == ["user", "Hello"]
+
+
 def test_the_answer_must_fit() -> None:
     short = candidate("a", max_output_tokens=8)
     assert _excluded(replace(ASKED, max_tokens=8), short) is None
