@@ -181,12 +181,14 @@ def _spread(factor: str, values: _Values) -> dict[str, float]:
     """Values from 0 (worst) to 1 (best); 0.5 where all are equal, 0 where none is known."""
     known = [value for value in values.values() if value is not None]
     low, high = min(known), max(known)
-    spread: dict[str, float] = {}
-    for name, value in values.items():
-        share = 0.5 if low == high or value is None else (value - low) / (high - low)
-        is_better = factor in _IS_BETTER_IF_GREATER
-        spread[name] = 0.0 if value is None else share if is_better else 1 - share
-    return spread
+
+    def share(value: float | None) -> float:
+        if value is None or low == high:
+            return 0.0 if value is None else 0.5
+        part = (value - low) / (high - low)
+        return part if factor in _IS_BETTER_IF_GREATER else 1 - part
+
+    return {name: share(value) for name, value in values.items()}
 
 
 def _one_by_one(

@@ -109,21 +109,19 @@ def by_latency(pool: Sequence[Candidate], settings: LatencyAware, facts: Facts) 
     observed.
     """
     ratios: dict[str, list[float]] = {each.name: [] for each in pool}
-    percentiles = [("ttft", settings.ttft_percentile), ("tpot", settings.tpot_percentile)]
-    is_new = {each.name: False for each in pool}
+    metrics = [("ttft", settings.ttft_percentile), ("tpot", settings.tpot_percentile)]
+    percentiles = [(metric, each) for metric, each in metrics if each is not None]
+    is_new: set[str] = set()
     for metric, percentile in percentiles:
-        if percentile is None:
-            continue
         observed = {each.name: latency(facts, each, metric, percentile) for each in pool}
-        best = min((value for value in observed.values() if value is not None), default=1.0)
-        for name, value in observed.items():
-            is_new[name] |= value is None
-            ratios[name].append(max(best if value is None else value, _LEAST_MS))
-            ratios[name][-1] /= max(best, _LEAST_MS)
+        best = max(min((ms for ms in observed.values() if ms is not None), default=0), _LEAST_MS)
+        is_new |= {name for name, ms in observed.items() if ms is None}
+        for name, ms in observed.items():
+            ratios[name].append(1.0 if ms is None else max(ms, _LEAST_MS) / best)
     scores = {name: len(values) / sum(values) for name, values in ratios.items()}
-    order = in_order(pool, scores, lambda each: (facts.of(each).in_flight, not is_new[each.name]))
-    names = " and ".join(f"{metric} p{each}" for metric, each in percentiles if each is not None)
-    first = "not observed yet, so that it is tried" if is_new[order[0].name] else "the least"
+    order = in_order(pool, scores, lambda each: (facts.of(each).in_flight, each.name not in is_new))
+    names = " and ".join(f"{metric} p{each}" for metric, each in percentiles)
+    first = "not observed yet, so that it is tried" if order[0].name in is_new else "the least"
     return Ranking(order=order, scores=scores, reason=f"{names}: {first}")
 
 

@@ -54,10 +54,22 @@ def split(
             counts[candidate.count_tokens] = num_prompt_tokens(request, candidate)
         return counts[candidate.count_tokens]
 
+    def reasons(candidate: Candidate) -> Iterator[tuple[Cause, str]]:
+        live = facts.of(candidate)
+        if live.denied:
+            yield "authorization", live.denied
+        yield from _incapable(request, candidate, requirements.capabilities == "declared")
+        if requirements.context == "known_limits":
+            yield from _undeclared(candidate)
+        yield from _too_long(request.max_tokens or 1, candidate, num_prompt)
+        if candidate.model in failed:
+            yield "failed", f"it failed this request: {failed[candidate.model]}"
+        if live.is_open:
+            yield "circuit", "its circuit is open, because it failed too often"
+
     pool, excluded = [], []
     for candidate in candidates:
-        reasons = _reasons(request, candidate, requirements, facts, failed, num_prompt)
-        against = next(reasons, None)
+        against = next(reasons(candidate), None)
         if against is None:
             pool.append(candidate)
         else:
@@ -68,27 +80,6 @@ def split(
 def num_prompt_tokens(request: RoutedRequest, candidate: Candidate) -> int:
     """The tokens of a request's prompt, by the candidate's own count."""
     return num_tokens(request, candidate.count_tokens) - (request.max_tokens or 0)
-
-
-def _reasons(
-    request: RoutedRequest,
-    candidate: Candidate,
-    requirements: CandidateRequirements,
-    facts: Facts,
-    failed: Mapping[str, str],
-    num_prompt: Callable[[Candidate], int],
-) -> Iterator[tuple[Cause, str]]:
-    live = facts.of(candidate)
-    if live.denied:
-        yield "authorization", live.denied
-    must_declare = requirements.capabilities == "declared"
-    yield from _incapable(request, candidate, must_declare)
-    knows_limits = requirements.context == "known_limits"
-    yield from _too_long(request, candidate, knows_limits, num_prompt)
-    if candidate.model in failed:
-        yield "failed", f"it failed this request: {failed[candidate.model]}"
-    if live.is_open:
-        yield "circuit", "its circuit is open, because it failed too often"
 
 
 def _incapable(
@@ -112,22 +103,20 @@ def _incapable(
         )
 
 
-def _too_long(
-    request: RoutedRequest,
-    candidate: Candidate,
-    must_declare: bool,
-    num_prompt: Callable[[Candidate], int],
-) -> Iterator[tuple[Cause, str]]:
-    """Limits of a candidate that a request is over."""
-    most, window = candidate.max_output_tokens, candidate.context_window
-    if must_declare and most is None:
+def _undeclared(candidate: Candidate) -> Iterator[tuple[Cause, str]]:
+    """Limits that a candidate must declare, and does not."""
+    if candidate.max_output_tokens is None:
         yield "output", "it does not declare max_output_tokens"
-    if must_declare and window is None:
+    if candidate.context_window is None:
         yield "context", "it does not declare context_window_size"
-    wanted = request.max_tokens or 1  # an answer has a token
-    if most is not None and wanted > most:
-        yield "output", f"the answer may have {wanted} tokens, and its are at most {most} long"
-    if window is not None:
-        needed = num_prompt(candidate) + wanted
-        if needed > window:
-            yield "context", f"the request needs {needed} tokens, and its context has {window}"
+
+
+def _too_long(
+    num_answer: int, candidate: Candidate, num_prompt: Callable[[Candidate], int]
+) -> Iterator[tuple[Cause, str]]:
+    """Limits of a candidate that a request with an answer of so many tokens is over."""
+    most, window = candidate.max_output_tokens, candidate.context_window
+    if most is not None and num_answer > most:
+        yield "output", f"the answer may have {num_answer} tokens, and its are at most {most} long"
+    if window is not None and (needed := num_prompt(candidate) + num_answer) > window:
+        yield "context", f"the request needs {needed} tokens, and its context has {window}"

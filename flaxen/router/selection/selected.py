@@ -8,21 +8,11 @@ from typing import Literal
 
 from flaxen.router.selection.candidate import Candidate
 
-# Why a candidate is out: what the request needs, who asks, what became of the model, and what the
-# algorithm demands.
-Cause = Literal[
-    "modality",
-    "tools",
-    "structured_output",
-    "output",
-    "context",
-    "authorization",
-    "failed",
-    "circuit",
-    "limit",
-    "quality",
-    "weight",
-]
+# Why a candidate is out.
+_OfRequest = Literal["modality", "tools", "structured_output", "output", "context"]
+_OfModel = Literal["authorization", "failed", "circuit"]
+_OfAlgorithm = Literal["limit", "quality", "weight"]
+Cause = _OfRequest | _OfModel | _OfAlgorithm
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,7 @@ from flaxen.router.selection.algorithms import SEVERAL_MODELS, Algorithm, MultiF
 from flaxen.router.selection.candidate import Candidate, Facts
 from flaxen.router.selection.cascade import by_escalation
 from flaxen.router.selection.factors import by_factors
-from flaxen.router.selection.ranking import (
-    Ranking,
-    by_latency,
-    by_neighbours,
-    by_score,
-    by_weight,
-)
+from flaxen.router.selection.ranking import Ranking, by_latency, by_neighbours, by_score, by_weight
 from flaxen.router.selection.requirements import CandidateRequirements, Split, split
 from flaxen.router.selection.selected import Excluded, NoModelError, Selected, UnrankedError
 from flaxen.router.selection.sticking import Hold, Session, Stickiness, hold, price

@@ -25,6 +25,7 @@ def test_a_loop_of_tools_keeps_its_model() -> None:
     selected = select(IN_LOOP, [OLD, NEW], Policy(), Facts(), session=SESSION)
     assert (selected.model, selected.method) == ("old", "session")
     assert selected.kept == "it is in a loop of tools"
+    assert [each.name for each in selected.order] == ["old", "new"]
     assert select(ASKED, [OLD, NEW], Policy(), Facts(), session=SESSION).model == "new"
     # Also where another decision won, that does not name it.
     away = Session(candidate=ELSEWHERE)
@@ -44,6 +45,7 @@ def test_a_response_is_continued_where_it_is_or_not_at_all() -> None:
     for policy in (Policy(), bypass):
         selected = select(CONTINUED, [OLD, NEW], policy, Facts(), session=SESSION)
         assert selected.kept == "it has the response resp_1 that the request continues"
+        assert selected.order == (OLD,)
         with pytest.raises(NoModelError, match="no other model can answer: it has the response"):
             select(CONTINUED, [OLD, NEW], policy, OPEN, session=SESSION)
     kept = select(
