@@ -125,6 +125,15 @@ def test_examples_must_fit() -> None:
         _select([A, B], NEAREST, Facts(query=[1.0], examples=Examples(one, ("a",), score)))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["automix", "hybrid", "kmeans", "svm", "mlp", "router_dc", "prompt", "ratings", "remom", "elo"],
+)
+def test_algorithms_of_the_reference_that_are_not_here_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"the algorithm {name} is not supported: it .*; use "):
+        Algorithm(type=name)
+
+
 def test_several_models_and_too_few_candidates_are_refused() -> None:
     with pytest.raises(NoModelError, match="fusion asks several models"):
         _select([A, B], Algorithm(type="fusion"))
