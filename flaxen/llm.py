@@ -115,10 +115,7 @@ class LLM:
         return self._parts.tokenizer
 
     def warm_up(self) -> None:
-        """Compiles every program of the step now, as before a measurement.
-
-        Without it a step is padded to another program until its own is worth the wait.
-        """
+        """Compiles all programs now; else each is compiled once padding has cost as much."""
         while self.engine.warm_up():
             pass
 
