@@ -115,7 +115,7 @@ class LLM:
         return self._parts.tokenizer
 
     def warm_up(self) -> None:
-        """Compiles all programs now; else each is compiled once padding has cost as much."""
+        """Compiles all of the step's programs now, as before a measurement (decision 0336)."""
         while self.engine.warm_up():
             pass
 

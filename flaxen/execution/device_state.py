@@ -57,7 +57,7 @@ class DeviceState(DeviceCalls):
 
     # None if `__init__` failed before it made them.
     _tokens: Any = None  # those of the rows
-    # Of steps that wait on the device for the masks of grammars; None if such steps are two parts.
+    # The tickets of steps that wait on the device for masks; None if such steps are two parts.
     _tickets: Tickets | None = None
 
     def __init__(

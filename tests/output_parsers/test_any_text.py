@@ -93,13 +93,15 @@ def test_a_marker_that_is_not_completed_is_given_back(name: str) -> None:
 )
 def test_reading_is_linear_in_the_text(name: str, text: str) -> None:
     """A quarter of the text takes about a quarter of the time; a sixteenth if it were quadratic."""
-    gc.disable()  # it would visit all that other tests made
     seconds = []
-    for part in (text[: len(text) // 4], text):
-        started = time.process_time()
-        parse([tool_reader(name)], (part[i : i + 4] for i in range(0, len(part), 4)))
-        seconds.append(time.process_time() - started)
-    gc.enable()
+    gc.disable()  # it would visit all that other tests made
+    try:
+        for part in (text[: len(text) // 4], text):
+            started = time.process_time()
+            parse([tool_reader(name)], (part[i : i + 4] for i in range(0, len(part), 4)))
+            seconds.append(time.process_time() - started)
+    finally:
+        gc.enable()
     assert seconds[1] < 8 * seconds[0] + 0.1
 
 

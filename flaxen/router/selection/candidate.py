@@ -62,7 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """What is known of a model while it serves.
+    """The facts of a model while it serves.
 
     Attributes:
       ttft_ms, tpot_ms: percentiles (1..100) of the time to the first token, and of the time per
@@ -103,5 +103,5 @@ class Facts:
     examples: Examples | None = None
 
     def of(self, candidate: Candidate) -> Live:
-        """What is known of a candidate's model."""
+        """The facts of a candidate's model."""
         return self.live.get(candidate.model, _NOTHING)

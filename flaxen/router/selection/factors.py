@@ -81,7 +81,7 @@ def _over(candidate: Candidate, settings: MultiFactor, facts: Facts) -> Excluded
 def _without(
     pool: Sequence[Candidate], settings: MultiFactor, excluded: Sequence[Excluded]
 ) -> Ranking:
-    """What is chosen where nothing is within the limits."""
+    """The choice where no candidate is within the limits."""
     how = settings.on_no_candidates
     told = f"no candidate is within the limits ({'; '.join(map(str, excluded))})"
     if how == "fail":

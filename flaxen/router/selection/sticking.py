@@ -30,7 +30,7 @@ _UNKNOWN_PRESSURE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What is known of the session that a request continues.
+    """The facts of the session that a request continues.
 
     Attributes:
       candidate: the model of its last answer, or of the response that the request continues.
