@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from flaxen.engine.freed_memory import return_freed_memory
+
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.02
 
@@ -50,6 +52,7 @@ class BackgroundCompiler:
         self._stopping.wait(self._after_s)
         try:
             while not self._stops_before_the_next():
+                return_freed_memory()  # the compiler takes up to 100 MB for each program
                 if not self._compile_next():
                     return
         except Exception:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
+
+from flaxen.engine.freed_memory import return_freed_memory
 
 
 def reclaim_memory() -> None:
@@ -12,5 +12,4 @@ def reclaim_memory() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries have no such function
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()

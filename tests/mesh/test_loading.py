@@ -164,23 +164,35 @@ def test_a_process_without_parts_reads_nothing() -> None:
     assert read_parts(source, [], dtype=FLOAT32, read=read_floats, num_values=1) == {}
 
 
-def test_the_host_holds_a_few_parameters_at_most(tmp_path: Path) -> None:
+def test_the_host_holds_few_parameters_at_once(tmp_path: Path) -> None:
     path = made_up(tmp_path / "model", num_layers=8, model_dim=512, mlp_dim=1024)
     checkpoint, on = open_checkpoint(path), placement("tensor=4,fsdp=2")
     load = functools.partial(checkpoint.load_params, BFLOAT16, placement=on)
     load()  # JAX's own caches
     gc.collect()
+    # Memory is counted anew at each step of progress: JAX keeps some parts as its devices' arrays
+    # instead of copying them, so what is held at the end is partly the model itself.
+    held, taken = 0, list[int]()
+
+    def count(*_: object) -> None:
+        nonlocal held
+        now, peak = tracemalloc.get_traced_memory()
+        taken.append(peak - held)
+        held = now
+        tracemalloc.reset_peak()
+
     tracemalloc.start()
     try:
-        params = load()
-        _, peak = tracemalloc.get_traced_memory()
+        params = load(count)
+        count()
     finally:
         tracemalloc.stop()
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     piece = (1 << 17) * 4 * 2  # float32, and its own copy in the part's dtype
+    assert len(taken) > 8
     assert 4 * (largest + piece) < total / 3
-    assert peak < 4 * (largest + piece)
+    assert max(taken) < 4 * (largest + piece)
 
 
 def test_progress_counts_what_is_read() -> None:

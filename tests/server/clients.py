@@ -67,8 +67,9 @@ def get(app: Any, path: str, **headers: str) -> httpx.Response:
     return asyncio.run(send())
 
 
-def run(work: Coroutine[Any, Any, _T]) -> _T:
-    return asyncio.run(asyncio.wait_for(work, 30))
+def run(work: Coroutine[Any, Any, _T], *, seconds: float = 30) -> _T:
+    """Runs work to its end; it fails if it takes longer."""
+    return asyncio.run(asyncio.wait_for(work, seconds))
 
 
 def events(response: httpx.Response) -> list[Any]:

@@ -22,6 +22,9 @@ from flaxen.serving.several import Pooled, check_distinct, pool_models
 from tests.e2e.tiny_model import write_tiny_model
 from tests.server.clients import http_client, run
 
+# Loads compile, which takes long on a slow machine with an empty compile cache.
+COMPILING_S = 300
+
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: Any) -> list[Path]:
@@ -67,9 +70,11 @@ def test_models_that_take_turns_answer_as_they_do_together(directories: list[Pat
         await pool.pool.close()
         return found
 
-    one, other = run(work(pooled(directories, takes_turns=False), "one", "other"))
+    together = work(pooled(directories, takes_turns=False), "one", "other")
+    one, other = run(together, seconds=COMPILING_S)
     assert one != other
-    turns = run(work(pooled(directories, takes_turns=True), "one", "other", "one"))
+    in_turns = work(pooled(directories, takes_turns=True), "one", "other", "one")
+    turns = run(in_turns, seconds=COMPILING_S)
     assert turns == [one, other, one]
 
 
@@ -95,7 +100,7 @@ def test_an_unloaded_model_leaves_no_array_and_no_thread(directories: list[Path]
         left = [each for each in jax.live_arrays() if id(each) not in before]
         assert not left, f"{len(left)} arrays of {sum(each.nbytes for each in left)} bytes stay"
 
-    run(work())
+    run(work(), seconds=COMPILING_S)
 
 
 def test_the_start_loads_what_was_asked_for(directories: list[Path]) -> None:
