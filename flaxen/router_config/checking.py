@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
+from flaxen.router.plugins.guards import Jailbreak, Pii
+from flaxen.router.plugins.shadow import ShadowDispatch
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.file import File
 from flaxen.router_config.problems import Path, Problems
@@ -57,6 +59,9 @@ def check_decisions(routing: RecipeRouting, path: Path, problems: Problems) -> N
     for index, decision in enumerate(routing.decisions):
         here = (*path, index)
         _unique((p.type for p in decision.plugins), (*here, "plugins"), problems)
+        for number, plugin in enumerate(decision.plugins):
+            if isinstance(plugin.configuration, Jailbreak | Pii):
+                _check_guard(plugin.configuration, routing, (*here, "plugins", number), problems)
         least = decision.algorithm.minimum_candidates if decision.algorithm else 1
         models = {(ref.model, ref.lora_name) for ref in decision.modelRefs}
         if models and len(models) < least:
@@ -66,6 +71,15 @@ def check_decisions(routing: RecipeRouting, path: Path, problems: Problems) -> N
                 f"there are {len(models)} different models, and algorithm.minimum_candidates is "
                 f"{least}: add models, or lower it",
             )
+
+
+def _check_guard(guard: Jailbreak | Pii, routing: RecipeRouting, path: Path, to: Problems) -> None:
+    kind, name = guard.signal
+    names = [rule.name for rule in routing.signals.rules.get(kind, ())]
+    if name not in names:
+        hint = suggestion(name, names) if names else f"declare it in signals.{kind}"
+        where = (*path, "configuration", "rule")
+        to.add(0, where, f"there is no {kind} signal {name!r}: {hint}")
 
 
 def _check_models(file: File, known: set[str], problems: Problems) -> None:
@@ -83,11 +97,10 @@ def _check_models(file: File, known: set[str], problems: Problems) -> None:
             here = (*path, "decisions", index)
             _check_refs(decision, adapters, check, here, problems)
             for number, plugin in enumerate(decision.plugins):
-                if plugin.type == "shadow_dispatch" and plugin.configuration.enabled:
-                    check(
-                        plugin.configuration.model,
-                        (*here, "plugins", number, "configuration", "model"),
-                    )
+                settings = plugin.configuration
+                is_shadow = isinstance(settings, ShadowDispatch) and settings.enabled
+                if is_shadow or (isinstance(settings, Jailbreak | Pii) and settings.model):
+                    check(settings.model, (*here, "plugins", number, "configuration", "model"))
 
 
 def _check_refs(

@@ -8,6 +8,7 @@ from functools import cached_property
 from flaxen.router.decisions.projections import Projections
 from flaxen.router.decisions.ranking import Rules
 from flaxen.router.decisions.tree import SignalKey, leaves
+from flaxen.router.plugins.preparing import signals_of
 from flaxen.router_config.decision import Decision
 from flaxen.router_config.routing import RecipeRouting
 
@@ -34,8 +35,12 @@ class Recipe:
 
     @cached_property
     def used(self) -> frozenset[SignalKey]:
-        """The signals that decisions read, also through projections."""
-        return frozenset(
+        """The signals that decisions read, also through projections, and that plugins act on."""
+        plugins = [
+            plugin.configuration for each in self.routing.decisions for plugin in each.plugins
+        ]
+        guards = [SignalKey(*signal) for signal in signals_of(plugins)]
+        return frozenset(guards) | frozenset(
             key
             for rules in self.rules
             if rules.tree is not None

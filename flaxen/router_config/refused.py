@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flaxen.router.plugins.cache_settings import ResponseCache
+from flaxen.router.plugins.guards import Jailbreak, Pii
+from flaxen.router.plugins.shadow import ShadowDispatch
+from flaxen.router.plugins.tools import Tools
 from flaxen.router.selection.algorithms import REFUSED as REFUSED_ALGORITHMS
 from flaxen.router.selection.algorithms import Algorithm, Confidence
 from flaxen.router.signals.complexity import ComplexityRule
@@ -20,7 +24,7 @@ from flaxen.router_config.models import (
     IndexComponent,
     ProviderModel,
 )
-from flaxen.router_config.plugins import Memory, Replay, ResponseCache, ShadowDispatch, Tools
+from flaxen.router_config.plugins import Memory, Replay
 from flaxen.router_config.projections import ScoreInputShape
 from flaxen.router_config.routing import ModelBinding
 from flaxen.router_config.settings import (
@@ -57,6 +61,7 @@ _SEVERAL = "one request goes to one model"
 _ANSWERS = "this router checks no answers"
 _ONE_MACHINE = "this router keeps its state in its own process and in a file of SQLite"
 _CATALOG = "models are described by this file alone: write their cards and records into it"
+_OF_V01 = "name a rule of the signal, which has it, in `rule`"
 _ENVOY = "there is no proxy before this router"
 
 
@@ -178,6 +183,8 @@ REFUSED: Mapping[type, Mapping[str, str]] = {
     HallucinationHeads: _each(_ANSWERS, "enabled", "detector", "explainer"),
     FeedbackHead: _head("feedback_mapping_path"),
     ModalityHead: _each(_OWN_HEADS, "classifier"),
+    Jailbreak: _each(_OF_V01, "enabled", "threshold"),
+    Pii: _each(_OF_V01, "enabled", "threshold", "pii_types_allowed"),
     Tools: _each(
         "tools are not chosen by similarity; use allow_tools",
         "semantic_selection",

@@ -6,7 +6,7 @@ from typing import Any
 
 from flaxen.router.signals.kinds import KINDS
 from flaxen.router_config.items import Item
-from flaxen.router_config.plugins import OLD_PLUGINS, PLUGINS, REFUSED_PLUGINS, Plugin
+from flaxen.router_config.plugins import PLUGINS, REFUSED_PLUGINS, Plugin
 from flaxen.router_config.problems import Path, Problems, error_at
 from flaxen.router_config.reading import Reader, mapping_of, suggestion
 from flaxen.router_config.routing import Signals
@@ -68,9 +68,8 @@ def read_plugin(reader: Reader, item: Item, path: Path) -> Plugin:
     given = values.get("type", Item(item.line, None))
     kind = reader.value(str, given, (*path, "type")).replace("-", "_")
     kind = _RENAMED.get(kind, kind)
-    refused = {**REFUSED_PLUGINS, **OLD_PLUGINS}
-    if kind in refused:
-        text = f"the plugin {kind} is not supported: {refused[kind]}"
+    if kind in REFUSED_PLUGINS:
+        text = f"the plugin {kind} is not supported: {REFUSED_PLUGINS[kind]}"
         raise error_at(given.line, (*path, "type"), text)
     if kind not in PLUGINS:
         text = f"unknown plugin {kind!r}: {suggestion(kind, list(PLUGINS))}"

@@ -225,6 +225,16 @@ def test_a_decision_behind_one_with_the_same_conditions() -> None:
             "allow_tools and block_tools belong to mode filtered, which needs some",
         ),
         (
+            "plugins: [{type: pii, configuration: {rule: email, action: mask}}]",
+            ".plugins[0].configuration.rule",
+            "there is no pii signal 'email': declare it in signals.pii",
+        ),
+        (
+            "plugins: [{type: jailbreak, configuration: {rule: a, threshold: 0.7}}]",
+            ".plugins[0].configuration.threshold",
+            "not supported: name a rule of the signal, which has it, in `rule`",
+        ),
+        (
             "plugins: [{type: response-cache}, {type: semantic_cache}]",
             ".plugins[1]",
             "'response_cache' is there twice",
