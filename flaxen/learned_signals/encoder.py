@@ -1,0 +1,166 @@
+"""Encoder: the vectors of texts, through an engine that batches them across requests.
+
+Deliberately does not know: rules, heads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from flaxen.build import build
+from flaxen.engine.async_engine import AsyncEngine
+from flaxen.engine_args import EngineArgs
+from flaxen.learned_signals.cache import ContentCache, name_of
+from flaxen.learned_signals.windows import Cutter, Vectors, Windows, stacked
+from flaxen.pooling.params import pooling_of
+from flaxen.protocol import EngineClient, ModelInfo, Request
+from flaxen.tensors.packing.pack import Quantization
+from flaxen.text.tokenizer import Tokenizer
+
+_LONG_TEXT = 20_000  # characters from which a text is cut into tokens beside the event loop
+_AT_ONCE = 16  # windows of one text that the engine has at a time, so that others come between
+# The length of a window where the encoder does not say for which it was trained.
+_WINDOW_TOKENS = 256
+
+
+class TextTooLongError(ValueError):
+    """A text has more windows than are read of one."""
+
+
+class Encoder:
+    """The vectors of texts, one pass of the encoder for each window that is not known yet.
+
+    Whoever asks for a window that is being computed waits for that. Its methods are for one event
+    loop at a time.
+
+    Args:
+      engine: of an encoder that gives embeddings; whoever made it closes it.
+      tokenizer: the encoder's.
+      info: the encoder's.
+      capacity: the windows whose vectors are kept.
+      max_windows: the most windows of a text. A longer one is refused, never cut.
+
+    Raises:
+      FieldError: the engine gives no embeddings.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        *,
+        capacity: int = 16_384,
+        max_windows: int = 2048,
+    ) -> None:
+        self.info = info
+        self._pooling = pooling_of(info, "embed")
+        most = min(info.max_model_len, self._pooling.max_tokens or _WINDOW_TOKENS)
+        self._cutter = Cutter(tokenizer, most)
+        self._engine = engine
+        self._max_windows = max_windows
+        self._cache: ContentCache[tuple[float, ...]] = ContentCache(capacity)
+        self._running: dict[bytes, asyncio.Task[tuple[float, ...]]] = {}
+        self._ids = itertools.count()
+        self.num_passes = 0  # windows that the engine was asked for
+
+    async def windows(self, text: str) -> Windows:
+        """The vectors of a text's windows.
+
+        Raises:
+          TextTooLongError: it has more windows than may be read of one text.
+          ValueError: it is not valid Unicode.
+          EngineBusyError, EngineClosedError, EngineBrokenError: the engine takes nothing.
+          RuntimeError: the engine failed in this pass.
+        """
+        if len(text) < _LONG_TEXT:
+            cut = self._cutter.windows(text)
+        else:
+            cut = await asyncio.to_thread(self._cutter.windows, text)
+        if len(cut) > self._max_windows:
+            raise TextTooLongError(
+                f"the text has {len(cut)} windows, and at most {self._max_windows} are read: "
+                "shorten it, or raise max_windows"
+            )
+        found: list[tuple[float, ...]] = []
+        for begin in range(0, len(cut), _AT_ONCE):
+            some = cut[begin : begin + _AT_ONCE]
+            found += await asyncio.gather(*(self._window(ids) for ids in some))
+        return Windows(stacked(found))
+
+    async def pooled(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of whole texts, [texts, dimensions]; raises as `windows`."""
+        found: list[Vectors] = []
+        for begin in range(0, len(texts), 256):
+            some = texts[begin : begin + 256]
+            found += [each.pooled for each in await asyncio.gather(*map(self.windows, some))]
+        return np.stack(found) if found else np.zeros((0, 0), np.float32)
+
+    async def _window(self, ids: tuple[int, ...]) -> tuple[float, ...]:
+        name = name_of(ids)
+        known = self._cache.get(name)
+        if known is not None:
+            return known
+        running = self._running.get(name)
+        if running is None:
+            running = self._running[name] = asyncio.create_task(self._compute(name, ids))
+            running.add_done_callback(functools.partial(self._end, name))
+        # Whoever gives up waiting does not end what others may wait for.
+        return await asyncio.shield(running)
+
+    def _end(self, name: bytes, task: asyncio.Task[tuple[float, ...]]) -> None:
+        self._running.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it; if nobody does, asyncio need not complain
+
+    async def _compute(self, name: bytes, ids: tuple[int, ...]) -> tuple[float, ...]:
+        self.num_passes += 1
+        request = Request(
+            request_id=f"signal-{next(self._ids)}",
+            prompt_token_ids=ids,
+            pooling=self._pooling.pooling,
+        )
+        async for event in self._engine.submit(request):
+            finish = event.finish
+            if finish is not None and finish.pooled is not None:
+                self._cache.put(name, finish.pooled)
+                return finish.pooled
+            if finish is not None:
+                raise RuntimeError(f"the encoder gave no vector: {finish.error or finish.reason}")
+        raise RuntimeError("the encoder gave no vector")
+
+
+class OpenEncoder:
+    """An encoder with an engine of its own, until `close`. As a context manager it closes itself.
+
+    Args:
+      model: as everywhere: a short name, a directory, ORG/NAME.
+      quantization: of its weights.
+      offline: never ask the Hugging Face hub.
+
+    Raises:
+      ValueError: no such model, or it gives no embeddings.
+    """
+
+    def __init__(
+        self, model: str = "minilm", *, quantization: Quantization = "int8", offline: bool = False
+    ) -> None:
+        args = EngineArgs(model=model, quantization=quantization, runner="pooling", offline=offline)
+        parts = build(args, compiles_beside=True)
+        self._engine = AsyncEngine(parts.engine)
+        self.encoder = Encoder(self._engine, parts.tokenizer, parts.info)
+
+    def __enter__(self) -> Encoder:
+        return self.encoder
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine; what runs fails."""
+        self._engine.stop()

@@ -1,0 +1,63 @@
+"""The file of a head: safetensors, with what describes it as JSON in the header's metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from flaxen.learned_signals.head import Head
+from flaxen.learned_signals.windows import unit
+
+_FORMAT = "flaxen-head-1"
+_FIELDS = ("task", "labels", "activation", "temperature", "thresholds", "report")
+
+
+def save_head(head: Head, path: Path) -> None:
+    """Writes a head; a file that is there is replaced in one step.
+
+    Raises:
+      OSError: it can't be written.
+    """
+    described = {name: getattr(head, name) for name in _FIELDS}
+    tensors: dict[str, np.ndarray] = {
+        "weights": head.weights.astype(np.float32),
+        "bias": head.bias.astype(np.float32),
+        "anchors": head.anchors.astype(np.float16),
+    }
+    metadata = {"format": _FORMAT, "head": json.dumps(described, default=dict, sort_keys=True)}
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_bytes(save(tensors, metadata))
+    unfinished.replace(path)
+
+
+def load_head(path: Path) -> Head:
+    """Reads a head.
+
+    Raises:
+      OSError: there is no such file.
+      ValueError: it is no head, of another format, or its parts do not fit together.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: train a head with flaxen route train")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ValueError(
+                    f"{path} is no head of this version (its format is "
+                    f"{metadata.get('format')!r}): train it again with flaxen route train"
+                )
+            tensors = {name: file.get_tensor(name) for name in ("weights", "bias", "anchors")}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no head: {error}") from None
+    described: dict[str, Any] = json.loads(metadata["head"])
+    described["labels"] = tuple(described["labels"])
+    weights, bias = (tensors[name].astype(np.float32) for name in ("weights", "bias"))
+    return Head(
+        weights=weights, bias=bias, anchors=unit(tensors["anchors"].astype(np.float32)), **described
+    )

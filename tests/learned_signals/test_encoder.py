@@ -1,0 +1,98 @@
+"""A text's vectors do not depend on what else is asked, or on what is known; a long text is read
+whole or refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flaxen.build import Parts
+from flaxen.learned_signals.cache import ContentCache
+from flaxen.learned_signals.encoder import Encoder, TextTooLongError
+from flaxen.learned_signals.windows import Cutter, Windows, unit
+from tests.learned_signals.conftest import MakeEncoder
+
+TEXTS = ["the sky is blue", "fish", "the deep sea is not red " * 60, "a b c", "sky sea " * 34]
+
+
+def read(encoder: Encoder, *texts: str) -> list[Windows]:
+    async def all_at_once() -> list[Windows]:
+        return list(await asyncio.gather(*map(encoder.windows, texts)))
+
+    return asyncio.run(all_at_once())
+
+
+def test_batched_is_alone_and_cached_is_not(make_encoder: MakeEncoder) -> None:
+    encoder = make_encoder()
+    batched = read(encoder, *TEXTS)
+    passes = encoder.num_passes
+    again = read(encoder, *TEXTS)
+    assert encoder.num_passes == passes
+    for text, one, other in zip(TEXTS, batched, again, strict=True):
+        [alone] = read(make_encoder(), text)
+        np.testing.assert_array_equal(one.vectors, alone.vectors)
+        np.testing.assert_array_equal(one.vectors, other.vectors)
+        np.testing.assert_allclose(np.linalg.norm(one.pooled), 1, rtol=1e-6)
+
+
+def test_a_text_that_many_ask_for_is_one_pass(make_encoder: MakeEncoder) -> None:
+    encoder = make_encoder()
+    read(encoder, *["the sky"] * 20)
+    assert encoder.num_passes == 1
+
+
+def test_a_text_beyond_the_limit_is_refused_with_its_size(make_encoder: MakeEncoder) -> None:
+    encoder = make_encoder(max_windows=3)
+    with pytest.raises(TextTooLongError, match="has 8 windows, and at most 3 are read"):
+        read(encoder, "sky " * 400)
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_tokens=st.integers(0, 300), most=st.integers(3, 70))
+def test_windows_cover_every_token(num_tokens: int, most: int, parts: Parts) -> None:
+    """Token i of the text is at the same place of the windows in whose range it is."""
+    words = ["sky", "sea", "is", "blue", "deep", "red", "fish"]
+    text = " ".join(words[(i * i) % 7] for i in range(num_tokens))
+    ids = parts.tokenizer.encode(text, add_special_tokens=False)
+    cutter = Cutter(parts.tokenizer, most)
+    windows = cutter.windows(text)
+    assert len(windows) == cutter.num_windows(len(ids))
+    first, last = parts.tokenizer.encode("sky")[0], parts.tokenizer.encode("sky")[-1]
+    room = most - 2
+    step = max(1, room - room // 4)
+    covered: list[int] = []
+    for index, (begin, *body, end) in enumerate(windows):
+        assert (begin, end) == (first, last)
+        assert len(body) <= room
+        assert body == ids[index * step : index * step + len(body)]
+        assert index * step <= len(covered)  # nothing lies between two windows
+        covered = ids[: index * step + len(body)]
+    assert covered == ids
+    if num_tokens <= room:
+        assert windows == [tuple(parts.tokenizer.encode(text))]
+
+
+def test_a_window_without_room_is_refused(parts: Parts) -> None:
+    with pytest.raises(ValueError, match="2 tokens has no room"):
+        Cutter(parts.tokenizer, 2)
+
+
+def test_the_ends_of_a_text_count_as_much_as_all_between() -> None:
+    rows = unit(np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32))
+    expected = unit(rows[0] + rows[-1] + rows[1:-1].mean(axis=0))
+    np.testing.assert_allclose(Windows(rows).pooled, expected, atol=1e-6)
+    np.testing.assert_allclose(Windows(rows[:1]).pooled, rows[0], atol=1e-6)
+
+
+def test_a_cache_forgets_what_was_not_used_for_longest() -> None:
+    cache: ContentCache[int] = ContentCache(2)
+    for number, name in enumerate([b"a", b"b"]):
+        cache.put(name, number)
+    assert cache.get(b"a") == 0
+    cache.put(b"c", 2)
+    assert [cache.get(name) for name in (b"a", b"b", b"c")] == [0, None, 2]
+    assert len(cache) == 2
