@@ -28,6 +28,7 @@ from flaxen.cli.models.rm import rm
 from flaxen.cli.parity import parity
 from flaxen.cli.plan.command import plan
 from flaxen.cli.quantize import quantize
+from flaxen.cli.route.group import app as route
 from flaxen.cli.run_batch import run_batch
 from flaxen.cli.serve.command import serve
 from flaxen.cli.train.command import train
@@ -68,6 +69,7 @@ for _name, _command in (
     ("doctor", doctor),
 ):
     app.command(_name)(expand(_command))
+app.add_typer(route, name="route")
 
 
 def _print_version(wanted: bool) -> None:

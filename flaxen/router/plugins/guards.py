@@ -6,7 +6,7 @@ They are ours: in the public reference a decision with such a condition blocks o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from flaxen.router.checks import check_named
 from flaxen.router.plugins.masking import masked
@@ -25,6 +25,7 @@ class _Guard:
         it had matched, or passes.
     """
 
+    kind: ClassVar[str]
     rule: str
     message: str = "the request was blocked by a policy of this server"
     model: str = ""
@@ -36,26 +37,28 @@ class _Guard:
         if (action == "reroute") != bool(self.model):
             raise ValueError("model is what a request is rerouted to: it belongs to action reroute")
 
+    @property
+    def signal(self) -> tuple[str, str]:
+        """The type and name of the condition that it acts on."""
+        return self.kind, self.rule
+
 
 @dataclass(frozen=True, kw_only=True)
 class Jailbreak(_Guard):
     """Blocks or reroutes a request that attacks the model's rules."""
 
+    kind: ClassVar[str] = "jailbreak"
     action: Literal["block", "reroute"] = "block"
 
     def __post_init__(self) -> None:
         self._check(self.action)
-
-    @property
-    def signal(self) -> tuple[str, str]:
-        """The type and name of the condition that it acts on."""
-        return "jailbreak", self.rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pii(_Guard):
     """Blocks or reroutes a request with personal data, or masks the data."""
 
+    kind: ClassVar[str] = "pii"
     action: Literal["block", "mask", "reroute"] = "block"
 
     def __post_init__(self) -> None:
@@ -65,11 +68,6 @@ class Pii(_Guard):
                 "a signal that failed names no data to mask: on_unknown must be fail_request or "
                 "no_match"
             )
-
-    @property
-    def signal(self) -> tuple[str, str]:
-        """The type and name of the condition that it acts on."""
-        return "pii", self.rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +86,10 @@ def guarded(body: Json, api: str, guard: Jailbreak | Pii, found: Found | None) -
     Args:
       found: what its signal found; None, as unknown, if nobody computed it.
     """
-    kind, rule = guard.signal
     matched = None if found is None else found.matched
     if matched is None and guard.on_unknown == "fail_request":
         why = found.reason if found is not None else "it was not computed"
-        text = f"the signal {kind}:{rule} is unknown ({why}), and the request must not pass without"
+        text = f"{guard.kind}:{guard.rule} is unknown ({why}), and nothing passes without it"
         return Action(body=body, reply=error_reply(api, 503, text, "signal_unknown"), note=text)
     if matched is False or (matched is None and guard.on_unknown == "no_match"):
         return Action(body=body, note="" if matched is False else "unknown, and passed")
@@ -103,5 +100,5 @@ def guarded(body: Json, api: str, guard: Jailbreak | Pii, found: Found | None) -
         changed, missing = masked(body, found.entities)
         if found.entities and not missing:
             return Action(body=changed, note="masked")
-    reply = error_reply(api, 403, guard.message, f"{kind}_blocked")
+    reply = error_reply(api, 403, guard.message, f"{guard.kind}_blocked")
     return Action(body=body, reply=reply, note="blocked")

@@ -8,14 +8,7 @@ from typing import Any, Literal
 
 from flaxen.router.plugins.reply import Json
 
-_ABOUT_TOOLS = (
-    "tools",
-    "tool_choice",
-    "functions",
-    "function_call",
-    "parallel_tool_calls",
-    "web_search_options",
-)
+_CALLING = ("tool_choice", "function_call", "parallel_tool_calls", "web_search_options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +38,9 @@ class Tools:
         return self.mode == "filtered" and is_allowed and name not in self.block_tools
 
 
+_BLOCKS = ("tool_use", "tool_result")
+
+
 def with_tools(body: Json, plugin: Tools) -> Json:
     """A body with the tools that the plugin keeps; tool_choice goes with the tool that it names."""
     if plugin.mode == "passthrough":
@@ -54,7 +50,7 @@ def with_tools(body: Json, plugin: Tools) -> Json:
         if isinstance(changed.get(name), list):
             changed[name] = [each for each in changed[name] if plugin.keeps(_name(each))]
     if not changed.get("tools") and not changed.get("functions"):
-        for name in _ABOUT_TOOLS:
+        for name in ("tools", "functions", *_CALLING):
             changed.pop(name, None)
     for name in ("tool_choice", "function_call"):
         if isinstance(changed.get(name), Mapping):
@@ -94,19 +90,17 @@ def _choice(choice: Json, plugin: Tools) -> Json | None:
 def _without_calls(message: Any) -> Any:
     """A message or an item of input without calls of tools and their results; None if nothing of it
     is left."""
-    if not isinstance(message, Mapping):
-        return message
-    kind = str(message.get("type", ""))
+    kind = _type(message)
     if message.get("role") in ("tool", "function") or kind.endswith(("_call", "_call_output")):
         return None
     left = {k: v for k, v in message.items() if k not in ("tool_calls", "function_call")}
     content = left.get("content")
     if isinstance(content, list):
-        blocks = ("tool_use", "tool_result")
-        left["content"] = [
-            each
-            for each in content
-            if not isinstance(each, Mapping) or each.get("type") not in blocks
-        ]
+        left["content"] = [each for each in content if _type(each) not in _BLOCKS]
     is_changed = left != dict(message)
     return None if is_changed and not left.get("content") else left
+
+
+def _type(part: Any) -> str:
+    """The type of an item or a part; "" of a plain text."""
+    return str(part.get("type", "")) if isinstance(part, Mapping) else ""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flaxen.router.request import RoutedRequest
+from flaxen.cli.route.probes import body_of
 from flaxen.router.requests.chat import read_chat
 from flaxen.router.signals.kinds import KINDS
 from flaxen.router.signals.settings import Finder, SignalSettings
@@ -62,7 +62,7 @@ def test_free_signals_are_as_its_probes_expect() -> None:
     for decision in probes["decisions"]:
         for variant in decision["variants"]:
             numbers["variants"] += 1
-            request = materialize(variant, images)
+            request = read_chat(body_of(variant, images), {})
             there = {
                 (key, name)
                 for key, names, find in finders[decision["expected_recipe"]]
@@ -91,44 +91,3 @@ def free_finders(signals: dict[str, Any]) -> Iterator[tuple[str, list[str], Find
         if rules and kind.prepare is not None:
             names = [rule.name for rule in rules]
             yield kind.shown_as, names, kind.prepare(rules, SignalSettings())
-
-
-def materialize(variant: dict[str, Any], images: dict[str, Any]) -> RoutedRequest:
-    """The request that a variant of a probe stands for."""
-    messages = variant.get("messages")
-    if messages is None:
-        query = "\n".join([variant["query"]] * int(variant.get("repeat", 1)))
-        if padding := variant.get("padding"):
-            lines = [padding["text"]] * padding["repeat"]
-            before = {"before": len(lines), "after": 0}.get(padding["placement"], len(lines) // 2)
-            query = "\n".join([*lines[:before], query, *lines[before:]])
-        messages = [{"role": "user", "content": query}]
-    messages = [dict(message, content=content(message, images)) for message in messages]
-    if generated := variant.get("generated_text"):
-        parts = messages[generated["message_index"]]["content"]
-        num_there = sum(len(part.get("text", "").encode()) for part in parts)
-        missing = generated["target_text_bytes"] - num_there
-        unit = generated.get("text") or generated.get("character") or "x"
-        text = (unit * (missing // len(unit.encode()) + 1)).encode()[:missing].decode("utf-8")
-        parts.insert(generated["content_index"], {"type": "text", "text": text})
-    body = {"model": "auto", "messages": messages}
-    body |= {key: variant[key] for key in ("tools", "tool_choice") if key in variant}
-    return read_chat(body, {})
-
-
-def content(message: dict[str, Any], images: dict[str, Any]) -> Any:
-    parts = message.get("content")
-    if not isinstance(parts, list):
-        return parts
-    return [
-        {
-            "type": "image_url",
-            "image_url": {
-                "url": f"data:{images[part['fixture']]['media_type']};base64,"
-                + "".join(images[part["fixture"]]["data_base64"].split())
-            },
-        }
-        if part.get("type") == "image_fixture"
-        else part
-        for part in parts
-    ]

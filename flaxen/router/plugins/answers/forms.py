@@ -7,7 +7,12 @@ from typing import Any
 
 from flaxen.router.plugins.reply import Json
 
-_OPENAI_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+# What a response made of a text says of its request.
+_UNSET = ("error", "incomplete_details", "instructions", "temperature", "top_p")
+_DETAILS = {
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
 
 
 def text_answer(api: str, text: str, model: str, answer_id: str, created: int) -> dict[str, Any]:
@@ -18,71 +23,39 @@ def text_answer(api: str, text: str, model: str, answer_id: str, created: int) -
       answer_id: unique, without the API's prefix.
       created: the time in seconds since 1970.
     """
+    message: dict[str, Any] = {"id": f"msg_{answer_id}", "type": "message", "role": "assistant"}
+    usage = {"input_tokens": 0, "output_tokens": 0}
     if api == "messages":
-        return {
-            "id": f"msg_{answer_id}",
-            "type": "message",
-            "role": "assistant",
-            "model": model,
-            "content": [{"type": "text", "text": text}],
-            "stop_reason": "end_turn",
-            "stop_sequence": None,
-            "usage": {"input_tokens": 0, "output_tokens": 0},
-        }
+        content = [{"type": "text", "text": text}]
+        end = {"stop_reason": "end_turn", "stop_sequence": None}
+        return {**message, "model": model, "content": content, **end, "usage": usage}
     if api == "responses":
-        return _response(text, model, answer_id, created)
+        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {
+            "id": f"resp_{answer_id}",
+            "object": "response",
+            "created_at": created,
+            "completed_at": created,
+            "status": "completed",
+            "model": model,
+            "output": [{**message, "status": "completed", "content": [part]}],
+            **dict.fromkeys(_UNSET),
+            "metadata": {},
+            "parallel_tool_calls": True,
+            "store": False,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": {**usage, **_DETAILS, "total_tokens": 0},
+        }
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "stop"}
-    is_chat = api == "chat"
-    if is_chat:
+    if api == "chat":
+        names = {"id": f"chatcmpl-{answer_id}", "object": "chat.completion"}
         choice["message"] = {"role": "assistant", "content": text}
     else:
+        names = {"id": f"cmpl-{answer_id}", "object": "text_completion"}
         choice["text"] = text
-    return {
-        "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{answer_id}",
-        "object": "chat.completion" if is_chat else "text_completion",
-        "created": created,
-        "model": model,
-        "choices": [choice],
-        "usage": dict(_OPENAI_USAGE),
-    }
-
-
-def _response(text: str, model: str, answer_id: str, created: int) -> dict[str, Any]:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    return {
-        "id": f"resp_{answer_id}",
-        "object": "response",
-        "created_at": created,
-        "completed_at": created,
-        "status": "completed",
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": {},
-        "model": model,
-        "output": [
-            {
-                "id": f"msg_{answer_id}",
-                "type": "message",
-                "role": "assistant",
-                "status": "completed",
-                "content": [part],
-            }
-        ],
-        "parallel_tool_calls": True,
-        "store": False,
-        "temperature": None,
-        "tool_choice": "auto",
-        "tools": [],
-        "top_p": None,
-        "usage": {
-            "input_tokens": 0,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": 0,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": 0,
-        },
-    }
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return {**names, "created": created, "model": model, "choices": [choice], "usage": usage}
 
 
 def is_finished(api: str, answer: Any) -> bool:

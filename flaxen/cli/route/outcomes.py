@@ -1,0 +1,122 @@
+"""Outcomes: what a configuration decides for a request, without a server and without models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flaxen.router.decisions.deciding import Decided, Deciding
+from flaxen.router.decisions.tree import SignalKey
+from flaxen.router.request import RoutedRequest
+from flaxen.router.selection.candidate import Facts
+from flaxen.router.selection.selected import NoModelError
+from flaxen.router.selection.selecting import select
+from flaxen.router.signals.finding import FreeSignals
+from flaxen.router.signals.found import NOT_MATCHED, Found, unknown
+from flaxen.router.signals.settings import Identity, SignalSettings
+from flaxen.router_config.candidates import candidates_of, policy_of
+from flaxen.router_config.recipe import Recipe
+from flaxen.router_config.router_config import RouterConfig
+
+_NO_MODEL = unknown("no model computes it in this command")
+_NOTHING: Mapping[tuple[str, str], Found] = {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one request is decided.
+
+    Attributes:
+      missing: the signals of models that were not given, on which the outcome depends; they count
+        as unknown.
+      model, reason: what was chosen, "" if nothing, and why.
+    """
+
+    deciding: Deciding
+    decided: Decided
+    missing: frozenset[SignalKey]
+    model: str
+    reason: str
+
+    @property
+    def decision(self) -> str:
+        """The decision's name; "" if none matches."""
+        return "" if self.decided.rules is None else self.decided.rules.name
+
+
+class Outcomes:
+    """Decides requests by one configuration."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        self.config = config
+        authz = config.settings.services.authz
+        who = authz.identity
+        identity = Identity(
+            user_id_header=who.user_id_header,
+            user_groups_header=who.user_groups_header,
+            fail_open=authz.fail_open,
+        )
+        self._free = {
+            name: FreeSignals(recipe.routing.signals.rules, SignalSettings(identity=identity))
+            for name, recipe in config.recipes.items()
+        }
+
+    def of(
+        self,
+        request: RoutedRequest,
+        recipe: Recipe,
+        given: Mapping[tuple[str, str], Found] = _NOTHING,
+        *,
+        seed: str = "",
+        reads: bool = True,
+    ) -> Outcome:
+        """Decides a request.
+
+        Args:
+          given: what signals found, by the condition's type and name.
+          seed: what weights are drawn by.
+          reads: whether free signals read the request; without, `given` is all there is.
+        """
+        free = self._free[recipe.name].of(request)
+        # Where there is nothing to read: no answer that feedback could be of, no earlier turn.
+        is_empty = {
+            "user_feedback": not request.has_assistant_reply,
+            "reask": not request.prior_user,
+        }
+
+        def find(key: SignalKey) -> Found | None:
+            if key in given or not reads:
+                return given.get(key)
+            return NOT_MATCHED if is_empty.get(key.kind) else free(*key)
+
+        deciding = Deciding(recipe.rules, find, recipe.routing.strategy, recipe.projections)
+        missing: set[SignalKey] = set()
+        while asked := deciding.advance():
+            missing |= asked
+            deciding.give(dict.fromkeys(asked, _NO_MODEL))
+        decided = deciding.decided()
+        model, reason = self._select(request, recipe, decided, seed)
+        return Outcome(deciding, decided, frozenset(missing), model, reason)
+
+    def _select(
+        self, request: RoutedRequest, recipe: Recipe, decided: Decided, seed: str
+    ) -> tuple[str, str]:
+        """The model, and why."""
+        default = self.config.providers.defaults.model
+        if decided.fails:
+            names = ", ".join(map(str, decided.unknown))
+            return "", f"refused: {names} unknown, and on_unknown is fail_request"
+        if decided.rules is None:
+            return default, "no decision matches"
+        decision = recipe.decisions[decided.rules.name]
+        if any(plugin.type == "fast_response" for plugin in decision.plugins):
+            return "", "fast_response answers"
+        candidates = candidates_of(self.config, recipe, decision)
+        if not candidates and default:
+            return default, "the decision names no models"
+        try:
+            policy = policy_of(self.config, recipe, decision)
+            selected = select(request, candidates, policy, Facts(seed=seed))
+        except NoModelError as error:
+            return "", str(error)
+        return selected.model, f"{selected.method}: {selected.reason}"
