@@ -12,13 +12,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from flaxen.engine.arrivals import Arrivals
 from flaxen.engine.background_compiler import BackgroundCompiler
-from flaxen.engine.between_steps import BetweenSteps
+from flaxen.engine.between_steps import BetweenSteps, make_calls
 from flaxen.engine.event_stream import EventStream, call_soon, put_all
+from flaxen.engine.stats import with_waiting
 from flaxen.engine.stepped import SteppedEngine
 from flaxen.engine.unread_limit import UnreadLimit
 from flaxen.protocol import (
@@ -188,12 +188,7 @@ class AsyncEngine(EngineClient):
         stats = self._engine.stats()
         # A request that was added since is already in those statistics.
         left = [each for each in added if not self._engine.is_open(each.request.request_id)]
-        names = {each.adapter.name for each in left if each.adapter is not None}
-        return replace(
-            stats,
-            num_waiting=stats.num_waiting + sum(each.request.sampling.n for each in left),
-            waiting_adapters=tuple(sorted({*stats.waiting_adapters, *names})),
-        )
+        return with_waiting(stats, left)
 
     def check_health(self) -> None:
         if self._refuses is not None:
@@ -256,12 +251,7 @@ class AsyncEngine(EngineClient):
                     num_added = len(self._arrivals)
                     aborted, self._aborted = self._aborted, []
                     calls = self._between.take()
-                for call, done in calls:
-                    try:
-                        call(self._engine)
-                        done.set_result(None)
-                    except Exception as error:  # the caller's error
-                        done.set_exception(error)
+                make_calls(calls, self._engine)
                 self._take(num_added, aborted)
                 if self._engine.has_work:
                     self._hand_out(self._engine.step(plans=not self._is_frozen))

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar, final
 
 Engine = TypeVar("Engine")
+Calls = list[tuple[Callable[[Engine], None], Future[None]]]
 
 
 @final
@@ -17,7 +18,7 @@ class BetweenSteps(Generic[Engine]):
     """Calls and waiters. Its user guards `ask`, `wait`, `take` and `rest` with a lock."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[Callable[[Engine], None], Future[None]]] = []
+        self._calls: Calls[Engine] = []
         self._resting: list[Future[None]] = []
 
     def __bool__(self) -> bool:
@@ -35,7 +36,7 @@ class BetweenSteps(Generic[Engine]):
         self._resting.append(done)
         return done
 
-    def take(self) -> list[tuple[Callable[[Engine], None], Future[None]]]:
+    def take(self) -> Calls[Engine]:
         """The calls to make now."""
         calls, self._calls = self._calls, []
         return calls
@@ -51,3 +52,13 @@ class BetweenSteps(Generic[Engine]):
         waiting, self._resting = [done for _, done in self.take()] + self._resting, []
         for done in waiting:
             done.set_exception(make_error())
+
+
+def make_calls(calls: Calls[Engine], engine: Engine) -> None:
+    """Makes calls that were taken: each result, or error, is its caller's."""
+    for call, done in calls:
+        try:
+            call(engine)
+            done.set_result(None)
+        except Exception as error:  # the caller's error
+            done.set_exception(error)

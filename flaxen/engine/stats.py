@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from flaxen.protocol import AdapterInfo, CacheInfo, EngineStats, FinishReason
 from flaxen.scheduling.adapters.slots import AdapterSlots
 from flaxen.scheduling.adapters.store import AdapterStore, ServedAdapter
 from flaxen.scheduling.cache.groups import most_pages
+from flaxen.scheduling.checked import CheckedRequest
 from flaxen.scheduling.config import EngineConfig
 from flaxen.scheduling.scheduler import Scheduler
 
@@ -103,6 +104,16 @@ def adapter_infos(store: AdapterStore, slots: AdapterSlots) -> tuple[AdapterInfo
             is_on_device=each.in_memory is not None and slots.holds(each.in_memory),
         )
         for each in store.known()
+    )
+
+
+def with_waiting(stats: EngineStats, arrived: Sequence[CheckedRequest]) -> EngineStats:
+    """Counts requests that the engine does not have yet as waiting."""
+    names = {each.adapter.name for each in arrived if each.adapter is not None}
+    return replace(
+        stats,
+        num_waiting=stats.num_waiting + sum(each.request.sampling.n for each in arrived),
+        waiting_adapters=tuple(sorted({*stats.waiting_adapters, *names})),
     )
 
 
