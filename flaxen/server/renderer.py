@@ -74,7 +74,8 @@ class ChatRenderer:
         first = make_template(quick_s)
         self.missing = first.missing  # why chats can't be rendered; None if they can
         self._quick = _Templates(functools.partial(make_template, quick_s), [first])
-        self._quick_lane = Lane(_WHAT, num_threads=2, max_waiting=128)
+        # As many clients may begin at once; a chat takes about a millisecond.
+        self._quick_lane = Lane(_WHAT, num_threads=2, max_waiting=1024)
         self._slow_lane = Lane(_WHAT, num_threads=1, max_waiting=8)
 
     async def render(

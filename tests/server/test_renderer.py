@@ -90,6 +90,15 @@ def test_a_small_chat_passes_large_ones() -> None:
     run(work())
 
 
+def test_many_clients_may_begin_at_once() -> None:
+    async def work() -> None:
+        renderer = ChatRenderer(Made(), quick_s=5.0)
+        texts = await asyncio.gather(*(render(renderer, SMALL) for _ in range(1000)))
+        assert texts == ["HiFalse"] * 1000
+
+    run(work())
+
+
 def test_what_hangs_leaves_the_quick_lane() -> None:
     async def work() -> None:
         renderer = ChatRenderer(Made(), quick_s=0.05, slow_s=1.0)
