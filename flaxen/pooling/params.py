@@ -52,7 +52,7 @@ class PoolingParams:
             raise FieldError(
                 "truncate_prompt_tokens",
                 f"truncate_prompt_tokens is {length}, and the model takes {info.max_model_len} "
-                "tokens. Please request a smaller truncation size, or -1 for the model's length",
+                "tokens. Please request a smaller truncation size. -1 is the model's length",
             )
         if self.prompt_name is not None and self.prompt_name not in pooling.prompts:
             raise FieldError(

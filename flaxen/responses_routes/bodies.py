@@ -151,7 +151,8 @@ def check_body(body: ResponseBody) -> None:
         raise invalid(f"top_logprobs needs include=[{LOGPROBS!r}]", "top_logprobs")
     if body.background and body.store is False:
         raise invalid(
-            "background=true needs store=true: a response that nobody waits for is asked for later",
+            "background can only be used when `store` is true: a response that nobody waits for is "
+            "asked for later",
             "background",
         )
     if body.max_tool_calls is not None and body.max_tool_calls < 0:

@@ -67,8 +67,8 @@ async def cancel(responses: Responses, http: HttpRequest) -> Response:
     response = (await responses.find(response_id)).response
     if not response["background"]:
         raise invalid(
-            "only responses that were created with background=true can be cancelled: of others the "
-            "client leaves",
+            "Cannot cancel a synchronous response. Only those that were created with "
+            "background=true can be cancelled: of others the client leaves",
             "response_id",
         )
     return JSONResponse(dict(response))

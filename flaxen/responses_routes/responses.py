@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from flaxen.responses_routes.runs import Run, Runs
 from flaxen.responses_routes.stored import MemoryStore, ResponseStore, StoredResponse
-from flaxen.server.errors import not_found
+from flaxen.server.errors import ApiError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,5 +31,10 @@ class Responses:
         stored = None if run is None else run.snapshot()
         stored = stored or await self.store.get(response_id)
         if stored is None:
-            raise not_found("response", response_id, "response_id")
+            raise ApiError(
+                404,
+                f"Response with id {response_id[:80]!r} not found.",
+                param="response_id",
+                code="not_found",
+            )
         return stored

@@ -69,7 +69,10 @@ def test_a_response_without_store_is_not_kept() -> None:
     server = Server()
     for response in (server.create(store=False), server.stream(store=False)[-1]["response"]):
         assert response["store"] is False
-        assert get(server.app, f"{PATH}/{response['id']}").status_code == 404
+        answer = get(server.app, f"{PATH}/{response['id']}")
+        assert answer.status_code == 404
+        expected = f"Response with id '{response['id']}' not found."  # as OpenAI's server has it
+        assert answer.json()["error"]["message"] == expected
 
 
 def test_a_conversation_goes_on(store: ResponseStore) -> None:
