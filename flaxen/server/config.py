@@ -26,6 +26,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # origins whose pages may call the server; "*" for any
     root_path: str = ""  # the path under which a proxy serves all of this, such as "/llm"
     max_body_bytes: int = 4 * 2**20  # the most bytes of a request's JSON
+    any_model_name: bool = False  # whether names that are not served mean the main model
     max_prompts: int = 128  # the most prompts in one completions request
     max_n: int = 128  # the most sequences for each prompt
     max_sequences: int = 1024  # prompts x n of one request; above the engine's queue: always 429

@@ -90,7 +90,7 @@ class Context:
         except UnknownAdapterError:
             raise
         except (ValueError, OSError) as error:
-            self.find_model(name)  # raises if it was removed while it was read
+            self.find_served(name)  # raises if it was removed while it was read
             raise ApiError(
                 500,
                 f"the weights of the model {name[:80]!r} can't be read: the server's log has the "
@@ -107,10 +107,28 @@ class Context:
         An adapter can be named as "adapter" or as "base:adapter".
 
         Raises:
-          ApiError: 404, no such model.
+          ApiError: 404, no such model, and `any_model_name` is off.
         """
-        if name is None:
+        if name is None or (self.config.any_model_name and self._known_model(name) is None):
             return self.model_names[0], None
+        return self.find_served(name)
+
+    def find_served(self, name: str) -> tuple[str, str | None]:
+        """As `find_model`, of the names that are served alone; raises as it does."""
+        known = self._known_model(name)
+        if known is not None:
+            return known
+        adapters = {adapter.name for adapter in self.engine.adapters()}
+        served = " or ".join((*self.model_names, *sorted(adapters)[:_MAX_NAMED]))
+        raise ApiError(
+            404,
+            f"the model {name[:80]!r} is not served here: use {served}",
+            param="model",
+            code="model_not_found",
+        )
+
+    def _known_model(self, name: str) -> tuple[str, str | None] | None:
+        """A served name with its adapter's name; None if nothing has this name."""
         if name in self.model_names:
             return name, None
         adapters = {adapter.name for adapter in self.engine.adapters()}
@@ -120,10 +138,4 @@ class Context:
             adapter = name.removeprefix(f"{base}:")
             if adapter != name and adapter in adapters:
                 return name, adapter
-        served = " or ".join((*self.model_names, *sorted(adapters)[:_MAX_NAMED]))
-        raise ApiError(
-            404,
-            f"the model {name[:80]!r} is not served here: use {served}",
-            param="model",
-            code="model_not_found",
-        )
+        return None

@@ -22,7 +22,7 @@ async def list_models(context: Context, http: HttpRequest) -> Response:
 
 async def get_model(context: Context, http: HttpRequest) -> Response:
     """Answers GET /v1/models/{name}."""
-    name, adapter_name = context.find_model(http.path_params["name"])
+    name, adapter_name = context.find_served(http.path_params["name"])
     for adapter in context.engine.adapters():
         if adapter.name == adapter_name:
             return JSONResponse(_adapter(context, adapter, name))

@@ -54,6 +54,7 @@ def server_config(
     return ServerConfig(
         api_keys=tuple(server.api_keys),
         served_model_names=tuple(server.served_model_names),
+        any_model_name=server.any_model_name,
         cors_origins=tuple(server.cors_origins),
         root_path=server.root_path,
         dev_mode=server.dev_mode,

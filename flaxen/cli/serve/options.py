@@ -70,6 +70,14 @@ class ServerOptions:
             show_default="the model's own",
         ),
     ] = field(default_factory=list)
+    any_model_name: Annotated[
+        bool,
+        _server_option(
+            "--skip-model-name-validation",
+            help="Answer requests for a model that is not served by the one that is, as llama.cpp "
+            "does, rather than with 404; answers name the served model.",
+        ),
+    ] = False
     cors_origins: Annotated[
         list[str],
         _server_option(

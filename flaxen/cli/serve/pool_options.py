@@ -84,6 +84,8 @@ def refuse_for_several(
     reason = None
     if server.dev_mode:
         reason = "--server-dev-mode changes one model"
+    elif server.any_model_name:
+        reason = "--skip-model-name-validation can't tell which of the models is meant"
     elif template.chat_template is not None:
         reason = "--chat-template belongs to one model"
     elif model_options.definition is not None:

@@ -32,6 +32,7 @@ def test_a_single_model_has_no_order_of_loading() -> None:
     ("given", "message"),
     [
         ({"server": ServerOptions(dev_mode=True)}, "--server-dev-mode changes one model"),
+        ({"server": ServerOptions(any_model_name=True)}, "--skip-model-name-validation can't tell"),
         ({"template": ChatTemplateOptions(chat_template="x")}, "--chat-template belongs to one"),
         ({"model_options": ModelOptions(definition="x.py:f")}, "--definition belongs to one model"),
         ({"mesh": MeshOptions(mesh="tensor=2")}, "divided over several devices can't take turns"),

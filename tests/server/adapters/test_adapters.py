@@ -97,6 +97,25 @@ def test_loaded_selected_listed_and_unloaded(directory: Path) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
+def test_any_name_means_the_main_model_where_the_server_says_so() -> None:
+    engine = FakeEngine()
+    engine.load_adapter("x", weights())
+    app = make_app(engine, any_model_name=True, served_model_names=("main", "other"))
+    body = {"prompt": "a", "max_tokens": 1}
+    for name, answered, adapter in (
+        ("gpt-4.1", "main", None),
+        ("main:gone", "main", None),
+        ("other", "other", None),
+        ("x", "x", "x"),
+        ("main:x", "main:x", "x"),
+    ):
+        answer = post(app, "/v1/completions", body | {"model": name})
+        assert (answer.status_code, answer.json().get("model")) == (200, answered), answer.text
+        assert engine.requests[-1].adapter == adapter
+    assert post(app, "/tokenize", {"prompt": "a", "model": "gpt-4.1"}).status_code == 200
+    assert get(app, "/v1/models/gpt-4.1").json()["error"]["code"] == "model_not_found"
+
+
 def test_the_official_client_selects_an_adapter() -> None:
     engine = FakeEngine()
     engine.load_adapter("mine", weights())
