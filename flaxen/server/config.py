@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from flaxen.output_parsers.table import choose_formats
+from flaxen.text.chat import RESERVED_VARIABLES
 
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -23,10 +26,10 @@ class ServerConfig:
 
     api_keys: tuple[str, ...] = ()  # any of these keys gives access; () requires none
     served_model_names: tuple[str, ...] = ()  # the first is the main one; () is the engine's name
+    any_model_name: bool = False  # whether names that are not served mean the main model
     cors_origins: tuple[str, ...] = ()  # origins whose pages may call the server; "*" for any
     root_path: str = ""  # the path under which a proxy serves all of this, such as "/llm"
     max_body_bytes: int = 4 * 2**20  # the most bytes of a request's JSON
-    any_model_name: bool = False  # whether names that are not served mean the main model
     max_prompts: int = 128  # the most prompts in one completions request
     max_n: int = 128  # the most sequences for each prompt
     max_sequences: int = 1024  # prompts x n of one request; above the engine's queue: always 429
@@ -36,6 +39,8 @@ class ServerConfig:
     body_timeout_s: float = 60.0  # seconds in which a request's body must arrive
     tool_call_parser: str | None = None  # how the model writes calls; None: as its template says
     reasoning_parser: str | None = None  # likewise, for reasoning
+    # Variables of the chat template where a request does not set them.
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     request_timeout_s: float | None = 3600.0  # seconds from submission to the last token
     dev_mode: bool = False  # whether there are routes that change the server for everybody
     metrics_prefix: str = "flaxen"  # what the names of metrics begin with
@@ -47,6 +52,11 @@ class ServerConfig:
         choose_formats(
             None, tool_parser=self.tool_call_parser, reasoning_parser=self.reasoning_parser
         )
+        for name in self.template_kwargs:
+            if name in RESERVED_VARIABLES:
+                raise ValueError(
+                    f"the defaults of the chat template may not set {name!r}: the server sets it"
+                )
         for name in ("api_keys", "served_model_names", "cors_origins"):
             values = getattr(self, name)
             if isinstance(values, str) or not all(isinstance(value, str) for value in values):

@@ -63,6 +63,7 @@ def server_config(
         force_usage=server.force_usage,
         tool_call_parser=parsers.tool_call_parser,
         reasoning_parser=parsers.reasoning_parser,
+        template_kwargs=parsers.template_kwargs or {},
         max_body_bytes=limits.max_body_bytes,
         max_prompts=limits.max_prompts,
         max_n=limits.max_n,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 _option = partial(typer.Option, rich_help_panel="Tools and reasoning")
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    """Parses a JSON object for typer.
+
+    Raises:
+      typer.BadParameter: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'give a JSON object such as {{"enable_thinking": false}}: {text}')
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +46,17 @@ class ParserOptions:
             metavar="NAME",
             help="How the model writes its reasoning, such as qwen3 or deepseek_r1.",
             show_default="as its chat template says",
+        ),
+    ] = None
+    template_kwargs: Annotated[
+        dict[str, Any] | None,
+        _option(
+            "--default-chat-template-kwargs",
+            parser=_parse_object,
+            metavar="JSON",
+            help="Variables of the chat template for requests that do not set them, such as "
+            '{"enable_thinking": false}.',
+            show_default="none",
         ),
     ] = None
     enable_auto_tool_choice: Annotated[

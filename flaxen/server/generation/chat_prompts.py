@@ -68,7 +68,8 @@ async def chat_prompt(
             )
     check_size(messages, context.config.max_messages)
     source = template_source(context, tools)
-    read, variables = read_messages(messages), dict(template_kwargs)
+    read = read_messages(messages)
+    variables = {**context.config.template_kwargs, **template_kwargs}
     if documents:
         variables["documents"] = _read_documents(documents, source)
     is_described = describes_tools(context, tools)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 from flaxen.cli.serve.given import server_config
 from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions
-from flaxen.cli.serve.parser_options import ParserOptions
+from flaxen.cli.serve.parser_options import ParserOptions, _parse_object
 
 
 def test_the_parsers_go_to_the_server() -> None:
     parsers = ParserOptions(tool_call_parser="mistral", reasoning_parser="qwen3")
     config = server_config(ServerOptions(), RequestLimitOptions(), parsers, engine_sequences=9)
     assert (config.tool_call_parser, config.reasoning_parser) == ("mistral", "qwen3")
+
+
+def test_variables_of_the_template_are_a_json_object() -> None:
+    parsers = ParserOptions(template_kwargs=_parse_object('{"enable_thinking": false}'))
+    config = server_config(ServerOptions(), RequestLimitOptions(), parsers, engine_sequences=9)
+    assert config.template_kwargs == {"enable_thinking": False}
+    for wrong in ("enable_thinking=false", "[1]"):
+        with pytest.raises(typer.BadParameter, match="give a JSON object such as"):
+            _parse_object(wrong)
+    reserved = ParserOptions(template_kwargs={"messages": []})
+    with pytest.raises(ValueError, match="may not set 'messages'"):
+        server_config(ServerOptions(), RequestLimitOptions(), reserved, engine_sequences=9)
 
 
 def test_an_unknown_parser_is_refused_with_the_known_ones() -> None:

@@ -29,10 +29,10 @@ def stream(app: Any, **body: Any) -> list[Any]:
     return events(post(app, "/v1/chat/completions", fields | body))
 
 
-def prompt_of(body: dict[str, Any]) -> bytes:
+def prompt_of(body: dict[str, Any], **config: Any) -> bytes:
     """The prompt that a body renders to; the end token, which has no byte, as "/"."""
     engine = FakeEngine()
-    answer = post(make_app(engine), "/v1/chat/completions", body | {"max_tokens": 1})
+    answer = post(make_app(engine, **config), "/v1/chat/completions", body | {"max_tokens": 1})
     assert answer.status_code == 200, answer.text
     return bytes(ord("/") if i == END else i for i in engine.requests[0].prompt_token_ids)
 
@@ -72,6 +72,16 @@ def test_template_options() -> None:
     assert prompt_of(body) == b"[user]Hi/"
     body = {"messages": HELLO, "chat_template_kwargs": {"extra": "!"}}
     assert prompt_of(body) == b"[user]Hi/[assistant]!"
+
+
+def test_the_servers_variables_of_the_template_are_below_those_of_a_request() -> None:
+    config = {"template_kwargs": {"extra": "?"}}
+    body = {"messages": HELLO}
+    assert prompt_of(body, **config) == b"[user]Hi/[assistant]?"
+    own = body | {"chat_template_kwargs": {"extra": "!"}}
+    assert prompt_of(own, **config) == b"[user]Hi/[assistant]!"
+    tokens = post(make_app(**config), "/tokenize", body).json()["tokens"]
+    assert tokens[-1] == ord("?")
 
 
 def test_special_tokens_are_the_templates_unless_asked_for() -> None:
