@@ -31,6 +31,8 @@ _MESSAGE = {
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, _NULL]},
     },
 }
+_MESSAGES: Schema = {"type": "array", "minItems": 1, "items": _MESSAGE}
+CHATS: Schema = {"type": "array", "minItems": 1, "items": _MESSAGES}
 _DOCUMENT = {
     "anyOf": [
         {"type": "string"},
@@ -61,7 +63,7 @@ _FORMS: Mapping[str, Schema] = {
     "prompt": _PROMPTS,
     "input": _INPUTS,
     "stop": {"anyOf": [{"type": "string"}, _STRINGS, _NULL]},
-    "messages": {"type": "array", "minItems": 1, "items": _MESSAGE},
+    "messages": _MESSAGES,
 }
 _MORE_FORMS: Mapping[str, Schema] = {"documents": {"type": "array", "items": _DOCUMENT}}
 

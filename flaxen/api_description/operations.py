@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flaxen.api_description.answers import EVENT_STREAM, NAMED_EVENTS
-from flaxen.api_description.bodies import BLOCK_MESSAGES, Schemas
+from flaxen.api_description.bodies import BLOCK_MESSAGES, CHATS, Schemas
 from flaxen.api_description.control import control_operations
 from flaxen.api_description.llama_cpp import llama_cpp_operations
 from flaxen.api_description.operation import (
@@ -75,6 +75,9 @@ def make_operations(schemas: Schemas) -> dict[Route, Operation]:
 def _generating(schemas: Schemas) -> dict[Route, Operation]:
     completion = schemas.body(CommonBody, CompletionBody, without_effect=without_effect.COMPLETION)
     chat = schemas.body(CommonBody, ChatBody, without_effect=without_effect.CHAT)
+    chats = schemas.body(
+        CommonBody, ChatBody, without_effect=without_effect.CHAT, forms={"messages": CHATS}
+    )
     tokens = schemas.body(CommonBody, generate.GenerateBody, without_effect=generate.WITHOUT_EFFECT)
     tokens = schemas.nested(generate.OUTER, generate.SAMPLING, tokens)
 
@@ -109,6 +112,9 @@ def _generating(schemas: Schemas) -> dict[Route, Operation]:
         ),
         ("POST", "/v1/chat/completions"): operation(
             "Answers messages.", chat, _streamed("ChatCompletion")
+        ),
+        ("POST", "/v1/chat/completions/batch"): operation(
+            "Answers several chats, with a choice for each.", chats, {JSON: ref("ChatCompletion")}
         ),
         ("POST", "/v1/completions/render"): operation(
             "The token ids of prompts.", completion, {JSON: {"type": "array", "items": rendered}}

@@ -25,7 +25,7 @@ from flaxen.server.config import ServerConfig
 from flaxen.server.context import Context
 from flaxen.server.error_answers import handle_error
 from flaxen.server.errors import ApiError
-from flaxen.server.generation import chat, completions, tokenize
+from flaxen.server.generation import chat, chat_batch, completions, tokenize
 from flaxen.server.guard import Guard
 from flaxen.server.invocations import Handler, invoke
 from flaxen.server.metrics import Metrics, ServerMetrics
@@ -41,6 +41,7 @@ NO_ROUTES: Routes = MappingProxyType({})
 ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/completions"): completions.create,
     ("POST", "/v1/chat/completions"): chat.create,
+    ("POST", "/v1/chat/completions/batch"): chat_batch.create,
     ("GET", "/v1/models"): info.list_models,
     ("GET", "/v1/models/{name:path}"): info.get_model,
     ("POST", "/tokenize"): tokenize.tokenize,

@@ -98,7 +98,8 @@ class Route(Generic[_Body, _View]):
     object: str  # the `object` of a whole answer
     chunk_object: str
     collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
-    stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]]
+    # None: the route does not stream.
+    stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,17 +168,19 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
             "return_token_offsets",
             "unsupported_parameter",
         )
+    if asked.common.stream and route.stream is None:
+        raise invalid("this route does not stream: leave stream out", "stream")
     streams, usage = await begin(context, http, read, route.reads.field_names)
     timing = streams.timing if asked.common.timings_per_token else None
 
-    streams_answer = bool(asked.common.stream)
-    kind = route.chunk_object if streams_answer else route.object
+    write_stream = route.stream if asked.common.stream else None
+    kind = route.object if write_stream is None else route.chunk_object
     envelope = Envelope(
         id=asked.answer_id, object=kind, model=asked.model, created=int(time.time())
     )
-    if streams_answer:
+    if write_stream is not None:
         writer = ChunkWriter(envelope, usage, asked.options, timing)
-        events = route.stream(view, streams, writer)
+        events = write_stream(view, streams, writer)
         return EventStreamResponse(events, streams.close, http.state.log.noted, DATA_EVENTS)
     try:
         whole = await unless_disconnected(http.receive, route.collect(view, streams, usage))

@@ -183,11 +183,12 @@ async def _collect(view: ChatView, streams: EngineStreams, usage: Usage) -> dict
         sequences[event.index].add(event)
     if view.with_token_ids:
         whole["prompt_token_ids"] = list(view.prompt.token_ids)
-    whole["choices"] = [_whole_choice(view, index, each) for index, each in enumerate(sequences)]
+    whole["choices"] = [whole_choice(view, index, each) for index, each in enumerate(sequences)]
     return whole
 
 
-def _whole_choice(view: ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
+def whole_choice(view: ChatView, index: int, sequence: WholeSequence) -> dict[str, Any]:
+    """The choice of a whole answer that a sequence is."""
     message = Message(view.message)
     whole = message.whole("".join(sequence.texts))
     if view.echoed:
