@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from flaxen.learned_signals.finder import Read
-from flaxen.learned_signals.head import Head, best_label
-from flaxen.learned_signals.windows import Vectors
+from flaxen.learned_signals.head import Head
 from flaxen.router.request import RoutedRequest
 from flaxen.router.signals.complexity import LEVELS, ComplexityRule
 from flaxen.router.signals.found import NOT_MATCHED, Found, unknown
@@ -32,11 +30,10 @@ class DomainFinder:
         text = request.evaluation_text
         if not text:
             return {rule.name: NOT_MATCHED for rule in self._rules}
-        [probabilities] = (await read(text)).probabilities("domain")
-        of_label = dict(zip(self._head.labels, map(float, probabilities), strict=True))
+        of_label = await _shares(text, read, self._head)
         likely = {label for label, share in of_label.items() if share >= self._threshold}
-        if _entropy(probabilities) < _SURE:
-            likely &= {best_label(self._head.labels, probabilities)[0]}
+        if _entropy(list(of_label.values())) < _SURE:
+            likely &= {_best(of_label)}
         found = {}
         for rule in self._rules:
             value = max((of_label[label] for label in self._labels_of[rule.name]), default=0.0)
@@ -44,7 +41,7 @@ class DomainFinder:
                 matched=bool(likely & self._labels_of[rule.name]),
                 confidence=value,
                 value=value,
-                reason=_said(self._head, probabilities),
+                reason=_said(of_label),
             )
         return found
 
@@ -53,13 +50,12 @@ class FactCheckFinder:
     """Whether facts are asked for, by the head `fact_check`; without a text they are not."""
 
     def __init__(self, rules: Sequence[FactCheckRule], head: Head, threshold: float) -> None:
-        self._rules, self._threshold = rules, threshold
-        self._index = head.labels.index("needs_fact_check")
+        self._rules, self._head, self._threshold = rules, head, threshold
 
     async def find(self, request: RoutedRequest, read: Read) -> Mapping[str, Found]:
         text, share = request.evaluation_text, 0.0
         if text:
-            share = float((await read(text)).probabilities("fact_check")[0, self._index])
+            share = (await _shares(text, read, self._head))["needs_fact_check"]
         name = "needs_fact_check" if share >= self._threshold else "no_fact_check_needed"
         return {
             rule.name: Found(
@@ -81,16 +77,15 @@ class FeedbackFinder:
     async def find(self, request: RoutedRequest, read: Read) -> Mapping[str, Found]:
         if not request.has_assistant_reply or not request.current_user:
             return {rule.name: NOT_MATCHED for rule in self._rules}
-        [probabilities] = (await read(request.current_user)).probabilities("user_feedback")
-        name, share = best_label(self._head.labels, probabilities)
-        if share < self._threshold:
+        of_label = await _shares(request.current_user, read, self._head)
+        name = _best(of_label)
+        if of_label[name] < self._threshold:
             name = "satisfied"
-        of_label = dict(zip(self._head.labels, map(float, probabilities), strict=True))
         return {
             rule.name: Found(
                 matched=rule.name == name,
                 value=of_label.get(rule.name, 0.0),
-                reason=_said(self._head, probabilities),
+                reason=_said(of_label),
             )
             for rule in self._rules
         }
@@ -108,15 +103,14 @@ class ComplexityHeadFinder:
         keys = [f"{rule.name}:{level}" for rule in self._rules for level in LEVELS]
         if not text:
             return dict.fromkeys(keys, unknown("the request has no text"))
-        [probabilities] = (await read(text)).probabilities("complexity")
-        level, share = best_label(self._head.labels, probabilities)
-        of_label = dict(zip(self._head.labels, map(float, probabilities), strict=True))
+        of_label = await _shares(text, read, self._head)
+        level = _best(of_label)
         return {
             key: Found(
                 matched=key.endswith(f":{level}"),
-                confidence=share,
+                confidence=of_label[level],
                 value=of_label.get("hard", 0.0) - of_label.get("easy", 0.0),
-                reason=_said(self._head, probabilities),
+                reason=_said(of_label),
             )
             for key in keys
         }
@@ -128,12 +122,21 @@ def _labels_of(rule: DomainRule, labels: Sequence[str]) -> set[str]:
     return {label for label in labels if label.lower() in names}
 
 
-def _entropy(probabilities: Vectors) -> float:
+async def _shares(text: str, read: Read, head: Head) -> dict[str, float]:
+    """The probability of each label of a head of its own task."""
+    [found] = (await read(text)).probabilities(head.task)
+    return dict(zip(head.labels, map(float, found), strict=True))
+
+
+def _best(of_label: Mapping[str, float]) -> str:
+    return max(of_label, key=lambda label: of_label[label])  # the first of equals
+
+
+def _entropy(shares: Sequence[float]) -> float:
     """As a share of the greatest there can be."""
-    kept = probabilities[probabilities > 0]
-    return float(-(kept * np.log(kept)).sum() / np.log(len(probabilities)))
+    return -sum(share * math.log(share) for share in shares if share) / math.log(len(shares))
 
 
-def _said(head: Head, probabilities: Vectors) -> str:
-    label, share = best_label(head.labels, probabilities)
-    return f"the head says {label} by {share:.2f}"
+def _said(of_label: Mapping[str, float]) -> str:
+    label = _best(of_label)
+    return f"the head says {label} by {of_label[label]:.2f}"

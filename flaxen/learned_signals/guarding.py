@@ -96,35 +96,26 @@ class JailbreakFinder:
 
 
 class SafetyFinder:
-    """Safety rules, by the head `safety`; a hazard's categories by the head that has them.
+    """Safety rules, by the head `safety`: the probabilities of a rule's unsafe labels add up."""
 
-    Args:
-      hazards: the names of heads with the categories of each rule that has a hazard.
-    """
-
-    def __init__(
-        self, rules: Sequence[SafetyRule], heads: Mapping[str, Head], hazards: Mapping[str, str]
-    ) -> None:
-        self._rules, self._heads, self._hazards = rules, heads, hazards
+    def __init__(self, rules: Sequence[SafetyRule], head: Head) -> None:
+        self._rows = {
+            rule: [head.labels.index(label) for label in rule.unsafe_labels] for rule in rules
+        }
 
     async def find(self, request: RoutedRequest, read: Read) -> Mapping[str, Found]:
         readings = await read_all(texts_read(request, False), read)
-        return {rule.name: self._one(rule, readings) for rule in self._rules}
-
-    def _one(self, rule: SafetyRule, readings: Sequence[Reading]) -> Found:
-        if not readings:
-            return NOT_MATCHED
-        risk = float(self._worst("safety", rule.unsafe_labels, readings).sum(axis=1).max())
-        matched = risk >= rule.threshold
-        if matched and rule.hazard is not None:
-            name = self._hazards[rule.name]
-            shares = self._worst(name, rule.hazard.categories, readings)
-            matched = float(shares.max()) >= rule.hazard.threshold
-        return Found(matched=matched, confidence=risk, value=risk, reason=f"unsafe by {risk:.2f}")
-
-    def _worst(self, name: str, labels: Sequence[str], readings: Sequence[Reading]) -> Vectors:
-        rows = [self._heads[name].labels.index(label) for label in labels]
-        return np.concatenate([each.probabilities(name)[:, rows] for each in readings])
+        found = {}
+        for rule, rows in self._rows.items():
+            shares = [each.probabilities("safety")[:, rows].sum(axis=1) for each in readings]
+            risk = float(np.concatenate(shares).max()) if shares else 0.0
+            found[rule.name] = Found(
+                matched=risk >= rule.threshold,
+                confidence=risk,
+                value=risk,
+                reason=f"unsafe by {risk:.2f}",
+            )
+        return found
 
 
 class ClassifierFinder:

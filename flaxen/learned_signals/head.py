@@ -5,7 +5,7 @@ Deliberately does not know: files, how it was fitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,9 +120,3 @@ class HeadStack:
         # Row by row, so that a window's bits do not depend on how many there are.
         rows = np.stack([row @ self._weights for row in vectors]) + self._bias
         return {name: rows[:, part] for name, part in self._ends.items()}
-
-
-def best_label(labels: Sequence[str], probabilities: Vectors) -> tuple[str, float]:
-    """The most probable label, and its probability."""
-    index = int(np.argmax(probabilities))
-    return labels[index], float(probabilities[index])

@@ -29,7 +29,8 @@ def save_head(head: Head, path: Path) -> None:
         "bias": head.bias.astype(np.float32),
         "anchors": head.anchors.astype(np.float16),
     }
-    metadata = {"format": _FORMAT, "head": json.dumps(described, default=dict, sort_keys=True)}
+    # One entry alone: safetensors writes several in any order, and a head has one file.
+    metadata = {_FORMAT: json.dumps(described, default=dict, sort_keys=True)}
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_bytes(save(tensors, metadata))
     unfinished.replace(path)
@@ -47,15 +48,15 @@ def load_head(path: Path) -> Head:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            if _FORMAT not in metadata:
                 raise ValueError(
-                    f"{path} is no head of this version (its format is "
-                    f"{metadata.get('format')!r}): train it again with flaxen route train"
+                    f"{path} is no head of the format {_FORMAT}: train it again with flaxen route "
+                    "train"
                 )
             tensors = {name: file.get_tensor(name) for name in ("weights", "bias", "anchors")}
     except SafetensorError as error:
         raise ValueError(f"{path} is no head: {error}") from None
-    described: dict[str, Any] = json.loads(metadata["head"])
+    described: dict[str, Any] = json.loads(metadata[_FORMAT])
     described["labels"] = tuple(described["labels"])
     weights, bias = (tensors[name].astype(np.float32) for name in ("weights", "bias"))
     return Head(

@@ -115,12 +115,13 @@ def _guards(
         head = _head(heads, "jailbreak", positive) if asks else None
         found["jailbreak"] = JailbreakFinder(some, head, positive, vectors)
     if some := rules.get("safety"):
-        hazards = {}
-        for rule in some:
-            _head(heads, "safety", rule.unsafe_labels)
-            if rule.hazard is not None:
-                hazards[rule.name] = _classifier(heads, rule.name, rule.hazard.categories)
-        found["safety"] = SafetyFinder(some, heads, hazards)
+        if any(rule.hazard is not None for rule in some):
+            raise ValueError(
+                "the hazard of a safety signal is not found here: write a classifier with its "
+                "categories, and a condition on that beside the safety signal"
+            )
+        unsafe = [label for rule in some for label in rule.unsafe_labels]
+        found["safety"] = SafetyFinder(some, _head(heads, "safety", unsafe))
     if some := rules.get("classifiers"):
         for rule in some:
             if rule.type != "local":

@@ -11,7 +11,7 @@ from flaxen.learned_signals.guarding import ClassifierFinder, JailbreakFinder, S
 from flaxen.learned_signals.personal_data import personal_data
 from flaxen.learned_signals.pii import PiiFinder
 from flaxen.router.signals.found import Found
-from flaxen.router.signals.guards import Hazard, JailbreakRule, PiiRule, SafetyRule
+from flaxen.router.signals.guards import JailbreakRule, PiiRule, SafetyRule
 from flaxen.router.signals.heads import ClassifierRule
 from tests.learned_signals.made import asked, find, head, vector
 
@@ -54,20 +54,20 @@ def test_a_rule_about_the_answer_is_unknown_before_it() -> None:
     assert jailbreak(rule, "bad").matched is None
 
 
-def test_an_unsafe_text_must_be_of_a_hazard_that_is_named() -> None:
-    safety = head("safety", ("safe", "unsafe"))
-    hazards = head("classifier", ("weapons", "hate"), activation="sigmoid")
-    heads = {"safety": safety, "hazard": hazards}
+def test_an_unsafe_text_is_one_whose_labels_add_up() -> None:
+    safety = head("safety", ("safe", "unsafe", "worse"))
+    vectors = {"both": vector(0.9, 1, 1), "good": vector(1, 0, 0)}
+    rules = [
+        SafetyRule(name=name, threshold=0.5, labels=safety.labels, unsafe_labels=unsafe)
+        for name, unsafe in (("one", ("unsafe",)), ("two", ("unsafe", "worse")))
+    ]
 
-    def matched(hazard: Hazard | None) -> bool | None:
-        rule = SafetyRule(name="r", threshold=0.5, hazard=hazard)
-        finder = SafetyFinder([rule], heads, {"r": "hazard"})
-        return find(finder, asked("bad"), VECTORS, heads)["r"].matched
+    def matched(text: str) -> list[str]:
+        found = find(SafetyFinder(rules, safety), asked(text), vectors, {"safety": safety})
+        return [name for name, result in found.items() if result.matched]
 
-    assert matched(None) is True
-    for category, expected in (("weapons", False), ("hate", True)):
-        hazard = Hazard(labels=("weapons", "hate"), categories=(category,), threshold=0.9)
-        assert matched(hazard) is expected
+    assert matched("both") == ["two"]
+    assert matched("good") == []
 
 
 def test_labels_count_from_their_own_thresholds() -> None:

@@ -12,6 +12,7 @@ from flaxen.cli.route.check import check
 from flaxen.cli.route.diff import diff
 from flaxen.cli.route.preview import explain, preview
 from flaxen.cli.route.testing import run_probes
+from flaxen.cli.route.train import train
 
 _DEFAULT = "serve"
 
@@ -37,5 +38,6 @@ for _name, _command in (
     ("explain", explain),
     ("test", run_probes),
     ("diff", diff),
+    ("train", train),
 ):
     app.command(_name)(expand(_command))
