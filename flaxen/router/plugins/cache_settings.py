@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from flaxen.router.checks import check_at_least, check_between
+from flaxen.router.plugins.reply import PluginError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,39 @@ class CacheControls:
     header: str = "x-vsr-cache-control"
     allowed: tuple[str, ...] = ("no-cache", "no-store", "bypass")
     max_ttl_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What one request asks of the cache: whether its answer may come from there and be kept, for
+    how many seconds, and how old it may be."""
+
+    reads: bool = True
+    writes: bool = True
+    ttl_s: float | None = None
+    max_age_s: float | None = None
+
+
+def controls_of(settings: CacheControls, headers: Mapping[str, str]) -> Controls:
+    """What the header of a request says, as `no-store, ttl=60`.
+
+    Raises:
+      PluginError: it says something that the configuration does not allow.
+    """
+    text = headers.get(settings.header.lower(), "") if settings.enabled else ""
+    given = dict(each.strip().lower().partition("=")[::2] for each in text.split(",") if each)
+    numbers = {name: given[name] for name in ("max-age", "ttl") if name in given}
+    wrong = [name for name in given if name not in settings.allowed]
+    if wrong or not all(value.isdecimal() for value in numbers.values()):
+        raise PluginError(
+            f"{settings.header} may be {', '.join(settings.allowed)} (max-age and ttl with seconds "
+            f"behind =), got {text!r}"
+        )
+    age, ttl = (float(numbers[name]) if name in numbers else None for name in ("max-age", "ttl"))
+    if ttl is not None and settings.max_ttl_seconds is not None:
+        ttl = min(ttl, settings.max_ttl_seconds)
+    reads, writes = (not given.keys() & {name, "bypass"} for name in ("no-cache", "no-store"))
+    return Controls(reads, writes, ttl, age)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +91,13 @@ class ResponseCache:
         check_between("similarity_threshold", self.similarity_threshold, 0, 1)
         if None not in (self.similarity_threshold, self.semantic.similarity_threshold):
             raise ValueError("similarity_threshold stands twice: keep the one in semantic")
+
+    def threshold(self, default: float) -> float:
+        """The least similarity, or the default of the store."""
+        given = (self.semantic.similarity_threshold, self.similarity_threshold)
+        return next((each for each in given if each is not None), default)
+
+    def ttl_s(self, controls: Controls, default: float) -> float:
+        """For how many seconds an answer is kept: a request can only shorten that."""
+        own = default if self.ttl_seconds is None else self.ttl_seconds
+        return min(own, own if controls.ttl_s is None else controls.ttl_s)

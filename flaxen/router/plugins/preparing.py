@@ -16,11 +16,7 @@ from flaxen.router.plugins.header_mutation import HeaderMutation
 from flaxen.router.plugins.reply import Json, PluginError, Reply, error_reply
 from flaxen.router.plugins.request_params import RequestParams, with_params
 from flaxen.router.plugins.shadow import ShadowDispatch
-from flaxen.router.plugins.system_prompt import (
-    SystemPrompt,
-    has_system_prompt,
-    with_system_prompt,
-)
+from flaxen.router.plugins.system_prompt import SystemPrompt, has_system_prompt, with_system_prompt
 from flaxen.router.plugins.tools import Tools, with_tools
 from flaxen.router.signals.found import Found
 

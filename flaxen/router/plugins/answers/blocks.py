@@ -19,10 +19,7 @@ _CALLS = ("tool_use", "server_tool_use")
 def block_events_of(answer: Json) -> Iterator[Json]:
     """The events of a whole answer."""
     ends = ("stop_reason", "stop_sequence")
-    yield {
-        "type": "message_start",
-        "message": {**answer, "content": [], **dict.fromkeys(ends)},
-    }
+    yield {"type": "message_start", "message": {**answer, "content": [], **dict.fromkeys(ends)}}
     for index, block in enumerate(answer["content"]):
         start, deltas = _pieces(block)
         yield {"type": "content_block_start", "index": index, "content_block": start}
