@@ -199,7 +199,8 @@ def _responses(schemas: Schemas) -> dict[Route, Operation]:
 
 
 def _pooling(schemas: Schemas) -> dict[Route, Operation]:
-    inputs = schemas.body(PoolingBody, InputBody)
+    tasks: Schema = {"enum": ["embed", "classify"]}
+    inputs = schemas.body(PoolingBody, InputBody, forms={"task": tasks})
 
     def operation(summary: str, body: Schema, answer: str) -> Operation:
         return Operation(summary=summary, body=body, answers=json_of(answer), errors=ENGINE_ERRORS)

@@ -59,7 +59,7 @@ class InputBody(BaseModel):
     embed_dtype: NumberFormat | None = None
     endianness: ByteOrder | None = None
     add_special_tokens: bool | None = None
-    task: Literal["embed", "classify"] | None = None
+    task: str | None = None  # what the model does; another one is refused
     # A chat in place of the input, written by the model's template.
     messages: list[Any] | None = None
     add_generation_prompt: bool | None = None

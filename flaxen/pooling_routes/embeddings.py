@@ -83,9 +83,9 @@ async def _pooled(
     """The embedding or the probabilities of each input; None if the client has gone."""
     asked, own = await read(context, http, task)
     body = parse(InputBody, own)
-    if body.task not in (None, asked.pooling.task):
+    if body.task is not None and body.task != asked.pooling.task:
         raise invalid(
-            f"Unsupported task: {body.task!r}: {asked.model} does {asked.pooling.task}", "task"
+            f"Unsupported task: {body.task[:80]!r}: {asked.model} does {asked.pooling.task}", "task"
         )
     if body.encoding_format in (None, "float") and (body.embed_dtype or body.endianness):
         raise invalid(

@@ -1,6 +1,6 @@
 """Errors as HTTP responses: their JSON, in the form of the API that a path belongs to.
 
-Knows: OpenAI's form, and that of Anthropic's messages.
+Knows: OpenAI's form, that of Anthropic's messages, and vLLM's names of errors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+
+# Routes that OpenAI does not have and vLLM does, and its names of errors by status.
+_VLLM_PATHS = frozenset(
+    ("/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")
+)
+_VLLM_TYPES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
 
 
 # The routes that only --server-dev-mode adds.
@@ -65,6 +71,8 @@ def error_response(error: ApiError, path: str) -> Response:
     """The HTTP response for an error of a request to a path."""
     is_anthropic = path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
     body = anthropic_error_body(error) if is_anthropic else error_body(error)
+    if path in _VLLM_PATHS:
+        body["error"]["type"] = _VLLM_TYPES.get(error.status, error.type)
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 

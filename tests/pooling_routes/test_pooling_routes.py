@@ -243,14 +243,11 @@ def test_options(embedder: Served) -> None:
         ({"input": [80]}, "input", r"input must hold token ids in \[0, 79\], got 80"),
         ({"input": "a", "dimensions": 49}, "dimensions", "the model's embeddings have 48"),
         ({"input": "a", "dimensions": 0}, "dimensions", "dimensions must be at least 1, got 0"),
-        (
-            {"input": "a", "truncate_prompt_tokens": 71},
-            "truncate_prompt_tokens",
-            "smaller truncation size",
-        ),
+        ({"input": "a", "truncate_prompt_tokens": 71}, "truncate_prompt_tokens", "smaller trunc"),
         ({"input": "a", "prompt_name": "query"}, "prompt_name", "has no prompt 'query'"),
         ({"input": "a", "use_activation": True, "normalize": False}, "use_activation", "differ"),
         ({"input": "a", "task": "classify"}, "task", "Unsupported task: 'classify': it does embed"),
+        ({"input": "a", "task": "plugin"}, "task", "Unsupported task: 'plugin': it does embed"),
         ({"input": "a", "embed_dtype": "float16"}, "embed_dtype", "set encoding_format"),
         ({"input": "a", "add_generation_prompt": True}, "add_generation_prompt", "needs messages"),
         ({"input": "a", "messages": HELLO}, "messages", "either input or messages"),
@@ -262,11 +259,13 @@ def test_options(embedder: Served) -> None:
 def test_a_bad_body_is_a_400_that_names_its_field(
     body: dict[str, Any], param: str, message: str, embedder: Served
 ) -> None:
-    response = embedder.post("/v1/embeddings", **body)
-    assert response.status_code == 400, response.text
-    assert response.json()["error"]["param"] == param
+    response, theirs = embedder.post("/v1/embeddings", **body), embedder.post("/pooling", **body)
+    assert response.status_code == theirs.status_code == 400, response.text
+    error = response.json()["error"]
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+    assert theirs.json()["error"] == error | {"type": "BadRequestError"}
     with pytest.raises(ValueError, match=message):
-        raise ValueError(response.json()["error"]["message"])
+        raise ValueError(error["message"])
 
 
 def test_pooling_gives_what_the_model_does(embedder: Served, labeller: Served) -> None:
