@@ -79,7 +79,9 @@ def key_of(
     }[settings.scope]
     if not owner or any(body.get(name) for name in _NEVER):
         return None
-    options = {k: v for k, v in (body.get("stream_options") or {}).items() if k != "include_usage"}
+    options = body.get("stream_options") or {}
+    if isinstance(options, Mapping):
+        options = {k: v for k, v in options.items() if k != "include_usage"}
     asked = {k: v for k, v in body.items() if k not in ("stream", "stream_options")}
     # Headers of the APIs' makers, such as anthropic-beta, change what a server does.
     spoken = {k: v for k, v in headers.items() if k.startswith(("anthropic-", "openai-"))}

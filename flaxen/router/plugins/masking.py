@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from flaxen.router.plugins.reply import Json
@@ -11,12 +12,14 @@ from flaxen.router.signals.found import Entity
 
 # What is said in a conversation; tools' definitions and parameters are not in these fields.
 _SPOKEN = ("messages", "input", "prompt", "system", "instructions")
-# Below them, fields whose texts are names, addresses and files, which a mask would break.
+# Below them, fields whose texts are names, addresses and files, which a mask would break; but for
+# what a tool was given, whose fields are anybody's.
 _KEPT = {
-    "role", "type", "id", "call_id", "tool_call_id", "tool_use_id", "name", "url", "image_url",
-    "file_id", "file_data", "data", "media_type", "format", "detail", "signature", "status",
+    *("role", "type", "id", "call_id", "tool_call_id", "tool_use_id", "name", "url", "image_url"),
+    *("file_id", "file_data", "data", "media_type", "format", "detail", "signature", "status"),
     "encrypted_content",
-}  # fmt: skip
+}
+_GIVEN = ("input", "arguments")
 
 
 def masked(body: Json, entities: Sequence[Entity]) -> tuple[Json, tuple[Entity, ...]]:
@@ -27,7 +30,7 @@ def masked(body: Json, entities: Sequence[Entity]) -> tuple[Json, tuple[Entity, 
       The body, and what of the entities is nowhere in it, so that it may still be there in another
       form.
     """
-    kinds = {entity.text: entity.kind for entity in entities if entity.text}
+    kinds = {form: each.kind for each in entities for form in _forms(each.text)}
     if not kinds:
         return body, tuple(entities)
     longest_first = sorted(kinds, key=len, reverse=True)
@@ -38,15 +41,25 @@ def masked(body: Json, entities: Sequence[Entity]) -> tuple[Json, tuple[Entity, 
         seen.add(match[0])
         return f"[{kinds[match[0]]}]"
 
-    def walk(value: Any) -> Any:
+    def walk(value: Any, kept: Collection[str]) -> Any:
         if isinstance(value, str):
             return pattern.sub(replace, value)
         if isinstance(value, list):
-            return [walk(each) for each in value]
+            return [walk(each, kept) for each in value]
         if isinstance(value, Mapping):
-            return {k: v if k in _KEPT else walk(v) for k, v in value.items()}
+            return {
+                k: v if k in kept else walk(v, () if k in _GIVEN else kept)
+                for k, v in value.items()
+            }
         return value
 
-    changed = {k: walk(v) if k in _SPOKEN else v for k, v in body.items()}
+    changed = {k: walk(v, _KEPT) if k in _SPOKEN else v for k, v in body.items()}
     covered = "\n".join(seen)  # a text inside a longer one is replaced with it
-    return changed, tuple(each for each in entities if not each.text or each.text not in covered)
+    missing = [each for each in entities if not any(f in covered for f in _forms(each.text))]
+    return changed, tuple(missing)
+
+
+def _forms(text: str) -> set[str]:
+    """A text, and as it stands inside JSON that is a text itself, such as a call's arguments."""
+    escaped = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
+    return {text, *escaped} if text else set()

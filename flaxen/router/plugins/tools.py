@@ -38,6 +38,7 @@ class Tools:
         return self.mode == "filtered" and is_allowed and name not in self.block_tools
 
 
+_WORDS = ("auto", "any", "none")  # Anthropic's choices that name no tool
 _BLOCKS = ("tool_use", "tool_result")
 
 
@@ -77,19 +78,20 @@ def _choice(choice: Json, plugin: Tools) -> Json | None:
     if choice.get("type") == "allowed_tools":
         inner = choice.get("allowed_tools")
         holder = inner if isinstance(inner, Mapping) else choice
-        left = [each for each in holder.get("tools", []) if plugin.keeps(_name(each))]
+        left = [each for each in _objects(holder.get("tools")) if plugin.keeps(_name(each))]
         changed = {**holder, "tools": left}
         if not left:
             return None
         return changed if holder is choice else {**choice, "allowed_tools": changed}
-    # Words, such as Anthropic's {"type": "auto"}, name no tool.
-    is_named = any(name in choice for name in ("function", "custom", "name"))
-    return choice if not is_named or plugin.keeps(_name(choice)) else None
+    is_word = choice.get("type") in _WORDS
+    return choice if is_word or plugin.keeps(_name(choice)) else None
 
 
 def _without_calls(message: Any) -> Any:
     """A message or an item of input without calls of tools and their results; None if nothing of it
     is left."""
+    if not isinstance(message, Mapping):
+        return message  # a text to embed
     kind = _type(message)
     if message.get("role") in ("tool", "function") or kind.endswith(("_call", "_call_output")):
         return None
@@ -99,6 +101,11 @@ def _without_calls(message: Any) -> Any:
         left["content"] = [each for each in content if _type(each) not in _BLOCKS]
     is_changed = left != dict(message)
     return None if is_changed and not left.get("content") else left
+
+
+def _objects(value: Any) -> list[Json]:
+    """The objects of a list that nobody has checked."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def _type(part: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from flaxen.router.plugins.header_mutation import Header, HeaderMutation
 from flaxen.router.plugins.reply import PluginError
 from flaxen.router.requests.readers import READERS
 from flaxen.router.signals.settings import Identity
-from tests.router.plugins.test_preparing import BODIES
+from tests.router.plugins.test_preparing import BODIES, mutations
 
 SOURCE = Source(recipe="r", decision="d", model="m", weights="w")
 WHO = {"x-authz-user-id": "u", "x-authz-user-groups": "g, h", "x-authz-tenant-id": "t"}
@@ -34,22 +33,6 @@ def key(api: str, body: Any, **changes: Any) -> CacheKey:
     found = key_of(given["settings"], api, body, given["headers"], given["source"])
     assert found is not None
     return found
-
-
-def mutations(value: Any) -> Iterator[Any]:
-    """A value with one thing changed, in each place below it, or something added."""
-    if isinstance(value, dict):
-        yield {**value, "added": 1}
-        for name, below in value.items():
-            yield {k: v for k, v in value.items() if k != name}
-            yield from ({**value, name: each} for each in mutations(below))
-    elif isinstance(value, list):
-        yield [*value, "added"]
-        for index, below in enumerate(value):
-            yield value[:index] + value[index + 1 :]
-            yield from ([*value[:index], each, *value[index + 1 :]] for each in mutations(below))
-    else:
-        yield from (f"{value}x", None if value is not None else 0, [value])
 
 
 @pytest.mark.parametrize("api", READERS)

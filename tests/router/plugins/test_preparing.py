@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from flaxen.router.plugins.answers.streams import whole_answer
+from flaxen.router.plugins.cache_key import Source, key_of
 from flaxen.router.plugins.cache_settings import ResponseCache
 from flaxen.router.plugins.fast_response import FastResponse
 from flaxen.router.plugins.guards import Jailbreak, Pii
@@ -214,6 +216,11 @@ def test_allowed_tools_are_filtered() -> None:
     tools = {"tools": TOOLS, "mode": "auto"}
     body = {"tools": TOOLS, "tool_choice": {"type": "allowed_tools", "allowed_tools": tools}}
     plugin = Tools(mode="filtered", block_tools=("b",))
+    hosted = {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}
+    assert "tool_choice" not in prepared("responses", plugin, body=hosted | {"tools": []}).body
+    assert prepared("responses", plugin, body=hosted).body == hosted
+    named = Tools(mode="filtered", block_tools=("web_search",))
+    assert prepared("responses", named, body=hosted | {"tools": TOOLS}).body == {"tools": TOOLS}
     left = {"type": "allowed_tools", "allowed_tools": {"tools": TOOLS[:1], "mode": "auto"}}
     assert prepared("chat", plugin, body=body).body["tool_choice"] == left
     auto = {"tools": [{"name": "a"}], "tool_choice": {"type": "auto"}}
@@ -260,6 +267,22 @@ def test_personal_data_is_masked_wherever_it_stands(api: str) -> None:
     text = json.dumps(BODIES[api]).replace("x@y.z", "[EMAIL_ADDRESS]")
     assert result.body == json.loads(text)
     assert result.notes == ("pii: masked",)
+
+
+def test_what_a_tool_was_given_is_masked_whatever_its_form() -> None:
+    found = Found(matched=True, entities=(Entity("PERSON", 'Zoë "Z"\nK'),))
+    text = 'Zoë "Z"\nK'
+    given = {"name": text, "data": [{"url": text}]}
+    calls = [
+        {"function": {"name": "f", "arguments": json.dumps(given, ensure_ascii=each)}}
+        for each in (True, False)
+    ]
+    block = {"type": "tool_use", "name": "f", "input": given}
+    for api, message in (("chat", {"tool_calls": calls}), ("messages", {"content": [block]})):
+        body = {"messages": [{"role": "assistant", **message}]}
+        masked = prepared(api, Pii(rule="p", action="mask"), body=body, asked=seen(pii=found)).body
+        assert json.dumps(masked).count("[PERSON]") == (4 if api == "chat" else 2)
+        assert not any(part in json.dumps(masked) for part in ("Zo", "K"))
 
 
 def test_what_can_not_be_masked_is_blocked() -> None:
@@ -320,6 +343,48 @@ def test_a_shadow_takes_its_share_by_the_request_id() -> None:
     assert prepared("chat", every).shadow == every
     body = {"model": "a", "input": "b", "stream": True, "store": True}
     assert shadow_body(body, every) == {"model": "m", "input": "b", "store": False}
+
+
+def mutations(value: Any) -> Iterator[Any]:
+    """A value with one thing changed, in each place below it, or something added."""
+    if isinstance(value, dict):
+        yield {**value, "added": 1}
+        for name, below in value.items():
+            yield {k: v for k, v in value.items() if k != name}
+            yield from ({**value, name: each} for each in mutations(below))
+    elif isinstance(value, list):
+        yield [*value, "added"]
+        for index, below in enumerate(value):
+            yield value[:index] + value[index + 1 :]
+            yield from ([*value[:index], each, *value[index + 1 :]] for each in mutations(below))
+    else:
+        yield from (f"{value}x", None if value is not None else 0, [value], {"a": value})
+
+
+@pytest.mark.parametrize("api", READERS)
+def test_whatever_a_router_can_read_can_be_prepared(api: str) -> None:
+    """Strange values reach the model's server, which refuses them with its own words."""
+    plugins = (
+        SystemPrompt(system_prompt="new"),
+        Tools(mode="none", strip_tool_history=True),
+        RequestParams(max_tokens_limit=10, max_n=1, strip_unknown=True),
+        Pii(rule="p", action="mask"),
+    )
+    filtered = Tools(mode="filtered", allow_tools=("a",))
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": TOOLS}}
+    source, num_read = Source(recipe="r", decision="d", model="m"), 0
+    for start in ({}, {"tool_choice": allowed}):
+        body = BODIES[api] | {"stream": True, "stream_options": {"include_usage": True}} | start
+        for strange in mutations(body):
+            try:
+                read_request(api, strange)
+            except ValueError:
+                continue
+            num_read += 1
+            for some in (plugins, (filtered,)):
+                result = prepared(api, *some, body=strange, asked=seen(pii=EMAIL))
+                key_of(ResponseCache(scope="global"), api, result.body, {}, source)
+    assert num_read > 20
 
 
 def test_the_order_of_plugins_does_not_count() -> None:
