@@ -52,6 +52,15 @@ async def read_json(http: Request, config: ServerConfig, lane: Lane) -> dict[str
     decoded: dict[str, Any] | None = http.scope.get(DECODED_BODY)
     if decoded is not None:
         return decoded
+    return await decode_body(await read_body(http, config), lane)
+
+
+async def read_body(http: Request, config: ServerConfig) -> bytes:
+    """Reads the request's body as the client sent it.
+
+    Raises:
+      ApiError: 408 too slow, 413 too large, 415 not declared as plain JSON.
+    """
     # Requiring this type also prevents a web page's forms from calling a local server.
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
@@ -70,13 +79,21 @@ async def read_json(http: Request, config: ServerConfig, lane: Lane) -> dict[str
         )
     try:
         async with asyncio.timeout(config.body_timeout_s):
-            body = await _read(http, config.max_body_bytes)
+            return await _read(http, config.max_body_bytes)
     except TimeoutError:
         raise ApiError(
             408,
             f"the body did not arrive within {config.body_timeout_s:g} seconds",
             code="body_timeout",
         ) from None
+
+
+async def decode_body(body: bytes, lane: Lane) -> dict[str, Any]:
+    """Decodes a body as one JSON object, a large one on the lane.
+
+    Raises:
+      ApiError: as `decode_json` says; 429 too many large bodies wait.
+    """
     if len(body) <= _LARGE_BODY:
         return decode_json(body)
     return await lane.run(lambda: decode_json(body))

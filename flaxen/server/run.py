@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
-from flaxen.protocol import EngineBrokenError, EngineClosedError, EngineStats
+from flaxen.protocol import EngineBrokenError, EngineClosedError
 
 logger = logging.getLogger("flaxen.server")
 
@@ -31,10 +31,24 @@ _FLUSH_S = 5  # seconds to write responses after the engine has ended their requ
 _WATCH_S = 1.0  # between two checks of the engine
 
 
-class Drained(Protocol):
-    """What computes the answers: an engine, or several. Its methods are those of EngineClient."""
+class OpenRequests(Protocol):
+    """The numbers of EngineStats that a server reads."""
 
-    def stats(self) -> EngineStats: ...
+    @property
+    def num_running(self) -> int: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    @property
+    def num_aborted(self) -> int: ...
+
+
+class Drained(Protocol):
+    """What computes the answers: an engine, several, or the servers behind a router. Its methods
+    are those of EngineClient."""
+
+    def stats(self) -> OpenRequests: ...
 
     def check_health(self) -> None: ...
 

@@ -31,6 +31,15 @@ class LogFormat(enum.StrEnum):
     JSON = "json"
 
 
+class LogLevel(enum.StrEnum):
+    """The level of logging."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class TextFormatter(logging.Formatter):
     """Writes the time, level, logger and message, and then the fields as name=value.
 

@@ -14,6 +14,7 @@ from flaxen.serving.adapters import ServedAdapters
 from flaxen.serving.announcement.facts import Served, about, about_model
 from flaxen.serving.announcement.ready import say_ready
 from flaxen.serving.reclaim import reclaim_memory
+from flaxen.serving.router import add_router
 from flaxen.serving.running import run_app
 from flaxen.serving.server_args import ServerArgs
 
@@ -47,6 +48,8 @@ def serve_one(args: EngineArgs, adapters: ServedAdapters, server: ServerArgs) ->
             jobs = add_jobs(app, server.config, stores, engine, parts, share=share)
             batches = stack.enter_context(jobs)
         names = server.config.served_model_names or (parts.info.name,)
+        loras = (name for name, _ in adapters.at_start)
+        beside = add_router(app, server, (*names, *loras))
         served = Served(
             parts=replace(parts, params=None),  # the engine alone has them, and may free them
             config=server.config,
@@ -57,7 +60,7 @@ def serve_one(args: EngineArgs, adapters: ServedAdapters, server: ServerArgs) ->
         )
         del parts
         on_ready = partial(say_ready, server, start_s, served.name, partial(about, served))
-        return run_app(app, engine, server, on_ready, batches)
+        return run_app(app, engine, server, on_ready, batches, beside)
 
 
 def _build(args: EngineArgs, lora: LoraLimits | None, server: ServerArgs) -> Parts:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from flaxen.serving.router import Work
 from flaxen.serving.server_args import ServerArgs
 
 if TYPE_CHECKING:
@@ -20,9 +22,16 @@ def run_app(
     server: ServerArgs,
     on_ready: Callable[[str], None],
     batches: BatchWorker | None,
+    beside: Sequence[Work] = (),
 ) -> int:
-    """Serves until a signal, and answers batches; returns the exit code."""
+    """Serves until a signal, and does what runs beside the requests, as answering batches; returns
+    the exit code."""
     from flaxen.server.run import run
+
+    works = [*beside, *(() if batches is None else (batches.run,))]
+
+    async def work() -> None:
+        await asyncio.gather(*(each() for each in works))
 
     return run(
         app,
@@ -32,5 +41,5 @@ def run_app(
         uds=server.uds,
         drain_s=server.config.drain_s,
         on_ready=on_ready,
-        beside=None if batches is None else batches.run,
+        beside=work if works else None,
     )

@@ -16,6 +16,7 @@ from flaxen.serving.logs import LogFormat
 if TYPE_CHECKING:
     from flaxen.build import OnProgress
     from flaxen.job_routes.stores import Stores, StoresConfig
+    from flaxen.routing.file import RouterFile
     from flaxen.server.config import ServerConfig
 
 
@@ -33,6 +34,7 @@ class ServerArgs:
     fine_tuning_share: float  # of the time that a job trains while requests run
     set_up: Callable[[], Sequence[Fact]]  # sets up what computes, and says what that is
     progress: Callable[[], contextlib.AbstractContextManager[OnProgress]]  # shows what is loaded
+    router: RouterFile | None = None  # decides which model answers; None: requests name it
 
     @contextlib.contextmanager
     def open_stores(self) -> Iterator[Stores | None]:

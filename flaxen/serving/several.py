@@ -32,6 +32,7 @@ from flaxen.serving.loaded_model import LoadedModel, load_model
 from flaxen.serving.more_routes import model_routes, open_responses
 from flaxen.serving.planned_models import MemoryPlan, PlannedModel, Wanted, plan_models
 from flaxen.serving.reclaim import reclaim_memory
+from flaxen.serving.router import add_router
 from flaxen.serving.running import run_app
 from flaxen.serving.server_args import ServerArgs
 
@@ -76,12 +77,15 @@ def serve_several(
         with server.progress() as report:
             plan = plan_models(wanted, budget_bytes=memory_bytes, stays=stays, report=report)
             pooled = pool_models(plan, server.config, open_responses(stores), stays=stays)
+            slots = pooled.pool.slots
+            served = (name for slot in slots for name in (*slot.model.names, *slot.adapters))
+            beside = add_router(pooled.app, server, served)
             load_at_start(pooled.pool, which)
         batches = None if stores is None else _add_jobs(stack, pooled, server, stores)
-        names = ", ".join(slot.model.name for slot in pooled.pool.slots)
+        names = ", ".join(slot.model.name for slot in slots)
         facts = partial(_about, pooled, computing, server, stores)
         on_ready = partial(say_ready, server, start_s, names, facts, is_one=False)
-        return run_app(pooled.app, pooled.pool, server, on_ready, batches)
+        return run_app(pooled.app, pooled.pool, server, on_ready, batches, beside)
 
 
 def _about(

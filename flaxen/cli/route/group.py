@@ -11,6 +11,7 @@ from flaxen.cli.groups import expand
 from flaxen.cli.route.check import check
 from flaxen.cli.route.diff import diff
 from flaxen.cli.route.preview import explain, preview
+from flaxen.cli.route.serve import serve
 from flaxen.cli.route.testing import run_probes
 from flaxen.cli.route.train import train
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 for _name, _command in (
+    (_DEFAULT, serve),
     ("check", check),
     ("preview", preview),
     ("explain", explain),

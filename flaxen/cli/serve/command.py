@@ -32,6 +32,7 @@ from flaxen.cli.serve.named_models import ModelsArgument, NamedModel, name_model
 from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions, ServingOptions
 from flaxen.cli.serve.parser_options import ParserOptions
 from flaxen.cli.serve.pool_options import PoolOptions, refuse_for_several, want_models
+from flaxen.cli.serve.router_options import RouterOptions
 from flaxen.protocol import EngineClosedError
 from flaxen.serving.announcement.facts import is_public
 from flaxen.serving.logs import LogFormat, logging_to
@@ -62,6 +63,7 @@ def serve(
     lora: LoraOptions,
     fine_tuning: FineTuningOptions,
     pool: PoolOptions,
+    router: RouterOptions,
 ) -> None:
     """Serve one model or several over the OpenAI API, until SIGTERM or Ctrl-C.
 
@@ -90,6 +92,7 @@ def serve(
             config=config,
             lora=lora,
             fine_tuning=fine_tuning,
+            router=router,
             machine=machine,
             places=find_places(models, machine),
             make_args=make_args,

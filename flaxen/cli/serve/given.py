@@ -20,6 +20,7 @@ from flaxen.cli.serve.devices import about_computing
 from flaxen.cli.serve.fine_tuning import FineTuningOptions
 from flaxen.cli.serve.options import RequestLimitOptions, ServerOptions
 from flaxen.cli.serve.parser_options import ParserOptions
+from flaxen.cli.serve.router_options import RouterOptions
 from flaxen.hub.places import Places
 from flaxen.serving.logs import LogFormat
 from flaxen.serving.server_args import ServerArgs
@@ -85,6 +86,7 @@ class Given:
     config: ServerConfig
     lora: LoraOptions
     fine_tuning: FineTuningOptions
+    router: RouterOptions
     machine: MachineOptions
     places: Places
     make_args: Callable[..., EngineArgs]  # from MODEL, and fields that no option has
@@ -111,6 +113,7 @@ class Given:
             fine_tuning_share=self.fine_tuning.fine_tuning_share,
             set_up=lambda: tuple(about_computing(set_up())),
             progress=self._progress,
+            router=self.router.file(),
         )
 
     @contextlib.contextmanager

@@ -5,7 +5,6 @@ Imports the engine and the web framework only when they are needed, so that --he
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,20 +15,11 @@ import typer
 from flaxen.cli import panels
 from flaxen.cli.sizes import parse_size, parse_size_option
 from flaxen.protocol import LogprobsMode
-from flaxen.serving.logs import LogFormat
+from flaxen.serving.logs import LogFormat, LogLevel
 
 _SERVER = "Server"
 _server_option = partial(typer.Option, rich_help_panel=_SERVER)
 _limit_option = partial(typer.Option, rich_help_panel="Limits of a request")
-
-
-class LogLevel(enum.StrEnum):
-    """The level of logging."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from flaxen.cli.serve.command import check_address
-from flaxen.cli.serve.options import LogLevel, ServerOptions
+from flaxen.cli.serve.options import ServerOptions
+from flaxen.serving.logs import LogLevel
 
 
 def test_the_level_of_the_log() -> None:

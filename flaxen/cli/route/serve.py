@@ -1,0 +1,85 @@
+"""`flaxen route FILE`: the router as a proxy before any OpenAI-compatible servers.
+
+Imports the web framework only when it is needed, so that --help is fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flaxen.cli.route.asked import FileArgument
+from flaxen.serving.logs import LogFormat, LogLevel, logging_to
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyOptions:
+    """The proxy's address, limits and log."""
+
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="the file's")
+    ] = None
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port.", show_default="the file's, or 8888")
+    ] = None
+    max_open: Annotated[int, typer.Option(min=1, help="Most requests that models answer.")] = 1024
+    max_waiting: Annotated[
+        int, typer.Option(min=0, help="Most requests that wait; others get status 429.")
+    ] = 4096
+    log_level: Annotated[LogLevel, typer.Option(help="Least severity of the log.")] = LogLevel.INFO
+    log_format: Annotated[LogFormat, typer.Option(help="Format of the log.")] = LogFormat.TEXT
+
+
+def serve(file: FileArgument, options: ProxyOptions) -> None:
+    """Decide which model answers each request, and send it there, until SIGTERM or Ctrl-C.
+
+    FILE says which models there are and where, and what decides. It is read again when it changes.
+    Requests for the model auto, or for an entrypoint of the file, are decided; others pass.
+    """
+    start_s = time.perf_counter()
+    with logging_to(sys.stderr, options.log_format, options.log_level):
+        raise typer.Exit(_serve(file, options, start_s))
+
+
+def _serve(path: Path, options: ProxyOptions, start_s: float) -> int:
+    from flaxen.router.checks import seconds
+    from flaxen.router_config.models import Listener
+    from flaxen.routing.attaching import proxy_app
+    from flaxen.routing.file import RouterFile
+    from flaxen.routing.http_upstream import make_client
+    from flaxen.routing.service import RoutingService
+    from flaxen.server.config import ServerConfig
+    from flaxen.server.run import run
+    from flaxen.serving.announcement.ready import ready_line
+
+    file = RouterFile(path=path, environment=os.environ, served=())
+    config, client = file.read(), make_client()
+    router = file.compile(config, client)
+    listener = config.listeners[0] if config.listeners else Listener(port=8888)
+    timeout_s = seconds("timeout", listener.timeout)
+    service = RoutingService(
+        router=router,
+        config=ServerConfig(api_keys=listener.api_keys, request_timeout_s=timeout_s),
+        max_open=options.max_open,
+        max_waiting=options.max_waiting,
+    )
+
+    def say_ready(url: str) -> None:
+        line = ready_line(path.name, url, round(time.perf_counter() - start_s, 3))
+        print(line, file=sys.stderr, flush=True)
+
+    return run(
+        proxy_app(service),
+        service,
+        host=options.host or listener.address,
+        port=listener.port if options.port is None else options.port,
+        on_ready=say_ready,
+        beside=partial(file.watch, service, client),
+    )

@@ -1,0 +1,57 @@
+"""Puts a router before an application: that of a server's models, or one without any."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from flaxen import __version__
+from flaxen.routing.app import APIS, RoutingApp
+from flaxen.routing.metrics import RouterMetrics
+from flaxen.routing.models import list_models
+from flaxen.routing.service import RoutingService
+from flaxen.server.app import add_guard, empty_app
+from flaxen.server.errors import ApiError
+from flaxen.server.routing import add_route
+
+
+def attach(app: FastAPI, service: RoutingService) -> None:
+    """Puts a router before an application that has not begun to serve, behind its guard."""
+    metrics = RouterMetrics(service)
+    for method in ("GET", "HEAD"):
+        service.own_routes[method, "/metrics"] = metrics.page
+        service.own_routes |= {(method, path): list_models for path in ("/v1/models", "/models")}
+    app.user_middleware.append(Middleware(RoutingApp, service=service))  # the innermost
+
+
+def proxy_app(service: RoutingService) -> FastAPI:
+    """The application of a router without models of its own."""
+
+    async def health(http: Request) -> Response:
+        service.check_health()
+        return JSONResponse({"status": "ok"})
+
+    app = empty_app()
+    for path in APIS:
+        add_route(app, "POST", path, _no_model)
+    add_route(app, "GET", "/health", health)
+    add_route(app, "GET", "/version", _version)
+    attach(app, service)
+    add_guard(app, service.config)
+    return app
+
+
+async def _version(http: Request) -> Response:
+    return JSONResponse({"version": __version__})
+
+
+async def _no_model(http: Request) -> Response:
+    raise ApiError(
+        404,
+        "no model of this name is routed to: GET /v1/models lists the names that are decided, and "
+        "providers.models of the router's file has the others",
+        param="model",
+        code="model_not_found",
+    )

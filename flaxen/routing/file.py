@@ -1,0 +1,92 @@
+"""RouterFile: the file of a configuration, read at the start and again whenever it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flaxen.router_config.load import load_config
+from flaxen.router_config.router_config import RouterConfig
+from flaxen.routing.compiled import Router
+from flaxen.routing.service import RoutingService
+
+logger = logging.getLogger("flaxen.router")
+
+_LOOK_S = 1.0  # between two looks at the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterFile:
+    """The file of a configuration.
+
+    Attributes:
+      environment: the variables that it may name.
+      served: the models of this process; None while they are not known.
+    """
+
+    path: Path
+    environment: Mapping[str, str]
+    served: Collection[str] | None = None
+
+    def read(self) -> RouterConfig:
+        """Reads and checks the file.
+
+        Raises:
+          OSError: it can't be read.
+          ConfigError: it can't be used, with all that is wrong.
+        """
+        text, name = self.path.read_text(encoding="utf-8"), str(self.path)
+        return load_config(text, name=name, environment=self.environment, served=self.served)
+
+    def compile(self, config: RouterConfig, client: httpx.AsyncClient) -> Router:
+        """Makes a configuration ready to serve.
+
+        Raises:
+          ValueError: something in it can't be served here.
+        """
+        served = self.served or ()
+        return Router(config, served=served, environment=self.environment, client=client)
+
+    async def watch(
+        self, service: RoutingService, client: httpx.AsyncClient, look_s: float = _LOOK_S
+    ) -> None:
+        """Gives a service the file's configuration whenever the file changes.
+
+        It is replaced as a whole, between two requests. One that can't be used is logged, and the
+        last good one stays.
+        """
+        seen = self._stamp()
+        while True:
+            await asyncio.sleep(look_s)
+            if (now := self._stamp()) == seen:
+                continue
+            seen = now
+            try:
+                router = await asyncio.to_thread(self._again, service.router.config, client)
+            except (OSError, ValueError) as error:
+                service.stale = str(error)
+                logger.error(
+                    "the changed configuration can't be used, the last one stays: %s", error
+                )
+                continue
+            service.router, service.stale = router, ""
+            logger.info("the configuration has changed, and is used now")
+
+    def _again(self, before: RouterConfig, client: httpx.AsyncClient) -> Router:
+        config = self.read()
+        if config.listeners != before.listeners:
+            raise ValueError("listeners can't change while the router runs: start it again")
+        return self.compile(config, client)
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """What changes when the file does; zeros while it is not there."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return 0, 0, 0
+        return found.st_mtime_ns, found.st_size, found.st_ino

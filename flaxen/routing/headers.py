@@ -1,0 +1,61 @@
+"""The headers of answers: the public reference's, of schema 2, and what it leaves unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from flaxen.router.signals.kinds import KINDS
+from flaxen.routing.deciding import Routed
+from flaxen.routing.dispatch import Sent
+from flaxen.routing.upstream import Headers
+
+_SAFE = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"  # beside letters and digits; others are written as %XX
+_SHOWN_AS = {kind.condition: kind.shown_as.replace("_", "-") for kind in KINDS}
+
+
+def path_headers(path: str) -> Headers:
+    """Those of every answer: how it came about (upstream, error, fast_response, blocked)."""
+    return (("x-vsr-schema-version", "2"), ("x-vsr-response-path", path))
+
+
+def routed_headers(routed: Routed, sent: Sent | None, *, is_debug: bool) -> Headers:
+    """Those of a request that was decided.
+
+    `x-vsr-response-warnings` says what was not as the configuration wishes: no_decision (the
+    default model answers), unknown_signals, unread_content (parts that no signal can read),
+    selection_fallback, failover. The first three mean that the request was not fully classified;
+    `x-vsr-unknown-signals` and `x-vsr-unread-content` name what is behind them.
+
+    Args:
+      sent: the answer; None if no model was asked.
+      is_debug: whether the signals that matched are told.
+    """
+    return tuple(
+        (f"x-vsr-{name}", quote(value, safe=_SAFE))
+        for name, value in _headers(routed, sent, is_debug)
+        if value
+    )
+
+
+def _headers(routed: Routed, sent: Sent | None, is_debug: bool) -> Iterator[tuple[str, str]]:
+    yield "selected-recipe", routed.recipe.name
+    if routed.decision is not None:
+        yield "selected-decision", routed.decision.name
+        yield "selected-confidence", f"{routed.decided.confidence:.4f}"
+    warnings = routed.unclassified
+    if sent is not None:
+        yield "selected-algorithm", sent.selected.method
+        yield "selected-model", sent.selected.model
+        warnings["selection_fallback"] = bool(sent.selected.fallback)
+        warnings["failover"] = bool(sent.failed)
+    yield "response-warnings", ",".join(name for name, is_so in warnings.items() if is_so)
+    unknown = sorted(str(key) for key, found in routed.found.items() if found.matched is None)
+    yield "unknown-signals", ",".join(unknown)
+    yield "unread-content", ",".join(routed.request.unread)
+    matched: dict[str, list[str]] = {}
+    for key, found in sorted(routed.found.items()) if is_debug else ():
+        if found.matched:
+            matched.setdefault(_SHOWN_AS[key.kind], []).append(key.name)
+    for kind, names in matched.items():
+        yield f"matched-{kind}", ",".join(names)

@@ -1,0 +1,122 @@
+"""HttpUpstream: a model at one URL or several, over HTTP, unbuffered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from flaxen.router_config.models import BackendRef, ProviderModel
+from flaxen.routing.upstream import OF_CONNECTION, Answer, Call, Headers, UpstreamError
+
+_CHATS = "/v1/chat/completions"
+_CONNECT_S = 5.0  # then the next server of the model is tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A server of a model: where its API is, the path of its chats there ("": the API's own), its
+    share of the requests, and the headers that it gets beside the client's."""
+
+    base_url: str
+    chat_path: str
+    weight: int
+    headers: Headers
+
+    def url(self, path: str) -> str:
+        """The URL of an API's path. A base URL with a path of its own has /v1 in it, or stands for
+        it, as OpenAI's clients have it."""
+        if self.chat_path and path == _CHATS:
+            path = self.chat_path
+        elif urlsplit(self.base_url).path:
+            path = path.removeprefix("/v1")
+        return f"{self.base_url}{path}"
+
+
+class HttpUpstream:
+    """Sends requests to the servers of a model, to each its share. One that does not accept the
+    connection is passed over, because it has seen nothing of the request.
+
+    Args:
+      client: keeps connections; it belongs to whoever made it.
+      backends: at least one, all with a weight.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, backends: Sequence[Backend]) -> None:
+        self._client, self._backends = client, backends
+
+    async def send(self, call: Call) -> Answer:
+        """As Upstream says."""
+        refused = []
+        for backend in sorted(self._backends, key=lambda b: -(random.random() ** (1 / b.weight))):
+            url, own = backend.url(call.path), dict(backend.headers)
+            headers = [pair for pair in call.headers if pair[0] not in own] + list(own.items())
+            request = self._client.build_request(
+                call.method, url, headers=headers, content=call.body
+            )
+            try:
+                response = await self._client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                refused.append(f"{url} can't be reached: {error or type(error).__name__}")
+                continue
+            except httpx.HTTPError as error:
+                raise _broke_off(url, error) from error
+            pairs = ((k.decode().lower(), v.decode("latin-1")) for k, v in response.headers.raw)
+            kept = tuple(pair for pair in pairs if pair[0] not in OF_CONNECTION)
+            return Answer(status=response.status_code, headers=kept, chunks=_chunks(response))
+        raise UpstreamError("; ".join(refused))
+
+
+async def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    try:
+        async for chunk in response.aiter_raw():
+            if chunk:
+                yield chunk
+    except httpx.HTTPError as error:
+        raise _broke_off(response.request.url, error) from error
+    finally:
+        await response.aclose()
+
+
+def _broke_off(url: object, error: httpx.HTTPError) -> UpstreamError:
+    return UpstreamError(f"{url} broke off: {error or type(error).__name__}")
+
+
+def make_client() -> httpx.AsyncClient:
+    """A client without limits of its own, as those of the router count, and which reads no
+    variables of the environment."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+    timeout = httpx.Timeout(None, connect=_CONNECT_S)
+    return httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
+
+
+def backends_of(model: ProviderModel, environment: Mapping[str, str]) -> tuple[Backend, ...]:
+    """The servers of a model.
+
+    Args:
+      environment: the variables that may have their keys.
+
+    Raises:
+      ValueError: a key is not there.
+    """
+    return tuple(_backend(ref, model, environment) for ref in model.backend_refs if ref.weight)
+
+
+def _backend(ref: BackendRef, model: ProviderModel, environment: Mapping[str, str]) -> Backend:
+    key = ref.api_key or environment.get(ref.api_key_env, "")
+    if ref.api_key_env and not key:
+        raise ValueError(
+            f"the environment has no {ref.api_key_env}, the api_key_env of {model.name}: set it"
+        )
+    headers = {name.lower(): value for name, value in ref.extra_headers.items()}
+    if key:
+        headers[ref.auth_header.lower()] = f"{ref.auth_prefix} {key}".strip()
+    return Backend(
+        base_url=(ref.base_url or f"{ref.protocol}://{ref.endpoint}").rstrip("/"),
+        chat_path=ref.chat_path,
+        weight=ref.weight,
+        headers=tuple(headers.items()),
+    )

@@ -1,0 +1,85 @@
+"""What a configuration asks for that can't be served here: refused at the start, never dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from flaxen.router.selection.algorithms import SEVERAL_MODELS
+from flaxen.router.signals.kinds import KINDS, Cost
+from flaxen.router_config.decision import Decision
+from flaxen.router_config.router_config import RouterConfig
+
+_LEARNED = {kind.condition for kind in KINDS if kind.cost is Cost.LEARNED}
+_ALGORITHMS = {
+    "knn": "it needs embeddings of requests, which are not computed here",
+    "confidence": "a cascade reads the log-probabilities of answers, which is not done here",
+    **dict.fromkeys(SEVERAL_MODELS, "it asks several models, and one request goes to one"),
+}
+_PLUGINS = ("response_cache", "shadow_dispatch")  # those that are not here, unless they are off
+
+
+def check_supported(
+    config: RouterConfig, served: Collection[str], learned: Collection[str]
+) -> None:
+    """Refuses what can't be served.
+
+    Args:
+      served: the models of this process.
+      learned: the recipes whose signals a model can find.
+
+    Raises:
+      ValueError: with a sentence for each thing.
+    """
+    problems = list(_problems(config, served, learned))
+    if problems:
+        raise ValueError("this configuration can't be served:\n" + "\n".join(problems))
+
+
+def _problems(
+    config: RouterConfig, served: Collection[str], learned: Collection[str]
+) -> Iterator[str]:
+    if not config.entrypoints:
+        yield "no name is decided: add entrypoints, or decisions to routing, for the name auto"
+    keys = [key for listener in config.listeners for key in listener.api_keys]
+    if served and keys:
+        yield "api_keys of listeners are for flaxen route; flaxen serve has --api-key: remove them"
+    if len(config.listeners) > 1:
+        yield f"there are {len(config.listeners)} listeners, and there may be one"
+    for model in config.providers.models:
+        if model.api_format == "anthropic":
+            yield f"{model.name} has api_format anthropic, and requests are not translated"
+    there = {model.name for model in config.providers.models if model.backend_refs} | {*served}
+    named = {config.providers.defaults.model}
+    detector = config.settings.model_catalog.modules.modality_detector
+    for name in sorted({*config.entrypoints.values()}):
+        recipe = config.recipes[name]
+        for key in sorted(recipe.used) if name not in learned else ():
+            if key.kind in _LEARNED or (key.kind == "modality" and detector.method != "keyword"):
+                yield (
+                    f"the recipe {name} reads {key}, which needs a model for signals, and there is "
+                    "none here: remove the conditions that name it"
+                )
+        for decision in recipe.routing.decisions:
+            where = f"the decision {decision.name} of the recipe {name}"
+            yield from (f"{where} {problem}" for problem in _of_decision(config, decision))
+            named |= {ref.model for ref in decision.modelRefs}
+            guards = (plugin for plugin in decision.plugins if plugin.type in ("jailbreak", "pii"))
+            named |= {plugin.configuration.model for plugin in guards}  # of action reroute
+    for name in sorted(named - there - {""}):
+        yield f"the model {name} is not served in this process, and has no backend_refs"
+
+
+def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
+    kind = decision.algorithm.type if decision.algorithm else "static"
+    if kind in _ALGORITHMS:
+        yield f"has the algorithm {kind}: {_ALGORITHMS[kind]}"
+    plugins = {plugin.type: plugin.configuration for plugin in decision.plugins}
+    for name in _PLUGINS:
+        if name in plugins and plugins[name].enabled:
+            yield f"has the plugin {name}, which is not here yet: remove it"
+    has_model = decision.modelRefs or config.providers.defaults.model
+    if not has_model and "fast_response" not in plugins:
+        yield "names no model, and there is no providers.defaults.model: add modelRefs"
+    for ref in decision.modelRefs:
+        if ref.use_reasoning or ref.reasoning_mode or ref.reasoning_effort:
+            yield f"says how {ref.model} reasons, which is not done here: remove what says it"

@@ -1,0 +1,40 @@
+"""Puts a router before the models of a server. Imports it only where one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flaxen.serving.server_args import ServerArgs
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+def add_router(app: FastAPI, server: ServerArgs, served: Iterable[str]) -> list[Work]:
+    """Puts the router of the arguments, if there is one, before an application.
+
+    Args:
+      served: the names of the models, adapters too.
+
+    Returns:
+      What runs beside the requests.
+
+    Raises:
+      ValueError: the router's file names models that are not there, or can't be served.
+    """
+    if server.router is None:
+        return []
+    from flaxen.routing.attaching import attach
+    from flaxen.routing.http_upstream import make_client
+    from flaxen.routing.service import RoutingService
+
+    file, client = replace(server.router, served=tuple(served)), make_client()
+    router = file.compile(file.read(), client)
+    service = RoutingService(router=router, config=server.config)
+    attach(app, service)
+    return [partial(file.watch, service, client)]

@@ -1,0 +1,99 @@
+"""Models at URLs: what reaches them, streams as they come, and servers that are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from flaxen.router_config.models import BackendRef, ProviderModel
+from flaxen.routing.http_upstream import HttpUpstream, backends_of, make_client
+from flaxen.routing.upstream import Call, UpstreamError
+from flaxen.server.run import listen
+from tests.server.clients import run
+
+CALL = Call(path="/v1/chat/completions", headers=(("authorization", "theirs"),), body=b'{"a": 1}')
+
+
+def upstream(client: object, *refs: BackendRef, **environment: str) -> HttpUpstream:
+    model = ProviderModel(name="m", backend_refs=refs)
+    return HttpUpstream(client, backends_of(model, environment))  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Starlette) -> AsyncIterator[str]:
+    """Serves an application; yields HOST:PORT."""
+    with listen("127.0.0.1", 0) as listener:
+        config = uvicorn.Config(app, log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        await task
+
+
+def test_chunks_come_as_they_are_sent_and_leaving_ends_the_request() -> None:
+    async def work() -> None:
+        next_chunk, ended, seen = asyncio.Event(), asyncio.Event(), list[Request]()
+
+        async def answer(http: Request) -> StreamingResponse:
+            seen.append(http)
+            assert await http.body() == CALL.body
+
+            async def chunks() -> AsyncIterator[bytes]:
+                try:
+                    yield b"data: 1\n\n"
+                    await next_chunk.wait()
+                    yield b"data: 2\n\n"
+                    await asyncio.sleep(30)
+                finally:
+                    ended.set()
+
+            return StreamingResponse(chunks(), media_type="text/event-stream")
+
+        app = Starlette(routes=[Route("/api/chat/completions", answer, methods=["POST"])])
+        async with serving(app) as address, make_client() as client:
+            gone = BackendRef(endpoint="127.0.0.1:1", weight=1000)
+            ref = BackendRef(base_url=f"http://{address}/api", api_key_env="KEY", weight=1)
+            got = await upstream(client, gone, ref, KEY="ours").send(CALL)
+            assert (got.status, got.is_stream) == (200, True)
+            assert await anext(got.chunks) == b"data: 1\n\n"
+            next_chunk.set()
+            assert await anext(got.chunks) == b"data: 2\n\n"
+            assert seen[0].headers["authorization"] == "Bearer ours"
+            await got.chunks.aclose()
+            await asyncio.wait_for(ended.wait(), 5)
+
+    run(work())
+
+
+def test_no_server_is_there() -> None:
+    async def work() -> None:
+        async with make_client() as client:
+            with pytest.raises(UpstreamError, match=r"http://127.0.0.1:1/v1/chat/comp.* reached"):
+                await upstream(client, BackendRef(endpoint="127.0.0.1:1")).send(CALL)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("ref", "url"),
+    [
+        (BackendRef(endpoint="h:1"), "http://h:1/v1/chat/completions"),
+        (BackendRef(endpoint="h:1", protocol="https"), "https://h:1/v1/chat/completions"),
+        (BackendRef(base_url="https://h/v1/"), "https://h/v1/chat/completions"),
+        (BackendRef(base_url="https://h", chat_path="/chat"), "https://h/chat"),
+    ],
+)
+def test_the_url_of_a_chat(ref: BackendRef, url: str) -> None:
+    (backend,) = backends_of(ProviderModel(name="m", backend_refs=(ref,)), {})
+    assert backend.url(CALL.path) == url
