@@ -165,5 +165,6 @@ def test_pieces_of_a_stream_are_joined() -> None:
     assert whole_answer("chat", body.encode(), is_stream=True) == {
         "id": "i",
         "object": "chat.completion",
+        "usage": None,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
     }

@@ -46,7 +46,8 @@ def answer_of_chunks(api: str, chunks: Iterable[Json]) -> dict[str, Any] | None:
             return None
         for choice in chunk.get("choices", ()):
             _merge(choices.setdefault(choice["index"], {}), choice)
-        answer |= {k: v for k, v in chunk.items() if k != "choices" and v is not None}
+        told = {k: v for k, v in chunk.items() if v is not None or k not in answer}
+        answer |= {k: v for k, v in told.items() if k != "choices"}
     if api == "chat":
         answer["object"] = "chat.completion"
     answer["choices"] = [_whole(api, choices[index]) for index in sorted(choices)]

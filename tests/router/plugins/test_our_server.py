@@ -1,0 +1,60 @@
+"""What our own server streams is read as what it answers whole, in each API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flaxen.messages_routes.routes import ROUTES
+from flaxen.responses_routes.responses import Responses
+from flaxen.responses_routes.routes import all_routes
+from flaxen.responses_routes.stored import MemoryStore
+from flaxen.router.plugins.answers.streams import answer_reply, whole_answer
+from flaxen.server.app import create_app
+from flaxen.server.config import ServerConfig
+from tests.responses_routes.serving import SAYS, TEMPLATE
+from tests.server.clients import post
+from tests.server.fakes import END, FakeEngine, byte_tokenizer
+
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+MESSAGES = [{"role": "user", "content": "Hi"}]
+CHAT = {"messages": MESSAGES, "tools": [{"type": "function", "function": FUNCTION}]}
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", CHAT | {"n": 2, "logprobs": True, "top_logprobs": 2}),
+    "completions": ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 2, "max_tokens": 9}),
+    "responses": ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **FUNCTION}]}),
+    "messages": (
+        "/v1/messages",
+        {"messages": MESSAGES, "max_tokens": 500}
+        | {"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+    ),
+}
+# New in each answer.
+NEW = {"id", "call_id", "created", "created_at", "completed_at"}
+
+
+def without_new(value: Any) -> Any:
+    """An answer without what is new in each, and without fields that say nothing."""
+    if isinstance(value, dict):
+        return {k: without_new(v) for k, v in value.items() if k not in NEW and v not in (None, [])}
+    return [without_new(each) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("api", ASKED)
+def test_a_stream_is_the_whole_answer(api: str) -> None:
+    engine = FakeEngine(says=lambda request, index: [*SAYS.encode(), END])
+    routes = {**ROUTES, **all_routes(Responses(store=MemoryStore()))}
+    app = create_app(engine, byte_tokenizer(TEMPLATE), ServerConfig(), more_routes=routes)
+    path, body = ASKED[api]
+    body = body | {"model": "fake/model"}
+    plain = whole_answer(api, post(app, path, body).content, is_stream=False)
+    stream: dict[str, Any] = {"stream": True}
+    if api in ("chat", "completions"):
+        stream["stream_options"] = {"include_usage": True}
+    came = post(app, path, body | stream)
+    whole = whole_answer(api, came.content, is_stream=True)
+    assert plain is not None
+    assert without_new(whole) == without_new(plain)
+    again = answer_reply(api, plain, body | stream).body
+    assert whole_answer(api, again, is_stream=True) == plain
