@@ -15,7 +15,11 @@ _ALGORITHMS = {
     "confidence": "a cascade reads the log-probabilities of answers, which is not done here",
     **dict.fromkeys(SEVERAL_MODELS, "it asks several models, and one request goes to one"),
 }
-_PLUGINS = ("response_cache", "shadow_dispatch")  # those that are not here, unless they are off
+_PLUGINS = (
+    "response_cache",
+    "router_replay",
+    "shadow_dispatch",
+)  # those that are not here, unless they are off
 
 
 def check_supported(
@@ -40,6 +44,14 @@ def _problems(
 ) -> Iterator[str]:
     if not config.entrypoints:
         yield "no name is decided: add entrypoints, or decisions to routing, for the name auto"
+    settings = config.settings
+    not_here = {
+        "services.router_replay": settings.services.router_replay.enabled,
+        "router.learning.protection": settings.router.learning.protection.enabled,
+        "router.skip_processing": settings.router.skip_processing.enabled,
+    }
+    for name in (name for name, is_on in not_here.items() if is_on):
+        yield f"global.{name} is enabled, which is not here yet: write enabled: false"
     keys = [key for listener in config.listeners for key in listener.api_keys]
     if served and keys:
         yield "api_keys of listeners are for flaxen route; flaxen serve has --api-key: remove them"
@@ -50,7 +62,7 @@ def _problems(
             yield f"{model.name} has api_format anthropic, and requests are not translated"
     there = {model.name for model in config.providers.models if model.backend_refs} | {*served}
     named = {config.providers.defaults.model}
-    detector = config.settings.model_catalog.modules.modality_detector
+    detector = settings.model_catalog.modules.modality_detector
     for name in sorted({*config.entrypoints.values()}):
         recipe = config.recipes[name]
         for key in sorted(recipe.used) if name not in learned else ():
@@ -80,6 +92,8 @@ def _of_decision(config: RouterConfig, decision: Decision) -> Iterator[str]:
     has_model = decision.modelRefs or config.providers.defaults.model
     if not has_model and "fast_response" not in plugins:
         yield "names no model, and there is no providers.defaults.model: add modelRefs"
+    if any(emit.retention.keep_current_model for emit in decision.emits):
+        yield "keeps a session's model, and sessions are not known here yet: remove the retention"
     for ref in decision.modelRefs:
         if ref.use_reasoning or ref.reasoning_mode or ref.reasoning_effort:
             yield f"says how {ref.model} reasons, which is not done here: remove what says it"

@@ -61,6 +61,16 @@ def compile_file(path: Path, text: str, served: tuple[str, ...] = ()) -> Routing
             'backend_refs: [{endpoint: "large:1", api_key_env: LARGE_KEY}]',
             "the environment has no LARGE_KEY, the api_key_env of large: set it",
         ),
+        (
+            "version: v0.3",
+            "version: v0.3\nglobal: {services: {router_replay: {enabled: true}}}",
+            "global.services.router_replay is enabled, which is not here yet: write enabled: false",
+        ),
+        (
+            _HERE,
+            _HERE + "\n      emits: [{kind: retention, retention: {keep_current_model: true}}]",
+            "keeps a session's model, and sessions are not known here yet: remove the retention",
+        ),
         ("version: v0.3", "version: v0.3\nlisteners: [{port: 1}, {port: 2}]", "2 listeners"),
     ],
 )
