@@ -13,10 +13,10 @@ from flaxen.router.selection.selected import NoModelError
 from flaxen.router.selection.selecting import select
 from flaxen.router.signals.finding import FreeSignals
 from flaxen.router.signals.found import NOT_MATCHED, Found, unknown
-from flaxen.router.signals.settings import Identity, SignalSettings
 from flaxen.router_config.candidates import candidates_of, policy_of
 from flaxen.router_config.recipe import Recipe
 from flaxen.router_config.router_config import RouterConfig
+from flaxen.routing.deciding import signal_settings, used_rules
 
 _NO_MODEL = unknown("no model computes it in this command")
 _NOTHING: Mapping[tuple[str, str], Found] = {}
@@ -49,15 +49,9 @@ class Outcomes:
 
     def __init__(self, config: RouterConfig) -> None:
         self.config = config
-        authz = config.settings.services.authz
-        who = authz.identity
-        identity = Identity(
-            user_id_header=who.user_id_header,
-            user_groups_header=who.user_groups_header,
-            fail_open=authz.fail_open,
-        )
+        settings = signal_settings(config)
         self._free = {
-            name: FreeSignals(recipe.routing.signals.rules, SignalSettings(identity=identity))
+            name: FreeSignals(used_rules(recipe), settings)
             for name, recipe in config.recipes.items()
         }
 
