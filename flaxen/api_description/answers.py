@@ -29,7 +29,9 @@ def _constant(value: str) -> Schema:
 
 _ENDED: dict[str, Schema] = {
     "index": _COUNT,
-    "finish_reason": _or_null({"enum": ["stop", "length", "tool_calls", "abort", "error"]}),
+    "finish_reason": _or_null(
+        {"enum": ["stop", "length", "tool_calls", "function_call", "abort", "error"]}
+    ),
     "stop_reason": _or_null({"type": ["string", "integer"]}),
     "logprobs": _or_null({"type": "object"}),
 }
@@ -123,6 +125,20 @@ _RESPONSE = _object(
     previous_response_id=_or_null(_STRING),
 )
 
+_CHAT = _object(
+    object=_constant("chat.completion"),
+    choices=_list_of(
+        _object(
+            message=_object(role=_constant("assistant"), content=_or_null(_STRING)),
+            token_ids=_or_null(_IDS),
+            **_ENDED,
+        )
+    ),
+    prompt_token_ids=_or_null(_IDS),
+    prompt_logprobs=_PROMPT_LOGPROBS,
+    **_ENVELOPE,
+)
+
 ANSWERS: Mapping[str, Schema] = {
     "Error": _object(
         error=_object(
@@ -148,19 +164,9 @@ ANSWERS: Mapping[str, Schema] = {
         ),
         **_ENVELOPE,
     ),
-    "ChatCompletion": _object(
-        object=_constant("chat.completion"),
-        choices=_list_of(
-            _object(
-                message=_object(role=_constant("assistant"), content=_or_null(_STRING)),
-                token_ids=_or_null(_IDS),
-                **_ENDED,
-            )
-        ),
-        prompt_token_ids=_or_null(_IDS),
-        prompt_logprobs=_PROMPT_LOGPROBS,
-        **_ENVELOPE,
-    ),
+    "ChatCompletion": _CHAT,
+    "ChatCompletions": _listed(_CHAT),
+    "ChatMessages": _listed(_object(id=_STRING, role=_STRING)),
     "GeneratedTokens": _object(
         request_id=_STRING,
         choices=_list_of(_object(token_ids=_IDS, **_ENDED)),

@@ -19,7 +19,7 @@ ENGINE_ERRORS = (*BODY_ERRORS, 504)  # of one that computes
 PLAIN: Mapping[str, Schema] = {TEXT: {"type": "string"}}
 PAGING: Mapping[str, Schema] = {
     "after": {"type": "string"},
-    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+    "limit": {"type": "integer", "minimum": 0, "maximum": 100},
 }
 
 

@@ -1,4 +1,4 @@
-"""Describes the routes of what a server stores: files, batches, jobs and adapters."""
+"""Describes the routes of what a server stores: files, batches, jobs, chats and adapters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from flaxen.api_description.operation import (
 from flaxen.job_routes.batches.routes import BatchBody
 from flaxen.job_routes.files.routes import PURPOSES
 from flaxen.job_routes.fine_tuning.job_schema import JobBody
+from flaxen.responses_routes.chats import UpdateBody
 from flaxen.server.schema import LoadAdapterBody, UnloadAdapterBody
 
 _JOB = "/v1/fine_tuning/jobs/{job_id}"
 _BATCH = "/v1/batches/{batch_id}"
+_CHATS = "/v1/chat/completions"
+_CHAT = f"{_CHATS}/{{completion_id}}"
 _STORED = (400, 404, 409, 429, 500)  # the errors of what is stored
 
 
 def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
-    """The routes of files, batches, jobs and adapters, by method and path."""
+    """The routes of files, batches, jobs, chats and adapters, by method and path."""
 
     def operation(summary: str, answer: str) -> Operation:
         return Operation(summary=summary, answers=json_of(answer), errors=_STORED)
@@ -41,7 +44,20 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
             "purpose": {"enum": list(PURPOSES)},
         },
     }
+    order: Schema = {"enum": ["asc", "desc"]}
     return {
+        ("GET", _CHATS): page(
+            "The chats.", "ChatCompletions", model={"type": "string"}, order=order
+        ),
+        ("GET", _CHAT): operation("A chat.", "ChatCompletion"),
+        ("POST", _CHAT): Operation(
+            summary="Gives a chat other metadata.",
+            body=schemas.body(UpdateBody),
+            answers=json_of("ChatCompletion"),
+            errors=BODY_ERRORS,
+        ),
+        ("DELETE", _CHAT): operation("Deletes a chat.", "Deleted"),
+        ("GET", f"{_CHAT}/messages"): page("What was asked.", "ChatMessages", order=order),
         ("POST", "/v1/load_lora_adapter"): Operation(
             summary="Loads an adapter.",
             body=schemas.body(LoadAdapterBody),
@@ -64,9 +80,9 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
         ("GET", "/v1/files"): page(
             "The files.",
             "Files",
-            limit={"type": "integer", "minimum": 1, "maximum": 10_000},
+            limit={"type": "integer", "minimum": 0, "maximum": 10_000},
             purpose={"type": "string"},
-            order={"enum": ["asc", "desc"]},
+            order=order,
         ),
         ("GET", "/v1/files/{file_id}"): operation("A file.", "File"),
         ("GET", "/v1/files/{file_id}/content"): Operation(

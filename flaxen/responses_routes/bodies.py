@@ -12,12 +12,22 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flaxen.server.errors import invalid
-from flaxen.server.generation.fields_without_effect import CHAT, Rule
+from flaxen.server.generation.fields_without_effect import CACHE_OPTIONS, CHAT, Rule, holds_at_most
 from flaxen.server.schema import STRICT, Whole, whole
 
 LOGPROBS = "message.output_text.logprobs"
 # Reasoning is in its item in plain text, so a client that keeps its own history has it anyway.
-INCLUDES = (LOGPROBS, "reasoning.encrypted_content")
+INCLUDES = (
+    LOGPROBS,
+    "reasoning.encrypted_content",
+    # Of items that no response here has: nothing is left out.
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+)
 _MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512  # OpenAI's
 
 
@@ -78,17 +88,6 @@ def _is(wanted: Any) -> Any:
     return lambda value: type(value) is type(wanted) and value == wanted
 
 
-def _holds_at_most(**allowed: Any) -> Any:
-    """Whether an object has no other fields, with no other values; null counts as not there."""
-
-    def check(value: Any) -> bool:
-        return isinstance(value, dict) and all(
-            each is None or each == allowed.get(name) for name, each in value.items()
-        )
-
-    return check
-
-
 _ONE = "a response is one answer: send several requests"
 _TOKEN_IDS = "responses have no token ids: /v1/chat/completions has"
 WITHOUT_EFFECT: Mapping[str, Rule] = {
@@ -109,16 +108,13 @@ WITHOUT_EFFECT: Mapping[str, Rule] = {
     "client_metadata": Rule(lambda value: isinstance(value, dict), "it must be an object"),
     "moderation": Rule(_nothing, "this server judges no texts"),
     "access_programs": Rule(_nothing, "there are none here"),
-    "image": Rule(_holds_at_most(context_compression="auto"), "the model reads text only"),
+    "image": Rule(holds_at_most(context_compression="auto"), "the model reads text only"),
     "background_options": Rule(
-        _holds_at_most(completion_window="soonest"), "each response runs as soon as it can"
+        holds_at_most(completion_window="soonest"), "each response runs as soon as it can"
     ),
-    "prompt_cache_options": Rule(
-        _holds_at_most(mode="implicit", prewarm=False),
-        "prefixes are cached by themselves, for as long as there is room",
-    ),
+    "prompt_cache_options": CACHE_OPTIONS,
     "stream_options": Rule(
-        _holds_at_most(include_obfuscation=False), "this server does not pad its events"
+        holds_at_most(include_obfuscation=False), "this server does not pad its events"
     ),
     "n": Rule(lambda value: whole(value) == 1 and value is not True, _ONE),
     "best_of": Rule(lambda value: whole(value) == 1 and value is not True, _ONE),
@@ -142,8 +138,7 @@ def check_body(body: ResponseBody) -> None:
     for i, name in enumerate(includes):
         if name not in INCLUDES:
             raise invalid(
-                f"include[{i}] = {name[:80]!r} is refused: this server can include "
-                f"{' and '.join(INCLUDES)}",
+                f"include[{i}] = {name[:80]!r} is refused: it must be one of {', '.join(INCLUDES)}",
                 f"include[{i}]",
                 "unsupported_parameter",
             )
@@ -159,10 +154,15 @@ def check_body(body: ResponseBody) -> None:
         raise invalid(
             f"max_tool_calls must be at least 0, got {body.max_tool_calls}", "max_tool_calls"
         )
-    _check_metadata(body.metadata or {})
+    check_metadata(body.metadata or {})
 
 
-def _check_metadata(metadata: Mapping[str, str]) -> None:
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Checks the sizes of what a client notes about a response or a chat.
+
+    Raises:
+      ApiError: 400, there is too much.
+    """
     if len(metadata) > _MAX_METADATA:
         raise invalid(
             f"metadata must hold at most {_MAX_METADATA} pairs, got {len(metadata)}", "metadata"

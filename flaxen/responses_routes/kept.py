@@ -5,8 +5,6 @@ Deliberately does not know how a response is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -14,13 +12,14 @@ from flaxen.responses_routes.bodies import INCLUDES
 from flaxen.responses_routes.history import conversation
 from flaxen.responses_routes.responses import Responses
 from flaxen.responses_routes.runs import EVENTS
-from flaxen.server.errors import ApiError, invalid
+from flaxen.server.errors import invalid
+from flaxen.server.paging import check_query, list_json, read_paging, whole
 from flaxen.server.request_log import RequestLog
 from flaxen.server.schema import shorten
 from flaxen.server.sse import EventStreamResponse
 
-_DEFAULT_PAGE, _LARGEST_PAGE = 20, 100  # OpenAI's
-_MAX_DIGITS = 9
+# What was asked for at the creation is there.
+_INCLUDES = {"include": INCLUDES, "include[]": INCLUDES}
 
 
 async def retrieve(responses: Responses, http: HttpRequest) -> Response:
@@ -29,14 +28,12 @@ async def retrieve(responses: Responses, http: HttpRequest) -> Response:
     Raises:
       ApiError: 400, the query is wrong, or there are no events to stream; 404, it is not kept.
     """
-    _check_query(http, ("stream", "starting_after", "include_obfuscation"))
+    check_query(http, ("stream", "starting_after", "include_obfuscation"), _INCLUDES)
     response_id = http.path_params["response_id"]
     if _flag(http, "include_obfuscation"):
         raise invalid("this server does not pad its events", "include_obfuscation")
-    after = _whole(http, "starting_after", low=0)
-    if not _flag(http, "stream"):
-        if after is not None:
-            raise invalid("starting_after needs stream=true", "starting_after")
+    after = whole(http, "starting_after")
+    if not _flag(http, "stream"):  # where a stream begins says nothing then
         return JSONResponse(dict((await responses.find(response_id)).response))
     run = responses.runs.get(response_id)
     if run is None:
@@ -97,50 +94,15 @@ async def list_input_items(responses: Responses, http: HttpRequest) -> Response:
     Raises:
       ApiError: 400, the query is wrong; 404, a response or the item `after` is not kept.
     """
-    _check_query(http, ("after", "limit", "order"))
-    order = http.query_params.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise invalid(f"order must be asc or desc, got {shorten(order)}", "order")
-    limit = _whole(http, "limit", low=1, high=_LARGEST_PAGE) or _DEFAULT_PAGE
+    paging = read_paging(http, order="desc", values=_INCLUDES)
     found = await responses.find(http.path_params["response_id"])
     past = await conversation(responses.store, found.response["previous_response_id"])
     items = [*past, *found.items]
-    if order == "desc":
-        items.reverse()
-    after, start = http.query_params.get("after"), 0
-    if after is not None:
-        places = [i for i, item in enumerate(items) if item["id"] == after]
-        if not places:
-            raise ApiError(
-                404,
-                f"after={after[:80]!r} is not the id of an item of this list",
-                param="after",
-                code="not_found",
-            )
-        start = places[0] + 1
-    page = items[start : start + limit]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else "",  # a string in OpenAI's schema
-            "last_id": page[-1]["id"] if page else "",
-            "has_more": start + limit < len(items),
-        }
-    )
+    return list_json(paging.page_of(reversed(items) if paging.newest_first else items))
 
 
 async def _nothing() -> None:
     """A reader of a run's events frees nothing: the run goes on."""
-
-
-def _check_query(http: HttpRequest, names: Collection[str]) -> None:
-    for name, value in http.query_params.multi_items():
-        if name in ("include", "include[]") and value in INCLUDES:
-            continue  # what was asked for at the creation is there
-        if name not in names:
-            shown = f"{name}={value}"[:80]
-            raise invalid(f"unknown parameter {shown!r}", name[:80], "unknown_parameter")
 
 
 def _flag(http: HttpRequest, name: str) -> bool:
@@ -148,15 +110,3 @@ def _flag(http: HttpRequest, name: str) -> bool:
     if value not in ("true", "false"):
         raise invalid(f"{name} must be true or false, got {shorten(value)}", name)
     return value == "true"
-
-
-def _whole(http: HttpRequest, name: str, *, low: int, high: int = 10**_MAX_DIGITS) -> int | None:
-    value = http.query_params.get(name)
-    if value is None:
-        return None
-    is_number = value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS
-    if not is_number or not low <= int(value) <= high:
-        raise invalid(
-            f"{name} must be a whole number from {low} to {high}, got {shorten(value)}", name
-        )
-    return int(value)

@@ -6,15 +6,21 @@ from dataclasses import dataclass, field
 
 from flaxen.responses_routes.runs import Run, Runs
 from flaxen.responses_routes.stored import MemoryStore, ResponseStore, StoredResponse
+from flaxen.server.body import body_lane
 from flaxen.server.errors import ApiError
+from flaxen.server.lanes import Lane
 
 
 @dataclass(frozen=True, kw_only=True)
 class Responses:
-    """One server's responses: those that are kept, and those that run in the background."""
+    """One server's responses: those that are kept, and those that run in the background. Beside
+    them the chats that are kept.
+    """
 
     store: ResponseStore = field(default_factory=MemoryStore)
     runs: Runs = field(default_factory=Runs)
+    chats: ResponseStore = field(default_factory=MemoryStore)
+    bodies: Lane = field(default_factory=body_lane)  # of the routes that need no model
 
     def running(self, response_id: str) -> Run | None:
         """The run of a response that has not ended."""

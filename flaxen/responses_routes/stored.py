@@ -1,23 +1,28 @@
-"""Responses that are kept: their interface, and those that are kept in memory.
+"""Responses and chats that are kept: their interface, and those that are kept in memory.
 
-Deliberately does not know HTTP or how a response is made.
+Deliberately does not know HTTP or how either is made.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flaxen.responses_routes.items import Item
+from flaxen.server.paging import Page, Paging
 from flaxen.server.sse import to_json
+
+MAX_ID_CHARS = 64  # of what is kept
+Keeps = Callable[[Mapping[str, Any]], bool]  # whether a response or a chat belongs to a list
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredResponse:
-    """A response, and the items of its own input."""
+    """A response, and the items of its own input; or a chat, and its messages."""
 
     response: Mapping[str, Any]  # as it is answered
     items: Sequence[Item]
@@ -26,6 +31,11 @@ class StoredResponse:
     def id(self) -> str:
         """The response's id."""
         return str(self.response["id"])
+
+    @property
+    def created_at(self) -> int:
+        """When it was made, in seconds since 1970."""
+        return int(self.response["created" if "created" in self.response else "created_at"])
 
     @property
     def is_ended(self) -> bool:
@@ -44,7 +54,7 @@ def read_stored(text: str) -> StoredResponse:
 
 
 class ResponseStore(Protocol):
-    """Keeps responses by their ids."""
+    """Keeps responses, or chats, by their ids."""
 
     kept: str  # what is kept and for how long, for people
 
@@ -56,6 +66,13 @@ class ResponseStore(Protocol):
 
     async def delete(self, response_id: str) -> bool:
         """Forgets a response. Returns whether it was kept."""
+
+    async def page(self, paging: Paging, keeps: Keeps) -> Page:
+        """A page of what is kept, in the order of creation.
+
+        Raises:
+          ApiError: as in `Paging.page_of`.
+        """
 
 
 class MemoryStore:
@@ -94,3 +111,14 @@ class MemoryStore:
         text = self._texts.pop(response_id, None)
         self._num_chars -= len(text or "")
         return text is not None
+
+    async def page(self, paging: Paging, keeps: Keeps) -> Page:
+        """A page of what is kept, in the order of creation."""
+        texts = tuple(self._texts.values())
+        return await asyncio.to_thread(_page_of, texts, paging, keeps)
+
+
+def _page_of(texts: Iterable[str], paging: Paging, keeps: Keeps) -> Page:
+    made = sorted(map(read_stored, texts), key=lambda each: (each.created_at, each.id))
+    ordered = reversed(made) if paging.newest_first else made
+    return paging.page_of(each.response for each in ordered if keeps(each.response))

@@ -24,7 +24,8 @@ def open_responses(stores: Stores | None) -> Responses:
         return Responses()
     from flaxen.responses_routes.database import DatabaseStore
 
-    return Responses(store=DatabaseStore(stores.database))
+    chats = DatabaseStore(stores.database, "chatcmpl-")
+    return Responses(store=DatabaseStore(stores.database), chats=chats)
 
 
 def more_routes(responses: Responses) -> Routes:

@@ -13,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from flaxen.job_routes.batches.context import Batches
-from flaxen.job_routes.paging import as_page, read_paging
+from flaxen.job_routes.paging import as_page
 from flaxen.job_routes.storage.names import new_batch_name
 from flaxen.job_routes.storage.pages import Row, UnknownIdError
 from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid, not_found
+from flaxen.server.paging import read_paging
 from flaxen.server.schema import STRICT, parse, shorten
 
 logger = logging.getLogger("flaxen.server")
@@ -83,7 +84,7 @@ async def create(context: Batches, config: ServerConfig, http: Request) -> Respo
 
 async def list_batches(context: Batches, config: ServerConfig, http: Request) -> Response:
     """Answers GET /v1/batches."""
-    paging = read_paging(http, default=20, most=100)
+    paging = read_paging(http)
     read = functools.partial(context.store.list, paging.after, paging.limit)
     return await as_page(read, batch_json)
 

@@ -12,9 +12,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from flaxen.job_routes.files.context import Files
 from flaxen.job_routes.files.store import DiskFullError, FileTooLargeError, StorageFullError
 from flaxen.job_routes.files.upload import read_form, too_large
-from flaxen.job_routes.paging import as_page, read_paging
+from flaxen.job_routes.paging import as_page
 from flaxen.job_routes.storage.pages import Row, UnknownIdError
 from flaxen.server.errors import ApiError, invalid, not_found
+from flaxen.server.paging import read_paging
 from flaxen.server.schema import shorten
 
 # Jobs and batches read files of the first two; the others, which OpenAI has too, are only kept.
@@ -75,16 +76,13 @@ async def _create(context: Files, http: Request) -> Response:
 
 async def list_files(context: Files, http: Request) -> Response:
     """Answers GET /v1/files."""
-    paging = read_paging(http, default=10_000, most=10_000, others=("purpose", "order"))
-    order = http.query_params.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise invalid(f"order must be 'asc' or 'desc', got {shorten(order)}", "order")
+    paging = read_paging(http, default=10_000, most=10_000, order="desc", others=("purpose",))
     read = functools.partial(
         context.store.list,
         http.query_params.get("purpose"),
         after=paging.after,
         limit=paging.limit,
-        newest_first=order == "desc",
+        newest_first=paging.newest_first,
     )
     return await as_page(read, _file)
 

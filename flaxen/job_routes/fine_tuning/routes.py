@@ -15,12 +15,13 @@ from starlette.responses import JSONResponse, Response
 from flaxen.job_routes.fine_tuning.context import FineTuning
 from flaxen.job_routes.fine_tuning.job_json import checkpoint_json, event_json, job_json
 from flaxen.job_routes.fine_tuning.job_schema import MAX_SEED, JobRequest, read_job
-from flaxen.job_routes.paging import Paging, as_page, read_paging
+from flaxen.job_routes.paging import as_page
 from flaxen.job_routes.storage.names import new_job_name
 from flaxen.job_routes.storage.pages import Row, UnknownIdError
 from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid, not_found
+from flaxen.server.paging import Paging, read_paging
 from flaxen.server.schema import shorten
 
 logger = logging.getLogger("flaxen.server")
@@ -75,7 +76,7 @@ async def list_jobs(context: FineTuning, config: ServerConfig, http: Request) ->
         for name, value in http.query_params.items()
         if name == "metadata" or (name.startswith("metadata[") and name.endswith("]"))
     }
-    paging = read_paging(http, default=20, most=100, others=wanted)
+    paging = read_paging(http, others=wanted)
     if "metadata" in wanted and (wanted["metadata"] != "null" or len(wanted) > 1):
         raise invalid("metadata must be given as metadata[KEY]=VALUE, or alone as null", "metadata")
     keeps = (lambda row: _matches(row, wanted)) if wanted else None

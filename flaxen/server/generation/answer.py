@@ -100,6 +100,8 @@ class Route(Generic[_Body, _View]):
     collect: Callable[[_View, EngineStreams, Usage], Coroutine[Any, Any, dict[str, Any]]]
     # None: the route does not stream.
     stream: Callable[[_View, EngineStreams, ChunkWriter], AsyncGenerator[str, None]] | None
+    # What is done with a whole answer before it is sent.
+    keep: Callable[[_View, dict[str, Any]], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,10 @@ async def answer(context: Context, http: HttpRequest, route: Route[_Body, _View]
     if timing is not None:
         counted["timings"] = timings_json(usage, timing)
     headers = load_header(http.headers, context.engine.stats())
-    return JSONResponse(envelope.fields() | whole | counted | empty, headers=headers)
+    content = envelope.fields() | whole | counted | empty
+    if route.keep is not None:
+        await route.keep(view, content)
+    return JSONResponse(content, headers=headers)
 
 
 def _generation_log(

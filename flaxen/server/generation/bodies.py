@@ -160,10 +160,14 @@ class ChatBody(BaseModel):
     tools: list[ToolBody] | None = Field(default=None, max_length=1024)
     tool_choice: Any = None  # read in tools.py
     parallel_tool_calls: bool | None = None
+    functions: list[FunctionBody] | None = Field(default=None, max_length=1024)
+    function_call: Any = None  # read in old_functions.py
     documents: list[Any] | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
     thinking_token_budget: Whole | None = None
+    store: bool | None = None  # by a room above; where there is none, true is refused
+    metadata: dict[str, Any] | None = None
 
 
 class TokenizeBody(BaseModel):

@@ -23,11 +23,12 @@ from flaxen.server.generation.logprobs import chat_logprobs, prompt_logprobs
 from flaxen.server.generation.message import Message, MessageForm
 from flaxen.server.generation.message_form import AnswerForm, answer_form
 from flaxen.server.generation.messages import read_messages
+from flaxen.server.generation.old_functions import read_tools_or_functions
 from flaxen.server.generation.prompts import Prompt, asked_max_tokens, fit_max_tokens
 from flaxen.server.generation.reasoning import effort_variables, with_budget
 from flaxen.server.generation.sampling_fields import check_logprobs, sampling_params
 from flaxen.server.generation.structured_fields import grammar_of
-from flaxen.server.generation.tools import ToolUse, read_tools
+from flaxen.server.generation.tools import ToolUse
 from flaxen.server.generation.truncation import truncate
 from flaxen.server.usage import Usage
 from flaxen.text.tokenizer import Tokenizer
@@ -48,6 +49,7 @@ class ChatView:
     tokenizer: Tokenizer
     prompt: Prompt
     message: MessageForm
+    body: ChatBody
     n: int
     logprobs: int | None  # the number of top logprobs; None for no logprobs
     echoed: str  # the text of the last message, which the answer begins with
@@ -106,6 +108,7 @@ async def parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Re
         tokenizer=context.tokenizer,
         prompt=prompt,
         message=form.message,
+        body=body,
         n=sampling.n,
         logprobs=logprobs,
         echoed=_echoed(body),
@@ -138,7 +141,7 @@ async def read_prompt(context: Context, body: ChatBody) -> tuple[Prompt, ToolUse
     Raises:
       ApiError: 400, the tools are invalid; and as in `chat_prompt`.
     """
-    tools = read_tools(body.tools, body.tool_choice, parallel_tool_calls=body.parallel_tool_calls)
+    tools = read_tools_or_functions(body)
     prompt = await chat_prompt(
         body.messages,
         add_generation_prompt=body.add_generation_prompt is not False,

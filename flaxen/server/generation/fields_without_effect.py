@@ -46,15 +46,29 @@ def _empty(value: Any) -> bool:
     return isinstance(value, list | dict | str) and not value
 
 
+def holds_at_most(**allowed: Any) -> Callable[[Any], bool]:
+    """Whether an object has no other fields, with no other values; null counts as not there."""
+
+    def check(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            each is None or each == allowed.get(name) for name, each in value.items()
+        )
+
+    return check
+
+
 def _never(value: Any) -> bool:
     return False
 
 
-_NEWER_TOOLS = "it was replaced by tools and tool_choice: send those"
 _NO_PLUGINS = "the server runs nothing that a request names"
 _TEXT_ONLY = "the model reads text only"
 # Marks the end of a prefix to cache, for servers without automatic prefix caching.
 CACHE_CONTROL = Rule(_is(dict), "it must be an object (prefixes are cached with or without it)")
+CACHE_OPTIONS = Rule(
+    holds_at_most(mode="implicit", ttl="30m", prewarm=False),
+    "prefixes are cached by themselves, for as long as there is room",
+)
 
 _OPENAI = {
     "user": Rule(_is(str), "it must be a string"),
@@ -65,6 +79,8 @@ _OPENAI = {
     "prompt_cache_retention": Rule(
         _one_of("in_memory", "in-memory"), "prefixes are kept in memory only"
     ),
+    "prompt_cache_options": CACHE_OPTIONS,
+    "moderation": Rule(_never, "this server judges no texts"),
     "metadata": Rule(_is(dict), "it must be an object"),
     "store": Rule(_bool(False), "this server stores no completions"),
     "service_tier": Rule(_one_of("auto", "default"), "this server has one tier only"),
@@ -125,11 +141,10 @@ CHAT = {
     **_OPENAI,
     **{name: rule for name, rule in _VLLM.items() if name != "thinking_token_budget"},
     **LLAMA_CPP,
-    "functions": Rule(_empty, _NEWER_TOOLS),
-    "function_call": Rule(_one_of("none", "auto"), _NEWER_TOOLS),
     "modalities": Rule(lambda value: value == ["text"], "the model answers in text only"),
-    "audio": Rule(_never, "the model answers in text only"),
-    "prediction": Rule(_never, "predicted output is not supported"),
+    "audio": Rule(_is(dict), "it must be an object (it is for modalities that are refused)"),
+    # It makes an answer no other, only faster on servers that guess with it.
+    "prediction": Rule(_is(dict), "it must be an object"),
     "verbosity": Rule(_one_of("medium"), "the model has no such control"),
     "web_search_options": Rule(_never, "this server does not search the web"),
     "mm_processor_kwargs": Rule(_empty, _TEXT_ONLY),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import string
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ class MessageForm:
     shows_reasoning: bool = True
     one_call: bool = False  # leaves further calls out
     custom: frozenset[str] = frozenset()  # the names of tools whose input is a text
+    calls_functions: bool = False  # a call is `function_call`, which `tool_calls` replaced
     short_ids: bool = False  # some templates take ids of 9 letters and digits only
 
 
@@ -68,12 +69,37 @@ class ShownEvents:
                 return [event]
 
 
+def joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The whole message of its deltas."""
+    texts: dict[str, str] = {}
+    called: dict[str, str] = {}
+    calls: list[dict[str, Any]] = []
+    for delta in deltas:
+        for name, value in delta.items():
+            if name == "function_call":
+                called |= {field: called.get(field, "") + piece for field, piece in value.items()}
+            elif name != "tool_calls":
+                texts[name] = texts.get(name, "") + value
+            elif "id" in value[0]:
+                tool = value[0][value[0]["type"]]
+                call = {key: each for key, each in value[0].items() if key != "index"}
+                calls.append(call | {call["type"]: dict(tool)})
+            else:
+                kind = calls[-1]["type"]
+                for field, piece in value[0][kind].items():
+                    calls[-1][kind][field] += piece
+    empty = None if calls or called or texts else ""
+    message = {"role": "assistant", "content": texts.pop("content", empty), "refusal": None}
+    made = {"tool_calls": calls, "function_call": called}
+    return message | texts | {name: each for name, each in made.items() if each}
+
+
 class Message:
     """The message of one sequence, as OpenAI's chats have it. Final."""
 
     def __init__(self, form: MessageForm) -> None:
         self._events = ShownEvents(form)
-        self._custom = form.custom
+        self._form = form
         self._num_calls = 0
 
     def push(self, text: str, *, is_last: bool) -> list[dict[str, Any]]:
@@ -83,25 +109,13 @@ class Message:
 
     def whole(self, text: str) -> dict[str, Any]:
         """The message of a text that has come at once. In place of `push`."""
-        texts: dict[str, str] = {}
-        calls: list[dict[str, Any]] = []
-        for delta in self.push(text, is_last=True):
-            for name, value in delta.items():
-                if name != "tool_calls":
-                    texts[name] = texts.get(name, "") + value
-                elif "id" in value[0]:
-                    calls.append({key: each for key, each in value[0].items() if key != "index"})
-                else:
-                    kind = calls[-1]["type"]
-                    for field, piece in value[0][kind].items():
-                        calls[-1][kind][field] += piece
-        empty = None if calls or texts else ""
-        message = {"role": "assistant", "content": texts.pop("content", empty), "refusal": None}
-        return message | texts | ({"tool_calls": calls} if calls else {})
+        return joined(self.push(text, is_last=True))
 
     def finish_reason(self, reason: str | None) -> str | None:
         """The finish reason, by its name without calls: "stop" is "tool_calls" behind calls."""
-        return "tool_calls" if reason == "stop" and self._num_calls else reason
+        if reason != "stop" or not self._num_calls:
+            return reason
+        return "function_call" if self._form.calls_functions else "tool_calls"
 
     def _deltas(self, event: Event) -> Sequence[dict[str, Any]]:
         match event:
@@ -114,7 +128,10 @@ class Message:
                 index = self._num_calls
                 self._num_calls += 1
                 kind, field, text = "function", "arguments", arguments
-                if name in self._custom:
+                if self._form.calls_functions:
+                    called = {"name": name, "arguments": ""}
+                    return [{"function_call": called}, {"function_call": {field: text}}]
+                if name in self._form.custom:
                     kind, field, text = "custom", "input", input_of(arguments)
                 tool = {"name": name, field: ""}
                 head = {"index": index, "id": call_id, "type": kind, kind: tool}

@@ -78,6 +78,7 @@ def answer_form(
             shows_reasoning=include_reasoning,
             one_call=tools.one_call,
             custom=tools.custom,
+            calls_functions=tools.are_functions,
             short_ids=style.short_ids,
         ),
         structure=structure,

@@ -11,6 +11,7 @@ from typing import Any
 from flaxen.server.errors import invalid
 from flaxen.server.generation.custom_tools import arguments_of
 from flaxen.server.generation.fields_without_effect import MESSAGE, PART, drop_inside
+from flaxen.server.generation.old_functions import as_tool_messages
 from flaxen.server.schema import shorten
 from flaxen.text.tool_calls import read_tool_calls
 
@@ -65,7 +66,8 @@ def read_messages(messages: list[Any]) -> list[dict[str, Any]]:
     """
     if not messages:
         raise invalid("messages must hold at least one message, got none", "messages")
-    return [_read_message(each, f"messages[{i}]") for i, each in enumerate(messages)]
+    given = as_tool_messages(messages)
+    return [_read_message(each, f"messages[{i}]") for i, each in enumerate(given)]
 
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class ToolUse:
     custom: frozenset[str] = frozenset()  # the names of those whose input is a text
     must_call: bool = False
     one_call: bool = False  # an answer has at most one
+    are_functions: bool = False  # they were sent as `functions`, and are called as such
 
     def __bool__(self) -> bool:
         return bool(self.described)

@@ -296,7 +296,7 @@ def test_steps_that_are_made_again_are_told_once(served: Served) -> None:
 @pytest.mark.parametrize(
     ("query", "param"),
     [
-        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
         ("limit=x", "limit"),
         ("limit=101", "limit"),
         ("order=asc", "order"),

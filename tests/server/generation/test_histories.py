@@ -162,7 +162,6 @@ def test_a_call_may_have_no_arguments(server: Server, arguments: Any) -> None:
         (HI | {"tool_call_id": "1"}, "tool_call_id", "unsupported_parameter", "role 'tool'"),
         (SUNNY | {"tool_call_id": 1}, "tool_call_id", "invalid_type", "must be a string, got 1"),
         (SUNNY | {"content": None}, "content", "invalid_type", "got None"),
-        (SUNNY | {"role": "function"}, "role", "invalid_value", "assistant, tool, got 'function'"),
         (call("{}") | {"function_call": {"name": "f"}}, "function_call", "unsupported_parameter",
          "replaced by tool_calls"),
         (HI | {"reasoning": "a"}, "reasoning", "unsupported_parameter", "role 'assistant'"),
