@@ -40,7 +40,7 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
         "type": "object",
         "required": ["file", "purpose"],
         "properties": {
-            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "file": {"contentMediaType": "application/octet-stream"},
             "purpose": {"enum": list(PURPOSES)},
         },
     }

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from flaxen.server.errors import invalid
 from flaxen.server.generation.fields_without_effect import CACHE_OPTIONS, CHAT, Rule, holds_at_most
-from flaxen.server.schema import STRICT, Whole, whole
+from flaxen.server.schema import STRICT, Metadata, Whole, whole
 
 LOGPROBS = "message.output_text.logprobs"
 # Reasoning is in its item in plain text, so a client that keeps its own history has it anyway.
@@ -28,7 +28,6 @@ INCLUDES = (
     "web_search_call.action.sources",
     "web_search_call.results",
 )
-_MAX_METADATA, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512  # OpenAI's
 
 
 class TextOptions(BaseModel):
@@ -70,7 +69,7 @@ class ResponseBody(BaseModel):
     truncation: Literal["auto", "disabled"] | None = None
     top_logprobs: Whole | None = None
     include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     background: bool | None = None
     user: str | None = None
@@ -154,23 +153,3 @@ def check_body(body: ResponseBody) -> None:
         raise invalid(
             f"max_tool_calls must be at least 0, got {body.max_tool_calls}", "max_tool_calls"
         )
-    check_metadata(body.metadata or {})
-
-
-def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Checks the sizes of what a client notes about a response or a chat.
-
-    Raises:
-      ApiError: 400, there is too much.
-    """
-    if len(metadata) > _MAX_METADATA:
-        raise invalid(
-            f"metadata must hold at most {_MAX_METADATA} pairs, got {len(metadata)}", "metadata"
-        )
-    for key, value in metadata.items():
-        if len(key) > _MAX_KEY_CHARS or len(value) > _MAX_VALUE_CHARS:
-            raise invalid(
-                f"a key of metadata has at most {_MAX_KEY_CHARS} characters and a value "
-                f"{_MAX_VALUE_CHARS}, got {len(key)} and {len(value)}",
-                "metadata",
-            )

@@ -16,7 +16,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from flaxen.protocol import Request
-from flaxen.responses_routes.bodies import check_metadata
 from flaxen.responses_routes.responses import Responses
 from flaxen.responses_routes.stored import MAX_ID_CHARS, ResponseStore, StoredResponse
 from flaxen.server.body import read_json
@@ -31,7 +30,7 @@ from flaxen.server.generation.chat import ChatView
 from flaxen.server.generation.engine_streams import EngineStreams
 from flaxen.server.generation.message import joined
 from flaxen.server.paging import list_json, read_paging
-from flaxen.server.schema import STRICT, parse
+from flaxen.server.schema import STRICT, Metadata, parse
 
 _KEEPING = {
     name: rule
@@ -45,7 +44,7 @@ class UpdateBody(BaseModel):
 
     model_config = STRICT
 
-    metadata: dict[str, str] | None
+    metadata: Metadata | None
 
 
 async def create(responses: Responses, context: Context, http: HttpRequest) -> Response:
@@ -66,7 +65,7 @@ async def create(responses: Responses, context: Context, http: HttpRequest) -> R
 
 async def _parse(context: Context, body: ChatBody, asked: Asked) -> tuple[list[Request], ChatView]:
     if body.store:
-        check_metadata(parse(UpdateBody, {"metadata": body.metadata}).metadata or {})
+        parse(UpdateBody, {"metadata": body.metadata})
     if body.store and len(asked.answer_id) > MAX_ID_CHARS:
         raise invalid(
             f"store=true needs an id of at most {MAX_ID_CHARS} characters, got {asked.answer_id}: "
@@ -164,7 +163,6 @@ async def update(responses: Responses, http: HttpRequest) -> Response:
       ApiError: 400, the body is wrong; 404, it is not kept; and as in `read_json`.
     """
     body = parse(UpdateBody, await read_json(http, ServerConfig(), responses.bodies))
-    check_metadata(body.metadata or {})
     found = await _find(responses, http)
     changed = replace(found, response={**found.response, "metadata": body.metadata or {}})
     await responses.chats.put(changed)

@@ -9,7 +9,14 @@ import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
 from flaxen.server.errors import invalid
@@ -30,8 +37,27 @@ def _wholes(values: Any) -> Any:
     return [whole(value) for value in values]
 
 
+def _metadata(pairs: dict[str, Any]) -> dict[str, Any]:
+    for name, value in pairs.items():
+        if not isinstance(value, str) or len(name) > 64 or len(value) > 512:
+            raise invalid(
+                "metadata must map keys of at most 64 characters to strings of at most 512; "
+                f"{shorten(name)} does not",
+                "metadata",
+            )
+    if len(pairs) > 16:
+        raise invalid(f"metadata must have at most 16 keys, got {len(pairs)}", "metadata")
+    return pairs
+
+
 Whole = Annotated[int, BeforeValidator(whole)]
 Wholes = Annotated[list[int], BeforeValidator(_wholes)]
+# What a client notes about what is kept, within OpenAI's limits.
+Metadata = Annotated[
+    dict[str, Any],
+    AfterValidator(_metadata),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
 
 
 class LoadAdapterBody(BaseModel):

@@ -106,7 +106,7 @@ def test_an_answer_can_be_sent_back_as_it_is() -> None:
         ({"messages": [user(RESULT)]}, "messages[0].content[0].tool_use_id must be"),
         ({"messages": [*HELLO, assistant(CALL)]}, "must not end with a tool_use block"),
         ({"messages": [assistant(CALL | {"input": "{}"})]}, "content[0].input must be an object"),
-        ({"messages": [user(text("x", citations=[1]))]}, "content[0].citations = [1] is refused"),
+        ({"messages": [user(text("x", citations="x"))]}, "content[0].citations = 'x' is refused"),
         ({"system": [{"type": "image"}]}, "system[0] must be a block of type text"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "runs no tools of its own"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema must be"),

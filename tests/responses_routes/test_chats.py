@@ -121,8 +121,8 @@ def test_chats_are_listed_in_pages(store: ResponseStore) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "reason"),
     [
-        ({"metadata": {"a": 1}}, "metadata.a", "string"),
-        ({"metadata": {"a" * 65: ""}}, "metadata", "at most 64 characters"),
+        ({"metadata": {"a": 1}}, "metadata", "must map keys"),
+        ({"metadata": {"a" * 65: ""}}, "metadata", "must map keys"),
         ({"request_id": "a" * 60}, "store", "at most 64 characters"),
     ],
 )

@@ -20,14 +20,13 @@ from flaxen.server.body import read_json
 from flaxen.server.config import ServerConfig
 from flaxen.server.errors import ApiError, invalid, not_found
 from flaxen.server.paging import read_paging
-from flaxen.server.schema import STRICT, parse, shorten
+from flaxen.server.schema import STRICT, Metadata, parse, shorten
 
 logger = logging.getLogger("flaxen.server")
 
 PURPOSE = "batch"
 _WINDOW = "24h"
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
-_MAX_METADATA = 16  # OpenAI's limit of pairs
 
 
 class BatchBody(BaseModel):
@@ -38,7 +37,7 @@ class BatchBody(BaseModel):
     input_file_id: str
     endpoint: str
     completion_window: str
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
 
 
 async def create(context: Batches, config: ServerConfig, http: Request) -> Response:
@@ -54,8 +53,6 @@ async def create(context: Batches, config: ServerConfig, http: Request) -> Respo
             f"completion_window must be {_WINDOW!r}, got {shorten(body.completion_window)}",
             "completion_window",
         )
-    if len(body.metadata or {}) > _MAX_METADATA:
-        raise invalid(f"metadata must hold at most {_MAX_METADATA} pairs", "metadata")
     created = int(time.time())
     values = {
         "id": new_batch_name(),

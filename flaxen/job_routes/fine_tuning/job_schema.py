@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from flaxen.server.errors import invalid
-from flaxen.server.schema import STRICT, Whole, parse, shorten
+from flaxen.server.schema import STRICT, Metadata, Whole, parse, shorten
 
 _SUFFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_SEED = 2**31 - 1
@@ -159,7 +159,7 @@ class JobBody(BaseModel):
     hyperparameters: Annotated[SupervisedNumbers | None, _Given] = None
     suffix: str | None = None
     seed: Whole | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     integrations: list[Any] | None = None
     lora: Annotated[LoraSize | None, _Given] = None
 
@@ -180,20 +180,6 @@ class JobBody(BaseModel):
         if seed is not None and not 0 <= seed <= MAX_SEED:
             raise invalid(f"seed must be from 0 to {MAX_SEED}, got {shorten(seed)}", "seed")
         return seed
-
-    @field_validator("metadata")
-    @classmethod
-    def _metadata(cls, metadata: dict[str, Any] | None) -> dict[str, str] | None:
-        for name, value in (metadata or {}).items():
-            if not isinstance(value, str) or len(name) > 64 or len(value) > 512:
-                raise invalid(
-                    "metadata must map keys of at most 64 characters to strings of at most 512; "
-                    f"{shorten(name)} does not",
-                    "metadata",
-                )
-        if metadata is not None and len(metadata) > 16:
-            raise invalid(f"metadata must have at most 16 keys, got {len(metadata)}", "metadata")
-        return metadata
 
     @field_validator("integrations")
     @classmethod
