@@ -30,11 +30,11 @@ async def retrieve(responses: Responses, http: HttpRequest) -> Response:
     """
     check_query(http, ("stream", "starting_after", "include_obfuscation"), _INCLUDES)
     response_id = http.path_params["response_id"]
-    if _flag(http, "include_obfuscation"):
-        raise invalid("this server does not pad its events", "include_obfuscation")
-    after = whole(http, "starting_after")
-    if not _flag(http, "stream"):  # where a stream begins says nothing then
+    is_padded, after = _flag(http, "include_obfuscation"), whole(http, "starting_after")
+    if not _flag(http, "stream"):  # then both say nothing
         return JSONResponse(dict((await responses.find(response_id)).response))
+    if is_padded:
+        raise invalid("this server does not pad its events", "include_obfuscation")
     run = responses.runs.get(response_id)
     if run is None:
         await responses.find(response_id)

@@ -47,6 +47,8 @@ def test_a_response_is_retrieved_until_it_is_deleted(store: ResponseStore) -> No
     response = server.create(tools=[TOOL])
     path = f"{PATH}/{response['id']}"
     assert get(server.app, path).json() == response
+    asked = "include[]=file_search_call.results&starting_after=0&include_obfuscation=true"
+    assert get(server.app, f"{path}?{asked}").json() == response
     deleted = delete(server, response["id"])
     assert deleted.json() == {"id": response["id"], "object": "response", "deleted": True}
     for answer in (
@@ -131,7 +133,7 @@ def test_input_items_are_all_that_was_asked() -> None:
     ("query", "param"),
     [("stream=true", "stream"), ("stream=1", "stream"),
      ("stream=true&starting_after=-1", "starting_after"), ("include=x", "include"),
-     ("include_obfuscation=true", "include_obfuscation")],
+     ("stream=true&include_obfuscation=true", "include_obfuscation")],
 )  # fmt: skip
 def test_what_a_retrieval_refuses(query: str, param: str) -> None:
     server = Server("Yes.")
