@@ -114,6 +114,9 @@ class ScoreBody(BaseModel):
 RERANK_WITHOUT_EFFECT = {
     "raw_scores": Rule(lambda value: value is False, "use_activation = false gives raw scores"),
     "truncate": Rule(lambda value: value is False, "truncate_prompt_tokens = -1 cuts long texts"),
+    "truncation_direction": Rule(
+        lambda value: value in ("Right", "Left", "right", "left"), "it must be Right or Left"
+    ),
 }
 
 

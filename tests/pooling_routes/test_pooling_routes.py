@@ -312,7 +312,9 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
     assert len(bare["results"]) == 3
     assert "document" not in bare["results"][0]
     scores = [(each["index"], each["relevance_score"]) for each in bare["results"]]
-    listed = scorer.ok("/rerank", query="the sky", texts=documents, raw_scores=False)
+    listed = scorer.ok(
+        "/rerank", query="the sky", texts=documents, raw_scores=False, truncation_direction="Right"
+    )
     assert listed == [{"index": i, "score": score} for i, score in scores]
     [best] = scorer.ok("/rerank", query="the sky", texts=documents, return_text=True, top_n=1)
     assert best == {**listed[0], "text": documents[listed[0]["index"]]}
@@ -341,6 +343,11 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
         ("/rerank", {"query": "a", "documents": [3]}, "documents"),
         ("/rerank", {"query": "a"}, "documents"),
         ("/rerank", {"query": "a", "texts": ["b"], "raw_scores": True}, "raw_scores"),
+        (
+            "/rerank",
+            {"query": "a", "texts": ["b"], "truncation_direction": 1},
+            "truncation_direction",
+        ),
         ("/rerank", {"query": "a", "documents": ["b"], "texts": ["b"]}, "documents"),
         ("/rerank", {"query": "a", "texts": []}, "texts"),
         ("/rerank", {"query": "a", "documents": ["b"], "top_n": -1}, "top_n"),
