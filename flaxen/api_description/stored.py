@@ -36,6 +36,9 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
             summary=summary, answers=json_of(answer), errors=_STORED, query={**PAGING, **query}
         )
 
+    def up_to(most: int) -> Schema:
+        return {"type": "integer", "minimum": 0, "maximum": most}
+
     upload: Schema = {
         "type": "object",
         "required": ["file", "purpose"],
@@ -80,7 +83,7 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
         ("GET", "/v1/files"): page(
             "The files.",
             "Files",
-            limit={"type": "integer", "minimum": 0, "maximum": 10_000},
+            limit=up_to(10_000),
             purpose={"type": "string"},
             order=order,
         ),
@@ -111,8 +114,10 @@ def stored_operations(schemas: Schemas) -> dict[tuple[str, str], Operation]:
         ("POST", f"{_JOB}/cancel"): operation("Ends a job.", "FineTuningJob"),
         ("POST", f"{_JOB}/pause"): operation("Lets a job rest.", "FineTuningJob"),
         ("POST", f"{_JOB}/resume"): operation("Lets it go on.", "FineTuningJob"),
-        ("GET", f"{_JOB}/events"): page("What a job tells.", "FineTuningEvents"),
-        ("GET", f"{_JOB}/checkpoints"): page("Its models.", "FineTuningCheckpoints"),
+        ("GET", f"{_JOB}/events"): page("What a job tells.", "FineTuningEvents", limit=up_to(1000)),
+        ("GET", f"{_JOB}/checkpoints"): page(
+            "Its models.", "FineTuningCheckpoints", limit=up_to(1000)
+        ),
         ("DELETE", "/v1/models/{name:path}"): Operation(
             summary="Deletes a model that a job made.",
             answers=json_of("Deleted"),

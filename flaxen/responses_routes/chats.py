@@ -85,7 +85,9 @@ async def _stream(
     store: ResponseStore, view: ChatView, streams: EngineStreams, writer: ChunkWriter
 ) -> AsyncGenerator[str, None]:
     chunks: list[dict[str, Any]] = []
-    async for chunk in chat.ROUTE.stream(view, streams, writer):
+    make_chunks = chat.ROUTE.stream
+    assert make_chunks is not None, "chats stream"
+    async for chunk in make_chunks(view, streams, writer):
         if view.body.store:
             chunks.append(json.loads(chunk))
         yield chunk

@@ -56,6 +56,17 @@ def test_every_route_is_described() -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_the_largest_pages_are_those_of_the_routes() -> None:
+    paths = make_document(ROUTES_OF_ALL, ServerConfig())["paths"]
+    job = "/v1/fine_tuning/jobs/{job_id}"
+    for path, most in (
+        ("/v1/files", 10_000), ("/v1/batches", 100), ("/v1/chat/completions", 100),
+        (f"{job}/events", 1000), (f"{job}/checkpoints", 1000),
+    ):  # fmt: skip
+        [limit] = [each for each in paths[path]["get"]["parameters"] if each["name"] == "limit"]
+        assert limit["schema"] == {"type": "integer", "minimum": 0, "maximum": most}
+
+
 def test_only_the_routes_that_are_there_are_described() -> None:
     described = {
         (method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods
