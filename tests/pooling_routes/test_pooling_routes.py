@@ -312,13 +312,12 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
     assert len(bare["results"]) == 3
     assert "document" not in bare["results"][0]
     scores = [(each["index"], each["relevance_score"]) for each in bare["results"]]
-    listed = scorer.ok(
-        "/rerank", query="the sky", texts=documents, raw_scores=False, truncation_direction="Right"
-    )
+    listed = scorer.ok("/rerank", query="the sky", texts=documents, raw_scores=False)
     assert listed == [{"index": i, "score": score} for i, score in scores]
     [best] = scorer.ok("/rerank", query="the sky", texts=documents, return_text=True, top_n=1)
     assert best == {**listed[0], "text": documents[listed[0]["index"]]}
-    long = {"query": "the sky", "documents": ["the deep sea is blue"]}
+    cut = {"truncation_direction": "Right"}
+    long = {"query": "the sky", "documents": ["the deep sea is blue"], **cut}
     short = scorer.ok("/rerank", **long, max_tokens_per_doc=2)
     first = scorer.ok("/rerank", query="the sky", documents=["the deep"])
     assert short["results"][0]["relevance_score"] == first["results"][0]["relevance_score"]
@@ -343,11 +342,6 @@ def test_scores_and_reranking(scorer: Served, embedder: Served) -> None:
         ("/rerank", {"query": "a", "documents": [3]}, "documents"),
         ("/rerank", {"query": "a"}, "documents"),
         ("/rerank", {"query": "a", "texts": ["b"], "raw_scores": True}, "raw_scores"),
-        (
-            "/rerank",
-            {"query": "a", "texts": ["b"], "truncation_direction": 1},
-            "truncation_direction",
-        ),
         ("/rerank", {"query": "a", "documents": ["b"], "texts": ["b"]}, "documents"),
         ("/rerank", {"query": "a", "texts": []}, "texts"),
         ("/rerank", {"query": "a", "documents": ["b"], "top_n": -1}, "top_n"),
